@@ -1,0 +1,28 @@
+"""The base of every configuration: frozen, strict, and one line per mistake."""
+
+from functools import reduce
+from operator import or_
+from types import ModuleType
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Config(BaseModel):
+    """A value checked when it is made: unknown keys and wrong types are errors, and it never changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def methods_of(package: ModuleType) -> tuple[type[Config], ...]:
+    """The methods of a room, sorted by name: every Config with a `name` that the package's __init__ imports."""
+    found = [m for m in vars(package).values() if isinstance(m, type) and issubclass(m, Config) and "name" in m.model_fields]
+    return tuple(sorted(found, key=lambda method: method.model_fields["name"].default))
+
+
+def choice(package: ModuleType) -> Any:
+    """The type of a field that holds one of a room's methods; `name` says which."""
+    methods = methods_of(package)
+    if len(methods) == 1:
+        return methods[0]
+    return Annotated[reduce(or_, methods), Field(discriminator="name")]
