@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Config(BaseModel):
     """A value checked when it is made: unknown keys and wrong types are errors, and it never changes afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def methods_of(package: ModuleType) -> tuple[type[Config], ...]:

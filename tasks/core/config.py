@@ -1,0 +1,115 @@
+"""params.yaml to typed configs: one line per mistake, with file, key, value and the nearest valid name."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from lm.config import Config
+
+# Sections that several stages read; each is a field of the same name in their configs.
+SHARED = ("seed", "problems")
+
+
+Kind = TypeVar("Kind", bound=Config)
+
+
+class ConfigError(ValueError):
+    """Parameters that cannot be used; the message has one line for each mistake."""
+
+
+def read_params(path: Path = Path("params.yaml")) -> dict[str, Any]:
+    """The sections of a params file. Raises ConfigError when it is missing, not YAML or not a mapping."""
+    try:
+        params = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; `make pipeline PRESET=laptop` writes one") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(params, dict):
+        raise ConfigError(f"{path}: must be a mapping of one section a stage, not {type(params).__name__}")
+    return params
+
+
+def load(section: str, kind: type[Kind], params: dict[str, Any], path: Path | str = "params.yaml") -> Kind:
+    """The config of one stage: its section, plus the shared sections that its config has a field for.
+
+    Raises ConfigError with one line per mistake.
+    """
+    values = params.get(section)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: {section}: must be a mapping (got {values!r}); it configures the stage {section}")
+    shared = {name: params[name] for name in SHARED if name in kind.model_fields and name in params}
+    try:
+        return kind.model_validate({**values, **shared})
+    except ValidationError as error:
+        lines = [_explain(path, section, kind, mistake, {**values, **shared}) for mistake in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def unknown_sections(params: dict[str, Any], stages: list[str], path: Path | str = "params.yaml") -> list[str]:
+    """One line for every section that no stage reads."""
+    known = [*stages, *SHARED]
+    return [f"{path}: {name}: no stage reads this section{_nearest(name, known)}" for name in params if name not in known]
+
+
+def _explain(path: Path | str, section: str, kind: type[Config], mistake: Any, values: Any) -> str:
+    where = _without_tags(list(mistake["loc"]), values)
+    if not (where and where[0] in SHARED and where[0] in kind.model_fields):
+        where = [section, *where]
+    what, value = mistake["type"], mistake["input"]
+    if what == "extra_forbidden":
+        allowed = _keys_at(kind, mistake["loc"][:-1])
+        return f"{path}: {_dotted(where)}: unknown key{_nearest(str(where[-1]), allowed)} (got {value!r})"
+    if what == "union_tag_invalid":
+        context = mistake["ctx"]
+        allowed = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
+        return f"{path}: {_dotted(where)}.name: no method {context['tag']!r}{_nearest(context['tag'], allowed)}"
+    if what == "union_tag_not_found":
+        return f"{path}: {_dotted(where)}: needs a `name` that says which method (got {value!r})"
+    return f"{path}: {_dotted(where)}: {mistake['msg'][0].lower() + mistake['msg'][1:]} (got {value!r})"
+
+
+def _without_tags(loc: list[Any], values: Any) -> list[Any]:
+    """The location as it stands in the file: pydantic adds the method's name after a field that holds a method."""
+    where: list[Any] = []
+    for index, part in enumerate(loc):
+        if isinstance(values, dict) and part not in values and index < len(loc) - 1:
+            continue
+        where.append(part)
+        values = values[part] if isinstance(values, dict) and part in values else (
+            values[part] if isinstance(values, list) and isinstance(part, int) else None)
+    return where
+
+
+def _dotted(where: list[Any]) -> str:
+    return ".".join(str(part) for part in where)
+
+
+def _nearest(name: str, allowed: list[str]) -> str:
+    near = get_close_matches(name, allowed, n=1, cutoff=0.5)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{meant} (allowed: {', '.join(sorted(allowed))})"
+
+
+def _keys_at(kind: type[Config], loc: tuple[Any, ...]) -> list[str]:
+    """The keys allowed where a mistake was made, found by walking the JSON schema along its location."""
+    schema = TypeAdapter(kind).json_schema()
+    definitions, here = schema.get("$defs", {}), schema
+    for part in loc:
+        here = _deref(here, definitions)
+        if isinstance(part, int):
+            here = here.get("items", {})
+        elif "discriminator" in here:
+            here = {"$ref": here["discriminator"]["mapping"].get(part, "")}
+        else:
+            here = here.get("properties", {}).get(part, {})
+    return list(_deref(here, definitions).get("properties", {}))
+
+
+def _deref(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in schema:
+        schema = definitions.get(schema["$ref"].removeprefix("#/$defs/"), {})
+    return schema

@@ -1,0 +1,30 @@
+"""What a stage may say while it runs. The default says nothing, so a test calls `run(config, data, Log())`."""
+
+from pathlib import Path
+
+
+class Log:
+    """The one thing beside its data that a stage sees; `tasks/core/stage.py` gives it a real one.
+
+    scratch: a folder that outlives a kill, for checkpoints of exactly this work; None: there is none, do not checkpoint.
+    stopping: true once SIGTERM arrived; a training loop then checkpoints and raises Stopped.
+    """
+
+    scratch: Path | None = None
+    stopping: bool = False
+
+    def __call__(self, step: int, **values: float) -> None:
+        """Add a point to each curve. Only what is the same on every run; kept in data/<stage>/curves.jsonl."""
+
+    def rewind(self, step: int) -> None:
+        """Forget the curves from `step` on: a resumed stage will say them again."""
+
+    def progress(self, done: int, total: int, unit: str = "step", **shown: float) -> None:
+        """How far the stage is: a bar with ETA on a terminal, a plain line now and then elsewhere."""
+
+    def fact(self, **values: float) -> None:
+        """Facts of this run and machine, such as tokens_per_second; kept in data/timings/<stage>.json."""
+
+
+class Stopped(Exception):
+    """The stage was asked to stop, has saved a checkpoint, and continues from it next time."""
