@@ -25,6 +25,10 @@ class Log:
     def fact(self, **values: float) -> None:
         """Facts of this run and machine, such as tokens_per_second; kept in data/timings/<stage>.json."""
 
+    def stop(self) -> None:
+        """Raise Stopped: the stage has saved what it needs and ends here."""
+        raise Stopped
+
 
 class Stopped(Exception):
     """The stage was asked to stop, has saved a checkpoint, and continues from it next time."""

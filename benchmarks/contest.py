@@ -1,0 +1,102 @@
+"""Ours beside its peers: an equality gate first, then interleaved pairs; a ratio above 1 means that ours is ahead."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is measured: a cost such as seconds, or a rate (`higher_is_better`) such as MB/s."""
+
+    name: str
+    unit: str
+    higher_is_better: bool = False
+
+    def ratio(self, ours: float, peer: float) -> float:
+        """peer / ours of a cost; of a rate the inverse, which is peer / ours of the cost behind it."""
+        return ours / peer if self.higher_is_better else peer / ours
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run of an arm: a value a metric, and the answer by which the gate compares arms."""
+
+    values: dict[str, float]
+    answer: Any = None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One implementation under its name; `measure` does the whole work once."""
+
+    name: str
+    measure: Callable[[], Sample]
+
+
+def equal(ours: Any, peer: Any) -> str:
+    """The default gate: nothing when the answers are the same, else both of them, cut to 80 characters."""
+    return "" if ours == peer else f"ours {ours!r:.80}, peer {peer!r:.80}"
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One measurement. Without peers it is a plain figure, such as a roof of the machine.
+
+    gate(answer of ours, answer of the peer) says how they differ, or "" when they agree.
+    added: also report ours - peer, for work that comes on top of the peer's.
+    """
+
+    ours: Arm
+    metrics: tuple[Metric, ...]
+    peers: tuple[Arm, ...] = ()
+    gate: Callable[[Any, Any], str] = equal
+    pairs: int = 5
+    threads: int | None = None
+    packages: tuple[str, ...] = ()
+    added: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """A figure with the ratios of its pairs; `value` is a median, None when the gate failed."""
+
+    impl: str
+    peer: str | None
+    gate: str
+    metric: str
+    unit: str
+    value: float | None
+    ratios: list[float] = field(default_factory=list)
+    runs: int = 0
+
+
+def hold(contest: Contest) -> Iterator[Result]:
+    """Run the contest. The run that feeds the gate also warms each arm up and is not measured."""
+    if not contest.peers:
+        contest.ours.measure()
+        samples = [contest.ours.measure() for _ in range(contest.pairs)]
+        for metric in contest.metrics:
+            yield _figure(contest.ours.name, None, "none", metric, [s.values[metric.name] for s in samples])
+    for peer in contest.peers:
+        difference = contest.gate(contest.ours.measure().answer, peer.measure().answer)
+        if difference:
+            for metric in contest.metrics:
+                yield Result(contest.ours.name, peer.name, f"failed: {difference}", metric.name, metric.unit, None)
+            continue
+        pairs = [(contest.ours.measure(), peer.measure()) for _ in range(contest.pairs)]
+        for metric in contest.metrics:
+            ours, theirs = ([sample.values[metric.name] for sample in arm] for arm in zip(*pairs, strict=True))
+            ratios = [metric.ratio(a, b) for a, b in zip(ours, theirs, strict=True)]
+            yield _figure(contest.ours.name, peer.name, "passed", metric, ours, ratios)
+            yield _figure(peer.name, None, "passed", metric, theirs)
+            if contest.added:
+                more = [a - b for a, b in zip(ours, theirs, strict=True)]
+                yield _figure(contest.ours.name, peer.name, "passed", Metric(f"added_{metric.name}", metric.unit), more)
+
+
+def _figure(
+    impl: str, peer: str | None, gate: str, metric: Metric, values: list[float], ratios: list[float] | None = None
+) -> Result:
+    return Result(impl, peer, gate, metric.name, metric.unit, median(values), ratios or [], len(values))

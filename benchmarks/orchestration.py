@@ -1,0 +1,71 @@
+"""What our flow adds to plain `dvc repro` of the same graph, and what one call of log() costs."""
+
+import os
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing as closing_connection
+from pathlib import Path
+
+from benchmarks.apart import apart
+from benchmarks.contest import Contest, Metric
+from benchmarks.synthetic import arm, repository
+from flows.servers import HOST, QUIET, child, get, port_of
+from tasks.core.graph import Entry
+from tasks.core.stage import StageLog
+from tasks.core.tracking import Tracker
+
+STAGES = 10
+PACKAGES = ("prefect", "dvc")
+SECONDS = Metric("time", "s")
+LOGGING = Metric("call", "us"), Metric("call_p99", "us"), Metric("closing", "s")
+OURS = [sys.executable, "-m", "flows.run"]
+PEER = [sys.executable, "-m", "dvc", "repro"]
+
+
+def contests(threads: int) -> Iterator[Contest]:
+    """Cold with a server that runs already, cold with a temporary one, with nothing to do; then logging."""
+    yield Contest(apart("log() of 3 values", "benchmarks.orchestration:logging", steps=1000), LOGGING, packages=("mlflow",))
+    with tempfile.TemporaryDirectory(prefix="orchestration-") as name:
+        ours, peer = (repository(Path(name) / side, STAGES) for side in ("ours", "peer"))
+        port = port_of("BENCH_PREFECT_PORT", 0)
+        alone = {**QUIET, "PREFECT_HOME": str(Path(name) / "alone"), "PREFECT_API_URL": ""}
+        served = {**QUIET, "PREFECT_HOME": str(Path(name) / "home"), "PREFECT_API_URL": f"http://{HOST}:{port}/api"}
+        command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+        with child("Prefect server", command, {**os.environ, **served}) as server:
+            server.wait_until(lambda: get(f"http://{HOST}:{port}/api/health") is not None)
+            yield _contest(f"cold {STAGES} stages, running server", ours, peer, True, served)
+        yield _contest(f"cold {STAGES} stages", ours, peer, True, alone)
+        yield _contest(f"no-op {STAGES} stages", ours, peer, False, alone)
+
+
+def _contest(name: str, ours: Path, peer: Path, cold: bool, environment: dict[str, str]) -> Contest:
+    ours_arm = arm(f"flow, {name}", ours, OURS, cold, environment)
+    peer_arm = arm(f"dvc repro, {name}", peer, PEER, cold, environment)
+    return Contest(ours_arm, (SECONDS,), (peer_arm,), packages=PACKAGES, added=True)
+
+
+def logging(steps: int) -> tuple[dict[str, float], None]:
+    """What a training loop waits for in log(), in a stage whose steps take 2 ms, and at its end."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    waits = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        tracker = Tracker(Entry("bench", "true", [], ["seed"], ["data/bench"]), "0", {}, {"seed": 0})
+        log = StageLog("bench", Path("scratch"), tracker)
+        for step in range(steps):
+            time.sleep(0.002)
+            began = time.perf_counter()
+            log(step, loss=1 / (step + 1), learning_rate=0.1, gradient_norm=1.0)
+            waits.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        tracker.close("FINISHED", {}, {})
+        closing = time.perf_counter() - began
+        with closing_connection(sqlite3.connect("mlflow/store/mlflow.db")) as store:
+            (recorded,) = store.execute("select count(*) from metrics where key not like 'run.%'").fetchone()
+        os.chdir("/")
+    if recorded != 3 * steps:
+        raise RuntimeError(f"{recorded} of {3 * steps} points arrived in the store; what was timed was not the whole work")
+    return {"call": sum(waits) / steps * 1e6, "call_p99": sorted(waits)[int(steps * 0.99)] * 1e6, "closing": closing}, None

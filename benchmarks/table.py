@@ -1,0 +1,43 @@
+"""`python -m benchmarks.table`: the newest row of every (bench, impl, peer, metric), aligned."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks.rows import read
+
+WIDTHS = {"bench": 14, "impl": 34, "peer": 10, "metric": 16, "value": 12, "unit": 10, "ratio": 24, "runs": 4}
+
+
+def newest(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each (bench, impl, peer, metric): the last by date, in the order in which they first came."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for r in rows:
+        key = (r["bench"], r["impl"], r["peer"], r["metric"])
+        if key not in found or r["date"] >= found[key]["date"]:
+            found[key] = r
+    return list(found.values())
+
+
+def render(rows: list[dict[str, Any]], head: bool = True) -> str:
+    """The rows as lines of text, under a heading; columns are as wide as WIDTHS or their longest cell."""
+    lines = [[*WIDTHS, "gate"]] if head else []
+    lines += [_cells(r) for r in rows]
+    widths = [max([least, *(len(line[i]) for line in lines)]) for i, least in enumerate(WIDTHS.values())]
+    return "\n".join("  ".join([*map(_padded, WIDTHS, line, widths), line[-1]]) for line in lines)
+
+
+def _cells(r: dict[str, Any]) -> list[str]:
+    ratio = ""
+    if r["ratio_median"] is not None:
+        ratio = f"{r['ratio_median']:.2f} ({r['ratio_min']:.2f}-{r['ratio_max']:.2f})"
+    value = "-" if r["value"] is None else f"{r['value']:.4g}"
+    shown = {**r, "peer": r["peer"] or "", "value": value, "ratio": ratio}
+    return [*(str(shown[name]) for name in WIDTHS), r["gate"]]
+
+
+def _padded(name: str, cell: str, width: int) -> str:
+    return cell.rjust(width) if name in ("value", "runs") else cell.ljust(width)
+
+
+if __name__ == "__main__":
+    print(render(newest(read())))

@@ -1,0 +1,66 @@
+"""The process that offers the pipeline in the Prefect UI and runs, in this checkout, what is started there."""
+
+import asyncio
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.runner import Runner
+from prefect.states import Crashed
+
+from flows.pipeline import pipeline
+
+NAME = "tokenmill"
+DESCRIPTION = """\
+Raw text in, evaluated compressed language model out. **Run -> Custom run** asks for:
+
+- *preset*: a file of `presets/`; `smoke` ends in a minute or two, `laptop` is the default
+- *overrides*: values of `params.yaml` to change, such as `rl.steps=50`, one an entry
+- *targets*: stages to bring up to date, with what they need; empty means all
+- *force*: run the stages even when nothing they depend on has changed
+
+Runs happen one after another in the checkout where `make ui` was started. They write the same `dvc.lock` and record to
+the same MLflow store as `make pipeline`.
+"""
+
+
+async def close_lost_runs() -> int:
+    """How many runs the server believed to be going on and are now marked as crashed.
+
+    A server of `make ui` has no other runner, so at the start of one nothing can be running: what seems to be was lost
+    when an earlier `make ui` was killed.
+    """
+    alive = FlowRunFilter.model_validate(
+        {"state": {"type": {"any_": [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]}}})
+    async with get_client() as client:
+        runs = await client.read_flow_runs(flow_run_filter=alive, sort=FlowRunSort.ID_DESC, limit=200)
+        for run in runs:
+            await client.set_flow_run_state(run.id, Crashed(message="lost when `make ui` was killed"), force=True)
+    return len(runs)
+
+
+class StoppableRunner(Runner):
+    """A runner that at SIGTERM cancels the run that is going on and ends.
+
+    The one of Prefect 3.8 does not: its handler drops the coroutine that would, and then waits for the run to end.
+    """
+
+    def handle_sigterm(self, *_: object) -> None:
+        """Have the event loop stop this runner; a signal handler must not do it itself."""
+        loop = asyncio.get_running_loop()
+        loop.call_soon_threadsafe(lambda: setattr(self, "_stopping", loop.create_task(self.astop())))
+
+
+async def serve() -> None:
+    """Offer the pipeline until SIGTERM. One run at a time: two would write the same params.yaml, dvc.lock and data/."""
+    lost = await close_lost_runs()
+    if lost:
+        print(f"{lost} run(s) of an earlier `make ui` that was killed: marked as crashed", flush=True)
+    runner = StoppableRunner(name=NAME, limit=1)
+    await runner.aadd_flow(pipeline, name=NAME, description=DESCRIPTION)
+    await runner.start()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve())

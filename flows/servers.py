@@ -1,0 +1,173 @@
+"""The two servers of `make ui` as child processes of this one, reachable from this machine only."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
+
+ROOT = Path(__file__).resolve().parents[1]
+HOME = ROOT / ".scratch" / "prefect-server"
+STORE = ROOT / "mlflow" / "store"
+HOST = "127.0.0.1"
+
+# The first start creates the databases: 15 s on two free cores, over a minute on a busy small machine.
+STARTUP_SECONDS = 180
+# Prefect gives a run 30 s to end by itself when its runner is stopped; the runner needs a little more.
+STOP_SECONDS = 45
+
+QUIET = {
+    "DO_NOT_TRACK": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+
+# Requests to ourselves must not go through a proxy that the environment names.
+_direct = build_opener(ProxyHandler({}))
+
+
+class ServerError(RuntimeError):
+    """A part of `make ui` that could not start or ended by itself; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process of ours; `log` is where its output goes, None: to our own output."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path | None
+
+    def wait_until(self, ready: Callable[[], bool]) -> None:
+        """Return once `ready()`. Raises ServerError, with the end of the log, if the process ends or takes too long."""
+        deadline = time.monotonic() + STARTUP_SECONDS
+        while not ready():
+            self.check()
+            if time.monotonic() > deadline:
+                raise ServerError(f"the {self.name} does not answer after {STARTUP_SECONDS} s{self._tail()}")
+            time.sleep(0.1)
+
+    def check(self) -> None:
+        """Raises ServerError when the process has ended."""
+        if self.process.poll() is not None:
+            raise ServerError(f"the {self.name} ended with exit code {self.process.returncode}{self._tail()}")
+
+    def stop(self) -> None:
+        """Ask the process to end; after STOP_SECONDS, kill it and the group it leads."""
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def _tail(self) -> str:
+        if self.log is None:
+            return ""
+        lines = self.log.read_text(errors="replace").splitlines()[-15:]
+        return "\n".join([f"; the end of {self.log.relative_to(ROOT)}:", *lines])
+
+
+@contextmanager
+def child(name: str, command: list[str], environment: dict[str, str], log: Path | None = None) -> Iterator[Child]:
+    """A process that ends when the block does, or when this process dies.
+
+    It has a session of its own: Ctrl-C in the terminal reaches only us, and we stop things in the right order.
+    """
+    setpriv = shutil.which("setpriv")
+    tied = [setpriv, "--pdeathsig", "TERM"] if setpriv else []
+    with open(log or os.devnull, "wb") as sink:
+        output = sink if log else None
+        started = Child(name, subprocess.Popen(
+            [*tied, *command], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            start_new_session=True), log)
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+@contextmanager
+def servers(prefect_port: int, mlflow_port: int) -> Iterator[list[Child]]:
+    """A Prefect server and an MLflow server over the project's store, both answering, until the block ends."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    STORE.mkdir(parents=True, exist_ok=True)
+    # -P: the project has a folder named mlflow, which must not be mistaken for the library.
+    python = [sys.executable, "-P", "-m"]
+    prefect = [*python, "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)]
+    mlflow = [*python, "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1",
+              "--backend-store-uri", f"sqlite:///{STORE / 'mlflow.db'}",
+              "--default-artifact-root", str(STORE / "artifacts"), "--no-serve-artifacts"]
+    with (child("Prefect server", prefect, prefect_environment(prefect_port), HOME / "prefect.log") as first,
+          child("MLflow server", mlflow, {**os.environ, **QUIET}, HOME / "mlflow.log") as second):
+        first.wait_until(lambda: get(f"http://{HOST}:{prefect_port}/api/health") is not None)
+        for page in sorted((HOME / "pages").glob("v*/index.html")):
+            page.write_text(kept_local(page.read_text()))
+        second.wait_until(lambda: get(f"http://{HOST}:{mlflow_port}/health") is not None)
+        yield [first, second]
+
+
+def prefect_environment(port: int) -> dict[str, str]:
+    """The environment of the Prefect server on this port, and of whoever talks to it.
+
+    The home is one of this project, so a profile of the user is neither read nor changed; the API address is set for
+    the server too, because its pages would otherwise call the one that the user's environment may name.
+    """
+    return {
+        **os.environ,
+        **QUIET,
+        "PREFECT_HOME": str(HOME),
+        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
+        "PREFECT_UI_STATIC_DIRECTORY": str(HOME / "pages"),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{port},http://localhost:{port}",
+        "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), HOST, "localhost"])),
+    }
+
+
+def kept_local(page: str) -> str:
+    """A page of the Prefect UI that lets the browser talk to this machine only.
+
+    The UIs of Prefect 3.8 load an analytics service even with PREFECT_SERVER_ANALYTICS_ENABLED=false, which keeps only
+    the server quiet. The pages are a copy of this project's own, which Prefect makes at its first start.
+    """
+    places = " ".join(f"{scheme}://{name}:*" for scheme in ("http", "ws") for name in (HOST, "localhost"))
+    policy = f"""<meta http-equiv="Content-Security-Policy" content="connect-src 'self' {places}">"""
+    return page if policy in page else page.replace("<head>", f"<head>{policy}", 1)
+
+
+def port_of(variable: str, default: int) -> int:
+    """The port that an environment variable asks for, or the default; 0 asks for any free one.
+
+    Raises ServerError when it is no port number or the port is taken.
+    """
+    text = os.environ.get(variable, str(default))
+    if not text.isdecimal() or int(text) > 65535:
+        raise ServerError(f"{variable}={text}: not a port; use a number from 1 to 65535, or 0 for any free port")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, int(text)))
+        except OSError as error:
+            raise ServerError(f"port {text} on {HOST}: {error.strerror}; stop what uses it or choose another with "
+                              f"{variable} (0: any free port), such as {variable}=0 make ui") from None
+        return probe.getsockname()[1]
+
+
+def get(url: str) -> bytes | None:
+    """The body of a GET, or None while nobody answers it with success within 2 s."""
+    try:
+        with _direct.open(url, timeout=2) as response:
+            return response.read()
+    except (URLError, TimeoutError, ConnectionError):
+        return None

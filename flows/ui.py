@@ -1,0 +1,92 @@
+"""`make ui`: the Prefect UI to start runs, the MLflow UI to look at them, and the process that runs them."""
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import FrameType
+
+from flows.servers import HOME, HOST, ROOT, Child, ServerError, child, get, port_of, prefect_environment, servers
+
+
+def main() -> int:
+    """The exit code: 0 after Ctrl-C or SIGTERM, 1 when something could not start or ended by itself."""
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with only_one():
+            serve()
+    except ServerError as error:
+        print(f"make ui: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+    return 0
+
+
+def serve() -> None:
+    """Start everything, say where it is, and stay until interrupted. Raises ServerError when a part of it ends."""
+    started = time.monotonic()
+    prefect_port, mlflow_port = port_of("TOKENMILL_PREFECT_PORT", 4200), port_of("TOKENMILL_MLFLOW_PORT", 5000)
+    print("starting the Prefect and MLflow servers; the first time takes longest", flush=True)
+    # The default of 10 s between two looks for new runs would be most of the wait after a click on Submit.
+    environment = {**prefect_environment(prefect_port), "PREFECT_RUNNER_POLL_FREQUENCY": "2"}
+    with (servers(prefect_port, mlflow_port) as both,
+          child("runner", [sys.executable, "-m", "flows.serve"], environment) as runner):
+        deployment = await_deployment(f"http://{HOST}:{prefect_port}", runner)
+        print(f"""
+ready after {time.monotonic() - started:.0f} s
+  Prefect    http://{HOST}:{prefect_port}    start and watch runs
+  MLflow     http://{HOST}:{mlflow_port}    parameters, curves and models of every run
+  start one  http://{HOST}:{prefect_port}/v2/deployments/deployment/{deployment}/run
+Runs show below; logs of the servers: {HOME.relative_to(ROOT)}/*.log; Ctrl-C stops everything.
+""", flush=True)
+        while True:
+            for part in (*both, runner):
+                part.check()
+            time.sleep(0.5)
+
+
+def await_deployment(prefect: str, runner: Child) -> str:
+    """The id of the deployment, once this runner has asked for work; what an earlier one left does not count."""
+    since, found = datetime.now(UTC), {}
+
+    def polled() -> bool:
+        found.update(json.loads(get(f"{prefect}/api/deployments/name/pipeline/tokenmill") or "{}"))
+        return bool(found.get("last_polled")) and datetime.fromisoformat(found["last_polled"]) > since
+
+    runner.wait_until(polled)
+    return found["id"]
+
+
+@contextmanager
+def only_one() -> Iterator[None]:
+    """Hold this checkout's lock, which the kernel frees at any death. Raises ServerError when another one has it."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    with open(HOME / "ui.lock", "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ServerError(f"already running in this checkout as process {lock.read() or '?'}") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    # A second Ctrl-C must not cut the stopping short: every step of it has a deadline.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("\nstopping", flush=True)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

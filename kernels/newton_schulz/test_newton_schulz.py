@@ -1,0 +1,57 @@
+"""The batched iteration against the plain one, and what both are for: singular values near 1, the same directions."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.newton_schulz import newton_schulz, reference
+
+SHAPES = [(64, 64), (160, 432), (432, 160), (5, 123), (1, 7), (1, 1), (64, 64)]
+# Five steps of products of up to 432 fp32 terms, in another order of summation.
+ATOL = 1e-5
+
+
+def matrices(seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator) for shape in SHAPES]
+
+
+def test_equals_the_reference_in_order_whatever_the_mix_of_shapes() -> None:
+    for got, matrix in zip(newton_schulz(matrices(), 5), matrices(), strict=True):
+        assert got.shape == matrix.shape
+        torch.testing.assert_close(got, reference.newton_schulz(matrix, 5), rtol=0, atol=ATOL)
+
+
+def test_singular_values_end_in_a_band_around_one() -> None:
+    # A singular value below about 0.01 of the norm needs more than five steps. The smallest of a square random matrix is
+    # that small; of these it is not.
+    oblong = [matrix for seed in range(3) for matrix in matrices(seed) if matrix.shape != (64, 64)]
+    for got in newton_schulz(oblong, 5):
+        values = torch.linalg.svdvals(got)
+        assert values.min() > 0.6 and values.max() < 1.3
+
+
+def test_directions_are_kept() -> None:
+    # U S' V^T shares U and V with U S V^T, so U^T got V is diagonal.
+    matrix = matrices()[3]
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    turned = u.T @ newton_schulz([matrix], 5)[0] @ vh.T
+    off_diagonal = turned - torch.diag(torch.diag(turned))
+    assert off_diagonal.abs().max() < 1e-4
+
+
+def test_one_step_worked_by_hand() -> None:
+    # 1 x 1: the normed entry is 1, so a step gives 3.4445 - 4.7750 + 2.0315 = 0.7010; the sign is kept.
+    assert newton_schulz([torch.tensor([[-8.0]])], 1)[0].item() == pytest.approx(-0.7010, abs=1e-5)
+
+
+def test_zero_stays_zero_and_scale_does_not_matter() -> None:
+    zero, matrix = torch.zeros(4, 6), matrices()[3]
+    plain, scaled, nothing = newton_schulz([matrix, matrix * 1024, zero], 5)
+    assert torch.equal(nothing, zero)
+    torch.testing.assert_close(plain, scaled, rtol=0, atol=ATOL)
+
+
+def test_half_precision_is_computed_in_fp32() -> None:
+    matrix = matrices()[3].bfloat16()
+    torch.testing.assert_close(newton_schulz([matrix], 5)[0], reference.newton_schulz(matrix.float(), 5), rtol=0, atol=ATOL)

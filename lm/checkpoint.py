@@ -1,0 +1,63 @@
+"""A model on disk: model.safetensors, config.json and tokenizer.json in one folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from lm.model import Decoder, ModelConfig
+from lm.quantized import unpack_state
+from lm.tokenizer import Tokenizer
+
+
+def save_model(folder: Path, model: Decoder, tokenizer: Tokenizer) -> None:
+    """Write the model; the same weights give the same bytes."""
+    save_file({name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model": model.config.model_dump()}, indent=2, sort_keys=True) + "\n")
+    tokenizer.save(folder)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """config.json. Raises ValueError naming the file when it is missing or not a model's."""
+    path = folder / "config.json"
+    try:
+        description = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; is {folder} a model folder, and has its stage run?") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    if "model" not in description:
+        raise ValueError(f"{path}: has no `model` section")
+    return description
+
+
+def load_model(folder: Path) -> tuple[Decoder, Tokenizer]:
+    """The model, in fp32 and evaluation mode, and its tokenizer; a quantized model comes back dequantized.
+
+    Raises ValueError naming the file that is missing, torn or does not fit the others.
+    """
+    description = read_description(folder)
+    try:
+        state = load_file(folder / "model.safetensors")
+    except (FileNotFoundError, SafetensorError) as error:
+        raise ValueError(f"{folder / 'model.safetensors'}: cannot be read: {error}") from None
+    if "quantization" in description:
+        state = unpack_state(state, description["quantization"])
+    tokenizer = Tokenizer.load(folder)
+    config = ModelConfig.model_validate(description["model"])
+    if config.vocab_size != tokenizer.vocab_size:
+        raise ValueError(f"{folder}: the model has {config.vocab_size} tokens, its tokenizer.json {tokenizer.vocab_size}")
+    model = Decoder(config)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{folder / 'model.safetensors'}: does not fit config.json: {' '.join(str(error).split())}") from None
+    return model.eval(), tokenizer
+
+
+def device() -> torch.device:
+    """Where models run: the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,180 @@
+"""The language model: a decoder in the manner of Llama.
+
+RMSNorm before each block, rotary positions (arXiv:2104.09864), SwiGLU (arXiv:2002.05202), grouped-query attention
+(arXiv:2305.13245); QK-norm (arXiv:2302.05442) and tied embeddings are options.
+Letters: B batch, T time, D width, H query heads, K key/value heads, E head width, V vocabulary.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from lm.config import Config
+
+
+class ModelConfig(Config):
+    """The shape of a decoder."""
+
+    vocab_size: int = Field(0, ge=0, description="0: as many as the tokenizer has")
+    width: int = Field(160, gt=0)
+    layers: int = Field(6, gt=0)
+    heads: int = Field(5, gt=0)
+    kv_heads: int = Field(1, gt=0, description="heads must be a multiple of it")
+    ffn_width: int = Field(432, gt=0)
+    context: int = Field(256, gt=1, description="longest sequence in tokens")
+    rope_theta: float = Field(10_000.0, gt=0)
+    qk_norm: bool = True
+    tied: bool = Field(True, description="the output head is the embedding")
+
+    @model_validator(mode="after")
+    def _divides(self) -> "ModelConfig":
+        if self.width % self.heads or self.heads % self.kv_heads or self.width // self.heads % 2:
+            raise ValueError("width must be a multiple of heads with an even quotient, and heads a multiple of kv_heads")
+        return self
+
+
+class Cache:
+    """Keys and values of the tokens seen so far, for a batch of rows of up to `capacity` tokens.
+
+    Rows are right-aligned: row b begins with padding_B[b] slots that no query may attend to.
+    """
+
+    def __init__(self, config: ModelConfig, padding_B: Tensor, capacity: int) -> None:
+        shape = (config.layers, len(padding_B), config.kv_heads, capacity, config.width // config.heads)
+        self.keys_LBKTE = torch.zeros(shape, device=padding_B.device)
+        self.values_LBKTE = torch.zeros(shape, device=padding_B.device)
+        self.padding_B = padding_B
+        self.length = 0
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only these rows."""
+        self.keys_LBKTE, self.values_LBKTE = self.keys_LBKTE[:, rows], self.values_LBKTE[:, rows]
+        self.padding_B = self.padding_B[rows]
+
+
+def rotate(x_BHTE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE: each pair (e, e + E/2) turned by its position's angle; cos and sin broadcast to (B, 1, T, E/2)."""
+    first, second = x_BHTE.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, arXiv:1910.07467."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, 1e-6)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_width = config.heads, config.kv_heads, config.width // config.heads
+        self.query = nn.Linear(config.width, config.heads * self.head_width, bias=False)
+        self.key = nn.Linear(config.width, config.kv_heads * self.head_width, bias=False)
+        self.value = nn.Linear(config.width, config.kv_heads * self.head_width, bias=False)
+        self.output = nn.Linear(config.heads * self.head_width, config.width, bias=False)
+        self.query_norm = RMSNorm(self.head_width) if config.qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(self.head_width) if config.qk_norm else nn.Identity()
+
+    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None, layer: int, mask: Tensor | None) -> Tensor:
+        B, T, _ = x_BTD.shape
+        q = self.query(x_BTD).view(B, T, self.heads, self.head_width).transpose(1, 2)
+        k = self.key(x_BTD).view(B, T, self.kv_heads, self.head_width).transpose(1, 2)
+        v = self.value(x_BTD).view(B, T, self.kv_heads, self.head_width).transpose(1, 2)
+        q, k = rotate(self.query_norm(q), cos, sin), rotate(self.key_norm(k), cos, sin)
+        if cache is not None:
+            seen = cache.length + T
+            cache.keys_LBKTE[layer, :, :, cache.length : seen] = k
+            cache.values_LBKTE[layer, :, :, cache.length : seen] = v
+            k, v = cache.keys_LBKTE[layer, :, :, :seen], cache.values_LBKTE[layer, :, :, :seen]
+        # expanded by hand: torch's enable_gqa leaves the fused CPU path (torch 2.13)
+        k = k.repeat_interleave(self.heads // self.kv_heads, dim=1)
+        v = v.repeat_interleave(self.heads // self.kv_heads, dim=1)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        return self.output(mixed.transpose(1, 2).reshape(B, T, -1))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.width, config.ffn_width, bias=False)
+        self.up = nn.Linear(config.width, config.ffn_width, bias=False)
+        self.down = nn.Linear(config.ffn_width, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm, self.attention = RMSNorm(config.width), Attention(config)
+        self.ffn_norm, self.ffn = RMSNorm(config.width), FeedForward(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None, layer: int, mask: Tensor | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin, cache, layer, mask)
+        return x + self.ffn(self.ffn_norm(x))
+
+
+class Decoder(nn.Module):
+    """The model. `seed` decides the initial weights, whatever else uses torch's generator."""
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width)
+        if not config.tied:
+            self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        half = config.width // config.heads // 2
+        frequencies = config.rope_theta ** (-torch.arange(half) / half)
+        angles = torch.arange(config.context)[:, None] * frequencies
+        self.register_buffer("cos_TE", angles.cos(), persistent=False)
+        self.register_buffer("sin_TE", angles.sin(), persistent=False)
+        self._initialise(seed)
+
+    @torch.no_grad()
+    def _initialise(self, seed: int) -> None:
+        """Normal, std 0.02; the two projections back into the stream are scaled by 1/sqrt(2 layers) as in GPT-2."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in self.named_parameters():
+            if weight.ndim == 2:
+                into_stream = name.endswith(("attention.output.weight", "ffn.down.weight"))
+                weight.normal_(0, 0.02 / (math.sqrt(2 * self.config.layers) if into_stream else 1), generator=generator)
+
+    def forward(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
+        """logits_BTV. With a cache, ids are the tokens that follow it, and the cache grows by them.
+
+        Raises ValueError when the sequence is longer than the context.
+        """
+        T, start = ids_BT.shape[1], cache.length if cache else 0
+        if start + T > self.config.context:
+            raise ValueError(f"a sequence of {start + T} tokens is longer than the model's context of {self.config.context}")
+        if cache is None:
+            cos, sin, mask = self.cos_TE[:T], self.sin_TE[:T], None
+        else:
+            slots_T = torch.arange(start, start + T, device=ids_BT.device)
+            positions_BT = (slots_T - cache.padding_B[:, None]).clamp(min=0)
+            cos, sin = self.cos_TE[positions_BT][:, None], self.sin_TE[positions_BT][:, None]
+            past = torch.arange(start + T, device=ids_BT.device)
+            visible = (past <= slots_T[:, None]) & (past >= cache.padding_B[:, None, None])
+            # a padding slot sees itself, else its softmax is 0/0
+            mask = (visible | (past == slots_T[:, None]))[:, None]
+        x_BTD = self.embedding(ids_BT)
+        for layer, block in enumerate(self.blocks):
+            x_BTD = block(x_BTD, cos, sin, cache, layer, mask)
+        if cache is not None:
+            cache.length += T
+        return F.linear(self.norm(x_BTD), self.embedding.weight if self.config.tied else self.head.weight)
+
+    def num_parameters(self) -> int:
+        """Numbers learned; a tied head is counted once."""
+        return sum(weight.numel() for weight in self.parameters())

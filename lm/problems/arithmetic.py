@@ -1,0 +1,100 @@
+"""Addition and subtraction, answered at once or with the working shown.
+
+Operand pairs are divided by a hash among worksheets (pretraining text), sft, rl and test; a+b and b+a are one pair, so
+no split ever sees a problem of another, not even turned round.
+"""
+
+import re
+from collections.abc import Iterator
+from itertools import combinations_with_replacement
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from lm.config import Config
+from lm.problems.example import Example, Score, split_of, unit_hash
+
+SHARES = {"worksheets": 0.6, "sft": 0.1, "rl": 0.15, "test": 0.15}
+
+
+def pairs_of(split: str, digits: int) -> list[tuple[int, str, int]]:
+    """Every problem (left, operator, right) of a split, in numeric order; a difference is never negative."""
+    numbers = range(10**digits)
+    found = []
+    for low, high in combinations_with_replacement(numbers, 2):
+        if split_of(f"{low}+{high}", SHARES) == split:
+            found.append((low, "+", high))
+            if low != high:
+                found.append((high, "+", low))
+        if split_of(f"{high}-{low}", SHARES) == split:
+            found.append((high, "-", low))
+    return found
+
+
+def solve(left: int, operator: str, right: int) -> int:
+    """The answer."""
+    return left + right if operator == "+" else left - right
+
+
+def working(left: int, operator: str, right: int) -> str:
+    """The sum column by column from the right, with what is carried or borrowed: 47+38 gives '7+8=15 4+3+1=8'."""
+    columns, carry = max(len(str(left)), len(str(right))), 0
+    steps = []
+    for column in range(columns):
+        top, bottom = (number // 10**column % 10 for number in (left, right))
+        if operator == "+":
+            result = top + bottom + carry
+            moved = "+1" if carry else ""
+            carry = result // 10
+        else:
+            borrow = top - carry < bottom
+            moved = "-1" if carry else ""
+            top += 10 * borrow
+            result = top - bottom - carry
+            carry = int(borrow)
+        steps.append(f"{top}{operator}{bottom}{moved}={result}")
+    return " ".join(steps)
+
+
+def worked_answer(left: int, operator: str, right: int) -> str:
+    """The working, then the answer after a colon."""
+    return f"{working(left, operator, right)}: {solve(left, operator, right)}"
+
+
+class Arithmetic(Config):
+    """Problems of up to `digits` digits; a demonstration shows its working in `worked_fraction` of the cases.
+
+    With terse demonstrations in the majority, SFT teaches a model to answer at once, although it knows how to work a sum
+    out; RL then finds that showing the working is what the verifier rewards.
+    """
+
+    name: Literal["arithmetic"] = "arithmetic"
+    folder: str = Field("data/problems", description="unused here: the problems are generated")
+    digits: int = Field(2, ge=1, le=3)
+    worked_fraction: float = Field(0.3, ge=0, le=1)
+
+    def examples(self, split: Literal["sft", "rl", "test"]) -> list[Example]:
+        """Every problem of the split, in an order that looks random and is always the same."""
+        problems = sorted(pairs_of(split, self.digits), key=lambda p: unit_hash(f"order:{p[0]}{p[1]}{p[2]}"))
+        return [self._example(*problem) for problem in problems]
+
+    def _example(self, left: int, operator: str, right: int) -> Example:
+        prompt, answer = f"{left}{operator}{right}=", str(solve(left, operator, right))
+        worked = unit_hash(f"style:{prompt}") < self.worked_fraction
+        return Example(prompt, prompt, answer, worked_answer(left, operator, right) if worked else answer)
+
+    def score(self, example: Example, text: str) -> Score:
+        """1 when the text is the answer, or ends in it after a colon; else 0."""
+        final = re.fullmatch(r"(?:[^:]*:)?\s*(\d+)\s*", text, flags=re.ASCII)
+        return Score(float(final is not None and final[1] == example.answer))
+
+    def worksheet_lines(self, seed: int) -> Iterator[str]:
+        """Endless solved problems of the split kept for pretraining, terse and worked in turn at random."""
+        problems = pairs_of("worksheets", self.digits)
+        generator = np.random.Generator(np.random.Philox(key=seed))
+        while True:
+            for index, worked in zip(generator.integers(len(problems), size=1024), generator.random(1024), strict=True):
+                left, operator, right = problems[index]
+                answer = worked_answer(left, operator, right) if worked < 0.5 else solve(left, operator, right)
+                yield f"{left}{operator}{right}={answer}"

@@ -1,0 +1,37 @@
+"""What every problem set is made of: an example with a demonstration, a score, and the split an example belongs to."""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+
+@dataclass(frozen=True)
+class Example:
+    """One problem. `demonstration` is what a model is shown in SFT; `answer` is what the verifier looks for."""
+
+    id: str
+    prompt: str
+    answer: str
+    demonstration: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the verifier found: value in [0, 1]. `valid` is false when the verifier itself failed: never a zero reward."""
+
+    value: float
+    valid: bool = True
+
+
+def unit_hash(key: str) -> float:
+    """A number in [0, 1) that depends on the key alone: the same on every machine, in every run."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def split_of(key: str, shares: dict[str, float]) -> str:
+    """The split a key falls into; each split gets its share of the keys. A key is in exactly one split."""
+    point, upper = unit_hash(f"split:{key}") * sum(shares.values()), 0.0
+    for name, share in shares.items():
+        upper += share
+        if point < upper:
+            return name
+    return name

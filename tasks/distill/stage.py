@@ -1,0 +1,98 @@
+"""Distillation: a smaller student learns the distribution of its teacher, over answers and over plain text."""
+
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lm import optimizers, problems, schedules
+from lm.checkpoint import device, load_model, save_model
+from lm.config import Config, choice
+from lm.model import Decoder
+from lm.sampler import generate
+from lm.training.conversations import Conversation, chosen, collate
+from lm.training.loop import train, trainable
+from lm.training.plan import Plan
+from tasks.core.config import ConfigError
+from tasks.core.log import Log
+from tasks.core.stage import main
+from tasks.distill import divergences
+
+
+class DistillConfig(Config):
+    student_layers: int = Field(2, gt=0, description="layers of the student, which begin as layers of the teacher")
+    steps: int = Field(200, gt=0)
+    batch: int = Field(48, gt=0, description="problems a step, answered by the teacher")
+    corpus_sequences: int = Field(4, ge=0, description="sequences of pretraining text a step")
+    max_new_tokens: int = Field(32, gt=0)
+    temperature: float = Field(1.0, ge=0, description="of the teacher's answers")
+    divergence: choice(divergences)
+    optimizer: choice(optimizers)
+    schedule: choice(schedules)
+    clip: float = Field(1.0, gt=0, description="gradient norm")
+    problems: choice(problems)
+    seed: int
+
+
+def student_of(teacher: Decoder, layers: int) -> Decoder:
+    """A decoder with evenly spaced layers of the teacher, the first and the last among them (as DistilBERT,
+    arXiv:1910.01108), and its embeddings and norms. Raises ConfigError unless it is smaller than the teacher."""
+    if layers >= teacher.config.layers:
+        raise ConfigError(f"distill.student_layers: {layers} is no fewer than the teacher's {teacher.config.layers}")
+    student = Decoder(teacher.config.model_copy(update={"layers": layers}))
+    student.load_state_dict({n: w for n, w in teacher.state_dict().items() if not n.startswith("blocks.")}, strict=False)
+    for mine in range(layers):
+        theirs = round(mine * (teacher.config.layers - 1) / max(layers - 1, 1))
+        student.blocks[mine].load_state_dict(teacher.blocks[theirs].state_dict())
+    return student
+
+
+def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
+    """data/rl, data/curriculum, data/tokenize -> data/distill.
+
+    Loss: divergence (nats a token) over the teacher's answers, plus the same over pretraining text, each its own mean.
+    """
+    teacher, tokenizer = load_model(data / "rl")
+    student = student_of(teacher, config.student_layers)
+    teacher.to(device()).requires_grad_(False)
+    student.to(device())
+    plan = Plan(data / "curriculum", data / "tokenize")
+    room = teacher.config.context - config.max_new_tokens
+    every = [tokenizer.chat(e.prompt) for split in ("sft", "rl") for e in config.problems.examples(split)]
+    prompts = [prompt for prompt in every if len(prompt) <= room]
+    if not prompts:
+        raise ConfigError(f"distill.max_new_tokens: no prompt fits the context of {teacher.config.context} less {config.max_new_tokens}")
+    tokens: dict[int, int] = {}
+
+    def divergence(ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        with torch.no_grad():
+            teacher_TV = teacher(ids_BT).flatten(0, 1)
+        return config.divergence(student(ids_BT).flatten(0, 1), teacher_TV, mask_BT.flatten())
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        batch = [prompts[i] for i in chosen(step, config.batch, len(prompts), config.seed)]
+        seed = config.seed * 1_000_003 + step
+        answers = generate(teacher, batch, config.max_new_tokens, config.temperature, tokenizer.end_id, seed)
+        conversations = [Conversation(p, a.ids) for p, a in zip(batch, answers, strict=True)]
+        ids_BN, mask_BT = (t.to(device()) for t in collate(conversations, tokenizer.pad_id))
+        loss = divergence(ids_BN[:, :-1], mask_BT)
+        figures = {"answer_divergence": loss.item()}
+        tokens[step] = int(mask_BT.sum())
+        if config.corpus_sequences:
+            text_BT = plan.batch(step % plan.steps)[: config.corpus_sequences, :-1].to(device())
+            text_loss = divergence(text_BT, torch.ones_like(text_BT, dtype=torch.float32))
+            figures["text_divergence"] = text_loss.item()
+            tokens[step] += text_BT.numel()
+            loss = loss + text_loss
+        return loss, figures
+
+    optimizer = config.optimizer.build(trainable(student))
+    train(student, optimizer, config.schedule, config.steps, loss_at, log, config.clip, tokens.__getitem__)
+    save_model(data / "distill", student, tokenizer)
+    share = student.num_parameters() / teacher.num_parameters()
+    return {"steps": config.steps, "parameters": student.num_parameters(), "parameter_fraction": share}
+
+
+if __name__ == "__main__":
+    main("distill", DistillConfig, run)

@@ -1,0 +1,99 @@
+"""Evaluation of one model: bits per byte on held-out documents, accuracy on unseen problems, size on disk."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import Field
+
+from lm import problems
+from lm.checkpoint import device, load_model
+from lm.config import Config, choice
+from lm.tokenizer import Tokenizer
+from tasks.core.log import Log
+from tasks.core.stage import main
+from tasks.core.tables import read_table, write_table
+from tasks.evaluate.accuracy import answer_all, wilson
+from tasks.evaluate.bits_per_byte import document_bits, gzip_bits
+
+
+class EvaluateConfig(Config):
+    problems_counted: int = Field(500, gt=0, description="problems of the test split to answer; fewer where it has fewer")
+    max_new_tokens: int = Field(32, gt=0)
+    problems: choice(problems)
+
+
+def held_out(folder: Path, tokenizer: Tokenizer) -> list[tuple[str, str, str, torch.Tensor]]:
+    """(id, source, text, ids) of each held-out document; the ids begin with the token that ended the one before."""
+    tokens = np.load(folder / "tokens.npy", mmap_mode="r")
+    places = {row["id"]: row for row in read_table(folder / "documents.parquet").to_pylist() if row["split"] == "held_out"}
+    documents = []
+    for row in read_table(folder / "held_out.parquet").to_pylist():
+        start, length = places[row["id"]]["start"], places[row["id"]]["length"]
+        ids = np.concatenate(([tokenizer.eos_id], tokens[start : start + length])).astype(np.int64)
+        documents.append((row["id"], row["source"], row["text"], torch.from_numpy(ids)))
+    return documents
+
+
+def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, float]:
+    """data/<model>, data/tokenize -> data/evaluate/<model>."""
+    folder, out = data / model, data / "evaluate" / model
+    decoder, tokenizer = load_model(folder)
+    decoder.to(device())
+    documents = held_out(data / "tokenize", tokenizer)
+    bits = document_bits(decoder, [ids for *_, ids in documents], log.progress)
+    rows = [
+        {"id": i, "source": source, "bytes": len(text.encode()), "bits": b, "gzip_bits": gzip_bits(text)}
+        for (i, source, text, _), b in zip(documents, bits, strict=True)
+    ]
+    write_table(out / "bits.parquet", pa.Table.from_pylist(rows))
+
+    examples = config.problems.examples("test")[: config.problems_counted]
+    answers, rate = answer_all(decoder, tokenizer, config.problems, examples, config.max_new_tokens, log.progress)
+    log.fact(tokens_per_second=rate)
+    write_table(
+        out / "answers.parquet",
+        pa.table(
+            {
+                "id": [a.example.id for a in answers],
+                "prompt": [a.example.prompt for a in answers],
+                "completion": [a.completion for a in answers],
+                "answer": [a.example.answer for a in answers],
+                "score": pa.array([a.score.value for a in answers], pa.float64()),
+                "valid": pa.array([a.score.valid for a in answers], pa.bool_()),
+            }
+        ),
+    )
+    valid = [a.score.value for a in answers if a.score.valid]
+    low, high = wilson(sum(valid), len(valid))
+    return {
+        **per_byte(rows),
+        "accuracy": sum(valid) / len(valid) if valid else 0.0,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "problems": len(answers),
+        "invalid": len(answers) - len(valid),
+        "held_out_documents": len(rows),
+        "size_bytes": (folder / "model.safetensors").stat().st_size,
+        "parameters": decoder.num_parameters(),
+    }
+
+
+def per_byte(rows: list[dict]) -> dict[str, float]:
+    """Bits per byte of the model and of gzip: over all documents, and over those of each source."""
+    totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+    for row in rows:
+        for name in ("", f"_{row['source']}"):
+            for place, column in enumerate(("bytes", "bits", "gzip_bits")):
+                totals[name][place] += row[column]
+    figures = {}
+    for name, (size, bits, gzipped) in totals.items():
+        figures[f"bits_per_byte{name}"] = bits / size
+        figures[f"gzip_bits_per_byte{name}"] = gzipped / size
+    return figures
+
+
+if __name__ == "__main__":
+    main("evaluate", EvaluateConfig, run)

@@ -1,0 +1,51 @@
+"""Pretraining: follows the curriculum's plan, from random weights to a language model."""
+
+from pathlib import Path
+
+from pydantic import Field
+from torch import Tensor
+
+from lm import optimizers, schedules
+from lm.checkpoint import device, save_model
+from lm.config import Config, choice
+from lm.model import Decoder, ModelConfig
+from lm.tokenizer import Tokenizer
+from lm.training.loop import train, trainable
+from lm.training.plan import Plan
+from tasks.core.config import ConfigError
+from tasks.core.log import Log
+from tasks.core.stage import main
+from tasks.pretrain import objectives
+
+
+class PretrainConfig(Config):
+    model: ModelConfig
+    objective: choice(objectives)
+    optimizer: choice(optimizers)
+    schedule: choice(schedules)
+    clip: float = Field(1.0, gt=0, description="gradient norm")
+    seed: int
+
+
+def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
+    """data/curriculum, data/tokenize -> data/pretrain."""
+    plan, tokenizer = Plan(data / "curriculum", data / "tokenize"), Tokenizer.load(data / "tokenize")
+    shape = config.model.model_copy(update={"vocab_size": config.model.vocab_size or tokenizer.vocab_size})
+    longest = plan.batch(0).shape[1] - 1
+    if longest > shape.context:
+        raise ConfigError(f"pretrain.model.context: {shape.context} is shorter than the plan's sequences of {longest} tokens")
+    if shape.vocab_size != tokenizer.vocab_size:
+        raise ConfigError(f"pretrain.model.vocab_size: {shape.vocab_size}, but the tokenizer has {tokenizer.vocab_size}; use 0")
+    model = Decoder(shape, config.seed).to(device())
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        return config.objective(model, plan.batch(step).to(device()))
+
+    optimizer = config.optimizer.build(trainable(model))
+    train(model, optimizer, config.schedule, plan.steps, loss_at, log, config.clip, plan.tokens_at)
+    save_model(data / "pretrain", model, tokenizer)
+    return {"steps": plan.steps, "parameters": model.num_parameters()}
+
+
+if __name__ == "__main__":
+    main("pretrain", PretrainConfig, run)

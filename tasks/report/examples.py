@@ -1,0 +1,110 @@
+"""A few documents and answers to read by eye, chosen the same way every time."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.report.words import short
+
+SHOWN = 5
+# Dropped rows and where their text is: the tables that data stages write beside documents.parquet.
+DROPPED = {"dropped.parquet": ("id", "text"), "quarantine.parquet": ("file", "excerpt")}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A document or what is left of it: where it came from, why it was dropped (empty if kept), its beginning."""
+
+    name: str
+    source: str
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said, and what it should have said."""
+
+    prompt: str
+    completion: str
+    answer: str
+    verdict: str
+
+
+def kept(folder: Path) -> list[Example]:
+    """SHOWN documents, evenly spread over documents.parquet; none where it has no text."""
+    path = folder / "documents.parquet"
+    if not path.exists() or not {"id", "source", "text"} <= set(pq.read_schema(path).names):
+        return []
+    rows = rows_at(path, evenly(range(pq.read_metadata(path).num_rows), SHOWN))
+    return [Example(r["id"], r["source"], "", short(r["text"])) for r in rows]
+
+
+def dropped(folder: Path) -> list[Example]:
+    """SHOWN dropped documents, the commonest reasons first, one of each reason before a second of any."""
+    for name, (identity, text) in DROPPED.items():
+        if (folder / name).exists():
+            reasons = pq.read_table(folder / name, columns=["reason"])["reason"].to_pylist()
+            rows = rows_at(folder / name, over_reasons(reasons, SHOWN))
+            return [Example(r[identity] or "", r["source"], r["reason"], short(r[text] or "")) for r in rows]
+    return []
+
+
+def answers(folder: Path, each: int = 4) -> list[Answer]:
+    """`each` right and `each` other answers, evenly spread over answers.parquet."""
+    path = folder / "answers.parquet"
+    if not path.exists():
+        return []
+    rows = pq.read_table(path).to_pylist()
+    right = [i for i, r in enumerate(rows) if r["valid"] and r["score"] >= 1]
+    other = [i for i, r in enumerate(rows) if not (r["valid"] and r["score"] >= 1)]
+    chosen = [rows[i] for group in (right, other) for i in evenly(group, each)]
+    return [Answer(short(r["prompt"]), short(r["completion"]), short(r["answer"]), _verdict(r)) for r in chosen]
+
+
+def _verdict(row: dict) -> str:
+    if not row["valid"]:
+        return "invalid"
+    return "right" if row["score"] >= 1 else "wrong"
+
+
+def kind(reason: str) -> str:
+    """The reason without its details: `duplicate_of:<id>` is a duplicate_of."""
+    return reason.split(":", 1)[0]
+
+
+def over_reasons(reasons: list[str], most: int) -> list[int]:
+    """Row numbers: one of each kind of reason in turn, the commonest first, each kind's rows evenly spread."""
+    groups: dict[str, list[int]] = {}
+    for i, reason in enumerate(reasons):
+        groups.setdefault(kind(reason), []).append(i)
+    ordered = [evenly(groups[k], most) for k in sorted(groups, key=lambda k: (-len(groups[k]), k))]
+    turns = [group[turn] for turn in range(most) for group in ordered if turn < len(group)]
+    return turns[:most]
+
+
+def evenly(items: Iterable[int], most: int) -> list[int]:
+    """At most `most` of the items, from the middles of equal stretches."""
+    found = list(items) if not isinstance(items, range) else items
+    count = min(most, len(found))
+    return [found[(2 * i + 1) * len(found) // (2 * count)] for i in range(count)]
+
+
+def rows_at(path: Path, wanted: list[int]) -> list[dict]:
+    """These rows of a Parquet file, in the order asked for; only their row groups are read."""
+    if not wanted:
+        return []
+    found: dict[int, dict] = {}
+    with pq.ParquetFile(path) as file:
+        first = 0
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            here = [i for i in wanted if first <= i < first + count]
+            if here:
+                rows = file.read_row_group(group).take(pa.array([i - first for i in here])).to_pylist()
+                found.update(zip(here, rows, strict=True))
+            first += count
+    return [found[i] for i in wanted]

@@ -1,0 +1,50 @@
+"""Numbers as people read them."""
+
+import math
+import unicodedata
+
+ABSENT = "-"
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, thousands in groups; `-` for None."""
+    if value is None:
+        return ABSENT
+    if not math.isfinite(value):
+        return str(value)
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def size(count: float | None) -> str:
+    """Bytes in units of a thousand."""
+    if count is None:
+        return ABSENT
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 999.5:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds below two minutes, then minutes, then hours."""
+    if seconds is None:
+        return ABSENT
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def percent(share: float | None) -> str:
+    """A share of one, with one decimal."""
+    return ABSENT if share is None else f"{100 * share:.1f}%"
+
+
+def short(text: str, most: int = 400) -> str:
+    """The text cut to `most` characters; control characters that HTML cannot hold become U+FFFD."""
+    hidden = ("Cc", "Cs")
+    clean = "".join(c if c in "\n\t" or unicodedata.category(c) not in hidden else "\ufffd" for c in text[:most])
+    return clean + "\u2026" * (len(text) > most)

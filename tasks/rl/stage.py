@@ -1,0 +1,79 @@
+"""Reinforcement learning from a verifier: answers that it accepts become likelier."""
+
+from pathlib import Path
+
+from pydantic import Field
+from torch import Tensor
+
+from lm import optimizers, problems, schedules
+from lm.checkpoint import device, load_model, save_model
+from lm.config import Config, choice
+from lm.problems.example import Example
+from lm.training.conversations import chosen, collate, token_logps
+from lm.training.loop import train, trainable
+from tasks.core.config import ConfigError
+from tasks.core.log import Log
+from tasks.core.stage import main
+from tasks.rl import advantages, losses
+from tasks.rl.rollout import rollout
+
+
+class RlConfig(Config):
+    steps: int = Field(60, gt=0)
+    prompts: int = Field(32, gt=0, description="problems a step")
+    samples: int = Field(8, gt=0, description="answers to each problem")
+    max_new_tokens: int = Field(32, gt=0)
+    temperature: float = Field(1.0, gt=0)
+    advantage: choice(advantages)
+    loss: choice(losses)
+    optimizer: choice(optimizers)
+    schedule: choice(schedules)
+    clip: float = Field(1.0, gt=0, description="gradient norm")
+    problems: choice(problems)
+    seed: int
+
+
+def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
+    """data/sft -> data/rl. One update for each set of rollouts, so the policy that sampled is the one that learns."""
+    model, tokenizer = load_model(data / "sft")
+    model.to(device())
+    room = model.config.context - config.max_new_tokens
+    examples = [e for e in config.problems.examples("rl") if len(tokenizer.chat(e.prompt)) <= room]
+    if not examples:
+        raise ConfigError(f"rl.max_new_tokens: no prompt fits the context of {model.config.context} less {config.max_new_tokens}")
+
+    tokens: dict[int, int] = {}
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        batch: list[Example] = [examples[i] for i in chosen(step, config.prompts, len(examples), config.seed)]
+        seed = config.seed * 1_000_003 + step
+        model.eval()
+        sampled = rollout(
+            model, tokenizer, config.problems, batch, config.samples, config.max_new_tokens, config.temperature, seed
+        )
+        greedy_G = None
+        if config.advantage.needs_greedy:
+            greedy = rollout(model, tokenizer, config.problems, batch, 1, config.max_new_tokens, 0.0, seed)
+            greedy_G = greedy.rewards_GS[:, 0]
+        model.train()
+        advantages_GS = config.advantage(sampled.rewards_GS, sampled.mask_GS, greedy_G)
+        ids_BN, mask_BT = (t.to(device()) for t in collate(sampled.conversations, tokenizer.pad_id))
+        mask_BT = mask_BT * sampled.mask_GS.flatten()[:, None].to(device())
+        logps_BT = token_logps(model, ids_BN, config.temperature)
+        advantages_BT = advantages_GS.flatten()[:, None].to(device()).expand_as(logps_BT)
+        loss, figures = config.loss(
+            logps_BT.flatten(), logps_BT.detach().flatten(), advantages_BT.flatten(), mask_BT.flatten(), mask_BT.sum().clamp(min=1)
+        )
+        tokens[step] = int(mask_BT.sum())
+        lengths = sum(len(c.completion) for c in sampled.conversations) / len(sampled.conversations)
+        reward = (sampled.rewards_GS * sampled.mask_GS).sum() / sampled.mask_GS.sum().clamp(min=1)
+        return loss, {**figures, "reward": reward.item(), "completion_tokens": lengths, "finished": sampled.finished}
+
+    optimizer = config.optimizer.build(trainable(model))
+    train(model, optimizer, config.schedule, config.steps, loss_at, log, config.clip, tokens.__getitem__)
+    save_model(data / "rl", model, tokenizer)
+    return {"steps": config.steps, "problems": len(examples)}
+
+
+if __name__ == "__main__":
+    main("rl", RlConfig, run)

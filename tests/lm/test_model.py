@@ -1,0 +1,106 @@
+"""The decoder against transformers, and its cache against itself."""
+
+import pytest
+import torch
+import transformers
+
+from lm.model import Cache, Decoder, ModelConfig
+from tests.lm.models import toy_model
+
+NAMES = {
+    "embedding.weight": "model.embed_tokens.weight",
+    "norm.weight": "model.norm.weight",
+    "head.weight": "lm_head.weight",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attention.query_norm": "self_attn.q_norm",
+    "attention.key_norm": "self_attn.k_norm",
+    "attention.query": "self_attn.q_proj",
+    "attention.key": "self_attn.k_proj",
+    "attention.value": "self_attn.v_proj",
+    "attention.output": "self_attn.o_proj",
+    "ffn.gate": "mlp.gate_proj",
+    "ffn.up": "mlp.up_proj",
+    "ffn.down": "mlp.down_proj",
+}
+
+
+def renamed(name: str) -> str:
+    if name in NAMES:
+        return NAMES[name]
+    block, layer, rest = name.split(".", 2)
+    return f"model.layers.{layer}.{NAMES[rest.removesuffix('.weight')]}.weight"
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_logits_equal_those_of_transformers(qk_norm: bool, tied: bool) -> None:
+    ours = toy_model(seed=3, qk_norm=qk_norm, tied=tied)
+    with torch.no_grad():
+        for weight in ours.parameters():  # norms away from one, and a scale at which a wrong mask would show
+            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.2)
+    shape = ours.config
+    kind = transformers.Qwen3Config if qk_norm else transformers.LlamaConfig
+    config = kind(
+        vocab_size=shape.vocab_size, hidden_size=shape.width, intermediate_size=shape.ffn_width,
+        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
+        head_dim=shape.width // shape.heads, max_position_embeddings=shape.context, rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta}, tie_word_embeddings=tied,
+        attention_bias=False,
+    )
+    theirs = (transformers.Qwen3ForCausalLM if qk_norm else transformers.LlamaForCausalLM)(config).eval()
+    state = {renamed(name): weight for name, weight in ours.state_dict().items()}
+    missing, unexpected = theirs.load_state_dict(state, strict=False)
+    assert not unexpected and set(missing) <= {"lm_head.weight"}
+    ids = torch.randint(0, 261, (3, 40), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        difference = (ours(ids) - theirs(ids).logits).abs().max().item()
+    assert difference < 1e-4  # fp32 with sums in another order; logits are of the order of 10
+
+
+def test_cache_gives_the_same_logits_as_the_whole_sequence() -> None:
+    model, ids = toy_model(), torch.arange(40).view(2, 20)
+    cache = Cache(model.config, torch.tensor([0, 0]), 20)
+    with torch.no_grad():
+        pieces = [model(ids[:, a:b], cache) for a, b in [(0, 7), (7, 8), (8, 20)]]
+        torch.testing.assert_close(torch.cat(pieces, 1), model(ids), rtol=0, atol=1e-5)
+
+
+def test_padding_on_the_left_changes_nothing() -> None:
+    model, ids = toy_model(), torch.arange(20).view(2, 10)
+    padded = torch.cat((torch.full((2, 5), 9), ids), dim=1)
+    with torch.no_grad():
+        got = model(padded, Cache(model.config, torch.tensor([5, 5]), 15))[:, 5:]
+        torch.testing.assert_close(got, model(ids), rtol=0, atol=1e-5)
+
+
+def test_causal() -> None:
+    model, ids = toy_model(), torch.arange(20).view(1, 20)
+    changed = ids.clone()
+    changed[0, 12] = 200
+    with torch.no_grad():
+        before, after = model(ids), model(changed)
+    assert torch.equal(before[:, :12], after[:, :12]) and not torch.equal(before[:, 12:], after[:, 12:])
+
+
+def test_initial_weights_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(7)
+    first = toy_model(seed=1).state_dict()
+    torch.manual_seed(8)
+    second, other = toy_model(seed=1).state_dict(), toy_model(seed=2).state_dict()
+    assert all(torch.equal(first[n], second[n]) for n in first)
+    assert not torch.equal(first["embedding.weight"], other["embedding.weight"])
+
+
+def test_parameters_counted_by_hand() -> None:
+    # embedding 261*32; a block: q 32*32, k and v 32*16 each, o 32*32, ffn 3*32*48, norms 2*32 + 2*8; last norm 32
+    block = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 48 + 64 + 16
+    assert toy_model().num_parameters() == 261 * 32 + 2 * block + 32
+
+
+def test_bad_shapes_and_too_long_sequences() -> None:
+    with pytest.raises(ValueError, match="multiple of heads"):
+        ModelConfig(vocab_size=5, width=30, heads=4)
+    with pytest.raises(ValueError, match="context of 48"):
+        toy_model()(torch.zeros(1, 49, dtype=torch.int64))
+    assert isinstance(toy_model(tied=False).head, torch.nn.Linear) and isinstance(toy_model(), Decoder)

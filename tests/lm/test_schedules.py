@@ -1,0 +1,61 @@
+"""Schedules: what every one of them must do, and sequences worked by hand."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from lm import schedules
+from lm.config import Config, methods_of
+from lm.schedules import Cosine, Wsd
+
+EVERY = pytest.mark.parametrize("method", methods_of(schedules), ids=lambda method: method.__name__)
+quick = settings(deadline=None, max_examples=25, derandomize=True)
+
+
+@EVERY
+@quick
+@given(total=st.integers(1, 400), warmup=st.floats(0, 0.7), final=st.floats(0, 1))
+def test_factors_rise_once_then_fall_to_the_final_one(method: type[Config], total: int, warmup: float, final: float) -> None:
+    schedule = method(warmup_fraction=warmup, final_fraction=final)
+    factors = [schedule(step, total) for step in range(total + 1)]
+    assert all(0 <= factor <= 1 for factor in factors)
+    assert all(factor > 0 for factor in factors[:-1])
+    peak = int(warmup * total)
+    assert factors[peak] == pytest.approx(1)
+    assert all(a < b for a, b in zip(factors[:peak], factors[1 : peak + 1], strict=True))
+    assert all(a >= b for a, b in zip(factors[peak:], factors[peak + 1 :], strict=False))
+    assert factors[-1] == pytest.approx(final, abs=1e-12)
+
+
+@EVERY
+def test_no_jumps(method: type[Config]) -> None:
+    # The steepest slope of 1,000 steps: 1 over a warm-up of 20 or more, 1 over a decay of 200, pi/2 over 980.
+    factors = [method(warmup_fraction=0.02)(step, 1000) for step in range(1001)]
+    assert max(abs(a - b) for a, b in zip(factors, factors[1:], strict=False)) < 1 / 20
+
+
+@EVERY
+def test_a_single_step_learns(method: type[Config]) -> None:
+    assert method()(0, 1) == 1.0
+
+
+def test_cosine_by_hand() -> None:
+    # 10 steps, 2 of warm-up: thirds, then cos over eighths of pi between 1 and 0.2.
+    schedule = Cosine(warmup_fraction=0.2, final_fraction=0.2)
+    expected = [1 / 3, 2 / 3, *(0.2 + 0.4 * (1 + math.cos(math.pi * k / 8)) for k in range(9))]
+    assert [schedule(step, 10) for step in range(11)] == pytest.approx(expected)
+    assert schedule(6, 10) == pytest.approx(0.6)  # half way
+
+
+def test_wsd_by_hand() -> None:
+    schedule = Wsd(warmup_fraction=0.2, decay_fraction=0.4, final_fraction=0.0)
+    expected = [1 / 3, 2 / 3, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0]
+    assert [schedule(step, 10) for step in range(11)] == pytest.approx(expected)
+
+
+def test_wsd_refuses_a_decay_that_begins_before_the_warmup_ends() -> None:
+    with pytest.raises(ValidationError, match="at most 1"):
+        Wsd(warmup_fraction=0.5, decay_fraction=0.6)

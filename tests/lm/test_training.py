@@ -1,0 +1,120 @@
+"""The loop: resumed runs equal whole ones to the bit, checkpoints are refused when torn, and batches find their place."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lm import optimizers
+from lm.config import methods_of
+from lm.schedules import Cosine
+from lm.training.conversations import Conversation, chosen, collate, token_logps
+from lm.training.loop import train, trainable
+from lm.training.plan import Plan
+from lm.training.state import load_state, save_state
+from tasks.core.log import Log, Stopped
+from tests.lm.models import toy_model
+
+
+class Recorder(Log):
+    """A log that keeps its points and asks to stop after a number of steps."""
+
+    def __init__(self, scratch: Path, stop_after: int | None = None) -> None:
+        self.scratch, self.stop_after, self.points = scratch, stop_after, {}
+
+    def __call__(self, step: int, **values: float) -> None:
+        self.points[step] = values
+        self.stopping = self.stop_after is not None and len(self.points) >= self.stop_after
+
+    def rewind(self, step: int) -> None:
+        self.points = {s: v for s, v in self.points.items() if s < step}
+
+
+def fit(optimizer, log: Log, steps: int = 9, learning_rate_to: int = 9):
+    model = toy_model(seed=1)
+
+    def loss_at(step: int):
+        ids = torch.randint(0, 261, (4, 17), generator=torch.Generator().manual_seed(step))
+        return -token_logps(model, ids).mean(), {}
+
+    train(model, optimizer().build(trainable(model)), Cosine(), steps, loss_at, log, 1.0, lambda step: 64)
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("optimizer", methods_of(optimizers), ids=lambda m: m.__name__)
+def test_stopped_and_resumed_equals_whole(optimizer, tmp_path: Path) -> None:
+    whole_log = Recorder(tmp_path / "whole")
+    whole = fit(optimizer, whole_log)
+    points: dict = {}
+    for stop_after in (2, 3, None):  # stops after 2 steps, after 3 more, then ends
+        log = Recorder(tmp_path / "cut", stop_after)
+        if stop_after is None:
+            resumed = fit(optimizer, log)
+        else:
+            with pytest.raises(Stopped):
+                fit(optimizer, log)
+        points |= log.points
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert points == whole_log.points
+
+
+def test_no_checkpoint_is_taken_for_whole(tmp_path: Path) -> None:
+    model = toy_model()
+    optimizer = optimizers.AdamW().build(trainable(model))
+    path = tmp_path / "state.safetensors"
+    save_state(path, 3, model, optimizer)
+    assert load_state(path, model, optimizer) == 3
+    other = toy_model(width=16, heads=2)
+    with pytest.raises(ValueError, match="checkpoint of another model"):
+        load_state(path, other, optimizers.AdamW().build(trainable(other)))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
+        load_state(path, model, optimizer)
+
+
+def test_a_loss_that_is_not_finite_stops_training(tmp_path: Path) -> None:
+    model = toy_model()
+    optimizer = optimizers.AdamW().build(trainable(model))
+    with pytest.raises(FloatingPointError, match="step 0"):
+        train(model, optimizer, Cosine(), 2, lambda s: (torch.tensor(float("nan")), {}), Log(), 1.0, lambda s: 1)
+
+
+def test_collate_masks_the_completion_alone() -> None:
+    ids, mask = collate([Conversation([5, 6], [7, 4]), Conversation([8], [9, 9, 9, 4])], pad_id=1)
+    assert ids.tolist() == [[5, 6, 7, 4, 1], [8, 9, 9, 9, 4]]
+    assert mask.tolist() == [[0, 1, 1, 0], [1, 1, 1, 1]]
+
+
+def test_padding_reaches_no_loss() -> None:
+    model = toy_model()
+    short, long = Conversation([5, 6], [7, 4]), Conversation([8], [9, 9, 9, 4])
+    both, mask = collate([short, long], 1)
+    alone, _ = collate([short], 1)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            token_logps(model, both)[0, :3] * mask[0, :3], token_logps(model, alone)[0] * mask[0, :3], rtol=0, atol=1e-5
+        )
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(st.integers(1, 40), st.integers(1, 17), st.integers(0, 5))
+def test_every_pass_chooses_each_member_once(population: int, batch: int, seed: int) -> None:
+    picks = [i for step in range(3 * population) for i in chosen(step, batch, population, seed)]
+    for start in range(0, len(picks) - population + 1, population):
+        assert sorted(picks[start : start + population]) == list(range(population))
+
+
+def test_plan_gives_the_planned_tokens(tmp_path: Path) -> None:
+    np.save(tmp_path / "tokens.npy", np.arange(100, dtype=np.uint16))
+    rows = [(0, 0, 10, 3), (0, 0, 50, 2), (0, 1, 90, 5), (1, 0, 0, 9)]
+    columns = dict(zip(("step", "sequence", "start", "length"), map(list, zip(*rows, strict=True)), strict=True))
+    pq.write_table(pa.table(columns), tmp_path / "plan.parquet")
+    plan = Plan(tmp_path, tmp_path)
+    assert plan.steps == 2 and plan.tokens_at(0) == 10
+    assert plan.batch(0).tolist() == [[10, 11, 12, 50, 51], [90, 91, 92, 93, 94]]
+    assert plan.batch(1).tolist() == [list(range(9))]

@@ -1,0 +1,73 @@
+"""A small copy of the project to run real stages in: the code by links, its own params, data and scratch."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+
+TINY = {
+    "seed": 0,
+    "problems": {"name": "arithmetic", "digits": 1},
+    "ingest": {"folder": "data/raw", "max_bytes": 60_000, "sources": [{"name": "worksheets", "digits": 1}]},
+    "dedup": {"method": {"name": "exact"}},
+    "filter": {"quality": {"name": "keep_all"}, "repetition": {"name": "keep_all"}},
+    "tokenize": {"method": {"name": "bytes"}, "held_out_fraction": 0.1},
+    "curriculum": {"method": {"name": "shuffled_packing", "sequence_length": 32}, "tokens": 8192, "tokens_per_step": 256},
+    "pretrain": {
+        "model": {"width": 32, "layers": 2, "heads": 2, "kv_heads": 1, "ffn_width": 64, "context": 64},
+        "objective": {"name": "next_token"}, "optimizer": {"name": "muon"}, "schedule": {"name": "wsd"},
+    },
+    "sft": {"steps": 20, "batch": 16, "optimizer": {"name": "adamw"}, "schedule": {"name": "cosine"}},
+    "rl": {
+        "steps": 24, "prompts": 4, "samples": 4, "max_new_tokens": 16, "advantage": {"name": "grpo"},
+        "loss": {"name": "policy_gradient"}, "optimizer": {"name": "adamw"}, "schedule": {"name": "cosine"},
+    },
+    "distill": {
+        "student_layers": 1, "steps": 24, "batch": 8, "corpus_sequences": 2, "max_new_tokens": 16,
+        "divergence": {"name": "forward_kl"}, "optimizer": {"name": "adamw"}, "schedule": {"name": "cosine"},
+    },
+    "quantize": {"method": {"name": "int4_group"}},
+    "evaluate": {"problems_counted": 20, "max_new_tokens": 16},
+}
+
+
+def make_project(folder: Path, params: dict) -> Path:
+    """A project folder with these params: code and graph are links to ours, so a stage's key is as in the real one."""
+    for name in ("tasks", "lm", "kernels", "dvc.yaml", ".dvcignore"):
+        (folder / name).symlink_to(ROOT / name)
+    for name in ("raw", "problems"):
+        (folder / "data" / name).mkdir(parents=True)
+        (folder / "data" / name / "README.md").write_text("inputs\n")
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    return folder
+
+
+def start_stage(project: Path, stage: str, **environment: str) -> subprocess.Popen:
+    """A stage as the process that `dvc repro` starts: `evaluate@rl` is tasks.evaluate.stage with the argument rl."""
+    module, _, item = stage.partition("@")
+    environment = {**os.environ, "TOKENMILL_TRACKING": "off", "TOKENMILL_THREADS": "1", **environment}
+    return subprocess.Popen(
+        [sys.executable, "-m", f"tasks.{module}.stage", *([item] if item else [])],
+        cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )
+
+
+def run_stage(project: Path, stage: str, **environment: str) -> str:
+    """Run a stage to its end and return what it printed; a failure raises with it."""
+    process = start_stage(project, stage, **environment)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, f"{stage} exited {process.returncode}:\n{printed}"
+    return printed
+
+
+def digest(folder: Path) -> str:
+    """A digest of every file of a folder: names and bytes."""
+    found = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        found.update(f"{path.relative_to(folder)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()

@@ -1,0 +1,56 @@
+"""Which documents and answers are shown."""
+
+from pathlib import Path
+
+from tasks.report import examples
+from tasks.report.drawing import graph, layers, reduced
+from tasks.report.words import duration, number, short, size
+from tests.report.tree import build
+
+
+def test_reasons_take_turns() -> None:
+    reasons = ["short"] * 10 + ["duplicate_of:a", "duplicate_of:b"] + ["rare"]
+    chosen = examples.over_reasons(reasons, 5)
+    assert [examples.kind(reasons[i]) for i in chosen] == ["short", "duplicate_of", "rare", "short", "duplicate_of"]
+    assert len(set(chosen)) == 5
+    assert examples.over_reasons([], 5) == []
+    assert sorted(examples.over_reasons(["a", "b"], 5)) == [0, 1]
+
+
+def test_rows_come_from_their_row_groups_in_the_order_asked(tmp_path: Path) -> None:
+    folder = build(tmp_path) / "data" / "dedup"
+    rows = examples.rows_at(folder / "documents.parquet", [30, 0, 7, 6])
+    assert [r["id"] for r in rows] == ["d30", "d0", "d7", "d6"]
+
+
+def test_five_of_each_and_the_quarantine_counts_as_dropped(tmp_path: Path) -> None:
+    data = build(tmp_path) / "data"
+    assert [e.name for e in examples.kept(data / "dedup")] == ["d3", "d9", "d15", "d21", "d27"]
+    dropped = examples.dropped(data / "dedup")
+    assert {examples.kind(e.reason) for e in dropped} == {"duplicate_of", "empty"}
+    assert len(dropped) == 5
+    assert all(len(e.text) == 401 for e in dropped)
+    assert [e.reason for e in examples.dropped(data / "ingest")] == ["truncated", "truncated"]
+    assert examples.kept(data / "pretrain") == examples.dropped(data / "pretrain") == []
+
+
+def test_right_and_wrong_answers(tmp_path: Path) -> None:
+    verdicts = [a.verdict for a in examples.answers(build(tmp_path) / "data" / "evaluate" / "rl")]
+    assert verdicts[:4] == ["right"] * 4
+    assert set(verdicts[4:]) <= {"wrong", "invalid"}
+    assert len(verdicts) == 8
+
+
+def test_edges_implied_by_longer_ways_are_left_out() -> None:
+    needs = {"a": [], "b": ["a"], "c": ["a", "b"], "d": ["a"]}
+    assert layers(needs) == [["a"], ["b", "d"], ["c"]]
+    assert reduced(needs) == {"a": [], "b": ["a"], "c": ["b"], "d": ["a"]}
+    assert graph(needs, {"a": "1 s"}).count('class="edge"') == 3
+    assert graph(needs, {"a": "1 s"}).count('class="box absent"') == 3
+
+
+def test_numbers_as_people_read_them() -> None:
+    assert [number(v) for v in (None, 0, 12345, 0.00012345, 1234.5, float("nan"))] == ["-", "0", "12,345", "0.0001234", "1,234", "nan"]
+    assert [size(v) for v in (None, 0, 999, 999_600, 4_321_000, 5e15)] == ["-", "0 B", "999 B", "1 MB", "4.32 MB", "5e+03 TB"]
+    assert [duration(v) for v in (None, 0.04, 119.9, 120, 7300)] == ["-", "0.0 s", "119.9 s", "2 min 00 s", "2 h 01 min"]
+    assert short("a\tb\x00\x1b\u00a0c", 6) == "a\tb\ufffd\ufffd\u00a0\u2026"

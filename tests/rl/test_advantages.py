@@ -1,0 +1,111 @@
+"""Advantages: what every one of them must do, and small cases worked by hand. G problems, S samples of each."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lm.config import Config, methods_of
+from tasks.rl import advantages
+from tasks.rl.advantages import Grpo, Remax
+
+EVERY = pytest.mark.parametrize("method", methods_of(advantages), ids=lambda method: method.__name__)
+quick = settings(deadline=None, max_examples=25, derandomize=True)
+NAN = torch.nan
+# Rewards up to 10 with float32's 6e-8, over a standard deviation of at least 0.1 in these groups.
+ATOL = 1e-4
+
+
+def group_of(seed: int, groups: int, samples: int) -> tuple[Tensor, Tensor, Tensor]:
+    """rewards_GS in tenths, mask_GS and greedy_G."""
+    generator = torch.Generator().manual_seed(seed)
+    rewards = torch.randint(0, 20, (groups, samples), generator=generator) / 10
+    mask = (torch.rand(groups, samples, generator=generator) < 0.8).float()
+    return rewards, mask, torch.randint(0, 20, (groups,), generator=generator) / 10
+
+
+sizes = {"seed": st.integers(0, 1000), "groups": st.integers(1, 4), "samples": st.integers(1, 9)}
+
+
+@EVERY
+@quick
+@given(**sizes, shift=st.integers(-8, 8))
+def test_a_reward_for_everyone_changes_nothing(
+    method: type[Config], seed: int, groups: int, samples: int, shift: int
+) -> None:
+    rewards, mask, greedy = group_of(seed, groups, samples)
+    moved = method()(rewards + shift, mask, greedy + shift)
+    torch.testing.assert_close(method()(rewards, mask, greedy), moved, rtol=0, atol=ATOL)
+
+
+@EVERY
+@quick
+@given(**sizes)
+def test_invalid_samples_get_nothing_and_change_nothing(
+    method: type[Config], seed: int, groups: int, samples: int
+) -> None:
+    rewards, mask, greedy = group_of(seed, groups, samples)
+    plain = method()(rewards, mask, greedy)
+    spoiled = method()(torch.where(mask > 0, rewards, NAN), mask, greedy)
+    assert plain.shape == rewards.shape and (plain[mask == 0] == 0).all()
+    assert torch.equal(plain, spoiled)
+
+
+@EVERY
+@quick
+@given(**sizes)
+def test_better_answers_get_more(method: type[Config], seed: int, groups: int, samples: int) -> None:
+    rewards, _, greedy = group_of(seed, groups, samples)
+    result = method()(rewards, torch.ones_like(rewards), greedy)
+    for row, values in zip(rewards, result, strict=True):
+        assert (values[row.argsort()].diff() >= -ATOL).all()
+
+
+@EVERY
+@quick
+@given(**sizes)
+def test_problems_do_not_touch_each_other(method: type[Config], seed: int, groups: int, samples: int) -> None:
+    rewards, mask, greedy = group_of(seed, groups, samples)
+    together = method()(rewards, mask, greedy)
+    alone = torch.cat([method()(rewards[g : g + 1], mask[g : g + 1], greedy[g : g + 1]) for g in range(groups)])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+
+
+@EVERY
+def test_a_group_without_valid_samples_is_zero(method: type[Config]) -> None:
+    assert torch.equal(method()(torch.ones(2, 3), torch.zeros(2, 3), torch.zeros(2)), torch.zeros(2, 3))
+
+
+def test_grpo_by_hand() -> None:
+    # Valid rewards 1, 0, 0, 1: mean 0.5, standard deviation 0.5; the fifth does not count.
+    rewards, mask = torch.tensor([[1.0, 0.0, 0.0, 1.0, 9.0]]), torch.tensor([[1.0, 1.0, 1.0, 1.0, 0.0]])
+    expected = torch.tensor([[1.0, -1.0, -1.0, 1.0, 0.0]])
+    torch.testing.assert_close(Grpo(eps=1e-9)(rewards, mask), expected)
+    torch.testing.assert_close(Grpo(eps=0.5)(rewards, mask), expected / 2)
+    torch.testing.assert_close(Grpo(normalise_std=False)(rewards, mask), expected / 2)
+
+
+@pytest.mark.parametrize("normalise_std", [True, False])
+def test_grpo_of_equal_rewards_is_zero(normalise_std: bool) -> None:
+    # 0.1 has no exact float: what its mean is off by must not be blown up to an advantage
+    result = Grpo(normalise_std=normalise_std)(torch.full((1, 7), 0.1), torch.ones(1, 7))
+    assert result.abs().max() < 1e-3
+
+
+def test_grpo_sums_to_zero_in_each_group() -> None:
+    rewards, mask, _ = group_of(1, 5, 8)
+    torch.testing.assert_close(Grpo()(rewards, mask).sum(1), torch.zeros(5), rtol=0, atol=1e-5)
+
+
+def test_remax_by_hand() -> None:
+    # The second problem's greedy answer could not be scored.
+    rewards, mask = torch.tensor([[1.0, 0.0, 0.5], [1.0, 1.0, 0.0]]), torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]])
+    result = Remax()(rewards, mask, torch.tensor([0.25, NAN]))
+    assert result.tolist() == [[0.75, -0.25, 0.0], [0.0, 0.0, 0.0]]
+
+
+def test_remax_says_that_it_needs_the_greedy_rewards() -> None:
+    assert Remax.needs_greedy and not Grpo.needs_greedy
+    with pytest.raises(ValueError, match="greedy"):
+        Remax()(torch.ones(1, 1), torch.ones(1, 1))
