@@ -27,7 +27,7 @@ PEER = [sys.executable, "-m", "dvc", "repro"]
 
 def contests(threads: int) -> Iterator[Contest]:
     """Cold with a server that runs already, cold with a temporary one, with nothing to do; then logging."""
-    yield Contest(apart("log() of 3 values", "benchmarks.orchestration:logging", steps=1000), LOGGING, packages=("mlflow",))
+    yield Contest(apart("log() of 3 values", "benchmarks.orchestration:logging", steps=3000), LOGGING, packages=("mlflow",))
     with tempfile.TemporaryDirectory(prefix="orchestration-") as name:
         ours, peer = (repository(Path(name) / side, STAGES) for side in ("ours", "peer"))
         port = port_of("BENCH_PREFECT_PORT", 0)

@@ -1,6 +1,8 @@
 """The process that offers the pipeline in the Prefect UI and runs, in this checkout, what is started there."""
 
 import asyncio
+import os
+import signal
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
@@ -12,6 +14,8 @@ from prefect.states import Crashed
 from flows.pipeline import pipeline
 
 NAME = "tokenmill"
+# A run that was asked to end is killed after these; Prefect itself allows 30 s.
+END_SECONDS, ORPHAN_SECONDS = 40, 5
 DESCRIPTION = """\
 Raw text in, evaluated compressed language model out. **Run -> Custom run** asks for:
 
@@ -46,10 +50,18 @@ class StoppableRunner(Runner):
     The one of Prefect 3.8 does not: its handler drops the coroutine that would, and then waits for the run to end.
     """
 
+    _parent = os.getppid()
+
     def handle_sigterm(self, *_: object) -> None:
         """Have the event loop stop this runner; a signal handler must not do it itself."""
+        asyncio.get_running_loop().call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.call_soon_threadsafe(lambda: setattr(self, "_stopping", loop.create_task(self.astop())))
+        self._ending = loop.create_task(self.astop())  # the loop itself keeps no reference to a task
+        # Cancelling needs the server, which is gone when `make ui` was killed. This process leads a group, so this ends
+        # the run's process too; the stages under it have tied their lives to it.
+        loop.call_later(ORPHAN_SECONDS if os.getppid() != self._parent else END_SECONDS, os.killpg, 0, signal.SIGKILL)
 
 
 async def serve() -> None:

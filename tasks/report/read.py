@@ -163,11 +163,11 @@ def read_curves(path: Path) -> dict[str, Points]:
 
 
 def read_facts(root: Path) -> Facts:
-    """Revision and parameters; no revision outside a git repository."""
+    """Revision and parameters; no revision outside a git repository. What a run itself writes is no change."""
     revision, dirty = None, False
     if (root / ".git").exists():
         revision = _git(root, "rev-parse", "--short=12", "HEAD")
-        dirty = bool(_git(root, "status", "--porcelain"))
+        dirty = bool(_git(root, "status", "--porcelain", "--", ".", ":!dvc.lock", ":!data/metrics"))
     return Facts(revision or None, dirty, read_params(root))
 
 

@@ -1,5 +1,6 @@
 """What dvc.lock does not vouch for is shown as absent."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import yaml
 
 from tasks.core.graph import read_graph
 from tasks.core.key import path_md5, read_ignored
-from tasks.report.read import read_stages
+from tasks.report.read import read_facts, read_stages
 from tests.report.tree import build
 
 METHOD = "tasks/dedup/methods/minhash.py"
@@ -67,3 +68,26 @@ def test_a_change_late_leaves_the_earlier_stages(tmp_path: Path) -> None:
     del stages["rl"]
     assert current(root, stages) == ["ingest", "dedup", "pretrain", "evaluate@pretrain"]
     assert next(s for s in read_stages(root) if s.name == "rl").metrics == {}
+
+
+def test_what_a_run_writes_does_not_make_the_revision_dirty(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-c", "user.name=n", "-c", "user.email=e", *arguments], cwd=tmp_path, check=True)
+
+    (tmp_path / "params.yaml").write_text("b: 1\na: 2\n")
+    assert read_facts(tmp_path).revision is None
+    git("init", "-q")
+    git("add", "params.yaml")
+    git("commit", "-q", "-m", "first")
+    first = read_facts(tmp_path)
+    (tmp_path / "data" / "metrics").mkdir(parents=True)
+    for made in ("dvc.lock", "data/metrics/dedup.json"):
+        (tmp_path / made).write_text("{}")
+    assert read_facts(tmp_path) == first
+    assert not first.dirty
+    (tmp_path / "params.yaml").write_text("a: 2\nb: 1\n")
+    second = read_facts(tmp_path)
+    assert second.dirty
+    assert second.digest == first.digest
+    (tmp_path / "params.yaml").write_text("a: 2\nb: 2\n")
+    assert read_facts(tmp_path).digest != first.digest
