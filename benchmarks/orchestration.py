@@ -27,7 +27,8 @@ PEER = [sys.executable, "-m", "dvc", "repro"]
 
 def contests(threads: int) -> Iterator[Contest]:
     """Cold with a server that runs already, cold with a temporary one, with nothing to do; then logging."""
-    yield Contest(apart("log() of 3 values", "benchmarks.orchestration:logging", steps=3000), LOGGING, packages=("mlflow",))
+    calls = apart("log() of 3 values", "benchmarks.orchestration:logging", steps=3000)
+    yield Contest(calls, LOGGING, packages=("mlflow",))
     with tempfile.TemporaryDirectory(prefix="orchestration-") as name:
         ours, peer = (repository(Path(name) / side, STAGES) for side in ("ours", "peer"))
         port = port_of("BENCH_PREFECT_PORT", 0)
@@ -67,5 +68,6 @@ def logging(steps: int) -> tuple[dict[str, float], None]:
             (recorded,) = store.execute("select count(*) from metrics where key not like 'run.%'").fetchone()
         os.chdir("/")
     if recorded != 3 * steps:
-        raise RuntimeError(f"{recorded} of {3 * steps} points arrived in the store; what was timed was not the whole work")
-    return {"call": sum(waits) / steps * 1e6, "call_p99": sorted(waits)[int(steps * 0.99)] * 1e6, "closing": closing}, None
+        raise RuntimeError(f"{recorded} of {3 * steps} points arrived in the store; not the whole work was timed")
+    p99 = sorted(waits)[int(steps * 0.99)]
+    return {"call": sum(waits) / steps * 1e6, "call_p99": p99 * 1e6, "closing": closing}, None

@@ -69,7 +69,8 @@ def packed(threads: int) -> Iterator[Contest]:
     int4 = torch.ops.aten._convert_weight_to_int4pack_for_cpu(torch.randint(0, 16, (SIDE, SIDE), dtype=torch.int32), 1)
     for rows in (1, 64):
         x = torch.randn(rows, SIDE)
-        yield _roof(f"linear fp32 M={rows}", MILLISECONDS, _milliseconds(torch.nn.functional.linear, x, weight), threads)
+        plain = _milliseconds(torch.nn.functional.linear, x, weight)
+        yield _roof(f"linear fp32 M={rows}", MILLISECONDS, plain, threads)
         for dtype in (torch.float32, torch.bfloat16):
             scales, pairs = torch.ones(SIDE, dtype=dtype), torch.ones(SIDE // GROUP, SIDE, 2, dtype=dtype)
             eight = _milliseconds(torch.ops.aten._weight_int8pack_mm, x.to(dtype), int8, scales)

@@ -1,16 +1,17 @@
 """Line charts as SVG text: axes with ticks, the raw line faint, the smoothed line bold, values on hover."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from html import escape
 from itertools import pairwise
 
 from tasks.report.words import number
 
-Points = list[tuple[float, float]]
+Place = tuple[float, float]
+Points = list[Place]
 
 WIDTH, HEIGHT = 360, 210
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 30
+LEFT, X_END, TOP, Y_END = 52, WIDTH - 12, 10, HEIGHT - 30
 DRAWN, HOVERED = 400, 60  # at most so many points of a line, so many places that answer the mouse
 
 
@@ -20,37 +21,29 @@ def line_chart(points: Points, label: str, x_label: str = "step") -> str:
     if not points:
         return ""
     smooth = smoothed(points)
-    raw_drawn, smooth_drawn = thinned(points, DRAWN), thinned(smooth, DRAWN)
-    ticks = {"x": nice_ticks(*_span(x for x, _ in points), 5), "y": nice_ticks(*_span(y for _, y in points), 5)}
+    x_ticks = nice_ticks(*_span(x for x, _ in points), 5)
+    y_ticks = nice_ticks(*_span(y for _, y in points), 5)
     low_x, high_x = _span(x for x, _ in points)
-    low_y, high_y = ticks["y"][0], ticks["y"][-1]
+    low_y, high_y = y_ticks[0], y_ticks[-1]
 
-    def at(x: float, y: float) -> tuple[float, float]:
+    def at(x: float, y: float) -> Place:
         across = (x - low_x) / (high_x - low_x) if high_x > low_x else 0.5
-        up = (y - low_y) / (high_y - low_y) if high_y > low_y else 0.5
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        up = (y - low_y) / (high_y - low_y)
+        return LEFT + across * (X_END - LEFT), Y_END - up * (Y_END - TOP)
 
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" class="chart" role="img" aria-label="{escape(label)}">']
-    for y in ticks["y"]:
-        _, py = at(low_x, y)
-        parts.append(f'<line class="grid" x1="{LEFT}" y1="{py:.1f}" x2="{WIDTH - RIGHT}" y2="{py:.1f}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{py + 3.5:.1f}" text-anchor="end">{tick(y, ticks["y"])}</text>')
-    for x in ticks["x"]:
-        if low_x <= x <= high_x:
-            px, _ = at(x, low_y)
-            parts.append(f'<line class="axis" x1="{px:.1f}" y1="{HEIGHT - BOTTOM}" x2="{px:.1f}" y2="{HEIGHT - BOTTOM + 4}"/>')
-            parts.append(
-                f'<text class="tick" x="{px:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{tick(x, ticks["x"])}</text>'
-            )
-    parts.append(f'<line class="axis" x1="{LEFT}" y1="{HEIGHT - BOTTOM}" x2="{WIDTH - RIGHT}" y2="{HEIGHT - BOTTOM}"/>')
-    parts.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}" text-anchor="end">{escape(x_label)}</text>')
+    parts += [_y_tick(at(low_x, y)[1], tick(y, y_ticks)) for y in y_ticks]
+    parts += [_x_tick(at(x, low_y)[0], tick(x, x_ticks)) for x in x_ticks if low_x <= x <= high_x]
+    parts.append(f'<line class="axis" x1="{LEFT}" y1="{Y_END}" x2="{X_END}" y2="{Y_END}"/>')
+    parts.append(f'<text class="tick" x="{X_END}" y="{HEIGHT - 2}" text-anchor="end">{escape(x_label)}</text>')
     if len(points) == 1:
-        parts.append('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="3"/>'.format(*at(*points[0])))
-    elif smooth == points:
-        parts.append(_line("smooth", [at(*p) for p in raw_drawn]))
+        x, y = at(*points[0])
+        parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
+    elif smooth is points:
+        parts.append(_line("smooth", [at(*p) for p in thinned(points, DRAWN)]))
     else:
-        parts.append(_line("raw", [at(*p) for p in raw_drawn]))
-        parts.append(_line("smooth", [at(*p) for p in smooth_drawn]))
+        parts.append(_line("raw", [at(*p) for p in thinned(points, DRAWN)]))
+        parts.append(_line("smooth", [at(*p) for p in thinned(smooth, DRAWN)]))
     parts += _hover(spread(list(zip(points, smooth, strict=True)), HOVERED), at, x_label)
     return "".join([*parts, "</svg>"])
 
@@ -115,20 +108,34 @@ def _span(values: Iterable[float]) -> tuple[float, float]:
     return min(found), max(found)
 
 
-def _line(kind: str, places: Points) -> str:
+def _y_tick(y: float, text: str) -> str:
+    return (
+        f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{X_END}" y2="{y:.1f}"/>'
+        f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>'
+    )
+
+
+def _x_tick(x: float, text: str) -> str:
+    return (
+        f'<line class="axis" x1="{x:.1f}" y1="{Y_END}" x2="{x:.1f}" y2="{Y_END + 4}"/>'
+        f'<text class="tick" x="{x:.1f}" y="{Y_END + 15}" text-anchor="middle">{text}</text>'
+    )
+
+
+def _line(kind: str, places: list[Place]) -> str:
     return f'<polyline class="{kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>'
 
 
-def _hover(pairs: list, at, x_label: str) -> list[str]:
-    """Invisible columns, each with the point in it as its title, and a dot that shows under the mouse."""
+def _hover(pairs: list[tuple[Place, Place]], at: Callable[[float, float], Place], x_label: str) -> list[str]:
+    """Invisible columns, each with the (raw, smoothed) point in it as its title, and a dot that shows under the mouse."""
     places = [at(*mean) for _, mean in pairs]
-    edges = [LEFT, *((a[0] + b[0]) / 2 for a, b in pairwise(places)), WIDTH - RIGHT]
+    edges = [LEFT, *((a[0] + b[0]) / 2 for a, b in pairwise(places)), X_END]
     parts = []
     for i, ((x, y), (_, mean)) in enumerate(pairs):
         text = f"{x_label} {number(x)}: {number(y)}" + (f" (smoothed {number(mean)})" if mean != y else "")
         parts.append(
             f'<g class="hover"><title>{escape(text)}</title><rect x="{edges[i]:.1f}" y="{TOP}" '
-            f'width="{edges[i + 1] - edges[i]:.1f}" height="{HEIGHT - TOP - BOTTOM}"/>'
+            f'width="{edges[i + 1] - edges[i]:.1f}" height="{Y_END - TOP}"/>'
             f'<circle cx="{places[i][0]:.1f}" cy="{places[i][1]:.1f}" r="3"/></g>'
         )
     return parts

@@ -43,9 +43,13 @@ def graph(needs: dict[str, list[str]], notes: dict[str, str]) -> str:
     widest = max(map(len, rows))
     width = widest * (BOX_W + GAP_X) - GAP_X + 2 * PAD
     height = len(rows) * (BOX_H + GAP_Y) - GAP_Y + 2 * PAD
-    place = {s: (PAD + i * (BOX_W + GAP_X), PAD + d * (BOX_H + GAP_Y)) for d, row in enumerate(rows) for i, s in enumerate(row)}
+    place = {
+        stage: (PAD + across * (BOX_W + GAP_X), PAD + down * (BOX_H + GAP_Y))
+        for down, row in enumerate(rows)
+        for across, stage in enumerate(row)
+    }
     parts = [
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" class="graph" role="img" aria-label="graph of the pipeline">',
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" class="graph" role="img" aria-label="the stages">',
         ARROW,
     ]
     for stage, above in reduced(needs).items():
@@ -53,14 +57,15 @@ def graph(needs: dict[str, list[str]], notes: dict[str, str]) -> str:
         for other in above:
             x1, y1 = place[other][0] + BOX_W / 2, place[other][1] + BOX_H
             middle = (y1 + y2) / 2
-            parts.append(f'<path class="edge" marker-end="url(#tip)" d="M{x1} {y1}C{x1} {middle} {x2} {middle} {x2} {y2}"/>')
+            curve = f"M{x1} {y1}C{x1} {middle} {x2} {middle} {x2} {y2}"
+            parts.append(f'<path class="edge" marker-end="url(#tip)" d="{curve}"/>')
     for stage, (x, y) in place.items():
         note = notes.get(stage, "")
         state = "box" if note else "box absent"
-        middle = x + BOX_W / 2
+        middle, line = x + BOX_W / 2, y + (17 if note else 24)
         parts.append(
             f'<g class="{state}"><rect x="{x}" y="{y}" width="{BOX_W}" height="{BOX_H}" rx="6"/>'
-            f'<text class="name" x="{middle}" y="{y + (17 if note else 24)}" text-anchor="middle">{escape(stage)}</text>'
+            f'<text class="name" x="{middle}" y="{line}" text-anchor="middle">{escape(stage)}</text>'
             f'<text class="note" x="{middle}" y="{y + 32}" text-anchor="middle">{escape(note)}</text></g>'
         )
     return "".join([*parts, "</svg>"])

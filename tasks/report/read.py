@@ -116,11 +116,11 @@ def _agrees(
     if locked.get("cmd") != entry.cmd or any(_at(params, key) != value for key, value in recorded.items()):
         return False
     digests = {dep["path"]: dep.get("md5") for dep in locked.get("deps", [])}
-    if set(digests) != set(entry.deps):
-        return False
-    return all(
-        (makers[path] in fresh if path in makers else True) and made.get(path, md5 if path.startswith("data/") else None) == md5
-        for path, md5 in digests.items()
+    unknown = {path: md5 for path, md5 in digests.items() if path.startswith("data/") and path not in made}
+    return (
+        set(digests) == set(entry.deps)
+        and all(makers[path] in fresh for path in digests if path in makers)
+        and all((made | unknown).get(path) == md5 for path, md5 in digests.items())
     )
 
 

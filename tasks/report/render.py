@@ -78,4 +78,5 @@ def _by_source(models: list[Stage], prefix: str) -> dict[str, float]:
 
 def _params(params: dict[str, Any]) -> list[tuple[str, str]]:
     """Each section with its values as YAML."""
-    return [(name, yaml.safe_dump(value, sort_keys=False).removesuffix("...\n").strip()) for name, value in params.items()]
+    texts = {name: yaml.safe_dump(value, sort_keys=False) for name, value in params.items()}
+    return [(name, text.removesuffix("...\n").strip()) for name, text in texts.items()]

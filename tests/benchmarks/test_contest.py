@@ -64,7 +64,13 @@ def test_a_failing_gate_is_recorded_and_nothing_is_timed() -> None:
     assert bad == Result("A", "Bad", "failed: ours 1, peer 2", "time", "s", None, [], 0)
     assert good.gate == "passed"
     failed = row("toy", bad, 2, facts())
-    assert [failed[k] for k in ("value", "ratio_median", "ratio_min", "ratio_max", "runs")] == [None, None, None, None, 0]
+    assert [failed[k] for k in ("value", "ratio_median", "ratio_min", "ratio_max", "runs")] == [
+        None,
+        None,
+        None,
+        None,
+        0,
+    ]
     assert "failed" in render([failed])
 
 
@@ -75,7 +81,9 @@ def test_a_gate_may_have_its_own_tolerance() -> None:
         return "" if abs(ours - peer) < 0.5 else f"{abs(ours - peer)} apart"
 
     for answer, gate in ((1.25, "passed"), (2.0, "failed: 1.0 apart")):
-        result, *_ = hold(Contest(toy.arm("A", 1.0, answer=1.0), (SECONDS,), (toy.arm("B", 1.0, answer=answer),), close))
+        result, *_ = hold(
+            Contest(toy.arm("A", 1.0, answer=1.0), (SECONDS,), (toy.arm("B", 1.0, answer=answer),), close)
+        )
         assert result.gate == gate
 
 
@@ -107,12 +115,20 @@ def test_the_table_shows_the_newest() -> None:
     def dated(date: str, value: float, metric: str = "time") -> dict:
         return row("toy", Result("A", None, "none", metric, "s", value), 1, {**facts(), "date": date})
 
-    rows = [dated("2026-01-02", 1.0), dated("2026-01-03", 2.0), dated("2026-01-01", 3.0), dated("2026-01-01", 4.0, "other")]
+    rows = [
+        dated("2026-01-02", 1.0),
+        dated("2026-01-03", 2.0),
+        dated("2026-01-01", 3.0),
+        dated("2026-01-01", 4.0, "other"),
+    ]
     assert [r["value"] for r in newest(rows)] == [2.0, 4.0]
 
 
 def test_the_table_lines_up_whatever_the_names() -> None:
-    results = [Result("A", None, "none", "time", "s", 1.0), Result("B" * 60, "peer " * 9, "passed", "time", "s", 1.0, [1.0], 5)]
+    results = [
+        Result("A", None, "none", "time", "s", 1.0),
+        Result("B" * 60, "peer " * 9, "passed", "time", "s", 1.0, [1.0], 5),
+    ]
     lines = render([row("toy", r, 1, facts()) for r in results]).splitlines()
     assert [lines[0].index("gate"), lines[1].index("none")] == [lines[2].index("passed")] * 2
 

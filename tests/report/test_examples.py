@@ -50,7 +50,27 @@ def test_edges_implied_by_longer_ways_are_left_out() -> None:
 
 
 def test_numbers_as_people_read_them() -> None:
-    assert [number(v) for v in (None, 0, 12345, 0.00012345, 1234.5, float("nan"))] == ["-", "0", "12,345", "0.0001234", "1,234", "nan"]
-    assert [size(v) for v in (None, 0, 999, 999_600, 4_321_000, 5e15)] == ["-", "0 B", "999 B", "1 MB", "4.32 MB", "5e+03 TB"]
-    assert [duration(v) for v in (None, 0.04, 119.9, 120, 7300)] == ["-", "0.0 s", "119.9 s", "2 min 00 s", "2 h 01 min"]
+    assert [number(v) for v in (None, 0, 12345, 0.00012345, 1234.5, float("nan"))] == [
+        "-",
+        "0",
+        "12,345",
+        "0.0001234",
+        "1,234",
+        "nan",
+    ]
+    assert [size(v) for v in (None, 0, 999, 999_600, 4_321_000, 5e15)] == [
+        "-",
+        "0 B",
+        "999 B",
+        "1 MB",
+        "4.32 MB",
+        "5e+03 TB",
+    ]
+    assert [duration(v) for v in (None, 0.04, 119.9, 120, 7300)] == [
+        "-",
+        "0.0 s",
+        "119.9 s",
+        "2 min 00 s",
+        "2 h 01 min",
+    ]
     assert short("a\tb\x00\x1b\u00a0c", 6) == "a\tb\ufffd\ufffd\u00a0\u2026"

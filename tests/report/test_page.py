@@ -68,7 +68,9 @@ def test_every_figure_is_on_the_page(root: Path) -> None:
     assert "duplicate_of 8" in page.words
     assert "6 of 6 up to date" in page.words
     assert count(page, "svg", "chart") == 3  # loss and lr of pretrain, reward of rl
-    assert sum(tag == "details" for tag, _ in page.tags) == 1 + len(MODELS) + 4 + 3  # sources, answers, examples, params
+    assert (
+        sum(tag == "details" for tag, _ in page.tags) == 1 + len(MODELS) + 4 + 3
+    )  # sources, answers, examples, params
 
 
 def test_text_from_outside_stays_text(root: Path) -> None:
@@ -130,7 +132,9 @@ def test_torn_files_are_named(root: Path) -> None:
 
 
 def test_a_curve_that_leaves_the_numbers_is_still_drawn(root: Path) -> None:
-    curves(root / "data" / "rl", [{"step": i, "reward": v} for i, v in enumerate([1.0, float("nan"), float("inf"), 2.0])])
+    curves(
+        root / "data" / "rl", [{"step": i, "reward": v} for i, v in enumerate([1.0, float("nan"), float("inf"), 2.0])]
+    )
     page = Page(read(root))
     assert count(page, "svg", "chart") == 3
 

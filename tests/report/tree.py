@@ -58,16 +58,23 @@ def build(root: Path) -> Path:
     for name, metrics in METRICS.items():
         _json(root / "data" / "metrics" / f"{name}.json", metrics)
         timings = {"seconds": 1.5 + len(name), "peak_memory_bytes": 3e8}
-        _json(root / "data" / "timings" / f"{name}.json", timings | ({"tokens_per_second": 4567} if "@" in name else {}))
+        _json(
+            root / "data" / "timings" / f"{name}.json", timings | ({"tokens_per_second": 4567} if "@" in name else {})
+        )
     for folder in ("ingest", "dedup"):
         rows = [{"id": f"d{i}", "source": "prose", "text": f"text {i} {HOSTILE}", "meta": "{}"} for i in range(31)]
         _table(root / "data" / folder / "documents.parquet", rows)
-    quarantine = [{"source": "prose", "file": "a.gz", "row": i, "reason": "truncated", "excerpt": HOSTILE} for i in range(2)]
+    quarantine = [
+        {"source": "prose", "file": "a.gz", "row": i, "reason": "truncated", "excerpt": HOSTILE} for i in range(2)
+    ]
     _table(root / "data" / "ingest" / "quarantine.parquet", quarantine)
     reasons = [f"duplicate_of:d{i}" for i in range(8)] + ["empty"]
     dropped = [{"id": f"x{i}", "source": "prose", "reason": r, "text": "z" * 2000} for i, r in enumerate(reasons)]
     _table(root / "data" / "dedup" / "dropped.parquet", dropped)
-    curves(root / "data" / "pretrain", [{"step": i, "loss": 5 * math.exp(-i / 20) + 0.01 * (i % 7), "lr": 0.1} for i in range(60)])
+    curves(
+        root / "data" / "pretrain",
+        [{"step": i, "loss": 5 * math.exp(-i / 20) + 0.01 * (i % 7), "lr": 0.1} for i in range(60)],
+    )
     curves(root / "data" / "rl", [{"step": 0, "reward": 0.5}])
     for model in MODELS:
         answers = [
