@@ -50,7 +50,9 @@ class StoppableRunner(Runner):
     The one of Prefect 3.8 does not: its handler drops the coroutine that would, and then waits for the run to end.
     """
 
-    _parent = os.getppid()
+    def __init__(self) -> None:
+        super().__init__(name=NAME, limit=1)
+        self._parent = os.getppid()
 
     def handle_sigterm(self, *_: object) -> None:
         """Have the event loop stop this runner; a signal handler must not do it itself."""
@@ -69,7 +71,7 @@ async def serve() -> None:
     lost = await close_lost_runs()
     if lost:
         print(f"{lost} run(s) of an earlier `make ui` that was killed: marked as crashed", flush=True)
-    runner = StoppableRunner(name=NAME, limit=1)
+    runner = StoppableRunner()
     await runner.aadd_flow(pipeline, name=NAME, description=DESCRIPTION)
     await runner.start()
 

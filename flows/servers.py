@@ -108,7 +108,7 @@ def servers(prefect_port: int, mlflow_port: int) -> Iterator[list[Child]]:
     prefect = [*python, "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)]
     mlflow = [*python, "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1",
               "--backend-store-uri", f"sqlite:///{STORE / 'mlflow.db'}",
-              "--default-artifact-root", str(STORE / "artifacts"), "--no-serve-artifacts"]
+              "--default-artifact-root", (STORE / "artifacts").as_uri(), "--no-serve-artifacts"]
     with (child("Prefect server", prefect, prefect_environment(prefect_port), HOME / "prefect.log") as first,
           child("MLflow server", mlflow, {**os.environ, **QUIET}, HOME / "mlflow.log") as second):
         first.wait_until(lambda: get(f"http://{HOST}:{prefect_port}/api/health") is not None)

@@ -31,8 +31,7 @@ def answers(
 def asked() -> Iterator[str]:
     """Lines typed at a prompt on a terminal, else the lines of the input, until it ends."""
     if not sys.stdin.isatty():
-        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
-        yield from sys.stdin
+        yield from (line.decode(errors="replace") for line in sys.stdin.buffer)
         return
     while True:
         try:

@@ -127,7 +127,7 @@ def _line(kind: str, places: list[Place]) -> str:
 
 
 def _hover(pairs: list[tuple[Place, Place]], at: Callable[[float, float], Place], x_label: str) -> list[str]:
-    """Invisible columns, each with the (raw, smoothed) point in it as its title, and a dot that shows under the mouse."""
+    """Invisible columns, each with its (raw, smoothed) point as title, and a dot that shows under the mouse."""
     places = [at(*mean) for _, mean in pairs]
     edges = [LEFT, *((a[0] + b[0]) / 2 for a, b in pairwise(places)), X_END]
     parts = []

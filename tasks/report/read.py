@@ -35,9 +35,10 @@ class Stage:
 
     @property
     def drops(self) -> dict[str, int]:
-        """Documents dropped by reason, the commonest first."""
-        found = {k.removeprefix("dropped_"): int(v) for k, v in self.metrics.items() if k.startswith("dropped_")}
-        return dict(sorted(((k, v) for k, v in found.items() if v), key=lambda item: (-item[1], item[0])))
+        """Documents dropped or quarantined by reason, the commonest first."""
+        prefixes = ("dropped_", "quarantined_")
+        found = {k.removeprefix(p): int(v) for p in prefixes for k, v in self.metrics.items() if k.startswith(p) and v}
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     @property
     def flow(self) -> tuple[int, int] | None:

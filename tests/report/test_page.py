@@ -66,6 +66,7 @@ def test_every_figure_is_on_the_page(root: Path) -> None:
             assert figure in line[1], (model, figure)
     assert "31 kept of 40, 9 dropped (22.5%)" in page.words
     assert "duplicate_of 8" in page.words
+    assert "40 kept of 42, 2 dropped (4.8%)" in page.words
     assert "6 of 6 up to date" in page.words
     assert count(page, "svg", "chart") == 3  # loss and lr of pretrain, reward of rl
     assert (

@@ -36,19 +36,33 @@ stages:
 """
 PARAMS = "seed: 7\ningest:\n  folder: data/raw\ndedup:\n  method:\n    name: minhash\n"
 METRICS = {
-    "ingest": {"documents": 40, "quarantined": 2},
+    "ingest": {"documents": 40, "quarantined": 2, "quarantined_truncated": 2},
     "dedup": {"documents": 40, "kept": 31, "dropped_duplicate_of": 8, "dropped_empty": 1},
     "pretrain": {"steps": 60, "parameters": 12345},
     "rl": {"steps": 1},
     "evaluate@pretrain": {
-        "bits_per_byte": 1.875, "gzip_bits_per_byte": 2.625, "bits_per_byte_prose": 1.9375, "gzip_bits_per_byte_prose": 2.75,
-        "accuracy": 0.125, "accuracy_low": 0.0625, "accuracy_high": 0.25, "size_bytes": 4_321_000, "parameters": 1_080_250,
+        "bits_per_byte": 1.875,
+        "gzip_bits_per_byte": 2.625,
+        "bits_per_byte_prose": 1.9375,
+        "gzip_bits_per_byte_prose": 2.75,
+        "accuracy": 0.125,
+        "accuracy_low": 0.0625,
+        "accuracy_high": 0.25,
+        "size_bytes": 4_321_000,
+        "parameters": 1_080_250,
     },
     "evaluate@rl": {
-        "bits_per_byte": 1.999, "gzip_bits_per_byte": 2.625, "bits_per_byte_prose": 2.0625, "gzip_bits_per_byte_prose": 2.75,
-        "accuracy": 0.875, "accuracy_low": 0.75, "accuracy_high": 0.9375, "size_bytes": 4_321_500, "parameters": 1_080_250,
+        "bits_per_byte": 1.999,
+        "gzip_bits_per_byte": 2.625,
+        "bits_per_byte_prose": 2.0625,
+        "gzip_bits_per_byte_prose": 2.75,
+        "accuracy": 0.875,
+        "accuracy_low": 0.75,
+        "accuracy_high": 0.9375,
+        "size_bytes": 4_321_500,
+        "parameters": 1_080_250,
     },
-}  # fmt: skip
+}
 
 
 def build(root: Path) -> Path:
@@ -78,10 +92,16 @@ def build(root: Path) -> Path:
     curves(root / "data" / "rl", [{"step": 0, "reward": 0.5}])
     for model in MODELS:
         answers = [
-            {"id": f"p{i}", "prompt": f"{i} + 1 {HOSTILE}", "completion": str(i), "answer": str(i + 1), "score": float(i % 2),
-             "valid": i != 0}
+            {
+                "id": f"p{i}",
+                "prompt": f"{i} + 1 {HOSTILE}",
+                "completion": str(i),
+                "answer": str(i + 1),
+                "score": float(i % 2),
+                "valid": i != 0,
+            }
             for i in range(20)
-        ]  # fmt: skip
+        ]
         _table(root / "data" / "evaluate" / model / "answers.parquet", answers)
     return root
 

@@ -1,0 +1,76 @@
+# Every command makes the environment when it is missing or older than its pins.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+READY := $(VENV)/.ready
+BIN := $(CURDIR)/$(VENV)/bin
+PRESET ?=
+SET ?=
+TARGETS ?=
+FORCE ?=
+BENCH ?= orchestration
+POOL ?= default
+REV ?= HEAD
+
+export PATH := $(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export DVC_SITE_CACHE_DIR := $(CURDIR)/.scratch/dvc
+export DO_NOT_TRACK := true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup pipeline test smoke repro reproduce ui agent lint bench bench-table peers chat clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# torch first and by itself: an exact version takes the CPU build where one is offered, and a GPU build that is there stays
+$(READY): constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	touch $(READY)
+
+setup: $(READY)  ## make the environment (.venv), or bring it up to date with its pins
+
+pipeline: $(READY)  ## bring the pipeline up to date: PRESET=smoke SET="rl.steps=50 seed=1" TARGETS="sft" FORCE=1
+	@python -m flows.run $(if $(PRESET),--preset $(PRESET)) $(if $(SET),--set $(SET)) $(if $(TARGETS),--targets $(TARGETS)) $(if $(FORCE),--force)
+
+test: $(READY)  ## every test
+	@python -m pytest -q
+
+smoke: $(READY)  ## the whole pipeline, small, in a copy of its own
+	@python -m flows.smoke
+
+repro: $(READY)  ## the same by plain `dvc repro`: no server
+	@dvc repro $(TARGETS) $(if $(FORCE),--force)
+	@python -m flows.finish
+
+reproduce: $(READY)  ## run a committed lock again and say what is identical: REV=HEAD
+	@python -m flows.reproduce $(REV)
+
+ui: $(READY)  ## Prefect and MLflow servers and the form that starts the pipeline
+	@python -m flows.ui
+
+agent: $(READY)  ## a Prefect worker for stages on this machine: POOL=gpu
+	@prefect work-pool inspect $(POOL) >/dev/null 2>&1 || prefect work-pool create --type process $(POOL)
+	@prefect worker start --pool $(POOL) --type process
+
+lint: $(READY)  ## ruff and mypy
+	@ruff check . && mypy flows tasks lm kernels benchmarks
+
+bench: $(READY)  ## one benchmark, side by side with its peers: BENCH=roofs
+	@python -m benchmarks.run $(BENCH)
+
+bench-table: $(READY)  ## the newest row of every benchmark
+	@python -m benchmarks.table
+
+peers: $(READY)  ## the environment of the tools we compare with (.venv-peers)
+	@python -m benchmarks.peers
+
+chat: $(READY)  ## talk to the model: MODEL=data/rl
+	@python -m lm.chat $(MODEL)
+
+clean:  ## remove scratch and caches; data, models and runs stay
+	rm -rf .scratch .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

@@ -1,0 +1,57 @@
+"""What a person sees while stages run: a bar for each on a terminal, plain lines elsewhere."""
+
+import sys
+import threading
+import time
+
+from tqdm import tqdm
+
+from flows.stages import PROGRESS
+
+LINE_SECONDS = 5.0
+
+
+class Bars:
+    """Shows the lines of all stages; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._bars: dict[str, tqdm] = {}
+        self._said: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._terminal = sys.stderr.isatty()
+
+    def line(self, address: str, text: str) -> None:
+        """A line that a stage printed: progress moves its bar, anything else is passed on."""
+        found = PROGRESS.fullmatch(text.strip())
+        with self._lock:
+            if not found:
+                if text.strip():
+                    self._print(f"{address:>18} | {text}")
+                return
+            _, done, total, unit, eta = found.groups()
+            if self._terminal:
+                self._move(address, int(done), int(total), unit)
+            elif time.monotonic() - self._said.get(address, 0) >= LINE_SECONDS or done == total:
+                self._said[address] = time.monotonic()
+                self._print(f"{address:>18} | {done}/{total} {unit} eta {int(eta) // 60}:{int(eta) % 60:02}")
+
+    def ended(self, address: str, text: str) -> None:
+        """The last word on a stage."""
+        with self._lock:
+            if bar := self._bars.pop(address, None):
+                bar.close()
+            self._print(f"{address:>18} | {text}")
+
+    def _move(self, address: str, done: int, total: int, unit: str) -> None:
+        bar = self._bars.get(address)
+        if bar is None or bar.total != total or bar.unit != unit:
+            if bar:
+                bar.close()
+            bar = self._bars[address] = tqdm(total=total, unit=unit, desc=f"{address:>18}", leave=False, dynamic_ncols=True)
+        bar.update(done - bar.n)
+
+    def _print(self, text: str) -> None:
+        if self._terminal:
+            tqdm.write(text)
+        else:
+            print(text, flush=True)

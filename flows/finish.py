@@ -1,0 +1,45 @@
+"""What both `make pipeline` and `make repro` end with: the final model registered, the report, the table."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import networkx as nx
+from dvc.repo import Repo
+
+from flows.environment import ROOT
+from flows.stages import lock_entry
+from tasks.core.tracking import register_model
+from tasks.report.render import render
+from tasks.report.terminal import table
+
+REGISTERED_AS = "tokenmill"
+
+
+def final_model(root: Path) -> str | None:
+    """The stage of the final model: the last in topological order whose output holds a config.json."""
+    with Repo(str(root)) as repo:
+        order = [stage.addressing for stage in nx.dfs_postorder_nodes(repo.index.graph)]
+    models = [address for address in order if (root / "data" / address / "config.json").exists()]
+    return models[-1] if models else None
+
+
+def finish(root: Path, revision: str) -> Path | None:
+    """Register the final model, render the report, print the table; returns the page."""
+    address = final_model(root)
+    entry = lock_entry(root, address) if address else None
+    if address and entry:
+        figures = root / "data" / "metrics" / f"evaluate@{address}.json"
+        metrics = json.loads(figures.read_text()) if figures.exists() else {}
+        version = register_model(REGISTERED_AS, address, f"data/{address}", entry["outs"][0]["md5"], revision, metrics)
+        if version:
+            print(f"model {REGISTERED_AS} version {version}: data/{address}, md5 {entry['outs'][0]['md5']}")
+    page = render(root)
+    print(table(root))
+    print(f"report: {page}")
+    return page
+
+
+if __name__ == "__main__":
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    finish(Path.cwd(), head.stdout.strip())

@@ -1,0 +1,119 @@
+"""From a preset and overrides to params.yaml: the one place where parameters are composed, and checked."""
+
+import importlib
+import os
+import platform
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tasks.core.config import ConfigError, load, read_params, unknown_sections
+from tasks.core.graph import read_graph
+
+CURRENT = "current"
+BASE = "laptop"
+
+
+def presets(root: Path) -> list[str]:
+    """The names of the presets, sorted."""
+    return sorted(path.stem for path in (root / "presets").glob("*.yaml"))
+
+
+def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The base with the values of the change. A mapping that names a method replaces the one before it whole, since the
+    other keys belong to the method; other mappings merge key by key."""
+    result = dict(base)
+    for key, value in change.items():
+        before = result.get(key)
+        both = isinstance(value, dict) and isinstance(before, dict)
+        if both and not ("name" in value and value["name"] != before.get("name")):
+            result[key] = merged(before, value)
+        else:
+            result[key] = value
+    return result
+
+
+def override(params: dict[str, Any], assignment: str) -> dict[str, Any]:
+    """The params with one value set, given as `rl.steps=50`; the value is YAML. Raises ConfigError naming SET."""
+    key, equals, text = assignment.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"SET: {assignment!r} must read section.key=value, as in rl.steps=50")
+    if parts[0] not in params:
+        near = get_close_matches(parts[0], params, n=1, cutoff=0.5)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"SET: {key}: no section {parts[0]!r}{meant} (sections: {', '.join(params)})")
+    try:
+        change: Any = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"SET: {key}: {text!r} is no YAML value") from None
+    if isinstance(params, dict) and len(parts) > 1:
+        for part in reversed(parts[1:]):
+            change = {part: change}
+    return merged(params, {parts[0]: change})
+
+
+def compose(root: Path, preset: str, overrides: list[str]) -> dict[str, Any]:
+    """All parameters: those of the preset over the base, or of params.yaml as it is, with the overrides applied.
+
+    ingest.python follows the running Python where the standard library is a source, for its text is the version's.
+    Raises ConfigError.
+    """
+    if preset == CURRENT:
+        params = read_params(root / "params.yaml")
+    else:
+        known = presets(root)
+        if preset not in known:
+            near = get_close_matches(preset, known, n=1, cutoff=0.5)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"PRESET: no preset {preset!r}{meant} (presets/: {', '.join(known)})")
+        params = read_params(root / "presets" / f"{BASE}.yaml")
+        if preset != BASE:
+            params = merged(params, read_params(root / "presets" / f"{preset}.yaml"))
+    for assignment in overrides:
+        params = override(params, assignment)
+    ingest = params.get("ingest")
+    if isinstance(ingest, dict) and isinstance(ingest.get("sources"), list):
+        ingest = {key: value for key, value in ingest.items() if key != "python"}
+        if any(isinstance(source, dict) and source.get("name") == "stdlib" for source in ingest["sources"]):
+            ingest["python"] = platform.python_version()
+        params = {**params, "ingest": ingest}
+    return params
+
+
+def check(root: Path, params: dict[str, Any]) -> None:
+    """Raises ConfigError with one line for every mistake in any section."""
+    names = list(dict.fromkeys(yaml.safe_load((root / "dvc.yaml").read_text())["stages"]))
+    mistakes = unknown_sections(params, names)
+    for name in names:
+        module = importlib.import_module(f"tasks.{name}.stage")
+        try:
+            load(name, getattr(module, f"{name.capitalize()}Config"), params)
+        except ConfigError as error:
+            mistakes += str(error).splitlines()
+    if mistakes:
+        raise ConfigError("\n".join(dict.fromkeys(mistakes)))
+
+
+def write(root: Path, params: dict[str, Any]) -> bool:
+    """Write params.yaml, whole, if it would change; returns whether it did."""
+    path, text = root / "params.yaml", yaml.safe_dump(params, sort_keys=False, allow_unicode=True)
+    if path.exists() and read_params(path) == params:
+        return False
+    unfinished = path.with_name(".params.yaml.unfinished")
+    unfinished.write_text(text)
+    os.replace(unfinished, path)
+    return True
+
+
+def check_targets(root: Path, targets: list[str]) -> None:
+    """Raises ConfigError for a target that is no stage; `evaluate` stands for all of evaluate@..."""
+    addresses = list(read_graph(root))
+    names = [*addresses, *dict.fromkeys(a.partition("@")[0] for a in addresses if "@" in a)]
+    for target in targets:
+        if target not in names:
+            near = get_close_matches(target, names, n=1, cutoff=0.5)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"TARGETS: no stage {target!r}{meant} (stages: {', '.join(names)})")

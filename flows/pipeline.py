@@ -1,0 +1,135 @@
+"""The pipeline as a Prefect flow: dvc.yaml's graph, one task run a stage. It knows no stage by name."""
+
+import os
+import subprocess
+import threading
+from pathlib import Path
+from typing import Annotated, Literal
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+from prefect.states import Completed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from flows.bars import Bars
+from flows.environment import ROOT, environment
+from flows.finish import finish
+from flows.params import CURRENT, check, check_targets, compose, presets, write
+from flows.plan import Planned, as_markdown, make_plan, may_run
+from flows.stages import run_stage, stop_all
+from tasks.core.tracking import FLOW_RUN, PARENT_RUN, finish_parent, start_parent
+
+# Exit codes that another try cannot mend: 2 is a mistake in the parameters or the input.
+RETRIED_CODES = {137, 143}
+Preset = Literal[(CURRENT, *presets(ROOT))]  # type: ignore[valid-type]  # the files of presets/ are the form's choices
+
+
+class StageFailed(Exception):
+    """A stage that ended badly; the message carries the last lines it printed."""
+
+    def __init__(self, address: str, code: int, tail: list[str]) -> None:
+        super().__init__(f"{address} ended with {code}:\n" + "\n".join(tail))
+        self.code = code
+
+
+def workers() -> int:
+    """Stages at once: TOKENMILL_WORKERS, else one on up to two cores (a stage uses them all), two above."""
+    return int(os.environ.get("TOKENMILL_WORKERS", 1 if len(os.sched_getaffinity(0)) <= 2 else 2))
+
+
+def is_transient(_task: object, _run: object, state: State) -> bool:
+    """Whether a failed stage is worth another try: it was killed, not wrong."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, StageFailed) and error.code in RETRIED_CODES
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient)
+def stage(root: Path, planned: Planned, force: bool, slots: threading.Semaphore, bars: Bars, extra: dict[str, str]) -> State:
+    """One stage by `dvc repro --single-item`; Completed as Ran, Restored or Unchanged."""
+    logger = get_run_logger()
+
+    def say(line: str) -> None:
+        logger.info(line)
+        bars.line(planned.address, line)
+
+    with slots:
+        ended = run_stage(root, planned.address, force, say, extra)
+    if ended.code:
+        bars.ended(planned.address, f"failed with {ended.code}")
+        raise StageFailed(planned.address, ended.code, ended.tail)
+    bars.ended(planned.address, ended.how.lower())
+    return Completed(name=ended.how, message=f"{planned.address}: {ended.how.lower()}")
+
+
+def submit(root: Path, plan: list[Planned], force: bool, extra: dict[str, str]) -> dict[str, PrefectFuture]:
+    """A task run for each stage, each waiting for those it depends on."""
+    slots, bars = threading.Semaphore(workers()), Bars()
+    futures: dict[str, PrefectFuture] = {}
+    for planned in plan:
+        tags = [f"gpus:{planned.meta['gpus']}"] if planned.meta.get("gpus") else []
+        named = stage.with_options(name=planned.address, tags=tags, retries=int(planned.meta.get("retries", 1)))
+        before = [futures[address] for address in planned.after if address in futures]
+        futures[planned.address] = named.submit(root, planned, force, slots, bars, extra, wait_for=before)
+    return futures
+
+
+@flow(name="pipeline", task_runner=ThreadPoolTaskRunner(max_workers=256), persist_result=False, validate_parameters=True)
+def pipeline(
+    preset: Annotated[
+        Preset, Field(title="Preset", description="a file of presets/, or `current`: params.yaml as it is")
+    ] = CURRENT,
+    overrides: Annotated[
+        list[str], Field(title="Overrides", description="values to change, such as rl.steps=50, one an entry")
+    ] = [],  # noqa: B006 - Prefect shows it as the form's default and never changes it
+    targets: Annotated[
+        list[str], Field(title="Targets", description="stages to bring up to date, with what they need; empty: all")
+    ] = [],  # noqa: B006
+    force: Annotated[bool, Field(title="Force", description="run the stages even when nothing has changed")] = False,
+) -> list[str]:
+    """Bring the pipeline up to date and return the stages that ran. Raises RuntimeError naming those that failed."""
+    root = Path(os.environ.get("TOKENMILL_ROOT", ROOT))
+    os.environ.update(environment(root))
+    os.chdir(root)
+    params = compose(root, preset, overrides)
+    check(root, params)
+    check_targets(root, targets)
+    write(root, params)
+    plan = make_plan(root, targets)
+    create_markdown_artifact(as_markdown(plan), key="plan", description="which stages may run, and why")
+    todo = plan if force else may_run(plan)
+    revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False).stdout.strip()
+    parent = start_parent({"preset": preset, "targets": " ".join(targets)}, params)
+    extra = {FLOW_RUN: str(flow_run.get_id() or ""), "TOKENMILL_PROGRESS": "lines", **({PARENT_RUN: parent} if parent else {})}
+    status = "KILLED"
+    try:
+        futures = submit(root, todo, force, extra)
+        for future in futures.values():
+            future.wait()
+        failed = {a: f.state for a, f in futures.items() if not f.state.is_completed()}
+        status = "FAILED" if failed else "FINISHED"
+    except BaseException:
+        stop_all()
+        raise
+    finally:
+        finish_parent(parent, status)
+    if failed:
+        raise RuntimeError(explain(failed))
+    page = finish(root, revision)
+    if page:
+        create_markdown_artifact(f"[report]({page.as_uri()}): {page}", key="report", description="the report of this run")
+    return [a for a, f in futures.items() if f.state.name == "Ran"]
+
+
+def explain(failed: dict[str, State]) -> str:
+    """What failed with its last words, and what was not begun for it."""
+    lines = []
+    for address, state in failed.items():
+        if state.is_failed() or state.is_crashed():
+            lines.append(str(state.result(raise_on_failure=False)))
+        else:
+            lines.append(f"{address} was not begun: a stage before it failed")
+    return "\n".join(lines)
