@@ -11,27 +11,31 @@ from benchmarks.apart import ROOT
 from benchmarks.contest import Arm, Sample
 
 CODE = ("flows", "tasks", "lm", "kernels")
+ROOM = "from lm.config import Config\n\n\nclass S{}Config(Config):\n    value: int\n"
 
 
 def repository(folder: Path, stages: int) -> Path:
-    """A committed repository whose `stages` stages follow one another, each copying one small file."""
+    """A committed repository whose `stages` stages follow one another, each copying one small file.
+
+    Each has a room with a config, since the flow checks all parameters before it starts.
+    """
     for name in CODE:
         shutil.copytree(ROOT / name, folder / name)
     (folder / "data" / "raw").mkdir(parents=True)
     (folder / "data" / "raw" / "0").write_text("grain\n")
-    lines = ["stages:"]
+    graph, params = ["stages:"], []
     for i in range(stages):
         source = f"data/s{i - 1}" if i else "data/raw"
-        lines += [
-            f"  s{i}:",
-            f"    cmd: cp -r {source} data/s{i}",
-            f"    deps: [{source}]",
-            f"    outs: [data/s{i}]",
-        ]
-    (folder / "dvc.yaml").write_text("\n".join(lines) + "\n")
-    (folder / "params.yaml").write_text("seed: 0\n")
+        graph += [f"  s{i}:", f"    cmd: cp -r {source} data/s{i}", f"    deps: [{source}]"]
+        graph += [f"    params: [s{i}]", f"    outs: [data/s{i}]"]
+        params += [f"s{i}:", "  value: 0"]
+        room = folder / "tasks" / f"s{i}"
+        room.mkdir()
+        (room / "stage.py").write_text(ROOM.format(i))
+    (folder / "dvc.yaml").write_text("\n".join(graph) + "\n")
+    (folder / "params.yaml").write_text("\n".join(params) + "\n")
     (folder / ".gitignore").write_text(".scratch/\n__pycache__/\nmlflow/\ndata/\n")
-    git = ["git", "-c", "user.name=bench", "-c", "user.email=bench", "-C", str(folder)]
+    git = ["git", "-c", "user.name=bench", "-c", "user.email=bench"]
     run(folder, *git, "init", "--quiet")
     run(folder, sys.executable, "-m", "dvc", "init", "--quiet")
     run(folder, *git, "add", "--all")

@@ -19,6 +19,8 @@ from flows.environment import environment
 
 PROGRESS = re.compile(r"progress (\S+) (\d+) (\d+) (\S+) eta=(\d+)")
 STOP_SECONDS = 20
+# What DVC says after every stage, and what nobody needs to read fifteen times.
+CHATTER = ("To track the changes", "\tgit add", "To enable auto staging", "\tdvc config", "Use `dvc push`", "Updating lock file")
 _running: dict[int, subprocess.Popen[str]] = {}
 _guard = threading.Lock()
 
@@ -67,6 +69,8 @@ def run_stage(root: Path, address: str, force: bool, say: Callable[[str], None],
     try:
         assert process.stdout is not None
         for line in process.stdout:
+            if line.startswith(CHATTER) or not line.strip():
+                continue
             if not PROGRESS.fullmatch(line.strip()):
                 tail.append(line.rstrip())
             say(line.rstrip())

@@ -1,0 +1,1 @@
+"""How models are trained: the loop, its state on disk, plans and conversations."""

@@ -54,10 +54,10 @@ def submit_smoke(page: Browser, prefect: str) -> None:
     page.picture("1-deployment")
     page.click("button", "Run")
     page.click("[role=menuitem]", "Custom run")
-    page.see("preset", "overrides", "targets", "force")
-    page.click("button[aria-label='Select preset']")
+    page.see("Preset", "Overrides", "Targets", "Force")
+    page.click(preset := "button[aria-label='Select preset' i]")
     page.click("[role=option]", "smoke")
-    assert page.find("button[aria-label='Select preset']").text == "smoke"
+    assert page.find(preset).text == "smoke"
     page.gone("[role=option]")
     page.picture("2-form")
     page.click("button[type=submit]", "Submit")
