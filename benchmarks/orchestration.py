@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing as closing_connection
 from pathlib import Path
 
-from benchmarks.apart import apart
+from benchmarks.apart import ROOT, apart
 from benchmarks.contest import Contest, Metric
 from benchmarks.synthetic import arm, repository
 from flows.servers import HOST, QUIET, child, get, port_of
@@ -35,7 +35,9 @@ def contests(threads: int) -> Iterator[Contest]:
         alone = {**QUIET, "PREFECT_HOME": str(Path(name) / "alone"), "PREFECT_API_URL": ""}
         served = {**QUIET, "PREFECT_HOME": str(Path(name) / "home"), "PREFECT_API_URL": f"http://{HOST}:{port}/api"}
         command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-        with child("Prefect server", command, {**os.environ, **served}) as server:
+        log = ROOT / ".scratch" / "benchmarks" / "prefect.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with child("Prefect server", command, {**os.environ, **served}, log) as server:
             server.wait_until(lambda: get(f"http://{HOST}:{port}/api/health") is not None)
             yield _contest(f"cold {STAGES} stages, running server", ours, peer, True, served)
         yield _contest(f"cold {STAGES} stages", ours, peer, True, alone)

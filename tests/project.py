@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 TINY = {
     "seed": 0,
-    "problems": {"name": "arithmetic", "digits": 1},
+    "problems": {"name": "arithmetic", "folder": "data/problems", "digits": 1},
     "ingest": {"folder": "data/raw", "max_bytes": 60_000, "sources": [{"name": "worksheets", "digits": 1}]},
     "dedup": {"method": {"name": "exact"}},
     "filter": {"quality": {"name": "keep_all"}, "repetition": {"name": "keep_all"}},

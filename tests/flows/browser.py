@@ -43,8 +43,8 @@ class Browser:
         return self.driver.find_element(By.TAG_NAME, "body").text
 
     def see(self, *words: str) -> None:
-        """Wait until the page shows every one of these words."""
-        self.until(lambda: all(word in self.text() for word in words), f"the page to show {words}")
+        """Wait until the page shows every one of these words, in whatever case."""
+        self.until(lambda: all(word.casefold() in self.text().casefold() for word in words), f"the page to show {words}")
 
     def find(self, selector: str, text: str | None = None) -> WebElement:
         """Wait for the first visible element of this CSS selector, and of exactly this text if one is given."""

@@ -54,7 +54,7 @@ def submit_smoke(page: Browser, prefect: str) -> None:
     page.picture("1-deployment")
     page.click("button", "Run")
     page.click("[role=menuitem]", "Custom run")
-    page.see("Preset", "Overrides", "Targets", "Force")
+    page.see("preset", "overrides", "targets", "force")
     page.click(preset := "button[aria-label='Select preset' i]")
     page.click("[role=option]", "smoke")
     assert page.find(preset).text == "smoke"

@@ -1,0 +1,164 @@
+"""The house stays as drawn: imports go one way, one module a service, a method is one file, and dvc.yaml names all code."""
+
+import ast
+import importlib
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lm.config import methods_of
+from tasks.core.config import load, read_params
+from tasks.core.graph import Entry, read_graph
+from tests.project import ROOT
+
+ORDER = ["kernels", "lm", "tasks", "flows"]  # each may import itself and what stands before it
+GRAPH = read_graph(ROOT)
+SOURCES = sorted(path for folder in ORDER for path in (ROOT / folder).rglob("*.py"))
+ROOMS = sorted(
+    path.parent for path in (ROOT / "tasks").glob("*/*/__init__.py")
+) + [ROOT / "lm" / room for room in ("optimizers", "schedules", "problems")]
+
+
+@cache
+def imports_of(path: Path) -> list[str]:
+    """The modules a file imports, in full."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
+
+
+def file_of(module: str, root: Path = ROOT) -> Path | None:
+    """The file of a module of ours."""
+    path = root / module.replace(".", "/")
+    if path.with_suffix(".py").is_file():
+        return path.with_suffix(".py")
+    return path / "__init__.py" if (path / "__init__.py").is_file() else None
+
+
+def is_room(path: Path) -> bool:
+    """Whether it is the __init__ of a room of methods: nothing but imports of them."""
+    return path.name == "__init__.py" and path.parent in ROOMS
+
+
+def closure(start: Path, root: Path = ROOT) -> set[Path]:
+    """Every file of ours that a file imports, packages on the way included; a room's methods count only where a file
+    imports them past the room's __init__, since that one imports them all."""
+    found, waiting = set(), [start]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        if is_room(path):
+            continue
+        for module in imports_of(path):
+            parts = module.split(".")
+            waiting += filter(None, (file_of(".".join(parts[:n]), root) for n in range(1, len(parts) + 1)))
+    return found
+
+
+def undeclared(entry: Entry, files: set[Path], root: Path = ROOT) -> list[str]:
+    """Files that decide a stage's output and are under none of its dependencies. Empty __init__ files and those of rooms,
+    which only list methods, decide nothing."""
+    deps = [(root / dep).resolve() for dep in entry.deps]
+    return sorted(
+        str(path.relative_to(root))
+        for path in files
+        if not (path.name == "__init__.py" and (is_room(path) or not path.read_text().strip()))
+        and not any(path == dep or dep in path.parents for dep in deps)
+    )
+
+
+def chosen_methods(entry: Entry) -> set[Path]:
+    return {ROOT / dep for dep in entry.deps if (ROOT / dep).is_file() and (ROOT / dep).parent in ROOMS}
+
+
+@pytest.mark.parametrize("address", GRAPH)
+def test_every_import_of_a_stage_is_a_dependency(address: str) -> None:
+    entry = GRAPH[address]
+    files = closure(ROOT / "tasks" / entry.name / "stage.py").union(*(closure(path) for path in chosen_methods(entry)))
+    assert undeclared(entry, files) == []
+
+
+def test_a_missing_dependency_is_found() -> None:
+    entry = GRAPH["pretrain"]
+    fewer = Entry(entry.address, entry.cmd, [dep for dep in entry.deps if dep != "lm/model.py"], entry.params, entry.outs)
+    assert undeclared(fewer, closure(ROOT / "tasks" / "pretrain" / "stage.py")) == ["lm/model.py"]
+
+
+@pytest.mark.parametrize("address", GRAPH)
+def test_code_dependencies_exist_and_outputs_follow_the_convention(address: str) -> None:
+    entry = GRAPH[address]
+    assert [dep for dep in entry.deps if not dep.startswith("data/") and not (ROOT / dep).exists()] == []
+    assert entry.outs == [f"data/{address.replace('@', '/')}"]
+
+
+def test_no_file_of_a_stage_is_the_method_it_did_not_choose() -> None:
+    unchosen = {"tasks/dedup/methods/exact.py", "lm/optimizers/muon.py"}
+    assert unchosen.isdisjoint(GRAPH["dedup"].deps) and unchosen.isdisjoint(GRAPH["sft"].deps)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    parts = path.relative_to(ROOT).parts
+    above = ORDER[ORDER.index(parts[0]) + 1 :]
+    for module in imports_of(path):
+        first, *rest = module.split(".")
+        assert first not in above, f"imports {module}"
+        if first == parts[0] == "tasks" and rest and len(parts) > 2:
+            assert rest[0] in ("core", parts[1]), f"imports another room: {module}"
+
+
+def test_one_module_a_service() -> None:
+    allowed = {"mlflow": {"tasks/core/tracking.py"}, "deepspeed": set()}
+    for path in SOURCES:
+        name = path.relative_to(ROOT).as_posix()
+        for module in {m.split(".")[0] for m in imports_of(path)}:
+            assert name in allowed.get(module, {name}), f"{name} imports {module}"
+            assert module not in ("prefect", "dvc") or name.startswith("flows/"), f"{name} imports {module}"
+
+
+def test_the_library_mlflow_is_not_shadowed() -> None:
+    mlflow = importlib.import_module("mlflow")
+    assert hasattr(mlflow, "start_run") and ROOT not in Path(mlflow.__file__).parents or ".venv" in mlflow.__file__
+    assert not list((ROOT / "mlflow").rglob("*.py")) and not list((ROOT / "data").rglob("*.py"))
+
+
+def test_files_are_short() -> None:
+    lines = {path: len(path.read_text().splitlines()) for path in [*SOURCES, *(ROOT / "benchmarks").glob("*.py")]}
+    assert [str(path) for path, count in lines.items() if count > 400] == []
+    assert sorted(lines.values())[len(lines) // 2] < 150
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_method_bears_the_name_of_its_file(room: Path) -> None:
+    methods = methods_of(importlib.import_module(".".join(room.relative_to(ROOT).parts)))
+    assert methods
+    for method in methods:
+        assert method.__module__.rpartition(".")[2] == method.model_fields["name"].default
+
+
+def test_params_load_for_every_stage_and_equal_the_default_preset() -> None:
+    params = read_params(ROOT / "params.yaml")
+    for name in {entry.name for entry in GRAPH.values()}:
+        module = importlib.import_module(f"tasks.{name}.stage")
+        load(name, getattr(module, f"{name.capitalize()}Config"), params)
+    assert {"data/metrics/" + address for address in GRAPH} == {
+        metric.removesuffix(".json") for metric in declared_metrics()
+    }
+
+
+def declared_metrics() -> list[str]:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    found = []
+    for body in stages.values():
+        for metric in (m for part in body.get("do", body)["metrics"] for m in part):
+            found += [metric.replace("${item}", item) for item in body.get("foreach", [""])]
+    return found
