@@ -47,7 +47,9 @@ class Bars:
         if bar is None or bar.total != total or bar.unit != unit:
             if bar:
                 bar.close()
-            bar = self._bars[address] = tqdm(total=total, unit=unit, desc=f"{address:>18}", leave=False, dynamic_ncols=True)
+            bar = self._bars[address] = tqdm(
+                total=total, unit=unit, desc=f"{address:>18}", leave=False, dynamic_ncols=True
+            )
         bar.update(done - bar.n)
 
     def _print(self, text: str) -> None:

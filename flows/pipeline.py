@@ -48,7 +48,9 @@ def is_transient(_task: object, _run: object, state: State) -> bool:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient)
-def stage(root: Path, planned: Planned, force: bool, slots: threading.Semaphore, bars: Bars, extra: dict[str, str]) -> State:
+def stage(
+    root: Path, planned: Planned, force: bool, slots: threading.Semaphore, bars: Bars, extra: dict[str, str]
+) -> State:
     """One stage by `dvc repro --single-item`; Completed as Ran, Restored or Unchanged."""
     logger = get_run_logger()
 
@@ -77,7 +79,9 @@ def submit(root: Path, plan: list[Planned], force: bool, extra: dict[str, str]) 
     return futures
 
 
-@flow(name="pipeline", task_runner=ThreadPoolTaskRunner(max_workers=256), persist_result=False, validate_parameters=True)
+@flow(
+    name="pipeline", task_runner=ThreadPoolTaskRunner(max_workers=256), persist_result=False, validate_parameters=True
+)
 def pipeline(
     preset: Annotated[
         Preset, Field(title="Preset", description="a file of presets/, or `current`: params.yaml as it is")
@@ -101,9 +105,15 @@ def pipeline(
     plan = make_plan(root, targets)
     create_markdown_artifact(as_markdown(plan), key="plan", description="which stages may run, and why")
     todo = plan if force else may_run(plan)
-    revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False).stdout.strip()
+    revision = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
+    ).stdout.strip()
     parent = start_parent({"preset": preset, "targets": " ".join(targets)}, params)
-    extra = {FLOW_RUN: str(flow_run.get_id() or ""), "TOKENMILL_PROGRESS": "lines", **({PARENT_RUN: parent} if parent else {})}
+    extra = {
+        FLOW_RUN: str(flow_run.get_id() or ""),
+        "TOKENMILL_PROGRESS": "lines",
+        **({PARENT_RUN: parent} if parent else {}),
+    }
     status = "KILLED"
     try:
         futures = submit(root, todo, force, extra)
@@ -120,7 +130,9 @@ def pipeline(
         raise RuntimeError(explain(failed))
     page = finish(root, revision)
     if page:
-        create_markdown_artifact(f"[report]({page.as_uri()}): {page}", key="report", description="the report of this run")
+        create_markdown_artifact(
+            f"[report]({page.as_uri()}): {page}", key="report", description="the report of this run"
+        )
     return [a for a, f in futures.items() if f.state.name == "Ran"]
 
 

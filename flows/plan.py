@@ -30,12 +30,20 @@ def reason_of(status: list[Any]) -> str:
                 if isinstance(change, dict):
                     found.setdefault("changed params", []).extend(name for names in [change] for name in names)
                 else:
-                    found.setdefault(kind if change == "modified" else f"{change} {kind.removeprefix('changed ')}", []).append(path)
+                    found.setdefault(
+                        kind if change == "modified" else f"{change} {kind.removeprefix('changed ')}", []
+                    ).append(path)
     never = "deleted outs" in found or "not in cache outs" in found
     if never and any(path.startswith("data/") for path in found.get("deleted outs", [])):
         return "its output is not there"
-    words = {"changed deps": "changed", "changed outs": "its output was changed", "changed params": "changed parameters"}
-    return "; ".join(f"{words.get(kind, kind)}: {', '.join(sorted(names))}" if names else kind for kind, names in found.items())
+    words = {
+        "changed deps": "changed",
+        "changed outs": "its output was changed",
+        "changed params": "changed parameters",
+    }
+    return "; ".join(
+        f"{words.get(kind, kind)}: {', '.join(sorted(names))}" if names else kind for kind, names in found.items()
+    )
 
 
 def wanted(order: list[str], after: dict[str, list[str]], targets: list[str]) -> list[str]:
@@ -58,7 +66,9 @@ def make_plan(root: Path, targets: list[str]) -> list[Planned]:
         status = repo.status()
     chosen = wanted(list(stages), after, targets)
     return [
-        Planned(a, [b for b in after[a] if b in chosen], stages[a].meta or {}, reason_of(status[a]) if a in status else None)
+        Planned(
+            a, [b for b in after[a] if b in chosen], stages[a].meta or {}, reason_of(status[a]) if a in status else None
+        )
         for a in chosen
     ]
 

@@ -77,7 +77,9 @@ def reproduce(root: Path, revision: str) -> int:
         expected = read_lock(copy / "dvc.lock")
         bring_inputs(root, copy, expected)
         surroundings = {**environment(copy), "TOKENMILL_TRACKING": "off", "PYTHONPATH": str(copy)}
-        code = subprocess.run([sys.executable, "-m", "dvc", "repro", "--force"], cwd=copy, env=surroundings, check=False).returncode
+        code = subprocess.run(
+            [sys.executable, "-m", "dvc", "repro", "--force"], cwd=copy, env=surroundings, check=False
+        ).returncode
         print(f"\n{commit}, run again:")
         different = report(root, copy, expected)
     finally:

@@ -53,7 +53,9 @@ def main() -> int:
         plan = make_plan(root, asked.targets)
         todo = plan if asked.force else may_run(plan)
         if not todo:
-            print(f"nothing to do: all {len(plan)} stages are up to date (report: {root / 'data' / 'report' / 'index.html'})")
+            print(
+                f"nothing to do: all {len(plan)} stages are up to date (report: {root / 'data' / 'report' / 'index.html'})"
+            )
             return 0
         check(root, params)
     except ConfigError as error:

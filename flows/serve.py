@@ -36,7 +36,8 @@ async def close_lost_runs() -> int:
     when an earlier `make ui` was killed.
     """
     alive = FlowRunFilter.model_validate(
-        {"state": {"type": {"any_": [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]}}})
+        {"state": {"type": {"any_": [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]}}}
+    )
     async with get_client() as client:
         runs = await client.read_flow_runs(flow_run_filter=alive, sort=FlowRunSort.ID_DESC, limit=200)
         for run in runs:

@@ -14,7 +14,8 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
-ROOT = Path(__file__).resolve().parents[1]
+from flows.environment import ROOT, environment
+
 HOME = ROOT / ".scratch" / "prefect-server"
 STORE = ROOT / "mlflow" / "store"
 HOST = "127.0.0.1"
@@ -23,14 +24,6 @@ HOST = "127.0.0.1"
 STARTUP_SECONDS = 180
 # Prefect gives a run 30 s to end by itself when its runner is stopped; the runner needs a little more.
 STOP_SECONDS = 45
-
-QUIET = {
-    "DO_NOT_TRACK": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-}
 
 # Requests to ourselves must not go through a proxy that the environment names.
 _direct = build_opener(ProxyHandler({}))
@@ -80,7 +73,7 @@ class Child:
 
 
 @contextmanager
-def child(name: str, command: list[str], environment: dict[str, str], log: Path | None = None) -> Iterator[Child]:
+def child(name: str, command: list[str], variables: dict[str, str], log: Path | None = None) -> Iterator[Child]:
     """A process that ends when the block does, or when this process dies.
 
     It has a session of its own: Ctrl-C in the terminal reaches only us, and we stop things in the right order.
@@ -89,9 +82,19 @@ def child(name: str, command: list[str], environment: dict[str, str], log: Path 
     tied = [setpriv, "--pdeathsig", "TERM"] if setpriv else []
     with open(log or os.devnull, "wb") as sink:
         output = sink if log else None
-        started = Child(name, subprocess.Popen(
-            [*tied, *command], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-            start_new_session=True), log)
+        started = Child(
+            name,
+            subprocess.Popen(
+                [*tied, *command],
+                cwd=ROOT,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            ),
+            log,
+        )
     try:
         yield started
     finally:
@@ -105,12 +108,14 @@ def servers(prefect_port: int, mlflow_port: int) -> Iterator[list[Child]]:
     STORE.mkdir(parents=True, exist_ok=True)
     # -P: the project has a folder named mlflow, which must not be mistaken for the library.
     python = [sys.executable, "-P", "-m"]
-    prefect = [*python, "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)]
-    mlflow = [*python, "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1",
-              "--backend-store-uri", f"sqlite:///{STORE / 'mlflow.db'}",
-              "--default-artifact-root", (STORE / "artifacts").as_uri(), "--no-serve-artifacts"]
-    with (child("Prefect server", prefect, prefect_environment(prefect_port), HOME / "prefect.log") as first,
-          child("MLflow server", mlflow, {**os.environ, **QUIET}, HOME / "mlflow.log") as second):
+    prefect = [*python, "prefect", "server", "start", f"--host={HOST}", f"--port={prefect_port}"]
+    mlflow = [*python, "mlflow", "server", f"--host={HOST}", f"--port={mlflow_port}", "--workers=1"]
+    mlflow += [f"--backend-store-uri=sqlite:///{STORE / 'mlflow.db'}"]
+    mlflow += [f"--default-artifact-root={(STORE / 'artifacts').as_uri()}", "--no-serve-artifacts"]
+    with (
+        child("Prefect server", prefect, prefect_environment(prefect_port), HOME / "prefect.log") as first,
+        child("MLflow server", mlflow, mlflow_environment(), HOME / "mlflow.log") as second,
+    ):
         first.wait_until(lambda: get(f"http://{HOST}:{prefect_port}/api/health") is not None)
         for page in sorted((HOME / "pages").glob("v*/index.html")):
             page.write_text(kept_local(page.read_text()))
@@ -125,14 +130,19 @@ def prefect_environment(port: int) -> dict[str, str]:
     the server too, because its pages would otherwise call the one that the user's environment may name.
     """
     return {
-        **os.environ,
-        **QUIET,
+        **environment(ROOT),
         "PREFECT_HOME": str(HOME),
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",
         "PREFECT_UI_STATIC_DIRECTORY": str(HOME / "pages"),
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{port},http://localhost:{port}",
         "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), HOST, "localhost"])),
     }
+
+
+def mlflow_environment() -> dict[str, str]:
+    """The environment of the MLflow server: without the processes of a job queue, which we do not use."""
+    return {**environment(ROOT), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def kept_local(page: str) -> str:
@@ -159,8 +169,10 @@ def port_of(variable: str, default: int) -> int:
         try:
             probe.bind((HOST, int(text)))
         except OSError as error:
-            raise ServerError(f"port {text} on {HOST}: {error.strerror}; stop what uses it or choose another with "
-                              f"{variable} (0: any free port), such as {variable}=0 make ui") from None
+            raise ServerError(
+                f"port {text} on {HOST}: {error.strerror}; stop what uses it or choose another with "
+                f"{variable} (0: any free port), such as {variable}=0 make ui"
+            ) from None
         return probe.getsockname()[1]
 
 

@@ -13,7 +13,10 @@ from flows.environment import environment
 def copy_project(root: Path, target: Path) -> Path:
     """A copy of what git tracks and of new files that it does not ignore; a git repository of its own, with one commit."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=root, capture_output=True, check=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=root,
+        capture_output=True,
+        check=True,
     )
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (root / name).is_file():

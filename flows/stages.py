@@ -20,7 +20,14 @@ from flows.environment import environment
 PROGRESS = re.compile(r"progress (\S+) (\d+) (\d+) (\S+) eta=(\d+)")
 STOP_SECONDS = 20
 # What DVC says after every stage, and what nobody needs to read fifteen times.
-CHATTER = ("To track the changes", "\tgit add", "To enable auto staging", "\tdvc config", "Use `dvc push`", "Updating lock file")
+CHATTER = (
+    "To track the changes",
+    "\tgit add",
+    "To enable auto staging",
+    "\tdvc config",
+    "Use `dvc push`",
+    "Updating lock file",
+)
 _running: dict[int, subprocess.Popen[str]] = {}
 _guard = threading.Lock()
 
@@ -60,8 +67,14 @@ def run_stage(root: Path, address: str, force: bool, say: Callable[[str], None],
     if setpriv := shutil.which("setpriv"):  # the stage ends with us, however we end
         command = [setpriv, "--pdeathsig", "TERM", *command]
     process = subprocess.Popen(
-        command, cwd=root, env={**environment(root), **extra}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace", start_new_session=True,
+        command,
+        cwd=root,
+        env={**environment(root), **extra},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
     )
     with _guard:
         _running[process.pid] = process

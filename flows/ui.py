@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import FrameType
 
-from flows.servers import HOME, HOST, ROOT, Child, ServerError, child, get, port_of, prefect_environment, servers
+from flows.environment import ROOT
+from flows.servers import HOME, HOST, Child, ServerError, child, get, port_of, prefect_environment, servers
 
 
 def main() -> int:
@@ -35,17 +36,23 @@ def serve() -> None:
     prefect_port, mlflow_port = port_of("TOKENMILL_PREFECT_PORT", 4200), port_of("TOKENMILL_MLFLOW_PORT", 5000)
     print("starting the Prefect and MLflow servers; the first time takes longest", flush=True)
     # The default of 10 s between two looks for new runs would be most of the wait after a click on Submit.
-    environment = {**prefect_environment(prefect_port), "PREFECT_RUNNER_POLL_FREQUENCY": "2"}
-    with (servers(prefect_port, mlflow_port) as both,
-          child("runner", [sys.executable, "-m", "flows.serve"], environment) as runner):
+    variables = {**prefect_environment(prefect_port), "PREFECT_RUNNER_POLL_FREQUENCY": "2"}
+    variables["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "ERROR"  # a run that cannot start has nobody else to say so
+    with (
+        servers(prefect_port, mlflow_port) as both,
+        child("runner", [sys.executable, "-m", "flows.serve"], variables) as runner,
+    ):
         deployment = await_deployment(f"http://{HOST}:{prefect_port}", runner)
-        print(f"""
+        print(
+            f"""
 ready after {time.monotonic() - started:.0f} s
   Prefect    http://{HOST}:{prefect_port}    start and watch runs
   MLflow     http://{HOST}:{mlflow_port}    parameters, curves and models of every run
   start one  http://{HOST}:{prefect_port}/v2/deployments/deployment/{deployment}/run
 Runs show below; logs of the servers: {HOME.relative_to(ROOT)}/*.log; Ctrl-C stops everything.
-""", flush=True)
+""",
+            flush=True,
+        )
         while True:
             for part in (*both, runner):
                 part.check()

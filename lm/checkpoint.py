@@ -15,8 +15,13 @@ from lm.tokenizer import Tokenizer
 
 def save_model(folder: Path, model: Decoder, tokenizer: Tokenizer) -> None:
     """Write the model; the same weights give the same bytes."""
-    save_file({name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"model": model.config.model_dump()}, indent=2, sort_keys=True) + "\n")
+    save_file(
+        {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()},
+        folder / "model.safetensors",
+    )
+    (folder / "config.json").write_text(
+        json.dumps({"model": model.config.model_dump()}, indent=2, sort_keys=True) + "\n"
+    )
     tokenizer.save(folder)
 
 
@@ -49,12 +54,16 @@ def load_model(folder: Path) -> tuple[Decoder, Tokenizer]:
     tokenizer = Tokenizer.load(folder)
     config = ModelConfig.model_validate(description["model"])
     if config.vocab_size != tokenizer.vocab_size:
-        raise ValueError(f"{folder}: the model has {config.vocab_size} tokens, its tokenizer.json {tokenizer.vocab_size}")
+        raise ValueError(
+            f"{folder}: the model has {config.vocab_size} tokens, its tokenizer.json {tokenizer.vocab_size}"
+        )
     model = Decoder(config)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{folder / 'model.safetensors'}: does not fit config.json: {' '.join(str(error).split())}") from None
+        raise ValueError(
+            f"{folder / 'model.safetensors'}: does not fit config.json: {' '.join(str(error).split())}"
+        ) from None
     return model.eval(), tokenizer
 
 

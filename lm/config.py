@@ -16,7 +16,9 @@ class Config(BaseModel):
 
 def methods_of(package: ModuleType) -> tuple[type[Config], ...]:
     """The methods of a room, sorted by name: every Config with a `name` that the package's __init__ imports."""
-    found = [m for m in vars(package).values() if isinstance(m, type) and issubclass(m, Config) and "name" in m.model_fields]
+    found = [
+        m for m in vars(package).values() if isinstance(m, type) and issubclass(m, Config) and "name" in m.model_fields
+    ]
     return tuple(sorted(found, key=lambda method: method.model_fields["name"].default))
 
 

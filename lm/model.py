@@ -32,7 +32,9 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _divides(self) -> "ModelConfig":
         if self.width % self.heads or self.heads % self.kv_heads or self.width // self.heads % 2:
-            raise ValueError("width must be a multiple of heads with an even quotient, and heads a multiple of kv_heads")
+            raise ValueError(
+                "width must be a multiple of heads with an even quotient, and heads a multiple of kv_heads"
+            )
         return self
 
 
@@ -83,7 +85,9 @@ class Attention(nn.Module):
         self.query_norm = RMSNorm(self.head_width) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(self.head_width) if config.qk_norm else nn.Identity()
 
-    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None, layer: int, mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None, layer: int, mask: Tensor | None
+    ) -> Tensor:
         B, T, _ = x_BTD.shape
         q = self.query(x_BTD).view(B, T, self.heads, self.head_width).transpose(1, 2)
         k = self.key(x_BTD).view(B, T, self.kv_heads, self.head_width).transpose(1, 2)
@@ -118,7 +122,9 @@ class Block(nn.Module):
         self.attention_norm, self.attention = RMSNorm(config.width), Attention(config)
         self.ffn_norm, self.ffn = RMSNorm(config.width), FeedForward(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None, layer: int, mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None, layer: int, mask: Tensor | None
+    ) -> Tensor:
         x = x + self.attention(self.attention_norm(x), cos, sin, cache, layer, mask)
         return x + self.ffn(self.ffn_norm(x))
 
@@ -157,7 +163,9 @@ class Decoder(nn.Module):
         """
         T, start = ids_BT.shape[1], cache.length if cache else 0
         if start + T > self.config.context:
-            raise ValueError(f"a sequence of {start + T} tokens is longer than the model's context of {self.config.context}")
+            raise ValueError(
+                f"a sequence of {start + T} tokens is longer than the model's context of {self.config.context}"
+            )
         if cache is None:
             cos, sin, mask = self.cos_TE[:T], self.sin_TE[:T], None
         else:

@@ -66,7 +66,9 @@ class Packed:
         if codes.shape != (rows, -(-columns * bits // 8)) or any(
             part.shape != (rows, groups) for part in (scales, minima) if part is not None
         ):
-            raise ValueError(f"{name}: the packed weight does not have the shape {rows} x {columns} that is written for it")
+            raise ValueError(
+                f"{name}: the packed weight does not have the shape {rows} x {columns} that is written for it"
+            )
         return cls(codes, scales, minima, bits, group, (rows, columns))
 
 

@@ -42,7 +42,9 @@ def generate(
         return [Completion() for _ in prompts]
     longest, context = max(map(len, prompts)), model.config.context
     if min(map(len, prompts)) == 0 or longest >= context:
-        raise ValueError(f"prompts must have 1 to {context - 1} tokens; these have {min(map(len, prompts))} to {longest}")
+        raise ValueError(
+            f"prompts must have 1 to {context - 1} tokens; these have {min(map(len, prompts))} to {longest}"
+        )
     device = model.embedding.weight.device
     generator = torch.Generator(device).manual_seed(seed)
     budget = min(max_new_tokens, context - longest)

@@ -17,19 +17,37 @@ TINY = {
     "dedup": {"method": {"name": "exact"}},
     "filter": {"quality": {"name": "keep_all"}, "repetition": {"name": "keep_all"}},
     "tokenize": {"method": {"name": "bytes"}, "held_out_fraction": 0.1},
-    "curriculum": {"method": {"name": "shuffled_packing", "sequence_length": 32}, "tokens": 8192, "tokens_per_step": 256},
+    "curriculum": {
+        "method": {"name": "shuffled_packing", "sequence_length": 32},
+        "tokens": 8192,
+        "tokens_per_step": 256,
+    },
     "pretrain": {
         "model": {"width": 32, "layers": 2, "heads": 2, "kv_heads": 1, "ffn_width": 64, "context": 64},
-        "objective": {"name": "next_token"}, "optimizer": {"name": "muon"}, "schedule": {"name": "wsd"},
+        "objective": {"name": "next_token"},
+        "optimizer": {"name": "muon"},
+        "schedule": {"name": "wsd"},
     },
     "sft": {"steps": 20, "batch": 16, "optimizer": {"name": "adamw"}, "schedule": {"name": "cosine"}},
     "rl": {
-        "steps": 24, "prompts": 4, "samples": 4, "max_new_tokens": 16, "advantage": {"name": "grpo"},
-        "loss": {"name": "policy_gradient"}, "optimizer": {"name": "adamw"}, "schedule": {"name": "cosine"},
+        "steps": 24,
+        "prompts": 4,
+        "samples": 4,
+        "max_new_tokens": 16,
+        "advantage": {"name": "grpo"},
+        "loss": {"name": "policy_gradient"},
+        "optimizer": {"name": "adamw"},
+        "schedule": {"name": "cosine"},
     },
     "distill": {
-        "student_layers": 1, "steps": 24, "batch": 8, "corpus_sequences": 2, "max_new_tokens": 16,
-        "divergence": {"name": "forward_kl"}, "optimizer": {"name": "adamw"}, "schedule": {"name": "cosine"},
+        "student_layers": 1,
+        "steps": 24,
+        "batch": 8,
+        "corpus_sequences": 2,
+        "max_new_tokens": 16,
+        "divergence": {"name": "forward_kl"},
+        "optimizer": {"name": "adamw"},
+        "schedule": {"name": "cosine"},
     },
     "quantize": {"method": {"name": "int4_group"}},
     "evaluate": {"problems_counted": 20, "max_new_tokens": 16},
@@ -53,7 +71,11 @@ def start_stage(project: Path, stage: str, **environment: str) -> subprocess.Pop
     environment = {**os.environ, "TOKENMILL_TRACKING": "off", "TOKENMILL_THREADS": "1", **environment}
     return subprocess.Popen(
         [sys.executable, "-m", f"tasks.{module}.stage", *([item] if item else [])],
-        cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 

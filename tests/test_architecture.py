@@ -16,9 +16,9 @@ from tests.project import ROOT
 ORDER = ["kernels", "lm", "tasks", "flows"]  # each may import itself and what stands before it
 GRAPH = read_graph(ROOT)
 SOURCES = sorted(path for folder in ORDER for path in (ROOT / folder).rglob("*.py"))
-ROOMS = sorted(
-    path.parent for path in (ROOT / "tasks").glob("*/*/__init__.py")
-) + [ROOT / "lm" / room for room in ("optimizers", "schedules", "problems")]
+ROOMS = sorted(path.parent for path in (ROOT / "tasks").glob("*/*/__init__.py")) + [
+    ROOT / "lm" / room for room in ("optimizers", "schedules", "problems")
+]
 
 
 @cache
@@ -89,7 +89,9 @@ def test_every_import_of_a_stage_is_a_dependency(address: str) -> None:
 
 def test_a_missing_dependency_is_found() -> None:
     entry = GRAPH["pretrain"]
-    fewer = Entry(entry.address, entry.cmd, [dep for dep in entry.deps if dep != "lm/model.py"], entry.params, entry.outs)
+    fewer = Entry(
+        entry.address, entry.cmd, [dep for dep in entry.deps if dep != "lm/model.py"], entry.params, entry.outs
+    )
     assert undeclared(fewer, closure(ROOT / "tasks" / "pretrain" / "stage.py")) == ["lm/model.py"]
 
 
@@ -127,7 +129,7 @@ def test_one_module_a_service() -> None:
 
 def test_the_library_mlflow_is_not_shadowed() -> None:
     mlflow = importlib.import_module("mlflow")
-    assert hasattr(mlflow, "start_run") and ROOT not in Path(mlflow.__file__).parents or ".venv" in mlflow.__file__
+    assert (hasattr(mlflow, "start_run") and ROOT not in Path(mlflow.__file__).parents) or ".venv" in mlflow.__file__
     assert not list((ROOT / "mlflow").rglob("*.py")) and not list((ROOT / "data").rglob("*.py"))
 
 

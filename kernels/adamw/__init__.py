@@ -6,8 +6,17 @@ from kernels.adamw import cpu
 
 
 def adamw_(
-    weights: list[Tensor], grads: list[Tensor], means: list[Tensor], squares: list[Tensor], steps: list[int],
-    *, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float,
+    weights: list[Tensor],
+    grads: list[Tensor],
+    means: list[Tensor],
+    squares: list[Tensor],
+    steps: list[int],
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
 ) -> None:
     """Update weights, means and squares in place; steps[i] counts the updates of weights[i], this one included.
 

@@ -3,14 +3,19 @@
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernels.adamw import adamw_, reference
 
-SHAPES = [(2048, 160), *[(432, 160), (432, 160), (160, 432), (160, 160), (160, 160), (32, 160), (32, 160)] * 6, *[(160,)] * 13]
-SETTINGS = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
+SHAPES = [
+    (2048, 160),
+    *[(432, 160), (432, 160), (160, 432), (160, 160), (160, 160), (32, 160), (32, 160)] * 6,
+    *[(160,)] * 13,
+]
+SETTINGS: dict[str, Any] = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
 
 
 def setup() -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
@@ -25,7 +30,7 @@ def arms() -> dict[str, Callable[[], object]]:
     ours, plain, (weights, grads, _, _) = setup(), setup(), setup()
     for weight, grad in zip(weights, grads, strict=True):
         weight.requires_grad_().grad = grad
-    options = {"lr": SETTINGS["lr"], "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+    options: dict[str, Any] = {"lr": SETTINGS["lr"], "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
     foreach = torch.optim.AdamW(weights, foreach=True, **options)
     fused = torch.optim.AdamW(weights, fused=True, **options)
     return {

@@ -5,12 +5,31 @@ from torch import Tensor
 
 
 def adamw_(
-    weights: list[Tensor], grads: list[Tensor], means: list[Tensor], squares: list[Tensor], steps: list[int],
-    lr: float, beta1: float, beta2: float, eps: float, weight_decay: float,
+    weights: list[Tensor],
+    grads: list[Tensor],
+    means: list[Tensor],
+    squares: list[Tensor],
+    steps: list[int],
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
 ) -> None:
     """Update weights, means and squares as the reference does, up to the order of rounding."""
     counts = list(torch.tensor(steps, dtype=torch.float32, device=weights[0].device).unbind())
     torch._fused_adamw_(
-        weights, grads, means, squares, [], counts, lr=lr, beta1=beta1, beta2=beta2, weight_decay=weight_decay, eps=eps,
-        amsgrad=False, maximize=False,
+        weights,
+        grads,
+        means,
+        squares,
+        [],
+        counts,
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        weight_decay=weight_decay,
+        eps=eps,
+        amsgrad=False,
+        maximize=False,
     )

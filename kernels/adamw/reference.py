@@ -5,8 +5,16 @@ from torch import Tensor
 
 
 def adamw(
-    weight: Tensor, grad: Tensor, mean: Tensor, square: Tensor, step: int,
-    lr: float, beta1: float, beta2: float, eps: float, weight_decay: float,
+    weight: Tensor,
+    grad: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(weight, mean, square) after update number `step`, which counts from 1; all four tensors have one shape.
 

@@ -1,5 +1,7 @@
 """The multi-tensor update against the plain formula, and small cases worked by hand."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch import Tensor
 from kernels.adamw import adamw_
 from kernels.adamw.reference import adamw
 
-SETTINGS = {"lr": 0.01, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
+SETTINGS: dict[str, Any] = {"lr": 0.01, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
 # Rounding of a few fp32 operations, 6e-8 each.
 RTOL = 1e-6
 
@@ -20,7 +22,7 @@ def inputs(shapes: list[tuple[int, ...]]) -> tuple[list[Tensor], ...]:
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_equals_the_reference_for_every_shape_and_step(weight_decay: float) -> None:
-    settings = {**SETTINGS, "weight_decay": weight_decay}
+    settings: dict[str, Any] = {**SETTINGS, "weight_decay": weight_decay}
     tensors = inputs([(64, 64), (5, 123), (1,), (3, 1, 2)])
     steps = [1, 2, 10, 10_000]
     expected = [adamw(*parts, **settings) for parts in zip(*tensors, steps, strict=True)]

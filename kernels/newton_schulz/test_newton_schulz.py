@@ -54,4 +54,6 @@ def test_zero_stays_zero_and_scale_does_not_matter() -> None:
 
 def test_half_precision_is_computed_in_fp32() -> None:
     matrix = matrices()[3].bfloat16()
-    torch.testing.assert_close(newton_schulz([matrix], 5)[0], reference.newton_schulz(matrix.float(), 5), rtol=0, atol=ATOL)
+    torch.testing.assert_close(
+        newton_schulz([matrix], 5)[0], reference.newton_schulz(matrix.float(), 5), rtol=0, atol=ATOL
+    )

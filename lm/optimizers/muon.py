@@ -5,7 +5,6 @@ head, norms and biases are updated by AdamW, as both sources do.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -18,8 +17,15 @@ from lm.config import Config
 
 
 def muon_(
-    weights: list[Tensor], grads: list[Tensor], momenta: list[Tensor],
-    *, lr: float, momentum: float, nesterov: bool, steps: int, weight_decay: float,
+    weights: list[Tensor],
+    grads: list[Tensor],
+    momenta: list[Tensor],
+    *,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    steps: int,
+    weight_decay: float,
 ) -> None:
     """Update weights and momenta in place; each weight moves by 0.2 lr root-mean-square, whatever its shape.
 
@@ -38,7 +44,7 @@ class MuonOptimizer(torch.optim.Optimizer):
     """Holds momentum of every matrix, and exp_avg, exp_avg_sq and step of every other weight that has had a gradient."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if weights and group["orthogonal"]:
@@ -52,7 +58,7 @@ class MuonOptimizer(torch.optim.Optimizer):
                 self.state[weight]["momentum"] = torch.zeros_like(weight)
         muon_(
             weights,
-            [weight.grad for weight in weights],
+            [weight.grad for weight in weights if weight.grad is not None],
             [self.state[weight]["momentum"] for weight in weights],
             lr=group["lr"],
             momentum=group["momentum"],
@@ -69,7 +75,7 @@ class MuonOptimizer(torch.optim.Optimizer):
         states = [self.state[weight] for weight in weights]
         adamw_(
             weights,
-            [weight.grad for weight in weights],
+            [weight.grad for weight in weights if weight.grad is not None],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [int(state["step"].add_(1)) for state in states],
@@ -88,7 +94,9 @@ def is_hidden_matrix(name: str, weight: Tensor) -> bool:
 
 class Muon(Config):
     name: Literal["muon"] = "muon"
-    lr: float = Field(0.02, gt=0, description="of hidden matrices; an update's rms is 0.2 of it")
+    lr: float = Field(
+        5e-3, gt=0, description="of hidden matrices; an update's rms is 0.2 of it. Jordan's 0.02 in this unit"
+    )
     momentum: float = Field(0.95, ge=0, lt=1)
     nesterov: bool = True
     steps: int = Field(5, gt=0, description="Newton-Schulz iterations")
@@ -101,7 +109,9 @@ class Muon(Config):
     def build(self, named_parameters: list[tuple[str, nn.Parameter]]) -> MuonOptimizer:
         """The optimizer of these weights: groups of hidden matrices, of other matrices, and of the rest without decay."""
         hidden = [weight for name, weight in named_parameters if is_hidden_matrix(name, weight)]
-        tables = [weight for name, weight in named_parameters if weight.ndim >= 2 and not is_hidden_matrix(name, weight)]
+        tables = [
+            weight for name, weight in named_parameters if weight.ndim >= 2 and not is_hidden_matrix(name, weight)
+        ]
         plain = [weight for _, weight in named_parameters if weight.ndim < 2]
         by_adamw = {"orthogonal": False, "base_lr": self.adamw_lr, "lr": self.adamw_lr}
         groups = [

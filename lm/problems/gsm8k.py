@@ -31,7 +31,9 @@ def read_examples(path: Path) -> list[Example]:
                 question, answer = row["question"], row["answer"]
                 final = final_number(answer)
             except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}:{number}: needs a JSON object with strings `question` and `answer`: {error!r}") from None
+                raise ValueError(
+                    f"{path}:{number}: needs a JSON object with strings `question` and `answer`: {error!r}"
+                ) from None
             if final is None:
                 raise ValueError(f"{path}:{number}: the answer has no number after '####'")
             examples.append(Example(str(row.get("id", f"{path.name}:{number}")), question, final, answer))
@@ -48,7 +50,9 @@ class Gsm8k(Config):
         """Every problem of the split, in file order. Raises ValueError when the folder holds no problem file."""
         paths = sorted([*Path(self.folder).glob("*.jsonl"), *Path(self.folder).glob("*.jsonl.gz")])
         if not paths:
-            raise ValueError(f"problems.folder: {self.folder}: holds no *.jsonl or *.jsonl.gz file; put problem files there")
+            raise ValueError(
+                f"problems.folder: {self.folder}: holds no *.jsonl or *.jsonl.gz file; put problem files there"
+            )
         return [e for path in paths for e in read_examples(path) if split_of(e.prompt, SHARES) == split]
 
     def score(self, example: Example, text: str) -> Score:

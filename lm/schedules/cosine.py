@@ -23,7 +23,9 @@ def cosine(step: int, total_steps: int, warmup_fraction: float, final_fraction: 
 class Cosine(Config):
     name: Literal["cosine"] = "cosine"
     warmup_fraction: float = Field(0.05, ge=0, lt=1, description="of all steps")
-    final_fraction: float = Field(0.1, ge=0, le=1, description="factor at the end; 0.1 as in Chinchilla, arXiv:2203.15556")
+    final_fraction: float = Field(
+        0.1, ge=0, le=1, description="factor at the end; 0.1 as in Chinchilla, arXiv:2203.15556"
+    )
 
     def __call__(self, step: int, total_steps: int) -> float:
         return cosine(step, total_steps, self.warmup_fraction, self.final_fraction)

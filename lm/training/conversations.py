@@ -42,7 +42,9 @@ def collate(conversations: list[Conversation], pad_id: int) -> tuple[Tensor, Ten
 def token_logps(model: Decoder, ids_BN: Tensor, temperature: float = 1.0) -> Tensor:
     """logp_BT (nats) of each token after the first, given those before it, as sampled at the temperature."""
     logits_BTV = model(ids_BN[:, :-1]) / temperature
-    return -F.cross_entropy(logits_BTV.flatten(0, 1), ids_BN[:, 1:].flatten(), reduction="none").view(ids_BN.shape[0], -1)
+    return -F.cross_entropy(logits_BTV.flatten(0, 1), ids_BN[:, 1:].flatten(), reduction="none").view(
+        ids_BN.shape[0], -1
+    )
 
 
 def chosen(step: int, batch: int, population: int, seed: int) -> list[int]:

@@ -24,7 +24,10 @@ class Plan:
     def batch(self, step: int) -> Tensor:
         """ids_BN of the step: B sequences of N tokens, which give N - 1 predictions each."""
         rows = slice(self._bounds[step], self._bounds[step + 1])
-        pieces = [self.tokens[start : start + length] for start, length in zip(self._start[rows], self._length[rows], strict=True)]
+        pieces = [
+            self.tokens[start : start + length]
+            for start, length in zip(self._start[rows], self._length[rows], strict=True)
+        ]
         sequences = int(self._sequence[rows][-1]) + 1
         return torch.from_numpy(np.concatenate(pieces).astype(np.int64).reshape(sequences, -1))
 

@@ -52,7 +52,9 @@ def load(section: str, kind: type[Kind], params: dict[str, Any], path: Path | st
 def unknown_sections(params: dict[str, Any], stages: list[str], path: Path | str = "params.yaml") -> list[str]:
     """One line for every section that no stage reads."""
     known = [*stages, *SHARED]
-    return [f"{path}: {name}: no stage reads this section{_nearest(name, known)}" for name in params if name not in known]
+    return [
+        f"{path}: {name}: no stage reads this section{_nearest(name, known)}" for name in params if name not in known
+    ]
 
 
 def _explain(path: Path | str, section: str, kind: type[Config], mistake: Any, values: Any) -> str:
@@ -79,8 +81,11 @@ def _without_tags(loc: list[Any], values: Any) -> list[Any]:
         if isinstance(values, dict) and part not in values and index < len(loc) - 1:
             continue
         where.append(part)
-        values = values[part] if isinstance(values, dict) and part in values else (
-            values[part] if isinstance(values, list) and isinstance(part, int) else None)
+        values = (
+            values[part]
+            if isinstance(values, dict) and part in values
+            else (values[part] if isinstance(values, list) and isinstance(part, int) else None)
+        )
     return where
 
 

@@ -54,7 +54,9 @@ def _filled(template: Any, values: dict[str, Any]) -> Any:
 
 
 def _entry(address: str, body: dict[str, Any], values: dict[str, Any]) -> Entry:
-    declared = {key: _filled(body.get(key, [] if key != "meta" else {}), values) for key in ("deps", "params", "outs", "meta")}
+    declared = {
+        key: _filled(body.get(key, [] if key != "meta" else {}), values) for key in ("deps", "params", "outs", "meta")
+    }
     return Entry(address, _filled(body["cmd"], values), **declared)
 
 

@@ -45,7 +45,9 @@ def dependency_md5s(entry: Entry, ignored: PathSpec) -> dict[str, str]:
     """md5 of each dependency. Raises FileNotFoundError naming the one that is missing."""
     for path in entry.deps:
         if not Path(path).exists():
-            raise FileNotFoundError(f"{entry.address}: its dependency {path} does not exist; has the stage before it run?")
+            raise FileNotFoundError(
+                f"{entry.address}: its dependency {path} does not exist; has the stage before it run?"
+            )
     return {path: path_md5(Path(path), ignored) for path in entry.deps}
 
 

@@ -36,18 +36,20 @@ class StageLog(Log):
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.facts: dict[str, float] = {}
         self.curves = folder / "curves.jsonl"
+        self.steps = 0
         self._progress, self._tracker = Progress(address), tracker
-        self._resumed = self.curves.exists()
+        self._file = self.curves.open("a", buffering=1)  # a line at a time: a kill loses none that was said
 
     def __call__(self, step: int, **values: float) -> None:
-        with self.curves.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self.steps += 1
         self._tracker.point(step, values)
 
     def rewind(self, step: int) -> None:
-        if self.curves.exists():
-            whole = [line for line in self.curves.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            self.curves.write_text("".join(line for line in whole if json.loads(line)["step"] < step))
+        whole = [line for line in self.curves.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        self._file.close()
+        self.curves.write_text("".join(line for line in whole if json.loads(line)["step"] < step))
+        self._file = self.curves.open("a", buffering=1)
 
     def progress(self, done: int, total: int, unit: str = "step", **shown: float) -> None:
         self._progress.show(done, total, unit, shown)
@@ -57,6 +59,7 @@ class StageLog(Log):
 
     def close(self) -> None:
         self._progress.close()
+        self._file.close()
 
 
 def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]]) -> None:
@@ -96,8 +99,8 @@ def _work(entry: Entry, config: Config, params: dict[str, Any], run: Callable[..
         log.close()
         _check_metrics(entry, metrics)
         _check_unchanged(entry, ignored, before, md5s)
-        if log.curves.exists() and log.curves.stat().st_size:
-            shutil.copyfile(log.curves, view.parent / "view" / _inside(entry) / "curves.jsonl")
+        if log.curves.stat().st_size:
+            shutil.copyfile(log.curves, view / _inside(entry) / "curves.jsonl")
         _replace(view / _inside(entry), Path(entry.outs[0]))
         facts = {"seconds": time.monotonic() - began, "peak_memory_bytes": _peak_memory(), **log.facts}
         write_json(Path("data/metrics") / f"{entry.address}.json", metrics)
@@ -175,7 +178,7 @@ def _stop_on_sigterm(log: StageLog) -> None:
     that logs no steps (the data stages, which begin anew anyway), ends at once."""
 
     def asked(signum: int, frame: FrameType | None) -> None:
-        if log.stopping or not log.curves.exists():
+        if log.stopping or not log.steps:
             raise Stopped
         log.stopping = True
 

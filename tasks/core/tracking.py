@@ -110,7 +110,7 @@ def flatten(values: Any, name: str = "") -> dict[str, str]:
 def _log_params(client: Any, run: str, params: dict[str, Any]) -> None:
     from mlflow.entities import Param
 
-    flat = [Param(key, value) for key, value in flatten(params).items()]
+    flat = [Param(key, value) for key, value in flatten(params).items() if key]
     for start in range(0, len(flat), 100):  # the server's limit of a batch
         client.log_batch(run, params=flat[start : start + 100])
 
@@ -140,7 +140,9 @@ class Tracker:
         if enabled():
             sections = {name: params[name] for name in entry.params if name in params}
             work = (entry, key, md5s, sections)
-            self._thread = threading.Thread(target=lambda: _guarded(entry.address, lambda: self._record(*work)), daemon=True)
+            self._thread = threading.Thread(
+                target=lambda: _guarded(entry.address, lambda: self._record(*work)), daemon=True
+            )
             self._thread.start()
 
     def point(self, step: int, values: dict[str, float]) -> None:
@@ -219,9 +221,7 @@ def finish_parent(run: str | None, status: str) -> None:
         _guarded("the pipeline's run", lambda: _client().set_terminated(run, status))
 
 
-def register_model(
-    name: str, stage: str, path: str, md5: str, revision: str, metrics: dict[str, float]
-) -> str | None:
+def register_model(name: str, stage: str, path: str, md5: str, revision: str, metrics: dict[str, float]) -> str | None:
     """The version under which the model of a stage is registered, by reference: path, DVC md5, git revision, no bytes.
 
     The same md5 keeps its version, whoever registers it again.
@@ -236,14 +236,19 @@ def register_model(
             return str(known[md5])
         experiment = _experiment(client)
         made_by = client.search_runs(
-            [experiment], f"tags.`dvc.stage` = '{stage}' and attributes.status = 'FINISHED'",
-            order_by=["attributes.start_time DESC"], max_results=1,
+            [experiment],
+            f"tags.`dvc.stage` = '{stage}' and attributes.status = 'FINISHED'",
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
         )
         tags = {"dvc.md5": md5, "dvc.path": path, "git.revision": revision, "dvc.stage": stage}
         mlflow.set_tracking_uri(client.tracking_uri)
         model = mlflow.create_external_model(
-            name, source_run_id=made_by[0].info.run_id if made_by else None, tags=tags,
-            params={key: repr(value) for key, value in metrics.items()}, experiment_id=experiment,
+            name,
+            source_run_id=made_by[0].info.run_id if made_by else None,
+            tags=tags,
+            params={key: repr(value) for key, value in metrics.items()},
+            experiment_id=experiment,
         )
         if name not in {m.name for m in client.search_registered_models(f"name = '{name}'")}:
             client.create_registered_model(name)

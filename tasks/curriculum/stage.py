@@ -15,7 +15,13 @@ from tasks.curriculum import methods
 from tasks.curriculum.plan import Budget, Documents, Ranges
 
 SCHEMA = pa.schema(
-    [("step", pa.int32()), ("sequence", pa.int32()), ("document", pa.int32()), ("start", pa.int64()), ("length", pa.int32())]
+    [
+        ("step", pa.int32()),
+        ("sequence", pa.int32()),
+        ("document", pa.int32()),
+        ("start", pa.int64()),
+        ("length", pa.int32()),
+    ]
 )
 
 
@@ -57,10 +63,14 @@ def run(config: CurriculumConfig, data: Path, log: Log) -> dict[str, float]:
     documents = read_documents(data / "tokenize" / "documents.parquet")
     budget = Budget(config.tokens, config.tokens_per_step)
     if not budget.steps:
-        raise ConfigError(f"curriculum.tokens: {config.tokens} is less than one step of {config.tokens_per_step} tokens")
+        raise ConfigError(
+            f"curriculum.tokens: {config.tokens} is less than one step of {config.tokens_per_step} tokens"
+        )
     plan = config.method(documents, budget, config.seed)
     columns = [plan.step, plan.sequence, plan.document, plan.start, plan.length]
-    table = pa.table([pa.array(c.astype(t.to_pandas_dtype())) for c, t in zip(columns, SCHEMA.types, strict=True)], schema=SCHEMA)
+    table = pa.table(
+        [pa.array(c.astype(t.to_pandas_dtype())) for c, t in zip(columns, SCHEMA.types, strict=True)], schema=SCHEMA
+    )
     write_table(data / "curriculum" / "plan.parquet", table)
     return metrics_of(plan, documents)
 

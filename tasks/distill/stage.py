@@ -41,7 +41,9 @@ def student_of(teacher: Decoder, layers: int) -> Decoder:
     if layers >= teacher.config.layers:
         raise ConfigError(f"distill.student_layers: {layers} is no fewer than the teacher's {teacher.config.layers}")
     student = Decoder(teacher.config.model_copy(update={"layers": layers}))
-    student.load_state_dict({n: w for n, w in teacher.state_dict().items() if not n.startswith("blocks.")}, strict=False)
+    student.load_state_dict(
+        {n: w for n, w in teacher.state_dict().items() if not n.startswith("blocks.")}, strict=False
+    )
     for mine in range(layers):
         theirs = round(mine * (teacher.config.layers - 1) / max(layers - 1, 1))
         student.blocks[mine].load_state_dict(teacher.blocks[theirs].state_dict())
@@ -62,7 +64,9 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
     every = [tokenizer.chat(e.prompt) for split in ("sft", "rl") for e in config.problems.examples(split)]
     prompts = [prompt for prompt in every if len(prompt) <= room]
     if not prompts:
-        raise ConfigError(f"distill.max_new_tokens: no prompt fits the context of {teacher.config.context} less {config.max_new_tokens}")
+        raise ConfigError(
+            f"distill.max_new_tokens: no prompt fits the context of {teacher.config.context} less {config.max_new_tokens}"
+        )
     tokens: dict[int, int] = {}
 
     def divergence(ids_BT: Tensor, mask_BT: Tensor) -> Tensor:

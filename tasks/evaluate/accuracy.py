@@ -28,7 +28,13 @@ class Answer:
 
 
 def answer_all(
-    model: Decoder, tokenizer: Tokenizer, verifier, examples: list[Example], max_new_tokens: int, progress, batch: int = 128
+    model: Decoder,
+    tokenizer: Tokenizer,
+    verifier,
+    examples: list[Example],
+    max_new_tokens: int,
+    progress,
+    batch: int = 128,
 ) -> tuple[list[Answer], float]:
     """Greedy answers in the order of the examples, and the tokens a second it took to write them.
 

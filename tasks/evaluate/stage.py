@@ -20,7 +20,9 @@ from tasks.evaluate.bits_per_byte import document_bits, gzip_bits
 
 
 class EvaluateConfig(Config):
-    problems_counted: int = Field(500, gt=0, description="problems of the test split to answer; fewer where it has fewer")
+    problems_counted: int = Field(
+        500, gt=0, description="problems of the test split to answer; fewer where it has fewer"
+    )
     max_new_tokens: int = Field(32, gt=0)
     problems: choice(problems)
 
@@ -28,7 +30,9 @@ class EvaluateConfig(Config):
 def held_out(folder: Path, tokenizer: Tokenizer) -> list[tuple[str, str, str, torch.Tensor]]:
     """(id, source, text, ids) of each held-out document; the ids begin with the token that ended the one before."""
     tokens = np.load(folder / "tokens.npy", mmap_mode="r")
-    places = {row["id"]: row for row in read_table(folder / "documents.parquet").to_pylist() if row["split"] == "held_out"}
+    places = {
+        row["id"]: row for row in read_table(folder / "documents.parquet").to_pylist() if row["split"] == "held_out"
+    }
     documents = []
     for row in read_table(folder / "held_out.parquet").to_pylist():
         start, length = places[row["id"]]["start"], places[row["id"]]["length"]

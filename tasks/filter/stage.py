@@ -14,7 +14,9 @@ from tasks.core.stage import main
 from tasks.core.tables import Writer, read_batches
 from tasks.filter import methods
 
-DROPPED = pa.schema([("id", pa.string()), ("source", pa.string()), ("reason", pa.string()), ("text", pa.large_string())])
+DROPPED = pa.schema(
+    [("id", pa.string()), ("source", pa.string()), ("reason", pa.string()), ("text", pa.large_string())]
+)
 EXCERPT = 2000
 
 
@@ -49,14 +51,19 @@ def run(config: FilterConfig, data: Path, log: Log) -> dict[str, float]:
     filters: list[Filter] = [config.quality, config.repetition]
     reasons: Counter[str] = Counter()
     total, done, kept, kept_bytes = pq.read_metadata(source).num_rows, 0, 0, 0
-    with Writer(out / "documents.parquet", pq.read_schema(source)) as documents, Writer(out / "dropped.parquet", DROPPED) as dropped:
+    with (
+        Writer(out / "documents.parquet", pq.read_schema(source)) as documents,
+        Writer(out / "dropped.parquet", DROPPED) as dropped,
+    ):
         for batch in read_batches(source):
             rows = batch.to_pydict()
             why = [reason_to_drop(filters, s, t) for s, t in zip(rows["source"], rows["text"], strict=True)]
             stays = pa.array([reason is None for reason in why])
             documents.write(batch.filter(stays))
             gone = [
-                (rows["id"][i], rows["source"][i], reason, rows["text"][i][:EXCERPT]) for i, reason in enumerate(why) if reason
+                (rows["id"][i], rows["source"][i], reason, rows["text"][i][:EXCERPT])
+                for i, reason in enumerate(why)
+                if reason
             ]
             if gone:
                 columns = [pa.array(c, kind) for c, kind in zip(zip(*gone, strict=True), DROPPED.types, strict=True)]
@@ -67,7 +74,9 @@ def run(config: FilterConfig, data: Path, log: Log) -> dict[str, float]:
             done += batch.num_rows
             log.progress(done, total, "document")
     if not kept:
-        raise ConfigError(f"filter: none of {total} documents is left: {', '.join(f'{r} {n}' for r, n in reasons.most_common(5))}")
+        raise ConfigError(
+            f"filter: none of {total} documents is left: {', '.join(f'{r} {n}' for r, n in reasons.most_common(5))}"
+        )
     return {
         "documents": total,
         "kept": kept,

@@ -18,7 +18,13 @@ from tasks.ingest.sources.records import Record, Rejected
 
 SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("text", pa.large_string()), ("meta", pa.string())])
 QUARANTINE_SCHEMA = pa.schema(
-    [("source", pa.string()), ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("excerpt", pa.string())]
+    [
+        ("source", pa.string()),
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("reason", pa.string()),
+        ("excerpt", pa.string()),
+    ]
 )
 BATCH = 1024
 Source = choice(sources)  # named before a field of the same name hides the module
@@ -79,7 +85,10 @@ class Output:
     def flush(self) -> None:
         for rows, writer in ((self._rows, self._documents), (self._rejected, self._quarantine)):
             if rows:
-                columns = [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), writer.schema.types, strict=True)]
+                columns = [
+                    pa.array(column, kind)
+                    for column, kind in zip(zip(*rows, strict=True), writer.schema.types, strict=True)
+                ]
                 writer.write(pa.record_batch(columns, schema=writer.schema))
                 rows.clear()
 
@@ -100,7 +109,10 @@ def read_source(source: Config, config: IngestConfig, max_bytes: int, output: Ou
         output.add(label, item, size)
         log.progress(used, max_bytes, "byte")
     if not used:
-        why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3)) or "its first document exceeds its share"
+        why = (
+            ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
+            or "its first document exceeds its share"
+        )
         where = f"{config.folder}/{source.path}" if hasattr(source, "path") else config.folder
         total = sum(output.reasons.values()) - before
         raise ConfigError(f"ingest.sources: {label}: {where}: not one usable document ({total} rows rejected: {why})")

@@ -33,9 +33,13 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
     shape = config.model.model_copy(update={"vocab_size": config.model.vocab_size or tokenizer.vocab_size})
     longest = plan.batch(0).shape[1] - 1
     if longest > shape.context:
-        raise ConfigError(f"pretrain.model.context: {shape.context} is shorter than the plan's sequences of {longest} tokens")
+        raise ConfigError(
+            f"pretrain.model.context: {shape.context} is shorter than the plan's sequences of {longest} tokens"
+        )
     if shape.vocab_size != tokenizer.vocab_size:
-        raise ConfigError(f"pretrain.model.vocab_size: {shape.vocab_size}, but the tokenizer has {tokenizer.vocab_size}; use 0")
+        raise ConfigError(
+            f"pretrain.model.vocab_size: {shape.vocab_size}, but the tokenizer has {tokenizer.vocab_size}; use 0"
+        )
     model = Decoder(shape, config.seed).to(device())
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:

@@ -17,7 +17,7 @@ from tasks.quantize import methods
 
 
 class QuantizeConfig(Config):
-    """Norms and biases stay float32: they are 0.2% of the weights and each touches everything."""
+    """Norms and biases stay float32: they are 0.1% of the weights and each touches everything."""
 
     method: choice(methods)
     embedding: choice(methods) = methods.Int8()

@@ -23,8 +23,14 @@ class Rollout:
 
 
 def rollout(
-    model: Decoder, tokenizer: Tokenizer, verifier, examples: list[Example], samples: int, max_new_tokens: int,
-    temperature: float, seed: int,
+    model: Decoder,
+    tokenizer: Tokenizer,
+    verifier,
+    examples: list[Example],
+    samples: int,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
 ) -> Rollout:
     """Answers sampled from the model as it is now; an answer that never ended is scored as it stands."""
     prompts = [tokenizer.chat(e.prompt) for e in examples for _ in range(samples)]

@@ -40,7 +40,9 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
     room = model.config.context - config.max_new_tokens
     examples = [e for e in config.problems.examples("rl") if len(tokenizer.chat(e.prompt)) <= room]
     if not examples:
-        raise ConfigError(f"rl.max_new_tokens: no prompt fits the context of {model.config.context} less {config.max_new_tokens}")
+        raise ConfigError(
+            f"rl.max_new_tokens: no prompt fits the context of {model.config.context} less {config.max_new_tokens}"
+        )
 
     tokens: dict[int, int] = {}
 
@@ -62,7 +64,11 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
         logps_BT = token_logps(model, ids_BN, config.temperature)
         advantages_BT = advantages_GS.flatten()[:, None].to(device()).expand_as(logps_BT)
         loss, figures = config.loss(
-            logps_BT.flatten(), logps_BT.detach().flatten(), advantages_BT.flatten(), mask_BT.flatten(), mask_BT.sum().clamp(min=1)
+            logps_BT.flatten(),
+            logps_BT.detach().flatten(),
+            advantages_BT.flatten(),
+            mask_BT.flatten(),
+            mask_BT.sum().clamp(min=1),
         )
         tokens[step] = int(mask_BT.sum())
         lengths = sum(len(c.completion) for c in sampled.conversations) / len(sampled.conversations)

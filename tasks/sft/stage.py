@@ -29,7 +29,9 @@ class SftConfig(Config):
 
 def conversations_of(examples: list[Example], tokenizer: Tokenizer, context: int) -> list[Conversation]:
     """The demonstrations that fit the context, each ended by the end token."""
-    every = (Conversation(tokenizer.chat(e.prompt), [*tokenizer.encode(e.demonstration), tokenizer.end_id]) for e in examples)
+    every = (
+        Conversation(tokenizer.chat(e.prompt), [*tokenizer.encode(e.demonstration), tokenizer.end_id]) for e in examples
+    )
     return [c for c in every if len(c) <= context]
 
 
@@ -40,7 +42,9 @@ def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
     examples = config.problems.examples("sft")
     conversations = conversations_of(examples, tokenizer, model.config.context)
     if not conversations:
-        raise ConfigError(f"sft: none of the {len(examples)} demonstrations fits the context of {model.config.context} tokens")
+        raise ConfigError(
+            f"sft: none of the {len(examples)} demonstrations fits the context of {model.config.context} tokens"
+        )
 
     def batch_at(step: int) -> list[Conversation]:
         return [conversations[i] for i in chosen(step, config.batch, len(conversations), config.seed)]

@@ -95,7 +95,9 @@ def run(config: TokenizeConfig, data: Path, log: Log) -> dict[str, float]:
     source, out = data / "filter" / "documents.parquet", data / "tokenize"
     count = pq.read_metadata(source).num_rows
     if count < 2:
-        raise ConfigError(f"{source}: has {count} documents; tokenize needs two at least, one to train on and one to hold out")
+        raise ConfigError(
+            f"{source}: has {count} documents; tokenize needs two at least, one to train on and one to hold out"
+        )
     chosen = held_out(read_table(source, ["id"]).column("id").to_pylist(), config.held_out_fraction)
     tokenizer = config.method(train_texts(source, chosen))
     tokenizer.save(out)

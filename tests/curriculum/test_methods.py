@@ -13,7 +13,10 @@ from tasks.curriculum.methods.length_buckets import decompose
 from tasks.curriculum.methods.shuffled_packing import pack
 from tasks.curriculum.plan import Budget, Documents, Ranges
 
-SMALL = {"shuffled_packing": {"sequence_length": 16}, "length_buckets": {"min_length": 2, "max_length": 16, "cycles": 2}}
+SMALL = {
+    "shuffled_packing": {"sequence_length": 16},
+    "length_buckets": {"min_length": 2, "max_length": 16, "cycles": 2},
+}
 
 
 def documents_of(lengths: list[int], held_out_every: int = 3) -> Documents:
@@ -48,7 +51,9 @@ def test_every_plan(method, lengths: list[int], steps: int, seed: int) -> None:
         sizes = np.bincount(sequences, weights=plan.length[mine])
         assert len(set(sizes)) == 1 and (sizes - 1).sum() == 32  # predictions a step are constant
     again, _ = plan_of(method, lengths, steps, seed)
-    assert all(np.array_equal(getattr(plan, c), getattr(again, c)) for c in ("step", "sequence", "document", "start", "length"))
+    assert all(
+        np.array_equal(getattr(plan, c), getattr(again, c)) for c in ("step", "sequence", "document", "start", "length")
+    )
 
 
 @pytest.mark.parametrize("method", methods_of(methods), ids=lambda m: m.__name__)
@@ -75,7 +80,9 @@ def test_packing_by_hand() -> None:
     plan = pack(documents, np.array([1, 0]), sequences=2, per_step=1, length=4)
     # the stream is 5 6 7 8 | 0 1 2 3 4: sequences 5 6 7 8 0 and 0 1 2 3 4
     assert list(zip(plan.step, plan.document, plan.start, plan.length, strict=True)) == [
-        (0, 1, 5, 4), (0, 0, 0, 1), (1, 0, 0, 5)
+        (0, 1, 5, 4),
+        (0, 0, 0, 1),
+        (1, 0, 0, 5),
     ]
 
 

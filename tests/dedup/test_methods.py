@@ -19,7 +19,7 @@ from tasks.dedup.methods.minhash import clusters_of, jaccard, shingles_of, signa
 from tasks.dedup.stage import DedupConfig, run
 from tasks.ingest.sources import Stdlib
 
-WORDS = "ash birch cedar elm fir hazel larch maple oak pine rowan willow yew".split()
+WORDS = ["ash", "birch", "cedar", "elm", "fir", "hazel", "larch", "maple", "oak", "pine", "rowan", "willow", "yew"]
 texts = st.lists(st.lists(st.sampled_from(WORDS), max_size=14).map(" ".join), max_size=12)
 
 
@@ -61,7 +61,11 @@ def test_planted_near_duplicates_against_brute_force(kind: str) -> None:
     sets = [set(zip(*(text.split()[i:] for i in range(5)), strict=False)) for text in documents]
     first = Minhash()(documents, Log())
     planted = [(i, i + 60) for i in range(60)]
-    exact = {pair for pair in combinations(range(120), 2) if len(sets[pair[0]] & sets[pair[1]]) / len(sets[pair[0]] | sets[pair[1]]) >= 0.7}
+    exact = {
+        pair
+        for pair in combinations(range(120), 2)
+        if len(sets[pair[0]] & sets[pair[1]]) / len(sets[pair[0]] | sets[pair[1]]) >= 0.7
+    }
     assert exact == set(planted)  # the construction: the pairs and nothing else is above the threshold
     found = {(int(first[row]), row) for row in range(120) if first[row] != row}
     assert found <= exact  # verified candidates: precision is 1
@@ -79,7 +83,9 @@ def test_signatures_estimate_similarity_without_bias() -> None:
     generator = np.random.Generator(np.random.Philox(key=5))
     multipliers, offsets = generator.integers(0, 2**64, size=(2, 4096), dtype=np.uint64)
     pool = generator.integers(0, 2**64, size=300, dtype=np.uint64)
-    left, right = (signature_of(pool[part], multipliers | np.uint64(1), offsets) for part in (slice(0, 200), slice(100, 300)))
+    left, right = (
+        signature_of(pool[part], multipliers | np.uint64(1), offsets) for part in (slice(0, 200), slice(100, 300))
+    )
     # J = 100/300; 4 standard deviations of 4096 draws: 4 sqrt(0.333 * 0.667 / 4096) = 0.029
     assert abs((left == right).mean() - 1 / 3) < 0.03
 
@@ -92,20 +98,34 @@ def test_a_bucket_of_many_equals_is_one_cluster() -> None:
 def run_stage(folder: Path, method, rows: list[tuple[str, str]]) -> tuple[dict, Path]:
     for name in ("ingest", "dedup"):
         (folder / name).mkdir()
-    columns = {"id": [i for i, _ in rows], "source": ["s"] * len(rows), "text": pa.array([t for _, t in rows], pa.large_string())}
+    columns = {
+        "id": [i for i, _ in rows],
+        "source": ["s"] * len(rows),
+        "text": pa.array([t for _, t in rows], pa.large_string()),
+    }
     write_table(folder / "ingest" / "documents.parquet", pa.table({**columns, "meta": ["{}"] * len(rows)}))
     return run(DedupConfig(method=method), folder, Log()), folder / "dedup"
 
 
 def test_what_is_dropped_is_kept_as_data_with_its_reason(tmp_path: Path) -> None:
-    metrics, out = run_stage(tmp_path, Exact(), [("a", "Same text"), ("b", "other"), ("c", "same  text"), ("d", "SAME TEXT")])
+    metrics, out = run_stage(
+        tmp_path, Exact(), [("a", "Same text"), ("b", "other"), ("c", "same  text"), ("d", "SAME TEXT")]
+    )
     assert [r["id"] for r in read_table(out / "documents.parquet").to_pylist()] == ["a", "b"]
     dropped = read_table(out / "dropped.parquet").to_pylist()
     assert [(r["id"], r["reason"], r["text"]) for r in dropped] == [
-        ("c", "duplicate_of:a", "same  text"), ("d", "duplicate_of:a", "SAME TEXT")
+        ("c", "duplicate_of:a", "same  text"),
+        ("d", "duplicate_of:a", "SAME TEXT"),
     ]
     assert read_table(out / "clusters.parquet").column("cluster").to_pylist() == ["a", "b", "a", "a"]
-    expected = {"documents": 4, "kept": 2, "dropped": 2, "dropped_exact_duplicate": 2, "clusters": 1, "largest_cluster": 3}
+    expected = {
+        "documents": 4,
+        "kept": 2,
+        "dropped": 2,
+        "dropped_exact_duplicate": 2,
+        "clusters": 1,
+        "largest_cluster": 3,
+    }
     assert expected.items() <= metrics.items()
 
 

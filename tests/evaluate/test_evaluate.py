@@ -49,8 +49,12 @@ def test_per_byte_by_hand() -> None:
         {"source": "b", "bytes": 30, "bits": 30.0, "gzip_bits": 60.0},
     ]
     assert per_byte(rows) == {
-        "bits_per_byte": 1.25, "gzip_bits_per_byte": 2.5, "bits_per_byte_a": 2.0, "gzip_bits_per_byte_a": 4.0,
-        "bits_per_byte_b": 1.0, "gzip_bits_per_byte_b": 2.0,
+        "bits_per_byte": 1.25,
+        "gzip_bits_per_byte": 2.5,
+        "bits_per_byte_a": 2.0,
+        "gzip_bits_per_byte_a": 4.0,
+        "bits_per_byte_b": 1.0,
+        "gzip_bits_per_byte_b": 2.0,
     }
 
 

@@ -17,8 +17,18 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 Found = TypeVar("Found")
 
-FLAGS = """--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
---disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1500,1100""".split()
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--window-size=1500,1100",
+]
 LOCAL = ("127.0.0.1", "localhost")
 
 
@@ -44,24 +54,30 @@ class Browser:
 
     def see(self, *words: str) -> None:
         """Wait until the page shows every one of these words, in whatever case."""
-        self.until(lambda: all(word.casefold() in self.text().casefold() for word in words), f"the page to show {words}")
+        self.until(
+            lambda: all(word.casefold() in self.text().casefold() for word in words), f"the page to show {words}"
+        )
 
     def find(self, selector: str, text: str | None = None) -> WebElement:
         """Wait for the first visible element of this CSS selector, and of exactly this text if one is given."""
+
         def search() -> WebElement | None:
             for element in self.driver.find_elements(By.CSS_SELECTOR, selector):
                 if element.is_displayed() and text in (None, element.text.strip()):
                     return element
             return None
+
         return self.until(search, f"{selector} {text or ''}")
 
     def click(self, selector: str, text: str | None = None) -> None:
         """Click such an element, after scrolling to it."""
+
         def press() -> bool:
             element = self.find(selector, text)
             self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
             element.click()
             return True
+
         self.until(press, f"to click {selector} {text or ''}")
 
     def gone(self, selector: str) -> None:
@@ -70,14 +86,15 @@ class Browser:
 
     def until(self, ready: Callable[[], Found | None], what: str) -> Found:
         """The first true value of `ready()`; an AssertionError that quotes the page when there is none in time."""
-        wait = WebDriverWait(self.driver, self.seconds, 0.2,
-                             [NoSuchElementException, StaleElementReferenceException])
+        wait = WebDriverWait(self.driver, self.seconds, 0.2, [NoSuchElementException, StaleElementReferenceException])
         try:
-            return wait.until(lambda _: ready())
+            found = wait.until(lambda _: ready())
         except TimeoutException:
             self.picture("failed")
             page = f"{self.driver.current_url}\n{self.text()[:3000]}"
             raise AssertionError(f"waited {self.seconds} s for {what}; the page:\n{page}") from None
+        assert found is not None  # or the wait would have gone on
+        return found
 
     def picture(self, name: str) -> None:
         """Keep what the window shows as NAME.png."""
@@ -107,7 +124,13 @@ def browser(profile: Path, pictures: Path) -> Iterator[Browser]:
     for flag in [*FLAGS, rules, f"--user-data-dir={profile}"]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    options.page_load_strategy = (
+        "none"  # every step waits for what it needs; a page that never ends loading is no matter
+    )
     driver = Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    # The default of 300 s, tried again three times, would make a stuck page look like a stuck test.
+    driver.set_page_load_timeout(60)
+    driver.set_script_timeout(60)
     try:
         yield Browser(driver, pictures)
     finally:

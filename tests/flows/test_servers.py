@@ -14,6 +14,7 @@ import pytest
 
 from flows import servers, ui
 from flows.servers import HOST, ServerError, child, kept_local, port_of
+from tests.project import ROOT
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
 PARENT = """
@@ -78,7 +79,8 @@ def test_a_child_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv: children cannot be tied to their parent")
 def test_a_child_ends_when_its_parent_is_killed() -> None:
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=servers.ROOT, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
     pid = int(parent.stdout.readline())
     assert alive(pid)
     parent.kill()
@@ -90,8 +92,10 @@ def test_a_child_that_ends_while_starting_is_reported_with_its_log() -> None:
     log = servers.HOME / "test.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with (child("test", [sys.executable, "-c", "raise SystemExit('no disk')"], dict(os.environ), log) as started,
-              pytest.raises(ServerError, match=r"the test ended with exit code 1; .*test.log:\nno disk")):
+        with (
+            child("test", [sys.executable, "-c", "raise SystemExit('no disk')"], dict(os.environ), log) as started,
+            pytest.raises(ServerError, match=r"the test ended with exit code 1; .*test.log:\nno disk"),
+        ):
             started.wait_until(lambda: False)
     finally:
         log.unlink()
@@ -99,8 +103,7 @@ def test_a_child_that_ends_while_starting_is_reported_with_its_log() -> None:
 
 def test_a_second_make_ui_in_a_checkout_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ui, "HOME", tmp_path)
-    with (ui.only_one(), pytest.raises(ServerError, match=f"already running .* process {os.getpid()}"),
-          ui.only_one()):
+    with ui.only_one(), pytest.raises(ServerError, match=f"already running .* process {os.getpid()}"), ui.only_one():
         pass
     with ui.only_one():
         pass
@@ -108,5 +111,5 @@ def test_a_second_make_ui_in_a_checkout_is_refused(monkeypatch: pytest.MonkeyPat
 
 def test_a_page_is_restricted_to_this_machine_once() -> None:
     page = kept_local("<html><head><title>x</title></head></html>")
-    assert page.startswith("<html><head><meta http-equiv=\"Content-Security-Policy\"")
+    assert page.startswith('<html><head><meta http-equiv="Content-Security-Policy"')
     assert kept_local(page) == page

@@ -15,8 +15,9 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 
+from flows.smoke import copy_project
 from tests.flows.browser import Browser, browser, missing
-from tests.flows.checkout import copy_project, processes_in
+from tests.project import ROOT
 
 # A busy machine of two cores: starting takes 10 to 60 s there, the smoke preset a minute or two.
 START_SECONDS, RUN_SECONDS = 180, 900
@@ -31,7 +32,7 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.mark.skipif(missing() is not None, reason=f"no browser: {missing()}")
 def test_a_run_started_in_the_browser_completes_and_its_curves_show(tmp_path: Path, pictures: Path) -> None:
-    project = copy_project(tmp_path / "project")
+    project = copy_project(ROOT, tmp_path / "project")
     stages = read_lock(project)
     with make_ui(project) as (prefect, mlflow, log), browser(tmp_path / "profile", pictures) as page:
         submit_smoke(page, prefect)
@@ -118,10 +119,17 @@ def see_curves(page: Browser, mlflow: str, flow_run: str) -> None:
 def make_ui(project: Path) -> Iterator[tuple[str, str, Path]]:
     """The addresses of the Prefect and MLflow pages, and the log, of `make ui` on free ports; Ctrl-C at the end."""
     log = project.parent / "ui.log"
-    environment = {**os.environ, "TOKENMILL_PREFECT_PORT": "0", "TOKENMILL_MLFLOW_PORT": "0"}
+    surroundings = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "TOKENMILL_"))}
+    surroundings |= {"TOKENMILL_PREFECT_PORT": "0", "TOKENMILL_MLFLOW_PORT": "0", "PYTHONPATH": str(project)}
     with log.open("w") as sink:
-        process = subprocess.Popen([sys.executable, "-m", "flows.ui"], cwd=project, env=environment, stdout=sink,
-                                   stderr=sink, start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.ui"],
+            cwd=project,
+            env=surroundings,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
     try:
         deadline = time.monotonic() + START_SECONDS
         while not (ready := re.search(r"Prefect +(http\S+)[\s\S]*MLflow +(http\S+)[\s\S]*Ctrl-C", log.read_text())):
@@ -135,6 +143,18 @@ def make_ui(project: Path) -> Iterator[tuple[str, str, Path]]:
         if process.poll() is None:
             process.terminate()
             process.wait(60)
+
+
+def processes_in(folder: Path) -> list[int]:
+    """The processes whose working directory is this folder or below it (Linux)."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if link.resolve(strict=True).is_relative_to(folder):
+                found.append(int(link.parent.name))
+        except (FileNotFoundError, PermissionError, ProcessLookupError):
+            continue
+    return found
 
 
 def read_lock(project: Path) -> dict:

@@ -28,7 +28,11 @@ def ingest(folder: Path, *sources, max_bytes: int = 1 << 20) -> tuple[list[dict]
     out.mkdir(parents=True)
     config = IngestConfig(folder=str(folder / "in"), max_bytes=max_bytes, sources=list(sources), seed=0)
     metrics = run(config, folder / "data", Log())
-    return read_table(out / "documents.parquet").to_pylist(), read_table(out / "quarantine.parquet").to_pylist(), metrics
+    return (
+        read_table(out / "documents.parquet").to_pylist(),
+        read_table(out / "quarantine.parquet").to_pylist(),
+        metrics,
+    )
 
 
 @pytest.fixture
@@ -76,7 +80,9 @@ def test_a_50_mb_line_is_quarantined_without_being_held(folder: Path) -> None:
         "assert [(q['row'], q['reason']) for q in quarantine] == [(2, 'line_too_long')], quarantine;"
         "assert len(documents) == 2; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 40_000  # KiB: the line alone has 48,800
 
@@ -112,7 +118,8 @@ def test_what_is_no_gzip_or_zstd_is_quarantined_whole(folder: Path) -> None:
     documents, quarantine, _ = ingest(folder, Jsonl(path="*"))
     assert len(documents) == 1
     assert [(q["file"], q["row"], q["reason"]) for q in quarantine] == [
-        ("a.jsonl.gz", 0, "unreadable"), ("b.jsonl.zst", 0, "unreadable")
+        ("a.jsonl.gz", 0, "unreadable"),
+        ("b.jsonl.zst", 0, "unreadable"),
     ]
 
 
@@ -141,8 +148,11 @@ def test_parquet_with_bad_cells_and_without_the_column(folder: Path) -> None:
     documents, quarantine, _ = ingest(folder, Parquet(path="*.parquet"))
     assert [d["text"] for d in documents] == ["good"]
     assert [(q["file"], q["row"], q["reason"]) for q in quarantine] == [
-        ("a.parquet", 2, "null_text"), ("a.parquet", 3, "empty_text"), ("a.parquet", 4, "nul_bytes"),
-        ("b.parquet", 0, "missing_text"), ("c.parquet", 0, "unreadable"),
+        ("a.parquet", 2, "null_text"),
+        ("a.parquet", 3, "empty_text"),
+        ("a.parquet", 4, "nul_bytes"),
+        ("b.parquet", 0, "missing_text"),
+        ("c.parquet", 0, "unreadable"),
     ]
 
 
@@ -162,7 +172,9 @@ def test_a_missing_path_and_a_missing_folder_are_errors(folder: Path) -> None:
 
 def test_a_source_with_nothing_usable_says_so_and_why(folder: Path) -> None:
     (folder / "in" / "a.jsonl").write_bytes(row(None) * 3 + row(""))
-    with pytest.raises(ConfigError, match=r"jsonl: .*in/\*: not one usable document \(4 rows rejected: null_text 3, empty_text 1\)"):
+    with pytest.raises(
+        ConfigError, match=r"jsonl: .*in/\*: not one usable document \(4 rows rejected: null_text 3, empty_text 1\)"
+    ):
         ingest(folder, Jsonl(path="*"))
 
 

@@ -42,10 +42,17 @@ def test_logits_equal_those_of_transformers(qk_norm: bool, tied: bool) -> None:
     shape = ours.config
     kind = transformers.Qwen3Config if qk_norm else transformers.LlamaConfig
     config = kind(
-        vocab_size=shape.vocab_size, hidden_size=shape.width, intermediate_size=shape.ffn_width,
-        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
-        head_dim=shape.width // shape.heads, max_position_embeddings=shape.context, rms_norm_eps=1e-6,
-        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta}, tie_word_embeddings=tied,
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.width,
+        intermediate_size=shape.ffn_width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.width // shape.heads,
+        max_position_embeddings=shape.context,
+        rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        tie_word_embeddings=tied,
         attention_bias=False,
     )
     theirs = (transformers.Qwen3ForCausalLM if qk_norm else transformers.LlamaForCausalLM)(config).eval()

@@ -9,11 +9,16 @@ from torch import Tensor, nn
 
 from lm import optimizers
 from lm.config import Config, methods_of
-from lm.optimizers.muon import is_hidden_matrix, muon_
 from lm.optimizers import AdamW, Muon
+from lm.optimizers.muon import is_hidden_matrix, muon_
 
 EVERY = pytest.mark.parametrize("method", methods_of(optimizers), ids=lambda method: method.__name__)
-SHAPES = {"embedding.weight": (11, 6), "blocks.0.up.weight": (8, 6), "blocks.0.down.weight": (6, 8), "norm.weight": (6,)}
+SHAPES = {
+    "embedding.weight": (11, 6),
+    "blocks.0.up.weight": (8, 6),
+    "blocks.0.down.weight": (6, 8),
+    "norm.weight": (6,),
+}
 
 
 def weights(seed: int = 0) -> list[tuple[str, nn.Parameter]]:
@@ -40,14 +45,14 @@ def test_descends_a_quadratic(method: type[Config]) -> None:
         return sum(((weight - goal) ** 2).sum() for (_, weight), goal in zip(named, goals, strict=True))
 
     before = loss().item()
-    for step in range(300):
+    for step in range(100):
         for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * (1 - step / 300)
+            group["lr"] = 0.1 * (1 - step / 100)
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()
-    # 300 steps of at least 3e-3, falling to 0, are a way of 0.45 for weights about 1.1 away from their goals.
-    assert loss().item() < 0.6 * before
+    # A way of 5 for AdamW and of 1 for Muon, whose updates are 0.2 lr, to goals that are 1.4 away.
+    assert loss().item() < 0.3 * before
 
 
 @EVERY
@@ -118,7 +123,12 @@ def test_vectors_do_not_decay_and_matrices_do(method: type[Config]) -> None:
     for named, decay in ((decaying, 1.0), (plain, 0.0)):
         set_gradients(named, 0)
         method(weight_decay=decay).build(named).step()
-    assert [torch.equal(a, b) for a, b in zip(values(decaying), values(plain), strict=True)] == [False, False, False, True]
+    assert [torch.equal(a, b) for a, b in zip(values(decaying), values(plain), strict=True)] == [
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
 @EVERY
@@ -158,7 +168,12 @@ def test_muon_equals_torch_within_bf16(nesterov: bool) -> None:
     before = values(mine)
     ours = Muon(lr=0.1, nesterov=nesterov).build(mine)
     peer = torch.optim.Muon(
-        [w for _, w in theirs], lr=0.1, weight_decay=0.1, momentum=0.95, nesterov=nesterov, adjust_lr_fn="match_rms_adamw"
+        [w for _, w in theirs],
+        lr=0.1,
+        weight_decay=0.1,
+        momentum=0.95,
+        nesterov=nesterov,
+        adjust_lr_fn="match_rms_adamw",
     )
     for step in range(3):
         for named, optimizer in ((mine, ours), (theirs, peer)):
@@ -179,7 +194,13 @@ def test_muon_moves_every_shape_by_the_same_rms() -> None:
 
 
 def test_muon_leaves_embeddings_head_and_vectors_to_adamw() -> None:
-    names = ["embedding.weight", "head.weight", "lm_head.weight", "blocks.0.attention.query.weight", "blocks.0.ffn.up.weight"]
+    names = [
+        "embedding.weight",
+        "head.weight",
+        "lm_head.weight",
+        "blocks.0.attention.query.weight",
+        "blocks.0.ffn.up.weight",
+    ]
     matrix = torch.zeros(2, 2)
     assert [is_hidden_matrix(name, matrix) for name in names] == [False, False, False, True, True]
     assert not is_hidden_matrix("blocks.0.norm.weight", torch.zeros(2))

@@ -19,7 +19,10 @@ SPLITS = ("sft", "rl", "test")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    rows = [{"question": f"Ann has {i} apples and eats one?", "answer": f"One less.\n#### {i - 1:,}"} for i in range(1, 2000, 7)]
+    rows = [
+        {"question": f"Ann has {i} apples and eats one?", "answer": f"One less.\n#### {i - 1:,}"}
+        for i in range(1, 2000, 7)
+    ]
     with gzip.open(tmp_path / "train.jsonl.gz", "wt") as out:
         out.writelines(json.dumps(row) + "\n" for row in rows)
     return tmp_path
@@ -64,7 +67,9 @@ def test_working_is_right(left: int, operator: str, right: int) -> None:
         sum_, _, result = step.partition("=")
         assert eval(sum_) == int(result) and int(result) >= 0  # noqa: S307 - digits and signs that we wrote
         digits.append(int(result) % 10)
-    assert sum(digit * 10**place for place, digit in enumerate(digits)) == solve(left, operator, right) % 10 ** len(digits)
+    assert sum(digit * 10**place for place, digit in enumerate(digits)) == solve(left, operator, right) % 10 ** len(
+        digits
+    )
 
 
 def test_worked_by_hand() -> None:
@@ -74,7 +79,11 @@ def test_worked_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("row", "reason"),
-    [("{", "JSON object"), ('{"question": "q"}', "JSON object"), ('{"question": "q", "answer": "7"}', "no number after")],
+    [
+        ("{", "JSON object"),
+        ('{"question": "q"}', "JSON object"),
+        ('{"question": "q", "answer": "7"}', "no number after"),
+    ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, row: str, reason: str) -> None:
     (tmp_path / "p.jsonl").write_text('{"question": "q", "answer": "#### 7"}\n' + row + "\n")

@@ -21,7 +21,10 @@ def packed(rows: int = 3, columns: int = 7, bits: int = 4, group: int = 4, minim
 
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(
-    rows=st.integers(1, 5), columns=st.integers(1, 70), bits=st.sampled_from([4, 8]), group=st.sampled_from([0, 1, 5, 32]),
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 70),
+    bits=st.sampled_from([4, 8]),
+    group=st.sampled_from([0, 1, 5, 32]),
     minima=st.booleans(),
 )
 def test_through_a_file_and_json_to_the_bit(rows: int, columns: int, bits: int, group: int, minima: bool) -> None:

@@ -18,7 +18,9 @@ quick = settings(deadline=None, max_examples=25, derandomize=True)
 @EVERY
 @quick
 @given(total=st.integers(1, 400), warmup=st.floats(0, 0.7), final=st.floats(0, 1))
-def test_factors_rise_once_then_fall_to_the_final_one(method: type[Config], total: int, warmup: float, final: float) -> None:
+def test_factors_rise_once_then_fall_to_the_final_one(
+    method: type[Config], total: int, warmup: float, final: float
+) -> None:
     schedule = method(warmup_fraction=warmup, final_fraction=final)
     factors = [schedule(step, total) for step in range(total + 1)]
     assert all(0 <= factor <= 1 for factor in factors)

@@ -67,4 +67,7 @@ def test_uniform_logits_cost_log_vocabulary_and_z_loss_its_square() -> None:
     assert NextToken()(model, TOKENS)[0].item() == pytest.approx(math.log(8))
     loss, figures = NextToken(z_loss=0.5)(model, TOKENS)
     assert loss.item() == pytest.approx(math.log(8) + 0.5 * math.log(8) ** 2)
-    assert figures == {"cross_entropy": pytest.approx(math.log(8)), "squared_log_partition": pytest.approx(math.log(8) ** 2)}
+    assert figures == {
+        "cross_entropy": pytest.approx(math.log(8)),
+        "squared_log_partition": pytest.approx(math.log(8) ** 2),
+    }

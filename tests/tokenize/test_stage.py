@@ -27,7 +27,9 @@ def run_stage(folder: Path, texts: list[str] = TEXTS, method=None, fraction: flo
     columns = {"id": [f"d{i}" for i in range(len(texts))], "source": ["s"] * len(texts)}
     table = pa.table({**columns, "text": pa.array(texts, pa.large_string()), "meta": ["{}"] * len(texts)})
     write_table(folder / "filter" / "documents.parquet", table)
-    return run(TokenizeConfig(method=method or Bpe(vocab_size=400), held_out_fraction=fraction), folder, Log()), folder / "tokenize"
+    return run(
+        TokenizeConfig(method=method or Bpe(vocab_size=400), held_out_fraction=fraction), folder, Log()
+    ), folder / "tokenize"
 
 
 def test_the_files_hold_every_document_where_they_say(tmp_path: Path) -> None:
@@ -42,7 +44,12 @@ def test_the_files_hold_every_document_where_they_say(tmp_path: Path) -> None:
     assert [r["id"] for r in held] == [r["id"] for r in rows if r["split"] == "held_out"]
     assert [r["text"] for r in held] == [TEXTS[int(r["id"][1:])] for r in held] and 5 < len(held) < 40
     assert metrics["tokens"] == len(tokens) == metrics["train_tokens"] + metrics["held_out_tokens"]
-    assert sorted(p.name for p in out.iterdir()) == ["documents.parquet", "held_out.parquet", "tokenizer.json", "tokens.npy"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "documents.parquet",
+        "held_out.parquet",
+        "tokenizer.json",
+        "tokens.npy",
+    ]
 
 
 def test_held_out_documents_do_not_train_the_tokenizer(tmp_path: Path) -> None:

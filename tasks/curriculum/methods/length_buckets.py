@@ -67,7 +67,8 @@ class LengthBuckets(Config):
         """Each bucket is gone through in a random order of its own, again and again if the budget asks for it."""
         if budget.tokens_per_step % self.max_length:
             raise ConfigError(
-                f"curriculum.tokens_per_step: {budget.tokens_per_step} is no multiple of curriculum.method.max_length {self.max_length}"
+                f"curriculum.tokens_per_step: {budget.tokens_per_step} is no multiple of "
+                f"curriculum.method.max_length {self.max_length}"
             )
         document, offset, length = decompose(documents.length, self.min_length, self.max_length)
         if not len(document):
@@ -77,7 +78,9 @@ class LengthBuckets(Config):
         weights = np.array([len(m) * size for m, size in zip(members, sizes, strict=True)], dtype=np.float64)
         exact = weights / weights.sum() * budget.steps
         quotas = np.floor(exact).astype(np.int64)
-        quotas[np.argsort(quotas - exact, kind="stable")[: budget.steps - quotas.sum()]] += 1  # largest remainders first
+        quotas[np.argsort(quotas - exact, kind="stable")[: budget.steps - quotas.sum()]] += (
+            1  # largest remainders first
+        )
         of_step = bucket_of_steps(budget.steps, quotas, self.cycles, seed)
 
         columns: list[list[np.ndarray]] = [[], [], []]
@@ -88,7 +91,9 @@ class LengthBuckets(Config):
             rounds = -(-needed // len(mine))
             orders = [mine[shuffled(len(mine), seed, (index + 1) * 1_000_003 + r)] for r in range(rounds)]
             pieces = np.concatenate(orders)[:needed] if orders else np.zeros(0, np.int64)
-            for column, part in zip(columns, (np.repeat(steps, per_step), np.tile(np.arange(per_step), len(steps)), pieces), strict=True):
+            for column, part in zip(
+                columns, (np.repeat(steps, per_step), np.tile(np.arange(per_step), len(steps)), pieces), strict=True
+            ):
                 column.append(part)
         step, sequence, piece = (np.concatenate(column) for column in columns)
         order = np.lexsort((sequence, step))

@@ -86,7 +86,9 @@ def find(parents: np.ndarray, row: int) -> int:
     return int(row)
 
 
-def clusters_of(shingles: list[np.ndarray], signatures_NP: np.ndarray, bands: int, threshold: float, log: Log) -> np.ndarray:
+def clusters_of(
+    shingles: list[np.ndarray], signatures_NP: np.ndarray, bands: int, threshold: float, log: Log
+) -> np.ndarray:
     """N rows: the first document of each one's cluster."""
     parents = np.arange(len(shingles))
     per_band, checked = signatures_NP.shape[1] // bands, set()
@@ -114,7 +116,9 @@ class Minhash(Config):
     shingle_words: int = Field(5, gt=0)
     bands: int = Field(14, gt=0)
     rows_per_band: int = Field(8, gt=0)
-    threshold: float = Field(0.7, gt=0, le=1, description="Jaccard similarity of shingle sets from which two are duplicates")
+    threshold: float = Field(
+        0.7, gt=0, le=1, description="Jaccard similarity of shingle sets from which two are duplicates"
+    )
     reason: ClassVar[str] = "near_duplicate"
 
     def __call__(self, texts: list[str], log: Log) -> np.ndarray:

@@ -59,7 +59,12 @@ def reason_to_drop(text: str, rules: "GopherRepetition") -> str | None:
     paragraphs = [part.strip() for part in text.split("\n\n") if part.strip()]
     for name, pieces, most, most_characters in (
         ("lines", lines, rules.max_duplicate_line_fraction, rules.max_duplicate_line_character_fraction),
-        ("paragraphs", paragraphs, rules.max_duplicate_paragraph_fraction, rules.max_duplicate_paragraph_character_fraction),
+        (
+            "paragraphs",
+            paragraphs,
+            rules.max_duplicate_paragraph_fraction,
+            rules.max_duplicate_paragraph_character_fraction,
+        ),
     ):
         fraction, characters = duplicate_fractions(pieces)
         if fraction > most:

@@ -52,7 +52,9 @@ def excerpt_of(value: object) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:EXCERPT])
 
 
-def check_text(file: str, row: int, value: object, id_: object = None, meta: dict[str, Any] | None = None) -> Record | Rejected:
+def check_text(
+    file: str, row: int, value: object, id_: object = None, meta: dict[str, Any] | None = None
+) -> Record | Rejected:
     """The record of a row's fields, or why there is none."""
     if value is None:
         return Rejected(file, row, "null_text")

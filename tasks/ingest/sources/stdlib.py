@@ -25,7 +25,17 @@ from lm.config import Config
 from tasks.ingest.sources.records import Record, Rejected, check_text
 
 # Not documentation of Python: tests, bundled wheels, generated tables, other people's packages.
-LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__", "turtledemo", "ensurepip"}
+LEFT_OUT = {
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+    "turtledemo",
+    "ensurepip",
+}
 LEFT_OUT |= {"pydoc_data", "__phello__"}
 
 
@@ -65,7 +75,9 @@ def module_pieces(source: str, max_bytes: int) -> list[str]:
     if len(source.encode()) <= max_bytes:
         return [source]
     lines = source.splitlines(keepends=True)
-    firsts = [min([s.lineno, *(d.lineno for d in getattr(s, "decorator_list", []))]) - 1 for s in ast.parse(source).body]
+    firsts = [
+        min([s.lineno, *(d.lineno for d in getattr(s, "decorator_list", []))]) - 1 for s in ast.parse(source).body
+    ]
     edges = [0, *firsts[1:], len(lines)]
     return group(["".join(lines[a:b]) for a, b in zip(edges, edges[1:], strict=False)], max_bytes)
 

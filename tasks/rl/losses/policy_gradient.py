@@ -10,8 +10,13 @@ from lm.config import Config
 
 
 def clipped_surrogate(
-    logp_T: Tensor, logp_old_T: Tensor, advantages_T: Tensor, mask_T: Tensor, denominator: Tensor | float,
-    clip_low: float, clip_high: float,
+    logp_T: Tensor,
+    logp_old_T: Tensor,
+    advantages_T: Tensor,
+    mask_T: Tensor,
+    denominator: Tensor | float,
+    clip_low: float,
+    clip_high: float,
 ) -> tuple[Tensor, dict[str, float]]:
     """-sum(min(ratio * advantage, clipped ratio * advantage)) / denominator over the tokens in the mask.
 
@@ -38,7 +43,9 @@ def clipped_surrogate(
 class PolicyGradient(Config):
     name: Literal["policy_gradient"] = "policy_gradient"
     clip_low: float = Field(0.2, ge=0, lt=1, description="a ratio below 1 - clip_low earns no more")
-    clip_high: float = Field(0.2, ge=0, description="a ratio above 1 + clip_high earns no more; DAPO (arXiv:2503.14476) has 0.28")
+    clip_high: float = Field(
+        0.2, ge=0, description="a ratio above 1 + clip_high earns no more; DAPO (arXiv:2503.14476) has 0.28"
+    )
 
     def __call__(
         self, logp_T: Tensor, logp_old_T: Tensor, advantages_T: Tensor, mask_T: Tensor, denominator: Tensor | float

@@ -1,0 +1,75 @@
+"""Mistakes in params.yaml: one line each, with the key as it stands in the file and the nearest valid name."""
+
+import pytest
+from pydantic import Field
+
+from lm.config import Config
+from tasks.core.config import ConfigError, load, read_params, unknown_sections
+from tasks.dedup.stage import DedupConfig
+from tasks.ingest.stage import IngestConfig
+
+
+class Toy(Config):
+    steps: int = Field(gt=0)
+    rate: float = 0.5
+    seed: int
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"method": {"name": "minhsh"}},
+            "p: dedup.method.name: no method 'minhsh'; did you mean 'minhash'? (allowed: exact, minhash)",
+        ),
+        ({"method": {"name": "minhash", "bnds": 3}}, "p: dedup.method.bnds: unknown key; did you mean 'bands'?"),
+        ({"method": {"name": "minhash", "bands": 0}}, "p: dedup.method.bands: input should be greater than 0 (got 0)"),
+        ({"method": {"name": "exact", "bands": 3}}, "p: dedup.method.bands: unknown key (allowed: name) (got 3)"),
+        ({"method": {}}, "p: dedup.method: needs a `name` that says which method"),
+        ({"metod": {"name": "exact"}}, "p: dedup.metod: unknown key; did you mean 'method'?"),
+        ("exact", "p: dedup: must be a mapping (got 'exact'); it configures the stage dedup"),
+    ],
+)
+def test_methods(values: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("dedup", DedupConfig, {"dedup": values}, "p")
+    assert message in str(caught.value)
+
+
+def test_every_mistake_has_its_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("toy", Toy, {"toy": {"steps": "9", "rat": 1, "rate": True}, "seed": 0.5}, "p")
+    assert sorted(line.partition(" (")[0] for line in str(caught.value).splitlines()) == [
+        "p: seed: input should be a valid integer",
+        "p: toy.rat: unknown key; did you mean 'rate'?",
+        "p: toy.rate: input should be a valid number",
+        "p: toy.steps: input should be a valid integer",
+    ]
+
+
+def test_places_in_lists_are_named() -> None:
+    values = {"max_bytes": 5, "sources": [{"name": "stdlib"}, {"name": "jsonl"}]}
+    with pytest.raises(ConfigError, match=r"ingest.sources.1.path: field required"):
+        load("ingest", IngestConfig, {"ingest": values, "seed": 0})
+
+
+def test_shared_sections_reach_the_configs_that_have_a_field_for_them() -> None:
+    assert load("toy", Toy, {"toy": {"steps": 2}, "seed": 7}).seed == 7
+    load("dedup", DedupConfig, {"dedup": {"method": {"name": "exact"}}, "seed": 7})
+
+
+def test_sections_that_no_stage_reads() -> None:
+    assert unknown_sections({"dedup": {}, "seed": 0, "quantise": {}}, ["dedup", "quantize"]) == [
+        "params.yaml: quantise: no stage reads this section; did you mean 'quantize'? (allowed: dedup, problems, quantize, seed)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("a: [", "not valid YAML"), ("- a", "must be a mapping"), (None, "no such file")]
+)
+def test_files_that_are_no_params(tmp_path, text: str | None, reason: str) -> None:
+    path = tmp_path / "params.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=reason):
+        read_params(path)

@@ -1,0 +1,191 @@
+"""The wrapper around every stage, with real processes: a toy stage in a project of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.project import ROOT, digest
+
+STAGE = """
+import os, sys, time
+from pathlib import Path
+from lm.config import Config
+from tasks.core.config import ConfigError
+from tasks.core.stage import main
+
+class ToyConfig(Config):
+    steps: int
+    mode: str = "good"
+
+def run(config, data, log):
+    assert sorted(p.name for p in data.iterdir()) == ["given", "toy"], list(data.iterdir())
+    (data / "toy" / "half").write_text("half")
+    if config.mode == "wrong input":
+        raise ConfigError("in.txt: row 3: no number; write one")
+    if config.mode == "raises":
+        raise RuntimeError("broken")
+    if config.mode == "edits":
+        Path("data/given/in.txt").write_text("another")
+    saved = log.scratch / "state"
+    start = int(saved.read_text()) if saved.exists() else 0
+    log.rewind(start)
+    for step in range(start, config.steps):
+        log(step, loss=1.0 / (step + 1))
+        log.progress(step + 1, config.steps)
+        saved.write_text(str(step + 1))
+        if log.stopping:
+            log.stop()
+        while config.mode == "waits" and step == 5 and not Path("go").exists():
+            time.sleep(0.01)
+            if log.stopping:
+                log.stop()
+    (data / "toy" / "whole").write_text(Path(data / "given" / "in.txt").read_text())
+    (data / "toy" / "half").unlink()
+    log.fact(tokens_per_second=5.0)
+    return {"steps": config.steps, "loss": float("nan") if config.mode == "nan" else 0.25}
+
+if __name__ == "__main__":
+    main("toy", ToyConfig, run)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "stage.py").write_text(STAGE)
+    for name in ("given", "hidden"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "in.txt").write_text("input")
+    stage = {"cmd": "python -m toy.stage", "deps": ["toy", "data/given"], "params": ["toy"], "outs": ["data/toy"]}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"toy": stage}}))
+    (tmp_path / ".dvcignore").write_text("__pycache__/\n")
+    set_params(tmp_path)
+    return tmp_path
+
+
+def set_params(project: Path, **values: object) -> None:
+    (project / "params.yaml").write_text(yaml.safe_dump({"toy": {"steps": 10, **values}}))
+
+
+def start(project: Path, **environment: str) -> subprocess.Popen:
+    surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENMILL_TRACKING": "off", **environment}
+    return subprocess.Popen(
+        [sys.executable, "-m", "toy.stage"],
+        cwd=project,
+        env=surroundings,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str]:
+    printed, _ = process.communicate(timeout=60)
+    return process.returncode, printed
+
+
+def wait_for_step(project: Path, step: int) -> None:
+    deadline = time.monotonic() + 30
+    while not any(len(p.read_text().splitlines()) >= step for p in project.glob(".scratch/toy/*/curves.jsonl")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # watching a file: what is waited for is its length, never the time
+
+
+def test_a_finished_stage_leaves_output_metrics_and_timings_and_no_scratch(project: Path) -> None:
+    assert finish(start(project)) == (0, "")
+    assert sorted(p.name for p in (project / "data" / "toy").iterdir()) == ["curves.jsonl", "whole"]
+    assert (project / "data/metrics/toy.json").read_text() == '{\n  "loss": 0.25,\n  "steps": 10\n}\n'
+    timings = json.loads((project / "data/timings/toy.json").read_text())
+    assert set(timings) == {"seconds", "peak_memory_bytes", "tokens_per_second"} and timings["peak_memory_bytes"] > 1e6
+    points = [json.loads(line) for line in (project / "data/toy/curves.jsonl").read_text().splitlines()]
+    assert points == [{"step": s, "loss": 1.0 / (s + 1)} for s in range(10)]
+    assert not list((project / ".scratch" / "toy").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "said"),
+    [
+        ("raises", 1, "RuntimeError: broken"),
+        ("wrong input", 2, "in.txt: row 3: no number; write one\n"),
+        ("nan", 1, "the metric loss must be a finite number, not nan"),
+        ("edits", 1, "data/given changed while the stage ran"),
+    ],
+)
+def test_a_failure_leaves_the_last_good_output_in_place(project: Path, mode: str, code: int, said: str) -> None:
+    assert finish(start(project))[0] == 0
+    before = digest(project / "data" / "toy"), (project / "data/metrics/toy.json").read_bytes()
+    set_params(project, mode=mode)
+    status, printed = finish(start(project))
+    assert status == code and said in printed and ("Traceback" in printed) == (code == 1)
+    assert (digest(project / "data" / "toy"), (project / "data/metrics/toy.json").read_bytes()) == before
+
+
+def test_bad_params_end_before_anything_starts(project: Path) -> None:
+    set_params(project, stepps=3)
+    assert finish(start(project)) == (
+        2,
+        "params.yaml: toy.stepps: unknown key; did you mean 'steps'? (allowed: mode, steps) (got 3)\n",
+    )
+    assert not (project / ".scratch" / "toy").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_and_resumed_gives_the_bytes_of_a_whole_run(project: Path, number: signal.Signals) -> None:
+    set_params(project, mode="waits")
+    process = start(project)
+    wait_for_step(project, 6)
+    process.send_signal(number)
+    assert finish(process)[0] == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert not (project / "data" / "toy").exists()
+    (project / "go").touch()
+    assert finish(start(project))[0] == 0
+    resumed = digest(project / "data" / "toy")
+    assert finish(start(project))[0] == 0
+    assert digest(project / "data" / "toy") == resumed
+
+
+def test_a_second_process_waits_for_the_first(project: Path) -> None:
+    set_params(project, mode="waits")
+    first = start(project)
+    wait_for_step(project, 6)
+    second = start(project)
+    assert second.stdout.readline().startswith("toy: waiting for another process")
+    (project / "go").touch()
+    assert finish(first)[0] == 0 and finish(second)[0] == 0
+
+
+def test_a_stage_dies_with_its_parent(project: Path) -> None:
+    set_params(project, mode="waits")
+    shell = textwrap.dedent("""
+        import subprocess, sys
+        child = subprocess.Popen([sys.executable, "-m", "toy.stage"])
+        print(child.pid, flush=True)
+        child.wait()
+    """)
+    surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENMILL_TRACKING": "off"}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", shell], cwd=project, env=surroundings, text=True, stdout=subprocess.PIPE
+    )
+    pid = int(parent.stdout.readline())
+    wait_for_step(project, 6)
+    descriptor = os.pidfd_open(pid)
+    parent.kill()
+    parent.communicate()
+    import select
+
+    assert select.select([descriptor], [], [], 30)[0], "the stage outlived its parent"
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:////proc/nowhere/mlflow.db"])
+def test_tracking_in_trouble_warns_and_the_stage_is_done(project: Path, uri: str) -> None:
+    status, printed = finish(start(project, TOKENMILL_TRACKING="on", MLFLOW_TRACKING_URI=uri))
+    assert status == 0 and (project / "data/toy/whole").exists()
+    assert [line[:18] for line in printed.splitlines() if "tracking" in line] == ["warning: tracking:"]
