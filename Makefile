@@ -15,7 +15,6 @@ REV ?= HEAD
 export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.scratch/dvc
-export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup pipeline test smoke repro reproduce ui agent lint bench bench-table peers chat clean

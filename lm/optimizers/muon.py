@@ -30,7 +30,7 @@ def muon_(
     """Update weights and momenta in place; each weight moves by 0.2 lr root-mean-square, whatever its shape.
 
     An orthogonal (O, I) matrix has rms 1/sqrt(max(O, I)), so it is scaled by 0.2 sqrt(max(O, I)): the rms of a typical
-    AdamW update (Liu et al., equation 4). Differs from both sources: fp32, not bf16, which CPUs only emulate.
+    AdamW update (Liu et al., equation 4). Differs from both sources: fp32, not bf16, which many CPUs only emulate.
     """
     torch._foreach_lerp_(momenta, grads, 1 - momentum)
     updates = torch._foreach_lerp(grads, momenta, momentum) if nesterov else momenta
@@ -101,7 +101,7 @@ class Muon(Config):
     nesterov: bool = True
     steps: int = Field(5, gt=0, description="Newton-Schulz iterations")
     weight_decay: float = Field(0.1, ge=0, description="times lr, per update; never norms or biases")
-    adamw_lr: float = Field(3e-3, gt=0, description="of embeddings, head, norms and biases")
+    adamw_lr: float = Field(1e-2, gt=0, description="of embeddings, head, norms and biases")
     adamw_beta1: float = Field(0.9, ge=0, lt=1)
     adamw_beta2: float = Field(0.95, ge=0, lt=1)
     adamw_eps: float = Field(1e-8, gt=0)

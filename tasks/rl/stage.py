@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -56,7 +57,7 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
         greedy_G = None
         if config.advantage.needs_greedy:
             greedy = rollout(model, tokenizer, config.problems, batch, 1, config.max_new_tokens, 0.0, seed)
-            greedy_G = greedy.rewards_GS[:, 0]
+            greedy_G = greedy.rewards_GS[:, 0].where(greedy.mask_GS[:, 0] > 0, torch.nan)  # no verdict, no baseline
         model.train()
         advantages_GS = config.advantage(sampled.rewards_GS, sampled.mask_GS, greedy_G)
         ids_BN, mask_BT = (t.to(device()) for t in collate(sampled.conversations, tokenizer.pad_id))

@@ -1,0 +1,110 @@
+"""Composing parameters: presets, overrides, and one line for each mistake before anything starts."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.params import check, check_targets, compose, merged, presets, write
+from tasks.core.config import ConfigError, read_params
+from tests.project import ROOT
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    return tmp_path
+
+
+def test_the_committed_params_are_the_laptop_preset() -> None:
+    assert compose(ROOT, "laptop", []) == compose(ROOT, "current", [])
+
+
+@pytest.mark.parametrize("preset", presets(ROOT))
+def test_every_preset_is_valid(preset: str) -> None:
+    check(ROOT, compose(ROOT, preset, []))
+
+
+def test_a_named_mapping_replaces_a_method_and_others_merge() -> None:
+    base = {"dedup": {"method": {"name": "minhash", "bands": 3}}, "rl": {"steps": 1, "prompts": 2}}
+    change = {"dedup": {"method": {"name": "exact"}}, "rl": {"steps": 5}}
+    assert merged(base, change) == {"dedup": {"method": {"name": "exact"}}, "rl": {"steps": 5, "prompts": 2}}
+    assert merged(base, {"dedup": {"method": {"name": "minhash", "rows": 4}}})["dedup"]["method"] == {
+        "name": "minhash",
+        "bands": 3,
+        "rows": 4,
+    }
+
+
+def test_overrides_are_yaml_and_the_python_is_the_running_one(root: Path) -> None:
+    params = compose(
+        root, "smoke", ["rl.steps=7", "dedup.method={name: exact}", "seed=3", "filter.quality.sources=null"]
+    )
+    assert (params["rl"]["steps"], params["dedup"]["method"], params["seed"]) == (7, {"name": "exact"}, 3)
+    assert params["filter"]["quality"]["sources"] is None
+    assert params["ingest"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert "python" not in compose(root, "prose", [])["ingest"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "message"),
+    [
+        ("laptpo", [], "PRESET: no preset 'laptpo'; did you mean 'laptop'?"),
+        ("laptop", ["rl.steps"], "SET: 'rl.steps' must read section.key=value"),
+        ("laptop", ["rll.steps=5"], "SET: rll.steps: no section 'rll'; did you mean 'rl'?"),
+        ("laptop", ["rl.steps=[5"], "SET: rl.steps: '[5' is no YAML value"),
+    ],
+)
+def test_mistakes_of_composition(root: Path, preset: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(root, preset, overrides)
+    assert message in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once(root: Path) -> None:
+    overrides = ["rl.stepz=5", "dedup.method={name: minhsh}", "sft.batch=big"]
+    with pytest.raises(ConfigError) as caught:
+        check(root, compose(root, "laptop", overrides) | {"quantise": {}})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4 and "'steps'" in str(lines) and "'minhash'" in str(lines) and "'quantize'" in str(lines)
+
+
+def test_targets_are_checked(root: Path) -> None:
+    check_targets(root, ["sft", "evaluate", "evaluate@rl"])
+    with pytest.raises(ConfigError, match="no stage 'pretrian'; did you mean 'pretrain'"):
+        check_targets(root, ["pretrian"])
+
+
+def test_params_are_written_only_when_they_change(root: Path) -> None:
+    params = compose(root, "current", [])
+    write(root, params)
+    before = (root / "params.yaml").stat().st_mtime_ns
+    assert not write(root, params) and (root / "params.yaml").stat().st_mtime_ns == before
+    assert write(root, compose(root, "current", ["seed=9"])) and read_params(root / "params.yaml")["seed"] == 9
+
+
+def test_a_mistake_ends_the_command_before_prefect_is_imported(root: Path) -> None:
+    program = (
+        "import sys; sys.argv = ['run', '--set', 'rl.stepz=5']; from flows.run import main; code = main();"
+        "assert 'prefect' not in sys.modules; sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=root,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == "params.yaml: rl.stepz: unknown key; did you mean 'steps'? (allowed: "
+        + done.stderr.partition("(allowed: ")[2]
+    )
+    assert yaml.safe_load((root / "params.yaml").read_text()) == read_params(ROOT / "params.yaml")

@@ -1,0 +1,161 @@
+"""The flow over small graphs of shell commands: real DVC, a real Prefect server, one lock whichever way it was made."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.compare import differences, read_lock
+from flows.environment import environment
+from flows.plan import make_plan, may_run
+from flows.reproduce import report
+from tests.project import ROOT
+
+STAGES = {
+    "a": {"cmd": "mkdir -p data/a && echo ${a.value} > data/a/x", "params": ["a"], "outs": ["data/a"]},
+    "b": {
+        "cmd": "mkdir -p data/b && cat data/a/x lib.txt > data/b/x",
+        "deps": ["data/a", "lib.txt"],
+        "outs": ["data/b"],
+    },
+    "c": {"cmd": "mkdir -p data/c && cp data/a/x data/c/x", "deps": ["data/a"], "params": ["c"], "outs": ["data/c"]},
+    "each": {
+        "foreach": ["b", "c"],
+        "do": {
+            "cmd": "mkdir -p data/each/${item} && cp data/${item}/x data/each/${item}/x",
+            "deps": ["data/${item}"],
+            "outs": ["data/each/${item}"],
+        },
+    },
+}
+# The flow without the checks of our own stages, which these graphs do not have.
+RUN = """
+import os, sys
+os.environ["TOKENMILL_ROOT"] = os.getcwd()
+import flows.pipeline as p
+p.check = lambda root, params: None
+p.finish = lambda root, revision: None
+try:
+    print("ran", sorted(p.pipeline(preset="current", targets=sys.argv[1:])))
+except RuntimeError as error:
+    print("failed", error); sys.exit(1)
+"""
+
+
+def make_repo(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}).replace("'", ""))
+    (folder / "params.yaml").write_text("a: {value: 1}\nc: {value: 1}\n")
+    (folder / "lib.txt").write_text("library\n")
+    (folder / ".gitignore").write_text("/data\n.scratch\n")
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, cwd=folder, env=surroundings(folder), check=True)
+    return folder
+
+
+def surroundings(folder: Path, **more: str) -> dict[str, str]:
+    return {**environment(folder), "PYTHONPATH": str(ROOT), "TOKENMILL_TRACKING": "off", **more}
+
+
+def run_flow(folder: Path, server: dict[str, str], *targets: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *targets],
+        cwd=folder,
+        env=surroundings(folder, **server),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def dvc(folder: Path, *arguments: str) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=folder, env=surroundings(folder), check=True, capture_output=True
+    )
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory):
+    """One temporary Prefect server for the module, through Prefect's own harness."""
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    os.environ["DO_NOT_TRACK"] = "true"
+    with prefect_test_harness(server_startup_timeout=120):
+        yield {"PREFECT_API_URL": PREFECT_API_URL.value(), "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
+
+
+def test_the_flow_and_dvc_write_the_same_lock_and_a_change_reruns_what_follows_it(
+    tmp_path: Path, server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_flow, by_dvc = make_repo(tmp_path / "flow"), make_repo(tmp_path / "dvc")
+    code, printed = run_flow(by_flow, server)
+    assert code == 0, printed
+    dvc(by_dvc, "repro")
+    left, right = read_lock(by_flow / "dvc.lock"), read_lock(by_dvc / "dvc.lock")
+    assert left == right and set(left) == {"a", "b", "c", "each@b", "each@c"}
+    monkeypatch.chdir(by_flow)  # DVC names stages relative to where it stands
+    assert may_run(make_plan(by_flow, [])) == []
+
+    (by_flow / "params.yaml").write_text("a: {value: 1}\nc: {value: 2}\n")
+    plan = {stage.address: stage.reason for stage in may_run(make_plan(by_flow, []))}
+    assert set(plan) == {"c", "each@c"} and "params" in plan["c"] and plan["each@c"] is None
+    (by_flow / "lib.txt").write_text("another\n")
+    assert {s.address for s in may_run(make_plan(by_flow, []))} == {"b", "c", "each@b", "each@c"}
+    assert {s.address for s in make_plan(by_flow, ["b"])} == {"a", "b"}
+    code, printed = run_flow(by_flow, server, "each")
+    assert code == 0 and may_run(make_plan(by_flow, [])) == []
+
+
+def test_a_failed_stage_stops_only_what_follows_it(tmp_path: Path, server) -> None:
+    folder = make_repo(tmp_path / "repo")
+    (folder / "dvc.yaml").write_text(
+        (folder / "dvc.yaml").read_text().replace("cp data/a/x data/c/x", "echo no such luck && exit 3")
+    )
+    code, printed = run_flow(folder, server)
+    assert code == 1 and "no such luck" in printed and "each@c was not begun" in printed
+    assert set(read_lock(folder / "dvc.lock")) == {"a", "b", "each@b"}
+
+
+def test_nothing_to_do_needs_no_prefect(tmp_path: Path) -> None:
+    folder = make_repo(tmp_path / "repo")
+    dvc(folder, "repro")
+    program = (
+        "import sys; from flows.run import main; code = main(); assert 'prefect' not in sys.modules; sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env=surroundings(folder),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and done.stdout.startswith("nothing to do: all 5 stages are up to date"), done.stderr
+
+
+def test_reproduce_says_which_stage_and_file_differ(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    first, second = make_repo(tmp_path / "first"), make_repo(tmp_path / "second")
+    dvc(first, "repro")
+    dvc(second, "repro")
+    assert report(first, second, read_lock(first / "dvc.lock")) == 0
+    assert capsys.readouterr().out.count("identical") == 5
+    (second / "lib.txt").write_text("another\n")
+    dvc(second, "repro")
+    assert report(first, second, read_lock(first / "dvc.lock")) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "each@b" in line] == [
+        "            each@b | differs: dependency data/b; output data/each/b (first: data/each/b/x)"
+    ]
+    assert any("dependency lib.txt; output data/b" in line for line in lines)
+
+
+def test_differences_by_hand() -> None:
+    one = {"cmd": "x", "deps": [{"path": "d", "md5": "1"}], "outs": [{"path": "o", "md5": "2"}]}
+    assert differences(one, one) == [] and differences(one, None) == ["is in one lock only"]
+    other = {"cmd": "y", "deps": [{"path": "d", "md5": "1"}], "outs": [{"path": "o", "md5": "3"}], "params": {"p": {}}}
+    assert differences(one, other) == ["command", "params", "output o"]
