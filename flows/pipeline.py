@@ -73,7 +73,9 @@ def submit(root: Path, plan: list[Planned], force: bool, extra: dict[str, str]) 
     futures: dict[str, PrefectFuture] = {}
     for planned in plan:
         tags = [f"gpus:{planned.meta['gpus']}"] if planned.meta.get("gpus") else []
-        named = stage.with_options(name=planned.address, tags=tags, retries=int(planned.meta.get("retries", 1)))
+        named = stage.with_options(
+            name=planned.address, task_run_name=planned.address, tags=tags, retries=int(planned.meta.get("retries", 1))
+        )
         before = [futures[address] for address in planned.after if address in futures]
         futures[planned.address] = named.submit(root, planned, force, slots, bars, extra, wait_for=before)
     return futures

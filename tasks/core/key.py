@@ -7,7 +7,11 @@ from typing import Any
 
 from pathspec import PathSpec
 
+from tasks.core.config import read_params
 from tasks.core.graph import Entry
+
+# What DVC never looks at, whatever .dvcignore says.
+ALWAYS_IGNORED = [".hg/", ".git/"]
 
 
 def file_md5(path: Path) -> str:
@@ -20,10 +24,11 @@ def file_md5(path: Path) -> str:
 
 
 def files_of(path: Path, ignored: PathSpec) -> list[Path]:
-    """The files of a dependency that count, sorted: those .dvcignore does not name."""
+    """The files of a dependency that count, sorted: those .dvcignore does not name; outside the project it holds not."""
     if path.is_file():
         return [path]
-    return sorted(p for p in path.rglob("*") if p.is_file() and not ignored.match_file(p.as_posix()))
+    outside = path.is_absolute() or path.parts[:1] == ("..",)
+    return sorted(p for p in path.rglob("*") if p.is_file() and (outside or not ignored.match_file(p.as_posix())))
 
 
 def path_md5(path: Path, ignored: PathSpec) -> str:
@@ -36,9 +41,9 @@ def path_md5(path: Path, ignored: PathSpec) -> str:
 
 
 def read_ignored(root: Path = Path(".")) -> PathSpec:
-    """The patterns of .dvcignore."""
+    """The patterns of .dvcignore, and those that DVC adds."""
     path = root / ".dvcignore"
-    return PathSpec.from_lines("gitignore", path.read_text().splitlines() if path.exists() else [])
+    return PathSpec.from_lines("gitignore", ALWAYS_IGNORED + (path.read_text().splitlines() if path.exists() else []))
 
 
 def dependency_md5s(entry: Entry, ignored: PathSpec) -> dict[str, str]:
@@ -51,13 +56,48 @@ def dependency_md5s(entry: Entry, ignored: PathSpec) -> dict[str, str]:
     return {path: path_md5(Path(path), ignored) for path in entry.deps}
 
 
-def signature(entry: Entry, ignored: PathSpec) -> list[tuple[str, int, int]]:
-    """(file, size, time of last change) of every dependency: differs whenever a digest could."""
-    files = [p for path in entry.deps for p in files_of(Path(path), ignored)]
-    return [(p.as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+def signature(entry: Entry, ignored: PathSpec) -> list[tuple[str, int, int, int]]:
+    """(file, size, times of last change of its bytes and of its entry) of all dependencies: differs when a digest could."""
+    files = [(p.as_posix(), p.stat()) for path in entry.deps for p in files_of(Path(path), ignored)]
+    return [(name, found.st_size, found.st_mtime_ns, found.st_ctime_ns) for name, found in files]
 
 
 def stage_key(entry: Entry, md5s: dict[str, str], params: dict[str, Any]) -> str:
     """sha256 of command, dependencies and the sections of params that the stage declares."""
-    decides = {"cmd": entry.cmd, "deps": md5s, "params": {name: params.get(name) for name in entry.params}}
+    return _digest(entry.cmd, md5s, {name: params.get(name) for name in entry.params})
+
+
+def locked_key(locked: dict[str, Any]) -> str:
+    """The stage key out of a stage's entry in dvc.lock: that of the run which made the bytes recorded there."""
+    md5s = {dep["path"]: dep["md5"] for dep in locked.get("deps", [])}
+    return _digest(locked["cmd"], md5s, locked.get("params", {}).get("params.yaml", {}))
+
+
+def _digest(cmd: str, md5s: dict[str, str], params: dict[str, Any]) -> str:
+    decides = {"cmd": cmd, "deps": md5s, "params": params}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+class Inputs:
+    """What decides a stage's output, as it was before the stage began."""
+
+    def __init__(self, entry: Entry, params: dict[str, Any]) -> None:
+        self.entry, self.params = entry, params
+        self._ignored = read_ignored()
+        self._signature = signature(entry, self._ignored)
+        self.md5s = dependency_md5s(entry, self._ignored)
+        self.key = stage_key(entry, self.md5s, params)
+
+    def check_unchanged(self) -> None:
+        """Raises RuntimeError naming what was edited since. DVC hashes dependencies and reads params after a stage ends,
+        so it would record the edited ones as what made the output."""
+        now, after = read_params(), signature(self.entry, self._ignored)
+        changed = [f"{name} of params.yaml" for name in self.entry.params if now.get(name) != self.params.get(name)]
+        if after != self._signature:
+            touched = {path for path, *_ in set(after) ^ set(self._signature)}
+            for path, md5 in dependency_md5s(self.entry, self._ignored).items():
+                if md5 != self.md5s[path]:
+                    inside = sorted(p for p in touched if Path(path) in Path(p).parents)
+                    changed.append(path + (f" ({', '.join(inside[:3])})" if inside else ""))
+        if changed:
+            raise RuntimeError(f"{self.entry.address}: {', '.join(changed)} changed while the stage ran; run it again")

@@ -7,6 +7,7 @@ takes two seconds); whatever goes wrong there is one line of warning. TOKENMILL_
 import fcntl
 import os
 import queue
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,12 +18,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+import yaml
 
 from tasks.core.graph import Entry
+from tasks.core.key import locked_key
 
 EXPERIMENT = "tokenmill"
 PARENT_RUN, FLOW_RUN = "TOKENMILL_PARENT_RUN", "TOKENMILL_FLOW_RUN"
 CLOSE_SECONDS = 30.0
+# A process began when its run says, to within this: the clock it is computed from is corrected now and then.
+START_SECONDS = 10.0
+# What the pipeline itself writes into the tree while it runs.
+OUR_WRITES = (":!data/metrics", ":!dvc.lock")
 Result = TypeVar("Result")
 
 
@@ -72,15 +79,17 @@ def _experiment(client: Any) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found:
         return found.experiment_id
+    here = None if "MLFLOW_TRACKING_URI" in os.environ else Path("mlflow/store/artifacts").absolute().as_uri()
+    kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens its page for chat applications
     try:
-        if "MLFLOW_TRACKING_URI" in os.environ:
-            return client.create_experiment(EXPERIMENT)
-        return client.create_experiment(EXPERIMENT, (Path("mlflow/store/artifacts")).absolute().as_uri())
+        return client.create_experiment(EXPERIMENT, here, tags=kind)
     except Exception:  # another stage made it in between
         return client.get_experiment_by_name(EXPERIMENT).experiment_id
 
 
 def _git(*arguments: str) -> str:
+    if not shutil.which("git"):
+        return ""
     return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
 
 
@@ -88,7 +97,7 @@ def _process_tags() -> dict[str, str]:
     process = psutil.Process()
     return {
         "git.revision": _git("rev-parse", "HEAD"),
-        "git.dirty": str(bool(_git("status", "--porcelain"))).lower(),
+        "git.dirty": str(bool(_git("status", "--porcelain", "--", ".", *OUR_WRITES))).lower(),
         "prefect.flow_run_id": os.environ.get(FLOW_RUN, ""),
         "process.host": socket.gethostname(),
         "process.pid": str(process.pid),
@@ -134,6 +143,7 @@ class Tracker:
     """The record of one stage's run. Everything is said to a queue; the thread behind it never holds the stage up."""
 
     def __init__(self, entry: Entry, key: str, md5s: dict[str, str], params: dict[str, Any]) -> None:
+        self._began = int(time.time() * 1000)
         self._queue: queue.SimpleQueue[tuple[int, dict[str, float], int] | None] = queue.SimpleQueue()
         self._end: tuple[str, dict[str, float], dict[str, float]] = ("FAILED", {}, {})
         self._thread: threading.Thread | None = None
@@ -147,7 +157,7 @@ class Tracker:
 
     def point(self, step: int, values: dict[str, float]) -> None:
         """A point of each curve."""
-        if self._thread:
+        if self._thread and self._thread.is_alive():  # else it would pile up for nobody
             self._queue.put((step, values, int(time.time() * 1000)))
 
     def close(self, status: str, metrics: dict[str, float], facts: dict[str, float]) -> None:
@@ -167,7 +177,8 @@ class Tracker:
         tags = _process_tags() | {"dvc.stage": entry.address, "stage.key": key, "dvc.out": " ".join(entry.outs)}
         if parent := os.environ.get(PARENT_RUN):
             tags["mlflow.parentRunId"] = parent
-        run = client.create_run(_experiment(client), tags=tags, run_name=entry.address).info.run_id
+        made = client.create_run(_experiment(client), self._began, tags=tags, run_name=entry.address)
+        run = made.info.run_id
         _log_params(client, run, params)
         _log_inputs(client, run, md5s)
         ended = False
@@ -195,7 +206,7 @@ def close_killed(client: Any) -> None:
     for run in client.search_runs([experiment.experiment_id], here):
         pid, started = run.data.tags.get("process.pid"), run.data.tags.get("process.started")
         try:
-            alive = str(psutil.Process(int(pid or 0)).create_time()) == started
+            alive = abs(psutil.Process(int(pid or 0)).create_time() - float(started or 0)) < START_SECONDS
         except psutil.NoSuchProcess:
             alive = False
         if not alive:
@@ -221,10 +232,28 @@ def finish_parent(run: str | None, status: str) -> None:
         _guarded("the pipeline's run", lambda: _client().set_terminated(run, status))
 
 
+def run_for_key(client: Any, key: str) -> str | None:
+    """The id of the newest finished run with this stage key: the one that made the bytes, however they came here since."""
+    found = client.search_runs(
+        [_experiment(client)],
+        f"tags.`stage.key` = '{key}' and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    return found[0].info.run_id if found else None
+
+
+def _locked(stage: str) -> dict[str, Any] | None:
+    """What dvc.lock says of a stage."""
+    path = Path("dvc.lock")
+    return (yaml.safe_load(path.read_text()) or {}).get("stages", {}).get(stage) if path.exists() else None
+
+
 def register_model(name: str, stage: str, path: str, md5: str, revision: str, metrics: dict[str, float]) -> str | None:
     """The version under which the model of a stage is registered, by reference: path, DVC md5, git revision, no bytes.
 
-    The same md5 keeps its version, whoever registers it again.
+    The same md5 keeps its version, whoever registers it again. It points to the run that made the bytes, which dvc.lock
+    leads to by the stage key, when this store knows it.
     """
 
     def work() -> str:
@@ -234,21 +263,15 @@ def register_model(name: str, stage: str, path: str, md5: str, revision: str, me
         known = {v.tags.get("dvc.md5"): v.version for v in client.search_model_versions(f"name = '{name}'")}
         if md5 in known:
             return str(known[md5])
-        experiment = _experiment(client)
-        made_by = client.search_runs(
-            [experiment],
-            f"tags.`dvc.stage` = '{stage}' and attributes.status = 'FINISHED'",
-            order_by=["attributes.start_time DESC"],
-            max_results=1,
-        )
+        locked = _locked(stage)
         tags = {"dvc.md5": md5, "dvc.path": path, "git.revision": revision, "dvc.stage": stage}
         mlflow.set_tracking_uri(client.tracking_uri)
         model = mlflow.create_external_model(
             name,
-            source_run_id=made_by[0].info.run_id if made_by else None,
+            source_run_id=run_for_key(client, locked_key(locked)) if locked else None,
             tags=tags,
             params={key: repr(value) for key, value in metrics.items()},
-            experiment_id=experiment,
+            experiment_id=_experiment(client),
         )
         if name not in {m.name for m in client.search_registered_models(f"name = '{name}'")}:
             client.create_registered_model(name)

@@ -1,5 +1,6 @@
 """Our reading of dvc.yaml and our digests against DVC's own."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import yaml
 from dvc.repo import Repo
 
+from tasks.core.config import read_params
 from tasks.core.graph import read_graph
-from tasks.core.key import dependency_md5s, read_ignored, stage_key
+from tasks.core.key import dependency_md5s, locked_key, read_ignored, stage_key
 from tests.project import ROOT
 
 
@@ -20,22 +22,35 @@ def test_the_graph_is_the_one_dvc_reads() -> None:
     for address, stage in theirs.items():
         assert ours[address].cmd == stage.cmd
         assert sorted(ours[address].deps) == sorted(d.def_path for d in stage.deps if not hasattr(d, "params"))
-        assert [ours[address].outs[0]] == [o.def_path for o in stage.outs if not o.metric]
+        assert ours[address].params == [name for d in stage.deps if hasattr(d, "params") for name in d.params]
+        assert ours[address].outs == [o.def_path for o in stage.outs if not o.metric]
+        assert ours[address].meta == (stage.meta or {})
 
 
 def make_repo(folder: Path) -> None:
+    """A project with all that a listing can trip over, and an input beside it."""
+    outside = folder.parent / "outside"
+    outside.mkdir()
+    (outside / "test_kept.py").write_text("not ignored: .dvcignore ends at the project")
+    folder.mkdir()
     (folder / "in" / "deep").mkdir(parents=True)
     (folder / "in" / "b.txt").write_bytes(b"one\r\ntwo\n")
     (folder / "in" / "deep" / "a.txt").write_text("\N{SNOWMAN}")
     (folder / "in" / "__pycache__").mkdir()
     (folder / "in" / "__pycache__" / "x.pyc").write_text("ignored")
     (folder / "in" / "test_x.py").write_text("ignored")
+    (folder / "in" / "deep-er.txt").write_text("sorts before deep/a.txt")
+    (folder / "in" / ".git").mkdir()
+    (folder / "in" / ".git" / "HEAD").write_text("ignored whatever .dvcignore says")
+    (folder / "in" / "empty").mkdir()
     (folder / "single file.txt").write_text("alone")
     (folder / ".dvcignore").write_text((ROOT / ".dvcignore").read_text())
-    (folder / "params.yaml").write_text("toy: {steps: 3, where: in}\nseed: 1\n")
+    (folder / "params.yaml").write_text(
+        "toy: {steps: 3, where: in, rates: [1.0e-05, 0.0003, 2.0], flag: true}\nseed: 1\n"
+    )
     stage = {
         "cmd": "mkdir -p data && cat in/b.txt > data/out",
-        "deps": ["${toy.where}", "single file.txt"],
+        "deps": ["${toy.where}", "single file.txt", "../outside"],
         "params": ["toy", "seed"],
         "outs": ["data/out"],
     }
@@ -43,26 +58,26 @@ def make_repo(folder: Path) -> None:
 
 
 def test_digests_are_those_of_dvc_lock(tmp_path: Path, monkeypatch) -> None:
-    make_repo(tmp_path)
-    for command in (
-        ["git", "init", "-q"],
-        [sys.executable, "-m", "dvc", "init", "-q", "-f"],
-        [sys.executable, "-m", "dvc", "repro", "-q"],
-    ):
-        if "init" in command and "dvc" in command:
-            ignore = (tmp_path / ".dvcignore").read_text()
-        subprocess.run(command, cwd=tmp_path, check=True, env={**__import__("os").environ, "DVC_NO_ANALYTICS": "1"})
-        if "init" in command and "dvc" in command:
-            (tmp_path / ".dvcignore").write_text(ignore)
-    monkeypatch.chdir(tmp_path)
-    locked = yaml.safe_load((tmp_path / "dvc.lock").read_text())["stages"]["toy"]
+    project = tmp_path / "project"
+    make_repo(project)
+    monkeypatch.chdir(project)
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q", "-f"]):
+        subprocess.run(command, check=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"})
+    (project / ".dvcignore").write_text((ROOT / ".dvcignore").read_text())  # `dvc init` writes one of its own
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", "-q"], check=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"}
+    )
+    locked = yaml.safe_load((project / "dvc.lock").read_text())["stages"]["toy"]
     entry = read_graph()["toy"]
-    assert dependency_md5s(entry, read_ignored()) == {d["path"]: d["md5"] for d in locked["deps"]}
+    md5s = dependency_md5s(entry, read_ignored())
+    assert md5s == {d["path"]: d["md5"] for d in locked["deps"]}
+    assert locked_key(locked) == stage_key(entry, md5s, read_params())
 
 
 def test_the_key_changes_with_all_that_decides_and_nothing_else(tmp_path: Path, monkeypatch) -> None:
-    make_repo(tmp_path)
-    monkeypatch.chdir(tmp_path)
+    project = tmp_path / "project"
+    make_repo(project)
+    monkeypatch.chdir(project)
     entry, params = read_graph()["toy"], {"toy": {"steps": 3}, "seed": 1, "other": 5}
 
     def key(params: dict = params) -> str:
@@ -70,7 +85,7 @@ def test_the_key_changes_with_all_that_decides_and_nothing_else(tmp_path: Path, 
 
     first = key()
     assert key({**params, "other": 6}) == first and key({**params, "seed": 2}) != first
-    (tmp_path / "in" / "test_x.py").write_text("still ignored")
+    (project / "in" / "test_x.py").write_text("still ignored")
     assert key() == first
-    (tmp_path / "in" / "b.txt").write_bytes(b"one\ntwo\n")
+    (project / "in" / "b.txt").write_bytes(b"one\ntwo\n")
     assert key() != first

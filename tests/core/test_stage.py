@@ -2,16 +2,23 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tasks.core.folders import replace
+from tasks.core.graph import Entry
+from tasks.core.process import devices
+from tasks.core.stage import StageLog
+from tasks.core.tracking import Tracker
 from tests.project import ROOT, digest
 
 STAGE = """
@@ -34,6 +41,13 @@ def run(config, data, log):
         raise RuntimeError("broken")
     if config.mode == "edits":
         Path("data/given/in.txt").write_text("another")
+    if config.mode == "touches":
+        Path("data/given/in.txt").write_text("input")
+    if config.mode == "edits params":
+        Path("params.yaml").write_text("toy: {steps: 11}")
+    while config.mode == "logs nothing":
+        Path("waits").touch()
+        time.sleep(0.01)
     saved = log.scratch / "state"
     start = int(saved.read_text()) if saved.exists() else 0
     log.rewind(start)
@@ -49,7 +63,7 @@ def run(config, data, log):
                 log.stop()
     (data / "toy" / "whole").write_text(Path(data / "given" / "in.txt").read_text())
     (data / "toy" / "half").unlink()
-    log.fact(tokens_per_second=5.0)
+    log.fact(tokens_per_second=float("inf") if config.mode == "endless" else 5.0)
     return {"steps": config.steps, "loss": float("nan") if config.mode == "nan" else 0.25}
 
 if __name__ == "__main__":
@@ -92,11 +106,16 @@ def finish(process: subprocess.Popen) -> tuple[int, str]:
     return process.returncode, printed
 
 
-def wait_for_step(project: Path, step: int) -> None:
-    deadline = time.monotonic() + 30
-    while not any(len(p.read_text().splitlines()) >= step for p in project.glob(".scratch/toy/*/curves.jsonl")):
+def wait_for(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
         assert time.monotonic() < deadline
-        time.sleep(0.01)  # watching a file: what is waited for is its length, never the time
+        time.sleep(0.01)  # watching a file: what is waited for is its content, never the time
+
+
+def wait_for_step(project: Path, step: int) -> None:
+    curves = project.glob
+    wait_for(lambda: any(p.read_bytes().count(b"\n") >= step for p in curves(".scratch/toy/*/curves.jsonl")))
 
 
 def test_a_finished_stage_leaves_output_metrics_and_timings_and_no_scratch(project: Path) -> None:
@@ -116,7 +135,9 @@ def test_a_finished_stage_leaves_output_metrics_and_timings_and_no_scratch(proje
         ("raises", 1, "RuntimeError: broken"),
         ("wrong input", 2, "in.txt: row 3: no number; write one\n"),
         ("nan", 1, "the metric loss must be a finite number, not nan"),
-        ("edits", 1, "data/given changed while the stage ran"),
+        ("endless", 1, "the metric tokens_per_second must be a finite number, not inf"),
+        ("edits", 1, "toy: data/given (data/given/in.txt) changed while the stage ran; run it again"),
+        ("edits params", 1, "toy: toy of params.yaml changed while the stage ran; run it again"),
     ],
 )
 def test_a_failure_leaves_the_last_good_output_in_place(project: Path, mode: str, code: int, said: str) -> None:
@@ -152,6 +173,20 @@ def test_stopped_and_resumed_gives_the_bytes_of_a_whole_run(project: Path, numbe
     assert digest(project / "data" / "toy") == resumed
 
 
+def test_a_file_written_again_with_the_same_bytes_is_no_change(project: Path) -> None:
+    set_params(project, mode="touches")
+    assert finish(start(project)) == (0, "")
+
+
+def test_a_stage_that_logs_no_steps_ends_at_once_when_asked(project: Path) -> None:
+    set_params(project, mode="logs nothing")
+    process = start(project)
+    wait_for(lambda: (project / "waits").exists())
+    process.send_signal(signal.SIGTERM)
+    status, printed = finish(process)
+    assert status == 143 and printed.startswith("toy: stopped") and not (project / "data" / "toy").exists()
+
+
 def test_a_second_process_waits_for_the_first(project: Path) -> None:
     set_params(project, mode="waits")
     first = start(project)
@@ -179,12 +214,84 @@ def test_a_stage_dies_with_its_parent(project: Path) -> None:
     descriptor = os.pidfd_open(pid)
     parent.kill()
     parent.communicate()
-    import select
-
     assert select.select([descriptor], [], [], 30)[0], "the stage outlived its parent"
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:////proc/nowhere/mlflow.db"])
+@pytest.mark.parametrize("kind", ["nothing", "folder", "file", "link"])
+def test_whatever_stands_where_the_output_goes_is_replaced_whole(tmp_path: Path, kind: str) -> None:
+    made, out, elsewhere = tmp_path / "made", tmp_path / "data" / "toy", tmp_path / "elsewhere"
+    for folder in (made, out.parent, elsewhere):
+        folder.mkdir()
+    (made / "new").touch()
+    (elsewhere / "old").touch()
+    if kind == "folder":
+        out.mkdir()
+        (out / "old").touch()
+    elif kind == "file":
+        out.touch()
+    elif kind == "link":
+        out.symlink_to(elsewhere)
+    replace(made, out)
+    assert [p.name for p in out.iterdir()] == ["new"] and [p.name for p in out.parent.iterdir()] == ["toy"]
+    assert (elsewhere / "old").exists() and not out.is_symlink()
+
+
+def test_an_output_comes_over_from_another_device(tmp_path: Path) -> None:
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second device here")
+    made = memory / f"tokenmill-{os.getpid()}"
+    made.mkdir()
+    (made / "new").touch()
+    replace(made, tmp_path / "data" / "toy")
+    assert (tmp_path / "data" / "toy" / "new").exists() and not made.exists()
+
+
+def test_a_kill_while_curves_are_rewound_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENMILL_TRACKING", "off")
+    tracker = Tracker(Entry("toy", "", [], [], []), "", {}, {})
+    log = StageLog("toy", tmp_path, tracker)
+    for step in range(4):
+        log(step, loss=step)
+    (tmp_path / "checkpoints" / "state").touch()
+
+    def killed(*paths: Path) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tasks.core.stage.os.replace", killed)
+        with pytest.raises(SystemExit):
+            StageLog("toy", tmp_path, tracker).rewind(3)
+    resumed = StageLog("toy", tmp_path, tracker)
+    resumed.rewind(3)
+    resumed(3, loss=3)
+    assert [json.loads(line)["step"] for line in resumed.curves.read_text().splitlines()] == [0, 1, 2, 3]
+
+
+def test_curves_of_a_run_that_saved_nothing_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENMILL_TRACKING", "off")
+    tracker = Tracker(Entry("toy", "", [], [], []), "", {}, {})
+    StageLog("toy", tmp_path, tracker)(0, loss=1.0)
+    assert StageLog("toy", tmp_path, tracker).curves.read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "present", "visible", "held"),
+    [
+        (1, 0, "0", []),
+        (0, 4, None, []),
+        (1, 4, None, ["0"]),
+        (1, 4, "3,1", ["3"]),
+        (2, 4, "3, 1", ["1", "3"]),
+        (1, 4, "", []),
+        (1, 4, "-1", []),
+    ],
+)
+def test_the_devices_a_stage_holds(wanted: int, present: int, visible: str | None, held: list[str]) -> None:
+    assert devices(wanted, present, visible) == held
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:////proc/nowhere/mlflow.db", "sqlite:///data"])
 def test_tracking_in_trouble_warns_and_the_stage_is_done(project: Path, uri: str) -> None:
     status, printed = finish(start(project, TOKENMILL_TRACKING="on", MLFLOW_TRACKING_URI=uri))
     assert status == 0 and (project / "data/toy/whole").exists()

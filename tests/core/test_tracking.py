@@ -4,16 +4,16 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 import mlflow
-from tasks.core.key import path_md5, read_ignored
+from tasks.core.graph import read_graph
+from tasks.core.key import dependency_md5s, path_md5, read_ignored
 from tasks.core.tracking import flatten
-from tests.core.test_stage import finish, project, set_params, start, wait_for_step  # noqa: F401
+from tests.core.test_stage import finish, project, set_params, start, wait_for, wait_for_step  # noqa: F401
 from tests.project import ROOT
 
 
@@ -63,27 +63,35 @@ def test_a_killed_run_is_closed_at_the_next_start(project: Path) -> None:  # noq
     set_params(project, mode="waits")
     process = start(project, TOKENMILL_TRACKING="on")
     wait_for_step(project, 6)
-    wait_for_run(project, process)
+    wait_for(lambda: points(project) == 6)
+    call(project, "start_parent({}, {})")
+    assert next(run.info.status for run in runs_of(project)) == "RUNNING", "a living stage was closed"
     process.kill()
     process.communicate()
-    assert [run.info.status for run in runs_of(project)] == ["RUNNING"]
     (project / "go").touch()
     assert finish(start(project, TOKENMILL_TRACKING="on"))[0] == 0
-    assert [run.info.status for run in runs_of(project)] == ["KILLED", "FINISHED"]
+    runs = runs_of(project)
+    assert [(run.info.run_name, run.info.status) for run in runs] == [
+        ("toy", "KILLED"),
+        ("pipeline", "KILLED"),
+        ("toy", "FINISHED"),
+    ]
+    history = client_of(project).get_metric_history(runs[2].info.run_id, "loss")
+    assert [m.step for m in history] == list(range(10)), "the run that resumed holds half a curve"
 
 
-def wait_for_run(folder: Path, process: subprocess.Popen) -> None:
-    """Until the store has a run with its tags; read as a file, since a client would make the store itself."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with sqlite3.connect(f"file:{folder}/mlflow/store/mlflow.db?mode=ro", uri=True) as store:
-                if store.execute("SELECT count(*) FROM params").fetchone()[0]:
-                    return
-        except sqlite3.OperationalError:
-            pass  # not made yet
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)  # watching a file: what is waited for is its content, never the time
+def points(folder: Path) -> int:
+    """Points that the store holds, asked past MLflow, which would make the store itself while the stage does."""
+    path = folder / "mlflow/store/mlflow.db"
+    if not path.exists():
+        return 0
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        return connection.execute("select count(*) from metrics").fetchone()[0]
+    except sqlite3.OperationalError:  # no such table yet, or it is being made
+        return 0
+    finally:
+        connection.close()
 
 
 def test_a_model_is_registered_by_reference_once_for_each_md5(project: Path) -> None:  # noqa: F811
@@ -95,6 +103,30 @@ def test_a_model_is_registered_by_reference_once_for_each_md5(project: Path) -> 
         sum(p.stat().st_size for p in (project / "mlflow/store").rglob("*") if p.is_file() and p.suffix != ".db")
         < 10_000
     )
+
+
+def test_a_model_points_to_the_run_that_made_its_bytes_and_not_to_the_newest(project: Path, monkeypatch) -> None:  # noqa: F811
+    monkeypatch.chdir(project)
+    locks = []
+    for steps in (10, 3):
+        set_params(project, steps=steps)
+        entry = read_graph()["toy"]
+        assert finish(start(project, TOKENMILL_TRACKING="on")) == (0, "")
+        deps = [{"path": path, "md5": md5} for path, md5 in dependency_md5s(entry, read_ignored()).items()]
+        locks.append({"cmd": entry.cmd, "deps": deps, "params": {"params.yaml": {"toy": {"steps": steps}}}})
+    (project / "dvc.lock").write_text(yaml.safe_dump({"stages": {"toy": locks[0]}}))
+    assert call(project, "register_model('tokenmill', 'toy', 'data/toy', 'm1.dir', 'abc', {})") == "1"
+    client = client_of(project)
+    model = client.get_logged_model(client.search_model_versions("name = 'tokenmill'")[0].model_id)
+    assert client.get_run(model.source_run_id).data.params == {"toy.steps": "10"}
+
+
+def test_the_settings_of_the_server_are_those_of_the_tracker() -> None:
+    lines = (ROOT / "mlflow" / "server.env").read_text().splitlines()
+    settings = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    assert settings["MLFLOW_BACKEND_STORE_URI"] == "sqlite:///mlflow/store/mlflow.db"
+    assert settings["MLFLOW_DEFAULT_ARTIFACT_ROOT"] == "mlflow/store/artifacts"
+    assert settings["MLFLOW_HOST"] == "127.0.0.1" and settings["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
 def test_params_are_flattened() -> None:

@@ -1,0 +1,74 @@
+"""The process a stage runs in: its locks, its threads, its memory, and its end with its parent."""
+
+import ctypes
+import fcntl
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tasks.core.graph import Entry
+from tasks.core.log import Stopped
+
+LOCKS = Path(".scratch/locks")
+SET_PDEATHSIG = 1  # of prctl
+
+
+def peak_memory() -> int:
+    """Bytes; Linux counts in KiB, macOS in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform == "linux" else 1)
+
+
+def use_threads() -> None:
+    """Threads change the order of sums, so the number is fixed for a machine: TOKENMILL_THREADS, else its cores.
+
+    cuBLAS is reproducible only with a workspace of a fixed size, and torch refuses to use it without.
+    """
+    if "torch" in sys.modules:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch = sys.modules["torch"]
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        torch.set_num_threads(int(os.environ.get("TOKENMILL_THREADS", cores)))
+        torch.use_deterministic_algorithms(True)
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the parent ends: DVC does not pass signals on, and orphans would go on writing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() == 1 and os.environ.get("DVC_STAGE") and b"dvc" not in Path("/proc/1/cmdline").read_bytes():
+            raise Stopped  # the parent ended before the kernel was asked; in a container DVC itself may be process 1
+
+
+@contextmanager
+def lock(name: str) -> Iterator[None]:
+    """Hold the lock of this name; the kernel lets it go when the process ends, however it ends."""
+    path = LOCKS / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{name}: waiting for another process that holds {path}", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def device_locks(entry: Entry) -> Iterator[None]:
+    """Hold as many of the devices that this process may see as `meta.gpus` asks for, where there are any."""
+    present = len(list(Path("/dev").glob("nvidia[0-9]*")))  # asking torch would take seconds
+    with ExitStack() as held:
+        for device in devices(int(entry.meta.get("gpus", 0)), present, os.environ.get("CUDA_VISIBLE_DEVICES")):
+            held.enter_context(lock(f"device-{device}"))
+        yield
+
+
+def devices(wanted: int, present: int, visible: str | None) -> list[str]:
+    """The first `wanted` devices of CUDA_VISIBLE_DEVICES, else of those present; sorted, so that no two stages, each
+    holding one, wait for each other."""
+    names = [str(index) for index in range(present)] if visible is None else visible.replace(" ", "").split(",")
+    return sorted([name for name in names if name not in ("", "-1")][:wanted]) if present else []
