@@ -3,6 +3,7 @@
 import hashlib
 import json
 import subprocess
+from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,8 @@ def current(root: Path, graph: dict[str, Entry], makers: dict[str, str]) -> set[
     made = {out["path"]: out.get("md5") for entry in locked.values() for out in entry.get("outs", [])}
     code = sorted({dep for entry in graph.values() for dep in entry.deps if not dep.startswith("data/")})
     ignored = read_ignored(root)
-    made |= {dep: path_md5(root / dep, ignored) for dep in code if (root / dep).exists()}
+    with chdir(root):  # .dvcignore speaks of paths as the graph names them
+        made |= {dep: path_md5(Path(dep), ignored) for dep in code if Path(dep).exists()}
     params = read_params(root)
     fresh: set[str] = set()
     waiting = [address for address in graph if address in locked]
