@@ -4,14 +4,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
+from tasks.core.yaml import YAMLError, read_yaml
 
 
 def read_lock(path: Path) -> dict[str, Any]:
     """The stages of a lock file. Raises ValueError naming the file when it is missing or not one."""
     try:
-        return (yaml.safe_load(path.read_text()) or {})["stages"]
-    except (FileNotFoundError, yaml.YAMLError, KeyError, TypeError) as error:
+        return (read_yaml(path) or {})["stages"]
+    except (FileNotFoundError, YAMLError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a lock file of DVC ({type(error).__name__})") from None
 
 

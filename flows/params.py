@@ -7,10 +7,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tasks.core.config import ConfigError, load, read_params, unknown_sections
 from tasks.core.graph import read_graph
+from tasks.core.yaml import YAMLError, dump_yaml, parse_yaml, read_yaml
 
 CURRENT = "current"
 BASE = "laptop"
@@ -46,8 +45,8 @@ def override(params: dict[str, Any], assignment: str) -> dict[str, Any]:
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"SET: {key}: no section {parts[0]!r}{meant} (sections: {', '.join(params)})")
     try:
-        change: Any = yaml.safe_load(text)
-    except yaml.YAMLError:
+        change: Any = parse_yaml(text)
+    except YAMLError:
         raise ConfigError(f"SET: {key}: {text!r} is no YAML value") from None
     if isinstance(params, dict) and len(parts) > 1:
         for part in reversed(parts[1:]):
@@ -85,7 +84,7 @@ def compose(root: Path, preset: str, overrides: list[str]) -> dict[str, Any]:
 
 def check(root: Path, params: dict[str, Any]) -> None:
     """Raises ConfigError with one line for every mistake in any section."""
-    names = list(dict.fromkeys(yaml.safe_load((root / "dvc.yaml").read_text())["stages"]))
+    names = list(dict.fromkeys(read_yaml(root / "dvc.yaml")["stages"]))
     mistakes = unknown_sections(params, names)
     for name in names:
         module = importlib.import_module(f"tasks.{name}.stage")
@@ -99,7 +98,7 @@ def check(root: Path, params: dict[str, Any]) -> None:
 
 def write(root: Path, params: dict[str, Any]) -> bool:
     """Write params.yaml, whole, if it would change; returns whether it did."""
-    path, text = root / "params.yaml", yaml.safe_dump(params, sort_keys=False, allow_unicode=True)
+    path, text = root / "params.yaml", dump_yaml(params)
     if path.exists() and read_params(path) == params:
         return False
     unfinished = path.with_name(".params.yaml.unfinished")

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flows.environment import environment
+from tasks.core.yaml import YAMLError, read_yaml
 
 PROGRESS = re.compile(r"progress (\S+) (\d+) (\d+) (\S+) eta=(\d+)")
 STOP_SECONDS = 20
@@ -46,8 +45,8 @@ def lock_entry(root: Path, address: str) -> Any:
     path = root / "dvc.lock"
     for _ in range(100):
         try:
-            return (yaml.safe_load(path.read_text()) or {}).get("stages", {}).get(address) if path.exists() else None
-        except (yaml.YAMLError, AttributeError):
+            return (read_yaml(path) or {}).get("stages", {}).get(address) if path.exists() else None
+        except (YAMLError, AttributeError):
             continue
     raise RuntimeError(f"{path}: not valid YAML; `git checkout dvc.lock` brings back the committed one")
 

@@ -4,10 +4,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from lm.config import Config
+from tasks.core.yaml import YAMLError, read_yaml
 
 # Sections that several stages read; each is a field of the same name in their configs.
 SHARED = ("seed", "problems")
@@ -23,10 +23,10 @@ class ConfigError(ValueError):
 def read_params(path: Path = Path("params.yaml")) -> dict[str, Any]:
     """The sections of a params file. Raises ConfigError when it is missing, not YAML or not a mapping."""
     try:
-        params = yaml.safe_load(path.read_text())
+        params = read_yaml(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; `make pipeline PRESET=laptop` writes one") from None
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(params, dict):
         raise ConfigError(f"{path}: must be a mapping of one section a stage, not {type(params).__name__}")

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tasks.core.config import ConfigError, read_params
+from tasks.core.yaml import read_yaml
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def read_graph(root: Path = Path(".")) -> dict[str, Entry]:
     """Every stage of root/dvc.yaml by its address, in the order of the file."""
     params = read_params(root / "params.yaml")
     entries: dict[str, Entry] = {}
-    for name, body in yaml.safe_load((root / "dvc.yaml").read_text())["stages"].items():
+    for name, body in read_yaml(root / "dvc.yaml")["stages"].items():
         for item in body.get("foreach", [None]):
             address = name if item is None else f"{name}@{item}"
             entries[address] = _entry(address, body.get("do", body), params | ({} if item is None else {"item": item}))

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
-import yaml
 
 from tasks.core.graph import Entry
 from tasks.core.key import locked_key
+from tasks.core.yaml import read_yaml
 
 EXPERIMENT = "tokenmill"
 PARENT_RUN, FLOW_RUN = "TOKENMILL_PARENT_RUN", "TOKENMILL_FLOW_RUN"
@@ -57,6 +57,7 @@ def _warn(what: str, error: Exception) -> None:
 def _client() -> Any:
     """An MLflow client of MLFLOW_TRACKING_URI, else of the store under mlflow/store, which is made once, under a lock."""
     os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # it tells of every table it makes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     import mlflow
@@ -170,9 +171,9 @@ class Tracker:
                 print(f"warning: tracking: gave up after {CLOSE_SECONDS:.0f} s", file=sys.stderr, flush=True)
 
     def _record(self, entry: Entry, key: str, md5s: dict[str, str], params: dict[str, Any]) -> None:
+        client = _client()  # first: its settings must stand before mlflow is imported
         from mlflow.entities import Metric
 
-        client = _client()
         close_killed(client)
         tags = _process_tags() | {"dvc.stage": entry.address, "stage.key": key, "dvc.out": " ".join(entry.outs)}
         if parent := os.environ.get(PARENT_RUN):
@@ -246,7 +247,7 @@ def run_for_key(client: Any, key: str) -> str | None:
 def _locked(stage: str) -> dict[str, Any] | None:
     """What dvc.lock says of a stage."""
     path = Path("dvc.lock")
-    return (yaml.safe_load(path.read_text()) or {}).get("stages", {}).get(stage) if path.exists() else None
+    return (read_yaml(path) or {}).get("stages", {}).get(stage) if path.exists() else None
 
 
 def register_model(name: str, stage: str, path: str, md5: str, revision: str, metrics: dict[str, float]) -> str | None:
@@ -257,9 +258,9 @@ def register_model(name: str, stage: str, path: str, md5: str, revision: str, me
     """
 
     def work() -> str:
+        client = _client()
         import mlflow
 
-        client = _client()
         known = {v.tags.get("dvc.md5"): v.version for v in client.search_model_versions(f"name = '{name}'")}
         if md5 in known:
             return str(known[md5])

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tasks.core.graph import Entry, read_graph
 from tasks.core.key import path_md5, read_ignored
+from tasks.core.yaml import read_yaml
 from tasks.report.chart import Points
 
 EVALUATE = "evaluate@"  # evaluate@<model>: the stage whose figures are a row of the models' table
@@ -93,7 +92,7 @@ def current(root: Path, graph: dict[str, Entry], makers: dict[str, str]) -> set[
     path = root / "dvc.lock"
     if not path.exists():
         return set(graph)
-    locked = (yaml.safe_load(path.read_text()) or {}).get("stages", {})
+    locked = (read_yaml(path) or {}).get("stages", {})
     made = {out["path"]: out.get("md5") for entry in locked.values() for out in entry.get("outs", [])}
     code = sorted({dep for entry in graph.values() for dep in entry.deps if not dep.startswith("data/")})
     ignored = read_ignored(root)
@@ -136,7 +135,7 @@ def _at(params: dict, key: str) -> Any:
 
 def read_params(root: Path) -> dict[str, Any]:
     path = root / "params.yaml"
-    return (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+    return (read_yaml(path) or {}) if path.exists() else {}
 
 
 def read_json(path: Path) -> dict[str, float]:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from tasks.core.yaml import dump_yaml
 from tasks.report import examples, words
 from tasks.report.chart import line_chart
 from tasks.report.drawing import graph
@@ -78,5 +78,5 @@ def _by_source(models: list[Stage], prefix: str) -> dict[str, float]:
 
 def _params(params: dict[str, Any]) -> list[tuple[str, str]]:
     """Each section with its values as YAML."""
-    texts = {name: yaml.safe_dump(value, sort_keys=False) for name, value in params.items()}
+    texts = {name: dump_yaml(value) for name, value in params.items()}
     return [(name, text.removesuffix("...\n").strip()) for name, text in texts.items()]

@@ -11,6 +11,7 @@ from dvc.repo import Repo
 from tasks.core.config import read_params
 from tasks.core.graph import read_graph
 from tasks.core.key import dependency_md5s, locked_key, read_ignored, stage_key
+from tasks.core.yaml import read_yaml
 from tests.project import ROOT
 
 
@@ -67,7 +68,7 @@ def test_digests_are_those_of_dvc_lock(tmp_path: Path, monkeypatch) -> None:
     subprocess.run(
         [sys.executable, "-m", "dvc", "repro", "-q"], check=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"}
     )
-    locked = yaml.safe_load((project / "dvc.lock").read_text())["stages"]["toy"]
+    locked = read_yaml(project / "dvc.lock")["stages"]["toy"]
     entry = read_graph()["toy"]
     md5s = dependency_md5s(entry, read_ignored())
     assert md5s == {d["path"]: d["md5"] for d in locked["deps"]}

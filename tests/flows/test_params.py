@@ -41,6 +41,13 @@ def test_a_named_mapping_replaces_a_method_and_others_merge() -> None:
     }
 
 
+def test_a_number_is_a_number_however_it_is_written_and_survives_the_file(root: Path) -> None:
+    params = compose(root, "laptop", ["sft.optimizer.lr=1e-4", "pretrain.optimizer.lr=3E-5"])
+    assert params["sft"]["optimizer"]["lr"] == 1e-4 and params["pretrain"]["optimizer"]["lr"] == 3e-5
+    write(root, params)
+    assert read_params(root / "params.yaml") == params
+
+
 def test_overrides_are_yaml_and_the_python_is_the_running_one(root: Path) -> None:
     params = compose(
         root, "smoke", ["rl.steps=7", "dedup.method={name: exact}", "seed=3", "filter.quality.sources=null"]
