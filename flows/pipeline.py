@@ -110,9 +110,10 @@ def pipeline(
     revision = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
     ).stdout.strip()
-    parent = start_parent({"preset": preset, "targets": " ".join(targets)}, params)
+    this_run = str(flow_run.get_id() or "")
+    parent = start_parent({"preset": preset, "targets": " ".join(targets), "prefect.flow_run_id": this_run}, params)
     extra = {
-        FLOW_RUN: str(flow_run.get_id() or ""),
+        FLOW_RUN: this_run,
         "TOKENMILL_PROGRESS": "lines",
         **({PARENT_RUN: parent} if parent else {}),
     }

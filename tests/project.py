@@ -49,7 +49,7 @@ TINY = {
         "optimizer": {"name": "adamw"},
         "schedule": {"name": "cosine"},
     },
-    "quantize": {"method": {"name": "int4_group"}},
+    "quantize": {"method": {"name": "int4_group"}, "embedding": {"name": "int8"}},
     "evaluate": {"problems_counted": 20, "max_new_tokens": 16},
 }
 
