@@ -14,6 +14,8 @@ REV ?= HEAD
 
 export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
+# flows/environment.py says why
+export GOMP_SPINCOUNT ?= 1000
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.scratch/dvc
 
 .DEFAULT_GOAL := help

@@ -12,7 +12,8 @@ from pathlib import Path
 from benchmarks.apart import ROOT, apart
 from benchmarks.contest import Contest, Metric
 from benchmarks.synthetic import arm, repository
-from flows.servers import HOST, QUIET, child, get, port_of
+from flows.environment import environment
+from flows.servers import HOST, child, get, port_of
 from tasks.core.graph import Entry
 from tasks.core.stage import StageLog
 from tasks.core.tracking import Tracker
@@ -32,12 +33,13 @@ def contests(threads: int) -> Iterator[Contest]:
     with tempfile.TemporaryDirectory(prefix="orchestration-") as name:
         ours, peer = (repository(Path(name) / side, STAGES) for side in ("ours", "peer"))
         port = port_of("BENCH_PREFECT_PORT", 0)
-        alone = {**QUIET, "PREFECT_HOME": str(Path(name) / "alone"), "PREFECT_API_URL": ""}
-        served = {**QUIET, "PREFECT_HOME": str(Path(name) / "home"), "PREFECT_API_URL": f"http://{HOST}:{port}/api"}
+        quiet = environment(Path(name))
+        alone = {**quiet, "PREFECT_HOME": str(Path(name) / "alone"), "PREFECT_API_URL": ""}
+        served = {**quiet, "PREFECT_HOME": str(Path(name) / "home"), "PREFECT_API_URL": f"http://{HOST}:{port}/api"}
         command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
         log = ROOT / ".scratch" / "benchmarks" / "prefect.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        with child("Prefect server", command, {**os.environ, **served}, log) as server:
+        with child("Prefect server", command, served, log) as server:
             server.wait_until(lambda: get(f"http://{HOST}:{port}/api/health") is not None)
             yield _contest(f"cold {STAGES} stages, running server", ours, peer, True, served)
         yield _contest(f"cold {STAGES} stages", ours, peer, True, alone)

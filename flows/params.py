@@ -26,8 +26,7 @@ def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in change.items():
         before = result.get(key)
-        both = isinstance(value, dict) and isinstance(before, dict)
-        if both and not ("name" in value and value["name"] != before.get("name")):
+        if isinstance(value, dict) and isinstance(before, dict) and (before | value).get("name") == before.get("name"):
             result[key] = merged(before, value)
         else:
             result[key] = value

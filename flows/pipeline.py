@@ -77,12 +77,15 @@ def submit(root: Path, plan: list[Planned], force: bool, extra: dict[str, str]) 
             name=planned.address, task_run_name=planned.address, tags=tags, retries=int(planned.meta.get("retries", 1))
         )
         before = [futures[address] for address in planned.after if address in futures]
-        futures[planned.address] = named.submit(root, planned, force, slots, bars, extra, wait_for=before)
+        futures[planned.address] = named.submit(root, planned, force, slots, bars, extra, wait_for=before)  # type: ignore[call-overload]
     return futures
 
 
 @flow(
-    name="pipeline", task_runner=ThreadPoolTaskRunner(max_workers=256), persist_result=False, validate_parameters=True
+    name="pipeline",
+    task_runner=ThreadPoolTaskRunner(max_workers=256),  # type: ignore[arg-type]
+    persist_result=False,
+    validate_parameters=True,
 )
 def pipeline(
     preset: Annotated[

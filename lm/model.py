@@ -132,6 +132,9 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """The model. `seed` decides the initial weights, whatever else uses torch's generator."""
 
+    cos_TE: Tensor
+    sin_TE: Tensor
+
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config

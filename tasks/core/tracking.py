@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,6 +108,7 @@ def _process_tags() -> dict[str, str]:
 
 def flatten(values: Any, name: str = "") -> dict[str, str]:
     """Nested params as MLflow wants them: dotted names, values as text of at most 6000 characters."""
+    pieces: Iterable[tuple[Any, Any]]
     if isinstance(values, dict) and values:
         pieces = values.items()
     elif isinstance(values, list) and values:
@@ -131,7 +132,7 @@ def _log_inputs(client: Any, run: str, md5s: dict[str, str]) -> None:
     from mlflow.entities import DatasetInput
 
     datasets = [
-        MetaDataset(CodeDatasetSource(tags={"path": path}), name=path, digest=md5)
+        MetaDataset(CodeDatasetSource(tags={"path": path}), name=path, digest=md5)  # type: ignore[abstract]
         for path, md5 in md5s.items()
         if not path.startswith(("tasks", "lm", "kernels"))
     ]

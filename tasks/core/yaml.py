@@ -24,7 +24,7 @@ def dump_yaml(values: Any) -> str:
     """The text of a value, a key a line, in the order of its keys."""
     yaml, text = YAML(typ="safe"), io.StringIO()
     yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.width = 120
     yaml.dump(values, text)
     return text.getvalue()

@@ -4,6 +4,7 @@ import json
 import platform
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pydantic import Field, model_validator
@@ -27,7 +28,7 @@ QUARANTINE_SCHEMA = pa.schema(
     ]
 )
 BATCH = 1024
-Source = choice(sources)  # named before a field of the same name hides the module
+Source: Any = choice(sources)  # named before a field of the same name hides the module
 
 
 class IngestConfig(Config):
@@ -47,7 +48,7 @@ class IngestConfig(Config):
         return self
 
 
-def label_of(source: Config) -> str:
+def label_of(source: Any) -> str:
     """What the documents' column `source` says."""
     return source.label or source.name
 
@@ -93,7 +94,7 @@ class Output:
                 rows.clear()
 
 
-def read_source(source: Config, config: IngestConfig, max_bytes: int, output: Output, log: Log) -> None:
+def read_source(source: Any, config: IngestConfig, max_bytes: int, output: Output, log: Log) -> None:
     """One source into the output, up to max_bytes. Raises ConfigError when nothing of it is usable."""
     label, used, before = label_of(source), 0, sum(output.reasons.values())
     reasons: Counter[str] = Counter()

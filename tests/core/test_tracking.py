@@ -117,7 +117,9 @@ def test_a_model_points_to_the_run_that_made_its_bytes_and_not_to_the_newest(pro
     (project / "dvc.lock").write_text(yaml.safe_dump({"stages": {"toy": locks[0]}}))
     assert call(project, "register_model('tokenmill', 'toy', 'data/toy', 'm1.dir', 'abc', {})") == "1"
     client = client_of(project)
-    model = client.get_logged_model(client.search_model_versions("name = 'tokenmill'")[0].source.removeprefix("models:/"))
+    model = client.get_logged_model(
+        client.search_model_versions("name = 'tokenmill'")[0].source.removeprefix("models:/")
+    )
     assert client.get_run(model.source_run_id).data.params == {"toy.steps": "10"}
 
 

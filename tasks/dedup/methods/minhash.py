@@ -6,6 +6,7 @@ Letters: N documents, P permutations, S shingles of a document.
 """
 
 import re
+from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import combinations
 from typing import ClassVar, Literal
@@ -95,7 +96,7 @@ def clusters_of(
     for band in range(bands):
         for group in buckets_of(signatures_NP[:, band * per_band : (band + 1) * per_band]):
             rows = group.tolist()
-            pairs = combinations(rows, 2)
+            pairs: Iterator[tuple[int, int]] = combinations(rows, 2)
             if len(rows) > ALL_PAIRS_UP_TO:
                 pairs = iter([*((rows[0], row) for row in rows[1:]), *zip(rows[1:], rows[2:], strict=False)])
             for left, right in pairs:
