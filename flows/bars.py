@@ -28,12 +28,13 @@ class Bars:
                 if text.strip():
                     self._print(f"{address:>18} | {text}")
                 return
-            _, done, total, unit, eta = found.groups()
+            _, done, total, unit, eta, figures = found.groups(default="")
             if self._terminal:
-                self._move(address, int(done), int(total), unit)
+                self._move(address, int(done), int(total), unit, figures)
             elif time.monotonic() - self._said.get(address, 0) >= LINE_SECONDS or done == total:
                 self._said[address] = time.monotonic()
-                self._print(f"{address:>18} | {done}/{total} {unit} eta {int(eta) // 60}:{int(eta) % 60:02}")
+                left = f"eta {int(eta) // 60}:{int(eta) % 60:02}"
+                self._print(f"{address:>18} | {' '.join(filter(None, [f'{done}/{total} {unit}', figures, left]))}")
 
     def ended(self, address: str, text: str) -> None:
         """The last word on a stage."""
@@ -42,7 +43,7 @@ class Bars:
                 bar.close()
             self._print(f"{address:>18} | {text}")
 
-    def _move(self, address: str, done: int, total: int, unit: str) -> None:
+    def _move(self, address: str, done: int, total: int, unit: str, figures: str) -> None:
         bar = self._bars.get(address)
         if bar is None or bar.total != total or bar.unit != unit:
             if bar:
@@ -50,6 +51,7 @@ class Bars:
             bar = self._bars[address] = tqdm(
                 total=total, unit=unit, desc=f"{address:>18}", leave=False, dynamic_ncols=True
             )
+        bar.set_postfix_str(figures, refresh=False)
         bar.update(done - bar.n)
 
     def _print(self, text: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from flows.environment import environment
 from tasks.core.yaml import YAMLError, read_yaml
 
-PROGRESS = re.compile(r"progress (\S+) (\d+) (\d+) (\S+) eta=(\d+)")
+PROGRESS = re.compile(r"progress (\S+) (\d+) (\d+) (\S+) eta=(\d+)(?: (.+))?")
 STOP_SECONDS = 20
 # What DVC says after every stage, and what nobody needs to read fifteen times.
 CHATTER = (

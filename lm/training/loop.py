@@ -64,8 +64,10 @@ def train(
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         tokens += tokens_at(step)
-        log(step, loss=loss.item(), gradient_norm=norm.item(), learning_rate=optimizer.param_groups[0]["lr"], **figures)
-        log.progress(step + 1, steps, "step", tokens_per_second=tokens / max(time.monotonic() - began, 1e-9))
+        height = loss.item()
+        log(step, loss=height, gradient_norm=norm.item(), learning_rate=optimizer.param_groups[0]["lr"], **figures)
+        rate = tokens / max(time.monotonic() - began, 1e-9)
+        log.progress(step + 1, steps, "step", loss=height, tokens_per_second=rate)
         if path and (log.stopping or time.monotonic() - saved >= checkpoint_seconds()):
             save_state(path, step + 1, model, optimizer)
             saved = time.monotonic()

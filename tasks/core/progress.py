@@ -54,7 +54,7 @@ class Progress:
         eta = elapsed / made * (total - done)
         if self._for_flow:
             if now - self._said >= FLOW_SECONDS or done == total:
-                self._say(f"progress {self.address} {done} {total} {unit} eta={eta:.0f}", now)
+                self._say(f"progress {self.address} {done} {total} {unit} eta={eta:.0f} {figures(shown)}".rstrip(), now)
         elif sys.stderr.isatty():
             if self._bar is None:
                 self._bar = tqdm(total=total, initial=done, desc=self.address, unit=unit, dynamic_ncols=True)

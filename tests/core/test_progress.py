@@ -54,7 +54,7 @@ def test_the_flow_gets_lines_it_can_read_twice_a_second(capsys, ticking, monkeyp
     lines = said(capsys, ticking, 10.0, 1000, loss=2.0)
     found = [PROGRESS.fullmatch(line) for line in lines]
     assert all(found) and 17 <= len(found) <= 20
-    assert [m.groups() for m in found][-1] == ("pretrain", "1000", "1000", "step", "0")
+    assert [m.groups() for m in found][-1] == ("pretrain", "1000", "1000", "step", "0", "loss 2")
 
 
 def test_a_total_that_was_too_small_is_no_trouble(capsys, ticking, monkeypatch) -> None:
