@@ -77,13 +77,20 @@ def test_seeds_give_other_plans_of_the_same_size(method) -> None:
 
 def test_packing_by_hand() -> None:
     documents = Documents(np.array([0, 1]), np.array([0, 5]), np.array([5, 4]))
-    plan = pack(documents, np.array([1, 0]), sequences=2, per_step=1, length=4)
-    # the stream is 5 6 7 8 | 0 1 2 3 4: sequences 5 6 7 8 0 and 0 1 2 3 4
+    plan = pack(documents, np.array([1, 0]), np.array([1, 0]), per_step=1, length=4)
+    # the stream is 5 6 7 8 | 0 1 2 3 4: its second piece is 0 1 2 3 4, its first 5 6 7 8 0
     assert list(zip(plan.step, plan.document, plan.start, plan.length, strict=True)) == [
-        (0, 1, 5, 4),
-        (0, 0, 0, 1),
-        (1, 0, 0, 5),
+        (0, 0, 0, 5),
+        (1, 1, 5, 4),
+        (1, 0, 0, 1),
     ]
+
+
+def test_a_step_of_shuffled_packing_holds_many_documents() -> None:
+    documents = Documents(np.arange(50), np.arange(50) * 160, np.full(50, 160))
+    plan = ShuffledPacking(sequence_length=16)(documents, Budget(4096, 256), 0)
+    mine = [len(np.unique(plan.document[plan.step == step])) for step in range(16)]
+    assert np.mean(mine) > 10  # 16 neighbouring sequences would hold two documents and a piece of a third
 
 
 def test_decomposition_by_hand() -> None:

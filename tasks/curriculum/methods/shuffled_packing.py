@@ -1,7 +1,8 @@
-"""Shuffled packing: documents in random order, end to end, cut into sequences of one length.
+"""Shuffled packing: documents in random order, end to end, cut into sequences of one length, in random order again.
 
 The usual plan of pretraining (GPT-3, arXiv:2005.14165, section D). Neighbouring sequences share one token, so that every
-token is predicted once, and a document's first token is predicted from the end of the one before it.
+token is predicted once, and a document's first token is predicted from the end of the one before it. Without the second
+shuffle (as in Megatron-LM) a step would hold the pieces of a handful of documents, and its gradient would be theirs.
 """
 
 from typing import Literal
@@ -14,17 +15,18 @@ from tasks.core.config import ConfigError
 from tasks.curriculum.plan import Budget, Documents, Ranges, shuffled
 
 
-def pack(documents: Documents, order: np.ndarray, sequences: int, per_step: int, length: int) -> Ranges:
-    """The documents in this order as `sequences` sequences of length + 1 tokens; `order` must hold enough tokens."""
+def pack(documents: Documents, order: np.ndarray, pieces: np.ndarray, per_step: int, length: int) -> Ranges:
+    """The documents in this order as one stream, and of it the pieces of length + 1 tokens with these numbers, a sequence
+    each; the stream must reach as far."""
     lengths = documents.length[order]
     ends = np.cumsum(lengths)
     begins = ends - lengths
-    firsts = np.arange(sequences, dtype=np.int64) * length
+    firsts = pieces.astype(np.int64) * length
     lasts = firsts + length + 1
     # the first and last document that each sequence touches, then one range for each pair of (sequence, document)
     left, right = np.searchsorted(ends, firsts, side="right"), np.searchsorted(begins, lasts, side="left")
     counts = right - left
-    sequence = np.repeat(np.arange(sequences), counts)
+    sequence = np.repeat(np.arange(len(pieces)), counts)
     place = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(left, counts)
     lower = np.maximum(begins[place], firsts[sequence])
     upper = np.minimum(ends[place], lasts[sequence])
@@ -53,5 +55,8 @@ class ShuffledPacking(Config):
         sequences = budget.steps * per_step
         needed, available = sequences * self.sequence_length + 1, int(documents.length.sum())
         rounds = -(-needed // available)
-        order = np.concatenate([shuffled(len(documents.row), seed, r) for r in range(rounds)])
-        return pack(documents, order, sequences, per_step, self.sequence_length)
+        order = np.concatenate([shuffled(len(documents.row), seed, 2 * r) for r in range(rounds)])
+        a_round = max(1, available // self.sequence_length)
+        begins = range(0, sequences, a_round)
+        pieces = [b + shuffled(min(a_round, sequences - b), seed, 2 * r + 1) for r, b in enumerate(begins)]
+        return pack(documents, order, np.concatenate(pieces), per_step, self.sequence_length)
