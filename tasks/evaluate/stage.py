@@ -21,7 +21,7 @@ from tasks.evaluate.bits_per_byte import document_bits, gzip_bits
 
 class EvaluateConfig(Config):
     problems_counted: int = Field(
-        500, gt=0, description="problems of the test split to answer; fewer where it has fewer"
+        2000, gt=0, description="problems of the test split to answer; fewer where it has fewer"
     )
     max_new_tokens: int = Field(32, gt=0)
     problems: choice(problems)

@@ -1,4 +1,4 @@
-"""Round to nearest in 4 bits, with a scale and a minimum for every group of columns: the layout of llama.cpp's Q4_1."""
+"""Round to nearest in 4 bits, with a scale and a minimum for every group of columns, as in llama.cpp's Q4_1."""
 
 from typing import Literal
 
@@ -39,7 +39,7 @@ def _rounded_down(values: Tensor) -> Tensor:
 
 class Int4Group(Config):
     name: Literal["int4_group"] = "int4_group"
-    group: int = Field(32, gt=0, description="columns that share a scale and a minimum, 32 bits together")
+    group: int = Field(32, gt=0, description="columns that share a scale and a minimum, which are 32 bits together")
 
     def __call__(self, weight_OI: Tensor, calibration_NI: Tensor | None = None) -> Packed:
         return round_by_group(weight_OI, self.group)
