@@ -87,6 +87,15 @@ def test_every_import_of_a_stage_is_a_dependency(address: str) -> None:
     assert undeclared(entry, files) == []
 
 
+@pytest.mark.parametrize("address", GRAPH)
+def test_what_any_other_method_would_import_is_a_dependency(address: str) -> None:
+    """A method is one line of params: choosing it must not leave what it imports outside the key."""
+    entry = GRAPH[address]
+    for room in {path.parent for path in chosen_methods(entry)}:
+        for method in room.glob("[!_]*.py"):
+            assert undeclared(entry, closure(method) - {method}) == [], method
+
+
 def test_a_missing_dependency_is_found() -> None:
     entry = GRAPH["pretrain"]
     fewer = Entry(

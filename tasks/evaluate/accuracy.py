@@ -17,7 +17,9 @@ def wilson(right: float, total: int, z: float = 1.959964) -> tuple[float, float]
     share, spread = right / total, z * z / total
     middle = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # at the ends the two terms are equal, and rounding must not leave 1e-19 between them
+    low = 0.0 if right == 0 else max(0.0, middle - half)
+    return low, 1.0 if right == total else min(1.0, middle + half)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 
+from flows.environment import environment
 from flows.smoke import copy_project
 from tests.flows.browser import Browser, browser, missing
 from tests.project import ROOT
@@ -44,6 +46,7 @@ def test_a_run_started_in_the_browser_completes_and_its_curves_show(tmp_path: Pa
     assert processes_in(project) == []
     assert read_lock(project) != stages, "the run left dvc.lock as it was"
     assert set(read_lock(project)) >= {"ingest", "pretrain", "quantize", "evaluate@quantize"}
+    assert read_lock(project) == read_lock(by_dvc_alone(project, tmp_path / "plain"))
 
 
 def submit_smoke(page: Browser, prefect: str) -> None:
@@ -113,6 +116,18 @@ def see_curves(page: Browser, mlflow: str, flow_run: str) -> None:
     assert len(losses) > 2
     assert losses[-1] < losses[0]
     page.picture("6-curves")
+
+
+def by_dvc_alone(project: Path, copy: Path) -> Path:
+    """A second copy with the same params, brought up to date by `dvc repro`: another way to what should be one lock."""
+    copy_project(ROOT, copy)
+    shutil.copyfile(project / "params.yaml", copy / "params.yaml")
+    surroundings = {**environment(copy), "TOKENMILL_TRACKING": "off", "PYTHONPATH": str(copy)}
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", "-q"], cwd=copy, env=surroundings, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return copy
 
 
 @contextmanager
