@@ -3,17 +3,23 @@
 import json
 import math
 import shutil
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from lm import problems
+from lm.checkpoint import device, load_model, read_description
 from lm.config import Config, choice
+from lm.model import Decoder
 from lm.quantized import Packed, pack_state
 from tasks.core.log import Log
 from tasks.core.stage import main
 from tasks.quantize import methods
+from tasks.quantize.calibration import Batch, Calibration, batches_of, inputs_of
 
 
 class QuantizeConfig(Config):
@@ -21,24 +27,38 @@ class QuantizeConfig(Config):
 
     method: choice(methods)
     embedding: choice(methods) = methods.Int8()
+    calibration: Calibration = Calibration()
+    problems: choice(problems)
+    seed: int
+
+    def method_of(self, name: str) -> Any:
+        """The embedding and the output head, often one matrix, feel few bits the most and have a method of their own."""
+        return self.embedding if name in ("embedding.weight", "head.weight") else self.method
 
 
-def is_embedding(name: str) -> bool:
-    """Whether a weight is the embedding or the output head, which are often one matrix and feel few bits the most."""
-    return any(part == "embedding" or part == "head" for part in name.split("."))
+def depth_of(name: str) -> list[str]:
+    """The block that a weight belongs to, or the weight's own name."""
+    return name.split(".")[:2]
 
 
-def quantize(state: dict[str, Tensor], config: QuantizeConfig, log: Log) -> dict[str, Packed]:
-    """Every matrix of a model, packed by its method. Raises ValueError naming the weight that cannot be."""
+@torch.no_grad()
+def quantize(model: Decoder, config: QuantizeConfig, batches: list[Batch], log: Log) -> dict[str, Packed]:
+    """Every matrix of the model, packed by its method. Later layers are packed for what the earlier ones have become: the
+    model is left dequantized. Raises ValueError naming the weight that cannot be."""
     packed: dict[str, Packed] = {}
-    matrices = sorted(name for name, weight in state.items() if weight.ndim == 2)
-    for done, name in enumerate(matrices):
-        method = config.embedding if is_embedding(name) else config.method
-        try:
-            packed[name] = method(state[name], None)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-        log.progress(done + 1, len(matrices), "matrix")
+    weights = {name: weight for name, weight in model.named_parameters() if weight.ndim == 2}
+    for _, group in groupby(weights, depth_of):
+        names = list(group)
+        # an embedding is looked up, not multiplied: it has no inputs to calibrate with
+        wanting = [n for n in names if config.method_of(n).needs_calibration and n != "embedding.weight"]
+        inputs = inputs_of(model, wanting, batches) if batches and wanting else {}
+        for name in names:
+            try:
+                packed[name] = config.method_of(name)(weights[name], inputs.get(name))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+            weights[name].copy_(packed[name].dequantize())
+            log.progress(len(packed), len(weights), "matrix")
     return packed
 
 
@@ -56,19 +76,22 @@ def relative_squared_error(state: dict[str, Tensor], packed: dict[str, Packed]) 
 def run(config: QuantizeConfig, data: Path, log: Log) -> dict[str, float]:
     """data/distill -> data/quantize. Sizes are of model.safetensors alone; bits_per_weight counts all that is stored."""
     source, target = data / "distill", data / "quantize"
-    try:
-        state = load_file(source / "model.safetensors")
-        description = json.loads((source / "config.json").read_text())
-    except (FileNotFoundError, SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{source}: not a model folder that can be read: {error}") from None
+    description = read_description(source)
     if "quantization" in description:
         raise ValueError(f"{source / 'config.json'}: the model is quantized already; quantize needs its float32 source")
+    model, tokenizer = load_model(source)
+    model.to(device())
+    state = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+    batches: list[Batch] = []
+    if config.method.needs_calibration or config.embedding.needs_calibration:
+        prompts = [example.prompt for example in config.problems.examples("sft")]
+        batches = batches_of(model, tokenizer, prompts, data, config.calibration, config.seed)
     try:
-        packed = quantize(state, config, log)
+        packed = quantize(model, config, batches, log)
     except ValueError as error:
         raise ValueError(f"{source / 'model.safetensors'}: {error}") from None
     tensors, quantization = pack_state(packed, {name: weight for name, weight in state.items() if name not in packed})
-    save_file(tensors, target / "model.safetensors")
+    save_file({name: tensor.cpu() for name, tensor in tensors.items()}, target / "model.safetensors")
     described = {**description, "quantization": quantization}
     (target / "config.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
     shutil.copyfile(source / "tokenizer.json", target / "tokenizer.json")
@@ -81,6 +104,7 @@ def run(config: QuantizeConfig, data: Path, log: Log) -> dict[str, float]:
         "bits_per_weight": 8 * sum(tensor.nbytes for tensor in tensors.values()) / parameters,
         "relative_squared_error": relative_squared_error(state, packed),
         "parameters": parameters,
+        "calibration_tokens": sum(int(mask.sum()) for _, mask in batches),
     }
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from lm.config import Config, methods_of
 from lm.quantized import Packed
 from tasks.quantize import methods
-from tasks.quantize.methods import Int4Group, Int8
+from tasks.quantize.methods import Gptq, Int4Group, Int8
+from tasks.quantize.methods.gptq import upper_factor
 
 EVERY = pytest.mark.parametrize("method", methods_of(methods), ids=lambda method: method.__name__)
 SHAPES = [(64, 64), (5, 123), (1, 1), (1, 33), (40, 2)]
@@ -112,7 +113,11 @@ def digest(packed: Packed) -> str:
 
 
 # Of weight(i, j) = ((37 i + 11 j) mod 97 - 48) / 64, exact in every float; a new digest makes old files look different.
-GOLDEN = {"int8": "0d290700bc1e26f3", "int4_group": "9163b52a571279e2"}
+GOLDEN = {
+    "int8": "0d290700bc1e26f3",
+    "int4_group": "9163b52a571279e2",
+    "gptq": "9163b52a571279e2",
+}  # without calibration
 
 
 @EVERY
@@ -149,3 +154,53 @@ def test_smaller_groups_lose_less() -> None:
         (Int4Group(group=g)(weight, None).dequantize() - weight).square().mean().item() for g in (16, 32, 64, 128)
     ]
     assert errors == sorted(errors) and errors[1] < 0.0065  # 0.0061 with unrounded minima and scales
+
+
+def test_the_factor_of_gptq_by_hand() -> None:
+    # X'X / 4 = [[1, 0.5], [0.5, 1]], whose inverse is [[4, -2], [-2, 4]] / 3 = U'U with U = [[2, -1], [0, sqrt(3)]] / sqrt(3)
+    inputs = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]) * 2**0.5
+    root = 3**0.5
+    torch.testing.assert_close(upper_factor(inputs, 0.0), torch.tensor([[2 / root, -1 / root], [0, 1]]).double())
+
+
+def correlated(rows: int, columns: int) -> Tensor:
+    """Inputs that lie near a few directions, as those of a real layer do."""
+    return normal((rows, columns // 8), 1) @ normal((columns // 8, columns), 2) + 0.1 * normal((rows, columns), 3)
+
+
+@pytest.mark.parametrize(("columns", "group"), [(96, 32), (300, 32), (300, 7), (260, 200)])
+def test_gptq_loses_less_of_the_output_than_rounding(columns: int, group: int) -> None:
+    weight, inputs = normal((24, columns)), correlated(400, columns)
+    packed, rounded = Gptq(group=group)(weight, inputs), Int4Group(group=group)(weight, None)
+    assert packed.bits_per_weight == rounded.bits_per_weight and packed.group == group
+
+    def lost(p: Packed) -> float:
+        return ((p.dequantize() - weight) @ inputs.T).square().sum().item()
+
+    assert lost(packed) < 0.5 * lost(rounded)
+
+
+def test_gptq_equals_the_plain_algorithm() -> None:
+    """Column after column with the whole inverse, updated by elimination, as the paper's equations 2 and 3 have it."""
+    weight, inputs, group = normal((6, 40)).double(), correlated(200, 40), 8
+    hessian = inputs.double().T @ inputs.double() / len(inputs)
+    inverse = torch.linalg.inv(hessian + 0.01 * hessian.diagonal().mean() * torch.eye(40))
+    left, rounded = weight.clone(), torch.zeros_like(weight)
+    for column in range(40):
+        if column % group == 0:
+            whole = Int4Group(group=group)(left[:, column : column + group], None)
+            low, step = whole.minima.double().flatten(), whole.scales.double().flatten()
+        rounded[:, column] = low + ((left[:, column] - low) / step).round().clamp(0, 15) * step
+        share = (left[:, column] - rounded[:, column]) / inverse[column, column]
+        left -= share[:, None] * inverse[column]
+        inverse = inverse - inverse[:, column, None] * inverse[column] / inverse[column, column]
+    packed = Gptq(group=group)(weight, inputs)
+    torch.testing.assert_close(packed.dequantize().double(), rounded, rtol=1e-5, atol=1e-6)  # float32 comes out
+
+
+def test_gptq_survives_inputs_that_are_never_seen_and_fewer_rows_than_columns() -> None:
+    weight, inputs = normal((8, 64)), torch.zeros(3, 64)
+    inputs[:, :10] = normal((3, 10))
+    assert torch.isfinite(Gptq()(weight, inputs).dequantize()).all()
+    with pytest.raises(ValueError, match="inputs have NaN"):
+        Gptq()(weight, torch.full((3, 64), torch.nan))

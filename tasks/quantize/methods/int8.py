@@ -1,6 +1,6 @@
 """Round to nearest in 8 bits with one scale a row: absmax quantization, as in LLM.int8 (arXiv:2208.07339), section 2.1."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ def round_by_row(weight_OI: Tensor) -> Packed:
 
 class Int8(Config):
     name: Literal["int8"] = "int8"
+    needs_calibration: ClassVar[bool] = False
 
     def __call__(self, weight_OI: Tensor, calibration_NI: Tensor | None = None) -> Packed:
         return round_by_row(weight_OI)
