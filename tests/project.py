@@ -27,8 +27,15 @@ TINY = {
         "objective": {"name": "next_token"},
         "optimizer": {"name": "muon"},
         "schedule": {"name": "wsd"},
+        "average": {"name": "last"},
     },
-    "sft": {"steps": 20, "batch": 16, "optimizer": {"name": "adamw"}, "schedule": {"name": "cosine"}},
+    "sft": {
+        "steps": 20,
+        "batch": 16,
+        "optimizer": {"name": "adamw"},
+        "schedule": {"name": "cosine"},
+        "average": {"name": "last"},
+    },
     "rl": {
         "steps": 24,
         "prompts": 4,
@@ -38,6 +45,7 @@ TINY = {
         "loss": {"name": "policy_gradient"},
         "optimizer": {"name": "adamw"},
         "schedule": {"name": "cosine"},
+        "average": {"name": "last"},
     },
     "distill": {
         "student_layers": 1,
@@ -48,6 +56,7 @@ TINY = {
         "divergence": {"name": "forward_kl"},
         "optimizer": {"name": "adamw"},
         "schedule": {"name": "cosine"},
+        "average": {"name": "last"},
     },
     "quantize": {"method": {"name": "int4_group"}, "embedding": {"name": "int8"}},
     "evaluate": {"problems_counted": 20, "max_new_tokens": 16},

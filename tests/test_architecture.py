@@ -17,7 +17,7 @@ ORDER = ["kernels", "lm", "tasks", "flows"]  # each may import itself and what s
 GRAPH = read_graph(ROOT)
 SOURCES = sorted(path for folder in ORDER for path in (ROOT / folder).rglob("*.py"))
 ROOMS = sorted(path.parent for path in (ROOT / "tasks").glob("*/*/__init__.py")) + [
-    ROOT / "lm" / room for room in ("optimizers", "schedules", "problems")
+    ROOT / "lm" / room for room in ("averages", "optimizers", "problems", "schedules")
 ]
 
 

@@ -1,4 +1,10 @@
-"""Optimizers: `build(named parameters) -> torch.optim.Optimizer`, whose groups keep `base_lr` for the loop to scale."""
+"""Optimizers: `build(named parameters) -> Optimizer`, whose groups keep `base_lr` for the loop to scale."""
 
 from lm.optimizers.adamw import AdamW
+from lm.optimizers.drop_muon import DropMuon
+from lm.optimizers.lamb import Lamb
+from lm.optimizers.lion import Lion
 from lm.optimizers.muon import Muon
+from lm.optimizers.onebit_adam import OneBitAdam
+from lm.optimizers.radam import RAdam
+from lm.optimizers.schedule_free import ScheduleFree

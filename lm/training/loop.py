@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from lm.model import Decoder
+from lm.optimizers.base import Optimizer
+from lm.training.average import RunningAverage
+from lm.training.recipe import Recipe
 from lm.training.state import load_state, save_state
 
 
@@ -33,46 +36,51 @@ def checkpoint_seconds() -> float:
 
 def train(
     model: Decoder,
-    optimizer: torch.optim.Optimizer,
-    schedule: Callable[[int, int], float],
+    recipe: Recipe,
     steps: int,
     loss_at: Callable[[int], tuple[Tensor, dict[str, float]]],
     log: Listener,
-    clip: float,
     tokens_at: Callable[[int], int],
 ) -> None:
     """Train the model in place for `steps` updates.
 
     loss_at(step) gives the scalar to descend and the figures for the curves; it must depend on nothing but the step and
-    the weights, so that a run continued from a checkpoint ends in the same bytes. Gradients are clipped to the norm
-    `clip`. tokens_at(step): tokens the step works on, for the rate. Raises FloatingPointError when the loss is not finite.
+    the weights, so that a run continued from a checkpoint ends in the same bytes. tokens_at(step):
+    tokens the step works on, for the rate. Raises FloatingPointError when the loss is not finite.
     """
     path = log.scratch / "state.safetensors" if log.scratch else None
-    start = load_state(path, model, optimizer) if path and path.exists() else 0
+    optimizer: Optimizer = recipe.optimizer.build(trainable(model))
+    mean = RunningAverage(recipe.average)
+    start = load_state(path, model, optimizer, mean) if path and path.exists() else 0
     log.rewind(start)
     model.train()
     saved = began = time.monotonic()
     tokens = 0
     for step in range(start, steps):
         for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * schedule(step, steps)
+            group["lr"] = group["base_lr"] * recipe.schedule(step, steps)
+        optimizer.begin(step)
         loss, figures = loss_at(step)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss of step {step} is {loss.item()}: lower the learning rate or the clip")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
+        if step + 1 == steps:
+            optimizer.finish()
+        mean.after(step, steps, model)
         tokens += tokens_at(step)
         height = loss.item()
         log(step, loss=height, gradient_norm=norm.item(), learning_rate=optimizer.param_groups[0]["lr"], **figures)
         rate = tokens / max(time.monotonic() - began, 1e-9)
         log.progress(step + 1, steps, "step", loss=height, tokens_per_second=rate)
         if path and (log.stopping or time.monotonic() - saved >= checkpoint_seconds()):
-            save_state(path, step + 1, model, optimizer)
+            save_state(path, step + 1, model, optimizer, mean)
             saved = time.monotonic()
         if log.stopping:
             log.stop()
+    mean.put(model)
     if tokens:
         log.fact(tokens_per_second=tokens / (time.monotonic() - began))
     model.eval()

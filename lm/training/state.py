@@ -9,11 +9,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lm.model import Decoder
+from lm.training.average import RunningAverage
 
 
-def save_state(path: Path, step: int, model: Decoder, optimizer: torch.optim.Optimizer) -> None:
+def save_state(
+    path: Path, step: int, model: Decoder, optimizer: torch.optim.Optimizer, average: RunningAverage
+) -> None:
     """Write the state after `step` updates; a kill at any instant leaves the old file or the new one."""
     tensors = {f"model.{name}": weight for name, weight in model.state_dict().items()}
+    tensors |= {f"average.{name}": mean for name, mean in average.mean.items()}
     for index, slots in optimizer.state_dict()["state"].items():
         for name, value in slots.items():
             tensors[f"optimizer.{index}.{name}"] = value if isinstance(value, Tensor) else torch.tensor(value)
@@ -25,8 +29,8 @@ def save_state(path: Path, step: int, model: Decoder, optimizer: torch.optim.Opt
     os.replace(unfinished, path)
 
 
-def load_state(path: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> int:
-    """Bring model and optimizer to the saved state and return the number of updates made.
+def load_state(path: Path, model: Decoder, optimizer: torch.optim.Optimizer, average: RunningAverage) -> int:
+    """Bring model, optimizer and average to the saved state and return the number of updates made.
 
     Raises ValueError naming the file when it is torn or belongs to another model.
     """
@@ -47,5 +51,7 @@ def load_state(path: Path, model: Decoder, optimizer: torch.optim.Optimizer) -> 
         if kind == "optimizer":
             index, _, slot = rest.partition(".")
             slots.setdefault(int(index), {})[slot] = value
+        elif kind == "average":
+            average.mean[rest] = value
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     return step

@@ -6,21 +6,22 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lm import optimizers, problems, schedules
+from lm import problems
 from lm.checkpoint import device, load_model, save_model
-from lm.config import Config, choice
+from lm.config import choice
 from lm.model import Decoder
 from lm.sampler import generate
 from lm.training.conversations import Conversation, chosen, collate
-from lm.training.loop import train, trainable
+from lm.training.loop import train
 from lm.training.plan import Plan
+from lm.training.recipe import Recipe
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.core.stage import main
 from tasks.distill import divergences
 
 
-class DistillConfig(Config):
+class DistillConfig(Recipe):
     student_layers: int = Field(2, gt=0, description="layers of the student, which begin as layers of the teacher")
     steps: int = Field(200, gt=0)
     batch: int = Field(48, gt=0, description="problems a step, answered by the teacher")
@@ -28,9 +29,6 @@ class DistillConfig(Config):
     max_new_tokens: int = Field(32, gt=0)
     temperature: float = Field(1.0, ge=0, description="of the teacher's answers")
     divergence: choice(divergences)
-    optimizer: choice(optimizers)
-    schedule: choice(schedules)
-    clip: float = Field(1.0, gt=0, description="gradient norm")
     problems: choice(problems)
     seed: int
 
@@ -91,8 +89,7 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
             loss = loss + text_loss
         return loss, figures
 
-    optimizer = config.optimizer.build(trainable(student))
-    train(student, optimizer, config.schedule, config.steps, loss_at, log, config.clip, tokens.__getitem__)
+    train(student, config, config.steps, loss_at, log, tokens.__getitem__)
     save_model(data / "distill", student, tokenizer)
     share = student.num_parameters() / teacher.num_parameters()
     return {"steps": config.steps, "parameters": student.num_parameters(), "parameter_fraction": share}

@@ -2,28 +2,24 @@
 
 from pathlib import Path
 
-from pydantic import Field
 from torch import Tensor
 
-from lm import optimizers, schedules
 from lm.checkpoint import device, save_model
-from lm.config import Config, choice
+from lm.config import choice
 from lm.model import Decoder, ModelConfig
 from lm.tokenizer import Tokenizer
-from lm.training.loop import train, trainable
+from lm.training.loop import train
 from lm.training.plan import Plan
+from lm.training.recipe import Recipe
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.core.stage import main
 from tasks.pretrain import objectives
 
 
-class PretrainConfig(Config):
+class PretrainConfig(Recipe):
     model: ModelConfig
     objective: choice(objectives)
-    optimizer: choice(optimizers)
-    schedule: choice(schedules)
-    clip: float = Field(1.0, gt=0, description="gradient norm")
     seed: int
 
 
@@ -45,8 +41,7 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         return config.objective(model, plan.batch(step).to(device()))
 
-    optimizer = config.optimizer.build(trainable(model))
-    train(model, optimizer, config.schedule, plan.steps, loss_at, log, config.clip, plan.tokens_at)
+    train(model, config, plan.steps, loss_at, log, plan.tokens_at)
     save_model(data / "pretrain", model, tokenizer)
     return {"steps": plan.steps, "parameters": model.num_parameters()}
 

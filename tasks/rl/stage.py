@@ -6,12 +6,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lm import optimizers, problems, schedules
+from lm import problems
 from lm.checkpoint import device, load_model, save_model
-from lm.config import Config, choice
+from lm.config import choice
 from lm.problems.example import Example
 from lm.training.conversations import chosen, collate, token_logps
-from lm.training.loop import train, trainable
+from lm.training.loop import train
+from lm.training.recipe import Recipe
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.core.stage import main
@@ -19,7 +20,7 @@ from tasks.rl import advantages, losses
 from tasks.rl.rollout import rollout
 
 
-class RlConfig(Config):
+class RlConfig(Recipe):
     steps: int = Field(60, gt=0)
     prompts: int = Field(32, gt=0, description="problems a step")
     samples: int = Field(8, gt=0, description="answers to each problem")
@@ -27,9 +28,6 @@ class RlConfig(Config):
     temperature: float = Field(1.0, gt=0)
     advantage: choice(advantages)
     loss: choice(losses)
-    optimizer: choice(optimizers)
-    schedule: choice(schedules)
-    clip: float = Field(1.0, gt=0, description="gradient norm")
     problems: choice(problems)
     seed: int
 
@@ -76,8 +74,7 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
         reward = (sampled.rewards_GS * sampled.mask_GS).sum() / sampled.mask_GS.sum().clamp(min=1)
         return loss, {**figures, "reward": reward.item(), "completion_tokens": lengths, "finished": sampled.finished}
 
-    optimizer = config.optimizer.build(trainable(model))
-    train(model, optimizer, config.schedule, config.steps, loss_at, log, config.clip, tokens.__getitem__)
+    train(model, config, config.steps, loss_at, log, tokens.__getitem__)
     save_model(data / "rl", model, tokenizer)
     return {"steps": config.steps, "problems": len(examples)}
 

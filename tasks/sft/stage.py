@@ -5,24 +5,22 @@ from pathlib import Path
 from pydantic import Field
 from torch import Tensor
 
-from lm import optimizers, problems, schedules
+from lm import problems
 from lm.checkpoint import device, load_model, save_model
-from lm.config import Config, choice
+from lm.config import choice
 from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
 from lm.training.conversations import Conversation, chosen, collate, token_logps
-from lm.training.loop import train, trainable
+from lm.training.loop import train
+from lm.training.recipe import Recipe
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.core.stage import main
 
 
-class SftConfig(Config):
+class SftConfig(Recipe):
     steps: int = Field(200, gt=0)
     batch: int = Field(64, gt=0, description="conversations a step")
-    optimizer: choice(optimizers)
-    schedule: choice(schedules)
-    clip: float = Field(1.0, gt=0, description="gradient norm")
     problems: choice(problems)
     seed: int
 
@@ -53,16 +51,7 @@ def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
         ids_BN, mask_BT = (t.to(device()) for t in collate(batch_at(step), tokenizer.pad_id))
         return -(token_logps(model, ids_BN) * mask_BT).sum() / mask_BT.sum(), {}
 
-    train(
-        model,
-        config.optimizer.build(trainable(model)),
-        config.schedule,
-        config.steps,
-        loss_at,
-        log,
-        config.clip,
-        lambda step: sum(map(len, batch_at(step))),
-    )
+    train(model, config, config.steps, loss_at, log, lambda step: sum(map(len, batch_at(step))))
     save_model(data / "sft", model, tokenizer)
     return {"steps": config.steps, "examples": len(conversations), "too_long": len(examples) - len(conversations)}
 

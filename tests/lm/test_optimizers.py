@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lm import optimizers
 from lm.config import Config, methods_of
 from lm.optimizers import AdamW, Muon
-from lm.optimizers.muon import is_hidden_matrix, muon_
+from lm.optimizers.orthogonal import is_hidden_matrix, muon_
 
 EVERY = pytest.mark.parametrize("method", methods_of(optimizers), ids=lambda method: method.__name__)
 SHAPES = {

@@ -10,12 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm import optimizers
+from lm import averages, optimizers
+from lm.averages import Last
 from lm.config import methods_of
+from lm.optimizers import AdamW
 from lm.schedules import Cosine
+from lm.training.average import RunningAverage
 from lm.training.conversations import Conversation, chosen, collate, token_logps
 from lm.training.loop import train, trainable
 from lm.training.plan import Plan
+from lm.training.recipe import Recipe
 from lm.training.state import load_state, save_state
 from tasks.core.log import Log, Stopped
 from tests.lm.models import toy_model
@@ -35,29 +39,36 @@ class Recorder(Log):
         self.points = {s: v for s, v in self.points.items() if s < step}
 
 
-def fit(optimizer, log: Log, steps: int = 9, learning_rate_to: int = 9):
+def recipe(optimizer=AdamW, average=Last) -> Recipe:
+    return Recipe(optimizer=optimizer(), schedule=Cosine(), average=average(), clip=1.0)
+
+
+def fit(how: Recipe, log: Log, steps: int = 9):
     model = toy_model(seed=1)
 
     def loss_at(step: int):
         ids = torch.randint(0, 261, (4, 17), generator=torch.Generator().manual_seed(step))
         return -token_logps(model, ids).mean(), {}
 
-    train(model, optimizer().build(trainable(model)), Cosine(), steps, loss_at, log, 1.0, lambda step: 64)
+    train(model, how, steps, loss_at, log, lambda step: 64)
     return model.state_dict()
 
 
-@pytest.mark.parametrize("optimizer", methods_of(optimizers), ids=lambda m: m.__name__)
-def test_stopped_and_resumed_equals_whole(optimizer, tmp_path: Path) -> None:
+RECIPES = [recipe(optimizer=m) for m in methods_of(optimizers)] + [recipe(average=m) for m in methods_of(averages)]
+
+
+@pytest.mark.parametrize("how", RECIPES, ids=lambda how: f"{how.optimizer.name}-{how.average.name}")
+def test_stopped_and_resumed_equals_whole(how: Recipe, tmp_path: Path) -> None:
     whole_log = Recorder(tmp_path / "whole")
-    whole = fit(optimizer, whole_log)
+    whole = fit(how, whole_log)
     points: dict = {}
     for stop_after in (2, 3, None):  # stops after 2 steps, after 3 more, then ends
         log = Recorder(tmp_path / "cut", stop_after)
         if stop_after is None:
-            resumed = fit(optimizer, log)
+            resumed = fit(how, log)
         else:
             with pytest.raises(Stopped):
-                fit(optimizer, log)
+                fit(how, log)
         points |= log.points
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert points == whole_log.points
@@ -65,23 +76,21 @@ def test_stopped_and_resumed_equals_whole(optimizer, tmp_path: Path) -> None:
 
 def test_no_checkpoint_is_taken_for_whole(tmp_path: Path) -> None:
     model = toy_model()
-    optimizer = optimizers.AdamW().build(trainable(model))
+    optimizer, mean = AdamW().build(trainable(model)), RunningAverage(Last())
     path = tmp_path / "state.safetensors"
-    save_state(path, 3, model, optimizer)
-    assert load_state(path, model, optimizer) == 3
+    save_state(path, 3, model, optimizer, mean)
+    assert load_state(path, model, optimizer, mean) == 3
     other = toy_model(width=16, heads=2)
     with pytest.raises(ValueError, match="checkpoint of another model"):
-        load_state(path, other, optimizers.AdamW().build(trainable(other)))
+        load_state(path, other, AdamW().build(trainable(other)), mean)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="not a whole checkpoint"):
-        load_state(path, model, optimizer)
+        load_state(path, model, optimizer, mean)
 
 
 def test_a_loss_that_is_not_finite_stops_training(tmp_path: Path) -> None:
-    model = toy_model()
-    optimizer = optimizers.AdamW().build(trainable(model))
     with pytest.raises(FloatingPointError, match="step 0"):
-        train(model, optimizer, Cosine(), 2, lambda s: (torch.tensor(float("nan")), {}), Log(), 1.0, lambda s: 1)
+        train(toy_model(), recipe(), 2, lambda s: (torch.tensor(float("nan")), {}), Log(), lambda s: 1)
 
 
 def test_collate_masks_the_completion_alone() -> None:

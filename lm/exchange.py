@@ -1,0 +1,55 @@
+"""Means over the ranks of torch.distributed, whole or in one bit an entry, and the bytes that they cost."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from kernels.signs import BLOCK, compress, decompress
+
+
+def ranks() -> int:
+    """How many train together; 1 where no process group was made."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def mean_(tensors: list[Tensor]) -> int:
+    """Each tensor becomes its mean over the ranks, in one all-reduce; returns the bytes that a rank sends in a ring."""
+    world = ranks()
+    if world == 1 or not tensors:
+        return 0
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= world
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
+    return 2 * (world - 1) * flat.nbytes // world
+
+
+def padded(entries: int) -> int:
+    """The length of a vector that every rank gets an equal part of, in whole blocks."""
+    whole = BLOCK * ranks()
+    return -(-entries // whole) * whole
+
+
+def mean_of_signs(values_N: Tensor, worker_error_N: Tensor, server_error_M: Tensor) -> tuple[Tensor, int]:
+    """(mean over the ranks as far as one bit an entry can say it, bytes that a rank sends); N is padded(), M is N / ranks.
+
+    Each rank sends the signs of what it has, and for its M entries the signs of the mean of what it got; what either
+    rounding lost is kept in the errors, changed in place, and added the next time (Tang et al. 2021, arXiv:2102.02888,
+    algorithm 1, "compressed allreduce"). Differs from the paper: a scale for each block, not one for all.
+    """
+    world = ranks()
+    corrected = values_N + worker_error_N
+    bits, scales = compress(corrected)
+    torch.sub(corrected, decompress(bits, scales), out=worker_error_N)
+    got_bits, got_scales = torch.empty_like(bits), torch.empty_like(scales)
+    dist.all_to_all_single(got_bits, bits)
+    dist.all_to_all_single(got_scales, scales)
+    mine = decompress(got_bits, got_scales).view(world, -1).mean(0) + server_error_M
+    bits, scales = compress(mine)
+    torch.sub(mine, decompress(bits, scales), out=server_error_M)
+    all_bits, all_scales = torch.empty_like(got_bits), torch.empty_like(got_scales)
+    dist.all_gather_into_tensor(all_bits, bits)
+    dist.all_gather_into_tensor(all_scales, scales)
+    sent = 2 * (world - 1) * (all_bits.nbytes + all_scales.nbytes) // world
+    return decompress(all_bits, all_scales), sent

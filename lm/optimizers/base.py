@@ -1,0 +1,56 @@
+"""What every optimizer shares: one multi-tensor update a group, state made of tensors, and two hooks for the loop."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Named = list[tuple[str, nn.Parameter]]
+State = dict[str, list[Tensor]]
+SCALARS = {"step": torch.int64, "rate_sum": torch.float32}
+
+
+class Optimizer(torch.optim.Optimizer, ABC):
+    """Calls `update` once a group, with those of its weights that have a gradient.
+
+    group["slots"] names the state of each weight, which begins as zeros: `step`, its updates with this one, and what else
+    is in SCALARS are single numbers, every other slot has the weight's shape. All are tensors, as safetensors wants them.
+    """
+
+    def begin(self, step: int) -> None:
+        """Called before the forward pass of a step. What it does must follow from `step` alone, or resuming differs."""
+
+    def finish(self) -> None:
+        """Called after the last update: leaves in the weights what the model is to be."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if weights:
+                states = [self._state_of(weight, group["slots"]) for weight in weights]
+                gathered = {slot: [state[slot] for state in states] for slot in group["slots"]}
+                self.update(weights, [weight.grad for weight in weights], gathered, group)
+
+    def _state_of(self, weight: Tensor, slots: tuple[str, ...]) -> dict[str, Tensor]:
+        state = self.state[weight]
+        if not state:
+            for slot in slots:
+                scalar = SCALARS.get(slot)
+                state[slot] = torch.zeros((), dtype=scalar) if scalar else torch.zeros_like(weight)
+        if "step" in state:
+            state["step"].add_(1)
+        return state
+
+    @abstractmethod
+    def update(self, weights: list[Tensor], grads: list[Tensor], state: State, group: dict[str, Any]) -> None:
+        """Change weights and state in place; the lists are in one order."""
+
+
+def decayed_and_plain(named: Named) -> list[dict[str, Any]]:
+    """A group of the matrices, and one of norms and biases, which never decay; each where it has members."""
+    decayed = [weight for _, weight in named if weight.ndim >= 2]
+    plain = [weight for _, weight in named if weight.ndim < 2]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,37 @@
+"""Lion: the sign of an interpolated momentum (Chen et al. 2023, arXiv:2302.06675, algorithm 2)."""
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lm.config import Config
+from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
+
+
+class LionOptimizer(Optimizer):
+    """Holds momentum: half of Adam's state."""
+
+    def update(self, weights: list[Tensor], grads: list[Tensor], state: State, group: dict[str, Any]) -> None:
+        momenta = state["momentum"]
+        directions = torch._foreach_lerp(momenta, grads, 1 - group["beta1"])
+        torch._foreach_sign_(directions)
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(weights, directions, alpha=-group["lr"])
+        torch._foreach_lerp_(momenta, grads, 1 - group["beta2"])
+
+
+class Lion(Config):
+    name: Literal["lion"] = "lion"
+    lr: float = Field(
+        5e-4, gt=0, description="what each weight moves by; a third to a tenth of AdamW's, as in section 5"
+    )
+    beta1: float = Field(0.9, ge=0, lt=1, description="share of the momentum in what is signed")
+    beta2: float = Field(0.99, ge=0, lt=1, description="memory of the momentum")
+    weight_decay: float = Field(0.5, ge=0, description="times lr, per update; matrices only")
+
+    def build(self, named_parameters: Named) -> LionOptimizer:
+        """The optimizer of these weights: a group with decay and one without."""
+        settings = {"base_lr": self.lr, "slots": ("momentum",), **self.model_dump(exclude={"name"})}
+        return LionOptimizer(decayed_and_plain(named_parameters), settings)

@@ -1,0 +1,90 @@
+"""What Muon and its variants share: the orthogonalised update, and which weights get it."""
+
+import math
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from kernels.adamw import adamw_
+from kernels.newton_schulz import newton_schulz
+from lm.config import Config
+from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
+
+
+def muon_(
+    weights: list[Tensor],
+    grads: list[Tensor],
+    momenta: list[Tensor],
+    *,
+    lr: float,
+    momentum: float,
+    nesterov: bool,
+    steps: int,
+    weight_decay: float,
+) -> None:
+    """Update weights and momenta in place; each weight moves by 0.2 lr root-mean-square, whatever its shape.
+
+    An orthogonal (O, I) matrix has rms 1/sqrt(max(O, I)), so it is scaled by 0.2 sqrt(max(O, I)): the rms of a typical
+    AdamW update (Liu et al., equation 4). Differs from both sources: fp32, not bf16, which many CPUs only emulate.
+    """
+    torch._foreach_lerp_(momenta, grads, 1 - momentum)
+    updates = torch._foreach_lerp(grads, momenta, momentum) if nesterov else momenta
+    updates = newton_schulz(list(updates), steps)
+    torch._foreach_mul_(weights, 1 - lr * weight_decay)
+    torch._foreach_mul_(updates, [-lr * 0.2 * math.sqrt(max(weight.shape)) for weight in weights])
+    torch._foreach_add_(weights, updates)
+
+
+class MuonOptimizer(Optimizer):
+    """Holds momentum of every hidden matrix, and exp_avg, exp_avg_sq and step of every other weight."""
+
+    def update(self, weights: list[Tensor], grads: list[Tensor], state: State, group: dict[str, Any]) -> None:
+        if group["orthogonal"]:
+            settings = {key: group[key] for key in ("lr", "momentum", "nesterov", "steps", "weight_decay")}
+            muon_(weights, grads, state["momentum"], **settings)
+            return
+        adamw_(
+            weights,
+            grads,
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            [int(step) for step in state["step"]],
+            lr=group["lr"],
+            beta1=group["adamw_beta1"],
+            beta2=group["adamw_beta2"],
+            eps=group["adamw_eps"],
+            weight_decay=group["weight_decay"],
+        )
+
+
+def is_hidden_matrix(name: str, weight: Tensor) -> bool:
+    """Whether Muon updates it: a matrix that is neither an embedding nor the output head."""
+    return weight.ndim == 2 and not any("embed" in part or part.endswith("head") for part in name.split("."))
+
+
+class OrthogonalConfig(Config):
+    """The parameters of Muon and its variants."""
+
+    lr: float = Field(
+        5e-3, gt=0, description="of hidden matrices; an update's rms is 0.2 of it. Jordan's 0.02 in this unit"
+    )
+    momentum: float = Field(0.95, ge=0, lt=1)
+    nesterov: bool = True
+    steps: int = Field(5, gt=0, description="Newton-Schulz iterations")
+    weight_decay: float = Field(0.1, ge=0, description="times lr, per update; never norms or biases")
+    adamw_lr: float = Field(1e-2, gt=0, description="of embeddings, head, norms and biases")
+    adamw_beta1: float = Field(0.9, ge=0, lt=1)
+    adamw_beta2: float = Field(0.95, ge=0, lt=1)
+    adamw_eps: float = Field(1e-8, gt=0)
+
+
+def orthogonal_groups(named: Named, lr: float, adamw_lr: float) -> list[dict[str, Any]]:
+    """Groups of hidden matrices, of other matrices, and of the rest without decay; each where it has members."""
+    hidden = [weight for name, weight in named if is_hidden_matrix(name, weight)]
+    others = [(name, weight) for name, weight in named if not is_hidden_matrix(name, weight)]
+    by_muon = {"orthogonal": True, "slots": ("momentum",), "base_lr": lr, "lr": lr}
+    by_adamw = {"orthogonal": False, "slots": ("step", "exp_avg", "exp_avg_sq"), "base_lr": adamw_lr, "lr": adamw_lr}
+    groups = [{"params": hidden, **by_muon}] if hidden else []
+    return groups + [{**by_adamw, **group} for group in decayed_and_plain(others)]

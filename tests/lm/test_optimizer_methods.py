@@ -1,0 +1,141 @@
+"""Each optimizer beside an independent implementation or a case worked by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lm.model import Decoder, ModelConfig
+from lm.optimizers import DropMuon, Lamb, Lion, Muon, RAdam, ScheduleFree
+from lm.optimizers.drop_muon import cut_at, layers_of
+from lm.optimizers.radam import rectification
+from tests.lm.test_optimizers import set_gradients, values, weights
+
+
+def one(method, start: list[float], grads: list[list[float]]) -> tuple[Tensor, torch.optim.Optimizer]:
+    """A 1 x n matrix after these gradients."""
+    weight = nn.Parameter(torch.tensor([start]))
+    optimizer = method.build([("blocks.0.up.weight", weight)])
+    for grad in grads:
+        weight.grad = torch.tensor([grad])
+        optimizer.step()
+    return weight.detach(), optimizer
+
+
+def test_lion_by_hand() -> None:
+    # m0 = 0: sign(0.1 g1) = (1, -1); w = (1, 1)(1 - 0.1 * 0.5) - 0.1 (1, -1) = (0.85, 1.05); m1 = 0.01 g1 = (0.04, -0.02)
+    # step 2: 0.9 m1 + 0.1 g2 = (0.036 - 0.1, -0.018 + 0.01) = (-, -); w = 0.95 (0.85, 1.05) + 0.1
+    weight, optimizer = one(Lion(lr=0.1, weight_decay=0.5), [1.0, 1.0], [[4.0, -2.0], [-1.0, 0.1]])
+    torch.testing.assert_close(weight, torch.tensor([[0.9075, 1.0975]]))
+    (state,) = optimizer.state.values()
+    torch.testing.assert_close(state["momentum"], torch.tensor([[0.0296, -0.0188]]))
+
+
+def test_lamb_by_hand() -> None:
+    # Step 1: the unbiased moments are g and g^2, so the update is sign(g) = (1, -1) and with decay 0.5: (1 + 1.5, -1 + 2)
+    # = (2.5, 1). |w| = 5, |u| = sqrt(7.25): w - 0.1 * 5 / sqrt(7.25) * u.
+    weight, _ = one(Lamb(lr=0.1, weight_decay=0.5, eps=1e-12), [3.0, 4.0], [[0.2, -7.0]])
+    torch.testing.assert_close(weight, torch.tensor([[3.0, 4.0]]) - 0.5 / math.sqrt(7.25) * torch.tensor([[2.5, 1.0]]))
+    capped, _ = one(Lamb(lr=0.1, weight_decay=0.0, eps=1e-12, max_norm=1.0), [3.0, 4.0], [[0.2, -7.0]])
+    torch.testing.assert_close(capped, torch.tensor([[3.0, 4.0]]) - 0.1 / math.sqrt(2) * torch.tensor([[1.0, -1.0]]))
+
+
+def test_lamb_moves_a_tensor_of_zeros() -> None:
+    weight, _ = one(Lamb(lr=0.1), [0.0, 0.0], [[1.0, -1.0]])
+    torch.testing.assert_close(weight, torch.tensor([[-0.1, 0.1]]), rtol=1e-4, atol=0)  # eps is 1e-6
+
+
+@pytest.mark.parametrize("beta2", [0.95, 0.999])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_radam_equals_torch(beta2: float, weight_decay: float) -> None:
+    mine, theirs = weights(), weights()
+    ours = RAdam(lr=0.01, beta2=beta2, weight_decay=weight_decay).build(mine)
+    decays = [{"params": [w for _, w in theirs[:3]]}, {"params": [theirs[3][1]], "weight_decay": 0.0}]
+    peer = torch.optim.RAdam(
+        decays, lr=0.01, betas=(0.9, beta2), eps=1e-8, weight_decay=weight_decay, decoupled_weight_decay=True
+    )
+    for step in range(12):
+        for named, optimizer in ((mine, ours), (theirs, peer)):
+            set_gradients(named, step)
+            optimizer.step()
+    for a, b in zip(values(mine), values(theirs), strict=True):
+        # torch adds eps before its bias correction: 1e-8 / sqrt(1 - beta2^t) beside roots of about 1
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_rectification_by_hand() -> None:
+    # beta2 = 0.9: rho_inf = 19; rho_10 = 19 - 20 * 0.9^10 / (1 - 0.9^10) = 19 - 20 * 0.535348... = 8.293
+    assert rectification(1, 0.9) is None
+    rho = 19 - 20 * 0.9**10 / (1 - 0.9**10)
+    assert rectification(10, 0.9) == pytest.approx(math.sqrt((rho - 4) * (rho - 2) * 19 / (15 * 17 * rho)))
+    assert rectification(10_000, 0.9) == pytest.approx(1)
+
+
+def test_schedule_free_equals_the_algorithm_in_x_y_and_z() -> None:
+    method = ScheduleFree(lr=0.1, weight_decay=0.2)
+    weight = nn.Parameter(torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64))
+    optimizer = method.build([("blocks.0.up.weight", weight)])
+    x = z = weight.detach().clone()
+    square, rates = torch.zeros_like(x), 0.0
+    for step in range(1, 8):
+        lr = 0.1 * min(1, step / 3)
+        y = (1 - method.beta1) * z + method.beta1 * x
+        torch.testing.assert_close(weight.detach(), y)
+        grad = torch.sin(3 * y + step)
+        square = method.beta2 * square + (1 - method.beta2) * grad**2
+        rates += lr**2
+        z = z - lr * (grad / (torch.sqrt(square / (1 - method.beta2**step)) + method.eps) + 0.2 * y)
+        x = (1 - lr**2 / rates) * x + lr**2 / rates * z
+        weight.grad = grad
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.step()
+    optimizer.finish()
+    torch.testing.assert_close(weight.detach(), x, rtol=1e-6, atol=1e-7)  # rate_sum is kept in fp32
+
+
+def decoder(tied: bool) -> Decoder:
+    return Decoder(
+        ModelConfig(vocab_size=16, width=8, layers=3, heads=2, kv_heads=1, ffn_width=8, context=8, tied=tied), seed=0
+    )
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_drop_muon_touches_nothing_below_the_cut_and_all_above(tied: bool) -> None:
+    model = decoder(tied)
+    named = list(model.named_parameters())
+    optimizer = DropMuon(whole=0.0, weight_decay=0.0).build(named)
+    ids = torch.arange(8)[None]
+    for step in range(6):
+        before = values(named)
+        optimizer.begin(step)
+        model(ids).square().mean().backward()
+        optimizer.step()
+        cut = cut_at(step, 3, 0.0, 0)
+        moved = [not torch.equal(a, b) for a, b in zip(before, values(named), strict=True)]
+        assert moved == [layer >= cut for layer in layers_of(named)] and cut > 0
+        optimizer.zero_grad(set_to_none=True)
+    optimizer.finish()
+    assert all(weight.requires_grad for _, weight in named)
+
+
+def test_drop_muon_with_whole_steps_only_is_muon() -> None:
+    models = decoder(True), decoder(True)
+    optimizers = [
+        method.build(list(model.named_parameters()))
+        for method, model in zip((DropMuon(whole=1.0), Muon()), models, strict=True)
+    ]
+    for step in range(3):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.begin(step)
+            optimizer.zero_grad(set_to_none=True)
+            model(torch.arange(8)[None]).square().mean().backward()
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in models), strict=True))
+
+
+def test_the_cuts_are_uniform() -> None:
+    cuts = [cut_at(step, 4, 0.5, 0) for step in range(4000)]
+    counts = [cuts.count(layer) for layer in range(5)]
+    # binomial with n = 4000: 2000 and 500 each, standard deviations 32 and 21; four of them
+    assert abs(counts[0] - 2000) < 128 and all(abs(count - 500) < 84 for count in counts[1:])
