@@ -19,7 +19,7 @@ export GOMP_SPINCOUNT ?= 1000
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.scratch/dvc
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline test smoke repro reproduce ui agent lint bench bench-table peers chat clean
+.PHONY: help setup pipeline test smoke repro reproduce ui agent lint bench bench-table peers chat export clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -71,6 +71,9 @@ peers: $(READY)  ## the environment of the tools we compare with (.venv-peers)
 
 chat: $(READY)  ## talk to the model: MODEL=data/rl
 	@python -m lm.chat $(MODEL)
+
+export: $(READY)  ## a model in Hugging Face's format: MODEL=data/rl TO=exported
+	@python -m lm.export $(or $(MODEL),data/rl) $(or $(TO),exported)
 
 clean:  ## remove scratch and caches; data, models and runs stay
 	rm -rf .scratch .pytest_cache .hypothesis .ruff_cache .mypy_cache

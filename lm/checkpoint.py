@@ -53,7 +53,7 @@ def load_model(folder: Path) -> tuple[Decoder, Tokenizer]:
         state = unpack_state(state, description["quantization"])
     tokenizer = Tokenizer.load(folder)
     config = ModelConfig.model_validate(description["model"])
-    if config.vocab_size != tokenizer.vocab_size:
+    if config.vocab_size < tokenizer.vocab_size:  # more is padding, as Qwen has it
         raise ValueError(
             f"{folder}: the model has {config.vocab_size} tokens, its tokenizer.json {tokenizer.vocab_size}"
         )

@@ -1,7 +1,8 @@
 """The language model: a decoder in the manner of Llama.
 
-RMSNorm before each block, rotary positions (arXiv:2104.09864), SwiGLU (arXiv:2002.05202), grouped-query attention
-(arXiv:2305.13245); QK-norm (arXiv:2302.05442) and tied embeddings are options.
+RMSNorm before each block, rotary positions, SwiGLU (arXiv:2002.05202), grouped-query attention (arXiv:2305.13245); QK-norm
+(arXiv:2302.05442), biases of query, key and value, and tied embeddings are options. Llama 2 and 3, Qwen 2 and 3 and SmolLM are
+settings of it: lm/hf.py reads and writes theirs.
 Letters: B batch, T time, D width, H query heads, K key/value heads, E head width, V vocabulary.
 """
 
@@ -13,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lm.config import Config
+from lm.rope import Scaling, rotate, turns
 
 
 class ModelConfig(Config):
@@ -23,19 +25,28 @@ class ModelConfig(Config):
     layers: int = Field(6, gt=0)
     heads: int = Field(5, gt=0)
     kv_heads: int = Field(1, gt=0, description="heads must be a multiple of it")
+    head_width: int = Field(0, ge=0, description="even; 0: width / heads")
     ffn_width: int = Field(432, gt=0)
     context: int = Field(256, gt=1, description="longest sequence in tokens")
     rope_theta: float = Field(10_000.0, gt=0)
+    rope_scaling: Scaling | None = None
+    norm_eps: float = Field(1e-6, gt=0)
     qk_norm: bool = True
+    qkv_bias: bool = Field(False, description="of query, key and value, as in Qwen 2")
     tied: bool = Field(True, description="the output head is the embedding")
 
     @model_validator(mode="after")
     def _divides(self) -> "ModelConfig":
-        if self.width % self.heads or self.heads % self.kv_heads or self.width // self.heads % 2:
-            raise ValueError(
-                "width must be a multiple of heads with an even quotient, and heads a multiple of kv_heads"
-            )
+        if self.heads % self.kv_heads:
+            raise ValueError("heads must be a multiple of kv_heads")
+        if self.head_width % 2 or (not self.head_width and (self.width % self.heads or self.width // self.heads % 2)):
+            raise ValueError("width must be a multiple of heads with an even quotient, or head_width given, and even")
         return self
+
+    @property
+    def each_head(self) -> int:
+        """The width of one head."""
+        return self.head_width or self.width // self.heads
 
 
 class Cache:
@@ -45,7 +56,7 @@ class Cache:
     """
 
     def __init__(self, config: ModelConfig, padding_B: Tensor, capacity: int) -> None:
-        shape = (config.layers, len(padding_B), config.kv_heads, capacity, config.width // config.heads)
+        shape = (config.layers, len(padding_B), config.kv_heads, capacity, config.each_head)
         self.keys_LBKTE = torch.zeros(shape, device=padding_B.device)
         self.values_LBKTE = torch.zeros(shape, device=padding_B.device)
         self.padding_B = padding_B
@@ -57,33 +68,27 @@ class Cache:
         self.padding_B = self.padding_B[rows]
 
 
-def rotate(x_BHTE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """RoPE: each pair (e, e + E/2) turned by its position's angle; cos and sin broadcast to (B, 1, T, E/2)."""
-    first, second = x_BHTE.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-
-
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, arXiv:1910.07467."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, eps: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, 1e-6)
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_width = config.heads, config.kv_heads, config.width // config.heads
-        self.query = nn.Linear(config.width, config.heads * self.head_width, bias=False)
-        self.key = nn.Linear(config.width, config.kv_heads * self.head_width, bias=False)
-        self.value = nn.Linear(config.width, config.kv_heads * self.head_width, bias=False)
+        self.heads, self.kv_heads, self.head_width = config.heads, config.kv_heads, config.each_head
+        self.query = nn.Linear(config.width, config.heads * self.head_width, config.qkv_bias)
+        self.key = nn.Linear(config.width, config.kv_heads * self.head_width, config.qkv_bias)
+        self.value = nn.Linear(config.width, config.kv_heads * self.head_width, config.qkv_bias)
         self.output = nn.Linear(config.heads * self.head_width, config.width, bias=False)
-        self.query_norm = RMSNorm(self.head_width) if config.qk_norm else nn.Identity()
-        self.key_norm = RMSNorm(self.head_width) if config.qk_norm else nn.Identity()
+        self.query_norm = RMSNorm(self.head_width, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(self.head_width, config.norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(
         self, x_BTD: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None, layer: int, mask: Tensor | None
@@ -119,8 +124,8 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention_norm, self.attention = RMSNorm(config.width), Attention(config)
-        self.ffn_norm, self.ffn = RMSNorm(config.width), FeedForward(config)
+        self.attention_norm, self.attention = RMSNorm(config.width, config.norm_eps), Attention(config)
+        self.ffn_norm, self.ffn = RMSNorm(config.width, config.norm_eps), FeedForward(config)
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None, layer: int, mask: Tensor | None
@@ -140,24 +145,25 @@ class Decoder(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = RMSNorm(config.width)
+        self.norm = RMSNorm(config.width, config.norm_eps)
         if not config.tied:
             self.head = nn.Linear(config.width, config.vocab_size, bias=False)
-        half = config.width // config.heads // 2
-        frequencies = config.rope_theta ** (-torch.arange(half) / half)
-        angles = torch.arange(config.context)[:, None] * frequencies
-        self.register_buffer("cos_TE", angles.cos(), persistent=False)
-        self.register_buffer("sin_TE", angles.sin(), persistent=False)
+        cos_TE, sin_TE = turns(config.rope_theta, config.each_head, config.context, config.rope_scaling)
+        self.register_buffer("cos_TE", cos_TE, persistent=False)
+        self.register_buffer("sin_TE", sin_TE, persistent=False)
         self._initialise(seed)
 
     @torch.no_grad()
     def _initialise(self, seed: int) -> None:
-        """Normal, std 0.02; the two projections back into the stream are scaled by 1/sqrt(2 layers) as in GPT-2."""
+        """Biases 0; matrices normal, std 0.02, and 1/sqrt(2 layers) of that in the two projections back into the stream, as in
+        GPT-2."""
         generator = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
             if weight.ndim == 2:
                 into_stream = name.endswith(("attention.output.weight", "ffn.down.weight"))
                 weight.normal_(0, 0.02 / (math.sqrt(2 * self.config.layers) if into_stream else 1), generator=generator)
+            elif name.endswith(".bias"):
+                weight.zero_()
 
     def forward(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
         """logits_BTV. With a cache, ids are the tokens that follow it, and the cache grows by them.

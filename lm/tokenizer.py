@@ -1,4 +1,4 @@
-"""The tokenizer of a model: byte-level, so every text round-trips, with the special tokens of conversations."""
+"""The tokenizer of a model, with the special tokens of conversations; ours are byte-level, so every text round-trips."""
 
 from pathlib import Path
 
@@ -8,23 +8,24 @@ EOS, PAD, USER, ASSISTANT, END = SPECIALS = ["<|endoftext|>", "<|pad|>", "<|user
 
 
 class Tokenizer:
-    """Wraps a `tokenizers.Tokenizer` whose ids 0 to 4 are the special tokens.
+    """Wraps a `tokenizers.Tokenizer` that has the special tokens, at whatever ids; in ours they are 0 to 4.
 
     Special tokens never come out of text: a text that spells one is encoded as the characters it is made of.
     """
 
-    eos_id, pad_id, user_id, assistant_id, end_id = range(5)
-
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
-        wrong = [name for index, name in enumerate(SPECIALS) if inner.id_to_token(index) != name]
-        if wrong:
-            raise ValueError(f"the tokens 0 to 4 must be {' '.join(SPECIALS)}; {wrong[0]} is missing or elsewhere")
+        missing = [name for name in SPECIALS if inner.token_to_id(name) is None]
+        if missing:
+            raise ValueError(f"the special tokens are {' '.join(SPECIALS)}; {missing[0]} is missing")
+        ids = [inner.get_vocab()[name] for name in SPECIALS]
+        self.eos_id, self.pad_id, self.user_id, self.assistant_id, self.end_id = ids
         inner.encode_special_tokens = True
         self._inner = inner
 
     @property
     def vocab_size(self) -> int:
-        return self._inner.get_vocab_size()
+        """The largest id and one more: what an embedding must have rows for."""
+        return max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, text: str) -> list[int]:
         return self._inner.encode(text, add_special_tokens=False).ids
@@ -44,15 +45,38 @@ class Tokenizer:
         """Write folder/tokenizer.json."""
         (folder / "tokenizer.json").write_text(self._inner.to_str(pretty=True) + "\n", encoding="utf-8")
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both make the same tokens of every text."""
+        return isinstance(other, Tokenizer) and self._inner.to_str() == other._inner.to_str()
+
+    __hash__ = None  # type: ignore[assignment]
+
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
         """Read folder/tokenizer.json. Raises ValueError naming the file when it is missing or not one of ours."""
-        path = folder / "tokenizer.json"
-        if not path.exists():
-            raise ValueError(f"{path}: no such file; has the stage that writes it run?")
+        inner = _read(folder / "tokenizer.json")
         try:
-            return cls(tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8")))
+            return cls(inner)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        except Exception as error:  # `tokenizers` raises bare Exception for a file it cannot parse
-            raise ValueError(f"{path}: not a tokenizer file: {error}") from None
+            raise ValueError(f"{folder / 'tokenizer.json'}: {error}") from None
+
+    @classmethod
+    def adopt(cls, folder: Path) -> "Tokenizer":
+        """Read another model's folder/tokenizer.json; special tokens that it lacks come after all it has.
+
+        Raises ValueError naming the file when it is missing or no tokenizer.
+        """
+        inner = _read(folder / "tokenizer.json")
+        inner.no_truncation()
+        inner.no_padding()
+        inner.add_special_tokens([name for name in SPECIALS if inner.token_to_id(name) is None])
+        return cls(inner)
+
+
+def _read(path: Path) -> tokenizers.Tokenizer:
+    if not path.exists():
+        raise ValueError(f"{path}: no such file; has what writes it run?")
+    try:
+        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # `tokenizers` raises bare Exception for a file it cannot parse
+        raise ValueError(f"{path}: not a tokenizer file: {error}") from None

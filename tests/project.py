@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 TINY = {
     "seed": 0,
     "problems": {"name": "arithmetic", "folder": "data/problems", "digits": 1},
+    "checkpoint": {"folder": "data/checkpoint"},
     "ingest": {"folder": "data/raw", "max_bytes": 60_000, "sources": [{"name": "worksheets", "digits": 1}]},
     "dedup": {"method": {"name": "exact"}},
     "filter": {"quality": {"name": "keep_all"}, "repetition": {"name": "keep_all"}},
@@ -23,6 +24,7 @@ TINY = {
         "tokens_per_step": 256,
     },
     "pretrain": {
+        "start": {"name": "random"},
         "model": {"width": 32, "layers": 2, "heads": 2, "kv_heads": 1, "ffn_width": 64, "context": 64},
         "objective": {"name": "next_token"},
         "optimizer": {"name": "muon"},
@@ -67,7 +69,7 @@ def make_project(folder: Path, params: dict) -> Path:
     """A project folder with these params: code and graph are links to ours, so a stage's key is as in the real one."""
     for name in ("tasks", "lm", "kernels", "dvc.yaml", ".dvcignore"):
         (folder / name).symlink_to(ROOT / name)
-    for name in ("raw", "problems"):
+    for name in ("raw", "problems", "checkpoint"):
         (folder / "data" / name).mkdir(parents=True)
         (folder / "data" / name / "README.md").write_text("inputs\n")
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))

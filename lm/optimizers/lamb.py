@@ -39,7 +39,7 @@ def trust(weight_norm: Tensor, update_norm: Tensor, max_norm: float) -> Tensor:
 
 class Lamb(Config):
     name: Literal["lamb"] = "lamb"
-    lr: float = Field(1e-2, gt=0, description="share of a tensor's norm that one update moves it by")
+    lr: float = Field(3e-2, gt=0, description="share of a tensor's norm that one update moves it by")
     beta1: float = Field(0.9, ge=0, lt=1, description="memory of the gradient's mean")
     beta2: float = Field(0.99, ge=0, lt=1, description="memory of the gradient's square")
     eps: float = Field(1e-6, gt=0)

@@ -25,7 +25,7 @@ class LionOptimizer(Optimizer):
 class Lion(Config):
     name: Literal["lion"] = "lion"
     lr: float = Field(
-        5e-4, gt=0, description="what each weight moves by; a third to a tenth of AdamW's, as in section 5"
+        1e-3, gt=0, description="what each weight moves by; a third to a tenth of AdamW's, as in section 5"
     )
     beta1: float = Field(0.9, ge=0, lt=1, description="share of the momentum in what is signed")
     beta2: float = Field(0.99, ge=0, lt=1, description="memory of the momentum")

@@ -10,10 +10,16 @@ from lm.config import Config
 from tasks.core.yaml import YAMLError, read_yaml
 
 # Sections that several stages read; each is a field of the same name in their configs.
-SHARED = ("seed", "problems")
+SHARED = ("seed", "problems", "checkpoint")
 
 
 Kind = TypeVar("Kind", bound=Config)
+
+
+class Checkpoint(Config):
+    """A model of somebody else's to start from; used by the methods named hugging_face alone."""
+
+    folder: str
 
 
 class ConfigError(ValueError):

@@ -6,18 +6,20 @@ from torch import Tensor
 
 from lm.checkpoint import device, save_model
 from lm.config import choice
-from lm.model import Decoder, ModelConfig
+from lm.model import ModelConfig
 from lm.tokenizer import Tokenizer
 from lm.training.loop import train
 from lm.training.plan import Plan
 from lm.training.recipe import Recipe
-from tasks.core.config import ConfigError
+from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
 from tasks.core.stage import main
-from tasks.pretrain import objectives
+from tasks.pretrain import objectives, starts
 
 
 class PretrainConfig(Recipe):
+    start: choice(starts)
+    checkpoint: Checkpoint
     model: ModelConfig
     objective: choice(objectives)
     seed: int
@@ -26,17 +28,14 @@ class PretrainConfig(Recipe):
 def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
     """data/curriculum, data/tokenize -> data/pretrain."""
     plan, tokenizer = Plan(data / "curriculum", data / "tokenize"), Tokenizer.load(data / "tokenize")
-    shape = config.model.model_copy(update={"vocab_size": config.model.vocab_size or tokenizer.vocab_size})
-    longest = plan.batch(0).shape[1] - 1
-    if longest > shape.context:
-        raise ConfigError(
-            f"pretrain.model.context: {shape.context} is shorter than the plan's sequences of {longest} tokens"
-        )
-    if shape.vocab_size != tokenizer.vocab_size:
-        raise ConfigError(
-            f"pretrain.model.vocab_size: {shape.vocab_size}, but the tokenizer has {tokenizer.vocab_size}; use 0"
-        )
-    model = Decoder(shape, config.seed).to(device())
+    try:
+        model = config.start(config.model, tokenizer, Path(config.checkpoint.folder), config.seed)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    longest, context = plan.batch(0).shape[1] - 1, model.config.context
+    if longest > context:
+        raise ConfigError(f"pretrain.model.context: {context} is shorter than the plan's sequences of {longest} tokens")
+    model.to(device())
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         return config.objective(model, plan.batch(step).to(device()))

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from lm.config import Config, choice
 from lm.tokenizer import Tokenizer
-from tasks.core.config import ConfigError
+from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
 from tasks.core.stage import main
 from tasks.core.tables import Writer, read_batches, read_table
@@ -26,6 +26,7 @@ HELD_OUT_SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("tex
 
 class TokenizeConfig(Config):
     method: choice(methods)
+    checkpoint: Checkpoint
     held_out_fraction: float = Field(0.03, gt=0, lt=1, description="of the documents, chosen by a hash of their id")
 
 
@@ -99,7 +100,10 @@ def run(config: TokenizeConfig, data: Path, log: Log) -> dict[str, float]:
             f"{source}: has {count} documents; tokenize needs two at least, one to train on and one to hold out"
         )
     chosen = held_out(read_table(source, ["id"]).column("id").to_pylist(), config.held_out_fraction)
-    tokenizer = config.method(train_texts(source, chosen))
+    try:
+        tokenizer = config.method(train_texts(source, chosen), Path(config.checkpoint.folder))
+    except ValueError as error:
+        raise ConfigError(f"tokenize.method: {error}") from None
     tokenizer.save(out)
     tokens, training = encode_all(tokenizer, source, chosen, out, log)
     size = sum(read_table(out / "documents.parquet", ["bytes"]).column("bytes").to_pylist())

@@ -1,4 +1,9 @@
-"""A toy model and tokenizer for tests, made by code."""
+"""A toy model and tokenizers for tests, made by code."""
+
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from lm.model import Decoder, ModelConfig
 from lm.tokenizer import Tokenizer
@@ -6,9 +11,23 @@ from tasks.tokenize.methods.bytes import Bytes
 
 
 def toy_tokenizer() -> Tokenizer:
-    return Bytes()(iter(()))
+    return Bytes()(iter(()), Path())
 
 
 def toy_model(seed: int = 0, **shape: object) -> Decoder:
     defaults = {"vocab_size": 261, "width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "ffn_width": 48, "context": 48}
     return Decoder(ModelConfig.model_validate({**defaults, **shape}), seed)
+
+
+def other_tokenizer() -> tokenizers.Tokenizer:
+    """Somebody else's, in the manner of GPT-2: one special token, after all others, put around a text, and truncation."""
+    inner = tokenizers.Tokenizer(models.BPE())
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    inner.train_from_iterator(["the cat sat on the mat, 12 + 34 = 46\n"] * 20, trainer)
+    inner.add_special_tokens(["<|endoftext|>"])
+    end = ("<|endoftext|>", inner.token_to_id("<|endoftext|>"))
+    inner.post_processor = processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=[end])
+    inner.enable_truncation(16)
+    return inner

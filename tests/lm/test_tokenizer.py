@@ -1,5 +1,6 @@
 """The contract of the tokenizer: every text round-trips, and no text can spell a special token."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,16 @@ from hypothesis import strategies as st
 from lm.config import methods_of
 from lm.tokenizer import SPECIALS, Tokenizer
 from tasks.tokenize import methods
+from tests.lm.models import other_tokenizer
 
 CORPUS = ["the cat sat on the mat, 12 + 34 = 46\n", "def f(x):\n    return x ** 2\n"] * 50
-TOKENIZERS = {m.__name__: m()(iter(CORPUS)) for m in methods_of(methods)}
+OTHERS = Path(tempfile.mkdtemp())
+other_tokenizer().save(str(OTHERS / "tokenizer.json"))
+TOKENIZERS = {m.__name__: m()(iter(CORPUS), OTHERS) for m in methods_of(methods)}
+
+
+def specials_of(tokenizer: Tokenizer) -> list[int]:
+    return [tokenizer.eos_id, tokenizer.pad_id, tokenizer.user_id, tokenizer.assistant_id, tokenizer.end_id]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -21,16 +29,18 @@ def test_every_text_round_trips_and_spells_no_special_token(name: str, text: str
     tokenizer = TOKENIZERS[name]
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
-    assert all(len(SPECIALS) <= i < tokenizer.vocab_size for i in ids)
+    assert not set(ids) & set(specials_of(tokenizer)) and all(0 <= i < tokenizer.vocab_size for i in ids)
     assert tokenizer.encode_batch([text, "x"])[0] == ids
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_conversations_and_special_ids(name: str) -> None:
     tokenizer = TOKENIZERS[name]
-    assert (tokenizer.eos_id, tokenizer.pad_id, tokenizer.end_id) == (0, 1, 4)
-    assert tokenizer.chat("<|end|>") == [2, *tokenizer.encode("<|end|>"), 3]
-    assert tokenizer.decode([0, 2, *tokenizer.encode("hi"), 4]) == "hi"
+    eos, pad, user, assistant, end = specials_of(tokenizer)
+    assert tokenizer.chat("<|end|>") == [user, *tokenizer.encode("<|end|>"), assistant]
+    assert tokenizer.decode([eos, user, *tokenizer.encode("hi"), pad, end]) == "hi"
+    if name != "HuggingFace":
+        assert [eos, pad, user, assistant, end] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -39,6 +49,15 @@ def test_saved_and_loaded_is_the_same(name: str, tmp_path: Path) -> None:
     loaded = Tokenizer.load(tmp_path)
     assert loaded.encode(CORPUS[0] + "<|pad|>") == TOKENIZERS[name].encode(CORPUS[0] + "<|pad|>")
     assert loaded.vocab_size == TOKENIZERS[name].vocab_size
+    assert loaded == TOKENIZERS[name] != TOKENIZERS["Bpe" if name == "Bytes" else "Bytes"]
+
+
+def test_another_tokenizer_keeps_its_ids_and_gets_what_it_lacks() -> None:
+    mine, theirs = TOKENIZERS["HuggingFace"], other_tokenizer()
+    assert mine.encode(CORPUS[0]) == theirs.encode(CORPUS[0], add_special_tokens=False).ids
+    assert mine.eos_id == theirs.token_to_id("<|endoftext|>")  # it had that one
+    assert sorted(set(specials_of(mine)) - {mine.eos_id}) == [theirs.get_vocab_size() + i for i in range(4)]
+    assert mine.vocab_size == theirs.get_vocab_size() + 4
 
 
 def test_digits_are_encoded_one_by_one() -> None:
@@ -54,5 +73,5 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     TOKENIZERS["Bytes"].save(tmp_path)
     path = tmp_path / "tokenizer.json"
     path.write_text(path.read_text().replace("<|pad|>", "<|fill|>"))
-    with pytest.raises(ValueError, match=r"tokenizer.json: the tokens 0 to 4 must be .*<\|pad\|> is missing"):
+    with pytest.raises(ValueError, match=r"tokenizer.json: the special tokens are .*<\|pad\|> is missing"):
         Tokenizer.load(tmp_path)

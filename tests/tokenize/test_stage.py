@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.tokenizer import Tokenizer
-from tasks.core.config import ConfigError
+from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
 from tasks.core.tables import read_table, write_table
 from tasks.tokenize.methods import Bpe, Bytes
@@ -28,7 +28,11 @@ def run_stage(folder: Path, texts: list[str] = TEXTS, method=None, fraction: flo
     table = pa.table({**columns, "text": pa.array(texts, pa.large_string()), "meta": ["{}"] * len(texts)})
     write_table(folder / "filter" / "documents.parquet", table)
     return run(
-        TokenizeConfig(method=method or Bpe(vocab_size=400), held_out_fraction=fraction), folder, Log()
+        TokenizeConfig(
+            method=method or Bpe(vocab_size=400), checkpoint=Checkpoint(folder=""), held_out_fraction=fraction
+        ),
+        folder,
+        Log(),
     ), folder / "tokenize"
 
 

@@ -1,4 +1,5 @@
-"""Tokenizers: `(texts) -> Tokenizer`. Every one of them round-trips every text."""
+"""Tokenizers: `(texts, checkpoint folder) -> Tokenizer`. Those of ours round-trip every text."""
 
 from tasks.tokenize.methods.bpe import Bpe
 from tasks.tokenize.methods.bytes import Bytes
+from tasks.tokenize.methods.hugging_face import HuggingFace

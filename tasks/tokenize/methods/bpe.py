@@ -1,6 +1,7 @@
 """Byte-level BPE (Sennrich et al. 2016, arXiv:1508.07909; bytes as in GPT-2), trained by the library `tokenizers`."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import tokenizers
@@ -35,5 +36,5 @@ class Bpe(Config):
     name: Literal["bpe"] = "bpe"
     vocab_size: int = Field(2048, ge=261, description="special tokens, 256 bytes and merges")
 
-    def __call__(self, texts: Iterator[str]) -> Tokenizer:
+    def __call__(self, texts: Iterator[str], checkpoint: Path) -> Tokenizer:
         return Tokenizer(train(texts, self.vocab_size))

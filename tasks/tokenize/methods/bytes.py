@@ -1,6 +1,7 @@
 """One token a byte: nothing to train, 261 tokens."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import tokenizers
@@ -23,5 +24,5 @@ def byte_tokenizer() -> tokenizers.Tokenizer:
 class Bytes(Config):
     name: Literal["bytes"] = "bytes"
 
-    def __call__(self, texts: Iterator[str]) -> Tokenizer:
+    def __call__(self, texts: Iterator[str], checkpoint: Path) -> Tokenizer:
         return Tokenizer(byte_tokenizer())
