@@ -4,32 +4,9 @@ import pytest
 import torch
 import transformers
 
+from lm.hf import their_name
 from lm.model import Cache, Decoder, ModelConfig
 from tests.lm.models import toy_model
-
-NAMES = {
-    "embedding.weight": "model.embed_tokens.weight",
-    "norm.weight": "model.norm.weight",
-    "head.weight": "lm_head.weight",
-    "attention_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attention.query_norm": "self_attn.q_norm",
-    "attention.key_norm": "self_attn.k_norm",
-    "attention.query": "self_attn.q_proj",
-    "attention.key": "self_attn.k_proj",
-    "attention.value": "self_attn.v_proj",
-    "attention.output": "self_attn.o_proj",
-    "ffn.gate": "mlp.gate_proj",
-    "ffn.up": "mlp.up_proj",
-    "ffn.down": "mlp.down_proj",
-}
-
-
-def renamed(name: str) -> str:
-    if name in NAMES:
-        return NAMES[name]
-    block, layer, rest = name.split(".", 2)
-    return f"model.layers.{layer}.{NAMES[rest.removesuffix('.weight')]}.weight"
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])
@@ -56,7 +33,7 @@ def test_logits_equal_those_of_transformers(qk_norm: bool, tied: bool) -> None:
         attention_bias=False,
     )
     theirs = (transformers.Qwen3ForCausalLM if qk_norm else transformers.LlamaForCausalLM)(config).eval()
-    state = {renamed(name): weight for name, weight in ours.state_dict().items()}
+    state = {their_name(name): weight for name, weight in ours.state_dict().items()}
     missing, unexpected = theirs.load_state_dict(state, strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}
     ids = torch.randint(0, 261, (3, 40), generator=torch.Generator().manual_seed(2))
