@@ -1,6 +1,6 @@
 """A model in the format of Hugging Face: `make export MODEL=data/rl TO=folder`.
 
-AutoModelForCausalLM, AutoTokenizer and vLLM open such a folder.
+AutoModelForCausalLM and AutoTokenizer open such a folder.
 """
 
 import argparse
@@ -56,8 +56,12 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def save_hf(
     model: Decoder, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype, shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """A folder that AutoModelForCausalLM, AutoTokenizer and vLLM open: answers end at the end token, and the chat template
-    says what Tokenizer.chat says. A text that spells a special token is read as that token there, as text here."""
+    """A folder that AutoModelForCausalLM and AutoTokenizer open: answers end at the end token, and the chat template says
+    what Tokenizer.chat says. A text that spells a special token is read as that token there, as text here.
+
+    Raises ValueError, with nothing written, when no family of theirs has what the model uses.
+    """
+    described = to_theirs(model.config)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {their_name(n): w.detach().to("cpu", dtype).contiguous() for n, w in model.state_dict().items()}
     save_shards(weights, folder, shard_bytes)
@@ -66,11 +70,11 @@ def save_hf(
         "pad_token_id": tokenizer.pad_id,
         "bos_token_id": None,
     }
-    write_json(folder / "config.json", {**to_theirs(model.config), **ends, "dtype": str(dtype).removeprefix("torch.")})
+    write_json(folder / "config.json", {**described, **ends, "dtype": str(dtype).removeprefix("torch.")})
     write_json(folder / "generation_config.json", {**ends, "do_sample": False, "max_length": model.config.context})
     tokenizer.save(folder)
-    eos, pad, *_, end = SPECIALS
-    described = {
+    _, pad, *_, end = SPECIALS
+    tokens = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": end,
         "pad_token": pad,
@@ -79,7 +83,7 @@ def save_hf(
         "clean_up_tokenization_spaces": False,
         "chat_template": TEMPLATE,
     }
-    write_json(folder / "tokenizer_config.json", described)
+    write_json(folder / "tokenizer_config.json", tokens)
 
 
 def main() -> int:
