@@ -1,0 +1,177 @@
+"""The chunked loss and both gradients against the plain formula, on the CPU and through Triton."""
+
+import importlib
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kernels import linear_cross_entropy as package
+from kernels.linear_cross_entropy import IGNORED, chunk_tokens, cpu, linear_cross_entropy, reference
+
+SHAPES = [(64, 32, 128), (300, 24, 67), (1, 1, 1), (3, 5, 2), (17, 16, 5003)]  # the second is two chunks
+VARIANTS = [{}, {"z_loss": 1e-2}, {"softcap": 3.0}, {"softcap": 3.0, "z_loss": 0.3}]
+# A sum of up to 700 fp32 terms, each rounded to 6e-8 of itself, in another order; bf16 has 8 bits, so 2^-9 a rounding, and the
+# derivative is rounded before two products.
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
+
+
+def inputs(shape: tuple[int, int, int], dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x_TD, weight_VD, targets_T of which some are ignored, weights_T."""
+    T, D, V = shape
+    generator = torch.Generator().manual_seed(T + D + V)
+    x, weight = torch.randn(T, D, generator=generator), torch.randn(V, D, generator=generator)
+    targets = torch.randint(0, V, (T,), generator=generator)
+    targets[torch.rand(T, generator=generator) < 0.2] = IGNORED
+    return x.to(dtype), weight.to(dtype), targets, torch.rand(T, generator=generator) + 0.1
+
+
+def expected(x: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, settings: dict[str, float]) -> list[Tensor]:
+    """Loss, cross-entropy and the two gradients by the formula, in float64."""
+    x, weight = x.double().requires_grad_(), weight.double().requires_grad_()
+    counted = weights.double() * (targets != IGNORED)
+    denominator = counted.sum() if counted.any() else torch.tensor(1.0)
+    loss, cross_entropy = reference.linear_cross_entropy(
+        x, weight, targets.clamp(min=0), counted, denominator, settings.get("softcap", 0.0), settings.get("z_loss", 0.0)
+    )
+    return [loss.detach(), cross_entropy.detach(), *torch.autograd.grad(loss, (x, weight))]
+
+
+def close(got: Tensor, wanted: Tensor, tolerance: float) -> bool:
+    return float((got.double() - wanted).norm()) <= tolerance * (float(wanted.norm()) + 1e-3)
+
+
+@pytest.fixture(params=["cpu", "triton"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, device: torch.device) -> torch.device:
+    """Where the inputs go; without a GPU the Triton kernel takes the place of the CPU's, under the interpreter."""
+    if request.param == "cpu":
+        return torch.device("cpu")
+    if device.type == "cpu":
+        monkeypatch.setattr(package, "cpu", importlib.import_module("kernels.linear_cross_entropy.triton"))
+    return device
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_equals_the_formula(
+    shape: tuple[int, int, int], variant: dict[str, float], dtype: torch.dtype, backend: torch.device
+) -> None:
+    x, weight, targets, weights = inputs(shape, dtype)
+    wanted = expected(x, weight, targets, weights, variant)
+    x, weight = x.to(backend).requires_grad_(), weight.to(backend).requires_grad_()
+    loss, cross_entropy = linear_cross_entropy(
+        x, weight, targets.to(backend), weights_T=weights.to(backend), **variant
+    )
+    loss.backward()
+    for got, value in zip((loss, cross_entropy, x.grad, weight.grad), wanted, strict=True):
+        assert close(got.detach().cpu(), value, TOLERANCE[dtype])
+    assert x.grad.dtype == weight.grad.dtype == dtype and not cross_entropy.requires_grad
+
+
+def test_the_formula_has_the_gradients_it_claims() -> None:
+    x, weight, targets, weights = inputs((6, 4, 7), torch.float64)
+
+    def loss(x: Tensor, weight: Tensor) -> Tensor:
+        return reference.linear_cross_entropy(
+            x, weight, targets.clamp(min=0), weights.double(), torch.tensor(3.0), 2.0, 0.1
+        )[0]
+
+    assert torch.autograd.gradcheck(loss, (x.requires_grad_(), weight.requires_grad_()))
+
+
+def test_equals_torch() -> None:
+    x, weight, targets, _ = inputs((300, 16, 517))
+    loss, cross_entropy = linear_cross_entropy(x, weight, targets)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(x @ weight.T, targets), rtol=1e-6, atol=0)
+    assert torch.equal(loss, cross_entropy)
+
+
+def test_a_case_by_hand() -> None:
+    # Logits (0, ln 3): probabilities 1/4 and 3/4. Target 0: loss ln 4, d/dlogits = (1/4 - 1, 3/4), so dx = sum of that times
+    # the rows 0 and ln 3 of the weight, and dweight = that times x = 1.
+    x, weight = torch.ones(1, 1, requires_grad=True), torch.tensor([[0.0], [math.log(3)]], requires_grad=True)
+    loss, _ = linear_cross_entropy(x, weight, torch.tensor([0]))
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(4), rel=1e-6)
+    assert x.grad.item() == pytest.approx(0.75 * math.log(3), rel=1e-6)
+    assert weight.grad.flatten().tolist() == pytest.approx([-0.75, 0.75], rel=1e-6)
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(st.integers(1, 40), st.integers(0, 40), st.floats(0.1, 10))
+def test_parts_with_the_denominator_of_the_whole_add_up(first: int, rest: int, scale: float) -> None:
+    x, weight, targets, weights = inputs((first + rest, 8, 50))
+    denominator = weights.sum() * scale
+    whole, _ = linear_cross_entropy(x, weight, targets, weights_T=weights, denominator=denominator)
+    parts = [
+        linear_cross_entropy(x[part], weight, targets[part], weights_T=weights[part], denominator=denominator)[0]
+        for part in (slice(0, first), slice(first, None))
+    ]
+    assert float(sum(parts)) == pytest.approx(float(whole), rel=1e-5)
+
+
+def test_logits_far_apart_overflow_nothing(backend: torch.device) -> None:
+    # Logits 0 and 1000: the target's probability is exp(-1000), which no float holds; its cross-entropy is 1000.
+    x, weight = torch.tensor([[1.0]], device=backend, requires_grad=True), torch.tensor([[0.0], [1000.0]], device=backend)
+    loss, _ = linear_cross_entropy(x, weight, torch.tensor([0], device=backend))
+    loss.backward()
+    assert loss.item() == 1000 and x.grad.item() == 1000
+
+
+def test_nothing_that_counts_is_no_loss_and_no_gradient() -> None:
+    x, weight, targets, _ = inputs((5, 4, 7))
+    loss, _ = linear_cross_entropy(x.requires_grad_(), weight, torch.full_like(targets, IGNORED))
+    loss.backward()
+    assert loss.item() == 0 and not x.grad.any()
+    empty, _ = linear_cross_entropy(x[:0], weight, targets[:0])
+    assert empty.item() == 0
+
+
+def test_only_wanted_gradients_are_made_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, targets, _ = inputs((5, 4, 7))
+    products: list[Any] = []
+    monkeypatch.setattr(package, "_add_product_", lambda *given: products.append(given))
+    with torch.no_grad():
+        assert not linear_cross_entropy(x, weight.requires_grad_(), targets)[0].requires_grad
+    loss, _ = linear_cross_entropy(x.requires_grad_(), weight.detach(), targets)
+    assert products == []
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="compute the loss again"):
+        loss.backward()
+
+
+def test_autocast_computes_in_its_dtype_and_keeps_the_weight_in_fp32() -> None:
+    x, weight, targets, weights = inputs((300, 16, 517))
+    wanted = expected(x, weight, targets, weights, {})
+    x, weight = x.requires_grad_(), weight.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = linear_cross_entropy(x, weight, targets, weights_T=weights)
+    loss.backward()
+    assert loss.dtype == x.grad.dtype == weight.grad.dtype == torch.float32
+    assert close(weight.grad, wanted[3], TOLERANCE[torch.bfloat16])
+    assert not close(weight.grad, wanted[3], TOLERANCE[torch.float32])  # so bf16 it was
+
+
+def test_chunks_stay_below_their_bytes_and_an_eighth() -> None:
+    assert chunk_tokens(4096, 32768, cpu.CHUNK_BYTES, 4) == 512
+    assert chunk_tokens(2048, 8192, cpu.CHUNK_BYTES, 4) == 256
+    assert chunk_tokens(2**20, 2**18, cpu.CHUNK_BYTES, 4) == 64
+    assert chunk_tokens(10, 2**40, cpu.CHUNK_BYTES, 4) == 1
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "targets", "message"),
+    [
+        ((5, 4), (7, 3), (5,), r"\(4,\) wide, rows of the weight \(3,\)"),
+        ((5, 4), (7, 4), (6,), r"targets of shape \(6,\) for 5 tokens"),
+        ((2, 5, 4), (7, 4), (2, 5), r"wide"),
+    ],
+)
+def test_shapes_that_do_not_fit(x: tuple[int, ...], weight: tuple[int, ...], targets: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        linear_cross_entropy(torch.zeros(x), torch.zeros(weight), torch.zeros(targets, dtype=torch.int64))
