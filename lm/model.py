@@ -7,11 +7,13 @@ Letters: B batch, T time, D width, H query heads, K key/value heads, E head widt
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lm.config import Config
 from lm.rope import Scaling, rotate, turns
@@ -151,6 +153,8 @@ class Decoder(nn.Module):
         cos_TE, sin_TE = turns(config.rope_theta, config.each_head, config.context, config.rope_scaling)
         self.register_buffer("cos_TE", cos_TE, persistent=False)
         self.register_buffer("sin_TE", sin_TE, persistent=False)
+        self.recompute = False
+        self._run: Callable[..., Tensor] = Block.__call__
         self._initialise(seed)
 
     @torch.no_grad()
@@ -165,9 +169,24 @@ class Decoder(nn.Module):
             elif name.endswith(".bias"):
                 weight.zero_()
 
-    def forward(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
-        """logits_BTV. With a cache, ids are the tokens that follow it, and the cache grows by them.
+    def compile_blocks(self, wanted: bool) -> None:
+        """Whether passes without a cache run compiled: one graph for all blocks, since they differ in weights alone."""
+        self._run = torch.compile(Block.__call__) if wanted else Block.__call__
 
+    @property
+    def head_weight(self) -> Tensor:
+        """weight_VD of the logits."""
+        return self.embedding.weight if self.config.tied else self.head.weight
+
+    def forward(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
+        """logits_BTV of what `hidden` gives."""
+        return F.linear(self.hidden(ids_BT, cache), self.head_weight)
+
+    def hidden(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
+        """x_BTD, of which the head makes logits. With a cache, ids are the tokens that follow it, and the cache grows by them.
+
+        Without one, and with `recompute` set, the backward makes each block's activations anew from its input, which alone is
+        kept (Chen et al. 2016, arXiv:1604.06174).
         Raises ValueError when the sequence is longer than the context.
         """
         T, start = ids_BT.shape[1], cache.length if cache else 0
@@ -187,10 +206,15 @@ class Decoder(nn.Module):
             mask = (visible | (past == slots_T[:, None]))[:, None]
         x_BTD = self.embedding(ids_BT)
         for layer, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, cos, sin, cache, layer, mask)
+            if cache is not None:
+                x_BTD = block(x_BTD, cos, sin, cache, layer, mask)
+            elif self.recompute and torch.is_grad_enabled():
+                x_BTD = checkpoint(self._run, block, x_BTD, cos, sin, None, 0, mask, use_reentrant=False)
+            else:
+                x_BTD = self._run(block, x_BTD, cos, sin, None, 0, mask)
         if cache is not None:
             cache.length += T
-        return F.linear(self.norm(x_BTD), self.embedding.weight if self.config.tied else self.head.weight)
+        return self.norm(x_BTD)
 
     def num_parameters(self) -> int:
         """Numbers learned; a tied head is counted once."""

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
+from lm.flops import flops_per_token
 from lm.model import Decoder
 from lm.optimizers.base import Optimizer
 from lm.training.average import RunningAverage
+from lm.training.batch import Batch, backward
+from lm.training.checkpoints import Checkpoints
+from lm.training.guard import Guard
+from lm.training.memory import positions_at_once
+from lm.training.precision import autocast, compiles
 from lm.training.recipe import Recipe
-from lm.training.state import load_state, save_state
+from lm.training.throughput import Throughput
 
 
 class Listener(Protocol):
@@ -34,55 +39,55 @@ def checkpoint_seconds() -> float:
     return float(os.environ.get("TOKENMILL_CHECKPOINT_SECONDS", "20"))
 
 
-def train(
-    model: Decoder,
-    recipe: Recipe,
-    steps: int,
-    loss_at: Callable[[int], tuple[Tensor, dict[str, float]]],
-    log: Listener,
-    tokens_at: Callable[[int], int],
-) -> None:
+def train(model: Decoder, recipe: Recipe, steps: int, batch_at: Callable[[int], Batch], log: Listener) -> None:
     """Train the model in place for `steps` updates.
 
-    loss_at(step) gives the scalar to descend and the figures for the curves; it must depend on nothing but the step and
-    the weights, so that a run continued from a checkpoint ends in the same bytes. tokens_at(step):
-    tokens the step works on, for the rate. Raises FloatingPointError when the loss is not finite.
+    batch_at(step) must depend on nothing but the step and the weights, so that a run continued from a checkpoint ends in the
+    same bytes. Raises Diverged when a loss is not finite or the recipe says to give up.
     """
-    path = log.scratch / "state.safetensors" if log.scratch else None
+    device = model.embedding.weight.device
     optimizer: Optimizer = recipe.optimizer.build(trainable(model))
-    mean = RunningAverage(recipe.average)
-    start = load_state(path, model, optimizer, mean) if path and path.exists() else 0
+    mean, guard = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor)
+    checkpoints = Checkpoints(log.scratch)
+    start = checkpoints.load(model, optimizer, mean)
     log.rewind(start)
     model.train()
-    saved = began = time.monotonic()
-    tokens = 0
+    positions, speed, saved = 0, Throughput(model, device), time.monotonic()
     for step in range(start, steps):
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * recipe.schedule(step, steps)
         optimizer.begin(step)
-        loss, figures = loss_at(step)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss of step {step} is {loss.item()}: lower the learning rate or the clip")
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with autocast(recipe.precision, device):
+            batch = batch_at(step)
+            if step == start:
+                positions = positions_at_once(model, batch, device)
+                model.recompute = not positions
+                work = steps * batch.rows * batch.length * flops_per_token(model, batch.length)
+                model.compile_blocks(compiles(recipe.compile, device, work))
+            loss, figures = backward(batch, positions)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        optimizer.step()
+        height = loss.item()
+        if guard.keeps(step, height, norm.item()):
+            optimizer.step()
+        else:
+            figures["skipped"] = 1.0
         if step + 1 == steps:
             optimizer.finish()
         mean.after(step, steps, model)
-        tokens += tokens_at(step)
-        height = loss.item()
-        log(step, loss=height, gradient_norm=norm.item(), learning_rate=optimizer.param_groups[0]["lr"], **figures)
-        rate = tokens / max(time.monotonic() - began, 1e-9)
-        log.progress(step + 1, steps, "step", loss=height, tokens_per_second=rate)
-        if path and (log.stopping or time.monotonic() - saved >= checkpoint_seconds()):
-            save_state(path, step + 1, model, optimizer, mean)
+        rate = optimizer.param_groups[0]["lr"]
+        log(step, loss=height, gradient_norm=norm.item(), learning_rate=rate, **{k: float(v) for k, v in figures.items()})
+        speed.add(batch)
+        log.progress(step + 1, steps, "step", loss=height, tokens_per_second=speed.tokens_per_second)
+        if log.stopping or time.monotonic() - saved >= checkpoint_seconds():
+            checkpoints.save(step + 1, model, optimizer, mean)
             saved = time.monotonic()
         if log.stopping:
+            checkpoints.close()
             log.stop()
+    checkpoints.close()
     mean.put(model)
-    if tokens:
-        log.fact(tokens_per_second=tokens / (time.monotonic() - began))
+    log.fact(**speed.facts())
     model.eval()
 
 

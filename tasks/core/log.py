@@ -16,8 +16,11 @@ class Log:
     def __call__(self, step: int, **values: float) -> None:
         """Add a point to each curve. Only what is the same on every run; kept in data/<stage>/curves.jsonl."""
 
+    def samples(self, step: int, texts: dict[str, str]) -> None:
+        """What the model makes of prompts at this step; kept in data/<stage>/samples.jsonl."""
+
     def rewind(self, step: int) -> None:
-        """Forget the curves from `step` on: a resumed stage will say them again."""
+        """Forget curves and samples from `step` on: a resumed stage will say them again."""
 
     def progress(self, done: int, total: int, unit: str = "step", **shown: float) -> None:
         """How far the stage is: a bar with ETA on a terminal, a plain line now and then elsewhere."""

@@ -1,6 +1,5 @@
 """What every stage does around its work: config, locks, resume, whole outputs, metrics, timings and tracking."""
 
-import json
 import math
 import os
 import shutil
@@ -16,6 +15,7 @@ from tasks.core.config import ConfigError, load, read_params
 from tasks.core.folders import inside, make_view, replace, write_json
 from tasks.core.graph import Entry, read_graph
 from tasks.core.key import Inputs
+from tasks.core.lines import Lines
 from tasks.core.log import Log, Stopped
 from tasks.core.process import device_locks, die_with_parent, lock, peak_memory, use_threads
 from tasks.core.progress import Progress
@@ -26,35 +26,33 @@ BAD_CONFIG, STOPPED = 2, 128 + signal.SIGTERM
 
 
 class StageLog(Log):
-    """The log of a real stage: curves in its scratch and in the tracker, progress on the terminal."""
+    """The log of a real stage: curves and samples in its scratch and in the tracker, progress on the terminal."""
 
     def __init__(self, address: str, folder: Path, tracker: Tracker) -> None:
         self.scratch = folder / "checkpoints"
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.facts: dict[str, float] = {}
-        self.curves = folder / "curves.jsonl"
         self.steps = 0
         self._progress, self._tracker = Progress(address), tracker
         resumes = any(self.scratch.iterdir())
-        self._file = self.curves.open("a" if resumes else "w", buffering=1)  # by lines: a kill loses none that was said
+        self._curves, self._samples = Lines(folder / "curves.jsonl", resumes), Lines(folder / "samples.jsonl", resumes)
 
     def __call__(self, step: int, **values: float) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._curves.add(step, values)
         self.steps += 1
         self._tracker.point(step, values)
 
+    def samples(self, step: int, texts: dict[str, str]) -> None:
+        self._samples.add(step, {"texts": texts})
+        self._tracker.samples(step, texts)
+
     def rewind(self, step: int) -> None:
-        whole = [line for line in self.curves.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["step"] < step]
-        self._file.close()
-        unfinished = self.curves.with_suffix(".unfinished")
-        unfinished.write_text("".join(kept))
-        os.replace(unfinished, self.curves)  # a kill in between must not lose what the checkpoint counts on
-        self._file = self.curves.open("a", buffering=1)
+        curves, samples = self._curves.rewind(step), self._samples.rewind(step)
         if not self.steps:  # resumed: this run's record begins with what the killed run said
-            for line in kept:
-                values = json.loads(line)
+            for values in curves:
                 self._tracker.point(values.pop("step"), values)
+            for said in samples:
+                self._tracker.samples(**said)
 
     def progress(self, done: int, total: int, unit: str = "step", **shown: float) -> None:
         if self.stopping and not self.steps:
@@ -66,13 +64,19 @@ class StageLog(Log):
 
     def close(self) -> None:
         self._progress.close()
-        self._file.close()
+        self._curves.close()
+        self._samples.close()
+
+    def written(self) -> list[Path]:
+        """The files that hold something."""
+        return [lines.path for lines in (self._curves, self._samples) if lines.path.stat().st_size]
 
 
 def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]]) -> None:
     """Run a stage as `dvc repro` starts it: `python -m tasks.<name>.stage [item]`, in the project's root.
 
-    Exits 0 when the stage is done, 2 for parameters or input that cannot be used (one line each), 143 when it was asked
+    Exits 0 when the stage is done, 2 for parameters or input that cannot be used (one line each) and for training that
+    diverged, 143 when it was asked
     to stop and has saved a checkpoint, 1 for anything else.
     """
     address = "@".join([name, *sys.argv[1:2]])
@@ -85,8 +89,8 @@ def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]]) ->
         inputs = Inputs(entry, params)  # before the wait for a lock: the code that runs is the code of now
         with lock(address), device_locks(entry):
             _work(inputs, config, run)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
+    except (ConfigError, FloatingPointError) as error:  # neither goes away by trying again
+        print(error if isinstance(error, ConfigError) else f"{address}: {error}", file=sys.stderr)
         sys.exit(BAD_CONFIG)
     except Stopped:
         print(f"{address}: stopped; the next run continues from what it has saved", file=sys.stderr)
@@ -107,8 +111,8 @@ def _work(inputs: Inputs, config: Config, run: Callable[..., dict[str, float]]) 
         facts = {"seconds": time.monotonic() - began, "peak_memory_bytes": peak_memory(), **log.facts}
         _check_finite(entry, metrics | log.facts)
         inputs.check_unchanged()
-        if log.curves.stat().st_size:
-            shutil.copyfile(log.curves, view / inside(entry) / "curves.jsonl")
+        for path in log.written():
+            shutil.copyfile(path, view / inside(entry) / path.name)
         replace(view / inside(entry), Path(entry.outs[0]))
         write_json(Path("data/metrics") / f"{entry.address}.json", metrics)
         write_json(Path("data/timings") / f"{entry.address}.json", facts)

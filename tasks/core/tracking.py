@@ -141,12 +141,21 @@ def _log_inputs(client: Any, run: str, md5s: dict[str, str]) -> None:
         client.log_inputs(run, datasets=inputs)
 
 
+def _log_samples(client: Any, run: str, waiting: queue.SimpleQueue[tuple[int, dict[str, str]]]) -> None:
+    """The texts that wait, an artifact a step."""
+    while not waiting.empty():
+        step, texts = waiting.get()
+        text = "\n\n".join(f"{prompt}[...]{written}" for prompt, written in texts.items())
+        client.log_text(run, text, f"samples/{step:08}.txt")
+
+
 class Tracker:
     """The record of one stage's run. Everything is said to a queue; the thread behind it never holds the stage up."""
 
     def __init__(self, entry: Entry, key: str, md5s: dict[str, str], params: dict[str, Any]) -> None:
         self._began = int(time.time() * 1000)
         self._queue: queue.SimpleQueue[tuple[int, dict[str, float], int] | None] = queue.SimpleQueue()
+        self._samples: queue.SimpleQueue[tuple[int, dict[str, str]]] = queue.SimpleQueue()
         self._end: tuple[str, dict[str, float], dict[str, float]] = ("FAILED", {}, {})
         self._thread: threading.Thread | None = None
         if enabled():
@@ -161,6 +170,11 @@ class Tracker:
         """A point of each curve."""
         if self._thread and self._thread.is_alive():  # else it would pile up for nobody
             self._queue.put((step, values, int(time.time() * 1000)))
+
+    def samples(self, step: int, texts: dict[str, str]) -> None:
+        """What the model made of each prompt, an artifact samples/<step>.txt."""
+        if self._thread and self._thread.is_alive():
+            self._samples.put((step, texts))
 
     def close(self, status: str, metrics: dict[str, float], facts: dict[str, float]) -> None:
         """End the run (FINISHED, FAILED or KILLED), and wait a bounded time until it is recorded."""
@@ -192,6 +206,7 @@ class Tracker:
             curves = [Metric(k, float(v), ms, step) for p in points if p for step, vs, ms in [p] for k, v in vs.items()]
             for start in range(0, len(curves), 1000):  # the server's limit of a batch
                 client.log_batch(run, metrics=curves[start : start + 1000])
+            _log_samples(client, run, self._samples)
         status, metrics, facts = self._end
         final = {**{f"final.{k}": v for k, v in metrics.items()}, **{f"run.{k}": v for k, v in facts.items()}}
         now = int(time.time() * 1000)

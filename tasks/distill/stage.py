@@ -11,6 +11,7 @@ from lm.checkpoint import device, load_model, save_model
 from lm.config import choice
 from lm.model import Decoder
 from lm.sampler import generate
+from lm.training.batch import Batch, Figures
 from lm.training.conversations import Conversation, chosen, collate
 from lm.training.loop import train
 from lm.training.plan import Plan
@@ -65,31 +66,41 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         raise ConfigError(
             f"distill.max_new_tokens: no prompt fits the context of {teacher.config.context} less {config.max_new_tokens}"
         )
-    tokens: dict[int, int] = {}
 
-    def divergence(ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    def divergence(ids_BT: Tensor, mask_BT: Tensor, denominator: Tensor) -> Tensor:
+        """The part that these rows have in the mean over all tokens of the whole mask, of which there are `denominator`."""
+        if not mask_BT.any():
+            return torch.zeros((), device=device())
         with torch.no_grad():
             teacher_TV = teacher(ids_BT).flatten(0, 1)
-        return config.divergence(student(ids_BT).flatten(0, 1), teacher_TV, mask_BT.flatten())
+        mean = config.divergence(student(ids_BT).flatten(0, 1), teacher_TV, mask_BT.flatten())
+        return mean * (mask_BT.sum() / denominator)
 
-    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+    def batch_at(step: int) -> Batch:
         batch = [prompts[i] for i in chosen(step, config.batch, len(prompts), config.seed)]
         seed = config.seed * 1_000_003 + step
         answers = generate(teacher, batch, config.max_new_tokens, config.temperature, tokenizer.end_id, seed)
         conversations = [Conversation(p, a.ids) for p, a in zip(batch, answers, strict=True)]
         ids_BN, mask_BT = (t.to(device()) for t in collate(conversations, tokenizer.pad_id))
-        loss = divergence(ids_BN[:, :-1], mask_BT)
-        figures = {"answer_divergence": loss.item()}
-        tokens[step] = int(mask_BT.sum())
-        if config.corpus_sequences:
-            text_BT = plan.batch(step % plan.steps)[: config.corpus_sequences, :-1].to(device())
-            text_loss = divergence(text_BT, torch.ones_like(text_BT, dtype=torch.float32))
-            figures["text_divergence"] = text_loss.item()
-            tokens[step] += text_BT.numel()
-            loss = loss + text_loss
-        return loss, figures
+        text_BT = plan.batch(step % plan.steps)[: config.corpus_sequences, :-1].to(device())
+        everywhere_BT = torch.ones_like(text_BT, dtype=torch.float32)
+        answered = len(ids_BN)
 
-    train(student, config, config.steps, loss_at, log, tokens.__getitem__)
+        def loss(rows: slice) -> tuple[Tensor, Figures]:
+            """Rows count the answers first, then the sequences of text."""
+            here, there = rows, slice(max(rows.start - answered, 0), max(rows.stop - answered, 0))
+            share = divergence(ids_BN[here, :-1], mask_BT[here], mask_BT.sum())
+            figures: Figures = {"answer_divergence": share.detach()}
+            if config.corpus_sequences:
+                text_share = divergence(text_BT[there], everywhere_BT[there], everywhere_BT.sum())
+                figures["text_divergence"] = text_share.detach()
+                share = share + text_share
+            return share, figures
+
+        length = max(mask_BT.shape[1], text_BT.shape[1])
+        return Batch(answered + len(text_BT), length, int(mask_BT.sum()) + text_BT.numel(), loss)
+
+    train(student, config, config.steps, batch_at, log)
     save_model(data / "distill", student, tokenizer)
     share = student.num_parameters() / teacher.num_parameters()
     return {"steps": config.steps, "parameters": student.num_parameters(), "parameter_fraction": share}

@@ -1,20 +1,29 @@
 """Pretraining: follows the curriculum's plan, from random weights to a language model."""
 
+import math
 from pathlib import Path
 
+import torch
+from pydantic import Field
 from torch import Tensor
 
 from lm.checkpoint import device, save_model
 from lm.config import choice
-from lm.model import ModelConfig
+from lm.model import Decoder, ModelConfig
+from lm.sampler import generate
 from lm.tokenizer import Tokenizer
+from lm.training.batch import Batch, Figures
 from lm.training.loop import train
 from lm.training.plan import Plan
 from lm.training.recipe import Recipe
 from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
 from tasks.core.stage import main
+from tasks.core.tables import read_table
 from tasks.pretrain import objectives, starts
+
+# Of a sample: the first tokens of a held-out document, and what the model makes of them.
+PROMPT_TOKENS, SAMPLE_TOKENS, SAMPLES = 16, 48, 3
 
 
 class PretrainConfig(Recipe):
@@ -22,6 +31,8 @@ class PretrainConfig(Recipe):
     checkpoint: Checkpoint
     model: ModelConfig
     objective: choice(objectives)
+    within_documents: bool = Field(False, description="attention sees nothing of the documents before in a packed sequence")
+    samples_every: int = Field(0, ge=0, description="steps between samples of text; 0: none")
     seed: int
 
 
@@ -32,17 +43,46 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
         model = config.start(config.model, tokenizer, Path(config.checkpoint.folder), config.seed)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    longest, context = plan.batch(0).shape[1] - 1, model.config.context
+    longest, context = plan.longest - 1, model.config.context
     if longest > context:
         raise ConfigError(f"pretrain.model.context: {context} is shorter than the plan's sequences of {longest} tokens")
     model.to(device())
+    documents = read_table(data / "tokenize" / "documents.parquet", ["length", "bytes"]).to_pydict()
+    bits_per_byte = sum(documents["length"]) / max(sum(documents["bytes"]), 1) / math.log(2)
+    prompts = [tokenizer.encode(text)[:PROMPT_TOKENS] for text in held_out_texts(data / "tokenize")]
 
-    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
-        return config.objective(model, plan.batch(step).to(device()))
+    def batch_at(step: int) -> Batch:
+        if config.samples_every and step and step % config.samples_every == 0:
+            log.samples(step, sample(model, tokenizer, prompts, config.seed))
+        tokens_BN = plan.batch(step).to(device())
+        bounds = plan.bounds(step) if config.within_documents else None
+        B, T = tokens_BN.shape[0], tokens_BN.shape[1] - 1
 
-    train(model, config, plan.steps, loss_at, log, plan.tokens_at)
+        def loss(rows: slice) -> tuple[Tensor, Figures]:
+            some = None if bounds is None else bounds[(bounds >= rows.start * T) & (bounds <= rows.stop * T)] - rows.start * T
+            share, figures = config.objective(model, tokens_BN[rows], some, B * T)
+            cross_entropy = figures.get("cross_entropy", share.detach())
+            return share, {**figures, "bits_per_byte": cross_entropy * bits_per_byte}
+
+        return Batch(B, T, tokens_BN.numel(), loss)
+
+    train(model, config, plan.steps, batch_at, log)
     save_model(data / "pretrain", model, tokenizer)
     return {"steps": plan.steps, "parameters": model.num_parameters()}
+
+
+def held_out_texts(folder: Path) -> list[str]:
+    """The first SAMPLES held-out documents that are not empty."""
+    texts = read_table(folder / "held_out.parquet", ["text"])["text"].to_pylist()
+    return [text for text in texts if text.strip()][:SAMPLES]
+
+
+def sample(model: Decoder, tokenizer: Tokenizer, prompts: list[list[int]], seed: int) -> dict[str, str]:
+    """What follows each prompt, at temperature 0.8; the same draws at every step."""
+    prompts = [prompt[: model.config.context - 1] for prompt in prompts]
+    with torch.no_grad():
+        written = generate(model, prompts, SAMPLE_TOKENS, 0.8, tokenizer.eos_id, seed)
+    return {tokenizer.decode(p): tokenizer.decode(w.ids) for p, w in zip(prompts, written, strict=True)}
 
 
 if __name__ == "__main__":

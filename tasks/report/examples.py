@@ -1,5 +1,6 @@
 """A few documents and answers to read by eye, chosen the same way every time."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,14 @@ def answers(folder: Path, each: int = 4) -> list[Answer]:
     other = [i for i, r in enumerate(rows) if not (r["valid"] and r["score"] >= 1)]
     chosen = [rows[i] for group in (right, other) for i in evenly(group, each)]
     return [Answer(short(r["prompt"]), short(r["completion"]), short(r["answer"]), _verdict(r)) for r in chosen]
+
+
+def samples(folder: Path) -> tuple[int, dict[str, str]] | None:
+    """(step, what the model made of each prompt), the last that samples.jsonl has; None without one."""
+    path = folder / "samples.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    last = json.loads(lines[-1]) if lines else None
+    return (last["step"], {short(p): short(t) for p, t in last["texts"].items()}) if last else None
 
 
 def _verdict(row: dict) -> str:

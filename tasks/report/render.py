@@ -54,7 +54,7 @@ def page(root: Path) -> str:
         gzip=_by_source(models, "gzip_bits_per_byte_"),
         data=[(s, *s.flow, examples.kept(s.folder), examples.dropped(s.folder)) for s in stages if s.flow],
         answers=[(s, examples.answers(s.folder)) for s in models if s.current],
-        curves=[(s, _curves(s)) for s in stages if s.curves],
+        curves=[(s, _curves(s), examples.samples(s.folder)) for s in stages if s.curves],
         params=_params(facts.params),
     )
 

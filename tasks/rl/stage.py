@@ -10,6 +10,7 @@ from lm import problems
 from lm.checkpoint import device, load_model, save_model
 from lm.config import choice
 from lm.problems.example import Example
+from lm.training.batch import Batch, Figures
 from lm.training.conversations import chosen, collate, token_logps
 from lm.training.loop import train
 from lm.training.recipe import Recipe
@@ -43,9 +44,7 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
             f"rl.max_new_tokens: no prompt fits the context of {model.config.context} less {config.max_new_tokens}"
         )
 
-    tokens: dict[int, int] = {}
-
-    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+    def batch_at(step: int) -> Batch:
         batch: list[Example] = [examples[i] for i in chosen(step, config.prompts, len(examples), config.seed)]
         seed = config.seed * 1_000_003 + step
         model.eval()
@@ -60,21 +59,24 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
         advantages_GS = config.advantage(sampled.rewards_GS, sampled.mask_GS, greedy_G)
         ids_BN, mask_BT = (t.to(device()) for t in collate(sampled.conversations, tokenizer.pad_id))
         mask_BT = mask_BT * sampled.mask_GS.flatten()[:, None].to(device())
-        logps_BT = token_logps(model, ids_BN, config.temperature)
-        advantages_BT = advantages_GS.flatten()[:, None].to(device()).expand_as(logps_BT)
-        loss, figures = config.loss(
-            logps_BT.flatten(),
-            logps_BT.detach().flatten(),
-            advantages_BT.flatten(),
-            mask_BT.flatten(),
-            mask_BT.sum().clamp(min=1),
-        )
-        tokens[step] = int(mask_BT.sum())
+        advantages_B, counted = advantages_GS.flatten().to(device()), mask_BT.sum()
+
+        def loss(rows: slice) -> tuple[Tensor, Figures]:
+            logps_BT = token_logps(model, ids_BN[rows], config.temperature)
+            return config.loss(
+                logps_BT.flatten(),
+                logps_BT.detach().flatten(),
+                advantages_B[rows, None].expand_as(logps_BT).flatten(),
+                mask_BT[rows].flatten(),
+                counted.clamp(min=1),
+            )
+
         lengths = sum(len(c.completion) for c in sampled.conversations) / len(sampled.conversations)
         reward = (sampled.rewards_GS * sampled.mask_GS).sum() / sampled.mask_GS.sum().clamp(min=1)
-        return loss, {**figures, "reward": reward.item(), "completion_tokens": lengths, "finished": sampled.finished}
+        figures = {"reward": reward.item(), "completion_tokens": lengths, "finished": sampled.finished}
+        return Batch(len(ids_BN), mask_BT.shape[1], int(counted), loss, figures)
 
-    train(model, config, config.steps, loss_at, log, tokens.__getitem__)
+    train(model, config, config.steps, batch_at, log)
     save_model(data / "rl", model, tokenizer)
     return {"steps": config.steps, "problems": len(examples)}
 

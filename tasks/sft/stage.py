@@ -5,12 +5,14 @@ from pathlib import Path
 from pydantic import Field
 from torch import Tensor
 
+from kernels.linear_cross_entropy import linear_cross_entropy
 from lm import problems
 from lm.checkpoint import device, load_model, save_model
 from lm.config import choice
 from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
-from lm.training.conversations import Conversation, chosen, collate, token_logps
+from lm.training.batch import Batch, Figures
+from lm.training.conversations import Conversation, chosen, collate
 from lm.training.loop import train
 from lm.training.recipe import Recipe
 from tasks.core.config import ConfigError
@@ -44,14 +46,19 @@ def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
             f"sft: none of the {len(examples)} demonstrations fits the context of {model.config.context} tokens"
         )
 
-    def batch_at(step: int) -> list[Conversation]:
-        return [conversations[i] for i in chosen(step, config.batch, len(conversations), config.seed)]
+    def batch_at(step: int) -> Batch:
+        chosen_now = [conversations[i] for i in chosen(step, config.batch, len(conversations), config.seed)]
+        ids_BN, mask_BT = (t.to(device()) for t in collate(chosen_now, tokenizer.pad_id))
+        counted = mask_BT.sum()
 
-    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
-        ids_BN, mask_BT = (t.to(device()) for t in collate(batch_at(step), tokenizer.pad_id))
-        return -(token_logps(model, ids_BN) * mask_BT).sum() / mask_BT.sum(), {}
+        def loss(rows: slice) -> tuple[Tensor, Figures]:
+            kept = mask_BT[rows] > 0  # the head sees no position that counts nothing
+            x_KD, targets_K = model.hidden(ids_BN[rows, :-1])[kept], ids_BN[rows, 1:][kept]
+            return linear_cross_entropy(x_KD, model.head_weight, targets_K, denominator=counted)[0], {}
 
-    train(model, config, config.steps, loss_at, log, lambda step: sum(map(len, batch_at(step))))
+        return Batch(len(ids_BN), mask_BT.shape[1], sum(map(len, chosen_now)), loss)
+
+    train(model, config, config.steps, batch_at, log)
     save_model(data / "sft", model, tokenizer)
     return {"steps": config.steps, "examples": len(conversations), "too_long": len(examples) - len(conversations)}
 

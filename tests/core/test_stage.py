@@ -54,7 +54,8 @@ def run(config, data, log):
     for step in range(start, config.steps):
         log(step, loss=1.0 / (step + 1))
         log.progress(step + 1, config.steps)
-        saved.write_text(str(step + 1))
+        (log.scratch / "unfinished").write_text(str(step + 1))
+        os.replace(log.scratch / "unfinished", saved)
         if log.stopping:
             log.stop()
         while config.mode == "waits" and step == 5 and not Path("go").exists():
@@ -265,14 +266,14 @@ def test_a_kill_while_curves_are_rewound_loses_none(tmp_path: Path, monkeypatch:
     resumed = StageLog("toy", tmp_path, tracker)
     resumed.rewind(3)
     resumed(3, loss=3)
-    assert [json.loads(line)["step"] for line in resumed.curves.read_text().splitlines()] == [0, 1, 2, 3]
+    assert [json.loads(line)["step"] for line in (tmp_path / "curves.jsonl").read_text().splitlines()] == [0, 1, 2, 3]
 
 
 def test_curves_of_a_run_that_saved_nothing_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENMILL_TRACKING", "off")
     tracker = Tracker(Entry("toy", "", [], [], []), "", {}, {})
     StageLog("toy", tmp_path, tracker)(0, loss=1.0)
-    assert StageLog("toy", tmp_path, tracker).curves.read_text() == ""
+    assert StageLog("toy", tmp_path, tracker).written() == []
 
 
 @pytest.mark.parametrize(

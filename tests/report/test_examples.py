@@ -41,6 +41,13 @@ def test_right_and_wrong_answers(tmp_path: Path) -> None:
     assert len(verdicts) == 8
 
 
+def test_the_last_samples_of_text(tmp_path: Path) -> None:
+    data = build(tmp_path) / "data"
+    step, texts = examples.samples(data / "pretrain")
+    assert step == 40 and list(texts.values()) == ["upon 40"]
+    assert examples.samples(data / "rl") is None
+
+
 def test_edges_implied_by_longer_ways_are_left_out() -> None:
     needs = {"a": [], "b": ["a"], "c": ["a", "b"], "d": ["a"]}
     assert layers(needs) == [["a"], ["b", "d"], ["c"]]

@@ -68,10 +68,11 @@ def test_every_figure_is_on_the_page(root: Path) -> None:
     assert "duplicate_of 8" in page.words
     assert "40 kept of 42, 2 dropped (4.8%)" in page.words
     assert "6 of 6 up to date" in page.words
+    assert "What it wrote at step 40" in page.words and "upon 40" in page.words
     assert count(page, "svg", "chart") == 3  # loss and lr of pretrain, reward of rl
     assert (
-        sum(tag == "details" for tag, _ in page.tags) == 1 + len(MODELS) + 4 + 3
-    )  # sources, answers, examples, params
+        sum(tag == "details" for tag, _ in page.tags) == 1 + len(MODELS) + 4 + 1 + 3
+    )  # sources, answers, examples, samples, params
 
 
 def test_text_from_outside_stays_text(root: Path) -> None:
@@ -137,6 +138,7 @@ def test_a_curve_that_leaves_the_numbers_is_still_drawn(root: Path) -> None:
         root / "data" / "rl", [{"step": i, "reward": v} for i, v in enumerate([1.0, float("nan"), float("inf"), 2.0])]
     )
     page = Page(read(root))
+    assert "What it wrote at step 40" in page.words and "upon 40" in page.words
     assert count(page, "svg", "chart") == 3
 
 

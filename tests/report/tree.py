@@ -89,6 +89,8 @@ def build(root: Path) -> Path:
         root / "data" / "pretrain",
         [{"step": i, "loss": 5 * math.exp(-i / 20) + 0.01 * (i % 7), "lr": 0.1} for i in range(60)],
     )
+    samples = [{"step": step, "texts": {f"once {HOSTILE}": f"upon {step}"}} for step in (20, 40)]
+    (root / "data" / "pretrain" / "samples.jsonl").write_text("".join(json.dumps(s) + "\n" for s in samples))
     curves(root / "data" / "rl", [{"step": 0, "reward": 0.5}])
     for model in MODELS:
         answers = [

@@ -1,35 +1,35 @@
-"""Predict the next token: the mean cross-entropy of every token given those before it.
+"""Predict the next token: the cross-entropy of every token given those before it.
 
-Letters: B batch, T predictions a sequence, V vocabulary.
+Letters: B batch, T predictions a sequence.
 """
 
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
+from kernels.linear_cross_entropy import linear_cross_entropy
 from lm.config import Config
-
-
-def next_token(logits_BTV: Tensor, targets_BT: Tensor, z_loss: float) -> tuple[Tensor, dict[str, float]]:
-    """Mean cross-entropy in nats over all B*T predictions, plus z_loss times their mean squared log-partition.
-
-    The second term keeps the logits from drifting (PaLM, arXiv:2204.02311, section 5).
-    """
-    cross_entropy = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
-    if not z_loss:
-        return cross_entropy, {}
-    squared_log_partition = torch.logsumexp(logits_BTV, dim=-1).square().mean()
-    figures = {"cross_entropy": cross_entropy.item(), "squared_log_partition": squared_log_partition.item()}
-    return cross_entropy + z_loss * squared_log_partition, figures
+from lm.model import Decoder
+from lm.training.batch import Figures
 
 
 class NextToken(Config):
     name: Literal["next_token"] = "next_token"
-    z_loss: float = Field(0.0, ge=0, description="PaLM has 1e-4")
+    z_loss: float = Field(0.0, ge=0, description="times the squared log-partition, arXiv:2204.02311, section 5; PaLM has 1e-4")
 
-    def __call__(self, model: nn.Module, tokens_BN: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Loss and figures of a batch whose sequences have N = T + 1 tokens."""
-        return next_token(model(tokens_BN[:, :-1]), tokens_BN[:, 1:], self.z_loss)
+    def __call__(self, model: Decoder, tokens_BN: Tensor, denominator: int) -> tuple[Tensor, Figures]:
+        """The sum over all B*T predictions of the sequences, which have N = T + 1 tokens, divided by `denominator`, in nats; with
+        z_loss, the figures are the same of its two terms."""
+        x_BTD = model.hidden(tokens_BN[:, :-1])
+        loss, cross_entropy = linear_cross_entropy(
+            x_BTD.flatten(0, 1),
+            model.head_weight,
+            tokens_BN[:, 1:].flatten(),
+            denominator=denominator,
+            z_loss=self.z_loss,
+        )
+        if not self.z_loss:
+            return loss, {}
+        squares = (loss.detach() - cross_entropy) / self.z_loss
+        return loss, {"cross_entropy": cross_entropy, "squared_log_partition": squares}

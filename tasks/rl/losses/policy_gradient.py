@@ -17,11 +17,12 @@ def clipped_surrogate(
     denominator: Tensor | float,
     clip_low: float,
     clip_high: float,
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """-sum(min(ratio * advantage, clipped ratio * advantage)) / denominator over the tokens in the mask.
 
-    ratio = exp(logp - logp_old), clipped to [1 - clip_low, 1 + clip_high]. The figures are means over those tokens:
-    clip_fraction of them lost their gradient, and approximate_kl (nats) estimates KL(old || new), without bias.
+    ratio = exp(logp - logp_old), clipped to [1 - clip_low, 1 + clip_high]. The figures are sums over those tokens
+    divided by the same: clip_fraction counts those that lost their gradient, approximate_kl (nats) estimates KL(old || new)
+    without bias.
     """
     kept_T = mask_T > 0
     # before exp, so that a token outside the mask can neither overflow nor turn a gradient into NaN
@@ -30,12 +31,11 @@ def clipped_surrogate(
     clipped_T = ratio_T.clamp(1 - clip_low, 1 + clip_high)
     advantages_T = torch.where(kept_T, advantages_T, 0.0)
     surrogate_T = torch.minimum(ratio_T * advantages_T, clipped_T * advantages_T)
-    num_kept = kept_T.sum().clamp(min=1)
     lost_T = clipped_T * advantages_T < ratio_T * advantages_T
     figures = {
-        "clip_fraction": (lost_T.sum() / num_kept).item(),
+        "clip_fraction": lost_T.sum() / denominator,
         # E_old[ratio - 1 - log ratio], the "k3" of http://joschu.net/blog/kl-approx.html
-        "approximate_kl": ((ratio_T - 1 - log_ratio_T).detach().sum() / num_kept).item(),
+        "approximate_kl": (ratio_T - 1 - log_ratio_T).detach().sum() / denominator,
     }
     return -surrogate_T.sum() / denominator, figures
 
@@ -49,5 +49,5 @@ class PolicyGradient(Config):
 
     def __call__(
         self, logp_T: Tensor, logp_old_T: Tensor, advantages_T: Tensor, mask_T: Tensor, denominator: Tensor | float
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         return clipped_surrogate(logp_T, logp_old_T, advantages_T, mask_T, denominator, self.clip_low, self.clip_high)

@@ -10,7 +10,7 @@ from lm.config import Config
 
 def score_function(
     logp_T: Tensor, advantages_T: Tensor, mask_T: Tensor, denominator: Tensor | float
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """-sum(advantage * logp) / denominator over the tokens in the mask; it has no figures of its own.
 
     Exact only for tokens that the learning policy sampled: nothing corrects for an older one.
@@ -25,5 +25,5 @@ class Reinforce(Config):
 
     def __call__(
         self, logp_T: Tensor, logp_old_T: Tensor, advantages_T: Tensor, mask_T: Tensor, denominator: Tensor | float
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         return score_function(logp_T, advantages_T, mask_T, denominator)

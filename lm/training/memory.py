@@ -1,0 +1,54 @@
+"""How many positions a backward pass may hold at once on this machine. It decides the order of sums, so it depends on the
+size of the memory and not on what is free of it."""
+
+import os
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from lm.training.batch import Batch
+
+# Of the memory there is; the rest is for the passing results of operators, the system, and other stages.
+SHARE = 0.6
+# fp32 weight, gradient, two moments and a running average
+BYTES_A_WEIGHT = 20
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Of the GPU, else of the machine or of the control group this process is in."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    limit = Path("/sys/fs/cgroup/memory.max")
+    allowed = limit.read_text().strip() if limit.exists() else "max"
+    total = psutil.virtual_memory().total
+    return total if allowed == "max" else min(total, int(allowed))
+
+
+def bytes_kept(model: nn.Module, batch: Batch) -> int:
+    """Bytes that the first row's loss keeps for its backward, the weights aside."""
+    known = {weight.untyped_storage().data_ptr() for weight in model.state_dict().values()}
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(count, lambda tensor: tensor):
+        loss, _ = batch.loss(slice(0, 1))  # held, so that no address is used twice
+    del loss
+    return sum(kept.values())
+
+
+def positions_at_once(model: nn.Module, batch: Batch, device: torch.device) -> int:
+    """TOKENMILL_POSITIONS, else as many as fit by the measure of one row; less than a row is 0."""
+    if given := os.environ.get("TOKENMILL_POSITIONS"):
+        return int(given)
+    weights = sum(weight.numel() for weight in model.parameters())
+    room = SHARE * memory_bytes(device) - BYTES_A_WEIGHT * weights
+    fits = int(room * batch.length / max(bytes_kept(model, batch), 1))
+    return fits if fits >= batch.length else 0

@@ -1,0 +1,27 @@
+"""In what precision products are computed, and whether the model is compiled: both decided by parameters and device alone."""
+
+import shutil
+from contextlib import AbstractContextManager
+from os import environ
+from typing import Literal
+
+import torch
+
+# FLOP of a run from which compiling is worth its time. CPU: 30 s against a tenth of the run at 1e11 FLOP/s, so 3e13; GPU: a
+# minute against a quarter at 2e14, so 5e16. Twice each, since a compiled run is harder to debug.
+COMPILE_FLOPS = {"cpu": 6e13, "cuda": 1e17}
+
+
+def autocast(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> AbstractContextManager[object]:
+    """The context of a forward pass: bf16 products of fp32 weights, or plain fp32. A CPU without bf16 emulates it, some 5 times
+    slower than fp32."""
+    wanted = precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
+def compiles(setting: Literal["auto", "on", "off"], device: torch.device, flops: float) -> bool:
+    """Whether to compile a run of so many FLOP. On a CPU it needs a C++ compiler, which `auto` looks for."""
+    if setting != "auto":
+        return setting == "on"
+    able = device.type == "cuda" or shutil.which(environ.get("CXX", "g++")) is not None
+    return able and flops >= COMPILE_FLOPS[device.type]

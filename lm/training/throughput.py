@@ -1,0 +1,42 @@
+"""How fast training goes, counted on the host alone."""
+
+import time
+
+import torch
+
+from lm.flops import flops_per_token, peak_flops
+from lm.model import Decoder
+from lm.training.batch import Batch
+
+
+class Throughput:
+    """Tokens and FLOP since it was made. The FLOP are the model's over every position, padding included, not what activation
+    recomputation or a sampler adds."""
+
+    def __init__(self, model: Decoder, device: torch.device) -> None:
+        self._model, self._device = model, device
+        self._tokens, self._flops, self._began = 0, 0.0, time.monotonic()
+
+    def add(self, batch: Batch) -> None:
+        self._tokens += batch.tokens
+        self._flops += batch.rows * batch.length * flops_per_token(self._model, batch.length)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self._tokens / self._seconds
+
+    @property
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self._began, 1e-9)
+
+    def facts(self) -> dict[str, float]:
+        """tokens_per_second, flops_per_second, peak memory of the GPU, and MFU where the device's peak is known; nothing before
+        the first batch."""
+        if not self._tokens:
+            return {}
+        found = {"tokens_per_second": self.tokens_per_second, "flops_per_second": self._flops / self._seconds}
+        if self._device.type == "cuda":
+            found["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(self._device)
+        if peak := peak_flops(self._device):
+            found["model_flops_utilization"] = found["flops_per_second"] / peak
+        return found

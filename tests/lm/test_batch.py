@@ -1,0 +1,77 @@
+"""Parts of a batch add up to the whole, in loss, figures and gradients, and memory decides how many there are."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lm.training.batch import Batch, backward
+from lm.training.memory import bytes_kept, memory_bytes, positions_at_once
+from tests.lm.models import toy_model
+
+IDS = torch.randint(0, 261, (6, 17), generator=torch.Generator().manual_seed(0))
+MASK = torch.rand(6, 16, generator=torch.Generator().manual_seed(1)) < 0.7
+
+
+def batch_of(model) -> Batch:
+    """Cross-entropy over the counted positions; the figure is how many there are."""
+
+    def loss(rows: slice):
+        logps = model(IDS[rows, :-1]).log_softmax(-1).gather(2, IDS[rows, 1:, None])[..., 0]
+        return -(logps * MASK[rows]).sum() / MASK.sum(), {"counted": MASK[rows].sum()}
+
+    return Batch(6, 16, int(MASK.sum()), loss, {"given": 3.0})
+
+
+@settings(deadline=None, max_examples=20, derandomize=True)
+@given(st.integers(0, 200))
+def test_parts_give_the_gradients_of_the_whole(positions: int) -> None:
+    model = toy_model().double()
+    whole, figures = backward(batch_of(model), 10_000)
+    grads = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+    model.zero_grad()
+    parts, more = backward(batch_of(model), positions)
+    # float64: sums of a few hundred terms in another order
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=0)
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight.grad, grads[name], rtol=1e-9, atol=1e-14)
+    assert more == figures == {"given": 3.0, "counted": MASK.sum()}
+
+
+@pytest.mark.parametrize(("positions", "expected"), [(0, 6), (15, 6), (16, 6), (33, 3), (50, 2), (96, 1), (1000, 1)])
+def test_never_less_than_a_row_at_once(positions: int, expected: int) -> None:
+    calls: list[slice] = []
+    weight = torch.ones((), requires_grad=True)
+    backward(Batch(6, 16, 96, lambda rows: (calls.append(rows) or weight * 1.0, {})), positions)
+    assert len(calls) == expected and [row for part in calls for row in range(part.start, part.stop)] == list(range(6))
+
+
+def test_what_a_row_keeps_is_counted_to_the_byte() -> None:
+    # x * w keeps x and w for its backward, exp its result: 5 floats each; the weight is known already.
+    model = torch.nn.Linear(5, 1, bias=False)
+    x = torch.ones(5)
+    batch = Batch(1, 5, 5, lambda rows: ((x * model.weight[0]).exp().sum(), {}))
+    assert bytes_kept(model, batch) == 2 * 5 * 4
+
+
+def test_recomputed_activations_keep_less_and_change_no_gradient() -> None:
+    model = toy_model(layers=6)
+    before = bytes_kept(model, batch_of(model))
+    backward(batch_of(model), 0)
+    grads = [weight.grad.clone() for weight in model.parameters()]
+    model.zero_grad()
+    model.recompute = True
+    assert bytes_kept(model, batch_of(model)) < before / 2
+    backward(batch_of(model), 0)
+    assert all(torch.equal(weight.grad, grad) for weight, grad in zip(model.parameters(), grads, strict=True))
+
+
+def test_positions_follow_from_the_size_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, device = toy_model(), torch.device("cpu")
+    kept = bytes_kept(model, batch_of(model)) / 16
+    expected = (0.6 * memory_bytes(device) - 20 * model.num_parameters()) / kept
+    assert positions_at_once(model, batch_of(model), device) == pytest.approx(expected, rel=1e-6)
+    monkeypatch.setattr("lm.training.memory.memory_bytes", lambda device: 20 * model.num_parameters() / 0.6 + 100)
+    assert positions_at_once(model, batch_of(model), device) == 0
+    monkeypatch.setenv("TOKENMILL_POSITIONS", "77")
+    assert positions_at_once(model, batch_of(model), device) == 77

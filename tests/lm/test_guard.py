@@ -1,0 +1,66 @@
+"""Spikes are skipped, lasting changes are not, divergence ends training, and a resumed guard decides as a whole one."""
+
+import math
+import random
+
+import pytest
+
+from lm.training.guard import FEW, WINDOW, Diverged, Guard
+
+
+def noise(count: int, seed: int = 0) -> list[float]:
+    generator = random.Random(seed)
+    return [3.0 + generator.gauss(0, 0.1) for _ in range(count)]
+
+
+def test_a_spike_of_loss_or_of_gradient_is_skipped() -> None:
+    guard = Guard(6.0, 0.0)
+    assert all(guard.keeps(step, loss, 1.0) for step, loss in enumerate(noise(WINDOW)))
+    assert not guard.keeps(128, 4.5, 1.0)
+    assert guard.keeps(129, 3.0, 1.0)
+    assert not guard.keeps(130, 3.0, 5.0)
+    assert guard.keeps(131, 0.1, 0.01)  # only what is too high
+
+
+def test_nothing_is_skipped_before_half_a_window_or_when_off() -> None:
+    early, off = Guard(6.0, 0.0), Guard(0.0, 0.0)
+    for step, loss in enumerate(noise(WINDOW // 2 - 1)):
+        early.keeps(step, loss, 1.0)
+        off.keeps(step, loss, 1.0)
+    assert early.keeps(63, 100.0, 1.0)
+    assert all(off.keeps(step, 1000.0, 1000.0) for step in range(200))
+
+
+def test_a_lasting_change_of_level_is_accepted() -> None:
+    guard = Guard(3.0, 0.0)
+    for step, loss in enumerate(noise(WINDOW)):
+        guard.keeps(step, loss, 1.0)
+    kept = [guard.keeps(WINDOW + step, loss + 2, 1.0) for step, loss in enumerate(noise(WINDOW, 1))]
+    assert not kept[0] and all(kept[WINDOW // 2 :])
+
+
+def test_divergence_ends_training_and_says_where() -> None:
+    guard = Guard(0.0, 1.5)
+    for step, loss in enumerate(noise(FEW)):
+        assert guard.keeps(step, loss, 1.0)
+    with pytest.raises(Diverged, match=r"step \d+: the mean loss of 32 steps is .* lower the learning rate"):
+        for step in range(FEW, 2 * FEW):
+            guard.keeps(step, 6.0, 1.0)
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan)])
+def test_what_is_not_finite_ends_training_at_once(loss: float, norm: float) -> None:
+    with pytest.raises(Diverged, match="step 7"):
+        Guard(0.0, 0.0).keeps(7, loss, norm)
+
+
+def test_a_resumed_guard_decides_as_a_whole_one() -> None:
+    values = [loss * (3 if step % 37 == 36 else 1) for step, loss in enumerate(noise(400))]
+    whole, cut = Guard(4.0, 5.0), Guard(4.0, 5.0)
+    decisions = []
+    for step, loss in enumerate(values):
+        if step % 50 == 49:
+            saved, cut = cut.state(), Guard(4.0, 5.0)
+            cut.load(saved)
+        decisions.append((whole.keeps(step, loss, loss), cut.keeps(step, loss, loss)))
+    assert all(a == b for a, b in decisions) and not all(a for a, _ in decisions)

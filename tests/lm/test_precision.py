@@ -1,0 +1,58 @@
+"""bf16 and compiled passes stay near the plain fp32 one, and `auto` depends on device and work alone."""
+
+import pytest
+import torch
+
+from lm.training.precision import COMPILE_FLOPS, autocast, compiles
+from tests.lm.models import toy_model
+
+CPU = torch.device("cpu")
+IDS = torch.randint(0, 261, (2, 17), generator=torch.Generator().manual_seed(0))
+
+
+def loss_and_gradient(model) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = model(IDS[:, :-1])
+    loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), IDS[:, 1:].flatten())
+    model.zero_grad()
+    loss.backward()
+    return loss.detach(), torch.cat([weight.grad.flatten() for weight in model.parameters()])
+
+
+def test_bf16_is_near_fp32_and_keeps_fp32_weights() -> None:
+    model = toy_model()
+    wanted, gradient = loss_and_gradient(model)
+    with autocast("bf16", CPU):
+        assert model(IDS[:, :-1]).dtype == torch.bfloat16
+        loss, rounded = loss_and_gradient(model)
+    assert rounded.dtype == torch.float32
+    # 8 bits of mantissa in two layers of products
+    torch.testing.assert_close(loss, wanted, rtol=1e-2, atol=0)
+    assert torch.nn.functional.cosine_similarity(rounded, gradient, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_a_cpu_computes_in_fp32_unless_told(precision) -> None:
+    with autocast(precision, CPU):
+        assert toy_model()(IDS[:, :-1]).dtype == torch.float32
+
+
+def test_compiled_blocks_give_the_loss_and_gradient_of_plain_ones() -> None:
+    model = toy_model()
+    wanted, gradient = loss_and_gradient(model)
+    torch._dynamo.reset()
+    model.compile_blocks(True)
+    loss, compiled = loss_and_gradient(model)
+    torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)  # the same operations, some fused
+    torch.testing.assert_close(compiled, gradient, rtol=1e-3, atol=1e-6)
+    frames = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert frames == 1, "blocks differ in weights alone, so one graph must do for all"
+    model.compile_blocks(False)
+    assert torch.equal(loss_and_gradient(model)[0], wanted)
+
+
+def test_auto_compiles_long_runs_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compiles("on", CPU, 0.0) and not compiles("off", CPU, 1e30)
+    monkeypatch.setenv("CXX", "sh")  # a compiler that is there
+    assert compiles("auto", CPU, COMPILE_FLOPS["cpu"]) and not compiles("auto", CPU, COMPILE_FLOPS["cpu"] / 2)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not compiles("auto", CPU, 1e30)
