@@ -1,57 +1,77 @@
-"""The state of a training run on disk: weights, optimizer and step in one safetensors file, whole or not there."""
+"""What a training run is made of between two steps, as named tensors: model.*, average.* and optimizer.<slot>.*, where the
+last part of each is the name of a parameter, so that neither the order nor the grouping of parameters matters."""
 
-import os
-from pathlib import Path
+from collections.abc import Iterable
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lm.model import Decoder
+from lm.optimizers.base import SCALARS, Optimizer
 from lm.training.average import RunningAverage
 
 
-def save_state(
-    path: Path, step: int, model: Decoder, optimizer: torch.optim.Optimizer, average: RunningAverage
-) -> None:
-    """Write the state after `step` updates; a kill at any instant leaves the old file or the new one."""
-    tensors = {f"model.{name}": weight for name, weight in model.state_dict().items()}
-    tensors |= {f"average.{name}": mean for name, mean in average.mean.items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        for name, value in slots.items():
-            tensors[f"optimizer.{index}.{name}"] = value if isinstance(value, Tensor) else torch.tensor(value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    save_file({name: value.detach().contiguous() for name, value in tensors.items()}, unfinished, {"step": str(step)})
-    with unfinished.open("rb") as written:
-        os.fsync(written.fileno())
-    os.replace(unfinished, path)
+def tensors_of(model: Decoder, optimizer: Optimizer, average: RunningAverage) -> dict[str, Tensor]:
+    """The state now; the tensors are those of the run, not copies."""
+    found = {f"model.{name}": weight for name, weight in model.state_dict().items()}
+    found |= {f"average.{name}": mean for name, mean in average.mean.items()}
+    for name, weight in model.named_parameters():
+        if weight in optimizer.state:
+            found |= {f"optimizer.{slot}.{name}": value for slot, value in optimizer.state[weight].items()}
+    return found
 
 
-def load_state(path: Path, model: Decoder, optimizer: torch.optim.Optimizer, average: RunningAverage) -> int:
-    """Bring model, optimizer and average to the saved state and return the number of updates made.
+def difference(found: dict[str, Tensor], model: Decoder, optimizer: Optimizer) -> str:
+    """The first tensor in which a saved state cannot be one of this run, with both shapes; "" when there is none."""
+    wanted = _wanted(found, model, optimizer)
+    for name, tensor in wanted.items():
+        if name not in found:
+            return f"it has no {name}, here {_described(tensor)}"
+        if (found[name].shape, found[name].dtype) != (tensor.shape, tensor.dtype):
+            return f"{name} is {_described(found[name])} there and {_described(tensor)} here"
+    parameters = dict(model.named_parameters())
+    for name, tensor in sorted(found.items()):
+        kind, _, slotted = name.partition(".")
+        # An optimizer may keep more than its slots: 1-bit Adam does for its ranks, and itself drops what does not fit.
+        known = kind == "optimizer" and slotted.partition(".")[2] in parameters
+        if name not in wanted and not known:
+            return f"it has {name}, {_described(tensor)}, which is not here"
+    return ""
 
-    Raises ValueError naming the file when it is torn or belongs to another model.
-    """
-    try:
-        tensors = load_file(path)
-        with safe_open(path, "pt") as opened:
-            step = int(opened.metadata()["step"])
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole checkpoint ({error}); delete it to start the stage anew") from None
-    weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: a checkpoint of another model: {' '.join(str(error).split())}") from None
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        kind, _, rest = name.partition(".")
+
+def put(found: dict[str, Tensor], model: Decoder, optimizer: Optimizer, average: RunningAverage) -> None:
+    """Bring the run to a saved state without a `difference`."""
+    parameters = dict(model.named_parameters())
+    model.load_state_dict({name.removeprefix("model."): t for name, t in found.items() if name.startswith("model.")})
+    average.mean = {
+        name: found[f"average.{name}"].to(weight.device, copy=True)
+        for name, weight in parameters.items()
+        if f"average.{name}" in found
+    }
+    optimizer.state.clear()
+    for name, tensor in found.items():
+        kind, _, slotted = name.partition(".")
         if kind == "optimizer":
-            index, _, slot = rest.partition(".")
-            slots.setdefault(int(index), {})[slot] = value
-        elif kind == "average":
-            average.mean[rest] = value
-    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    return step
+            slot, _, parameter = slotted.partition(".")
+            weight = parameters[parameter]
+            device = torch.device("cpu") if slot in SCALARS else weight.device
+            optimizer.state[weight][slot] = tensor.to(device, copy=True)
+
+
+def _wanted(names: Iterable[str], model: Decoder, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Tensors of the shape and dtype of what a state must have. An average is of all parameters or not yet begun; so is the
+    optimizer's state of each parameter, since one without a gradient so far has none."""
+    begun = {name.split(".", 2)[2] for name in names if name.startswith("optimizer.") and name.count(".") > 1}
+    averaged = any(name.startswith("average.") for name in names)
+    wanted = {f"model.{name}": weight for name, weight in model.state_dict().items()}
+    slots = {weight: group["slots"] for group in optimizer.param_groups for weight in group["params"]}
+    for name, weight in model.named_parameters():
+        if averaged:
+            wanted[f"average.{name}"] = weight
+        for slot in slots.get(weight, ()) if name in begun else ():
+            wanted[f"optimizer.{slot}.{name}"] = torch.empty((), dtype=SCALARS[slot]) if slot in SCALARS else weight
+    return wanted
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

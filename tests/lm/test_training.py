@@ -1,4 +1,4 @@
-"""The loop: resumed runs equal whole ones to the bit, checkpoints are refused when torn, and batches find their place."""
+"""The loop: resumed runs equal whole ones to the bit, and batches find their place."""
 
 from pathlib import Path
 
@@ -15,12 +15,10 @@ from lm.averages import Last
 from lm.config import methods_of
 from lm.optimizers import AdamW
 from lm.schedules import Cosine
-from lm.training.average import RunningAverage
 from lm.training.conversations import Conversation, chosen, collate, token_logps
-from lm.training.loop import train, trainable
+from lm.training.loop import train
 from lm.training.plan import Plan
 from lm.training.recipe import Recipe
-from lm.training.state import load_state, save_state
 from tasks.core.log import Log, Stopped
 from tests.lm.models import toy_model
 
@@ -72,20 +70,6 @@ def test_stopped_and_resumed_equals_whole(how: Recipe, tmp_path: Path) -> None:
         points |= log.points
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert points == whole_log.points
-
-
-def test_no_checkpoint_is_taken_for_whole(tmp_path: Path) -> None:
-    model = toy_model()
-    optimizer, mean = AdamW().build(trainable(model)), RunningAverage(Last())
-    path = tmp_path / "state.safetensors"
-    save_state(path, 3, model, optimizer, mean)
-    assert load_state(path, model, optimizer, mean) == 3
-    other = toy_model(width=16, heads=2)
-    with pytest.raises(ValueError, match="checkpoint of another model"):
-        load_state(path, other, AdamW().build(trainable(other)), mean)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="not a whole checkpoint"):
-        load_state(path, model, optimizer, mean)
 
 
 def test_a_loss_that_is_not_finite_stops_training(tmp_path: Path) -> None:

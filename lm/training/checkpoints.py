@@ -1,0 +1,114 @@
+"""The checkpoints of a training run: copied in a moment, written behind its back, and read back only when whole."""
+
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from lm.model import Decoder
+from lm.optimizers.base import Optimizer
+from lm.training.average import RunningAverage
+from lm.training.checkpoint_file import Torn, read, write
+from lm.training.snapshot import Entry, Snapshot
+from lm.training.state import difference, put, tensors_of
+
+
+class Checkpoints:
+    """Files `step-00000340.safetensors` of one run in `folder`; None: there is none, nothing is saved or found.
+
+    Of the files, the newest `keep` stay, and every one whose step is a multiple of `milestone_every` (0: no milestones). A kill
+    at any instant leaves the last whole one: an old file goes after the new one is on disk. The disk needs room for keep + 1.
+    """
+
+    def __init__(self, folder: Path | None, keep: int = 2, milestone_every: int = 0) -> None:
+        if keep < 1 or milestone_every < 0:
+            raise ValueError(f"keep={keep}, milestone_every={milestone_every}: at least 1 and 0")
+        self._folder, self._keep, self._milestone_every = folder, keep, milestone_every
+        self._snapshot = Snapshot()
+        self._writer = ThreadPoolExecutor(1, "checkpoints")
+        self._writing: Future[None] | None = None
+
+    def save(self, step: int, model: Decoder, optimizer: Optimizer, average: RunningAverage) -> None:
+        """Keep the state after `step` updates. It is copied when this returns and on disk after `close` or the next save,
+        which waits for this one: a disk that is slower than the saves slows them down, and none is left out.
+
+        Raises the OSError of the write before.
+        """
+        if self._folder is not None:
+            self._wait()
+            entries, data = self._snapshot.take(tensors_of(model, optimizer, average))
+            metadata = {"step": str(step), "optimizer": type(optimizer).__name__}
+            self._writing = self._writer.submit(self._write, step, entries, data, metadata)
+
+    def close(self) -> None:
+        """Wait until the last save is on disk. Raises its OSError; nothing can be saved afterwards."""
+        try:
+            self._wait()
+        finally:
+            self._writer.shutdown()
+
+    def load(self, model: Decoder, optimizer: Optimizer, average: RunningAverage) -> int:
+        """Bring the run to the newest whole checkpoint and return the updates made so far, 0 where there is no checkpoint.
+
+        One that is not whole is renamed to `.torn` and reported on stderr, and the one before it taken. Raises ValueError when
+        none is whole, or when it belongs to another run; then neither run nor files have changed.
+        """
+        torn: dict[Path, Torn] = {}
+        step = 0
+        for path in reversed(self._files()):
+            try:
+                metadata, tensors = read(path)
+            except Torn as error:
+                torn[path] = error
+            else:
+                _check(path, metadata, difference(tensors, model, optimizer), optimizer)
+                put(tensors, model, optimizer, average)
+                step = int(metadata["step"])
+                break
+        else:
+            if torn:
+                reasons = "; ".join(f"{path}: {reason}" for path, reason in torn.items())
+                raise ValueError(f"{reasons}; no checkpoint is whole: {_anew(min(torn))}")
+        for path, reason in torn.items():
+            path.replace(path.with_suffix(".torn"))  # else it would count as one of the newest
+            print(f"{path}: {reason}; set aside, going on from step {step}", file=sys.stderr)
+        for leftover in self._folder.glob("step-*.unfinished") if self._folder else ():
+            leftover.unlink()
+        return step
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def _write(self, step: int, entries: dict[str, Entry], data: memoryview, metadata: dict[str, str]) -> None:
+        assert self._folder is not None
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write(self._folder / f"step-{step:08}.safetensors", entries, data, metadata)
+        passing = [path for path in self._files() if not self._is_milestone(_step(path))]
+        for path in passing[: -self._keep]:
+            path.unlink()
+
+    def _files(self) -> list[Path]:
+        """The checkpoints, oldest first."""
+        found = self._folder.glob("step-*.safetensors") if self._folder else ()
+        return sorted((path for path in found if path.stem[5:].isdigit()), key=_step)
+
+    def _is_milestone(self, step: int) -> bool:
+        return self._milestone_every > 0 and step % self._milestone_every == 0
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
+
+def _check(path: Path, metadata: dict[str, str], differs: str, optimizer: Optimizer) -> None:
+    """Raise ValueError when the checkpoint is one of another run."""
+    theirs, ours = metadata["optimizer"], type(optimizer).__name__
+    if not differs and theirs != ours:
+        differs = f"it is of {theirs}, here {ours}"
+    if differs:
+        raise ValueError(f"{path}: a checkpoint of another run: {differs}; {_anew(path)}")
+
+
+def _anew(path: Path) -> str:
+    return f"delete the folder {path.parent} to start the stage anew"
