@@ -286,7 +286,7 @@ def save_until_killed(folder: Path, said: Connection) -> None:
 def test_killed_at_any_moment_the_last_saved_but_one_is_there(tmp_path: Path) -> None:
     moments = random.Random(0)
     processes = multiprocessing.get_context("forkserver")  # imports torch once, not ten times
-    processes.set_forkserver_preload([__name__])
+    processes.set_forkserver_preload([__name__, "torch._dynamo"])  # the latter is what a first torch.optim imports
     for _ in range(10):
         heard, said = processes.Pipe(duplex=False)
         process = processes.Process(target=save_until_killed, args=(tmp_path, said))
