@@ -17,6 +17,7 @@ from lm.model import Decoder, ModelConfig
 from lm.optimizers import AdamW
 from lm.schedules import Wsd
 from lm.tokenizer import Tokenizer
+from lm.training.batch import Batch
 from lm.training.loop import train
 from lm.training.plan import Plan
 from lm.training.recipe import Recipe
@@ -51,7 +52,7 @@ def arm(optimizer: Any) -> Arm:
     def measure() -> Sample:
         return Sample(
             {LOSS.name: bits_per_byte(optimizer, next(seeds))},
-            STEPS * Plan(DATA / "curriculum", DATA / "tokenize").tokens_at(0),
+            STEPS * Plan(DATA / "curriculum", DATA / "tokenize").batch(0).numel(),
         )
 
     return Arm(f"{optimizer.name} lr {optimizer.lr:.2g}", measure)
@@ -77,8 +78,14 @@ def bits_per_byte(optimizer: Any, seed: int) -> float:
     decay = 0.0 if optimizer.name == "schedule_free" else 0.3
     recipe = Recipe(optimizer=optimizer, schedule=Wsd(decay_fraction=decay), average=Last())
     steps = [(seed * STEPS + step) % plan.steps for step in range(STEPS)]
+
+    def batch_at(step: int) -> Batch:
+        tokens_BN = plan.batch(steps[step])
+        B, T = tokens_BN.shape[0], tokens_BN.shape[1] - 1
+        return Batch(B, T, B * T, lambda rows: NextToken()(model, tokens_BN[rows], None, B * T))
+
     try:
-        train(model, recipe, STEPS, lambda step: NextToken()(model, plan.batch(steps[step])), Log(), plan.tokens_at)
+        train(model, recipe, STEPS, batch_at, Log())
     except FloatingPointError:
         return float("inf")
     documents = held_out(DATA / "tokenize", tokenizer)

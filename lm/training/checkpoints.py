@@ -4,12 +4,10 @@ import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from lm.model import Decoder
 from lm.optimizers.base import Optimizer
-from lm.training.average import RunningAverage
 from lm.training.checkpoint_file import Torn, read, write
 from lm.training.snapshot import Entry, Snapshot
-from lm.training.state import difference, put, tensors_of
+from lm.training.state import Run, difference, put, tensors_of
 
 
 class Checkpoints:
@@ -27,7 +25,7 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._writing: Future[None] | None = None
 
-    def save(self, step: int, model: Decoder, optimizer: Optimizer, average: RunningAverage) -> None:
+    def save(self, step: int, run: Run) -> None:
         """Keep the state after `step` updates. It is copied when this returns and on disk after `close` or the next save,
         which waits for this one: a disk that is slower than the saves slows them down, and none is left out.
 
@@ -35,8 +33,8 @@ class Checkpoints:
         """
         if self._folder is not None:
             self._wait()
-            entries, data = self._snapshot.take(tensors_of(model, optimizer, average))
-            metadata = {"step": str(step), "optimizer": type(optimizer).__name__}
+            entries, data = self._snapshot.take(tensors_of(run))
+            metadata = {"step": str(step), "optimizer": type(run.optimizer).__name__}
             self._writing = self._writer.submit(self._write, step, entries, data, metadata)
 
     def close(self) -> None:
@@ -46,7 +44,7 @@ class Checkpoints:
         finally:
             self._writer.shutdown()
 
-    def load(self, model: Decoder, optimizer: Optimizer, average: RunningAverage) -> int:
+    def load(self, run: Run) -> int:
         """Bring the run to the newest whole checkpoint and return the updates made so far, 0 where there is no checkpoint.
 
         One that is not whole is renamed to `.torn` and reported on stderr, and the one before it taken. Raises ValueError when
@@ -60,8 +58,8 @@ class Checkpoints:
             except Torn as error:
                 torn[path] = error
             else:
-                _check(path, metadata, difference(tensors, model, optimizer), optimizer)
-                put(tensors, model, optimizer, average)
+                _check(path, metadata, difference(tensors, run), run.optimizer)
+                put(tensors, run)
                 step = int(metadata["step"])
                 break
         else:

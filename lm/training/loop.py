@@ -18,6 +18,7 @@ from lm.training.guard import Guard
 from lm.training.memory import positions_at_once
 from lm.training.precision import autocast, compiles
 from lm.training.recipe import Recipe
+from lm.training.state import Run
 from lm.training.throughput import Throughput
 
 
@@ -48,8 +49,8 @@ def train(model: Decoder, recipe: Recipe, steps: int, batch_at: Callable[[int], 
     device = model.embedding.weight.device
     optimizer: Optimizer = recipe.optimizer.build(trainable(model))
     mean, guard = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor)
-    checkpoints = Checkpoints(log.scratch)
-    start = checkpoints.load(model, optimizer, mean)
+    run, checkpoints = Run(model, optimizer, mean, guard), Checkpoints(log.scratch)
+    start = checkpoints.load(run)
     log.rewind(start)
     model.train()
     positions, speed, saved = 0, Throughput(model, device), time.monotonic()
@@ -80,7 +81,7 @@ def train(model: Decoder, recipe: Recipe, steps: int, batch_at: Callable[[int], 
         speed.add(batch)
         log.progress(step + 1, steps, "step", loss=height, tokens_per_second=speed.tokens_per_second)
         if log.stopping or time.monotonic() - saved >= checkpoint_seconds():
-            checkpoints.save(step + 1, model, optimizer, mean)
+            checkpoints.save(step + 1, run)
             saved = time.monotonic()
         if log.stopping:
             checkpoints.close()

@@ -1,7 +1,8 @@
 """What a training run is made of between two steps, as named tensors: model.*, average.* and optimizer.<slot>.*, where the
-last part of each is the name of a parameter, so that neither the order nor the grouping of parameters matters."""
+last part of each is the name of a parameter, so that neither the order nor the grouping of parameters matters; and guard.*."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,21 +10,35 @@ from torch import Tensor
 from lm.model import Decoder
 from lm.optimizers.base import SCALARS, Optimizer
 from lm.training.average import RunningAverage
+from lm.training.guard import Guard
 
 
-def tensors_of(model: Decoder, optimizer: Optimizer, average: RunningAverage) -> dict[str, Tensor]:
+class Run(NamedTuple):
+    """What a checkpoint holds."""
+
+    model: Decoder
+    optimizer: Optimizer
+    average: RunningAverage
+    guard: Guard
+
+
+def tensors_of(run: Run) -> dict[str, Tensor]:
     """The state now; the tensors are those of the run, not copies."""
+    model, optimizer, average, guard = run
     found = {f"model.{name}": weight for name, weight in model.state_dict().items()}
     found |= {f"average.{name}": mean for name, mean in average.mean.items()}
+    found |= {f"guard.{name}": values for name, values in guard.state().items()}
     for name, weight in model.named_parameters():
         if weight in optimizer.state:
             found |= {f"optimizer.{slot}.{name}": value for slot, value in optimizer.state[weight].items()}
     return found
 
 
-def difference(found: dict[str, Tensor], model: Decoder, optimizer: Optimizer) -> str:
+def difference(found: dict[str, Tensor], run: Run) -> str:
     """The first tensor in which a saved state cannot be one of this run, with both shapes; "" when there is none."""
+    model, optimizer, _, guard = run
     wanted = _wanted(found, model, optimizer)
+    known_lists = {f"guard.{name}" for name in guard.state()}  # of any length
     for name, tensor in wanted.items():
         if name not in found:
             return f"it has no {name}, here {_described(tensor)}"
@@ -34,13 +49,15 @@ def difference(found: dict[str, Tensor], model: Decoder, optimizer: Optimizer) -
         kind, _, slotted = name.partition(".")
         # An optimizer may keep more than its slots: 1-bit Adam does for its ranks, and itself drops what does not fit.
         known = kind == "optimizer" and slotted.partition(".")[2] in parameters
-        if name not in wanted and not known:
+        if name not in wanted and name not in known_lists and not known:
             return f"it has {name}, {_described(tensor)}, which is not here"
     return ""
 
 
-def put(found: dict[str, Tensor], model: Decoder, optimizer: Optimizer, average: RunningAverage) -> None:
+def put(found: dict[str, Tensor], run: Run) -> None:
     """Bring the run to a saved state without a `difference`."""
+    model, optimizer, average, guard = run
+    guard.load({name.removeprefix("guard."): t for name, t in found.items() if name.startswith("guard.")})
     parameters = dict(model.named_parameters())
     model.load_state_dict({name.removeprefix("model."): t for name, t in found.items() if name.startswith("model.")})
     average.mean = {

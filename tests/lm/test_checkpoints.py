@@ -21,29 +21,27 @@ from torch import Tensor
 from lm import averages, optimizers
 from lm.averages import Last
 from lm.config import Config, methods_of
-from lm.model import Decoder
 from lm.optimizers import AdamW, Lamb, Muon
-from lm.optimizers.base import Optimizer
 from lm.training.average import RunningAverage
 from lm.training.checkpoint_file import Torn, read, write
 from lm.training.checkpoints import Checkpoints
 from lm.training.loop import trainable
 from lm.training.snapshot import Snapshot
-from lm.training.state import tensors_of
+from lm.training.guard import Guard
+from lm.training.state import Run, tensors_of
 from tests.lm.models import toy_model
 
-Run = tuple[Decoder, Optimizer, RunningAverage]
 ADAMW, LAST = AdamW(), Last()
 
 
 def new_run(optimizer: Config = ADAMW, average: Config = LAST, seed: int = 0, **shape: object) -> Run:
     model = toy_model(seed, **shape)
-    return model, optimizer.build(trainable(model)), RunningAverage(average)
+    return Run(model, optimizer.build(trainable(model)), RunningAverage(average), Guard(0.0, 0.0))
 
 
 def trained(*methods: Config, **shape: object) -> Run:
     """A run after two updates of two, so that every kind of state has begun."""
-    model, optimizer, average = run = new_run(*methods, **shape)
+    model, optimizer, average, guard = run = new_run(*methods, **shape)
     for step in range(2):
         optimizer.begin(step)
         generator = torch.Generator().manual_seed(step)
@@ -52,11 +50,12 @@ def trained(*methods: Config, **shape: object) -> Run:
             weight.grad = noise if weight.requires_grad else None
         optimizer.step()
         average.after(step, 2, model)
+        guard.keeps(step, 3.0 - step, 1.0)
     return run
 
 
 def copied(run: Run) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors_of(*run).items()}
+    return {name: tensor.detach().clone() for name, tensor in tensors_of(run).items()}
 
 
 def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
@@ -72,7 +71,7 @@ def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
 def saved(folder: Path, run: Run, *steps: int, **settings: int) -> list[Path]:
     checkpoints = Checkpoints(folder, **settings)
     for step in steps:
-        checkpoints.save(step, *run)
+        checkpoints.save(step, run)
     checkpoints.close()
     return sorted(folder.iterdir())
 
@@ -89,7 +88,7 @@ def test_a_run_comes_back_to_the_bit(methods: tuple[Config, Config], tmp_path: P
     assert path.name == "step-00000340.safetensors"
     assert_same(load_file(path), copied(run))
     again = new_run(*methods, seed=1)
-    assert Checkpoints(tmp_path / "first").load(*again) == 340
+    assert Checkpoints(tmp_path / "first").load(again) == 340
     assert_same(copied(again), copied(run))
     assert saved(tmp_path / "second", again, 340)[0].read_bytes() == path.read_bytes()
 
@@ -136,9 +135,9 @@ def test_what_training_does_after_save_does_not_reach_the_file(tmp_path: Path) -
     run, checkpoints, go_on = trained(), Checkpoints(tmp_path), threading.Event()
     before = copied(run)
     checkpoints._writer.submit(go_on.wait)  # the disk is slow
-    checkpoints.save(2, *run)
+    checkpoints.save(2, run)
     assert not list(tmp_path.iterdir()), "save waited for the disk"
-    for tensor in tensors_of(*run).values():
+    for tensor in tensors_of(run).values():
         tensor.detach().fill_(7)
     go_on.set()
     checkpoints.close()
@@ -152,7 +151,7 @@ def test_cut_anywhere_the_one_before_is_used(tmp_path: Path, capsys: pytest.Capt
     for cut in [0, 1, 7, 8, 9, 100, *random.Random(0).sample(range(len(whole)), 14), len(whole) - 1]:
         newer.write_bytes(whole[:cut])
         fresh = new_run(seed=1)
-        assert Checkpoints(tmp_path).load(*fresh) == 1
+        assert Checkpoints(tmp_path).load(fresh) == 1
         assert_same(copied(fresh), copied(run))
         said = capsys.readouterr().err
         assert said.startswith(f"{newer}: ") and said.count("\n") == 1 and "going on from step 1" in said
@@ -187,7 +186,7 @@ def test_none_whole_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=rf"{tmp_path}/step-00000002.safetensors: not a whole .*delete the folder {tmp_path}"
     ):
-        Checkpoints(tmp_path).load(*new_run())
+        Checkpoints(tmp_path).load(new_run())
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -210,7 +209,7 @@ def test_the_checkpoint_of_another_run_is_refused(kind: str, tmp_path: Path) -> 
     with pytest.raises(
         ValueError, match=f"{path}: a checkpoint of another run: {reason}; delete the folder {tmp_path} to"
     ):
-        Checkpoints(tmp_path).load(*run)
+        Checkpoints(tmp_path).load(run)
     assert_same(copied(run), before)
     assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == bytes_before
 
@@ -226,7 +225,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "step-00000009.safetensors"
     save_file({"x": torch.ones(2)}, path, {"format": "pt"})
     with pytest.raises(ValueError, match=f"{path}: no checkpoint of a training loop: its metadata has no digest"):
-        Checkpoints(tmp_path).load(*new_run())
+        Checkpoints(tmp_path).load(new_run())
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -242,8 +241,8 @@ def test_one_set_aside_does_not_count_as_kept(tmp_path: Path) -> None:
     paths[-1].write_bytes(b"")
     run = new_run()
     checkpoints = Checkpoints(tmp_path)
-    assert checkpoints.load(*run) == 2
-    checkpoints.save(3, *run)
+    assert checkpoints.load(run) == 2
+    checkpoints.save(3, run)
     checkpoints.close()
     assert sorted(path.name[5:] for path in tmp_path.glob("*.safetensors")) == [
         "00000002.safetensors",
@@ -254,32 +253,32 @@ def test_one_set_aside_does_not_count_as_kept(tmp_path: Path) -> None:
 def test_a_start_removes_what_a_kill_left_and_nothing_else(tmp_path: Path) -> None:
     for name in ("step-00000003.unfinished", "curves.jsonl", "step-x.safetensors"):
         (tmp_path / name).write_bytes(b"half")
-    assert Checkpoints(tmp_path).load(*new_run()) == 0
+    assert Checkpoints(tmp_path).load(new_run()) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.jsonl", "step-x.safetensors"]
 
 
 def test_without_a_folder_nothing_is_saved() -> None:
     run, checkpoints = new_run(), Checkpoints(None)
-    assert checkpoints.load(*run) == 0
-    checkpoints.save(1, *run)
+    assert checkpoints.load(run) == 0
+    checkpoints.save(1, run)
     checkpoints.close()
     assert checkpoints._writing is None
 
 
 def fill(run: Run, step: int) -> None:
     """The state that a step must have, in the test with kills."""
-    for tensor in tensors_of(*run).values():
+    for tensor in tensors_of(run).values():
         tensor.detach().fill_(step)
 
 
 def save_until_killed(folder: Path, said: Connection) -> None:
     torch.set_num_threads(1)
     run, checkpoints = trained(vocab_size=4096), Checkpoints(folder)
-    step = checkpoints.load(*run)
+    step = checkpoints.load(run)
     while True:
         step += 1
         fill(run, step)
-        checkpoints.save(step, *run)
+        checkpoints.save(step, run)
         said.send(step)
 
 
@@ -299,7 +298,7 @@ def test_killed_at_any_moment_the_last_saved_but_one_is_there(tmp_path: Path) ->
         process.join()
         assert process.exitcode == -SIGKILL
         run, must = new_run(vocab_size=4096), trained(vocab_size=4096)
-        found = Checkpoints(tmp_path).load(*run)
+        found = Checkpoints(tmp_path).load(run)
         assert found >= step - 1
         fill(must, found)
         assert_same(copied(run), copied(must))
@@ -323,18 +322,18 @@ def test_a_full_disk_is_reported_and_what_was_saved_stays(small_disk: Path) -> N
     run = trained(vocab_size=8, width=8, layers=1, ffn_width=8)
     (first,) = saved(small_disk, run, 1)
     checkpoints = Checkpoints(small_disk)
-    checkpoints.save(2, *run)
+    checkpoints.save(2, run)
     reason = (
         r"step-0000000{}.safetensors: not written: No space left on device; it needs [\d,]+ bytes and [\d,]+ are free"
     )
     with pytest.raises(OSError, match=reason.format(2)) as raised:
-        checkpoints.save(3, *run)
+        checkpoints.save(3, run)
     assert raised.value.errno == errno.ENOSPC
     assert list(small_disk.iterdir()) == [first]
-    checkpoints.save(4, *run)
+    checkpoints.save(4, run)
     with pytest.raises(OSError, match=reason.format(4)):
         checkpoints.close()
-    assert Checkpoints(small_disk).load(*run) == 1
+    assert Checkpoints(small_disk).load(run) == 1
 
 
 def test_a_limit_on_files_is_reported_too(tmp_path: Path, small_file: Path) -> None:
@@ -355,4 +354,4 @@ def test_a_version_of_the_format_that_is_not_ours_is_refused(tmp_path: Path, mon
         later.setattr("lm.training.checkpoint_file.VERSION", "2")
         (path,) = saved(tmp_path, new_run(), 1)
     with pytest.raises(ValueError, match="version 2 of the checkpoint format; this code reads 1"):
-        Checkpoints(tmp_path).load(*new_run())
+        Checkpoints(tmp_path).load(new_run())

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from lm import averages, optimizers
 from lm.averages import Last
 from lm.config import methods_of
+from lm.flops import flops_per_token
 from lm.optimizers import AdamW
 from lm.schedules import Cosine
+from lm.training.batch import Batch
 from lm.training.conversations import Conversation, chosen, collate, token_logps
 from lm.training.loop import train
 from lm.training.plan import Plan
@@ -29,6 +31,9 @@ class Recorder(Log):
     def __init__(self, scratch: Path, stop_after: int | None = None) -> None:
         self.scratch, self.stop_after, self.points = scratch, stop_after, {}
 
+    def fact(self, **values: float) -> None:
+        self.facts = values
+
     def __call__(self, step: int, **values: float) -> None:
         self.points[step] = values
         self.stopping = self.stop_after is not None and len(self.points) >= self.stop_after
@@ -37,18 +42,27 @@ class Recorder(Log):
         self.points = {s: v for s, v in self.points.items() if s < step}
 
 
-def recipe(optimizer=AdamW, average=Last) -> Recipe:
-    return Recipe(optimizer=optimizer(), schedule=Cosine(), average=average(), clip=1.0)
+def recipe(optimizer=AdamW, average=Last, **more) -> Recipe:
+    return Recipe(optimizer=optimizer(), schedule=Cosine(), average=average(), clip=1.0, **more)
 
 
-def fit(how: Recipe, log: Log, steps: int = 9):
-    model = toy_model(seed=1)
+def batches(model, spike_at: int = -1):
+    """A batch of four random sequences a step; one step may have a loss a hundred times as high."""
 
-    def loss_at(step: int):
+    def batch_at(step: int) -> Batch:
         ids = torch.randint(0, 261, (4, 17), generator=torch.Generator().manual_seed(step))
-        return -token_logps(model, ids).mean(), {}
 
-    train(model, how, steps, loss_at, log, lambda step: 64)
+        def loss(rows: slice):
+            return -token_logps(model, ids[rows]).sum() / 64 * (100 if step == spike_at else 1), {"rows": rows.stop - rows.start}
+
+        return Batch(4, 16, 64, loss)
+
+    return batch_at
+
+
+def fit(how: Recipe, log: Log, steps: int = 9, **more):
+    model = toy_model(seed=1)
+    train(model, how, steps, batches(model, **more), log)
     return model.state_dict()
 
 
@@ -73,8 +87,63 @@ def test_stopped_and_resumed_equals_whole(how: Recipe, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_training(tmp_path: Path) -> None:
+    model = toy_model()
+    broken = Batch(1, 1, 1, lambda rows: (model.embedding.weight.sum() * float("nan"), {}))
     with pytest.raises(FloatingPointError, match="step 0"):
-        train(toy_model(), recipe(), 2, lambda s: (torch.tensor(float("nan")), {}), Log(), lambda s: 1)
+        train(model, recipe(), 2, lambda step: broken, Log())
+
+
+def test_accumulated_gradients_train_as_one_batch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    whole = fit(recipe(), Recorder(tmp_path / "whole"))
+    monkeypatch.setenv("TOKENMILL_POSITIONS", "16")  # a row at a time
+    log = Recorder(tmp_path / "parts")
+    parts = fit(recipe(), log)
+    assert all(point["rows"] == 4 for point in log.points.values())
+    for name, weight in whole.items():
+        # AdamW divides by the gradient's size, so rounding of a tiny gradient may turn a whole step of 1e-3
+        assert torch.nn.functional.cosine_similarity(parts[name].flatten(), weight.flatten(), dim=0) > 0.9999
+
+
+def test_a_memory_too_small_for_a_row_recomputes_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENMILL_POSITIONS", "16")
+    plain = fit(recipe(), Log())
+    monkeypatch.setenv("TOKENMILL_POSITIONS", "0")
+    recomputed = fit(recipe(), Log())
+    assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
+
+
+def test_a_spike_is_skipped_and_said(tmp_path: Path) -> None:
+    log = Recorder(tmp_path)
+    fit(recipe(skip_sigmas=6.0), log, steps=90, spike_at=80)
+    assert [step for step, point in log.points.items() if "skipped" in point] == [80]
+
+
+def test_a_spike_is_skipped_by_a_run_that_was_stopped_before_it(tmp_path: Path) -> None:
+    whole = fit(recipe(skip_sigmas=6.0), Recorder(tmp_path / "whole"), steps=90, spike_at=80)
+    with pytest.raises(Stopped):
+        fit(recipe(skip_sigmas=6.0), Recorder(tmp_path / "cut", 75), steps=90, spike_at=80)
+    resumed = fit(recipe(skip_sigmas=6.0), Recorder(tmp_path / "cut"), steps=90, spike_at=80)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_divergence_stops_the_run(tmp_path: Path) -> None:
+    rising = Recorder(tmp_path)
+    model = toy_model()
+
+    def batch_at(step: int) -> Batch:
+        return Batch(1, 1, 1, lambda rows: (model.embedding.weight.sum() * 0 + 1.0 + step, {}))
+
+    with pytest.raises(FloatingPointError, match="the mean loss of 32 steps"):
+        train(model, recipe(stop_factor=1.5), 200, batch_at, rising)
+    assert len(rising.points) < 100
+
+
+def test_speed_is_told(tmp_path: Path) -> None:
+    log = Recorder(tmp_path)
+    fit(recipe(), log)
+    assert set(log.facts) == {"tokens_per_second", "flops_per_second"}
+    model = toy_model()
+    assert log.facts["flops_per_second"] / log.facts["tokens_per_second"] == pytest.approx(flops_per_token(model, 16))
 
 
 def test_collate_masks_the_completion_alone() -> None:
