@@ -15,8 +15,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kernels.rms_norm import rms_norm
+from kernels.rope import rotate
+from kernels.swiglu import swiglu
 from lm.config import Config
-from lm.rope import Scaling, rotate, turns
+from lm.rope import Scaling, turns
 
 
 class ModelConfig(Config):
@@ -78,7 +81,7 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -96,10 +99,11 @@ class Attention(nn.Module):
         self, x_BTD: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None, layer: int, mask: Tensor | None
     ) -> Tensor:
         B, T, _ = x_BTD.shape
-        q = self.query(x_BTD).view(B, T, self.heads, self.head_width).transpose(1, 2)
-        k = self.key(x_BTD).view(B, T, self.kv_heads, self.head_width).transpose(1, 2)
+        # normed before the transpose: rows of a tensor that is contiguous
+        q = self.query_norm(self.query(x_BTD).view(B, T, self.heads, self.head_width)).transpose(1, 2)
+        k = self.key_norm(self.key(x_BTD).view(B, T, self.kv_heads, self.head_width)).transpose(1, 2)
         v = self.value(x_BTD).view(B, T, self.kv_heads, self.head_width).transpose(1, 2)
-        q, k = rotate(self.query_norm(q), cos, sin), rotate(self.key_norm(k), cos, sin)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
             seen = cache.length + T
             cache.keys_LBKTE[layer, :, :, cache.length : seen] = k
@@ -120,7 +124,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(config.ffn_width, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(swiglu(self.gate(x), self.up(x)))
 
 
 class Block(nn.Module):

@@ -88,9 +88,3 @@ def turns(theta: float, head_width: int, context: int, scaling: Scaling | None) 
     angles = torch.arange(context)[:, None] * frequencies
     amplitude = scaling.amplitude if scaling else 1.0
     return angles.cos() * amplitude, angles.sin() * amplitude
-
-
-def rotate(x_BHTE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Each pair (e, e + E/2) turned by its position's angle; cos and sin broadcast to (B, 1, T, E/2)."""
-    first, second = x_BHTE.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
