@@ -1,0 +1,95 @@
+"""`python -m kernels.attention.bench_attention`: attention within documents beside whole rows and beside a dense mask.
+
+Forward and backward of 8192 tokens with documents of lognormal length, mean 250 tokens before rows cut them.
+"""
+
+import importlib.util
+import math
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.attention import attention
+from kernels.attention.cpu import repeated
+from kernels.attention.reference import same_document
+
+TOKENS, HEADS, KV_HEADS, HEAD_WIDTH = 8192, 8, 2, 64
+MEAN_LENGTH, SIGMA = 250, 1.0
+
+
+def setup(length: int, device: torch.device) -> tuple[list[Tensor], Tensor, Tensor]:
+    """([q, k, v], grad, bounds) for rows of `length` tokens: fp32 on the CPU, bf16 on a GPU."""
+    generator = torch.Generator().manual_seed(0)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    shapes = [(TOKENS // length, length, heads, HEAD_WIDTH) for heads in (HEADS, KV_HEADS, KV_HEADS, HEADS)]
+    *inputs, grad = (torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes)
+    normal = torch.randn(TOKENS, generator=generator) * SIGMA + math.log(MEAN_LENGTH) - SIGMA**2 / 2
+    ends = normal.exp().ceil().long().cumsum(0)
+    bounds = torch.cat((ends[ends < TOKENS], torch.arange(0, TOKENS + 1, length))).unique()
+    return [x.requires_grad_() for x in inputs], grad, bounds
+
+
+def arms(inputs: list[Tensor], bounds: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """The mixed values, an arm each; of whole rows they are another thing, shown for their cost."""
+    q, k, v = inputs
+    rows, length = q.shape[:2]
+    visible = same_document(rows, length, bounds).tril()[:, None].to(q.device)
+
+    def dense() -> Tensor:
+        parts = (x.transpose(1, 2) for x in (q, repeated(k, HEADS), repeated(v, HEADS)))
+        return F.scaled_dot_product_attention(*parts, attn_mask=visible).transpose(1, 2)
+
+    every = {
+        "documents": lambda: attention(q, k, v, bounds),
+        "whole rows": lambda: attention(q, k, v, None),
+        "dense mask": dense,
+    }
+    if q.is_cuda and importlib.util.find_spec("torch.nn.attention.varlen"):
+        from torch.nn.attention.varlen import varlen_attn
+
+        offsets, longest = bounds.to(q.device, torch.int32), int(bounds.diff().max())
+        flat = [x.flatten(0, 1) for x in (q, repeated(k, HEADS), repeated(v, HEADS))]
+        every["varlen_attn"] = lambda: varlen_attn(
+            *flat, offsets, offsets, longest, longest, window_size=(-1, 0)
+        ).view_as(q)
+    return every
+
+
+def measure(arm: Callable[[], Tensor], inputs: list[Tensor], grad: Tensor) -> tuple[float, float]:
+    """(seconds, bytes at the peak) of a forward and backward; bytes on a GPU only, else 0."""
+    if grad.is_cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    torch.autograd.grad(arm(), inputs, grad)
+    if grad.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - began, torch.cuda.max_memory_allocated() if grad.is_cuda else 0
+
+
+def main(rounds: int = 20) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for length in (512, 1024, 2048):
+        inputs, grad, bounds = setup(length, device)
+        every = arms(inputs, bounds)
+        for arm in every.values():
+            measure(arm, inputs, grad)
+        samples = {name: [] for name in every}
+        for _ in range(rounds):
+            for name, arm in every.items():
+                samples[name].append(measure(arm, inputs, grad))
+        print(f"rows of {length}: {len(bounds) - 1} documents on {device}")
+        ours = [seconds for seconds, _ in samples["documents"]]
+        for name, values in samples.items():
+            seconds, peaks = zip(*values, strict=True)
+            ratios = [theirs / mine for theirs, mine in zip(seconds, ours, strict=True)]
+            span = f"{min(ratios):.2f} to {max(ratios):.2f}"
+            print(f"  {name:12} {median(seconds) * 1e3:8.2f} ms, {median(ratios):5.2f} times ours ({span}), {max(peaks) / 2**20:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()

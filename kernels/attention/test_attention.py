@@ -1,0 +1,201 @@
+"""Attention within documents: both kernels against the masked softmax, and nothing passes from one document to another."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kernels.attention import attention, cpu, reference
+
+# Sums of up to 200 terms in another order: a few ulp of fp32. bfloat16 keeps 8 bits of inputs, shares and results: 2^-8 each.
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
+HEADS = [(2, 2), (4, 2), (3, 1)]
+# (rows, bounds): one document a row; single tokens; strips and tiles of 64 full, short by one, over by one; equal lengths
+SHAPES = [
+    (1, [0, 1]),
+    (2, [0, 67, 134]),
+    (2, [0, 1, 2, 3, 50, 80, 159, 160]),
+    (1, [0, 64, 127, 192, 257]),
+    (3, [0, 30, 60, 90, 120, 150, 180]),
+    (2, [0, 20, 50, 70, 100]),
+]
+
+
+def inputs(
+    rows: int, length: int, heads: tuple[int, int], width: int = 8, dtype: torch.dtype = torch.float32
+) -> tuple[list[Tensor], Tensor]:
+    """([q, k, v], grad)."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(rows, length, count, width) for count in (heads[0], heads[1], heads[1], heads[0])]
+    *parts, grad = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+    return parts, grad
+
+
+def results(f: Callable[..., Tensor], parts: list[Tensor], grad: Tensor, bounds: Tensor | None) -> list[Tensor]:
+    """[mixed, dq, dk, dv]."""
+    leaves = [x.detach().clone().requires_grad_() for x in parts]
+    mixed = f(*leaves, bounds)
+    return [mixed.detach(), *torch.autograd.grad(mixed, leaves, grad)]
+
+
+def assert_equals_the_reference(f: Callable[..., Tensor], parts: list[Tensor], grad: Tensor, bounds: Tensor) -> None:
+    """In the worst entry, relative to the largest; the reference is given the same numbers in fp64."""
+    expected = results(reference.attention, [x.double().cpu() for x in parts], grad.double().cpu(), bounds)
+    for got, wanted in zip(results(f, parts, grad, bounds), expected, strict=True):
+        assert got.dtype == parts[0].dtype and got.shape == wanted.shape
+        scale = max(wanted.abs().max().item(), 1.0)
+        assert (got.double().cpu() - wanted).abs().max().item() <= TOLERANCE[got.dtype] * scale
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize(("rows", "bounds"), SHAPES)
+def test_cpu_equals_the_reference(
+    rows: int, bounds: list[int], heads: tuple[int, int], dtype: torch.dtype
+) -> None:
+    parts, grad = inputs(rows, bounds[-1] // rows, heads, dtype=dtype)
+    assert_equals_the_reference(attention, parts, grad, torch.tensor(bounds))
+    whole_rows = torch.arange(rows + 1) * (bounds[-1] // rows)
+    assert_equals_the_reference(lambda q, k, v, _: attention(q, k, v, None), parts, grad, whole_rows)
+
+
+@pytest.fixture
+def triton_attention(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Tensor]]:
+    """The kernel on the GPU, else under the interpreter, whose dot takes the bits of bfloat16 for integers (Triton 3.7)."""
+    pytest.importorskip("triton")
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    from kernels.attention import triton
+
+    def values(x: TensorHandle) -> np.ndarray:
+        return (x.data.astype(np.uint32) << 16).view(np.float32) if x.data.dtype == np.uint16 else x.data
+
+    def create_dot(self, a: TensorHandle, b: TensorHandle, d: TensorHandle, *options: object) -> TensorHandle:
+        return TensorHandle(values(a) @ values(b) + d.data, d.dtype.scalar)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
+    return lambda q, k, v, bounds: triton.attention(q.to(device), k.to(device), v.to(device), bounds)
+
+
+CASES = [
+    (HEADS[0], 8, 1, [0, 1], torch.float32),
+    (HEADS[1], 16, 2, [0, 1, 2, 3, 20, 35, 69, 70], torch.float32),
+    (HEADS[2], 8, 1, [0, 31, 63, 96], torch.float32),
+    (HEADS[0], 20, 2, [0, 37, 74], torch.float32),
+    (HEADS[1], 16, 2, [0, 60, 75, 76, 150], torch.bfloat16),
+    (HEADS[2], 24, 1, [0, 63, 64, 130], torch.bfloat16),
+]
+
+
+@pytest.mark.parametrize(("heads", "width", "rows", "bounds", "dtype"), CASES)
+def test_triton_equals_the_reference(
+    triton_attention: Callable[..., Tensor],
+    heads: tuple[int, int],
+    width: int,
+    rows: int,
+    bounds: list[int],
+    dtype: torch.dtype,
+) -> None:
+    parts, grad = inputs(rows, bounds[-1] // rows, heads, width, dtype)
+    assert_equals_the_reference(triton_attention, parts, grad, torch.tensor(bounds, dtype=torch.int32))
+
+
+def test_two_tokens_worked_by_hand() -> None:
+    # E = 4, so scores are halved: the second query scores 2 ln 3 / 2 = ln 3 and 0, and takes 3/4 of one value, 1/4 of the other.
+    q = torch.tensor([[5.0, 0, 0, 0], [1, 0, 0, 0]]).view(1, 2, 1, 4)
+    k = torch.tensor([[2 * math.log(3), 0, 0, 0], [0, 7, 0, 0]]).view(1, 2, 1, 4)
+    v = torch.tensor([[4.0, 0, 0, 8], [0, 4, 0, 0]]).view(1, 2, 1, 4)
+    together, apart = ([[4.0, 0, 0, 8], [3, 1, 0, 6]], [[4.0, 0, 0, 8], [0, 4, 0, 0]])
+    for f in (attention, reference.attention):
+        for bounds, expected in ((None, together), ([0, 2], together), ([0, 1, 2], apart)):
+            got = f(q, k, v, None if bounds is None else torch.tensor(bounds))
+            torch.testing.assert_close(got[0, :, 0], torch.tensor(expected), rtol=1e-6, atol=1e-6)  # an ulp of ln 3
+
+
+@pytest.mark.parametrize("f", [reference.attention, attention])
+def test_gradients_equal_finite_differences(f: Callable[..., Tensor]) -> None:
+    parts, _ = inputs(2, 4, (4, 2), 2, torch.float64)
+    bounds = torch.tensor([0, 1, 4, 6, 8])
+    assert torch.autograd.gradcheck(lambda *x: f(*x, bounds), [x.requires_grad_() for x in parts])
+
+
+def changed(parts: list[Tensor], tokens: slice) -> list[Tensor]:
+    """The same with other numbers at these tokens of the first row."""
+    copies = [x.clone() for x in parts]
+    for x in copies:
+        x[0, tokens] = x[0, tokens] * 3 + 1
+    return copies
+
+
+@pytest.mark.parametrize("kernel", ["cpu", "triton"])
+def test_a_document_reaches_no_other(kernel: str, request: pytest.FixtureRequest) -> None:
+    f = attention if kernel == "cpu" else request.getfixturevalue("triton_attention")
+    parts, grad = inputs(1, 90, (2, 1))
+    bounds = torch.tensor([0, 40, 70, 90])
+    before, after = (results(f, x, grad, bounds) for x in (parts, changed(parts, slice(40, 70))))
+    for one, other in zip(before, after, strict=True):
+        assert torch.equal(one[0, :40], other[0, :40]) and torch.equal(one[0, 70:], other[0, 70:])
+        assert not torch.equal(one[0, 40:70], other[0, 40:70])
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(rows=st.integers(1, 3), length=st.integers(1, 150), cuts=st.sets(st.integers(1, 449)), heads=st.sampled_from(HEADS))
+def test_packed_equals_each_document_alone(rows: int, length: int, cuts: set[int], heads: tuple[int, int]) -> None:
+    tokens = rows * length
+    bounds = sorted({cut for cut in cuts if cut < tokens} | set(range(0, tokens + 1, length)))
+    parts, _ = inputs(rows, length, heads)
+    packed = attention(*parts, torch.tensor(bounds)).flatten(0, 1)
+    for start, end in zip(bounds, bounds[1:]):
+        alone = attention(*(x.flatten(0, 1)[None, start:end] for x in parts), None)[0]
+        torch.testing.assert_close(packed[start:end], alone, rtol=0, atol=1e-6)  # values of about 1, sums in another order
+
+
+def test_gradients_of_any_layout_and_of_half_of_the_inputs() -> None:
+    # the gradient of a sum is one number with strides of 0
+    parts, grad = inputs(1, 90, (4, 2))
+    bounds = torch.tensor([0, 70, 90])
+    turned = [x.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_(i != 1) for i, x in enumerate(parts)]
+    attention(*turned, bounds).sum().backward()
+    expected = results(reference.attention, parts, torch.ones_like(grad), bounds)
+    assert turned[1].grad is None
+    for got, wanted in ((turned[0].grad, expected[1]), (turned[2].grad, expected[3])):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)  # sums of up to 70 values of about 1
+
+
+def test_equal_lengths_are_one_call_and_neighbours_no_copy() -> None:
+    assert list(cpu.groups([0, 3, 6, 9])) == [(3, slice(0, 9))]
+    (two, where), (five, there) = cpu.groups([0, 2, 7, 9])
+    assert (two, where.tolist(), five, there) == (2, [0, 1, 7, 8], 5, slice(2, 7))
+
+
+BAD = [
+    ([0, 4], "end with B \\* T = 8"),
+    ([1, 4, 8], "begin with 0"),
+    ([], "begin with 0"),
+    ([0, 4, 4, 8], "must increase"),
+    ([0, 3, 2, 4, 8], "must increase"),
+    ([0, 3, 8], "crosses into the row at token 4"),
+    ([[0, 4, 8]], "1-D"),
+    ([0.0, 4.0, 8.0], "int32 or int64"),
+]
+
+
+@pytest.mark.parametrize(("bounds", "message"), BAD)
+def test_bad_bounds(bounds: list, message: str) -> None:
+    parts, _ = inputs(2, 4, (2, 1))
+    with pytest.raises(ValueError, match=message):
+        attention(*parts, torch.tensor(bounds) if bounds else torch.tensor([], dtype=torch.int64))
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 3, 8), (2, 5, 2, 8), (2, 4, 2, 6), (1, 4, 2, 8)])
+def test_heads_and_shapes_that_do_not_fit(shape: tuple[int, ...]) -> None:
+    (q, k, v), _ = inputs(2, 4, (4, 2))
+    with pytest.raises(ValueError, match="H a multiple of K"):
+        attention(q, torch.zeros(shape), v, None)
+    with pytest.raises(ValueError, match="H a multiple of K"):
+        attention(q, torch.zeros(2, 4, 3, 8), torch.zeros(2, 4, 3, 8), None)
