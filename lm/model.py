@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kernels.attention import attention
 from kernels.rms_norm import rms_norm
 from kernels.rope import rotate
 from kernels.swiglu import swiglu
@@ -96,7 +97,14 @@ class Attention(nn.Module):
         self.key_norm = RMSNorm(self.head_width, config.norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(
-        self, x_BTD: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None, layer: int, mask: Tensor | None
+        self,
+        x_BTD: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: Cache | None,
+        layer: int,
+        mask: Tensor | None,
+        bounds: Tensor | None,
     ) -> Tensor:
         B, T, _ = x_BTD.shape
         # normed before the transpose: rows of a tensor that is contiguous
@@ -104,16 +112,18 @@ class Attention(nn.Module):
         k = self.key_norm(self.key(x_BTD).view(B, T, self.kv_heads, self.head_width)).transpose(1, 2)
         v = self.value(x_BTD).view(B, T, self.kv_heads, self.head_width).transpose(1, 2)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        if cache is not None:
-            seen = cache.length + T
-            cache.keys_LBKTE[layer, :, :, cache.length : seen] = k
-            cache.values_LBKTE[layer, :, :, cache.length : seen] = v
-            k, v = cache.keys_LBKTE[layer, :, :, :seen], cache.values_LBKTE[layer, :, :, :seen]
+        if cache is None:
+            mixed_BTHE = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bounds)
+            return self.output(mixed_BTHE.reshape(B, T, -1))
+        seen = cache.length + T
+        cache.keys_LBKTE[layer, :, :, cache.length : seen] = k
+        cache.values_LBKTE[layer, :, :, cache.length : seen] = v
+        k, v = cache.keys_LBKTE[layer, :, :, :seen], cache.values_LBKTE[layer, :, :, :seen]
         # expanded by hand: torch's enable_gqa leaves the fused CPU path (torch 2.13)
         k = k.repeat_interleave(self.heads // self.kv_heads, dim=1)
         v = v.repeat_interleave(self.heads // self.kv_heads, dim=1)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        return self.output(mixed.transpose(1, 2).reshape(B, T, -1))
+        mixed_BHTE = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.output(mixed_BHTE.transpose(1, 2).reshape(B, T, -1))
 
 
 class FeedForward(nn.Module):
@@ -134,9 +144,16 @@ class Block(nn.Module):
         self.ffn_norm, self.ffn = RMSNorm(config.width, config.norm_eps), FeedForward(config)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None, layer: int, mask: Tensor | None
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: Cache | None,
+        layer: int,
+        mask: Tensor | None,
+        bounds: Tensor | None,
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, cache, layer, mask)
+        x = x + self.attention(self.attention_norm(x), cos, sin, cache, layer, mask, bounds)
         return x + self.ffn(self.ffn_norm(x))
 
 
@@ -182,17 +199,22 @@ class Decoder(nn.Module):
         """weight_VD of the logits."""
         return self.embedding.weight if self.config.tied else self.head.weight
 
-    def forward(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
+    def forward(self, ids_BT: Tensor, cache: Cache | None = None, bounds: Tensor | None = None) -> Tensor:
         """logits_BTV of what `hidden` gives."""
-        return F.linear(self.hidden(ids_BT, cache), self.head_weight)
+        return F.linear(self.hidden(ids_BT, cache, bounds), self.head_weight)
 
-    def hidden(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
+    def hidden(self, ids_BT: Tensor, cache: Cache | None = None, bounds: Tensor | None = None) -> Tensor:
         """x_BTD, of which the head makes logits. With a cache, ids are the tokens that follow it, and the cache grows by them.
 
-        Without one, and with `recompute` set, the backward makes each block's activations anew from its input, which alone is
-        kept (Chen et al. 2016, arXiv:1604.06174).
-        Raises ValueError when the sequence is longer than the context.
+        bounds: where documents begin in the B x T tokens, as kernels.attention has them; attention stays within a document.
+        None: a row is one document. Positions go on counting along the row all the same, since rotary attention depends on
+        their differences alone.
+        Without a cache, and with `recompute` set, the backward makes each block's activations anew from its input, which alone
+        is kept (Chen et al. 2016, arXiv:1604.06174).
+        Raises ValueError when the sequence is longer than the context, for bounds with a cache, and for bounds that do not fit.
         """
+        if cache is not None and bounds is not None:
+            raise ValueError("a cache holds one document a row: give bounds to a forward without a cache")
         T, start = ids_BT.shape[1], cache.length if cache else 0
         if start + T > self.config.context:
             raise ValueError(
@@ -211,11 +233,11 @@ class Decoder(nn.Module):
         x_BTD = self.embedding(ids_BT)
         for layer, block in enumerate(self.blocks):
             if cache is not None:
-                x_BTD = block(x_BTD, cos, sin, cache, layer, mask)
+                x_BTD = block(x_BTD, cos, sin, cache, layer, mask, None)
             elif self.recompute and torch.is_grad_enabled():
-                x_BTD = checkpoint(self._run, block, x_BTD, cos, sin, None, 0, mask, use_reentrant=False)
+                x_BTD = checkpoint(self._run, block, x_BTD, cos, sin, None, 0, None, bounds, use_reentrant=False)
             else:
-                x_BTD = self._run(block, x_BTD, cos, sin, None, 0, mask)
+                x_BTD = self._run(block, x_BTD, cos, sin, None, 0, None, bounds)
         if cache is not None:
             cache.length += T
         return self.norm(x_BTD)

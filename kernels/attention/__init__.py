@@ -5,6 +5,8 @@ projection leaves its output, how the fused kernels write theirs, and it makes t
 a slice of, so nothing is copied on the way in or out.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,12 +43,16 @@ def _check(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, bounds: Tensor | None
     if bounds is None:
         return
     if bounds.ndim != 1 or bounds.dtype not in (torch.int32, torch.int64) or bounds.device.type != "cpu":
-        raise ValueError("bounds must be a 1-D int32 or int64 tensor on the CPU: copy it there once a step, not a layer")
+        raise ValueError(
+            "bounds must be a 1-D int32 or int64 tensor on the CPU: copy it there once a step, not a layer"
+        )
     offsets = bounds.tolist()
     if not offsets or offsets[0] != 0 or offsets[-1] != B * T:
         raise ValueError(f"bounds must begin with 0 and end with B * T = {B * T}, not {offsets[:1]} and {offsets[-1:]}")
-    if any(end <= start for start, end in zip(offsets, offsets[1:])):
+    if any(end <= start for start, end in pairwise(offsets)):
         raise ValueError("bounds must increase: leave empty documents out")
     crossed = set(range(0, B * T, T)).difference(offsets)
     if crossed:
-        raise ValueError(f"a document crosses into the row at token {min(crossed)}: add each row's first token to bounds")
+        raise ValueError(
+            f"a document crosses into the row at token {min(crossed)}: add each row's first token to bounds"
+        )

@@ -19,11 +19,11 @@ class Plan:
         table = pq.read_table(folder_of_plan / "plan.parquet", columns=["step", "sequence", "start", "length"])
         step, self._sequence, self._start, self._length = (column.to_numpy() for column in table.columns)
         self.steps = int(step[-1]) + 1 if len(step) else 0
-        self._bounds = np.searchsorted(step, np.arange(self.steps + 1))
+        self._first_row = np.searchsorted(step, np.arange(self.steps + 1))
 
     def batch(self, step: int) -> Tensor:
         """ids_BN of the step: B sequences of N tokens, which give N - 1 predictions each."""
-        rows = slice(self._bounds[step], self._bounds[step + 1])
+        rows = self._rows(step)
         pieces = [
             self.tokens[start : start + length]
             for start, length in zip(self._start[rows], self._length[rows], strict=True)
@@ -31,6 +31,25 @@ class Plan:
         sequences = int(self._sequence[rows][-1]) + 1
         return torch.from_numpy(np.concatenate(pieces).astype(np.int64).reshape(sequences, -1))
 
+    def bounds(self, step: int) -> Tensor:
+        """Where documents begin in the B x (N - 1) inputs of batch(step), and B x (N - 1) at the end: int64, as
+        kernels.attention takes them.
+
+        Every range of the plan is part of one document. The last token of a sequence is only a target, so a document of which
+        the sequence has no other token begins nowhere.
+        """
+        rows = self._rows(step)
+        lengths, sequences = self._length[rows], int(self._sequence[rows][-1]) + 1
+        tokens = int(lengths.sum()) // sequences
+        inputs = tokens - 1
+        sequence, column = np.divmod(np.cumsum(lengths) - lengths, tokens)
+        begins = (sequence * inputs + column)[column < inputs]
+        return torch.from_numpy(np.unique(np.append(begins, sequences * inputs)))
+
     def tokens_at(self, step: int) -> int:
         """Tokens of the step's sequences."""
-        return int(self._length[self._bounds[step] : self._bounds[step + 1]].sum())
+        return int(self._length[self._rows(step)].sum())
+
+    def _rows(self, step: int) -> slice:
+        """The rows of the plan that are the step's."""
+        return slice(self._first_row[step], self._first_row[step + 1])

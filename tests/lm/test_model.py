@@ -67,6 +67,33 @@ def test_causal() -> None:
     assert torch.equal(before[:, :12], after[:, :12]) and not torch.equal(before[:, 12:], after[:, 12:])
 
 
+def test_documents_of_a_row_do_not_see_each_other() -> None:
+    model, ids = toy_model(), torch.randint(0, 261, (2, 20), generator=torch.Generator().manual_seed(0))
+    bounds = torch.tensor([0, 7, 20, 39, 40])
+    with torch.no_grad():
+        packed = model(ids, bounds=bounds).flatten(0, 1)
+        for start, end in ((0, 7), (7, 20), (20, 39), (39, 40)):
+            alone = model(ids.flatten()[None, start:end])[0]
+            # rotary angles differ by a constant that cancels: rounding of fp32 cosines of up to 20 radians
+            torch.testing.assert_close(packed[start:end], alone, rtol=0, atol=1e-5)
+        changed = ids.clone()
+        changed[0, 3] = (ids[0, 3] + 1) % 261
+        after = model(changed, bounds=bounds).flatten(0, 1)
+    assert torch.equal(after[7:], packed[7:]) and not torch.equal(after[3:7], packed[3:7])
+
+
+def test_bounds_of_whole_rows_change_nothing() -> None:
+    model, ids = toy_model(), torch.arange(40).view(2, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids, bounds=torch.tensor([0, 20, 40])), model(ids), rtol=0, atol=1e-5)
+
+
+def test_bounds_with_a_cache_are_refused() -> None:
+    model = toy_model()
+    with pytest.raises(ValueError, match="one document a row"):
+        model(torch.zeros(1, 4, dtype=torch.int64), Cache(model.config, torch.tensor([0]), 4), torch.tensor([0, 2, 4]))
+
+
 def test_initial_weights_depend_on_the_seed_alone() -> None:
     torch.manual_seed(7)
     first = toy_model(seed=1).state_dict()

@@ -1,6 +1,8 @@
 """The loop: resumed runs equal whole ones to the bit, and batches find their place."""
 
+from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -171,12 +173,40 @@ def test_every_pass_chooses_each_member_once(population: int, batch: int, seed: 
         assert sorted(picks[start : start + population]) == list(range(population))
 
 
-def test_plan_gives_the_planned_tokens(tmp_path: Path) -> None:
-    np.save(tmp_path / "tokens.npy", np.arange(100, dtype=np.uint16))
-    rows = [(0, 0, 10, 3), (0, 0, 50, 2), (0, 1, 90, 5), (1, 0, 0, 9)]
+def plan_of(folder: Path, rows: list[tuple[int, int, int, int]]) -> Plan:
+    """A plan of these (step, sequence, start, length) over the tokens 0 to 99."""
+    np.save(folder / "tokens.npy", np.arange(100, dtype=np.uint16))
     columns = dict(zip(("step", "sequence", "start", "length"), map(list, zip(*rows, strict=True)), strict=True))
-    pq.write_table(pa.table(columns), tmp_path / "plan.parquet")
-    plan = Plan(tmp_path, tmp_path)
+    pq.write_table(pa.table(columns), folder / "plan.parquet")
+    return Plan(folder, folder)
+
+
+def test_plan_gives_the_planned_tokens(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, [(0, 0, 10, 3), (0, 0, 50, 2), (0, 1, 90, 5), (1, 0, 0, 9)])
     assert plan.steps == 2 and plan.tokens_at(0) == 10
     assert plan.batch(0).tolist() == [[10, 11, 12, 50, 51], [90, 91, 92, 93, 94]]
     assert plan.batch(1).tolist() == [list(range(9))]
+
+
+def test_plan_says_where_documents_begin_among_the_inputs(tmp_path: Path) -> None:
+    # sequences of 5 tokens, 4 inputs each: the third document of the second sequence is a target alone
+    first = [(0, 0, 10, 3), (0, 0, 50, 2), (0, 1, 90, 3), (0, 1, 20, 1), (0, 1, 30, 1), (0, 2, 0, 5)]
+    plan = plan_of(tmp_path, [*first, (1, 0, 0, 1), (1, 0, 7, 8)])
+    assert plan.bounds(0).tolist() == [0, 3, 4, 7, 8, 12] and plan.bounds(0).dtype == torch.int64
+    assert plan.bounds(1).tolist() == [0, 1, 8]
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(st.lists(st.sets(st.integers(1, 9)), min_size=1, max_size=4))
+def test_two_inputs_are_apart_where_a_range_ends_between_them(cuts: list[set[int]]) -> None:
+    rows, document = [], 0
+    owners: list[int] = []  # of each input: the number of its range
+    for sequence, cut in enumerate(cuts):
+        for start, end in pairwise([0, *sorted(cut), 10]):
+            rows.append((0, sequence, start, end - start))
+            owners += [document] * (min(end, 9) - start)
+            document += 1
+    with TemporaryDirectory() as folder:
+        bounds = plan_of(Path(folder), rows).bounds(0)
+    changes = [i for i in range(1, len(owners)) if owners[i] != owners[i - 1]]
+    assert bounds.tolist() == [0, *changes, 9 * len(cuts)]
