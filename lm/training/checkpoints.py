@@ -26,21 +26,27 @@ class Checkpoints:
         self._writing: Future[None] | None = None
 
     def save(self, step: int, run: Run) -> None:
-        """Keep the state after `step` updates. It is copied when this returns and on disk after `close` or the next save,
-        which waits for this one: a disk that is slower than the saves slows them down, and none is left out.
+        """Keep the state after `step` updates. It is copied when this returns and on disk after `wait`, `close` or the
+        next save, which waits for this one: a disk that is slower than the saves slows them down, and none is left out.
 
         Raises the OSError of the write before.
         """
         if self._folder is not None:
-            self._wait()
+            self.wait()
             entries, data = self._snapshot.take(tensors_of(run))
             metadata = {"step": str(step), "optimizer": type(run.optimizer).__name__}
             self._writing = self._writer.submit(self._write, step, entries, data, metadata)
 
+    def wait(self) -> None:
+        """Until the last save is on disk. Raises its OSError."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
     def close(self) -> None:
-        """Wait until the last save is on disk. Raises its OSError; nothing can be saved afterwards."""
+        """Wait, and end the writer: nothing can be saved afterwards."""
         try:
-            self._wait()
+            self.wait()
         finally:
             self._writer.shutdown()
 
@@ -72,11 +78,6 @@ class Checkpoints:
         for leftover in self._folder.glob("step-*.unfinished") if self._folder else ():
             leftover.unlink()
         return step
-
-    def _wait(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing:
-            writing.result()
 
     def _write(self, step: int, entries: dict[str, Entry], data: memoryview, metadata: dict[str, str]) -> None:
         assert self._folder is not None
