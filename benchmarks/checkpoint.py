@@ -25,13 +25,15 @@ from lm.model import Decoder, ModelConfig
 from lm.optimizers import AdamW
 from lm.training.average import RunningAverage
 from lm.training.checkpoints import Checkpoints
+from lm.training.guard import Guard
 from lm.training.loop import trainable
-from lm.training.state import tensors_of
+from lm.training.state import Run, tensors_of
 
 SIZE_L = ModelConfig(
     vocab_size=16384, width=320, layers=7, heads=5, kv_heads=5, ffn_width=880, context=512, qk_norm=False
 )
 STEPS, EVERY = 80, 20
+SCRATCH = ROOT / ".scratch"
 METRICS = (Metric("stall", "ms"), Metric("slowdown", "%"), Metric("peak_memory_bytes", "B"))
 NO_CUDA = {"use_pinned_memory": False, "use_async_staging": False, "use_non_blocking_copy": False}
 
@@ -39,26 +41,26 @@ Save = Callable[[int], None]
 Arms = tuple[Save, Callable[[], None], Callable[[], dict[str, Tensor]]]  # save, wait until it is on disk, read back
 
 
-class Run:
+class Training:
     """Model and optimizer after a step, with gradients that never change: what follows is the same for every arm."""
 
     def __init__(self) -> None:
-        self.model, self.average = Decoder(SIZE_L), RunningAverage(Last())
-        self.optimizer = AdamW().build(trainable(self.model))
+        model = Decoder(SIZE_L)
+        self.state = Run(model, AdamW().build(trainable(model)), RunningAverage(Last()), Guard(0.0, 0.0))
         generator = torch.Generator().manual_seed(1)
-        for weight in self.model.parameters():
+        for weight in model.parameters():
             weight.grad = torch.randn(weight.shape, generator=generator)
-        self.optimizer.step()
+        self.state.optimizer.step()
         self.factor = torch.randn(1024, 1024, generator=generator)
 
     def step(self) -> None:
         """Matrix products as of a small batch, then an update of everything that is saved."""
         for _ in range(4):
             torch.mm(self.factor, self.factor)
-        self.optimizer.step()
+        self.state.optimizer.step()
 
     def tensors(self) -> dict[str, Tensor]:
-        return tensors_of(self.model, self.optimizer, self.average)
+        return tensors_of(self.state)
 
 
 def contests(threads: int) -> Iterator[Contest]:
@@ -72,8 +74,9 @@ def contests(threads: int) -> Iterator[Contest]:
 
 def saving(kind: str) -> tuple[dict[str, float], str]:
     """Median stall of the saves, slowdown of the loop by them, and a digest of what was read back."""
-    run = Run()
-    with tempfile.TemporaryDirectory(dir=ROOT, prefix=".checkpoint-") as folder:
+    run = Training()
+    SCRATCH.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=SCRATCH) as folder:
         save, wait, read = ARMS[kind](run, Path(folder))
         save(0)  # memory is allocated and processes are started once in a training run
         wait()
@@ -89,7 +92,7 @@ def saving(kind: str) -> tuple[dict[str, float], str]:
     return values, found if found == wanted else f"{kind}: read back something else than was saved"
 
 
-def loop(run: Run, save: Save | None) -> tuple[float, list[float]]:
+def loop(run: Training, save: Save | None) -> tuple[float, list[float]]:
     """Seconds of the whole loop, and of each save in it."""
     stalls = []
     began = time.perf_counter()
@@ -110,18 +113,18 @@ def digest(tensors: dict[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def ours(run: Run, folder: Path) -> Arms:
+def ours(run: Training, folder: Path) -> Arms:
     checkpoints = Checkpoints(folder)
 
     def read() -> dict[str, Tensor]:
-        again = Run()
-        Checkpoints(folder).load(again.model, again.optimizer, again.average)
+        again = Training()
+        Checkpoints(folder).load(again.state)
         return again.tensors()
 
-    return lambda step: checkpoints.save(step, run.model, run.optimizer, run.average), checkpoints.wait, read
+    return lambda step: checkpoints.save(step, run.state), checkpoints.wait, read
 
 
-def torch_save(run: Run, folder: Path) -> Arms:
+def torch_save(run: Training, folder: Path) -> Arms:
     """To another name first, as ours, so that there is always a whole one."""
     path = folder / "state.pt"
 
@@ -135,7 +138,7 @@ def torch_save(run: Run, folder: Path) -> Arms:
     return save, lambda: None, lambda: torch.load(path, weights_only=True)
 
 
-def dcp_async(run: Run, folder: Path, how: AsyncCheckpointerType) -> Arms:
+def dcp_async(run: Training, folder: Path, how: AsyncCheckpointerType) -> Arms:
     """With one stager for all saves, so that its memory is kept; in shared memory for a process, as its documentation says.
     Files are synced, which is the writer's default. As there, a save waits for the one before."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -161,7 +164,7 @@ def dcp_async(run: Run, folder: Path, how: AsyncCheckpointerType) -> Arms:
     return save, wait, read
 
 
-ARMS: dict[str, Callable[[Run, Path], Arms]] = {
+ARMS: dict[str, Callable[[Training, Path], Arms]] = {
     "ours": ours,
     "torch": torch_save,
     "dcp thread": partial(dcp_async, how=AsyncCheckpointerType.THREAD),

@@ -28,6 +28,7 @@ from lm.model import Decoder, ModelConfig
 from lm.optimizers import AdamW
 from lm.schedules import Wsd
 from lm.tokenizer import Tokenizer
+from lm.training.flops import flops_per_token
 from tasks.core.config import Checkpoint
 from tasks.core.log import Log
 from tasks.core.process import use_threads
@@ -70,7 +71,8 @@ XS, M = Size("XS", shape(4096, 128, 4, 344, 256), 16, 5), Size("M", shape(8192, 
 
 
 def contests(threads: int) -> Iterator[Contest]:
-    """At both sizes: ours beside each peer, the share of the roof that ours reaches, and what compiling the model costs."""
+    """At both sizes: ours, plain and compiled, beside each peer, the share of the roof that it reaches, and what compiling
+    costs."""
     for size in (XS, M):
         with tempfile.TemporaryDirectory() as folder:
             prepare(Path(folder), size)
@@ -82,22 +84,21 @@ def contests(threads: int) -> Iterator[Contest]:
                 "Trainer": ("pretrain_peers:transformers_trainer", {"python": PEERS}),
                 "litgpt": ("pretrain_peers:litgpt_pretrain", {"python": PEERS}),
             }
-            own: dict[str, Any] = {"threads": threads, "operations": operations_per_token(size.model)}
-            with in_turns(f"pretrain {size.name}", "benchmarks.pretrain_step:ours", **own, **common) as ours_arm:
-                for name, (function, more) in peers.items():
-                    with in_turns(f"{name} {size.name}", f"benchmarks.{function}", **more, **common) as peer:
-                        yield Contest(ours_arm, (SPEED, MEMORY), (peer,), near, PAIRS, packages=PACKAGES)
-                        if name == "compiled":
-                            yield Contest(peer, (COMPILE,), pairs=1, packages=PACKAGES)
-                yield Contest(ours_arm, (ROOF_SHARE,), pairs=PAIRS, packages=PACKAGES)
-
-
-def operations_per_token(model: ModelConfig) -> int:
-    """Of a forward and backward pass: 6 a weight that is multiplied (embeddings are not, a tied head is), and
-    6 x layers x width x context for causal attention, whose scores and mixtures are half a square."""
-    attention = 2 * model.width * (model.heads + model.kv_heads) * model.each_head
-    weights = model.layers * (attention + 3 * model.width * model.ffn_width) + model.vocab_size * model.width
-    return 6 * weights + 6 * model.layers * model.width * model.context
+            own: dict[str, Any] = {
+                "threads": threads,
+                "operations": flops_per_token(Decoder(size.model), size.model.context),
+            }
+            for compiled, name in ((False, "pretrain"), (True, "pretrain compiled")):
+                own["compiled"] = compiled
+                with in_turns(f"{name} {size.name}", "benchmarks.pretrain_step:ours", **own, **common) as ours_arm:
+                    for peer_name, (function, more) in peers.items():
+                        with in_turns(f"{peer_name} {size.name}", f"benchmarks.{function}", **more, **common) as peer:
+                            yield Contest(ours_arm, (SPEED, MEMORY), (peer,), near, PAIRS, packages=PACKAGES)
+                            if compiled and peer_name == "compiled":
+                                yield Contest(peer, (COMPILE,), pairs=1, packages=PACKAGES)
+                    yield Contest(ours_arm, (ROOF_SHARE,), pairs=PAIRS, packages=PACKAGES)
+                    if compiled:
+                        yield Contest(ours_arm, (COMPILE,), pairs=1, packages=PACKAGES)
 
 
 def near(ours_losses: list[float], peer_losses: list[float]) -> str:
@@ -115,11 +116,14 @@ def prepare(folder: Path, size: Size) -> None:
         (folder / name).mkdir()
     save_hf(Decoder(size.model), Bytes()(iter(()), Path()), folder / "model", torch.float32)
     Tokenizer.adopt(folder / "model").save(folder / "tokenize")
-    samples_of_ours = (4 + 1) * (PAIRS + 1)  # four peers, and the roof
+    samples_of_ours = (4 + 1) * (PAIRS + 1) + 2  # four peers, the roof, and what compiling costs
     steps = Steps.FIRST + samples_of_ours * size.steps
     length = size.model.context + 1
     ids = learnable(size.model.vocab_size, steps * size.sequences, length)
     np.save(folder / "tokenize" / "tokens.npy", ids.astype(np.uint16).ravel())
+    facts = {"length": [ids.size], "bytes": [ids.size]}  # of the whole corpus, for bits per byte
+    pq.write_table(pa.table(facts), folder / "tokenize" / "documents.parquet")
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), folder / "tokenize" / "held_out.parquet")
     rows = np.arange(len(ids))
     columns = {
         "step": rows // size.sequences,
@@ -152,7 +156,9 @@ class Paced(Log):
         self._done(shown["loss"])
 
 
-def ours(turns: Turns, folder: str, tokens: int, steps: int, rate: float, threads: int, operations: int) -> None:
+def ours(
+    turns: Turns, folder: str, tokens: int, steps: int, rate: float, threads: int, operations: float, compiled: bool
+) -> None:
     """The arm: the pretrain stage itself, with the threads and the determinism that a stage has."""
     os.environ["TOKENMILL_THREADS"] = str(threads)
     use_threads()
@@ -165,6 +171,7 @@ def ours(turns: Turns, folder: str, tokens: int, steps: int, rate: float, thread
         schedule=Wsd(warmup_fraction=0.0, decay_fraction=0.0),
         average=Last(),
         clip=1.0,
+        compile="on" if compiled else "off",
         seed=0,
     )
     run(config, Path(folder), Paced(Steps(turns, tokens, steps, lambda speed: roof_share(speed * operations))))

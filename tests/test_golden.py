@@ -15,7 +15,11 @@ import torch
 from tests.project import TINY, make_project, run_stage
 
 GOLDEN = Path(__file__).parent / "golden"
-BEFORE, TRAINERS, STEPS = ["ingest", "dedup", "filter", "tokenize", "curriculum"], ["pretrain", "sft", "rl", "distill"], 10
+BEFORE, TRAINERS, STEPS = (
+    ["ingest", "dedup", "filter", "tokenize", "curriculum"],
+    ["pretrain", "sft", "rl", "distill"],
+    10,
+)
 
 
 def here() -> str:

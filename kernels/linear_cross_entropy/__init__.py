@@ -3,6 +3,7 @@
 Letters: T tokens, D width, V vocabulary, C tokens of a chunk.
 """
 
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -60,15 +61,21 @@ def chunk_tokens(tokens: int, vocabulary: int, chunk_bytes: int, entry_bytes: in
     return max(1, min(chunk_bytes // (entry_bytes * vocabulary), max(tokens // 8, 256)))
 
 
+def _backend(on_gpu: bool) -> ModuleType:
+    """logits_, derivative_ and CHUNK_BYTES; a machine without a GPU may lack triton."""
+    if not on_gpu:
+        return cpu
+    from kernels.linear_cross_entropy import triton
+
+    return triton
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, shares_T: Tensor, softcap: float, z_loss: float
     ) -> tuple[Tensor, Tensor]:
-        if x_TD.is_cuda:
-            from kernels.linear_cross_entropy import triton as backend  # noqa: PLC0415  a machine without a GPU may lack it
-        else:
-            backend = cpu
+        backend = _backend(x_TD.is_cuda)
         back_x, back_weight = ctx.needs_input_grad[:2]
         matrix_VD = weight_VD.to(x_TD.dtype)
         T, V = len(x_TD), len(weight_VD)
@@ -96,7 +103,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.grads is None:
-            raise RuntimeError("linear_cross_entropy: the gradients were given away by the first backward; compute the loss again")
+            raise RuntimeError(
+                "linear_cross_entropy: the first backward gave the gradients away; compute the loss again"
+            )
         grads, ctx.grads = ctx.grads, None
         return *(made if made is None else made.mul_(grad) for made in grads), None, None, None, None
 

@@ -14,9 +14,9 @@ class Diverged(FloatingPointError):
 
 
 class Guard:
-    """Skips a step whose loss or gradient norm is more than `skip_sigmas` standard deviations above the mean of the last WINDOW,
-    as the SkipStepOptimizer of OLMo-core does; 0: never. A skipped step counts in the window, so a lasting change of level is
-    accepted.
+    """Skips a step whose loss or gradient norm is more than `skip_sigmas` standard deviations above the mean of the WINDOW
+    before it, as the SkipStepOptimizer of OLMo-core does; 0: never. A skipped step counts in the window, so a lasting change of
+    level is accepted.
 
     Gives up when the mean of the last FEW losses is more than `stop_factor` times that of the first FEW; 0: never.
     """

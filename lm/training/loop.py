@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 import torch
 
-from lm.flops import flops_per_token
 from lm.model import Decoder
 from lm.optimizers.base import Optimizer
 from lm.training.average import RunningAverage
 from lm.training.batch import Batch, backward
 from lm.training.checkpoints import Checkpoints
+from lm.training.flops import flops_per_token
 from lm.training.guard import Guard
 from lm.training.memory import positions_at_once
 from lm.training.precision import autocast, compiles
@@ -77,7 +77,13 @@ def train(model: Decoder, recipe: Recipe, steps: int, batch_at: Callable[[int], 
             optimizer.finish()
         mean.after(step, steps, model)
         rate = optimizer.param_groups[0]["lr"]
-        log(step, loss=height, gradient_norm=norm.item(), learning_rate=rate, **{k: float(v) for k, v in figures.items()})
+        log(
+            step,
+            loss=height,
+            gradient_norm=norm.item(),
+            learning_rate=rate,
+            **{k: float(v) for k, v in figures.items()},
+        )
         speed.add(batch)
         log.progress(step + 1, steps, "step", loss=height, tokens_per_second=speed.tokens_per_second)
         if log.stopping or time.monotonic() - saved >= checkpoint_seconds():

@@ -46,9 +46,12 @@ class Plan:
         begins = (sequence * inputs + column)[column < inputs]
         return torch.from_numpy(np.unique(np.append(begins, sequences * inputs)))
 
-    def tokens_at(self, step: int) -> int:
-        """Tokens of the step's sequences."""
-        return int(self._length[self._rows(step)].sum())
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence of all steps."""
+        firsts = np.flatnonzero(self._sequence[1:] != self._sequence[:-1]) + 1
+        sequences = np.union1d(firsts, self._first_row[:-1])
+        return int(np.add.reduceat(self._length, sequences).max()) if self.steps else 0
 
     def _rows(self, step: int) -> slice:
         """The rows of the plan that are the step's."""

@@ -18,9 +18,13 @@ class Recipe(Config):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of products; weights, sums and optimizer stay fp32. auto: bf16 on a GPU, fp32 on a CPU"
     )
-    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto: where the run is long enough")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="torch.compile; auto: where the run is long enough"
+    )
     skip_sigmas: float = Field(
-        0.0, ge=0, description="skip a step whose loss or gradient norm is that far above the last 128; 0: never; OLMo 2: 6"
+        0.0,
+        ge=0,
+        description="skip a step whose loss or gradient norm is that far above the last 128; 0: never; OLMo 2: 6",
     )
     stop_factor: float = Field(
         0.0, ge=0, description="give up when 32 losses average that many times the first 32; 0: never"

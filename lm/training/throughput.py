@@ -4,9 +4,9 @@ import time
 
 import torch
 
-from lm.flops import flops_per_token, peak_flops
 from lm.model import Decoder
 from lm.training.batch import Batch
+from lm.training.flops import flops_per_token, peak_flops
 
 
 class Throughput:

@@ -1,7 +1,6 @@
 """What every stage does around its work: config, locks, resume, whole outputs, metrics, timings and tracking."""
 
 import math
-import os
 import shutil
 import signal
 import sys

@@ -31,7 +31,9 @@ class PretrainConfig(Recipe):
     checkpoint: Checkpoint
     model: ModelConfig
     objective: choice(objectives)
-    within_documents: bool = Field(False, description="attention sees nothing of the documents before in a packed sequence")
+    within_documents: bool = Field(
+        False, description="attention sees nothing of the documents before in a packed sequence"
+    )
     samples_every: int = Field(0, ge=0, description="steps between samples of text; 0: none")
     seed: int
 
@@ -59,7 +61,11 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
         B, T = tokens_BN.shape[0], tokens_BN.shape[1] - 1
 
         def loss(rows: slice) -> tuple[Tensor, Figures]:
-            some = None if bounds is None else bounds[(bounds >= rows.start * T) & (bounds <= rows.stop * T)] - rows.start * T
+            some = (
+                None
+                if bounds is None
+                else bounds[(bounds >= rows.start * T) & (bounds <= rows.stop * T)] - rows.start * T
+            )
             share, figures = config.objective(model, tokens_BN[rows], some, B * T)
             cross_entropy = figures.get("cross_entropy", share.detach())
             return share, {**figures, "bits_per_byte": cross_entropy * bits_per_byte}

@@ -73,7 +73,7 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
 
         lengths = sum(len(c.completion) for c in sampled.conversations) / len(sampled.conversations)
         reward = (sampled.rewards_GS * sampled.mask_GS).sum() / sampled.mask_GS.sum().clamp(min=1)
-        figures = {"reward": reward.item(), "completion_tokens": lengths, "finished": sampled.finished}
+        figures: Figures = {"reward": reward.item(), "completion_tokens": lengths, "finished": sampled.finished}
         return Batch(len(ids_BN), mask_BT.shape[1], int(counted), loss, figures)
 
     train(model, config, config.steps, batch_at, log)

@@ -25,9 +25,9 @@ from lm.optimizers import AdamW, Lamb, Muon
 from lm.training.average import RunningAverage
 from lm.training.checkpoint_file import Torn, read, write
 from lm.training.checkpoints import Checkpoints
+from lm.training.guard import Guard
 from lm.training.loop import trainable
 from lm.training.snapshot import Snapshot
-from lm.training.guard import Guard
 from lm.training.state import Run, tensors_of
 from tests.lm.models import toy_model
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lm.flops import flops_per_token, peak_flops
+from lm.training.flops import flops_per_token, peak_flops
 from tests.lm.models import toy_model
 
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from lm import averages, optimizers
 from lm.averages import Last
 from lm.config import methods_of
-from lm.flops import flops_per_token
 from lm.optimizers import AdamW
 from lm.schedules import Cosine
 from lm.training.batch import Batch
 from lm.training.conversations import Conversation, chosen, collate, token_logps
+from lm.training.flops import flops_per_token
 from lm.training.loop import train
 from lm.training.plan import Plan
 from lm.training.recipe import Recipe
@@ -55,7 +55,9 @@ def batches(model, spike_at: int = -1):
         ids = torch.randint(0, 261, (4, 17), generator=torch.Generator().manual_seed(step))
 
         def loss(rows: slice):
-            return -token_logps(model, ids[rows]).sum() / 64 * (100 if step == spike_at else 1), {"rows": rows.stop - rows.start}
+            return -token_logps(model, ids[rows]).sum() / 64 * (100 if step == spike_at else 1), {
+                "rows": rows.stop - rows.start
+            }
 
         return Batch(4, 16, 64, loss)
 
@@ -183,7 +185,7 @@ def plan_of(folder: Path, rows: list[tuple[int, int, int, int]]) -> Plan:
 
 def test_plan_gives_the_planned_tokens(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, [(0, 0, 10, 3), (0, 0, 50, 2), (0, 1, 90, 5), (1, 0, 0, 9)])
-    assert plan.steps == 2 and plan.tokens_at(0) == 10
+    assert plan.steps == 2 and plan.longest == 9
     assert plan.batch(0).tolist() == [[10, 11, 12, 50, 51], [90, 91, 92, 93, 94]]
     assert plan.batch(1).tolist() == [list(range(9))]
 

@@ -14,7 +14,7 @@ EVERY = pytest.mark.parametrize("method", methods_of(objectives), ids=lambda met
 
 
 class Bigram(nn.Module):
-    """logits_BTV looked up by the current token; it keeps the tokens it was given."""
+    """logits_BTV looked up by the current token, so the head is the identity; it keeps what it was given."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
@@ -22,22 +22,29 @@ class Bigram(nn.Module):
         with torch.no_grad():
             self.table.weight.copy_(torch.randn(vocab_size, vocab_size, generator=torch.Generator().manual_seed(0)))
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        self.seen = ids_BT
+        self.head_weight = torch.eye(vocab_size)
+
+    def hidden(self, ids_BT: Tensor, bounds: Tensor | None) -> Tensor:
+        self.seen, self.bounds = ids_BT, bounds
         return self.table(ids_BT)
 
 
 TOKENS = torch.tensor([[1, 2, 0, 2], [0, 0, 1, 1]])
 
 
+def mean(method: Config, model: nn.Module, tokens: Tensor) -> tuple[Tensor, dict]:
+    """Loss and figures over all predictions."""
+    return method(model, tokens, None, tokens[:, 1:].numel())
+
+
 @EVERY
 def test_learns_a_repeated_sequence(method: type[Config]) -> None:
     model, tokens = Bigram(3), torch.tensor([[0, 1, 2, 0, 1, 2, 0]])
     optimizer = torch.optim.SGD(model.parameters(), lr=5.0)
-    first = method()(model, tokens)[0].item()
+    first = mean(method(), model, tokens)[0].item()
     for _ in range(50):
         optimizer.zero_grad()
-        loss, _ = method()(model, tokens)
+        loss, _ = mean(method(), model, tokens)
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.1 * first
@@ -46,26 +53,35 @@ def test_learns_a_repeated_sequence(method: type[Config]) -> None:
 @EVERY
 def test_the_last_token_is_predicted_but_never_seen(method: type[Config]) -> None:
     model = Bigram(3)
-    loss, _ = method()(model, TOKENS)
+    loss, _ = mean(method(), model, TOKENS)
     assert torch.equal(model.seen, TOKENS[:, :-1])
     changed = TOKENS.clone()
     changed[0, -1] = 1
-    assert method()(model, changed)[0] != loss
+    assert mean(method(), model, changed)[0] != loss
+
+
+@EVERY
+def test_parts_of_a_batch_add_up_and_documents_reach_the_model(method: type[Config]) -> None:
+    model, bounds = Bigram(3), torch.tensor([0, 3])
+    whole, _ = mean(method(), model, TOKENS)
+    parts = [method()(model, TOKENS[row : row + 1], bounds, 6)[0] for row in range(2)]
+    torch.testing.assert_close(sum(parts), whole)
+    assert model.bounds is bounds
 
 
 def test_is_the_mean_over_all_predictions() -> None:
     model = Bigram(3)
     logp = model.table.weight.log_softmax(-1)
     every = [-logp[row[t], row[t + 1]] for row in TOKENS for t in range(3)]
-    loss, figures = NextToken()(model, TOKENS)
+    loss, figures = mean(NextToken(), model, TOKENS)
     assert loss.item() == pytest.approx(sum(every).item() / 6, abs=1e-6) and figures == {}
 
 
 def test_uniform_logits_cost_log_vocabulary_and_z_loss_its_square() -> None:
     model = Bigram(8)
     nn.init.zeros_(model.table.weight)
-    assert NextToken()(model, TOKENS)[0].item() == pytest.approx(math.log(8))
-    loss, figures = NextToken(z_loss=0.5)(model, TOKENS)
+    assert mean(NextToken(), model, TOKENS)[0].item() == pytest.approx(math.log(8))
+    loss, figures = mean(NextToken(z_loss=0.5), model, TOKENS)
     assert loss.item() == pytest.approx(math.log(8) + 0.5 * math.log(8) ** 2)
     assert figures == {
         "cross_entropy": pytest.approx(math.log(8)),

@@ -16,16 +16,21 @@ from lm.training.batch import Figures
 
 class NextToken(Config):
     name: Literal["next_token"] = "next_token"
-    z_loss: float = Field(0.0, ge=0, description="times the squared log-partition, arXiv:2204.02311, section 5; PaLM has 1e-4")
+    z_loss: float = Field(
+        0.0, ge=0, description="times the squared log-partition, arXiv:2204.02311, section 5; PaLM has 1e-4"
+    )
 
-    def __call__(self, model: Decoder, tokens_BN: Tensor, denominator: int) -> tuple[Tensor, Figures]:
-        """The sum over all B*T predictions of the sequences, which have N = T + 1 tokens, divided by `denominator`, in nats; with
-        z_loss, the figures are the same of its two terms."""
-        x_BTD = model.hidden(tokens_BN[:, :-1])
+    def __call__(
+        self, model: Decoder, tokens_BN: Tensor, bounds: Tensor | None, denominator: int
+    ) -> tuple[Tensor, Figures]:
+        """The sum over all B*T predictions of the sequences, which have N = T + 1 tokens, divided by `denominator`, in nats;
+        the figures with z_loss are the same of its two terms. bounds: of the documents that attention stays within."""
+        x_BTD = model.hidden(tokens_BN[:, :-1], bounds=bounds)
+        targets_BT = tokens_BN[:, 1:]
         loss, cross_entropy = linear_cross_entropy(
             x_BTD.flatten(0, 1),
             model.head_weight,
-            tokens_BN[:, 1:].flatten(),
+            targets_BT.flatten(),
             denominator=denominator,
             z_loss=self.z_loss,
         )
