@@ -33,6 +33,8 @@ def use_threads() -> None:
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         torch.set_num_threads(int(os.environ.get("TOKENMILL_THREADS", cores)))
         torch.use_deterministic_algorithms(True)
+        # else torch fills whatever it allocates, to show who reads memory that was never written
+        torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def die_with_parent() -> None:
