@@ -231,13 +231,15 @@ class Decoder(nn.Module):
             # a padding slot sees itself, else its softmax is 0/0
             mask = (visible | (past == slots_T[:, None]))[:, None]
         x_BTD = self.embedding(ids_BT)
+        # a CPU's graph would have every strip of every document in it, anew for each batch
+        run = self._run if bounds is None or x_BTD.is_cuda else Block.__call__
         for layer, block in enumerate(self.blocks):
             if cache is not None:
                 x_BTD = block(x_BTD, cos, sin, cache, layer, mask, None)
             elif self.recompute and torch.is_grad_enabled():
-                x_BTD = checkpoint(self._run, block, x_BTD, cos, sin, None, 0, None, bounds, use_reentrant=False)
+                x_BTD = checkpoint(run, block, x_BTD, cos, sin, None, 0, None, bounds, use_reentrant=False)
             else:
-                x_BTD = self._run(block, x_BTD, cos, sin, None, 0, None, bounds)
+                x_BTD = run(block, x_BTD, cos, sin, None, 0, None, bounds)
         if cache is not None:
             cache.length += T
         return self.norm(x_BTD)

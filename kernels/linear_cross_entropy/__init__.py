@@ -15,7 +15,6 @@ from kernels.linear_cross_entropy import cpu
 IGNORED = -100
 
 
-@torch.compiler.disable
 def linear_cross_entropy(
     x_TD: Tensor,
     weight_VD: Tensor,

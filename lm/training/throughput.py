@@ -34,7 +34,8 @@ class Throughput:
         the first batch."""
         if not self._tokens:
             return {}
-        found = {"tokens_per_second": self.tokens_per_second, "flops_per_second": self._flops / self._seconds}
+        seconds = self._seconds
+        found = {"tokens_per_second": self._tokens / seconds, "flops_per_second": self._flops / seconds}
         if self._device.type == "cuda":
             found["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(self._device)
         if peak := peak_flops(self._device):

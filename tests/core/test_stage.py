@@ -260,7 +260,7 @@ def test_a_kill_while_curves_are_rewound_loses_none(tmp_path: Path, monkeypatch:
         raise SystemExit
 
     with monkeypatch.context() as patched:
-        patched.setattr("tasks.core.stage.os.replace", killed)
+        patched.setattr("tasks.core.lines.os.replace", killed)
         with pytest.raises(SystemExit):
             StageLog("toy", tmp_path, tracker).rewind(3)
     resumed = StageLog("toy", tmp_path, tracker)

@@ -216,9 +216,10 @@ def test_the_checkpoint_of_another_run_is_refused(kind: str, tmp_path: Path) -> 
 
 def test_another_dtype_is_refused(tmp_path: Path) -> None:
     (path,) = saved(tmp_path, trained(), 3)
-    model = toy_model().bfloat16()
+    run = new_run()
+    run.model.bfloat16()
     with pytest.raises(ValueError, match=r"weight is float32 \(261, 32\) there and bfloat16 \(261, 32\) here"):
-        Checkpoints(tmp_path).load(model, AdamW().build(trainable(model)), RunningAverage(Last()))
+        Checkpoints(tmp_path).load(run)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:

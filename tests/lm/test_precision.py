@@ -50,6 +50,17 @@ def test_compiled_blocks_give_the_loss_and_gradient_of_plain_ones() -> None:
     assert torch.equal(loss_and_gradient(model)[0], wanted)
 
 
+def test_compiled_blocks_keep_within_documents_and_recompute() -> None:
+    model, bounds = toy_model(), torch.tensor([0, 5, 16, 31, 32])
+    wanted = model(IDS[:, :-1], bounds=bounds)
+    torch._dynamo.reset()
+    model.compile_blocks(True)
+    model.recompute = True
+    got = model(IDS[:, :-1], bounds=bounds)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)  # the same operations, some fused
+    got.sum().backward()
+
+
 def test_auto_compiles_long_runs_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiles("on", CPU, 0.0) and not compiles("off", CPU, 1e30)
     monkeypatch.setenv("CXX", "sh")  # a compiler that is there

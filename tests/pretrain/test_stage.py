@@ -59,7 +59,8 @@ def test_samples_and_bits_per_byte_are_told(made: Path, tmp_path: Path) -> None:
     assert [sample["step"] for sample in samples] == [10, 20, 30] and len(curve(folder, "loss")) == STEPS
     assert all(len(sample["texts"]) == 3 and all(sample["texts"]) for sample in samples)
     # a token is a byte, and every document of n bytes has an end token: n + 1 tokens
-    ratio = [bits * math.log(2) / loss for bits, loss in zip(*(curve(folder, n) for n in ("bits_per_byte", "loss")))]
+    told = zip(curve(folder, "bits_per_byte"), curve(folder, "loss"), strict=True)
+    ratio = [bits * math.log(2) / loss for bits, loss in told]
     assert min(ratio) == pytest.approx(max(ratio)) and 1.0 < ratio[0] < 1.05
     plain = pretrain(made, tmp_path / "plain", {})
     assert not (plain / "samples.jsonl").exists()

@@ -45,9 +45,11 @@ def test_gradient_equals_finite_differences(method: type[Config]) -> None:
 def test_parts_of_a_batch_add_up(method: type[Config]) -> None:
     logp, advantages, mask = tokens()
     old = logp.roll(1)
-    whole, _ = method()(logp, old, advantages, mask, mask.sum())
-    parts = [method()(logp[s], old[s], advantages[s], mask[s], mask.sum())[0] for s in (slice(0, 5), slice(5, 12))]
-    torch.testing.assert_close(whole, sum(parts))
+    whole, figures = method()(logp, old, advantages, mask, mask.sum())
+    parts = [method()(logp[s], old[s], advantages[s], mask[s], mask.sum()) for s in (slice(0, 5), slice(5, 12))]
+    torch.testing.assert_close(whole, sum(loss for loss, _ in parts))
+    for name, figure in figures.items():
+        torch.testing.assert_close(figure, sum(more[name] for _, more in parts))
 
 
 @EVERY
@@ -77,10 +79,10 @@ def test_clipping_by_hand() -> None:
     method = PolicyGradient(clip_low=0.2, clip_high=0.3)
     loss, figures = method(old + ratio.log(), old, advantages, torch.ones(5), 10.0)
     assert loss.item() == pytest.approx(-0.01, abs=1e-7)  # float32: terms of about 1, each exact to 6e-8, over 10
-    assert figures["clip_fraction"] == pytest.approx(0.4)
-    # mean of ratio - 1 - log ratio
-    kl = (2 * (0.5 - math.log(1.5)) + 2 * (-0.5 - math.log(0.5)) + 0.1 - math.log(1.1)) / 5
-    assert figures["approximate_kl"] == pytest.approx(kl, abs=1e-6)
+    assert figures["clip_fraction"].item() == pytest.approx(0.2)
+    # ratio - 1 - log ratio, over the denominator
+    kl = (2 * (0.5 - math.log(1.5)) + 2 * (-0.5 - math.log(0.5)) + 0.1 - math.log(1.1)) / 10
+    assert figures["approximate_kl"].item() == pytest.approx(kl, abs=1e-6)
     grad = gradient(method, old + ratio.log(), old, advantages, torch.ones(5), 10.0)
     torch.testing.assert_close(grad, torch.tensor([0.0, 0.3, -0.1, 0.0, -0.11]))
 
