@@ -55,8 +55,7 @@ def write(path: Path, entries: dict[str, Entry], data: memoryview, metadata: dic
         needed, free = len(head) + len(data), shutil.disk_usage(path.parent).free
         raise OSError(
             error.errno,
-            f"{path}: not written: {error.strerror}; it needs {needed:,} bytes and {free:,} are free. "
-            "Make room and start again: the checkpoint before it is there",
+            f"{path}: not written: {error.strerror}; it needs {needed:,} bytes and {free:,} are free",
         ) from error
 
 

@@ -1,5 +1,6 @@
 """What every stage does around its work: config, locks, resume, whole outputs, metrics, timings and tracking."""
 
+import errno
 import math
 import shutil
 import signal
@@ -91,6 +92,14 @@ def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]]) ->
     except (ConfigError, FloatingPointError) as error:  # neither goes away by trying again
         print(error if isinstance(error, ConfigError) else f"{address}: {error}", file=sys.stderr)
         sys.exit(BAD_CONFIG)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"{address}: {where}{error.strerror}; make room and run it again: nothing finished is lost", file=sys.stderr
+        )
+        sys.exit(1)
     except Stopped:
         print(f"{address}: stopped; the next run continues from what it has saved", file=sys.stderr)
         sys.exit(STOPPED)
