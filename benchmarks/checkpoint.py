@@ -26,6 +26,7 @@ from lm.optimizers import AdamW
 from lm.training.average import RunningAverage
 from lm.training.checkpoint_file import read
 from lm.training.checkpoints import Checkpoints
+from lm.training.execution import Execution
 from lm.training.guard import Guard
 from lm.training.loop import trainable
 from lm.training.state import Run, tensors_of
@@ -47,7 +48,7 @@ class Training:
 
     def __init__(self) -> None:
         model = Decoder(SIZE_L)
-        self.state = Run(model, AdamW().build(trainable(model)), RunningAverage(Last()), Guard(0.0, 0.0))
+        self.state = Run(model, AdamW().build(trainable(model)), RunningAverage(Last()), Guard(0.0, 0.0), Execution())
         generator = torch.Generator().manual_seed(1)
         for weight in model.parameters():
             weight.grad = torch.randn(weight.shape, generator=generator)

@@ -13,10 +13,9 @@ from lm.optimizers.base import Optimizer
 from lm.training.average import RunningAverage
 from lm.training.batch import Batch, backward
 from lm.training.checkpoints import Checkpoints
-from lm.training.flops import flops_per_token
+from lm.training.execution import Execution
 from lm.training.guard import Guard
-from lm.training.memory import positions_at_once
-from lm.training.precision import autocast, compiles
+from lm.training.precision import autocast
 from lm.training.recipe import Recipe
 from lm.training.state import Run
 from lm.training.throughput import Throughput
@@ -48,12 +47,12 @@ def train(model: Decoder, recipe: Recipe, steps: int, batch_at: Callable[[int], 
     """
     device = model.embedding.weight.device
     optimizer: Optimizer = recipe.optimizer.build(trainable(model))
-    mean, guard = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor)
-    run, checkpoints = Run(model, optimizer, mean, guard), Checkpoints(log.scratch)
+    mean, guard, execution = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor), Execution()
+    run, checkpoints = Run(model, optimizer, mean, guard, execution), Checkpoints(log.scratch)
     start = checkpoints.load(run)
     log.rewind(start)
     model.train()
-    positions, speed, saved = 0, Throughput(model, device), time.monotonic()
+    speed, saved = Throughput(model, device), time.monotonic()
     for step in range(start, steps):
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * recipe.schedule(step, steps)
@@ -62,11 +61,8 @@ def train(model: Decoder, recipe: Recipe, steps: int, batch_at: Callable[[int], 
         with autocast(recipe.precision, device):
             batch = batch_at(step)
             if step == start:
-                positions = positions_at_once(model, batch, device)
-                model.recompute = not positions
-                work = steps * batch.rows * batch.length * flops_per_token(model, batch.length)
-                model.compile_blocks(compiles(recipe.compile, device, work))
-            loss, figures = backward(batch, positions)
+                execution.decide(model, recipe, steps, batch)
+            loss, figures = backward(batch, execution.positions)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         height = loss.item()
         if guard.keeps(step, height, norm.item()):

@@ -25,6 +25,7 @@ from lm.optimizers import AdamW, Lamb, Muon
 from lm.training.average import RunningAverage
 from lm.training.checkpoint_file import Torn, read, write
 from lm.training.checkpoints import Checkpoints
+from lm.training.execution import Execution
 from lm.training.guard import Guard
 from lm.training.loop import trainable
 from lm.training.snapshot import Snapshot
@@ -36,12 +37,12 @@ ADAMW, LAST = AdamW(), Last()
 
 def new_run(optimizer: Config = ADAMW, average: Config = LAST, seed: int = 0, **shape: object) -> Run:
     model = toy_model(seed, **shape)
-    return Run(model, optimizer.build(trainable(model)), RunningAverage(average), Guard(0.0, 0.0))
+    return Run(model, optimizer.build(trainable(model)), RunningAverage(average), Guard(0.0, 0.0), Execution())
 
 
 def trained(*methods: Config, **shape: object) -> Run:
     """A run after two updates of two, so that every kind of state has begun."""
-    model, optimizer, average, guard = run = new_run(*methods, **shape)
+    model, optimizer, average, guard, _ = run = new_run(*methods, **shape)
     for step in range(2):
         optimizer.begin(step)
         generator = torch.Generator().manual_seed(step)

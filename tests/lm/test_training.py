@@ -21,6 +21,7 @@ from lm.training.batch import Batch
 from lm.training.conversations import Conversation, chosen, collate, token_logps
 from lm.training.flops import flops_per_token
 from lm.training.loop import train
+from lm.training.memory import bytes_kept
 from lm.training.plan import Plan
 from lm.training.recipe import Recipe
 from tasks.core.log import Log, Stopped
@@ -114,6 +115,34 @@ def test_a_memory_too_small_for_a_row_recomputes_and_changes_nothing(monkeypatch
     monkeypatch.setenv("TOKENMILL_POSITIONS", "0")
     recomputed = fit(recipe(), Log())
     assert all(torch.equal(plain[name], recomputed[name]) for name in plain)
+
+
+def test_a_resumed_run_keeps_to_the_parts_of_its_first_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Odd steps keep twice as much for their backward, so a run that measured anew at one would take parts half as large."""
+
+    def fit_uneven(log: Log):
+        model = toy_model(seed=1)
+
+        def batch_at(step: int) -> Batch:
+            even = batches(model)(step)
+
+            def loss(rows: slice):
+                first, figures = even.loss(rows)
+                return (first + 0.5 * even.loss(rows)[0], figures) if step % 2 else (first, figures)
+
+            return Batch(4, 16, 64, loss)
+
+        train(model, recipe(), 9, batch_at, log)
+        return model.state_dict()
+
+    kept = bytes_kept(toy_model(seed=1), batches(toy_model(seed=1))(0))
+    room = 2.5 * kept / 0.6 + 20 * toy_model().num_parameters() / 0.6  # two rows of an even step, one of an odd
+    monkeypatch.setattr("lm.training.memory.memory_bytes", lambda device: room)
+    whole = fit_uneven(Recorder(tmp_path / "whole"))
+    with pytest.raises(Stopped):
+        fit_uneven(Recorder(tmp_path / "cut", 3))
+    resumed = fit_uneven(Recorder(tmp_path / "cut"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_a_spike_is_skipped_and_said(tmp_path: Path) -> None:

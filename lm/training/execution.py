@@ -1,0 +1,40 @@
+"""How a run computes what its parameters ask for. It decides the order of sums, so a run that goes on keeps its choice."""
+
+import torch
+from torch import Tensor
+
+from lm.model import Decoder
+from lm.training.batch import Batch
+from lm.training.flops import flops_per_token
+from lm.training.memory import positions_at_once
+from lm.training.precision import compiles
+from lm.training.recipe import Recipe
+
+
+class Execution:
+    """positions: how many a backward pass may hold at once, 0 for less than a row. compiled: whether blocks are.
+
+    Both follow from the run's first batch, or from the checkpoint it goes on from.
+    """
+
+    def __init__(self) -> None:
+        self.positions, self.compiled, self._decided = 0, False, False
+
+    def decide(self, model: Decoder, recipe: Recipe, steps: int, batch: Batch) -> None:
+        """Once, from the first batch; then bring the model into that state."""
+        if not self._decided:
+            device = model.embedding.weight.device
+            work = steps * batch.rows * batch.length * flops_per_token(model, batch.length)
+            self.positions = positions_at_once(model, batch, device)
+            self.compiled, self._decided = compiles(recipe.compile, device, work), True
+        model.recompute = self.positions == 0
+        model.compile_blocks(self.compiled)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of it."""
+        return {"positions": torch.tensor(self.positions), "compiled": torch.tensor(self.compiled)}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Keep to the choice of a state()."""
+        self.positions, self.compiled = int(state["positions"]), bool(state["compiled"])
+        self._decided = True
