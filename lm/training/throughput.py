@@ -10,8 +10,8 @@ from lm.training.flops import flops_per_token, peak_flops
 
 
 class Throughput:
-    """Tokens and FLOP since it was made. The FLOP are the model's over every position, padding included, not what activation
-    recomputation or a sampler adds."""
+    """Tokens that count, and the FLOP the model needs for them, since it was made: not those of padding, of activations
+    computed again, or of a sampler."""
 
     def __init__(self, model: Decoder, device: torch.device) -> None:
         self._model, self._device = model, device
@@ -19,7 +19,7 @@ class Throughput:
 
     def add(self, batch: Batch) -> None:
         self._tokens += batch.tokens
-        self._flops += batch.rows * batch.length * flops_per_token(self._model, batch.length)
+        self._flops += batch.tokens * flops_per_token(self._model, batch.length)
 
     @property
     def tokens_per_second(self) -> float:

@@ -70,7 +70,7 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
             cross_entropy = figures.get("cross_entropy", share.detach())
             return share, {**figures, "bits_per_byte": cross_entropy * bits_per_byte}
 
-        return Batch(B, T, tokens_BN.numel(), loss)
+        return Batch(B, T, B * T, loss)
 
     train(model, config, plan.steps, batch_at, log)
     save_model(data / "pretrain", model, tokenizer)
