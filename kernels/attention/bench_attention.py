@@ -5,9 +5,7 @@ Forward and backward of 8192 tokens with documents of lognormal length, mean 250
 
 import importlib.util
 import math
-import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from torch import Tensor
 from kernels.attention import attention
 from kernels.attention.cpu import repeated
 from kernels.attention.reference import same_document
+from kernels.bench_rounds import Arms, report
 
 TOKENS, HEADS, KV_HEADS, HEAD_WIDTH = 8192, 8, 2, 64
 MEAN_LENGTH, SIGMA = 250, 1.0
@@ -44,7 +43,7 @@ def arms(inputs: list[Tensor], bounds: Tensor) -> dict[str, Callable[[], Tensor]
         query, key, value = (x.transpose(1, 2) for x in (q, repeated(k, HEADS), repeated(v, HEADS)))
         return F.scaled_dot_product_attention(query, key, value, attn_mask=visible).transpose(1, 2)
 
-    every: dict[str, Callable[[], Tensor]] = {
+    every: Arms = {
         "documents": lambda: attention(q, k, v, bounds),
         "whole rows": lambda: attention(q, k, v, None),
         "dense mask": dense,
@@ -63,36 +62,11 @@ def arms(inputs: list[Tensor], bounds: Tensor) -> dict[str, Callable[[], Tensor]
     return every
 
 
-def measure(arm: Callable[[], Tensor], inputs: list[Tensor], grad: Tensor) -> tuple[float, float]:
-    """(seconds, bytes at the peak) of a forward and backward; bytes on a GPU only, else 0."""
-    if grad.is_cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    began = time.perf_counter()
-    torch.autograd.grad(arm(), inputs, grad)
-    if grad.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - began, torch.cuda.max_memory_allocated() if grad.is_cuda else 0
-
-
 def main(rounds: int = 20) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for length in (512, 1024, 2048):
         inputs, grad, bounds = setup(length, device)
-        every = arms(inputs, bounds)
-        for arm in every.values():
-            measure(arm, inputs, grad)
-        samples: dict[str, list[tuple[float, float]]] = {name: [] for name in every}
-        for _ in range(rounds):
-            for name, arm in every.items():
-                samples[name].append(measure(arm, inputs, grad))
-        print(f"rows of {length}: {len(bounds) - 1} documents on {device}")
-        ours = [seconds for seconds, _ in samples["documents"]]
-        for name, values in samples.items():
-            seconds, peaks = zip(*values, strict=True)
-            ratios = [theirs / mine for theirs, mine in zip(seconds, ours, strict=True)]
-            span = f"{median(ratios):.2f} times ours ({min(ratios):.2f} to {max(ratios):.2f})"
-            print(f"  {name:12} {median(seconds) * 1e3:8.2f} ms, {span}, {max(peaks) / 2**20:.0f} MiB")
+        report(f"{len(bounds) - 1} in rows of {length}", arms(inputs, bounds), inputs, grad, rounds)
 
 
 if __name__ == "__main__":

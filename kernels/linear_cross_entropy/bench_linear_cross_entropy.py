@@ -1,14 +1,11 @@
 """`python -m kernels.linear_cross_entropy.bench_linear_cross_entropy`: forward and backward of a head, and what it holds."""
 
-import time
-from collections.abc import Callable
-from statistics import median
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.linear_cross_entropy_options import LinearCrossEntropyOptions
 
+from kernels.bench_rounds import Arms, report
 from kernels.linear_cross_entropy import linear_cross_entropy, reference
 
 SHAPES = [(4096, 256, 32768), (2048, 128, 8192)]
@@ -24,31 +21,26 @@ def setup(shape: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
     return x.to(device).requires_grad_(), weight.to(device).requires_grad_(), targets.to(device)
 
 
-def arms(shape: tuple[int, int, int]) -> dict[str, Callable[[], Tensor]]:
-    """The loss, an arm each; torch's chunks are of 256 tokens, which it does not choose by itself but is quicker with."""
+def arms(shape: tuple[int, int, int]) -> tuple[Arms, list[Tensor]]:
+    """The loss, an arm each, and what gets gradients; torch's chunks are of 256 tokens, which it does not choose by itself but
+    is quicker with. The gradients that ours and torch's operator keep are not among the bytes kept."""
     x, weight, targets = setup(shape)
     ones, count = torch.ones(len(x), device=x.device), torch.tensor(float(len(x)), device=x.device)
     chunks = LinearCrossEntropyOptions(batch_chunk_size=256, chunking_method=None)
-    return {
+    every = {
         "ours": lambda: linear_cross_entropy(x, weight, targets)[0],
         "ours, softcap": lambda: linear_cross_entropy(x, weight, targets, softcap=15.0)[0],
         "reference": lambda: reference.linear_cross_entropy(x, weight, targets, ones, count, 0.0, 0.0)[0],
         "torch cross_entropy": lambda: F.cross_entropy(F.linear(x, weight), targets),
         "torch linear_cross_entropy": lambda: F.linear_cross_entropy(x, weight, targets, options=chunks),
     }
+    return every, [x, weight]
 
 
 def main(rounds: int = 5) -> None:
     for shape in SHAPES:
-        every = arms(shape)
-        seconds: dict[str, list[float]] = {name: [] for name in every}
-        for _ in range(rounds):
-            for name, arm in every.items():
-                began = time.perf_counter()
-                arm().backward()
-                seconds[name].append(time.perf_counter() - began)
-        for name, values in seconds.items():
-            print(f"{shape!s:20} {name:27} {median(values) * 1e3:8.1f} ms")
+        every, inputs = arms(shape)
+        report("x".join(map(str, shape)), every, inputs, torch.ones((), device=inputs[0].device), rounds)
 
 
 if __name__ == "__main__":

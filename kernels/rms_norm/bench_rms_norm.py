@@ -1,13 +1,10 @@
 """`python -m kernels.rms_norm.bench_rms_norm`: forward and backward of ours, the plain formula and torch's, at two sizes."""
 
-import time
-from collections.abc import Callable
-from statistics import median
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.bench_rounds import Arms, report
 from kernels.rms_norm import reference, rms_norm
 
 SHAPES = {"M": (16 * 512, 256), "XS": (16 * 256, 128)}  # rows, width
@@ -22,7 +19,7 @@ def setup(rows: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     return x.to(device).requires_grad_(), weight.to(device).requires_grad_(), dy.to(device)
 
 
-def arms(rows: int, width: int) -> tuple[dict[str, Callable[[], Tensor]], list[Tensor], Tensor]:
+def arms(rows: int, width: int) -> tuple[Arms, list[Tensor], Tensor]:
     """The forward of each arm, what gets gradients, and the gradient to send back."""
     x, weight, dy = setup(rows, width)
     return (
@@ -36,39 +33,9 @@ def arms(rows: int, width: int) -> tuple[dict[str, Callable[[], Tensor]], list[T
     )
 
 
-def kept(arm: Callable[[], Tensor]) -> int:
-    """Bytes that the forward keeps for the backward, its inputs included."""
-    sizes: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        sizes[tensor.data_ptr()] = tensor.nbytes
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        arm()
-    return sum(sizes.values())
-
-
-def seconds(arm: Callable[[], Tensor], inputs: list[Tensor], dy: Tensor) -> float:
-    """One forward and backward."""
-    began = time.perf_counter()
-    torch.autograd.grad(arm(), inputs, dy)
-    if dy.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
 def main(rounds: int = 30) -> None:
     for size, shape in SHAPES.items():
-        every, inputs, dy = arms(*shape)
-        spent: dict[str, list[float]] = {name: [] for name in every}
-        for turn in range(rounds + 1):
-            for name, arm in every.items():
-                one = seconds(arm, inputs, dy)
-                if turn:  # the first warms up
-                    spent[name].append(one)
-        for name, values in spent.items():
-            print(f"{size:3} {name:10} {median(values) * 1e3:8.2f} ms {kept(every[name]) / 2**20:8.1f} MiB kept")
+        report(size, *arms(*shape), rounds)
 
 
 if __name__ == "__main__":
