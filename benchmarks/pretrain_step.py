@@ -94,7 +94,7 @@ def contests(threads: int) -> Iterator[Contest]:
                     for peer_name, (function, more) in peers.items():
                         with in_turns(f"{peer_name} {size.name}", f"benchmarks.{function}", **more, **common) as peer:
                             yield Contest(ours_arm, (SPEED, MEMORY), (peer,), near, PAIRS, packages=PACKAGES)
-                            if compiled and peer_name == "compiled":
+                            if not compiled and peer_name == "compiled":  # later its cache is full
                                 yield Contest(peer, (COMPILE,), pairs=1, packages=PACKAGES)
                     yield Contest(ours_arm, (ROOF_SHARE,), pairs=PAIRS, packages=PACKAGES)
                     if compiled:
@@ -161,6 +161,7 @@ def ours(
 ) -> None:
     """The arm: the pretrain stage itself, with the threads and the determinism that a stage has."""
     os.environ["TOKENMILL_THREADS"] = str(threads)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "inductor-of-ours")
     use_threads()
     config = PretrainConfig(
         start=HuggingFace(),
