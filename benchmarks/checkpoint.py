@@ -28,7 +28,7 @@ from lm.training.checkpoint_file import read
 from lm.training.checkpoints import Checkpoints
 from lm.training.execution import Execution
 from lm.training.guard import Guard
-from lm.training.loop import trainable
+from lm.training.parallel.exact import Exact
 from lm.training.state import Run, tensors_of
 
 SIZE_L = ModelConfig(
@@ -48,18 +48,20 @@ class Training:
 
     def __init__(self) -> None:
         model = Decoder(SIZE_L)
-        self.state = Run(model, AdamW().build(trainable(model)), RunningAverage(Last()), Guard(0.0, 0.0), Execution())
+        parallel = Exact(1)
+        self.optimizer = parallel.distribute(model, AdamW())
+        self.state = Run(parallel, RunningAverage(Last()), Guard(0.0, 0.0), Execution())
         generator = torch.Generator().manual_seed(1)
         for weight in model.parameters():
             weight.grad = torch.randn(weight.shape, generator=generator)
-        self.state.optimizer.step()
+        self.optimizer.step()
         self.factor = torch.randn(1024, 1024, generator=generator)
 
     def step(self) -> None:
         """Matrix products as of a small batch, then an update of everything that is saved."""
         for _ in range(4):
             torch.mm(self.factor, self.factor)
-        self.state.optimizer.step()
+        self.optimizer.step()
 
     def tensors(self) -> dict[str, Tensor]:
         return tensors_of(self.state)

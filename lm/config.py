@@ -8,6 +8,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 
+class ConfigError(ValueError):
+    """Parameters that cannot be used; the message has one line for each mistake."""
+
+
 class Config(BaseModel):
     """A value checked when it is made: unknown keys and wrong types are errors, and it never changes afterwards."""
 

@@ -1,4 +1,7 @@
-"""Means over the ranks of torch.distributed, whole or in one bit an entry, and the bytes that they cost."""
+"""What the ranks of torch.distributed tell each other: rank 0's tensors; means, whole or in one bit an entry, and the bytes
+that they cost."""
+
+import json
 
 import torch
 import torch.distributed as dist
@@ -10,6 +13,32 @@ from kernels.signs import BLOCK, compress, decompress
 def ranks() -> int:
     """How many train together; 1 where no process group was made."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this process is, from 0."""
+    return dist.get_rank() if ranks() > 1 else 0
+
+
+def from_rank_0(number: int, tensors: dict[str, Tensor]) -> tuple[int, dict[str, Tensor]]:
+    """What rank 0 calls this with, on every rank; the others' arguments do not matter. The tensors are in host memory."""
+    if ranks() == 1:
+        return number, tensors
+    shapes = {name: [str(tensor.dtype).removeprefix("torch."), *tensor.shape] for name, tensor in tensors.items()}
+    header = json.dumps([number, shapes]).encode()
+    length = torch.tensor(len(header))
+    dist.broadcast(length, 0)
+    text = torch.zeros(int(length), dtype=torch.uint8)
+    if rank() == 0:
+        text.copy_(torch.frombuffer(bytearray(header), dtype=torch.uint8))
+    dist.broadcast(text, 0)
+    number, shapes = json.loads(bytes(text.tolist()))
+    found = {}
+    for name, (dtype, *shape) in shapes.items():
+        mine = tensors[name].contiguous() if rank() == 0 else torch.empty(shape, dtype=getattr(torch, dtype))
+        dist.broadcast(mine.flatten().view(torch.uint8), 0)
+        found[name] = mine
+    return number, found
 
 
 def mean_(tensors: list[Tensor]) -> int:

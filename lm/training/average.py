@@ -5,8 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lm.model import Decoder
-
 
 class RunningAverage:
     """share(step, total steps) is what the weights after that step count for in the mean so far, from 0 to 1."""
@@ -16,20 +14,18 @@ class RunningAverage:
         self.mean: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def after(self, step: int, total_steps: int, model: Decoder) -> None:
+    def after(self, step: int, total_steps: int, weights: dict[str, Tensor]) -> None:
         """mean += share (weights - mean); a share of 1 copies the weights, bit by bit."""
         share = self._share(step, total_steps)
         if not share:
             return
         if share == 1 or not self.mean:
-            self.mean = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+            self.mean = {name: weight.detach().clone() for name, weight in weights.items()}
             return
-        weights = dict(model.named_parameters())
         torch._foreach_lerp_(list(self.mean.values()), [weights[name].detach() for name in self.mean], share)
 
     @torch.no_grad()
-    def put(self, model: Decoder) -> None:
-        """Leave the mean in the model; nothing where no weights counted."""
-        for name, weight in model.named_parameters():
-            if name in self.mean:
-                weight.copy_(self.mean[name])
+    def put(self, weights: dict[str, Tensor]) -> None:
+        """Leave the mean in the weights; nothing where none counted."""
+        for name, mean in self.mean.items():
+            weights[name].copy_(mean)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lm.config import ConfigError
+
 Figures = dict[str, Tensor | float]
 
 
@@ -24,15 +26,26 @@ class Batch:
     figures: Figures = field(default_factory=dict)
 
 
-def backward(batch: Batch, positions: int) -> tuple[Tensor, Figures]:
-    """(loss, figures) of the batch, its gradients added to those of the weights, at most `positions` positions at a time but
-    never less than a row."""
-    rows = max(1, positions // batch.length)
-    loss, figures = torch.zeros(()), dict(batch.figures)
-    for start in range(0, batch.rows, rows):
-        share, more = batch.loss(slice(start, min(start + rows, batch.rows)))
+def backward(batch: Batch, positions: int, rows: slice | None = None) -> tuple[Tensor, Figures]:
+    """The shares that the rows, or all, have in the batch's loss and figures, their gradients added to those of the weights;
+    at most `positions` positions at a time but never less than a row."""
+    first, end = (rows.start, rows.stop) if rows else (0, batch.rows)
+    at_once = max(1, positions // batch.length)
+    loss, figures = torch.zeros(()), dict[str, Tensor | float]()
+    for start in range(first, end, at_once):
+        share, more = batch.loss(slice(start, min(start + at_once, end)))
         share.backward()
         loss = loss.to(share.device) + share.detach()
         for name, value in more.items():
             figures[name] = figures.get(name, 0.0) + value
     return loss, figures
+
+
+def cut(rows: int, parts: int, kind: str) -> list[slice]:
+    """The rows in as many equal parts. Raises ConfigError, which calls the parts by their kind, where that cannot be."""
+    if rows % parts:
+        raise ConfigError(
+            f"a step of {rows} sequences cannot be cut into {parts} equal {kind}: change their number or that of the sequences"
+        )
+    each = rows // parts
+    return [slice(start, start + each) for start in range(0, rows, each)]

@@ -4,6 +4,9 @@ import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from torch import Tensor
+
+from lm.exchange import from_rank_0, rank
 from lm.optimizers.base import Optimizer
 from lm.training.checkpoint_file import Torn, read, write
 from lm.training.snapshot import Entry, Snapshot
@@ -28,13 +31,15 @@ class Checkpoints:
     def save(self, step: int, run: Run) -> None:
         """Keep the state after `step` updates. It is copied when this returns and on disk after `wait`, `close` or the
         next save, which waits for this one: a disk that is slower than the saves slows them down, and none is left out.
+        Every rank must call.
 
         Raises the OSError of the write before.
         """
+        tensors = tensors_of(run)
         if self._folder is not None:
             self.wait()
-            entries, data = self._snapshot.take(tensors_of(run))
-            metadata = {"step": str(step), "optimizer": type(run.optimizer).__name__}
+            entries, data = self._snapshot.take(tensors)
+            metadata = {"step": str(step), "optimizer": type(run.parallel.optimizer).__name__}
             self._writing = self._writer.submit(self._write, step, entries, data, metadata)
 
     def wait(self) -> None:
@@ -53,19 +58,27 @@ class Checkpoints:
     def load(self, run: Run) -> int:
         """Bring the run to the newest whole checkpoint and return the updates made so far, 0 where there is no checkpoint.
 
-        One that is not whole is renamed to `.torn` and reported on stderr, and the one before it taken. Raises ValueError when
-        none is whole, or when it belongs to another run; then neither run nor files have changed.
+        Every rank gets what rank 0 has read. A file that is not whole is renamed to `.torn` and reported on stderr, and the
+        one before it taken. Raises ValueError when none is whole, or when it belongs to another run; then neither run nor
+        files have changed.
         """
+        step, tensors = self._newest(run) if rank() == 0 else (0, {})
+        step, tensors = from_rank_0(step, tensors)
+        if tensors:
+            put(tensors, run)
+        return step
+
+    def _newest(self, run: Run) -> tuple[int, dict[str, Tensor]]:
+        """(updates, state) of the newest whole checkpoint, which is one of this run."""
         torn: dict[Path, Torn] = {}
-        step = 0
+        step, tensors = 0, dict[str, Tensor]()
         for path in reversed(self._files()):
             try:
                 metadata, tensors = read(path)
             except Torn as error:
                 torn[path] = error
             else:
-                _check(path, metadata, difference(tensors, run), run.optimizer)
-                put(tensors, run)
+                _check(path, metadata, difference(tensors, run), run.parallel.optimizer)
                 step = int(metadata["step"])
                 break
         else:
@@ -77,7 +90,7 @@ class Checkpoints:
             print(f"{path}: {reason}; set aside, going on from step {step}", file=sys.stderr)
         for leftover in self._folder.glob("step-*.unfinished") if self._folder else ():
             leftover.unlink()
-        return step
+        return step, tensors
 
     def _write(self, step: int, entries: dict[str, Entry], data: memoryview, metadata: dict[str, str]) -> None:
         assert self._folder is not None

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from lm.model import Decoder
 from lm.training.batch import Batch
 from lm.training.flops import flops_per_token
 from lm.training.memory import positions_at_once
+from lm.training.parallel.base import Parallel
 from lm.training.precision import compiles
 from lm.training.recipe import Recipe
 
@@ -20,13 +20,15 @@ class Execution:
     def __init__(self) -> None:
         self.positions, self.compiled, self._decided = 0, False, False
 
-    def decide(self, model: Decoder, recipe: Recipe, steps: int, batch: Batch) -> None:
-        """Once, from the first batch; then bring the model into that state."""
+    def decide(self, recipe: Recipe, steps: int, batch: Batch, parallel: Parallel) -> None:
+        """Once, from the first batch, the same on every rank; then bring the model into that state."""
+        model = parallel.model
         if not self._decided:
             device = model.embedding.weight.device
             work = steps * batch.rows * batch.length * flops_per_token(model, batch.length)
-            self.positions = positions_at_once(model, batch, device)
-            self.compiled, self._decided = compiles(recipe.compile, device, work), True
+            self.positions = parallel.agree(positions_at_once(parallel, batch, device))
+            self.compiled = bool(parallel.agree(compiles(recipe.compile, device, work)))
+            self._decided = True
         model.recompute = self.positions == 0
         model.compile_blocks(self.compiled)
 

@@ -3,18 +3,17 @@
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
+from typing import Protocol
 
 from lm.model import Decoder
-from lm.optimizers.base import Optimizer
 from lm.training.average import RunningAverage
-from lm.training.batch import Batch, backward
+from lm.training.batch import Batch
 from lm.training.checkpoints import Checkpoints
 from lm.training.execution import Execution
 from lm.training.guard import Guard
+from lm.training.parallel import chosen
 from lm.training.precision import autocast
 from lm.training.recipe import Recipe
 from lm.training.state import Run
@@ -32,6 +31,7 @@ class Listener(Protocol):
     def progress(self, done: int, total: int, unit: str = "step", **shown: float) -> None: ...
     def fact(self, **values: float) -> None: ...
     def stop(self) -> None: ...
+    def trained(self) -> None: ...
 
 
 def checkpoint_seconds() -> float:
@@ -43,12 +43,14 @@ def train(model: Decoder, recipe: Recipe, steps: int, batch_at: Callable[[int], 
     """Train the model in place for `steps` updates.
 
     batch_at(step) must depend on nothing but the step and the weights, so that a run continued from a checkpoint ends in the
-    same bytes. Raises Diverged when a loss is not finite or the recipe says to give up.
+    same bytes. Where torch.distributed has ranks, each calls this with the same arguments, but that only the log of rank 0
+    has a scratch folder. Raises Diverged when a loss is not finite or the recipe says to give up.
     """
     device = model.embedding.weight.device
-    optimizer: Optimizer = recipe.optimizer.build(trainable(model))
+    parallel = chosen(recipe.shards)
+    optimizer = parallel.distribute(model, recipe.optimizer)
     mean, guard, execution = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor), Execution()
-    run, checkpoints = Run(model, optimizer, mean, guard, execution), Checkpoints(log.scratch)
+    run, checkpoints = Run(parallel, mean, guard, execution), Checkpoints(log.scratch)
     start = checkpoints.load(run)
     log.rewind(start)
     model.train()
@@ -57,21 +59,21 @@ def train(model: Decoder, recipe: Recipe, steps: int, batch_at: Callable[[int], 
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * recipe.schedule(step, steps)
         optimizer.begin(step)
-        optimizer.zero_grad(set_to_none=True)
+        parallel.forget()
         with autocast(recipe.precision, device):
-            batch = batch_at(step)
+            batch = parallel.inside(partial(batch_at, step))
             if step == start:
-                execution.decide(model, recipe, steps, batch)
-            loss, figures = backward(batch, execution.positions)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        height = loss.item()
+                parallel.inside(partial(execution.decide, recipe, steps, batch, parallel))
+            loss, figures = parallel.backward(batch, execution.positions)
+        norm = parallel.clip(recipe.clip)
+        height, figures = loss.item(), batch.figures | figures
         if guard.keeps(step, height, norm.item()):
-            optimizer.step()
+            parallel.step()
         else:
             figures["skipped"] = 1.0
         if step + 1 == steps:
             optimizer.finish()
-        mean.after(step, steps, model)
+        mean.after(step, steps, parallel.held())
         rate = optimizer.param_groups[0]["lr"]
         log(
             step,
@@ -82,18 +84,16 @@ def train(model: Decoder, recipe: Recipe, steps: int, batch_at: Callable[[int], 
         )
         speed.add(batch)
         log.progress(step + 1, steps, "step", loss=height, tokens_per_second=speed.tokens_per_second)
-        if log.stopping or time.monotonic() - saved >= checkpoint_seconds():
+        stopping, due = parallel.any(log.stopping, time.monotonic() - saved >= checkpoint_seconds())
+        if stopping or due:
             checkpoints.save(step + 1, run)
             saved = time.monotonic()
-        if log.stopping:
+        if stopping:
             checkpoints.close()
             log.stop()
     checkpoints.close()
-    mean.put(model)
+    mean.put(parallel.held())
+    parallel.gather()
     log.fact(**speed.facts())
     model.eval()
-
-
-def trainable(model: Decoder) -> list[tuple[str, Any]]:
-    """The named parameters an optimizer gets."""
-    return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    log.trained()

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from lm.training.batch import Batch
+from lm.training.parallel.base import Parallel
 
 # Of the memory there is; the rest is for the passing results of operators, the system, and other stages.
 SHARE = 0.6
-# fp32 weight, gradient, two moments and a running average
-BYTES_A_WEIGHT = 20
 
 
 def memory_bytes(device: torch.device) -> int:
@@ -44,11 +43,11 @@ def bytes_kept(model: nn.Module, batch: Batch) -> int:
     return sum(kept.values())
 
 
-def positions_at_once(model: nn.Module, batch: Batch, device: torch.device) -> int:
-    """TOKENMILL_POSITIONS, else as many as fit by the measure of one row; less than a row is 0."""
+def positions_at_once(parallel: Parallel, batch: Batch, device: torch.device) -> int:
+    """TOKENMILL_POSITIONS, else as many as fit a rank by the measure of one row; less than a row is 0."""
     if given := os.environ.get("TOKENMILL_POSITIONS"):
         return int(given)
-    weights = sum(weight.numel() for weight in model.parameters())
-    room = SHARE * memory_bytes(device) - BYTES_A_WEIGHT * weights
-    fits = int(room * batch.length / max(bytes_kept(model, batch), 1))
+    weights = parallel.model.num_parameters()
+    room = SHARE * parallel.memory_share(device) * memory_bytes(device) - parallel.bytes_a_weight * weights
+    fits = int(room * batch.length / max(bytes_kept(parallel.model, batch), 1))
     return fits if fits >= batch.length else 0

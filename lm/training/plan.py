@@ -46,6 +46,11 @@ class Plan:
         begins = (sequence * inputs + column)[column < inputs]
         return torch.from_numpy(np.unique(np.append(begins, sequences * inputs)))
 
+    def first_uneven(self, divisor: int) -> int | None:
+        """The first step whose sequences are no multiple of the divisor; None where there is none."""
+        uneven = np.flatnonzero((self._sequence[self._first_row[1:] - 1] + 1) % divisor) if self.steps else []
+        return int(uneven[0]) if len(uneven) else None
+
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence of all steps."""

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lm import averages, optimizers, schedules
 from lm.config import Config, choice
@@ -21,11 +21,21 @@ class Recipe(Config):
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="torch.compile; auto: where the run is long enough"
     )
+    shards: int = Field(
+        1, gt=0, description="equal parts of a step, a power of two; up to as many ranks give the same bits as one process"
+    )
     skip_sigmas: float = Field(
         0.0,
         ge=0,
-        description="skip a step whose loss or gradient norm is that far above the last 128; 0: never; OLMo 2: 6",
+        description="skip a step whose loss or gradient norm is that far above the last 128; 0: never; OLMo-core: 6",
     )
     stop_factor: float = Field(
         0.0, ge=0, description="give up when 32 losses average that many times the first 32; 0: never"
     )
+
+    @field_validator("shards")
+    @classmethod
+    def _power_of_two(cls, shards: int) -> int:
+        if shards & (shards - 1):
+            raise ValueError("must be a power of two")
+        return shards

@@ -4,6 +4,7 @@ import time
 
 import torch
 
+from lm.exchange import ranks
 from lm.model import Decoder
 from lm.training.batch import Batch
 from lm.training.flops import flops_per_token, peak_flops
@@ -30,7 +31,7 @@ class Throughput:
         return max(time.monotonic() - self._began, 1e-9)
 
     def facts(self) -> dict[str, float]:
-        """tokens_per_second, flops_per_second, peak memory of the GPU, and MFU where the device's peak is known; nothing before
+        """tokens_per_second, flops_per_second, peak memory of the GPU, and MFU where the device's peak is known, of all ranks' devices; nothing before
         the first batch."""
         if not self._tokens:
             return {}
@@ -39,5 +40,5 @@ class Throughput:
         if self._device.type == "cuda":
             found["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(self._device)
         if peak := peak_flops(self._device):
-            found["model_flops_utilization"] = found["flops_per_second"] / peak
+            found["model_flops_utilization"] = found["flops_per_second"] / (peak * ranks())
         return found

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from lm.config import Config
+from lm.config import Config, ConfigError
 from tasks.core.yaml import YAMLError, read_yaml
 
 # Sections that several stages read; each is a field of the same name in their configs.
@@ -20,10 +20,6 @@ class Checkpoint(Config):
     """A model of somebody else's to start from; used by the methods named hugging_face alone."""
 
     folder: str
-
-
-class ConfigError(ValueError):
-    """Parameters that cannot be used; the message has one line for each mistake."""
 
 
 def read_params(path: Path = Path("params.yaml")) -> dict[str, Any]:

@@ -32,6 +32,9 @@ class Log:
         """Raise Stopped: the stage has saved what it needs and ends here."""
         raise Stopped
 
+    def trained(self) -> None:
+        """The model is whole and final. A rank but the first has no more to do, and its log ends the work here."""
+
 
 class Stopped(Exception):
     """The stage was asked to stop, has saved a checkpoint, and continues from it next time."""

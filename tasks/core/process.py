@@ -38,11 +38,17 @@ def use_threads() -> None:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the parent ends: DVC does not pass signals on, and orphans would go on writing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() == 1 and os.environ.get("DVC_STAGE") and b"dvc" not in Path("/proc/1/cmdline").read_bytes():
+    """End with the parent: DVC does not pass signals on, and orphans would go on writing."""
+    at_parents_end(signal.SIGTERM)
+    if sys.platform == "linux" and os.getppid() == 1 and os.environ.get("DVC_STAGE"):
+        if b"dvc" not in Path("/proc/1/cmdline").read_bytes():
             raise Stopped  # the parent ended before the kernel was asked; in a container DVC itself may be process 1
+
+
+def at_parents_end(signum: int) -> None:
+    """Ask the kernel for a signal when the parent ends, where the kernel can do that."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(SET_PDEATHSIG, signum)
 
 
 @contextmanager
@@ -60,11 +66,11 @@ def lock(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def device_locks(entry: Entry) -> Iterator[None]:
-    """Hold as many of the devices that this process may see as `meta.gpus` asks for, where there are any."""
+def device_locks(entry: Entry, ranks: int = 1) -> Iterator[None]:
+    """Hold as many of the devices that this process may see as `meta.gpus` asks for, and one a rank, where there are any."""
     present = len(list(Path("/dev").glob("nvidia[0-9]*")))  # asking torch would take seconds
     with ExitStack() as held:
-        for device in devices(int(entry.meta.get("gpus", 0)), present, os.environ.get("CUDA_VISIBLE_DEVICES")):
+        for device in devices(max(int(entry.meta.get("gpus", 0)), ranks if ranks > 1 else 0), present, os.environ.get("CUDA_VISIBLE_DEVICES")):
             held.enter_context(lock(f"device-{device}"))
         yield
 

@@ -2,11 +2,13 @@
 
 import errno
 import math
+import os
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -19,6 +21,7 @@ from tasks.core.lines import Lines
 from tasks.core.log import Log, Stopped
 from tasks.core.process import device_locks, die_with_parent, lock, peak_memory, use_threads
 from tasks.core.progress import Progress
+from tasks.core.ranks import FollowersLog, Ranks, Trained
 from tasks.core.tracking import Tracker
 
 SCRATCH = Path(".scratch")
@@ -85,12 +88,17 @@ def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]]) ->
         if entry is None:
             raise ConfigError(f"dvc.yaml: has no stage {address}")
         config = load(name, kind, params)
+        ranks = Ranks(address, config)
+        if ranks.rank:
+            _follow(ranks, config, run, entry)
+            return
         die_with_parent()
         inputs = Inputs(entry, params)  # before the wait for a lock: the code that runs is the code of now
-        with lock(address), device_locks(entry):
-            _work(inputs, config, run)
+        with lock(address), device_locks(entry, ranks.gpus):
+            _work(inputs, config, run, ranks)
     except (ConfigError, FloatingPointError) as error:  # neither goes away by trying again
-        print(error if isinstance(error, ConfigError) else f"{address}: {error}", file=sys.stderr)
+        if int(os.environ.get("RANK", "0")) == 0:  # the others met the same
+            print(error if isinstance(error, ConfigError) else f"{address}: {error}", file=sys.stderr)
         sys.exit(BAD_CONFIG)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -105,7 +113,14 @@ def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]]) ->
         sys.exit(STOPPED)
 
 
-def _work(inputs: Inputs, config: Config, run: Callable[..., dict[str, float]]) -> None:
+def _follow(ranks: Ranks, config: Config, run: Callable[..., dict[str, float]], entry: Entry) -> None:
+    """What a rank but the first does: the same work until the model is trained, of which it says and keeps nothing."""
+    use_threads()
+    with ranks.follow() as view, suppress(Trained):
+        run(config, view, FollowersLog(), *([entry.item] if entry.item else []))
+
+
+def _work(inputs: Inputs, config: Config, run: Callable[..., dict[str, float]], ranks: Ranks) -> None:
     began, entry = time.monotonic(), inputs.entry
     folder = SCRATCH / entry.address / inputs.key
     use_threads()
@@ -114,7 +129,8 @@ def _work(inputs: Inputs, config: Config, run: Callable[..., dict[str, float]]) 
         view = make_view(entry, folder)
         log = StageLog(entry.address, folder, tracker)
         _stop_on_sigterm(log)
-        metrics = run(config, view, log, *([entry.item] if entry.item else []))
+        with ranks.lead(folder, view):
+            metrics = run(config, view, log, *([entry.item] if entry.item else []))
         log.close()
         facts = {"seconds": time.monotonic() - began, "peak_memory_bytes": peak_memory(), **log.facts}
         _check_finite(entry, metrics | log.facts)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lm.checkpoint import device, save_model
 from lm.config import choice
+from lm.exchange import ranks
 from lm.model import Decoder, ModelConfig
 from lm.sampler import generate
 from lm.tokenizer import Tokenizer
@@ -48,6 +49,12 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
     longest, context = plan.longest - 1, model.config.context
     if longest > context:
         raise ConfigError(f"pretrain.model.context: {context} is shorter than the plan's sequences of {longest} tokens")
+    uneven = plan.first_uneven(divisor := max(config.shards, ranks()))
+    if uneven is not None:
+        raise ConfigError(
+            f"pretrain.shards: step {uneven} of the plan has {len(plan.batch(uneven))} sequences, which cannot be divided among "
+            f"{divisor} shards or ranks; change it, or curriculum.tokens_per_step"
+        )
     model.to(device())
     documents = read_table(data / "tokenize" / "documents.parquet", ["length", "bytes"]).to_pydict()
     bits_per_byte = sum(documents["length"]) / max(sum(documents["bytes"]), 1) / math.log(2)

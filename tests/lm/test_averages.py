@@ -56,8 +56,8 @@ def test_the_model_becomes_the_mean() -> None:
             for parameter in model.parameters():
                 parameter.add_(step)
         weights.append([parameter.detach().clone() for parameter in model.parameters()])
-        mean.after(step, 6, model)
-    mean.put(model)
+        mean.after(step, 6, dict(model.named_parameters()))
+    mean.put(dict(model.named_parameters()))
     for parameter, third, fifth in zip(model.parameters(), weights[3], weights[5], strict=True):
         torch.testing.assert_close(parameter.detach(), (third + fifth) / 2)
 
@@ -66,6 +66,6 @@ def test_last_leaves_every_bit() -> None:
     model = toy_model()
     before = [parameter.detach().clone() for parameter in model.parameters()]
     mean = RunningAverage(Last())
-    mean.after(0, 1, model)
-    mean.put(model)
+    mean.after(0, 1, dict(model.named_parameters()))
+    mean.put(dict(model.named_parameters()))
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

@@ -5,8 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lm.optimizers import AdamW
 from lm.training.batch import Batch, backward
 from lm.training.memory import bytes_kept, memory_bytes, positions_at_once
+from lm.training.parallel.exact import Exact
 from tests.lm.models import toy_model
 
 IDS = torch.randint(0, 261, (6, 17), generator=torch.Generator().manual_seed(0))
@@ -20,7 +22,7 @@ def batch_of(model) -> Batch:
         logps = model(IDS[rows, :-1]).log_softmax(-1).gather(2, IDS[rows, 1:, None])[..., 0]
         return -(logps * MASK[rows]).sum() / MASK.sum(), {"counted": MASK[rows].sum()}
 
-    return Batch(6, 16, int(MASK.sum()), loss, {"given": 3.0})
+    return Batch(6, 16, int(MASK.sum()), loss)
 
 
 @settings(deadline=None, max_examples=20, derandomize=True)
@@ -35,7 +37,7 @@ def test_parts_give_the_gradients_of_the_whole(positions: int) -> None:
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=0)
     for name, weight in model.named_parameters():
         torch.testing.assert_close(weight.grad, grads[name], rtol=1e-9, atol=1e-14)
-    assert more == figures == {"given": 3.0, "counted": MASK.sum()}
+    assert more == figures == {"counted": MASK.sum()}
 
 
 @pytest.mark.parametrize(("positions", "expected"), [(0, 6), (15, 6), (16, 6), (33, 3), (50, 2), (96, 1), (1000, 1)])
@@ -67,11 +69,13 @@ def test_recomputed_activations_keep_less_and_change_no_gradient() -> None:
 
 
 def test_positions_follow_from_the_size_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, device = toy_model(), torch.device("cpu")
+    model, device, parallel = toy_model(), torch.device("cpu"), Exact(4)
+    parallel.distribute(model, AdamW())
     kept = bytes_kept(model, batch_of(model)) / 16
-    expected = (0.6 * memory_bytes(device) - 20 * model.num_parameters()) / kept
-    assert positions_at_once(model, batch_of(model), device) == pytest.approx(expected, rel=1e-6)
-    monkeypatch.setattr("lm.training.memory.memory_bytes", lambda device: 20 * model.num_parameters() / 0.6 + 100)
-    assert positions_at_once(model, batch_of(model), device) == 0
+    # a quarter of the machine for each shard, since four ranks may share it
+    expected = (0.6 * memory_bytes(device) / 4 - 20 * model.num_parameters()) / kept
+    assert positions_at_once(parallel, batch_of(model), device) == pytest.approx(expected, rel=1e-6)
+    monkeypatch.setattr("lm.training.memory.memory_bytes", lambda device: 4 * 20 * model.num_parameters() / 0.6 + 100)
+    assert positions_at_once(parallel, batch_of(model), device) == 0
     monkeypatch.setenv("TOKENMILL_POSITIONS", "77")
-    assert positions_at_once(model, batch_of(model), device) == 77
+    assert positions_at_once(parallel, batch_of(model), device) == 77

@@ -27,7 +27,7 @@ from lm.training.checkpoint_file import Torn, read, write
 from lm.training.checkpoints import Checkpoints
 from lm.training.execution import Execution
 from lm.training.guard import Guard
-from lm.training.loop import trainable
+from lm.training.parallel.exact import Exact
 from lm.training.snapshot import Snapshot
 from lm.training.state import Run, tensors_of
 from tests.lm.models import toy_model
@@ -36,13 +36,15 @@ ADAMW, LAST = AdamW(), Last()
 
 
 def new_run(optimizer: Config = ADAMW, average: Config = LAST, seed: int = 0, **shape: object) -> Run:
-    model = toy_model(seed, **shape)
-    return Run(model, optimizer.build(trainable(model)), RunningAverage(average), Guard(0.0, 0.0), Execution())
+    parallel = Exact(1)
+    parallel.distribute(toy_model(seed, **shape), optimizer)
+    return Run(parallel, RunningAverage(average), Guard(0.0, 0.0), Execution())
 
 
 def trained(*methods: Config, **shape: object) -> Run:
     """A run after two updates of two, so that every kind of state has begun."""
-    model, optimizer, average, guard, _ = run = new_run(*methods, **shape)
+    parallel, average, guard, _ = run = new_run(*methods, **shape)
+    model, optimizer = parallel.model, parallel.optimizer
     for step in range(2):
         optimizer.begin(step)
         generator = torch.Generator().manual_seed(step)
@@ -50,7 +52,7 @@ def trained(*methods: Config, **shape: object) -> Run:
             noise = torch.randn(weight.shape, generator=generator)
             weight.grad = noise if weight.requires_grad else None
         optimizer.step()
-        average.after(step, 2, model)
+        average.after(step, 2, parallel.held())
         guard.keeps(step, 3.0 - step, 1.0)
     return run
 
@@ -217,8 +219,9 @@ def test_the_checkpoint_of_another_run_is_refused(kind: str, tmp_path: Path) -> 
 
 def test_another_dtype_is_refused(tmp_path: Path) -> None:
     (path,) = saved(tmp_path, trained(), 3)
-    run = new_run()
-    run.model.bfloat16()
+    parallel = Exact(1)
+    parallel.distribute(toy_model().bfloat16(), ADAMW)
+    run = Run(parallel, RunningAverage(LAST), Guard(0.0, 0.0), Execution())
     with pytest.raises(ValueError, match=r"weight is float32 \(261, 32\) there and bfloat16 \(261, 32\) here"):
         Checkpoints(tmp_path).load(run)
 

@@ -1,0 +1,124 @@
+"""What the loop asks of the ranks that train one model together."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lm.exchange import ranks
+from lm.model import Decoder
+from lm.optimizers.base import SCALARS, Optimizer
+from lm.training.batch import Batch, Figures
+
+Result = TypeVar("Result")
+
+
+class Parallel(ABC):
+    """Here every rank holds all weights; what is different where it does not, a subclass says.
+
+    Every rank calls the same methods in the same order, since they may exchange tensors. `whole` tensors are as one process
+    would have them, whatever a rank holds.
+    """
+
+    # fp32 weight, gradient, two moments and a running average
+    bytes_a_weight = 20.0
+
+    def distribute(self, model: Decoder, method: Any) -> Optimizer:
+        """Spread the model over the ranks, in place, and build the method's optimizer of what this rank holds."""
+        optimizer: Optimizer = method.build([(n, w) for n, w in model.named_parameters() if w.requires_grad])
+        self._know(model, optimizer)
+        return optimizer
+
+    def _know(self, model: Decoder, optimizer: Optimizer) -> None:
+        """Hold both, and what a checkpoint of them has: a meta tensor of each weight, and each weight's slots."""
+        self.model, self.optimizer = model, optimizer
+        self.shapes = {name: weight.to("meta") for name, weight in model.state_dict().items()}
+        slots = {weight: group["slots"] for group in optimizer.param_groups for weight in group["params"]}
+        self.slot_names = {name: slots[held] for name, held in self.held().items() if held in slots}
+
+    def inside(self, call: Callable[[], Result]) -> Result:
+        """The result of a call that uses the model other than in a batch's loss."""
+        return call()
+
+    def memory_share(self, device: torch.device) -> float:
+        """The part of the device's memory that this rank may use: ranks have a GPU each and share a machine's memory."""
+        return 1.0 if device.type == "cuda" else 1 / ranks()
+
+    @abstractmethod
+    def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Figures]:
+        """(loss, figures) of the whole batch, the same on every rank; the gradients are then ready for `clip` and `step`.
+
+        Raises ConfigError for a batch that the ranks cannot divide.
+        """
+
+    def clip(self, limit: float) -> Tensor:
+        """Scale the gradients down to a norm of `limit`; returns the norm they had."""
+        return torch.nn.utils.clip_grad_norm_(self.held().values(), limit)
+
+    def step(self) -> None:
+        """Update the weights."""
+        self.optimizer.step()
+
+    def forget(self) -> None:
+        """Drop the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def held(self) -> dict[str, Tensor]:
+        """By the name of its parameter, what this rank updates of it."""
+        return dict(self.model.named_parameters())
+
+    def whole(self, name: str, held: Tensor) -> Tensor:
+        """A tensor of this parameter's shape, of which this rank has the part that it updates."""
+        return held
+
+    def part(self, name: str, whole: Tensor) -> Tensor:
+        """The part of a whole tensor that this rank updates."""
+        return whole
+
+    def slots(self) -> dict[str, Tensor]:
+        """The optimizer's state as <slot>.<parameter>, whole."""
+        found = {}
+        for name, weight in self.held().items():
+            for slot, value in self.optimizer.state.get(weight, {}).items():
+                found[f"{slot}.{name}"] = value if slot in SCALARS else self.whole(name, value)
+        return found
+
+    def put_slots(self, slots: dict[str, Tensor]) -> None:
+        """Bring the optimizer to the state of `slots()`, whatever ranks it came from."""
+        self.optimizer.state.clear()
+        held = self.held()
+        for key, value in slots.items():
+            slot, _, name = key.partition(".")
+            weight = held[name]
+            found = value if slot in SCALARS else self.part(name, value)
+            self.optimizer.state[weight][slot] = found.to("cpu" if slot in SCALARS else weight.device, copy=True)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's state, whole."""
+        return self.model.state_dict()
+
+    def put_weights(self, weights: dict[str, Tensor]) -> None:
+        """Bring the model to a whole state."""
+        self.model.load_state_dict(weights)
+
+    def gather(self) -> None:
+        """Make the model a plain one again, with all weights on every rank."""
+
+    def agree(self, value: int) -> int:
+        """The smallest of the ranks' values."""
+        return _reduced([value], dist.ReduceOp.MIN)[0]
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Of each flag, whether a rank has it set."""
+        return [value > 0 for value in _reduced([int(flag) for flag in flags], dist.ReduceOp.MAX)]
+
+
+def _reduced(values: list[int], by: Any) -> list[int]:
+    if ranks() == 1:
+        return values
+    tensor = torch.tensor(values)
+    dist.all_reduce(tensor, by)
+    return tensor.tolist()

@@ -1,0 +1,67 @@
+"""Ranks that give the same bits as one process: each sums its shards of the batch, and all sums are of one tree."""
+
+import torch
+from torch import Tensor
+
+from lm.config import ConfigError
+from lm.exchange import rank, ranks
+from lm.training.batch import Batch, Figures, backward, cut
+from lm.training.parallel.base import Parallel
+from lm.training.parallel.tree import Tree, sum_over_ranks_
+
+
+class Exact(Parallel):
+    """A batch is cut into `shards` of as many rows each, a power of two, whatever the ranks, which must divide them.
+
+    Each rank updates all weights with all gradients. How many positions a backward pass holds follows from the memory of a
+    machine that runs every shard at once, so it is no different with fewer ranks; threads must be as many too.
+    """
+
+    def __init__(self, shards: int) -> None:
+        if ranks() > shards:  # both are powers of two, else ranks() would not divide either
+            raise ConfigError(
+                f"shards: {shards} cannot be divided among {ranks()} ranks: set it to {ranks()} or more in this stage's "
+                "section, or train in other bits with TOKENMILL_PARALLEL=ddp"
+            )
+        if ranks() & (ranks() - 1):
+            raise ConfigError(f"TOKENMILL_RANKS: {ranks()} is no power of two, and shards are")
+        self.shards = shards
+
+    def memory_share(self, device: torch.device) -> float:
+        return 1.0 if device.type == "cuda" else 1 / self.shards
+
+    def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Figures]:
+        if self.shards == 1:
+            return backward(batch, positions)
+        each, tree = self.shards // ranks(), Tree()
+        for rows in cut(batch.rows, self.shards, "shards")[rank() * each : (rank() + 1) * each]:
+            self.forget()
+            loss, figures = backward(batch, positions, rows)
+            names = sorted(figures)
+            tree.add(self._flat([loss, *(figures[name] for name in names)]))
+        total = tree.sum()
+        if ranks() > 1:
+            sum_over_ranks_(total)
+        loss, *values = self._unflatten(total, 1 + len(names))
+        return loss, dict(zip(names, values, strict=True))
+
+    def _flat(self, numbers: list[Tensor | float]) -> Tensor:
+        """The gradients, then the numbers, then for each parameter whether it has a gradient; zeros to a multiple of the
+        shards."""
+        weights = list(self.held().values())
+        found = [torch.zeros_like(w).flatten() if w.grad is None else w.grad.flatten() for w in weights]
+        device = found[0].device
+        found += [torch.stack([torch.as_tensor(n, dtype=torch.float32, device=device).detach() for n in numbers])]
+        found += [torch.tensor([float(w.grad is not None) for w in weights], device=device)]
+        spare = -sum(part.numel() for part in found) % self.shards
+        return torch.cat([*found, torch.zeros(spare, device=device)])
+
+    def _unflatten(self, total: Tensor, numbers: int) -> list[Tensor]:
+        """Give the weights their gradients and return the numbers."""
+        weights = list(self.held().values())
+        sizes = [weight.numel() for weight in weights]
+        *grads, rest = total.split([*sizes, len(total) - sum(sizes)])
+        present = rest[numbers : numbers + len(weights)].tolist()
+        for weight, grad, has_one in zip(weights, grads, present, strict=True):
+            weight.grad = grad.view_as(weight) if has_one else None
+        return list(rest[:numbers].clone())

@@ -1,0 +1,143 @@
+"""The ranks of a training stage: processes that run the same stage together, this one being the first of them.
+
+TOKENMILL_RANKS=4 has the stage start the other three itself, on this machine; under torchrun, which may span machines, they are
+there already.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lm.config import Config, ConfigError
+from tasks.core.log import Log
+from tasks.core.process import at_parents_end
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+LONG = timedelta(days=7)  # rank 0 may wait for another stage's lock
+SECONDS_TO_END = 60
+
+
+class Ranks:
+    """rank: which this process is; size: how many there are, 1 for a stage that does not train."""
+
+    def __init__(self, address: str, config: Config) -> None:
+        self.rank, self._launched = int(os.environ.get("RANK", "0")), "WORLD_SIZE" in os.environ
+        name = "WORLD_SIZE" if self._launched else "TOKENMILL_RANKS"
+        text = os.environ.get(name, "1")
+        if not text.isdecimal() or not int(text):
+            raise ConfigError(f"{name}: must be a whole number of at least 1 (got {text!r})")
+        self.size, self._address = int(text), address
+        if not hasattr(config, "shards"):
+            if self._launched and self.size > 1:
+                raise ConfigError(f"{address}: works in one process: start it without torchrun")
+            self.size = 1
+        self._here = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
+        if self.size > 1:
+            import torch
+
+            present = torch.cuda.device_count()
+            if 0 < present < self._here:
+                raise ConfigError(f"{name}: {self._here} ranks on a machine of {present} GPUs: each needs one")
+
+    @property
+    def gpus(self) -> int:
+        """That the stage's processes on this machine use, where it has them."""
+        return self._here
+
+    @contextmanager
+    def lead(self, folder: Path, view: Path) -> Iterator[None]:
+        """Have all ranks there while rank 0 works on the view. Raises RuntimeError that says which of them has ended."""
+        if self.size == 1:
+            yield
+            return
+        meeting = folder / f"ranks-{os.getpid()}"
+        others = [] if self._launched else [self._start(rank, meeting) for rank in range(1, self.size)]
+        try:
+            self._join(None if self._launched else meeting).set("view", str(view.resolve()))
+            yield
+            for rank, other in enumerate(others, 1):
+                if other.wait(SECONDS_TO_END):
+                    raise RuntimeError(f"{self._address}: rank {rank} ended with {other.returncode}")
+            _leave()
+        except RuntimeError as error:
+            ended = [(rank, code) for rank, other in enumerate(others, 1) if (code := _code(other)) is not None]
+            if ended:
+                raise RuntimeError(
+                    f"{self._address}: " + ", ".join(f"rank {rank} ended with {code}" for rank, code in ended)
+                ) from error
+            raise
+        finally:
+            for other in others:
+                other.kill()
+                other.wait()
+            meeting.unlink(missing_ok=True)
+
+    @contextmanager
+    def follow(self) -> Iterator[Path]:
+        """The view that rank 0 works on, for another rank. It ends when rank 0 does, and not by a signal to stop."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # rank 0 decides after which step all stop
+        meeting = os.environ.get("TOKENMILL_MEETING")
+        if meeting:
+            at_parents_end(signal.SIGKILL)
+        store = self._join(Path(meeting) if meeting else None)
+        yield Path(store.get("view").decode())
+        _leave()
+
+    def _start(self, rank: int, meeting: Path) -> subprocess.Popen[bytes]:
+        name, _, item = self._address.partition("@")
+        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.size, "TOKENMILL_MEETING": meeting.resolve()}
+        return subprocess.Popen(
+            [sys.executable, "-m", f"tasks.{name}.stage", *([item] if item else [])],
+            env=os.environ | {key: str(value) for key, value in environment.items()},
+        )
+
+    def _join(self, meeting: Path | None) -> "Store":
+        """Meet the others in a file, or where torchrun says; returns the store all see."""
+        import torch
+        import torch.distributed as dist
+
+        on_gpu = torch.cuda.is_available()
+        if on_gpu:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        if meeting:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+            store: Store = dist.FileStore(str(meeting), self.size)
+        else:
+            store, _, _ = next(dist.rendezvous("env://"))
+        store.set_timeout(LONG)
+        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
+        return store
+
+
+class Trained(Exception):
+    """A rank but the first has done its part."""
+
+
+class FollowersLog(Log):
+    """Keeps nothing: rank 0 says it all."""
+
+    def trained(self) -> None:
+        raise Trained
+
+
+def _leave() -> None:
+    import torch.distributed as dist
+
+    dist.destroy_process_group()
+
+
+def _code(process: subprocess.Popen[bytes]) -> int | None:
+    """The code it has ended with by itself: one that has failed may need a moment to end."""
+    try:
+        return process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        return None
