@@ -16,7 +16,14 @@ class Optimizer(torch.optim.Optimizer, ABC):
 
     group["slots"] names the state of each weight, which begins as zeros: `step`, its updates with this one, and what else
     is in SCALARS are single numbers, every other slot has the weight's shape. All are tensors, as safetensors wants them.
+
+    What lm/training/parallel must know: whole_tensors: an update depends on more of a tensor than the entry updated.
+    freezes: `begin` chooses the weights that get a gradient. exchanges: the update averages over the ranks of
+    torch.distributed itself, and gets each rank's own gradients. own_slots: state that differs from rank to rank.
     """
+
+    whole_tensors = freezes = exchanges = False
+    own_slots: tuple[str, ...] = ()
 
     def begin(self, step: int) -> None:
         """Called before the forward pass of a step. What it does must follow from `step` alone, or resuming differs."""

@@ -31,6 +31,8 @@ def layers_of(named: Named) -> list[int]:
 class DropMuonOptimizer(MuonOptimizer):
     """Muon over the layers above the step's cut; those below need no gradient, so that autograd stops there."""
 
+    freezes = True
+
     def __init__(self, groups: list[dict[str, Any]], settings: dict[str, Any], named: Named) -> None:
         super().__init__(groups, settings)
         self._layers = list(zip(layers_of(named), (weight for _, weight in named), strict=True))

@@ -13,6 +13,8 @@ from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
 class LambOptimizer(Optimizer):
     """Holds exp_avg, exp_avg_sq and step."""
 
+    whole_tensors = True
+
     def update(self, weights: list[Tensor], grads: list[Tensor], state: State, group: dict[str, Any]) -> None:
         beta1, beta2, steps = group["beta1"], group["beta2"], [int(step) for step in state["step"]]
         torch._foreach_lerp_(state["exp_avg"], grads, 1 - beta1)

@@ -26,6 +26,8 @@ class OneBitAdamOptimizer(Optimizer):
     bytes_sent: what this rank has sent so far.
     """
 
+    exchanges = True
+    own_slots = ("worker_error", "server_error")
     bytes_sent = 0
 
     def update(self, weights: list[Tensor], grads: list[Tensor], state: State, group: dict[str, Any]) -> None:

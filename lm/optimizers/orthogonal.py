@@ -40,6 +40,8 @@ def muon_(
 class MuonOptimizer(Optimizer):
     """Holds momentum of every hidden matrix, and exp_avg, exp_avg_sq and step of every other weight."""
 
+    whole_tensors = True
+
     def update(self, weights: list[Tensor], grads: list[Tensor], state: State, group: dict[str, Any]) -> None:
         if group["orthogonal"]:
             settings = {key: group[key] for key in ("lr", "momentum", "nesterov", "steps", "weight_decay")}

@@ -47,7 +47,7 @@ def train(model: Decoder, recipe: Recipe, steps: int, batch_at: Callable[[int], 
     has a scratch folder. Raises Diverged when a loss is not finite or the recipe says to give up.
     """
     device = model.embedding.weight.device
-    parallel = chosen(recipe.shards)
+    parallel = chosen(recipe)
     optimizer = parallel.distribute(model, recipe.optimizer)
     mean, guard, execution = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor), Execution()
     run, checkpoints = Run(parallel, mean, guard, execution), Checkpoints(log.scratch)

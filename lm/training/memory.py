@@ -28,12 +28,13 @@ def memory_bytes(device: torch.device) -> int:
 
 def bytes_kept(model: nn.Module, batch: Batch) -> int:
     """Bytes that the first row's loss keeps for its backward, the weights aside."""
-    known = {weight.untyped_storage().data_ptr() for weight in model.state_dict().values()}
+    buffers = {buffer.untyped_storage().data_ptr() for buffer in model.buffers()}
     kept: dict[int, int] = {}
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
+        is_weight = isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter)
+        if not is_weight and storage.data_ptr() not in buffers:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 

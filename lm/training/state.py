@@ -79,11 +79,11 @@ def _wanted(names: Iterable[str], run: Run) -> dict[str, Tensor]:
     averaged = any(name.startswith("average.") for name in names)
     wanted = {f"model.{name}": weight for name, weight in shapes.items()}
     wanted |= {f"execution.{name}": value for name, value in run.execution.state().items()}
-    for name in run.parallel.held():
+    for name, shape in shapes.items():
         if averaged:
-            wanted[f"average.{name}"] = shapes[name]
+            wanted[f"average.{name}"] = shape
         for slot in slots.get(name, ()) if name in begun else ():
-            wanted[f"optimizer.{slot}.{name}"] = torch.empty((), dtype=SCALARS[slot]) if slot in SCALARS else shapes[name]
+            wanted[f"optimizer.{slot}.{name}"] = torch.empty((), dtype=SCALARS[slot]) if slot in SCALARS else shape
     return wanted
 
 

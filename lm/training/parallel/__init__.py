@@ -3,15 +3,35 @@
 import os
 
 from lm.config import ConfigError
+from lm.exchange import ranks
 from lm.training.parallel.base import Parallel
 from lm.training.parallel.exact import Exact
+from lm.training.recipe import Recipe
 
-KINDS = ("exact",)
+KINDS = ("exact", "ddp", "fsdp", "zero1", "zero2", "zero3")
 
 
-def chosen(shards: int) -> Parallel:
-    """What TOKENMILL_PARALLEL names: exact, where it is not set."""
-    kind = os.environ.get("TOKENMILL_PARALLEL", "exact")
-    if kind == "exact":
-        return Exact(shards)
-    raise ConfigError(f"TOKENMILL_PARALLEL: no {kind!r} (allowed: {', '.join(KINDS)})")
+def chosen(recipe: Recipe) -> Parallel:
+    """What TOKENMILL_PARALLEL names, exact where it is not set; TOKENMILL_OFFLOAD=1 keeps in host memory what it can.
+
+    A run of one process is exact, whatever they say. Raises ConfigError for a kind there is not.
+    """
+    kind, offload = os.environ.get("TOKENMILL_PARALLEL", "exact"), os.environ.get("TOKENMILL_OFFLOAD") == "1"
+    if kind not in KINDS:
+        raise ConfigError(f"TOKENMILL_PARALLEL: no {kind!r} (allowed: {', '.join(KINDS)})")
+    if offload and kind in ("exact", "ddp"):
+        raise ConfigError(f"TOKENMILL_OFFLOAD: {kind} keeps all weights on the device: use fsdp or a zero")
+    if kind == "exact" or ranks() == 1:
+        return Exact(recipe.shards)
+    # each imported when it is chosen: FSDP and DeepSpeed take seconds
+    if kind == "ddp":
+        from lm.training.parallel.ddp import DDP
+
+        return DDP()
+    if kind == "fsdp":
+        from lm.training.parallel.fsdp import FSDP
+
+        return FSDP(offload)
+    from lm.training.parallel.zero import Zero
+
+    return Zero(int(kind[-1]), offload, recipe)

@@ -29,15 +29,18 @@ class Parallel(ABC):
     def distribute(self, model: Decoder, method: Any) -> Optimizer:
         """Spread the model over the ranks, in place, and build the method's optimizer of what this rank holds."""
         optimizer: Optimizer = method.build([(n, w) for n, w in model.named_parameters() if w.requires_grad])
-        self._know(model, optimizer)
+        self._know(model, optimizer, dict(model.named_parameters()), model.state_dict())
         return optimizer
 
-    def _know(self, model: Decoder, optimizer: Optimizer) -> None:
-        """Hold both, and what a checkpoint of them has: a meta tensor of each weight, and each weight's slots."""
+    def _know(
+        self, model: Decoder, optimizer: Optimizer, given: dict[str, Any], weights: dict[str, Tensor]
+    ) -> None:
+        """Hold both, and what a checkpoint of them has: the shape of each weight, as a meta tensor, and the slots of those
+        that were given to the optimizer."""
         self.model, self.optimizer = model, optimizer
-        self.shapes = {name: weight.to("meta") for name, weight in model.state_dict().items()}
+        self.shapes = {name: weight.to("meta") for name, weight in weights.items()}
         slots = {weight: group["slots"] for group in optimizer.param_groups for weight in group["params"]}
-        self.slot_names = {name: slots[held] for name, held in self.held().items() if held in slots}
+        self.slot_names = {name: slots[weight] for name, weight in given.items() if weight in slots}
 
     def inside(self, call: Callable[[], Result]) -> Result:
         """The result of a call that uses the model other than in a batch's loss."""

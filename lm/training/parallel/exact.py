@@ -1,10 +1,14 @@
 """Ranks that give the same bits as one process: each sums its shards of the batch, and all sums are of one tree."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from lm.config import ConfigError
 from lm.exchange import rank, ranks
+from lm.model import Decoder
+from lm.optimizers.base import Optimizer
 from lm.training.batch import Batch, Figures, backward, cut
 from lm.training.parallel.base import Parallel
 from lm.training.parallel.tree import Tree, sum_over_ranks_
@@ -26,6 +30,12 @@ class Exact(Parallel):
         if ranks() & (ranks() - 1):
             raise ConfigError(f"TOKENMILL_RANKS: {ranks()} is no power of two, and shards are")
         self.shards = shards
+
+    def distribute(self, model: Decoder, method: Any) -> Optimizer:
+        optimizer = super().distribute(model, method)
+        if optimizer.exchanges and ranks() > 1:
+            raise ConfigError(f"optimizer: {method.name} gives other bits for other ranks: set TOKENMILL_PARALLEL=ddp")
+        return optimizer
 
     def memory_share(self, device: torch.device) -> float:
         return 1.0 if device.type == "cuda" else 1 / self.shards

@@ -1,0 +1,107 @@
+"""Distributed data parallelism: every rank has all weights and a part of the batch, and gradients are summed as they come."""
+
+import os
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lm.config import ConfigError
+from lm.exchange import rank, ranks
+from lm.model import Decoder
+from lm.optimizers.base import Optimizer
+from lm.training.batch import Batch, Figures, cut
+from lm.training.parallel.base import Parallel
+
+Result = TypeVar("Result")
+
+
+class Call(nn.Module):
+    """A call as a module, so that whatever it does with the model happens in a forward of the library's wrapper."""
+
+    def __init__(self, model: Decoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, call: Callable[..., Result], *arguments: Any) -> Result:
+        return call(*arguments)
+
+
+def refuse(method: Any, **needs: bool) -> None:
+    """Raise ConfigError for an optimizer that needs something which these ranks cannot give it."""
+    reasons = {
+        "freezes": "chooses anew in each step which weights have gradients",
+        "exchanges": "exchanges gradients itself",
+        "whole_tensors": "needs whole tensors",
+        "finishes": "changes the weights after the last update",
+    }
+    for need, needed in needs.items():
+        if needed:
+            kind = os.environ.get("TOKENMILL_PARALLEL")
+            raise ConfigError(f"optimizer: {method.name} {reasons[need]}, which TOKENMILL_PARALLEL={kind} does not allow")
+
+
+class DDP(Parallel):
+    """torch's DistributedDataParallel (Li et al. 2020, arXiv:2006.15704): an all-reduce overlaps the backward.
+
+    The order of its sums depends on the ranks, and so do the last bits. An optimizer that exchanges gradients itself, as 1-bit
+    Adam does, gets those of the rank's own rows.
+    """
+
+    def distribute(self, model: Decoder, method: Any) -> Optimizer:
+        optimizer = super().distribute(model, method)
+        refuse(method, freezes=optimizer.freezes)
+        self.module = DistributedDataParallel(Call(model), gradient_as_bucket_view=True)
+        return optimizer
+
+    def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Figures]:
+        mine = cut(batch.rows, ranks(), "ranks")[rank()]
+        rows = max(1, positions // batch.length)
+        shares: dict[str, Tensor | float] = {}
+        for start in range(mine.start, mine.stop, rows):
+            some = slice(start, min(start + rows, mine.stop))
+            share, figures = self.share(batch, some, last=some.stop == mine.stop)
+            for name, value in {"": share, **figures}.items():
+                shares[name] = shares.get(name, 0.0) + value
+        names, device = sorted(shares), self.model.embedding.weight.device
+        summed = torch.stack([torch.as_tensor(shares[name], dtype=torch.float32, device=device) for name in names])
+        dist.all_reduce(summed)
+        found: Figures = dict(zip(names, summed, strict=True))
+        return torch.as_tensor(found.pop("")), found
+
+    def share(self, batch: Batch, rows: slice, last: bool) -> tuple[Tensor, Figures]:
+        """(loss, figures) of the rows, after their backward; `last`: of the rank's rows in this step."""
+        alone = self.optimizer.exchanges or not last
+        with self.module.no_sync() if alone else nullcontext():
+            share, figures = self.module(batch.loss, rows)
+            # the mean over ranks is then their sum
+            (share * ranks()).backward()
+        return share.detach(), figures
+
+    def clip(self, limit: float) -> Tensor:
+        """An optimizer that exchanges gradients itself has those of the rank clipped; the norm is then the ranks' mean."""
+        norm = super().clip(limit)
+        if self.optimizer.exchanges:
+            dist.all_reduce(norm)
+            norm /= ranks()
+        return norm
+
+    def slots(self) -> dict[str, Tensor]:
+        """Of state that is a rank's own, that of all ranks, one row each."""
+        found = super().slots()
+        for key, value in found.items():
+            if key.partition(".")[0] in self.optimizer.own_slots:
+                rows = [torch.empty_like(value) for _ in range(ranks())]
+                dist.all_gather(rows, value)
+                found[key] = torch.stack(rows)
+        return found
+
+    def put_slots(self, slots: dict[str, Tensor]) -> None:
+        """State that is a rank's own comes back where there are as many ranks; else it begins anew."""
+        own = {key for key in slots if key.partition(".")[0] in self.optimizer.own_slots}
+        kept = {key: value for key, value in slots.items() if key not in own}
+        super().put_slots(kept | {key: slots[key][rank()] for key in own if len(slots[key]) == ranks()})

@@ -1,0 +1,164 @@
+"""DeepSpeed's ZeRO: ranks hold a part of the optimizer's state (1), of the gradients too (2), of the weights too (3).
+
+Rajbhandari et al. 2020 (arXiv:1910.02054). The one file that imports deepspeed.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import deepspeed
+import torch
+from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
+from torch import Tensor
+
+from lm.config import ConfigError
+from lm.exchange import ranks
+from lm.model import Decoder
+from lm.optimizers.base import SCALARS, Optimizer
+from lm.training.batch import Batch, Figures
+from lm.training.parallel.ddp import DDP, Call, refuse
+from lm.training.parallel.fsdp import make_plain
+from lm.training.recipe import Recipe
+
+Result = TypeVar("Result")
+
+
+def _in_autocast(call: Callable[..., Result], model: Decoder) -> Callable[..., Result]:
+    """The call in the autocast of now, which the engine would switch off: its own also rounds the gradients it sends."""
+    kind = model.cos_TE.device.type
+    enabled, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+
+    def inside(*arguments: Any) -> Result:
+        with torch.autocast(kind, dtype, enabled):
+            return call(*arguments)
+
+    return inside
+
+
+class Zero(DDP):
+    """The engine flattens the weights of a group and cuts them among ranks, so the optimizer sees pieces of one long vector.
+
+    It clips and updates in one go: `clip` does both, and `step` nothing. offload: what is cut among the ranks is in host
+    memory.
+    """
+
+    def __init__(self, stage: int, offload: bool, recipe: Recipe) -> None:
+        if recipe.skip_sigmas:
+            raise ConfigError("skip_sigmas: ZeRO knows a gradient's norm only after the update: set it to 0, or use fsdp")
+        if stage == 3 and recipe.average.name != "last":
+            raise ConfigError(f"average: {recipe.average.name} needs the weights, which zero3 has cut: use zero2 or fsdp")
+        self._stage, self._offload, self._clip = stage, offload, recipe.clip
+        # fp32 weight, gradient, fp32 copy and two moments
+        cut = {1: 12, 2: 16, 3: 20}[stage]
+        self.bytes_a_weight = 20 - cut + (0.0 if offload else cut / ranks())
+
+    def distribute(self, model: Decoder, method: Any) -> Optimizer:
+        device = model.cos_TE.device
+        optimizer: Optimizer = method.build([(n, w) for n, w in model.named_parameters() if w.requires_grad])
+        refuse(
+            method,
+            freezes=optimizer.freezes,
+            exchanges=optimizer.exchanges,
+            whole_tensors=optimizer.whole_tensors,
+            finishes=type(optimizer).finish is not Optimizer.finish,
+        )
+        self._know(model, optimizer, dict(model.named_parameters()), model.state_dict())
+        zero: dict[str, Any] = {"stage": self._stage}
+        if self._offload:
+            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": device.type == "cuda"}
+            zero |= {"offload_param": zero["offload_optimizer"]} if self._stage == 3 else {}
+        self.module, *_ = deepspeed.initialize(
+            model=Call(model),
+            optimizer=optimizer,
+            config={
+                "train_micro_batch_size_per_gpu": 1,  # never used: the loop decides, and says where a step ends
+                "gradient_clipping": self._clip,
+                "zero_optimization": zero,
+                "zero_allow_untested_optimizer": True,
+                "zero_force_ds_cpu_optimizer": False,
+            },
+        )
+        if self._stage == 3:
+            deepspeed.zero.register_external_parameter(self.module.module, model.head_weight)
+        self._begin_state({})
+        return optimizer
+
+    def _begin_state(self, scalars: dict[str, Tensor]) -> None:
+        """Zeros for each piece, and these numbers: the engine links the pieces to the weights once, after the first group's
+        first update (DeepSpeed 0.19.8), when those of other groups have no state yet."""
+        engine, groups = self.module.optimizer, self.optimizer.param_groups
+        if self._stage == 3:
+            pieces = zip(engine.fp32_partitioned_groups_flat, engine.sub_group_to_group_id.values(), strict=True)
+        else:
+            pieces = zip(engine.single_partition_of_fp32_groups, range(len(groups)), strict=True)
+        for piece, index in pieces:
+            self.optimizer.state[piece] = {
+                slot: scalars.get(slot, torch.zeros((), dtype=SCALARS[slot])).clone()
+                if slot in SCALARS
+                else torch.zeros_like(piece)
+                for slot in groups[index]["slots"]
+            }
+        if self._stage < 3:
+            engine._hp_optimizer_states_linked = False
+            engine._lazy_init_hp_params_optimizer_state()
+
+    def inside(self, call: Callable[[], Result]) -> Result:
+        return self.module(_in_autocast(call, self.model))
+
+    def share(self, batch: Batch, rows: slice, last: bool) -> tuple[Tensor, Figures]:
+        share, figures = self.module(_in_autocast(batch.loss, self.model), rows)
+        self.module.set_gradient_accumulation_boundary(last)
+        self.module.backward(share * ranks())
+        return share.detach(), figures
+
+    def clip(self, limit: float) -> Tensor:
+        self.module.step()
+        return torch.as_tensor(self.module.get_global_grad_norm())
+
+    def step(self) -> None:
+        """Done in `clip`."""
+
+    def forget(self) -> None:
+        """The engine does, after its step."""
+
+    def held(self) -> dict[str, Tensor]:
+        return {} if self._stage == 3 else super().held()
+
+    def weights(self) -> dict[str, Tensor]:
+        found = {}
+        for name, weight in self.model.named_parameters():
+            with deepspeed.zero.GatheredParameters(weight, enabled=self._stage == 3):
+                found[name] = weight.detach().clone()
+        return found
+
+    @torch.no_grad()
+    def put_weights(self, weights: dict[str, Tensor]) -> None:
+        for name, weight in self.model.named_parameters():
+            with deepspeed.zero.GatheredParameters(weight, modifier_rank=0, enabled=self._stage == 3):
+                weight.copy_(weights[name])
+        self.module.optimizer.refresh_fp32_params()
+
+    def slots(self) -> dict[str, Tensor]:
+        found = {}
+        state = next(iter(self.optimizer.state.values()))
+        for name, weight in self.model.named_parameters():
+            for slot in self.slot_names[name]:
+                whole = state[slot] if slot in SCALARS else safe_get_full_optimizer_state(weight, slot)
+                found[f"{slot}.{name}"] = whole.view(self.shapes[name].shape if slot not in SCALARS else ())
+        return found
+
+    def put_slots(self, slots: dict[str, Tensor]) -> None:
+        if not slots:
+            return
+        # every weight is updated in every step, so one number stands for all
+        scalars = {key.partition(".")[0]: value for key, value in slots.items() if key.partition(".")[0] in SCALARS}
+        self._begin_state(scalars)
+        for name, weight in self.model.named_parameters():
+            for slot in set(self.slot_names[name]) - SCALARS.keys():
+                value = slots[f"{slot}.{name}"].to(self.model.cos_TE.device)
+                safe_set_full_optimizer_state(weight, value, slot)
+
+    def gather(self) -> None:
+        weights = self.weights()
+        self.module.destroy()
+        make_plain(self.model, weights)
