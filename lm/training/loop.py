@@ -93,7 +93,6 @@ def train(model: Decoder, recipe: Recipe, steps: int, batch_at: Callable[[int], 
             log.stop()
     checkpoints.close()
     mean.put(parallel.held())
-    parallel.gather()
+    parallel.finish()
     log.fact(**speed.facts())
-    model.eval()
     log.trained()

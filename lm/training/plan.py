@@ -48,7 +48,8 @@ class Plan:
 
     def first_uneven(self, divisor: int) -> int | None:
         """The first step whose sequences are no multiple of the divisor; None where there is none."""
-        uneven = np.flatnonzero((self._sequence[self._first_row[1:] - 1] + 1) % divisor) if self.steps else []
+        sequences = self._sequence[self._first_row[1:] - 1] + 1
+        uneven = np.flatnonzero(sequences % divisor)
         return int(uneven[0]) if len(uneven) else None
 
     @property

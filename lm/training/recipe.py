@@ -22,7 +22,9 @@ class Recipe(Config):
         "auto", description="torch.compile; auto: where the run is long enough"
     )
     shards: int = Field(
-        1, gt=0, description="equal parts of a step, a power of two; up to as many ranks give the same bits as one process"
+        1,
+        gt=0,
+        description="equal parts of a step, a power of two; up to as many ranks give the same bits as one process",
     )
     skip_sigmas: float = Field(
         0.0,

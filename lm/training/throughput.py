@@ -31,8 +31,8 @@ class Throughput:
         return max(time.monotonic() - self._began, 1e-9)
 
     def facts(self) -> dict[str, float]:
-        """tokens_per_second, flops_per_second, peak memory of the GPU, and MFU where the device's peak is known, of all ranks' devices; nothing before
-        the first batch."""
+        """tokens_per_second and flops_per_second of all ranks, peak memory of this rank's GPU, and MFU where the GPU's peak is
+        known; nothing before the first batch."""
         if not self._tokens:
             return {}
         seconds = self._seconds

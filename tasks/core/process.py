@@ -70,7 +70,11 @@ def device_locks(entry: Entry, ranks: int = 1) -> Iterator[None]:
     """Hold as many of the devices that this process may see as `meta.gpus` asks for, and one a rank, where there are any."""
     present = len(list(Path("/dev").glob("nvidia[0-9]*")))  # asking torch would take seconds
     with ExitStack() as held:
-        for device in devices(max(int(entry.meta.get("gpus", 0)), ranks if ranks > 1 else 0), present, os.environ.get("CUDA_VISIBLE_DEVICES")):
+        for device in devices(
+            max(int(entry.meta.get("gpus", 0)), ranks if ranks > 1 else 0),
+            present,
+            os.environ.get("CUDA_VISIBLE_DEVICES"),
+        ):
             held.enter_context(lock(f"device-{device}"))
         yield
 

@@ -93,7 +93,12 @@ class Ranks:
 
     def _start(self, rank: int, meeting: Path) -> subprocess.Popen[bytes]:
         name, _, item = self._address.partition("@")
-        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.size, "TOKENMILL_MEETING": meeting.resolve()}
+        environment = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": self.size,
+            "TOKENMILL_MEETING": meeting.resolve(),
+        }
         return subprocess.Popen(
             [sys.executable, "-m", f"tasks.{name}.stage", *([item] if item else [])],
             env=os.environ | {key: str(value) for key, value in environment.items()},
@@ -107,6 +112,8 @@ class Ranks:
         on_gpu = torch.cuda.is_available()
         if on_gpu:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        os.environ.update(RANK=str(self.rank), WORLD_SIZE=str(self.size))  # for DeepSpeed
+        os.environ.setdefault("LOCAL_RANK", str(self.rank))
         if meeting:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
             store: Store = dist.FileStore(str(meeting), self.size)

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from lm.checkpoint import device, save_model
 from lm.config import choice
-from lm.exchange import ranks
 from lm.model import Decoder, ModelConfig
 from lm.sampler import generate
 from lm.tokenizer import Tokenizer
 from lm.training.batch import Batch, Figures
 from lm.training.loop import train
+from lm.training.parallel import parts_of_a_batch
 from lm.training.plan import Plan
 from lm.training.recipe import Recipe
 from tasks.core.config import Checkpoint, ConfigError
@@ -49,11 +49,11 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
     longest, context = plan.longest - 1, model.config.context
     if longest > context:
         raise ConfigError(f"pretrain.model.context: {context} is shorter than the plan's sequences of {longest} tokens")
-    uneven = plan.first_uneven(divisor := max(config.shards, ranks()))
-    if uneven is not None:
+    step = plan.first_uneven(parts := parts_of_a_batch(config))
+    if step is not None:
         raise ConfigError(
-            f"pretrain.shards: step {uneven} of the plan has {len(plan.batch(uneven))} sequences, which cannot be divided among "
-            f"{divisor} shards or ranks; change it, or curriculum.tokens_per_step"
+            f"curriculum.tokens_per_step: step {step} of the plan has {len(plan.batch(step))} sequences, which {parts} shards "
+            "or ranks cannot divide equally: change it, pretrain.shards or TOKENMILL_RANKS"
         )
     model.to(device())
     documents = read_table(data / "tokenize" / "documents.parquet", ["length", "bytes"]).to_pydict()

@@ -16,9 +16,7 @@ def chosen(recipe: Recipe) -> Parallel:
 
     A run of one process is exact, whatever they say. Raises ConfigError for a kind there is not.
     """
-    kind, offload = os.environ.get("TOKENMILL_PARALLEL", "exact"), os.environ.get("TOKENMILL_OFFLOAD") == "1"
-    if kind not in KINDS:
-        raise ConfigError(f"TOKENMILL_PARALLEL: no {kind!r} (allowed: {', '.join(KINDS)})")
+    kind, offload = _kind(), os.environ.get("TOKENMILL_OFFLOAD") == "1"
     if offload and kind in ("exact", "ddp"):
         raise ConfigError(f"TOKENMILL_OFFLOAD: {kind} keeps all weights on the device: use fsdp or a zero")
     if kind == "exact" or ranks() == 1:
@@ -35,3 +33,15 @@ def chosen(recipe: Recipe) -> Parallel:
     from lm.training.parallel.zero import Zero
 
     return Zero(int(kind[-1]), offload, recipe)
+
+
+def parts_of_a_batch(recipe: Recipe) -> int:
+    """Into how many equal parts the rows of every batch must divide."""
+    return recipe.shards if _kind() == "exact" or ranks() == 1 else ranks()
+
+
+def _kind() -> str:
+    kind = os.environ.get("TOKENMILL_PARALLEL", "exact")
+    if kind not in KINDS:
+        raise ConfigError(f"TOKENMILL_PARALLEL: no {kind!r} (allowed: {', '.join(KINDS)})")
+    return kind

@@ -32,9 +32,7 @@ class Parallel(ABC):
         self._know(model, optimizer, dict(model.named_parameters()), model.state_dict())
         return optimizer
 
-    def _know(
-        self, model: Decoder, optimizer: Optimizer, given: dict[str, Any], weights: dict[str, Tensor]
-    ) -> None:
+    def _know(self, model: Decoder, optimizer: Optimizer, given: dict[str, Any], weights: dict[str, Tensor]) -> None:
         """Hold both, and what a checkpoint of them has: the shape of each weight, as a meta tensor, and the slots of those
         that were given to the optimizer."""
         self.model, self.optimizer = model, optimizer
@@ -107,8 +105,9 @@ class Parallel(ABC):
         """Bring the model to a whole state."""
         self.model.load_state_dict(weights)
 
-    def gather(self) -> None:
-        """Make the model a plain one again, with all weights on every rank."""
+    def finish(self) -> None:
+        """Make the model a plain one again, with all weights on every rank, in evaluation mode."""
+        self.model.eval()
 
     def agree(self, value: int) -> int:
         """The smallest of the ranks' values."""

@@ -42,7 +42,9 @@ def refuse(method: Any, **needs: bool) -> None:
     for need, needed in needs.items():
         if needed:
             kind = os.environ.get("TOKENMILL_PARALLEL")
-            raise ConfigError(f"optimizer: {method.name} {reasons[need]}, which TOKENMILL_PARALLEL={kind} does not allow")
+            raise ConfigError(
+                f"optimizer: {method.name} {reasons[need]}, which TOKENMILL_PARALLEL={kind} does not allow"
+            )
 
 
 class DDP(Parallel):
@@ -51,6 +53,8 @@ class DDP(Parallel):
     The order of its sums depends on the ranks, and so do the last bits. An optimizer that exchanges gradients itself, as 1-bit
     Adam does, gets those of the rank's own rows.
     """
+
+    module: Any  # Call, in the library's wrapper
 
     def distribute(self, model: Decoder, method: Any) -> Optimizer:
         optimizer = super().distribute(model, method)

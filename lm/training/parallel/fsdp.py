@@ -43,12 +43,12 @@ class FSDP(DDP):
         for block in model.blocks:
             fully_shard(block, offload_policy=self._policy)
         self.module = fully_shard(Call(model), offload_policy=self._policy)
-        self._sharded: dict[str, DTensor] = dict(model.named_parameters())
+        self._sharded: dict[str, Any] = dict(model.named_parameters())
         self._held = {name: nn.Parameter(w.to_local(), w.requires_grad) for name, w in self._sharded.items()}
         optimizer: Optimizer = method.build([(n, w) for n, w in self._held.items() if w.requires_grad])
         refuse(method, freezes=optimizer.freezes, exchanges=optimizer.exchanges)
         if optimizer.whole_tensors:
-            self._names = {held: name for name, held in self._held.items()}
+            self._names: dict[Tensor, str] = {held: name for name, held in self._held.items()}
             optimizer.update = partial(self._update_whole, optimizer.update)  # type: ignore[method-assign]
         self._know(model, optimizer, self._held, whole)
         return optimizer
@@ -95,11 +95,17 @@ class FSDP(DDP):
         for name, weight in weights.items():
             self._held[name].copy_(self.part(name, weight))
 
-    def gather(self) -> None:
+    def finish(self) -> None:
         make_plain(self.model, self.weights())
+        super().finish()
 
     def _update_whole(
-        self, update: Callable[..., None], weights: list[Tensor], grads: list[Tensor], state: State, group: dict[str, Any]
+        self,
+        update: Callable[..., None],
+        weights: list[Tensor],
+        grads: list[Tensor],
+        state: State,
+        group: dict[str, Any],
     ) -> None:
         """The update of tensors gathered for it, of which each rank keeps its part."""
         names = [self._names[weight] for weight in weights]

@@ -61,7 +61,5 @@ def sum_over_ranks_(values_N: Tensor) -> None:
 
 def _swap(given: Tensor, got: Tensor, partner: int) -> None:
     """Send one tensor to the partner and receive the other from it."""
-    for work in dist.batch_isend_irecv(
-        [dist.P2POp(dist.isend, given, partner), dist.P2POp(dist.irecv, got, partner)]
-    ):
+    for work in dist.batch_isend_irecv([dist.P2POp(dist.isend, given, partner), dist.P2POp(dist.irecv, got, partner)]):
         work.wait()

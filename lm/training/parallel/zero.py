@@ -44,9 +44,13 @@ class Zero(DDP):
 
     def __init__(self, stage: int, offload: bool, recipe: Recipe) -> None:
         if recipe.skip_sigmas:
-            raise ConfigError("skip_sigmas: ZeRO knows a gradient's norm only after the update: set it to 0, or use fsdp")
+            raise ConfigError(
+                "skip_sigmas: ZeRO knows a gradient's norm only after the update: set it to 0, or use fsdp"
+            )
         if stage == 3 and recipe.average.name != "last":
-            raise ConfigError(f"average: {recipe.average.name} needs the weights, which zero3 has cut: use zero2 or fsdp")
+            raise ConfigError(
+                f"average: {recipe.average.name} needs the weights, which zero3 has cut: use zero2 or fsdp"
+            )
         self._stage, self._offload, self._clip = stage, offload, recipe.clip
         # fp32 weight, gradient, fp32 copy and two moments
         cut = {1: 12, 2: 16, 3: 20}[stage]
@@ -158,7 +162,8 @@ class Zero(DDP):
                 value = slots[f"{slot}.{name}"].to(self.model.cos_TE.device)
                 safe_set_full_optimizer_state(weight, value, slot)
 
-    def gather(self) -> None:
+    def finish(self) -> None:
         weights = self.weights()
         self.module.destroy()
         make_plain(self.model, weights)
+        super().finish()

@@ -1,0 +1,140 @@
+"""Ranks of real stages: killed, stopped and rescaled, the output has the digest of one process that was never interrupted."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lm.checkpoint import load_model
+from tests.project import TINY, digest, make_project, run_stage, start_stage
+
+SHARDED = {**TINY, "pretrain": {**TINY["pretrain"], "shards": 4}}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with the plan that pretraining follows."""
+    folder = make_project(tmp_path_factory.mktemp("project"), SHARDED)
+    for stage in ("ingest", "dedup", "filter", "tokenize", "curriculum"):
+        run_stage(folder, stage)
+    return folder
+
+
+@pytest.fixture
+def project(made: Path) -> Path:
+    for left in (made / "data" / "pretrain", made / ".scratch" / "pretrain"):
+        shutil.rmtree(left, ignore_errors=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def whole(made: Path) -> str:
+    """The digest that one process gives."""
+    run_stage(made, "pretrain")
+    return digest(made / "data" / "pretrain")
+
+
+def points(project: Path) -> int:
+    """Steps that the run has logged so far."""
+    return sum(path.read_bytes().count(b"\n") for path in (project / ".scratch" / "pretrain").rglob("curves.jsonl"))
+
+
+def at_step(project: Path, step: int, ranks: int) -> tuple[subprocess.Popen, list[psutil.Process]]:
+    """Start pretraining, with a checkpoint after every step; (rank 0, the others) once it has logged `step` of them."""
+    process = start_stage(project, "pretrain", TOKENMILL_CHECKPOINT_SECONDS="0", TOKENMILL_RANKS=str(ranks))
+    deadline = time.monotonic() + 120
+    while points(project) < step:
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)  # watching a file: what is waited for is its length, never the time
+    return process, psutil.Process(process.pid).children()
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not psutil.wait_procs(processes, timeout=30)[1]
+
+
+def test_killed_and_rescaled_equals_one_process(project: Path, whole: str) -> None:
+    for ranks, step in zip((2, 1, 4), sorted(random.Random(7).sample(range(2, 28), 3)), strict=True):
+        process, others = at_step(project, step, ranks)
+        assert len(others) == ranks - 1
+        process.kill()
+        process.communicate()
+        assert gone(others), "a rank outlived the first"
+    run_stage(project, "pretrain", TOKENMILL_RANKS="2")
+    assert digest(project / "data" / "pretrain") == whole
+
+
+def test_asked_to_stop_all_ranks_stop_after_one_step(project: Path, whole: str) -> None:
+    process, others = at_step(project, 3, 2)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 143 and "stopped; the next run continues" in printed
+    assert gone(others)
+    run_stage(project, "pretrain")
+    assert digest(project / "data" / "pretrain") == whole
+
+
+def test_a_rank_that_ends_is_named_and_costs_nothing(project: Path, whole: str) -> None:
+    process, (other,) = at_step(project, 3, 2)
+    other.kill()
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "pretrain: rank 1 ended with -9" in printed
+    run_stage(project, "pretrain")
+    assert digest(project / "data" / "pretrain") == whole
+
+
+def test_torchrun_starts_the_ranks_as_well(project: Path, whole: str) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "TOKENMILL_TRACKING": "off", "TOKENMILL_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    ran = subprocess.run(
+        [*command, "-m", "tasks.pretrain.stage"], cwd=project, env=environment, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert digest(project / "data" / "pretrain") == whole
+    ran = subprocess.run(
+        [*command, "-m", "tasks.dedup.stage"], cwd=project, env=environment, capture_output=True, text=True
+    )
+    assert ran.returncode != 0 and "dedup: works in one process: start it without torchrun" in ran.stderr
+
+
+def test_a_stage_trains_under_deepspeed(project: Path, whole: str) -> None:
+    params = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(params.replace("name: muon", "name: adamw"))
+    try:
+        run_stage(project, "pretrain")
+        alone, _ = load_model(project / "data" / "pretrain")
+        shutil.rmtree(project / "data" / "pretrain")
+        run_stage(project, "pretrain", TOKENMILL_RANKS="2", TOKENMILL_PARALLEL="zero2")
+        together, _ = load_model(project / "data" / "pretrain")
+    finally:
+        (project / "params.yaml").write_text(params)
+    for name, weight in alone.state_dict().items():
+        # 32 updates; sums in another order. A rank that saw the wrong rows is off by some 1e-2
+        assert (together.state_dict()[name] - weight).abs().max() < 1e-3, name
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"TOKENMILL_RANKS": "8"}, "shards: 4 cannot be divided among 8 ranks: set it to 8 or more"),
+        ({"TOKENMILL_RANKS": "two"}, "TOKENMILL_RANKS: must be a whole number of at least 1 (got 'two')"),
+        ({"TOKENMILL_RANKS": "2", "TOKENMILL_PARALLEL": "zero2"}, "muon needs whole tensors"),
+        (
+            {"TOKENMILL_RANKS": "3", "TOKENMILL_PARALLEL": "ddp"},
+            "step 0 of the plan has 8 sequences, which 3 shards or ranks cannot",
+        ),
+    ],
+)
+def test_what_cannot_be_is_one_line(project: Path, settings: dict[str, str], reason: str) -> None:
+    process = start_stage(project, "pretrain", **settings)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 2 and reason in printed and "Traceback" not in printed
+    assert not (project / "data" / "pretrain").exists()
