@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 ROOT = Path(__file__).parent.parent
 
-TINY = {
+TINY: dict[str, Any] = {
     "seed": 0,
     "problems": {"name": "arithmetic", "folder": "data/problems", "digits": 1},
     "checkpoint": {"folder": "data/checkpoint"},
