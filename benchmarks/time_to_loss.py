@@ -40,10 +40,10 @@ SHAPE = ModelConfig(
 SEEDS, TUNING_SEED = (0, 1, 2), 100
 # Predictions of a run of the peer: about a minute of two cores.
 TOKENS = 600_000
-PEER_BATCHES, PEER_RATES = (512, 1024), (1e-3, 2e-3, 4e-3)
-BATCH, RATES = 2048, (2.5e-3, 5e-3, 1e-2, 2e-2)
+PEER_BATCHES, PEER_RATES = (256, 512, 1024), (1.2e-3, 2.4e-3)
+BATCH, RATES = 2048, (2.5e-3, 3.5e-3, 5e-3, 7e-3)
 # Of the peer's predictions; the rates are tried at the middle one.
-SHARES = (0.35, 0.41, 0.48, 0.56, 0.65, 0.75, 0.87)
+SHARES = (0.3, 0.36, 0.43, 0.5, 0.58, 0.68, 0.8)
 # Bits per byte by which ours is to be ahead on the tuning seed, since seeds differ.
 MARGIN = 0.01
 # Of the budget: the runs of a seed until it is as good as the peer's.
@@ -101,7 +101,7 @@ def compare(ours: Run, eager: Run, compiled: Run, tokens: int) -> list[Contest]:
 
 def tuned(run: Run, tokens: int, goal: float) -> Settings:
     """The best rate at the middle budget, then the smallest budget at which it has at most `goal` bits per byte."""
-    budgets = [int(tokens * share) for share in SHARES]
+    budgets = [round(tokens * share) for share in SHARES]
     middle = budgets[len(budgets) // 2]
     chosen, bits = best(run, [{"tokens": middle, "batch": BATCH, "rate": rate} for rate in RATES], TUNING_SEED)
 
@@ -118,7 +118,7 @@ def until(run: Run, settings: Settings, seed: int, goal: float) -> Sample:
     are those of all runs it took."""
     time_, tokens = 0.0, 0.0
     for share in ATTEMPTS:
-        sample = run({**settings, "tokens": int(settings["tokens"] * share)}, seed)
+        sample = run({**settings, "tokens": round(settings["tokens"] * share)}, seed)
         time_, tokens = time_ + sample.values["time"], tokens + sample.values["tokens"]
         if sample.values["bits_per_byte"] <= goal:
             break
@@ -166,15 +166,15 @@ def ours(
     for name in ("curriculum", "pretrain"):
         (data / name).mkdir(exist_ok=True)
     plan = curriculum.CurriculumConfig(
-        method=ShuffledPacking(sequence_length=shape["context"]), tokens=tokens, tokens_per_step=batch, seed=seed
+        method=ShuffledPacking(sequence_length=shape["context"] // 2), tokens=tokens, tokens_per_step=batch, seed=seed
     )
     config = pretrain.PretrainConfig(
         start=Random(),
         checkpoint=Checkpoint(folder=""),
         model=ModelConfig(**shape),
         objective=NextToken(),
-        optimizer=Muon(lr=rate),
-        schedule=Wsd(decay_fraction=0.5),
+        optimizer=Muon(lr=rate, adamw_lr=3 * rate, momentum=0.9, steps=3),
+        schedule=Wsd(decay_fraction=0.8),
         average=Last(),
         seed=seed,
     )
