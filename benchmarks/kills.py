@@ -33,7 +33,7 @@ def contests(threads: int) -> Iterator[Contest]:
 def equal_digests() -> int:
     """Raises RuntimeError when a run that was not killed fails."""
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
-        project = make_project(Path(name) / "project", PARAMS)
+        project = make_project(Path(name), PARAMS)
         for stage in ("ingest", "dedup", "filter", "tokenize", "curriculum"):
             run_stage(project, stage)
         began = time.monotonic()
