@@ -8,6 +8,7 @@ PRESET ?=
 SET ?=
 TARGETS ?=
 FORCE ?=
+MACHINE ?=
 BENCH ?= orchestration
 POOL ?= default
 REV ?= HEAD
@@ -19,7 +20,7 @@ export GOMP_SPINCOUNT ?= 1000
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.scratch/dvc
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline test smoke repro reproduce ui agent lint bench bench-table peers chat export clean
+.PHONY: help setup pipeline test smoke repro reproduce ui agent lint plan bench bench-table peers chat export clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +37,9 @@ setup: $(READY)  ## make the environment (.venv), or bring it up to date with it
 
 pipeline: $(READY)  ## bring the pipeline up to date: PRESET=smoke SET="rl.steps=50 seed=1" TARGETS="sft" FORCE=1
 	@python -m flows.run $(if $(PRESET),--preset $(PRESET)) $(if $(SET),--set $(SET)) $(if $(TARGETS),--targets $(TARGETS)) $(if $(FORCE),--force)
+
+plan: $(READY)  ## memory, time and FLOP of a pipeline before it runs: PRESET=gpu-124m MACHINE=h100 SET="rl.steps=50"
+	@python -m flows.forecast $(if $(PRESET),--preset $(PRESET)) $(if $(SET),--set $(SET)) $(if $(MACHINE),--machine $(MACHINE))
 
 test: $(READY)  ## every test
 	@python -m pytest -q

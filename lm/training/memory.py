@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from lm.model import Decoder
 from lm.training.batch import Batch
 from lm.training.parallel.base import Parallel
 
@@ -27,19 +28,20 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def bytes_kept(model: nn.Module, batch: Batch) -> int:
-    """Bytes that the first row's loss keeps for its backward, the weights aside."""
-    buffers = {buffer.untyped_storage().data_ptr() for buffer in model.buffers()}
+    """Bytes that the first row's loss keeps for its backward, the weights aside; fake tensors have storages, too, though no
+    addresses."""
+    buffers = {buffer.untyped_storage()._cdata for buffer in model.buffers()}
     kept: dict[int, int] = {}
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         is_weight = isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter)
-        if not is_weight and storage.data_ptr() not in buffers:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if not is_weight and storage._cdata not in buffers:
+            kept[storage._cdata] = storage.nbytes()
         return tensor
 
     with saved_tensors_hooks(count, lambda tensor: tensor):
-        loss, _ = batch.loss(slice(0, 1))  # held, so that no address is used twice
+        loss, _ = batch.loss(slice(0, 1))  # held, so that no storage is used twice
     del loss
     return sum(kept.values())
 
@@ -48,7 +50,12 @@ def positions_at_once(parallel: Parallel, batch: Batch, device: torch.device) ->
     """TOKENMILL_POSITIONS, else as many as fit a rank by the measure of one row; less than a row is 0."""
     if given := os.environ.get("TOKENMILL_POSITIONS"):
         return int(given)
-    weights = parallel.model.num_parameters()
-    room = SHARE * parallel.memory_share(device) * memory_bytes(device) - parallel.bytes_a_weight * weights
-    fits = int(room * batch.length / max(bytes_kept(parallel.model, batch), 1))
+    memory = parallel.memory_share(device) * memory_bytes(device)
+    return positions_in(memory, parallel.model, batch, parallel.bytes_a_weight)
+
+
+def positions_in(memory: float, model: Decoder, batch: Batch, bytes_a_weight: float) -> int:
+    """As many as fit a memory of so many bytes by the measure of one row; less than a row is 0."""
+    room = SHARE * memory - bytes_a_weight * model.num_parameters()
+    fits = int(room * batch.length / max(bytes_kept(model, batch), 1))
     return fits if fits >= batch.length else 0

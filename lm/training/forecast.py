@@ -1,0 +1,135 @@
+"""What a stage will need, from what its rehearsal counted: memory of its process or GPU, time, and whether it fits."""
+
+from dataclasses import dataclass
+
+from lm.training.flops import PEAKS, flops_per_token
+from lm.training.rehearsal import Rehearsed, Sampling, Step
+
+# Of a stage's process beside its model: Python, torch 2.13 for CPUs, pyarrow; and mlflow where it records. What the peak of a
+# stage leaves when rehearsal and data are taken away, measured at 0.05 to 2 million weights.
+PROCESS_BYTES, TRACKER_BYTES = 490 * 2**20, 110 * 2**20
+# Of a GPU's memory; the rest is CUDA's own context and the gaps between blocks
+USABLE = 0.92
+# Share of the products' roof that training reaches. CPU: between two rows of benchmarks/results/pretrain_step.jsonl at d1181ef,
+# 0.60 at 1.3 and 0.70 at 6.9 million weights. GPU: not measured on ours; Llama 3 reached 0.38 to 0.43 in bf16 on H100
+# (arXiv:2407.21783, table 4).
+UTILIZATION = {"cpu": 0.65, "gpu": 0.4}
+# Of writing a token: what a layer costs in calls alone, for all rows of it
+LAYER_SECONDS = {"cpu": 3e-4, "gpu": 2e-4}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """flops: of a matrix product, a second; bandwidth: bytes read a second. gpu: whether memory is a GPU's."""
+
+    name: str
+    gpu: bool
+    memory: int
+    flops: float
+    bandwidth: float
+
+
+def gpu(name: str, key: str, gigabytes: float, terabytes_a_second: float) -> Machine:
+    return Machine(name, True, int(gigabytes * 1e9), PEAKS[key], terabytes_a_second * 1e12)
+
+
+# What torch reports of each as total memory, and the bandwidth of NVIDIA's datasheets
+MACHINES = {
+    machine.name: machine
+    for machine in (
+        gpu("b200", "B200", 191, 8.0),
+        gpu("h200", "H200", 150, 4.8),
+        gpu("h100", "H100", 85, 3.35),
+        gpu("a100", "A100", 85, 2.04),
+        gpu("a100-40g", "A100", 42, 1.56),
+        gpu("l4", "L4", 23, 0.3),
+        gpu("rtx-4090", "RTX 4090", 25, 1.01),
+        gpu("rtx-3090", "RTX 3090", 25, 0.94),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """parameters: learned. flops: of the tokens that count, as Throughput has it. seconds: of them `sampling_seconds` are for
+    answers that are sampled. fits: whether bytes are there, of the memory."""
+
+    parameters: int
+    tokens: float
+    flops: float
+    bytes: float
+    seconds: float
+    sampling_seconds: float
+    positions: int
+    length: int
+    fits: bool
+    sampling_is_the_peak: bool
+    state_bytes: float
+
+
+def forecast(
+    step: Step,
+    steps: int,
+    tokens: float,
+    rehearsed: Rehearsed,
+    process_bytes: float,
+    machine: Machine,
+    saves_every: float,
+) -> Forecast:
+    """Of a stage of so many steps. process_bytes: of its process beside model and training, for a CPU. A checkpoint's copy of
+    the state counts where the stage is long enough for one."""
+    per_token = flops_per_token(step.model, step.batch.length)
+    forward_again = 4 / 3 if rehearsed.positions == 0 else 1.0
+    reached = UTILIZATION["gpu" if machine.gpu else "cpu"] * machine.flops
+    sampling = steps * sampling_seconds(step.sampling, reached, machine) if step.sampling else 0.0
+    work = per_token * forward_again
+    if step.sampling and step.sampling.model is not step.model:  # a teacher, which reads what it wrote once more
+        work += 2 * step.sampling.model.num_parameters()
+    training = steps * step.batch.tokens * work / reached
+    peak = max(rehearsed.step_bytes, rehearsed.sampling_bytes)
+    if not machine.gpu:
+        peak += process_bytes
+        if sampling + training >= saves_every:
+            peak += rehearsed.state_bytes
+    return Forecast(
+        parameters=step.model.num_parameters(),
+        tokens=tokens,
+        flops=tokens * per_token,
+        bytes=peak,
+        seconds=sampling + training,
+        sampling_seconds=sampling,
+        positions=rehearsed.positions,
+        length=step.batch.length,
+        fits=peak <= machine.memory * (USABLE if machine.gpu else 1.0),
+        sampling_is_the_peak=rehearsed.sampling_bytes > rehearsed.step_bytes,
+        state_bytes=rehearsed.state_bytes,
+    )
+
+
+def sampling_seconds(sampling: Sampling, reached: float, machine: Machine) -> float:
+    """Of one batch of answers: each token reads all weights and, on average, half of the cache, in fp32; a prompt is products.
+
+    Counted as if every answer had all its tokens, which an answer that ends sooner has not.
+    """
+    config = sampling.model.config
+    weights = sampling.model.num_parameters()
+    width = config.layers * config.kv_heads * config.each_head * 2
+    seen = sampling.prompt + sampling.new_tokens / 2
+    products = 2 * weights * sampling.rows / reached
+    reading = 4 * (weights + sampling.rows * seen * width) / machine.bandwidth
+    token = max(products, reading) + config.layers * LAYER_SECONDS["gpu" if machine.gpu else "cpu"]
+    return products * sampling.prompt + token * sampling.new_tokens
+
+
+def advice(stage: str, found: Forecast, machine: Machine) -> str:
+    """What to lower where a stage does not fit, in one line."""
+    needed, there = found.bytes / 1e9, machine.memory / 1e9
+    if found.state_bytes + 4 * found.parameters > machine.memory * USABLE:
+        lower = "pretrain.model.width or pretrain.model.layers: weights, gradients and optimizer alone are too much"
+    elif found.sampling_is_the_peak:
+        lower = "rl.prompts or rl.samples" if stage == "rl" else f"{stage}.batch or {stage}.max_new_tokens"
+    elif stage == "pretrain":
+        lower = "curriculum.method.sequence_length, then pretrain.model.width"
+    else:
+        lower = "pretrain.model.context, then pretrain.model.width" if stage == "sft" else f"{stage}.max_new_tokens"
+    return f"{stage}: needs {needed:.1f} GB of {machine.name}'s {there:.1f} GB; lower {lower}"

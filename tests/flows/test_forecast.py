@@ -1,0 +1,99 @@
+"""What `make plan` says: of memory, beside the peak of the stage itself; of machines and presets; and of what does not fit."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.plan_accuracy import CASES, measured, near, told
+from flows.forecast import forecast_of, machine_of
+from flows.params import compose
+from flows.workload import pretraining, shape_of, workloads
+from lm import optimizers
+from lm.config import methods_of
+from lm.training.forecast import MACHINES
+from lm.training.memory import positions_in
+from lm.training.rehearsal import HOLES, Live, rehearse
+from tasks.core.config import ConfigError
+from tests.project import ROOT
+
+GPU_PRESETS = ("gpu-124m", "gpu-1b")
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.name in ("12 layers", "4 rows")], ids=lambda c: c.name)
+def test_the_peak_of_a_stage_is_the_one_forecast(case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENMILL_TRACKING", "off")  # which ends with the stage, however few steps it has
+    case = replace(case, steps=3)
+    assert near(told(case).answer, measured(case).answer) == ""
+
+
+def test_what_is_held_is_counted_until_it_is_let_go() -> None:
+    """2^23 floats have a mapping of their own; 2^10 share a heap."""
+    with Live(HOLES) as live:
+        large, small = torch.zeros(2**23), torch.zeros(2**10)
+        view = large[:5]
+        del large
+        assert live.now == 2**25 + HOLES * 2**12
+        del view
+        assert live.now == HOLES * 2**12 and live.peak == 2**25 + HOLES * 2**12
+    assert len(small) == 2**10
+
+
+@pytest.mark.parametrize("method", methods_of(optimizers), ids=lambda m: m.model_fields["name"].default)
+def test_every_optimizer_can_be_rehearsed(method) -> None:
+    """Its state is at least a copy of the weights; Lion and Muon have no more than one for hidden matrices."""
+    work = pretraining(small(), shape_of(small()))
+    recipe = work.recipe.model_copy(update={"optimizer": method()})
+    found = rehearse(work.step, recipe, 10, 10**9, False)
+    weights = 4 * work.step().model.num_parameters()
+    assert 2 * weights - 4096 <= found.state_bytes <= 4 * weights + 4096 and found.step_bytes > found.state_bytes
+
+
+def small() -> dict:
+    return next(case for case in CASES if case.name == "small").params()
+
+
+def test_positions_are_those_that_training_would_choose() -> None:
+    """Real tensors or fake ones: one function measures both."""
+    work = pretraining(small(), shape_of(small()))
+    step = work.step()
+    memory = 40_000_000
+    assert (
+        rehearse(work.step, work.recipe, 10, memory, False).positions
+        == positions_in(memory, step.model, step.batch)
+        > 0
+    )
+
+
+def test_too_little_memory_for_a_row_recomputes_and_holds_less() -> None:
+    work = pretraining(small(), shape_of(small()))
+    plenty, little = (rehearse(work.step, work.recipe, 10, memory, False) for memory in (10**9, 10**6))
+    assert little.positions == 0 and little.step_bytes < plenty.step_bytes
+
+
+@pytest.mark.parametrize("preset", GPU_PRESETS)
+def test_the_pretraining_of_a_gpu_preset_fits_an_h100(preset: str) -> None:
+    params = compose(ROOT, preset, [])
+    found = forecast_of(pretraining(params, shape_of(params)), MACHINES["h100"])
+    assert found.fits and found.positions > 0
+
+
+def test_an_unknown_machine_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="MACHINE: no machine 'h101'"):
+        machine_of("h101")
+
+
+def test_missing_problems_are_one_line() -> None:
+    with pytest.raises(ConfigError, match="problems.folder: nowhere: holds no"):
+        workloads(compose(ROOT, "laptop", ["problems={name: gsm8k, folder: nowhere}"]))
+
+
+def test_what_does_not_fit_is_said_and_the_command_fails(tmp_path: Path) -> None:
+    overrides = ["pretrain.model={width: 8192, layers: 32, heads: 64, kv_heads: 8, ffn_width: 22016, context: 256}"]
+    command = [sys.executable, "-m", "flows.forecast", "--preset", "smoke", "--machine", "l4", "--set", *overrides]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("pretrain: needs") and "lower pretrain.model.width" in done.stderr
