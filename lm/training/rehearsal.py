@@ -3,7 +3,7 @@ device but no memory. What would be allocated and let go is counted."""
 
 import weakref
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lm.model import Cache, Decoder
+from lm.training import stand_ins
 from lm.training.average import RunningAverage
 from lm.training.batch import Batch, backward
 from lm.training.loop import trainable
 from lm.training.memory import positions_at_once, positions_in
 from lm.training.recipe import Recipe
-from lm.training.stand_ins import AsOnGpu
 
 # glibc gives a block of 32 MiB a mapping of its own, which goes when the block goes. Smaller ones share a heap with holes:
 # at 1.9 million weights and 4, 16 and 48 rows they took 1.20, 1.28 and 1.18 times their bytes, and 1.00 times with
@@ -119,7 +119,11 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
     # not made of the last weights alone, which are copied when all is done
     averaged = any(recipe.average(step, steps) for step in range(steps - 1))
     mean = RunningAverage(lambda step, total: float(averaged))
-    with AsOnGpu() if on_gpu else nullcontext(), Valueless(), live:
+    with ExitStack() as modes:
+        if on_gpu:
+            modes.enter_context(stand_ins.on_gpu())
+        modes.enter_context(Valueless())
+        modes.enter_context(live)
         with fake:
             step = step_of()
             step.model.train()

@@ -1,15 +1,18 @@
 """What a GPU's kernels would allocate, asked of fake tensors on a machine without one."""
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 # autocast computes these in fp32 on a GPU, and in bf16 on a CPU
 WIDE = {torch.nn.functional.cross_entropy, torch.nn.functional.log_softmax, Tensor.log_softmax}
-IS_CUDA = Tensor.is_cuda.__get__  # type: ignore[attr-defined]
 KERNELS = ("attention", "linear_cross_entropy", "rms_norm", "rope", "swiglu")
 
 
@@ -36,37 +39,47 @@ class FusedAttention(torch.autograd.Function):
         return tuple(torch.empty_like(x) for x in ctx.saved_tensors[:3])
 
 
-class AsOnGpu(TorchFunctionMode):
-    """Until it ends, every tensor says that it is on a GPU, so that kernels take the path of one, without being launched.
+@contextmanager
+def on_gpu() -> Iterator[None]:
+    """Until it ends, every fake tensor says that it is on a GPU, so that kernels take the path of one, and none is launched.
 
-    The tensors stay fake ones of the CPU: a torch without CUDA has no fake ones of a GPU that autograd takes. Raises ValueError
-    when the package triton is missing.
+    The tensors stay fake ones of the CPU: a torch without CUDA has no fake ones of a GPU that autograd takes. Attributes are
+    replaced, since a function mode is not in force where a backward recomputes activations. Raises ValueError when the package
+    triton is missing.
     """
+    try:
+        from triton.runtime.jit import KernelInterface
+    except ImportError:
+        raise ValueError("the package triton is missing: a GPU's memory is counted along its kernels") from None
+    modules = [importlib.import_module(f"kernels.{name}.triton") for name in KERNELS]
+    places: list[tuple[Any, str, Any]] = [
+        (module, name, Unlaunched())
+        for module in modules
+        for name, kernel in vars(module).items()
+        if isinstance(kernel, KernelInterface)
+    ]
+    attention = F.scaled_dot_product_attention
 
-    def __enter__(self) -> Any:
-        try:
-            from triton.runtime.jit import KernelInterface
-        except ImportError:
-            raise ValueError("the package triton is missing: a GPU's memory is counted along its kernels") from None
-        self._replaced = []
-        for name in KERNELS:
-            module = importlib.import_module(f"kernels.{name}.triton")
-            for kernel, value in list(vars(module).items()):
-                if isinstance(value, KernelInterface):
-                    self._replaced.append((module, kernel, value))
-                    setattr(module, kernel, Unlaunched())
-        return super().__enter__()
+    def fused(q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
+        return FusedAttention.apply(q, k, v) if how.get("is_causal") else attention(q, k, v, **how)
 
-    def __exit__(self, *error: Any) -> None:
-        for module, kernel, value in self._replaced:
-            setattr(module, kernel, value)
-        super().__exit__(*error)
+    places += [(F, "scaled_dot_product_attention", fused), (FakeTensor, "is_cuda", property(lambda tensor: True))]
+    before = [getattr(place, name) for place, name, _ in places[:-1]]
+    try:
+        for place, name, stand_in in places:
+            setattr(place, name, stand_in)
+        with Widened():
+            yield
+    finally:
+        for (place, name, _), original in zip(places[:-1], before, strict=True):
+            setattr(place, name, original)
+        del FakeTensor.is_cuda  # inherited from Tensor
+
+
+class Widened(TorchFunctionMode):
+    """What autocast computes in fp32 on a GPU and in bf16 on a CPU, in fp32."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func == IS_CUDA:
-            return True
-        if func is torch.nn.functional.scaled_dot_product_attention and (kwargs or {}).get("is_causal"):
-            return FusedAttention.apply(*args[:3])
         if func in WIDE and torch.is_autocast_enabled("cpu"):
             args = (args[0].float(), *args[1:])
         return func(*args, **(kwargs or {}))

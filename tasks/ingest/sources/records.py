@@ -42,7 +42,10 @@ def matching(folder: Path, pattern: str, label: str) -> list[Path]:
         raise ConfigError(f"ingest.folder: {folder}: no such folder (source {label})")
     paths = sorted(path for path in folder.glob(pattern) if path.is_file())
     if not paths:
-        raise ConfigError(f"ingest.sources: {label}: no file matches {pattern!r} in {folder}")
+        raise ConfigError(
+            f"ingest.sources: {label}: no file matches {pattern!r} in {folder}: put files there, or name the folder that has "
+            'them, as in SET="ingest.folder=/data/text"'
+        )
     return paths
 
 
