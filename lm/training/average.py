@@ -19,6 +19,9 @@ class RunningAverage:
         share = self._share(step, total_steps)
         if not share:
             return
+        if share == 1 and step + 1 == total_steps:
+            self.mean = {}  # the weights themselves, without a copy
+            return
         if share == 1 or not self.mean:
             self.mean = {name: weight.detach().clone() for name, weight in weights.items()}
             return

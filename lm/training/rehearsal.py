@@ -18,8 +18,8 @@ from lm.model import Cache, Decoder
 from lm.training import stand_ins
 from lm.training.average import RunningAverage
 from lm.training.batch import Batch, backward
-from lm.training.loop import trainable
 from lm.training.memory import positions_at_once, positions_in
+from lm.training.parallel.exact import Exact
 from lm.training.recipe import Recipe
 
 # glibc gives a block of 32 MiB a mapping of its own, which goes when the block goes. Smaller ones share a heap with holes:
@@ -127,16 +127,20 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
         with fake:
             step = step_of()
             step.model.train()
-            weights = trainable(step.model)
-            for _, weight in weights:
+            for weight in step.model.parameters():
                 weight.grad = torch.zeros_like(weight)
-        optimizer = recipe.optimizer.build(weights)
+        parallel = Exact(recipe.shards)
+        optimizer = parallel.distribute(step.model, recipe.optimizer)
         optimizer.begin(0)
         optimizer.step()  # outside the fake mode its counters are numbers
         optimizer.zero_grad(set_to_none=True)
         with fake, cast:
-            mean.after(0, steps, step.model)
-            positions = positions_in(memory, step.model, step.batch) if memory else here(step)
+            mean.after(0, steps, parallel.held())
+            positions = (
+                positions_in(memory, step.model, step.batch, parallel.bytes_a_weight)
+                if memory
+                else positions_at_once(parallel, step.batch, torch.device("cpu"))
+            )
         step.model.recompute = positions == 0
         batch = replace(step.batch, rows=min(step.batch.rows, 2 * max(1, positions // step.batch.length)))
         live.since()
@@ -146,18 +150,15 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
                 sample(step.sampling)
             sampled = live.since()
             backward(batch, positions)
-        torch.nn.utils.clip_grad_norm_(step.model.parameters(), recipe.clip)
-        optimizer.step()
+        parallel.clip(recipe.clip)
+        parallel.step()
         with fake:
-            mean.after(1, steps, step.model)
+            mean.after(1, steps, parallel.held())
         state = [*step.model.parameters(), *mean.mean.values()]
         state += [value for slots in optimizer.state.values() for value in slots.values()]
-    return Rehearsed(positions, live.peak, sampled, float(sum(tensor.nbytes for tensor in state)))
-
-
-def here(step: Step) -> int:
-    """What training decides on this machine."""
-    return positions_at_once(step.model, step.batch, torch.device("cpu"))
+    # the gradients of a shard, and the sums that wait for it
+    tree = 4 * step.model.num_parameters() * recipe.shards.bit_length() if recipe.shards > 1 else 0
+    return Rehearsed(positions, live.peak + tree, sampled, float(sum(tensor.nbytes for tensor in state)))
 
 
 @torch.no_grad()

@@ -63,7 +63,7 @@ def test_positions_are_those_that_training_would_choose() -> None:
     memory = 40_000_000
     assert (
         rehearse(work.step, work.recipe, 10, memory, False).positions
-        == positions_in(memory, step.model, step.batch)
+        == positions_in(memory, step.model, step.batch, 20.0)
         > 0
     )
 
