@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +22,8 @@ from tasks.core.process import at_parents_end
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-LONG = timedelta(days=7)  # rank 0 may wait for another stage's lock
+# Under torchrun the others wait while rank 0 waits for another stage's lock; else all are there when they meet.
+LONG, SHORT = timedelta(days=7), timedelta(minutes=1)
 SECONDS_TO_END = 60
 
 
@@ -61,7 +63,7 @@ class Ranks:
         meeting = folder / f"ranks-{os.getpid()}"
         others = [] if self._launched else [self._start(rank, meeting) for rank in range(1, self.size)]
         try:
-            self._join(None if self._launched else meeting).set("view", str(view.resolve()))
+            self._join(None if self._launched else meeting, others).set("view", str(view.resolve()))
             yield
             for rank, other in enumerate(others, 1):
                 if other.wait(SECONDS_TO_END):
@@ -104,8 +106,9 @@ class Ranks:
             env=os.environ | {key: str(value) for key, value in environment.items()},
         )
 
-    def _join(self, meeting: Path | None) -> "Store":
-        """Meet the others in a file, or where torchrun says; returns the store all see."""
+    def _join(self, meeting: Path | None, others: Sequence[subprocess.Popen[bytes]] = ()) -> "Store":
+        """Meet the others in a file, or where torchrun says; returns the store all see. Raises RuntimeError when one of those
+        that this process has started is no more."""
         import torch
         import torch.distributed as dist
 
@@ -117,9 +120,15 @@ class Ranks:
         if meeting:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
             store: Store = dist.FileStore(str(meeting), self.size)
+            store.set(f"here-{self.rank}", "")
         else:
             store, _, _ = next(dist.rendezvous("env://"))
-        store.set_timeout(LONG)
+        # torch would wait for one that was killed as it started
+        while others and not store.check([f"here-{rank}" for rank in range(self.size)]):
+            if any(other.poll() is not None for other in others):
+                raise RuntimeError("a rank has ended before all have met")
+            time.sleep(0.02)
+        store.set_timeout(SHORT if meeting else LONG)
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
         return store
