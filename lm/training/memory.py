@@ -27,9 +27,9 @@ def memory_bytes(device: torch.device) -> int:
     return total if allowed == "max" else min(total, int(allowed))
 
 
-def bytes_kept(model: nn.Module, batch: Batch) -> int:
-    """Bytes that the first row's loss keeps for its backward, the weights aside; fake tensors have storages, too, though no
-    addresses."""
+def bytes_kept(model: nn.Module, batch: Batch, rows: int = 1) -> int:
+    """Bytes that the loss of the first rows keeps for its backward, the weights aside; fake tensors have storages, too, though
+    no addresses."""
     buffers = {buffer.untyped_storage()._cdata for buffer in model.buffers()}
     kept: dict[int, int] = {}
 
@@ -41,13 +41,13 @@ def bytes_kept(model: nn.Module, batch: Batch) -> int:
         return tensor
 
     with saved_tensors_hooks(count, lambda tensor: tensor):
-        loss, _ = batch.loss(slice(0, 1))  # held, so that no storage is used twice
+        loss, _ = batch.loss(slice(0, rows))  # held, so that no storage is used twice
     del loss
     return sum(kept.values())
 
 
 def positions_at_once(parallel: Parallel, batch: Batch, device: torch.device) -> int:
-    """TOKENMILL_POSITIONS, else as many as fit a rank by the measure of one row; less than a row is 0."""
+    """TOKENMILL_POSITIONS, else as many as fit a rank; less than a row is 0."""
     if given := os.environ.get("TOKENMILL_POSITIONS"):
         return int(given)
     memory = parallel.memory_share(device) * memory_bytes(device)
@@ -55,7 +55,14 @@ def positions_at_once(parallel: Parallel, batch: Batch, device: torch.device) ->
 
 
 def positions_in(memory: float, model: Decoder, batch: Batch, bytes_a_weight: float) -> int:
-    """As many as fit a memory of so many bytes by the measure of one row; less than a row is 0."""
+    """As many as fit a memory of so many bytes by the measure of the first two rows; less than a row is 0.
+
+    What two rows keep only once, such as weights cast to bf16, does not grow with them.
+    """
     room = SHARE * memory - bytes_a_weight * model.num_parameters()
-    fits = int(room * batch.length / max(bytes_kept(model, batch), 1))
+    first = bytes_kept(model, batch)
+    each = bytes_kept(model, batch, 2) - first if batch.rows > 1 else first
+    if each <= 0:  # a second row without anything to learn from
+        each = first
+    fits = int((room - (first - each)) * batch.length / max(each, 1))
     return fits if fits >= batch.length else 0

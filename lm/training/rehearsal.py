@@ -23,8 +23,8 @@ from lm.training.parallel.exact import Exact
 from lm.training.recipe import Recipe
 
 # glibc gives a block of 32 MiB a mapping of its own, which goes when the block goes. Smaller ones share a heap with holes:
-# at 1.9 million weights and 4, 16 and 48 rows they took 1.20, 1.28 and 1.18 times their bytes, at 28 million 1.25, and 1.00 times with
-# MALLOC_MMAP_THRESHOLD_=65536, which gives each a mapping.
+# at 1.9 million weights and 4, 16 and 48 rows they took 1.20, 1.28 and 1.18 times their bytes, at 28 million 1.25;
+# 1.00 times with MALLOC_MMAP_THRESHOLD_=65536, which gives each a mapping.
 MAPPED, HOLES = 2**25, 1.23
 
 
