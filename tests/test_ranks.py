@@ -102,6 +102,17 @@ def test_a_rank_that_ends_before_it_meets_the_others_is_named(project: Path) -> 
     assert process.returncode == 1 and "pretrain: rank 1 ended with -9" in printed
 
 
+def test_a_rank_that_starts_after_its_first_was_killed_ends(project: Path) -> None:
+    process = start_stage(project, "pretrain", TOKENMILL_RANKS="2")
+    deadline = time.monotonic() + 60
+    while not (others := psutil.Process(process.pid).children()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)  # watching for a process, which has then yet to import torch
+    process.kill()
+    process.communicate(timeout=60)
+    assert gone(others)
+
+
 def test_torchrun_starts_the_ranks_as_well(project: Path, whole: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "TOKENMILL_TRACKING": "off", "TOKENMILL_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}

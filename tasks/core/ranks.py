@@ -89,18 +89,16 @@ class Ranks:
         meeting = os.environ.get("TOKENMILL_MEETING")
         if meeting:
             at_parents_end(signal.SIGKILL)
+            if os.getppid() != int(os.environ["TOKENMILL_PARENT"]):  # it ended before the kernel was asked
+                sys.exit(1)
         store = self._join(Path(meeting) if meeting else None)
         yield Path(store.get("view").decode())
         _leave()
 
     def _start(self, rank: int, meeting: Path) -> subprocess.Popen[bytes]:
         name, _, item = self._address.partition("@")
-        environment = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": self.size,
-            "TOKENMILL_MEETING": meeting.resolve(),
-        }
+        environment: dict[str, object] = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.size}
+        environment |= {"TOKENMILL_MEETING": meeting.resolve(), "TOKENMILL_PARENT": os.getpid()}
         return subprocess.Popen(
             [sys.executable, "-m", f"tasks.{name}.stage", *([item] if item else [])],
             env=os.environ | {key: str(value) for key, value in environment.items()},
