@@ -31,40 +31,51 @@ def contests(threads: int) -> Iterator[Contest]:
 
 @cache
 def equal_digests() -> int:
-    """Raises RuntimeError when a run that was not killed fails."""
+    """Raises RuntimeError when a run that was not killed fails or differs."""
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         project = make_project(Path(name), PARAMS)
         for stage in ("ingest", "dedup", "filter", "tokenize", "curriculum"):
             run_stage(project, stage)
-        began = time.monotonic()
         run_stage(project, "pretrain")
-        alone, whole = time.monotonic() - began, digest(project / "data" / "pretrain")
-        chance, equal = random.Random(SEED), 0
-        for kill in range(KILLS):
+        whole = digest(project / "data" / "pretrain")
+        seconds = {ranks: _seconds(project, ranks, whole) for ranks in RANKS}
+        chance, kills, equal = random.Random(SEED), 0, 0
+        while kills < KILLS:
             shutil.rmtree(project / "data" / "pretrain")
             before, after = chance.choice(RANKS), chance.choice(RANKS)
-            # ranks take as much longer to start as there are more of them than cores
-            when = chance.uniform(0.3, 1.2) * alone * max(1, before / (psutil.cpu_count() or 1))
+            when = chance.uniform(0.2, 1.0) * seconds[before]
             killed = _killed(project, before, when, chance)
+            if killed is None:
+                continue  # it was faster this time
             left = len(list((project / ".scratch" / "pretrain").rglob("step-*.safetensors")))
-            if not (project / "data" / "pretrain").exists():
-                run_stage(project, "pretrain", TOKENMILL_RANKS=str(after))
+            run_stage(project, "pretrain", TOKENMILL_RANKS=str(after))
             same = digest(project / "data" / "pretrain") == whole
-            equal += same
+            kills, equal = kills + 1, equal + same
             print(
-                f"{kill + 1}/{KILLS}: {before} ranks, {killed} after {when:.1f} s with {left} checkpoints, then {after} ranks: "
-                f"{'equal' if same else 'NOT EQUAL'}",
+                f"{kills}/{KILLS}: {before} ranks, rank {killed} killed after {when:.1f} s with {left} checkpoints, then "
+                f"{after} ranks: {'equal' if same else 'NOT EQUAL'}",
                 flush=True,
             )
     return equal
 
 
-def _killed(project: Path, ranks: int, seconds: float, chance: random.Random) -> str:
-    """Start pretraining, a checkpoint after every step, and kill one of its processes at that moment; which it was."""
+def _seconds(project: Path, ranks: int, whole: str) -> float:
+    """That an uninterrupted run of so many ranks takes."""
+    shutil.rmtree(project / "data" / "pretrain")
+    began = time.monotonic()
+    run_stage(project, "pretrain", TOKENMILL_RANKS=str(ranks), TOKENMILL_CHECKPOINT_SECONDS="0")
+    if digest(project / "data" / "pretrain") != whole:
+        raise RuntimeError(f"{ranks} ranks, never killed, do not give the digest of one process")
+    return time.monotonic() - began
+
+
+def _killed(project: Path, ranks: int, seconds: float, chance: random.Random) -> int | None:
+    """Start pretraining, a checkpoint after every step, and kill one of its processes at that moment; which rank it was, None
+    where the run had ended by itself."""
     process = start_stage(project, "pretrain", TOKENMILL_RANKS=str(ranks), TOKENMILL_CHECKPOINT_SECONDS="0")
     try:
         process.wait(seconds)
-        return "ended before the kill"
+        return None
     except subprocess.TimeoutExpired:
         pass
     every = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
@@ -72,4 +83,4 @@ def _killed(project: Path, ranks: int, seconds: float, chance: random.Random) ->
     every[index].kill()
     process.communicate()
     psutil.wait_procs(every, timeout=60)
-    return f"rank {index} killed"
+    return index

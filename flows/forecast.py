@@ -126,7 +126,7 @@ def assumptions(machine: Machine) -> str:
         )
     return (
         f"{machine.name}: {machine.memory / 1e9:.0f} GB, {machine.flops / 1e9:.0f} GFLOP/s in fp32, of which training is "
-        f"taken to reach {share:.0%}.\nMemory is that of the stage's process, uncompiled: within 10% in pretraining of 0.05 to "
+        f"taken to reach {share:.0%}.\nMemory is that of the stage's process, uncompiled: within 5% in pretraining of 0.05 to "
         "80 million weights.\nTime with the machine to itself; rl and distill sample answers: within a factor of 2."
     )
 
