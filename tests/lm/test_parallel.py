@@ -23,8 +23,8 @@ from lm.averages import Ema, Last
 from lm.config import ConfigError
 from lm.model import Decoder
 from lm.optimizers import AdamW, DropMuon, Lamb, Lion, Muon, OneBitAdam, ScheduleFree
-from lm.training.loop import train
 from lm.training import parallel
+from lm.training.loop import train
 from lm.training.parallel import chosen
 from lm.training.parallel.tree import Tree, sum_over_ranks_
 from lm.training.recipe import Recipe
