@@ -7,19 +7,38 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from lm.config import ConfigError
+
+AGAIN = "make both anew: make pipeline TARGETS=curriculum FORCE=1"
+
 
 class Plan:
     """The token ranges of every step, over the memory-mapped tokens.
 
-    folder_of_tokens holds tokens.npy, folder_of_plan holds plan.parquet, both as the data stages wrote them.
+    folder_of_tokens holds tokens.npy, folder_of_plan holds plan.parquet, both as the data stages wrote them. Raises ConfigError
+    that names the file when one is missing, torn, or does not fit the other.
     """
 
     def __init__(self, folder_of_plan: Path, folder_of_tokens: Path) -> None:
-        self.tokens = np.load(folder_of_tokens / "tokens.npy", mmap_mode="r")
-        table = pq.read_table(folder_of_plan / "plan.parquet", columns=["step", "sequence", "start", "length"])
+        tokens, plan = folder_of_tokens / "tokens.npy", folder_of_plan / "plan.parquet"
+        try:
+            self.tokens = np.load(tokens, mmap_mode="r")
+            table = pq.read_table(plan, columns=["step", "sequence", "start", "length"])
+        except (OSError, ValueError) as error:  # pyarrow's errors are among them
+            raise ConfigError(f"{plan} over {tokens}: cannot be read: {error}; {AGAIN}") from None
         step, self._sequence, self._start, self._length = (column.to_numpy() for column in table.columns)
         self.steps = int(step[-1]) + 1 if len(step) else 0
         self._first_row = np.searchsorted(step, np.arange(self.steps + 1))
+        empty = np.flatnonzero(np.diff(self._first_row) == 0)
+        if len(empty):
+            raise ConfigError(f"{plan}: has nothing for step {empty[0]} of {self.steps}; {AGAIN}")
+        outside = np.flatnonzero(self._start + self._length > len(self.tokens))
+        if len(outside):
+            row = outside[0]
+            raise ConfigError(
+                f"{plan}: row {row} asks for tokens {self._start[row]} to {self._start[row] + self._length[row]} of {tokens}, "
+                f"which has {len(self.tokens)}; {AGAIN}"
+            )
 
     def batch(self, step: int) -> Tensor:
         """ids_BN of the step: B sequences of N tokens, which give N - 1 predictions each."""

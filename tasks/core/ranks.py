@@ -133,13 +133,16 @@ class Ranks:
 
 
 class Trained(Exception):
-    """A rank but the first has done its part."""
+    """A rank but the first has done its part, to the end or as far as it was asked to."""
 
 
 class FollowersLog(Log):
     """Keeps nothing: rank 0 says it all."""
 
     def trained(self) -> None:
+        raise Trained
+
+    def stop(self) -> None:
         raise Trained
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lm import averages, optimizers
 from lm.averages import Last
-from lm.config import methods_of
+from lm.config import ConfigError, methods_of
 from lm.optimizers import AdamW
 from lm.schedules import Cosine
 from lm.training.batch import Batch
@@ -217,6 +217,27 @@ def test_plan_gives_the_planned_tokens(tmp_path: Path) -> None:
     assert plan.steps == 2 and plan.longest == 9
     assert plan.batch(0).tolist() == [[10, 11, 12, 50, 51], [90, 91, 92, 93, 94]]
     assert plan.batch(1).tolist() == [list(range(9))]
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([(0, 0, 0, 5), (2, 0, 5, 5)], r"plan.parquet: has nothing for step 1 of 3; make both anew"),
+        ([(0, 0, 0, 5), (0, 1, 97, 5)], r"row 1 asks for tokens 97 to 102 of .*tokens.npy, which has 100"),
+    ],
+)
+def test_a_plan_that_lacks_a_part_is_refused(rows: list, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        plan_of(tmp_path, rows)
+
+
+@pytest.mark.parametrize("harm", ["torn plan", "no plan", "torn tokens", "no tokens"])
+def test_a_plan_that_cannot_be_read_names_its_files(harm: str, tmp_path: Path) -> None:
+    plan_of(tmp_path, [(0, 0, 10, 3)])
+    path = tmp_path / ("plan.parquet" if "plan" in harm else "tokens.npy")
+    path.unlink() if "no" in harm else path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ConfigError, match=r"plan.parquet over .*tokens.npy: cannot be read: .*make both anew"):
+        Plan(tmp_path, tmp_path)
 
 
 def test_plan_says_where_documents_begin_among_the_inputs(tmp_path: Path) -> None:
