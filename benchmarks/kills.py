@@ -16,7 +16,12 @@ from tests.project import TINY, digest, make_project, run_stage, start_stage
 
 KILLS, RANKS, SEED = 50, (1, 2, 4), 0
 EQUAL = Metric("equal", "of 50 kills", higher_is_better=True)
-PARAMS = {**TINY, "pretrain": {**TINY["pretrain"], "shards": max(RANKS)}}
+# 200 steps, so that most kills find a run that trains, and many one that writes a checkpoint
+PARAMS = {
+    **TINY,
+    "pretrain": {**TINY["pretrain"], "shards": max(RANKS)},
+    "curriculum": {**TINY["curriculum"], "tokens": 200 * TINY["curriculum"]["tokens_per_step"]},
+}
 
 
 def contests(threads: int) -> Iterator[Contest]:
