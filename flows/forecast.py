@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -29,6 +31,8 @@ from tasks.core.process import use_threads
 
 SIDE = 2048  # of the square matrices, as in benchmarks/roofs.py
 HERE = "here"
+# The part of PROCESS_BYTES that was imports, where it was measured.
+IMPORTS_THERE = 409 * 2**20
 
 
 def this_machine() -> Machine:
@@ -67,6 +71,19 @@ def machine_of(name: str) -> Machine:
     return MACHINES[name]
 
 
+@cache
+def imports_bytes() -> int:
+    """That a process has at most once it has imported what training needs, asked of one: pages of libraries count as they are
+    mapped, by which two copies of one environment on one machine were 98 MiB apart."""
+    code = (
+        "import tasks.pretrain.stage, torch; torch.optim.SGD([torch.ones(1, requires_grad=True)]); print(peak_memory())"
+    )
+    code = f"from tasks.core.process import peak_memory; {code}"
+    # sh starts it: ru_maxrss begins at what the parent had, which a fork hands down
+    command = ["/bin/sh", "-c", 'PYTHONPATH="$PWD" "$0" -c "$1"; exit $?', sys.executable, code]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def forecast_of(work: Workload, machine: Machine) -> Forecast:
     """Of one stage on a machine."""
     on_this = not machine.gpu
@@ -74,7 +91,9 @@ def forecast_of(work: Workload, machine: Machine) -> Forecast:
     with torch.device("meta"):
         step = work.step()
     tracker = 0 if os.environ.get("TOKENMILL_TRACKING") == "off" else TRACKER_BYTES
-    process = PROCESS_BYTES + tracker + work.data_bytes
+    process = (
+        PROCESS_BYTES - IMPORTS_THERE + (imports_bytes() if on_this else IMPORTS_THERE) + tracker + work.data_bytes
+    )
     return forecast(step, work.steps, work.tokens, rehearsed, process, machine, checkpoint_seconds())
 
 
