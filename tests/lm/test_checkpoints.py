@@ -197,7 +197,7 @@ FOREIGN = {
     "vocabulary": (AdamW(), {"vocab_size": 300}, r"model.embedding.weight is float32 \(261, 32\) there and float32 \(300, 32\) here"),
     "shape": (AdamW(), {"ffn_width": 40}, r"model.blocks.0.ffn.gate.weight is float32 \(48, 32\) there and float32 \(40, 32\) here"),
     "too few": (AdamW(), {"layers": 3}, r"it has no model.blocks.2.attention_norm.weight, here float32 \(32,\)"),
-    "too many": (AdamW(), {"layers": 1}, r"it has average.blocks.1\S+, float32 \(16, 32\), which is not here"),
+    "too many": (AdamW(), {"layers": 1}, r"it has model.blocks.1\S+, float32 \(16, 32\), which is not here"),
     "other slots": (Muon(), {}, r"it has no optimizer.momentum.blocks.0.attention.query.weight, here float32 \(32, 32\)"),
     "same slots": (Lamb(), {}, "it is of AdamWOptimizer, here LambOptimizer"),
 }  # fmt: skip
