@@ -261,12 +261,10 @@ def test_what_cannot_be_divided_is_refused(tmp_path: Path) -> None:
         recipe(shards=3)
 
 
-class Ranks:
+def pretend_ranks(monkeypatch: pytest.MonkeyPatch, world: int) -> None:
     """As if there were several, for what is refused before any is asked."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, world: int) -> None:
-        for module in ("lm.training.parallel", "lm.training.parallel.exact", "lm.training.parallel.zero"):
-            monkeypatch.setattr(f"{module}.ranks", lambda: world)
+    for module in ("lm.training.parallel", "lm.training.parallel.exact", "lm.training.parallel.zero"):
+        monkeypatch.setattr(f"{module}.ranks", lambda: world)
 
 
 @pytest.mark.parametrize(
@@ -289,6 +287,6 @@ def test_what_a_kind_cannot_do_is_refused(
 ) -> None:
     monkeypatch.setenv("TOKENMILL_PARALLEL", kind)
     monkeypatch.setenv("TOKENMILL_OFFLOAD", offload)
-    Ranks(monkeypatch, world)
+    pretend_ranks(monkeypatch, world)
     with pytest.raises(ConfigError, match=reason):
         chosen(how).distribute(toy_model(), how.optimizer)
