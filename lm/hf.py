@@ -60,6 +60,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     shards = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
     weights: dict[str, Tensor] = {}
     for shard in shards:
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):  # somebody else's: it names files beside it
+            raise ValueError(f"{index}: weight_map: {shard!r} is no file of this folder")
         try:
             weights |= {name: weight.float() for name, weight in load_file(folder / shard).items()}
         except (FileNotFoundError, SafetensorError) as error:

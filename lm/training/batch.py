@@ -17,7 +17,7 @@ class Batch:
 
     loss(rows) is the share that these rows have in the step's loss, with their shares of its figures: shares of disjoint rows
     add up to the whole. figures: of the whole, such as the mean reward. after: called once the gradients are made, on every
-    rank.
+    rank. content: all that the loss is of, token ids first, for the record of what a step saw.
     """
 
     rows: int
@@ -26,6 +26,7 @@ class Batch:
     loss: Callable[[slice], tuple[Tensor, Figures]]
     figures: Figures = field(default_factory=dict)
     after: Callable[[], None] = lambda: None
+    content: tuple[Tensor, ...] = ()
 
 
 def backward(batch: Batch, positions: int, rows: slice | None = None) -> tuple[Tensor, Figures]:

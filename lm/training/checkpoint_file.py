@@ -70,19 +70,25 @@ def _sync(folder: Path) -> None:
 
 def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """(metadata, tensors), which are views of the file. Raises Torn with the reason, without the file's name, when it is
-    not whole, and ValueError when it is a whole file of something else."""
+    not whole, and ValueError when it is a whole file of something else. What another process deletes meanwhile is read to its
+    end: each of the three that open a file here opens the one that was there first."""
+    with path.open("rb") as held:
+        return _read(path, Path(f"/dev/fd/{held.fileno()}"))
+
+
+def _read(path: Path, opened: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(opened, "pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
     except SafetensorError as error:
         raise Torn(f"not a whole safetensors file ({error})") from None
     if not KEYS & metadata.keys():
         raise ValueError(f"{path}: no checkpoint of a training loop: its metadata has no {', '.join(sorted(KEYS))}")
-    if metadata.get("digest") != _digest(path, metadata):
+    if metadata.get("digest") != _digest(opened, metadata):
         raise Torn("its bytes do not have the digest they were written with")
     if metadata["version"] != VERSION:
         raise ValueError(f"{path}: version {metadata['version']} of the checkpoint format; this code reads {VERSION}")
-    return metadata, load_file(path)
+    return metadata, load_file(opened)
 
 
 def _digest(path: Path, metadata: dict[str, str]) -> str:

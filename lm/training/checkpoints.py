@@ -1,6 +1,7 @@
 """The checkpoints of a training run: copied in a moment, written behind its back, and read back only when whole."""
 
 import sys
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from lm.optimizers.base import Optimizer
 from lm.training.checkpoint_file import Torn, read, write
 from lm.training.snapshot import Entry, Snapshot
 from lm.training.state import Run, difference, put, tensors_of
+from lm.training.trunks import Trunks
 
 
 class Checkpoints:
@@ -18,13 +20,16 @@ class Checkpoints:
 
     Of the files, the newest `keep` stay, and every one whose step is a multiple of `milestone_every` (0: no milestones). A kill
     at any instant leaves the last whole one: an old file goes after the new one is on disk. The disk needs room for keep + 1.
+    trunks: what a run without a file goes on from, and leaves to other runs; only rank 0 has them.
     """
 
-    def __init__(self, folder: Path | None, keep: int = 2, milestone_every: int = 0) -> None:
+    def __init__(
+        self, folder: Path | None, keep: int = 2, milestone_every: int = 0, trunks: Trunks | None = None
+    ) -> None:
         if keep < 1 or milestone_every < 0:
             raise ValueError(f"keep={keep}, milestone_every={milestone_every}: at least 1 and 0")
         self._folder, self._keep, self._milestone_every = folder, keep, milestone_every
-        self._snapshot = Snapshot()
+        self._trunks, self._snapshot = trunks, Snapshot()
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._writing: Future[None] | None = None
 
@@ -39,8 +44,19 @@ class Checkpoints:
         if self._folder is not None:
             self.wait()
             entries, data = self._snapshot.take(tensors)
-            metadata = {"step": str(step), "optimizer": type(run.parallel.optimizer).__name__}
-            self._writing = self._writer.submit(self._write, step, entries, data, metadata)
+            self._writing = self._writer.submit(self._write, step, entries, data, _metadata(step, run))
+
+    def keep_trunk(self, step: int, run: Run) -> None:
+        """Keep the state after `step` updates for other runs, in the way of `save`. Every rank must call.
+
+        Raises the OSError of the write before; one of its own is said on a line.
+        """
+        began, tensors = time.monotonic(), tensors_of(run)
+        if self._trunks is not None:
+            self.wait()
+            entries, data = self._snapshot.take(tensors | self._trunks.record(step))
+            self._writing = self._writer.submit(self._trunks.writer(step, run), entries, data, _metadata(step, run))
+            self._trunks.seconds += time.monotonic() - began
 
     def wait(self) -> None:
         """Until the last save is on disk. Raises its OSError."""
@@ -56,13 +72,16 @@ class Checkpoints:
             self._writer.shutdown()
 
     def load(self, run: Run) -> int:
-        """Bring the run to the newest whole checkpoint and return the updates made so far, 0 where there is no checkpoint.
+        """Bring the run to the newest whole checkpoint, else to its longest trunk, and return the updates made so far, 0 where
+        there is neither.
 
         Every rank gets what rank 0 has read. A file that is not whole is renamed to `.torn` and reported on stderr, and the
         one before it taken. Raises ValueError when none is whole, or when it belongs to another run; then neither run nor
         files have changed.
         """
         step, tensors = self._newest(run) if rank() == 0 else (0, {})
+        if self._trunks is not None and not tensors:
+            step, tensors = self._trunks.load(run)
         step, tensors = from_rank_0(step, tensors)
         if tensors:
             put(tensors, run)
@@ -107,6 +126,10 @@ class Checkpoints:
 
     def _is_milestone(self, step: int) -> bool:
         return self._milestone_every > 0 and step % self._milestone_every == 0
+
+
+def _metadata(step: int, run: Run) -> dict[str, str]:
+    return {"step": str(step), "optimizer": type(run.parallel.optimizer).__name__}
 
 
 def _step(path: Path) -> int:

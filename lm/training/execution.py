@@ -12,31 +12,34 @@ from lm.training.recipe import Recipe
 
 
 class Execution:
-    """positions: how many a backward pass may hold at once, 0 for less than a row. compiled: whether blocks are.
+    """positions: how many a backward pass may hold at once, 0 for less than a row. compiled: whether blocks are. flops: of a
+    step, as the first batch has it.
 
-    Both follow from the run's first batch, or from the checkpoint it goes on from.
+    All follow from the run's first batch, or from the checkpoint it goes on from.
     """
 
     def __init__(self) -> None:
-        self.positions, self.compiled, self._decided = 0, False, False
+        self.positions, self.compiled, self.flops, self._decided = 0, False, 0, False
 
     def decide(self, recipe: Recipe, steps: int, batch: Batch, parallel: Parallel) -> None:
         """Once, from the first batch, the same on every rank; then bring the model into that state."""
         model = parallel.model
         if not self._decided:
             device = model.embedding.weight.device
-            work = steps * batch.rows * batch.length * flops_per_token(model, batch.length)
+            self.flops = int(batch.rows * batch.length * flops_per_token(model, batch.length))
             self.positions = parallel.agree(positions_at_once(parallel, batch, device))
-            self.compiled = bool(parallel.agree(compiles(recipe.compile, device, work)))
+            self.compiled = bool(parallel.agree(compiles(recipe.compile, device, steps * self.flops)))
             self._decided = True
         model.recompute = self.positions == 0
         model.compile_blocks(self.compiled)
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint holds of it."""
-        return {"positions": torch.tensor(self.positions), "compiled": torch.tensor(self.compiled)}
+        values = {"positions": self.positions, "compiled": self.compiled, "flops": self.flops}
+        return {name: torch.tensor(value) for name, value in values.items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Keep to the choice of a state()."""
         self.positions, self.compiled = int(state["positions"]), bool(state["compiled"])
+        self.flops = int(state["flops"])
         self._decided = True

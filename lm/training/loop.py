@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lm.model import Decoder
 from lm.training.average import RunningAverage
 from lm.training.batch import Batch
 from lm.training.checkpoints import Checkpoints
+from lm.training.digests import step_digests, steps_apart
 from lm.training.execution import Execution
 from lm.training.guard import Guard
 from lm.training.parallel import chosen
@@ -18,6 +19,7 @@ from lm.training.precision import autocast
 from lm.training.recipe import Recipe
 from lm.training.state import Run
 from lm.training.throughput import Throughput
+from lm.training.trunks import Trunks
 
 
 class Listener(Protocol):
@@ -27,6 +29,7 @@ class Listener(Protocol):
     stopping: bool
 
     def __call__(self, step: int, **values: float) -> None: ...
+    def digests(self, step: int, values: dict[str, Any]) -> None: ...
     def rewind(self, step: int) -> None: ...
     def progress(self, done: int, total: int, unit: str = "step", **shown: float) -> None: ...
     def fact(self, **values: float) -> None: ...
@@ -39,22 +42,30 @@ def checkpoint_seconds() -> float:
     return float(os.environ.get("TOKENMILL_CHECKPOINT_SECONDS", "20"))
 
 
-def train(model: Decoder, recipe: Recipe, steps: int, batch_at: Callable[[int], Batch], log: Listener) -> None:
+def train(
+    model: Decoder,
+    recipe: Recipe,
+    steps: int,
+    batch_at: Callable[[int], Batch],
+    log: Listener,
+    trunks: Trunks | None = None,
+) -> None:
     """Train the model in place for `steps` updates.
 
     batch_at(step) must depend on nothing but the step and the weights, so that a run continued from a checkpoint ends in the
     same bytes. Where torch.distributed has ranks, each calls this with the same arguments, but that only the log of rank 0
-    has a scratch folder. Raises Diverged when a loss is not finite or the recipe says to give up.
+    has a scratch folder and trunks. Raises Diverged when a loss is not finite or the recipe says to give up.
     """
     device = model.embedding.weight.device
     parallel = chosen(recipe)
     optimizer = parallel.distribute(model, recipe.optimizer)
     mean, guard, execution = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor), Execution()
-    run, checkpoints = Run(parallel, mean, guard, execution), Checkpoints(log.scratch)
+    run, checkpoints = Run(parallel, mean, guard, execution), Checkpoints(log.scratch, trunks=trunks)
     start = checkpoints.load(run)
     log.rewind(start)
     model.train()
     speed, saved = Throughput(model, device), time.monotonic()
+    apart = steps_apart(parallel.shapes)
     for step in range(start, steps):
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * recipe.schedule(step, steps)
@@ -62,6 +73,7 @@ def train(model: Decoder, recipe: Recipe, steps: int, batch_at: Callable[[int], 
         parallel.forget()
         with autocast(recipe.precision, device):
             batch = parallel.inside(partial(batch_at, step))
+            log.digests(step, step_digests(step, apart, parallel, batch.content))
             if step == start:
                 parallel.inside(partial(execution.decide, recipe, steps, batch, parallel))
             loss, figures = parallel.backward(batch, execution.positions)
@@ -85,7 +97,13 @@ def train(model: Decoder, recipe: Recipe, steps: int, batch_at: Callable[[int], 
         )
         speed.add(batch)
         log.progress(step + 1, steps, "step", loss=height, tokens_per_second=speed.tokens_per_second)
-        stopping, due = parallel.any(log.stopping, time.monotonic() - saved >= checkpoint_seconds())
+        stopping, due, parting = parallel.any(
+            log.stopping,
+            time.monotonic() - saved >= checkpoint_seconds(),
+            trunks is not None and trunks.due(step + 1, run),
+        )
+        if parting:
+            checkpoints.keep_trunk(step + 1, run)
         if stopping or due:
             checkpoints.save(step + 1, run)
             saved = time.monotonic()
@@ -95,5 +113,5 @@ def train(model: Decoder, recipe: Recipe, steps: int, batch_at: Callable[[int], 
     checkpoints.close()
     mean.put(parallel.held())
     parallel.finish()
-    log.fact(**speed.facts())
+    log.fact(**speed.facts(), **(trunks.facts() if trunks else {}))
     log.trained()

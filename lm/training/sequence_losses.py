@@ -44,6 +44,16 @@ class SequenceLosses:
         if self._file is not None:
             self._file[begin:end] = losses_B.cpu().numpy()  # above 65504 nats it is infinite
 
+    def until(self, steps: int) -> Tensor:
+        """Those of the first so many steps, on rank 0."""
+        assert self._file is not None
+        return torch.from_numpy(np.array(self._file[: self._ends[steps - 1]]))
+
+    def begin_with(self, losses: Tensor) -> None:
+        """Take those of the first steps from a run that was the same so far, on rank 0."""
+        assert self._file is not None
+        self._file[: len(losses)] = losses.numpy()
+
 
 def means(each_RT: Tensor, counted_RT: Tensor | None) -> Tensor:
     """R means over the predictions of each sequence that count; None: all do. 0 where none does."""
