@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from lm.config import Config, ConfigError
+from tasks.core.libraries import SECTION
 from tasks.core.yaml import YAMLError, read_yaml
 
 # Sections that several stages read; each is a field of the same name in their configs.
@@ -68,7 +69,7 @@ def load(section: str, kind: type[Kind], params: dict[str, Any], path: Path | st
 
 def unknown_sections(params: dict[str, Any], stages: list[str], path: Path | str = "params.yaml") -> list[str]:
     """One line for every section that no stage reads."""
-    known = [*stages, *SHARED]
+    known = [*stages, *SHARED, SECTION]
     return [
         f"{path}: {name}: no stage reads this section{_nearest(name, known)}" for name in params if name not in known
     ]

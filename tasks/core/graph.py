@@ -5,6 +5,7 @@ A reader for the stage wrapper, the report and the tests, none of which may impo
 """
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,19 +33,36 @@ class Entry:
     def item(self) -> str | None:
         return self.address.partition("@")[2] or None
 
+    def declared(self, params: dict[str, Any]) -> dict[str, Any]:
+        """What the stage depends on of these params, by the names that dvc.yaml and dvc.lock have for it; what is missing is
+        left out."""
+        found = {}
+        for name in self.params:
+            with suppress(KeyError):
+                found[name] = value_at(name, params)
+        return found
 
-def _value(name: str, values: dict[str, Any]) -> str:
+
+def value_at(name: str, values: dict[str, Any]) -> Any:
+    """The value of a section (`rl`) or of a dotted key (`libraries.torch`). Raises KeyError with the name."""
     found: Any = values
-    for part in name.strip().split("."):
+    for part in name.split("."):
         if not isinstance(found, dict) or part not in found:
-            raise ConfigError(f"params.yaml: {name.strip()}: dvc.yaml needs this key")
+            raise KeyError(name)
         found = found[part]
-    return str(found)
+    return found
+
+
+def _text(name: str, values: dict[str, Any]) -> str:
+    try:
+        return str(value_at(name.strip(), values))
+    except KeyError:
+        raise ConfigError(f"params.yaml: {name.strip()}: dvc.yaml needs this key") from None
 
 
 def _filled(template: Any, values: dict[str, Any]) -> Any:
     if isinstance(template, str):
-        return re.sub(r"\$\{([^}]+)\}", lambda match: _value(match[1], values), template)
+        return re.sub(r"\$\{([^}]+)\}", lambda match: _text(match[1], values), template)
     if isinstance(template, list):
         return [_filled(part, values) for part in template]
     if isinstance(template, dict):

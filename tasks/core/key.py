@@ -35,8 +35,12 @@ def path_md5(path: Path, ignored: PathSpec) -> str:
     """DVC's md5 of a file, or of a folder: the md5 of its sorted listing, with `.dir` after it."""
     if path.is_file():
         return file_md5(path)
-    listing = [{"md5": file_md5(p), "relpath": p.relative_to(path).as_posix()} for p in files_of(path, ignored)]
-    listing.sort(key=lambda entry: entry["relpath"])
+    return listing_md5({p.relative_to(path).as_posix(): file_md5(p) for p in files_of(path, ignored)})
+
+
+def listing_md5(md5s: dict[str, str]) -> str:
+    """DVC's md5 of a folder that has files of these names below it with these md5."""
+    listing = [{"md5": md5s[name], "relpath": name} for name in sorted(md5s)]
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
@@ -63,8 +67,8 @@ def signature(entry: Entry, ignored: PathSpec) -> list[tuple[str, int, int, int]
 
 
 def stage_key(entry: Entry, md5s: dict[str, str], params: dict[str, Any]) -> str:
-    """sha256 of command, dependencies and the sections of params that the stage declares."""
-    return _digest(entry.cmd, md5s, {name: params.get(name) for name in entry.params})
+    """sha256 of command, dependencies and what the stage declares of params, the versions of its libraries among it."""
+    return _digest(entry.cmd, md5s, entry.declared(params))
 
 
 def memo_key(entry: Entry, md5s: dict[str, str], params: dict[str, Any]) -> str:
@@ -88,7 +92,7 @@ class Inputs:
     """What decides a stage's output, as it was before the stage began."""
 
     def __init__(self, entry: Entry, params: dict[str, Any]) -> None:
-        self.entry, self.params = entry, params
+        self.entry, self.params = entry, entry.declared(params)
         self._ignored = read_ignored()
         self._signature = signature(entry, self._ignored)
         self.md5s = dependency_md5s(entry, self._ignored)
@@ -98,7 +102,7 @@ class Inputs:
     def check_unchanged(self) -> None:
         """Raises RuntimeError naming what was edited since. DVC hashes dependencies and reads params after a stage ends,
         so it would record the edited ones as what made the output."""
-        now, after = read_params(), signature(self.entry, self._ignored)
+        now, after = self.entry.declared(read_params()), signature(self.entry, self._ignored)
         changed = [f"{name} of params.yaml" for name in self.entry.params if now.get(name) != self.params.get(name)]
         if after != self._signature:
             touched = {path for path, *_ in set(after) ^ set(self._signature)}

@@ -29,8 +29,11 @@ class Log:
     def samples(self, step: int, texts: dict[str, str]) -> None:
         """What the model makes of prompts at this step; kept in data/<stage>/samples.jsonl."""
 
+    def digests(self, step: int, values: dict[str, Any]) -> None:
+        """What a step of training saw and began with, as lm/training/digests.py has it; kept in data/<stage>/digests.jsonl."""
+
     def rewind(self, step: int) -> None:
-        """Forget curves and samples from `step` on: a resumed stage will say them again."""
+        """Forget curves, samples and digests from `step` on: a resumed stage will say them again."""
 
     def progress(self, done: int, total: int, unit: str = "step", **shown: float) -> None:
         """How far the stage is: a bar with ETA on a terminal, a plain line now and then elsewhere."""
@@ -38,10 +41,11 @@ class Log:
     def fact(self, **values: float) -> None:
         """Facts of this run and machine, such as tokens_per_second; kept in data/timings/<stage>.json."""
 
-    def map(self, work: Work, items: Sequence[Any], name: str, unit: str = "shard") -> list[Part]:
+    def map(self, work: Work, items: Sequence[Any], name: str, unit: str = "shard", least: int = 1) -> list[Part]:
         """The parts that `work(item, folder)` makes of the items, in their order; made by any number of workers, so `work` must
-        not depend on how many there are. `name` tells this map from the stage's others."""
-        return make_parts(work, items, self.parts / name, lambda done, total: self.progress(done, total, unit))
+        not depend on how many there are. `name` tells this map from the stage's others; least: items for which a process of
+        their own pays, where nothing else is asked for."""
+        return make_parts(work, items, self.parts / name, lambda done, total: self.progress(done, total, unit), least)
 
     @cached_property
     def parts(self) -> Path:

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from lm.config import ConfigError
-from tasks.core.process import at_parents_end, cores, keep_to_limits, use_threads
+from tasks.core.process import at_parents_end, cores, is_limited, keep_to_limits, use_threads
+from tasks.core.traces import join_audit
 
 Facts = dict[str, Any]
 # A function of a module and one item, both of which pickle; it writes into the folder it is given and nowhere else.
@@ -26,6 +28,8 @@ Work = Callable[[Any, Path], Facts]
 # (work, [(item, folder), ...]) -> the numbers of those that are done, as they are done
 Runner = Callable[[Work, list[tuple[Any, Path]]], Iterator[int]]
 FACTS = "facts.json"
+# Shards of 64 MiB that a process must have where one takes half a second, so that starting it, two seconds, pays.
+LEAST = 4
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,22 @@ def workers() -> int:
     return int(text)
 
 
+def processes(jobs: int, least: int = 1) -> int:
+    """How many share so many jobs: TOKENMILL_SHARD_WORKERS, else a core each, with at least so many jobs for everyone, since
+    starting a process takes two seconds."""
+    asked = "TOKENMILL_SHARD_WORKERS" in os.environ
+    return max(1, min(jobs if asked else jobs // least, workers()))
+
+
 def make_parts(
-    work: Work, items: Sequence[Any], folder: Path, progress: Callable[[int, int], None] = lambda done, total: None
+    work: Work,
+    items: Sequence[Any],
+    folder: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    least: int = 1,
 ) -> list[Part]:
-    """The parts of all items, in their order, below `folder`; those that are there already are not made again.
+    """The parts of all items, in their order, below `folder`; those that are there already are not made again. least: as of
+    `processes`.
 
     Whoever calls vouches that the folder belongs to exactly this work on these items.
     """
@@ -55,7 +71,7 @@ def make_parts(
     missing = [number for number, path in enumerate(folders) if not (path / FACTS).exists()]
     jobs = [(items[number], folders[number]) for number in missing]
     done = len(items) - len(missing)
-    for _ in runner(len(jobs))(work, jobs) if jobs else ():
+    for _ in runner(len(jobs), least)(work, jobs) if jobs else ():
         done += 1
         progress(done, len(items))
     return [Part(path, json.loads((path / FACTS).read_text())) for path in folders]
@@ -76,7 +92,7 @@ def make_part(work: Work, item: Any, folder: Path) -> None:
     os.replace(unfinished, folder)
 
 
-def runner(jobs: int) -> Runner:
+def runner(jobs: int, least: int) -> Runner:
     """Who does the work: this process where that is all there is to do, processes of this machine, or what
     TOKENMILL_RUNNER names as `module:function`, such as flows.shards:on_dask."""
     name = os.environ.get("TOKENMILL_RUNNER")
@@ -86,7 +102,19 @@ def runner(jobs: int) -> Runner:
             return getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(f"TOKENMILL_RUNNER: {name!r} is no module:function: {error}") from None
-    return in_processes if min(jobs, workers()) > 1 else in_this_process
+    return first_apart if jobs > 1 and is_limited() else here(processes(jobs, least))
+
+
+def here(count: int) -> Runner:
+    """So many processes of this machine."""
+    return partial(in_processes, count=count) if count > 1 else in_this_process
+
+
+def first_apart(work: Work, jobs: list[tuple[Any, Path]]) -> Iterator[int]:
+    """The first part in a process of its own: what compiling takes, up to 220 MB, goes with it, and the code stays on disk."""
+    yield from in_processes(work, jobs[:1], 1)
+    for number in here(processes(len(jobs) - 1))(work, jobs[1:]):
+        yield number + 1
 
 
 def in_this_process(work: Work, jobs: list[tuple[Any, Path]]) -> Iterator[int]:
@@ -95,9 +123,8 @@ def in_this_process(work: Work, jobs: list[tuple[Any, Path]]) -> Iterator[int]:
         yield number
 
 
-def in_processes(work: Work, jobs: list[tuple[Any, Path]]) -> Iterator[int]:
+def in_processes(work: Work, jobs: list[tuple[Any, Path]], count: int) -> Iterator[int]:
     """Started anew rather than forked: Arrow's and numba's threads do not survive a fork."""
-    count = min(len(jobs), workers())
     threads = max(1, cores() // count)
     with ProcessPoolExecutor(count, get_context("spawn"), _begin, (threads, os.getpid())) as pool, _ends_with_us(pool):
         numbers = {pool.submit(make_part, work, item, folder): number for number, (item, folder) in enumerate(jobs)}
@@ -126,3 +153,4 @@ def _begin(threads: int, parent: int) -> None:
     os.environ["TOKENMILL_THREADS"] = str(threads)
     use_threads()
     keep_to_limits()
+    join_audit()

@@ -6,15 +6,24 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lm.config import ConfigError
 from tasks.core.graph import Entry
 
 LOCKS = Path(".scratch/locks")
+# Devices are shared by whatever this user runs on this machine, in any project.
+DEVICE_LOCKS = Path(tempfile.gettempdir()) / f"tokenmill-{os.getuid()}"
 SET_PDEATHSIG = 1  # of prctl
+# Another signal than SIGTERM: whoever ends a group of processes ends a stage and its parent at once, and asked only once.
+PARENT_ENDED = signal.SIGUSR1
+MMAP_THRESHOLD, ARENA_MAX = -3, -8  # of mallopt
+# Bytes that an interpreter, its libraries and the stacks of their threads take before a stage holds its first row.
+LIBRARIES = 256 << 20
+LEAST_BUDGET = 64 << 20
 
 
 class Stopped(Exception):
@@ -37,15 +46,22 @@ def threads() -> int:
 
 
 def memory_budget() -> int:
-    """Bytes that a data stage may fill: TOKENMILL_MEMORY (a number of MiB), else half of what the machine and this process's
-    limits allow. What is larger goes to disk; how much that is changes no result."""
+    """Bytes that a data stage may fill: TOKENMILL_MEMORY (a number of MiB), else half of what the machine, its container and
+    this process's limits leave beside the libraries. What is larger goes to disk; how much that is changes no result."""
     text = os.environ.get("TOKENMILL_MEMORY")
     if text is not None:
         if not text.isdecimal() or not int(text):
             raise ConfigError(f"TOKENMILL_MEMORY: must be a whole number of MiB (got {text!r})")
         return int(text) << 20
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([machine, *_limits()]) // 2
+    return max(LEAST_BUDGET, (min([machine, *_containers(), *_limits()]) - LIBRARIES) // 2)
+
+
+def _containers(groups: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Bytes of memory that the control group of a container or pod, version 2 or 1, is limited to, where it is."""
+    files = [groups / "memory.max", groups / "memory" / "memory.limit_in_bytes"]
+    texts = [file.read_text().strip() for file in files if file.exists()]
+    return [int(text) for text in texts if text.isdecimal()]
 
 
 def _limits() -> list[int]:
@@ -54,12 +70,25 @@ def _limits() -> list[int]:
     return [limit for limit in found if limit != resource.RLIM_INFINITY]
 
 
-def keep_to_limits() -> None:
-    """Under a limit Arrow takes memory from the system: its own allocator reserves 1 GiB at once, which counts."""
-    if _limits():
-        import pyarrow as pa
+def is_limited() -> bool:
+    """Whether `ulimit -v` or `ulimit -d` bounds the memory of this process."""
+    return bool(_limits())
 
-        pa.set_memory_pool(pa.system_memory_pool())
+
+def keep_to_limits() -> None:
+    """Under a limit nothing is kept for later: Arrow takes memory from the system (its own allocator reserves 1 GiB at once,
+    which counts) and starts few threads (the stack of each counts, 8 MiB), and freed blocks go back to the system."""
+    if not is_limited():
+        return
+    import pyarrow as pa
+
+    pa.set_memory_pool(pa.system_memory_pool())
+    pa.set_io_thread_count(1)
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):  # glibc: once set, the threshold no longer grows with what is freed
+            libc.mallopt(MMAP_THRESHOLD, 1 << 20)
+            libc.mallopt(ARENA_MAX, 1)
 
 
 def use_threads() -> None:
@@ -78,7 +107,7 @@ def use_threads() -> None:
 
 def die_with_parent() -> None:
     """End with the parent: DVC does not pass signals on, and orphans would go on writing."""
-    at_parents_end(signal.SIGTERM)
+    at_parents_end(PARENT_ENDED)
     if sys.platform == "linux" and os.getppid() == 1 and os.environ.get("DVC_STAGE"):
         if b"dvc" not in Path("/proc/1/cmdline").read_bytes():
             raise Stopped  # the parent ended before the kernel was asked; in a container DVC itself may be process 1
@@ -91,16 +120,41 @@ def at_parents_end(signum: int) -> None:
 
 
 @contextmanager
-def lock(name: str) -> Iterator[None]:
+def lock(name: str, folder: Path = LOCKS) -> Iterator[None]:
     """Hold the lock of this name; the kernel lets it go when the process ends, however it ends."""
-    path = LOCKS / name
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / name
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"{name}: waiting for another process that holds {path}", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def stages_at_once() -> int:
+    """TOKENMILL_WORKERS, else one on up to two cores (a stage uses them all), two above."""
+    text = os.environ.get("TOKENMILL_WORKERS", "1" if cores() <= 2 else "2")
+    if not text.isdecimal() or not int(text):
+        raise ConfigError(f"TOKENMILL_WORKERS: must be a whole number of at least 1 (got {text!r})")
+    return int(text)
+
+
+@contextmanager
+def slot() -> Iterator[None]:
+    """Hold one of as many places as stages may run at once, over all that share TOKENMILL_LOCKS: a project and its variants."""
+    folder = Path(os.environ.get("TOKENMILL_LOCKS", LOCKS))
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        files = [held.enter_context((folder / f"slot-{number}").open("w")) for number in range(stages_at_once())]
+        for file in files:
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+        else:
+            print("waiting for another stage to end (TOKENMILL_WORKERS says how many may run at once)", flush=True)
+            fcntl.flock(files[os.getpid() % len(files)], fcntl.LOCK_EX)
         yield
 
 
@@ -114,7 +168,7 @@ def device_locks(entry: Entry, ranks: int = 1) -> Iterator[None]:
             present,
             os.environ.get("CUDA_VISIBLE_DEVICES"),
         ):
-            held.enter_context(lock(f"device-{device}"))
+            held.enter_context(lock(f"device-{device}", DEVICE_LOCKS))
         yield
 
 

@@ -10,19 +10,34 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from lm.config import Config
+from tasks.core.audit import Sections, audited
 from tasks.core.config import ConfigError, load, read_params
+from tasks.core.facts import made_by
 from tasks.core.folders import inside, make_view, replace, write_json
 from tasks.core.graph import Entry, read_graph
 from tasks.core.key import Inputs
+from tasks.core.libraries import check_versions
 from tasks.core.lines import Lines
 from tasks.core.log import Log, Stopped
-from tasks.core.process import device_locks, die_with_parent, keep_to_limits, lock, peak_memory, use_threads
+from tasks.core.process import (
+    PARENT_ENDED,
+    device_locks,
+    die_with_parent,
+    keep_to_limits,
+    lock,
+    peak_memory,
+    slot,
+    use_threads,
+)
 from tasks.core.progress import Progress
 from tasks.core.ranks import FollowersLog, Ranks, Trained
+from tasks.core.traces import join_audit
 from tasks.core.tracking import Tracker
 
 SCRATCH = Path(".scratch")
@@ -42,6 +57,7 @@ class StageLog(Log):
         self._progress, self._tracker = Progress(address), tracker
         resumes = any(self.scratch.iterdir())
         self._curves, self._samples = Lines(folder / "curves.jsonl", resumes), Lines(folder / "samples.jsonl", resumes)
+        self._digests = Lines(folder / "digests.jsonl", resumes)
 
     def __call__(self, step: int, **values: float) -> None:
         self._curves.add(step, values)
@@ -52,7 +68,11 @@ class StageLog(Log):
         self._samples.add(step, {"texts": texts})
         self._tracker.samples(step, texts)
 
+    def digests(self, step: int, values: dict[str, Any]) -> None:
+        self._digests.add(step, values)
+
     def rewind(self, step: int) -> None:
+        self._digests.rewind(step)
         curves, samples = self._curves.rewind(step), self._samples.rewind(step)
         if not self.steps:  # resumed: this run's record begins with what the killed run said
             for values in curves:
@@ -72,10 +92,11 @@ class StageLog(Log):
         self._progress.close()
         self._curves.close()
         self._samples.close()
+        self._digests.close()
 
     def written(self) -> list[Path]:
         """The files that hold something."""
-        return [lines.path for lines in (self._curves, self._samples) if lines.path.stat().st_size]
+        return [lines.path for lines in (self._curves, self._samples, self._digests) if lines.path.stat().st_size]
 
 
 def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]]) -> None:
@@ -90,17 +111,20 @@ def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]]) ->
         entry, params = read_graph().get(address), read_params()
         if entry is None:
             raise ConfigError(f"dvc.yaml: has no stage {address}")
-        config = load(name, kind, params)
+        check_versions(entry.params, params)
+        sections = Sections(params)
+        config = load(name, kind, sections)
         ranks = Ranks(address, config)
         if ranks.rank:
             _follow(ranks, config, run, entry)
             return
         die_with_parent()
         inputs = Inputs(entry, params)  # before the wait for a lock: the code that runs is the code of now
-        with lock(address), device_locks(entry, ranks.gpus):
-            _work(inputs, config, run, ranks)
+        with lock(address), slot(), device_locks(entry, ranks.gpus):
+            _work(inputs, config, run, ranks, sections)
     except (ConfigError, FloatingPointError) as error:  # neither goes away by trying again
-        if int(os.environ.get("RANK", "0")) == 0:  # the others met the same
+        # the others met the same; torchrun ends all when one has ended, so there the first may never come to say it
+        if int(os.environ.get("RANK", "0")) == 0 or "TORCHELASTIC_RUN_ID" in os.environ:
             print(error if isinstance(error, ConfigError) else f"{address}: {error}", file=sys.stderr)
         sys.exit(BAD_CONFIG)
     except OSError as error:
@@ -113,8 +137,10 @@ def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]]) ->
         )
         sys.exit(1)
     except Stopped:
-        print(f"{address}: stopped; the next run continues from what it has saved", file=sys.stderr)
-        sys.exit(STOPPED)
+        with suppress(OSError):  # its reader may be what ended
+            print(f"{address}: stopped; the next run continues from what it has saved", file=sys.stderr, flush=True)
+        # An import that the signal cut short can hold a lock, and torch imports when Python exits: a stage waited for ever.
+        os._exit(STOPPED)
 
 
 def _is_full(error: OSError) -> bool:
@@ -126,11 +152,14 @@ def _is_full(error: OSError) -> bool:
 def _follow(ranks: Ranks, config: Config, run: Callable[..., dict[str, float]], entry: Entry) -> None:
     """What a rank but the first does: the same work until the model is trained, of which it says and keeps nothing."""
     use_threads()
+    join_audit()
     with ranks.follow() as view, suppress(Trained):
         run(config, view, FollowersLog(), *([entry.item] if entry.item else []))
 
 
-def _work(inputs: Inputs, config: Config, run: Callable[..., dict[str, float]], ranks: Ranks) -> None:
+def _work(
+    inputs: Inputs, config: Config, run: Callable[..., dict[str, float]], ranks: Ranks, sections: Sections
+) -> None:
     began, entry = time.monotonic(), inputs.entry
     folder = SCRATCH / entry.address / inputs.key
     use_threads()
@@ -141,7 +170,7 @@ def _work(inputs: Inputs, config: Config, run: Callable[..., dict[str, float]], 
         memo = SCRATCH / "memo" / entry.address / inputs.memo_key
         log = StageLog(entry.address, folder, tracker, memo)
         _stop_on_sigterm(log)
-        with ranks.lead(folder, view):
+        with audited(entry, sections), ranks.lead(folder, view):
             metrics = run(config, view, log, *([entry.item] if entry.item else []))
         log.close()
         facts = {"seconds": time.monotonic() - began, "peak_memory_bytes": peak_memory(), **log.facts}
@@ -152,10 +181,12 @@ def _work(inputs: Inputs, config: Config, run: Callable[..., dict[str, float]], 
         replace(view / inside(entry), Path(entry.outs[0]))
         write_json(Path("data/metrics") / f"{entry.address}.json", metrics)
         write_json(Path("data/timings") / f"{entry.address}.json", facts)
+        record = made_by(entry, inputs.key, inputs.md5s, inputs.params)
+        write_json(Path("data/timings") / f"{entry.address}.record.json", asdict(record))
     except BaseException as error:
         tracker.close("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED", {}, {})
         raise
-    tracker.close("FINISHED", metrics, facts)
+    tracker.close("FINISHED", metrics, facts, record.tags())
     shutil.rmtree(folder)
     for other in memo.parent.glob("*"):  # one memo a stage: that of other params or code is of no more use
         if other != memo:
@@ -169,12 +200,15 @@ def _check_finite(entry: Entry, metrics: dict[str, float]) -> None:
 
 
 def _stop_on_sigterm(log: StageLog) -> None:
-    """A first SIGTERM asks the training loop to checkpoint and stop. A stage that has not done so by a second one, or
-    that logs no steps (the data stages, which begin anew anyway), ends at once."""
+    """A first SIGTERM, or the end of the parent, asks the training loop to checkpoint and stop. A stage that has not done so by
+    a second SIGTERM, or that logs no steps (the data stages, which begin anew anyway), ends at once."""
 
     def asked(signum: int, frame: FrameType | None) -> None:
+        if signum == PARENT_ENDED and log.stopping:
+            return
         again, log.stopping = log.stopping, True
         if again or not log.steps:
             raise Stopped
 
-    signal.signal(signal.SIGTERM, asked)
+    for signum in (signal.SIGTERM, PARENT_ENDED):
+        signal.signal(signum, asked)

@@ -4,6 +4,7 @@ A table is a file, or a folder of files 00000.parquet, 00001.parquet, ... (shard
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
@@ -115,3 +116,13 @@ def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Re
         with pq.ParquetFile(each) as file:
             for group in range(file.num_row_groups):
                 yield from file.read_row_group(group, columns=columns).combine_chunks().to_batches()
+
+
+def read_ahead(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """As read_batches, in a thread that reads a row group while its user works on the one before."""
+    batches = read_batches(path, columns)
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from tasks.core.key import locked_key
 from tasks.core.yaml import read_yaml
 
 EXPERIMENT = "tokenmill"
+CHAMPION = "champion"  # the alias of the registered model that is in use
 PARENT_RUN, FLOW_RUN = "TOKENMILL_PARENT_RUN", "TOKENMILL_FLOW_RUN"
 CLOSE_SECONDS = 30.0
 # A process began when its run says, to within this: the clock it is computed from is corrected now and then.
@@ -156,7 +158,7 @@ class Tracker:
         self._began = int(time.time() * 1000)
         self._queue: queue.SimpleQueue[tuple[int, dict[str, float], int] | None] = queue.SimpleQueue()
         self._samples: queue.SimpleQueue[tuple[int, dict[str, str]]] = queue.SimpleQueue()
-        self._end: tuple[str, dict[str, float], dict[str, float]] = ("FAILED", {}, {})
+        self._end: tuple[str, dict[str, float], dict[str, float], dict[str, str]] = ("FAILED", {}, {}, {})
         self._thread: threading.Thread | None = None
         if enabled():
             sections = {name: params[name] for name in entry.params if name in params}
@@ -176,10 +178,12 @@ class Tracker:
         if self._thread and self._thread.is_alive():
             self._samples.put((step, texts))
 
-    def close(self, status: str, metrics: dict[str, float], facts: dict[str, float]) -> None:
+    def close(
+        self, status: str, metrics: dict[str, float], facts: dict[str, float], tags: dict[str, str] | None = None
+    ) -> None:
         """End the run (FINISHED, FAILED or KILLED), and wait a bounded time until it is recorded."""
         if self._thread:
-            self._end = (status, metrics, facts)
+            self._end = (status, metrics, facts, tags or {})
             self._queue.put(None)
             self._thread.join(CLOSE_SECONDS)
             if self._thread.is_alive():
@@ -187,7 +191,7 @@ class Tracker:
 
     def _record(self, entry: Entry, key: str, md5s: dict[str, str], params: dict[str, Any]) -> None:
         client = _client()  # first: its settings must stand before mlflow is imported
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric, RunTag
 
         close_killed(client)
         tags = _process_tags() | {"dvc.stage": entry.address, "stage.key": key, "dvc.out": " ".join(entry.outs)}
@@ -207,10 +211,11 @@ class Tracker:
             for start in range(0, len(curves), 1000):  # the server's limit of a batch
                 client.log_batch(run, metrics=curves[start : start + 1000])
             _log_samples(client, run, self._samples)
-        status, metrics, facts = self._end
+        status, metrics, facts, tags = self._end
         final = {**{f"final.{k}": v for k, v in metrics.items()}, **{f"run.{k}": v for k, v in facts.items()}}
         now = int(time.time() * 1000)
-        client.log_batch(run, metrics=[Metric(name.replace("@", "_"), float(v), now, 0) for name, v in final.items()])
+        last = [Metric(name.replace("@", "_"), float(v), now, 0) for name, v in final.items()]
+        client.log_batch(run, metrics=last, tags=[RunTag(name, value) for name, value in tags.items()])
         client.set_terminated(run, status)
 
 
@@ -260,6 +265,33 @@ def run_for_key(client: Any, key: str) -> str | None:
     return found[0].info.run_id if found else None
 
 
+def tags_of(run: str) -> dict[str, str] | None:
+    """The tags of a run; None, after a warning, when this store does not know it."""
+    return _guarded(f"looking up the run {run}", lambda: _client().get_run(run).data.tags)
+
+
+def tags_for_key(key: str) -> dict[str, str] | None:
+    """The tags of the newest finished run with this stage key; None when this store knows none."""
+
+    def work() -> dict[str, str] | None:
+        client = _client()
+        run = run_for_key(client, key)
+        return client.get_run(run).data.tags if run else None
+
+    return _guarded("looking up a stage's run", work)
+
+
+def maker_of(key: str) -> tuple[str, datetime] | None:
+    """The id of the run that made the bytes of this stage key, and when it ended; None where this store knows of none."""
+
+    def work() -> tuple[str, datetime] | None:
+        client = _client()
+        run = run_for_key(client, key)
+        return (run, datetime.fromtimestamp(client.get_run(run).info.end_time / 1000, UTC)) if run else None
+
+    return _guarded("looking for the run", work)
+
+
 def _locked(stage: str) -> dict[str, Any] | None:
     """What dvc.lock says of a stage."""
     path = Path("dvc.lock")
@@ -272,28 +304,50 @@ def register_model(name: str, stage: str, path: str, md5: str, revision: str, me
     The same md5 keeps its version, whoever registers it again. It points to the run that made the bytes, which dvc.lock
     leads to by the stage key, when this store knows it.
     """
+    return _guarded(f"registering {name}", lambda: _register(_client(), name, stage, path, md5, revision, metrics))
 
-    def work() -> str:
+
+def _register(client: Any, name: str, stage: str, path: str, md5: str, revision: str, metrics: dict[str, float]) -> str:
+    import mlflow
+
+    known = {v.tags.get("dvc.md5"): v.version for v in client.search_model_versions(f"name = '{name}'")}
+    if md5 in known:
+        return str(known[md5])
+    locked = _locked(stage)
+    tags = {"dvc.md5": md5, "dvc.path": path, "git.revision": revision, "dvc.stage": stage}
+    mlflow.set_tracking_uri(client.tracking_uri)
+    model = mlflow.create_external_model(
+        name,
+        source_run_id=run_for_key(client, locked_key(locked)) if locked else None,
+        tags=tags,
+        params={key: repr(value) for key, value in metrics.items()},
+        experiment_id=_experiment(client),
+    )
+    if name not in {m.name for m in client.search_registered_models(f"name = '{name}'")}:
+        client.create_registered_model(name)
+    version = client.create_model_version(name, f"models:/{model.model_id}", tags=tags, model_id=model.model_id)
+    return str(version.version)
+
+
+def publish_model(name: str, stage: str, path: str, md5: str, revision: str, run: str | None) -> str:
+    """The version of this md5, which from now on is the one of the alias `champion`; the pipeline's run is tagged with it.
+
+    It was asked for, so unlike all else here it raises RuntimeError when it cannot be done.
+    """
+    if not enabled():
+        raise RuntimeError("publish: TOKENMILL_TRACKING=off leaves no registry to publish in")
+    try:
         client = _client()
-        import mlflow
+        version = _register(client, name, stage, path, md5, revision, {})
+        client.set_registered_model_alias(name, CHAMPION, version)
+        if run:
+            client.set_tag(run, "published", f"{name} version {version}")
+        return version
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [""]
+        raise RuntimeError(f"publish: MLflow refused: {type(error).__name__}: {reason[0][:200]}") from error
 
-        known = {v.tags.get("dvc.md5"): v.version for v in client.search_model_versions(f"name = '{name}'")}
-        if md5 in known:
-            return str(known[md5])
-        locked = _locked(stage)
-        tags = {"dvc.md5": md5, "dvc.path": path, "git.revision": revision, "dvc.stage": stage}
-        mlflow.set_tracking_uri(client.tracking_uri)
-        model = mlflow.create_external_model(
-            name,
-            source_run_id=run_for_key(client, locked_key(locked)) if locked else None,
-            tags=tags,
-            params={key: repr(value) for key, value in metrics.items()},
-            experiment_id=_experiment(client),
-        )
-        if name not in {m.name for m in client.search_registered_models(f"name = '{name}'")}:
-            client.create_registered_model(name)
-        return str(
-            client.create_model_version(name, f"models:/{model.model_id}", tags=tags, model_id=model.model_id).version
-        )
 
-    return _guarded(f"registering {name}", work)
+def experiment_of(run: str) -> str | None:
+    """The id of the experiment that a run is in."""
+    return _guarded("asking for a run", lambda: _client().get_run(run).info.experiment_id)

@@ -48,11 +48,12 @@ def make_repo(folder: Path) -> None:
     (folder / ".dvcignore").write_text((ROOT / ".dvcignore").read_text())
     (folder / "params.yaml").write_text(
         "toy: {steps: 3, where: in, rates: [1.0e-05, 0.0003, 2.0], flag: true}\nseed: 1\n"
+        "libraries: {torch: 2.13.0, python: '3.11', absent: null, other: 1.0.0}\n"
     )
     stage = {
         "cmd": "mkdir -p data && cat in/b.txt > data/out",
         "deps": ["${toy.where}", "single file.txt", "../outside"],
-        "params": ["toy", "seed"],
+        "params": ["toy", "seed", "libraries.torch", "libraries.python", "libraries.absent"],
         "outs": ["data/out"],
     }
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"toy": stage}}))
@@ -73,6 +74,7 @@ def test_digests_are_those_of_dvc_lock(tmp_path: Path, monkeypatch) -> None:
     md5s = dependency_md5s(entry, read_ignored())
     assert md5s == {d["path"]: d["md5"] for d in locked["deps"]}
     assert locked_key(locked) == stage_key(entry, md5s, read_params())
+    assert locked["params"]["params.yaml"]["libraries.torch"] == "2.13.0"
 
 
 def test_the_key_changes_with_all_that_decides_and_nothing_else(tmp_path: Path, monkeypatch) -> None:
@@ -86,6 +88,10 @@ def test_the_key_changes_with_all_that_decides_and_nothing_else(tmp_path: Path, 
 
     first = key()
     assert key({**params, "other": 6}) == first and key({**params, "seed": 2}) != first
+    versions = {"torch": "2.13.0", "other": "1.0.0"}
+    with_versions = key({**params, "libraries": versions})
+    assert with_versions == key({**params, "libraries": {**versions, "other": "2.0.0"}}) != first
+    assert with_versions != key({**params, "libraries": {**versions, "torch": "2.14.0"}})
     (project / "in" / "test_x.py").write_text("still ignored")
     assert key() == first
     (project / "in" / "b.txt").write_bytes(b"one\ntwo\n")

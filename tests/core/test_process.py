@@ -1,0 +1,47 @@
+"""What a data stage may fill."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lm.config import ConfigError
+from tasks.core.process import LEAST_BUDGET, LIBRARIES, _containers, memory_budget
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(("limit", "budget"), [(768, 256), (1280, 512), (300, 64)])
+def test_a_limit_is_shared_with_the_libraries(limit: int, budget: int) -> None:
+    program = "from tasks.core.process import memory_budget; print(memory_budget())"
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit * MIB, limit * MIB)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (LIBRARIES, LEAST_BUDGET) == (256 * MIB, 64 * MIB)
+    assert int(found.stdout) == budget * MIB
+
+
+def test_what_is_asked_for_goes_before_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENMILL_MEMORY", "17")
+    assert memory_budget() == 17 * MIB
+    for text in ("", "0", "-1", "4G"):
+        monkeypatch.setenv("TOKENMILL_MEMORY", text)
+        with pytest.raises(ConfigError, match="TOKENMILL_MEMORY: must be a whole number of MiB"):
+            memory_budget()
+
+
+def test_a_containers_limit_is_seen(tmp_path: Path) -> None:
+    assert _containers(tmp_path) == []
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _containers(tmp_path) == []
+    (tmp_path / "memory.max").write_text("1073741824\n")
+    assert _containers(tmp_path) == [1 << 30]
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert _containers(tmp_path) == [1 << 30, 9223372036854771712]
