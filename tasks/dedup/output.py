@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from tasks.core.folders import put_in_place
 from tasks.core.log import Log
-from tasks.core.parts import Facts
+from tasks.core.parts import LEAST, Facts
 from tasks.core.tables import Writer, row_bytes, shard
 from tasks.dedup.decisions import Decisions
 from tasks.dedup.documents import Documents
@@ -35,7 +35,7 @@ def write_output(table: Path, decisions: Decisions, out: Path, log: Log) -> Coun
     _save_ids(documents, decisions, folder)
     items: list[Item] = [(each.path, each.first, folder, decisions.reasons) for each in documents.shards]
     counts: Counter[str] = Counter()
-    for number, part in enumerate(log.map(write_shard, items, "output")):
+    for number, part in enumerate(log.map(write_shard, items, "output", least=LEAST)):
         counts.update(part.facts)
         for name in TABLES:
             put_in_place(part.folder / f"{name}.parquet", shard(out / name, number))

@@ -19,6 +19,7 @@ from lm.training.recipe import Recipe
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.core.stage import main
+from tasks.core.trunks import trunks_of
 from tasks.distill import divergences
 
 
@@ -76,13 +77,19 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         mean = config.divergence(student(ids_BT).flatten(0, 1), teacher_TV, mask_BT.flatten())
         return mean * (mask_BT.sum() / denominator)
 
+    def chosen_at(step: int) -> list[list[int]]:
+        return [prompts[i] for i in chosen(step, config.batch, len(prompts), config.seed)]
+
+    def text_at(step: int) -> Tensor:
+        return plan.batch(step % plan.steps)[: config.corpus_sequences, :-1]
+
     def batch_at(step: int) -> Batch:
-        batch = [prompts[i] for i in chosen(step, config.batch, len(prompts), config.seed)]
+        batch = chosen_at(step)
         seed = config.seed * 1_000_003 + step
         answers = generate(teacher, batch, config.max_new_tokens, config.temperature, tokenizer.end_id, seed)
         conversations = [Conversation(p, a.ids) for p, a in zip(batch, answers, strict=True)]
         ids_BN, mask_BT = (t.to(device()) for t in collate(conversations, tokenizer.pad_id))
-        text_BT = plan.batch(step % plan.steps)[: config.corpus_sequences, :-1].to(device())
+        text_BT = text_at(step).to(device())
         everywhere_BT = torch.ones_like(text_BT, dtype=torch.float32)
         answered = len(ids_BN)
 
@@ -98,9 +105,24 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
             return share, figures
 
         length = max(mask_BT.shape[1], text_BT.shape[1])
-        return Batch(answered + len(text_BT), length, int(mask_BT.sum()) + text_BT.numel(), loss)
+        return Batch(
+            answered + len(text_BT),
+            length,
+            int(mask_BT.sum()) + text_BT.numel(),
+            loss,
+            content=(ids_BN, mask_BT, text_BT),
+        )
 
-    train(student, config, config.steps, batch_at, log)
+    trunks = trunks_of(
+        "distill",
+        config,
+        config.steps,
+        log,
+        [student, teacher],
+        [tokenizer.to_json()],
+        lambda step: [chosen_at(step), text_at(step)],
+    )
+    train(student, config, config.steps, batch_at, log, trunks)
     save_model(data / "distill", student, tokenizer)
     share = student.num_parameters() / teacher.num_parameters()
     return {"steps": config.steps, "parameters": student.num_parameters(), "parameter_fraction": share}

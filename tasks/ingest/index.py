@@ -20,6 +20,9 @@ from tasks.ingest.shards import Cut
 # Shards end at multiples of 2^64 / CELLS; a power of two.
 CELL_BITS = 20
 CELLS = 1 << CELL_BITS
+# What DuckDB gets at least, and what each of its threads wants before it gets another one: its sorts and groups fail with less.
+LEAST_MEMORY, MEMORY_A_THREAD = 64 << 20, 64 << 20
+ROWS_A_BATCH = 4096
 RENAMED = pa.schema([("piece", pa.int64()), ("number", pa.int64()), ("id", pa.string()), ("hash", pa.uint64())])
 
 # The first of an id, by the digest of its text, keeps it. The k-th of the others gets the k-th number from 2 on that no
@@ -101,13 +104,13 @@ class Index:
     def budget(self, shares: dict[str, int]) -> dict[str, Cut]:
         """The cut of each source that has more bytes of text than its share; the rest of its documents is not taken."""
         for label, share in shares.items():
-            cells, sums = self._cells("bytes", "WHERE source = ?", [label])
+            sums = self._cells("bytes", "documents", label)
             ends = np.cumsum(sums)
-            if not len(ends) or ends[-1] <= share:
+            if ends[-1] <= share:
                 continue
             crossing = int(np.searchsorted(ends, share, side="right"))
             used = int(ends[crossing] - sums[crossing])
-            first = self._db.execute(FIRST_TOO_MANY, [label, int(cells[crossing]), share - used]).fetchall()
+            first = self._db.execute(FIRST_TOO_MANY, [label, crossing, share - used]).fetchall()
             self._cuts[label] = Cut(*first[0])
         columns = {"source": list(self._cuts), "cut_hash": pa.array([c.hash for c in self._cuts.values()], pa.uint64())}
         self._db.register(
@@ -128,24 +131,21 @@ class Index:
 
     def shards(self, most: int) -> list[tuple[int, int, int]]:
         """(low, high, bytes of rows) of each: hashes from low up to high, halved until none has more than `most`."""
-        cells, sums = self._cells("size", "", [], "taken")
-        sizes = np.zeros(CELLS, dtype=np.int64)
-        sizes[cells] = sums
         width = 64 - CELL_BITS
-        return [(low << width, high << width, size) for low, high, size in halve(sizes, most)]
+        return [(low << width, high << width, size) for low, high, size in halve(self._cells("size", "taken"), most)]
 
-    def _cells(
-        self, what: str, where: str, values: list[str], table: str = "documents"
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(cells that hold anything, sums of a column in them), in the order of hashes."""
-        cell = f"hash >> {64 - CELL_BITS}"
-        query = f"SELECT {cell} AS cell, sum({what})::BIGINT AS total FROM {table} {where} GROUP BY 1 ORDER BY 1"  # noqa: S608
-        found = self._db.execute(query, values).fetchnumpy()
-        return found["cell"].astype(np.int64), found["total"].astype(np.int64)
+    def _cells(self, what: str, table: str, label: str | None = None) -> np.ndarray:
+        """CELLS sums of a column, of all documents or of one source, in the order of hashes."""
+        sums = np.zeros(CELLS, dtype=np.int64)
+        where, values = ("", []) if label is None else ("WHERE source = ?", [label])
+        query = f"SELECT hash >> {64 - CELL_BITS} AS cell, {what} AS value FROM {table} {where}"  # noqa: S608
+        for batch in self._db.sql(query, params=values).to_arrow_reader(ROWS_A_BATCH):
+            np.add.at(sums, batch.column("cell").to_numpy(), batch.column("value").to_numpy())
+        return sums
 
     def _new_names(self) -> Iterator[tuple[int, pa.RecordBatch]]:
         """(piece, rows of RENAMED), in the order of pieces and of the rows in them."""
-        for batch in self._db.sql(NUMBERED).to_arrow_reader(4096):
+        for batch in self._db.sql(NUMBERED).to_arrow_reader(ROWS_A_BATCH):
             hashes = pa.array(map(id_hash, batch.column("id").to_pylist()), pa.uint64())
             rows = pa.record_batch([*batch.columns, hashes], schema=RENAMED)
             pieces = rows.column("piece").to_numpy()
@@ -174,12 +174,13 @@ def halve(sizes: np.ndarray, most: int) -> list[tuple[int, int, int]]:
 
 
 def connect(folder: Path) -> duckdb.DuckDBPyConnection:
-    """A database in memory that spills into the folder."""
+    """A database in memory that spills into the folder: half of the budget, as nothing else is held meanwhile."""
+    memory = max(LEAST_MEMORY, memory_budget() // 2)
     return duckdb.connect(
         config={
-            "memory_limit": f"{max(32, memory_budget() >> 22)}MiB",
+            "memory_limit": f"{memory >> 20}MiB",
             "temp_directory": str(folder / "spilled"),
-            "threads": threads(),
+            "threads": max(1, min(threads(), memory // MEMORY_A_THREAD)),
             "preserve_insertion_order": False,
         }
     )
@@ -201,5 +202,5 @@ def write_quarantine(path: Path, parts: Sequence[Path], folder: Path) -> None:
     names = [str(part / "rejected.parquet") for part in parts]
     with connect(folder) as db, Writer(path, QUARANTINE) as writer:
         query = f"SELECT source, file, row, reason, excerpt FROM read_parquet({names!r}) ORDER BY ALL"
-        for batch in db.sql(query).to_arrow_reader(4096):
+        for batch in db.sql(query).to_arrow_reader(ROWS_A_BATCH):
             writer.write(batch)

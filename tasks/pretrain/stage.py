@@ -24,6 +24,7 @@ from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
 from tasks.core.stage import main
 from tasks.core.tables import read_table
+from tasks.core.trunks import trunks_of
 from tasks.pretrain import objectives, starts
 
 # Of a sample: the first tokens of a held-out document, and what the model makes of them.
@@ -87,9 +88,14 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
             cross_entropy = figures.get("cross_entropy", share.detach())
             return share, {**figures, "bits_per_byte": cross_entropy * bits_per_byte}
 
-        return Batch(B, T, tokens, loss, after=partial(losses.step, step))
+        return Batch(B, T, tokens, loss, after=partial(losses.step, step), content=(tokens_BN,))
 
-    train(model, config, plan.steps, batch_at, log)
+    def seen(step: int) -> list[Tensor | None]:
+        return [plan.batch(step), plan.counted(step), plan.bounds(step) if config.within_documents else None]
+
+    given = [tokenizer.to_json(), prompts, bits_per_byte]
+    trunks = trunks_of("pretrain", config, plan.steps, log, [model], given, seen, losses)
+    train(model, config, plan.steps, batch_at, log, trunks)
     save_model(data / "pretrain", model, tokenizer)
     if log.scratch:
         shutil.copyfile(log.scratch / LOSSES, data / "pretrain" / LOSSES)

@@ -17,6 +17,7 @@ from lm.training.recipe import Recipe
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.core.stage import main
+from tasks.core.trunks import trunks_of
 from tasks.rl import advantages, losses
 from tasks.rl.rollout import rollout
 
@@ -44,8 +45,11 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
             f"rl.max_new_tokens: no prompt fits the context of {model.config.context} less {config.max_new_tokens}"
         )
 
+    def chosen_at(step: int) -> list[Example]:
+        return [examples[i] for i in chosen(step, config.prompts, len(examples), config.seed)]
+
     def batch_at(step: int) -> Batch:
-        batch: list[Example] = [examples[i] for i in chosen(step, config.prompts, len(examples), config.seed)]
+        batch = chosen_at(step)
         seed = config.seed * 1_000_003 + step
         model.eval()
         sampled = rollout(
@@ -74,9 +78,12 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
         lengths = sum(len(c.completion) for c in sampled.conversations) / len(sampled.conversations)
         reward = (sampled.rewards_GS * sampled.mask_GS).sum() / sampled.mask_GS.sum().clamp(min=1)
         figures: Figures = {"reward": reward.item(), "completion_tokens": lengths, "finished": sampled.finished}
-        return Batch(len(ids_BN), mask_BT.shape[1], int(counted), loss, figures)
+        return Batch(
+            len(ids_BN), mask_BT.shape[1], int(counted), loss, figures, content=(ids_BN, mask_BT, advantages_B)
+        )
 
-    train(model, config, config.steps, batch_at, log)
+    trunks = trunks_of("rl", config, config.steps, log, [model], [tokenizer.to_json()], chosen_at)
+    train(model, config, config.steps, batch_at, log, trunks)
     save_model(data / "rl", model, tokenizer)
     return {"steps": config.steps, "problems": len(examples)}
 

@@ -18,6 +18,7 @@ from lm.training.recipe import Recipe
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.core.stage import main
+from tasks.core.trunks import trunks_of
 
 
 class SftConfig(Recipe):
@@ -46,8 +47,11 @@ def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
             f"sft: none of the {len(examples)} demonstrations fits the context of {model.config.context} tokens"
         )
 
+    def chosen_at(step: int) -> list[Conversation]:
+        return [conversations[i] for i in chosen(step, config.batch, len(conversations), config.seed)]
+
     def batch_at(step: int) -> Batch:
-        chosen_now = [conversations[i] for i in chosen(step, config.batch, len(conversations), config.seed)]
+        chosen_now = chosen_at(step)
         ids_BN, mask_BT = (t.to(device()) for t in collate(chosen_now, tokenizer.pad_id))
         counted = mask_BT.sum()
 
@@ -56,9 +60,10 @@ def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
             x_KD, targets_K = model.hidden(ids_BN[rows, :-1])[kept], ids_BN[rows, 1:][kept]
             return linear_cross_entropy(x_KD, model.head_weight, targets_K, denominator=counted)[0], {}
 
-        return Batch(len(ids_BN), mask_BT.shape[1], sum(map(len, chosen_now)), loss)
+        return Batch(len(ids_BN), mask_BT.shape[1], sum(map(len, chosen_now)), loss, content=(ids_BN, mask_BT))
 
-    train(model, config, config.steps, batch_at, log)
+    trunks = trunks_of("sft", config, config.steps, log, [model], [tokenizer.to_json()], chosen_at)
+    train(model, config, config.steps, batch_at, log, trunks)
     save_model(data / "sft", model, tokenizer)
     return {"steps": config.steps, "examples": len(conversations), "too_long": len(examples) - len(conversations)}
 

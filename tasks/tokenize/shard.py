@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from tasks.core.parts import Facts
-from tasks.core.tables import Writer, read_batches
+from tasks.core.tables import Writer, read_ahead, read_batches
 from tasks.tokenize.encoder import buffers_of, encoder
 
 SCHEMA = pa.schema(
@@ -67,7 +67,7 @@ def encode(shard: Shard, folder: Path) -> Facts:
         Writer(folder / "documents.parquet", schema) as documents,
         Writer(folder / "held_out.parquet", HELD_OUT_SCHEMA) as held,
     ):
-        for batch in read_batches(shard.path, ["id", "source", "text", *(field.name for field in scores)]):
+        for batch in read_ahead(shard.path, ["id", "source", "text", *(field.name for field in scores)]):
             if not batch.num_rows:
                 continue
             texts = batch.column("text").cast(pa.large_string())

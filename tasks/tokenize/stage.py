@@ -15,7 +15,7 @@ from lm.config import Config, choice
 from lm.tokenizer import Tokenizer
 from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
-from tasks.core.parts import Facts, Part
+from tasks.core.parts import LEAST, Facts, Part
 from tasks.core.stage import main
 from tasks.core.tables import Writer, read_batches, shards
 from tasks.tokenize import methods
@@ -98,7 +98,7 @@ def run(config: TokenizeConfig, data: Path, log: Log) -> dict[str, float]:
     """data/filter -> data/tokenize."""
     source, out = data / "filter" / "documents", data / "tokenize"
     files = shards(source)
-    found = [part.facts for part in log.map(survey, files, "survey")]
+    found = [part.facts for part in log.map(survey, files, "survey", least=16 * LEAST)]
     count = sum(facts["documents"] for facts in found)
     if count < 2:
         raise ConfigError(
@@ -120,7 +120,7 @@ def run(config: TokenizeConfig, data: Path, log: Log) -> dict[str, float]:
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     name = "tokenizers" if reason else "gigatoken"
     jobs = [Shard(file, trained.folder, name, tokenizer.eos_id, dtype.str, below) for file in files]
-    parts = log.map(encode, jobs, "encoded")
+    parts = log.map(encode, jobs, "encoded", least=LEAST)
     join(parts, dtype, pa.schema([*SCHEMA, *score_columns(files[0])]), out)
     totals = {name: sum(part.facts[name] for part in parts) for name in parts[0].facts}
     return {

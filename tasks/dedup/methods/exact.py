@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from lm.config import Config
 from tasks.core.log import Log
-from tasks.core.parts import Facts
+from tasks.core.parts import LEAST, Facts
 from tasks.core.process import memory_budget
 from tasks.dedup.documents import Documents, Found, Shard
 from tasks.dedup.engine.code_points import digests_of
@@ -32,7 +32,7 @@ class Exact(Config):
     reason: ClassVar[str] = "exact_duplicate"
 
     def __call__(self, documents: Documents, folder: Path, log: Log) -> Found:
-        parts = log.map(digest_shard, documents.shards, f"{folder.name}_digests")
+        parts = log.map(digest_shard, documents.shards, f"{folder.name}_digests", least=LEAST)
         digests = [np.asarray(np.load(part.folder / "digests.npy", mmap_mode="r")) for part in parts]
         rows = [shard.first + np.flatnonzero(shard.alive) for shard in documents.shards]
         low_N = np.zeros(len(documents.alive), dtype=np.uint64)

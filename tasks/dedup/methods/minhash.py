@@ -14,7 +14,7 @@ from pydantic import Field
 
 from lm.config import Config
 from tasks.core.log import Log
-from tasks.core.parts import Part
+from tasks.core.parts import LEAST, Part
 from tasks.core.process import memory_budget
 from tasks.dedup.documents import Documents, Found
 from tasks.dedup.engine import memo
@@ -48,7 +48,7 @@ class Minhash(Config):
 
         known = log.memo / f"{folder.name}.npy" if log.memo else None
         signing = Signing(self._shingling(), self.bands, self.rows_per_band, known)
-        parts = log.map(sign, [(shard, signing) for shard in documents.shards], f"{folder.name}_keys")
+        parts = log.map(sign, [(shard, signing) for shard in documents.shards], f"{folder.name}_keys", least=LEAST)
         if known:
             memo.save(known, parts, self.bands)
             made = sum(part.facts["made"] for part in parts)
@@ -78,7 +78,9 @@ class Minhash(Config):
         for bucket in buckets:
             is_candidate[load(bucket)[0]] = True
         shards = Documents(documents.table, is_candidate).shards
-        parts = log.map(collect_sets, [(shard, self._shingling()) for shard in shards], f"{folder.name}_sets")
+        parts = log.map(
+            collect_sets, [(shard, self._shingling()) for shard in shards], f"{folder.name}_sets", least=LEAST
+        )
         sets, begins_C = join_sets(parts, folder / "sets.bin")
         places_N = np.cumsum(is_candidate) - 1
         compared = 0

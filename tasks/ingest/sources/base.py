@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pydantic import Field
@@ -72,21 +74,21 @@ class Source(Config):
         raise NotImplementedError
 
 
-class FileSource(Source):
-    """A source that reads files, by a glob relative to ingest.folder or by a URL such as s3://bucket/folder/*.parquet."""
-
-    path: str = Field(description="glob relative to ingest.folder, or a URL")
-    max_document_bytes: int = Field(16 << 20, gt=0, description="what is longer is quarantined without being held")
-    max_expansion: int = Field(
-        200,
-        gt=0,
-        description="bytes that a compressed one may become; beyond it (and 64 MiB) a file is read no further",
-    )
-
-    def files(self, folder: str) -> list[File]:
-        from tasks.ingest.sources.files import matching
-
-        return matching(folder, self.path, self.called)
+def below_folder(path: str) -> str:
+    """The path, if it is a URL of a store or stays below ingest.folder. Raises ValueError for any other: DVC watches that
+    folder alone, so what lies elsewhere could change unseen; and params of somebody else could name any file of ours."""
+    if any(ord(letter) < 32 for letter in path):
+        raise ValueError("holds a control character, which no path here has")
+    if "://" in path:
+        if path.partition("://")[0].lower() in ("file", "local") or "::" in path:
+            raise ValueError(
+                "reads files of this machine past ingest.folder: name their folder there, and a path below it"
+            )
+        if "@" in urlsplit(path).netloc:
+            raise ValueError("holds credentials, which would be kept with every run: they come from the environment")
+    elif Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ValueError("leads out of ingest.folder: name its folder there, as in ingest.folder=/data/text")
+    return path
 
 
 class Columns(Source):

@@ -7,7 +7,8 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import Field
 
-from tasks.ingest.sources.base import Columns, File, FileSource, Record, Rejected, excerpt_of
+from tasks.ingest.sources.base import Columns, File, Record, Rejected, excerpt_of
+from tasks.ingest.sources.file_source import FileSource
 from tasks.ingest.sources.files import read_lines
 from tasks.ingest.sources.rows import record_of, to_batches
 

@@ -41,6 +41,8 @@ def matching(folder: str, pattern: str, label: str) -> list[File]:
         if not top.exists():
             raise ConfigError(f"ingest.folder: {folder}: no such folder (source {label})")
         found = [local_file(path, top) for path in top.glob(pattern) if path.is_file()]
+        for place in {Path(file.path).parent for file in found}:
+            check_inside(place, top, label)
     if not found:
         where = "" if is_url(pattern) else f" in {folder}"
         raise ConfigError(
@@ -48,6 +50,16 @@ def matching(folder: str, pattern: str, label: str) -> list[File]:
             'them, as in SET="ingest.folder=/data/text"'
         )
     return sorted(found, key=lambda file: file.name)
+
+
+def check_inside(place: Path, top: Path, label: str) -> None:
+    """Raises ConfigError for a folder that a link puts below `top`: DVC does not look behind links to folders, so a change
+    there would go unseen."""
+    if not place.resolve().is_relative_to(top.resolve()):
+        raise ConfigError(
+            f"ingest.sources: {label}: {place} is a link out of {top}, behind which DVC does not look: name the folder "
+            f"itself as ingest.folder"
+        )
 
 
 def local_file(path: Path, top: Path) -> File:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tasks.core.config import ConfigError
-from tasks.ingest.sources.base import Columns, File, Record, Rejected
+from tasks.ingest.sources.base import Columns, File, Record, Rejected, below_folder
 from tasks.ingest.sources.rows import record_of, to_batches
 
 
@@ -21,6 +21,11 @@ class HuggingFace(Columns):
     split: str = "train"
     revision: str | None = Field(None, description="a commit of the hub; without one the newest is read")
     shards: int | None = Field(None, gt=0, description="read only so many of its shards, evenly spaced")
+
+    @field_validator("dataset")
+    @classmethod
+    def _stays_below(cls, dataset: str) -> str:
+        return below_folder(dataset)
 
     def files(self, folder: str) -> list[File]:
         """Raises ConfigError when there is no such data set, or it cannot be reached."""

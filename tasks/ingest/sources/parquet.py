@@ -6,7 +6,8 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.ingest.sources.base import ROWS, Columns, File, FileSource, Rejected, excerpt_of
+from tasks.ingest.sources.base import ROWS, Columns, File, Rejected, excerpt_of
+from tasks.ingest.sources.file_source import FileSource
 from tasks.ingest.sources.files import after, open_raw, quarantined
 from tasks.ingest.sources.rows import to_json
 

@@ -10,8 +10,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from tasks.core.config import ConfigError
-from tasks.ingest.sources.base import File, FileSource, Record, Rejected, excerpt_of
-from tasks.ingest.sources.files import BOM, is_url, local_file, open_file, quarantined, remote_files
+from tasks.ingest.sources.base import File, Record, Rejected, excerpt_of
+from tasks.ingest.sources.file_source import FileSource
+from tasks.ingest.sources.files import BOM, check_inside, is_url, local_file, open_file, quarantined, remote_files
 from tasks.ingest.sources.rows import to_batches
 
 
@@ -30,6 +31,7 @@ class TextFolder(FileSource):
         top, base = Path(folder) / self.path, Path(folder)
         if not top.is_dir() or not os.access(top, os.R_OK | os.X_OK):
             raise ConfigError(f"ingest.sources: {self.called}: {top}: no folder that can be read")
+        check_inside(top, base, self.called)
         denied: list[OSError] = []
         listed = [
             local_file(Path(root) / name, base)

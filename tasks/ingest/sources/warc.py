@@ -10,7 +10,8 @@ from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 
-from tasks.ingest.sources.base import File, FileSource, Record, Rejected, excerpt_of
+from tasks.ingest.sources.base import File, Record, Rejected, excerpt_of
+from tasks.ingest.sources.file_source import FileSource
 from tasks.ingest.sources.files import after, open_file, quarantined
 from tasks.ingest.sources.rows import to_batches, to_json
 

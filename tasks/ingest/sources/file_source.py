@@ -1,0 +1,26 @@
+"""What the sources that read files have in common: which files, and how far a document and a compressed file may go."""
+
+from pydantic import Field, field_validator
+
+from tasks.ingest.sources.base import File, Source, below_folder
+from tasks.ingest.sources.files import matching
+
+
+class FileSource(Source):
+    """A source that reads files, by a glob relative to ingest.folder or by a URL such as s3://bucket/folder/*.parquet."""
+
+    path: str = Field(description="glob relative to ingest.folder, or a URL")
+    max_document_bytes: int = Field(16 << 20, gt=0, description="what is longer is quarantined without being held")
+    max_expansion: int = Field(
+        200,
+        gt=0,
+        description="bytes that a compressed one may become; beyond it (and 64 MiB) a file is read no further",
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _stays_below(cls, path: str) -> str:
+        return below_folder(path)
+
+    def files(self, folder: str) -> list[File]:
+        return matching(folder, self.path, self.called)
