@@ -1,0 +1,70 @@
+"""`make preflight`: everything that is known to make the pipeline fail, a line each, before anything is run or written."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from flows.environment import environment
+from flows.params import CURRENT, check, check_targets, compose
+from flows.plan import may_run
+from flows.preflight.finding import Finding, findings_of, of_error
+from flows.preflight.repository import check_files, plan_for
+from flows.preflight.start import look, surroundings
+from tasks.core.config import ConfigError
+
+
+def valid_params(
+    root: Path, preset: str, overrides: list[str], targets: list[str]
+) -> tuple[dict[str, Any], list[Finding]]:
+    """The composed params, and the mistakes in them and in the targets."""
+    params: dict[str, Any] = {}
+    found: list[Finding] = []
+    try:
+        params = compose(root, preset, overrides)
+        check(root, params)
+    except ConfigError as error:
+        found = of_error(error)
+    try:
+        check_targets(root, targets)
+    except ConfigError as error:
+        found += of_error(error)
+    return params, found
+
+
+def look_at_all(root: Path, preset: str, overrides: list[str], targets: list[str]) -> list[Finding]:
+    """Every finding; what needs readable files and valid params is left out where they are not."""
+    found = findings_of(lambda: check_files(root))
+    if any(finding.where == "dvc.yaml" for finding in found):
+        return found
+    params, mistakes = valid_params(root, preset, overrides, targets)
+    found += mistakes
+    if found:
+        return list(dict.fromkeys(found + surroundings(root, [])))
+    try:
+        plan = plan_for(root, params, targets)
+    except ConfigError as error:
+        return of_error(error) + surroundings(root, [])
+    return look(root, params, [stage.address for stage in may_run(plan)])
+
+
+def main() -> int:
+    """Exit code: 0 nothing found, 2 something was."""
+    parser = argparse.ArgumentParser(prog="make preflight", description=__doc__)
+    parser.add_argument("--preset", default=CURRENT, help="a file of presets/; params.yaml as it is when absent")
+    parser.add_argument("--set", nargs="*", default=[], help="overrides such as rl.steps=50")
+    parser.add_argument(
+        "--targets", nargs="*", default=[], help="stages that are to be brought up to date; all when absent"
+    )
+    asked, root = parser.parse_args(), Path.cwd()
+    os.environ.update(environment(root))
+    found = look_at_all(root, asked.preset, asked.set, asked.targets)
+    for finding in found:
+        print(finding, file=sys.stderr)
+    print(f"preflight: {len(found)} to mend" if found else "preflight: nothing to mend")
+    return 2 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""What a run will take, told from the parameters: bytes of disk that stages write, and the peak memory of those that train."""
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from flows.forecast import forecast_of
+from flows.preflight.edges import Sections, read_sections
+from flows.workload import distillation, pretraining, reinforcement, tuning
+from lm.model import Decoder
+from lm.training.forecast import Machine, advice
+from lm.training.memory import memory_bytes
+from tasks.core.config import load
+from tasks.ingest.stage import IngestConfig
+
+# Bytes of a table of documents over those of their text: zstd makes 0.35 of code and 0.4 of prose.
+PACKED = 0.5
+# Bytes of text a token, at the least: 2.4 with 2,048 tokens of BPE on code, 4.5 with 32,768 on English.
+BYTES_A_TOKEN = 2.2
+# What .gz, .zst and Parquet become when they are read.
+EXPANDED = 4
+PACKED_ENDINGS = (".gz", ".zst", ".parquet")
+# Of a row of the plan, packed; of a token in tokenizer.json; of weights, gradients and AdamW's moments
+PLAN_ROW, TOKENIZER_ROW, STATE = 8, 60, 16
+
+
+@dataclass(frozen=True)
+class Needs:
+    """outputs: bytes that each stage writes to data/. scratch: that it has in .scratch beside. memory: its peak, and what to
+    lower where that is too much."""
+
+    outputs: dict[str, float] = field(default_factory=dict)
+    scratch: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
+    advice: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def text_bytes(config: IngestConfig) -> float:
+    """UTF-8 bytes of text that ingest keeps, at most: a source gives its share or all it has."""
+    total = 0.0
+    for source in config.sources:
+        share = float(config.share(source))
+        if not source.endless:
+            files = source.files(config.folder)
+            share = min(share, sum(f.bytes * (EXPANDED if f.name.endswith(PACKED_ENDINGS) else 1) for f in files))
+        total += share
+    return total
+
+
+def needs_of(params: dict[str, Any], names: set[str]) -> Needs:
+    """Of the stages of these names. Raises ConfigError for what edges.py has already told of."""
+    sections = read_sections(params)
+    text = text_bytes(load("ingest", IngestConfig, params))
+    outputs, scratch = disk_of(sections, text)
+    memory, lower = memory_of(params, sections, names)
+    return Needs(
+        {name: size for name, size in outputs.items() if name in names},
+        {name: size for name, size in scratch.items() if name in names},
+        memory,
+        lower,
+    )
+
+
+def disk_of(s: Sections, text: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Bytes of each stage's output, and of its scratch at most: parts of data stages, two checkpoints of training."""
+    tokens = text / (1.0 if s.tokenize.method.name == "bytes" else BYTES_A_TOKEN)
+    with torch.device("meta"):
+        weights = Decoder(s.shape).num_parameters()
+        learned = Decoder(s.shape.model_copy(update={"layers": s.distill.student_layers})).num_parameters()
+    tokenizer = TOKENIZER_ROW * s.shape.vocab_size
+    model, student, packed = 4 * weights + tokenizer, 4 * learned + tokenizer, learned + tokenizer
+    outputs = {
+        "ingest": PACKED * text,
+        "dedup": PACKED * text,
+        "filter": PACKED * text,
+        "tokenize": tokens * (2 if s.shape.vocab_size <= 1 << 16 else 4)
+        + PACKED * text * s.tokenize.held_out_fraction
+        + tokenizer,
+        "curriculum": PLAN_ROW * 2 * s.curriculum.tokens / s.length,
+        **dict.fromkeys(("pretrain", "sft", "rl"), float(model)),
+        "distill": float(student),
+        "quantize": float(packed),
+    }
+    trained = dict.fromkeys(("pretrain", "sft", "rl"), 2.0 * STATE * weights) | {"distill": 2.0 * STATE * learned}
+    return outputs, {
+        name: trained.get(name, size + (text if name == "ingest" else 0)) for name, size in outputs.items()
+    }
+
+
+def memory_of(params: dict[str, Any], s: Sections, names: set[str]) -> tuple[dict[str, float], dict[str, str]]:
+    """Bytes of the peak of each training stage, and what to lower: by `make plan`'s rehearsal on tensors without memory."""
+    here = this_memory()
+    builders = {"pretrain": pretraining, "sft": tuning, "rl": reinforcement, "distill": distillation}
+    memory, lower = {}, {}
+    for name, builder in builders.items():
+        if name in names:
+            work = builder(params, s.shape)
+            found = forecast_of(work, here)
+            memory[name], lower[name] = found.bytes, advice(work.stage, found, here).partition("; ")[2]
+    return memory, lower
+
+
+def this_memory() -> Machine:
+    """This machine, for its memory alone: the speeds are 1, by which every stage lasts long enough for a checkpoint."""
+    on_gpu = torch.cuda.is_available()
+    return Machine("this machine", on_gpu, memory_bytes(torch.device("cuda" if on_gpu else "cpu")), 1.0, 1.0)
+
+
+def memory_there() -> float:
+    """Bytes that a stage could have now: of the GPU, or of the machine as far as its control group allows."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info()[0])
+    return float(min(psutil.virtual_memory().available, memory_bytes(torch.device("cpu"))))
+
+
+def bytes_free(path: Path) -> int:
+    """Of the file system of a path, for this user."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize

@@ -1,0 +1,99 @@
+"""The flow's first act: everything that can be known to fail is said before any stage starts."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from flows.plan import Planned
+from flows.pools import pool_of
+from flows.preflight.finding import Finding, findings_of
+from flows.preflight.folders import cache_folder, check_writable
+from flows.preflight.remember import digest, recall, remember
+from flows.preflight.remote import check_remote
+from flows.preflight.resources import check_disk, check_memory
+from flows.preflight.rooms import before, room_of
+from flows.preflight.services import check_mlflow, check_prefect
+from flows.preflight.settings import check_ranks, check_settings
+from tasks.core.config import ConfigError
+from tasks.core.graph import Entry, read_graph
+
+
+def preflight(root: Path, params: dict[str, Any], todo: list[Planned]) -> None:
+    """Raises ConfigError with a line for everything that is known to fail in a run of these stages; params must be valid."""
+    found = look(root, params, [stage.address for stage in todo])
+    if found:
+        raise ConfigError("\n".join(map(str, found)))
+
+
+def look(root: Path, params: dict[str, Any], addresses: list[str]) -> list[Finding]:
+    """All findings about a run of these stages with valid params; the toy run only where none like it has passed."""
+    graph = read_graph(root)
+    found = surroundings(root, [out for address in addresses for out in graph[address].outs])
+    ours = [address for address in addresses if room_of(graph[address].name)]
+    if not ours:
+        return found
+    found += findings_of(lambda: check_ranks(params), lambda: taken_up(root, graph, ours))
+    if unusable := findings_of(lambda: inputs(params, graph, ours)):
+        return found + unusable  # there is nothing to rehearse with
+    key = digest(root, params, graph)
+    needs = recall(root, key, ours)
+    if needs is None:
+        failed, needs = first_time(root, params, ours)
+        found += failed
+        if not failed:
+            remember(root, key, ours, needs)
+    return found + resources(root, graph, ours, needs)
+
+
+def surroundings(root: Path, outs: list[str]) -> list[Finding]:
+    """What needs no params: settings, places to write, servers and the remote."""
+    return findings_of(
+        check_settings,
+        lambda: check_writable(root, cache_folder(root), outs),
+        check_mlflow,
+        check_prefect,
+        lambda: check_remote(root),
+    )
+
+
+def inputs(params: dict[str, Any], graph: dict[str, Entry], addresses: list[str]) -> list[Finding]:
+    """The sources of text, where they are to be read."""
+    if not any(graph[address].name == "ingest" for address in addresses):
+        return []
+    from flows.preflight.inputs import check_sources  # imports torch
+
+    return check_sources(params)
+
+
+def taken_up(root: Path, graph: dict[str, Entry], addresses: list[str]) -> list[Finding]:
+    """The outputs of earlier runs that these stages read."""
+    edges = before(graph)
+    read = dict.fromkeys(other for address in addresses for other in edges[address] if other not in addresses)
+    if not read:
+        return []
+    from flows.preflight.artefacts import check_artefacts  # imports torch
+
+    return check_artefacts(root / "data", graph, list(read))
+
+
+def first_time(root: Path, params: dict[str, Any], addresses: list[str]) -> tuple[list[Finding], dict[str, Any]]:
+    """The rehearsal, announced: it is what a first start waits for."""
+    from flows.preflight.rehearsal import rehearse_apart
+
+    began = time.monotonic()
+    print(f"{'preflight':>18} | the graph at toy width, once for these parameters and this code", flush=True)
+    found, needs = rehearse_apart(root, params, addresses)
+    print(f"{'preflight':>18} | {len(found) or 'no'} findings after {time.monotonic() - began:.0f} s", flush=True)
+    return found, needs
+
+
+def resources(root: Path, graph: dict[str, Entry], addresses: list[str], needs: dict[str, Any]) -> list[Finding]:
+    """The forecast against what is there now; the memory of what is sent to a pool is its agents' own matter."""
+    if not needs:
+        return []
+    from flows.preflight.needs import Needs  # imports torch
+
+    asked = Needs(**needs)
+    outs = [out for address in addresses for out in graph[address].outs]
+    here = {graph[address].name for address in addresses if not pool_of(graph[address].meta)}
+    return findings_of(lambda: check_disk(root, cache_folder(root), asked, outs), lambda: check_memory(asked, here))
