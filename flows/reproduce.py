@@ -1,17 +1,20 @@
-"""`make reproduce`: run every stage of a committed lock again, from nothing, and say stage by stage what came out."""
+"""`make reproduce`: run every stage of a committed lock again, from nothing, and say of each whether the bytes are the same,
+how far off they are if not, and where and why the first difference began."""
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flows.compare import differences, read_lock
+from flows.bisect import DIVERGED, compare, order_of, report
 from flows.environment import environment
-from tasks.core.graph import read_graph
+from flows.params import CURRENT, compose, write
+from flows.sides import Side, from_folder, from_revision, locked_at, revision_of
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -33,64 +36,53 @@ def bring_inputs(root: Path, copy: Path, lock: dict[str, Any]) -> None:
                     link.symlink_to((root / path).resolve())
 
 
-def files_of(cache: Path, md5: str) -> dict[str, str]:
-    """md5 of each file of a folder, from the listing in a DVC cache; empty when the cache does not hold it."""
-    path = cache / "files" / "md5" / md5[:2] / md5[2:]
-    return {entry["relpath"]: entry["md5"] for entry in json.loads(path.read_text())} if path.exists() else {}
+def up_to(side: Side, stage: str | None) -> Side:
+    """The side without the stages that this one does not need; all of it for None."""
+    wanted = {stage} if stage else set(side.records)
+    for address in reversed(order_of([side])):
+        if address in wanted:
+            needed = side.records[address].deps
+            wanted |= {other for other in side.records if f"data/{other.replace('@', '/')}" in needed}
+    return replace(side, records={address: side.records[address] for address in side.records if address in wanted})
 
 
-def first_difference(root: Path, copy: Path, old: dict[str, Any], new: dict[str, Any]) -> str:
-    """The first file that differs inside the outputs, as far as both caches hold the listings."""
-    for before, after in zip(old["outs"], new["outs"], strict=False):
-        if before["md5"] != after["md5"]:
-            left = files_of(root / ".dvc" / "cache", before["md5"])
-            right = files_of(copy / ".dvc" / "cache", after["md5"])
-            names = [name for name in sorted({*left, *right}) if left.get(name) != right.get(name)]
-            return f" (first: {before['path']}/{names[0]})" if left and names else f" ({before['path']})"
-    return ""
-
-
-def report(root: Path, copy: Path, expected: dict[str, Any]) -> int:
-    """Print each stage of the graph; returns how many differ."""
-    found, different = read_lock(copy / "dvc.lock"), 0
-    for address in read_graph(copy):
-        old, new = expected.get(address), found.get(address)
-        changed = differences(old, new)
-        if not changed:
-            print(f"{address:>18} | identical")
-            continue
-        different += 1
-        outs = first_difference(root, copy, old, new) if old and new else ""
-        print(f"{address:>18} | differs: {'; '.join(changed)}{outs}")
-    return different
-
-
-def reproduce(root: Path, revision: str) -> int:
-    """Exit code: 0 when every stage is identical, 1 when one differs or fails. The copy is removed afterwards."""
-    commit = git(root, "rev-parse", "--short", revision)
-    copy = root / ".scratch" / "reproduce" / commit
+def run_again(root: Path, copy: Path, commit: str, stages: list[str]) -> int:
+    """Check the commit out into `copy` and run its stages there, whatever a lock or a cache says; DVC's exit code."""
     git(root, "worktree", "prune")
     if copy.exists():
         git(root, "worktree", "remove", "--force", str(copy))
     git(root, "worktree", "add", "--detach", "--force", str(copy), commit)
-    try:
-        expected = read_lock(copy / "dvc.lock")
-        bring_inputs(root, copy, expected)
-        surroundings = {**environment(copy), "TOKENMILL_TRACKING": "off", "PYTHONPATH": str(copy)}
-        code = subprocess.run(
-            [sys.executable, "-m", "dvc", "repro", "--force"], cwd=copy, env=surroundings, check=False
-        ).returncode
-        print(f"\n{commit}, run again:")
-        different = report(root, copy, expected)
-    finally:
-        git(root, "worktree", "remove", "--force", str(copy))
-        shutil.rmtree(copy, ignore_errors=True)
-    return 1 if different or code else 0
+    bring_inputs(root, copy, locked_at(root, commit))
+    write(copy, compose(copy, CURRENT, []))  # with the versions that run here, which may be what makes the difference
+    (copy / "dvc.lock").unlink()  # so that the one that is there afterwards names what has run, and nothing else
+    surroundings = {**environment(copy), "TOKENMILL_TRACKING": "off"}
+    surroundings["PYTHONPATH"] = os.pathsep.join(filter(None, [str(copy), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "dvc", "repro", "--force", *stages]
+    return subprocess.run(command, cwd=copy, env=surroundings, check=False).returncode
+
+
+def reproduce(root: Path, name: str) -> int:
+    """Exit code: 0 when every stage is bit-equal or within tolerance, 1 when one diverged or failed. The copy is removed
+    afterwards. Raises ValueError for a name that leads to no lock."""
+    commit, stage = revision_of(root, name)
+    copy = root / ".scratch" / "reproduce" / commit[:12]
+    with tempfile.TemporaryDirectory(prefix="tokenmill-reproduce-") as folder:
+        left = up_to(from_revision(root, commit, Path(folder)), stage)
+        try:
+            code = run_again(root, copy, commit, [stage] if stage else list(left.records))
+            right = from_folder(copy) if (copy / "dvc.lock").exists() else replace(left, name="this run", records={})
+            print(f"\n{commit[:12]}, run again:")
+            verdicts = compare(left, replace(right, name="this run"))
+            report(left, replace(right, name="this run"), verdicts)
+        finally:
+            git(root, "worktree", "remove", "--force", str(copy))
+            shutil.rmtree(copy, ignore_errors=True)
+    return 1 if code or any(found.kind == DIVERGED for found in verdicts) else 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make reproduce", description=__doc__)
-    parser.add_argument("revision", nargs="?", default="HEAD")
+    parser.add_argument("revision", nargs="?", default="HEAD", help="a git revision, or the id of an MLflow run")
     try:
         return reproduce(Path.cwd(), parser.parse_args().revision)
     except ValueError as error:
