@@ -1,0 +1,109 @@
+"""What travels between the machine that runs a pipeline and an agent: the order of one stage, and the answer to it."""
+
+from contextlib import chdir
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.lockfile import Entry, entries_of, md5s, part_of
+from flows.reproduce import git
+from tasks.core.graph import read_graph
+from tasks.core.key import path_md5, read_ignored
+from tasks.core.yaml import parse_yaml
+
+# What decides a stage beside its own dependencies and params.
+GRAPH_FILES = ["dvc.yaml", ".dvcignore"]
+
+
+class Order(BaseModel):
+    """One stage to be brought up to date elsewhere.
+
+    revision: the commit of the code. params, lock: the texts of params.yaml, and of a dvc.lock with the stages that this one
+    depends on; as texts, since YAML tells numbers apart that JSON does not. inputs: md5 of each dependency that no stage makes,
+    by path. environment: execution settings that the stage is to have, of this project alone.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    address: str
+    revision: str = Field(pattern="^[0-9a-f]{40,64}$")
+    params: str
+    lock: str
+    inputs: dict[str, str]
+    force: bool = False
+    environment: dict[Annotated[str, Field(pattern="^TOKENMILL_[A-Z_]+$")], str] = {}
+
+    def dependencies(self) -> dict[str, str]:
+        """md5 of every dependency that the stage must be made of, and of outputs of the same stages that it does not read."""
+        made = [md5s(entry, "outs") for entry in entries_of(self.lock).values()]
+        return {path: md5 for outs in made for path, md5 in outs.items()} | self.inputs
+
+
+class Answer(BaseModel):
+    """How the stage ended: exit code and last lines.
+
+    entry: the stage's entry of dvc.lock, as YAML. files: the text of each output that DVC does not cache, and of the timings.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    code: int
+    tail: list[str] = []
+    entry: str = ""
+    files: dict[str, str] = {}
+
+    def checked_entry(self, order: Order) -> Entry:
+        """The entry, if it is one of this order's stage. Raises ValueError naming dependencies that are not as ordered."""
+        entry, expected = parse_yaml(self.entry), order.dependencies()
+        other = [path for path, md5 in md5s(entry, "deps").items() if expected.get(path, md5) != md5]
+        if other:
+            raise ValueError(f"{order.address}: the agent made it of another {', '.join(other)}")
+        return entry
+
+
+def make_order(root: Path, address: str, force: bool, environment: dict[str, str]) -> Order:
+    """The order of a stage as root has it now. Raises ValueError for what cannot be sent: code or inputs that are not
+    committed, and inputs outside the project."""
+    graph = read_graph(root)
+    entry = graph[address]
+    makers = {out: other.address for other in graph.values() for out in other.outs}
+    before = list(dict.fromkeys(maker for dep in entry.deps for out, maker in makers.items() if overlap(dep, out)))
+    given = [dep for dep in entry.deps if not any(overlap(dep, out) for out in makers)]
+    if outside := [dep for dep in given if not within(dep)]:
+        raise ValueError(f"{address}: reads {', '.join(outside)}, outside the project, which an agent cannot get")
+    revision = committed(root, address, [*GRAPH_FILES, *given])
+    with chdir(root):  # md5s are of paths relative to the project
+        ignored = read_ignored()
+        inputs = {dep: path_md5(Path(dep), ignored) for dep in given}
+    return Order(
+        address=address,
+        revision=revision,
+        params=(root / "params.yaml").read_text(),
+        lock=part_of(root, before),
+        inputs=inputs,
+        force=force,
+        environment=environment,
+    )
+
+
+def committed(root: Path, address: str, paths: list[str]) -> str:
+    """The commit that holds these paths as they are now. Raises ValueError naming those that differ from it."""
+    revision = git(root, "rev-parse", "HEAD")
+    changed = [line.split(maxsplit=1)[1] for line in git(root, "status", "--porcelain", "--", *paths).splitlines()]
+    if changed:
+        shown = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
+        raise ValueError(
+            f"{address}: an agent runs committed code, and {shown} is not as in {revision[:12]}: commit and push"
+        )
+    return revision
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether the paths are the same or one lies in the other."""
+    return Path(one) == Path(other) or Path(one) in Path(other).parents or Path(other) in Path(one).parents
+
+
+def within(path: str) -> bool:
+    """Whether a path, as dvc.yaml gives it, stays inside the project."""
+    return not Path(path).is_absolute() and ".." not in Path(path).parts
