@@ -20,24 +20,27 @@ DESCRIPTION = """\
 Raw text in, evaluated compressed language model out. **Run -> Custom run** asks for:
 
 - *preset*: a file of `presets/`; `smoke` ends in a minute or two, `laptop` is the default
-- *overrides*: values of `params.yaml` to change, such as `rl.steps=50`, one an entry
 - *targets*: stages to bring up to date, with what they need; empty means all
 - *force*: run the stages even when nothing they depend on has changed
+- *seed*: of everything random
+- *where*: `here`, or the work pool to which stages are sent that ask for one
+- *publish*: whether the final model becomes `champion`; *after approval* pauses the run until somebody decides
+- *overrides*: values of `params.yaml` to change, such as `rl.steps=50`, one an entry
+- *parameters*: the same by section, with types, choices and bounds; what is left empty stays as the preset has it
 
 Runs happen one after another in the checkout where `make ui` was started. They write the same `dvc.lock` and record to
-the same MLflow store as `make pipeline`.
+the same MLflow store as `make pipeline`. What a run will do is its artifact *plan*; what came out, its artifact *report*.
 """
 
 
 async def close_lost_runs() -> int:
     """How many runs the server believed to be going on and are now marked as crashed.
 
-    A server of `make ui` has no other runner, so at the start of one nothing can be running: what seems to be was lost
-    when an earlier `make ui` was killed.
+    A server of `make ui` has no other runner, so at the start of one nothing can be running or wait for approval: what seems to
+    do so was lost when an earlier `make ui` was killed.
     """
-    alive = FlowRunFilter.model_validate(
-        {"state": {"type": {"any_": [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]}}}
-    )
+    going_on = [StateType.RUNNING, StateType.PENDING, StateType.PAUSED, StateType.CANCELLING]
+    alive = FlowRunFilter.model_validate({"state": {"type": {"any_": going_on}}})
     async with get_client() as client:
         runs = await client.read_flow_runs(flow_run_filter=alive, sort=FlowRunSort.ID_DESC, limit=200)
         for run in runs:

@@ -1,4 +1,4 @@
-"""`make ui`: the Prefect UI to start runs, the MLflow UI to look at them, and the process that runs them."""
+"""`make ui`: the Prefect UI to start runs, the MLflow UI and the report to look at them, and the process that runs them."""
 
 import fcntl
 import json
@@ -12,7 +12,21 @@ from datetime import UTC, datetime
 from types import FrameType
 
 from flows.environment import ROOT
-from flows.servers import HOME, HOST, Child, ServerError, child, get, port_of, prefect_environment, servers
+from flows.page import report_page
+from flows.password import USER, PasswordError, take_password
+from flows.servers import (
+    HOME,
+    HOST,
+    MLFLOW_URL,
+    REPORT_URL,
+    Child,
+    ServerError,
+    child,
+    get,
+    port_of,
+    prefect_environment,
+    servers,
+)
 
 
 def main() -> int:
@@ -20,9 +34,10 @@ def main() -> int:
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        password = take_password()
         with only_one():
-            serve()
-    except ServerError as error:
+            serve(password)
+    except (ServerError, PasswordError) as error:
         print(f"make ui: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -30,25 +45,34 @@ def main() -> int:
     return 0
 
 
-def serve() -> None:
+def serve(password: str | None) -> None:
     """Start everything, say where it is, and stay until interrupted. Raises ServerError when a part of it ends."""
     started = time.monotonic()
     prefect_port, mlflow_port = port_of("TOKENMILL_PREFECT_PORT", 4200), port_of("TOKENMILL_MLFLOW_PORT", 5000)
+    report_port = port_of("TOKENMILL_REPORT_PORT", 5001)
     print("starting the Prefect and MLflow servers; the first time takes longest", flush=True)
-    # The default of 10 s between two looks for new runs would be most of the wait after a click on Submit.
-    variables = {**prefect_environment(prefect_port), "PREFECT_RUNNER_POLL_FREQUENCY": "2"}
-    variables["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "ERROR"  # a run that cannot start has nobody else to say so
+    prefect, mlflow = f"http://{HOST}:{prefect_port}", f"http://{HOST}:{mlflow_port}"
     with (
-        servers(prefect_port, mlflow_port) as both,
-        child("runner", [sys.executable, "-m", "flows.serve"], variables) as runner,
-    ):
-        deployment = await_deployment(f"http://{HOST}:{prefect_port}", runner)
+        servers(prefect_port, mlflow_port, password) as both,
+        report_page(ROOT / "data" / "report" / "index.html", report_port, password) as report,
+        child("runner", [sys.executable, "-m", "flows.serve"], {
+            **prefect_environment(prefect_port, password),
+            MLFLOW_URL: mlflow,
+            REPORT_URL: report,
+            # The default of 10 s between two looks for new runs would be most of the wait after a click on Submit.
+            "PREFECT_RUNNER_POLL_FREQUENCY": "2",
+            # a run that cannot start has nobody else to say so
+            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",
+        }) as runner,
+    ):  # fmt: skip
+        deployment = await_deployment(prefect, runner, password)
         print(
             f"""
 ready after {time.monotonic() - started:.0f} s
-  Prefect    http://{HOST}:{prefect_port}    start and watch runs
-  MLflow     http://{HOST}:{mlflow_port}    parameters, curves and models of every run
-  start one  http://{HOST}:{prefect_port}/v2/deployments/deployment/{deployment}/run
+  Prefect    {prefect}    start and watch runs{f" (log in with {USER}:<the password>)" if password else ""}
+  MLflow     {mlflow}    parameters, curves and models of every run{f" (user {USER})" if password else ""}
+  report     {report}    what the newest run came to{f" (user {USER})" if password else ""}
+  start one  {prefect}/v2/deployments/deployment/{deployment}/run
 Runs show below; logs of the servers: {HOME.relative_to(ROOT)}/*.log; Ctrl-C stops everything.
 """,
             flush=True,
@@ -59,12 +83,12 @@ Runs show below; logs of the servers: {HOME.relative_to(ROOT)}/*.log; Ctrl-C sto
             time.sleep(0.5)
 
 
-def await_deployment(prefect: str, runner: Child) -> str:
+def await_deployment(prefect: str, runner: Child, password: str | None) -> str:
     """The id of the deployment, once this runner has asked for work; what an earlier one left does not count."""
     since, found = datetime.now(UTC), {}
 
     def polled() -> bool:
-        found.update(json.loads(get(f"{prefect}/api/deployments/name/pipeline/tokenmill") or "{}"))
+        found.update(json.loads(get(f"{prefect}/api/deployments/name/pipeline/tokenmill", password) or "{}"))
         return bool(found.get("last_polled")) and datetime.fromisoformat(found["last_polled"]) > since
 
     runner.wait_until(polled)

@@ -41,7 +41,7 @@ def missing() -> str | None:
 class Browser:
     """One window. `seconds` bounds every wait for something to show; pages of a busy small machine take a while."""
 
-    def __init__(self, driver: Chrome, pictures: Path, seconds: float = 60) -> None:
+    def __init__(self, driver: Chrome, pictures: Path, seconds: float = 240) -> None:
         self.driver, self.pictures, self.seconds = driver, pictures, seconds
 
     def open(self, url: str) -> None:
@@ -70,15 +70,28 @@ class Browser:
         return self.until(search, f"{selector} {text or ''}")
 
     def click(self, selector: str, text: str | None = None) -> None:
-        """Click such an element, after scrolling to it."""
+        """Click such an element, after scrolling to it, once it stands still: a click on what moves goes astray."""
+        places = [{}]
 
         def press() -> bool:
             element = self.find(selector, text)
-            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
+            places.append(self.driver.execute_script("return arguments[0].getBoundingClientRect().toJSON()", element))
+            if places[-1] != places[-2]:
+                return False
             element.click()
             return True
 
         self.until(press, f"to click {selector} {text or ''}")
+
+    def labelled(self, label: str) -> WebElement:
+        """Wait for the field that a visible label of this text is for."""
+        name = self.find("label", label).get_attribute("for")
+        return self.find(f"[id='{name}']")
+
+    def resize(self, width: int, height: int) -> None:
+        """Make the window this large: 1280 wide as a desk has it, 390 as a telephone."""
+        self.driver.set_window_size(width, height)
 
     def gone(self, selector: str) -> None:
         """Wait until nothing of this CSS selector is left."""
@@ -129,8 +142,8 @@ def browser(profile: Path, pictures: Path) -> Iterator[Browser]:
     )
     driver = Chrome(options=options, service=Service(shutil.which("chromedriver")))
     # The default of 300 s, tried again three times, would make a stuck page look like a stuck test.
-    driver.set_page_load_timeout(60)
-    driver.set_script_timeout(60)
+    driver.set_page_load_timeout(240)
+    driver.set_script_timeout(240)
     try:
         yield Browser(driver, pictures)
     finally:

@@ -1,0 +1,81 @@
+"""What a run leaves in the Prefect UI: the plan before anything runs, and at the end the figures and where to look."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact
+
+from flows.plan import Planned, as_markdown
+from flows.servers import MLFLOW_URL, REPORT_URL
+from tasks.core.config import ConfigError, read_params
+from tasks.core.tracking import experiment_of, flatten
+from tasks.report.read import read_stages
+from tasks.report.words import ABSENT, number, percent, size
+
+
+def show_plan(plan: list[Planned], before: dict[str, Any], params: dict[str, Any]) -> None:
+    """The artifact `plan`: which stages may run and why, and which parameters are not what they were."""
+    text = as_markdown(plan)
+    if changed := changes(before, params):
+        rows = [f"| `{key}` | {_cell(was)} | {_cell(now)} |" for key, was, now in changed]
+        text += "\n\n" + "\n".join(["| parameter | was | now |", "|---|---|---|", *rows])
+    create_markdown_artifact(text, key="plan", description="which stages may run, and why")
+
+
+def params_of(root: Path) -> dict[str, Any]:
+    """params.yaml as it stands before a run writes it; nothing where it is missing or cannot be read."""
+    try:
+        return read_params(root / "params.yaml")
+    except ConfigError:
+        return {}
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(key, was, now) of each parameter that differs, in the order of the new ones; ABSENT where there is none."""
+    old, new = (flatten(params) if params else {} for params in (before, after))
+    return [
+        (k, old.get(k, ABSENT), new.get(k, ABSENT)) for k in dict.fromkeys([*new, *old]) if old.get(k) != new.get(k)
+    ]
+
+
+def show_results(root: Path, page: Path, run: str | None) -> list[str]:
+    """The artifact `report`: links and the figures of each model. Returns its paragraphs."""
+    paragraphs = [*links(page, run), figures(root)]
+    create_markdown_artifact("\n\n".join(paragraphs), key="report", description="what came out, and where to look")
+    return paragraphs
+
+
+def figures(root: Path) -> str:
+    """The models of the report as a table."""
+    rows = ["| model | parameters | size | bits/byte | accuracy |", "|---|---:|---:|---:|---:|"]
+    for stage in read_stages(root):
+        if stage.model and stage.current:
+            m = stage.metrics
+            bits = f"{m['bits_per_byte']:.3f}" if "bits_per_byte" in m else ABSENT
+            cells = [
+                stage.model,
+                number(m.get("parameters")),
+                size(m.get("size_bytes")),
+                bits,
+                percent(m.get("accuracy")),
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) if len(rows) > 2 else "No model was evaluated."
+
+
+def links(page: Path, run: str | None) -> list[str]:
+    """A line for the report and one for the curves: a link where `make ui` serves them, else the path and the run's id."""
+    # a browser does not follow a file:// link of a page that came by http
+    served = os.environ.get(REPORT_URL)
+    lines = [f"Report of the newest run: [{served}]({served}), on disk `{page}`" if served else f"Report: `{page}`"]
+    if run:
+        served, experiment = os.environ.get(MLFLOW_URL), experiment_of(run)
+        url = f"{served}/#/experiments/{experiment}/runs/{run}"
+        lines.append(f"Parameters and curves: [MLflow]({url})" if served and experiment else f"MLflow run: `{run}`")
+    return lines
+
+
+def _cell(text: str) -> str:
+    """A value as a cell: on one line, and what would end the cell or the code is neither."""
+    return "`" + " ".join(text.split()).replace("|", "\\|").replace("`", "'")[:200] + "`"

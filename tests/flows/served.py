@@ -1,0 +1,132 @@
+"""`make ui` for tests: started on free ports in a copy of the project, talked to as a page would, and stopped by Ctrl-C."""
+
+import copy
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import yaml
+
+from flows.password import header
+from flows.smoke import copy_project
+from tests.project import ROOT, TINY
+
+# A busy machine of two cores: starting takes 10 to 60 s there, a run of the smallest models a minute or two.
+START_SECONDS, RUN_SECONDS = 180, 900
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running `make ui`: its pages, what it printed, and the password that it asks for."""
+
+    prefect: str
+    mlflow: str
+    report: str
+    log: Path
+    process: subprocess.Popen
+    password: str | None = None
+
+    def ask(self, url: str, body: dict[str, Any] | None = None) -> Any:
+        """The JSON of a GET, or of a POST of this body with the token that Prefect's pages would send."""
+        headers = header(self.password)
+        if body is not None:
+            headers["content-type"] = "application/json"
+            if url.startswith(self.prefect):
+                token = self.ask(f"{self.prefect}/api/csrf-token?client=tests")["token"]
+                headers |= {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "tests"}
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            with urlopen(Request(url, data, headers), timeout=30) as response:
+                return json.load(response)
+        except HTTPError as error:
+            raise AssertionError(f"{url}: {error.code} {error.read().decode()[:1000]}") from error
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The flow runs, the newest first."""
+        return self.ask(f"{self.prefect}/api/flow_runs/filter", {"sort": "START_TIME_DESC"})
+
+    def start(self, **parameters: Any) -> str:
+        """The id of a new run of the deployment, without the browser."""
+        deployment = self.ask(f"{self.prefect}/api/deployments/name/pipeline/tokenmill")
+        url = f"{self.prefect}/api/deployments/{deployment['id']}/create_flow_run"
+        return self.ask(url, {"parameters": parameters})["id"]
+
+    def run(self, number: str) -> dict[str, Any]:
+        return self.ask(f"{self.prefect}/api/flow_runs/{number}")
+
+    def until(self, number: str, *types: str) -> dict[str, Any]:
+        """The run once it is in a state of one of these types."""
+        deadline = time.monotonic() + RUN_SECONDS
+        while (run := self.run(number))["state_type"] not in types:
+            assert time.monotonic() < deadline and run["state_type"] not in ENDED, (
+                f"{run}\n{self.log.read_text()[-5000:]}"
+            )
+            time.sleep(0.5)
+        return run
+
+    def artifacts(self, number: str) -> dict[str, dict[str, Any]]:
+        """The artifacts of a run by their keys."""
+        body = {"flow_runs": {"id": {"any_": [number]}}}
+        return {found["key"]: found for found in self.ask(f"{self.prefect}/api/artifacts/filter", body)}
+
+
+def with_tiny_preset(folder: Path) -> Path:
+    """A copy of the project with a preset of the smallest models, of which pretraining takes the seconds that a progress bar
+    needs."""
+    copy_project(ROOT, folder)
+    tiny = copy.deepcopy(TINY)
+    tiny["curriculum"]["tokens"] = 60_000
+    (folder / "presets" / "tiny.yaml").write_text(yaml.safe_dump(tiny, sort_keys=False))
+    return folder
+
+
+@contextmanager
+def make_ui(project: Path, password: str | None = None, **variables: str) -> Iterator[Served]:
+    """`make ui` in a copy of the project; Ctrl-C at the end."""
+    log = project.parent / "ui.log"
+    surroundings = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "TOKENMILL_"))}
+    ports = {f"TOKENMILL_{name}_PORT": "0" for name in ("PREFECT", "MLFLOW", "REPORT")}
+    surroundings |= {**ports, "PYTHONPATH": os.pathsep.join([str(project), *EXTRA]), **variables}
+    if password:
+        surroundings["TOKENMILL_PASSWORD"] = password
+    with log.open("w") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.ui"],
+            cwd=project,
+            env=surroundings,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        pattern = r"Prefect +(http\S+)[\s\S]*MLflow +(http\S+)[\s\S]*report +(http\S+)[\s\S]*Ctrl-C"
+        while not (ready := re.search(pattern, log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        yield Served(ready[1], ready[2], ready[3], log, process, password)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0, log.read_text()[-5000:]
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(60)
+
+
+# What the tests themselves were given beside the installed libraries.
+EXTRA = [
+    part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and not (Path(part) / "flows").exists()
+]

@@ -1,0 +1,106 @@
+"""Publishing, with a real DVC remote and a real MLflow store: all of it or nothing, and only what was looked at."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mlflow
+from flows.environment import environment
+from flows.finish import REGISTERED_AS
+from flows.publish import Candidate, candidate, conclude, publish
+from tests.project import ROOT
+
+STAGES = {
+    "model": {
+        "cmd": "mkdir -p data/metrics data/model && cp params.yaml data/model/config.json && echo {} > data/metrics/model.json",
+        "params": ["model"],
+        "outs": ["data/model"],
+        "metrics": [{"data/metrics/model.json": {"cache": False}}],
+    }
+}
+
+
+def dvc(folder: Path, *arguments: str) -> None:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    surroundings = {**environment(folder), "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=folder, env=surroundings, check=True, capture_output=True)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository whose one stage has made a model."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}))
+    (folder / "params.yaml").write_text("model: {value: 1}\n")
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    dvc(folder, "init", "-q")
+    dvc(folder, "repro", "-q")
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("TOKENMILL_TRACKING", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return folder
+
+
+def champion(project: Path) -> dict[str, str]:
+    """The tags of the version that the alias points to; empty where there is none."""
+    client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow/store/mlflow.db")
+    if not client.search_registered_models():
+        return {}
+    try:
+        return client.get_model_version_by_alias(REGISTERED_AS, "champion").tags
+    except mlflow.MlflowException:
+        return {}
+
+
+def the(project: Path) -> Candidate:
+    found = candidate(project)
+    assert found is not None
+    return found
+
+
+def test_the_bytes_are_pushed_and_the_alias_follows_the_newest(project: Path, tmp_path: Path) -> None:
+    dvc(project, "remote", "add", "-d", "store", str(tmp_path / "remote"))
+    first = the(project)
+    assert "version 1, alias `champion`" in publish(project, first, "abc", None)
+    assert publish(project, first, "abc", None).count("version 1") == 1  # again: the same bytes keep their version
+    assert champion(project) == {
+        "dvc.md5": first.md5, "dvc.path": "data/model", "dvc.stage": "model", "git.revision": "abc",
+    }  # fmt: skip
+    stored = tmp_path / "remote" / "files" / "md5"
+    listing = json.loads((stored / first.md5[:2] / first.md5[2:]).read_text())
+    assert all((stored / entry["md5"][:2] / entry["md5"][2:]).exists() for entry in listing)
+
+    (project / "params.yaml").write_text("model: {value: 2}\n")
+    dvc(project, "repro", "-q")
+    with pytest.raises(RuntimeError, match="data/model was made anew in the meantime"):
+        publish(project, first, "abc", None)
+    assert champion(project)["dvc.md5"] == first.md5
+    assert "version 2" in publish(project, the(project), "abc", None)
+    assert champion(project)["dvc.md5"] == the(project).md5 != first.md5
+
+
+def test_without_a_remote_it_says_where_the_bytes_are(project: Path) -> None:
+    assert "no DVC remote is configured" in publish(project, the(project), "abc", None)
+
+
+def test_a_remote_that_refuses_leaves_no_champion(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder\n")
+    dvc(project, "remote", "add", "-d", "store", str(tmp_path / "file" / "below"))
+    with pytest.raises(RuntimeError, match="dvc push to store failed"):
+        publish(project, the(project), "abc", None)
+    assert champion(project) == {}
+
+
+def test_what_was_asked_for_fails_where_it_cannot_be_done(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENMILL_TRACKING", "off")
+    with pytest.raises(RuntimeError, match="TOKENMILL_TRACKING=off leaves no registry"):
+        publish(project, the(project), "abc", None)
+    (project / "data" / "model" / "config.json").unlink()
+    with pytest.raises(RuntimeError, match="there is no model"):
+        conclude(project, "always", "abc", None, [])
+    conclude(project, "no", "abc", None, [])
