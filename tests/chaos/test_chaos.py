@@ -1,0 +1,79 @@
+"""Whatever breaks, whenever: the store is consistent, the next run completes, the bytes are the same.
+
+Twelve faults, one of each kind but two; TOKENMILL_CHAOS=all (`make chaos`) has all of them.
+"""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows.servers import HOST, child, get, port_of
+from tests.chaos.faults import Point, clock_jumps, full_disk, points
+from tests.chaos.world import World
+
+SHORT = [
+    *(
+        "kill_stage-rl",
+        "kill_dvc-dedup",
+        "kill_flow-pretrain",
+        "stop_flow-sft",
+        "kill_prefect-filter",
+        "tear_lock-curriculum",
+    ),
+    *("tear_output-dedup", "tear_scratch-pretrain", "two_at_once-dedup", "edit_code-filter", "clock_jumps-rl"),
+    "full_disk-tokenize",
+]
+EVERY = {point.name: point for point in points()}
+CHOSEN = list(EVERY) if os.environ.get("TOKENMILL_CHAOS") == "all" else SHORT
+DISK = "size=600m"
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, bool]]:
+    """A folder, and whether it is a small file system of its own, which may be filled up."""
+    folder = tmp_path_factory.mktemp("chaos")
+    mounted = not subprocess.run(["mount", "-t", "tmpfs", "-o", DISK, "tmpfs", folder], capture_output=True).returncode
+    yield folder, mounted
+    if mounted:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def world(disk: tuple[Path, bool], tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The project, with a Prefect server that outlives every fault but its own."""
+    home, port = tmp_path_factory.mktemp("prefect"), port_of("CHAOS_PORT", 0)
+    given = {
+        **os.environ,
+        "PREFECT_HOME": str(home),
+        "DO_NOT_TRACK": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+    command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    with child("Prefect server", command, given) as server:
+        server.wait_until(lambda: get(f"http://{HOST}:{port}/api/health") is not None)
+        yield World(disk[0] / "project", f"http://{HOST}:{port}/api")
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_a_fault_leaves_no_trace(world: World, disk: tuple[Path, bool], name: str) -> None:
+    point: Point = EVERY[name]
+    if point.fault is full_disk and not disk[1]:
+        pytest.skip("may not mount a file system to fill")
+    if point.fault is clock_jumps and not shutil.which("cc"):
+        pytest.skip("no C compiler to build the clock with")
+    point.fault(world, point.stage, random.Random(name))
+    world.check()
+
+
+def test_there_are_sixty_points() -> None:
+    assert len(EVERY) >= 60 and len(SHORT) == 12 and set(SHORT) <= set(EVERY)
+    assert {point.fault for point in EVERY.values()} - {EVERY[name].fault for name in SHORT} == {
+        EVERY["kill_mlflow-sft"].fault,
+        EVERY["edit_params-sft"].fault,
+    }
