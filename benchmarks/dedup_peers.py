@@ -107,8 +107,10 @@ def datatrove_minhash(table: str) -> Answer:
         cluster = MinhashDedupCluster(f"{folder}/buckets", f"{folder}/remove", config=config)
         kept = [reader, MinhashDedupFilter(f"{folder}/remove"), ParquetWriter(f"{folder}/kept", compression="zstd")]
         began = time.perf_counter()
-        for steps, tasks in (([reader, signatures], 2), ([buckets], BANDS), ([cluster], 1), (kept, 2)):
-            LocalPipelineExecutor(steps, tasks=tasks, workers=min(tasks, 2)).run()
+        stages = (([reader, signatures], 2), ([buckets], BANDS), ([cluster], 1), (kept, 2))
+        for number, (steps, tasks) in enumerate(stages):
+            logs = f"{folder}/logs/{number}"  # of its own: what one stage calls done the next would not do
+            LocalPipelineExecutor(steps, tasks=tasks, workers=min(tasks, 2), logging_dir=logs).run()
         seconds = time.perf_counter() - began
         stays = {int(each) for each in pq.read_table(f"{folder}/kept", columns=["id"])["id"].to_pylist()}
     cluster_of = [row if row in stays else GONE for row in range(rows.num_rows)]
@@ -152,8 +154,8 @@ def datatrove_clusters(folder: str) -> tuple[dict[str, float], int]:
         buckets = MinhashDedupBuckets(signatures, f"{scratch}/buckets", config=config, lines_to_buffer=1000)
         cluster = MinhashDedupCluster(f"{scratch}/buckets", f"{scratch}/remove", config=config, lines_to_buffer=1000)
         began = time.perf_counter()
-        LocalPipelineExecutor([buckets], tasks=BANDS, workers=2).run()
-        LocalPipelineExecutor([cluster], tasks=1).run()
+        LocalPipelineExecutor([buckets], tasks=BANDS, workers=2, logging_dir=f"{scratch}/logs/2").run()
+        LocalPipelineExecutor([cluster], tasks=1, logging_dir=f"{scratch}/logs/3").run()
         seconds = time.perf_counter() - began
         gone = sum(path.stat().st_size // 4 for path in Path(f"{scratch}/remove").glob("*.remove"))
     return {"time": seconds}, gone

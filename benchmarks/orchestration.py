@@ -1,4 +1,4 @@
-"""What our flow adds to plain `dvc repro` of the same graph, and what one call of log() costs."""
+"""What our flow adds to plain `dvc repro` of the same graph, how long it takes to decide, and what one call of log() costs."""
 
 import os
 import sqlite3
@@ -9,27 +9,38 @@ from collections.abc import Iterator
 from contextlib import closing as closing_connection
 from pathlib import Path
 
+from dvc.repo import Repo
+
 from benchmarks.apart import ROOT, apart
 from benchmarks.contest import Contest, Metric
-from benchmarks.synthetic import arm, repository
+from benchmarks.synthetic import arm, repository, run
 from flows.environment import environment
+from flows.plan import make_plan, may_run
 from flows.servers import HOST, child, get, port_of
 from tasks.core.graph import Entry
 from tasks.core.stage import StageLog
 from tasks.core.tracking import Tracker
 
 STAGES = 10
+FILES = 200_000
 PACKAGES = ("prefect", "dvc")
 SECONDS = Metric("time", "s")
+DECISION = (Metric("decision", "s"),)
 LOGGING = Metric("call", "us"), Metric("call_p99", "us"), Metric("closing", "s")
+DECIDE = ((f"make_plan, {FILES} files", "decision"), (f"dvc status, {FILES} files", "status"))
 OURS = [sys.executable, "-m", "flows.run"]
 PEER = [sys.executable, "-m", "dvc", "repro"]
 
 
 def contests(threads: int) -> Iterator[Contest]:
-    """Cold with a server that runs already, cold with a temporary one, with nothing to do; then logging."""
+    """Logging; the decision over many files; then cold with a server that runs already, cold with a temporary one, and with
+    nothing to do."""
     calls = apart("log() of 3 values", "benchmarks.orchestration:logging", steps=3000)
     yield Contest(calls, LOGGING, packages=("mlflow",))
+    with tempfile.TemporaryDirectory(prefix="decision-") as name:
+        many = str(with_files(Path(name) / "project", FILES))
+        mine, theirs = (apart(name, f"benchmarks.orchestration:{call}", folder=many) for name, call in DECIDE)
+        yield Contest(mine, DECISION, (theirs,), packages=("dvc",))
     with tempfile.TemporaryDirectory(prefix="orchestration-") as name:
         ours, peer = (repository(Path(name) / side, STAGES) for side in ("ours", "peer"))
         port = port_of("BENCH_PREFECT_PORT", 0)
@@ -75,3 +86,36 @@ def logging(steps: int) -> tuple[dict[str, float], None]:
         raise RuntimeError(f"{recorded} of {3 * steps} points arrived in the store; not the whole work was timed")
     p99 = sorted(waits)[int(steps * 0.99)]
     return {"call": sum(waits) / steps * 1e6, "call_p99": p99 * 1e6, "closing": closing}, None
+
+
+def decision(folder: str) -> tuple[dict[str, float], list[str]]:
+    """Seconds in which the plan of a run is made where nothing changed, and the stages that it would run."""
+    os.environ |= environment(Path(folder))
+    began = time.perf_counter()
+    stale = [stage.address for stage in may_run(make_plan(Path(folder), []))]
+    return {"decision": time.perf_counter() - began}, stale
+
+
+def status(folder: str) -> tuple[dict[str, float], list[str]]:
+    """The same of DVC's own answer."""
+    os.environ |= environment(Path(folder))
+    began = time.perf_counter()
+    with Repo(folder) as repo:
+        stale = list(repo.status())
+    return {"decision": time.perf_counter() - began}, stale
+
+
+def with_files(folder: Path, files: int) -> Path:
+    """A repository of one stage that depends on so many small files and has run."""
+    repository(folder, 1)
+    for shard in range(files // 1000):
+        below = folder / "data" / "raw" / f"{shard:04}"
+        below.mkdir()
+        for i in range(1000):
+            (below / str(i)).write_text(f"{shard} {i}\n")
+    graph = (folder / "dvc.yaml").read_text()
+    (folder / "dvc.yaml").write_text(
+        graph.replace("cp -r data/raw data/s0", "mkdir -p data/s0 && ls data/raw > data/s0/x")
+    )
+    run(folder, *PEER, "--quiet", environment=environment(folder))
+    return folder
