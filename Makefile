@@ -10,7 +10,7 @@ TARGETS ?=
 FORCE ?=
 MACHINE ?=
 BENCH ?= orchestration
-POOL ?= default
+POOL ?= gpu
 REV ?= HEAD
 STAGE ?= filter
 REASON ?=
@@ -22,7 +22,7 @@ export GOMP_SPINCOUNT ?= 1000
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.scratch/dvc
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline test smoke repro reproduce ui agent lint plan bench bench-table peers browse chat export trace clean
+.PHONY: help setup pipeline preflight variant test chaos smoke why audit repro reproduce bisect ui agent lint plan bench bench-table peers browse chat export trace clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,28 +40,46 @@ setup: $(READY)  ## make the environment (.venv), or bring it up to date with it
 pipeline: $(READY)  ## bring the pipeline up to date: PRESET=smoke SET="rl.steps=50 seed=1" TARGETS="sft" FORCE=1
 	@python -m flows.run $(if $(PRESET),--preset $(PRESET)) $(if $(SET),--set $(SET)) $(if $(TARGETS),--targets $(TARGETS)) $(if $(FORCE),--force)
 
+variant: $(READY)  ## other parameters in a worktree of their own, beside this one: NAME=wide SET="rl.steps=50" REV=HEAD REMOVE=1; no NAME: all
+	@python -m flows.variants $(if $(NAME),--name $(NAME) --revision $(REV)) $(if $(REMOVE),--remove) $(if $(PRESET),--preset $(PRESET)) $(if $(SET),--set $(SET)) $(if $(TARGETS),--targets $(TARGETS))
+
+preflight: $(READY)  ## what a run would fail on, found before it starts: PRESET=smoke SET="rl.steps=50" TARGETS="sft"
+	@python -m flows.preflight $(if $(PRESET),--preset $(PRESET)) $(if $(SET),--set $(SET)) $(if $(TARGETS),--targets $(TARGETS))
+
 plan: $(READY)  ## memory, time and FLOP of a pipeline before it runs: PRESET=gpu-124m MACHINE=h100 SET="rl.steps=50"
 	@python -m flows.forecast $(if $(PRESET),--preset $(PRESET)) $(if $(SET),--set $(SET)) $(if $(MACHINE),--machine $(MACHINE))
 
 test: $(READY)  ## every test
 	@python -m pytest -q
 
+chaos: $(READY)  ## break everything at some instant, sixty ways, and see that the next run is right
+	@TOKENMILL_CHAOS=all python -m pytest -q tests/chaos
+
 smoke: $(READY)  ## the whole pipeline, small, in a copy of its own
 	@python -m flows.smoke
 
+why: $(READY)  ## why a stage is up to date or not, and which run made it: STAGE=pretrain
+	@python -m flows.why $(STAGE)
+
+audit: $(READY)  ## run a stage and fail if it touches a file, a parameter or a variable outside its key: STAGE=filter
+	@python -m tasks.core.audit $(STAGE)
+
 repro: $(READY)  ## the same by plain `dvc repro`: no server
-	@dvc repro $(TARGETS) $(if $(FORCE),--force)
+	@python -m flows.heal
+	@python -m flows.params && dvc repro $(TARGETS) $(if $(FORCE),--force)
 	@python -m flows.finish
 
-reproduce: $(READY)  ## run a committed lock again and say what is identical: REV=HEAD
+reproduce: $(READY)  ## run a committed lock again and say what is the same, and why the rest is not: REV=HEAD, or an MLflow run
 	@python -m flows.reproduce $(REV)
 
-ui: $(READY)  ## Prefect and MLflow servers and the form that starts the pipeline
+bisect: $(READY)  ## where and why two finished runs differ: A=../other B=. (folders, revisions or MLflow runs)
+	@python -m flows.bisect $(or $(A),HEAD) $(or $(B),.)
+
+ui: $(READY)  ## Prefect, MLflow and the report, and the form that starts the pipeline; with TOKENMILL_PASSWORD set they ask for it
 	@python -m flows.ui
 
-agent: $(READY)  ## a Prefect worker for stages on this machine: POOL=gpu
-	@prefect work-pool inspect $(POOL) >/dev/null 2>&1 || prefect work-pool create --type process $(POOL)
-	@prefect worker start --pool $(POOL) --type process
+agent: $(READY)  ## serve a pool's stages with this machine: POOL=gpu PREFECT_API_URL=http://server:4200/api
+	@python -m flows.worker $(POOL)
 
 lint: $(READY)  ## ruff and mypy
 	@ruff check . && mypy flows tasks lm kernels benchmarks

@@ -1,4 +1,4 @@
-"""What a person sees while stages run: a bar for each on a terminal, plain lines elsewhere."""
+"""What a person sees while stages run: a bar for each on a terminal, plain lines elsewhere, and in the Prefect UI."""
 
 import sys
 import threading
@@ -6,6 +6,7 @@ import time
 
 from tqdm import tqdm
 
+from flows.progress import ProgressArtifacts
 from flows.stages import PROGRESS
 
 LINE_SECONDS = 5.0
@@ -19,10 +20,12 @@ class Bars:
         self._said: dict[str, float] = {}
         self._lock = threading.Lock()
         self._terminal = sys.stderr.isatty()
+        self._artifacts = ProgressArtifacts()
 
     def line(self, address: str, text: str) -> None:
         """A line that a stage printed: progress moves its bar, anything else is passed on."""
         found = PROGRESS.fullmatch(text.strip())
+        self._artifacts.line(address, text)
         with self._lock:
             if not found:
                 if text.strip():
@@ -42,6 +45,7 @@ class Bars:
             if bar := self._bars.pop(address, None):
                 bar.close()
             self._print(f"{address:>18} | {text}")
+        self._artifacts.ended(address, text, done=not text.startswith("failed"))
 
     def _move(self, address: str, done: int, total: int, unit: str, figures: str) -> None:
         bar = self._bars.get(address)

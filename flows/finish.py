@@ -8,7 +8,7 @@ import networkx as nx
 from dvc.repo import Repo
 
 from flows.environment import ROOT
-from flows.stages import lock_entry
+from flows.stages import md5_in_lock
 from tasks.core.tracking import register_model
 from tasks.report.render import render
 from tasks.report.terminal import table
@@ -27,13 +27,13 @@ def final_model(root: Path) -> str | None:
 def finish(root: Path, revision: str) -> Path | None:
     """Register the final model, render the report, print the table; returns the page."""
     address = final_model(root)
-    entry = lock_entry(root, address) if address else None
-    if address and entry:
+    md5 = md5_in_lock(root, address, f"data/{address}") if address else None
+    if address and md5:
         figures = root / "data" / "metrics" / f"evaluate@{address}.json"
         metrics = json.loads(figures.read_text()) if figures.exists() else {}
-        version = register_model(REGISTERED_AS, address, f"data/{address}", entry["outs"][0]["md5"], revision, metrics)
+        version = register_model(REGISTERED_AS, address, f"data/{address}", md5, revision, metrics)
         if version:
-            print(f"model {REGISTERED_AS} version {version}: data/{address}, md5 {entry['outs'][0]['md5']}")
+            print(f"model {REGISTERED_AS} version {version}: data/{address}, md5 {md5}")
     page = render(root)
     print(table(root))
     print(f"report: {page}")

@@ -3,12 +3,15 @@
 import importlib
 import os
 import platform
+import sys
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from flows.paths import path_mistakes
 from tasks.core.config import ConfigError, load, read_params, unknown_sections
 from tasks.core.graph import read_graph
+from tasks.core.libraries import SECTION, installed, libraries_in
 from tasks.core.yaml import YAMLError, dump_yaml, parse_yaml, read_yaml
 
 CURRENT = "current"
@@ -39,6 +42,8 @@ def override(params: dict[str, Any], assignment: str) -> dict[str, Any]:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise ConfigError(f"SET: {assignment!r} must read section.key=value, as in rl.steps=50")
+    if parts[0] == SECTION:
+        raise ConfigError(f"SET: {key}: says what is installed; install another version instead")
     if parts[0] not in params:
         near = get_close_matches(parts[0], params, n=1, cutoff=0.5)
         meant = f"; did you mean {near[0]!r}?" if near else ""
@@ -56,8 +61,8 @@ def override(params: dict[str, Any], assignment: str) -> dict[str, Any]:
 def compose(root: Path, preset: str, overrides: list[str]) -> dict[str, Any]:
     """All parameters: those of the preset over the base, or of params.yaml as it is, with the overrides applied.
 
-    ingest.python follows the running Python where the standard library is a source, for its text is the version's.
-    Raises ConfigError.
+    ingest.python follows the running Python where the standard library is a source, for its text is the version's, and the
+    section `libraries` what is installed of the libraries that a stage declares. Raises ConfigError.
     """
     if preset == CURRENT:
         params = read_params(root / "params.yaml")
@@ -78,13 +83,21 @@ def compose(root: Path, preset: str, overrides: list[str]) -> dict[str, Any]:
         if any(isinstance(source, dict) and source.get("name") == "stdlib" for source in ingest["sources"]):
             ingest["python"] = platform.python_version()
         params = {**params, "ingest": ingest}
+    if names := libraries(root):
+        params = {**params, SECTION: {name: installed(name) for name in names}}
     return params
+
+
+def libraries(root: Path) -> list[str]:
+    """Those that any stage of dvc.yaml declares, sorted."""
+    bodies = [body.get("do", body) for body in read_yaml(root / "dvc.yaml")["stages"].values()]
+    return sorted({name for body in bodies for name in libraries_in(body.get("params", []))})
 
 
 def check(root: Path, params: dict[str, Any]) -> None:
     """Raises ConfigError with one line for every mistake in any section."""
     names = list(dict.fromkeys(read_yaml(root / "dvc.yaml")["stages"]))
-    mistakes = unknown_sections(params, names)
+    mistakes = unknown_sections(params, names) + path_mistakes(root, params)
     for name in names:
         module = importlib.import_module(f"tasks.{name}.stage")
         try:
@@ -115,3 +128,18 @@ def check_targets(root: Path, targets: list[str]) -> None:
             near = get_close_matches(target, names, n=1, cutoff=0.5)
             meant = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"TARGETS: no stage {target!r}{meant} (stages: {', '.join(names)})")
+
+
+def main() -> int:
+    """What precedes a plain `dvc repro`: params.yaml says which versions run, else DVC would take those of before for these."""
+    root = Path.cwd()
+    try:
+        write(root, compose(root, CURRENT, []))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,28 +4,29 @@ import os
 import subprocess
 import threading
 from pathlib import Path
-from typing import Annotated, Literal
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Completed, State
 from prefect.task_runners import ThreadPoolTaskRunner
-from pydantic import Field
 
+from flows import form
+from flows.artifacts import params_of, show_plan, show_results
 from flows.bars import Bars
 from flows.environment import ROOT, environment
 from flows.finish import finish
-from flows.params import CURRENT, check, check_targets, compose, presets, write
-from flows.plan import Planned, as_markdown, make_plan, may_run
-from flows.stages import run_stage, stop_all
+from flows.heal import heal_lock
+from flows.one_run import one_run
+from flows.params import CURRENT, check, check_targets, compose, write
+from flows.plan import Planned, make_plan, may_run
+from flows.pools import run_anywhere
+from flows.preflight.start import preflight
+from flows.publish import conclude
+from flows.stages import TRANSIENT_CODES, stop_all
+from tasks.core.process import stages_at_once
 from tasks.core.tracking import FLOW_RUN, PARENT_RUN, finish_parent, start_parent
-
-# Exit codes that another try cannot mend: 2 is a mistake in the parameters or the input.
-RETRIED_CODES = {137, 143}
-Preset = Literal[(CURRENT, *presets(ROOT))]  # type: ignore[valid-type]  # the files of presets/ are the form's choices
 
 
 class StageFailed(Exception):
@@ -36,30 +37,24 @@ class StageFailed(Exception):
         self.code = code
 
 
-def workers() -> int:
-    """Stages at once: TOKENMILL_WORKERS, else one on up to two cores (a stage uses them all), two above."""
-    return int(os.environ.get("TOKENMILL_WORKERS", 1 if len(os.sched_getaffinity(0)) <= 2 else 2))
-
-
 def is_transient(_task: object, _run: object, state: State) -> bool:
     """Whether a failed stage is worth another try: it was killed, not wrong."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, StageFailed) and error.code in RETRIED_CODES
+    return isinstance(error, StageFailed) and error.code in TRANSIENT_CODES
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient)
 def stage(
     root: Path, planned: Planned, force: bool, slots: threading.Semaphore, bars: Bars, extra: dict[str, str]
 ) -> State:
-    """One stage by `dvc repro --single-item`; Completed as Ran, Restored or Unchanged."""
+    """One stage by `dvc repro --single-item`, here or by an agent; Completed as Ran, Restored or Unchanged."""
     logger = get_run_logger()
 
     def say(line: str) -> None:
         logger.info(line)
         bars.line(planned.address, line)
 
-    with slots:
-        ended = run_stage(root, planned.address, force, say, extra)
+    ended = run_anywhere(root, planned, force, slots, say, extra)
     if ended.code:
         bars.ended(planned.address, f"failed with {ended.code}")
         raise StageFailed(planned.address, ended.code, ended.tail)
@@ -69,7 +64,7 @@ def stage(
 
 def submit(root: Path, plan: list[Planned], force: bool, extra: dict[str, str]) -> dict[str, PrefectFuture]:
     """A task run for each stage, each waiting for those it depends on."""
-    slots, bars = threading.Semaphore(workers()), Bars()
+    slots, bars = threading.Semaphore(stages_at_once()), Bars()
     futures: dict[str, PrefectFuture] = {}
     for planned in plan:
         tags = [f"gpus:{planned.meta['gpus']}"] if planned.meta.get("gpus") else []
@@ -88,28 +83,42 @@ def submit(root: Path, plan: list[Planned], force: bool, extra: dict[str, str]) 
     validate_parameters=True,
 )
 def pipeline(
-    preset: Annotated[
-        Preset, Field(title="Preset", description="a file of presets/, or `current`: params.yaml as it is")
-    ] = CURRENT,
-    overrides: Annotated[
-        list[str], Field(title="Overrides", description="values to change, such as rl.steps=50, one an entry")
-    ] = [],  # noqa: B006 - Prefect shows it as the form's default and never changes it
-    targets: Annotated[
-        list[str], Field(title="Targets", description="stages to bring up to date, with what they need; empty: all")
-    ] = [],  # noqa: B006
-    force: Annotated[bool, Field(title="Force", description="run the stages even when nothing has changed")] = False,
+    preset: form.Preset = CURRENT,
+    targets: form.Targets = [],  # noqa: B006 - Prefect shows it as the form's default and never changes it
+    force: form.Force = False,
+    seed: form.Seed = None,
+    where: form.Where = form.HERE,
+    publish: form.Publish = "no",
+    overrides: form.Overrides = [],  # noqa: B006
+    sections: form.Sections = {},  # noqa: B006
 ) -> list[str]:
     """Bring the pipeline up to date and return the stages that ran. Raises RuntimeError naming those that failed."""
     root = Path(os.environ.get("TOKENMILL_ROOT", ROOT))
     os.environ.update(environment(root))
     os.chdir(root)
+    seeds = [] if seed is None else [f"seed={seed}"]
+    with one_run(root):
+        return bring_up_to_date(
+            root, preset, targets, force, where, publish, [*form.as_overrides(sections), *seeds, *overrides]
+        )
+
+
+def bring_up_to_date(
+    root: Path, preset: str, targets: list[str], force: bool, where: str, publish: str, overrides: list[str]
+) -> list[str]:
+    """As pipeline, with everything that is to be changed among the overrides."""
+    before = params_of(root)
     params = compose(root, preset, overrides)
     check(root, params)
     check_targets(root, targets)
+    form.choose_where(where)
     write(root, params)
+    if healed := heal_lock(root):
+        get_run_logger().warning(healed)
     plan = make_plan(root, targets)
-    create_markdown_artifact(as_markdown(plan), key="plan", description="which stages may run, and why")
+    show_plan(plan, before, params)
     todo = plan if force else may_run(plan)
+    preflight(root, params, todo)
     revision = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -136,9 +145,7 @@ def pipeline(
         raise RuntimeError(explain(failed))
     page = finish(root, revision)
     if page:
-        create_markdown_artifact(
-            f"[report]({page.as_uri()}): {page}", key="report", description="the report of this run"
-        )
+        conclude(root, publish, revision, parent, about=show_results(root, page, parent))
     return [a for a, f in futures.items() if f.state.name == "Ran"]
 
 

@@ -1,49 +1,34 @@
 """Which stages there are, in order, what each waits for, and why it is stale: DVC's answers, in one process."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
 from dvc.repo import Repo
 
+from flows.stale import Change, changes_of
+
+NAMED = 6  # differences that a plan names of each stage; `make why` has all
+
 
 @dataclass(frozen=True)
 class Planned:
-    """A stage: its address, the stages it waits for, its meta, and why it is stale (None: it is up to date)."""
+    """A stage: its address, the stages it waits for, its meta, and why it is stale (None: it is up to date), in one sentence
+    and difference by difference."""
 
     address: str
     after: list[str]
     meta: dict[str, Any]
     reason: str | None
+    changes: list[Change] = field(default_factory=list)
 
 
-def reason_of(status: list[Any]) -> str:
-    """One sentence out of what `dvc status` says of a stage."""
-    found: dict[str, list[str]] = {}
-    for part in status:
-        if isinstance(part, str):
-            found.setdefault(part, [])
-            continue
-        for kind, changes in part.items():
-            for path, change in changes.items():
-                if isinstance(change, dict):
-                    found.setdefault("changed params", []).extend(name for names in [change] for name in names)
-                else:
-                    found.setdefault(
-                        kind if change == "modified" else f"{change} {kind.removeprefix('changed ')}", []
-                    ).append(path)
-    never = "deleted outs" in found or "not in cache outs" in found
-    if never and any(path.startswith("data/") for path in found.get("deleted outs", [])):
-        return "its output is not there"
-    words = {
-        "changed deps": "changed",
-        "changed outs": "its output was changed",
-        "changed params": "changed parameters",
-    }
-    return "; ".join(
-        f"{words.get(kind, kind)}: {', '.join(sorted(names))}" if names else kind for kind, names in found.items()
-    )
+def reason_of(changes: list[Change]) -> str:
+    """One sentence: `rl.steps: 40 -> 50; tasks/rl/rollout.py changed`."""
+    words = [change.words for change in changes]
+    more = [f"and {len(words) - NAMED} more"] if len(words) > NAMED else []
+    return "; ".join(words[:NAMED] + more)
 
 
 def wanted(order: list[str], after: dict[str, list[str]], targets: list[str]) -> list[str]:
@@ -63,11 +48,17 @@ def make_plan(root: Path, targets: list[str]) -> list[Planned]:
         graph = repo.index.graph
         stages = {stage.addressing: stage for stage in nx.dfs_postorder_nodes(graph)}
         after = {address: sorted(s.addressing for s in graph.successors(stage)) for address, stage in stages.items()}
-        status = repo.status()
-    chosen = wanted(list(stages), after, targets)
+        chosen, changes = wanted(list(stages), after, targets), {}
+        if status := repo.status():
+            locked = next(iter(stages.values())).dvcfile.lockfile_contents.get("stages", {})
+            changes = {a: changes_of(repo, stages[a], status[a], locked.get(a)) for a in chosen if a in status}
     return [
         Planned(
-            a, [b for b in after[a] if b in chosen], stages[a].meta or {}, reason_of(status[a]) if a in status else None
+            a,
+            [b for b in after[a] if b in chosen],
+            stages[a].meta or {},
+            reason_of(changes[a]) if a in changes else None,
+            changes.get(a, []),
         )
         for a in chosen
     ]

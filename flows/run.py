@@ -8,8 +8,11 @@ import urllib.request
 from pathlib import Path
 
 from flows.environment import environment
+from flows.heal import heal_lock
+from flows.one_run import one_run
 from flows.params import CURRENT, check, check_targets, compose, write
 from flows.plan import make_plan, may_run
+from flows.preflight.start import preflight
 from tasks.core.config import ConfigError, read_params
 
 
@@ -44,12 +47,20 @@ def main() -> int:
     asked, root = arguments(), Path.cwd()
     os.environ.update(environment(root))
     os.environ["TOKENMILL_ROOT"] = str(root)
+    with one_run(root):
+        return run(root, asked)
+
+
+def run(root: Path, asked: argparse.Namespace) -> int:
+    """The exit code, as of main."""
     try:
         params = compose(root, asked.preset, asked.set)
         check_targets(root, asked.targets)
         if not (root / "params.yaml").exists() or params != read_params(root / "params.yaml"):
             check(root, params)
             write(root, params)
+        if healed := heal_lock(root):
+            print(healed, file=sys.stderr)
         plan = make_plan(root, asked.targets)
         todo = plan if asked.force else may_run(plan)
         if not todo:
@@ -58,12 +69,13 @@ def main() -> int:
             )
             return 0
         check(root, params)
+        choose_server()
+        preflight(root, params, todo)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
     for stage in todo:
         print(f"{stage.address:>18} | {stage.reason or 'follows what comes before it'}", flush=True)
-    choose_server()
     from flows.pipeline import pipeline  # Prefect takes seconds to import, and nothing of it is needed above
 
     try:

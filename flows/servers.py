@@ -1,6 +1,7 @@
 """The two servers of `make ui` as child processes of this one, reachable from this machine only."""
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -12,13 +13,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import ProxyHandler, Request, build_opener
 
 from flows.environment import ROOT, environment
+from flows.password import USER, header, pair
+from flows.prefect_pages import adapted
 
 HOME = ROOT / ".scratch" / "prefect-server"
 STORE = ROOT / "mlflow" / "store"
 HOST = "127.0.0.1"
+# Tell a run where things are served, for the links of its artifacts.
+MLFLOW_URL, REPORT_URL = "TOKENMILL_MLFLOW_URL", "TOKENMILL_REPORT_URL"
 
 # The first start creates the databases: 15 s on two free cores, over a minute on a busy small machine.
 STARTUP_SECONDS = 180
@@ -102,58 +107,85 @@ def child(name: str, command: list[str], variables: dict[str, str], log: Path | 
 
 
 @contextmanager
-def servers(prefect_port: int, mlflow_port: int) -> Iterator[list[Child]]:
-    """A Prefect server and an MLflow server over the project's store, both answering, until the block ends."""
+def servers(prefect_port: int, mlflow_port: int, password: str | None = None) -> Iterator[list[Child]]:
+    """A Prefect server and an MLflow server over the project's store, both answering, until the block ends. With a password
+    both ask for it."""
     HOME.mkdir(parents=True, exist_ok=True)
     STORE.mkdir(parents=True, exist_ok=True)
     # -P: the project has a folder named mlflow, which must not be mistaken for the library.
     python = [sys.executable, "-P", "-m"]
     prefect = [*python, "prefect", "server", "start", f"--host={HOST}", f"--port={prefect_port}"]
+    names = [f"{name}:{mlflow_port}" for name in (HOST, "localhost")]
     mlflow = [*python, "mlflow", "server", f"--host={HOST}", f"--port={mlflow_port}", "--workers=1"]
     mlflow += [f"--backend-store-uri=sqlite:///{STORE / 'mlflow.db'}"]
     mlflow += [f"--default-artifact-root={(STORE / 'artifacts').as_uri()}", "--no-serve-artifacts"]
+    mlflow += [f"--allowed-hosts={','.join(names)}", f"--cors-allowed-origins={','.join(f'http://{n}' for n in names)}"]
+    if password:
+        mlflow += ["--app-name=basic-auth"]
     with (
-        child("Prefect server", prefect, prefect_environment(prefect_port), HOME / "prefect.log") as first,
-        child("MLflow server", mlflow, mlflow_environment(), HOME / "mlflow.log") as second,
+        child("Prefect server", prefect, server_environment(prefect_port, password), HOME / "prefect.log") as first,
+        child("MLflow server", mlflow, mlflow_environment(password), HOME / "mlflow.log") as second,
     ):
         first.wait_until(lambda: get(f"http://{HOST}:{prefect_port}/api/health") is not None)
         for page in sorted((HOME / "pages").glob("v*/index.html")):
-            page.write_text(kept_local(page.read_text()))
+            page.write_text(adapted(page.read_text(), HOST))
         second.wait_until(lambda: get(f"http://{HOST}:{mlflow_port}/health") is not None)
         yield [first, second]
 
 
-def prefect_environment(port: int) -> dict[str, str]:
-    """The environment of the Prefect server on this port, and of whoever talks to it.
+def prefect_environment(port: int, password: str | None = None) -> dict[str, str]:
+    """The environment of whoever talks to the Prefect server on this port.
 
-    The home is one of this project, so a profile of the user is neither read nor changed; the API address is set for
-    the server too, because its pages would otherwise call the one that the user's environment may name.
+    The home is one of this project, so a profile of the user is neither read nor changed.
     """
     return {
         **environment(ROOT),
         "PREFECT_HOME": str(HOME),
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",
-        "PREFECT_UI_STATIC_DIRECTORY": str(HOME / "pages"),
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{port},http://localhost:{port}",
         "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), HOST, "localhost"])),
+        **({"PREFECT_API_AUTH_STRING": pair(password)} if password else {}),
     }
 
 
-def mlflow_environment() -> dict[str, str]:
-    """The environment of the MLflow server: without the processes of a job queue, which we do not use."""
-    return {**environment(ROOT), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+def server_environment(port: int, password: str | None) -> dict[str, str]:
+    """The environment of the Prefect server itself: the API address too, because its pages would otherwise call the one that
+    the user's environment may name.
 
-
-def kept_local(page: str) -> str:
-    """A page of the Prefect UI that lets the browser talk to this machine only.
-
-    The UIs of Prefect 3.8 load an analytics service even with PREFECT_SERVER_ANALYTICS_ENABLED=false, which keeps only
-    the server quiet. The pages are a copy of this project's own, which Prefect makes at its first start.
+    A page of another site can post to a server of this machine without asking first, and Prefect takes a body without a type
+    for JSON, so requests that change something need the token that only its own pages can read, password or not.
     """
-    places = " ".join(f"{scheme}://{name}:*" for scheme in ("http", "ws") for name in (HOST, "localhost"))
-    policy = f"""<meta http-equiv="Content-Security-Policy" content="connect-src 'self' {places}">"""
-    return page if policy in page else page.replace("<head>", f"<head>{policy}", 1)
+    return {
+        **prefect_environment(port, password),
+        "PREFECT_UI_STATIC_DIRECTORY": str(HOME / "pages"),
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{port},http://localhost:{port}",
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        **({"PREFECT_SERVER_API_AUTH_STRING": pair(password)} if password else {}),
+    }
+
+
+def mlflow_environment(password: str | None = None) -> dict[str, str]:
+    """The environment of the MLflow server: without the processes of a job queue, which we do not use."""
+    login = mlflow_login(password) if password else {}
+    return {**environment(ROOT), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **login}
+
+
+def mlflow_login(password: str) -> dict[str, str]:
+    """What makes MLflow ask for this password; writes its settings, which do not hold it.
+
+    MLflow keeps a hash of the first password that it is given and then takes no other, so its table of users, which has one
+    alone, is made anew at every start.
+    """
+    users, settings = HOME / "mlflow-users.db", HOME / "mlflow-auth.ini"
+    users.unlink(missing_ok=True)
+    authorization = "mlflow.server.auth:authenticate_request_basic_auth"
+    lines = [f"database_uri = sqlite:///{users}", "default_permission = NO_PERMISSIONS", f"admin_username = {USER}"]
+    settings.write_text("\n".join(["[mlflow]", *lines, f"authorization_function = {authorization}", ""]))
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(settings),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
+    }
 
 
 def port_of(variable: str, default: int) -> int:
@@ -176,10 +208,10 @@ def port_of(variable: str, default: int) -> int:
         return probe.getsockname()[1]
 
 
-def get(url: str) -> bytes | None:
+def get(url: str, password: str | None = None) -> bytes | None:
     """The body of a GET, or None while nobody answers it with success within 2 s."""
     try:
-        with _direct.open(url, timeout=2) as response:
+        with _direct.open(Request(url, headers=header(password)), timeout=2) as response:
             return response.read()
     except (URLError, TimeoutError, ConnectionError):
         return None

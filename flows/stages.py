@@ -7,17 +7,25 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from flows.environment import environment
 from tasks.core.yaml import YAMLError, read_yaml
 
 PROGRESS = re.compile(r"progress (\S+) (\d+) (\d+) (\S+) eta=(\d+)(?: (.+))?")
 STOP_SECONDS = 20
+# Exit codes that another try may mend: the stage was killed, not wrong. 2 is a mistake in the parameters or the input.
+TRANSIENT_CODES = {137, 143}
+INTERRUPTED = 130
+# DVC itself ends with 255 whatever the stage's code was, and says that.
+STAGE_CODE = re.compile(r"exited with (-?\d+)$")
 # What DVC says after every stage, and what nobody needs to read fifteen times.
 CHATTER = (
     "To track the changes",
@@ -29,6 +37,7 @@ CHATTER = (
 )
 _running: dict[int, subprocess.Popen[str]] = {}
 _guard = threading.Lock()
+_stopping = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -51,31 +60,57 @@ def lock_entry(root: Path, address: str) -> Any:
     raise RuntimeError(f"{path}: not valid YAML; `git checkout dvc.lock` brings back the committed one")
 
 
+def md5_in_lock(root: Path, address: str, out: str) -> str | None:
+    """DVC's md5 of an output as dvc.lock has it; None when it says nothing of it. A stage's metrics are an output too."""
+    outs = (lock_entry(root, address) or {}).get("outs", [])
+    return next((found["md5"] for found in outs if found["path"] == out), None)
+
+
 def timing_signature(root: Path, address: str) -> tuple[int, int] | None:
     """Changes whenever the stage's process finishes its work: only that process writes its timings."""
     path = root / "data" / "timings" / f"{address}.json"
     return (path.stat().st_mtime_ns, path.stat().st_ino) if path.exists() else None
 
 
-def run_stage(root: Path, address: str, force: bool, say: Callable[[str], None], extra: dict[str, str]) -> Ended:
-    """Bring one stage up to date. Its lines go to `say`; stages it depends on must be up to date already."""
+def run_here(address: str) -> list[str]:
+    """The command that brings one stage up to date on this machine."""
+    return [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", address]
+
+
+def exit_code(code: int, tail: Sequence[str]) -> int:
+    """The stage's exit code as a shell gives it, out of that of the process which ran it and its last lines."""
+    found = [int(match[1]) for match in map(STAGE_CODE.search, tail) if match] if code == 255 else []
+    code = found[-1] if found else code
+    return 128 - code if code < 0 else code
+
+
+def run_stage(
+    root: Path,
+    address: str,
+    force: bool,
+    say: Callable[[str], None],
+    extra: dict[str, str],
+    command: Sequence[str] = (),
+) -> Ended:
+    """Bring one stage up to date, by `dvc repro` or by another command that does. Its lines go to `say`; stages it depends on
+    must be up to date already."""
     before = lock_entry(root, address), timing_signature(root, address)
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", address]
-    if force:
-        command.append("--force")
+    command = [*(command or run_here(address)), *(["--force"] if force else [])]
     if setpriv := shutil.which("setpriv"):  # the stage ends with us, however we end
         command = [setpriv, "--pdeathsig", "TERM", *command]
-    process = subprocess.Popen(
-        command,
-        cwd=root,
-        env={**environment(root), **extra},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
     with _guard:
+        if _stopping.is_set():  # a stage that was ended must not be tried again for having been ended
+            return Ended(INTERRUPTED, "Stopped")
+        process = subprocess.Popen(
+            command,
+            cwd=root,
+            env={**environment(root), **extra},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
         _running[process.pid] = process
     tail: deque[str] = deque(maxlen=30)
     try:
@@ -87,30 +122,50 @@ def run_stage(root: Path, address: str, force: bool, say: Callable[[str], None],
                 tail.append(line.rstrip())
             say(line.rstrip())
         code = process.wait()
+    except BaseException:  # a signal to the thread that waits here
+        _end([process])
+        raise
     finally:
         with _guard:
             _running.pop(process.pid, None)
     after = lock_entry(root, address), timing_signature(root, address)
     how = "Ran" if after[1] != before[1] else "Unchanged" if after[0] == before[0] else "Restored"
-    return Ended(code, how, list(tail))
+    return Ended(exit_code(code, tail), how, list(tail))
 
 
 def stop_all() -> None:
-    """End every stage that runs: SIGTERM to its process group, so that it can checkpoint, and SIGKILL if it will not."""
+    """End every stage that runs, and let none begin from now on."""
     with _guard:
+        _stopping.set()
         processes = list(_running.values())
-    for process in processes:
-        _signal_group(process, signal.SIGTERM)
-    for process in processes:
+    _end(processes)
+
+
+def _end(processes: list[subprocess.Popen[str]]) -> None:
+    """SIGTERM to the process group of each, so that it can checkpoint, and SIGKILL if it will not. DVC itself ends at once, so
+    what counts is the last process of the group."""
+    for group in processes:
+        _signal_group(group.pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    for group in processes:
+        while is_alive(group.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        _signal_group(group.pid, signal.SIGKILL)
+
+
+def is_alive(group: int) -> bool:
+    """Whether a process of this group still runs; one that only waits for its parent to take note does not."""
+    for process in psutil.process_iter(["status"]):
         try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass
-        _signal_group(process, signal.SIGKILL)
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                return True
+        except ProcessLookupError:
+            continue
+    return False
 
 
-def _signal_group(process: subprocess.Popen[str], number: int) -> None:
+def _signal_group(group: int, number: int) -> None:
     try:
-        os.killpg(process.pid, number)
+        os.killpg(group, number)
     except ProcessLookupError:
         pass

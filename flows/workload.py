@@ -116,7 +116,7 @@ def tuning(params: dict[str, Any], shape: ModelConfig) -> Workload:
 
 def reinforcement(params: dict[str, Any], shape: ModelConfig) -> Workload:
     config = load("rl", RlConfig, params)
-    prompt = longest_prompt(config.problems, "rl", shape, config.max_new_tokens)
+    prompt = longest_prompt("rl", config, "rl", shape)
     B, T = config.prompts * config.samples, prompt + config.max_new_tokens - 1
 
     def step() -> Step:
@@ -134,7 +134,7 @@ def reinforcement(params: dict[str, Any], shape: ModelConfig) -> Workload:
 
 def distillation(params: dict[str, Any], shape: ModelConfig) -> Workload:
     config = load("distill", DistillConfig, params)
-    prompt = longest_prompt(config.problems, "rl", shape, config.max_new_tokens)
+    prompt = longest_prompt("distill", config, "rl", shape)
     method = params["curriculum"]["method"]
     texts, text_length = config.corpus_sequences, method.get("sequence_length") or method.get("max_length") or 256
     B, T = config.batch, prompt + config.max_new_tokens - 1
@@ -165,13 +165,14 @@ def distillation(params: dict[str, Any], shape: ModelConfig) -> Workload:
     return Workload("distill", config, student, config.steps, tokens, step)
 
 
-def longest_prompt(problems: Any, split: str, shape: ModelConfig, new_tokens: int) -> int:
+def longest_prompt(stage: str, config: Any, split: str, shape: ModelConfig) -> int:
     """Tokens of the longest prompt that leaves room for the answer. Raises ConfigError when none does."""
-    fitting = [
-        prompt for prompt, _ in conversations(problems, split, shape.vocab_size) if prompt <= shape.context - new_tokens
-    ]
+    room = shape.context - config.max_new_tokens
+    fitting = [prompt for prompt, _ in conversations(config.problems, split, shape.vocab_size) if prompt <= room]
     if not fitting:
-        raise ConfigError(f"{split}.max_new_tokens: no prompt fits the context of {shape.context} less {new_tokens}")
+        raise ConfigError(
+            f"{stage}.max_new_tokens: no prompt fits the context of {shape.context} less {config.max_new_tokens}"
+        )
     return max(fitting)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from flows.params import libraries
+from tasks.core.libraries import SECTION, installed
 from tasks.filter.stage import SLOTS
 
 ROOT = Path(__file__).parent.parent
@@ -82,8 +84,14 @@ def make_project(folder: Path, params: dict) -> Path:
     for name in ("raw", "problems", "checkpoint", "references"):
         (folder / "data" / name).mkdir(parents=True)
         (folder / "data" / name / "README.md").write_text("inputs\n")
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    write_params(folder, params)
     return folder
+
+
+def write_params(folder: Path, params: dict) -> None:
+    """params.yaml with these params and the versions of the libraries that run."""
+    versions = {SECTION: {name: installed(name) for name in libraries(ROOT)}}
+    (folder / "params.yaml").write_text(yaml.safe_dump({**params, **versions}, sort_keys=False))
 
 
 def start_stage(project: Path, stage: str, **environment: str) -> subprocess.Popen:

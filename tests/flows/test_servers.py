@@ -13,14 +13,19 @@ from pathlib import Path
 import pytest
 
 from flows import servers, ui
-from flows.servers import HOST, ServerError, child, kept_local, port_of
+from flows.prefect_pages import adapted
+from flows.servers import HOST, ServerError, child, port_of
 from tests.project import ROOT
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
 PARENT = """
 import os, sys, time
+from pathlib import Path
 from flows.servers import child
-with child("test", [sys.executable, "-c", "import time; time.sleep(600)"], dict(os.environ)) as started:
+log = Path(sys.argv[1])
+code = "import time; print('ready', flush=True); time.sleep(600)"
+with child("test", [sys.executable, "-c", code], dict(os.environ), log) as started:
+    started.wait_until(lambda: "ready" in log.read_text())  # tied to us by now
     print(started.process.pid, flush=True)
     time.sleep(600)
 """
@@ -78,8 +83,10 @@ def test_a_child_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv: children cannot be tied to their parent")
-def test_a_child_ends_when_its_parent_is_killed() -> None:
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path / "log")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
     assert alive(pid)
@@ -109,7 +116,7 @@ def test_a_second_make_ui_in_a_checkout_is_refused(monkeypatch: pytest.MonkeyPat
         pass
 
 
-def test_a_page_is_restricted_to_this_machine_once() -> None:
-    page = kept_local("<html><head><title>x</title></head></html>")
+def test_a_page_is_adapted_once() -> None:
+    page = adapted("<html><head><title>x</title></head></html>", HOST)
     assert page.startswith('<html><head><meta http-equiv="Content-Security-Policy"')
-    assert kept_local(page) == page
+    assert adapted(page, HOST) == page

@@ -1,0 +1,24 @@
+"""One run at a time in a checkout: two would write the same params.yaml, dvc.lock and data/."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.core.process import LOCKS, lock
+
+_held: set[Path] = set()
+
+
+@contextmanager
+def one_run(root: Path) -> Iterator[None]:
+    """Wait until no other run is going on there; the kernel ends the claim with the process. Free for who has it already."""
+    folder = (root / LOCKS).resolve()
+    if folder in _held:
+        yield
+        return
+    with lock("run", folder):
+        _held.add(folder)
+        try:
+            yield
+        finally:
+            _held.discard(folder)

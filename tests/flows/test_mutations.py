@@ -1,0 +1,308 @@
+"""No stale hit: whatever decides a stage's output is flipped, and in no case does the stage count as up to date.
+
+In a copy of the project, all stages run once by DVC, audited. Status alone is asked, many flips at a time where each belongs to one stage.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.environment import environment
+from flows.params import compose, libraries, write
+from flows.plan import make_plan, may_run
+from flows.smoke import copy_project
+from tasks.core.config import read_params
+from tasks.core.graph import Entry, read_graph, value_at
+from tasks.core.yaml import dump_yaml
+from tests.core.test_libraries import other_version
+from tests.project import ROOT, TINY
+from tests.test_architecture import chosen_methods, closure, is_room
+
+# The work is as little as can be: what takes the time is twelve processes that import torch.
+LITTLE: dict[str, dict[str, Any]] = {
+    "ingest": {"sources": [{"name": "worksheets", "digits": 1}, {"name": "jsonl", "path": "*.jsonl"}]},
+    "curriculum": {"tokens": 512},
+    "sft": {"steps": 1},
+    "rl": {"steps": 1},
+    "distill": {"steps": 1},
+    "evaluate": {"problems_counted": 4},
+}
+PARAMS = {
+    section: value | LITTLE.get(section, {}) if isinstance(value, dict) else value for section, value in TINY.items()
+}
+# Of evaluate, which is one definition, two are enough.
+EVALUATED = "foreach: [pretrain, sft, rl, distill, quantize]", "foreach: [pretrain, quantize]"
+Version = namedtuple("Version", "major minor micro releaselevel serial")  # noqa: PYI024 - as that of Python
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All stages up to date, run with two workers; its dvc.lock and DVC's cache are real."""
+    folder = copy_project(ROOT, tmp_path_factory.mktemp("project"))
+    row = '{"text": "%s"}\n'
+    (folder / "data/raw/a.jsonl").write_text(
+        "".join(row % f"the {n} of {n * n} things that are told here" for n in range(300))
+    )
+    for name in ("problems", "checkpoint", "references"):
+        (folder / "data" / name / "given.txt").write_text("one\ntwo\nthree\n")
+    (folder / "dvc.yaml").write_text((folder / "dvc.yaml").read_text().replace(*EVALUATED))
+    (folder / "dvc.lock").unlink()
+    (folder / "params.yaml").write_text(dump_yaml(PARAMS))
+    write(folder, compose(folder, "current", []))
+    surroundings = {
+        **environment(folder),
+        "TOKENMILL_AUDIT": "1",
+        "TOKENMILL_SHARD_WORKERS": "2",
+        "TOKENMILL_TRACKING": "off",
+        "TOKENMILL_THREADS": "1",
+        "PYTHONPATH": str(folder),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro", "-q"],
+        cwd=folder,
+        env=surroundings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for command in (["add", "-A"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "ran"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def graph(project: Path) -> dict[str, Entry]:
+    return read_graph(project)
+
+
+@pytest.fixture(autouse=True)
+def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In the project, which is as it was again afterwards."""
+    monkeypatch.chdir(project)
+    yield
+    subprocess.run(["git", "checkout", "-q", "--", "."], check=True)
+    subprocess.run(["git", "clean", "-qfd"], check=True)
+
+
+def reasons() -> dict[str, str]:
+    """Why each stale stage is, as the plan says it."""
+    return {stage.address: stage.reason for stage in make_plan(Path.cwd(), []) if stage.reason}
+
+
+def flipped(value: Any) -> Any:
+    """Another value of the same type; of a text, one that is still a path or a word."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    return f"{value}x" if isinstance(value, str) else "x"
+
+
+def places(value: Any, path: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """Where the values of a section are."""
+    if isinstance(value, dict | list):
+        pieces = value.items() if isinstance(value, dict) else enumerate(value)
+        return [place for key, part in pieces for place in places(part, (*path, key))]
+    return [path]
+
+
+def with_flip(params: dict[str, Any], place: tuple[Any, ...]) -> dict[str, Any]:
+    """The params with the value at a place flipped."""
+    if not place:
+        return flipped(params)
+    copy: Any = list(params) if isinstance(params, list) else dict(params)
+    copy[place[0]] = with_flip(params[place[0]], place[1:])
+    return copy
+
+
+def test_it_begins_with_everything_up_to_date(project: Path) -> None:
+    assert may_run(make_plan(project, [])) == []
+
+
+def test_every_stage_kept_inside_its_key_and_read_all_that_it_declares(graph: dict[str, Entry]) -> None:
+    for address, entry in graph.items():
+        record = json.loads(Path(f".scratch/audit/{address}.json").read_text())
+        assert record["outside"] == []
+        assert set(record["params"]) == {name for name in entry.params if not name.startswith("libraries.")}, address
+        made = [f"data/{before}/" for before in graph if f"data/{before}" in entry.deps]
+        if address != "quantize":  # what it calibrates with, int4_group does not need
+            assert [d for d in made if not any(f.startswith(d) for f in record["files"]["dependency"])] == []
+
+
+def test_every_parameter_flipped_makes_the_stages_stale_that_declare_it(graph: dict[str, Entry]) -> None:
+    params = read_params()
+    del params["libraries"]
+    waiting = {section: places(value, (section,)) for section, value in params.items()}
+    assert sum(map(len, waiting.values())) > 60
+    stages = {entry.name for entry in graph.values()}
+    shared = [section for section in waiting if section not in stages]
+    while any(waiting.values()):
+        # one key of each stage's own section, or one of a section that several stages read
+        now = [waiting[s].pop() for s in waiting if s in stages and waiting[s]] or [
+            next(waiting[s].pop() for s in shared if waiting[s])
+        ]
+        changed = params
+        for place in now:
+            changed = with_flip(changed, place)
+        Path("params.yaml").write_text(dump_yaml({**changed, "libraries": read_params()["libraries"]}))
+        found = reasons()
+        for place in now:
+            key = ".".join(map(str, place))
+            for address, entry in graph.items():
+                if place[0] in entry.params:
+                    assert f"{key}: " in found.get(address, ""), (key, address, found.get(address))
+
+
+def test_every_library_of_another_version_makes_the_stages_stale_that_declare_it(
+    project: Path, graph: dict[str, Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As other versions are installed and `make pipeline` composes the parameters: all of them, and then some by themselves."""
+    before, names = read_params()["libraries"], libraries(project)
+    for changed in (names, ["torch"], ["duckdb"], ["python"]):
+        with monkeypatch.context() as patched:
+            for name in changed:
+                if name == "python":
+                    patched.setattr(sys, "version_info", Version(3, 99, 0, "final", 0))
+                else:
+                    patched.syspath_prepend(str(other_version(tmp_path / changed[0] / name, name, "0.0.1")))
+            write(project, compose(project, "current", []))
+        after = read_params()["libraries"]
+        assert {name for name in names if after[name] != before[name]} == set(changed)
+        for stage in make_plan(project, []):
+            declared = [name for name in changed if f"libraries.{name}" in graph[stage.address].params]
+            words = {change.words.replace("'", "") for change in stage.changes}
+            assert words == {f"libraries.{name}: {before[name]} -> {after[name]}" for name in declared}, stage.address
+
+
+def files_of(entry: Entry) -> set[str]:
+    """The files of ours that decide a stage's output: those it imports, but for packages that only list or are empty."""
+    files = closure(ROOT / "tasks" / entry.name / "stage.py").union(*(closure(path) for path in chosen_methods(entry)))
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in files
+        if not (path.name == "__init__.py" and (is_room(path) or not path.read_text().strip()))
+    }
+
+
+def test_every_file_that_a_stage_imports_makes_it_stale(project: Path, graph: dict[str, Entry]) -> None:
+    """All at once, each of them named by the plan."""
+    imported = {address: files_of(entry) for address, entry in graph.items()}
+    for name in set().union(*imported.values()):
+        with Path(name).open("a") as file:
+            file.write("\nADDED = 1\n")
+    for stage in make_plan(project, []):
+        named = {change.path for change in stage.changes}
+        assert imported[stage.address] <= named, (stage.address, imported[stage.address] - named)
+
+
+def test_one_helper_of_a_stage_is_enough(graph: dict[str, Entry]) -> None:
+    """A file a stage, and then one of each package that several share."""
+    imported = {address: files_of(entry) for address, entry in graph.items()}
+    helpers = {}
+    for address, files in imported.items():
+        own = sorted(f for f in files if f.startswith(f"tasks/{graph[address].name}/") and not f.endswith("/stage.py"))
+        helpers[address] = own[0] if own else f"tasks/{graph[address].name}/stage.py"
+    shared = ["tasks/core/tables.py", "lm/config.py", "lm/model.py", "lm/training/loop.py", "kernels/rope/reference.py"]
+    for names in [sorted(set(helpers.values())), *([name] for name in shared)]:
+        for name in names:
+            with Path(name).open("a") as file:
+                file.write("\nADDED = 1\n")
+        found = reasons()
+        for address in graph:
+            for name in imported[address].intersection(names):
+                assert f"{name} changed" in found.get(address, ""), (name, address, found.get(address))
+        assert set(names) <= set().union(*imported.values())
+        subprocess.run(["git", "checkout", "-q", "--", "."], check=True)
+
+
+def test_a_byte_of_every_input_makes_the_stages_stale_that_read_it(graph: dict[str, Entry], tmp_path: Path) -> None:
+    """A bit in one file of every folder that stages hand on, and a row of every given one."""
+    inputs = {
+        dep: [a for a, e in graph.items() if dep in e.deps]
+        for e in graph.values()
+        for dep in e.deps
+        if dep[:5] == "data/"
+    }
+    changed = {}
+    for folder in inputs:
+        file = max((path for path in Path(folder).rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+        content = bytearray(file.read_bytes())
+        shutil.copyfile(file, tmp_path / folder.replace("/", "-"))
+        content[len(content) // 2] ^= 1
+        file.unlink()  # it may be a link into DVC's cache
+        file.write_bytes(content)
+        changed[folder] = file
+    found = reasons()
+    for folder, addresses in inputs.items():
+        for address in addresses:
+            assert f"{changed[folder]} changed" in found.get(address, ""), (folder, address, found.get(address))
+    for folder, file in changed.items():
+        shutil.copyfile(tmp_path / folder.replace("/", "-"), file)
+    assert reasons() == {}
+    with Path("data/raw/a.jsonl").open("a") as file:
+        file.write('{"text": "one more row"}\n')
+    Path("data/problems/more.txt").write_text("new\n")
+    Path("data/references/given.txt").unlink()
+    found = reasons()
+    assert found["ingest"] == "data/raw/a.jsonl changed" and "data/problems/more.txt added" in found["rl"]
+    assert found["dedup"] == "data/references/given.txt removed"
+
+
+def test_a_command_and_an_output_count() -> None:
+    text = Path("dvc.yaml").read_text()
+    Path("dvc.yaml").write_text(text.replace("python -m tasks.sft.stage", "python -O -m tasks.sft.stage"))
+    Path("data/metrics/rl.json").write_text("{}\n")
+    kept = Path("data/distill/config.json").read_bytes()
+    Path("data/distill/config.json").unlink()
+    found = reasons()
+    assert found["sft"] == "its command: python -m tasks.sft.stage -> python -O -m tasks.sft.stage"
+    assert found["rl"] == "its output was edited: data/metrics/rl.json"
+    assert found["distill"] == "its output was edited: data/distill/config.json removed"
+    assert found["quantize"] == "data/distill/config.json removed"
+    Path("data/distill/config.json").write_bytes(kept)
+
+
+def test_files_that_no_stage_uses_may_be_commented_renamed_and_removed(graph: dict[str, Entry]) -> None:
+    used = set().union(*map(files_of, graph.values())) | {dep for entry in graph.values() for dep in entry.deps}
+    unused = [
+        "lm/optimizers/lion.py",
+        "lm/schedules/linear.py",
+        "tasks/rl/losses/reinforce.py",
+        "lm/chat.py",
+        "lm/export.py",
+    ]
+    unused += [
+        "flows/bars.py",
+        "tasks/report/render.py",
+        "benchmarks/roofs.py",
+        "kernels/rope/test_rope.py",
+        "README.md",
+    ]
+    assert used.isdisjoint(unused)
+    for name in unused:
+        with Path(name).open("a") as file:
+            file.write("\n# a comment\n")
+    assert reasons() == {}
+    for name in unused:
+        Path(name).rename(Path(name).with_name(f"test_renamed_{Path(name).name}"))
+    assert reasons() == {}
+    for name in ("tests", "docs", "benchmarks"):
+        shutil.rmtree(name)
+    assert reasons() == {}
+
+
+def test_the_same_values_written_otherwise_are_no_change() -> None:
+    params = read_params()
+    Path("params.yaml").write_text("# in another order, with a comment\n" + dump_yaml(dict(reversed(params.items()))))
+    for name in ("lm/model.py", "data/raw/a.jsonl"):
+        os.utime(name)
+    assert reasons() == {} and value_at("rl.steps", params) == PARAMS["rl"]["steps"]
