@@ -36,6 +36,7 @@ CHATTER = (
     "Updating lock file",
 )
 _running: dict[int, subprocess.Popen[str]] = {}
+_asked: set[int] = set()
 _guard = threading.Lock()
 _stopping = threading.Event()
 
@@ -128,6 +129,7 @@ def run_stage(
     finally:
         with _guard:
             _running.pop(process.pid, None)
+            _asked.discard(process.pid)
     after = lock_entry(root, address), timing_signature(root, address)
     how = "Ran" if after[1] != before[1] else "Unchanged" if after[0] == before[0] else "Restored"
     return Ended(exit_code(code, tail), how, list(tail))
@@ -143,9 +145,12 @@ def stop_all() -> None:
 
 def _end(processes: list[subprocess.Popen[str]]) -> None:
     """SIGTERM to the process group of each, so that it can checkpoint, and SIGKILL if it will not. DVC itself ends at once, so
-    what counts is the last process of the group."""
-    for group in processes:
-        _signal_group(group.pid, signal.SIGTERM)
+    what counts is the last process of the group. A group is asked once: a second SIGTERM would cut its saving short."""
+    with _guard:
+        new = [group.pid for group in processes if group.pid not in _asked]
+        _asked.update(new)
+    for pid in new:
+        _signal_group(pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
     for group in processes:
         while is_alive(group.pid) and time.monotonic() < deadline:

@@ -139,7 +139,8 @@ def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]]) ->
     except Stopped:
         with suppress(OSError):  # its reader may be what ended
             print(f"{address}: stopped; the next run continues from what it has saved", file=sys.stderr, flush=True)
-        # An import that the signal cut short can hold a lock, and torch imports when Python exits: a stage waited for ever.
+        # torch imports when Python exits, and a stage was seen to wait for ever there for an import lock: probably that of an
+        # import which the signal had cut short.
         os._exit(STOPPED)
 
 
@@ -201,13 +202,18 @@ def _check_finite(entry: Entry, metrics: dict[str, float]) -> None:
 
 def _stop_on_sigterm(log: StageLog) -> None:
     """A first SIGTERM, or the end of the parent, asks the training loop to checkpoint and stop. A stage that has not done so by
-    a second SIGTERM, or that logs no steps (the data stages, which begin anew anyway), ends at once."""
+    a second SIGTERM, or that logs no steps (the data stages, which begin anew anyway), ends at once.
+
+    Both signals are there at once when a group of processes is ended; Python then handles the parent's end first, whichever
+    came first, so only SIGTERM counts.
+    """
+    told = 0
 
     def asked(signum: int, frame: FrameType | None) -> None:
-        if signum == PARENT_ENDED and log.stopping:
-            return
-        again, log.stopping = log.stopping, True
-        if again or not log.steps:
+        nonlocal told
+        told += signum == signal.SIGTERM
+        log.stopping = True
+        if told > 1 or not log.steps:
             raise Stopped
 
     for signum in (signal.SIGTERM, PARENT_ENDED):

@@ -16,7 +16,7 @@ import yaml
 
 from tasks.core.folders import replace
 from tasks.core.graph import Entry
-from tasks.core.process import devices
+from tasks.core.process import PARENT_ENDED, devices
 from tasks.core.stage import StageLog
 from tasks.core.tracking import Tracker
 from tests.project import ROOT, digest
@@ -63,6 +63,7 @@ def run(config, data, log):
         while config.mode == "waits" and step == 5 and not Path("go").exists():
             time.sleep(0.01)
             if log.stopping:
+                Path("asked").touch()
                 log.stop()
     (data / "toy" / "whole").write_text(Path(data / "given" / "in.txt").read_text())
     (data / "toy" / "half").unlink()
@@ -175,6 +176,16 @@ def test_stopped_and_resumed_gives_the_bytes_of_a_whole_run(project: Path, numbe
     resumed = digest(project / "data" / "toy")
     assert finish(start(project))[0] == 0
     assert digest(project / "data" / "toy") == resumed
+
+
+def test_the_end_of_the_group_asks_once(project: Path) -> None:
+    """SIGTERM and the parent's end arrive while the stage is busy: it still comes to the place where it saves."""
+    set_params(project, mode="waits")
+    process = start(project)
+    wait_for_step(project, 6)
+    for number in (signal.SIGSTOP, signal.SIGTERM, PARENT_ENDED, signal.SIGCONT):
+        process.send_signal(number)
+    assert finish(process)[0] == 143 and (project / "asked").exists()
 
 
 def test_a_file_written_again_with_the_same_bytes_is_no_change(project: Path) -> None:
