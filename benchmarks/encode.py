@@ -55,6 +55,7 @@ def ours(folder: str, megabytes: int) -> tuple[dict[str, float], list]:
     """The tokenize stage with a tokenizer that is there, and the plan of the curriculum room over what it wrote."""
     import awkward  # noqa: F401 (imports are not in the time of any arm)
     import gigatoken  # noqa: F401
+    import pandas  # noqa: F401 (pyarrow does at its first array)
 
     from tasks.core.config import Checkpoint
     from tasks.core.log import Log

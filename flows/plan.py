@@ -6,7 +6,9 @@ from typing import Any
 
 import networkx as nx
 from dvc.repo import Repo
+from dvc.stage import PipelineStage, Stage
 
+from flows.seen import Signatures, recall, remember
 from flows.stale import Change, changes_of
 
 NAMED = 6  # differences that a plan names of each stage; `make why` has all
@@ -48,10 +50,11 @@ def make_plan(root: Path, targets: list[str]) -> list[Planned]:
         graph = repo.index.graph
         stages = {stage.addressing: stage for stage in nx.dfs_postorder_nodes(graph)}
         after = {address: sorted(s.addressing for s in graph.successors(stage)) for address, stage in stages.items()}
-        chosen, changes = wanted(list(stages), after, targets), {}
-        if status := repo.status():
-            locked = next(iter(stages.values())).dvcfile.lockfile_contents.get("stages", {})
-            changes = {a: changes_of(repo, stages[a], status[a], locked.get(a)) for a in chosen if a in status}
+        chosen = wanted(list(stages), after, targets)
+        piped = [stage for stage in stages.values() if isinstance(stage, PipelineStage)]  # the others are .dvc files
+        locked = piped[0].dvcfile.lockfile_contents.get("stages", {}) if piped else {}
+        status = status_of(repo, root, {a: stages[a] for a in chosen}, locked)
+        changes = {a: changes_of(repo, stages[a], status[a], locked.get(a)) for a in chosen if a in status}
     return [
         Planned(
             a,
@@ -62,6 +65,16 @@ def make_plan(root: Path, targets: list[str]) -> list[Planned]:
         )
         for a in chosen
     ]
+
+
+def status_of(repo: Repo, root: Path, stages: dict[str, Stage], locked: dict[str, Any]) -> dict[str, Any]:
+    """What `dvc status` says of these stages: nothing of one that is up to date."""
+    signatures, known = Signatures(), recall(root)
+    found = {address: signatures.of(stage, locked.get(address)) for address, stage in stages.items()}
+    asked = [address for address, (signature, _) in found.items() if known.get(address) != signature]
+    status = repo.status(targets=asked) if asked else {}
+    remember(root, {address: found[address] for address in asked if address not in status})
+    return status
 
 
 def may_run(plan: list[Planned]) -> list[Planned]:

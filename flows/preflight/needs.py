@@ -1,15 +1,12 @@
 """What a run will take, told from the parameters: bytes of disk that stages write, and the peak memory of those that train."""
 
-import os
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from flows.forecast import forecast_of
 from flows.preflight.edges import Sections, read_sections
+from flows.preflight.resources import Needs
 from flows.workload import distillation, pretraining, reinforcement, tuning
 from lm.model import Decoder
 from lm.training.forecast import Machine, advice
@@ -26,20 +23,6 @@ EXPANDED = 4
 PACKED_ENDINGS = (".gz", ".zst", ".parquet")
 # Of a row of the plan, packed; of a token in tokenizer.json; of weights, gradients and AdamW's moments
 PLAN_ROW, TOKENIZER_ROW, STATE = 8, 60, 16
-
-
-@dataclass(frozen=True)
-class Needs:
-    """outputs: bytes that each stage writes to data/. scratch: that it has in .scratch beside. memory: its peak, and what to
-    lower where that is too much."""
-
-    outputs: dict[str, float] = field(default_factory=dict)
-    scratch: dict[str, float] = field(default_factory=dict)
-    memory: dict[str, float] = field(default_factory=dict)
-    advice: dict[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def text_bytes(config: IngestConfig) -> float:
@@ -111,16 +94,3 @@ def this_memory() -> Machine:
     """This machine, for its memory alone: the speeds are 1, by which every stage lasts long enough for a checkpoint."""
     on_gpu = torch.cuda.is_available()
     return Machine("this machine", on_gpu, memory_bytes(torch.device("cuda" if on_gpu else "cpu")), 1.0, 1.0)
-
-
-def memory_there() -> float:
-    """Bytes that a stage could have now: of the GPU, or of the machine as far as its control group allows."""
-    if torch.cuda.is_available():
-        return float(torch.cuda.mem_get_info()[0])
-    return float(min(psutil.virtual_memory().available, memory_bytes(torch.device("cpu"))))
-
-
-def bytes_free(path: Path) -> int:
-    """Of the file system of a path, for this user."""
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize

@@ -6,7 +6,8 @@ from typing import Any
 from flows.preflight.edges import Sections, check_edges
 from flows.preflight.finding import Finding, findings_of
 from flows.preflight.inputs import check_checkpoint
-from flows.preflight.needs import Needs, needs_of
+from flows.preflight.needs import needs_of
+from flows.preflight.resources import Needs
 from flows.preflight.toy import rehearse
 from tasks.core.graph import read_graph
 from tasks.core.process import use_threads

@@ -1,16 +1,35 @@
 """The forecast against what is there: bytes of disk, one file system at a time, and of memory."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from flows.preflight.finding import Finding
 from flows.preflight.folders import existing, shown
-from flows.preflight.needs import Needs, bytes_free, memory_there
 from flows.preflight.repository import dvc_config
+from tasks.core.process import container_limits
 
 # DVC links where its cache type begins with one of these, and copies otherwise; a reflink is a copy where there are none.
 LINKS = ("hardlink", "symlink")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """outputs: bytes that each stage writes to data/. scratch: that it has in .scratch beside. memory: its peak, and what to
+    lower where that is too much."""
+
+    outputs: dict[str, float] = field(default_factory=dict)
+    scratch: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
+    advice: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def check_disk(root: Path, cache: Path, needs: Needs, outs: list[str]) -> Iterator[Finding]:
@@ -50,6 +69,22 @@ def check_memory(needs: Needs, here: set[str]) -> Iterator[Finding]:
         if name in here and wanted > there:
             what = f"needs {gigabytes(wanted)} of memory, and {gigabytes(there)} are there"
             yield Finding(f"params.yaml: {name}", what, needs.advice[name])
+
+
+def memory_there() -> float:
+    """Bytes that a stage could have now: of the GPU, or of the machine as far as its control group allows."""
+    if any(Path("/dev").glob("nvidia[0-9]*")):
+        import torch  # takes a second and a half
+
+        if torch.cuda.is_available():
+            return float(torch.cuda.mem_get_info()[0])
+    return float(min([psutil.virtual_memory().available, *container_limits()]))
+
+
+def bytes_free(path: Path) -> int:
+    """Of the file system of a path, for this user."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
 
 
 def gigabytes(size: float) -> str:

@@ -10,7 +10,7 @@ from flows.preflight.finding import Finding, findings_of
 from flows.preflight.folders import cache_folder, check_writable
 from flows.preflight.remember import digest, recall, remember
 from flows.preflight.remote import check_remote
-from flows.preflight.resources import check_disk, check_memory
+from flows.preflight.resources import Needs, check_disk, check_memory
 from flows.preflight.rooms import before, room_of
 from flows.preflight.services import check_mlflow, check_prefect
 from flows.preflight.settings import check_ranks, check_settings
@@ -91,8 +91,6 @@ def resources(root: Path, graph: dict[str, Entry], addresses: list[str], needs: 
     """The forecast against what is there now; the memory of what is sent to a pool is its agents' own matter."""
     if not needs:
         return []
-    from flows.preflight.needs import Needs  # imports torch
-
     asked = Needs(**needs)
     outs = [out for address in addresses for out in graph[address].outs]
     here = {graph[address].name for address in addresses if not pool_of(graph[address].meta)}

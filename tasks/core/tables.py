@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 
 from lm.config import ConfigError
 
+T = TypeVar("T")
 # A row group ends where either is reached, so that a reader holds little, whatever the rows.
 ROWS_A_GROUP, BYTES_A_GROUP = 4096, 8 << 20
 
@@ -118,11 +120,11 @@ def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Re
                 yield from file.read_row_group(group, columns=columns).combine_chunks().to_batches()
 
 
-def read_ahead(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """As read_batches, in a thread that reads a row group while its user works on the one before."""
-    batches = read_batches(path, columns)
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items; a thread makes the next one while its user works on the one before."""
+    end = object()
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = pool.submit(next, batches, None)
-            yield batch
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield cast(T, item)

@@ -22,6 +22,7 @@ import psutil
 
 from tasks.core.graph import Entry
 from tasks.core.key import locked_key
+from tasks.core.process import no_collection
 from tasks.core.yaml import read_yaml
 
 EXPERIMENT = "tokenmill"
@@ -62,6 +63,11 @@ def _client() -> Any:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # it tells of every table it makes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    with no_collection():  # what the client needs it imports itself
+        return _connect()
+
+
+def _connect() -> Any:
     import mlflow
 
     if not hasattr(mlflow, "MlflowClient"):

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.core.parts import Facts
-from tasks.core.tables import Writer, read_ahead
+from tasks.core.tables import Writer, ahead, read_batches
 from tasks.filter.rule import Batch, Rule
 
 TABLES = ("documents", "dropped", "changed")
@@ -83,7 +83,7 @@ def judge_shard(work: Work, folder: Path) -> Facts:
         Writer(folder / "changed.parquet", CHANGED) as changed,
     ):
         first = 0
-        for rows in read_ahead(work.path, COLUMNS):
+        for rows in ahead(read_batches(work.path, COLUMNS)):
             batch = Batch(work.number, first, rows["source"], rows["text"], rows["meta"])
             verdict = judge(batch, work.rules, work.prepared)
             stays = undecided(verdict.reasons)

@@ -92,7 +92,7 @@ def why_not_gigatoken(tokenizer_json: str, texts: pa.LargeStringArray) -> str:
     """What speaks against gigatoken: that it refuses the tokenizer, or the first text or probe of which it makes other ids
     than `tokenizers`; "" where nothing does."""
     try:
-        fast = Gigatoken(tokenizer_json)
+        fast = encoder("gigatoken", tokenizer_json)
     except RuntimeError as error:
         return f"gigatoken does not know it: {str(error).splitlines()[0]}"
     slow = HuggingFace(tokenizer_json)

@@ -1,5 +1,6 @@
 """Of one shard: which documents are held out, and its tokens."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from tasks.core.parts import Facts
-from tasks.core.tables import Writer, read_ahead, read_batches
-from tasks.tokenize.encoder import buffers_of, encoder
+from tasks.core.tables import Writer, ahead, read_batches
+from tasks.tokenize.encoder import Encoder, buffers_of, encoder
 
 SCHEMA = pa.schema(
     [("id", pa.string()), ("source", pa.string()), ("split", pa.string())]
@@ -59,24 +60,22 @@ class Shard:
 def encode(shard: Shard, folder: Path) -> Facts:
     """Write tokens.raw, documents.parquet (starts counted from the shard's) and held_out.parquet."""
     encode_texts = encoder(shard.encoder, (shard.tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
-    scores = score_columns(shard.path)
-    schema = pa.schema([*SCHEMA, *scores])
+    scores = [field.name for field in score_columns(shard.path)]
+    schema = pa.schema([*SCHEMA, *score_columns(shard.path)])
     rows = held_rows = position = training = size = 0
     with (
         (folder / "tokens.raw").open("wb") as tokens,
         Writer(folder / "documents.parquet", schema) as documents,
         Writer(folder / "held_out.parquet", HELD_OUT_SCHEMA) as held,
     ):
-        for batch in read_ahead(shard.path, ["id", "source", "text", *(field.name for field in scores)]):
-            if not batch.num_rows:
-                continue
-            texts = batch.column("text").cast(pa.large_string())
-            ids, offsets = encode_texts(texts)
+        # three things go on at once: reading, encoding, writing
+        batches = ahead(read_batches(shard.path, ["id", "source", "text", *scores]))
+        for batch, ids, offsets in ahead(encoded(batches, encode_texts)):
             chosen = points(batch.column("id")) < np.uint64(shard.held_out_below)
             lengths = np.diff(offsets) + 1
             ends = np.cumsum(lengths)
             tokens.write(ended(ids, ends, shard.eos_id, shard.dtype).data)
-            sizes = np.diff(buffers_of(texts)[0])
+            sizes = np.diff(buffers_of(batch.column("text"))[0])
             columns = [
                 batch.column("id"),
                 batch.column("source"),
@@ -84,7 +83,7 @@ def encode(shard: Shard, folder: Path) -> Facts:
                 pa.array(position + ends - lengths),
                 pa.array(lengths),
                 pa.array(sizes),
-                *(batch.column(field.name) for field in scores),
+                *(batch.column(name) for name in scores),
             ]
             documents.write(pa.RecordBatch.from_arrays(columns, schema=schema))
             held.write(batch.select(["id", "source", "text"]).filter(pa.array(chosen)))
@@ -94,6 +93,16 @@ def encode(shard: Shard, folder: Path) -> Facts:
             training += int(lengths[~chosen].sum())
             size += int(sizes.sum())
     return {"documents": rows, "held_out": held_rows, "tokens": position, "train_tokens": training, "bytes": size}
+
+
+def encoded(
+    batches: Iterable[pa.RecordBatch], encode_texts: Encoder
+) -> Iterator[tuple[pa.RecordBatch, np.ndarray, np.ndarray]]:
+    """(batch, ids, offsets) of each that has rows, its texts as large strings; ids and offsets as of Encoder."""
+    for batch in batches:
+        if batch.num_rows:
+            texts = batch.column("text").cast(pa.large_string())
+            yield batch.set_column(batch.schema.get_field_index("text"), "text", texts), *encode_texts(texts)
 
 
 def ended(ids: np.ndarray, ends: np.ndarray, eos_id: int, dtype: str) -> np.ndarray:

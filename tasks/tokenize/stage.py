@@ -4,11 +4,11 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from lm.config import Config, choice
@@ -50,8 +50,12 @@ def train_texts(path: Path, below: int) -> Iterator[str]:
 
 def first_texts(path: Path) -> pa.LargeStringArray:
     """How CHECKED_DOCUMENTS texts at the front of the corpus begin."""
-    texts = (text for batch in read_batches(path, ["text"]) for text in batch.column(0).to_pylist())
-    return pa.array([text[:CHECKED_CHARACTERS] for text in islice(texts, CHECKED_DOCUMENTS)], pa.large_string())
+    found: list[pa.Array] = []
+    for batch in read_batches(path, ["text"]):
+        found.append(batch.column(0).slice(0, CHECKED_DOCUMENTS - sum(map(len, found))))
+        if sum(map(len, found)) == CHECKED_DOCUMENTS:
+            break
+    return pc.utf8_slice_codeunits(pa.concat_arrays(found).cast(pa.large_string()), 0, CHECKED_CHARACTERS)
 
 
 @dataclass(frozen=True)

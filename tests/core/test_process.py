@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lm.config import ConfigError
-from tasks.core.process import LEAST_BUDGET, LIBRARIES, _containers, memory_budget
+from tasks.core.process import LEAST_BUDGET, LIBRARIES, container_limits, memory_budget
 
 MIB = 1 << 20
 
@@ -37,11 +37,11 @@ def test_what_is_asked_for_goes_before_limits(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_containers_limit_is_seen(tmp_path: Path) -> None:
-    assert _containers(tmp_path) == []
+    assert container_limits(tmp_path) == []
     (tmp_path / "memory.max").write_text("max\n")
-    assert _containers(tmp_path) == []
+    assert container_limits(tmp_path) == []
     (tmp_path / "memory.max").write_text("1073741824\n")
-    assert _containers(tmp_path) == [1 << 30]
+    assert container_limits(tmp_path) == [1 << 30]
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
-    assert _containers(tmp_path) == [1 << 30, 9223372036854771712]
+    assert container_limits(tmp_path) == [1 << 30, 9223372036854771712]

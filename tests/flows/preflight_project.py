@@ -19,8 +19,8 @@ import torch
 from dvc.repo import Repo
 
 from flows.params import compose
-from flows.preflight.needs import Needs
 from flows.preflight.rehearsal import ALONE, REMOVED
+from flows.preflight.resources import Needs
 from lm.export import save_hf
 from tests.lm.models import toy_model, toy_tokenizer
 from tests.project import ROOT

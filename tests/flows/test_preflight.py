@@ -22,9 +22,8 @@ from flows.preflight.edges import check_edges
 from flows.preflight.finding import Finding, findings_of, of_error
 from flows.preflight.folders import check_writable
 from flows.preflight.inputs import check_checkpoint, check_sources
-from flows.preflight.needs import Needs
 from flows.preflight.remote import check_remote
-from flows.preflight.resources import check_disk, check_memory
+from flows.preflight.resources import Needs, check_disk, check_memory
 from flows.preflight.services import check_mlflow, check_prefect
 from flows.preflight.settings import check_ranks, check_settings
 from tasks.core.config import ConfigError

@@ -1,0 +1,103 @@
+"""What was found up to date is not asked about again, and whatever changes is: as DVC itself says, and at once."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.repo import Repo
+
+from flows import seen
+from flows.environment import environment
+from flows.plan import make_plan
+
+GRAPH = {
+    "first": {"cmd": "cp -rL raw data", "deps": ["raw"], "params": ["first"], "outs": ["data"]},
+    "second": {"cmd": "ls data > end", "deps": ["data"], "outs": ["end"]},
+}
+
+
+def dvc(root: Path, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", *arguments, "--quiet"], cwd=root, env=environment(root), check=True)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A graph that has run, one file of its input a link; and the plan has been asked for until it knows so."""
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / ".scratch" / "dvc"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "raw" / "below").mkdir(parents=True)
+    (tmp_path / "raw" / "below" / "a").write_text("one\n")
+    for name in ("b", "elsewhere"):
+        (tmp_path / name).write_text(f"{name}\n")
+    (tmp_path / "raw" / "link").symlink_to(tmp_path / "b")
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": GRAPH}))
+    (tmp_path / "params.yaml").write_text("first: {value: 1}\n")
+    dvc(tmp_path, "init", "--no-scm")
+    dvc(tmp_path, "add", "elsewhere")
+    dvc(tmp_path, "repro")
+    while not stale(tmp_path) and len(seen.recall(tmp_path)) < 3:
+        pass  # files of this moment are not remembered
+    return tmp_path
+
+
+def stale(root: Path) -> set[str]:
+    return {stage.address for stage in make_plan(root, []) if stage.reason}
+
+
+def test_what_is_known_is_not_asked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    status = Repo.status
+    monkeypatch.setattr(Repo, "status", lambda self, targets: asked.append(targets) or status(self, targets=targets))
+    assert not stale(root) and asked == []
+    (root / "end").unlink()
+    assert stale(root) == {"second"} and asked == [["second"]]
+
+
+def other_target(root: Path) -> None:
+    (root / "raw" / "link").unlink()
+    (root / "raw" / "link").symlink_to(root / "elsewhere")
+
+
+def lock(root: Path) -> None:
+    found = yaml.safe_load((root / "dvc.lock").read_text())
+    found["stages"]["first"]["deps"][0]["md5"] = "0" * 32 + ".dir"
+    (root / "dvc.lock").write_text(yaml.safe_dump(found))
+
+
+def command(root: Path) -> None:
+    (root / "dvc.yaml").write_text((root / "dvc.yaml").read_text().replace("cp -rL", "cp -r -L"))
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "bytes": lambda root: (root / "raw" / "below" / "a").write_text("two\n"),
+    "behind a link": lambda root: (root / "b").write_text("c\n"),
+    "a link": other_target,
+    "a new file": lambda root: (root / "raw" / "below" / "c").touch(),
+    "a file gone": lambda root: (root / "raw" / "below" / "a").unlink(),
+    "a file moved": lambda root: (root / "raw" / "below" / "a").rename(root / "raw" / "a"),
+    "a parameter": lambda root: (root / "params.yaml").write_text("first: {value: 2}\n"),
+    "a command": command,
+    "the lock": lock,
+    "no lock": lambda root: (root / "dvc.lock").unlink(),
+    "an output": lambda root: (root / "end").write_text("edited"),
+    "what was added": lambda root: (root / "elsewhere").write_text("edited"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_is_seen_as_dvc_sees_it(root: Path, change: str) -> None:
+    CHANGES[change](root)
+    with Repo(str(root)) as repo:
+        said = set(repo.status())
+    assert stale(root) == said and said
+    assert stale(root) == said, "asked a second time"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"first": 1', "\0"])
+def test_a_torn_memory_is_none(root: Path, text: str) -> None:
+    (root / seen.FILE).write_text(text)
+    assert not stale(root) and set(json.loads((root / seen.FILE).read_text())) == {"first", "second", "elsewhere.dvc"}
