@@ -75,7 +75,7 @@ def timing_signature(root: Path, address: str) -> tuple[int, int] | None:
 
 def run_here(address: str) -> list[str]:
     """The command that brings one stage up to date on this machine."""
-    return [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", address]
+    return [sys.executable, "-m", "flows.dvc_cli", "--wait-for-lock", "repro", "--single-item", address]
 
 
 def exit_code(code: int, tail: Sequence[str]) -> int:
