@@ -1,4 +1,4 @@
-"""`python -m dvc`, which takes 0.48 s to say that a stage is up to date, in 0.27 s: DVC lives too briefly to collect garbage."""
+"""`python -m dvc`, quicker: 0.28 s in place of 0.47 to find one stage up to date. It lives too briefly to collect garbage."""
 
 import gc
 import sys

@@ -85,7 +85,8 @@ class Ranks:
     @contextmanager
     def follow(self) -> Iterator[Path]:
         """The view that rank 0 works on, for another rank. It ends when rank 0 does, and not by a signal to stop."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # rank 0 decides after which step all stop
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_IGN)  # rank 0 decides after which step all stop
         meeting = os.environ.get("TOKENMILL_MEETING")
         if meeting:
             at_parents_end(signal.SIGKILL)

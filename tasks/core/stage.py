@@ -174,7 +174,7 @@ def _work(
         view = make_view(entry, folder)
         memo = SCRATCH / "memo" / entry.address / inputs.memo_key
         log = StageLog(entry.address, folder, tracker, memo)
-        _stop_on_sigterm(log)
+        _stop_when_asked(log)
         with audited(entry, sections), ranks.lead(folder, view):
             metrics = run(config, view, log, *([entry.item] if entry.item else []))
         log.close()
@@ -204,21 +204,21 @@ def _check_finite(entry: Entry, metrics: dict[str, float]) -> None:
             raise ValueError(f"{entry.address}: the metric {name} must be a finite number, not {value!r}")
 
 
-def _stop_on_sigterm(log: StageLog) -> None:
-    """A first SIGTERM, or the end of the parent, asks the training loop to checkpoint and stop. A stage that has not done so by
-    a second SIGTERM, or that logs no steps (the data stages, which begin anew anyway), ends at once.
+def _stop_when_asked(log: StageLog) -> None:
+    """A first SIGTERM, Ctrl-C, or the end of the parent asks the training loop to checkpoint and stop. A stage that has not done
+    so by a second one, or that logs no steps (the data stages, which begin anew anyway), ends at once.
 
-    Both signals are there at once when a group of processes is ended; Python then handles the parent's end first, whichever
-    came first, so only SIGTERM counts.
+    The parent's end does not count: when a group of processes is ended it is there at once with the signal to them all, and
+    Python handles it first, whichever came first.
     """
     told = 0
 
     def asked(signum: int, frame: FrameType | None) -> None:
         nonlocal told
-        told += signum == signal.SIGTERM
+        told += signum != PARENT_ENDED
         log.stopping = True
         if told > 1 or not log.steps:
             raise Stopped
 
-    for signum in (signal.SIGTERM, PARENT_ENDED):
+    for signum in (signal.SIGINT, signal.SIGTERM, PARENT_ENDED):
         signal.signal(signum, asked)

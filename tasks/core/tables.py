@@ -4,7 +4,7 @@ A table is a file, or a folder of files 00000.parquet, 00001.parquet, ... (shard
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar, cast
@@ -35,7 +35,8 @@ def row_bytes(batch: pa.RecordBatch) -> np.ndarray:
 
 
 class Writer:
-    """Writes batches to one Parquet file; rows are regrouped, so that how they were batched leaves no trace.
+    """Writes batches to one Parquet file; rows are regrouped, so that how they were batched leaves no trace. A thread packs one
+    row group while its user makes the next.
 
     encodings: Parquet's encoding of each column, by name; without them columns have dictionaries where these are smaller.
     """
@@ -45,6 +46,8 @@ class Writer:
         self.rows = 0
         chosen = {"use_dictionary": False, "column_encoding": encodings} if encodings else {}
         self._file = pq.ParquetWriter(path, schema, compression="zstd", version="2.6", write_statistics=False, **chosen)
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_rows = self._waiting_bytes = 0
 
@@ -69,17 +72,32 @@ class Writer:
             first = end
 
     def _flush(self) -> None:
-        table = pa.Table.from_batches(self._waiting, self.schema).combine_chunks()
-        self._file.write_table(table, row_group_size=ROWS_A_GROUP)
+        table = pa.Table.from_batches(self._waiting, self.schema)
         self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
+        self._wait()
+        self._writing = self._thread.submit(self._write, table)
+
+    def _write(self, table: pa.Table) -> None:
+        self._file.write_table(table.combine_chunks(), row_group_size=ROWS_A_GROUP)
+
+    def _wait(self) -> None:
+        """Until the last row group is written. Raises its error."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
 
     def __enter__(self) -> "Writer":
         return self
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None and self._waiting:
-            self._flush()
-        self._file.close()
+        try:
+            if kind is None:
+                if self._waiting:
+                    self._flush()
+                self._wait()
+        finally:
+            self._thread.shutdown()
+            self._file.close()
 
 
 def write_table(path: Path, table: pa.Table, encodings: dict[str, str] | None = None) -> None:

@@ -26,15 +26,21 @@ class Shard:
 
     def batches(self, columns: list[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
         """(n row numbers in the whole table, n rows): those that are left, a row group at a time."""
-        row = 0
         with pq.ParquetFile(self.path) as file:
             for group in range(file.num_row_groups):
-                for batch in file.read_row_group(group, columns=columns).combine_chunks().to_batches():
-                    mine = np.flatnonzero(self.alive[row : row + batch.num_rows])
-                    row += batch.num_rows
-                    if len(mine):
-                        kept = batch if len(mine) == batch.num_rows else batch.take(pa.array(mine))
-                        yield self.first + row - batch.num_rows + mine, kept
+                yield from self.batches_of(file, group, columns)
+
+    def batches_of(
+        self, file: pq.ParquetFile, group: int, columns: list[str]
+    ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+        """Those of one row group of the file, which is this shard's."""
+        row = sum(file.metadata.row_group(before).num_rows for before in range(group))
+        for batch in file.read_row_group(group, columns=columns).combine_chunks().to_batches():
+            mine = np.flatnonzero(self.alive[row : row + batch.num_rows])
+            row += batch.num_rows
+            if len(mine):
+                kept = batch if len(mine) == batch.num_rows else batch.take(pa.array(mine))
+                yield self.first + row - batch.num_rows + mine, kept
 
 
 @dataclass(frozen=True)

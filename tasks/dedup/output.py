@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from tasks.core.folders import put_in_place
 from tasks.core.log import Log
 from tasks.core.parts import LEAST, Facts
-from tasks.core.tables import Writer, row_bytes, shard
+from tasks.core.tables import Writer, ahead, read_batches, row_bytes, shard
 from tasks.dedup.decisions import Decisions
 from tasks.dedup.documents import Documents
 
@@ -60,26 +60,25 @@ def write_shard(item: Item, folder: Path) -> Facts:
     """The rows of one shard into the three tables. Facts: kept, emptied, bytes, bytes_cut, and the rows that went by slot."""
     path, row, decided, reasons = item
     counts: Counter[str] = Counter()
-    with pq.ParquetFile(path) as file, ExitStack() as open_files:
-        schemas = zip(TABLES, (file.schema_arrow, CLUSTERS, DROPPED), strict=True)
+    with ExitStack() as open_files:
+        schemas = zip(TABLES, (pq.read_schema(path), CLUSTERS, DROPPED), strict=True)
         documents, clusters, dropped = [
             open_files.enter_context(Writer(folder / f"{name}.parquet", schema)) for name, schema in schemas
         ]
         decisions, named = Decisions.load(decided, reasons), Named(decided)
-        for group in range(file.num_row_groups):
-            for batch in file.read_row_group(group).combine_chunks().to_batches():
-                keep, reason, cluster = _decided(batch, row, decisions, named, counts)
-                left, emptied = _cut(batch, row, keep, decisions.cuts_K3)
-                keep, reason = keep & ~emptied, pc.if_else(pa.array(emptied), "emptied", reason)
-                clusters.write(pa.record_batch([batch["id"], cluster, pa.array(keep), reason], schema=CLUSTERS))
-                columns = [batch["id"], batch["source"], reason, pc.utf8_slice_codeunits(batch["text"], 0, EXCERPT)]
-                dropped.write(pa.record_batch(columns, schema=DROPPED).filter(pa.array(~keep)))
-                before, after = (int(row_bytes(b.filter(pa.array(keep)).select(["text"])).sum()) for b in (batch, left))
-                documents.write(left.filter(pa.array(keep)))
-                counts += Counter(
-                    kept=int(keep.sum()), emptied=int(emptied.sum()), bytes=after, bytes_cut=before - after
-                )
-                row += batch.num_rows
+        for batch in ahead(read_batches(path)):
+            keep, reason, cluster = _decided(batch, row, decisions, named, counts)
+            left, emptied = _cut(batch, row, keep, decisions.cuts_K3)
+            keep, reason = keep & ~emptied, pc.if_else(pa.array(emptied), "emptied", reason)
+            clusters.write(pa.record_batch([batch["id"], cluster, pa.array(keep), reason], schema=CLUSTERS))
+            gone = batch.filter(pa.array(~keep))
+            columns = [gone["id"], gone["source"], reason.filter(pa.array(~keep))]
+            columns += [pc.utf8_slice_codeunits(gone["text"], 0, EXCERPT)]
+            dropped.write(pa.record_batch(columns, schema=DROPPED))
+            before, after = (int(row_bytes(b.filter(pa.array(keep)).select(["text"])).sum()) for b in (batch, left))
+            documents.write(left.filter(pa.array(keep)))
+            counts += Counter(kept=int(keep.sum()), emptied=int(emptied.sum()), bytes=after, bytes_cut=before - after)
+            row += batch.num_rows
     return dict(counts)
 
 

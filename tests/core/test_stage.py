@@ -163,13 +163,13 @@ def test_bad_params_end_before_anything_starts(project: Path) -> None:
     assert not (project / ".scratch" / "toy").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopped_and_resumed_gives_the_bytes_of_a_whole_run(project: Path, number: signal.Signals) -> None:
     set_params(project, mode="waits")
     process = start(project)
     wait_for_step(project, 6)
     process.send_signal(number)
-    assert finish(process)[0] == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert finish(process)[0] == (-signal.SIGKILL if number == signal.SIGKILL else 143)
     assert not (project / "data" / "toy").exists()
     (project / "go").touch()
     assert finish(start(project))[0] == 0

@@ -3,9 +3,12 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from queue import SimpleQueue
 from typing import TypeVar
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tasks.core.process import threads
 from tasks.dedup.documents import Shard
@@ -14,16 +17,27 @@ Result = TypeVar("Result")
 
 
 def over_texts(shard: Shard, work: Callable[[pa.LargeStringArray], Result]) -> Iterator[Result]:
-    """work(texts of a row group), in order; as many at once as there are threads, and as many read ahead as worked on.
+    """work(texts) of a row group after another, in order; as many are read and worked on at once as there are threads.
 
     `work` should let the interpreter go, as compiled code and Arrow do.
     """
     count = threads()
-    with ThreadPoolExecutor(count) as pool:
-        waiting: deque[Future[Result]] = deque()
-        for _, batch in shard.batches(["text"]):
-            waiting.append(pool.submit(work, batch["text"]))
+    with ExitStack() as stack:
+        files = SimpleQueue[pq.ParquetFile]()  # one a thread: a reader is nobody else's while it reads
+        for _ in range(count):
+            files.put(stack.enter_context(pq.ParquetFile(shard.path)))
+
+        def read_and_work(group: int) -> list[Result]:
+            file = files.get()
+            texts = [batch["text"] for _, batch in shard.batches_of(file, group, ["text"])]
+            files.put(file)
+            return [work(each) for each in texts]
+
+        pool = stack.enter_context(ThreadPoolExecutor(count))
+        waiting: deque[Future[list[Result]]] = deque()
+        for group in range(pq.read_metadata(shard.path).num_row_groups):
+            waiting.append(pool.submit(read_and_work, group))
             if len(waiting) > count:
-                yield waiting.popleft().result()
+                yield from waiting.popleft().result()
         while waiting:
-            yield waiting.popleft().result()
+            yield from waiting.popleft().result()
