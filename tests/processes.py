@@ -1,4 +1,9 @@
-"""Processes of others as tests look at them: any may end between two looks."""
+"""Processes of others, and folders in which they work, as tests look at them: any may be gone at the next look."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -17,3 +22,16 @@ def command_of(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """The files below a folder, those left out that go meanwhile."""
+    for above, _, names in os.walk(folder):
+        yield from (Path(above, name) for name in names)
+
+
+def bytes_of(path: Path) -> bytes:
+    """What is in a file; nothing where it has gone."""
+    with suppress(FileNotFoundError):
+        return path.read_bytes()
+    return b""

@@ -12,6 +12,7 @@ import yaml
 from flows.params import libraries
 from tasks.core.libraries import SECTION, installed
 from tasks.filter.stage import SLOTS
+from tests.processes import files_in
 
 ROOT = Path(__file__).parent.parent
 
@@ -114,6 +115,11 @@ def run_stage(project: Path, stage: str, **environment: str) -> str:
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0, f"{stage} exited {process.returncode}:\n{printed}"
     return printed
+
+
+def parts_made(project: Path, stage: str, work: str = "*") -> int:
+    """How many parts of a map of this name a running stage has made."""
+    return sum(path.match(f"parts/{work}/[0-9]*/facts.json") for path in files_in(project / ".scratch" / stage))
 
 
 def digest(folder: Path) -> str:

@@ -22,7 +22,7 @@ from tasks.filter.methods import C4, Fineweb, GopherQuality, GopherRepetition, K
 from tasks.filter.rule import Batch, Judgement, Setting
 from tasks.filter.stage import SLOTS, FilterConfig, run
 from tests.filter.documents import GOOD
-from tests.project import TINY, digest, make_project, run_stage, start_stage
+from tests.project import TINY, digest, make_project, parts_made, run_stage, start_stage
 
 DOCUMENTS = [GOOD, "too short", GOOD + " #" * 9, "short too", GOOD + "\nx" * 5]
 OTHERS: dict[str, Any] = {"problems": Arithmetic(), "checkpoint": Checkpoint(folder="data/checkpoint")}
@@ -186,8 +186,7 @@ def test_killed_and_started_again_it_leaves_the_same(tmp_path: Path) -> None:
         write_documents(project / "data", [[f"{GOOD} {n} {m}" for m in range(200)] for n in range(4)])
         for number in range(kills):
             process = start_stage(project, "filter", TOKENMILL_SHARD_WORKERS="1")
-            parts = project / ".scratch" / "filter"
-            while process.poll() is None and len(list(parts.glob("*/parts/shards/0*/facts.json"))) <= number:
+            while process.poll() is None and parts_made(project, "filter", "shards") <= number:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(0.02)
             process.kill()

@@ -23,6 +23,7 @@ from flows.password import header
 from flows.servers import HOST
 from tests.flows.browser import Browser, browser, missing
 from tests.flows.served import Served, make_ui, with_tiny_preset
+from tests.processes import bytes_of, files_in
 from tests.project import TINY
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=f"no browser: {missing()}")
@@ -290,7 +291,7 @@ def test_the_password_is_in_no_file_command_line_or_answer(
     served: Served, project: Path, trained: dict[str, Any]
 ) -> None:
     texts = {PASSWORD.encode(), header(PASSWORD)["Authorization"].removeprefix("Basic ").encode()}
-    assert [path for path in project.rglob("*") if path.is_file() and holds(path.read_bytes(), texts)] == []
+    assert [path for path in files_in(project) if holds(bytes_of(path), texts)] == []
     assert not holds(served.log.read_bytes(), texts)
     lines = [" ".join(found.info["cmdline"] or []) for found in psutil.process_iter(["cmdline"])]
     assert not any(holds(line.encode(), texts) for line in lines)

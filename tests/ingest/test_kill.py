@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.project import TINY, digest, make_project, run_stage, start_stage
+from tests.project import TINY, digest, make_project, parts_made, run_stage, start_stage
 
 FILES = 6
 
@@ -31,16 +31,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def parts(project: Path, work: str) -> int:
-    """Finished parts of a map whose name begins so."""
-    return len(list((project / ".scratch" / "ingest").glob(f"*/parts/{work}*/[0-9]*/facts.json")))
-
-
 def kill_at(project: Path, work: str, count: int, workers: str) -> bool:
     """SIGKILL the stage once so many parts of this work are whole; false where it ended before."""
     process = start_stage(project, "ingest", TOKENMILL_SHARD_WORKERS=workers, TOKENMILL_MEMORY="64")
     deadline = time.monotonic() + 120
-    while parts(project, work) < count:
+    while parts_made(project, "ingest", f"{work}*") < count:
         if process.poll() is not None:
             return False
         assert time.monotonic() < deadline

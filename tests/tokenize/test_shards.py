@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core.tables import shard, write_table
-from tests.project import ROOT, TINY, digest, make_project, run_stage, start_stage
+from tests.project import ROOT, TINY, digest, make_project, parts_made, run_stage, start_stage
 from tests.tokenize import test_stage
 from tests.tokenize.test_stage import TEXTS, table_of
 
@@ -78,18 +78,13 @@ def made(project: Path) -> str:
     return found
 
 
-def parts(project: Path) -> int:
-    """Parts that are whole, of all maps together."""
-    return len(list((project / ".scratch" / "tokenize").glob("*/parts/*/*/facts.json")))
-
-
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_killed_and_started_again_equals_whole(project: Path, made: str, workers: str) -> None:
     """A survey of eight, the tokenizer, then eight encoded shards: kills in each of the three, and between."""
     for count in (3, 8, 9, 12):
         process = start_stage(project, "tokenize", TOKENMILL_SHARD_WORKERS=workers)
         deadline = time.monotonic() + 60
-        while parts(project) < count and process.poll() is None:
+        while parts_made(project, "tokenize") < count and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.001)  # watching files: what is waited for is their number, never the time
         process.send_signal(signal.SIGKILL)
