@@ -144,8 +144,6 @@ def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]]) ->
         # torch imports when Python exits, and a stage was seen to wait for ever there for an import lock: probably that of an
         # import which the signal had cut short.
         os._exit(STOPPED)
-    finally:
-        gc.freeze()  # mlflow came in between
 
 
 def _is_full(error: OSError) -> bool:
