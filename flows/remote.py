@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from uuid import UUID
@@ -34,7 +35,7 @@ def main() -> int:
     parser.add_argument("pool")
     parser.add_argument("address")
     parser.add_argument("--force", action="store_true")
-    asked, root = parser.parse_args(), Path.cwd()
+    asked, root, parent = parser.parse_args(), Path.cwd(), os.getppid()
     signal.signal(signal.SIGTERM, stop)
     url = os.environ.get("PREFECT_API_URL", "")
     if not url:  # the pipeline's own temporary server is nobody else's
@@ -49,7 +50,7 @@ def main() -> int:
             settings = {name: os.environ[name] for name in TRAVELS if name in os.environ}
             order = make_order(root, asked.address, asked.force, settings)
             push(root, tracked(root, read_graph(root)[asked.address].deps))
-            answer = send(client, agents, order)
+            answer = send(client, agents, order, lambda: os.getppid() != parent)
         if answer is None:
             print(f"pool {asked.pool}: no agent is left; this machine does it")
             return NO_AGENT
@@ -64,8 +65,9 @@ def main() -> int:
         return MISTAKE
 
 
-def send(client: SyncPrefectClient, agents: Agents, order: Order) -> Answer | None:
-    """The answer of the first agent that could do the stage; None when all that tried are lost.
+def send(client: SyncPrefectClient, agents: Agents, order: Order, is_unwanted: Callable[[], bool]) -> Answer | None:
+    """The answer of the first agent that could do the stage; None when all that tried are lost. is_unwanted: as of
+    Sent.outcome, for systems that send no signal when a parent ends, and a signal that came while a library had its ear shut.
 
     Each has one try: what killed the stage on one machine, such as too little memory, need not be so on another.
     """
@@ -74,7 +76,7 @@ def send(client: SyncPrefectClient, agents: Agents, order: Order) -> Answer | No
         queue = min(others) if tried else None
         sent = Sent(client, create_run(client, agents.pool, order, queue), agents, queue)
         try:
-            outcome = sent.outcome()
+            outcome = sent.outcome(is_unwanted)
         except BaseException:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             sent.cancel()

@@ -1,6 +1,9 @@
 """A stage that an agent has: what it says, its answer, and whether the agent is alive."""
 
+import signal
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -77,11 +80,13 @@ class Sent:
         self._said: dict[UUID, str] = {}
         self._last: datetime | None = None
 
-    def outcome(self) -> Outcome:
+    def outcome(self, is_unwanted: Callable[[], bool]) -> Outcome:
         """Wait until the stage has ended or its agent is lost, and say what it says meanwhile. Raises ValueError when the
-        server stays away."""
+        server stays away, and SystemExit once nobody wants the outcome."""
         answered = begun = time.monotonic()
         while True:
+            if is_unwanted():
+                sys.exit(128 + signal.SIGTERM)
             try:
                 run = self._client.read_flow_run(self._run)
                 self._say_news()
@@ -127,16 +132,20 @@ class Sent:
         return None
 
     def cancel(self) -> None:
-        """Have the agent end the stage, and wait a bounded time until it has."""
-        try:
-            self._client.set_flow_run_state(self._run, Cancelling())
-            deadline = time.monotonic() + CANCEL_SECONDS
-            while time.monotonic() < deadline:
+        """Have the agent end the stage, and wait a bounded time until it has. A server that is busy is asked again."""
+        deadline, told, error = time.monotonic() + CANCEL_SECONDS, False, "the server refuses"
+        while time.monotonic() < deadline:
+            try:
                 state = self._client.read_flow_run(self._run).state
                 if state and state.is_final():
                     return
-                time.sleep(POLL_SECONDS / 4)
-        except (httpx.TransportError, PrefectHTTPStatusError) as error:
+                told = bool(state and state.is_cancelling())
+                if not told:
+                    self._client.set_flow_run_state(self._run, Cancelling())
+            except (httpx.TransportError, PrefectHTTPStatusError) as failed:
+                error = str(failed)
+            time.sleep(POLL_SECONDS / 4)
+        if not told:
             say(f"the agent could not be told to stop: {error}")
 
     def _answer(self) -> Answer | None:

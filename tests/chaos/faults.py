@@ -92,6 +92,7 @@ def kill_prefect(world: World, stage: str, chance: random.Random) -> None:
     """The server of this run is lost in the middle of it."""
     home, port = world.folder / ".scratch" / "lost", port_of("CHAOS_PORT", 0)
     given = {"PREFECT_HOME": str(home), "PREFECT_API_URL": f"http://{HOST}:{port}/api"}
+    given["PREFECT_CLIENT_MAX_RETRIES"] = "1"  # it will not come back
     command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
     with child("Prefect server", command, world.environment(**given)) as server:
         server.wait_until(lambda: get(f"http://{HOST}:{port}/api/health") is not None)

@@ -46,7 +46,6 @@ class World:
             **environment(self.folder),
             "PYTHONPATH": str(self.folder),
             "PREFECT_API_URL": self.server,
-            "PREFECT_CLIENT_MAX_RETRIES": "1",
             "TOKENMILL_THREADS": "1",
             "TOKENMILL_CHECKPOINT_SECONDS": "0",
         }
