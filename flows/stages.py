@@ -20,6 +20,7 @@ from flows.environment import environment
 from tasks.core.yaml import YAMLError, read_yaml
 
 PROGRESS = re.compile(r"progress (\S+) (\d+) (\d+) (\S+) eta=(\d+)(?: (.+))?")
+DVC_CLI = Path(__file__).with_name("dvc_cli.py")
 STOP_SECONDS = 20
 # Exit codes that another try may mend: the stage was killed, not wrong. 2 is a mistake in the parameters or the input.
 TRANSIENT_CODES = {137, 143}
@@ -74,8 +75,8 @@ def timing_signature(root: Path, address: str) -> tuple[int, int] | None:
 
 
 def run_here(address: str) -> list[str]:
-    """The command that brings one stage up to date on this machine."""
-    return [sys.executable, "-m", "flows.dvc_cli", "--wait-for-lock", "repro", "--single-item", address]
+    """The command that brings one stage up to date on this machine; by path, as the project may be of a revision without it."""
+    return [sys.executable, "-P", str(DVC_CLI), "--wait-for-lock", "repro", "--single-item", address]
 
 
 def exit_code(code: int, tail: Sequence[str]) -> int:

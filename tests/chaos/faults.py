@@ -62,7 +62,7 @@ def kill_stage(world: World, stage: str, chance: random.Random) -> None:
 def kill_dvc(world: World, stage: str, chance: random.Random) -> None:
     process, _ = during(world, stage, chance)
     for each in children(process.pid):
-        if "flows.dvc_cli" in command_of(each):
+        if str(world.folder / "flows" / "dvc_cli.py") in command_of(each):
             end(each, signal.SIGKILL)
     process.communicate()
 
