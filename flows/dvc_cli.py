@@ -1,4 +1,4 @@
-"""DVC's command line, quicker: 0.28 s in place of 0.47 to find one stage up to date. It lives too briefly to collect garbage."""
+"""DVC's command line, quicker: 0.28 s in place of 0.47 to find a stage up to date. It lives too briefly to collect garbage."""
 
 import gc
 import sys
