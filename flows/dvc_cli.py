@@ -10,7 +10,7 @@ def main() -> int:
     from dvc.cli import main as dvc
 
     code = dvc(sys.argv[1:])
-    gc.freeze()  # else Python walks everything three times before it ends
+    gc.freeze()  # else Python walks everything before it ends
     return code
 
 

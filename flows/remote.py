@@ -67,7 +67,7 @@ def main() -> int:
 
 def send(client: SyncPrefectClient, agents: Agents, order: Order, is_unwanted: Callable[[], bool]) -> Answer | None:
     """The answer of the first agent that could do the stage; None when all that tried are lost. is_unwanted: as of
-    Sent.outcome, for systems that send no signal when a parent ends, and a signal that came while a library had its ear shut.
+    Sent.outcome, for systems that send no signal when a parent ends, and for one that is lost.
 
     Each has one try: what killed the stage on one machine, such as too little memory, need not be so on another.
     """

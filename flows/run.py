@@ -51,7 +51,7 @@ def main() -> int:
     os.environ["TOKENMILL_ROOT"] = str(root)
     with one_run(root):
         code = run(root, asked)
-    gc.freeze()  # else Python walks all of Prefect and mlflow three times before it ends, which takes it 1.6 s
+    gc.freeze()  # else Python walks all of Prefect and mlflow before it ends, which takes it 1.6 s
     return code
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,9 @@ def _status(path: str) -> os.stat_result | None:
     return None
 
 
-def _below(path: str) -> Iterable[tuple[str, os.stat_result | None]]:
+def _below(path: str) -> Iterator[tuple[str, os.stat_result | None]]:
     """Every file and folder below a folder, in order."""
-    with suppress(NotADirectoryError, FileNotFoundError):
+    with suppress(OSError):  # no folder, gone meanwhile, or a link that leads back to itself
         for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
             with suppress(OSError):
                 yield entry.path, entry.stat()

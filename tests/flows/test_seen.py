@@ -39,9 +39,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     dvc(tmp_path, "init", "--no-scm")
     dvc(tmp_path, "add", "elsewhere")
     dvc(tmp_path, "repro")
-    while not stale(tmp_path) and len(seen.recall(tmp_path)) < 3:
-        pass  # files of this moment are not remembered
-    return tmp_path
+    for _ in range(100):  # files of this moment are not remembered
+        if not stale(tmp_path) and len(seen.recall(tmp_path)) == 3:
+            return tmp_path
+    raise AssertionError(seen.recall(tmp_path))
 
 
 def stale(root: Path) -> set[str]:

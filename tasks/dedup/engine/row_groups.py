@@ -29,8 +29,10 @@ def over_texts(shard: Shard, work: Callable[[pa.LargeStringArray], Result]) -> I
 
         def read_and_work(group: int) -> list[Result]:
             file = files.get()
-            texts = [batch["text"] for _, batch in shard.batches_of(file, group, ["text"])]
-            files.put(file)
+            try:
+                texts = [batch["text"] for _, batch in shard.batches_of(file, group, ["text"])]
+            finally:
+                files.put(file)  # of a damaged file too: the others wait for it
             return [work(each) for each in texts]
 
         pool = stack.enter_context(ThreadPoolExecutor(count))
