@@ -203,8 +203,8 @@ def _check_finite(entry: Entry, metrics: dict[str, float]) -> None:
 
 
 def _stop_when_asked(log: StageLog) -> None:
-    """A first SIGTERM, Ctrl-C, or the end of the parent asks the training loop to checkpoint and stop. A stage that has not done
-    so by a second one, or that logs no steps (the data stages, which begin anew anyway), ends at once.
+    """A first SIGTERM, Ctrl-C, or the end of the parent asks the training loop to checkpoint and stop. A stage that has not
+    done so by a second one, or that logs no steps (the data stages, which begin anew anyway), ends at once.
 
     The parent's end does not count: when a group of processes is ended it is there at once with the signal to them all, and
     Python handles it first, whichever came first.
