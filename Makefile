@@ -11,6 +11,7 @@ FORCE ?=
 MACHINE ?=
 BENCH ?= orchestration
 POOL ?= gpu
+JOBS ?= 2
 REV ?= HEAD
 STAGE ?= filter
 REASON ?=
@@ -49,11 +50,12 @@ preflight: $(READY)  ## what a run would fail on, found before it starts: PRESET
 plan: $(READY)  ## memory, time and FLOP of a pipeline before it runs: PRESET=gpu-124m MACHINE=h100 SET="rl.steps=50"
 	@python -m flows.forecast $(if $(PRESET),--preset $(PRESET)) $(if $(SET),--set $(SET)) $(if $(MACHINE),--machine $(MACHINE))
 
-test: $(READY)  ## every test
-	@python -m pytest -q
+# a file's tests stay together: they share servers and projects; in the order of the files, or the longest would come last
+test: $(READY)  ## every test, by two processes: JOBS=8
+	@python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 chaos: $(READY)  ## break everything at some instant, sixty ways, and see that the next run is right
-	@TOKENMILL_CHAOS=all python -m pytest -q tests/chaos
+	@TOKENMILL_CHAOS=all python -m pytest -q -n $(JOBS) tests/chaos
 
 smoke: $(READY)  ## the whole pipeline, small, in a copy of its own
 	@python -m flows.smoke
