@@ -27,6 +27,7 @@ from tasks.ingest.reading import Piece, pieces, read_piece
 from tasks.ingest.runs import held
 from tasks.ingest.shards import ORIGINS, Runs, buckets, make_shards, renumber
 from tasks.ingest.sources.base import File
+from tasks.ingest.sources.files import is_url
 
 # Of the rows of a shard; one that is larger by itself has a shard of its own.
 SHARD_BYTES = 64 << 20
@@ -135,7 +136,8 @@ def check_usable(config: IngestConfig, items: list[Piece], parts: list[Part], to
                 reasons.update(part.facts["reasons"])
         most = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
         why = most or "its first document exceeds its share"
-        where = f"{config.folder}/{source.path}" if hasattr(source, "path") else config.folder
+        path = str(getattr(source, "path", ""))
+        where = path if is_url(path) else str(Path(config.folder, path))
         raise ConfigError(
             f"ingest.sources: {source.called}: {where}: not one usable document "
             f"({sum(reasons.values())} rows rejected: {why})"

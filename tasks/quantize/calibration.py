@@ -28,7 +28,8 @@ class Calibration(Config):
 def batches_of(
     model: Decoder, tokenizer: Tokenizer, prompts: list[str], data: Path, config: Calibration, seed: int
 ) -> list[Batch]:
-    """(ids_BT, mask_BT) of everything; the mask is true where a token is no padding. Prompts that do not fit are left out."""
+    """(ids_BT, mask_BT) of everything; the mask is true where a token is no padding. Prompts that do not fit are left out,
+    which is said."""
     plan = Plan(data / "curriculum", data / "tokenize")
     batches: list[Batch] = []
     step = 0
@@ -38,6 +39,12 @@ def batches_of(
         batches.append((ids, torch.ones_like(ids, dtype=torch.bool)))
         step += 1
     fitting = [p for p in map(tokenizer.chat, prompts) if len(p) + config.max_new_tokens <= model.config.context]
+    if config.problems and len(fitting) < len(prompts):
+        print(
+            f"quantize.calibration: {len(prompts) - len(fitting)} of {len(prompts)} prompts are left out: they and "
+            f"{config.max_new_tokens} new tokens are more than the context of {model.config.context}",
+            flush=True,
+        )
     for start in range(0, min(len(fitting), config.problems), BATCH):
         asked = fitting[start : min(start + BATCH, config.problems)]
         answers = generate(model, asked, config.max_new_tokens, 1.0, tokenizer.end_id, seed + start)

@@ -124,7 +124,7 @@ def test_calibrated_outputs_are_nearer_than_rounded_ones(tmp_path: Path) -> None
     assert metrics["gptq"]["calibration_tokens"] > 4 * 40 + 20 * 5 and metrics["int4_group"]["calibration_tokens"] == 0
 
 
-def test_what_calibrates_is_what_the_layers_see(tmp_path: Path) -> None:
+def test_what_calibrates_is_what_the_layers_see(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source(tmp_path)
     model, tokenizer = load_model(tmp_path / "distill")
     batches = batches_of(
@@ -132,6 +132,7 @@ def test_what_calibrates_is_what_the_layers_see(tmp_path: Path) -> None:
     )
     tokens = sum(int(mask.sum()) for _, mask in batches)
     assert 3 * 40 + 6 + 1 <= tokens <= 3 * 40 + 6 + 4  # the second prompt does not fit
+    assert capsys.readouterr().out.startswith("quantize.calibration: 1 of 2 prompts are left out")
     names = ["blocks.0.attention.query.weight", "blocks.1.ffn.down.weight"]
     inputs = inputs_of(model, names, batches)
     assert [tuple(inputs[name].shape) for name in names] == [(tokens, 64), (tokens, 128)]

@@ -1,10 +1,11 @@
 """What a source is: settings that all have in common, the files it lists, and the rows it yields."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 from pydantic import Field
@@ -14,6 +15,11 @@ from lm.config import Config
 # A batch as a source yields it. Texts and ids may be null, empty, or not UTF-8: tasks/ingest/checks.py looks at them.
 ROWS = pa.schema([("row", pa.int64()), ("id", pa.string()), ("text", pa.large_string()), ("meta", pa.string())])
 EXCERPT = 200
+WEB = ("http://", "https://")
+# What a signed link calls its secret (Amazon, Google, Azure), and what others do.
+SECRETS = re.compile(
+    r"(x-(amz|goog)-)?(signature|credential|security-token)|sig|(api|access)?[_-]?(key|token)|secret|password", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,11 @@ class File:
     bytes: int = 0
     tag: str | None = None
     remote: bool = False
+
+    @property
+    def plain_path(self) -> str:
+        """The path without the query of a link: its ending says what the file is."""
+        return self.path.partition("?")[0] if self.path.startswith(WEB) else self.path
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,8 @@ def below_folder(path: str) -> str:
             raise ValueError(
                 "reads files of this machine past ingest.folder: name their folder there, and a path below it"
             )
-        if "@" in urlsplit(path).netloc:
+        parts = urlsplit(path)
+        if "@" in parts.netloc or any(SECRETS.fullmatch(name) for name, _ in parse_qsl(parts.query)):
             raise ValueError("holds credentials, which would be kept with every run: they come from the environment")
     elif Path(path).is_absolute() or ".." in Path(path).parts:
         raise ValueError("leads out of ingest.folder: name its folder there, as in ingest.folder=/data/text")

@@ -32,7 +32,7 @@ class Csv(FileSource, Columns):
         yield from to_batches(self._rows(file))
 
     def _rows(self, file: File) -> Iterator[Record | Rejected]:
-        tabs = file.path.removesuffix(".gz").removesuffix(".zst").endswith(".tsv")
+        tabs = file.plain_path.removesuffix(".gz").removesuffix(".zst").endswith(".tsv")
         # characters, and never more than the bytes of the document
         csv.field_size_limit(self.max_document_bytes)
         lines = _Texts(read_lines(file, self.max_document_bytes, self.max_expansion))

@@ -12,11 +12,13 @@ from typing import IO, Any, BinaryIO
 import pyarrow as pa
 
 from tasks.core.config import ConfigError
-from tasks.ingest.sources.base import EXCERPT, File, Rejected, excerpt_of
+from tasks.ingest.sources.base import EXCERPT, WEB, File, Rejected, excerpt_of
 
 # A file of a few kilobytes may hold this much, however well it was compressed.
 EXPANDS_FREELY = 64 << 20
 ZSTD_READ, BUFFER = 1 << 16, 1 << 18
+# What fsspec's ValueError says of a web server that sends all of a file, whatever part was asked for.
+NO_PARTS = ("support range requests", "Got more bytes")
 BOM = b"\xef\xbb\xbf"
 
 
@@ -69,17 +71,25 @@ def local_file(path: Path, top: Path) -> File:
 def remote_files(pattern: str, label: str) -> list[File]:
     """Those of a URL. Credentials come from the environment, as each store's own tools read them.
 
-    Raises ConfigError when the store cannot be reached.
+    Raises ConfigError when the store cannot be reached, and for a glob where a server has no list of its files.
     """
     from fsspec.core import url_to_fs
 
+    on_web = pattern.startswith(WEB)
+    if on_web and any(letter in pattern.partition("?")[0] for letter in "*["):
+        raise ConfigError(
+            f"ingest.sources: {label}: {pattern}: a web server does not list its files: name each, as a source with a "
+            "label of its own"
+        )
     try:
         store, path = url_to_fs(pattern)
-        if any(letter in path for letter in "*?["):
+        if not on_web and any(letter in path for letter in "*?["):
             found = store.glob(path, detail=True)
         else:
             found = {path: store.info(path)}
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if (status := getattr(error.__cause__, "status", 404)) != 404:
+            raise ConfigError(f"ingest.sources: {label}: {pattern}: the server answers {status}") from None
         return []
     except (OSError, ImportError, ValueError) as error:
         raise ConfigError(f"ingest.sources: {label}: {pattern}: {type(error).__name__}: {error}") from None
@@ -141,9 +151,9 @@ class _Counted(io.RawIOBase):
 def open_file(file: File, max_expansion: int) -> Iterator[BinaryIO]:
     """The bytes of a file; .gz and .zst are decompressed."""
     with open_raw(file) as raw:
-        if file.path.endswith(".gz"):
+        if file.plain_path.endswith(".gz"):
             plain: Any = gzip.GzipFile(fileobj=raw)
-        elif file.path.endswith(".zst"):
+        elif file.plain_path.endswith(".zst"):
             plain = pa.CompressedInputStream(
                 pa.PythonFile(raw, mode="r"), "zstd"
             )  # zstandard's ends silently at a tear
@@ -165,6 +175,13 @@ def quarantined(file: File, found: list[Rejected], row: int = 0) -> Iterator[Non
         found.append(Rejected(row, "expands_too_far", excerpt_of(error)))
     except Damaged as error:
         found.append(Rejected(row, "unreadable", excerpt_of(error)))
+    except ValueError as error:
+        if file.remote and any(words in str(error) for words in NO_PARTS):
+            raise OSError(
+                f"{file.name}: the server sends the whole file where a part is asked for: "
+                "download it, and name its folder as ingest.folder"
+            ) from None
+        raise
     except OSError as error:
         if file.remote:
             raise
