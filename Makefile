@@ -84,7 +84,7 @@ agent: $(READY)  ## serve a pool's stages with this machine: POOL=gpu PREFECT_AP
 	@python -m flows.worker $(POOL)
 
 lint: $(READY)  ## ruff and mypy
-	@ruff check . && mypy flows tasks lm kernels benchmarks
+	@ruff check . && ruff format --check . && mypy flows tasks lm kernels benchmarks
 
 bench: $(READY)  ## one benchmark, side by side with its peers: BENCH=roofs
 	@python -m benchmarks.run $(BENCH)
