@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from flows.servers import HOST, child, get, port_of
-from tests.chaos.world import World, any_in, children, end
+from tests.chaos.world import PATIENCE, World, any_in, children, end
 from tests.processes import command_of, ended
 
 Fault = Callable[[World, str, random.Random], None]
@@ -55,7 +55,7 @@ def kill_stage(world: World, stage: str, chance: random.Random) -> None:
     process, running = during(world, stage, chance)
     if running:
         end(running, signal.SIGKILL)
-    printed, _ = process.communicate()
+    printed, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, printed
 
 
@@ -64,13 +64,13 @@ def kill_dvc(world: World, stage: str, chance: random.Random) -> None:
     for each in children(process.pid):
         if str(world.folder / "flows" / "dvc_cli.py") in command_of(each):
             end(each, signal.SIGKILL)
-    process.communicate()
+    process.communicate(timeout=PATIENCE)
 
 
 def kill_flow(world: World, stage: str, chance: random.Random) -> None:
     process, running = during(world, stage, chance)
     end(process, signal.SIGKILL)
-    process.communicate()
+    process.communicate(timeout=PATIENCE)
     if running:
         running.wait(60)  # the kernel ends it with its parents
 
@@ -79,7 +79,7 @@ def stop_flow(world: World, stage: str, chance: random.Random) -> None:
     """SIGINT, as Ctrl-C sends it: the stage checkpoints and ends."""
     process, running = during(world, stage, chance, TOKENMILL_CHECKPOINT_SECONDS="3600")
     end(process, signal.SIGINT)
-    printed, _ = process.communicate()
+    printed, _ = process.communicate(timeout=PATIENCE)
     assert running is None or ended(running)
     began = re.search(rf"{stage} \| [1-9]\d*/\d+ step", printed)
     came_too_late = (world.folder / "data" / stage).exists()  # after its last step it ends its work
@@ -99,7 +99,7 @@ def kill_prefect(world: World, stage: str, chance: random.Random) -> None:
         process, _ = during(world, stage, chance, **given)
         for each in [*children(server.process.pid), server.process]:
             end(each, signal.SIGKILL)
-        process.communicate()
+        process.communicate(timeout=PATIENCE)
 
 
 def kill_mlflow(world: World, stage: str, chance: random.Random) -> None:
@@ -113,7 +113,7 @@ def kill_mlflow(world: World, stage: str, chance: random.Random) -> None:
         process, _ = during(world, stage, chance, MLFLOW_TRACKING_URI=f"http://{HOST}:{port}")
         for each in [*children(server.process.pid), server.process]:
             end(each, signal.SIGKILL)
-        printed, _ = process.communicate()
+        printed, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, printed
 
 
@@ -139,7 +139,7 @@ def tear_scratch(world: World, stage: str, chance: random.Random) -> None:
     """Killed, and the newest file of its scratch loses its end, as after a power cut."""
     process, running = during(world, stage, chance)
     end(process, signal.SIGKILL)
-    process.communicate()
+    process.communicate(timeout=PATIENCE)
     if running:
         running.wait(60)
     files = [path for path in (world.folder / ".scratch" / stage).rglob("*") if path.is_file() and path.stat().st_size]
@@ -154,7 +154,7 @@ def two_at_once(world: World, stage: str, chance: random.Random) -> None:
     world.forget(stage)
     both = [world.start(stage), world.start(stage)]
     for process in both:
-        printed, _ = process.communicate()
+        printed, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, printed
 
 
@@ -165,7 +165,7 @@ def edit_code(world: World, stage: str, chance: random.Random) -> None:
     process, running = during(world, stage, chance)
     if running and running.is_running():
         path.write_bytes(before + b"\n# edited\n")
-    process.communicate()
+    process.communicate(timeout=PATIENCE)
     path.write_bytes(before)
 
 
@@ -175,7 +175,7 @@ def edit_params(world: World, stage: str, chance: random.Random) -> None:
     process, running = during(world, stage, chance)
     if running and running.is_running():
         path.write_bytes(world.params.replace(b"seed: 0", b"seed: 1", 1))
-    process.communicate()
+    process.communicate(timeout=PATIENCE)
     path.write_bytes(world.params)
 
 
@@ -188,7 +188,7 @@ def clock_jumps(world: World, stage: str, chance: random.Random) -> None:
     clock.write_text("0")
     process, _ = during(world, stage, chance, LD_PRELOAD=str(library), TEST_CLOCK=str(clock))
     clock.write_text(chance.choice(["-86400", "315360000"]))
-    printed, _ = process.communicate()
+    printed, _ = process.communicate(timeout=PATIENCE)
     clock.write_text("0")
     assert process.returncode == 0, printed
 
@@ -200,7 +200,7 @@ def full_disk(world: World, stage: str, chance: random.Random) -> None:
     process = world.start(stage)
     world.wait(process, lambda: any_in(world.folder / ".scratch" / stage))
     with filled(fill, world.folder, chance.choice([0, 4096, 65536])):
-        printed, _ = process.communicate()
+        printed, _ = process.communicate(timeout=PATIENCE)
     if process.returncode:
         assert "No space left" in printed or "make room" in printed or "disk is full" in printed, printed
 

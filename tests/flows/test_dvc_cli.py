@@ -1,0 +1,49 @@
+"""What our start of DVC adds to it: a full disk ends it, with a line that says so."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.project import ROOT
+
+# A database that is opened anew, as DVC's are: what finds no room is the index that SQLite keeps while it is open.
+WRITE = """
+import sys
+from pathlib import Path
+from dvc_data.hashfile.cache import Cache
+from flows.dvc_cli import end_on_a_full_disk
+
+folder = Path(sys.argv[1])
+cache = Cache(folder / "links")
+cache["before"] = 1
+cache.close()
+with (folder / "fill").open("wb", buffering=0) as fill:
+    try:
+        while True:
+            fill.write(bytes(4096))
+    except OSError:
+        pass
+end_on_a_full_disk()
+cache["after"] = 2
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("may not mount a file system to fill")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_ends_it(small_disk: Path) -> None:
+    """It would try again for ever."""
+    command = [sys.executable, "-c", WRITE, str(small_disk)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    last = ended.stderr.strip().splitlines()[-1]
+    assert ended.returncode and last.startswith("OSError: [Errno 28] No space left on device") and "links" in last
