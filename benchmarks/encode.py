@@ -28,7 +28,8 @@ def contests(threads: int) -> Iterator[Contest]:
         prepare(Path(folder), MEGABYTES)
         given: dict[str, Any] = {"folder": folder, "megabytes": MEGABYTES}
         ours = apart("ours", "benchmarks.encode:ours", **given)
-        for pairs, peers in ((5, {"gigatoken + NumPy": "gigatoken"}), (3, SLOW)):
+        # a sample takes a second, in which the speed of a shared machine may double: so many pairs
+        for pairs, peers in ((15, {"gigatoken + NumPy": "gigatoken"}), (3, SLOW)):
             arms = [apart(name, f"benchmarks.encode_peers:{kind}", PEERS, **given) for name, kind in peers.items()]
             yield Contest(ours, METRICS, tuple(arms), gate=same, pairs=pairs, packages=PACKAGES)
 
