@@ -93,7 +93,7 @@ def test_a_csv_field_of_10_mb_is_a_document(folder: Path) -> None:
     assert reasons(quarantine) == [("a.csv", 2, "line_too_long")] and len(documents) == 1
 
 
-# 512 is too little where the thread that packs Parquet is kept waiting: what it holds comes on top of what is gathered
+# 512 was seen to be too little beside other work, 600 not; probably what the thread that packs Parquet holds when kept waiting
 MEMORY = 600 * MIB
 LOW_MEMORY = """
 import resource, sys
