@@ -176,7 +176,7 @@ def test_recall_on_planted_leaks_and_false_positives_on_prose(
         "5% of words edited": [edited(q, rng, 0.05) for q in questions],
         "15% of words edited": [edited(q, rng, 0.15) for q in questions],
     }
-    recall = {how: found(rule, tmp_path, leaks).mean() for how, leaks in recall.items()}
+    recall = {how: float(found(rule, tmp_path, leaks).mean()) for how, leaks in recall.items()}
     record_property("recall", recall)
     print(f"ngram {ngram}: {recall}")
     assert recall["verbatim"] == recall["re-wrapped"] == recall["embedded"] == 1.0
