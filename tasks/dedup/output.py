@@ -75,7 +75,7 @@ def write_shard(item: Item, folder: Path) -> Facts:
             columns = [gone["id"], gone["source"], reason.filter(pa.array(~keep))]
             columns += [pc.utf8_slice_codeunits(gone["text"], 0, EXCERPT)]
             dropped.write(pa.record_batch(columns, schema=DROPPED))
-            before, after = (int(row_bytes(b.filter(pa.array(keep)).select(["text"])).sum()) for b in (batch, left))
+            before, after = (int(row_bytes(each.select(["text"]))[keep].sum()) for each in (batch, left))
             documents.write(left.filter(pa.array(keep)))
             counts += Counter(kept=int(keep.sum()), emptied=int(emptied.sum()), bytes=after, bytes_cut=before - after)
             row += batch.num_rows
