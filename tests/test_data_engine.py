@@ -13,6 +13,7 @@ import pytest
 import zstandard
 
 from tests.project import TINY, digest, make_project, run_stage, start_stage
+from tests.small_disk import small_disk
 
 STAGES = ["ingest", "dedup", "filter", "tokenize", "curriculum"]
 PARAMS = {
@@ -101,25 +102,20 @@ def test_twenty_kills_at_random_moments_leave_no_trace(lines: list[bytes], whole
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB, where this process may mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("may not mount a file system")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "24m") as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_full_disk_is_said_and_leaves_nothing_half_made(whole: Path, small_disk: Path, stage: str) -> None:
-    project = make_project(small_disk, PARAMS)
+def test_a_full_disk_is_said_and_leaves_nothing_half_made(whole: Path, disk: Path, stage: str) -> None:
+    project = make_project(disk, PARAMS)
     before = STAGES[: STAGES.index(stage)]
     shutil.copytree(whole / "data" / "raw", project / "data" / "raw", dirs_exist_ok=True)
     for folder in before:
         (project / "data" / folder).symlink_to(whole / "data" / folder)
     fill = project / "fill"
-    fill.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 4096))
+    fill.write_bytes(b"x" * (shutil.disk_usage(disk).free - 4096))
     process = start_stage(project, stage)
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 1 and "make room and run it again" in printed, printed

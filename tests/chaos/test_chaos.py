@@ -6,7 +6,6 @@ Twelve faults, one of each kind but two; TOKENMILL_CHAOS=all (`make chaos`) has 
 import os
 import random
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from flows.servers import HOST, child, get, port_of
 from tests.chaos.faults import Point, clock_jumps, full_disk, points
 from tests.chaos.world import World
+from tests.small_disk import may_mount
 
 SHORT = [
     *(
@@ -31,17 +31,15 @@ SHORT = [
 ]
 EVERY = {point.name: point for point in points()}
 CHOSEN = list(EVERY) if os.environ.get("TOKENMILL_CHAOS") == "all" else SHORT
-DISK = "size=600m"
+DISK = "600m"
 
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, bool]]:
     """A folder, and whether it is a small file system of its own, which may be filled up."""
     folder = tmp_path_factory.mktemp("chaos")
-    mounted = not subprocess.run(["mount", "-t", "tmpfs", "-o", DISK, "tmpfs", folder], capture_output=True).returncode
-    yield folder, mounted
-    if mounted:
-        subprocess.run(["umount", "-l", folder], check=True)
+    with may_mount(folder, DISK) as mounted:
+        yield folder, mounted
 
 
 @pytest.fixture(scope="module")

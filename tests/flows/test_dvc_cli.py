@@ -2,12 +2,10 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.project import ROOT
+from tests.small_disk import small_disk
 
 # A database that is opened anew, as DVC's are: what finds no room is the index that SQLite keeps while it is open.
 WRITE = """
@@ -31,19 +29,10 @@ cache["after"] = 2
 """
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("may not mount a file system to fill")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
-def test_a_full_disk_ends_it(small_disk: Path) -> None:
+def test_a_full_disk_ends_it(tmp_path: Path) -> None:
     """It would try again for ever."""
-    command = [sys.executable, "-c", WRITE, str(small_disk)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        command = [sys.executable, "-c", WRITE, str(disk)]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     last = ended.stderr.strip().splitlines()[-1]
     assert ended.returncode and last.startswith("OSError: [Errno 28] No space left on device") and "links" in last

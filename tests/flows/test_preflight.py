@@ -35,6 +35,7 @@ from tests.flows.preflight_project import (
     make_project,
     params_of,
 )
+from tests.small_disk import small_disk
 
 
 @pytest.fixture
@@ -329,14 +330,8 @@ def test_a_disk_that_is_too_small(project: Path) -> None:
     needs = Needs({"ingest": 4e5}, {"ingest": 1e5})
     assert list(check_disk(project, project / ".dvc/cache", needs, [])) == []
     shutil.rmtree(project / "data")
-    (project / "data").mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(project / "data")]
-    if os.getuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a tmpfs is not permitted here")
-    try:
+    with small_disk(project / "data", "256k"):
         found = list(check_disk(project, project / ".dvc/cache", needs, ["data/ingest"]))
-    finally:
-        subprocess.run(["umount", str(project / "data")], check=True)
     assert named(found, "data: ", "are free on its disk", "make room")
 
 

@@ -4,7 +4,6 @@ import errno
 import multiprocessing
 import random
 import resource
-import subprocess
 import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -31,6 +30,7 @@ from lm.training.parallel.exact import Exact
 from lm.training.snapshot import Snapshot
 from lm.training.state import Run, tensors_of
 from tests.lm.models import toy_model
+from tests.small_disk import small_disk
 
 ADAMW, LAST = AdamW(), Last()
 
@@ -311,22 +311,16 @@ def test_killed_at_any_moment_the_last_saved_but_one_is_there(tmp_path: Path) ->
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path, small_file: Path) -> Iterator[Path]:
+def disk(tmp_path: Path, small_file: Path) -> Iterator[Path]:
     """A file system with room for one and a half of the small file."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    size = small_file.stat().st_size * 3 // 2
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True)
-    if made.returncode:
-        pytest.skip("may not mount a file system here")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
+    with small_disk(tmp_path / "disk", small_file.stat().st_size * 3 // 2) as folder:
+        yield folder
 
 
-def test_a_full_disk_is_reported_and_what_was_saved_stays(small_disk: Path) -> None:
+def test_a_full_disk_is_reported_and_what_was_saved_stays(disk: Path) -> None:
     run = trained(vocab_size=8, width=8, layers=1, ffn_width=8)
-    (first,) = saved(small_disk, run, 1)
-    checkpoints = Checkpoints(small_disk)
+    (first,) = saved(disk, run, 1)
+    checkpoints = Checkpoints(disk)
     checkpoints.save(2, run)
     reason = (
         r"step-0000000{}.safetensors: not written: No space left on device; it needs [\d,]+ bytes and [\d,]+ are free"
@@ -334,11 +328,11 @@ def test_a_full_disk_is_reported_and_what_was_saved_stays(small_disk: Path) -> N
     with pytest.raises(OSError, match=reason.format(2)) as raised:
         checkpoints.save(3, run)
     assert raised.value.errno == errno.ENOSPC
-    assert list(small_disk.iterdir()) == [first]
+    assert list(disk.iterdir()) == [first]
     checkpoints.save(4, run)
     with pytest.raises(OSError, match=reason.format(4)):
         checkpoints.close()
-    assert Checkpoints(small_disk).load(run) == 1
+    assert Checkpoints(disk).load(run) == 1
 
 
 def test_a_limit_on_files_is_reported_too(tmp_path: Path, small_file: Path) -> None:
