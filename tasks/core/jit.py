@@ -15,8 +15,8 @@ TASKS = Path(__file__).resolve().parent.parent
 
 
 def digest() -> str:
-    """Of all files that may decide what compiled functions do: those of every folder that has a compiled*.py."""
-    found = blake2b(digest_size=8)
+    """Of all files that may decide what compiled functions do: this one, and those of every folder that has a compiled*.py."""
+    found = blake2b(Path(__file__).read_bytes(), digest_size=8)
     for folder in sorted({path.parent for path in TASKS.rglob("compiled*.py")}):
         for path in sorted(folder.glob("*.py")):
             found.update(path.read_bytes())
@@ -27,16 +27,21 @@ def digest() -> str:
 numba.config.CACHE_DIR = str(TASKS / "__pycache__" / f"compiled-{digest()}")  # type: ignore[attr-defined]
 
 
-def compiled(given: Any) -> Any:
-    """Decorates a function: as `@compiled`, or as `@compiled(types)` where it is to be compiled when it is decorated."""
+def compiled(given: Any = None, *, makes_arrays: bool = False) -> Any:
+    """Decorates a function: as `@compiled`, or as `@compiled(types)` where it is to be compiled when it is decorated.
+
+    makes_arrays: so must be decorated what makes arrays, or gets any from a function that does: it counts references to arrays,
+    which takes 20 to 30 ns a call; others do without. numba raises an error where a function makes an array undeclared, but one
+    that it gets and does not declare is never freed (tests/core/test_jit.py looks for that).
+    """
     if hasattr(given, "__code__"):
-        return _compiled(given)
-    return lambda function: _compiled(function, given)
+        return _compiled(given, _nrt=makes_arrays)
+    return lambda function: _compiled(function, given, _nrt=makes_arrays)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """For small functions: a call costs as much as they do, most of it for handing over arrays."""
-    return _compiled(function, forceinline=True)
+    """For small functions that make no arrays: a call costs as much as they do, most of it for handing over arrays."""
+    return _compiled(function, forceinline=True, _nrt=False)
 
 
 def _compiled(function: Callable[..., Any], signature: Any = None, **options: Any) -> Any:

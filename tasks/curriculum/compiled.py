@@ -51,7 +51,7 @@ def smallest_from(words: np.ndarray, summary: np.ndarray, value: int) -> int:
     return -1
 
 
-@compiled("int64[::1](int64[::1], int64)")
+@compiled("int64[::1](int64[::1], int64)", makes_arrays=True)
 def grouped(groups: np.ndarray, count: int) -> np.ndarray:
     """N indexes: those of group 0 in their order, then of group 1, ...; a group is less than `count`, and a negative one is
     left out."""
@@ -70,7 +70,7 @@ def grouped(groups: np.ndarray, count: int) -> np.ndarray:
     return found
 
 
-@compiled("int64[::1](int64[::1], int64)")
+@compiled("int64[::1](int64[::1], int64)", makes_arrays=True)
 def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> np.ndarray:
     """The bin of each piece, numbered as they are opened: the longest piece first, into the bin with the least space that
     still holds it. Lengths are from 1 to the capacity.

@@ -1,7 +1,7 @@
 """One shard through all rules: what stays, what is dropped, and what was changed of what stays."""
 
-import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,19 +11,15 @@ import pyarrow.compute as pc
 
 from tasks.core.parts import Facts
 from tasks.core.tables import Writer, ahead, read_batches
+from tasks.filter.changes import CHANGED, rows_of_changed
 from tasks.filter.rule import Batch, Rule
 
 TABLES = ("documents", "dropped", "changed")
 DROPPED = pa.schema(
     [("id", pa.string()), ("source", pa.string()), ("reason", pa.string()), ("text", pa.large_string())]
 )
-CHANGED = pa.schema(
-    [(name, pa.string()) for name in ("id", "source", "counts")]
-    + [(name, pa.large_string()) for name in ("before", "after")]
-)
 COLUMNS = ["id", "source", "text", "meta"]
-# Characters of a text in `dropped` and `changed`; the latter begins so many before the first that differs.
-EXCERPT, BEFORE_CHANGE = 2000, 200
+EXCERPT = 2000  # characters of a text in `dropped`
 
 
 @dataclass(frozen=True)
@@ -70,8 +66,18 @@ def judge(batch: Batch, rules: dict[str, Rule], prepared: Path) -> Verdict:
     return verdict
 
 
+def judged(work: Work) -> Iterator[tuple[pa.RecordBatch, Verdict]]:
+    """The rows of a shard, a batch at a time, each with what the rules say of it."""
+    first = 0
+    for rows in ahead(read_batches(work.path, COLUMNS)):
+        batch = Batch(work.number, first, rows["source"], rows["text"], rows["meta"])
+        yield rows, judge(batch, work.rules, work.prepared)
+        first += rows.num_rows
+
+
 def judge_shard(work: Work, folder: Path) -> Facts:
-    """Write documents, dropped and changed; the facts are the shard's share of the stage's metrics."""
+    """Write documents, dropped and changed; the facts are the shard's share of the stage's metrics. A thread judges the next
+    batch while one is written."""
     nothing = Batch(work.number, 0, *(pa.array([], kind) for kind in (pa.string(), pa.large_string(), pa.string())))
     scores = judge(nothing, work.rules, work.prepared).scores
     kinds = [("id", pa.string()), ("source", pa.string()), ("text", pa.large_string()), ("meta", pa.string())]
@@ -82,18 +88,14 @@ def judge_shard(work: Work, folder: Path) -> Facts:
         Writer(folder / "dropped.parquet", DROPPED) as dropped,
         Writer(folder / "changed.parquet", CHANGED) as changed,
     ):
-        first = 0
-        for rows in ahead(read_batches(work.path, COLUMNS)):
-            batch = Batch(work.number, first, rows["source"], rows["text"], rows["meta"])
-            verdict = judge(batch, work.rules, work.prepared)
+        for rows, verdict in ahead(judged(work)):
             stays = undecided(verdict.reasons)
             columns = [rows["id"], rows["source"], verdict.texts, rows["meta"]]
             columns += [pa.array(verdict.scores[name], pa.float32()) for name in sorted(scores)]
             kept = pa.record_batch(columns, schema=schema).filter(pa.array(stays))
             documents.write(kept)
             dropped.write(rows_of_dropped(rows, verdict.reasons, stays))
-            changed.write(rows_of_changed(rows, verdict, stays))
-            first += rows.num_rows
+            changed.write(rows_of_changed(rows, verdict.texts, verdict.counts, stays))
             sums.update(_facts(verdict, stays, kept["text"]))
     return dict(sums)
 
@@ -105,30 +107,6 @@ def rows_of_dropped(rows: pa.RecordBatch, reasons: np.ndarray, stays: np.ndarray
     return pa.record_batch(
         [gone["id"], gone["source"], pa.array(reasons[~stays], pa.string()), excerpts], schema=DROPPED
     )
-
-
-def rows_of_changed(rows: pa.RecordBatch, verdict: Verdict, stays: np.ndarray) -> pa.RecordBatch:
-    """A row a document that stays with another text: what was done to it, and both texts about the first difference."""
-    differs = stays & np.asarray(pc.not_equal(rows["text"], verdict.texts))
-    found: dict[str, list[str]] = {name: [] for name in CHANGED.names}
-    for row in np.flatnonzero(differs):
-        before, after = rows["text"][row].as_py(), verdict.texts[row].as_py()
-        counts = {name: int(count[row]) for name, count in verdict.counts.items() if count[row]}
-        start = max(0, _first_difference(before, after) - BEFORE_CHANGE)
-        values = (rows["id"][row].as_py(), rows["source"][row].as_py(), json.dumps(counts, sort_keys=True))
-        excerpts = (before[start : start + EXCERPT], after[start : start + EXCERPT])
-        for name, value in zip(CHANGED.names, (*values, *excerpts), strict=True):
-            found[name].append(value)
-    return pa.record_batch([pa.array(found[f.name], f.type) for f in CHANGED], schema=CHANGED)
-
-
-def _first_difference(one: str, other: str) -> int:
-    """The length of what both begin with, by bisection: comparing characters one by one takes seconds for long texts."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
-    return low
 
 
 def _facts(verdict: Verdict, stays: np.ndarray, texts: pa.LargeStringArray) -> dict[str, int]:

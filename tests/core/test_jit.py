@@ -1,10 +1,17 @@
-"""What is kept of compiled code is found again through links, and not when any of its files has changed."""
+"""What is kept of compiled code is found again through links, and not when any of its files has changed; and compiled code
+frees what it allocates."""
 
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+from numba.core.errors import NumbaError
+
+from tasks.core.jit import compiled
+from tests.compiled import arrays_left
 from tests.project import ROOT
 
 ASKED = "import numba, tasks.filter.engine.compiled_grams as grams; print(numba.config.CACHE_DIR, grams.place_of.py_func.__code__.co_filename)"
@@ -24,8 +31,37 @@ def test_links_share_and_changes_do_not(tmp_path: Path) -> None:
     assert asked(tmp_path / "linked") == asked(ROOT)
     shutil.copytree(ROOT / "tasks", tmp_path / "changed" / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
     before = asked(tmp_path / "changed")
-    with (tmp_path / "changed" / "tasks" / "filter" / "engine" / "compiled_words.py").open("a") as file:
-        file.write("# another\n")
-    after = asked(tmp_path / "changed")
-    assert before[1] == after[1] and before[0] != after[0]
     assert Path(before[0]).name == Path(asked(ROOT)[0]).name
+    for changed in ("filter/engine/compiled_words.py", "core/jit.py"):
+        with (tmp_path / "changed" / "tasks" / changed).open("a") as file:
+            file.write("# another\n")
+        after = asked(tmp_path / "changed")
+        assert before[1] == after[1] and before[0] != after[0]
+        before = after
+
+
+@compiled(makes_arrays=True)
+def made(count):
+    return np.zeros(count)
+
+
+def test_arrays_that_are_made_are_declared() -> None:
+    @compiled
+    def undeclared(count):
+        return np.zeros(count)
+
+    with pytest.raises(NumbaError, match="NRT required|Only accept returning of array"):
+        undeclared(3)
+
+
+def test_what_is_never_freed_is_seen() -> None:
+    @compiled
+    def undeclared(count):
+        return made(count)[0]
+
+    @compiled(makes_arrays=True)
+    def declared(count):
+        return made(count)[0]
+
+    assert arrays_left(lambda: undeclared(3), times=5) == 5
+    assert arrays_left(lambda: declared(3), times=5) == 0

@@ -18,6 +18,7 @@ from tasks.dedup.decisions import Decisions, merged_cuts
 from tasks.dedup.documents import Found
 from tasks.dedup.methods import Exact, KeepAll, Minhash
 from tasks.dedup.output import write_output
+from tests.compiled import arrays_left
 from tests.dedup.made import config_of, found_by, recut, rows_of, run_stage, write_rows
 from tests.project import TINY, digest, make_project, start_stage
 from tests.project import run_stage as run_real_stage
@@ -47,6 +48,12 @@ def test_what_holds_for_every_method(method: Any, documents: list[str], edge: in
     again = found_by(method(), recut(rows, min(edge, len(rows))), alive)
     assert (found.first_N == again.first_N).all() and (found.keep_N[alive] == again.keep_N[alive]).all()
     assert (found.cuts_K3 == again.cuts_K3).all()
+
+
+@pytest.mark.parametrize("method", ALL, ids=lambda m: m.__name__)
+def test_compiled_code_frees_what_it_makes(method: Any) -> None:
+    documents = [" ".join(WORDS[n % 7 :]) * (1 + n % 3) for n in range(40)]
+    assert arrays_left(lambda: found_by(method(), [rows_of([*documents, "\u00e9t\u00e9 " * 3000])])) == 0
 
 
 @pytest.mark.parametrize("method", [Exact, Minhash])

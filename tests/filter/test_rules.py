@@ -15,6 +15,7 @@ from tasks.core.log import Log
 from tasks.core.tables import shard, write_table
 from tasks.filter import methods
 from tasks.filter.rule import Batch, Judgement, Setting
+from tests.compiled import arrays_left
 from tests.filter.documents import GOOD, batch_of, texts
 
 RULES = methods_of(methods)
@@ -83,3 +84,8 @@ def test_no_documents_give_the_names_of_scores_and_counts(prepared) -> None:
     nothing, some = rule.judge(batch_of([]), folder), rule.judge(batch_of([GOOD]), folder)
     assert len(nothing.reasons) == 0
     assert nothing.scores.keys() == some.scores.keys() and nothing.counts.keys() == some.counts.keys()
+
+
+def test_compiled_code_frees_what_it_makes(prepared) -> None:
+    rule, folder = prepared
+    assert arrays_left(lambda: rule.judge(batch_of([GOOD, f"{GOOD}.\n{'word ' * 2000}", ""]), folder)) == 0

@@ -16,7 +16,7 @@ def check_of(row):
     return check
 
 
-@compiled
+@compiled(makes_arrays=True)  # for assignments to slices
 def look_up(table, digests, keys_BN, found_N):
     """The keys of the texts that an intact row of the sorted table has, and which texts these are."""
     for text in range(digests.shape[1]):
@@ -34,7 +34,7 @@ def look_up(table, digests, keys_BN, found_N):
             found_N[text] = True
 
 
-@compiled
+@compiled(makes_arrays=True)
 def put(table, places, digests, keys_BN):
     """Rows of documents at their places in the table."""
     for text in range(len(places)):

@@ -131,7 +131,7 @@ def lower_minima(shingles, count, multipliers_P, offsets_P, minima_P):
         minima_P[p] = least
 
 
-@compiled
+@compiled(makes_arrays=True)
 def signatures(data, offsets, folded, by_character, size, multipliers_P, offsets_P):
     """N x P minima of the shingles of texts, 2^32 - 1 where there are none."""
     texts = len(offsets) - 1
@@ -160,7 +160,7 @@ def band_keys(minima_NP, keys_BN):
             keys_BN[band, text] = key
 
 
-@compiled
+@compiled(makes_arrays=True)
 def sort_unique(values, count, scratch):
     """Sort values[:count], numbers that are spread evenly over 64 bits, and drop repetitions; returns how many are left.
 
@@ -193,7 +193,7 @@ def sort_unique(values, count, scratch):
     return left
 
 
-@compiled
+@compiled(makes_arrays=True)
 def shingle_sets(data, offsets, folded, by_character, size, sizes_N):
     """The sorted unique shingles of texts, one set after another; how many each has goes into sizes_N."""
     longest, total = 0, 0

@@ -9,7 +9,7 @@ from tasks.core.jit import compiled
 from tasks.dedup.engine.compiled_shingles import mixed, words
 
 
-@compiled
+@compiled(makes_arrays=True)
 def count_terms(data, offsets, folded, features, terms, counts, ends_N):  # type: ignore[no-untyped-def]
     """The distinct hashed words of each text in the order they come, and how often they do; ends_N: where each text's end."""
     seen = np.zeros(features, dtype=np.int64)
@@ -44,7 +44,7 @@ def weigh(terms, counts, begin, end, idf_F, weights):  # type: ignore[no-untyped
         weights[place] = weights[place] / np.sqrt(total)
 
 
-@compiled
+@compiled(makes_arrays=True)
 def project(terms, counts, ends_N, idf_F, basis_FK, out_NK, sums_FK):  # type: ignore[no-untyped-def]
     """x basis for each text's unit vector x; where sums_FK has rows, x^T x basis is added to it, a text after another."""
     weights = np.empty(len(terms), dtype=np.float32)
@@ -116,7 +116,7 @@ def whiten(rows_KF, images_KF, least):  # type: ignore[no-untyped-def]
             image[place] *= scale
 
 
-@compiled
+@compiled(makes_arrays=True)
 def nearest(points_NK, centroids_KC, labels_N, cosines_N):  # type: ignore[no-untyped-def]
     """The centroid of the largest product, the first of equals, and that product; -1 and 0 for a point of zeros."""
     products = np.empty(centroids_KC.shape[1], dtype=np.float32)
@@ -145,7 +145,7 @@ def add_points(points_NK, labels_N, sums_CK):  # type: ignore[no-untyped-def]
                 sums_CK[labels_N[point], k] += points_NK[point, k]
 
 
-@compiled
+@compiled(makes_arrays=True)
 def first_similar(points_NK, earlier_KM, before_N, threshold, found_N):  # type: ignore[no-untyped-def]
     """For each point, the first of the leading before_N[n] earlier ones whose product with it is above the threshold; what is
     found already, and -1 where nothing is, stays. 64 columns at once: a group of copies is left at its first."""

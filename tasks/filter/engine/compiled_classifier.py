@@ -31,7 +31,7 @@ def buckets_of(data, start, end, V, ids):
     return many
 
 
-@compiled
+@compiled(makes_arrays=True)
 def train(data, places, is_good_N, order, epochs, lr, embedding_VD, room):
     """(weight_D, bias, seen_V) after SGD on the logistic loss of sigmoid(weight . mean of embeddings + bias), example after
     example in this order; embedding_VD is trained in place. The rate falls linearly to 0, as in fastText."""
@@ -66,7 +66,7 @@ def train(data, places, is_good_N, order, epochs, lr, embedding_VD, room):
     return weight, bias, seen_V
 
 
-@compiled
+@compiled(makes_arrays=True)
 def probabilities(data, places, worth_V, bias):
     """score_N in [0, 1]: sigmoid of the mean worth of a text's words and pairs, plus bias; that of the bias without a word."""
     scores, V = np.empty(len(places) - 1, np.float32), np.uint64(len(worth_V) - 1)

@@ -47,7 +47,7 @@ def alive_in(alive, count):
     return found
 
 
-@compiled
+@compiled(makes_arrays=True)
 def top_gram(grams, reach, alive, count, size, paper):
     """Characters of all occurrences of the most frequent n-gram. paper: the longest of equally frequent ones, without the space
     between words, and 0 where none occurs twice; else the first of them, with it.
@@ -76,7 +76,7 @@ def top_gram(grams, reach, alive, count, size, paper):
     return most * (reach[chosen + size] - reach[chosen] + size - 1)
 
 
-@compiled
+@compiled(makes_arrays=True)
 def repeated_grams(grams, reach, alive, count, size, paper):
     """Characters in n-grams that occurred before, of those that are alive, which no other can. paper: of the words in any of
     them, each once; else of those found going from word to word, and from a repeated n-gram to the word after it."""
@@ -95,7 +95,7 @@ def repeated_grams(grams, reach, alive, count, size, paper):
     return total
 
 
-@compiled
+@compiled(makes_arrays=True)
 def add_grams(hashes, lengths, words, paper, found, column):
     """Nine columns, from `column` on: the most frequent 2- to 4-gram, repeated 5- to 10-grams.
 

@@ -7,7 +7,7 @@ import numpy as np
 from tasks.core.jit import compiled
 
 
-@compiled
+@compiled(makes_arrays=True)
 def log_odds(data, places, next_state, row_of_state, feature_of_state, weights_FL, prior_L):
     """scores_NL of each text, divided by the root of its bytes, as py3langid does before its softmax; 0 without a feature.
 

@@ -4,11 +4,11 @@ from enum import IntEnum, auto
 
 import numpy as np
 
-from tasks.core.jit import compiled
+from tasks.core.jit import compiled, inlined
 from tasks.filter.engine.characters import CATEGORY_P, TERMINAL
 from tasks.filter.engine.compiled_characters import character, kind_of, next_chunk
 from tasks.filter.engine.compiled_statistics import PERIOD, length, line_end, strip
-from tasks.filter.engine.compiled_words import LONGEST_CHUNK, room_for, split_chunk
+from tasks.filter.engine.compiled_words import LONGEST_CHUNK, room_for, split
 
 OPEN, CLOSE, CURLY_BRACKET, SPACE_CHARACTER = 91, 93, 123, 32
 
@@ -50,6 +50,15 @@ PHRASES = (
 CITATION_WORDS = ("[edit]", "[citation needed]")
 
 
+@inlined
+def holds(data, start, end, byte):
+    """Whether any of the bytes is that one."""
+    for at in range(start, end):  # any() of a generator is not compiled  # noqa: SIM110
+        if data[at] == byte:
+            return True
+    return False
+
+
 @compiled
 def stands_at(data, at, end, phrase):
     """Whether a phrase in lower case stands there, in whatever case."""
@@ -71,8 +80,11 @@ def citation(data, at, end, words):
     if after < end and data[after] == CLOSE:
         return after + 1 - at
     for word in words:
-        if at + len(word) <= end and (data[at : at + len(word)] == word).all():
-            return len(word)
+        same = 0
+        while same < len(word) and at + same < end and data[at + same] == word[same]:
+            same += 1
+        if same == len(word):
+            return same
     return 0
 
 
@@ -88,7 +100,7 @@ def phrases_in(data, start, end, phrases, initials):
     return found
 
 
-@compiled
+@compiled(makes_arrays=True)
 def initials_of(phrases):
     initials = np.zeros(256, np.bool_)
     for phrase in phrases:
@@ -122,12 +134,12 @@ def sentences_in(kinds, specials, data, start, end, chunk, spans):
         if ended and wide and before > start:  # white space other than one space is a word to spaCy
             count, ended = count + 1, False
         any_of, all_of = common_kinds(data, first, at, kinds)
-        parts = 1
-        spans[0, 0], spans[0, 1] = first, at
-        if any_of & TERMINAL:  # else where it is split changes nothing
-            parts = split_chunk(kinds, specials, data, first, at, chunk, spans, 0, True)
-        for part in range(parts):
-            any_of, all_of = common_kinds(data, spans[part, 0], spans[part, 1], kinds)
+        if not any_of & TERMINAL:  # where it is split changes nothing
+            if ended and not all_of & CATEGORY_P:
+                count, ended = count + 1, False
+            continue
+        for part in range(split(kinds, specials, data, first, at, chunk, spans, 0)):
+            _, all_of = common_kinds(data, spans[part, 0], spans[part, 1], kinds)
             if all_of & TERMINAL and length(data, spans[part, 0], spans[part, 1]) == 1:
                 ended = True
             elif ended and not all_of & CATEGORY_P:
@@ -145,7 +157,7 @@ def words_in(data, start, end, kinds):
         count, longest = count + 1, max(longest, length(data, first, at))
 
 
-@compiled
+@compiled(makes_arrays=True)
 def keep_lines(
     kinds,
     specials,
@@ -187,7 +199,7 @@ def keep_lines(
                     out[place] = data[first]
                     place += 1
                 first += max(width, 1)
-            marked = place > begin and (marks == out[place - 1]).any()
+            marked = place > begin and holds(marks, 0, len(marks), out[place - 1])
             if not marked or (
                 place - begin >= 3
                 and out[place - 1] == PERIOD
@@ -204,7 +216,7 @@ def keep_lines(
                 found[VERDICT] = LOREM_IPSUM
             elif present & 2:
                 found[JAVASCRIPT_LINES] += 1
-            elif (out[begin:place] == CURLY_BRACKET).any():
+            elif holds(out, begin, place, CURLY_BRACKET):
                 found[VERDICT] = CURLY
             elif present:
                 found[POLICY_LINES] += 1
@@ -223,12 +235,3 @@ def keep_lines(
         for place in range(first, last):  # to the front of its place
             out[offsets[row] + place - first] = out[place]
         found[BYTES] = last - first
-
-
-@compiled
-def pack(out, offsets, sizes, packed):
-    """What is left of the texts, one after another."""
-    at = 0
-    for row in range(len(sizes)):
-        packed[at : at + sizes[row]] = out[offsets[row] : offsets[row] + sizes[row]]
-        at += sizes[row]

@@ -41,7 +41,7 @@ def key_of(rolling, length):
     return mixed(rolling ^ (np.uint64(length) * BASE))
 
 
-@compiled
+@compiled(makes_arrays=True)
 def split_words(data, places):
     """(first bytes_W, bytes after the last_W, Q + 1 places of each text's first word)."""
     room = int(places[-1] - places[0]) // 2 + len(places)
@@ -58,7 +58,7 @@ def split_words(data, places):
     return first_W[:count].copy(), stop_W[:count].copy(), words_Q
 
 
-@compiled
+@compiled(makes_arrays=True)
 def piece_keys(data, first_W, stop_W, words_Q, lengths_Q):
     """(keys_P, piece_P, word_P): every n-gram of every piece, n being lengths_Q[piece]; 0 for a piece to leave out."""
     room = len(first_W)
@@ -76,7 +76,7 @@ def piece_keys(data, first_W, stop_W, words_Q, lengths_Q):
     return keys_P[:count].copy(), piece_P[:count].copy(), word_P[:count].copy()
 
 
-@compiled
+@compiled(makes_arrays=True)
 def slots_of(keys_K):
     """Open addressing: place + 1 in keys_K where a key is, from the slot that its low bits name on; at most a quarter full."""
     size = 16
@@ -91,7 +91,7 @@ def slots_of(keys_K):
     return slots
 
 
-@compiled
+@compiled(makes_arrays=True)
 def seen_of(keys_K):
     """Bits that the keys' high bits name, 8 to 16 a key and a power of two: a look at them, which stay in a processor's cache,
     spares nine of ten looks into the slots."""
@@ -128,7 +128,7 @@ def same_words(data, begins, stops, words, pieces, posting, length):
     return True
 
 
-@compiled
+@compiled(makes_arrays=True)
 def find(data, start, end, pieces):
     """(posting, number of the document's word it begins at) of every n-gram of a piece in data[start:end], in that order."""
     found_posting, found_word, count = np.empty(16, np.int64), np.empty(16, np.int64), 0
@@ -170,7 +170,7 @@ def find(data, start, end, pieces):
     return found_posting[:count], found_word[:count]
 
 
-@compiled
+@compiled(makes_arrays=True)
 def best_cover(found_posting, found_word, pieces, window, overlap, least):
     """(piece, fraction) of the piece that a stretch of the document covers most of; (-1, 0.0) when none is enough.
 
@@ -208,7 +208,7 @@ def best_cover(found_posting, found_word, pieces, window, overlap, least):
     return best_piece, best
 
 
-@compiled
+@compiled(makes_arrays=True)
 def covers(data, places, pieces, window, overlap, least):
     """(piece_N, fraction_N) of `best_cover` for each text."""
     piece_N, fraction_N = np.full(len(places) - 1, -1, np.int64), np.zeros(len(places) - 1)

@@ -31,7 +31,7 @@ def is_space(byte):
     return byte == 32 or 9 <= byte <= 13
 
 
-@compiled
+@compiled(makes_arrays=True)
 def prompt_keys(prompts, prompts_R):
     """keys_R of the prompts, as `solved` makes them of the beginning of a line."""
     keys_R = np.empty(len(prompts_R) - 1, np.uint64)
@@ -84,7 +84,7 @@ def row_of_line(data, start, stop, problems):
     return -1
 
 
-@compiled
+@compiled(makes_arrays=True)
 def solved(data, places, problems):
     """row_N: the problem of each text's first line that is a solved one, -1 when there is none."""
     row_N = np.full(len(places) - 1, -1, np.int64)

@@ -7,14 +7,15 @@ from enum import IntEnum, auto
 
 import numpy as np
 
-from tasks.core.jit import compiled
+from tasks.core.jit import compiled, inlined
 from tasks.filter.engine.characters import LETTER, LINE_BREAK, PUNCTUATION, SPACE, TERMINAL
 from tasks.filter.engine.compiled_characters import character, hash_of, hash_of_letters, kind_of, next_chunk
 from tasks.filter.engine.compiled_grams import add_grams, add_key, slots_for
-from tasks.filter.engine.compiled_words import LONGEST_CHUNK, room_for, row_of, split_chunk
+from tasks.filter.engine.compiled_words import LONGEST_CHUNK, room_for, row_of, split
 
 NEWLINE, RETURN, HASH, PERIOD, HYPHEN, ASTERISK = 10, 13, 35, 46, 45, 42
 BULLET, ELLIPSIS = 0x2022, 0x2026
+LONGEST_STOP_WORD = 4  # bytes
 
 
 class Column(IntEnum):
@@ -124,7 +125,7 @@ def run_end(data, at, end, least):
     return end, -1
 
 
-@compiled
+@compiled(makes_arrays=True)
 def add_repeats(data, start, end, least, paper, kinds, found, column):
     """Of the pieces of a text, how many there are, how many occurred before, and the characters of both, into four columns.
 
@@ -192,9 +193,19 @@ def add_symbols(data, start, end, found):
             found[ELLIPSES] += 1
 
 
+@inlined
+def add_counts(characters, letter, counted, found):
+    """Count a word of so many characters; whether any is a letter, and whether it is a counted word."""
+    found[WORDS] += 1
+    found[WORD_CHARACTERS] += characters
+    found[ALPHABETIC_WORDS] += letter
+    found[COUNTED_WORDS] += counted
+    found[COUNTED_CHARACTERS] += characters if counted else 0
+
+
 @compiled
-def add_word(data, start, end, kinds, paper, key, stop_words, found):
-    """Count a word; returns its length, and the bit of the stop word that it is, or 0."""
+def add_word(data, start, end, kinds, paper, found):
+    """Count a word; returns its length."""
     characters, letter, counted, at = 0, False, paper, start
     while at < end:
         if data[at] < 0x80:
@@ -206,28 +217,29 @@ def add_word(data, start, end, kinds, paper, key, stop_words, found):
         counted = counted or not kind & PUNCTUATION
         characters += 1
         at += width
-    found[WORDS] += 1
-    found[WORD_CHARACTERS] += characters
-    found[ALPHABETIC_WORDS] += letter
-    if counted:
-        found[COUNTED_WORDS] += 1
-        found[COUNTED_CHARACTERS] += characters
+    add_counts(characters, letter, counted, found)
+    return characters
+
+
+@inlined
+def stop_word(stop_words, key):
+    """The bit of the stop word that has this hash, or 0."""
     for number in range(len(stop_words)):
         if stop_words[number] == key:
-            return characters, 1 << number
-    return characters, 0
+            return 1 << number
+    return 0
 
 
-@compiled
+@compiled(makes_arrays=True)
 def lower_hash(data, start, end):
-    """The hash of a word of up to four letters in lower case, ASCII alone."""
-    small = np.empty(4, np.uint8)
+    """The hash of a word no longer than stop words are in lower case, ASCII alone."""
+    small = np.empty(LONGEST_STOP_WORD, np.uint8)
     for at in range(start, end):
         small[at - start] = data[at] | 0x20 if 65 <= data[at] <= 90 else data[at]
     return hash_of(small, 0, end - start)
 
 
-@compiled
+@compiled(makes_arrays=True)
 def wider(array, used, size):
     """The array, or a longer copy of what is used of it, with room for `size`."""
     if size <= len(array):
@@ -238,16 +250,16 @@ def wider(array, used, size):
     return longer
 
 
-@compiled
+@compiled(makes_arrays=True)
 def count_all(kinds, specials, data, offsets, paper, repetition, stop_words, found):
     """Fill the rows of `found` for the texts that lie between offsets, as many as there are rows. repetition: also lines,
     paragraphs and n-grams that repeat."""
     chunk, spans = room_for(1024)
     hashes, lengths = np.empty(1024, np.uint64), np.empty(1024, np.int32)
     for row in range(len(found)):
-        begin, stop = offsets[row], offsets[row + 1]
-        add_symbols(data, begin, stop, found[row])
-        add_lines(data, begin, stop, paper, kinds, found[row])
+        begin, stop, counts = offsets[row], offsets[row + 1], found[row]
+        add_symbols(data, begin, stop, counts)
+        add_lines(data, begin, stop, paper, kinds, counts)
         words, seen, at = 0, 0, begin
         while True:
             first, at = next_chunk(data, at, stop, kinds)
@@ -258,29 +270,31 @@ def count_all(kinds, specials, data, offsets, paper, repetition, stop_words, fou
             if not paper and (not key or row_of(specials, key) >= 0):
                 if len(spans) < at - first <= LONGEST_CHUNK:
                     chunk, spans = room_for(2 * (at - first))
-                parts = split_chunk(kinds, specials, data, first, at, chunk, spans, 0, True)
+                parts = split(kinds, specials, data, first, at, chunk, spans, 0)
             if words + parts > len(hashes):
                 hashes, lengths = wider(hashes, words, words + parts), wider(lengths, words, words + parts)
             for part in range(parts):
                 start, end = spans[part, 0], spans[part, 1]
-                hashes[words] = key if key and parts == 1 else hash_of(data, start, end)
-                looked_up = hashes[words]
-                if paper and end - start <= 4:
-                    looked_up = lower_hash(data, start, end)
-                lengths[words], bit = add_word(data, start, end, kinds, paper, looked_up, stop_words, found[row])
-                seen |= bit
+                if key and parts == 1:
+                    hashes[words], lengths[words] = key, end - start
+                    add_counts(end - start, True, True, counts)
+                else:
+                    hashes[words] = hash_of(data, start, end)
+                    lengths[words] = add_word(data, start, end, kinds, paper, counts)
+                if end - start <= LONGEST_STOP_WORD:
+                    seen |= stop_word(stop_words, lower_hash(data, start, end) if paper else hashes[words])
                 words += 1
         while seen:
-            found[row, STOP_WORDS] += seen & 1
+            counts[STOP_WORDS] += seen & 1
             seen >>= 1
         if repetition:
-            add_repeats(data, begin, stop, 0 if paper else 1, paper, kinds, found[row], PIECES)
+            add_repeats(data, begin, stop, 0 if paper else 1, paper, kinds, counts, PIECES)
             first, last = strip(data, begin, stop, kinds)
-            add_repeats(data, first, last, 2, paper, kinds, found[row], PARAGRAPHS)
-            add_grams(hashes, lengths, words, paper, found[row], TOP_2)
+            add_repeats(data, first, last, 2, paper, kinds, counts, PARAGRAPHS)
+            add_grams(hashes, lengths, words, paper, counts, TOP_2)
 
 
-@compiled
+@compiled(makes_arrays=True)
 def count_fineweb(kinds, data, offsets, short, found):
     """Lines between newlines that are not blank; of them, those that end with terminal punctuation, and those of at most
     `short` characters; characters of lines that occurred before: four columns a text."""

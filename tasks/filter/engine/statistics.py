@@ -63,10 +63,17 @@ def over(
     data, offsets = bytes_of(texts)
     marks = np.linspace(offsets[0], offsets[-1], threads() + 1)[1:-1]
     cuts = [0, *np.searchsorted(offsets, marks).tolist(), len(texts)]
-    spans = [(first, last) for first, last in zip(cuts, cuts[1:], strict=False) if first < last]
+    spans = [
+        (data, offsets[first : last + 1], table[first:last])
+        for first, last in zip(cuts, cuts[1:], strict=False)
+        if first < last
+    ]
     if len(spans) < 2:
-        for first, last in spans:
-            work(data, offsets[first : last + 1], table[first:last])
+        for span in spans:
+            work(*span)
         return
-    with ThreadPoolExecutor(len(spans)) as pool:
-        list(pool.map(lambda span: work(data, offsets[span[0] : span[1] + 1], table[span[0] : span[1]]), spans))
+    with ThreadPoolExecutor(len(spans) - 1) as pool:
+        others = [pool.submit(work, *span) for span in spans[1:]]
+        work(*spans[0])
+        for other in others:
+            other.result()

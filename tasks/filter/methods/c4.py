@@ -20,6 +20,7 @@ from pydantic import Field, field_validator
 
 from lm.config import Config
 from tasks.filter.engine.reasons import first_reasons
+from tasks.filter.engine.spans import gathered
 from tasks.filter.engine.statistics import bytes_of, over
 from tasks.filter.engine.words import tables
 from tasks.filter.rule import Batch, Judgement, Setting
@@ -27,7 +28,7 @@ from tasks.filter.rule import Batch, Judgement, Setting
 
 def kept_lines(texts: pa.LargeStringArray, rules: "C4") -> tuple[pa.LargeStringArray, np.ndarray]:
     """N texts of the lines that stay, and N rows of compiled_lines.Count."""
-    from tasks.filter.engine.compiled_lines import BYTES, CITATION_WORDS, COUNTS, PHRASES, keep_lines, pack
+    from tasks.filter.engine.compiled_lines import BYTES, CITATION_WORDS, COUNTS, PHRASES, keep_lines
 
     phrases, citations = (
         tuple(np.frombuffer(phrase.encode(), np.uint8) for phrase in group) for group in (PHRASES, CITATION_WORDS)
@@ -41,11 +42,7 @@ def kept_lines(texts: pa.LargeStringArray, rules: "C4") -> tuple[pa.LargeStringA
         keep_lines(*tables(), data, offsets, marks, *limits, phrases, citations, rules.remove_citations, out, rows)
 
     over(texts, counts, keep)
-    packed, places = np.empty(counts[:, BYTES].sum(), np.uint8), np.zeros(len(texts) + 1, np.int64)
-    np.cumsum(counts[:, BYTES], out=places[1:])
-    pack(out, offsets, counts[:, BYTES], packed)
-    buffers = [None, pa.py_buffer(places), pa.py_buffer(packed)]
-    return pa.Array.from_buffers(pa.large_string(), len(texts), buffers), counts
+    return gathered(out, offsets[:-1], counts[:, BYTES]), counts
 
 
 def with_bad_words(texts: pa.LargeStringArray, words: list[str]) -> np.ndarray:
