@@ -1,5 +1,6 @@
 """Two dvc.lock files, by content: `python -m flows.compare A B` exits 1 and names the stages when they differ."""
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,14 @@ def differences(expected: dict[str, Any] | None, found: dict[str, Any] | None) -
 
 def main() -> int:
     """Exit code 0 when the locks have the same content."""
-    left, right = (read_lock(Path(name)) for name in sys.argv[1:3])
+    parser = argparse.ArgumentParser(prog="python -m flows.compare", description=__doc__)
+    for side in ("a", "b"):
+        parser.add_argument(side, type=Path, help="a dvc.lock file")
+    asked = parser.parse_args()
+    try:
+        left, right = read_lock(asked.a), read_lock(asked.b)
+    except ValueError as error:
+        parser.error(str(error))
     same = True
     for stage in dict.fromkeys([*left, *right]):
         found = differences(left.get(stage), right.get(stage))
