@@ -136,7 +136,8 @@ def tear_output(world: World, stage: str, chance: random.Random) -> None:
 
 
 def tear_scratch(world: World, stage: str, chance: random.Random) -> None:
-    """Killed, and the newest file of its scratch loses its end, as after a power cut."""
+    """Killed, and the newest file of its scratch loses its end. Where that was its only checkpoint, the next run says that none is
+    whole, and which folder to delete for a new start, rather than lose the steps in silence."""
     process, running = during(world, stage, chance)
     end(process, signal.SIGKILL)
     process.communicate(timeout=PATIENCE)
@@ -144,9 +145,16 @@ def tear_scratch(world: World, stage: str, chance: random.Random) -> None:
         running.wait(60)
     files = [path for path in (world.folder / ".scratch" / stage).rglob("*") if path.is_file() and path.stat().st_size]
     files = [path for path in files if "checkpoints" in path.parts]
-    if files:
-        newest = max(files, key=lambda path: path.stat().st_mtime_ns)
+    newest = max(files, key=lambda path: path.stat().st_mtime_ns, default=None)
+    if newest:
         newest.write_bytes(newest.read_bytes()[: chance.randrange(newest.stat().st_size)])
+    if newest and [path for path in files if path.suffix == ".safetensors"] == [newest]:
+        refused = world.run()
+        folder = newest.parent.relative_to(world.folder)
+        assert refused.returncode and f"delete the folder {folder} to start the stage anew" in refused.stdout, (
+            refused.stdout
+        )
+        shutil.rmtree(newest.parent)
 
 
 def two_at_once(world: World, stage: str, chance: random.Random) -> None:
