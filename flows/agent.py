@@ -19,6 +19,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, State
 
 from flows.environment import ROOT
+from flows.in_use import await_free
 from flows.lockfile import write
 from flows.order import Answer, Order
 from flows.stages import Ended, lock_entry, run_stage, stop_all
@@ -91,6 +92,7 @@ def carry_out(clone: Path, owner: str, order: Order, say: Callable[[str], None])
         bring(clone, os.environ.get("TOKENMILL_GIT_REMOTE", "origin"), order.revision)
         with worktree(clone, owner, order.revision) as tree:
             prepare(tree, order)
+            await_free(tree, say)
             ended = run_stage(tree, order.address, order.force, say, {**surroundings(clone, tree), **order.environment})
             return hand_in(tree, order, ended)
     except (ValueError, OSError) as error:

@@ -18,6 +18,7 @@ from flows.bars import Bars
 from flows.environment import ROOT, environment
 from flows.finish import finish
 from flows.heal import heal_lock
+from flows.in_use import await_free
 from flows.one_run import one_run
 from flows.params import CURRENT, check, check_targets, compose, write
 from flows.plan import Planned, make_plan, may_run
@@ -115,6 +116,7 @@ def bring_up_to_date(
     write(root, params)
     if healed := heal_lock(root):
         get_run_logger().warning(healed)
+    await_free(root, get_run_logger().info)
     plan = make_plan(root, targets)
     show_plan(plan, before, params)
     todo = plan if force else may_run(plan)

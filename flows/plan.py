@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import networkx as nx
+from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import PipelineStage, Stage
 
+from flows.in_use import release_ended
 from flows.seen import Signatures, recall, remember
 from flows.stale import Change, changes_of
+from tasks.core.config import ConfigError
 
 NAMED = 6  # differences that a plan names of each stage; `make why` has all
 
@@ -45,7 +48,8 @@ def wanted(order: list[str], after: dict[str, list[str]], targets: list[str]) ->
 
 
 def make_plan(root: Path, targets: list[str]) -> list[Planned]:
-    """The stages that the targets need, each after those it waits for."""
+    """The stages that the targets need, each after those it waits for. Raises ConfigError where DVC is at work on one."""
+    release_ended(root)
     with Repo(str(root)) as repo:
         graph = repo.index.graph
         stages = {stage.addressing: stage for stage in nx.dfs_postorder_nodes(graph)}
@@ -72,7 +76,11 @@ def status_of(repo: Repo, root: Path, stages: dict[str, Stage], locked: dict[str
     signatures, known = Signatures(), recall(root)
     found = {address: signatures.of(stage, locked.get(address)) for address, stage in stages.items()}
     asked = [address for address, (signature, _) in found.items() if known.get(address) != signature]
-    status = repo.status(targets=asked) if asked else {}
+    try:
+        status = repo.status(targets=asked) if asked else {}
+    except LockError as error:
+        who = str(error).partition("\n\n")[0]  # after it DVC says how to delete its table
+        raise ConfigError(f"a run is going on in {root}, ask again when it has ended: {who}") from None
     remember(root, {address: found[address] for address in asked if address not in status})
     return status
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flows.environment import environment
 from flows.heal import heal_lock
+from flows.in_use import await_free
 from flows.one_run import one_run
 from flows.params import CURRENT, check, check_targets, compose, write
 from flows.plan import make_plan, may_run
@@ -65,6 +66,7 @@ def run(root: Path, asked: argparse.Namespace) -> int:
             write(root, params)
         if healed := heal_lock(root):
             print(healed, file=sys.stderr)
+        await_free(root, lambda line: print(line, flush=True))
         plan = make_plan(root, asked.targets)
         todo = plan if asked.force else may_run(plan)
         if not todo:

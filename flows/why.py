@@ -76,13 +76,17 @@ def _made(key: str) -> str:
 
 
 def main() -> int:
-    """Exit code: 0 explained, 2 no such stage."""
+    """Exit code: 0 explained, 1 a run is going on, 2 no such stage."""
     try:
         check_targets(Path.cwd(), sys.argv[1:2])
     except ConfigError as error:
         print(str(error).replace("TARGETS", "STAGE", 1), file=sys.stderr)
         return 2
-    print("\n".join(explain(Path.cwd(), sys.argv[1])))
+    try:
+        print("\n".join(explain(Path.cwd(), sys.argv[1])))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 
