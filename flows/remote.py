@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from uuid import UUID
@@ -78,7 +79,8 @@ def send(client: SyncPrefectClient, agents: Agents, order: Order, is_unwanted: C
         try:
             outcome = sent.outcome(is_unwanted)
         except BaseException:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            with suppress(SystemExit):  # SIGTERM may follow at once on a pipe that broke when the parent was killed
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             sent.cancel()
             raise
         answer = outcome.answer
@@ -130,7 +132,8 @@ def deadline() -> float:
 
 
 def stop(_signal: int, _frame: FrameType | None) -> None:
-    """End as a stage that was asked to; what was sent is cancelled on the way out."""
+    """End as a stage that was asked to; what was sent is cancelled on the way out, which no second signal cuts short."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(128 + signal.SIGTERM)
 
 

@@ -4,12 +4,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 import httpx
-from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     LogFilter,
     LogFilterFlowRunId,
@@ -18,6 +19,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, WorkerStatus
 from prefect.client.schemas.sorting import LogSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelling, Crashed
 
 from flows.agent import LOGGER
@@ -132,21 +134,27 @@ class Sent:
         return None
 
     def cancel(self) -> None:
-        """Have the agent end the stage, and wait a bounded time until it has. A server that is busy is asked again."""
-        deadline, told, error = time.monotonic() + CANCEL_SECONDS, False, "the server refuses"
-        while time.monotonic() < deadline:
+        """Have the agent end the stage, and wait a bounded time until it has.
+
+        A server that does not take it is asked again: whoever wanted the stage may be gone, and nobody else would end it. Each
+        time by a client of its own, as a signal may have cut a request of the last one short, which tries once: Prefect's by
+        itself waits longer between two tries than there is time.
+        """
+        begun, told = time.monotonic(), 0.0
+        while time.monotonic() - begun < (told + CANCEL_SECONDS if told else SERVER_SECONDS):
             try:
-                state = self._client.read_flow_run(self._run).state
-                if state and state.is_final():
-                    return
-                told = bool(state and state.is_cancelling())
-                if not told:
-                    self._client.set_flow_run_state(self._run, Cancelling())
-            except (httpx.TransportError, PrefectHTTPStatusError) as failed:
-                error = str(failed)
+                with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+                    state = client.read_flow_run(self._run).state
+                    if state and state.is_final():
+                        return
+                    if state and state.is_cancelling():
+                        told = told or time.monotonic() - begun
+                    else:
+                        client.set_flow_run_state(self._run, Cancelling())
+            except Exception as error:  # whatever it is, the stage still runs
+                with suppress(OSError):  # nobody may be there to read it
+                    say(f"the agent could not be told to stop yet: {error}")
             time.sleep(POLL_SECONDS / 4)
-        if not told:
-            say(f"the agent could not be told to stop: {error}")
 
     def _answer(self) -> Answer | None:
         # by the plain request: the client's own read_artifacts sends nulls that its server refuses (Prefect 3.8)
