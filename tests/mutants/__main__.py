@@ -57,7 +57,9 @@ def main() -> int:
     part, parts = map(int, asked.share.split("/"))
     mutants = [m for m in read_mutants() if asked.room in (None, m.room)][(part - 1) % parts :: parts]
     if not mutants:
-        parser.error(f"no bug is planted in room {asked.room} (there are: {', '.join(sorted({m.room for m in read_mutants()}))})")
+        parser.error(
+            f"no bug is planted in room {asked.room} (there are: {', '.join(sorted({m.room for m in read_mutants()}))})"
+        )
     problems = [problem for mutant in mutants if (problem := mutant.problem(Path.cwd()))]
     if problems:
         print(*problems, sep="\n", file=sys.stderr)

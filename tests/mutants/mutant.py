@@ -10,7 +10,20 @@ from pathlib import Path
 from tasks.core.yaml import read_yaml
 
 PLANTED = Path(__file__).parent / "planted"
-KINDS = ("split", "mask", "denominator", "sign", "off by one", "unit", "order", "seed", "value", "count", "state", "guard")
+KINDS = (
+    "split",
+    "mask",
+    "denominator",
+    "sign",
+    "off by one",
+    "unit",
+    "order",
+    "seed",
+    "value",
+    "count",
+    "state",
+    "guard",
+)
 
 
 @dataclass(frozen=True)

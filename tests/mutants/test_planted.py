@@ -34,4 +34,6 @@ def test_a_bug_that_no_longer_fits_is_said() -> None:
     first = MUTANTS[0]
     gone = Mutant(first.name, first.room, first.kind, first.file, "is nowhere in it", "x", first.tests)
     assert "stands 0 times" in (gone.problem(ROOT) or "")
-    assert "no kind" in (Mutant(first.name, first.room, "odd", first.file, first.find, "x", first.tests).problem(ROOT) or "")
+    assert "no kind" in (
+        Mutant(first.name, first.room, "odd", first.file, first.find, "x", first.tests).problem(ROOT) or ""
+    )
