@@ -1,8 +1,6 @@
 """The house stays as drawn: imports go one way, one module a service, a method is one file, and dvc.yaml names all code."""
 
-import ast
 import importlib
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,57 +9,12 @@ import yaml
 from lm.config import methods_of
 from tasks.core.config import load, read_params
 from tasks.core.graph import Entry, read_graph
+from tests.imports import ROOMS, closure, imports_of, is_room
 from tests.project import ROOT
 
 ORDER = ["kernels", "lm", "tasks", "flows"]  # each may import itself and what stands before it
 GRAPH = read_graph(ROOT)
 SOURCES = sorted(path for folder in ORDER for path in (ROOT / folder).rglob("*.py"))
-ROOMS = sorted(path.parent for path in (ROOT / "tasks").glob("*/*/__init__.py") if path.read_text()) + [
-    ROOT / "lm" / room for room in ("averages", "optimizers", "problems", "schedules")
-]
-
-
-@cache
-def imports_of(path: Path) -> list[str]:
-    """The modules a file imports, in full."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return found
-
-
-def file_of(module: str, root: Path = ROOT) -> Path | None:
-    """The file of a module of ours."""
-    path = root / module.replace(".", "/")
-    if path.with_suffix(".py").is_file():
-        return path.with_suffix(".py")
-    return path / "__init__.py" if (path / "__init__.py").is_file() else None
-
-
-def is_room(path: Path) -> bool:
-    """Whether it is the __init__ of a room of methods: nothing but imports of them."""
-    return path.name == "__init__.py" and path.parent in ROOMS
-
-
-def closure(start: Path, root: Path = ROOT) -> set[Path]:
-    """Every file of ours that a file imports, packages on the way included; a room's methods count only where a file
-    imports them past the room's __init__, since that one imports them all."""
-    found, waiting = set(), [start]
-    while waiting:
-        path = waiting.pop()
-        if path in found:
-            continue
-        found.add(path)
-        if is_room(path):
-            continue
-        for module in imports_of(path):
-            parts = module.split(".")
-            waiting += filter(None, (file_of(".".join(parts[:n]), root) for n in range(1, len(parts) + 1)))
-    return found
 
 
 def undeclared(entry: Entry, files: set[Path], root: Path = ROOT) -> list[str]:

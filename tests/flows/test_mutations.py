@@ -23,8 +23,9 @@ from tasks.core.config import read_params
 from tasks.core.graph import Entry, read_graph, value_at
 from tasks.core.yaml import dump_yaml
 from tests.core.test_libraries import other_version
+from tests.imports import closure, is_room
 from tests.project import ROOT, TINY
-from tests.test_architecture import chosen_methods, closure, is_room
+from tests.test_architecture import chosen_methods
 
 # The work is as little as can be: what takes the time is twelve processes that import torch.
 LITTLE: dict[str, dict[str, Any]] = {
