@@ -23,7 +23,7 @@ export GOMP_SPINCOUNT ?= 1000
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.scratch/dvc
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline preflight variant test chaos smoke why audit repro reproduce bisect ui agent lint plan bench bench-table peers browse chat export trace clean
+.PHONY: help setup pipeline preflight variant test chaos mutants smoke why audit repro reproduce bisect ui agent lint plan bench bench-table peers browse chat export trace clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ test: $(READY)  ## every test, by two processes: JOBS=8
 
 chaos: $(READY)  ## break everything at some instant, sixty ways, and see that the next run is right
 	@TOKENMILL_CHAOS=all python -m pytest -q -n $(JOBS) tests/chaos
+
+mutants: $(READY)  ## plant bugs, a hundred and more, and see that each room's own tests catch them: ROOM=evaluate SHARE=3/10
+	@python -m tests.mutants $(if $(ROOM),--room $(ROOM)) $(if $(SHARE),--share $(SHARE)) --jobs $(JOBS)
 
 smoke: $(READY)  ## the whole pipeline, small, in a copy of its own
 	@python -m flows.smoke
