@@ -69,9 +69,9 @@ why: $(READY)  ## why a stage is up to date or not, and which run made it: STAGE
 audit: $(READY)  ## run a stage and fail if it touches a file, a parameter or a variable outside its key: STAGE=filter
 	@python -m tasks.core.audit $(STAGE)
 
-repro: $(READY)  ## the same by plain `dvc repro`: no server
+repro: $(READY)  ## the same by `dvc repro` alone: no server
 	@python -m flows.heal
-	@python -m flows.params && dvc repro $(TARGETS) $(if $(FORCE),--force)
+	@python -m flows.params && python -P flows/dvc_cli.py repro $(TARGETS) $(if $(FORCE),--force)
 	@python -m flows.finish
 
 reproduce: $(READY)  ## run a committed lock again and say what is the same, and why the rest is not: REV=HEAD, or an MLflow run

@@ -10,6 +10,7 @@ from flows.lockfile import Entry, entries_of, md5s, part_of
 from flows.reproduce import git
 from tasks.core.graph import read_graph
 from tasks.core.key import path_md5, read_ignored
+from tasks.core.recorded import is_true
 from tasks.core.yaml import parse_yaml
 
 # What decides a stage beside its own dependencies and params.
@@ -59,6 +60,8 @@ class Answer(BaseModel):
         other = [path for path, md5 in md5s(entry, "deps").items() if expected.get(path, md5) != md5]
         if other:
             raise ValueError(f"{order.address}: the agent made it of another {', '.join(other)}")
+        if not is_true(entry):
+            raise ValueError(f"{order.address}: the agent's DVC recorded it as made of other than the stage read")
         return entry
 
 

@@ -1,14 +1,18 @@
 """The house stays as drawn: imports go one way, one module a service, a method is one file, and dvc.yaml names all code."""
 
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
-from lm.config import methods_of
+from lm.config import Config, methods_of
 from tasks.core.config import load, read_params
 from tasks.core.graph import Entry, read_graph
+from tasks.core.recorded import UNSEEN, path_of
 from tests.imports import ROOMS, closure, imports_of, is_room
 from tests.project import ROOT
 
@@ -61,7 +65,51 @@ def test_a_missing_dependency_is_found() -> None:
 def test_code_dependencies_exist_and_outputs_follow_the_convention(address: str) -> None:
     entry = GRAPH[address]
     assert [dep for dep in entry.deps if not dep.startswith("data/") and not (ROOT / dep).exists()] == []
-    assert entry.outs == [f"data/{address.replace('@', '/')}"]
+    assert entry.outs == [f"data/{address.replace('@', '/')}", path_of(address)]
+
+
+def keys_of(schema: dict[str, Any], definitions: dict[str, Any], name: str, inside: frozenset[str]) -> Iterator[str]:
+    """The dotted name of every key that a JSON schema has, those of each method included."""
+    if "$ref" in schema:
+        if schema["$ref"] not in inside:
+            target = definitions[schema["$ref"].removeprefix("#/$defs/")]
+            yield from keys_of(target, definitions, name, inside | {schema["$ref"]})
+        return
+    for part in [part for kind in ("anyOf", "oneOf", "allOf", "prefixItems") for part in schema.get(kind, [])]:
+        yield from keys_of(part, definitions, name, inside)
+    if isinstance(schema.get("items"), dict):
+        yield from keys_of(schema["items"], definitions, name, inside)
+    for key, part in schema.get("properties", {}).items():
+        yield f"{name}.{key}"
+        yield from keys_of(part, definitions, f"{name}.{key}", inside)
+
+
+def config_of(stage: str) -> type[Config]:
+    return getattr(importlib.import_module(f"tasks.{stage}.stage"), f"{stage.capitalize()}Config")
+
+
+@pytest.mark.parametrize("stage", dict.fromkeys(entry.name for entry in GRAPH.values()))
+def test_no_parameter_is_called_what_dvc_does_not_see(stage: str) -> None:
+    """Neither a section's own keys nor those of any method that may be chosen in it; `load` refuses them where any key may
+    stand."""
+    schema = TypeAdapter(config_of(stage)).json_schema()
+    names = set(keys_of(schema, schema.get("$defs", {}), stage, frozenset()))
+    assert len(names) > 2 and [name for name in names if name.rpartition(".")[2] in UNSEEN] == []
+
+
+def test_no_section_or_library_is_called_what_dvc_does_not_see() -> None:
+    declared = {part for entry in GRAPH.values() for name in entry.params for part in name.split(".")}
+    assert declared.isdisjoint(UNSEEN) and {"dedup", "libraries"} <= declared
+
+
+@pytest.mark.parametrize("stage", dict.fromkeys(entry.name for entry in GRAPH.values()))
+def test_no_parameter_may_be_of_two_types_that_dvc_takes_for_one(stage: str) -> None:
+    """1, 1.0 and true are equal to DVC, so no key may mean something else by each of them."""
+    schema = TypeAdapter(config_of(stage)).json_schema()
+    for body in [schema, *schema.get("$defs", {}).values()]:
+        for name, part in body.get("properties", {}).items():
+            kinds = {kind.get("type") for kind in part.get("anyOf", [part])} & {"integer", "number", "boolean"}
+            assert len(kinds) < 2, name
 
 
 def test_no_file_of_a_stage_is_the_method_it_did_not_choose() -> None:

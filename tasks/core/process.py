@@ -8,9 +8,12 @@ import resource
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from lm.config import ConfigError
 from tasks.core.graph import Entry
@@ -25,6 +28,8 @@ MMAP_THRESHOLD, ARENA_MAX = -3, -8  # of mallopt
 # Bytes that an interpreter, its libraries and the stacks of their threads take before a stage holds its first row.
 LIBRARIES = 256 << 20
 LEAST_BUDGET = 64 << 20
+TICK_NS = 10_000_000  # what the kernel's clocks of processes and of files may be late by
+LOADED = "TOKENMILL_LOADED"
 
 
 class Stopped(Exception):
@@ -115,6 +120,26 @@ def no_collection() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def began() -> int:
+    """When this process began, in ns of time.time_ns; not later, and at most 20 ms earlier."""
+    if sys.platform != "linux":
+        return int(psutil.Process().create_time() * 1e9) - TICK_NS
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    age = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ticks * 10**9 // os.sysconf("SC_CLK_TCK")
+    return time.time_ns() - age - TICK_NS
+
+
+def load_again() -> None:
+    """Begin this process anew, by its command. It does not return."""
+    os.environ[LOADED] = str(time.time_ns() - TICK_NS)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def loaded_from() -> int:
+    """Since when this process reads its code, in ns: since load_again where that was called, else since it began."""
+    return int(os.environ.pop(LOADED, 0)) or began()
 
 
 def die_with_parent() -> None:

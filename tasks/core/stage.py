@@ -20,9 +20,10 @@ from lm.config import Config
 from tasks.core.audit import Sections, audited
 from tasks.core.config import ConfigError, load, read_params
 from tasks.core.facts import made_by
-from tasks.core.folders import inside, make_view, replace, write_json
+from tasks.core.folders import inside, make_view, replace, write_json, write_text
 from tasks.core.graph import Entry, read_graph
-from tasks.core.key import Inputs
+from tasks.core.guardian import watch_over
+from tasks.core.key import Changed, Inputs
 from tasks.core.libraries import check_versions
 from tasks.core.lines import Lines
 from tasks.core.log import Log, Stopped
@@ -31,6 +32,8 @@ from tasks.core.process import (
     device_locks,
     die_with_parent,
     keep_to_limits,
+    load_again,
+    loaded_from,
     lock,
     peak_memory,
     slot,
@@ -38,6 +41,7 @@ from tasks.core.process import (
 )
 from tasks.core.progress import Progress
 from tasks.core.ranks import FollowersLog, Ranks, Trained
+from tasks.core.recorded import path_of, text_of
 from tasks.core.traces import join_audit
 from tasks.core.tracking import Tracker
 
@@ -122,8 +126,15 @@ def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]]) ->
             return
         die_with_parent()
         inputs = Inputs(entry, params)  # before the wait for a lock: the code that runs is the code of now
+        if inputs.code_changed_since(loaded_from()):
+            load_again()  # what was imported may be of before or after the change
         with lock(address), slot(), device_locks(entry, ranks.gpus):
             _work(inputs, config, run, ranks, sections)
+        inputs.check_unchanged()  # once more: the store of runs may have taken its time
+        watch_over(entry)
+    except Changed as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
     except (ConfigError, FloatingPointError) as error:  # neither goes away by trying again
         # the others met the same; torchrun ends all when one has ended, so there the first may never come to say it
         if int(os.environ.get("RANK", "0")) == 0 or "TORCHELASTIC_RUN_ID" in os.environ:
@@ -167,10 +178,10 @@ def _work(
     folder = SCRATCH / entry.address / inputs.key
     use_threads()
     keep_to_limits()
+    memo = SCRATCH / "memo" / entry.address / inputs.memo_key
     tracker = Tracker(entry, inputs.key, inputs.md5s, inputs.params)
     try:
         view = make_view(entry, folder)
-        memo = SCRATCH / "memo" / entry.address / inputs.memo_key
         log = StageLog(entry.address, folder, tracker, memo)
         _stop_when_asked(log)
         with audited(entry, sections), ranks.lead(folder, view):
@@ -186,7 +197,14 @@ def _work(
         write_json(Path("data/timings") / f"{entry.address}.json", facts)
         record = made_by(entry, inputs.key, inputs.md5s, inputs.params)
         write_json(Path("data/timings") / f"{entry.address}.record.json", asdict(record))
+        if path_of(entry.address) in entry.outs:
+            write_text(Path(path_of(entry.address)), text_of(inputs.decides))
     except BaseException as error:
+        if (
+            isinstance(error, Changed) and not error.spared
+        ):  # else a run with what stood there before would go on from it
+            shutil.rmtree(folder)
+            shutil.rmtree(memo, ignore_errors=True)
         tracker.close("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED", {}, {})
         raise
     tracker.close("FINISHED", metrics, facts, record.tags())

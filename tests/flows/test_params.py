@@ -37,7 +37,7 @@ def test_what_the_default_sets_for_code_does_not_judge_the_web(root: Path, prese
     params = compose(root, preset, [])
     for slot, method in (("quality", GopherQuality()), ("repetition", GopherRepetition())):
         assert method.model_validate(params["filter"][slot]) == method
-    assert params["dedup"]["near"] == {**params["dedup"]["near"], "size": Minhash().size}
+    assert params["dedup"]["near"] == {**params["dedup"]["near"], "shingle_words": Minhash().shingle_words}
 
 
 def test_a_named_mapping_replaces_a_method_and_others_merge() -> None:
