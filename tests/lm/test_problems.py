@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from lm import problems
 from lm.config import methods_of
-from lm.problems.arithmetic import Arithmetic, pairs_of, solve, working
+from lm.problems.arithmetic import SHARES, Arithmetic, pairs_of, solve, working
 from lm.problems.gsm8k import Gsm8k
 
 SPLITS = ("sft", "rl", "test")
@@ -43,19 +44,29 @@ def test_demonstrations_score_one_and_other_answers_zero(method, folder: Path) -
         assert chosen.score(example, "").value == 0
 
 
-def test_no_split_sees_a_pair_of_another_turned_round() -> None:
-    seen: dict[tuple, str] = {}
-    for split in ("worksheets", *SPLITS):
-        for left, operator, right in pairs_of(split, 2):
-            key = (operator, *(sorted((left, right)) if operator == "+" else (left, right)))
-            assert seen.setdefault(key, split) == split
-    assert len(seen) == 2 * (100 * 101 // 2)  # every sum and every difference, once
+def turned_round(left: int, operator: str, right: int) -> set[tuple[int, str, int]]:
+    """The other problems that say the same of three numbers: 7-2 is 5, so 7-5 is 2, and 2+5 and 5+2 are 7."""
+    if operator == "+":
+        return {(right, "+", left), (left + right, "-", left), (left + right, "-", right)}
+    other = left - right
+    return {(left, "-", other), (right, "+", other), (other, "+", right)}
+
+
+@pytest.mark.parametrize("digits", [1, 2])
+def test_no_split_sees_a_problem_of_another_turned_round(digits: int) -> None:
+    every = {problem: split for split in SHARES for problem in pairs_of(split, digits)}
+    count = 10**digits
+    assert len(every) == sum(len(pairs_of(split, digits)) for split in SHARES) == count**2 + count * (count + 1) // 2
+    for problem, split in every.items():
+        assert {every.get(turned, split) for turned in turned_round(*problem)} == {split}
+    assert min(Counter(every.values()).values()) >= 10, "each split has problems, also of one digit"
 
 
 def test_worksheets_hold_no_problem_of_sft_rl_or_test() -> None:
     arithmetic = Arithmetic()
-    lines = {line.split("=")[0] + "=" for line in islice(arithmetic.worksheet_lines(0), 20_000)}
-    assert not lines & {e.prompt for split in SPLITS for e in arithmetic.examples(split)}
+    for split in ("worksheets", "held_out"):
+        lines = {line.split("=")[0] + "=" for line in islice(arithmetic.worksheet_lines(0, split), 20_000)}
+        assert not lines & {e.prompt for split in SPLITS for e in arithmetic.examples(split)}
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)
