@@ -4,7 +4,6 @@ It is written to data/timings/<stage>.record.json; libraries, machine and settin
 """
 
 import json
-import os
 import platform
 import sys
 from dataclasses import dataclass, field
@@ -14,15 +13,10 @@ from typing import Any
 
 from tasks.core.graph import Entry
 from tasks.core.key import file_md5, files_of, read_ignored
-from tasks.core.process import threads
+from tasks.core.machine import hardware
 
 # The folders whose files are code; what else a stage depends on is data.
 CODE = ("tasks", "lm", "kernels")
-# Environment variables that may change the order of sums, or which instructions compute them.
-SETTINGS = (
-    "TOKENMILL_RANKS", "TOKENMILL_PARALLEL", "TOKENMILL_OFFLOAD", "WORLD_SIZE", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
-    "MKL_CBWR", "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE",
-)  # fmt: skip
 TAG = "made.by."
 LONGEST_TAG = 8000  # characters that MLflow takes
 
@@ -53,13 +47,13 @@ def is_code(path: str) -> bool:
     return Path(path).parts[0] in CODE
 
 
-def made_by(entry: Entry, key: str, md5s: dict[str, str], params: dict[str, Any]) -> Record:
-    """The record of the stage that this process has just run."""
+def made_by(entry: Entry, key: str, md5s: dict[str, str], params: dict[str, Any], execution: dict[str, str]) -> Record:
+    """The record of the stage that this process has just run. execution: how it computed, where it has said so."""
     ignored = read_ignored()
     files = [p for path in entry.deps if is_code(path) for p in files_of(Path(path), ignored)]
     sections = {name: params.get(name) for name in entry.params}
     code = {path.as_posix(): file_md5(path) for path in files}
-    return Record(entry.address, key, entry.cmd, md5s, sections, code, libraries(), hardware())
+    return Record(entry.address, key, entry.cmd, md5s, sections, code, libraries(), hardware() | execution)
 
 
 def libraries() -> dict[str, str]:
@@ -81,22 +75,3 @@ def libraries() -> dict[str, str]:
     if torch and torch.cuda.is_available():
         found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
     return found
-
-
-def hardware() -> dict[str, str]:
-    """The processor with its instructions, the GPU, the threads, and the settings that are not left as they come."""
-    found = {"machine": platform.machine(), "threads": str(threads()), **_processor()}
-    torch = sys.modules.get("torch")
-    if torch:
-        found["instructions"] = torch.backends.cpu.get_cpu_capability()
-        if torch.cuda.is_available():
-            found["gpu"] = torch.cuda.get_device_name()
-    return found | {name: os.environ[name] for name in SETTINGS if name in os.environ}
-
-
-def _processor() -> dict[str, str]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    values = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    flags = values.get("flags", values.get("Features", ""))
-    return {"cpu": values.get("model name", platform.processor()), "flags": " ".join(sorted(flags.split()))}

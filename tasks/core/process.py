@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from lm.config import ConfigError
+from lm.memory_limits import memory_limits
 from tasks.core.graph import Entry
 
 LOCKS = Path(".scratch/locks")
@@ -60,14 +61,7 @@ def memory_budget() -> int:
             raise ConfigError(f"TOKENMILL_MEMORY: must be a whole number of MiB (got {text!r})")
         return int(text) << 20
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(LEAST_BUDGET, (min([machine, *container_limits(), *_limits()]) - LIBRARIES) // 2)
-
-
-def container_limits(groups: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Bytes of memory that the control group of a container or pod, version 2 or 1, is limited to, where it is."""
-    files = [groups / "memory.max", groups / "memory" / "memory.limit_in_bytes"]
-    texts = [file.read_text().strip() for file in files if file.exists()]
-    return [int(text) for text in texts if text.isdecimal()]
+    return max(LEAST_BUDGET, (min([machine, *memory_limits(), *_limits()]) - LIBRARIES) // 2)
 
 
 def _limits() -> list[int]:

@@ -57,6 +57,7 @@ class StageLog(Log):
         self.scratch = folder / "checkpoints"
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.facts: dict[str, float] = {}
+        self.execution: dict[str, str] = {}
         self.parts = folder / "parts"
         self.steps = 0
         self._progress, self._tracker = Progress(address), tracker
@@ -92,6 +93,9 @@ class StageLog(Log):
 
     def fact(self, **values: float) -> None:
         self.facts.update(values)
+
+    def computed(self, how: dict[str, str]) -> None:
+        self.execution.update(how)
 
     def close(self) -> None:
         self._progress.close()
@@ -195,7 +199,7 @@ def _work(
         replace(view / inside(entry), Path(entry.outs[0]))
         write_json(Path("data/metrics") / f"{entry.address}.json", metrics)
         write_json(Path("data/timings") / f"{entry.address}.json", facts)
-        record = made_by(entry, inputs.key, inputs.md5s, inputs.params)
+        record = made_by(entry, inputs.key, inputs.md5s, inputs.params, log.execution)
         write_json(Path("data/timings") / f"{entry.address}.record.json", asdict(record))
         if path_of(entry.address) in entry.outs:
             write_text(Path(path_of(entry.address)), text_of(inputs.decides))
