@@ -1,4 +1,4 @@
-"""JSON lines, plain or compressed by gzip or zstd: one object a line."""
+"""JSON lines: one object a line."""
 
 import json
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import orjson
 import pyarrow as pa
 
 from tasks.ingest.sources.base import Columns, File, Record, Rejected, excerpt_of
-from tasks.ingest.sources.file_source import FileSource
+from tasks.ingest.sources.file_source import TextSource
 from tasks.ingest.sources.files import read_lines
 from tasks.ingest.sources.rows import record_of, to_batches
 
@@ -31,7 +31,7 @@ def parse_line(row: int, line: bytes, columns: Columns) -> Record | Rejected | N
     )
 
 
-class Jsonl(FileSource, Columns):
+class Jsonl(TextSource, Columns):
     """Integers beyond 64 bits become floating-point numbers: an id of that kind is to be a string."""
 
     name: Literal["jsonl"] = "jsonl"
@@ -40,7 +40,7 @@ class Jsonl(FileSource, Columns):
         yield from to_batches(self._rows(file))
 
     def _rows(self, file: File) -> Iterator[Record | Rejected]:
-        for line in read_lines(file, self.max_document_bytes, self.max_expansion):
+        for line in read_lines(file, self.max_document_bytes, self.max_expansion, self.encoding):
             found = line if isinstance(line, Rejected) else parse_line(*line, self)
             if found:
                 yield found
