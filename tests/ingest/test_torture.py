@@ -42,6 +42,8 @@ def folder(tmp_path: Path) -> Path:
         (b'{"id": "\\ud800", "text": "an id that no file can hold"}\n', "invalid_unicode"),
         (row("x", id="i" * 5000), "invalid_id"),
         (b"[" * 100_000 + b"\n", "not_json"),
+        (b'{"text": "x", "deep": ' + b"[" * 600 + b"]" * 600 + b"}\n", "nested_too_deep"),
+        (b'{"text": "x", "n": NaN, "deep": ' + b'{"a":' * 300 + b"1" + b"}" * 300 + b"}\n", "nested_too_deep"),
     ],
 )
 def test_a_bad_line_is_quarantined_and_its_neighbours_survive(folder: Path, bad: bytes, reason: str) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlsplit
@@ -15,6 +16,20 @@ from lm.config import Config
 # A batch as a source yields it. Texts and ids may be null, empty, or not UTF-8: tasks/ingest/checks.py looks at them.
 ROWS = pa.schema([("row", pa.int64()), ("id", pa.string()), ("text", pa.large_string()), ("meta", pa.string())])
 EXCERPT = 200
+# Fields that are named in a message, and what texts are called elsewhere.
+SHOWN = 12
+USUAL_NAMES = (
+    "text",
+    "content",
+    "contents",
+    "body",
+    "document",
+    "raw_content",
+    "article",
+    "markdown",
+    "sentence",
+    "story",
+)
 WEB = ("http://", "https://")
 # What a signed link calls its secret (Amazon, Google, Azure), and what others do.
 SECRETS = re.compile(
@@ -114,6 +129,20 @@ class Columns(Source):
         """Those of these fields that go into meta."""
         text, own, wanted = self.text_field, self.id_field, self.meta_fields
         return [name for name in names if (name not in (text, own) if wanted is None else name in wanted)]
+
+
+def which_field(wanted: str, names: Iterable[str], texts: Iterable[str]) -> str:
+    """What is said where no field is called as text_field says: which there are, and the one that is probably meant.
+
+    texts: those of the names that hold strings.
+    """
+    names, texts = list(names), list(texts)
+    same = [name for name in names if name.strip().casefold() == wanted.strip().casefold()]
+    near = [*same, *get_close_matches(wanted, texts, 1, 0.75), *(n for n in texts if n.strip().lower() in USUAL_NAMES)]
+    others = [name for name in texts if name.strip().lower() not in ("id", "url", "source", "meta")]
+    meant = near[0] if near else others[0] if len(others) == 1 else None
+    listed = ", ".join(map(repr, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return excerpt_of(f"has the fields {listed or 'none'}") + (f"; did you mean text_field: {meant}?" if meant else "")
 
 
 def excerpt_of(value: object) -> str:

@@ -8,7 +8,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from tasks.ingest.sources.base import Columns, File, Record, Rejected, excerpt_of
-from tasks.ingest.sources.file_source import FileSource
+from tasks.ingest.sources.compressed import SUFFIXES
+from tasks.ingest.sources.file_source import TextSource
 from tasks.ingest.sources.files import read_lines
 from tasks.ingest.sources.rows import record_of, to_batches
 
@@ -20,7 +21,7 @@ class _Unusable(Exception):
         self.rejected = rejected
 
 
-class Csv(FileSource, Columns):
+class Csv(TextSource, Columns):
     """`row` is the line on which a row begins. A row of too few or too many fields is quarantined."""
 
     name: Literal["csv"] = "csv"
@@ -32,10 +33,11 @@ class Csv(FileSource, Columns):
         yield from to_batches(self._rows(file))
 
     def _rows(self, file: File) -> Iterator[Record | Rejected]:
-        tabs = file.plain_path.removesuffix(".gz").removesuffix(".zst").endswith(".tsv")
+        name = file.plain_path
+        tabs = any(name.endswith(f".tsv{suffix}") for suffix in ("", *SUFFIXES))
         # characters, and never more than the bytes of the document
         csv.field_size_limit(self.max_document_bytes)
-        lines = _Texts(read_lines(file, self.max_document_bytes, self.max_expansion))
+        lines = _Texts(read_lines(file, self.max_document_bytes, self.max_expansion, self.encoding))
         reader = csv.reader(lines, delimiter=self.delimiter or ("\t" if tabs else ","))
         names: list[str] | None = None
         while True:
@@ -57,6 +59,8 @@ class Csv(FileSource, Columns):
                 if self.text_field not in names:
                     yield Rejected(0, "missing_text", excerpt_of(f"columns: {', '.join(names)}"))
                     return
+            elif values == names:
+                yield Rejected(row, "repeated_header", excerpt_of(values))
             elif len(values) != len(names):
                 yield Rejected(row, "ragged_row", excerpt_of(f"{len(values)} fields, not {len(names)}: {values}"))
             else:

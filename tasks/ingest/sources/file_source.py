@@ -3,6 +3,7 @@
 from pydantic import Field, field_validator
 
 from tasks.ingest.sources.base import File, Source, below_folder
+from tasks.ingest.sources.encodings import known_encoding
 from tasks.ingest.sources.files import matching
 
 
@@ -28,3 +29,16 @@ class FileSource(Source):
 
     def files(self, folder: str) -> list[File]:
         return matching(folder, self.path, self.called)
+
+
+class TextSource(FileSource):
+    """A source of files that are text."""
+
+    encoding: str = Field(
+        "utf-8", description="of files without a byte order mark; latin-1, cp1252, shift_jis: any that Python knows"
+    )
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str) -> str:
+        return known_encoding(encoding)

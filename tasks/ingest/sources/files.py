@@ -1,33 +1,30 @@
 """Files of this machine and of remote stores through fsspec, decompressed on the way up to a stated limit."""
 
-import gzip
+import codecs
 import io
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, BinaryIO
-
-import pyarrow as pa
+from typing import BinaryIO
 
 from tasks.core.config import ConfigError
 from tasks.ingest.sources.base import EXCERPT, WEB, File, Rejected, excerpt_of
+from tasks.ingest.sources.compressed import (
+    HEAD,
+    SUFFIXES,
+    Damaged,
+    ExpandsTooFar,
+    Plain,
+    foreign_kind,
+    kind_of,
+)
+from tasks.ingest.sources.encodings import BOM, Recoded, encoding_of
 
-# A file of a few kilobytes may hold this much, however well it was compressed.
-EXPANDS_FREELY = 64 << 20
-ZSTD_READ, BUFFER = 1 << 16, 1 << 18
+BUFFER = 1 << 18
+SEEN = 8  # bytes of a text that tell its encoding
 # What fsspec's ValueError says of a web server that sends all of a file, whatever part was asked for.
 NO_PARTS = ("support range requests", "Got more bytes")
-BOM = b"\xef\xbb\xbf"
-
-
-class ExpandsTooFar(Exception):
-    """A compressed file became larger than its source's max_expansion allows."""
-
-
-class Damaged(Exception):
-    """A compressed file is torn, or not what its name says."""
 
 
 def is_url(path: str) -> bool:
@@ -113,54 +110,36 @@ def open_raw(file: File) -> BinaryIO:
     return store.open(path, "rb", block_size=8 << 20)
 
 
-class _Counted(io.RawIOBase):
-    """Decompressed bytes; raises ExpandsTooFar once they are more than the compressed ones read so far allow."""
+@contextmanager
+def open_file(file: File, max_expansion: int) -> Iterator[BinaryIO]:
+    """The bytes of a file, decompressed where its first bytes say that it is compressed, whatever its name.
 
-    def __init__(self, packed: IO[bytes], plain: Any, max_expansion: int) -> None:
-        self._packed, self._plain, self._max_expansion, self._given = packed, plain, max_expansion, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(buffer)  # type: ignore[arg-type]
-        data = self._decompress(len(view))
-        view[: len(data)] = data
-        self._given += len(data)
-        if self._given > EXPANDS_FREELY and self._given > self._max_expansion * self._packed.tell():
-            raise ExpandsTooFar(
-                f"{self._packed.tell()} bytes became more than {self._given}; max_expansion is {self._max_expansion}"
-            )
-        return len(data)
-
-    def _decompress(self, size: int) -> bytes:
-        """Little at a time, so that what stands before a tear is not lost with it."""
-        try:
-            if isinstance(self._plain, gzip.GzipFile):
-                return self._plain.read1(size)
-            return self._plain.read(min(size, ZSTD_READ))
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise Damaged(f"{type(error).__name__}: {error}") from None
-        except OSError as error:
-            if "ZSTD" in str(error) or "compressed stream" in str(error):
-                raise Damaged(str(error)) from None
-            raise
+    Raises Damaged where the name alone says so, and for what holds no text by itself.
+    """
+    with open_raw(file) as raw:
+        head = raw.read(HEAD)
+        raw.seek(0)
+        stated = next((kind for suffix, kind in SUFFIXES.items() if file.plain_path.endswith(suffix)), None)
+        if kind := kind_of(head):
+            yield Plain(raw, kind, max_expansion)  # type: ignore[misc] # the part of it that is used here
+        elif head and stated:
+            raise Damaged(f"not {stated}, as its name says")
+        elif foreign := foreign_kind(head):
+            raise Damaged(f"is {foreign}")
+        else:
+            yield io.BufferedReader(raw, BUFFER) if file.remote else raw  # type: ignore[type-var]
 
 
 @contextmanager
-def open_file(file: File, max_expansion: int) -> Iterator[BinaryIO]:
-    """The bytes of a file; .gz and .zst are decompressed."""
-    with open_raw(file) as raw:
-        if file.plain_path.endswith(".gz"):
-            plain: Any = gzip.GzipFile(fileobj=raw)
-        elif file.plain_path.endswith(".zst"):
-            plain = pa.CompressedInputStream(
-                pa.PythonFile(raw, mode="r"), "zstd"
-            )  # zstandard's ends silently at a tear
+def open_text(file: File, max_expansion: int, encoding: str) -> Iterator[BinaryIO]:
+    """The bytes of a text as UTF-8, from whatever encoding its mark says, else from the one that is stated."""
+    with open_file(file, max_expansion) as opened:
+        buffered = opened if isinstance(opened, io.BufferedReader) else io.BufferedReader(opened, BUFFER)  # type: ignore[type-var]
+        found = encoding_of(buffered.peek(SEEN)[:SEEN], encoding)
+        if codecs.lookup(found).name == "utf-8":
+            yield buffered
         else:
-            yield io.BufferedReader(raw, BUFFER) if file.remote else raw  # type: ignore[type-var]
-            return
-        yield io.BufferedReader(_Counted(raw, plain, max_expansion), BUFFER)
+            yield io.BufferedReader(Recoded(buffered, found), BUFFER)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -188,10 +167,13 @@ def quarantined(file: File, found: list[Rejected], row: int = 0) -> Iterator[Non
         found.append(Rejected(row, "unreadable", excerpt_of(f"{type(error).__name__}: {error}")))
 
 
-def read_lines(file: File, max_bytes: int, max_expansion: int) -> Iterator[tuple[int, bytes] | Rejected]:
-    """(row, line) for each line, and what could not be read. Holds at most one line of max_bytes."""
+def read_lines(
+    file: File, max_bytes: int, max_expansion: int, encoding: str = "utf-8"
+) -> Iterator[tuple[int, bytes] | Rejected]:
+    """(row, line in UTF-8) for each line, and what could not be read. Holds at most one line of max_bytes. A byte order mark at
+    the beginning of a line, as a file has that was put together of others, is no part of it."""
     row, wrong = 0, list[Rejected]()
-    with quarantined(file, wrong), open_file(file, max_expansion) as opened:
+    with quarantined(file, wrong), open_text(file, max_expansion, encoding) as opened:
         while line := opened.readline(max_bytes + 1):
             if len(line) > max_bytes and not line.endswith(b"\n"):
                 start = line[: 4 * EXCERPT]
@@ -201,10 +183,17 @@ def read_lines(file: File, max_bytes: int, max_expansion: int) -> Iterator[tuple
                 yield Rejected(row, "line_too_long", excerpt_of(start))
             else:
                 row += 1
-                yield row, line.removeprefix(BOM) if row == 1 else line
+                yield row, without_mark(line)
     yield from after(wrong, row)
     if not row and not wrong:
         yield Rejected(0, "empty_file")
+
+
+def without_mark(line: bytes) -> bytes:
+    """The line without byte order marks at its beginning."""
+    while line.startswith(BOM):
+        line = line.removeprefix(BOM)
+    return line
 
 
 def after(wrong: list[Rejected], row: int) -> Iterator[Rejected]:

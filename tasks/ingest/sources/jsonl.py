@@ -1,4 +1,4 @@
-"""JSON lines, plain or compressed by gzip or zstd: one object a line."""
+"""JSON lines, one object a line; or an array of objects, or objects over several lines."""
 
 import json
 from collections.abc import Iterator
@@ -8,8 +8,9 @@ import orjson
 import pyarrow as pa
 
 from tasks.ingest.sources.base import Columns, File, Record, Rejected, excerpt_of
-from tasks.ingest.sources.file_source import FileSource
-from tasks.ingest.sources.files import read_lines
+from tasks.ingest.sources.file_source import TextSource
+from tasks.ingest.sources.files import after, open_text, quarantined, read_lines
+from tasks.ingest.sources.json_values import is_in_lines, read_values
 from tasks.ingest.sources.rows import record_of, to_batches
 
 
@@ -31,7 +32,7 @@ def parse_line(row: int, line: bytes, columns: Columns) -> Record | Rejected | N
     )
 
 
-class Jsonl(FileSource, Columns):
+class Jsonl(TextSource, Columns):
     """Integers beyond 64 bits become floating-point numbers: an id of that kind is to be a string."""
 
     name: Literal["jsonl"] = "jsonl"
@@ -40,7 +41,24 @@ class Jsonl(FileSource, Columns):
         yield from to_batches(self._rows(file))
 
     def _rows(self, file: File) -> Iterator[Record | Rejected]:
-        for line in read_lines(file, self.max_document_bytes, self.max_expansion):
+        for line in self._lines(file):
             found = line if isinstance(line, Rejected) else parse_line(*line, self)
             if found:
                 yield found
+
+    def _lines(self, file: File) -> Iterator[tuple[int, bytes] | Rejected]:
+        """(row, bytes of its JSON), and what could not be read."""
+        settings = (self.max_expansion, self.encoding)
+        wrong: list[Rejected] = []
+        in_lines = True
+        with quarantined(file, wrong), open_text(file, *settings) as opened:
+            in_lines = is_in_lines(opened, self.max_document_bytes)
+        if in_lines:
+            yield from read_lines(file, self.max_document_bytes, *settings)
+            return
+        wrong, row = [], 0
+        with quarantined(file, wrong), open_text(file, *settings) as opened:
+            for found in read_values(opened, self.max_document_bytes):
+                row = found.row if isinstance(found, Rejected) else found[0]
+                yield found
+        yield from after(wrong, row)

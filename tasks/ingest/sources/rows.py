@@ -8,10 +8,15 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from tasks.ingest.sources.base import ROWS, Columns, Record, Rejected, excerpt_of
+from tasks.ingest.sources.base import ROWS, Columns, Record, Rejected, excerpt_of, which_field
 
 # A batch ends where either is reached.
 ROWS_A_BATCH, CHARACTERS_A_BATCH = 1024, 4 << 20
+DEEPEST = 254  # lists and objects within each other; orjson writes as many
+
+
+class TooDeep(Exception):
+    """Values that lie deeper within each other than DEEPEST."""
 
 
 def to_batches(found: Iterable[Record | Rejected]) -> Iterator[pa.RecordBatch | Rejected]:
@@ -55,7 +60,8 @@ def _batch(records: list[Record]) -> pa.RecordBatch:
 
 
 def to_json(values: dict[str, Any]) -> str:
-    """JSON with sorted keys. What JSON has no form for (bytes, lone surrogates, large integers) becomes a string."""
+    """JSON with sorted keys. What JSON has no form for (bytes, lone surrogates, large integers) becomes a string.
+    Raises TooDeep."""
     if not values:
         return "{}"
     try:
@@ -67,15 +73,21 @@ def to_json(values: dict[str, Any]) -> str:
 def record_of(row: int, fields: dict[str, Any], columns: Columns) -> Record | Rejected:
     """The record of a row's fields."""
     if columns.text_field not in fields:
-        return Rejected(row, "missing_text", excerpt_of(f"fields: {', '.join(fields)}"))
-    meta = to_json({name: fields[name] for name in columns.meta_names(fields)})
+        texts = [name for name, value in fields.items() if isinstance(value, str)]
+        return Rejected(row, "missing_text", which_field(columns.text_field, fields, texts))
+    try:
+        meta = to_json({name: fields[name] for name in columns.meta_names(fields)})
+    except TooDeep:
+        return Rejected(row, "nested_too_deep", excerpt_of(f"fields: {', '.join(fields)}"))
     return Record(row, fields[columns.text_field], fields.get(columns.id_field), meta)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
+    if depth > DEEPEST:
+        raise TooDeep
     if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): _plain(inner, depth + 1) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_plain(inner, depth + 1) for inner in value]
     known = isinstance(value, bool | int | str | type(None)) or (isinstance(value, float) and math.isfinite(value))
     return value if known else str(value)

@@ -1,6 +1,7 @@
 """A folder of text files: one document a file."""
 
 import os
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,12 +12,15 @@ from pydantic import Field
 
 from tasks.core.config import ConfigError
 from tasks.ingest.sources.base import File, Record, Rejected, excerpt_of
-from tasks.ingest.sources.file_source import FileSource
-from tasks.ingest.sources.files import BOM, check_inside, is_url, local_file, open_file, quarantined, remote_files
+from tasks.ingest.sources.encodings import BOM
+from tasks.ingest.sources.file_source import TextSource
+from tasks.ingest.sources.files import check_inside, is_url, local_file, open_text, quarantined, remote_files
 from tasks.ingest.sources.rows import to_batches
 
+MARKS = re.compile(rb"(?m)^(?:\xef\xbb\xbf)+")
 
-class TextFolder(FileSource):
+
+class TextFolder(TextSource):
     """Every file below `path` whose name matches `pattern`."""
 
     name: Literal["text_folder"] = "text_folder"
@@ -48,7 +52,7 @@ class TextFolder(FileSource):
     def _rows(self, file: File) -> Iterator[Record | Rejected]:
         wrong: list[Rejected] = []
         content = b""
-        with quarantined(file, wrong), open_file(file, self.max_expansion) as opened:
+        with quarantined(file, wrong), open_text(file, self.max_expansion, self.encoding) as opened:
             content = opened.read(self.max_document_bytes + 1)
         if wrong:
             yield from wrong
@@ -58,6 +62,11 @@ class TextFolder(FileSource):
             yield Rejected(0, "empty_file")
         else:
             try:
-                yield Record(0, content.removeprefix(BOM).decode())
+                yield Record(0, without_marks(content).decode())
             except UnicodeDecodeError:
                 yield Rejected(0, "invalid_utf8", excerpt_of(content))
+
+
+def without_marks(content: bytes) -> bytes:
+    """The text without byte order marks where its lines begin, as files have that were put together of others."""
+    return MARKS.sub(b"", content) if BOM in content else content

@@ -1,22 +1,36 @@
 """Web archives: WARC with the main text of its HTML pages, and WET with text that was extracted already.
 
-Parsing is fastwarc's and extraction resiliparse's (Bevendorff et al., ECIR 2018), whose main-content mode is a set of
-rules on the page's tree.
+Extraction is resiliparse's (Bevendorff et al., ECIR 2018), whose main-content mode is a set of rules on the page's tree.
 """
 
-import io
+import re
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Literal
+from contextlib import ExitStack
+from typing import Literal
 
 import pyarrow as pa
 
 from tasks.ingest.sources.base import File, Record, Rejected, excerpt_of
+from tasks.ingest.sources.encodings import known_encoding
 from tasks.ingest.sources.file_source import FileSource
 from tasks.ingest.sources.files import after, open_file, quarantined
+from tasks.ingest.sources.http_message import Undecodable, decoded, media_type, parse
 from tasks.ingest.sources.rows import to_batches, to_json
+from tasks.ingest.sources.warc_records import LONGEST_HEAD, Block, Records
 
-SKIP = 1 << 20
+READ = ("response", "conversion")
 HTML = ("text/html", "application/xhtml+xml")
+PAGE = re.compile(rb"\s*<(?:!doctype\s+html|html)\b", re.I)  # how a page begins whose type nothing says
+
+
+def plain_text(content: bytes, charset: str | None) -> str:
+    """The text, as UTF-8 where its charset is not stated or unknown. Raises UnicodeDecodeError."""
+    try:
+        return content.decode(known_encoding(charset or "utf-8")).removeprefix("\ufeff")
+    except ValueError as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise
+        return content.decode("utf-8-sig")
 
 
 def main_text(page: bytes, charset: str | None) -> str:
@@ -32,36 +46,11 @@ def main_text(page: bytes, charset: str | None) -> str:
     return extract_plain_text(html, main_content=True, alt_texts=False)
 
 
-class _Forward:
-    """A stream that tells where it is and seeks forward by reading, as fastwarc asks of one that it did not open itself."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self._place = stream, 0
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read1(size)  # type: ignore[attr-defined] # read would lose what stands before a tear
-        self._place += len(data)
-        return data
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def tell(self) -> int:
-        return self._place
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        left = offset if whence == io.SEEK_CUR else offset - self._place
-        if whence == io.SEEK_END or left < 0:
-            raise io.UnsupportedOperation("seek: forward only")
-        while left and (data := self.read(min(left, SKIP))):
-            left -= len(data)
-        return self._place
-
-
 class Warc(FileSource):
     """`row` is the number of a record in its file, `id` its WARC-Record-ID; url, date and content type go into meta.
 
-    Responses that are HTML or plain text are read, and conversion records (WET); every other record is passed over.
+    Responses that are HTML or plain text are read, and conversion records (WET); every other record is passed over. A record
+    that cannot be read is quarantined, and the next one is read.
     """
 
     name: Literal["warc"] = "warc"
@@ -70,54 +59,60 @@ class Warc(FileSource):
         yield from to_batches(self._rows(file))
 
     def _rows(self, file: File) -> Iterator[Record | Rejected]:
-        from fastwarc.warc import ArchiveIterator, WarcRecordType
-
         wrong: list[Rejected] = []
-        row = 0
-        with quarantined(file, wrong), open_file(file, self.max_expansion) as opened:
-            records = ArchiveIterator(_Forward(opened), stream_detect=False, auto_decode="all")
+        found = 0
+        with quarantined(file, wrong), ExitStack() as opened:
+            records = Records(
+                lambda: opened.enter_context(open_file(file, self.max_expansion)),
+                self.max_document_bytes + LONGEST_HEAD,
+            )
             for record in records:
-                if record.record_id is None:
-                    wrong.append(Rejected(0, "unreadable", "no whole header of a record"))
-                    break
-                row += 1
-                if record.record_type in (WarcRecordType.response, WarcRecordType.conversion):
-                    yield from self._document(file, row, record)
-        yield from after(wrong, row)
-        if not row and not wrong:
+                found = record.row if isinstance(record, Rejected) else record.number
+                if isinstance(record, Rejected):
+                    yield record
+                elif record.headers.get("warc-type", "").lower() in READ:
+                    yield from self._document(record)
+                elif "warc-type" not in record.headers:
+                    yield Rejected(found, "no_record_type", excerpt_of(record.content))
+        yield from after(wrong, found)
+        if not found and not wrong:
             yield Rejected(0, "empty_file")
 
-    def _document(self, file: File, row: int, record: Any) -> Iterator[Record | Rejected]:
-        kind, charset, encoded = record.headers.get("Content-Type") or "", None, False
-        if record.is_http_parsed:
-            if record.http_headers.status_code not in (None, 200):
-                return
-            kind, charset = record.http_content_type or "", record.http_charset
-            encoded = any(record.http_headers.get(name) for name in ("Content-Encoding", "Transfer-Encoding"))
-        kind = kind.partition(";")[0].strip().lower()
+    def _document(self, record: Block) -> Iterator[Record | Rejected]:
+        """The record's text, why it has none, or nothing where it is of another kind."""
+        answer = parse(record.content)
+        if answer and answer.status not in (None, 200):
+            return
+        stated = answer.headers.get("content-type") if answer else record.headers.get("content-type")
+        kind, charset = media_type(stated or record.headers.get("warc-identified-payload-type", ""))
+        body = answer.body if answer else record.content
+        if not kind and PAGE.match(body):
+            kind = HTML[0]
         if kind not in (*HTML, "text/plain"):
             return
-        wrong: list[Rejected] = []
-        content = b""
-        with quarantined(file, wrong, row):
-            content = record.reader.read(self.max_document_bytes + 1)
-        if wrong:
-            yield from wrong
-        elif len(content) > self.max_document_bytes:
-            yield Rejected(row, "document_too_long", excerpt_of(content))
-        elif len(content) < record.content_length and not encoded:
-            yield Rejected(row, "truncated", excerpt_of(content))
-        else:
-            yield self._made(row, record, kind, charset, content)
-
-    def _made(self, row: int, record: Any, kind: str, charset: str | None, content: bytes) -> Record | Rejected:
         try:
-            text = main_text(content, charset) if kind in HTML else content.decode(charset or "utf-8")
-        except (LookupError, UnicodeDecodeError):
-            return Rejected(row, "invalid_utf8", excerpt_of(content))
+            content = decoded(answer, self.max_document_bytes) if answer and record.whole else body
+        except Undecodable as error:
+            yield Rejected(record.number, "unreadable", excerpt_of(error))
+            return
+        if not record.whole or len(content) > self.max_document_bytes:
+            yield Rejected(record.number, "document_too_long", excerpt_of(content))
+        else:
+            yield self._made(record, kind, charset, content)
+
+    def _made(self, record: Block, kind: str, charset: str | None, content: bytes) -> Record | Rejected:
+        try:
+            text = main_text(content, charset) if kind in HTML else plain_text(content, charset)
+        except UnicodeDecodeError:
+            return Rejected(record.number, "invalid_utf8", excerpt_of(content))
+        except Exception as error:  # whatever an extractor may meet in a page speaks against that page alone
+            return Rejected(record.number, "unreadable", excerpt_of(f"{type(error).__name__}: {error}"))
+        url = record.headers.get("warc-target-uri")
         about = {
-            "url": record.headers.get("WARC-Target-URI"),
-            "date": record.headers.get("WARC-Date"),
+            "url": url.strip("<>") if url else None,  # wget puts it between brackets
+            "date": record.headers.get("warc-date"),
             "content_type": kind,
         }
-        return Record(row, text, record.record_id.strip("<>"), to_json(about))
+        return Record(
+            record.number, text, record.headers.get("warc-record-id", "").strip("<> ") or None, to_json(about)
+        )

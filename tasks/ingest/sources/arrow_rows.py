@@ -1,0 +1,137 @@
+"""Batches of Arrow columns, of any types and names, as rows of a source: text, id and what goes into meta."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.ingest.sources.base import ROWS, Columns, Rejected, excerpt_of, which_field
+from tasks.ingest.sources.rows import to_json
+
+TEXT_TESTS = tuple(
+    getattr(pa.types, f"is_{name}")
+    for name in ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "fixed_size_binary")
+)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Strings of any width, plain or by a dictionary; binary is taken for text too, and its UTF-8 is checked. So is a column of
+    nulls: each of its rows is one without text."""
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type if not kind.equals(pa.uuid()) else pa.bool_()
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        kind = kind.value_type
+    return pa.types.is_null(kind) or any(test(kind) for test in TEXT_TESTS)
+
+
+def as_text(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The column as strings of this type (string or large_string), its UTF-8 not looked at."""
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    if pa.types.is_dictionary(column.type):
+        plain = as_text(column.dictionary, kind)
+        return pa.DictionaryArray.from_arrays(column.indices, plain).dictionary_decode()
+    if pa.types.is_run_end_encoded(column.type):
+        column = pc.run_end_decode(column)
+    if pa.types.is_null(column.type):
+        return column.cast(kind)
+    return column.cast(pa.large_binary() if pa.types.is_large_string(kind) else pa.binary()).view(kind)
+
+
+def own_names(names: Sequence[str]) -> list[str]:
+    """The names, all different: the second column of a name is `name#2`, or the next number that no column bears."""
+    if len(set(names)) == len(names):
+        return list(names)
+    found: list[str] = []
+    for place, name in enumerate(names):
+        number, own = 2, name
+        while own in found or (own != name and own in names[place:]):
+            own, number = f"{name}#{number}", number + 1
+        found.append(own)
+    return found
+
+
+def refusal(schema: pa.Schema, columns: Columns) -> Rejected | None:
+    """Why no row of this schema can be used, None where rows can."""
+    texts = [field.name for field in schema if is_text(field.type)]
+    if columns.text_field not in schema.names:
+        return Rejected(0, "missing_text", which_field(columns.text_field, schema.names, texts))
+    kind = schema.field(schema.names.index(columns.text_field)).type
+    if is_text(kind):
+        return None
+    others = which_field(columns.text_field, texts, texts) if texts else "no column is a string"
+    return Rejected(0, "text_is_not_a_string", excerpt_of(f"{columns.text_field} is {kind}; {others}"))
+
+
+def rows_of(batch: pa.RecordBatch, before: int, columns: Columns) -> pa.RecordBatch:
+    """The batch as sources.base.ROWS, its rows numbered from before + 1. Of several columns of a name the first is meant."""
+    count = batch.num_rows
+    names = own_names(batch.schema.names)
+    ids = batch.column(names.index(columns.id_field)) if columns.id_field in names else pa.nulls(count, pa.string())
+    meta = columns.meta_names(names)
+    about = ["{}"] * count
+    if meta:
+        values = [plain_values(batch.column(names.index(name))) for name in meta]
+        about = [to_json(dict(zip(meta, row, strict=True))) for row in zip(*values, strict=True)]
+    found = [
+        pa.array(range(before + 1, before + count + 1), pa.int64()),
+        as_id(ids),
+        as_text(batch.column(names.index(columns.text_field)), pa.large_string()),
+        pa.array(about, pa.string()),
+    ]
+    return pa.record_batch(found, schema=ROWS)
+
+
+def as_id(column: pa.Array) -> pa.Array:
+    """The column as strings: numbers as they are written, fixed bytes in hexadecimal, UUIDs in their form, lists as JSON."""
+    kind = column.type
+    if is_text(kind) and not pa.types.is_fixed_size_binary(kind):
+        return as_text(column, pa.string())
+    if pa.types.is_primitive(kind) or pa.types.is_decimal(kind):
+        try:
+            return column.cast(pa.string())
+        except pa.ArrowException:  # a time zone that this machine does not know
+            pass
+    return pa.array([None if value is None else _spelled(value) for value in plain_values(column)], pa.string())
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    return to_json(value) if isinstance(value, dict | list) else str(value)
+
+
+def plain_values(column: pa.Array) -> list[Any]:
+    """The values as Python's own; what Python has no value for (a date after 9999, bytes that are no UTF-8) is spelled out."""
+    try:
+        return column.to_pylist()
+    except Exception:  # Arrow raises what the type it converts to raises, of any kind
+        return [_plain_value(value) for value in column]
+
+
+def _plain_value(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except Exception:
+        return _spelled_out(value)
+
+
+def _spelled_out(value: pa.Scalar) -> Any:
+    kind = value.type
+    if isinstance(value, pa.DictionaryScalar | pa.ExtensionScalar | pa.RunEndEncodedScalar | pa.UnionScalar):
+        return _plain_value(value.value)
+    if isinstance(value, pa.StructScalar):
+        names = own_names([kind.field(place).name for place in range(kind.num_fields)])
+        return {name: _plain_value(value[place]) for place, name in enumerate(names)}
+    if isinstance(value, pa.MapScalar):
+        return [[_plain_value(pair[0]), _plain_value(pair[1])] for pair in value.values]
+    if isinstance(value, pa.ListScalar):
+        return [_plain_value(inner) for inner in value.values]
+    if is_text(kind):
+        return value.as_buffer().to_pybytes().decode("utf-8", "backslashreplace")
+    try:
+        text = value.cast(pa.string()).as_py()
+    except pa.ArrowException:
+        return str(value.value)
+    return str(value.value) if text.startswith("<value out of range") else text
