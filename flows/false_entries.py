@@ -19,15 +19,21 @@ from tasks.core.recorded import claim_of, differences, forget_run, is_true, lock
 from tasks.core.yaml import YAMLError, read_yaml
 from tasks.ledger.revision import cache_of, object_of
 
-CHECKED = Path(".scratch") / "runs.checked"  # its time is that of the last look at the run cache
+LOOKED = Path(".scratch") / "entries.looked"  # its time is that of the last look
+TICK_NS = 20_000_000  # what a file's time may be late by
 
 
 def take_out(root: Path) -> list[str]:
-    """Take false entries out; a line for each, none where all is as it should be."""
-    said = [f"dvc.lock: {address}: {words}; it is taken out, and runs again" for address, words in _drop_locked(root)]
-    runs = list(false_runs(root))
+    """Take out what is false among that which came since the last look; a line for each, none where all is as it should be."""
+    last, now = root / LOOKED, time.time_ns() - TICK_NS
+    since = last.stat().st_mtime_ns if last.exists() else 0
+    said = [f"dvc.lock: {name}: {words}; it is taken out, and runs again" for name, words in _drop_locked(root, since)]
+    runs = list(false_runs(root, since))
     for path in runs:
         forget_run(path)
+    last.parent.mkdir(exist_ok=True)
+    last.touch()
+    os.utime(last, ns=(now, now))
     return said + ([f"DVC's run cache: runs that it may take for others are taken out: {len(runs)}"] if runs else [])
 
 
@@ -48,32 +54,33 @@ def false_locked(root: Path, entries: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def false_runs(root: Path) -> Iterator[Path]:
-    """The files of the run cache that came since the last look and are false, or have a parameter that it does not see."""
-    last, now = root / CHECKED, time.time_ns()
-    since = last.stat().st_mtime_ns if last.exists() else 0
+def false_runs(root: Path, since: int) -> Iterator[Path]:
+    """The files of the run cache that are not older than this time, in ns, and are false or have a parameter that it does not
+    see."""
     for path in (cache_of(root) / "runs").glob("*/*/*"):
         with suppress(FileNotFoundError, YAMLError, KeyError, TypeError, AttributeError):
-            if path.stat().st_mtime_ns >= since:
+            if path.stat().st_ctime_ns >= since:
                 entry = read_yaml(path)
                 if not is_true(entry) or unseen_keys(entry.get("params", {}).get("params.yaml", {}), ""):
                     yield path
-    last.parent.mkdir(exist_ok=True)
-    last.touch()
-    os.utime(last, ns=(now, now))
 
 
-def _drop_locked(root: Path) -> list[tuple[str, str]]:
+def _drop_locked(root: Path, since: int) -> list[tuple[str, str]]:
     path = root / "dvc.lock"
+    if not path.exists() or path.stat().st_ctime_ns < since:
+        return []
     with suppress(ValueError):  # DVC may be writing it, and is waited for below
-        if not path.exists() or not false_locked(root, entries_of(path.read_text())):
+        if not false_locked(root, entries_of(path.read_text())):
             return []
     from dvc.repo import Repo, lock_repo
     from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
 
     with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):  # as DVC may write it at this moment
-        text = path.read_text()
-        found = false_locked(root, entries_of(text))
+        try:
+            text = path.read_text()
+            found = false_locked(root, entries_of(text))
+        except (FileNotFoundError, ValueError):  # gone meanwhile, or what a merge has left
+            return []
         whole = parse_yaml_for_update(text, path)
         for address in found:
             del whole["stages"][address]

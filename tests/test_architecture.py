@@ -1,6 +1,7 @@
 """The house stays as drawn: imports go one way, one module a service, a method is one file, and dvc.yaml names all code."""
 
 import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,8 @@ def test_no_parameter_is_called_what_dvc_does_not_see(stage: str) -> None:
 def test_no_section_or_library_is_called_what_dvc_does_not_see() -> None:
     declared = {part for entry in GRAPH.values() for name in entry.params for part in name.split(".")}
     assert declared.isdisjoint(UNSEEN) and {"dedup", "libraries"} <= declared
+    plain = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")  # DVC takes * ? and [ in a name for a pattern
+    assert [name for entry in GRAPH.values() for name in entry.params if not plain.fullmatch(name)] == []
 
 
 @pytest.mark.parametrize("stage", dict.fromkeys(entry.name for entry in GRAPH.values()))

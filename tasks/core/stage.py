@@ -130,8 +130,10 @@ def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]]) ->
             return
         die_with_parent()
         inputs = Inputs(entry, params)  # before the wait for a lock: the code that runs is the code of now
-        if inputs.code_changed_since(loaded_from()):
-            load_again()  # what was imported may be of before or after the change
+        if inputs.code_changed_since(loaded_from()):  # what was imported may be of before or after the change
+            if ranks.size > 1 and "WORLD_SIZE" in os.environ:
+                raise Changed(f"{address}: its code changed while the ranks started; run it again", spared=True)
+            load_again()
         with lock(address), slot(), device_locks(entry, ranks.gpus):
             _work(inputs, config, run, ranks, sections)
         inputs.check_unchanged()  # once more: the store of runs may have taken its time
