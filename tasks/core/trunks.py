@@ -26,7 +26,8 @@ from lm.training.trunk_store import TrunkStore
 from lm.training.trunks import Trunks
 from tasks.core.config import ConfigError, read_params
 from tasks.core.graph import read_graph
-from tasks.core.key import dependency_md5s, memo_key, read_ignored, signature
+from tasks.core.hashed import read_ignored
+from tasks.core.key import dependency_md5s, memo_key, signature
 from tasks.core.log import Log
 from tasks.core.machine import hardware
 

@@ -1,5 +1,6 @@
 """A data set of the Hugging Face hub by its name, or a folder of this machine that is laid out as one."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +9,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from tasks.core.config import ConfigError
+from tasks.core.hashed import hashed, read_ignored
 from tasks.ingest.sources.base import Columns, File, Record, Rejected, below_folder
 from tasks.ingest.sources.rows import record_of, to_batches
 
@@ -30,6 +32,8 @@ class HuggingFace(Columns):
     def files(self, folder: str) -> list[File]:
         """Raises ConfigError when there is no such data set, or it cannot be reached."""
         local = Path(folder) / self.dataset
+        if local.is_dir():
+            self._check_hashed(local)
         where = str(local) if local.is_dir() else self.dataset
         try:
             count = self._open(where).num_shards
@@ -43,6 +47,21 @@ class HuggingFace(Columns):
             )
             for number in (index * count // wanted for index in range(wanted))
         ]
+
+    def _check_hashed(self, local: Path) -> None:
+        """Raises ConfigError naming a file that the library would read and DVC does not hash, such as one behind a link."""
+        import datasets
+
+        try:
+            parts = datasets.load_dataset_builder(str(local), self.config).config.data_files or {}
+        except Exception:
+            return  # what is wrong with it is told when it is opened
+        kept = {os.path.abspath(path) for path in hashed(local, read_ignored()).files}
+        for path in sorted(os.path.abspath(path) for paths in parts.values() for path in paths if "://" not in path):
+            if path not in kept:
+                raise ConfigError(
+                    f"ingest.sources: {self.called}: {path} is part of {local}, but DVC does not look there: move it into it"
+                )
 
     def _open(self, where: str) -> Any:
         import datasets
