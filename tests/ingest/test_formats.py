@@ -64,7 +64,7 @@ def test_the_file_may_stand_in_meta(folder: Path) -> None:
     assert {(d["text"], json.loads(d["meta"])["file"]) for d in documents} == {
         (f"{name} {i}", f"{name}.jsonl") for name in ("a", "b") for i in range(2)
     }
-    documents, _, _ = ingest(folder, Jsonl(path="*.jsonl"))
+    documents, _, _ = ingest(folder, Jsonl(path="*.jsonl"), out="without")
     assert {json.loads(d["meta"])["file"] for d in documents} == {"theirs"}
 
 

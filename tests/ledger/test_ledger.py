@@ -182,8 +182,8 @@ def test_tokens_by_licence(data: Path) -> None:
 
 def test_texts_come_from_any_shard_in_any_order(data: Path) -> None:
     assert Run(data).texts([3, 0, 3]) == {0: TEXTS["a"], 3: TEXTS["d"]}
-    with pytest.raises(ConfigError, match="has 4 documents, and the plan asks for number 4"):
-        Run(data).texts([4])
+    with pytest.raises(ConfigError, match="has 5 documents, and the plan asks for number 5"):
+        Run(data).texts([5])
 
 
 @pytest.mark.parametrize(
