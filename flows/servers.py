@@ -110,7 +110,7 @@ def child(name: str, command: list[str], variables: dict[str, str], log: Path | 
 def servers(prefect_port: int, mlflow_port: int, password: str | None = None) -> Iterator[list[Child]]:
     """A Prefect server and an MLflow server over the project's store, both answering, until the block ends. With a password
     both ask for it."""
-    HOME.mkdir(parents=True, exist_ok=True)
+    private_home()
     STORE.mkdir(parents=True, exist_ok=True)
     # -P: the project has a folder named mlflow, which must not be mistaken for the library.
     python = [sys.executable, "-P", "-m"]
@@ -131,6 +131,12 @@ def servers(prefect_port: int, mlflow_port: int, password: str | None = None) ->
             page.write_text(adapted(page.read_text(), HOST))
         second.wait_until(lambda: get(f"http://{HOST}:{mlflow_port}/health") is not None)
         yield [first, second]
+
+
+def private_home() -> None:
+    """Make the folder of databases, logs and lock, and have it read by nobody else."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    HOME.chmod(0o700)
 
 
 def prefect_environment(port: int, password: str | None = None) -> dict[str, str]:
