@@ -90,6 +90,7 @@ def cluster(jobs: int) -> Any:
             # whoever reaches a scheduler without certificates has its workers run any code
             "security": Security.temporary(),
             "dashboard_address": None,
+            "local_directory": str(Path(".scratch/dask").absolute()),
             "memory_limit": 0,
             "silence_logs": logging.CRITICAL,
             "env": {"TOKENMILL_THREADS": str(max(1, cores() // count))},

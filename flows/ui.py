@@ -28,6 +28,7 @@ from flows.servers import (
     private_home,
     servers,
 )
+from tasks.core.own import open_lock
 
 
 def main() -> int:
@@ -109,11 +110,10 @@ def await_deployment(prefect: str, runner: Child, password: str | None) -> str:
 def only_one() -> Iterator[None]:
     """Hold this checkout's lock, which the kernel frees at any death. Raises ServerError when another one has it."""
     private_home()
-    with open(HOME / "ui.lock", "a+") as lock:
+    with os.fdopen(open_lock(HOME / "ui.lock"), "r+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.seek(0)
             raise ServerError(f"already running in this checkout as process {lock.read() or '?'}") from None
         lock.truncate(0)
         lock.write(str(os.getpid()))

@@ -14,6 +14,7 @@ from uuid import UUID
 from flows.environment import ROOT, environment
 from flows.preflight.services import check_prefect
 from flows.run import server_answers
+from tasks.core.own import open_lock
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -72,7 +73,7 @@ def hold(name: str) -> None:
     """
     path = ROOT / ".scratch" / "agents" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    descriptor = open_lock(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

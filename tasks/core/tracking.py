@@ -22,6 +22,7 @@ import psutil
 
 from tasks.core.graph import Entry
 from tasks.core.key import locked_key
+from tasks.core.own import open_lock
 from tasks.core.process import no_collection
 from tasks.core.yaml import read_yaml
 
@@ -77,7 +78,7 @@ def _connect() -> Any:
     if not uri.startswith("sqlite:"):
         return mlflow.MlflowClient(uri)
     store.mkdir(parents=True, exist_ok=True)
-    with (store / "create.lock").open("w") as lock:
+    with os.fdopen(open_lock(store / "create.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         client = mlflow.MlflowClient(uri)
         client.search_experiments(max_results=1)
