@@ -148,7 +148,6 @@ def prefect_environment(port: int, password: str | None = None) -> dict[str, str
         **environment(ROOT),
         "PREFECT_HOME": str(HOME),
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",
-        "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), HOST, "localhost"])),
         **({"PREFECT_API_AUTH_STRING": pair(password)} if password else {}),
     }
 

@@ -1,5 +1,6 @@
 """Another account of this machine, for tests that run as root: what it can open, and what it is answered."""
 
+import encodings.idna  # noqa: F401 - of names of hosts; the other account may not be able to read Python's own files
 import http.client
 import json
 import os
@@ -25,7 +26,7 @@ def as_other(work: Callable[[], Any]) -> Any:
             os.setuid(UID)
             try:
                 found = work()
-            except OSError as error:
+            except Exception as error:
                 found = type(error).__name__
             os.write(writing, json.dumps(found).encode())
         finally:
