@@ -80,7 +80,7 @@ reproduce: $(READY)  ## run a committed lock again and say what is the same, and
 bisect: $(READY)  ## where and why two finished runs differ: A=../other B=. (folders, revisions or MLflow runs)
 	@python -m flows.bisect $(or $(A),HEAD) $(or $(B),.)
 
-ui: $(READY)  ## Prefect, MLflow and the report, and the form that starts the pipeline; with TOKENMILL_PASSWORD set they ask for it
+ui: $(READY)  ## Prefect, MLflow and the report, and the form that starts the pipeline; they ask for the password that it prints, or TOKENMILL_PASSWORD
 	@python -m flows.ui
 
 agent: $(READY)  ## serve a pool's stages with this machine: POOL=gpu PREFECT_API_URL=http://server:4200/api

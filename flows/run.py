@@ -13,6 +13,7 @@ from flows.heal import heal_lock
 from flows.in_use import await_free
 from flows.one_run import one_run
 from flows.params import CURRENT, check, check_targets, compose, write
+from flows.password import for_temporary_server
 from flows.plan import make_plan, may_run
 from flows.preflight.start import preflight
 from tasks.core.config import ConfigError, read_params
@@ -43,6 +44,8 @@ def choose_server() -> None:
     if url and not server_answers(url):
         print(f"warning: no Prefect server answers at PREFECT_API_URL={url}; using a temporary one", file=sys.stderr)
         del os.environ["PREFECT_API_URL"]
+    if not os.environ.get("PREFECT_API_URL"):
+        os.environ.update(for_temporary_server())
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from flows.preflight.remember import digest, recall, remember
 from flows.preflight.remote import check_remote
 from flows.preflight.resources import Needs, check_disk, check_memory
 from flows.preflight.rooms import before, room_of
-from flows.preflight.services import check_mlflow, check_prefect
+from flows.preflight.services import check_mlflow, check_prefect, check_proxies
 from flows.preflight.settings import check_ranks, check_settings
 from tasks.core.config import ConfigError
 from tasks.core.graph import Entry, read_graph
@@ -50,6 +50,7 @@ def surroundings(root: Path, outs: list[str]) -> list[Finding]:
     return findings_of(
         check_settings,
         lambda: check_writable(root, cache_folder(root), outs),
+        check_proxies,
         check_mlflow,
         check_prefect,
         lambda: check_remote(root),

@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,11 +16,11 @@ import psutil
 
 from lm.config import ConfigError
 from lm.memory_limits import memory_limits
+from tasks.core import own
 from tasks.core.graph import Entry
+from tasks.core.own import open_lock
 
 LOCKS = Path(".scratch/locks")
-# Devices are shared by whatever this user runs on this machine, in any project.
-DEVICE_LOCKS = Path(tempfile.gettempdir()) / f"tokenmill-{os.getuid()}"
 SET_PDEATHSIG = 1  # of prctl
 # Another signal than SIGTERM: whoever ends a group of processes ends a stage and its parent at once, and asked only once.
 PARENT_ENDED = signal.SIGUSR1
@@ -152,10 +151,11 @@ def at_parents_end(signum: int) -> None:
 
 @contextmanager
 def lock(name: str, folder: Path = LOCKS) -> Iterator[None]:
-    """Hold the lock of this name; the kernel lets it go when the process ends, however it ends."""
+    """Hold the lock of this name; the kernel lets it go when the process ends, however it ends. Raises ConfigError for what is
+    no lock."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / name
-    with path.open("w") as file:
+    with os.fdopen(open_lock(path), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -178,7 +178,8 @@ def slot() -> Iterator[None]:
     folder = Path(os.environ.get("TOKENMILL_LOCKS", LOCKS))
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
-        files = [held.enter_context((folder / f"slot-{number}").open("w")) for number in range(stages_at_once())]
+        places = [folder / f"slot-{number}" for number in range(stages_at_once())]
+        files = [held.enter_context(os.fdopen(open_lock(place), "w")) for place in places]
         for file in files:
             with suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -191,7 +192,8 @@ def slot() -> Iterator[None]:
 
 @contextmanager
 def device_locks(entry: Entry, ranks: int = 1) -> Iterator[None]:
-    """Hold as many of the devices that this process may see as `meta.gpus` asks for, and one a rank, where there are any."""
+    """Hold as many of the devices that this process may see as `meta.gpus` asks for, and one a rank, where there are any. They
+    are shared by whatever this user runs on this machine, in any project."""
     present = len(list(Path("/dev").glob("nvidia[0-9]*")))  # asking torch would take seconds
     with ExitStack() as held:
         for device in devices(
@@ -199,7 +201,7 @@ def device_locks(entry: Entry, ranks: int = 1) -> Iterator[None]:
             present,
             os.environ.get("CUDA_VISIBLE_DEVICES"),
         ):
-            held.enter_context(lock(f"device-{device}", DEVICE_LOCKS))
+            held.enter_context(lock(f"device-{device}", own.device_locks()))
         yield
 
 

@@ -27,6 +27,7 @@ from tasks.core.key import Changed, Inputs
 from tasks.core.libraries import check_versions
 from tasks.core.lines import Lines
 from tasks.core.log import Log, Stopped
+from tasks.core.own import keep_compiled_code
 from tasks.core.process import (
     PARENT_ENDED,
     device_locks,
@@ -125,6 +126,7 @@ def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]]) ->
         sections = Sections(params)
         config = load(name, kind, sections)
         ranks = Ranks(address, config)
+        keep_compiled_code()
         if ranks.rank:
             _follow(ranks, config, run, entry)
             return
