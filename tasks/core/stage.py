@@ -26,6 +26,7 @@ from tasks.core.key import Inputs
 from tasks.core.libraries import check_versions
 from tasks.core.lines import Lines
 from tasks.core.log import Log, Stopped
+from tasks.core.machine import hardware
 from tasks.core.process import (
     PARENT_ENDED,
     device_locks,
@@ -38,6 +39,7 @@ from tasks.core.process import (
 )
 from tasks.core.progress import Progress
 from tasks.core.ranks import FollowersLog, Ranks, Trained
+from tasks.core.resume import aside, take_up
 from tasks.core.traces import join_audit
 from tasks.core.tracking import Tracker
 
@@ -171,6 +173,8 @@ def _work(
     folder = SCRATCH / entry.address / inputs.key
     use_threads()
     keep_to_limits()
+    spread = {"parallel": ranks.spread}
+    went_on = take_up(entry.address, folder, hardware() | spread)
     tracker = Tracker(entry, inputs.key, inputs.md5s, inputs.params)
     try:
         view = make_view(entry, folder)
@@ -188,13 +192,15 @@ def _work(
         replace(view / inside(entry), Path(entry.outs[0]))
         write_json(Path("data/metrics") / f"{entry.address}.json", metrics)
         write_json(Path("data/timings") / f"{entry.address}.json", facts)
-        record = made_by(entry, inputs.key, inputs.md5s, inputs.params, log.execution)
+        machine = hardware() | spread | log.execution | went_on
+        record = made_by(entry, inputs.key, inputs.md5s, inputs.params, machine)
         write_json(Path("data/timings") / f"{entry.address}.record.json", asdict(record))
     except BaseException as error:
         tracker.close("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED", {}, {})
         raise
     tracker.close("FINISHED", metrics, facts, record.tags())
-    shutil.rmtree(folder)
+    for done in (folder, *aside(folder)):
+        shutil.rmtree(done)
     for other in memo.parent.glob("*"):  # one memo a stage: that of other params or code is of no more use
         if other != memo:
             shutil.rmtree(other)
