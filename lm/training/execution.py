@@ -8,7 +8,7 @@ from torch import Tensor
 from lm.training.batch import Batch, rows_at_once
 from lm.training.flops import flops_per_token
 from lm.training.memory import memory_bytes, positions_at_once
-from lm.training.parallel import parts_of_a_batch, spread
+from lm.training.parallel import parts_of_a_batch
 from lm.training.parallel.base import Parallel
 from lm.training.precision import compiles, products
 from lm.training.recipe import Recipe
@@ -48,7 +48,6 @@ class Execution:
             "products": str(products(recipe.precision, device)).removeprefix("torch."),
             "compiled": "yes" if self.compiled else "no",
             "positions": f"{self.positions} at once" if self.divided else "whole batches",
-            "parallel": spread(),
         }
         if self.divided and (given := os.environ.get("TOKENMILL_POSITIONS")):
             found["TOKENMILL_POSITIONS"] = given

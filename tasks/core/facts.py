@@ -14,7 +14,6 @@ from typing import Any
 from tasks.core.graph import Entry
 from tasks.core.hashed import hashed, read_ignored
 from tasks.core.key import file_md5
-from tasks.core.machine import hardware
 
 # The folders whose files are code; what else a stage depends on is data.
 CODE = ("tasks", "lm", "kernels")
@@ -48,19 +47,19 @@ def is_code(path: str) -> bool:
     return Path(path).parts[0] in CODE
 
 
-def made_by(entry: Entry, key: str, md5s: dict[str, str], params: dict[str, Any], execution: dict[str, str]) -> Record:
-    """The record of the stage that this process has just run. execution: how it computed, where it has said so."""
+def made_by(entry: Entry, key: str, md5s: dict[str, str], params: dict[str, Any], machine: dict[str, str]) -> Record:
+    """The record of the stage that this process has just run. machine: what of it, and of how it was used, decides bits."""
     ignored = read_ignored()
     files = [p for path in entry.deps if is_code(path) for p in hashed(Path(path), ignored).files]
     sections = {name: params.get(name) for name in entry.params}
     code = {path.as_posix(): file_md5(path) for path in files}
-    return Record(entry.address, key, entry.cmd, md5s, sections, code, libraries(), hardware() | execution)
+    return Record(entry.address, key, entry.cmd, md5s, sections, code, libraries(), machine)
 
 
 def libraries() -> dict[str, str]:
     """Versions of the distributions that this process has imported and that bear their module's name, as nearly all do, and of
-    what they stand on: Python, the C library, CUDA."""
-    found = {"python": platform.python_version(), "libc": " ".join(platform.libc_ver())}
+    Python."""
+    found = {"python": platform.python_version()}
     modules = list(sys.modules)  # at one instant: a thread of a library may import while this runs
     tops = {name.partition(".")[0] for name in modules} - sys.stdlib_module_names
     spaces = {
@@ -72,7 +71,4 @@ def libraries() -> dict[str, str]:
             found[name] = version(name)
         except (PackageNotFoundError, ValueError):
             continue
-    torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_available():
-        found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
     return found

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from tasks.core.graph import Entry
 
@@ -58,7 +59,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_json(path: Path, values: dict[str, float]) -> None:
+def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write sorted, indented JSON; a reader sees the old file or the new one."""
     write_text(path, json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n")
 

@@ -21,14 +21,17 @@ SETTINGS = (
 
 
 def hardware() -> dict[str, str]:
-    """The processor with its instructions, the GPU, the threads, and the settings that are not left as they come."""
-    found = {"machine": platform.machine(), "threads": str(threads()), **_processor()}
+    """The processor with its instructions, the GPU with its libraries, the C library, the threads, and the settings that are
+    not left as they come."""
+    found = {"machine": platform.machine(), "threads": str(threads()), "libc": " ".join(platform.libc_ver())}
+    found |= _processor()
     torch = sys.modules.get("torch")
     if torch:
         found["instructions"] = torch.backends.cpu.get_cpu_capability()
         found["fp32 products"] = torch.get_float32_matmul_precision()
         if torch.cuda.is_available():
             found["gpu"] = torch.cuda.get_device_name()
+            found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
     return found | {name: os.environ[name] for name in SETTINGS if name in os.environ}
 
 

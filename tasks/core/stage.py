@@ -27,6 +27,7 @@ from tasks.core.key import Changed, Inputs
 from tasks.core.libraries import check_versions
 from tasks.core.lines import Lines
 from tasks.core.log import Log, Stopped
+from tasks.core.machine import hardware
 from tasks.core.own import keep_compiled_code
 from tasks.core.process import (
     PARENT_ENDED,
@@ -43,6 +44,7 @@ from tasks.core.process import (
 from tasks.core.progress import Progress
 from tasks.core.ranks import FollowersLog, Ranks, Trained
 from tasks.core.recorded import path_of, text_of
+from tasks.core.resume import aside, take_up
 from tasks.core.traces import join_audit
 from tasks.core.tracking import Tracker
 
@@ -187,6 +189,8 @@ def _work(
     use_threads()
     keep_to_limits()
     memo = SCRATCH / "memo" / entry.address / inputs.memo_key
+    spread = {"parallel": ranks.spread}
+    went_on = take_up(entry.address, folder, hardware() | spread)
     tracker = Tracker(entry, inputs.key, inputs.md5s, inputs.params)
     try:
         view = make_view(entry, folder)
@@ -203,7 +207,8 @@ def _work(
         replace(view / inside(entry), Path(entry.outs[0]))
         write_json(Path("data/metrics") / f"{entry.address}.json", metrics)
         write_json(Path("data/timings") / f"{entry.address}.json", facts)
-        record = made_by(entry, inputs.key, inputs.md5s, inputs.params, log.execution)
+        machine = hardware() | spread | log.execution | went_on
+        record = made_by(entry, inputs.key, inputs.md5s, inputs.params, machine)
         write_json(Path("data/timings") / f"{entry.address}.record.json", asdict(record))
         if path_of(entry.address) in entry.outs:
             write_text(Path(path_of(entry.address)), text_of(inputs.decides))
@@ -216,7 +221,8 @@ def _work(
         tracker.close("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED", {}, {})
         raise
     tracker.close("FINISHED", metrics, facts, record.tags())
-    shutil.rmtree(folder)
+    for done in (folder, *aside(folder)):
+        shutil.rmtree(done)
     for other in memo.parent.glob("*"):  # one memo a stage: that of other params or code is of no more use
         if other != memo:
             shutil.rmtree(other)

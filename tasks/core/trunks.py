@@ -112,8 +112,6 @@ def machine(device: torch.device) -> dict[str, str]:
         "ranks": 1 if kind == "exact" else ranks(),  # exact gives the same bits for any
         "Python": platform.python_version_tuple()[:2],
     }
-    if device.type == "cuda":
-        found["CUDA"] = [torch.version.cuda, torch.backends.cudnn.version()]
     found |= {name: _version(name) for name in LIBRARIES} | {name: os.environ.get(name) for name in OURS}
     return hardware() | {name: json.dumps(value) for name, value in found.items()}
 

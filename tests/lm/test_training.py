@@ -150,7 +150,12 @@ def test_a_resumed_run_keeps_to_the_parts_of_its_first_batch(tmp_path: Path, mon
 
 def test_what_decides_sums_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch is 4 rows of 16 positions. Memory is named where it divides batches, and nothing of it where it does not."""
-    plain = {"device": "cpu", "products": "float32", "compiled": "no", "positions": "whole batches", "parallel": "exact"}
+    plain = {
+        "device": "cpu",
+        "products": "float32",
+        "compiled": "no",
+        "positions": "whole batches",
+    }
     fit(recipe(), log := Recorder(tmp_path / "plain"), steps=2)
     assert log.execution == plain
     monkeypatch.setenv("TOKENMILL_POSITIONS", "64")

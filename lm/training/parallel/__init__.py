@@ -40,15 +40,6 @@ def parts_of_a_batch(recipe: Recipe) -> int:
     return recipe.shards if _kind() == "exact" or ranks() == 1 else ranks()
 
 
-def spread() -> str:
-    """How a run is spread over ranks, as far as it decides bits: `exact`, or kind, ranks and whether offloaded."""
-    kind = _kind()
-    if kind == "exact" or ranks() == 1:
-        return "exact"
-    offloaded = ", offloaded" if os.environ.get("TOKENMILL_OFFLOAD") == "1" else ""
-    return f"{kind} on {ranks()} ranks{offloaded}"
-
-
 def _kind() -> str:
     kind = os.environ.get("TOKENMILL_PARALLEL", "exact")
     if kind not in KINDS:
