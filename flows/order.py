@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.lockfile import Entry, entries_of, md5s, part_of
 from flows.reproduce import git
 from tasks.core.graph import read_graph
-from tasks.core.key import path_md5, read_ignored
+from tasks.core.hashed import read_ignored
+from tasks.core.key import path_md5
 from tasks.core.yaml import parse_yaml
 
 # What decides a stage beside its own dependencies and params.

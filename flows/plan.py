@@ -1,10 +1,13 @@
 """Which stages there are, in order, what each waits for, and why it is stale: DVC's answers, in one process."""
 
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
+from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.stage import PipelineStage, Stage
@@ -13,6 +16,8 @@ from flows.in_use import release_ended
 from flows.seen import Signatures, recall, remember
 from flows.stale import Change, changes_of
 from tasks.core.config import ConfigError
+from tasks.core.graph import read_graph
+from tasks.core.hashed import hashed, read_ignored
 
 NAMED = 6  # differences that a plan names of each stage; `make why` has all
 
@@ -48,9 +53,11 @@ def wanted(order: list[str], after: dict[str, list[str]], targets: list[str]) ->
 
 
 def make_plan(root: Path, targets: list[str]) -> list[Planned]:
-    """The stages that the targets need, each after those it waits for. Raises ConfigError where DVC is at work on one."""
+    """The stages that the targets need, each after those it waits for. Raises ConfigError where DVC is at work on one,
+    and for an input or a file of its own that DVC cannot take."""
+    check_inputs(root)
     release_ended(root)
-    with Repo(str(root)) as repo:
+    with refused(), Repo(str(root)) as repo:
         graph = repo.index.graph
         stages = {stage.addressing: stage for stage in nx.dfs_postorder_nodes(graph)}
         after = {address: sorted(s.addressing for s in graph.successors(stage)) for address, stage in stages.items()}
@@ -69,6 +76,25 @@ def make_plan(root: Path, targets: list[str]) -> list[Planned]:
         )
         for a in chosen
     ]
+
+
+def check_inputs(root: Path) -> None:
+    """Raises ConfigError, one line, for an input that DVC cannot hash: it would say so with a traceback, or wait for ever."""
+    graph = read_graph(root)
+    made = {out for entry in graph.values() for out in entry.outs}
+    with chdir(root):
+        ignored = read_ignored()
+        for path in sorted({dep for entry in graph.values() for dep in entry.deps} - made):
+            hashed(Path(path), ignored)
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """What DVC cannot read or hash becomes a ConfigError of one line."""
+    try:
+        yield
+    except (DvcException, OSError) as error:
+        raise ConfigError(f"DVC: {' '.join(str(error).split())}") from None
 
 
 def status_of(repo: Repo, root: Path, stages: dict[str, Stage], locked: dict[str, Any]) -> dict[str, Any]:

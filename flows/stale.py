@@ -17,7 +17,8 @@ from dvc_data.hashfile.obj import HashFile
 from dvc_data.hashfile.tree import Tree
 
 from tasks.core.graph import value_at
-from tasks.core.key import listing_md5, read_ignored
+from tasks.core.hashed import read_ignored
+from tasks.core.key import listing_md5
 from tasks.core.yaml import dump_yaml
 
 REVISIONS = 30  # of a path's history that are searched for what the lock records
@@ -160,7 +161,7 @@ def committed(root: Path, path: str, md5: str) -> Committed | None:
     for revision in _git(root, "log", f"--max-count={REVISIONS}", "--format=%H", "--", path).split():
         listed = _git(root, "ls-tree", "-r", "-z", "--full-tree", revision, "--", path)
         blobs = {line.partition("\t")[2]: line.split()[2] for line in filter(None, listed.split("\0"))}
-        names = {name: blob for name, blob in blobs.items() if name == path or not ignored.match_file(name)}
+        names = {name: blob for name, blob in blobs.items() if name == path or not ignored.names(name)}
         relative = {name.removeprefix(f"{path}/"): blob for name, blob in names.items()}
         md5s = {name: blob_md5(root, blob) for name, blob in relative.items()}
         if md5 == (md5s.get(path) if path in md5s else listing_md5(md5s)):

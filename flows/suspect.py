@@ -6,7 +6,8 @@ from pathlib import Path
 from flows.content import differing, first_difference
 from flows.sides import Side
 from tasks.core.facts import Record, is_code
-from tasks.core.key import path_md5, read_ignored
+from tasks.core.hashed import Ignored
+from tasks.core.key import path_md5
 from tasks.core.libraries import SECTION
 from tasks.core.tracking import flatten
 
@@ -74,7 +75,7 @@ def is_whole(place: Path) -> bool:
 
 def has_md5(place: Path, md5: str, side: Side) -> bool:
     """Whether what lies there is what was recorded."""
-    return is_whole(place) and path_md5(place.absolute(), read_ignored(side.root)) == md5
+    return is_whole(place) and path_md5(place.absolute(), Ignored(place, [])) == md5
 
 
 def of_params(one: Record, other: Record) -> list[Suspect]:

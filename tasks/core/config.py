@@ -1,5 +1,6 @@
 """params.yaml to typed configs: one line per mistake, with file, key, value and the nearest valid name."""
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,11 +31,19 @@ class References(Config):
 
 
 def check_watched(slot: str, paths: list[str], folders: list[str]) -> None:
-    """Raises ValueError for a path that is in none of the folders: DVC watches those, so it would not see it change."""
+    """Raises ValueError for a path that is in none of the folders, or behind a link to a folder in them: DVC watches those, so
+    it would not see it change."""
+    watched = [Path(os.path.abspath(folder)) for folder in folders]
     for path in paths:
-        if not any(Path(path).absolute().is_relative_to(Path(folder).absolute()) for folder in folders):
+        place = Path(os.path.abspath(path))
+        holder = next((folder for folder in watched if place.is_relative_to(folder)), None)
+        if holder is None:
             raise ValueError(
                 f"{slot} reads {path}, which is in neither of {', '.join(folders)}: move it, or name its folder there"
+            )
+        if any(part.is_symlink() and part.is_dir() for part in (place, *place.parents) if holder in part.parents):
+            raise ValueError(
+                f"{slot} reads {path} through a link to a folder, behind which DVC does not look: move it here"
             )
 
 

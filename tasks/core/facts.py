@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.graph import Entry
-from tasks.core.key import file_md5, files_of, read_ignored
+from tasks.core.hashed import hashed, read_ignored
+from tasks.core.key import file_md5
 from tasks.core.process import threads
 
 # The folders whose files are code; what else a stage depends on is data.
@@ -56,7 +57,7 @@ def is_code(path: str) -> bool:
 def made_by(entry: Entry, key: str, md5s: dict[str, str], params: dict[str, Any]) -> Record:
     """The record of the stage that this process has just run."""
     ignored = read_ignored()
-    files = [p for path in entry.deps if is_code(path) for p in files_of(Path(path), ignored)]
+    files = [p for path in entry.deps if is_code(path) for p in hashed(Path(path), ignored).files]
     sections = {name: params.get(name) for name in entry.params}
     code = {path.as_posix(): file_md5(path) for path in files}
     return Record(entry.address, key, entry.cmd, md5s, sections, code, libraries(), hardware())

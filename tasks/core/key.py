@@ -5,13 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pathspec import PathSpec
-
 from tasks.core.config import read_params
 from tasks.core.graph import Entry
-
-# What DVC never looks at, whatever .dvcignore says.
-ALWAYS_IGNORED = [".hg/", ".git/"]
+from tasks.core.hashed import Ignored, hashed, read_ignored
 
 
 def file_md5(path: Path) -> str:
@@ -23,19 +19,11 @@ def file_md5(path: Path) -> str:
     return digest.hexdigest()
 
 
-def files_of(path: Path, ignored: PathSpec) -> list[Path]:
-    """The files of a dependency that count, sorted: those .dvcignore does not name; outside the project it holds not."""
-    if path.is_file():
-        return [path]
-    outside = path.is_absolute() or path.parts[:1] == ("..",)
-    return sorted(p for p in path.rglob("*") if p.is_file() and (outside or not ignored.match_file(p.as_posix())))
-
-
-def path_md5(path: Path, ignored: PathSpec) -> str:
+def path_md5(path: Path, ignored: Ignored) -> str:
     """DVC's md5 of a file, or of a folder: the md5 of its sorted listing, with `.dir` after it."""
     if path.is_file():
         return file_md5(path)
-    return listing_md5({p.relative_to(path).as_posix(): file_md5(p) for p in files_of(path, ignored)})
+    return listing_md5({p.relative_to(path).as_posix(): file_md5(p) for p in hashed(path, ignored).files})
 
 
 def listing_md5(md5s: dict[str, str]) -> str:
@@ -44,13 +32,7 @@ def listing_md5(md5s: dict[str, str]) -> str:
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
-def read_ignored(root: Path = Path(".")) -> PathSpec:
-    """The patterns of .dvcignore, and those that DVC adds."""
-    path = root / ".dvcignore"
-    return PathSpec.from_lines("gitignore", ALWAYS_IGNORED + (path.read_text().splitlines() if path.exists() else []))
-
-
-def dependency_md5s(entry: Entry, ignored: PathSpec) -> dict[str, str]:
+def dependency_md5s(entry: Entry, ignored: Ignored) -> dict[str, str]:
     """md5 of each dependency. Raises FileNotFoundError naming the one that is missing."""
     for path in entry.deps:
         if not Path(path).exists():
@@ -60,9 +42,9 @@ def dependency_md5s(entry: Entry, ignored: PathSpec) -> dict[str, str]:
     return {path: path_md5(Path(path), ignored) for path in entry.deps}
 
 
-def signature(entry: Entry, ignored: PathSpec) -> list[tuple[str, int, int, int]]:
+def signature(entry: Entry, ignored: Ignored) -> list[tuple[str, int, int, int]]:
     """(file, size, times of last change of its bytes and of its entry) of all dependencies: differs when a digest could."""
-    files = [(p.as_posix(), p.stat()) for path in entry.deps for p in files_of(Path(path), ignored)]
+    files = [(p.as_posix(), p.stat()) for path in entry.deps for p in hashed(Path(path), ignored).files]
     return [(name, found.st_size, found.st_mtime_ns, found.st_ctime_ns) for name, found in files]
 
 

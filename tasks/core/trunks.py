@@ -28,7 +28,8 @@ from lm.training.trunk_store import TrunkStore
 from lm.training.trunks import Trunks
 from tasks.core.config import ConfigError, read_params
 from tasks.core.graph import read_graph
-from tasks.core.key import dependency_md5s, memo_key, read_ignored, signature
+from tasks.core.hashed import read_ignored
+from tasks.core.key import dependency_md5s, memo_key, signature
 from tasks.core.log import Log
 
 # What the links of a chain say of every step, so that it need not be the same for all of them

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from lm.config import Config, choice
 from tasks.core.config import ConfigError
 from tasks.core.folders import put_in_place
+from tasks.core.hashed import hashed, read_ignored
 from tasks.core.log import Log
 from tasks.core.parts import Part, workers
 from tasks.core.stage import main
@@ -62,6 +63,7 @@ def run(config: IngestConfig, data: Path, log: Log) -> dict[str, float]:
     """Sources -> data/ingest."""
     check_python(config)
     out = data / "ingest"
+    say_left_out(config.folder)
     listed = [(source, source.files(config.folder)) for source in config.sources]
     items = [piece for source, files in listed for piece in pieces(source, files, config.share(source), config.seed)]
     # a remote store may list other files by the time a killed stage goes on
@@ -90,6 +92,14 @@ def check_python(config: IngestConfig) -> None:
             f"params.yaml: ingest.python: {config.python}, but this is Python {running}, whose library differs: "
             f"run `make pipeline`, which writes the running version, or use Python {config.python}"
         )
+
+
+def say_left_out(folder: str) -> None:
+    """Name what no source reads because DVC does not hash it: a change there would not make this stage run again."""
+    names = [path.relative_to(folder).as_posix() for path in hashed(Path(folder), read_ignored()).left_out]
+    if names:
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        print(f"ingest: {folder}: {len(names)} not read, since DVC does not look into them: {shown}", flush=True)
 
 
 def digest_of(items: Sequence[object]) -> str:

@@ -10,7 +10,8 @@ from dvc.repo import Repo
 
 from tasks.core.config import read_params
 from tasks.core.graph import read_graph
-from tasks.core.key import dependency_md5s, locked_key, memo_key, read_ignored, stage_key
+from tasks.core.hashed import read_ignored
+from tasks.core.key import dependency_md5s, locked_key, memo_key, stage_key
 from tasks.core.yaml import read_yaml
 from tests.project import ROOT
 
@@ -38,8 +39,8 @@ def make_repo(folder: Path) -> None:
     (folder / "in" / "b.txt").write_bytes(b"one\r\ntwo\n")
     (folder / "in" / "deep" / "a.txt").write_text("\N{SNOWMAN}")
     (folder / "in" / "__pycache__").mkdir()
-    (folder / "in" / "__pycache__" / "x.pyc").write_text("ignored")
-    (folder / "in" / "test_x.py").write_text("ignored")
+    (folder / "in" / "__pycache__" / "x.pyc").write_text("no code of ours")
+    (folder / "in" / "test_x.py").write_text("no test of ours")
     (folder / "in" / "deep-er.txt").write_text("sorts before deep/a.txt")
     (folder / "in" / ".git").mkdir()
     (folder / "in" / ".git" / "HEAD").write_text("ignored whatever .dvcignore says")
@@ -92,8 +93,11 @@ def test_the_key_changes_with_all_that_decides_and_nothing_else(tmp_path: Path, 
     with_versions = key({**params, "libraries": versions})
     assert with_versions == key({**params, "libraries": {**versions, "other": "2.0.0"}}) != first
     assert with_versions != key({**params, "libraries": {**versions, "torch": "2.14.0"}})
-    (project / "in" / "test_x.py").write_text("still ignored")
+    (project / "in" / ".git" / "HEAD").write_text("still ignored")
     assert key() == first
+    (project / "in" / "test_x.py").write_text("an input like any other")
+    assert key() != first
+    first = key()
     (project / "in" / "b.txt").write_bytes(b"one\ntwo\n")
     assert key() != first
 

@@ -18,7 +18,7 @@ from flows.plan import NAMED, make_plan, reason_of
 from flows.stages import lock_entry
 from flows.stale import Change, file_changes, only_words, param_changes
 from flows.why import explain
-from tasks.core.config import read_params
+from tasks.core.config import ConfigError, read_params
 from tasks.core.graph import read_graph
 from tasks.core.key import Inputs
 from tasks.core.tracking import EXPERIMENT
@@ -102,6 +102,26 @@ def test_parameters_and_versions_are_named_with_both_values(root: Path) -> None:
     assert reasons(root)["first"] == (
         "first.loss.name: plain -> other; first.loss.beta: not there -> 0.1; tasks/other.py is a new dependency"
     )
+
+
+def test_an_input_that_dvc_cannot_take_is_one_line_before_dvc_looks_at_it(root: Path) -> None:
+    for name, make, words in (
+        (
+            "given/gone.txt",
+            lambda path: path.symlink_to("nowhere"),
+            "given/gone.txt: a link to nowhere, which is no file",
+        ),
+        ("given/pipe", os.mkfifo, "given/pipe: neither a file nor a folder"),
+        ("given/dvc.yaml", lambda path: path.write_text("stages: ["), "given/dvc.yaml: DVC would run it as a pipeline"),
+        ("given/.dvcignore", lambda path: path.write_text("a"), "given/.dvcignore: only the .dvcignore of the project"),
+        ("broken.dvc", lambda path: path.write_text("outs: ["), "DVC: .*broken.dvc"),
+    ):
+        make(root / name)
+        with pytest.raises(ConfigError, match=rf"^{words}.*$") as told:
+            make_plan(root, [])
+        assert "\n" not in str(told.value)
+        (root / name).unlink()
+    assert reasons(root) == {"first": None, "second": None}
 
 
 def test_files_are_named_in_folders_of_code_by_git_and_of_data_by_the_cache(root: Path) -> None:

@@ -147,7 +147,7 @@ def test_a_source_with_nothing_usable_says_so_and_why(folder: Path) -> None:
 
 
 def test_a_folder_that_may_not_be_read(folder: Path) -> None:
-    """Run as an ordinary user, since root may read everything."""
+    """DVC passes it over in silence, so a change in it would go unseen. Run as an ordinary user, since root may read all."""
     closed = folder / "in" / "closed"
     closed.mkdir()
     (closed / "hidden.txt").write_text("hidden")
@@ -155,11 +155,10 @@ def test_a_folder_that_may_not_be_read(folder: Path) -> None:
     closed.chmod(0)
     drop = "os.setuid(65534);" if os.geteuid() == 0 else ""
     program = (
-        f"import os, sys; from pathlib import Path; from tasks.ingest.sources import TextFolder; {drop}"
-        "found = [(f.name, [getattr(r, 'reason', 'good') for r in TextFolder().read(f, 0)]) for f in TextFolder().files('in')]\n"
-        "print(found)\n"
-        "try: TextFolder(path='closed').files('in')\n"
-        "except Exception as error: print(type(error).__name__, error)"
+        f"import os, sys; from pathlib import Path; from tasks.ingest.sources import TextFolder; {drop}\n"
+        "for source in (TextFolder(), TextFolder(path='closed')):\n"
+        "    try: source.files('in')\n"
+        "    except Exception as error: print(type(error).__name__, error)"
     )
     for parent in [folder, *folder.parents]:
         if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
@@ -172,7 +171,7 @@ def test_a_folder_that_may_not_be_read(folder: Path) -> None:
     finally:
         closed.chmod(0o700)
     first, second = done.stdout.splitlines() if done.returncode == 0 else (done.stderr, "")
-    assert first == "[('closed', ['unreadable']), ('open.txt', ['good'])]"
+    assert first == "ConfigError in/closed: Permission denied: DVC cannot see what is in it: mend that, or move it away"
     assert second.startswith("ConfigError") and "no folder that can be read" in second
 
 

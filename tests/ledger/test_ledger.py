@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from lm.config import ConfigError
-from tasks.core.key import path_md5, read_ignored
+from tasks.core.hashed import read_ignored
+from tasks.core.key import path_md5
 from tasks.core.tables import shard, write_table
 from tasks.ledger.__main__ import main
 from tasks.ledger.documents import fate_of, licences, removed_by

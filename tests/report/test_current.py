@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from tasks.core.graph import read_graph
-from tasks.core.key import path_md5, read_ignored
+from tasks.core.hashed import read_ignored
+from tasks.core.key import path_md5
 from tasks.report.read import read_facts, read_stages
 from tests.report.tree import build
 

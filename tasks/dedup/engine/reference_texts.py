@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from lm.config import ConfigError
+from tasks.core.hashed import hashed, read_ignored
 
 ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
 BYTES_AT_ONCE = 8 << 20
@@ -21,7 +22,7 @@ def files_of(folder: Path) -> list[Path]:
     if folder.is_file():
         found = [folder]
     else:
-        found = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
+        found = [path for path in hashed(folder, read_ignored()).files if not path.name.startswith(".")]
     found = [path for path in found if path.name.endswith(ENDINGS)]
     if not found:
         what = "has no file that ends with" if folder.exists() else "does not exist; it is to hold files that end with"

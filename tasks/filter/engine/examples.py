@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.config import ConfigError
+from tasks.core.hashed import hashed, read_ignored
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 
 
 def read_examples(key: str, path: Path, most: int) -> list[str]:
     """The first `most` texts of the files, by name. Raises ConfigError naming the key, or the file and line, at fault."""
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.name.endswith(SUFFIXES))
+    files = [path] if path.is_file() else [f for f in hashed(path, read_ignored()).files if f.name.endswith(SUFFIXES)]
     texts = list(islice((text for file in files for text in _texts(file) if text.strip()), most))
     if not texts:
         raise ConfigError(f"{key}: {path}: no text in it; give a file or a folder of {', '.join(SUFFIXES)} with `text`")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tasks.core.config import ConfigError
+from tasks.core.hashed import hashed, read_ignored
 from tasks.ingest.sources.base import EXCERPT, WEB, File, Rejected, excerpt_of
 from tasks.ingest.sources.compressed import (
     HEAD,
@@ -39,9 +40,11 @@ def matching(folder: str, pattern: str, label: str) -> list[File]:
         top = Path(folder)
         if not top.exists():
             raise ConfigError(f"ingest.folder: {folder}: no such folder (source {label})")
-        found = [local_file(path, top) for path in top.glob(pattern) if path.is_file()]
-        for place in {Path(file.path).parent for file in found}:
+        matched = [path for path in top.glob(pattern) if path.is_file()]
+        for place in {path.parent for path in matched}:
             check_inside(place, top, label)
+        kept = set(hashed(top, read_ignored()).files)
+        found = [local_file(path, top) for path in matched if path in kept]
     if not found:
         where = "" if is_url(pattern) else f" in {folder}"
         raise ConfigError(
@@ -54,11 +57,13 @@ def matching(folder: str, pattern: str, label: str) -> list[File]:
 def check_inside(place: Path, top: Path, label: str) -> None:
     """Raises ConfigError for a folder that a link puts below `top`: DVC does not look behind links to folders, so a change
     there would go unseen."""
-    if not place.resolve().is_relative_to(top.resolve()):
-        raise ConfigError(
-            f"ingest.sources: {label}: {place} is a link out of {top}, behind which DVC does not look: name the folder "
-            f"itself as ingest.folder"
-        )
+    while place != top:
+        if place.is_symlink():
+            raise ConfigError(
+                f"ingest.sources: {label}: {place} is a link to a folder, behind which DVC does not look: name the folder "
+                "itself as ingest.folder, or move it here"
+            )
+        place = place.parent
 
 
 def local_file(path: Path, top: Path) -> File:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from tasks.core.config import ConfigError
+from tasks.core.hashed import hashed, read_ignored
 from tasks.ingest.sources.arrow_rows import read_arrow
 from tasks.ingest.sources.base import Columns, File, Record, Rejected, below_folder, excerpt_of
 from tasks.ingest.sources.csv import Csv
@@ -46,6 +47,8 @@ class HuggingFace(Columns):
         where = str(local) if local.is_dir() else self.dataset
         try:
             found = (self._local_files(local, Path(folder)) if local.is_dir() else None) or self._shards(where, local)
+        except ConfigError:
+            raise
         except Exception as error:  # the library raises errors of many kinds of its own
             what = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise ConfigError(f"ingest.sources: {self.called}: {where}: {what}"[:400]) from None
@@ -61,13 +64,16 @@ class HuggingFace(Columns):
             local = local / self.split
         if (local / SAVED).is_file():
             kind = ARROW
-            paths = [local / part["filename"] for part in json.loads((local / SAVED).read_text())["_data_files"]]
+            paths = [
+                Path(os.path.abspath(local / part["filename"]))
+                for part in json.loads((local / SAVED).read_text())["_data_files"]
+            ]
         else:
             kind, paths = self._meant_files(local)
-        known = kind == ARROW or kind in READERS
-        if not known or not all(path.is_file() and path.resolve().is_relative_to(top.resolve()) for path in paths):
+        self._check_hashed(top / self.dataset, paths)
+        if kind != ARROW and kind not in READERS:
             return None
-        found = [local_file(path, top) for path in paths]
+        found = [local_file(path, Path(os.path.abspath(top))) for path in paths]
         return [File(f"{kind} {file.path}", file.name, file.bytes) for file in found]
 
     def _meant_files(self, local: Path) -> tuple[str, list[Path]]:
@@ -79,7 +85,10 @@ class HuggingFace(Columns):
         if self.split not in meant:
             raise ValueError(f"no split {self.split!r}; there are {', '.join(map(str, meant)) or 'none'}")
         plain = getattr(builder.config, "field", None) is None and getattr(builder.config, "sep", ",") == ","
-        return (builder.name if plain else STREAM), [Path(os.path.abspath(path)) for path in meant[self.split]]
+        plain &= not any("://" in path for path in meant[self.split])  # inside an archive
+        return (builder.name if plain else STREAM), [
+            Path(os.path.abspath(path)) for path in meant[self.split] if "://" not in path
+        ]
 
     def _shards(self, where: str, local: Path) -> list[File]:
         count = self._open(where).num_shards
@@ -92,6 +101,15 @@ class HuggingFace(Columns):
             )
             for number in range(count)
         ]
+
+    def _check_hashed(self, local: Path, paths: list[Path]) -> None:
+        """Raises ConfigError naming a file of the data set that DVC does not hash, such as one behind a link."""
+        kept = {os.path.abspath(path) for path in hashed(local, read_ignored()).files}
+        for path in sorted(map(os.path.abspath, paths)):
+            if path not in kept:
+                raise ConfigError(
+                    f"ingest.sources: {self.called}: {path} is part of {local}, but DVC does not look there: move it into it"
+                )
 
     def _open(self, where: str) -> Any:
         import datasets

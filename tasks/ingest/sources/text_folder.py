@@ -11,6 +11,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from tasks.core.config import ConfigError
+from tasks.core.hashed import hashed, read_ignored
 from tasks.ingest.sources.base import File, Record, Rejected, excerpt_of
 from tasks.ingest.sources.encodings import BOM
 from tasks.ingest.sources.file_source import TextSource
@@ -28,7 +29,7 @@ class TextFolder(TextSource):
     pattern: str = "*.txt"
 
     def files(self, folder: str) -> list[File]:
-        """Raises ConfigError when the folder itself is missing or may not be read; one below it is quarantined."""
+        """Raises ConfigError when the folder, or one below it, is missing or may not be read."""
         if is_url(self.path):
             found = remote_files(f"{self.path.rstrip('/')}/**", self.called)
             return sorted((f for f in found if fnmatch(f.name.rpartition("/")[2], self.pattern)), key=lambda f: f.name)
@@ -36,15 +37,8 @@ class TextFolder(TextSource):
         if not top.is_dir() or not os.access(top, os.R_OK | os.X_OK):
             raise ConfigError(f"ingest.sources: {self.called}: {top}: no folder that can be read")
         check_inside(top, base, self.called)
-        denied: list[OSError] = []
-        listed = [
-            local_file(Path(root) / name, base)
-            for root, _, names in os.walk(top, onerror=denied.append)
-            for name in names
-            if fnmatch(name, self.pattern)
-        ]
-        listed += [File(error.filename, Path(error.filename).relative_to(base).as_posix()) for error in denied]
-        return sorted(listed, key=lambda file: file.name)
+        texts = [path for path in hashed(top, read_ignored()).files if fnmatch(path.name, self.pattern)]
+        return sorted((local_file(path, base) for path in texts), key=lambda file: file.name)
 
     def read(self, file: File, seed: int) -> Iterator[pa.RecordBatch | Rejected]:
         yield from to_batches(self._rows(file))

@@ -1,0 +1,132 @@
+"""Which files of a dependency DVC hashes. A stage reads no others: those could change without its running again."""
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
+
+from tasks.core.config import ConfigError
+
+# What DVC never looks at, before anything that .dvcignore says.
+ALWAYS_IGNORED = [".hg/", ".git/", ".git", ".dvc/"]
+PATTERNS, REPOSITORY, PIPELINE = ".dvcignore", ".dvc", "dvc.yaml"
+FOREIGN = {
+    PATTERNS: "only the .dvcignore of the project itself counts: move its lines there, or the file away",
+    REPOSITORY: "DVC skips a folder that is a DVC project of its own: move that folder out of this project, and name it there",
+    PIPELINE: "DVC would run it as a pipeline of this project: move it away, or its folder out of this project",
+}
+
+
+class Ignored:
+    """The patterns of a project's .dvcignore, and those that DVC adds; they do not reach beyond the project."""
+
+    def __init__(self, root: Path, lines: Iterable[str]) -> None:
+        self.root = os.path.realpath(root)
+        self._patterns: list[tuple[re.Pattern[str], bool, bool]] = []
+        for line in filter(None, map(str.strip, [*ALWAYS_IGNORED, *lines])):
+            regex, ignores = GitIgnoreSpecPattern.pattern_to_regex(line)
+            if isinstance(regex, str):
+                self._patterns.insert(0, (re.compile(regex), bool(ignores), line.endswith("/")))  # the last one decides
+
+    def inside(self, path: Path) -> str | None:
+        """The path as seen from the project, "." for itself; None for one elsewhere. A link counts by where it stands."""
+        name = os.path.relpath(os.path.abspath(path), self.root)
+        return None if name == ".." or name.startswith("../") else name
+
+    def names(self, name: str, is_folder: bool = False) -> bool:
+        """Whether a path, as seen from the project, is ignored, or a folder above it is."""
+        parts = name.split("/")
+        return any(self.name("/".join(parts[:n]), is_folder or n < len(parts)) for n in range(1, len(parts) + 1))
+
+    def name(self, name: str, is_folder: bool) -> bool:
+        """The same of a path in a folder that is not ignored."""
+        spelt = [name, f"{name}/"] if is_folder else [name]
+        for pattern, ignores, folders_only in self._patterns:
+            if (is_folder or not folders_only) and any(map(pattern.match, spelt)):
+                return ignores
+        return False
+
+
+@dataclass
+class Hashed:
+    """What a dependency holds. files: those that DVC hashes, sorted. left_out: the others, a folder as one, sorted."""
+
+    files: list[Path] = field(default_factory=list)
+    left_out: list[Path] = field(default_factory=list)
+
+
+def read_ignored(root: Path = Path(".")) -> Ignored:
+    """What the .dvcignore of a project says."""
+    path = root / PATTERNS
+    return Ignored(root, path.read_text(encoding="utf-8").split("\n") if path.exists() else [])
+
+
+def hashed(path: Path, ignored: Ignored) -> Hashed:
+    """What DVC hashes of a file or a folder, and what it leaves out.
+
+    Raises ConfigError, one line that names it, for what DVC cannot take: a link to nothing, a pipe, a name that is not UTF-8,
+    a folder that may not be read; and what it would take for its own: FOREIGN.
+    """
+    if not path.is_dir():
+        return Hashed([path] if path.is_file() else [])
+    found, inside = Hashed(), ignored.inside(path)
+    if inside is not None:
+        for above in list(Path(inside).parents)[:-1]:
+            _check(above, {name for name in FOREIGN if os.path.lexists(Path(ignored.root, above, name))})
+        if inside != "." and ignored.names(inside, is_folder=True):
+            return Hashed([], [path])
+    _walk(path, inside, ignored, found)
+    return Hashed(sorted(found.files), sorted(found.left_out))
+
+
+def _walk(folder: Path, inside: str | None, ignored: Ignored, found: Hashed) -> None:
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: {error.strerror}: DVC cannot see what is in it: mend that, or move it away"
+        ) from None
+    if inside != ".":  # the project's own are its own
+        _check(folder, {entry.name for entry in entries} & ({PATTERNS} if inside is None else FOREIGN.keys()))
+    for entry in entries:
+        path, name = folder / entry.name, entry.name if inside == "." else f"{inside}/{entry.name}"
+        is_folder = _leads_to_folder(entry)
+        if (inside is not None and ignored.name(name, is_folder)) or (is_folder and entry.is_symlink()):
+            found.left_out.append(path)
+        elif is_folder:
+            _walk(path, inside if inside is None else name, ignored, found)
+        else:
+            _check_file(path, entry)
+            found.files.append(path)
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _check(folder: Path, names: set[str]) -> None:
+    for name in sorted(names):
+        raise ConfigError(f"{folder / name}: {FOREIGN[name]}")
+
+
+def _check_file(path: Path, entry: os.DirEntry[str]) -> None:
+    try:
+        entry.name.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise ConfigError(f"{shown}: a name that is not UTF-8, which DVC cannot keep: rename it") from None
+    try:
+        whole = entry.is_file()
+    except OSError:
+        whole = False
+    if not whole:
+        what = (
+            f"a link to {os.readlink(path)}, which is no file" if entry.is_symlink() else "neither a file nor a folder"
+        )
+        raise ConfigError(f"{path}: {what}, so DVC cannot hash it: remove it")
