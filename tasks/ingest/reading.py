@@ -103,7 +103,7 @@ def read_piece(item: Piece, folder: Path) -> dict[str, Any]:
                 if full:
                     break
         quarantine.flush()
-    return {"documents": 0, "bytes": 0, **facts, "reasons": dict(quarantine.reasons)}
+    return {"documents": 0, "bytes": 0, **facts, "reasons": dict(quarantine.reasons), "examples": quarantine.examples}
 
 
 def with_file(rows: pa.RecordBatch, name: str) -> pa.RecordBatch:
@@ -157,10 +157,13 @@ class Quarantine:
     writer: Writer
     label: str
     reasons: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)  # the first row of each reason, as a message names it
     _waiting: list[tuple[str, str, int, str, str]] = field(default_factory=list)
 
     def add(self, file: File, rejected: Rejected) -> None:
         self.reasons[rejected.reason] += 1
+        place = f"{file.name}, row {rejected.row}" if rejected.row else file.name
+        self.examples.setdefault(rejected.reason, f"{place}: {rejected.excerpt}")
         self._waiting.append((self.label, file.name, rejected.row, rejected.reason, rejected.excerpt))
         if len(self._waiting) == REJECTED_A_BATCH:
             self.flush()

@@ -32,6 +32,8 @@ from tasks.ingest.sources.files import is_url
 
 # Of the rows of a shard; one that is larger by itself has a shard of its own.
 SHARD_BYTES = 64 << 20
+# Reasons whose excerpt says what is to be done.
+TELLING = ("missing_text", "text_is_not_a_string", "unreadable", "not_a_record", "not_json", "not_an_object")
 AnySource: Any = choice(sources)  # named before a field of the same name hides the module
 
 
@@ -141,17 +143,29 @@ def check_usable(config: IngestConfig, items: list[Piece], parts: list[Part], to
         if source.called in totals:
             continue
         reasons: Counter[str] = Counter()
+        examples: dict[str, str] = {}
         for piece, part in zip(items, parts, strict=True):
             if piece.source is source:
                 reasons.update(part.facts["reasons"])
+                examples = part.facts["examples"] | examples
         most = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
         why = most or "its first document exceeds its share"
         path = str(getattr(source, "path", ""))
         where = path if is_url(path) else str(Path(config.folder, path))
         raise ConfigError(
             f"ingest.sources: {source.called}: {where}: not one usable document "
-            f"({sum(reasons.values())} rows rejected: {why})"
+            f"({sum(reasons.values())} rows rejected: {why}){what_to_do(source, reasons, examples)}"
         )
+
+
+def what_to_do(source: Any, reasons: Counter[str], examples: dict[str, str]) -> str:
+    """What the most frequent reason that says something asks for, "" where none does. examples: a row of each reason."""
+    for reason, _ in reasons.most_common():
+        if reason == "invalid_utf8" and hasattr(source, "encoding"):
+            return f"; {examples[reason]}: no UTF-8: state what it is, as in encoding: latin-1"
+        if reason in TELLING:
+            return f"; {examples[reason]}"
+    return ""
 
 
 def place_shards(made: list[Part], out: Path) -> None:

@@ -1,13 +1,16 @@
 """Batches of Arrow columns, of any types and names, as rows of a source: text, id and what goes into meta."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.ingest.sources.base import ROWS, Columns, Rejected, excerpt_of, which_field
-from tasks.ingest.sources.rows import to_json
+from tasks.ingest.sources.base import ROWS, Columns, File, Rejected, excerpt_of, which_field
+from tasks.ingest.sources.files import after, quarantined
+from tasks.ingest.sources.rows import ROWS_A_BATCH, to_json
+
+FILE_MAGIC = b"ARROW1"
 
 TEXT_TESTS = tuple(
     getattr(pa.types, f"is_{name}")
@@ -99,7 +102,7 @@ def as_id(column: pa.Array) -> pa.Array:
 def _spelled(value: Any) -> str:
     if isinstance(value, bytes):
         return value.hex()
-    return to_json(value) if isinstance(value, dict | list) else str(value)
+    return to_json({"": value})[4:-1] if isinstance(value, dict | list) else str(value)
 
 
 def plain_values(column: pa.Array) -> list[Any]:
@@ -135,3 +138,24 @@ def _spelled_out(value: pa.Scalar) -> Any:
     except pa.ArrowException:
         return str(value.value)
     return str(value.value) if text.startswith("<value out of range") else text
+
+
+def read_arrow(file: File, columns: Columns) -> Iterator[pa.RecordBatch | Rejected]:
+    """The rows of an Arrow file of this machine, of either of its two forms, a batch at a time."""
+    row, wrong = 0, list[Rejected]()
+    try:
+        with quarantined(file, wrong), pa.memory_map(file.path) as mapped:
+            is_file = mapped.read(len(FILE_MAGIC)) == FILE_MAGIC
+            mapped.seek(0)
+            with (pa.ipc.open_file if is_file else pa.ipc.open_stream)(mapped) as reader:
+                if refused := refusal(reader.schema, columns):
+                    yield refused
+                    return
+                batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+                for batch in batches:
+                    for first in range(0, batch.num_rows, ROWS_A_BATCH):
+                        yield rows_of(batch.slice(first, ROWS_A_BATCH), row, columns)
+                        row += min(ROWS_A_BATCH, batch.num_rows - first)
+    except (pa.ArrowException, ValueError) as error:
+        wrong.append(Rejected(0, "unreadable", excerpt_of(f"{type(error).__name__}: {error}")))
+    yield from after(wrong, row)

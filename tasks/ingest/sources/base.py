@@ -142,7 +142,10 @@ def which_field(wanted: str, names: Iterable[str], texts: Iterable[str]) -> str:
     others = [name for name in texts if name.strip().lower() not in ("id", "url", "source", "meta")]
     meant = near[0] if near else others[0] if len(others) == 1 else None
     listed = ", ".join(map(repr, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-    return excerpt_of(f"has the fields {listed or 'none'}") + (f"; did you mean text_field: {meant}?" if meant else "")
+    said = excerpt_of(f"has the fields {listed or 'none'}")
+    if meant is None:
+        return said
+    return f"{said}; did you mean text_field: {meant if meant == meant.strip() else repr(meant)}?"
 
 
 def excerpt_of(value: object) -> str:

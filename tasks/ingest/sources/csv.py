@@ -1,17 +1,24 @@
 """CSV and TSV: a first line of names, fields quoted by double quotes where they hold the delimiter or a line's end."""
 
 import csv
+import json
 from collections.abc import Iterator
 from typing import Literal
 
 import pyarrow as pa
 from pydantic import Field
 
-from tasks.ingest.sources.base import Columns, File, Record, Rejected, excerpt_of
+from tasks.ingest.sources.base import Columns, File, Record, Rejected, excerpt_of, which_field
 from tasks.ingest.sources.compressed import SUFFIXES
 from tasks.ingest.sources.file_source import TextSource
 from tasks.ingest.sources.files import read_lines
 from tasks.ingest.sources.rows import record_of, to_batches
+
+
+def other_delimiter(names: list[str]) -> str:
+    """A word about the delimiter, where the only name has another one in it."""
+    found = [mark for mark in (",;\t|") if len(names) == 1 and mark in names[0]]
+    return f"; did you mean delimiter: {json.dumps(max(found, key=names[0].count))}?" if found else ""
 
 
 class _Unusable(Exception):
@@ -57,7 +64,9 @@ class Csv(TextSource, Columns):
             if names is None:
                 names = values
                 if self.text_field not in names:
-                    yield Rejected(0, "missing_text", excerpt_of(f"columns: {', '.join(names)}"))
+                    hint = other_delimiter(names)
+                    said = which_field(self.text_field, names, [] if hint else names)
+                    yield Rejected(0, "missing_text", said + hint)
                     return
             elif values == names:
                 yield Rejected(row, "repeated_header", excerpt_of(values))

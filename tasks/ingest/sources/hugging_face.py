@@ -1,5 +1,6 @@
-"""A data set of the Hugging Face hub by its name, or a folder of this machine that is laid out as one."""
+"""A data set of the Hugging Face hub by its name, or a folder of this machine that is laid out as one or was saved to disk."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,23 @@ from pydantic import Field, field_validator
 
 from tasks.core.config import ConfigError
 from tasks.core.hashed import hashed, read_ignored
-from tasks.ingest.sources.base import Columns, File, Record, Rejected, below_folder
+from tasks.ingest.sources.arrow_rows import read_arrow
+from tasks.ingest.sources.base import Columns, File, Record, Rejected, below_folder, excerpt_of
+from tasks.ingest.sources.csv import Csv
+from tasks.ingest.sources.files import local_file
+from tasks.ingest.sources.jsonl import Jsonl
+from tasks.ingest.sources.parquet import Parquet
 from tasks.ingest.sources.rows import record_of, to_batches
+
+ARROW, STREAM = "arrow", "stream"
+# Loaders of the library whose files are read here: one by one, so that they may differ in their columns.
+READERS: dict[str, Any] = {"json": Jsonl, "parquet": Parquet, "csv": Csv}
+SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
 
 
 class HuggingFace(Columns):
-    """Read as a stream by the `datasets` library, never stored: each of the data set's own shards is a file here."""
+    """A data set of the hub is read as a stream by the `datasets` library, never stored: each of its shards is a file here. Of
+    a folder of this machine the library says which files are meant; JSON, Parquet, CSV and Arrow are read as by the sources."""
 
     name: Literal["hugging_face"] = "hugging_face"
     dataset: str = Field(description="a name such as HuggingFaceFW/fineweb, or a folder relative to ingest.folder")
@@ -32,32 +44,68 @@ class HuggingFace(Columns):
     def files(self, folder: str) -> list[File]:
         """Raises ConfigError when there is no such data set, or it cannot be reached."""
         local = Path(folder) / self.dataset
-        if local.is_dir():
-            self._check_hashed(local)
         where = str(local) if local.is_dir() else self.dataset
         try:
-            count = self._open(where).num_shards
+            found = (self._local_files(local, Path(folder)) if local.is_dir() else None) or self._shards(where, local)
+        except ConfigError:
+            raise
         except Exception as error:  # the library raises errors of many kinds of its own
             what = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise ConfigError(f"ingest.sources: {self.called}: {where}: {what}"[:400]) from None
-        wanted = min(self.shards or count, count)
-        return [
-            File(
-                f"{number}/{count} {where}", f"{self.dataset}/{number:05}", tag=self.revision, remote=not local.is_dir()
-            )
-            for number in (index * count // wanted for index in range(wanted))
-        ]
+        wanted = min(self.shards or len(found), len(found))
+        return [found[index * len(found) // wanted] for index in range(wanted)]
 
-    def _check_hashed(self, local: Path) -> None:
-        """Raises ConfigError naming a file that the library would read and DVC does not hash, such as one behind a link."""
+    def _local_files(self, local: Path, top: Path) -> list[File] | None:
+        """The files of a folder as `kind path`; None where the library alone can read them."""
+        if (local / SAVED_SPLITS).is_file():
+            splits = json.loads((local / SAVED_SPLITS).read_text())["splits"]
+            if self.split not in splits:
+                raise ValueError(f"no split {self.split!r}; there are {', '.join(splits)}")
+            local = local / self.split
+        if (local / SAVED).is_file():
+            kind = ARROW
+            paths = [
+                Path(os.path.abspath(local / part["filename"]))
+                for part in json.loads((local / SAVED).read_text())["_data_files"]
+            ]
+        else:
+            kind, paths = self._meant_files(local)
+        self._check_hashed(top / self.dataset, paths)
+        if kind != ARROW and kind not in READERS:
+            return None
+        found = [local_file(path, Path(os.path.abspath(top))) for path in paths]
+        return [File(f"{kind} {file.path}", file.name, file.bytes) for file in found]
+
+    def _meant_files(self, local: Path) -> tuple[str, list[Path]]:
+        """(loader, files of the split) as the library understands a folder."""
         import datasets
 
-        try:
-            parts = datasets.load_dataset_builder(str(local), self.config).config.data_files or {}
-        except Exception:
-            return  # what is wrong with it is told when it is opened
+        builder = datasets.load_dataset_builder(str(local), self.config)
+        meant = builder.config.data_files or {}
+        if self.split not in meant:
+            raise ValueError(f"no split {self.split!r}; there are {', '.join(map(str, meant)) or 'none'}")
+        plain = getattr(builder.config, "field", None) is None and getattr(builder.config, "sep", ",") == ","
+        plain &= not any("://" in path for path in meant[self.split])  # inside an archive
+        return (builder.name if plain else STREAM), [
+            Path(os.path.abspath(path)) for path in meant[self.split] if "://" not in path
+        ]
+
+    def _shards(self, where: str, local: Path) -> list[File]:
+        count = self._open(where).num_shards
+        return [
+            File(
+                f"{STREAM} {number}/{count} {where}",
+                f"{self.dataset}/{number:05}",
+                tag=self.revision,
+                remote=not local.is_dir(),
+            )
+            for number in range(count)
+        ]
+
+    def _check_hashed(self, local: Path, paths: list[Path]) -> None:
+        """Raises ConfigError naming a file of the data set that DVC does not hash, such as one behind a link."""
         kept = {os.path.abspath(path) for path in hashed(local, read_ignored()).files}
-        for path in sorted(os.path.abspath(path) for paths in parts.values() for path in paths if "://" not in path):
+        for path in sorted(map(os.path.abspath, paths)):
             if path not in kept:
                 raise ConfigError(
                     f"ingest.sources: {self.called}: {path} is part of {local}, but DVC does not look there: move it into it"
@@ -69,10 +117,27 @@ class HuggingFace(Columns):
         return datasets.load_dataset(where, self.config, split=self.split, revision=self.revision, streaming=True)
 
     def read(self, file: File, seed: int) -> Iterator[pa.RecordBatch | Rejected]:
-        yield from to_batches(self._rows(file))
+        kind, _, path = file.path.partition(" ")
+        if kind == STREAM:
+            yield from to_batches(self._rows(file, path))
+            return
+        plain = File(path, file.name, file.bytes)
+        if kind == ARROW:
+            yield from read_arrow(plain, self)
+            return
+        fields = {"text_field": self.text_field, "id_field": self.id_field, "meta_fields": self.meta_fields}
+        yield from READERS[kind](path="*", label=self.called, **fields).read(plain, seed)
 
-    def _rows(self, file: File) -> Iterator[Record | Rejected]:
-        place, _, where = file.path.partition(" ")
-        number, count = map(int, place.split("/"))
-        for row, value in enumerate(self._open(where).shard(count, number), 1):
-            yield record_of(row, value, self)
+    def _rows(self, file: File, place: str) -> Iterator[Record | Rejected]:
+        part, _, where = place.partition(" ")
+        number, count = map(int, part.split("/"))
+        row = 0
+        try:
+            for row, value in enumerate(self._open(where).shard(count, number), 1):
+                yield record_of(row, value, self)
+        except (
+            Exception
+        ) as error:  # of many kinds: the rest of a shard whose rows its own columns do not fit, and others
+            if file.remote and isinstance(error, OSError):
+                raise
+            yield Rejected(row + 1 if row else 0, "unreadable", excerpt_of(f"{type(error).__name__}: {error}"))

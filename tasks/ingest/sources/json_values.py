@@ -20,8 +20,8 @@ QUOTE, ESCAPE, COMMA, OPEN = ord('"'), ord("\\"), ord(","), (ord("["), ord("{"))
 
 
 def is_in_lines(stream: BinaryIO, max_bytes: int) -> bool:
-    """Whether a text is JSON lines, by its first two lines that are not blank. An array alone on its line, and no other, is none;
-    nor is what begins with a bracket and goes on in the next line."""
+    """Whether a text is JSON lines, by its first two lines that are not blank. An array that is the only line is
+    none; nor is what begins with a bracket and goes on in the next line."""
     first = _next_line(stream, max_bytes)
     if first[:1] not in (b"[", b"{"):
         return True
@@ -41,8 +41,8 @@ def _next_line(stream: BinaryIO, max_bytes: int) -> bytes:
 
 
 def read_values(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes] | Rejected]:
-    """(number from 1, bytes) of each element of an array, or of each value of several; what is longer than max_bytes is rejected
-    without being held, and so is one that ends with the file."""
+    """(number from 1, bytes) of each element of an array, or of each value of several; what is longer than max_bytes is
+    rejected without being held, and so is one that ends with the file."""
     value, number, depth, inside = _Value(max_bytes), 0, 0, False
     data = without_mark(stream.read1(PIECE)).lstrip(SPACE)  # type: ignore[attr-defined] # read would lose what stands before a tear
     is_array = data.startswith(b"[")
