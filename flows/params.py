@@ -78,7 +78,8 @@ def compose(root: Path, preset: str, overrides: list[str]) -> dict[str, Any]:
             raise ConfigError(f"PRESET: no preset {preset!r}{meant} (presets/: {', '.join(known)})")
         params = read_params(root / "presets" / f"{BASE}.yaml")
         if preset != BASE:
-            params = merged(params, read_params(root / "presets" / f"{preset}.yaml"))
+            change = read_params(root / "presets" / f"{preset}.yaml")
+            params = merged(for_sources_of(params, change), change)
     for assignment in overrides:
         params = override(params, assignment)
     ingest = params.get("ingest")
@@ -90,6 +91,28 @@ def compose(root: Path, preset: str, overrides: list[str]) -> dict[str, Any]:
     if names := libraries(root):
         params = {**params, SECTION: {name: installed(name) for name in names}}
     return params
+
+
+def for_sources_of(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The base for a preset: where that has a source which the base has not, rules of filter that the base keeps to some of
+    its own sources are for all, since which texts a rule is for is the corpus's matter."""
+    before, after = labels(base), labels(change)
+    rules = base.get("filter")
+    if not after - before or not isinstance(rules, dict):
+        return base
+    kept = {
+        slot: {key: value for key, value in rule.items() if key != "sources"} if isinstance(rule, dict) else rule
+        for slot, rule in rules.items()
+    }
+    return {**base, "filter": kept}
+
+
+def labels(params: dict[str, Any]) -> set[str]:
+    """What the sources of ingest are called, as far as that can be told of params that nobody has checked."""
+    ingest = params.get("ingest")
+    sources = ingest.get("sources") if isinstance(ingest, dict) else None
+    named = [source for source in sources if isinstance(source, dict)] if isinstance(sources, list) else []
+    return {str(source.get("label") or source.get("name")) for source in named}
 
 
 def libraries(root: Path) -> list[str]:

@@ -120,6 +120,6 @@ def wrong_weights(folder: Path, shape: ModelConfig) -> Iterator[Finding]:
     if wrong:
         yield Finding(
             str(folder),
-            f"{counted(len(wrong), 'weight')} other than config.json says: {wrong[0]}",
+            f"{counted(len(wrong), 'weight')} {'does' if len(wrong) == 1 else 'do'} not fit config.json: {wrong[0]}",
             "copy the model there again",
         )

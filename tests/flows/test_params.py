@@ -155,3 +155,23 @@ def test_what_our_own_checks_say_begins_with_no_word_of_pydantic(root: Path) -> 
     with pytest.raises(ConfigError, match=r"^params.yaml: pretrain.model: width must be") as caught:
         check(root, compose(root, "laptop", ["pretrain.model.width=7"]))
     assert "alue error" not in str(caught.value)
+
+
+def test_which_texts_a_rule_is_for_is_inherited_with_the_sources_alone(root: Path) -> None:
+    """README's preset for one's own data, which says nothing of filter, is filtered; presets of the same sources as before."""
+
+    def sources(preset: str) -> list[object]:
+        found = compose(root, preset, [])["filter"]
+        return [found[slot].get("sources") for slot in ("quality", "repetition")]
+
+    own = "ingest:\n  sources:\n  - {name: jsonl, path: '*.jsonl'}\n"
+    (root / "presets/mine.yaml").write_text(own)
+    (root / "presets/kept.yaml").write_text(own + "filter:\n  quality: {sources: [jsonl]}\n")
+    (root / "presets/less.yaml").write_text("ingest:\n  sources:\n  - {name: stdlib}\n")
+    (root / "presets/more.yaml").write_text(
+        "ingest:\n  sources:\n  - {name: stdlib}\n  - {name: text_folder, label: web}\n"
+    )
+    assert [sources(preset) for preset in ("laptop", "smoke", "less")] == [[["stdlib"], ["stdlib"]]] * 3
+    assert [sources(preset) for preset in ("mine", "more")] == [[None, None]] * 2
+    assert sources("kept") == [["jsonl"], None]
+    assert compose(root, "mine", [])["filter"]["quality"]["min_words"] == 20
