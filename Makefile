@@ -23,6 +23,16 @@ export GOMP_SPINCOUNT ?= 1000
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.scratch/dvc
 
 .DEFAULT_GOAL := help
+
+# a word that no recipe of the goals reads is refused before anything is made; what make starts inherits none of the words
+quoted = '$(subst ','\'',$(1))'
+words := $(foreach word,$(.VARIABLES),$(if $(filter command,$(origin $(word))),$(word)))
+refusal := $(if $(words)$(MAKECMDGOALS),$(shell $(PYTHON) flows/words.py $(firstword $(MAKEFILE_LIST)) $(call quoted,$(MAKECMDGOALS)) $(foreach word,$(words),$(call quoted,$(word)))))
+$(if $(refusal),$(error $(refusal)))
+MAKEOVERRIDES =
+# a word that was given, as one argument of an option
+arg = $(if $($(1)),--$(2) $(call quoted,$($(1))))
+
 .PHONY: help setup pipeline preflight variant test chaos mutants smoke why audit repro reproduce bisect ui agent lint plan bench bench-table peers browse chat export trace clean
 
 help:  ## this list
@@ -39,16 +49,16 @@ $(READY): constraints.txt pyproject.toml
 setup: $(READY)  ## make the environment (.venv), or bring it up to date with its pins
 
 pipeline: $(READY)  ## bring the pipeline up to date: PRESET=smoke SET="rl.steps=50 seed=1" TARGETS="sft" FORCE=1
-	@python -m flows.run $(if $(PRESET),--preset $(PRESET)) $(if $(SET),--set $(SET)) $(if $(TARGETS),--targets $(TARGETS)) $(if $(FORCE),--force)
+	@python -m flows.run $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets) $(if $(filter-out 0 no false,$(FORCE)),--force)
 
 variant: $(READY)  ## other parameters in a worktree of their own, beside this one: NAME=wide SET="rl.steps=50" REV=HEAD REMOVE=1; no NAME: all
-	@python -m flows.variants $(if $(NAME),--name $(NAME) --revision $(REV)) $(if $(REMOVE),--remove) $(if $(PRESET),--preset $(PRESET)) $(if $(SET),--set $(SET)) $(if $(TARGETS),--targets $(TARGETS))
+	@python -m flows.variants $(call arg,NAME,name) $(call arg,REV,revision) $(if $(REMOVE),--remove) $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets)
 
 preflight: $(READY)  ## what a run would fail on, found before it starts: PRESET=smoke SET="rl.steps=50" TARGETS="sft"
-	@python -m flows.preflight $(if $(PRESET),--preset $(PRESET)) $(if $(SET),--set $(SET)) $(if $(TARGETS),--targets $(TARGETS))
+	@python -m flows.preflight $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets)
 
 plan: $(READY)  ## memory, time and FLOP of a pipeline before it runs: PRESET=gpu-124m MACHINE=h100 SET="rl.steps=50"
-	@python -m flows.forecast $(if $(PRESET),--preset $(PRESET)) $(if $(SET),--set $(SET)) $(if $(MACHINE),--machine $(MACHINE))
+	@python -m flows.forecast $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,MACHINE,machine)
 
 # a file's tests stay together: they share servers and projects; in the order of the files, or the longest would come last
 test: $(READY)  ## every test, by two processes: JOBS=8
@@ -71,7 +81,7 @@ audit: $(READY)  ## run a stage and fail if it touches a file, a parameter or a 
 
 repro: $(READY)  ## the same by `dvc repro` alone: no server
 	@python -m flows.heal
-	@python -m flows.params && python -P flows/dvc_cli.py repro $(TARGETS) $(if $(FORCE),--force)
+	@python -m flows.params && python -P flows/dvc_cli.py repro $(TARGETS) $(if $(filter-out 0 no false,$(FORCE)),--force)
 	@python -m flows.finish
 
 reproduce: $(READY)  ## run a committed lock again and say what is the same, and why the rest is not: REV=HEAD, or an MLflow run

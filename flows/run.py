@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from flows.assignments import take_words
 from flows.environment import environment
 from flows.heal import heal_lock
 from flows.in_use import await_free
@@ -22,9 +23,7 @@ from tasks.core.process import no_collection
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make pipeline", description=__doc__)
-    parser.add_argument("--preset", default=CURRENT, help="a file of presets/; params.yaml as it is when absent")
-    parser.add_argument("--set", nargs="*", default=[], help="overrides such as rl.steps=50")
-    parser.add_argument("--targets", nargs="*", default=[], help="stages to bring up to date; all when absent")
+    take_words(parser)
     parser.add_argument("--force", action="store_true", help="run the stages even when nothing has changed")
     return parser.parse_args()
 
@@ -66,7 +65,8 @@ def run(root: Path, asked: argparse.Namespace) -> int:
         check_targets(root, asked.targets)
         if not (root / "params.yaml").exists() or params != read_params(root / "params.yaml"):
             check(root, params)
-            write(root, params)
+            for line in write(root, params):
+                print(line, flush=True)
         if healed := heal_lock(root):
             print(healed, file=sys.stderr)
         await_free(root, lambda line: print(line, flush=True))

@@ -116,7 +116,7 @@ def table(root: Path) -> str:
     for folder in sorted(path for path in (root / FOLDER).glob("*") if (path / "params.yaml").exists()):
         different = ", ".join(f"{name}={value}" for name, value in changed(root, folder).items()) or "as here"
         lines.append(f"{folder.name:>18} | {different} | {figures(folder)}")
-    return "\n".join(lines) or 'no variants; make variant NAME=wide SET="pretrain.model.width=256" makes one'
+    return "\n".join(lines) or 'no variants; make variant NAME=wide SET="pretrain.model.width=240" makes one'
 
 
 def main() -> int:

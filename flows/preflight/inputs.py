@@ -15,6 +15,7 @@ from lm.tokenizer import SPECIALS, Tokenizer
 from tasks.core.config import ConfigError, load
 from tasks.ingest.sources.base import Rejected
 from tasks.ingest.stage import IngestConfig, check_python
+from tasks.report.words import counted
 
 # Rows that may be unusable at the front of a source before it is said to have none.
 ROWS_TRIED = 1000
@@ -118,5 +119,7 @@ def wrong_weights(folder: Path, shape: ModelConfig) -> Iterator[Finding]:
     ]
     if wrong:
         yield Finding(
-            str(folder), f"{len(wrong)} weights do not fit config.json: {wrong[0]}", "copy the model there again"
+            str(folder),
+            f"{counted(len(wrong), 'weight')} {'does' if len(wrong) == 1 else 'do'} not fit config.json: {wrong[0]}",
+            "copy the model there again",
         )

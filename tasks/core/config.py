@@ -106,6 +106,8 @@ def _explain(path: Path | str, section: str, kind: type[Config], mistake: Any, v
         return f"{path}: {_dotted(where)}.name: no method {context['tag']!r}{_nearest(context['tag'], allowed)}"
     if what == "union_tag_not_found":
         return f"{path}: {_dotted(where)}: needs a `name` that says which method (got {value!r})"
+    if what == "value_error":  # one of our own, which pydantic begins with "Value error, "
+        return f"{path}: {_dotted(where)}: {mistake['ctx']['error']} (got {value!r})"
     return f"{path}: {_dotted(where)}: {mistake['msg'][0].lower() + mistake['msg'][1:]} (got {value!r})"
 
 
