@@ -13,6 +13,9 @@ from tasks.report.chart import line_chart
 from tasks.report.drawing import graph
 from tasks.report.read import Stage, read_facts, read_stages
 
+# The ends of the interval of the figure over all sources; ingest lets no source have such a name.
+NO_SOURCES = ("low", "high")
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -73,7 +76,7 @@ def _curves(stage: Stage) -> list[Curve]:
 def _by_source(models: list[Stage], prefix: str) -> dict[str, float]:
     """The figure of each source under a prefix, sources sorted, from the first model that has one."""
     found = {k.removeprefix(prefix): v for s in reversed(models) for k, v in s.metrics.items() if k.startswith(prefix)}
-    return dict(sorted(found.items()))
+    return {name: value for name, value in sorted(found.items()) if name not in NO_SOURCES}
 
 
 def _params(params: dict[str, Any]) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ def table(root: Path) -> str:
             stage.model or "",
             number(m.get("parameters")),
             size(m.get("size_bytes")),
-            _bits(m.get("bits_per_byte")),
+            _bits(m.get("bits_per_byte")) + _range(m.get("bits_per_byte_low"), m.get("bits_per_byte_high")),
             _bits(m.get("gzip_bits_per_byte")),
             percent(m.get("accuracy")),
             ABSENT if low is None or high is None else f"{percent(low)} to {percent(high)}",
@@ -41,6 +41,11 @@ def table(root: Path) -> str:
 
 def _bits(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.3f}"
+
+
+def _range(low: float | None, high: float | None) -> str:
+    """The 95% interval in brackets; nothing where there is none."""
+    return "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
 
 
 def _aligned(rows: list[list[str]]) -> str:

@@ -57,7 +57,7 @@ def root(tmp_path: Path) -> Path:
 def test_every_figure_is_on_the_page(root: Path) -> None:
     page = Page(read(root))
     for model, bits, accuracy, interval in (
-        ("pretrain", "1.875", "12.5%", "6.2% to 25.0%"),
+        ("pretrain", "1.875 1.812 to 1.938", "12.5%", "6.2% to 25.0%"),
         ("rl", "1.999", "87.5%", "75.0% to 93.8%"),
     ):
         line = re.search(rf"\n{model}\n([^%]*%[^%]*%[^%]*%[^%]*?)\n\n", page.words)
@@ -147,6 +147,7 @@ def test_the_terminal_table_lines_up(root: Path) -> None:
     assert [line.split()[0] for line in models[1:]] == list(MODELS)
     assert [line.split()[0] for line in work[1:]] == list(METRICS)
     assert len({len(line) for line in models}) == 1
+    assert "1.875 (1.812 to 1.938)" in models[1] and "1.999  " in models[2], "where there is no interval, none is shown"
     dedup = next(line for line in work if line.startswith("dedup"))
     assert dedup.split() == ["dedup", "6.5", "300", "MB", "31", "9", "duplicate_of", "8"]
     assert "\x1b" not in table(root)
