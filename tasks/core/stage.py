@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from lm.config import Config
+from tasks.core import timings
 from tasks.core.audit import Sections, audited
 from tasks.core.config import ConfigError, load, read_params
 from tasks.core.facts import made_by
@@ -206,10 +207,9 @@ def _work(
             shutil.copyfile(path, view / inside(entry) / path.name)
         replace(view / inside(entry), Path(entry.outs[0]))
         write_json(Path("data/metrics") / f"{entry.address}.json", metrics)
-        write_json(Path("data/timings") / f"{entry.address}.json", facts)
         machine = hardware() | spread | log.execution | went_on
         record = made_by(entry, inputs.key, inputs.md5s, inputs.params, machine)
-        write_json(Path("data/timings") / f"{entry.address}.record.json", asdict(record))
+        timings.write(Path(), entry.address, facts, asdict(record))
         if path_of(entry.address) in entry.outs:
             write_text(Path(path_of(entry.address)), text_of(inputs.decides))
     except BaseException as error:
