@@ -24,6 +24,7 @@ from tasks.core.facts import made_by
 from tasks.core.folders import inside, make_view, replace, write_json, write_text
 from tasks.core.graph import Entry, read_graph
 from tasks.core.guardian import watch_over
+from tasks.core.intact import check_intact
 from tasks.core.key import Changed, Inputs
 from tasks.core.libraries import check_versions
 from tasks.core.lines import Lines
@@ -186,6 +187,7 @@ def _work(
     inputs: Inputs, config: Config, run: Callable[..., dict[str, float]], ranks: Ranks, sections: Sections
 ) -> None:
     began, entry = time.monotonic(), inputs.entry
+    check_intact(entry, inputs.md5s)
     folder = SCRATCH / entry.address / inputs.key
     use_threads()
     keep_to_limits()

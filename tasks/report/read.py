@@ -10,6 +10,7 @@ from typing import Any
 
 from tasks.core.graph import Entry, read_graph
 from tasks.core.hashed import read_ignored
+from tasks.core.intact import is_another
 from tasks.core.key import file_md5, locked_key, path_md5
 from tasks.core.timings import facts_of
 from tasks.core.timings import paths as timings_paths
@@ -81,6 +82,8 @@ def _stage(root: Path, entry: Entry, makers: dict[str, str], fresh: bool, locked
     """locked: its entry of dvc.lock, to which figures and times belong or are not shown; None where there is no lock."""
     needs = list(dict.fromkeys(makers[dep] for dep in entry.deps if dep in makers))
     folder = root / (entry.outs[0] if entry.outs else f"data/{entry.name}")
+    recorded = {out["path"]: str(out.get("md5")) for out in (locked or {}).get("outs", [])}
+    fresh = fresh and not any(is_another(root, path, recorded[path]) for path in entry.outs if path in recorded)
     metrics = locked_metrics(root, entry.address, locked) if fresh else {}
     if not metrics:
         return Stage(entry.address, needs, folder)

@@ -102,6 +102,18 @@ def test_metrics_that_the_lock_does_not_record_are_not_shown(project: Path, tmp_
     assert not {stage.name: stage for stage in read_stages(copied)}["ingest"].metrics
 
 
+def test_a_stage_whose_files_are_of_another_run_is_not_shown(project: Path, tmp_path: Path) -> None:
+    """As after a switch of git that brought dvc.lock and metrics, and no data."""
+    ingest(project, 1)
+    other = (project / "data" / "ingest" / "origins.parquet").read_bytes()
+    ingest(project, 0)
+    copied = shutil.copytree(project, tmp_path / "copy", symlinks=True)
+    assert next(stage for stage in read_stages(copied) if stage.name == "ingest").current
+    assert (copied / "data" / "ingest" / "origins.parquet").read_bytes() != other
+    (copied / "data" / "ingest" / "origins.parquet").write_bytes(other)
+    assert not next(stage for stage in read_stages(copied) if stage.name == "ingest").current
+
+
 def test_a_model_bears_figures_of_its_own_evaluation_alone(tmp_path: Path) -> None:
     """`TARGETS=quantize` makes a model and does not evaluate it: the last evaluation was of the model before."""
     metrics = tmp_path / "data" / "metrics" / "evaluate@quantize.json"
