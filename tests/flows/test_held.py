@@ -260,13 +260,16 @@ class Edited:
 # A process of its own: a thread of the tests comes late where the machine is busy. The instant is the thing itself.
 EDIT = """
 import os, sys, time
-time.sleep(float(sys.argv[1]))
-os.replace(sys.argv[2], sys.argv[3])
+begun, at, new, path = sys.argv[1:]
+while begun and not (os.path.isdir(begun) and os.listdir(begun)):
+    time.sleep(0.002)
+time.sleep(float(at))
+os.replace(new, path)
 """
 
 
 def edit_at_random(edited: Edited, times: int, seed: int) -> dict[str, int]:
-    """Edit a file at random instants of a run, every other in its second half, where it ends and is recorded; asserts that nothing is
+    """Edit a file at random instants of a run, every other when the stage has looked at what decides it; asserts that nothing is
     recorded falsely. Returns how many runs ended how."""
     drawn, known, ended = random.Random(seed), edited.made_alone(), {"recorded": 0, "refused": 0}
     edited.have()
@@ -275,15 +278,17 @@ def edit_at_random(edited: Edited, times: int, seed: int) -> dict[str, int]:
         edited.have()
         edited.forget()
         path, _, after = drawn.choice(list(edited.edits.values()))
-        at = drawn.uniform(whole / 2 if number % 2 else 0, whole)
+        begun, at = (f".scratch/{edited.address}", whole / 4) if number % 2 else ("", whole)
         (edited.project / "new").write_bytes(after)
-        command = [sys.executable, "-c", EDIT, str(at), str(edited.project / "new"), str(edited.project / path)]
-        editor, began = subprocess.Popen(command), time.monotonic()
+        at = drawn.uniform(0, at)
+        command = [sys.executable, "-c", EDIT, begun, str(at), "new", path]
+        editor, began = subprocess.Popen(command, cwd=edited.project), time.monotonic()
         done = edited.run()
         lasted = time.monotonic() - began
+        editor.kill()  # an edit afterwards tells nothing
         editor.wait()
         entry = entry_of(edited.project, edited.address)
-        said = f"edit {number}, of {path} at {at:.2f} s of {whole:.2f}: {done.stdout}{done.stderr}"
+        said = f"edit {number}, of {path} at {at:.2f} s of {begun or 'all'}, {whole:.2f}: {done.stdout}{done.stderr}"
         for recorded in [*([entry] if entry else []), *runs_of(edited.project)]:
             assert known.get(repr(locked(recorded))) == recorded["outs"][0]["md5"], said
         assert "Traceback" not in done.stderr and (entry or done.returncode or edited.start == PLAIN), said

@@ -37,7 +37,7 @@ from tests.test_architecture import chosen_methods
 # The work is as little as can be: what takes the time is twelve processes that import torch.
 LITTLE: dict[str, dict[str, Any]] = {
     "ingest": {"sources": [{"name": "worksheets", "digits": 1}, {"name": "jsonl", "path": "*.jsonl"}]},
-    "dedup": {"near": {"name": "minhash", "shingle_words": 1, "threshold": 0.6}},
+    "dedup": {"near": {"name": "minhash", "shingle_words": 5, "threshold": 0.6}},
     "filter": {
         "quality": {
             **{"name": "gopher_quality", "sources": ["jsonl"], "min_words": 5, "min_stop_words": 0},
@@ -56,9 +56,9 @@ PARAMS = {
 # A parameter of each stage whose other value shows in its output.
 OTHER = {
     "ingest": ("ingest.max_bytes", 20_000),
-    "dedup": ("dedup.near.shingle_words", 5),
+    "dedup": ("dedup.near.shingle_words", 1),
     "filter": ("filter.quality.min_words", 50),
-    "tokenize": ("tokenize.held_out_fraction", 0.3),
+    "tokenize": ("tokenize.held_out_fraction", 0.5),
     "curriculum": ("curriculum.tokens", 256),
     "pretrain": ("pretrain.optimizer.lr", 0.01),
     "sft": ("sft.batch", 8),
