@@ -49,8 +49,7 @@ def make(root: Path, name: str, revision: str) -> Path:
     if folder.exists():
         take_up(root, folder, revision)
         return folder
-    for other in made(root):  # else git takes those of a project that was moved for gone
-        git(root, "worktree", "repair", str(other))
+    repair(root)  # else git takes those of a project that was moved for gone
     git(root, "worktree", "prune")
     git(root, "worktree", "add", "--quiet", "--detach", str(folder), revision)
     try:
@@ -118,14 +117,20 @@ def remove(root: Path, name: str) -> None:
     if not folder.exists():
         there = ", ".join(path.name for path in made(root)) or "none"
         raise ConfigError(f"NAME: there is no variant {name!r} (there are: {there})")
-    git(root, "worktree", "repair", str(folder))
+    repair(root)
     git(root, "worktree", "remove", "--force", str(folder))
+
+
+def repair(root: Path) -> None:
+    """Have git find the variants where they are now. One that it cannot repair is told of when it is asked for."""
+    command = ["git", "worktree", "repair", *map(str, made(root))]
+    subprocess.run(command, cwd=root, capture_output=True, check=False)
 
 
 def take_up(root: Path, folder: Path, revision: str) -> None:
     """Make an existing variant usable again after its project was moved. Raises ConfigError when another revision than its own
     is asked for."""
-    git(root, "worktree", "repair", str(folder))
+    repair(root)
     share(root, folder)
     its, asked = (
         git(where, "rev-parse", f"{name}^{{commit}}").strip() for where, name in ((folder, "HEAD"), (root, revision))

@@ -349,6 +349,8 @@ def _register(client: Any, name: str, stage: str, path: str, md5: str, revision:
 
 def _add_figures(client: Any, name: str, version: str, metrics: dict[str, float]) -> None:
     """Give a version that was registered before its evaluation the figures that this has found since."""
+    if not metrics:
+        return
     model = client.get_logged_model(client.get_model_version(name, version).source.removeprefix("models:/"))
     if new := {key: repr(value) for key, value in metrics.items() if key not in model.params}:
         client.log_model_params(model.model_id, new)
