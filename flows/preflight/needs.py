@@ -23,6 +23,8 @@ EXPANDED = 4
 PACKED_ENDINGS = (".gz", ".zst", ".parquet")
 # Of a row of the plan, packed; of a token in tokenizer.json; of weights, gradients and AdamW's moments
 PLAN_ROW, TOKENIZER_ROW, STATE = 8, 60, 16
+# Of each byte of held-out text while tokenize looks for it in training: a 64-bit hash.
+GRAM_KEY = 8
 
 
 def text_bytes(config: IngestConfig) -> float:
@@ -72,9 +74,8 @@ def disk_of(s: Sections, text: float) -> tuple[dict[str, float], dict[str, float
         "quantize": float(packed),
     }
     trained = dict.fromkeys(("pretrain", "sft", "rl"), 2.0 * STATE * weights) | {"distill": 2.0 * STATE * learned}
-    return outputs, {
-        name: trained.get(name, size + (text if name == "ingest" else 0)) for name, size in outputs.items()
-    }
+    parts = {"ingest": text, "tokenize": GRAM_KEY * text * s.tokenize.held_out_fraction}
+    return outputs, {name: trained.get(name, size + parts.get(name, 0)) for name, size in outputs.items()}
 
 
 def memory_of(params: dict[str, Any], s: Sections, names: set[str]) -> tuple[dict[str, float], dict[str, str]]:

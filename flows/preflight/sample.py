@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from lm.hf import read_json, their_name
 from lm.hf_config import from_theirs
 from lm.model import Decoder
+from tasks.core.held_out import HELD_OUT
 from tasks.ingest.sources.base import Rejected
 from tasks.ingest.stage import IngestConfig
 
@@ -50,7 +51,9 @@ def first_rows(source: Any, file: Any, seed: int, count: int) -> Iterator[dict[s
             if not isinstance(row["text"], str):
                 continue
             own = {"id": str(row["id"])} if row["id"] is not None else {}
-            yield {**json.loads(row["meta"] or "{}"), **own, "text": row["text"][:CHARACTERS]}
+            meta = json.loads(row["meta"] or "{}")
+            meta.pop(HELD_OUT, None)  # the first rows may all be of one side
+            yield {**meta, **own, "text": row["text"][:CHARACTERS]}
             count -= 1
             if not count:
                 return

@@ -50,6 +50,11 @@ def curriculum(toy: dict[str, Any]) -> dict[str, Any]:
     return {"tokens": 2 * per_step, "tokens_per_step": per_step}
 
 
+def tokenize(toy: dict[str, Any]) -> dict[str, Any]:
+    """The first rows of a file may be of one group, or stand in each other, where the whole is not so."""
+    return {"group_by": [], "max_overlap": 1.0}
+
+
 def pretrain(toy: dict[str, Any]) -> dict[str, Any]:
     section = toy["pretrain"]
     samples = {"samples_every": 1} if section.get("samples_every") else {}
@@ -94,6 +99,7 @@ def evaluate(toy: dict[str, Any]) -> dict[str, Any]:
 
 
 CHANGES = {
+    "tokenize": tokenize,
     "curriculum": curriculum,
     "pretrain": pretrain,
     "sft": sft,

@@ -68,7 +68,7 @@ def gzip_bits(text: str) -> float:
 def per_byte(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Bits per byte of the model and of gzip, over all documents and over those of each source, and the model's interval.
 
-    rows: `source`, `group`, `bytes`, `bits` and `gzip_bits` of each document. What has no byte has no figure.
+    rows: `id`, `source`, `bytes`, `bits` and `gzip_bits` of each document. What has no byte has no figure.
     """
     totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for row in rows:
@@ -87,18 +87,19 @@ def per_byte(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def interval(rows: Sequence[dict[str, Any]]) -> tuple[float, float] | None:
-    """The 95% interval of bits per byte: percentiles of what comes when as many groups as there are of each source are drawn
-    from them with replacement (Efron 1979; Davison and Hinkley 1997, chapters 2.4 and 3.2). None of fewer than two groups.
+    """The 95% interval of bits per byte: percentiles of what comes when as many documents as there are of each source are drawn
+    from them with replacement (Efron 1979; Davison and Hinkley 1997, chapters 2.4 and 3.2). None of fewer than two documents.
 
-    A group is drawn as a whole, since its documents tell about each other. The sources keep their shares: these were chosen.
+    The sources keep their shares: these were chosen. Documents of one group are drawn one by one, so this is how far other
+    documents of these groups would lie; groups of other kinds may lie further.
     """
     generator = np.random.Generator(np.random.Philox(key=SEED))
     drawn_R = np.zeros((RESAMPLES, 2))
-    for groups_G in strata(rows):
-        if len(groups_G) < 2:
+    for documents_N in strata(rows):
+        if len(documents_N) < 2:
             return None
         for drawn in drawn_R:
-            drawn += groups_G[generator.integers(len(groups_G), size=len(groups_G))].sum(0)
+            drawn += documents_N[generator.integers(len(documents_N), size=len(documents_N))].sum(0)
     if not drawn_R[:, 1].all():
         return None
     low, high = np.quantile(drawn_R[:, 0] / drawn_R[:, 1], (0.025, 0.975))
@@ -106,16 +107,14 @@ def interval(rows: Sequence[dict[str, Any]]) -> tuple[float, float] | None:
 
 
 def strata(rows: Sequence[dict[str, Any]]) -> list[np.ndarray]:
-    """Bits and bytes of the groups of each source (G, 2), whatever the order of the rows. A source of one group, which does not
-    say how far another would lie from it, goes with the others that have one; that alone, with the source of the fewest."""
-    sums: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
+    """Bits and bytes of the documents of each source (N, 2), whatever the order of the rows. A source of one document, which
+    does not say how far another would lie from it, goes with the others that have one; that alone, with the source of fewest."""
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row["id"]):
         if row["bytes"]:
-            group = sums[row["source"]][row["group"]]
-            group[0] += row["bits"]
-            group[1] += row["bytes"]
-    every = [np.array([groups[name] for name in sorted(groups)]) for _, groups in sorted(sums.items())]
+            found[row["source"]].append((row["bits"], row["bytes"]))
+    every = [np.array(documents) for _, documents in sorted(found.items())]
     every.sort(key=len)  # stable, so by name where they are as many
-    alone = sum(len(groups_G) == 1 for groups_G in every)
+    alone = sum(len(documents_N) == 1 for documents_N in every)
     together = 2 if alone == 1 else alone
     return [np.concatenate(every[:together]), *every[together:]] if alone else every

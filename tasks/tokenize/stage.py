@@ -51,7 +51,7 @@ class TokenizeConfig(Config):
         "document has none of them, its source says which belong together, else it is a group by itself",
     )
     max_overlap: float = Field(
-        0.5,
+        0.2,
         ge=0,
         le=1,
         description="share of a held-out document that may stand word for word in training; of more it is not measured",
