@@ -1,7 +1,6 @@
 """What both `make pipeline` and `make repro` end with: the final model registered, the report, the table."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import networkx as nx
@@ -9,6 +8,7 @@ from dvc.repo import Repo
 
 from flows.environment import ROOT
 from flows.stages import md5_in_lock
+from tasks.core.git import revision as revision_of
 from tasks.core.tracking import register_model
 from tasks.report.render import render
 from tasks.report.terminal import table
@@ -41,5 +41,4 @@ def finish(root: Path, revision: str) -> Path | None:
 
 
 if __name__ == "__main__":
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    finish(Path.cwd(), head.stdout.strip())
+    finish(Path.cwd(), revision_of(ROOT))

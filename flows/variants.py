@@ -15,6 +15,7 @@ from pathlib import Path
 
 from flows.environment import environment
 from tasks.core.config import ConfigError, read_params
+from tasks.core.git import ask
 from tasks.core.graph import read_graph
 from tasks.core.tracking import flatten
 
@@ -25,7 +26,7 @@ FOLDER = Path(".variants")  # outside .scratch, which `make clean` empties
 
 def git(root: Path, *arguments: str) -> str:
     """What git prints. Raises ConfigError with what it says."""
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    done = ask(root, *arguments)
     if done.returncode:
         raise ConfigError(f"git {arguments[0]}: {done.stderr.strip().splitlines()[-1]}")
     return done.stdout

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import subprocess
 from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tasks.core.git import ask
 from tasks.core.graph import Entry, read_graph
 from tasks.core.key import path_md5, read_ignored
 from tasks.core.yaml import read_yaml
@@ -174,5 +174,5 @@ def read_facts(root: Path) -> Facts:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    done = ask(root, *arguments)
     return done.stdout.strip() if done.returncode == 0 else ""
