@@ -21,6 +21,9 @@ export DVC_NO_ANALYTICS := 1
 # flows/environment.py says why
 export GOMP_SPINCOUNT ?= 1000
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.scratch/dvc
+ifeq ($(wildcard .git),)
+export DVC_SYSTEM_CONFIG_DIR := $(CURDIR)/.dvc/without_git
+endif
 
 .DEFAULT_GOAL := help
 

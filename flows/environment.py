@@ -19,6 +19,7 @@ def environment(root: Path) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "SHELL": "/bin/bash",
         **without_proxy(),
+        **without_git(root),
         # OpenMP threads that spin long at a barrier slow a stage 1.7 to 4 times as soon as one other process computes; a
         # short spin costs 1.06 of none then, and with the machine to itself nothing (2 cores, the default model, torch 2.13)
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
@@ -33,3 +34,9 @@ def environment(root: Path) -> dict[str, str]:
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the flow says what matters itself
     }
+
+
+def without_git(root: Path) -> dict[str, str]:
+    """What has DVC work in a folder that is no git repository, such as an archive or an image's layer: settings below .dvc that
+    it reads in place of the system's."""
+    return {} if (root / ".git").exists() else {"DVC_SYSTEM_CONFIG_DIR": str(root / ".dvc" / "without_git")}

@@ -1,6 +1,5 @@
 """What both `make pipeline` and `make repro` end with: the final model registered, the report, the table."""
 
-import subprocess
 from pathlib import Path
 
 import networkx as nx
@@ -8,6 +7,7 @@ from dvc.repo import Repo
 
 from flows.environment import ROOT
 from flows.stages import md5_in_lock
+from tasks.core.git import revision as revision_of
 from tasks.core.key import locked_key
 from tasks.core.timings import settle
 from tasks.core.tracking import register_model
@@ -54,5 +54,4 @@ def finish(root: Path, revision: str) -> Path | None:
 
 
 if __name__ == "__main__":
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    finish(Path.cwd(), head.stdout.strip())
+    finish(Path.cwd(), revision_of(ROOT))

@@ -1,7 +1,6 @@
 """The pipeline as a Prefect flow: dvc.yaml's graph, one task run a stage. It knows no stage by name."""
 
 import os
-import subprocess
 import threading
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from flows.pools import run_anywhere
 from flows.preflight.start import preflight
 from flows.publish import conclude
 from flows.stages import TRANSIENT_CODES, stop_all
+from tasks.core.git import revision as revision_of
 from tasks.core.process import stages_at_once
 from tasks.core.tracking import FLOW_RUN, PARENT_RUN, finish_parent, start_parent
 
@@ -126,9 +126,7 @@ def bring_up_to_date(
     show_plan(plan, before, params)
     todo = plan if force else may_run(plan)
     preflight(root, params, todo)
-    revision = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
-    ).stdout.strip()
+    revision = revision_of(root)
     this_run = str(flow_run.get_id() or "")
     parent = start_parent({"preset": preset, "targets": " ".join(targets), "prefect.flow_run_id": this_run}, params)
     extra = {

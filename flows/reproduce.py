@@ -16,11 +16,12 @@ from flows.environment import environment
 from flows.params import CURRENT, compose, write
 from flows.sides import Side, from_folder, from_revision, locked_at, revision_of
 from flows.stages import DVC_CLI
+from tasks.core.git import ask
 
 
 def git(root: Path, *arguments: str) -> str:
     """What git prints. Raises ValueError with its complaint."""
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    done = ask(root, *arguments)
     if done.returncode:
         raise ValueError(f"git {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout.strip()

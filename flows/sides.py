@@ -6,7 +6,6 @@ It is a project's folder as it lies there, a git revision by its dvc.lock, or an
 import hashlib
 import json
 import re
-import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from flows.compare import by_path, read_lock
 from lm.config import ConfigError
 from tasks.core.facts import TAG, Record
+from tasks.core.git import ask
 from tasks.core.hashed import read_ignored
 from tasks.core.key import locked_key
 from tasks.core.recorded import FOLDER
@@ -146,7 +146,7 @@ def locked_at(root: Path, commit: str) -> dict[str, Any]:
 
 def _git(root: Path, *arguments: str) -> bytes:
     """What git prints; nothing when it fails."""
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=False)
+    done = ask(root, *arguments, binary=True)
     return done.stdout if done.returncode == 0 else b""
 
 

@@ -7,25 +7,42 @@ import sys
 import tempfile
 from pathlib import Path
 
+from pathspec import GitIgnoreSpec
+
 from flows.environment import environment
+from tasks.core.git import ask
 
 
 def copy_project(root: Path, target: Path) -> Path:
-    """A copy of what git tracks and of new files that it does not ignore; a git repository of its own, with one commit."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=root,
-        capture_output=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.decode().split("\0")):
+    """A copy of what git tracks and of new files that it does not ignore; where there is git, a repository of its own, with one
+    commit."""
+    for name in ours(root):
         if (root / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, target / name)
     who = ["-c", "user.name=tokenmill", "-c", "user.email=tokenmill@localhost"]
+    if not shutil.which("git"):
+        return target
     for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "a copy"]):
         subprocess.run(["git", *command], cwd=target, check=True)
     return target
+
+
+def ours(root: Path) -> list[str]:
+    """The files that git tracks or does not ignore, by their names in the project; without a repository, those that .gitignore
+    does not name."""
+    listed = ask(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", binary=True)
+    if not listed.returncode:
+        return list(filter(None, listed.stdout.decode().split("\0")))
+    ignored = GitIgnoreSpec.from_lines([*(root / ".gitignore").read_text().splitlines(), "/.dvc/tmp", "/.dvc/cache"])
+    found, waiting = [], [root]
+    while waiting:
+        for path in waiting.pop().iterdir():
+            name = path.relative_to(root).as_posix()
+            if not ignored.match_file(f"{name}/" if path.is_dir() else name) and name != ".git":
+                waiting += [path] if path.is_dir() and not path.is_symlink() else []
+                found += [name] if path.is_file() else []
+    return sorted(found)
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.obj import HashFile
 from dvc_data.hashfile.tree import Tree
 
+from tasks.core.git import ask
 from tasks.core.graph import value_at
 from tasks.core.hashed import read_ignored
 from tasks.core.key import listing_md5
@@ -200,5 +201,5 @@ def _without_words(text: str) -> str:
 
 def _git(root: Path, *arguments: str) -> str:
     """What git prints; nothing where there is no repository."""
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    done = ask(root, *arguments)
     return done.stdout if done.returncode == 0 else ""

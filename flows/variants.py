@@ -17,6 +17,7 @@ from dvc.config import Config
 from flows.environment import environment
 from flows.variant_table import table
 from tasks.core.config import ConfigError
+from tasks.core.git import ask
 from tasks.core.graph import read_graph
 from tasks.core.timings import STORE
 
@@ -26,7 +27,7 @@ FOLDER = Path(".variants")  # outside .scratch, which `make clean` empties
 
 def git(root: Path, *arguments: str) -> str:
     """What git prints. Raises ConfigError with what it says."""
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    done = ask(root, *arguments)
     if done.returncode:
         raise ConfigError(f"git {arguments[0]}: {done.stderr.strip().splitlines()[-1]}")
     return done.stdout

@@ -7,30 +7,36 @@ takes two seconds); whatever goes wrong there is one line of warning. TOKENMILL_
 import fcntl
 import os
 import queue
-import shutil
 import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 
+from tasks.core.again import in_batches, is_final, until
+from tasks.core.git import UNKNOWN, ask
+from tasks.core.git import revision as revision_of
 from tasks.core.graph import Entry
 from tasks.core.key import locked_key
+from tasks.core.names import lawful, shortened
 from tasks.core.own import open_lock
 from tasks.core.process import no_collection
 from tasks.core.proxies import without_proxy
+from tasks.core.unended import Ending, forget, note, noted
 from tasks.core.yaml import read_yaml
 
 EXPERIMENT = "tokenmill"
 CHAMPION = "champion"  # the alias of the registered model that is in use
 PARENT_RUN, FLOW_RUN = "TOKENMILL_PARENT_RUN", "TOKENMILL_FLOW_RUN"
 CLOSE_SECONDS = 30.0
+LAST_SECONDS = 20.0  # of these, for a store that does not take the end of a run at once
+MOST_WAITING = 100_000  # points of curves kept for a store that is away: 40 MB
 # A process began when its run says, to within this: the clock it is computed from is corrected now and then.
 START_SECONDS = 10.0
 # What the pipeline itself writes into the tree while it runs.
@@ -54,9 +60,10 @@ def _guarded(what: str, work: Callable[[], Result]) -> Result | None:
         return None
 
 
-def _warn(what: str, error: Exception) -> None:
+def _warn(what: str, error: Exception) -> bool:
     reason = str(error).strip().splitlines() or [""]
     print(f"warning: tracking: {what} failed: {type(error).__name__}: {reason[0][:200]}", file=sys.stderr, flush=True)
+    return True
 
 
 def _client() -> Any:
@@ -88,6 +95,9 @@ def _connect() -> Any:
 
 def _experiment(client: Any) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
+    if found and found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+        print(f"tracking: the experiment {EXPERIMENT} was deleted; it is restored, with its runs", flush=True)
     if found:
         return found.experiment_id
     here = None if "MLFLOW_TRACKING_URI" in os.environ else Path("mlflow/store/artifacts").absolute().as_uri()
@@ -98,26 +108,17 @@ def _experiment(client: Any) -> str:
         return client.get_experiment_by_name(EXPERIMENT).experiment_id
 
 
-def _git(*arguments: str) -> str:
-    if not shutil.which("git"):
-        return ""
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
-
-
-def _dirty() -> str:
+def _dirty(root: Path) -> str:
     """Whether the tree differs from its revision: true or false, and unknown where git cannot tell."""
-    if not shutil.which("git"):
-        return "unknown"
-    command = ["git", "status", "--porcelain", "--", ".", *OUR_WRITES]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return str(bool(done.stdout.strip())).lower() if done.returncode == 0 else "unknown"
+    done = ask(root, "status", "--porcelain", "--", ".", *OUR_WRITES)
+    return UNKNOWN if done.returncode else str(bool(done.stdout.strip())).lower()
 
 
 def _process_tags() -> dict[str, str]:
-    process = psutil.Process()
+    process, here = psutil.Process(), Path.cwd()
     return {
-        "git.revision": _git("rev-parse", "HEAD"),
-        "git.dirty": _dirty(),
+        "git.revision": revision_of(here),
+        "git.dirty": _dirty(here),
         "prefect.flow_run_id": os.environ.get(FLOW_RUN, ""),
         "process.host": socket.gethostname(),
         "process.pid": str(process.pid),
@@ -140,7 +141,7 @@ def flatten(values: Any, name: str = "") -> dict[str, str]:
 def _log_params(client: Any, run: str, params: dict[str, Any]) -> None:
     from mlflow.entities import Param
 
-    flat = [Param(key, value) for key, value in flatten(params).items() if key]
+    flat = [Param(lawful(key), value) for key, value in flatten(params).items() if key]
     for start in range(0, len(flat), 100):  # the server's limit of a batch
         client.log_batch(run, params=flat[start : start + 100])
 
@@ -151,7 +152,7 @@ def _log_inputs(client: Any, run: str, md5s: dict[str, str]) -> None:
     from mlflow.entities import DatasetInput
 
     datasets = [
-        MetaDataset(CodeDatasetSource(tags={"path": path}), name=path, digest=md5)  # type: ignore[abstract]
+        MetaDataset(CodeDatasetSource(tags={"path": path}), name=shortened(path, 500), digest=md5)  # type: ignore[abstract]
         for path, md5 in md5s.items()
         if not path.startswith(("tasks", "lm", "kernels"))
     ]
@@ -176,6 +177,8 @@ class Tracker:
         self._queue: queue.SimpleQueue[tuple[int, dict[str, float], int] | None] = queue.SimpleQueue()
         self._samples: queue.SimpleQueue[tuple[int, dict[str, str]]] = queue.SimpleQueue()
         self._end: tuple[str, dict[str, float], dict[str, float], dict[str, str]] = ("FAILED", {}, {}, {})
+        self._ended = 0  # in ms
+        self._made: tuple[str, str] | None = None  # store and number of the run
         self._thread: threading.Thread | None = None
         if enabled():
             sections = {name: params[name] for name in entry.params if name in params}
@@ -200,7 +203,9 @@ class Tracker:
     ) -> None:
         """End the run (FINISHED, FAILED or KILLED), and wait a bounded time until it is recorded."""
         if self._thread:
-            self._end = (status, metrics, facts, tags or {})
+            self._end, self._ended = (status, metrics, facts, tags or {}), int(time.time() * 1000)
+            if self._made:  # before the wait: the store may be locked, or gone, until this process has ended
+                note(self._made[0], Ending(self._made[1], status, self._ended))
             self._queue.put(None)
             self._thread.join(CLOSE_SECONDS)
             if self._thread.is_alive():
@@ -216,28 +221,47 @@ class Tracker:
             tags["mlflow.parentRunId"] = parent
         made = client.create_run(_experiment(client), self._began, tags=tags, run_name=entry.address)
         run = made.info.run_id
-        _log_params(client, run, params)
-        _log_inputs(client, run, md5s)
-        ended = False
+        self._made = client.tracking_uri, run
+        _guarded(f"the parameters of {entry.address}", lambda: _log_params(client, run, params))
+        _guarded(f"the inputs of {entry.address}", lambda: _log_inputs(client, run, md5s))
+        waiting: list[Metric] = []
+        send = partial(in_batches, waiting, 1000, partial(client.log_batch, run))  # the server's limit of a batch
+        ended = troubled = False
         while not ended:
             points = [self._queue.get()]
             while len(points) < 200 and points[-1] is not None and not self._queue.empty():
                 points.append(self._queue.get())
             ended = points[-1] is None
-            curves = [Metric(k, float(v), ms, step) for p in points if p for step, vs, ms in [p] for k, v in vs.items()]
-            for start in range(0, len(curves), 1000):  # the server's limit of a batch
-                client.log_batch(run, metrics=curves[start : start + 1000])
-            _log_samples(client, run, self._samples)
+            new = [Metric(lawful(k), float(v), ms, s) for p in points if p for s, vs, ms in [p] for k, v in vs.items()]
+            waiting[:] = (waiting + new)[-MOST_WAITING:]
+            try:
+                send()
+                _log_samples(client, run, self._samples)
+            except Exception as error:  # noqa: BLE001 - by contract; what waits is tried again with the next points
+                troubled = troubled or _warn(f"{entry.address}, which goes on", error)
         status, metrics, facts, tags = self._end
         final = {**{f"final.{k}": v for k, v in metrics.items()}, **{f"run.{k}": v for k, v in facts.items()}}
-        now = int(time.time() * 1000)
-        last = [Metric(name.replace("@", "_"), float(v), now, 0) for name, v in final.items()]
-        client.log_batch(run, metrics=last, tags=[RunTag(name, value) for name, value in tags.items()])
-        client.set_terminated(run, status)
+        now, by = self._ended, time.monotonic() + LAST_SECONDS
+        waiting += [Metric(lawful(name), float(v), now, 0) for name, v in final.items()]
+        named = [RunTag(lawful(name), value) for name, value in tags.items()]
+        _guarded(f"the curves of {entry.address}", lambda: until(by, send))
+        _guarded(f"the tags of {entry.address}", lambda: until(by, lambda: client.log_batch(run, tags=named)))
+        until(by, lambda: _end_run(client, Ending(run, status, now)))
+
+
+def _end_run(client: Any, ending: Ending) -> None:
+    try:
+        client.set_terminated(ending.run, ending.status, ending.at)
+    except Exception as error:
+        if not is_final(error):  # such as a run that was deleted
+            raise
+    forget(client.tracking_uri, ending.run)
 
 
 def close_killed(client: Any) -> None:
-    """End as KILLED every run still RUNNING whose process on this host is gone."""
+    """End every run whose end the store had not taken, and as KILLED each still RUNNING whose process on this host is gone."""
+    for ending in noted(client.tracking_uri):
+        _guarded("the end of an earlier run", partial(_end_run, client, ending))
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if not experiment:
         return
@@ -259,16 +283,22 @@ def start_parent(tags: dict[str, str], params: dict[str, Any]) -> str | None:
         client = _client()
         close_killed(client)
         run = client.create_run(_experiment(client), tags=_process_tags() | tags, run_name="pipeline").info.run_id
-        _log_params(client, run, params)
+        _guarded("the pipeline's parameters", lambda: _log_params(client, run, params))
         return run
 
     return _guarded("the pipeline's run", work)
 
 
 def finish_parent(run: str | None, status: str) -> None:
-    """End the pipeline's run."""
+    """End the pipeline's run; where the store does not take it, the next start does."""
+
+    def work() -> None:
+        client, ending = _client(), Ending(str(run), status, int(time.time() * 1000))
+        note(client.tracking_uri, ending)
+        until(time.monotonic() + LAST_SECONDS, lambda: _end_run(client, ending))
+
     if run:
-        _guarded("the pipeline's run", lambda: _client().set_terminated(run, status))
+        _guarded("the pipeline's run", work)
 
 
 def run_for_key(client: Any, key: str) -> str | None:
@@ -338,7 +368,7 @@ def _register(client: Any, name: str, stage: str, path: str, md5: str, revision:
         name,
         source_run_id=run_for_key(client, locked_key(locked)) if locked else None,
         tags=tags,
-        params={key: repr(value) for key, value in metrics.items()},
+        params={lawful(key): repr(value) for key, value in metrics.items()},
         experiment_id=_experiment(client),
     )
     if name not in {m.name for m in client.search_registered_models(f"name = '{name}'")}:

@@ -2,10 +2,10 @@
 
 import configparser
 import json
-import subprocess
 from pathlib import Path
 
 from lm.config import ConfigError
+from tasks.core.git import ask
 from tasks.core.yaml import parse_yaml
 
 
@@ -14,9 +14,7 @@ def data_of(root: Path, revision: str, into: Path) -> Path:
 
     Raises ConfigError where the revision has no dvc.lock, or the cache nothing of it.
     """
-    shown = subprocess.run(
-        ["git", "show", f"{revision}:dvc.lock"], cwd=root, capture_output=True, text=True, check=False
-    )
+    shown = ask(root, "show", f"{revision}:dvc.lock")
     if shown.returncode:
         raise ConfigError(f"RUN={revision}: neither a data folder nor a git revision with a dvc.lock")
     objects, linked = cache_of(root) / "files" / "md5", 0

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import subprocess
 from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tasks.core.git import ask
 from tasks.core.graph import Entry, read_graph
 from tasks.core.hashed import read_ignored
 from tasks.core.intact import is_another
@@ -200,8 +200,5 @@ def read_facts(root: Path) -> Facts:
 
 def _git(root: Path, *arguments: str) -> str | None:
     """What git prints; None where it fails or is not there."""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    done = ask(root, *arguments)
+    return None if done.returncode else done.stdout.strip()

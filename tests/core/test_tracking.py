@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow.utils.validation import _validate_metric, _validate_param, _validate_tag
 
 import mlflow
 from tasks.core.graph import read_graph
 from tasks.core.hashed import read_ignored
 from tasks.core.key import dependency_md5s, path_md5
+from tasks.core.names import lawful
 from tasks.core.tracking import flatten
 from tests.core.test_stage import finish, project, set_params, start, wait_for, wait_for_step  # noqa: F401
 from tests.project import ROOT
@@ -162,3 +166,98 @@ def test_switched_off_it_leaves_nothing(project: Path) -> None:  # noqa: F811
     assert not (project / "mlflow").exists()
     with pytest.raises(subprocess.CalledProcessError):  # the helper above does see a failure
         call(project, "undefined_name")
+
+
+LABELS = [
+    "documents_web (en)",
+    "c++",
+    "a,b",
+    "a;b",
+    "grüße",
+    "../x",
+    "/x",
+    "a//b",
+    "x" * 400,
+    "x" * 401,
+    "50%",
+    "\u4e2d\u6587",
+    ".",
+]
+
+
+def test_figures_of_labels_that_mlflow_refuses_are_recorded(project: Path) -> None:  # noqa: F811
+    set_params(project, mode="labels", weights=dict.fromkeys(LABELS, 1))
+    (project / "toy" / "stage.py").write_text(
+        (project / "toy" / "stage.py")
+        .read_text()
+        .replace('mode: str = "good"', 'mode: str = "good"; weights: dict = {}')
+    )
+    (project / "labels").write_text("\n".join(LABELS))
+    status, printed = finish(start(project, TOKENMILL_TRACKING="on"))
+    assert status == 0 and "warning" not in printed, printed
+    [run] = runs_of(project)
+    names = {lawful(label) for label in LABELS}
+    assert run.info.status == "FINISHED" and len(names) == len(LABELS)
+    for kind, value in (("", 1.0), ("run.", 2.0), ("final.", 3.0)):
+        found = {lawful(kind + label): run.data.metrics.get(lawful(kind + label)) for label in LABELS}
+        assert set(found.values()) == {value}, (kind, found)
+    assert {lawful(f"toy.weights.{label}") for label in LABELS} <= set(run.data.params)
+
+
+@given(st.text(max_size=300) | st.sampled_from(LABELS), st.text(max_size=300))
+def test_a_lawful_name_is_taken_and_is_one_names_alone(one: str, other: str) -> None:
+    for name in (one, other):
+        assert lawful(name) == lawful(name)
+        _validate_metric(lawful(name), 1.0, 1, 1)
+        _validate_param(lawful(name), "1")
+        _validate_tag(lawful(name), "1")
+    assert (lawful(one) == lawful(other)) == (one == other)
+    assert lawful("final.loss") == "final.loss" and lawful("documents_web") == "documents_web"
+
+
+def test_a_deleted_experiment_is_restored_and_said_once(project: Path) -> None:  # noqa: F811
+    assert finish(start(project, TOKENMILL_TRACKING="on")) == (0, "")
+    client = client_of(project)
+    client.delete_experiment(client.get_experiment_by_name("tokenmill").experiment_id)
+    status, printed = finish(start(project, TOKENMILL_TRACKING="on"))
+    assert status == 0 and printed.splitlines() == [
+        "tracking: the experiment tokenmill was deleted; it is restored, with its runs"
+    ]
+    assert finish(start(project, TOKENMILL_TRACKING="on")) == (0, "")
+    assert [run.info.status for run in runs_of(project)] == ["FINISHED"] * 3
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["released", "killed"])
+def test_a_run_whose_end_a_locked_store_does_not_take_is_not_left_running(project: Path, killed: bool) -> None:  # noqa: F811
+    """Released, the run ends as it was; where the process goes before, the next start says how it had ended."""
+    set_params(project, mode="waits")
+    process = start(project, TOKENMILL_TRACKING="on")
+    wait_for(lambda: points(project) == 6)
+    store = sqlite3.connect(project / "mlflow/store/mlflow.db", isolation_level=None)
+    store.execute("begin exclusive")
+    (project / "go").touch()
+    wait_for(lambda: any((project / ".scratch" / "tracking").rglob("*.json")))
+    if killed:
+        process.kill()
+        process.communicate()
+    store.execute("rollback")
+    store.close()
+    if killed:
+        assert [run.info.status for run in runs_of(project)] == ["RUNNING"]
+        call(project, "start_parent({}, {})")
+    else:
+        assert process.wait(60) == 0
+    assert runs_of(project)[0].info.status == "FINISHED"
+    assert not any((project / ".scratch" / "tracking").rglob("*.json"))
+
+
+def test_a_parameter_that_the_store_refuses_ends_no_record(project: Path) -> None:  # noqa: F811
+    lines = "client = t._client(); run = t.start_parent({}, {'a': 1}); t._log_params = lambda *_: 1 / 0; "
+    lines += "other = t.start_parent({}, {}); t.finish_parent(other, 'FINISHED'); t.finish_parent(run, 'FINISHED')"
+    program = f"import tasks.core.tracking as t; {lines}"
+    surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENMILL_TRACKING": "on"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=project, env=surroundings, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "the pipeline's parameters failed: ZeroDivisionError" in done.stderr
+    assert [run.info.status for run in runs_of(project)] == ["FINISHED"] * 2

@@ -1,0 +1,32 @@
+"""Names as MLflow takes them: labels and paths are the user's, and a refused one would lose a whole batch of figures."""
+
+import posixpath
+import re
+from hashlib import blake2b
+
+TAKEN = re.compile(r"[/\w.\- :]+")  # mlflow.utils.validation, of metrics, params and tags alike
+LONGEST = 250
+
+
+def lawful(name: str) -> str:
+    """The name itself where MLflow takes it, else one with `_` for each character that it refuses, cut to what it takes, with a
+    digest of the whole at its end, so that two names stay two and the same name stays the same in every run."""
+    if TAKEN.fullmatch(name) and len(name) <= LONGEST and not _is_no_file(name):
+        return name
+    plain = re.sub(r"[^\w.\- :]", "_", name).lstrip(".")
+    return _with_digest(plain, name, LONGEST)
+
+
+def shortened(name: str, longest: int) -> str:
+    """The name itself, or as much of it as fits beside a digest of the whole."""
+    return name if len(name) <= longest else _with_digest(name, name, longest)
+
+
+def _is_no_file(name: str) -> bool:
+    """Whether it would be another file, taken for a path, or one outside its folder."""
+    return posixpath.normpath(name) != name or name == "." or name.startswith(("..", "/"))
+
+
+def _with_digest(text: str, name: str, longest: int) -> str:
+    digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=5).hexdigest()
+    return f"{text[: longest - len(digest) - 1]}-{digest}"
