@@ -67,7 +67,7 @@ test: $(READY)  ## every test, by two processes: JOBS=8
 chaos: $(READY)  ## break everything at some instant, sixty ways, and see that the next run is right
 	@TOKENMILL_CHAOS=all python -m pytest -q -n $(JOBS) tests/chaos
 
-smoke: $(READY)  ## the whole pipeline, small, in a copy of its own
+smoke: $(READY)  ## the whole pipeline, small, in a copy of its own, .scratch/smoke
 	@python -m flows.smoke
 
 why: $(READY)  ## why a stage is up to date or not, and which run made it: STAGE=pretrain
@@ -84,8 +84,9 @@ repro: $(READY)  ## the same by plain `dvc repro`: no server
 reproduce: $(READY)  ## run a committed lock again and say what is the same, and why the rest is not: REV=HEAD, or an MLflow run
 	@python -m flows.reproduce $(REV)
 
+# a difference is the answer, and no error of make's
 bisect: $(READY)  ## where and why two finished runs differ: A=../other B=. (folders, revisions or MLflow runs)
-	@python -m flows.bisect $(or $(A),HEAD) $(or $(B),.)
+	@python -m flows.bisect $(or $(A),HEAD) $(or $(B),.) || [ $$? -eq 1 ]
 
 ui: $(READY)  ## Prefect, MLflow and the report, and the form that starts the pipeline; with TOKENMILL_PASSWORD set they ask for it
 	@python -m flows.ui
