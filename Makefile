@@ -71,9 +71,9 @@ chaos: $(READY)  ## break everything at some instant, sixty ways, and see that t
 	@TOKENMILL_CHAOS=all python -m pytest -q -n $(JOBS) tests/chaos
 
 mutants: $(READY)  ## plant bugs, a hundred and more, and see that each room's own tests catch them: ROOM=evaluate SHARE=3/10
-	@python -m tests.mutants $(if $(ROOM),--room $(ROOM)) $(if $(SHARE),--share $(SHARE)) --jobs $(JOBS)
+	@python -m tests.mutants $(call arg,ROOM,room) $(call arg,SHARE,share) --jobs $(JOBS)
 
-smoke: $(READY)  ## the whole pipeline, small, in a copy of its own
+smoke: $(READY)  ## the whole pipeline, small, in a copy of its own, .scratch/smoke
 	@python -m flows.smoke
 
 why: $(READY)  ## why a stage is up to date or not, and which run made it: STAGE=pretrain
@@ -90,8 +90,9 @@ repro: $(READY)  ## the same by `dvc repro` alone: no server
 reproduce: $(READY)  ## run a committed lock again and say what is the same, and why the rest is not: REV=HEAD, or an MLflow run
 	@python -m flows.reproduce $(REV)
 
+# a difference is the answer, and no error of make's
 bisect: $(READY)  ## where and why two finished runs differ: A=../other B=. (folders, revisions or MLflow runs)
-	@python -m flows.bisect $(or $(A),HEAD) $(or $(B),.)
+	@python -m flows.bisect $(or $(A),HEAD) $(or $(B),.) || [ $$? -eq 1 ]
 
 ui: $(READY)  ## Prefect, MLflow and the report, and the form that starts the pipeline; they ask for the password that it prints, or TOKENMILL_PASSWORD
 	@python -m flows.ui

@@ -8,11 +8,12 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.params import changes
 from flows.plan import Planned, as_markdown
-from flows.servers import MLFLOW_URL, REPORT_URL
-from tasks.core.config import ConfigError, read_params
+from flows.servers import AS_TRAINING, MLFLOW_URL, REPORT_URL
 from tasks.core.tracking import experiment_of
 from tasks.report.read import read_stages
 from tasks.report.words import ABSENT, number, percent, size
+
+FIGURES = ("accuracy", "bits_per_byte", "size_bytes", "parameters")
 
 
 def show_plan(plan: list[Planned], before: dict[str, Any], params: dict[str, Any]) -> None:
@@ -24,12 +25,12 @@ def show_plan(plan: list[Planned], before: dict[str, Any], params: dict[str, Any
     create_markdown_artifact(text, key="plan", description="which stages may run, and why")
 
 
-def params_of(root: Path) -> dict[str, Any]:
-    """params.yaml as it stands before a run writes it; nothing where it is missing or cannot be read."""
-    try:
-        return read_params(root / "params.yaml")
-    except ConfigError:
-        return {}
+def results(root: Path) -> dict[str, float]:
+    """The figures of each model that is current, by model and name, as in `rl.accuracy`."""
+    models = {stage.model: stage.metrics for stage in read_stages(root) if stage.model and stage.current}
+    return {
+        f"{model}.{name}": float(found[name]) for model, found in models.items() for name in FIGURES if name in found
+    }
 
 
 def show_results(root: Path, page: Path, run: str | None) -> list[str]:
@@ -64,7 +65,7 @@ def links(page: Path, run: str | None) -> list[str]:
     lines = [f"Report of the newest run: [{served}]({served}), on disk `{page}`" if served else f"Report: `{page}`"]
     if run:
         served, experiment = os.environ.get(MLFLOW_URL), experiment_of(run)
-        url = f"{served}/#/experiments/{experiment}/runs/{run}"
+        url = f"{served}/#/experiments/{experiment}/runs/{run}?{AS_TRAINING}"
         lines.append(f"Parameters and curves: [MLflow]({url})" if served and experiment else f"MLflow run: `{run}`")
     return lines
 

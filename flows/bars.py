@@ -22,22 +22,27 @@ class Bars:
         self._terminal = sys.stderr.isatty()
         self._artifacts = ProgressArtifacts()
 
-    def line(self, address: str, text: str) -> None:
-        """A line that a stage printed: progress moves its bar, anything else is passed on."""
+    def line(self, address: str, text: str) -> str | None:
+        """A line that a stage printed: progress moves its bar, anything else is passed on. Returns what a log is to keep of it:
+        of progress a line every LINE_SECONDS, in words."""
         found = PROGRESS.fullmatch(text.strip())
         self._artifacts.line(address, text)
         with self._lock:
             if not found:
                 if text.strip():
                     self._print(f"{address:>18} | {text}")
-                return
+                return text.strip() or None
             _, done, total, unit, eta, figures = found.groups(default="")
             if self._terminal:
                 self._move(address, int(done), int(total), unit, figures)
-            elif time.monotonic() - self._said.get(address, 0) >= LINE_SECONDS or done == total:
-                self._said[address] = time.monotonic()
-                left = f"eta {int(eta) // 60}:{int(eta) % 60:02}"
-                self._print(f"{address:>18} | {' '.join(filter(None, [f'{done}/{total} {unit}', figures, left]))}")
+            if time.monotonic() - self._said.get(address, 0) < LINE_SECONDS and done != total:
+                return None
+            self._said[address] = time.monotonic()
+            left = f"eta {int(eta) // 60}:{int(eta) % 60:02}"
+            words = " ".join(filter(None, [f"{done}/{total} {unit}", figures, left]))
+            if not self._terminal:
+                self._print(f"{address:>18} | {words}")
+            return words
 
     def ended(self, address: str, text: str) -> None:
         """The last word on a stage."""

@@ -135,6 +135,12 @@ def table(rows: list[list[str]]) -> str:
     )
 
 
+def in_all(found: list[Forecast]) -> str:
+    """The sum of the stages that train."""
+    seconds, flops = sum(one.seconds for one in found), sum(one.flops for one in found)
+    return f"in all {duration(seconds)} and {flops:.2g} FLOP, data stages and evaluation not counted"
+
+
 def assumptions(machine: Machine) -> str:
     """What the figures rest on, and how far off they may be."""
     share = UTILIZATION["gpu" if machine.gpu else "cpu"]
@@ -147,7 +153,8 @@ def assumptions(machine: Machine) -> str:
     return (
         f"{machine.name}: {machine.memory / 1e9:.0f} GB, {machine.flops / 1e9:.0f} GFLOP/s in fp32, of which training is "
         f"taken to reach {share:.0%}.\nMemory is that of the stage's process, uncompiled: within 5% in pretraining of 0.05 to "
-        "80 million weights.\nTime with the machine to itself; rl and distill sample answers: within a factor of 2."
+        "80 million weights.\nTime follows the load: it is told for a machine that stays as busy as it was in the half "
+        "second just now; rl and distill sample answers: within a factor of 2."
     )
 
 
@@ -166,6 +173,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     print(table([HEAD, *(row_of(work, one) for work, one in zip(works, found, strict=True))]))
+    print(in_all(found))
     print(assumptions(machine))
     short_of = [advice(work.stage, one, machine) for work, one in zip(works, found, strict=True) if not one.fits]
     for line in short_of:

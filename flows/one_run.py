@@ -1,5 +1,6 @@
 """One run at a time in a checkout: two would write the same params.yaml, dvc.lock and data/."""
 
+import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,19 @@ from pathlib import Path
 from tasks.core.process import LOCKS, lock
 
 _held: set[Path] = set()
+
+
+def is_going_on(root: Path) -> bool:
+    """Whether some process holds the checkout for a run now."""
+    path = root / LOCKS / "run"
+    if not path.exists():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @contextmanager

@@ -4,9 +4,9 @@ how far off they are if not, and where and why the first difference began."""
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from flows.bisect import DIVERGED, compare, order_of, report
 from flows.environment import environment
 from flows.params import CURRENT, compose, write
 from flows.sides import Side, from_folder, from_revision, locked_at, revision_of
-from flows.stages import DVC_CLI
+from flows.stages import run_stage
 from tasks.core.git import ask
 
 
@@ -49,7 +49,8 @@ def up_to(side: Side, stage: str | None) -> Side:
 
 
 def run_again(root: Path, copy: Path, commit: str, stages: list[str]) -> int:
-    """Check the commit out into `copy` and run its stages there, whatever a lock or a cache says; DVC's exit code."""
+    """Check the commit out into `copy` and run these stages there, in this order, whatever a lock or a cache says, until one
+    fails; the exit code. What they say and how far they are is printed as `make pipeline` does."""
     git(root, "worktree", "prune")
     if copy.exists():
         git(root, "worktree", "remove", "--force", str(copy))
@@ -59,8 +60,14 @@ def run_again(root: Path, copy: Path, commit: str, stages: list[str]) -> int:
     (copy / "dvc.lock").unlink()  # so that the one that is there afterwards names what has run, and nothing else
     surroundings = {**environment(copy), "TOKENMILL_TRACKING": "off"}
     surroundings["PYTHONPATH"] = os.pathsep.join(filter(None, [str(copy), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-P", str(DVC_CLI), "repro", "--force", *stages]
-    return subprocess.run(command, cwd=copy, env=surroundings, check=False).returncode
+    for number, address in enumerate(stages, 1):
+        print(f"{address:>18} | {number} of {len(stages)}", flush=True)
+        began = time.monotonic()
+        ended = run_stage(copy, address, True, lambda line: print(f"{'':>18} | {line}", flush=True), surroundings)
+        if ended.code:
+            return ended.code
+        print(f"{'':>18} | after {time.monotonic() - began:.0f} s", flush=True)
+    return 0
 
 
 def reproduce(root: Path, name: str) -> int:
@@ -71,7 +78,7 @@ def reproduce(root: Path, name: str) -> int:
     with tempfile.TemporaryDirectory(prefix="tokenmill-reproduce-") as folder:
         left = up_to(from_revision(root, commit, Path(folder)), stage)
         try:
-            code = run_again(root, copy, commit, [stage] if stage else list(left.records))
+            code = run_again(root, copy, commit, order_of([left]))
             right = from_folder(copy) if (copy / "dvc.lock").exists() else replace(left, name="this run", records={})
             print(f"\n{commit[:12]}, run again:")
             verdicts = compare(left, replace(right, name="this run"))

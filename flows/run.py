@@ -4,21 +4,23 @@ import argparse
 import gc
 import os
 import sys
+import threading
 import urllib.error
 import urllib.request
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from flows.assignments import take_words
-from flows.cache import lacks_objects, put_back
 from flows.environment import environment
-from flows.heal import heal_lock
-from flows.in_use import await_free
 from flows.one_run import one_run
-from flows.params import CURRENT, check, check_targets, compose, write
+from flows.params import check
 from flows.password import for_temporary_server
-from flows.plan import make_plan, may_run
 from flows.preflight.start import preflight
-from tasks.core.config import ConfigError, read_params
+from flows.prepared import Asked, hand_over, prepare
+from flows.running import running_server
+from flows.stages import INTERRUPTED
+from tasks.core.config import ConfigError
 from tasks.core.process import no_collection
 
 
@@ -39,13 +41,36 @@ def server_answers(url: str) -> bool:
 
 
 def choose_server() -> None:
-    """Leave PREFECT_API_URL when its server answers, else take it away, so that Prefect starts a temporary one."""
+    """Leave PREFECT_API_URL when its server answers; else take that of the `make ui` that runs in this checkout, if one does;
+    else Prefect starts a temporary one."""
     url = os.environ.get("PREFECT_API_URL")
     if url and not server_answers(url):
-        print(f"warning: no Prefect server answers at PREFECT_API_URL={url}; using a temporary one", file=sys.stderr)
+        print(f"warning: no Prefect server answers at PREFECT_API_URL={url}; using another", file=sys.stderr)
         del os.environ["PREFECT_API_URL"]
-    if not os.environ.get("PREFECT_API_URL"):
+    if "PREFECT_API_URL" not in os.environ:
+        found = running_server()
+        if found and server_answers(found["PREFECT_API_URL"]):
+            os.environ.update(found)
+            print(
+                f"shown at {found['PREFECT_API_URL'].removesuffix('/api')}, by the `make ui` that runs here", flush=True
+            )
+    if "PREFECT_API_URL" not in os.environ:
         os.environ.update(for_temporary_server())
+
+
+def begin_server() -> threading.Thread:
+    """Start Prefect's temporary server, if there is to be one, while preflight is at work: it takes 4 s of a core."""
+
+    def start() -> None:
+        with suppress(Exception):  # the flow would try again, and say why it cannot
+            from prefect.server.api.server import SubprocessASGIServer
+
+            SubprocessASGIServer().start()
+
+    thread = threading.Thread(target=start)
+    if "PREFECT_API_URL" not in os.environ:
+        thread.start()
+    return thread
 
 
 def main() -> int:
@@ -61,46 +86,45 @@ def main() -> int:
 
 def run(root: Path, asked: argparse.Namespace) -> int:
     """The exit code, as of main."""
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        print(line, flush=True)
+
     try:
-        params = compose(root, asked.preset, asked.set)
-        check_targets(root, asked.targets)
-        if not (root / "params.yaml").exists() or params != read_params(root / "params.yaml"):
-            check(root, params)
-            for line in write(root, params):
-                print(line, flush=True)
-        if healed := heal_lock(root):
-            print(healed, file=sys.stderr)
-        await_free(root, lambda line: print(line, flush=True))
-        plan = make_plan(root, asked.targets)
-        if mended := put_back(root, lacks_objects(plan)):
-            print(mended, flush=True)
-            plan = make_plan(root, asked.targets)
-        todo = plan if asked.force else may_run(plan)
+        prepared = prepare(root, Asked(asked.preset, asked.set, asked.targets, asked.force), check, say)
+        plan, todo = prepared.plan, prepared.todo
         if not todo:
             print(
                 f"nothing to do: all {len(plan)} stages are up to date (report: {root / 'data' / 'report' / 'index.html'})"
             )
             return 0
-        check(root, params)
         choose_server()
-        preflight(root, params, todo)
+        server = begin_server()
+        preflight(root, prepared.params, todo, lambda line: say(f"{'preflight':>18} | {line}"))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
     for stage in todo:
         print(f"{stage.address:>18} | {stage.reason or 'follows what comes before it'}", flush=True)
+    if server.ident:
+        server.join()
     with no_collection():  # Prefect takes seconds to import, and nothing of it is needed above
+        from prefect.exceptions import CancelledRun
+
         from flows.pipeline import pipeline
 
+    hand_over(replace(prepared, said=said))
     try:
-        ran = pipeline(preset=CURRENT, targets=asked.targets, force=asked.force)
+        ran = pipeline(preset=asked.preset, targets=asked.targets, force=asked.force, overrides=asked.set)
     except (RuntimeError, ConfigError) as error:
         print(error, file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("stopped; what was finished is kept, and the rest continues next time", file=sys.stderr)
-        return 130
-    print(f"ran: {', '.join(ran) or 'nothing'}")
+    except (CancelledRun, KeyboardInterrupt) as error:
+        print(str(error) or "stopped; run again to go on", file=sys.stderr)
+        return INTERRUPTED
+    print(f"ran: {', '.join(map(str, ran)) or 'nothing'}")
     return 0
 
 

@@ -11,6 +11,8 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.runner import Runner
 from prefect.states import Crashed
 
+from flows.environment import ROOT
+from flows.one_run import is_going_on
 from flows.pipeline import pipeline
 from tasks.report.words import counted
 
@@ -37,13 +39,15 @@ the same MLflow store as `make pipeline`. What a run will do is its artifact *pl
 async def close_lost_runs() -> int:
     """How many runs the server believed to be going on and are now marked as crashed.
 
-    A server of `make ui` has no other runner, so at the start of one nothing can be running or wait for approval: what seems to
-    do so was lost when an earlier `make ui` was killed.
+    A server of `make ui` has no other runner, so at the start of one no run of the form can be going on or wait for approval:
+    what seems to was lost when an earlier `make ui` was killed. One that `make` started may be, while it holds the checkout.
     """
     going_on = [StateType.RUNNING, StateType.PENDING, StateType.PAUSED, StateType.CANCELLING]
     alive = FlowRunFilter.model_validate({"state": {"type": {"any_": going_on}}})
     async with get_client() as client:
-        runs = await client.read_flow_runs(flow_run_filter=alive, sort=FlowRunSort.ID_DESC, limit=200)
+        found = await client.read_flow_runs(flow_run_filter=alive, sort=FlowRunSort.ID_DESC, limit=200)
+        by_make = is_going_on(ROOT)
+        runs = [run for run in found if run.deployment_id or not by_make]
         for run in runs:
             await client.set_flow_run_state(run.id, Crashed(message="lost when `make ui` was killed"), force=True)
     return len(runs)

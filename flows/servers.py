@@ -1,5 +1,6 @@
 """The two servers of `make ui` as child processes of this one, reachable from this machine only."""
 
+import json
 import os
 import secrets
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -24,6 +26,8 @@ STORE = ROOT / "mlflow" / "store"
 HOST = "127.0.0.1"
 # Tell a run where things are served, for the links of its artifacts.
 MLFLOW_URL, REPORT_URL = "TOKENMILL_MLFLOW_URL", "TOKENMILL_REPORT_URL"
+# Of an address of MLflow's pages: else it shows an experiment as that of a chat application, which has no list of runs.
+AS_TRAINING = "workflowType=machine_learning"
 
 # The first start creates the databases: 15 s on two free cores, over a minute on a busy small machine.
 STARTUP_SECONDS = 180
@@ -213,10 +217,20 @@ def port_of(variable: str, default: int) -> int:
         return probe.getsockname()[1]
 
 
+def post(url: str, body: dict[str, Any], password: str | None = None) -> bytes | None:
+    """The answer to a POST of JSON, or None when nobody answers it with success within 2 s."""
+    headers = {**header(password), "Content-Type": "application/json"}
+    return _answered(Request(url, json.dumps(body).encode(), headers))
+
+
 def get(url: str, password: str | None = None) -> bytes | None:
     """The body of a GET, or None while nobody answers it with success within 2 s."""
+    return _answered(Request(url, headers=header(password)))
+
+
+def _answered(request: Request) -> bytes | None:
     try:
-        with _direct.open(Request(url, headers=header(password)), timeout=2) as response:
+        with _direct.open(request, timeout=2) as response:
             return response.read()
     except (URLError, TimeoutError, ConnectionError):
         return None

@@ -4,13 +4,15 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
 from flows.environment import environment
 from tasks.core.git import ask
+from tasks.core.process import lock
+
+PLACE = Path(".scratch") / "smoke"
 
 
 def copy_project(root: Path, target: Path) -> Path:
@@ -46,9 +48,12 @@ def ours(root: Path) -> list[str]:
 
 
 def main() -> int:
-    """The exit code of the pipeline in the copy, which is removed afterwards."""
-    with tempfile.TemporaryDirectory(prefix="tokenmill-smoke-") as folder:
-        target = copy_project(Path.cwd(), Path(folder))
+    """The exit code of the pipeline in the copy, which stays in PLACE until the next one, for its report to be looked at."""
+    folder = Path.cwd() / PLACE
+    with lock("smoke"):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        target = copy_project(Path.cwd(), folder)
         surroundings = {**environment(target), "PYTHONPATH": str(target)}
         for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME"):
             surroundings.pop(name, None)

@@ -148,6 +148,11 @@ def stop_all() -> None:
     _end(processes)
 
 
+def stopping() -> bool:
+    """Whether stages have been told to end, so that one that ended badly has only done as it was told."""
+    return _stopping.is_set()
+
+
 def _end(processes: list[subprocess.Popen[str]]) -> None:
     """SIGTERM to the process group of each, so that it can checkpoint, and SIGKILL if it will not. DVC itself ends at once, so
     what counts is the last process of the group. A group is asked once: a second SIGTERM would cut its saving short."""

@@ -40,9 +40,10 @@ class Judged:
     def __str__(self) -> str:
         if self.worst is None:
             return f"diverged: {self.where} must be equal, and is not"
-        return (
-            f"{'within tolerance' if self.within else 'diverged'}: {self.where} at {self.worst:.2g} of what is allowed"
-        )
+        if self.within:
+            return f"within tolerance: {self.where} at {self.worst:.2g} of what is allowed"
+        times = f"{self.worst:.2g}" if self.worst < 10 else f"{self.worst:,.0f}"
+        return f"diverged: {self.where} differs {times} times as much as is allowed"
 
 
 def judge(left: Path, right: Path) -> Judged:

@@ -15,6 +15,7 @@ from flows.environment import ROOT
 from flows.page import report_page
 from flows.password import USER, VARIABLE, PasswordError, pair, take_password
 from flows.servers import (
+    AS_TRAINING,
     HOME,
     HOST,
     MLFLOW_URL,
@@ -24,11 +25,13 @@ from flows.servers import (
     child,
     get,
     port_of,
+    post,
     prefect_environment,
     private_home,
     servers,
 )
 from tasks.core.own import open_lock
+from tasks.core.tracking import EXPERIMENT, experiment_request
 
 
 def main() -> int:
@@ -81,6 +84,7 @@ def serve(password: str | None, how: str) -> None:
 ready after {time.monotonic() - started:.0f} s
   Prefect    {prefect}    start and watch runs
   MLflow     {mlflow}    parameters, curves and models of every run
+  its runs   {experiment_page(mlflow, password)}
   report     {report}    what the newest run came to
   start one  {prefect}/v2/deployments/deployment/{deployment}/run
   log in     {how}
@@ -92,6 +96,17 @@ Runs show below; logs of the servers: {HOME.relative_to(ROOT)}/*.log; Ctrl-C sto
             for part in (*both, runner):
                 part.check()
             time.sleep(0.5)
+
+
+def experiment_page(mlflow: str, password: str | None) -> str:
+    """The address of the list of runs; it leads to no chat application's overview, as MLflow's own front page does."""
+    url = f"{mlflow}/api/2.0/mlflow/experiments"
+    found = get(f"{url}/get-by-name?experiment_name={EXPERIMENT}", password)
+    made = None if found else post(f"{url}/create", experiment_request(), password)
+    number = (
+        json.loads(found)["experiment"]["experiment_id"] if found else json.loads(made or "{}").get("experiment_id")
+    )
+    return f"{mlflow}/#/experiments/{number}/runs?{AS_TRAINING}" if number else f"{mlflow}/#/experiments?{AS_TRAINING}"
 
 
 def await_deployment(prefect: str, runner: Child, password: str | None) -> str:

@@ -1,6 +1,6 @@
 """The part of preflight that takes seconds, as a process of its own: edge contracts, the toy run, and the forecast.
 
-`python -m flows.preflight.rehearsal REQUEST ANSWER`, both JSON files: {params, addresses} and {findings, needs}.
+`python -m flows.preflight.rehearsal REQUEST ANSWER`, both JSON files: {params, addresses, toys} and {findings, needs}.
 """
 
 import json
@@ -8,17 +8,19 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from flows.environment import environment
 from flows.preflight.finding import Finding
-from flows.preflight.remember import FOLDER
+from flows.preflight.remember import FOLDER, home
 from tasks.core.config import ConfigError
 
 # Settings that would send the toy run to other processes and machines, or into their records.
 # One thread: tensors are so small that a second one doubles the time.
 ALONE = {"TOKENMILL_SHARD_WORKERS": "1", "TOKENMILL_TRACKING": "off", "TOKENMILL_THREADS": "1"}
+AT = "rehearsing"  # what the line on each stage of the toy run begins with
 REMOVED = (
     "TOKENMILL_RUNNER",
     "TOKENMILL_RANKS",
@@ -30,12 +32,15 @@ REMOVED = (
 )
 
 
-def rehearse_apart(root: Path, params: dict[str, Any], addresses: list[str]) -> tuple[list[Finding], dict[str, Any]]:
-    """Findings and needs. In a process of its own, whose memory goes with it, and in a folder that is removed."""
+def rehearse_apart(
+    root: Path, params: dict[str, Any], addresses: list[str], say: Callable[[str], None]
+) -> tuple[list[Finding], dict[str, Any]]:
+    """Findings and needs; `say` gets a line at each stage. In a process of its own, whose memory goes with it, and in a folder
+    that is removed."""
     (root / FOLDER).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root / FOLDER, prefix="toy-") as name:
         request, answer = Path(name) / "request.json", Path(name) / "answer.json"
-        request.write_text(json.dumps({"params": params, "addresses": addresses}))
+        request.write_text(json.dumps({"params": params, "addresses": addresses, "toys": str(home(root) / "toys")}))
         surroundings = {key: value for key, value in environment(root).items() if key not in REMOVED}
         surroundings |= {
             **ALONE,
@@ -43,20 +48,19 @@ def rehearse_apart(root: Path, params: dict[str, Any], addresses: list[str]) -> 
             "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")])),
         }
         command = [sys.executable, "-m", "flows.preflight.rehearsal", str(request), str(answer)]
-        done = subprocess.run(
-            command,
-            cwd=root,
-            env=surroundings,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if done.returncode or not answer.exists():
+        printed = []
+        with subprocess.Popen(
+            command, cwd=root, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            for line in process.stdout or []:
+                if line.startswith(AT):
+                    say(line.rstrip())
+                printed.append(line)
+        if process.returncode or not answer.exists():
             log = root / FOLDER / "rehearsal.log"
-            log.write_text(done.stdout)
-            last = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
-            return [Finding("the toy run", f"ended with {done.returncode}: {last}", f"see {log}")], {}
+            log.write_text("".join(printed))
+            last = ("".join(printed).strip().splitlines() or ["it said nothing"])[-1]
+            return [Finding("the toy run", f"ended with {process.returncode}: {last}", f"see {log}")], {}
         said = json.loads(answer.read_text())
     return [Finding(**finding) for finding in said["findings"]], said["needs"]
 
@@ -67,7 +71,10 @@ def main() -> None:
     asked = json.loads(request.read_text())
     from flows.preflight.rehearsed import rehearsed  # imports torch
 
-    found, needs = rehearsed(Path.cwd(), asked["params"], asked["addresses"], request.parent / "toy")
+    Path(asked["toys"]).mkdir(parents=True, exist_ok=True)
+    found, needs = rehearsed(
+        Path.cwd(), asked["params"], asked["addresses"], request.parent / "toy", Path(asked["toys"])
+    )
     answer.write_text(json.dumps({"findings": [vars(finding) for finding in found], "needs": needs}))
 
 

@@ -7,17 +7,19 @@ from flows.preflight.edges import Sections, check_edges
 from flows.preflight.finding import Finding, findings_of
 from flows.preflight.inputs import check_checkpoint
 from flows.preflight.needs import needs_of
+from flows.preflight.remember import digest
 from flows.preflight.resources import Needs
 from flows.preflight.toy import rehearse
+from flows.preflight.toys import Toys
 from tasks.core.graph import read_graph
 from tasks.core.process import use_threads
 
 
 def rehearsed(
-    root: Path, params: dict[str, Any], addresses: list[str], folder: Path
+    root: Path, params: dict[str, Any], addresses: list[str], folder: Path, toys: Path | None = None
 ) -> tuple[list[Finding], dict[str, Any]]:
-    """Findings about edges and the toy run, which works in `folder`, and what a run needs. The forecast and the checkpoint are
-    left out where params are those of another graph than ours."""
+    """Findings about edges and the toy run, which works in `folder`, and what a run needs. toys: where stages that passed are
+    kept. The forecast and the checkpoint are left out where params are those of another graph than ours."""
     use_threads()
     graph, ours = read_graph(root), set(Sections.__dataclass_fields__) - {"shape"} <= set(params)
     found = findings_of(lambda: check_checkpoint(params), lambda: check_edges(params)) if ours else []
@@ -25,7 +27,8 @@ def rehearsed(
     unusable = bool(found) and any("checkpoint" in finding.where for finding in found)
     needs = Needs()
     if not unusable:
-        found += rehearse(params, graph, addresses, folder)
+        kept = Toys(toys, digest(root, {}, graph)) if toys else None
+        found += rehearse(params, graph, addresses, folder, kept)
     if ours and not found:
         needs = needs_of(params, {graph[address].name for address in addresses})
     return found, needs.to_json()

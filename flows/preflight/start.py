@@ -1,6 +1,7 @@
 """The flow's first act: everything that can be known to fail is said before any stage starts."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,30 @@ from flows.preflight.resources import Needs, check_disk, check_memory
 from flows.preflight.rooms import before, room_of
 from flows.preflight.services import check_mlflow, check_prefect, check_proxies
 from flows.preflight.settings import check_ranks, check_settings
-from tasks.core.config import ConfigError
+from flows.restorable import restorable
+from tasks.core.config import ConfigError, read_params
 from tasks.core.graph import Entry, read_graph
 from tasks.report.words import counted
 
+Say = Callable[[str], None]
 
-def preflight(root: Path, params: dict[str, Any], todo: list[Planned]) -> None:
-    """Raises ConfigError with a line for everything that is known to fail in a run of these stages; params must be valid."""
-    found = look(root, params, [stage.address for stage in todo])
+
+def shown(line: str) -> None:
+    """A line of preflight as the terminal has it, beside the lines of stages."""
+    print(f"{'preflight':>18} | {line}", flush=True)
+
+
+def preflight(root: Path, params: dict[str, Any], todo: list[Planned], say: Say = shown) -> None:
+    """Raises ConfigError with a line for everything that is known to fail in a run of these stages; params must be valid. What
+    it is at goes to `say`."""
+    found = look(root, params, [stage.address for stage in todo], say)
     if found:
         raise ConfigError("\n".join(map(str, found)))
 
 
-def look(root: Path, params: dict[str, Any], addresses: list[str]) -> list[Finding]:
-    """All findings about a run of these stages with valid params; the toy run only where none like it has passed."""
+def look(root: Path, params: dict[str, Any], addresses: list[str], say: Say = shown) -> list[Finding]:
+    """All findings about a run of these stages with valid params; the toy run only where none like it has passed, and of the
+    stages that will run alone, not of those that DVC's cache of runs has."""
     graph = read_graph(root)
     found = surroundings(root, [out for address in addresses for out in graph[address].outs])
     ours = [address for address in addresses if room_of(graph[address].name)]
@@ -39,7 +50,12 @@ def look(root: Path, params: dict[str, Any], addresses: list[str]) -> list[Findi
     key = digest(root, params, graph)
     needs = recall(root, key, ours)
     if needs is None:
-        failed, needs = first_time(root, params, ours)
+        written = (root / "params.yaml").exists() and read_params(root / "params.yaml") == params
+        restored = restorable(root, ours) if written else set()
+        ours = [address for address in ours if address not in restored]
+        needs = recall(root, key, ours) if ours else {}
+    if needs is None:
+        failed, needs = first_time(root, params, ours, say)
         found += failed
         if not failed:
             remember(root, key, ours, needs)
@@ -78,14 +94,16 @@ def taken_up(root: Path, graph: dict[str, Entry], addresses: list[str]) -> list[
     return check_artefacts(root / "data", graph, list(read))
 
 
-def first_time(root: Path, params: dict[str, Any], addresses: list[str]) -> tuple[list[Finding], dict[str, Any]]:
+def first_time(
+    root: Path, params: dict[str, Any], addresses: list[str], say: Say
+) -> tuple[list[Finding], dict[str, Any]]:
     """The rehearsal, announced: it is what a first start waits for."""
     from flows.preflight.rehearsal import rehearse_apart
 
     began = time.monotonic()
-    print(f"{'preflight':>18} | the graph at toy width, once for these parameters and this code", flush=True)
-    found, needs = rehearse_apart(root, params, addresses)
-    print(f"{'preflight':>18} | {counted(len(found), 'finding')} after {time.monotonic() - began:.0f} s", flush=True)
+    say("the graph at toy width, once for these parameters and this code")
+    found, needs = rehearse_apart(root, params, addresses, say)
+    say(f"{counted(len(found), 'finding')} after {time.monotonic() - began:.0f} s")
     return found, needs
 
 

@@ -93,6 +93,12 @@ def _connect() -> Any:
         return client
 
 
+def experiment_request() -> dict[str, Any]:
+    """What a server is sent to make the experiment of our runs: its kind, beside its name, else pages take it for a chat
+    application's."""
+    return {"name": EXPERIMENT, "tags": [{"key": "mlflow.experimentKind", "value": "custom_model_development"}]}
+
+
 def _experiment(client: Any) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found and found.lifecycle_stage == "deleted":
@@ -101,9 +107,9 @@ def _experiment(client: Any) -> str:
     if found:
         return found.experiment_id
     here = None if "MLFLOW_TRACKING_URI" in os.environ else Path("mlflow/store/artifacts").absolute().as_uri()
-    kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens its page for chat applications
+    tags = {tag["key"]: tag["value"] for tag in experiment_request()["tags"]}
     try:
-        return client.create_experiment(EXPERIMENT, here, tags=kind)
+        return client.create_experiment(EXPERIMENT, here, tags=tags)
     except Exception:  # another stage made it in between
         return client.get_experiment_by_name(EXPERIMENT).experiment_id
 
@@ -276,13 +282,13 @@ def close_killed(client: Any) -> None:
             client.set_terminated(run.info.run_id, "KILLED")
 
 
-def start_parent(tags: dict[str, str], params: dict[str, Any]) -> str | None:
+def start_parent(tags: dict[str, str], params: dict[str, Any], name: str = "pipeline") -> str | None:
     """The id of a new run for a whole pipeline run; give it to the stages as TOKENMILL_PARENT_RUN."""
 
     def work() -> str:
         client = _client()
         close_killed(client)
-        run = client.create_run(_experiment(client), tags=_process_tags() | tags, run_name="pipeline").info.run_id
+        run = client.create_run(_experiment(client), tags=_process_tags() | tags, run_name=name).info.run_id
         _guarded("the pipeline's parameters", lambda: _log_params(client, run, params))
         return run
 
@@ -299,6 +305,21 @@ def finish_parent(run: str | None, status: str) -> None:
 
     if run:
         _guarded("the pipeline's run", work)
+
+
+def record_results(run: str | None, metrics: dict[str, float], page: Path) -> None:
+    """What a whole pipeline run came to: its final figures as metrics, and the report as an artifact."""
+
+    def work() -> None:
+        client = _client()
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        client.log_batch(run, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()])
+        client.log_artifact(run, str(page))
+
+    if run:
+        _guarded("the pipeline's figures", work)
 
 
 def run_for_key(client: Any, key: str) -> str | None:

@@ -1,9 +1,14 @@
 """The flow over small graphs of shell commands: real DVC, a real Prefect server, one lock whichever way it was made."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 import yaml
@@ -39,7 +44,7 @@ p.check = lambda root, params: None
 p.finish = lambda root, revision: None
 try:
     print("ran", sorted(p.pipeline(preset="current", targets=sys.argv[1:])))
-except RuntimeError as error:
+except (RuntimeError, ValueError) as error:
     print("failed", error); sys.exit(1)
 """
 
@@ -142,3 +147,65 @@ def test_differences_by_hand() -> None:
     assert differences(one, one) == [] and differences(one, None) == ["is in one lock only"]
     other = {"cmd": "y", "deps": [{"path": "d", "md5": "1"}], "outs": [{"path": "o", "md5": "3"}], "params": {"p": {}}}
     assert differences(one, other) == ["command", "params", "output o"]
+
+
+def newest_run(server: dict[str, str]) -> dict[str, Any]:
+    """The flow run that was begun last, with its task runs by name and the text of its log."""
+    run = ask(server, "flow_runs", {"sort": "START_TIME_DESC", "limit": 1})[0]
+    mine = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    tasks = {task["name"]: task["state"] for task in ask(server, "task_runs", mine)}
+    lines = ask(server, "logs", {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "sort": "TIMESTAMP_ASC"})
+    return {**run, "tasks": tasks, "log": "\n".join(line["message"] for line in lines)}
+
+
+def ask(server: dict[str, str], kind: str, what: dict[str, Any]) -> list[dict[str, Any]]:
+    body = json.dumps(what).encode()
+    request = Request(f"{server['PREFECT_API_URL']}/{kind}/filter", body, {"Content-Type": "application/json"})
+    with urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "cancelled"])
+def test_what_is_stopped_is_cancelled_and_says_how_to_go_on(tmp_path: Path, server, number: int) -> None:
+    """The stage that ran and the run: neither failed, tried again, nor with a traceback; the next run does the rest."""
+    folder = make_repo(tmp_path / "repo")
+    graph = (folder / "dvc.yaml").read_text()
+    waits = "echo begun >> begun && test -e go || tail -f /dev/null && cp data/a/x data/c/x"
+    (folder / "dvc.yaml").write_text(graph.replace("cp data/a/x data/c/x", waits))
+    program = "from prefect.exceptions import CancelledRun\n" + RUN.replace("ValueError)", "ValueError, CancelledRun)")
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "each@c"],
+        cwd=folder,
+        env=surroundings(folder, **server),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while not (folder / "begun").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    process.send_signal(number)
+    printed, _ = process.communicate()
+    assert "failed stopped in c; run again to go on" in printed and "Traceback" not in printed, printed
+    run = newest_run(server)
+    assert run["state_type"] == "CANCELLED" and "stopped in c" in run["state"]["message"]
+    assert run["tasks"]["a"]["type"] == "COMPLETED" and run["tasks"]["c"]["type"] == "CANCELLED"
+    assert run["tasks"]["each@c"]["type"] not in ("COMPLETED", "FAILED", "RUNNING")
+    assert "Traceback" not in run["log"] and "Retries" not in run["log"]
+    assert (folder / "begun").read_text() == "begun\n"
+    (folder / "go").touch()
+    code, printed = run_flow(folder, server, "each@c")
+    assert code == 0 and (folder / "data/each/c/x").exists(), printed
+
+
+def test_a_failure_is_a_line_and_not_a_traceback_in_the_log_of_the_run(tmp_path: Path, server) -> None:
+    folder = make_repo(tmp_path / "repo")
+    wrong = (folder / "dvc.yaml").read_text().replace("cp data/a/x data/c/x", "echo no such luck && exit 3")
+    (folder / "dvc.yaml").write_text(wrong)
+    assert run_flow(folder, server, "c")[0] == 1
+    run = newest_run(server)
+    assert run["state_type"] == "FAILED" and "no such luck" in run["state"]["message"]
+    assert run["tasks"]["c"]["type"] == "FAILED" and "Traceback" not in run["log"]
+    code, printed = run_flow(folder, server, "nowhere")
+    run = newest_run(server)
+    assert code == 1 and "TARGETS: no stage 'nowhere'" in run["state"]["message"] and "Traceback" not in run["log"]

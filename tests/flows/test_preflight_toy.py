@@ -30,6 +30,12 @@ from tasks.ingest.stage import IngestConfig
 from tests.flows.preflight_project import ROOT, good_run, make_checkpoint, make_project, params_of
 
 GRAPH = read_graph(ROOT)
+WHO = ["-c", "user.name=x", "-c", "user.email=x@localhost"]
+SMALL = (
+    "ingest.sources=[{name: worksheets, digits: 1}]",
+    "filter.quality={name: keep_all}",
+    "filter.repetition={name: keep_all}",
+)
 
 
 @pytest.fixture
@@ -306,3 +312,32 @@ def test_a_graph_of_other_stages_pays_nothing(tmp_path: Path) -> None:
 def preflight_in(folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "flows.preflight"]
     return subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False)
+
+
+def test_what_passed_is_not_rehearsed_again_for_another_parameter_after_it(tmp_path: Path, monkeypatch) -> None:
+    """Another parameter of a stage has that stage and what follows it tried alone, also in another worktree; what fails is tried
+    again."""
+    project = make_project(tmp_path / "project")
+    monkeypatch.chdir(project)
+    for command in (["init", "-q"], ["add", "-A"], [*WHO, "commit", "-qm", "x"], ["worktree", "add", "-q", "../other"]):
+        subprocess.run(["git", *command], cwd=project, check=True)
+
+    def rehearsed(folder: Path, targets: list[str], *overrides: str) -> tuple[list[str], list[str]]:
+        said: list[str] = []
+        monkeypatch.chdir(folder)
+        found = look(folder, params_of(*SMALL, *overrides), targets, said.append)
+        return [line.split()[1] for line in said if line.startswith("rehearsing")], list(map(str, found))
+
+    asked = ["ingest", "dedup", "filter", "tokenize", "curriculum"]
+    assert rehearsed(project, asked) == (asked, [])
+    assert rehearsed(project, asked) == ([], [])
+    assert rehearsed(project, asked, "curriculum.method.sequence_length=64") == (["curriculum"], [])
+    assert rehearsed(project, asked, "tokenize.method={name: bytes}") == (["tokenize", "curriculum"], [])
+    other = tmp_path / "other"
+    assert rehearsed(other, asked) == ([], [])
+    assert rehearsed(other, asked, "curriculum.method.sequence_length=32") == (["curriculum"], [])
+    broken = "tokenize.method={name: bpe, vocab_size: 12}"
+    for _ in range(2):
+        tried, found = rehearsed(project, asked, broken)
+        assert tried == ["tokenize"] and any("tokenize (toy run)" in line for line in found)
+    assert not (other / ".scratch/preflight/toys").exists()

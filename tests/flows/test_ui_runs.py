@@ -6,6 +6,8 @@ One server for all of them. Each test starts runs of its own in one copy of the 
 import json
 import os
 import secrets
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +23,7 @@ from flows.form import as_overrides
 from flows.password import header
 from flows.servers import HOST
 from tests.flows.browser import Browser, browser, logged_in, missing
-from tests.flows.served import Served, make_ui, with_tiny_preset
+from tests.flows.served import EXTRA, Served, make_ui, with_tiny_preset
 from tests.processes import bytes_of, files_in
 from tests.project import TINY
 
@@ -134,6 +136,7 @@ def test_the_form_submits_what_was_set_and_nothing_else(trained: dict[str, Any],
     assert params["pretrain"]["optimizer"] == {"name": "lion", "lr": 0.002}
     assert params["pretrain"]["model"]["width"] == TINY["pretrain"]["model"]["width"] and params["seed"] == 3
     assert params["pretrain"]["within_documents"] is False
+    assert trained["name"] == "tiny seed=3 pretrain.within_documents=False pretrain.optimizer=lion and 1 more"
 
 
 def test_the_plan_stands_before_anything_runs_and_progress_and_links_follow(
@@ -234,8 +237,48 @@ def test_a_cancelled_run_leaves_no_process(page: Browser, served: Served, projec
     page.see("Are you sure you want to cancel")
     page.picture("cancel")
     page.click("[role=dialog] button, [role=alertdialog] button", "Cancel Flow Run")
-    served.until(number, "CANCELLED")
+    run = served.until(number, "CANCELLED")
+    assert run["state"]["message"] == "stopped in ingest; run again to go on: what was finished is kept"
+    [stage] = task_runs(served, number)
+    assert stage["state"]["type"] == "CANCELLED" and "goes on from what it has saved" in stage["state"]["message"]
     page.until(lambda: not stages_in(project), "the stage to end")
+    said = [line["message"] for line in served.ask(f"{served.prefect}/api/logs/filter", of_run(number))]
+    assert any(line.startswith("preflight | rehearsing ingest") for line in said)
+    assert not any("Traceback" in line or line.startswith("progress ") for line in said)
+    page.open(f"{served.prefect}/v2/runs/flow-run/{number}")
+    page.see("Cancelled", "run again to go on")
+    page.picture("cancelled-run")
+
+
+def of_run(number: str) -> dict[str, Any]:
+    return {"logs": {"flow_run_id": {"any_": [number]}}, "sort": "TIMESTAMP_ASC"}
+
+
+def test_a_run_by_make_is_shown_by_the_server_that_runs_here(page: Browser, served: Served, project: Path) -> None:
+    """With no word of where the server is, and what was given it as password nowhere but in its processes' environment."""
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "TOKENMILL"))}
+    command = [sys.executable, "-m", "flows.run", "--preset", "tiny", "--targets", "ingest", "--force"]
+    done = subprocess.run(
+        command,
+        cwd=project,
+        env={**surroundings, "PYTHONPATH": os.pathsep.join([str(project), *EXTRA])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and f"shown at {served.prefect}" in done.stdout, done.stdout + done.stderr
+    newest = served.ask(f"{served.prefect}/api/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})[0]
+    assert (newest["name"], newest["state_type"], newest["deployment_id"]) == ("tiny", "COMPLETED", None)
+    said = [line["message"] for line in served.ask(f"{served.prefect}/api/logs/filter", of_run(newest["id"]))]
+    assert any("params.yaml: " in line for line in said)
+    report = served.artifacts(newest["id"])["report"]["data"]
+    assert served.report in report and f"[MLflow]({served.mlflow}/#/experiments/" in report
+    page.open(f"{served.prefect}/v2/runs")
+    page.see("tiny", "Cancelled")
+    page.picture("runs")
+    page.open(served.log.read_text().split("its runs")[1].split()[0])
+    page.see("tiny", "Run Name")
+    page.picture("mlflow-runs")
 
 
 class Busy(BaseHTTPRequestHandler):
