@@ -13,7 +13,7 @@ from lm.tokenizer import Tokenizer
 
 def answer(model: Decoder, tokenizer: Tokenizer, text: str, max_new_tokens: int, temperature: float, seed: int) -> str:
     """What the model answers to one message. Raises ValueError when the message leaves no room in the context."""
-    (completion,) = generate(model, [tokenizer.chat(text)], max_new_tokens, temperature, tokenizer.end_id, seed)
+    (completion,) = generate(model, [tokenizer.chat(text)], max_new_tokens, temperature, tokenizer.end_id, seed, rows=1)
     return tokenizer.decode(completion.ids)
 
 

@@ -56,22 +56,36 @@ class ModelConfig(Config):
 
 
 class Cache:
-    """Keys and values of the tokens seen so far, for a batch of rows of up to `capacity` tokens.
+    """Keys and values of the tokens seen so far, for rows of up to `capacity` tokens each: row b has lengths_B[b] of them, in
+    its first slots, whatever stands in the others. Raises ValueError for a capacity beyond the model's context."""
 
-    Rows are right-aligned: row b begins with padding_B[b] slots that no query may attend to.
-    """
+    def __init__(self, config: ModelConfig, rows: int, capacity: int, device: torch.device | None = None) -> None:
+        if capacity > config.context:
+            raise ValueError(f"a cache of {capacity} tokens is longer than the model's context of {config.context}")
+        shape = (config.layers, rows, config.kv_heads, capacity, config.each_head)
+        self.keys_LBKCE = torch.zeros(shape, device=device)
+        self.values_LBKCE = torch.zeros(shape, device=device)
+        self.lengths_B = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.capacity = capacity
 
-    def __init__(self, config: ModelConfig, padding_B: Tensor, capacity: int) -> None:
-        shape = (config.layers, len(padding_B), config.kv_heads, capacity, config.each_head)
-        self.keys_LBKTE = torch.zeros(shape, device=padding_B.device)
-        self.values_LBKTE = torch.zeros(shape, device=padding_B.device)
-        self.padding_B = padding_B
-        self.length = 0
+    def expect(self, T: int) -> Tensor:
+        """positions_BT of the next T tokens of each row, which `extend` puts there, layer by layer."""
+        self._positions_BT = self.lengths_B[:, None] + torch.arange(T, device=self.lengths_B.device)
+        return self._positions_BT
 
-    def select(self, rows: Tensor) -> None:
-        """Keep only these rows."""
-        self.keys_LBKTE, self.values_LBKTE = self.keys_LBKTE[:, rows], self.values_LBKTE[:, rows]
-        self.padding_B = self.padding_B[rows]
+    def extend(self, layer: int, k_BKTE: Tensor, v_BKTE: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep keys and values of the expected tokens; returns (keys_BKCE, values_BKCE) of every slot of the layer."""
+        slots = self._positions_BT[:, None, :, None].expand_as(k_BKTE)
+        keys_BKCE, values_BKCE = self.keys_LBKCE[layer], self.values_LBKCE[layer]
+        keys_BKCE.scatter_(2, slots, k_BKTE.to(keys_BKCE.dtype))
+        values_BKCE.scatter_(2, slots, v_BKTE.to(values_BKCE.dtype))
+        return keys_BKCE, values_BKCE
+
+    def take(self, rows: Tensor, other: "Cache", theirs: Tensor) -> None:
+        """Have these rows begin as those of another cache, whose capacity is no larger."""
+        self.keys_LBKCE[:, rows, :, : other.capacity] = other.keys_LBKCE[:, theirs]
+        self.values_LBKCE[:, rows, :, : other.capacity] = other.values_LBKCE[:, theirs]
+        self.lengths_B[rows] = other.lengths_B[theirs]
 
 
 class RMSNorm(nn.Module):
@@ -115,15 +129,11 @@ class Attention(nn.Module):
         if cache is None:
             mixed_BTHE = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bounds)
             return self.output(mixed_BTHE.reshape(B, T, -1))
-        seen = cache.length + T
-        cache.keys_LBKTE[layer, :, :, cache.length : seen] = k
-        cache.values_LBKTE[layer, :, :, cache.length : seen] = v
-        k, v = cache.keys_LBKTE[layer, :, :, :seen], cache.values_LBKTE[layer, :, :, :seen]
-        # expanded by hand: torch's enable_gqa leaves the fused CPU path (torch 2.13)
-        k = k.repeat_interleave(self.heads // self.kv_heads, dim=1)
-        v = v.repeat_interleave(self.heads // self.kv_heads, dim=1)
-        mixed_BHTE = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.output(mixed_BHTE.transpose(1, 2).reshape(B, T, -1))
+        k, v = cache.extend(layer, k, v)
+        # the G query heads of a key head as rows of one head: torch's enable_gqa leaves the fused CPU path (torch 2.13)
+        q = q.reshape(B, self.kv_heads, -1, self.head_width)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.output(mixed.reshape(B, self.heads, T, -1).transpose(1, 2).reshape(B, T, -1))
 
 
 class FeedForward(nn.Module):
@@ -204,7 +214,8 @@ class Decoder(nn.Module):
         return F.linear(self.hidden(ids_BT, cache, bounds), self.head_weight)
 
     def hidden(self, ids_BT: Tensor, cache: Cache | None = None, bounds: Tensor | None = None) -> Tensor:
-        """x_BTD, of which the head makes logits. With a cache, ids are the tokens that follow it, and the cache grows by them.
+        """x_BTD, of which the head makes logits. With a cache, ids are the tokens that follow its rows, which
+        grow by them; a row's positions go on from its own length.
 
         bounds: where documents begin in the B x T tokens, as kernels.attention has them; attention stays within a document.
         None: a row is one document. Positions go on counting along the row all the same, since rotary attention depends on
@@ -215,21 +226,16 @@ class Decoder(nn.Module):
         """
         if cache is not None and bounds is not None:
             raise ValueError("a cache holds one document a row: give bounds to a forward without a cache")
-        T, start = ids_BT.shape[1], cache.length if cache else 0
-        if start + T > self.config.context:
-            raise ValueError(
-                f"a sequence of {start + T} tokens is longer than the model's context of {self.config.context}"
-            )
+        T = ids_BT.shape[1]
+        if self.config.context < T:
+            raise ValueError(f"a sequence of {T} tokens is longer than the model's context of {self.config.context}")
         if cache is None:
             cos, sin, mask = self.cos_TE[:T], self.sin_TE[:T], None
         else:
-            slots_T = torch.arange(start, start + T, device=ids_BT.device)
-            positions_BT = (slots_T - cache.padding_B[:, None]).clamp(min=0)
+            positions_BT = cache.expect(T)
             cos, sin = self.cos_TE[positions_BT][:, None], self.sin_TE[positions_BT][:, None]
-            past = torch.arange(start + T, device=ids_BT.device)
-            visible = (past <= slots_T[:, None]) & (past >= cache.padding_B[:, None, None])
-            # a padding slot sees itself, else its softmax is 0/0
-            mask = (visible | (past == slots_T[:, None]))[:, None]
+            visible_BTC = torch.arange(cache.capacity, device=ids_BT.device) <= positions_BT[..., None]
+            mask = visible_BTC.repeat(1, self.config.heads // self.config.kv_heads, 1)[:, None]
         x_BTD = self.embedding(ids_BT)
         # a CPU's graph would have every strip of every document in it, anew for each batch
         run = self._run if bounds is None or x_BTD.is_cuda else Block.__call__
@@ -241,7 +247,7 @@ class Decoder(nn.Module):
             else:
                 x_BTD = run(block, x_BTD, cos, sin, None, 0, None, bounds)
         if cache is not None:
-            cache.length += T
+            cache.lengths_B += T
         return self.norm(x_BTD)
 
     def num_parameters(self) -> int:

@@ -55,6 +55,7 @@ TINY: dict[str, Any] = {
         "steps": 24,
         "prompts": 4,
         "samples": 4,
+        "updates": 2,
         "max_new_tokens": 16,
         "advantage": {"name": "grpo"},
         "loss": {"name": "policy_gradient"},

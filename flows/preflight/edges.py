@@ -142,7 +142,7 @@ def shards(s: Sections) -> Iterator[Finding]:
     for key, recipe, rows in (
         ("curriculum.tokens_per_step", s.pretrain, sequences_a_step),
         ("sft.batch", s.sft, s.sft.batch),
-        ("rl.prompts", s.rl, s.rl.prompts * s.rl.samples),
+        ("rl.prompts", s.rl, s.rl.prompts * s.rl.samples // s.rl.minibatches),
         ("distill.batch", s.distill, s.distill.batch + texts),
     ):
         parts = parts_of_a_batch(recipe)

@@ -75,7 +75,9 @@ def sft(toy: dict[str, Any]) -> dict[str, Any]:
 
 
 def rl(toy: dict[str, Any]) -> dict[str, Any]:
-    return {"steps": 2, "prompts": rows(toy["rl"], 2), "samples": 2, "compile": "off"}
+    parts = min(toy["rl"].get("minibatches", 2), 2)
+    few = {"prompts": parts * rows(toy["rl"], 2), "samples": 2, "updates": 1, "minibatches": parts}
+    return {"steps": 2, **few, "compile": "off"}
 
 
 def distill(toy: dict[str, Any]) -> dict[str, Any]:

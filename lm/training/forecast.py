@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from lm.sampler import capacity_of, whole_pieces
 from lm.training.flops import PEAKS, flops_per_token
 from lm.training.rehearsal import Rehearsed, Sampling, Step
 
@@ -81,7 +82,8 @@ def forecast(
     per_token = flops_per_token(step.model, step.batch.length)
     forward_again = 4 / 3 if rehearsed.positions == 0 else 1.0
     reached = UTILIZATION["gpu" if machine.gpu else "cpu"] * machine.flops
-    sampling = steps * sampling_seconds(step.sampling, reached, machine) if step.sampling else 0.0
+    sampled = step.sampling
+    sampling = steps / sampled.steps * sampling_seconds(sampled, reached, machine) if sampled else 0.0
     work = per_token * forward_again
     if step.sampling and step.sampling.model is not step.model:  # a teacher, which reads what it wrote once more
         work += 2 * step.sampling.model.num_parameters()
@@ -107,18 +109,18 @@ def forecast(
 
 
 def sampling_seconds(sampling: Sampling, reached: float, machine: Machine) -> float:
-    """Of one batch of answers: each token reads all weights and, on average, half of the cache, in fp32; a prompt is products.
+    """Of one batch of answers: a token of each row reads all weights and all slots of the cache, in fp32; a prompt is products.
 
     Counted as if every answer had all its tokens, which an answer that ends sooner has not.
     """
-    config = sampling.model.config
+    config, rows = sampling.model.config, sampling.rows
     weights = sampling.model.num_parameters()
     width = config.layers * config.kv_heads * config.each_head * 2
-    seen = sampling.prompt + sampling.new_tokens / 2
-    products = 2 * weights * sampling.rows / reached
-    reading = 4 * (weights + sampling.rows * seen * width) / machine.bandwidth
-    token = max(products, reading) + config.layers * LAYER_SECONDS["gpu" if machine.gpu else "cpu"]
-    return products * sampling.prompt + token * sampling.new_tokens
+    slots = capacity_of(sampling.prompt, sampling.new_tokens, config.context)
+    token = max(2 * weights * rows / reached, 4 * (weights + rows * slots * width) / machine.bandwidth)
+    token += config.layers * LAYER_SECONDS["gpu" if machine.gpu else "cpu"]
+    read = whole_pieces(sampling.prompt, config.context) * sampling.prompts
+    return 2 * weights * read / reached + token * sampling.new_tokens * sampling.answers / rows
 
 
 def advice(stage: str, found: Forecast, machine: Machine) -> str:

@@ -17,7 +17,7 @@ from lm.training.guard import Guard
 from lm.training.parallel import chosen
 from lm.training.precision import autocast
 from lm.training.recipe import Recipe
-from lm.training.state import Run
+from lm.training.state import Carried, Nothing, Run
 from lm.training.throughput import Throughput
 from lm.training.trunks import Trunks
 
@@ -50,18 +50,21 @@ def train(
     batch_at: Callable[[int], Batch],
     log: Listener,
     trunks: Trunks | None = None,
+    carried: Carried | None = None,
 ) -> None:
     """Train the model in place for `steps` updates.
 
-    batch_at(step) must depend on nothing but the step and the weights, so that a run continued from a checkpoint ends in the
-    same bytes. Where torch.distributed has ranks, each calls this with the same arguments, but that only the log of rank 0
-    has a scratch folder and trunks. Raises Diverged when a loss is not finite or the recipe says to give up.
+    batch_at(step) must depend on nothing but the step, the weights and what the stage has carried over from the steps before,
+    so that a run continued from a checkpoint ends in the same bytes. Where torch.distributed has ranks, each calls this with
+    the same arguments, but that only the log of rank 0 has a scratch folder and trunks. Raises Diverged when a loss is not
+    finite or the recipe says to give up.
     """
     device = model.embedding.weight.device
     parallel = chosen(recipe)
     optimizer = parallel.distribute(model, recipe.optimizer)
     mean, guard, execution = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor), Execution()
-    run, checkpoints = Run(parallel, mean, guard, execution), Checkpoints(log.scratch, trunks=trunks)
+    run = Run(parallel, mean, guard, execution, carried or Nothing())
+    checkpoints = Checkpoints(log.scratch, trunks=trunks)
     start = checkpoints.load(run)
     log.rewind(start)
     model.train()

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lm.model import Cache, Decoder
+from lm.sampler import capacity_of, pick, prompts_at_once, whole_pieces
 from lm.training import stand_ins
 from lm.training.average import RunningAverage
 from lm.training.batch import Batch, backward
@@ -30,12 +31,16 @@ MAPPED, HOLES = 2**25, 1.23
 
 @dataclass(frozen=True)
 class Sampling:
-    """Answers that a step has a model write: rows of them, to prompts of a length, up to so many new tokens."""
+    """Answers that a model writes for every so many steps: up to so many new tokens each, so many rows at once, to so many
+    prompts of a length."""
 
     model: Decoder
+    answers: int
     rows: int
+    prompts: int
     prompt: int
     new_tokens: int
+    steps: int = 1
 
 
 @dataclass(frozen=True)
@@ -163,13 +168,13 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
 
 @torch.no_grad()
 def sample(sampling: Sampling) -> None:
-    """What lm.sampler.generate holds at most: the prompts' logits; the last token; half the rows of the cache, copied."""
-    model, rows = sampling.model, sampling.rows
-    capacity = sampling.prompt + sampling.new_tokens
-    cache = Cache(model.config, torch.zeros(rows, dtype=torch.int64), capacity)
-    logits_BV = model(torch.zeros((rows, sampling.prompt), dtype=torch.int64), cache)[:, -1]
+    """What lm.sampler.generate holds at most: its cache, prompts being read, and then tokens being picked."""
+    model, rows, context = sampling.model, sampling.rows, sampling.model.config.context
+    cache = Cache(model.config, rows, capacity_of(sampling.prompt, sampling.new_tokens, context))
+    together, length = prompts_at_once(rows), whole_pieces(sampling.prompt, context)
+    read = Cache(model.config, together, length)
+    model.hidden(torch.zeros((together, length), dtype=torch.int64), read)
+    del read
     for _ in range(2):
-        logits_BV.log_softmax(-1).exp()
-        cache.length = capacity - 1
         logits_BV = model(torch.zeros((rows, 1), dtype=torch.int64), cache)[:, -1]
-    cache.select(torch.arange(rows // 2))
+        pick(logits_BV, 1.0, torch.zeros(rows, dtype=torch.float64))

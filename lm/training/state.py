@@ -1,9 +1,9 @@
 """What a training run is made of between two steps, as named tensors: model.*, average.* and optimizer.<slot>.*, where the
 last part of each is the name of a parameter, so that neither the order nor the grouping of parameters nor the ranks matter;
-guard.*, execution.*."""
+guard.*, execution.*, and carried.*, what a stage keeps between two steps."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,24 @@ from lm.training.guard import Guard
 from lm.training.parallel.base import Parallel
 
 
+class Carried(Protocol):
+    """What a stage makes in one step and needs in a later one, such as a rollout that several updates learn from: tensors of
+    any names and shapes, none where the next step needs nothing of those before. The same on every rank."""
+
+    def state(self) -> dict[str, Tensor]: ...
+    def load(self, state: dict[str, Tensor]) -> None: ...
+
+
+class Nothing:
+    """Of a stage whose steps need nothing of those before but the weights."""
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        pass
+
+
 class Run(NamedTuple):
     """What a checkpoint holds; the model and its optimizer are with the ranks."""
 
@@ -22,16 +40,18 @@ class Run(NamedTuple):
     average: RunningAverage
     guard: Guard
     execution: Execution
+    carried: Carried = Nothing()
 
 
 def tensors_of(run: Run) -> dict[str, Tensor]:
     """The state now, whole; where ranks hold parts of it, all must call. The tensors may be those of the run, not copies."""
-    parallel, average, guard, execution = run
+    parallel, average, guard, execution, carried = run
     found = {f"model.{name}": weight for name, weight in parallel.weights().items()}
     found |= {f"average.{name}": parallel.whole(name, mean) for name, mean in average.mean.items()}
     found |= {f"optimizer.{slot}": value for slot, value in parallel.slots().items()}
     found |= {f"guard.{name}": values for name, values in guard.state().items()}
     found |= {f"execution.{name}": value for name, value in execution.state().items()}
+    found |= {f"carried.{name}": value for name, value in carried.state().items()}
     return found
 
 
@@ -48,16 +68,17 @@ def difference(found: dict[str, Tensor], run: Run) -> str:
         kind, _, slotted = name.partition(".")
         # An optimizer may keep more than its slots: 1-bit Adam does for its ranks, and itself drops what does not fit.
         known = kind == "optimizer" and slotted.partition(".")[2] in run.parallel.slot_names
-        if name not in wanted and name not in known_lists and not known:
+        if name not in wanted and name not in known_lists and not known and kind != "carried":
             return f"it has {name}, {_described(tensor)}, which is not here"
     return ""
 
 
 def put(found: dict[str, Tensor], run: Run) -> None:
     """Bring the run to a saved state without a `difference`."""
-    parallel, average, guard, execution = run
+    parallel, average, guard, execution, carried = run
     guard.load(_under("guard.", found))
     execution.load(_under("execution.", found))
+    carried.load(_under("carried.", found))
     parallel.put_weights(_under("model.", found))
     parallel.put_slots(_under("optimizer.", found))
     held = parallel.held()

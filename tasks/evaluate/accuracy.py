@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lm.model import Decoder
 from lm.problems.example import Example, Score
-from lm.sampler import generate
+from lm.sampler import ROWS, generate
 from lm.tokenizer import Tokenizer
 
 
@@ -36,15 +36,16 @@ def answer_all(
     examples: list[Example],
     max_new_tokens: int,
     progress,
-    batch: int = 128,
+    batch: int = 4 * ROWS,
 ) -> tuple[list[Answer], float]:
-    """Greedy answers in the order of the examples, and the tokens a second it took to write them.
+    """Greedy answers in the order of the examples, and the tokens a second it took to write them. An answer depends on its
+    problem alone: not on the others, their order, or how many go in a batch, after each of which progress is told.
 
     A prompt that leaves no room in the context is scored as an empty answer: the model could not have answered it.
     """
     prompts = [tokenizer.chat(e.prompt) for e in examples]
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) < model.config.context]
-    fits.sort(key=lambda i: (len(prompts[i]), i))  # alike lengths together: less padding
+    fits.sort(key=lambda i: (len(prompts[i]), i))  # alike lengths are read together
     texts, tokens, began = [""] * len(examples), 0, time.monotonic()
     for start in range(0, len(fits), batch):
         group = fits[start : start + batch]

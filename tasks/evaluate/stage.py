@@ -52,7 +52,8 @@ def held_out(folder: Path, tokenizer: Tokenizer) -> list[HeldOut]:
 
 
 def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, float]:
-    """data/<model>, data/tokenize -> data/evaluate/<model>."""
+    """data/<model>, data/tokenize -> data/evaluate/<model>. Bits are of a document's text and of the token that ends it, after
+    that which ended the one before."""
     folder, out = data / model, data / "evaluate" / model
     decoder, tokenizer = load_model(folder)
     decoder.to(device())

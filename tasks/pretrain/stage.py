@@ -114,7 +114,7 @@ def sample(model: Decoder, tokenizer: Tokenizer, prompts: list[list[int]], seed:
     """What follows each prompt, at temperature 0.8; the same draws at every step."""
     prompts = [prompt[: model.config.context - 1] for prompt in prompts]
     with torch.no_grad():
-        written = generate(model, prompts, SAMPLE_TOKENS, 0.8, tokenizer.eos_id, seed)
+        written = generate(model, prompts, SAMPLE_TOKENS, 0.8, tokenizer.eos_id, seed, rows=SAMPLES)
     return {tokenizer.decode(p): tokenizer.decode(w.ids) for p, w in zip(prompts, written, strict=True)}
 
 

@@ -47,7 +47,7 @@ def batches_of(
         )
     for start in range(0, min(len(fitting), config.problems), BATCH):
         asked = fitting[start : min(start + BATCH, config.problems)]
-        answers = generate(model, asked, config.max_new_tokens, 1.0, tokenizer.end_id, seed + start)
+        answers = generate(model, asked, config.max_new_tokens, 1.0, tokenizer.end_id, seed + start, rows=BATCH)
         whole = [Conversation(p, a.ids) for p, a in zip(asked, answers, strict=True)]
         ids, _ = collate(whole, tokenizer.pad_id)
         lengths = torch.tensor([len(c) for c in whole])

@@ -3,15 +3,17 @@
 from pathlib import Path
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from lm import problems
 from lm.checkpoint import device, load_model, save_model
 from lm.config import choice
+from lm.model import Decoder
 from lm.problems.example import Example
+from lm.tokenizer import Tokenizer
 from lm.training.batch import Batch, Figures
-from lm.training.conversations import chosen, collate, token_logps
+from lm.training.conversations import chosen, token_logps
 from lm.training.loop import train
 from lm.training.recipe import Recipe
 from tasks.core.config import ConfigError
@@ -19,13 +21,15 @@ from tasks.core.log import Log
 from tasks.core.stage import main
 from tasks.core.trunks import trunks_of
 from tasks.rl import advantages, losses
-from tasks.rl.rollout import rollout
+from tasks.rl.rollout import Rollout, Rollouts, Verdicts, answered, rollout_of
 
 
 class RlConfig(Recipe):
-    steps: int = Field(60, gt=0)
-    prompts: int = Field(32, gt=0, description="problems a step")
+    steps: int = Field(120, gt=0, description="updates of the weights")
+    prompts: int = Field(32, gt=0, description="problems a rollout; a multiple of minibatches")
     samples: int = Field(8, gt=0, description="answers to each problem")
+    updates: int = Field(1, gt=0, description="passes over the answers of a rollout")
+    minibatches: int = Field(2, gt=0, description="steps that make a pass, each of as many whole problems")
     max_new_tokens: int = Field(32, gt=0)
     temperature: float = Field(1.0, gt=0)
     advantage: choice(advantages)
@@ -33,9 +37,75 @@ class RlConfig(Recipe):
     problems: choice(problems)
     seed: int
 
+    @model_validator(mode="after")
+    def _divides(self) -> "RlConfig":
+        if self.prompts % self.minibatches:
+            raise ValueError(f"prompts must be a multiple of minibatches (got {self.prompts} and {self.minibatches})")
+        return self
+
+    @property
+    def steps_a_rollout(self) -> int:
+        return self.updates * self.minibatches
+
+
+class Learning:
+    """How a policy learns from rollouts."""
+
+    def __init__(self, config: RlConfig, model: Decoder, tokenizer: Tokenizer, examples: list[Example]) -> None:
+        self._config, self._model, self._tokenizer, self._examples = config, model, tokenizer, examples
+        self.rollouts = Rollouts(self._rollout, config.prompts, config.updates, config.minibatches, config.seed)
+
+    def problems(self, number: int) -> list[Example]:
+        """Those of a rollout, counted from 0."""
+        config = self._config
+        return [self._examples[i] for i in chosen(number, config.prompts, len(self._examples), config.seed)]
+
+    def _rollout(self, number: int) -> Rollout:
+        """From the policy as it is now."""
+        config, batch = self._config, self.problems(number)
+        self._model.eval()
+
+        def answers(samples: int, temperature: float) -> Verdicts:
+            seed = config.seed * 1_000_003 + number
+            return answered(
+                self._model, self._tokenizer, config.problems, batch, samples, config.max_new_tokens, temperature, seed
+            )
+
+        sampled, greedy_G = answers(config.samples, config.temperature), None
+        if config.advantage.needs_greedy:
+            greedy = answers(1, 0.0)
+            greedy_G = greedy.rewards_GS[:, 0].where(greedy.mask_GS[:, 0] > 0, torch.nan)  # no verdict, no baseline
+        self._model.train()
+        advantages_GS = config.advantage(sampled.rewards_GS, sampled.mask_GS, greedy_G)
+        return rollout_of(sampled, advantages_GS, self._tokenizer.pad_id)
+
+    def batch_at(self, step: int) -> Batch:
+        """What an update is of. M answers; predictions behind the last one that counts are left out."""
+        config, model = self._config, self._model
+        rollout, rows_M = self.rollouts.at(step)
+        mask_MT = rollout.mask_BT[rows_M]
+        T = int(mask_MT.any(0).nonzero().max()) + 1 if mask_MT.any() else 1
+        ids_MN, mask_MT, old_MT, advantages_M = (
+            tensor.to(device())
+            for tensor in (
+                rollout.ids_BN[rows_M, : T + 1],
+                mask_MT[:, :T],
+                rollout.logp_old_BT[rows_M, :T],
+                rollout.advantages_B[rows_M],
+            )
+        )
+        weights_MT = config.loss.weights(mask_MT, config.max_new_tokens)
+
+        def loss(rows: slice) -> tuple[Tensor, Figures]:
+            logps_BT = token_logps(model, ids_MN[rows], config.temperature)
+            return config.loss(logps_BT, old_MT[rows], advantages_M[rows], weights_MT[rows])
+
+        content = (ids_MN, mask_MT, old_MT, advantages_M)
+        return Batch(len(rows_M), T, int(mask_MT.sum()), loss, dict(rollout.figures()), content=content)
+
 
 def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
-    """data/sft -> data/rl. One update for each set of rollouts, so the policy that sampled is the one that learns."""
+    """data/sft -> data/rl. The probabilities that an update compares with are those under which the sampler drew."""
     model, tokenizer = load_model(data / "sft")
     model.to(device())
     room = model.config.context - config.max_new_tokens
@@ -44,46 +114,13 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
         raise ConfigError(
             f"rl.max_new_tokens: no prompt fits the context of {model.config.context} less {config.max_new_tokens}"
         )
+    learning = Learning(config, model, tokenizer, examples)
 
-    def chosen_at(step: int) -> list[Example]:
-        return [examples[i] for i in chosen(step, config.prompts, len(examples), config.seed)]
+    def seen(step: int) -> list[Example]:
+        return learning.problems(step // config.steps_a_rollout)
 
-    def batch_at(step: int) -> Batch:
-        batch = chosen_at(step)
-        seed = config.seed * 1_000_003 + step
-        model.eval()
-        sampled = rollout(
-            model, tokenizer, config.problems, batch, config.samples, config.max_new_tokens, config.temperature, seed
-        )
-        greedy_G = None
-        if config.advantage.needs_greedy:
-            greedy = rollout(model, tokenizer, config.problems, batch, 1, config.max_new_tokens, 0.0, seed)
-            greedy_G = greedy.rewards_GS[:, 0].where(greedy.mask_GS[:, 0] > 0, torch.nan)  # no verdict, no baseline
-        model.train()
-        advantages_GS = config.advantage(sampled.rewards_GS, sampled.mask_GS, greedy_G)
-        ids_BN, mask_BT = (t.to(device()) for t in collate(sampled.conversations, tokenizer.pad_id))
-        mask_BT = mask_BT * sampled.mask_GS.flatten()[:, None].to(device())
-        advantages_B, counted = advantages_GS.flatten().to(device()), mask_BT.sum()
-
-        def loss(rows: slice) -> tuple[Tensor, Figures]:
-            logps_BT = token_logps(model, ids_BN[rows], config.temperature)
-            return config.loss(
-                logps_BT.flatten(),
-                logps_BT.detach().flatten(),
-                advantages_B[rows, None].expand_as(logps_BT).flatten(),
-                mask_BT[rows].flatten(),
-                counted.clamp(min=1),
-            )
-
-        lengths = sum(len(c.completion) for c in sampled.conversations) / len(sampled.conversations)
-        reward = (sampled.rewards_GS * sampled.mask_GS).sum() / sampled.mask_GS.sum().clamp(min=1)
-        figures: Figures = {"reward": reward.item(), "completion_tokens": lengths, "finished": sampled.finished}
-        return Batch(
-            len(ids_BN), mask_BT.shape[1], int(counted), loss, figures, content=(ids_BN, mask_BT, advantages_B)
-        )
-
-    trunks = trunks_of("rl", config, config.steps, log, [model], [tokenizer.to_json()], chosen_at)
-    train(model, config, config.steps, batch_at, log, trunks)
+    trunks = trunks_of("rl", config, config.steps, log, [model], [tokenizer.to_json()], seen)
+    train(model, config, config.steps, learning.batch_at, log, trunks, learning.rollouts)
     save_model(data / "rl", model, tokenizer)
     return {"steps": config.steps, "problems": len(examples)}
 

@@ -82,7 +82,8 @@ def test_every_method_is_a_tab_that_names_it(section: str) -> None:
 def test_fields_say_their_bounds_and_choices() -> None:
     [rl] = tabs(SECTIONS["rl"])
     assert rl["properties"]["prompts"] == {
-        "type": "integer", "exclusiveMinimum": 0, "title": "prompts", "description": "problems a step; above 0",
+        "type": "integer", "exclusiveMinimum": 0, "title": "prompts",
+        "description": "problems a rollout; a multiple of minibatches; above 0",
     }  # fmt: skip
     assert rl["properties"]["precision"]["enum"] == ["auto", "fp32", "bf16"]
     [pretrain] = tabs(SECTIONS["pretrain"])

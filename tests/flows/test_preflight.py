@@ -144,7 +144,7 @@ EDGES: dict[str, tuple[list[str], list[str]]] = {
         ["curriculum.tokens_per_step", "12 rows", "8 shards"],
     ),
     "shards of sft": (["sft.shards=8", "sft.batch=12"], ["params.yaml: sft.batch", "8 shards"]),
-    "shards of rl": (["rl.shards=512"], ["params.yaml: rl.prompts", "256 rows"]),
+    "shards of rl": (["rl.shards=512"], ["params.yaml: rl.prompts", "128 rows"]),
     "shards of distill": (["distill.shards=8"], ["params.yaml: distill.batch", "52 rows"]),
     "one answer to a problem": (["rl.samples=1"], ["params.yaml: rl.samples", "grpo is always 0"]),
     "a model's weights with another's tokens": (

@@ -44,18 +44,26 @@ def test_logits_equal_those_of_transformers(qk_norm: bool, tied: bool) -> None:
 
 def test_cache_gives_the_same_logits_as_the_whole_sequence() -> None:
     model, ids = toy_model(), torch.arange(40).view(2, 20)
-    cache = Cache(model.config, torch.tensor([0, 0]), 20)
+    cache = Cache(model.config, 2, 20)
     with torch.no_grad():
         pieces = [model(ids[:, a:b], cache) for a, b in [(0, 7), (7, 8), (8, 20)]]
         torch.testing.assert_close(torch.cat(pieces, 1), model(ids), rtol=0, atol=1e-5)
 
 
-def test_padding_on_the_left_changes_nothing() -> None:
-    model, ids = toy_model(), torch.arange(20).view(2, 10)
-    padded = torch.cat((torch.full((2, 5), 9), ids), dim=1)
+def test_rows_of_a_cache_have_lengths_of_their_own() -> None:
+    model, ids = toy_model(), torch.arange(36).view(2, 18)
+    short, cache = Cache(model.config, 2, 12), Cache(model.config, 3, 20)
     with torch.no_grad():
-        got = model(padded, Cache(model.config, torch.tensor([5, 5]), 15))[:, 5:]
-        torch.testing.assert_close(got, model(ids), rtol=0, atol=1e-5)
+        model(ids[:, :12], short)  # of the second row only the first 5 count
+        short.lengths_B = torch.tensor([12, 5])
+        cache.take(torch.tensor([2, 0]), short, torch.tensor([0, 1]))
+        assert cache.lengths_B.tolist() == [5, 0, 12]
+        following = torch.stack((ids[1, 5:11], ids[0, :6], ids[0, 12:18]))
+        got = model(following, cache)
+        whole = model(ids)
+    torch.testing.assert_close(got[2], whole[0, 12:18], rtol=0, atol=1e-5)
+    torch.testing.assert_close(got[0], whole[1, 5:11], rtol=0, atol=1e-5)
+    torch.testing.assert_close(got[1], whole[0, :6], rtol=0, atol=1e-5)
 
 
 def test_causal() -> None:
@@ -91,7 +99,7 @@ def test_bounds_of_whole_rows_change_nothing() -> None:
 def test_bounds_with_a_cache_are_refused() -> None:
     model = toy_model()
     with pytest.raises(ValueError, match="one document a row"):
-        model(torch.zeros(1, 4, dtype=torch.int64), Cache(model.config, torch.tensor([0]), 4), torch.tensor([0, 2, 4]))
+        model(torch.zeros(1, 4, dtype=torch.int64), Cache(model.config, 1, 4), torch.tensor([0, 2, 4]))
 
 
 def test_initial_weights_depend_on_the_seed_alone() -> None:
@@ -114,4 +122,6 @@ def test_bad_shapes_and_too_long_sequences() -> None:
         ModelConfig(vocab_size=5, width=30, heads=4)
     with pytest.raises(ValueError, match="context of 48"):
         toy_model()(torch.zeros(1, 49, dtype=torch.int64))
+    with pytest.raises(ValueError, match="context of 48"):
+        Cache(toy_model().config, 1, 49)
     assert isinstance(toy_model(tied=False).head, torch.nn.Linear) and isinstance(toy_model(), Decoder)

@@ -1,4 +1,4 @@
-"""Policy losses: what every one of them must do, and small cases worked by hand. T sampled tokens."""
+"""Policy losses: what every one of them must do, and small cases worked by hand. B answers of up to T sampled tokens."""
 
 import math
 
@@ -9,44 +9,62 @@ from torch import Tensor
 from lm.config import Config, methods_of
 from tasks.rl import losses
 from tasks.rl.losses import PolicyGradient, Reinforce
+from tasks.rl.losses.base import shares
 
 EVERY = pytest.mark.parametrize("method", methods_of(losses), ids=lambda method: method.__name__)
+OVER = pytest.mark.parametrize("over", ["tokens", "answers", "length"])
 
 
-def tokens(size: int = 12) -> tuple[Tensor, Tensor, Tensor]:
-    """logp_T, advantages_T, mask_T; float64."""
+def tokens(answers: int = 4, longest: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    """logp_BT, advantages_B, mask_BT; float64. Answers of 1, 2, 3... tokens, the third without a verdict."""
     generator = torch.Generator().manual_seed(0)
-    logp = -torch.rand(size, generator=generator, dtype=torch.float64) * 3
-    advantages = torch.randn(size, generator=generator, dtype=torch.float64)
-    return logp, advantages, (torch.arange(size) % 3 != 0).double()
+    logp = -torch.rand(answers, longest, generator=generator, dtype=torch.float64) * 3
+    advantages = torch.randn(answers, generator=generator, dtype=torch.float64)
+    mask = (torch.arange(longest) <= torch.arange(answers)[:, None]).double()
+    mask[2] = 0
+    return logp, advantages, mask
 
 
-def gradient(method: Config, logp: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, denominator: float) -> Tensor:
+def gradient(method: Config, logp: Tensor, old: Tensor, advantages: Tensor, weights: Tensor) -> Tensor:
     logp = logp.clone().requires_grad_()
-    method(logp, old, advantages, mask, denominator)[0].backward()
+    method(logp, old, advantages, weights)[0].backward()
     return logp.grad
 
 
+def test_shares_by_hand() -> None:
+    # three answers of 1, 3 and 2 tokens, the last without a verdict
+    mask = torch.tensor([[1.0, 0, 0, 0], [0, 1, 1, 1], [0, 0, 0, 0]])
+    expected = {"tokens": (1 / 4, 1 / 4), "answers": (1 / 2, 1 / 6), "length": (1 / 16, 1 / 16)}
+    for over, (first, second) in expected.items():
+        torch.testing.assert_close(shares(mask, over, 8), mask * torch.tensor([[first], [second], [0]]))
+        assert not shares(0 * mask, over, 8).any()
+
+
 @EVERY
-def test_of_the_sampling_policy_it_is_the_policy_gradient(method: type[Config]) -> None:
+@OVER
+def test_of_the_sampling_policy_it_is_the_policy_gradient(method: type[Config], over: str) -> None:
     logp, advantages, mask = tokens()
-    expected = -advantages * mask / mask.sum()
-    torch.testing.assert_close(gradient(method(), logp, logp, advantages, mask, mask.sum()), expected)
+    weights = method(over=over).weights(mask, 6)
+    expected = -advantages[:, None] * weights
+    torch.testing.assert_close(gradient(method(over=over), logp, logp, advantages, weights), expected)
 
 
 @EVERY
 def test_gradient_equals_finite_differences(method: type[Config]) -> None:
     logp, advantages, mask = tokens()
-    old = logp + 0.1 * torch.sin(torch.arange(12.0))
-    assert torch.autograd.gradcheck(lambda x: method()(x, old, advantages, mask, 5.0)[0], logp.clone().requires_grad_())
+    old = logp + 0.1 * torch.sin(torch.arange(20.0).view(4, 5))
+    weights = method().weights(mask, 5)
+    assert torch.autograd.gradcheck(lambda x: method()(x, old, advantages, weights)[0], logp.clone().requires_grad_())
 
 
 @EVERY
-def test_parts_of_a_batch_add_up(method: type[Config]) -> None:
+@OVER
+def test_parts_of_a_batch_add_up(method: type[Config], over: str) -> None:
     logp, advantages, mask = tokens()
-    old = logp.roll(1)
-    whole, figures = method()(logp, old, advantages, mask, mask.sum())
-    parts = [method()(logp[s], old[s], advantages[s], mask[s], mask.sum()) for s in (slice(0, 5), slice(5, 12))]
+    old = logp.roll(1, 0)
+    weights = method(over=over).weights(mask, 5)
+    whole, figures = method(over=over)(logp, old, advantages, weights)
+    parts = [method(over=over)(logp[s], old[s], advantages[s], weights[s]) for s in (slice(0, 1), slice(1, 4))]
     torch.testing.assert_close(whole, sum(loss for loss, _ in parts))
     for name, figure in figures.items():
         torch.testing.assert_close(figure, sum(more[name] for _, more in parts))
@@ -55,45 +73,44 @@ def test_parts_of_a_batch_add_up(method: type[Config]) -> None:
 @EVERY
 def test_tokens_outside_the_mask_do_not_matter_even_when_infinite(method: type[Config]) -> None:
     logp, advantages, mask = tokens()
+    weights = method().weights(mask, 5)
     spoiled = torch.where(mask > 0, logp, -torch.inf)
     old = torch.where(mask > 0, logp, -1e9)
-    clean = method()(logp, logp, advantages, mask, 3.0)
-    dirty = method()(spoiled, old, torch.where(mask > 0, advantages, torch.nan), mask, 3.0)
+    clean = method()(logp, logp, advantages, weights)
+    without = advantages.where(mask.any(1), torch.nan)
+    dirty = method()(spoiled, old, without, weights)
     assert clean[0] == dirty[0] and clean[1] == dirty[1]
-    grad = gradient(method(), spoiled, old, advantages, mask, 3.0)
+    grad = gradient(method(), spoiled, old, without, weights)
     assert torch.isfinite(grad).all() and (grad[mask == 0] == 0).all()
 
 
 @EVERY
-def test_an_empty_mask_costs_nothing(method: type[Config]) -> None:
+@OVER
+def test_an_empty_mask_costs_nothing(method: type[Config], over: str) -> None:
     logp, advantages, mask = tokens()
-    loss, figures = method()(logp, logp, advantages, 0 * mask, torch.tensor(1.0))
+    loss, figures = method(over=over)(logp, logp, advantages, method(over=over).weights(0 * mask, 5))
     assert loss == 0 and all(math.isfinite(value) for value in figures.values())
 
 
 def test_clipping_by_hand() -> None:
     # Ratios 1.5, 1.5, 0.5, 0.5, 1.1; advantages 2, -2, 2, -2, 1. min(ratio A, clipped A) with clips 0.2 and 0.3:
     # min(3, 2.6), min(-3, -2.6), min(1, 1.6), min(-1, -1.6), 1.1, in all 0.1. The first and the fourth are clipped.
-    ratio, advantages = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.1]), torch.tensor([2.0, -2.0, 2.0, -2.0, 1.0])
-    old = torch.full((5,), -1.0)
+    ratio, advantages = torch.tensor([[1.5], [1.5], [0.5], [0.5], [1.1]]), torch.tensor([2.0, -2.0, 2.0, -2.0, 1.0])
+    old, tenths = torch.full((5, 1), -1.0), torch.full((5, 1), 0.1)
     method = PolicyGradient(clip_low=0.2, clip_high=0.3)
-    loss, figures = method(old + ratio.log(), old, advantages, torch.ones(5), 10.0)
+    loss, figures = method(old + ratio.log(), old, advantages, tenths)
     assert loss.item() == pytest.approx(-0.01, abs=1e-7)  # float32: terms of about 1, each exact to 6e-8, over 10
     assert figures["clip_fraction"].item() == pytest.approx(0.2)
-    # ratio - 1 - log ratio, over the denominator
+    # ratio - 1 - log ratio, a tenth of each
     kl = (2 * (0.5 - math.log(1.5)) + 2 * (-0.5 - math.log(0.5)) + 0.1 - math.log(1.1)) / 10
     assert figures["approximate_kl"].item() == pytest.approx(kl, abs=1e-6)
-    grad = gradient(method, old + ratio.log(), old, advantages, torch.ones(5), 10.0)
-    torch.testing.assert_close(grad, torch.tensor([0.0, 0.3, -0.1, 0.0, -0.11]))
+    grad = gradient(method, old + ratio.log(), old, advantages, tenths)
+    torch.testing.assert_close(grad, torch.tensor([[0.0], [0.3], [-0.1], [0.0], [-0.11]]))
 
 
 def test_reinforce_by_hand() -> None:
-    # -(2 * -1 + -3 * -0.5) / 4
-    loss, figures = Reinforce()(
-        torch.tensor([-1.0, -0.5, -7.0]),
-        torch.zeros(3),
-        torch.tensor([2.0, -3.0, 1.0]),
-        torch.tensor([1.0, 1.0, 0.0]),
-        4.0,
-    )
-    assert loss.item() == pytest.approx(0.125) and figures == {}
+    # -(2 * -1 + -3 * -0.5 + -3 * -1) / 4; the third answer has no weight
+    logp = torch.tensor([[-1.0, -9.0], [-0.5, -1.0], [-7.0, -7.0]])
+    weights = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]) / 4
+    loss, figures = Reinforce()(logp, torch.zeros(3, 2), torch.tensor([2.0, -3.0, 1.0]), weights)
+    assert loss.item() == pytest.approx(-0.625) and figures == {}

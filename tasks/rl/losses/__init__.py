@@ -1,7 +1,8 @@
-"""Policy losses: `(logp_T, logp_old_T, advantages_T, mask_T, denominator) -> loss, metrics` over T sampled tokens.
+"""Policy losses: `(logp_BT, logp_old_BT, advantages_B, weights_BT) -> loss, figures` over B sampled answers of up to T tokens.
 
-logp_old is of the policy that sampled, logp of the one that learns; the loss is a sum over the tokens in the mask,
-divided by `denominator`, so the parts of a batch add up to the whole.
+logp_old is of the policy that sampled, logp of the one that learns, both nats at the temperature of sampling. `weights(mask_BT,
+longest)` gives the share of each token in the mean, of all that an update learns from; loss and figures are sums over the
+weights, so those of the parts of an update add up to those of the whole.
 """
 
 from tasks.rl.losses.policy_gradient import PolicyGradient

@@ -6,41 +6,39 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lm.config import Config
+from tasks.rl.losses.base import PolicyLoss
 
 
 def clipped_surrogate(
-    logp_T: Tensor,
-    logp_old_T: Tensor,
-    advantages_T: Tensor,
-    mask_T: Tensor,
-    denominator: Tensor | float,
-    clip_low: float,
-    clip_high: float,
+    logp_BT: Tensor, logp_old_BT: Tensor, advantages_B: Tensor, weights_BT: Tensor, clip_low: float, clip_high: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """-sum(min(ratio * advantage, clipped ratio * advantage)) / denominator over the tokens in the mask.
+    """-sum(weight * min(ratio * advantage, clipped ratio * advantage)) over the tokens with a weight.
 
-    ratio = exp(logp - logp_old), clipped to [1 - clip_low, 1 + clip_high]. The figures are sums over those tokens
-    divided by the same: clip_fraction counts those that lost their gradient, approximate_kl (nats) estimates KL(old || new)
-    without bias.
+    ratio = exp(logp - logp_old), clipped to [1 - clip_low, 1 + clip_high]. The figures are sums of the same weights:
+    clip_fraction counts the tokens that lost their gradient, approximate_kl (nats) estimates KL(old || new) without bias.
     """
-    kept_T = mask_T > 0
-    # before exp, so that a token outside the mask can neither overflow nor turn a gradient into NaN
-    log_ratio_T = torch.where(kept_T, logp_T - logp_old_T, 0.0)
-    ratio_T = log_ratio_T.exp()
-    clipped_T = ratio_T.clamp(1 - clip_low, 1 + clip_high)
-    advantages_T = torch.where(kept_T, advantages_T, 0.0)
-    surrogate_T = torch.minimum(ratio_T * advantages_T, clipped_T * advantages_T)
-    lost_T = clipped_T * advantages_T < ratio_T * advantages_T
+    kept_BT = weights_BT > 0
+    # before exp, so that a token without weight can neither overflow nor turn a gradient into NaN
+    log_ratio_BT = torch.where(kept_BT, logp_BT - logp_old_BT, 0.0)
+    ratio_BT = log_ratio_BT.exp()
+    clipped_BT = ratio_BT.clamp(1 - clip_low, 1 + clip_high)
+    advantages_BT = torch.where(kept_BT, advantages_B[:, None], 0.0)
+    surrogate_BT = torch.minimum(ratio_BT * advantages_BT, clipped_BT * advantages_BT)
+    lost_BT = clipped_BT * advantages_BT < ratio_BT * advantages_BT
     figures = {
-        "clip_fraction": lost_T.sum() / denominator,
+        "clip_fraction": (weights_BT * lost_BT).sum(),
         # E_old[ratio - 1 - log ratio], the "k3" of http://joschu.net/blog/kl-approx.html
-        "approximate_kl": (ratio_T - 1 - log_ratio_T).detach().sum() / denominator,
+        "approximate_kl": (weights_BT * (ratio_BT - 1 - log_ratio_BT).detach()).sum(),
     }
-    return -surrogate_T.sum() / denominator, figures
+    return -(weights_BT * surrogate_BT).sum(), figures
 
 
-class PolicyGradient(Config):
+class PolicyGradient(PolicyLoss):
+    """Differs from PPO's paper: no critic and no bonus for entropy; all tokens of an answer share its advantage. Differs from
+    GRPO's: the mean is over all tokens unless `over` says otherwise, and nothing holds the policy to the model it began as:
+    the weight of its KL term is 0, as in DAPO and Dr. GRPO. The ratio is 1 in the first update of a rollout, so clips bind
+    where rl.updates or rl.minibatches ask for more."""
+
     name: Literal["policy_gradient"] = "policy_gradient"
     clip_low: float = Field(0.2, ge=0, lt=1, description="a ratio below 1 - clip_low earns no more")
     clip_high: float = Field(
@@ -48,6 +46,6 @@ class PolicyGradient(Config):
     )
 
     def __call__(
-        self, logp_T: Tensor, logp_old_T: Tensor, advantages_T: Tensor, mask_T: Tensor, denominator: Tensor | float
+        self, logp_BT: Tensor, logp_old_BT: Tensor, advantages_B: Tensor, weights_BT: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        return clipped_surrogate(logp_T, logp_old_T, advantages_T, mask_T, denominator, self.clip_low, self.clip_high)
+        return clipped_surrogate(logp_BT, logp_old_BT, advantages_B, weights_BT, self.clip_low, self.clip_high)

@@ -5,25 +5,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lm.config import Config
+from tasks.rl.losses.base import PolicyLoss
 
 
-def score_function(
-    logp_T: Tensor, advantages_T: Tensor, mask_T: Tensor, denominator: Tensor | float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """-sum(advantage * logp) / denominator over the tokens in the mask; it has no figures of its own.
-
-    Exact only for tokens that the learning policy sampled: nothing corrects for an older one.
-    """
-    kept_T = mask_T > 0
-    terms_T = torch.where(kept_T, advantages_T, 0.0) * torch.where(kept_T, logp_T, 0.0)
-    return -terms_T.sum() / denominator, {}
+def score_function(logp_BT: Tensor, advantages_B: Tensor, weights_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """-sum(weight * advantage * logp) over the tokens with a weight; it has no figures of its own."""
+    kept_BT = weights_BT > 0
+    terms_BT = torch.where(kept_BT, advantages_B[:, None], 0.0) * torch.where(kept_BT, logp_BT, 0.0)
+    return -(weights_BT * terms_BT).sum(), {}
 
 
-class Reinforce(Config):
+class Reinforce(PolicyLoss):
+    """Differs from the paper: the mean over all tokens of a batch, unless `over` says otherwise, instead of an update an
+    episode; no KL term. Exact for the first update of a rollout alone: with more of them (rl.updates, rl.minibatches) it goes
+    on as if the policy that learns had sampled, which nothing corrects and nothing bounds."""
+
     name: Literal["reinforce"] = "reinforce"
 
     def __call__(
-        self, logp_T: Tensor, logp_old_T: Tensor, advantages_T: Tensor, mask_T: Tensor, denominator: Tensor | float
+        self, logp_BT: Tensor, logp_old_BT: Tensor, advantages_B: Tensor, weights_BT: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        return score_function(logp_T, advantages_T, mask_T, denominator)
+        return score_function(logp_BT, advantages_B, weights_BT)

@@ -1,0 +1,109 @@
+"""The stage on a small model: which layers the student begins with, and that every parameter of it counts."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from lm.averages import Last
+from lm.checkpoint import save_model
+from lm.config import ConfigError, methods_of
+from lm.model import Decoder
+from lm.optimizers import AdamW
+from lm.schedules import Cosine
+from tasks.core.log import Log
+from tasks.distill import divergences
+from tasks.distill.divergences import ForwardKl, ReverseKl
+from tasks.distill.stage import DistillConfig, run, student_of
+from tests.lm.models import toy_model, toy_tokenizer
+from tests.project import digest
+
+
+def decided(layers: int) -> Decoder:
+    """A teacher far from uniform."""
+    model = toy_model(seed=4, layers=layers)
+    with torch.no_grad():
+        model.embedding.weight.mul_(8)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("teacher", "layers"), [(6, [0]), (6, [0, 5]), (6, [0, 2, 5]), (7, [0, 3, 6]), (7, [0, 2, 4, 6]), (3, [0, 2])]
+)
+def test_a_student_begins_with_evenly_spaced_layers(teacher: int, layers: list[int]) -> None:
+    big = decided(teacher)
+    student = student_of(big, len(layers))
+    assert student.config == big.config.model_copy(update={"layers": len(layers)})
+    theirs = big.state_dict()
+    for name, weight in student.state_dict().items():
+        if name.startswith("blocks."):
+            _, mine, rest = name.split(".", 2)
+            name = f"blocks.{layers[int(mine)]}.{rest}"
+        assert torch.equal(weight, theirs[name]), name
+    student.embedding.weight.data.zero_()
+    assert big.embedding.weight.any()
+
+
+def test_a_student_is_smaller_than_its_teacher() -> None:
+    with pytest.raises(ConfigError, match=r"distill.student_layers: 3 is no fewer than the teacher's 3"):
+        student_of(decided(3), 3)
+
+
+def config(**changes: Any) -> DistillConfig:
+    given = {
+        "student_layers": 2, "steps": 4, "batch": 6, "corpus_sequences": 2, "max_new_tokens": 6, "temperature": 0.8,
+        "divergence": ForwardKl(), "optimizer": AdamW(lr=0.003), "schedule": Cosine(), "average": Last(), "seed": 0,
+    }  # fmt: skip
+    return DistillConfig.model_validate({**given, **changes, "problems": {"name": "arithmetic", "digits": 1}})
+
+
+def trained(data: Path, given: DistillConfig) -> str:
+    """Digest of the student."""
+    for folder in ("rl", "distill", "curriculum", "tokenize"):
+        (data / folder).mkdir(parents=True)
+    save_model(data / "rl", decided(4), toy_tokenizer())
+    np.save(data / "tokenize/tokens.npy", np.random.default_rng(0).integers(5, 261, 400).astype(np.uint16))
+    pq.write_table(pa.table({"start": [0], "length": [400]}), data / "tokenize/documents.parquet")
+    rows = range(16)
+    plan = {"step": [row // 4 for row in rows], "sequence": [row % 4 for row in rows], "document": [0 for _ in rows]}
+    pq.write_table(
+        pa.table(plan | {"offset": [20 * row for row in rows], "length": [40 for _ in rows]}),
+        data / "curriculum/plan.parquet",
+    )
+    run(given, data, Log())
+    return digest(data / "distill")
+
+
+CHANGES: dict[str, list[dict[str, Any]]] = {
+    "student_layers": [{"student_layers": 1}, {"student_layers": 3}],
+    "steps": [{"steps": 5}],
+    "batch": [{"batch": 7}],
+    "corpus_sequences": [{"corpus_sequences": 0}, {"corpus_sequences": 3}],
+    "max_new_tokens": [{"max_new_tokens": 5}],
+    "temperature": [{"temperature": 0.0}, {"temperature": 1.0}],
+    "divergence": [{"divergence": method()} for method in methods_of(divergences) if method is not ForwardKl]
+    + [{"divergence": ForwardKl(temperature=2.0)}, {"divergence": ReverseKl(temperature=2.0)}],
+    "seed": [{"seed": 1}],
+    "optimizer": [{"optimizer": AdamW(lr=0.002)}],
+    "clip": [{"clip": 0.001}],
+    "precision": [{"precision": "bf16"}],
+    "shards": [{"shards": 2}],
+}
+# As for tests/rl/test_stage.py
+ELSEWHERE = {"schedule", "average", "compile", "skip_sigmas", "stop_factor", "problems"}
+
+
+def test_every_parameter_changes_the_student(tmp_path: Path) -> None:
+    """Of any two settings that differ, the weights do."""
+    assert set(CHANGES) | ELSEWHERE == set(DistillConfig.model_fields)
+    assert {field for method in methods_of(divergences) for field in method.model_fields} == {"name", "temperature"}
+    found = {trained(tmp_path / "base", config()): "base"}
+    for name, settings in CHANGES.items():
+        for number, changes in enumerate(settings):
+            made = trained(tmp_path / f"{name}{number}", config(**changes))
+            assert made not in found, f"{changes} is {found[made]}"
+            found[made] = str(changes)

@@ -1,0 +1,230 @@
+"""The stage on a small model: what it learns from, and that every parameter of it counts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lm.averages import Last
+from lm.checkpoint import save_model
+from lm.config import methods_of
+from lm.model import Decoder
+from lm.optimizers import AdamW
+from lm.problems.example import Example, Score
+from lm.sampler import Completion
+from lm.schedules import Cosine
+from tasks.core.log import Log
+from tasks.rl import advantages, losses
+from tasks.rl.advantages import Grpo
+from tasks.rl.losses import PolicyGradient, Reinforce
+from tasks.rl.rollout import Rollout, Rollouts, Verdicts, rollout_of
+from tasks.rl.stage import RlConfig, run
+from tests.lm.models import toy_model, toy_tokenizer
+from tests.project import digest
+
+TOKENIZER = toy_tokenizer()
+
+
+class Parity:
+    """Twelve problems. Answers with an even sum of characters are right; of those that begin with a character divisible by
+    three there is no verdict, but a value, which must not matter."""
+
+    def __init__(self, unheard: float = 0.0, verdicts: bool = True) -> None:
+        self._unheard, self._verdicts = unheard, verdicts
+
+    def examples(self, split: str) -> list[Example]:
+        assert split == "rl"
+        return [Example(str(i), "x" * (1 + i % 3) + str(i), "", "") for i in range(12)]
+
+    def score(self, example: Example, text: str) -> Score:
+        heard = self._verdicts and (not text or ord(text[0]) % 3)
+        return Score(float(sum(map(ord, text)) % 2 == 0)) if heard else Score(self._unheard, valid=False)
+
+
+class Said(Log):
+    """Keeps what is said of each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+
+    def __call__(self, step: int, **values: float) -> None:
+        self.steps.append(values)
+
+
+def policy() -> Decoder:
+    """A model that ends its answers now and then, so that they differ in length."""
+    model = toy_model(seed=4, tied=False)
+    with torch.no_grad():
+        x_D = model.hidden(torch.arange(40)[None])[0].mean(0)
+        model.head.weight[TOKENIZER.end_id] = 4 * x_D / x_D.square().sum()
+    return model
+
+
+def config(problems: Any = None, **changes: Any) -> RlConfig:
+    """Two rollouts of four updates each, at a rate at which clips bind."""
+    given = {
+        "steps": 8, "prompts": 4, "samples": 4, "updates": 2, "minibatches": 2, "max_new_tokens": 6, "temperature": 0.7,
+        "advantage": Grpo(), "loss": PolicyGradient(), "optimizer": AdamW(lr=0.01), "schedule": Cosine(), "average": Last(),
+        "seed": 0,
+    }  # fmt: skip
+    checked = RlConfig.model_validate({**given, **changes, "problems": {"name": "arithmetic"}})
+    return checked.model_copy(update={"problems": problems or Parity()})
+
+
+def trained(folder: Path, given: RlConfig, model: Decoder | None = None) -> tuple[str, list[dict[str, float]]]:
+    """(digest of the model, what was said of each step)."""
+    (folder / "sft").mkdir(parents=True)
+    (folder / "rl").mkdir()
+    save_model(folder / "sft", model or policy(), TOKENIZER)
+    said = Said()
+    run(given, folder, said)
+    return digest(folder / "rl"), said.steps
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, float]]]:
+    return trained(tmp_path_factory.mktemp("base"), config())
+
+
+def test_ratios_leave_one_within_a_rollout_and_clips_bind(base: tuple[str, list[dict[str, float]]]) -> None:
+    """The first update of a rollout meets the policy that sampled, at its temperature; later ones one that has moved."""
+    _, steps = base
+    for step, said in enumerate(steps):
+        if step % 4 == 0:
+            # squares of differences in rounding of logits: 1e-6 each
+            assert said["approximate_kl"] < 1e-9 and said["clip_fraction"] == 0
+        else:
+            assert said["approximate_kl"] > 1e-4
+    assert max(said["clip_fraction"] for said in steps) > 0.05
+    assert [said["reward"] for said in steps[:4]] == [steps[0]["reward"]] * 4 != [steps[4]["reward"]] * 4
+
+
+CHANGES: dict[str, list[dict[str, Any]]] = {
+    "steps": [{"steps": 7}],
+    "prompts": [{"prompts": 6}],
+    "samples": [{"samples": 3}],
+    "updates": [{"updates": 1}, {"updates": 3}],
+    "minibatches": [{"minibatches": 1}, {"minibatches": 4}],
+    "max_new_tokens": [{"max_new_tokens": 5}],
+    "temperature": [{"temperature": 1.0}],
+    "advantage": [{"advantage": method()} for method in methods_of(advantages) if method is not Grpo]
+    + [{"advantage": Grpo(normalise_std=False)}, {"advantage": Grpo(eps=0.1)}],
+    "loss": [{"loss": method()} for method in methods_of(losses) if method is not PolicyGradient]
+    + [{"loss": PolicyGradient(over="answers")}, {"loss": PolicyGradient(over="length")}]
+    + [{"loss": Reinforce(over="answers")}, {"loss": Reinforce(over="length")}]
+    + [{"loss": PolicyGradient(clip_low=0.05)}, {"loss": PolicyGradient(clip_high=0.05)}],
+    "seed": [{"seed": 1}],
+    "optimizer": [{"optimizer": AdamW(lr=0.005)}],
+    "clip": [{"clip": 0.1}],
+    "precision": [{"precision": "bf16"}],
+    "shards": [{"shards": 2}],
+}
+# schedule, average: of every training stage, tests/lm/test_knobs.py; compile, skip_sigmas, stop_factor: tests/lm/test_training.py and
+# test_guard.py; problems: what is learned, not how
+ELSEWHERE = {"schedule", "average", "compile", "skip_sigmas", "stop_factor", "problems"}
+
+
+def test_every_parameter_changes_the_weights(base: tuple[str, list[dict[str, float]]], tmp_path: Path) -> None:
+    """Of any two settings that differ, the weights do, where the parameter can bind."""
+    assert set(CHANGES) | ELSEWHERE == set(RlConfig.model_fields)
+    knobs = {"over", "clip_low", "clip_high", "normalise_std", "eps", "name"}
+    assert knobs >= {field for m in (*methods_of(losses), *methods_of(advantages)) for field in m.model_fields}
+    found = {base[0]: "base"}
+    for name, settings in CHANGES.items():
+        for number, changes in enumerate(settings):
+            made, _ = trained(tmp_path / f"{name}{number}", config(**changes))
+            assert made not in found, f"{changes} is {found[made]}"
+            found[made] = str(changes)
+
+
+def test_clips_bind_in_the_default_rollout() -> None:
+    fields = RlConfig.model_fields
+    assert fields["updates"].default * fields["minibatches"].default > 1
+
+
+def test_answers_without_a_verdict_teach_nothing(base: tuple[str, list[dict[str, float]]], tmp_path: Path) -> None:
+    assert trained(tmp_path / "one", config(Parity(unheard=1.0))) == base
+    before = policy().state_dict()
+    _, steps = trained(tmp_path / "none", config(Parity(verdicts=False), optimizer=AdamW(weight_decay=0.0)))
+    after = load_file(tmp_path / "none" / "rl" / "model.safetensors")
+    assert all(torch.equal(before[name], weight) for name, weight in after.items())
+    assert all(said["loss"] == said["reward"] == 0 for said in steps)
+
+
+def test_an_update_reads_what_was_sampled() -> None:
+    """Tokens of answers with a verdict, each with its own log-probability; neither prompts, nor padding, nor the others."""
+    sampled = Verdicts(
+        [[1, 2, 3], [4], [1, 2]],
+        [
+            Completion([5, 6], [-0.5, -0.25], True),
+            Completion([7], [-2.0], False),
+            Completion([8, 9], [-1.0, -3.0], True),
+        ],
+        torch.tensor([[1.0, 0.5, 9.0]]),
+        torch.tensor([[1.0, 1.0, 0.0]]),
+    )
+    got = rollout_of(sampled, torch.tensor([[0.25, -0.25, 0.0]]), 0)
+    assert got.ids_BN.tolist() == [[1, 2, 3, 5, 6], [4, 7, 0, 0, 0], [1, 2, 8, 9, 0]]
+    assert got.mask_BT.tolist() == [[0, 0, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]]
+    assert (got.logp_old_BT * got.mask_BT).tolist() == [[0, 0, -0.5, -0.25], [-2, 0, 0, 0], [0, 0, 0, 0]]
+    assert got.advantages_B.tolist() == [0.25, -0.25, 0]
+    assert got.figures() == {
+        "reward": 0.75,
+        "completion_tokens": pytest.approx(5 / 3),
+        "finished": pytest.approx(2 / 3),
+    }
+
+
+def _rollout(problems: int, samples: int = 2) -> Rollout:
+    B = problems * samples
+    numbers = torch.arange(B * 3.0).view(B, 3)
+    mask = torch.ones(B, 3)
+    mask[1] = 0
+    return Rollout(
+        torch.arange(B * 4).view(B, 4),
+        mask,
+        -numbers,
+        numbers[:, 0],
+        torch.tensor([0.5, 3.0, 1.0], dtype=torch.float64),
+    )
+
+
+def test_a_pass_is_over_every_answer_once_in_whole_problems() -> None:
+    rollouts = Rollouts(lambda number: _rollout(6), 6, updates=2, minibatches=3, seed=0)
+    orders = []
+    for turn in range(4):
+        rows = [rollouts.at(3 * turn + part)[1] for part in range(3)]
+        assert sorted(torch.cat(rows).tolist()) == list(range(12))
+        assert all((part.view(2, 2)[:, 0] % 2 == 0).all() and (part.view(2, 2).diff() == 1).all() for part in rows)
+        orders.append(torch.cat(rows).tolist())
+    assert len(set(map(tuple, orders))) > 1
+
+
+def test_a_rollout_is_made_once_and_carried_over() -> None:
+    made: list[int] = []
+
+    def make(number: int) -> Rollout:
+        made.append(number)
+        return _rollout(4 + number, 2)
+
+    whole, parts = (Rollouts(make, 4, updates=2, minibatches=2, seed=0) for _ in range(2))
+    expected = [whole.at(step) for step in range(4)]
+    assert made == [0] and not whole.state()
+    for step in range(4):
+        found, rows = parts.at(step)
+        assert all(
+            torch.equal(a, b) for a, b in zip(vars(found).values(), vars(expected[step][0]).values(), strict=True)
+        )
+        assert torch.equal(rows, expected[step][1])
+        state = {name: tensor.clone() for name, tensor in parts.state().items()}
+        assert bool(state) == (step < 3)
+        parts = Rollouts(make, 4, updates=2, minibatches=2, seed=0)
+        parts.load(state)
+    assert made == [0, 0]
+
+
+def test_minibatches_must_divide_the_problems() -> None:
+    with pytest.raises(ValueError, match="prompts must be a multiple of minibatches"):
+        config(prompts=5)

@@ -1,0 +1,98 @@
+"""No two methods of a room are one, and no parameter of a method is none: weights, factors, shares or bytes differ with each."""
+
+from collections.abc import Callable, Hashable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from lm import averages, optimizers, schedules
+from lm.config import Config, methods_of
+from lm.model import Decoder, ModelConfig
+from tasks.quantize import methods as quantizers
+
+STEPS = 12
+# Where the default and its neighbour, by `other`, cannot be told apart in so little: settings in which the parameter binds
+BINDING: dict[str, dict[str, Any]] = {
+    "Lamb.max_norm": {"max_norm": 0.5},
+    "OneBitAdam.freeze_after": {"freeze_after": 4},
+    "DropMuon.seed": {"whole": 0.2},
+    "Lawa.checkpoints": {"checkpoints": 3, "every": 2},
+    "Lawa.every": {"checkpoints": 3, "every": 2},
+    "Infinite.cooldown_steps": {"cooldown_steps": 4},
+    "Infinite.constant_fraction": {"cooldown_steps": 4},
+    "Power.knee_steps": {"knee_steps": 3},
+    "Power.exponent": {"knee_steps": 3},
+}
+
+
+def other(value: Any) -> Any:
+    """A valid value next to this one."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    return value * 0.75 if value else 0.25
+
+
+def weights_of(method: Config) -> Hashable:
+    """Of a small model after STEPS updates, with a rate and a decay that show."""
+    model = Decoder(ModelConfig(vocab_size=16, width=8, layers=3, heads=2, kv_heads=1, ffn_width=8, context=8), seed=0)
+    optimizer = method.build(list(model.named_parameters()))
+    ids = torch.arange(8)[None]
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"]
+        optimizer.begin(step)
+        optimizer.zero_grad(set_to_none=True)
+        (model(ids).log_softmax(-1)[0, :, 3].square().mean() * (1 + step % 3)).backward()
+        optimizer.step()
+    optimizer.finish()
+    return tuple(weight.detach().numpy().tobytes() for weight in model.parameters())
+
+
+def numbers_of(method: Config) -> Hashable:
+    """What a schedule or an average says of the steps of two runs."""
+    return tuple(method(step, steps) for steps in (STEPS, 300) for step in range(steps))
+
+
+def bytes_of(method: Config) -> Hashable:
+    """What a matrix is packed to."""
+    generator = torch.Generator().manual_seed(0)
+    weight_OI, inputs_NI = torch.randn(16, 64, generator=generator), torch.randn(40, 64, generator=generator)
+    packed = method(weight_OI, inputs_NI * torch.linspace(0.1, 3, 64))
+    return packed.dequantize().numpy().tobytes()
+
+
+ROOMS: list[tuple[ModuleType, Callable[[Config], Hashable]]] = [
+    (optimizers, weights_of),
+    (schedules, numbers_of),
+    (averages, numbers_of),
+    (quantizers, bytes_of),
+]
+NAMES = [room.__name__ for room, _ in ROOMS]
+
+
+@pytest.mark.parametrize(("room", "made"), ROOMS, ids=NAMES)
+def test_methods_of_a_room_differ(room: ModuleType, made: Callable[[Config], Hashable]) -> None:
+    # Drop-Muon that drops nothing is Muon, and 1-bit Adam Adam until its variance freezes
+    special = {"DropMuon": {"whole": 0.2}, "OneBitAdam": {"freeze_after": 4}}
+    found = {method: made(method(**special.get(method.__name__, {}))) for method in methods_of(room)}
+    assert len(set(found.values())) == len(found)
+
+
+KNOBS = [
+    pytest.param(method, name, made, id=f"{method.__name__}.{name}")
+    for room, made in ROOMS
+    for method in methods_of(room)
+    for name in method.model_fields
+    if name != "name"
+]
+
+
+@pytest.mark.parametrize(("method", "name", "made"), KNOBS)
+def test_a_parameter_of_a_method_counts(method: type[Config], name: str, made: Callable[[Config], Hashable]) -> None:
+    base = method(**BINDING.get(f"{method.__name__}.{name}", {}))
+    changed = type(base).model_validate({**base.model_dump(), name: other(getattr(base, name))})
+    assert made(base) != made(changed)
