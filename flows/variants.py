@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from dvc.config import Config
@@ -124,8 +125,8 @@ def remove(root: Path, name: str) -> None:
 
 def repair(root: Path) -> None:
     """Have git find the variants where they are now. One that it cannot repair is told of when it is asked for."""
-    command = ["git", "worktree", "repair", *map(str, made(root))]
-    subprocess.run(command, cwd=root, capture_output=True, check=False)
+    with suppress(ConfigError):
+        git(root, "worktree", "repair", *map(str, made(root)))
 
 
 def take_up(root: Path, folder: Path, revision: str) -> None:
