@@ -108,7 +108,7 @@ def interval(rows: Sequence[dict[str, Any]]) -> tuple[float, float] | None:
 
 def strata(rows: Sequence[dict[str, Any]]) -> list[np.ndarray]:
     """Bits and bytes of the documents of each source (N, 2), whatever the order of the rows. A source of one document, which
-    does not say how far another would lie from it, goes with the others that have one; alone, with the source of fewest."""
+    does not say how far another would lie from it, goes with others that have one; that alone, with the source of fewest."""
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row["id"]):
         if row["bytes"]:

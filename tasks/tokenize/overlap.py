@@ -1,7 +1,7 @@
 """How much of each held-out document stands word for word in training.
 
 Text is compared in stretches (grams) of GRAM bytes, white space and the case of ASCII letters aside; a shorter document is one
-gram. A document's overlap is the share of its grams that a document of training has too. Palm (arXiv:2204.02311, section 8)
+gram. A document's overlap is the share of its grams that a document of training has too. PaLM (arXiv:2204.02311, section 8)
 does so with 8 words, which are about as many bytes; bytes need no notion of a word, and hold for code and for any script.
 
 Four steps, none of which depends on how documents are cut into shards: the grams of the held-out documents of each shard, a
