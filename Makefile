@@ -21,6 +21,8 @@ export DVC_NO_ANALYTICS := 1
 # flows/environment.py says why
 export GOMP_SPINCOUNT ?= 1000
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.scratch/dvc
+# a container's user may have no name, and DVC asks for one
+export USER ?= $(shell id -un 2>/dev/null || id -u)
 ifeq ($(wildcard .git),)
 export DVC_SYSTEM_CONFIG_DIR := $(CURDIR)/.dvc/without_git
 endif

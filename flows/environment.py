@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from tasks.core.own import stand_ins
 from tasks.core.proxies import without_proxy
 
 ROOT = Path(__file__).parent.parent
@@ -18,6 +19,7 @@ def environment(root: Path) -> dict[str, str]:
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "SHELL": "/bin/bash",
+        **stand_ins(),
         **without_proxy(),
         **without_git(root),
         # OpenMP threads that spin long at a barrier slow a stage 1.7 to 4 times as soon as one other process computes; a

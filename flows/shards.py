@@ -108,14 +108,15 @@ def prefect_api() -> Iterator[None]:
     if url and get(f"{url.rstrip('/')}/health") is not None:
         settings = {PREFECT_API_URL: url}
     else:
-        settings = dict(zip((PREFECT_API_URL, PREFECT_API_AUTH_STRING), temporary_server(), strict=True))
+        named = temporary_server()
+        settings = {setting: named[setting.name] for setting in (PREFECT_API_URL, PREFECT_API_AUTH_STRING)}
     with temporary_settings(settings):
         yield
 
 
 @cache
-def temporary_server() -> tuple[str, str]:
-    """The URL of a Prefect server that ends with this process, and user and password; one serves all the maps of a stage."""
+def temporary_server() -> dict[str, str]:
+    """The settings of those who use a Prefect server that ends with this process; one serves all the maps of a stage."""
     url = f"http://{HOST}:{(port := port_of('TOKENMILL_SHARDS_PREFECT_PORT', 0))}/api"
     command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port), "--no-ui"]
     log = Path(os.environ["PREFECT_HOME"]) / "shards.log"
@@ -125,4 +126,4 @@ def temporary_server() -> tuple[str, str]:
     server = stack.enter_context(child("Prefect server", command, {**os.environ, "PREFECT_API_URL": url, **login}, log))
     atexit.register(stack.close)
     server.wait_until(lambda: get(f"{url}/health") is not None)
-    return url, login["PREFECT_API_AUTH_STRING"]
+    return {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": login["PREFECT_API_AUTH_STRING"]}

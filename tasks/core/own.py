@@ -4,6 +4,7 @@ Whoever makes a file of a guessed name in /tmp first decides what it is: a link 
 and compiled code that is found there is run.
 """
 
+import getpass
 import os
 import pwd
 import socket
@@ -54,6 +55,19 @@ def home() -> Path | None:
         return Path(pwd.getpwuid(os.getuid()).pw_dir)
     except KeyError:
         return None
+
+
+def stand_ins() -> dict[str, str]:
+    """A name and a home, for a user who has none in the environment nor in the system's table, as a container's may: DVC and
+    MLflow ask for the one, Prefect for the other, and fail without."""
+    found = {}
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        found["USER"] = f"uid-{os.getuid()}"
+    if home() is None:
+        found["HOME"] = str(cache_folder())
+    return found
 
 
 def cache_folder() -> Path:

