@@ -14,6 +14,7 @@ from flows.preflight.resources import Needs, check_disk, check_memory
 from flows.preflight.rooms import before, room_of
 from flows.preflight.services import check_mlflow, check_prefect
 from flows.preflight.settings import check_ranks, check_settings
+from flows.scratch import abandoned
 from tasks.core.config import ConfigError
 from tasks.core.graph import Entry, read_graph
 
@@ -28,6 +29,8 @@ def preflight(root: Path, params: dict[str, Any], todo: list[Planned]) -> None:
 def look(root: Path, params: dict[str, Any], addresses: list[str]) -> list[Finding]:
     """All findings about a run of these stages with valid params; the toy run only where none like it has passed."""
     graph = read_graph(root)
+    if left := abandoned(root):
+        print(f"{'preflight':>18} | {left}", flush=True)
     found = surroundings(root, [out for address in addresses for out in graph[address].outs])
     ours = [address for address in addresses if room_of(graph[address].name)]
     if not ours:
