@@ -126,6 +126,7 @@ export: $(READY)  ## a model in Hugging Face's format: MODEL=data/rl TO=exported
 trace: $(READY)  ## what a step saw, what became of a document: STEP=100 SEQUENCE=3 POSITION=17, DOCUMENT=id, REMOVED=reason, LICENCES=1, SUSPECTS=1
 	@python -m tasks.ledger $(if $(RUN),--run $(RUN)) $(if $(STEP),--step $(STEP)) $(if $(SEQUENCE),--sequence $(SEQUENCE)) $(if $(POSITION),--position $(POSITION)) $(if $(DOCUMENT),--document '$(DOCUMENT)') $(if $(REMOVED),--removed '$(REMOVED)') $(if $(LICENCES),--licences) $(if $(SUSPECTS),--suspects)
 
-clean:  ## remove scratch and caches; data, models and runs stay
-	rm -rf .scratch .pytest_cache .hypothesis .ruff_cache .mypy_cache
+clean:  ## remove scratch and caches; data, models and runs stay, and checkpoints that a run goes on from or that are in use
+	@if [ -x $(BIN)/python ]; then python -m flows.scratch; fi
+	rm -rf .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

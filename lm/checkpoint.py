@@ -37,6 +37,8 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no such file; is {folder} a model folder, and has its stage run?") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
+    if "model_type" in description:
+        raise ValueError(f"{path}: a Hugging Face model: begin with it by checkpoint.folder and start hugging_face")
     if "model" not in description:
         raise ValueError(f"{path}: has no `model` section")
     return description

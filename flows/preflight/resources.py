@@ -53,7 +53,7 @@ def check_disk(root: Path, cache: Path, needs: Needs, outs: list[str]) -> Iterat
             yield Finding(
                 shown(place, root),
                 what,
-                "make room (`dvc gc -w`), move .dvc/cache (`dvc cache dir`), or lower ingest.max_bytes",
+                "make room (`make clean`, `dvc gc -w`), move .dvc/cache (`dvc cache dir`), or lower ingest.max_bytes",
             )
 
 

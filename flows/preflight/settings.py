@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from flows.preflight.finding import Finding, one_line
+from tasks.core.resume import ANYWAY, SETTING
 
 WHOLE = {  # and the least that each may be
     "TOKENMILL_WORKERS": 1,
@@ -23,6 +24,8 @@ def check_settings() -> Iterator[Finding]:
         text = os.environ.get(name)
         if text and not (text.isdecimal() and int(text) >= least):
             yield Finding(name, f"{text!r} is no whole number of at least {least}", f"set it to one, or `unset {name}`")
+    if (text := os.environ.get(SETTING, "")) not in ("", ANYWAY):
+        yield Finding(SETTING, f"no {text!r}", f"set it to {ANYWAY}, or `unset {SETTING}`")
     seconds = os.environ.get("TOKENMILL_CHECKPOINT_SECONDS", "20")
     try:
         float(seconds)

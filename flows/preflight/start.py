@@ -16,6 +16,7 @@ from flows.preflight.rooms import before, room_of
 from flows.preflight.services import check_mlflow, check_prefect, check_proxies
 from flows.preflight.settings import check_ranks, check_settings
 from flows.restorable import restorable
+from flows.scratch import abandoned
 from tasks.core.config import ConfigError, read_params
 from tasks.core.graph import Entry, read_graph
 from tasks.report.words import counted
@@ -40,6 +41,8 @@ def look(root: Path, params: dict[str, Any], addresses: list[str], say: Say = sh
     """All findings about a run of these stages with valid params; the toy run only where none like it has passed, and of the
     stages that will run alone, not of those that DVC's cache of runs has."""
     graph = read_graph(root)
+    if left := abandoned(root):
+        say(left)
     found = surroundings(root, [out for address in addresses for out in graph[address].outs])
     ours = [address for address in addresses if room_of(graph[address].name)]
     if not ours:

@@ -228,6 +228,7 @@ SETTINGS = {
     "TOKENMILL_CHECKPOINT_SECONDS": "often",
     "TOKENMILL_RUNNER": "flows.nowhere:on_dask",
     "TOKENMILL_PARALLEL": "zero9",
+    "TOKENMILL_RESUME": "yes",
 }
 
 

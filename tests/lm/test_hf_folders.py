@@ -11,7 +11,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from lm.checkpoint import save_model
+from lm.checkpoint import load_model, save_model
 from lm.export import save_hf
 from lm.hf import load_hf
 from tests.lm.models import toy_model, toy_tokenizer
@@ -202,6 +202,11 @@ def test_a_folder_that_is_no_model_says_what_to_do(fault: str, tmp_path: Path) -
     with pytest.raises(ValueError, match=said) as raised:
         load_hf(tmp_path)
     assert "\n" not in str(raised.value) and str(tmp_path) in str(raised.value)
+
+
+def test_a_model_of_hugging_face_is_none_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="config.json: a Hugging Face model: begin with it by checkpoint.folder"):
+        load_model(exported(tmp_path))
 
 
 def test_a_name_of_the_hub_says_how_to_bring_it() -> None:
