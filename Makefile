@@ -104,7 +104,7 @@ chat: $(READY)  ## talk to the model: MODEL=data/rl
 export: $(READY)  ## a model in Hugging Face's format: MODEL=data/rl TO=exported
 	@python -m lm.export $(or $(MODEL),data/rl) $(or $(TO),exported)
 
-trace: $(READY)  ## what a step saw, what became of a document: STEP=340 SEQUENCE=3 POSITION=17, DOCUMENT=id, REMOVED=reason, LICENCES=1, SUSPECTS=1
+trace: $(READY)  ## what a step saw, what became of a document: STEP=100 SEQUENCE=3 POSITION=17, DOCUMENT=id, REMOVED=reason, LICENCES=1, SUSPECTS=1
 	@python -m tasks.ledger $(if $(RUN),--run $(RUN)) $(if $(STEP),--step $(STEP)) $(if $(SEQUENCE),--sequence $(SEQUENCE)) $(if $(POSITION),--position $(POSITION)) $(if $(DOCUMENT),--document '$(DOCUMENT)') $(if $(REMOVED),--removed '$(REMOVED)') $(if $(LICENCES),--licences) $(if $(SUSPECTS),--suspects)
 
 clean:  ## remove scratch and caches; data, models and runs stay

@@ -26,8 +26,10 @@ from flows.stages import Ended, lock_entry, run_stage, stop_all
 from flows.transfer import pull, push, tracked, uncached
 from flows.worktree import bring, worktree
 from tasks.core.graph import read_graph
-from tasks.core.key import path_md5, read_ignored
+from tasks.core.hashed import read_ignored
+from tasks.core.key import path_md5
 from tasks.core.process import at_parents_end
+from tasks.core.timings import paths
 from tasks.core.yaml import dump_yaml
 
 LOGGER = "stage"  # the part of a run's log that the stage said itself
@@ -133,15 +135,14 @@ def hand_in(tree: Path, order: Order, ended: Ended) -> Answer:
     entry = lock_entry(tree, order.address)
     aside = uncached(tree, order.address)
     push(tree, [out["path"] for out in entry["outs"] if out["path"] not in aside])
-    if ended.how == "Ran":
-        aside += timings(order.address)
+    aside += timings(order.address)
     files = {path: (tree / path).read_text() for path in aside if (tree / path).exists()}
     return Answer(code=0, tail=ended.tail, entry=dump_yaml(entry), files=files)
 
 
 def timings(address: str) -> list[str]:
-    """Where a stage leaves the facts of its run, and the record of what made its output."""
-    return [f"data/timings/{address}.json", f"data/timings/{address}.record.json"]
+    """Where the figures of the run that made the output are, and the record of it."""
+    return [path.as_posix() for path in paths(address)]
 
 
 def deliver(answer: Answer) -> None:

@@ -15,6 +15,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows import form
 from flows.artifacts import params_of, show_plan, show_results
 from flows.bars import Bars
+from flows.cache import lacks_objects, put_back
 from flows.environment import ROOT, environment
 from flows.finish import finish
 from flows.heal import heal_lock
@@ -118,6 +119,9 @@ def bring_up_to_date(
         get_run_logger().warning(healed)
     await_free(root, get_run_logger().info)
     plan = make_plan(root, targets)
+    if mended := put_back(root, lacks_objects(plan)):
+        get_run_logger().warning(mended)
+        plan = make_plan(root, targets)
     show_plan(plan, before, params)
     todo = plan if force else may_run(plan)
     preflight(root, params, todo)

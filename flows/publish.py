@@ -17,9 +17,11 @@ from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from pydantic import Field
 
+from flows.cache import absent, held, is_lost, put_back
 from flows.environment import environment
 from flows.finish import REGISTERED_AS, final_model
 from flows.stages import md5_in_lock
+from flows.transfer import stage_of
 from tasks.core.tracking import publish_model
 
 # A run that waits holds its place in the queue, so it does not wait for ever.
@@ -84,7 +86,7 @@ def publish(root: Path, found: Candidate, revision: str, run: str | None) -> str
     no longer the one that was looked at, or a service refuses."""
     if candidate(root) != found:
         raise RuntimeError(f"publish: {found.path} was made anew in the meantime; start a run to publish the new one")
-    pushed = push(root)
+    pushed = push(root, found.stage)
     version = publish_model(REGISTERED_AS, found.stage, found.path, found.md5, revision, run)
     where = (
         f"Its bytes are on the DVC remote `{pushed}`"
@@ -94,14 +96,28 @@ def publish(root: Path, found: Candidate, revision: str, run: str | None) -> str
     return f"`{found.path}` (md5 `{found.md5}`) is `{REGISTERED_AS}` version {version}, alias `champion`. {where}."
 
 
-def push(root: Path) -> str | None:
-    """Push all that dvc.lock names to the default remote; returns its name, None where there is none."""
+def push(root: Path, address: str) -> str | None:
+    """Push all that dvc.lock names to the default remote; returns its name, None where there is none. Raises RuntimeError when
+    the output of this stage is not all there afterwards: DVC passes over what its cache lacks."""
     with Repo(str(root)) as repo:
         remote = repo.config["core"].get("remote")
+        stages = {stage.addressing for stage in repo.index.stages}
     if not remote:
         return None
+    if mended := put_back(root, stages):
+        print(mended)
+    with Repo(str(root)) as repo:
+        if any(map(is_lost, held(stage_of(repo, address)))):
+            raise RuntimeError(
+                f"publish: DVC's cache lacks bytes of data/{address}, and data/ has others: run the stage again (FORCE=1)"
+            )
     command = [sys.executable, "-m", "dvc", "push", "--quiet"]
     done = subprocess.run(command, cwd=root, env=environment(root), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"publish: dvc push to {remote} failed: {' '.join(done.stderr.split())[-500:]}")
+    with Repo(str(root)) as repo:
+        if lacking := absent(repo, stage_of(repo, address)):
+            raise RuntimeError(
+                f"publish: dvc push to {remote} ended, but {lacking} files of data/{address} are not there"
+            )
     return remote

@@ -24,6 +24,7 @@ from flows.stages import TRANSIENT_CODES
 from flows.transfer import pull, push, remember, tracked, uncached
 from flows.watch import Agents, Sent
 from tasks.core.graph import read_graph
+from tasks.core.timings import keep
 from tasks.core.tracking import FLOW_RUN, PARENT_RUN
 
 # Execution settings of the stage that the coordinator decides; all others are the agent's own.
@@ -114,6 +115,7 @@ def accept(root: Path, order: Order, answer: Answer) -> None:
     for path in [*aside, *timings(order.address)]:
         if path in answer.files:
             write(root / path, answer.files[path])
+    keep(root, order.address)
     merge(root, order.address, entry)
     pull(root, [out["path"] for out in entry["outs"] if out["path"] not in aside])
     remember(root, order.address)

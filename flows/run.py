@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from flows.cache import lacks_objects, put_back
 from flows.environment import environment
 from flows.heal import heal_lock
 from flows.in_use import await_free
@@ -68,6 +69,9 @@ def run(root: Path, asked: argparse.Namespace) -> int:
             print(healed, file=sys.stderr)
         await_free(root, lambda line: print(line, flush=True))
         plan = make_plan(root, asked.targets)
+        if mended := put_back(root, lacks_objects(plan)):
+            print(mended, flush=True)
+            plan = make_plan(root, asked.targets)
         todo = plan if asked.force else may_run(plan)
         if not todo:
             print(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dvc.dependency.param import ParamsDependency
+from dvc.output import Output
 from dvc.stage import Stage
 
 FILE = Path(".scratch") / "seen.json"
@@ -32,7 +33,8 @@ class Signatures:
         items = [item for item in [*stage.deps, *stage.outs] if not isinstance(item, ParamsDependency)]
         found = [self._path(str(item.fs_path)) for item in items]
         known = [str(item.hash_info) for item in items]  # those of a .dvc file are in no lock
-        parts = [stage.cmd, stage.frozen, params, locked, known, [signature for signature, _ in found]]
+        cached = [_has(out) for out in stage.outs]
+        parts = [stage.cmd, stage.frozen, params, locked, known, cached, [signature for signature, _ in found]]
         said = json.dumps(parts, sort_keys=True, default=str)
         return hashlib.sha256(said.encode()).hexdigest(), max((newest for _, newest in found), default=0)
 
@@ -53,6 +55,11 @@ class Signatures:
                     newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
             self._paths[path] = digest.hexdigest(), newest
         return self._paths[path]
+
+
+def _has(out: Output) -> bool:
+    """Whether DVC's cache has an output, by the file that names it; a cache that was moved away has none."""
+    return not out.use_cache or not out.hash_info or os.path.exists(out.cache.oid_to_path(out.hash_info.value))
 
 
 def _status(path: str) -> os.stat_result | None:

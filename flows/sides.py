@@ -14,7 +14,9 @@ from typing import Any
 from flows.compare import by_path, read_lock
 from lm.config import ConfigError
 from tasks.core.facts import TAG, Record
-from tasks.core.key import locked_key, read_ignored
+from tasks.core.hashed import read_ignored
+from tasks.core.key import locked_key
+from tasks.core.timings import record_of as recorded
 from tasks.core.tracking import tags_for_key, tags_of
 from tasks.core.yaml import YAMLError, parse_yaml
 from tasks.ledger.revision import data_of
@@ -53,7 +55,7 @@ class Side:
             return {f: md5 for f, md5 in self.records[stage].code.items() if f == path or f.startswith(f"{path}/")}
         ignored = read_ignored(self.root)
         listed = _git(self.root, "ls-tree", "-r", "--name-only", "-z", self.revision, "--", path).decode()
-        files = [name for name in listed.split("\0") if name and not ignored.match_file(name)]
+        files = [name for name in listed.split("\0") if name and not ignored.names(name)]
         return {name: _md5(_git(self.root, "show", f"{self.revision}:{name}")) for name in files}
 
 
@@ -76,7 +78,7 @@ def from_folder(root: Path) -> Side:
     locked = {stage: record_of(stage, entry) for stage, entry in lock.items()}
     if not locked and not records:
         raise ValueError(f"{root}: has neither a dvc.lock nor data/timings/*.record.json: no stage has run there")
-    return Side(str(root), root, root / "data", joined(locked, records) if locked else records)
+    return Side(str(root), root, root / "data", joined(root, locked) if locked else records)
 
 
 def from_revision(root: Path, commit: str, scratch: Path) -> Side:
@@ -93,9 +95,8 @@ def from_revision(root: Path, commit: str, scratch: Path) -> Side:
         metrics.parent.mkdir(parents=True, exist_ok=True)
         if shown := _git(root, "show", f"{commit}:data/metrics/{stage}.json"):
             metrics.write_bytes(shown)
-    here = [Record(**json.loads(p.read_text())) for p in (root / "data" / "timings").glob("*.record.json")]
     locked = {stage: record_of(stage, entry) for stage, entry in lock.items()}
-    return Side(commit[:12], root, scratch / "data", joined(locked, {r.stage: r for r in here}), commit)
+    return Side(commit[:12], root, scratch / "data", joined(root, locked), commit)
 
 
 def record_of(stage: str, entry: dict[str, Any]) -> Record:
@@ -106,10 +107,11 @@ def record_of(stage: str, entry: dict[str, Any]) -> Record:
     )
 
 
-def joined(locked: dict[str, Record], left: dict[str, Record]) -> dict[str, Record]:
-    """The locked stages, with what the process that ran one left of it, if that is still of this run."""
+def joined(root: Path, locked: dict[str, Record]) -> dict[str, Record]:
+    """The locked stages, with the record of the run that made what is locked where it ran in this folder."""
+    left = {stage: recorded(root, stage, record.key) for stage, record in locked.items()}
     return {
-        stage: replace(left[stage], outs=record.outs) if stage in left and left[stage].key == record.key else record
+        stage: replace(Record(**left[stage]), outs=record.outs) if left[stage] else record
         for stage, record in locked.items()
     }
 

@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 
 from flows.environment import environment
+from tasks.core.key import locked_key
+from tasks.core.timings import settle
 from tasks.core.yaml import YAMLError, read_yaml
 
 PROGRESS = re.compile(r"progress (\S+) (\d+) (\d+) (\S+) eta=(\d+)(?: (.+))?")
@@ -133,6 +135,8 @@ def run_stage(
             _asked.discard(process.pid)
     after = lock_entry(root, address), timing_signature(root, address)
     how = "Ran" if after[1] != before[1] else "Unchanged" if after[0] == before[0] else "Restored"
+    if how == "Restored" and after[0]:
+        settle(root, address, locked_key(after[0]))
     return Ended(exit_code(code, tail), how, list(tail))
 
 

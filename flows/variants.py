@@ -5,7 +5,6 @@ in which stages may run. What this checkout has already made is not made again.
 """
 
 import argparse
-import json
 import os
 import re
 import shutil
@@ -13,12 +12,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flows.environment import environment
-from tasks.core.config import ConfigError, read_params
-from tasks.core.graph import read_graph
-from tasks.core.tracking import flatten
+from dvc.config import Config
 
-FIGURES = ("bits_per_byte", "accuracy", "size_bytes")
+from flows.environment import environment
+from flows.variant_table import table
+from tasks.core.config import ConfigError
+from tasks.core.graph import read_graph
+from tasks.core.timings import STORE
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 FOLDER = Path(".variants")  # outside .scratch, which `make clean` empties
 
@@ -42,10 +43,14 @@ def make(root: Path, name: str, revision: str) -> Path:
     """The worktree of a variant; what was made under this name before is taken up as it is.
 
     A new one has the code of the revision, and of this checkout the inputs that git does not hold, params.yaml and dvc.lock.
+    Raises ConfigError for a revision that is not an existing one's.
     """
     folder = place(root, name)
     if folder.exists():
+        take_up(root, folder, revision)
         return folder
+    for other in made(root):  # else git takes those of a project that was moved for gone
+        git(root, "worktree", "repair", str(other))
     git(root, "worktree", "prune")
     git(root, "worktree", "add", "--quiet", "--detach", str(folder), revision)
     try:
@@ -54,8 +59,7 @@ def make(root: Path, name: str, revision: str) -> Path:
                 shutil.copyfile(root / file, folder / file)
         for path in inputs(root):
             bring(root / path, folder / path)
-        local = folder / ".dvc" / "config.local"
-        local.write_text(f"[cache]\n    dir = {root / '.dvc' / 'cache'}\n")
+        share(root, folder)
     except BaseException:
         git(root, "worktree", "remove", "--force", str(folder))
         raise
@@ -95,28 +99,58 @@ def surroundings(root: Path, folder: Path) -> dict[str, str]:
     return {**environment(folder), **shared}
 
 
-def changed(root: Path, folder: Path) -> dict[str, str]:
-    """The parameters in which a variant differs from its checkout, by dotted name."""
-    here, there = (flatten(read_params(path / "params.yaml")) for path in (root, folder))
-    return {name: value for name, value in there.items() if here.get(name) != value}
+def made(root: Path) -> list[Path]:
+    """The folders of the variants, by name."""
+    return sorted(path for path in (root / FOLDER).glob("*") if (path / "params.yaml").exists())
 
 
-def figures(folder: Path) -> str:
-    """What evaluation found of each model."""
-    said = []
-    for file in sorted((folder / "data" / "metrics").glob("evaluate@*.json")):
-        found = json.loads(file.read_text())
-        said.append(" ".join([file.stem.partition("@")[2], *(f"{name} {found[name]:.4g}" for name in FIGURES)]))
-    return "; ".join(said) or "not evaluated"
+def all_of_them(root: Path) -> str:
+    """The table of the variants, or how to make one."""
+    folders = made(root)
+    if not folders:
+        return 'no variants; make variant NAME=wide SET="pretrain.model.width=256" makes one'
+    return table(root, folders)
 
 
-def table(root: Path) -> str:
-    """A line for each variant: what differs, and what evaluation found."""
-    lines = []
-    for folder in sorted(path for path in (root / FOLDER).glob("*") if (path / "params.yaml").exists()):
-        different = ", ".join(f"{name}={value}" for name, value in changed(root, folder).items()) or "as here"
-        lines.append(f"{folder.name:>18} | {different} | {figures(folder)}")
-    return "\n".join(lines) or 'no variants; make variant NAME=wide SET="pretrain.model.width=256" makes one'
+def remove(root: Path, name: str) -> None:
+    """Take a variant away. Raises ConfigError for one that is not there."""
+    folder = place(root, name)
+    if not folder.exists():
+        there = ", ".join(path.name for path in made(root)) or "none"
+        raise ConfigError(f"NAME: there is no variant {name!r} (there are: {there})")
+    git(root, "worktree", "repair", str(folder))
+    git(root, "worktree", "remove", "--force", str(folder))
+
+
+def take_up(root: Path, folder: Path, revision: str) -> None:
+    """Make an existing variant usable again after its project was moved. Raises ConfigError when another revision than its own
+    is asked for."""
+    git(root, "worktree", "repair", str(folder))
+    share(root, folder)
+    its, asked = (
+        git(where, "rev-parse", f"{name}^{{commit}}").strip() for where, name in ((folder, "HEAD"), (root, revision))
+    )
+    if its == asked:
+        return
+    if revision != "HEAD":
+        raise ConfigError(
+            f"REV: the variant {folder.name} has the code of {its[:12]}, not of {revision}: "
+            "take another NAME, or take this one away first with REMOVE=1"
+        )
+    print(f"variant {folder.name}: code of {its[:12]}; this checkout is at {asked[:12]}", flush=True)
+
+
+def share(root: Path, folder: Path) -> None:
+    """The checkout's DVC cache and its figures of runs, by paths that stay right when the project is moved as a whole."""
+    found = Config(str(root / ".dvc")).read()["cache"].get("dir")
+    holds = Path(found or root / ".dvc" / "cache")
+    cache = os.path.relpath(holds, folder / ".dvc") if holds.is_relative_to(root) else holds
+    (folder / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache}\n")
+    kept, here = folder / STORE, root / STORE
+    here.mkdir(parents=True, exist_ok=True)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    if not kept.is_symlink():
+        kept.symlink_to(os.path.relpath(here, kept.parent))
 
 
 def main() -> int:
@@ -129,10 +163,12 @@ def main() -> int:
     root = Path.cwd()
     try:
         if not asked.name:
-            print(table(root))
+            print(all_of_them(root))
             return 0
+        if rest and not rest[0].startswith("-"):
+            raise ConfigError(f"NAME: {' '.join([asked.name, rest[0]])!r}: a name is one word")
         if asked.remove:
-            git(root, "worktree", "remove", "--force", str(place(root, asked.name)))
+            remove(root, asked.name)
             return 0
         folder = make(root, asked.name, asked.revision)
     except ConfigError as error:

@@ -20,10 +20,22 @@ def explain(root: Path, address: str) -> list[str]:
     plan = make_plan(root, [address])
     running = {stage.address for stage in may_run(plan)}
     asked = [stage for stage in plan if address in (stage.address, stage.address.partition("@")[0])]
-    return [line for stage in asked for line in _explain(root, stage, running)]
+    return [line for stage in asked for line in _explain(root, stage, running, stale_before(plan, stage))]
 
 
-def _explain(root: Path, stage: Planned, running: set[str]) -> list[str]:
+def stale_before(plan: list[Planned], stage: Planned) -> list[Planned]:
+    """The stale stages that this one stands on, directly or through others, in order."""
+    known, waiting = {each.address: each for each in plan}, [*stage.after]
+    found: set[str] = set()
+    while waiting:
+        address = waiting.pop()
+        if address not in found:
+            found.add(address)
+            waiting += known[address].after
+    return [each for each in plan if each.address in found and each.reason]
+
+
+def _explain(root: Path, stage: Planned, running: set[str], stale: list[Planned]) -> list[str]:
     before = [name for name in stage.after if name in running]
     follows = f"{', '.join(before)} may run before it, and it runs again if what that leaves differs" if before else ""
     if stage.reason:
@@ -32,6 +44,13 @@ def _explain(root: Path, stage: Planned, running: set[str]) -> list[str]:
             *(f"  {line}" for change in stage.changes for line in _detail(root, change)),
         ]
         return [*lines, f"  {follows}"] if before else lines
+    if before:
+        what = [f"  {each.address}: {line}" for each in stale for c in each.changes for line in _detail(root, c)]
+        return [
+            f"{stage.address} may run: nothing of its own has changed, but what it stands on has:",
+            *what,
+            f"  {follows}",
+        ]
     locked = lock_entry(root, stage.address)
     deps, params = len(locked.get("deps", [])), len(locked.get("params", {}).get("params.yaml", {}))
     lines = [
@@ -39,8 +58,7 @@ def _explain(root: Path, stage: Planned, running: set[str]) -> list[str]:
         "and outputs are those that dvc.lock records"
     ]
     lines += [f"  {out['path']}: md5 {out['md5']}, {out.get('size', 0):,} bytes" for out in locked.get("outs", [])]
-    lines.append(f"  {_made(locked_key(locked))}")
-    return [*lines, f"  {follows}"] if before else lines
+    return [*lines, f"  {_made(locked_key(locked))}"]
 
 
 def _detail(root: Path, change: Change) -> list[str]:

@@ -8,6 +8,7 @@ from importlib.util import source_from_cache
 from pathlib import Path
 
 from tasks.core.graph import Entry
+from tasks.core.hashed import PATTERNS
 
 # The folder that holds our packages; in a project whose code is linked it is another than the project.
 CODE_ROOT = Path(__file__).resolve().parent.parent.parent
@@ -42,6 +43,8 @@ class Places:
         parts = inside.parts
         if parts[:1] == (".scratch",) or "__pycache__" in parts:
             return "scratch", inside.as_posix()
+        if inside == Path(PATTERNS):  # says what of a dependency is hashed, so a change of it is one of that digest
+            return "dependency", PATTERNS
         for kind, places in (("dependency", self._entry.deps), ("output", self._entry.outs)):
             if any(inside.is_relative_to(place) for place in places):
                 return kind, inside.as_posix()

@@ -17,11 +17,13 @@ from types import FrameType
 from typing import Any
 
 from lm.config import Config
+from tasks.core import timings
 from tasks.core.audit import Sections, audited
 from tasks.core.config import ConfigError, load, read_params
 from tasks.core.facts import made_by
 from tasks.core.folders import inside, make_view, replace, write_json
 from tasks.core.graph import Entry, read_graph
+from tasks.core.intact import check_intact
 from tasks.core.key import Inputs
 from tasks.core.libraries import check_versions
 from tasks.core.lines import Lines
@@ -164,6 +166,7 @@ def _work(
     inputs: Inputs, config: Config, run: Callable[..., dict[str, float]], ranks: Ranks, sections: Sections
 ) -> None:
     began, entry = time.monotonic(), inputs.entry
+    check_intact(entry, inputs.md5s)
     folder = SCRATCH / entry.address / inputs.key
     use_threads()
     keep_to_limits()
@@ -183,9 +186,8 @@ def _work(
             shutil.copyfile(path, view / inside(entry) / path.name)
         replace(view / inside(entry), Path(entry.outs[0]))
         write_json(Path("data/metrics") / f"{entry.address}.json", metrics)
-        write_json(Path("data/timings") / f"{entry.address}.json", facts)
         record = made_by(entry, inputs.key, inputs.md5s, inputs.params)
-        write_json(Path("data/timings") / f"{entry.address}.record.json", asdict(record))
+        timings.write(Path(), entry.address, facts, asdict(record))
     except BaseException as error:
         tracker.close("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED", {}, {})
         raise

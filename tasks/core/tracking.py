@@ -102,11 +102,20 @@ def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
 
 
+def _dirty() -> str:
+    """Whether the tree differs from its revision: true or false, and unknown where git cannot tell."""
+    if not shutil.which("git"):
+        return "unknown"
+    command = ["git", "status", "--porcelain", "--", ".", *OUR_WRITES]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return str(bool(done.stdout.strip())).lower() if done.returncode == 0 else "unknown"
+
+
 def _process_tags() -> dict[str, str]:
     process = psutil.Process()
     return {
         "git.revision": _git("rev-parse", "HEAD"),
-        "git.dirty": str(bool(_git("status", "--porcelain", "--", ".", *OUR_WRITES))).lower(),
+        "git.dirty": _dirty(),
         "prefect.flow_run_id": os.environ.get(FLOW_RUN, ""),
         "process.host": socket.gethostname(),
         "process.pid": str(process.pid),
@@ -318,6 +327,7 @@ def _register(client: Any, name: str, stage: str, path: str, md5: str, revision:
 
     known = {v.tags.get("dvc.md5"): v.version for v in client.search_model_versions(f"name = '{name}'")}
     if md5 in known:
+        _add_figures(client, name, str(known[md5]), metrics)
         return str(known[md5])
     locked = _locked(stage)
     tags = {"dvc.md5": md5, "dvc.path": path, "git.revision": revision, "dvc.stage": stage}
@@ -333,6 +343,13 @@ def _register(client: Any, name: str, stage: str, path: str, md5: str, revision:
         client.create_registered_model(name)
     version = client.create_model_version(name, f"models:/{model.model_id}", tags=tags, model_id=model.model_id)
     return str(version.version)
+
+
+def _add_figures(client: Any, name: str, version: str, metrics: dict[str, float]) -> None:
+    """Give a version that was registered before its evaluation the figures that this has found since."""
+    model = client.get_logged_model(client.get_model_version(name, version).source.removeprefix("models:/"))
+    if new := {key: repr(value) for key, value in metrics.items() if key not in model.params}:
+        client.log_model_params(model.model_id, new)
 
 
 def publish_model(name: str, stage: str, path: str, md5: str, revision: str, run: str | None) -> str:

@@ -13,7 +13,7 @@ from tasks.ledger.run import Run
 from tasks.ledger.steps import documents_of, ranges_of, token_at
 from tasks.ledger.suspects import suspects
 
-EXCERPT = 100
+EXCERPT, TOKENS_SHOWN = 100, 40  # characters of a text, and tokens of a document that are decoded for it
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
@@ -33,7 +33,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         parser.error("--position needs --sequence, and --sequence needs --step")
     questions = (asked.step is not None, asked.document, asked.removed, asked.licences, asked.suspects)
     if sum(map(bool, questions)) != 1:
-        parser.error("ask one thing: STEP=340, DOCUMENT=<id>, REMOVED=<reason>, LICENCES=1 or SUSPECTS=1")
+        parser.error("ask one thing: STEP=100, DOCUMENT=<id>, REMOVED=<reason>, LICENCES=1 or SUSPECTS=1")
     return asked
 
 
@@ -64,7 +64,8 @@ def of_step(run: Run, step: int) -> list[str]:
     sources: dict[str, int] = {}
     for row in rows:
         sources[row["source"]] = sources.get(row["source"], 0) + row["tokens"]
-        row["text"] = excerpt(run.tokenizer.decode(run.tokens[row["start"] : row["start"] + 40].tolist()))
+        end = min(row["end"], row["start"] + TOKENS_SHOWN)
+        row["text"] = excerpt(run.tokenizer.decode(run.tokens[row["start"] : end].tolist()))
     total = sum(sources.values())
     shares = ", ".join(f"{name} {tokens / total:.1%}" for name, tokens in sorted(sources.items(), key=lambda s: -s[1]))
     head = f"step {step}: {total} tokens of {len(rows)} documents; {shares}"

@@ -37,7 +37,11 @@ def fate_of(run: Run, name: str) -> Fate:
     rejected = "SELECT source, reason, excerpt FROM quarantine WHERE concat_ws(':', source, file, \"row\") = ?"
     for row in run.rows(rejected, name):
         return Fate(name, row["source"], "ingest", f"quarantined: {row['reason']}", row["excerpt"])
-    near = run.rows("SELECT id FROM documents ORDER BY jaro_winkler_similarity(id, ?) DESC, id LIMIT 1", name)
+    near = run.rows(
+        """SELECT id FROM (SELECT id, damerau_levenshtein(id, $1) AS edits FROM documents)
+           WHERE edits <= greatest(1, length($1) / 4) ORDER BY edits, id LIMIT 1""",
+        name,
+    )
     raise ConfigError(f"DOCUMENT={name}: ingest never saw it" + (f"; did you mean {near[0]['id']}?" if near else ""))
 
 

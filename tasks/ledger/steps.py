@@ -51,11 +51,13 @@ def ranges_of(run: Run, step: int, sequence: int | None = None) -> list[dict[str
 
 
 def documents_of(run: Run, step: int) -> list[dict[str, Any]]:
-    """id, source, tokens, share of the step's tokens and number of ranges of each document, most tokens first."""
+    """id, source, tokens, share of the step's tokens and number of ranges of each document, most tokens first. The step has it
+    from token `start` of tokens.npy on; what is from `end` on there is the next document's."""
     ranges_of(run, step)
     return run.rows(
         """SELECT d.number AS document, d.id, d.source, sum(p.length)::bigint AS tokens, count(*) AS ranges,
-                  sum(p.length) / sum(sum(p.length)) OVER () AS share, min(d.start + "offset") AS start
+                  sum(p.length) / sum(sum(p.length)) OVER () AS share, min(d.start + "offset") AS start,
+                  any_value(d.start + d.length) AS "end"
            FROM plan p JOIN documents d ON d.number = p.document WHERE step = ? GROUP BY ALL ORDER BY tokens DESC, document""",
         step,
     )

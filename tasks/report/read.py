@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.graph import Entry, read_graph
-from tasks.core.key import path_md5, read_ignored
+from tasks.core.hashed import read_ignored
+from tasks.core.intact import is_another
+from tasks.core.key import file_md5, locked_key, path_md5
+from tasks.core.timings import facts_of
+from tasks.core.timings import paths as timings_paths
 from tasks.core.yaml import read_yaml
 from tasks.report.chart import Points
 
@@ -52,10 +56,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Facts:
-    """Which code and which parameters."""
+    """Which code and which parameters. dirty: whether the tree differs from the revision; None where git cannot tell."""
 
     revision: str | None
-    dirty: bool
+    dirty: bool | None
     params: dict[str, Any]
 
     @property
@@ -70,18 +74,40 @@ def read_stages(root: Path) -> list[Stage]:
         return []
     graph = read_graph(root)
     makers = {out: address for address, entry in graph.items() for out in entry.outs}
-    fresh = current(root, graph, makers)
-    return [_stage(root, entry, makers, entry.address in fresh) for entry in graph.values()]
+    fresh, locked = current(root, graph, makers), read_lock(root)
+    return [_stage(root, e, makers, e.address in fresh, locked and locked.get(e.address)) for e in graph.values()]
 
 
-def _stage(root: Path, entry: Entry, makers: dict[str, str], fresh: bool) -> Stage:
+def _stage(root: Path, entry: Entry, makers: dict[str, str], fresh: bool, locked: dict[str, Any] | None) -> Stage:
+    """locked: its entry of dvc.lock, to which figures and times belong or are not shown; None where there is no lock."""
     needs = list(dict.fromkeys(makers[dep] for dep in entry.deps if dep in makers))
     folder = root / (entry.outs[0] if entry.outs else f"data/{entry.name}")
-    metrics = read_json(root / "data" / "metrics" / f"{entry.address}.json") if fresh else {}
+    recorded = {out["path"]: str(out.get("md5")) for out in (locked or {}).get("outs", [])}
+    fresh = fresh and not any(is_another(root, path, recorded[path]) for path in entry.outs if path in recorded)
+    metrics = locked_metrics(root, entry.address, locked) if fresh else {}
     if not metrics:
         return Stage(entry.address, needs, folder)
-    timings = read_json(root / "data" / "timings" / f"{entry.address}.json")
+    timings = (
+        facts_of(root, entry.address, locked_key(locked))
+        if locked
+        else read_json(root / timings_paths(entry.address)[0])
+    )
     return Stage(entry.address, needs, folder, True, metrics, timings, read_curves(folder / "curves.jsonl"))
+
+
+def read_lock(root: Path) -> dict[str, Any] | None:
+    """The entry of each stage in dvc.lock; None where there is no lock."""
+    path = root / "dvc.lock"
+    return (read_yaml(path) or {}).get("stages", {}) if path.exists() else None
+
+
+def locked_metrics(root: Path, address: str, locked: dict[str, Any] | None) -> dict[str, float]:
+    """The metrics of a stage, if they are those that its entry of dvc.lock records; a file of another run is none."""
+    path = f"data/metrics/{address}.json"
+    recorded = next((out.get("md5") for out in (locked or {}).get("outs", []) if out["path"] == path), None)
+    if recorded and (not (root / path).exists() or file_md5(root / path) != recorded):
+        return {}
+    return read_json(root / path)
 
 
 def current(root: Path, graph: dict[str, Entry], makers: dict[str, str]) -> set[str]:
@@ -89,10 +115,9 @@ def current(root: Path, graph: dict[str, Entry], makers: dict[str, str]) -> set[
 
     makers: the stage that makes a path. Source data is not hashed again here, only code and what stages made.
     """
-    path = root / "dvc.lock"
-    if not path.exists():
+    locked = read_lock(root)
+    if locked is None:
         return set(graph)
-    locked = (read_yaml(path) or {}).get("stages", {})
     made = {out["path"]: out.get("md5") for entry in locked.values() for out in entry.get("outs", [])}
     code = sorted({dep for entry in graph.values() for dep in entry.deps if not dep.startswith("data/")})
     ignored = read_ignored(root)
@@ -165,14 +190,18 @@ def read_curves(path: Path) -> dict[str, Points]:
 
 
 def read_facts(root: Path) -> Facts:
-    """Revision and parameters; no revision outside a git repository. What a run itself writes is no change."""
-    revision, dirty = None, False
+    """Revision and parameters; no revision where git knows none. What a run itself writes is no change."""
+    revision, status = None, None
     if (root / ".git").exists():
         revision = _git(root, "rev-parse", "--short=12", "HEAD")
-        dirty = bool(_git(root, "status", "--porcelain", "--", ".", ":!dvc.lock", ":!data/metrics"))
-    return Facts(revision or None, dirty, read_params(root))
+        status = _git(root, "status", "--porcelain", "--", ".", ":!dvc.lock", ":!data/metrics")
+    return Facts(revision or None, None if status is None else bool(status), read_params(root))
 
 
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
+def _git(root: Path, *arguments: str) -> str | None:
+    """What git prints; None where it fails or is not there."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

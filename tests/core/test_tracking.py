@@ -11,7 +11,8 @@ import yaml
 
 import mlflow
 from tasks.core.graph import read_graph
-from tasks.core.key import dependency_md5s, path_md5, read_ignored
+from tasks.core.hashed import read_ignored
+from tasks.core.key import dependency_md5s, path_md5
 from tasks.core.tracking import flatten
 from tests.core.test_stage import finish, project, set_params, start, wait_for, wait_for_step  # noqa: F401
 from tests.project import ROOT
@@ -103,6 +104,26 @@ def test_a_model_is_registered_by_reference_once_for_each_md5(project: Path) -> 
         sum(p.stat().st_size for p in (project / "mlflow/store").rglob("*") if p.is_file() and p.suffix != ".db")
         < 10_000
     )
+
+
+def test_figures_found_after_a_model_was_registered_are_added(project: Path) -> None:  # noqa: F811
+    for figures in ("{}", "{'accuracy': 0.5}", "{'accuracy': 0.25, 'size_bytes': 3}"):
+        assert call(project, f"register_model('tokenmill', 'toy', 'data/toy', 'm1.dir', 'abc', {figures})") == "1"
+    client = client_of(project)
+    [version] = client.search_model_versions("name = 'tokenmill'")
+    assert client.get_logged_model(version.source.removeprefix("models:/")).params == {
+        "accuracy": "0.5",  # what was found of these bytes first
+        "size_bytes": "3",
+    }
+
+
+def test_a_tree_of_which_git_cannot_tell_is_neither_clean_nor_dirty(project: Path, tmp_path: Path) -> None:  # noqa: F811
+    said = "sys.modules['tasks.core.tracking']._process_tags()['git.dirty']"
+    assert call(project, said) == "unknown"
+    subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
+    assert call(project, said) == "true"
+    (project / ".git" / "HEAD").write_text("no reference")
+    assert call(project, said) == "unknown"
 
 
 def test_a_model_points_to_the_run_that_made_its_bytes_and_not_to_the_newest(project: Path, monkeypatch) -> None:  # noqa: F811

@@ -84,6 +84,22 @@ def test_the_bytes_are_pushed_and_the_alias_follows_the_newest(project: Path, tm
     assert champion(project)["dvc.md5"] == the(project).md5 != first.md5
 
 
+def test_bytes_that_the_cache_has_lost_are_put_back_and_pushed_or_it_is_refused(project: Path, tmp_path: Path) -> None:
+    """`dvc push` passes over what the cache lacks, says so of 0 files, and ends well."""
+    dvc(project, "remote", "add", "-d", "store", str(tmp_path / "remote"))
+    (project / ".dvc" / "cache").rename(tmp_path / "moved away")
+    first = the(project)
+    assert "Its bytes are on the DVC remote `store`" in publish(project, first, "abc", None)
+    stored = tmp_path / "remote" / "files" / "md5"
+    listing = json.loads((stored / first.md5[:2] / first.md5[2:]).read_text())
+    assert len(listing) == 1 and all((stored / e["md5"][:2] / e["md5"][2:]).exists() for e in listing)
+
+    (project / ".dvc" / "cache").rename(tmp_path / "moved again")
+    (project / "data" / "model" / "config.json").write_text("edited\n")
+    with pytest.raises(RuntimeError, match="DVC's cache lacks bytes of data/model, and data/ has others"):
+        publish(project, first, "abc", None)
+
+
 def test_without_a_remote_it_says_where_the_bytes_are(project: Path) -> None:
     assert "no DVC remote is configured" in publish(project, the(project), "abc", None)
 

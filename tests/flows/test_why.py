@@ -143,6 +143,28 @@ def test_files_are_named_in_folders_of_code_by_git_and_of_data_by_the_cache(root
     assert explain(root, "second")[-1] == "  first may run before it, and it runs again if what that leaves differs"
 
 
+def test_a_stage_after_a_stale_one_is_not_called_up_to_date(root: Path) -> None:
+    Path("dvc.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "stages": STAGES
+                | {
+                    "third": STAGES["second"]
+                    | {"deps": ["data/second"], "cmd": "cp -r data/second data/third", "outs": ["data/third"]}
+                }
+            }
+        )
+    )
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], check=True)
+    assert explain(root, "third")[0].startswith("third is up to date")
+    set_params(steps=50)
+    assert explain(root, "third") == [
+        "third may run: nothing of its own has changed, but what it stands on has:",
+        "  first: first.steps: 40 -> 50",
+        "  second may run before it, and it runs again if what that leaves differs",
+    ]
+
+
 def test_a_folder_that_nobody_remembers_is_named_as_a_whole(root: Path) -> None:
     Path("tasks/room/two.py").write_text("# never committed\n")
     subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], check=True)

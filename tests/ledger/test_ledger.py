@@ -72,6 +72,34 @@ def test_a_step(data: Path) -> None:
     assert placed == [("a", 0, 5, 3), ("c", 3, 2, 3)]
 
 
+def test_a_step_shows_text_of_its_own_documents_alone(data: Path, capsys: pytest.CaptureFixture) -> None:
+    """The tokens of the next document follow in the same file."""
+
+    def shown(step: int) -> dict[str, str]:
+        assert main(["--run", str(data), "--step", str(step)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        return {line[: lines[1].index("text")].split()[-2]: line[lines[1].index("text") :] for line in lines[2:]}
+
+    third = TEXTS["c"].replace("\n", "\\n")
+    assert {name: text.partition("\\x")[0] for name, text in shown(0).items()} == {"a": TEXTS["a"][2:], "c": third}
+    names = ("step", "sequence", "document", "offset", "length")
+    last = len(TEXTS["a"])  # a piece of one token, that of the document's end
+    rows_of(data / "curriculum" / "plan.parquet", [dict(zip(names, (0, 0, 0, last, 1), strict=True))])
+    assert "held" not in shown(0)["a"]
+
+
+def test_an_unknown_document_is_compared_with_those_of_nearly_its_name(data: Path) -> None:
+    known = Run(data).rows("SELECT id, source, split, start, length, bytes FROM documents")
+    gzip = {"id": "stdlib:gzip.py:1", "source": "stdlib", "split": "train", "start": 0, "length": 1, "bytes": 1}
+    rows_of(data / "tokenize" / "documents.parquet", [*known, gzip])
+    with pytest.raises(
+        ConfigError, match=r"^DOCUMENT=stdlib:gzip.py:7: ingest never saw it; did you mean stdlib:gzip.py:1\?$"
+    ):
+        fate_of(Run(data), "stdlib:gzip.py:7")
+    with pytest.raises(ConfigError, match=r"^DOCUMENT=xyz: ingest never saw it$"):
+        fate_of(Run(data), "xyz")
+
+
 def test_a_position_is_a_token_of_a_document(data: Path) -> None:
     run, text = Run(data), TEXTS["c"]
     found = token_at(run, 0, 1, 4)
