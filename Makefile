@@ -23,7 +23,17 @@ export GOMP_SPINCOUNT ?= 1000
 export DVC_SITE_CACHE_DIR := $(CURDIR)/.scratch/dvc
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline preflight variant test chaos smoke why audit repro reproduce bisect ui agent lint plan bench bench-table peers browse chat export trace clean
+
+# a word that no recipe of the goals reads is refused before anything is made; what make starts inherits none of the words
+quoted = '$(subst ','\'',$(1))'
+words := $(foreach word,$(.VARIABLES),$(if $(filter command,$(origin $(word))),$(word)))
+refusal := $(if $(words)$(MAKECMDGOALS),$(shell $(PYTHON) flows/words.py $(firstword $(MAKEFILE_LIST)) $(call quoted,$(MAKECMDGOALS)) $(foreach word,$(words),$(call quoted,$(word)))))
+$(if $(refusal),$(error $(refusal)))
+MAKEOVERRIDES =
+# a word that was given, as one argument of an option
+arg = $(if $($(1)),--$(2) $(call quoted,$($(1))))
+
+.PHONY: help setup pipeline preflight variant test chaos mutants smoke why audit repro reproduce bisect ui agent lint plan bench bench-table peers browse chat export trace clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,16 +49,16 @@ $(READY): constraints.txt pyproject.toml
 setup: $(READY)  ## make the environment (.venv), or bring it up to date with its pins
 
 pipeline: $(READY)  ## bring the pipeline up to date: PRESET=smoke SET="rl.steps=50 seed=1" TARGETS="sft" FORCE=1
-	@python -m flows.run $(if $(PRESET),--preset $(PRESET)) $(if $(SET),--set $(SET)) $(if $(TARGETS),--targets $(TARGETS)) $(if $(FORCE),--force)
+	@python -m flows.run $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets) $(if $(filter-out 0 no false,$(FORCE)),--force)
 
 variant: $(READY)  ## other parameters in a worktree of their own, beside this one: NAME=wide SET="rl.steps=50" REV=HEAD REMOVE=1; no NAME: all
-	@python -m flows.variants $(if $(NAME),--name $(NAME) --revision $(REV)) $(if $(REMOVE),--remove) $(if $(PRESET),--preset $(PRESET)) $(if $(SET),--set $(SET)) $(if $(TARGETS),--targets $(TARGETS))
+	@python -m flows.variants $(call arg,NAME,name) $(call arg,REV,revision) $(if $(REMOVE),--remove) $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets)
 
 preflight: $(READY)  ## what a run would fail on, found before it starts: PRESET=smoke SET="rl.steps=50" TARGETS="sft"
-	@python -m flows.preflight $(if $(PRESET),--preset $(PRESET)) $(if $(SET),--set $(SET)) $(if $(TARGETS),--targets $(TARGETS))
+	@python -m flows.preflight $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets)
 
 plan: $(READY)  ## memory, time and FLOP of a pipeline before it runs: PRESET=gpu-124m MACHINE=h100 SET="rl.steps=50"
-	@python -m flows.forecast $(if $(PRESET),--preset $(PRESET)) $(if $(SET),--set $(SET)) $(if $(MACHINE),--machine $(MACHINE))
+	@python -m flows.forecast $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,MACHINE,machine)
 
 # a file's tests stay together: they share servers and projects; in the order of the files, or the longest would come last
 test: $(READY)  ## every test, by two processes: JOBS=8
@@ -56,6 +66,9 @@ test: $(READY)  ## every test, by two processes: JOBS=8
 
 chaos: $(READY)  ## break everything at some instant, sixty ways, and see that the next run is right
 	@TOKENMILL_CHAOS=all python -m pytest -q -n $(JOBS) tests/chaos
+
+mutants: $(READY)  ## plant bugs, a hundred and more, and see that each room's own tests catch them: ROOM=evaluate SHARE=3/10
+	@python -m tests.mutants $(if $(ROOM),--room $(ROOM)) $(if $(SHARE),--share $(SHARE)) --jobs $(JOBS)
 
 smoke: $(READY)  ## the whole pipeline, small, in a copy of its own
 	@python -m flows.smoke
@@ -66,9 +79,9 @@ why: $(READY)  ## why a stage is up to date or not, and which run made it: STAGE
 audit: $(READY)  ## run a stage and fail if it touches a file, a parameter or a variable outside its key: STAGE=filter
 	@python -m tasks.core.audit $(STAGE)
 
-repro: $(READY)  ## the same by plain `dvc repro`: no server
+repro: $(READY)  ## the same by `dvc repro` alone: no server
 	@python -m flows.heal
-	@python -m flows.params && dvc repro $(TARGETS) $(if $(FORCE),--force)
+	@python -m flows.params && python -P flows/dvc_cli.py repro $(TARGETS) $(if $(filter-out 0 no false,$(FORCE)),--force)
 	@python -m flows.finish
 
 reproduce: $(READY)  ## run a committed lock again and say what is the same, and why the rest is not: REV=HEAD, or an MLflow run
@@ -77,7 +90,7 @@ reproduce: $(READY)  ## run a committed lock again and say what is the same, and
 bisect: $(READY)  ## where and why two finished runs differ: A=../other B=. (folders, revisions or MLflow runs)
 	@python -m flows.bisect $(or $(A),HEAD) $(or $(B),.)
 
-ui: $(READY)  ## Prefect, MLflow and the report, and the form that starts the pipeline; with TOKENMILL_PASSWORD set they ask for it
+ui: $(READY)  ## Prefect, MLflow and the report, and the form that starts the pipeline; they ask for the password that it prints, or TOKENMILL_PASSWORD
 	@python -m flows.ui
 
 agent: $(READY)  ## serve a pool's stages with this machine: POOL=gpu PREFECT_API_URL=http://server:4200/api

@@ -9,6 +9,9 @@ import signal
 import pytest
 import torch
 
+from tasks.core.proxies import without_proxy
+
+os.environ.update(without_proxy())  # the tests' own servers and browser are on this machine
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 

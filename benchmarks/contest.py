@@ -85,7 +85,7 @@ def hold(contest: Contest) -> Iterator[Result]:
             for metric in contest.metrics:
                 yield Result(contest.ours.name, peer.name, f"failed: {difference}", metric.name, metric.unit, None)
             continue
-        pairs = [(contest.ours.measure(), peer.measure()) for _ in range(contest.pairs)]
+        pairs = [_pair(contest.ours, peer, ours_first=number % 2 == 0) for number in range(contest.pairs)]
         for metric in contest.metrics:
             ours, theirs = ([sample.values[metric.name] for sample in arm] for arm in zip(*pairs, strict=True))
             ratios = [metric.ratio(a, b) for a, b in zip(ours, theirs, strict=True)]
@@ -94,6 +94,15 @@ def hold(contest: Contest) -> Iterator[Result]:
             if contest.added:
                 more = [a - b for a, b in zip(ours, theirs, strict=True)]
                 yield _figure(contest.ours.name, peer.name, "passed", Metric(f"added_{metric.name}", metric.unit), more)
+
+
+def _pair(ours: Arm, peer: Arm, ours_first: bool) -> tuple[Sample, Sample]:
+    """A sample of each, one right after the other; who goes first alternates, so that what the first leaves behind (a warm disk
+    cache, a hot processor) helps and harms both alike."""
+    if ours_first:
+        return ours.measure(), peer.measure()
+    theirs = peer.measure()
+    return ours.measure(), theirs
 
 
 def _figure(

@@ -1,5 +1,6 @@
-"""What others do from Parquet to packed token ids: each arm writes the ids of all documents, an end token after each.
+"""What others do from Parquet to packed token ids: each arm writes the ids of all documents once, an end token after each.
 
+Sequences are cut out of the documents end to end, as ours are; where they are a view of what is written, nothing more is.
 They run in the environment of the peers and import nothing of ours. `lost` counts tokens that no sequence has.
 """
 
@@ -19,9 +20,8 @@ def files_of(folder: str) -> list[str]:
     return [str(path) for path in sorted((Path(folder) / "filter" / "documents").glob("*.parquet"))]
 
 
-def answered(began: float, megabytes: float, written: Path, lost: int) -> Answer:
-    seconds = time.perf_counter() - began
-    return {"rate": megabytes / seconds}, [hashlib.sha256(written.read_bytes()).hexdigest(), lost]
+def answered(seconds: float, megabytes: float, ids: bytes, lost: int) -> Answer:
+    return {"rate": megabytes / seconds}, [hashlib.sha256(ids).hexdigest(), lost]
 
 
 def with_ends(ids: np.ndarray, lengths: np.ndarray, eos: int) -> np.ndarray:
@@ -30,7 +30,7 @@ def with_ends(ids: np.ndarray, lengths: np.ndarray, eos: int) -> np.ndarray:
 
 
 def gigatoken(folder: str, megabytes: float) -> Answer:
-    """encode_files, then one array that is cut into sequences; packing is a reshape."""
+    """encode_files, then one array, whose rows of LENGTH are the sequences: packing is a reshape."""
     import awkward  # noqa: F401
     from gigatoken.gigatoken_rs import BPETokenizer, ParquetFileSource
 
@@ -40,12 +40,12 @@ def gigatoken(folder: str, megabytes: float) -> Answer:
         encoded = tokenizer.encode_files(ParquetFileSource([*files_of(folder)])).layout
         ids = with_ends(encoded.content.data, np.diff(np.asarray(encoded.offsets.data)), 0)
         ids.tofile(f"{out}/tokens")
-        np.save(f"{out}/packed.npy", ids[: len(ids) // LENGTH * LENGTH].reshape(-1, LENGTH))
-        return answered(began, megabytes, Path(out) / "tokens", len(ids) % LENGTH)
+        seconds = time.perf_counter() - began
+        return answered(seconds, megabytes, Path(out, "tokens").read_bytes(), len(ids) % LENGTH)
 
 
 def hugging_face(folder: str, megabytes: float) -> Answer:
-    """datasets' map with encode_batch_fast, then TRL's pack_dataset."""
+    """datasets' map with encode_batch_fast, then TRL's pack_dataset with documents end to end."""
     import trl
     from datasets import load_dataset
     from tokenizers import Tokenizer
@@ -60,12 +60,12 @@ def hugging_face(folder: str, megabytes: float) -> Answer:
 
         rows = load_dataset("parquet", data_files=files_of(folder), split="train", cache_dir=out)
         rows = rows.map(encode, batched=True, remove_columns=rows.column_names)
-        ids = np.concatenate([np.concatenate(part["input_ids"]) for part in rows.with_format("numpy").iter(1000)])
-        ids.astype(np.uint16).tofile(f"{out}/tokens")
-        packed = trl.pack_dataset(rows, LENGTH, "bfd_split")
+        packed = trl.pack_dataset(rows, LENGTH, "wrapped")
         packed.save_to_disk(f"{out}/packed")
-        lost = len(ids) - sum(map(len, packed["input_ids"]))
-        return answered(began, megabytes, Path(out) / "tokens", lost)
+        seconds = time.perf_counter() - began
+        parts = packed.with_format("numpy").iter(1000)
+        ids = np.concatenate([np.concatenate(part["input_ids"]) for part in parts])
+        return answered(seconds, megabytes, ids.astype(np.uint16).tobytes(), len(ids) % LENGTH)
 
 
 def tiktoken(folder: str, megabytes: float) -> Answer:
@@ -94,9 +94,8 @@ def tiktoken(folder: str, megabytes: float) -> Answer:
                     ids = np.array([i for some in encoded for i in (*some, 0)], dtype=np.uint16)
                     total += len(ids)
                     ids.tofile(file)
-        ids = np.fromfile(f"{out}/tokens", np.uint16)
-        np.save(f"{out}/packed.npy", ids[: len(ids) // LENGTH * LENGTH].reshape(-1, LENGTH))
-        return answered(began, megabytes, Path(out) / "tokens", total % LENGTH)
+        seconds = time.perf_counter() - began
+        return answered(seconds, megabytes, Path(out, "tokens").read_bytes(), total % LENGTH)
 
 
 def datatrove(folder: str, megabytes: float) -> Answer:
@@ -116,5 +115,6 @@ def datatrove(folder: str, megabytes: float) -> Answer:
             local_working_dir=f"{out}/work",
         )
         LocalPipelineExecutor([reader, writer], tasks=1, logging_dir=f"{out}/logs").run()
+        seconds = time.perf_counter() - began
         (written,) = Path(out, "tokens").glob("*.ds")
-        return answered(began, megabytes, written, 0)
+        return answered(seconds, megabytes, written.read_bytes(), 0)

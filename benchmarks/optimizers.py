@@ -89,5 +89,5 @@ def bits_per_byte(optimizer: Any, seed: int) -> float:
     except FloatingPointError:
         return float("inf")
     documents = held_out(DATA / "tokenize", tokenizer)
-    bits = document_bits(model, [ids for *_, ids in documents], lambda *_: None)
-    return sum(bits) / sum(len(text.encode()) for _, _, text, _ in documents)
+    bits = document_bits(model, [document.ids for document in documents], lambda *_: None)
+    return sum(bits) / sum(len(document.text.encode()) for document in documents)

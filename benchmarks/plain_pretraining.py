@@ -1,8 +1,8 @@
 """A peer of pretraining: nanoGPT's way to train the decoder of benchmarks/plain.py on a stream of tokens.
 
-Windows at random places of the training documents end to end; torch's fused AdamW at (0.9, 0.95), matrices decayed by 0.1;
-gradients clipped at norm 1; warm-up, then half a cosine down to a tenth. A first pass, which compiles where that is asked
-for, is outside of the time. Letters: B batch, N tokens of a window.
+Windows at random places of the training documents end to end; torch's fused AdamW, matrices decayed by 0.1; gradients clipped
+at norm 1; warm-up, then half a cosine down to a share of the rate. A first pass, which compiles where that is asked for, is
+outside of the time. Letters: B batch, N tokens of a window.
 """
 
 import math
@@ -27,12 +27,12 @@ NAMES = {
 }  # fmt: skip
 
 
-def factor(step: int, steps: int, warmup_fraction: float = 0.05) -> float:
-    """Of the rate: up to 1 by equal parts, then half a cosine down to 0.1."""
+def factor(step: int, steps: int, final: float = 0.1, warmup_fraction: float = 0.05) -> float:
+    """Of the rate: up to 1 by equal parts, then half a cosine down to `final`."""
     warmup = int(warmup_fraction * steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    return 0.1 + 0.9 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
+    return final + (1 - final) * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
 
 
 def windows(stream: np.ndarray, rows: int, length: int, generator: torch.Generator) -> Tensor:
@@ -80,7 +80,16 @@ def put_back(model: Llama, decoder: Decoder) -> None:
 
 
 def pretrain(
-    folder: str, shape: dict[str, Any], seed: int, tokens: int, batch: int, rate: float, compiled: bool = True
+    folder: str,
+    shape: dict[str, Any],
+    seed: int,
+    tokens: int,
+    batch: int,
+    rate: float,
+    length: int,
+    final: float,
+    beta2: float,
+    compiled: bool = True,
 ) -> tuple[dict[str, float], str]:
     """The arm: a run from the weights that ours has at this seed. (values, the digest of the held-out documents).
 
@@ -94,10 +103,9 @@ def pretrain(
     decayed = [weight for weight in model.parameters() if weight.ndim == 2]
     others = [weight for weight in model.parameters() if weight.ndim != 2]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, beta2), fused=True)
     loss_of = torch.compile(model) if compiled else model
     generator = torch.Generator().manual_seed(seed)
-    length = decoder.config.context
     rows, steps = batch // length, tokens // batch
 
     def gradients(ids_BN: Tensor) -> None:
@@ -108,7 +116,7 @@ def pretrain(
     began = time.perf_counter()
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate * factor(step, steps)
+            group["lr"] = rate * factor(step, steps, final)
         gradients(windows(stream, rows, length, generator))
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -57,6 +57,6 @@ def prepare(data: Path, source: Path = FOLDER, vocab_size: int = 2048, held_out_
 def bits_per_byte(model: Decoder, data: Path) -> tuple[float, str]:
     """Of the held-out documents together, as the evaluate stage counts them; and a digest of those documents."""
     documents = held_out(data / "tokenize", Tokenizer.load(data / "tokenize"))
-    bits = document_bits(model, [ids for *_, ids in documents], lambda *_: None)
-    texts = [text.encode() for _, _, text, _ in documents]
+    bits = document_bits(model, [document.ids for document in documents], lambda *_: None)
+    texts = [document.text.encode() for document in documents]
     return sum(bits) / sum(map(len, texts)), blake2b(b"\0".join(texts), digest_size=8).hexdigest()

@@ -2,7 +2,7 @@
 
 import sys
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.contest import Sample
@@ -37,6 +37,18 @@ def best(run: Run, settings: Iterable[Settings], seed: int) -> tuple[Settings, f
     """The settings with the fewest bits per byte, a run each, and those bits; the first of equals."""
     tried = [(each, run(each, seed).values["bits_per_byte"]) for each in settings]
     return min(tried, key=lambda pair: pair[1])
+
+
+def by_turns(run: Run, start: Settings, choices: Mapping[str, Sequence[Any]], seed: int) -> tuple[Settings, float]:
+    """The best settings found by trying the choices of one after another, the others as they are best so far, and the bits per
+    byte they have. A run for the start, and one for each choice that differs from what it would replace."""
+    found, bits = best(run, [start], seed)
+    for name, values in choices.items():
+        others = [{**found, name: value} for value in values if value != found[name]]
+        rival, fewer = best(run, others, seed)
+        if fewer < bits:
+            found, bits = rival, fewer
+    return found, bits
 
 
 def fewest(budgets: Sequence[int], reaches: Callable[[int], bool]) -> int:

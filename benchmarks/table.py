@@ -1,9 +1,13 @@
-"""`python -m benchmarks.table`: the newest row of every (bench, impl, peer, metric), aligned."""
+"""`python -m benchmarks.table`: the newest row of every (bench, impl, peer, metric), aligned, and what speaks against it.
+
+A row is marked whose commit is not clean or not there, whose code has changed since, or whose machine most rows have not.
+"""
 
 from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.rows import read
+from benchmarks.standing import doubts
 
 WIDTHS = {"bench": 14, "impl": 34, "peer": 10, "metric": 16, "value": 12, "unit": 10, "ratio": 24, "runs": 4}
 
@@ -18,10 +22,12 @@ def newest(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def render(rows: list[dict[str, Any]], head: bool = True) -> str:
-    """The rows as lines of text, under a heading; columns are as wide as WIDTHS or their longest cell."""
+def render(rows: list[dict[str, Any]], head: bool = True, marks: list[str] | None = None) -> str:
+    """The rows as lines of text, under a heading, a mark after each; columns are as wide as WIDTHS or their longest cell."""
     lines = [[*WIDTHS, "gate"]] if head else []
     lines += [_cells(r) for r in rows]
+    for line, mark in zip(lines[head:], marks or [], strict=False):
+        line[-1] += f"  ! {mark}" if mark else ""
     widths = [max([least, *(len(line[i]) for line in lines)]) for i, least in enumerate(WIDTHS.values())]
     return "\n".join("  ".join([*map(_padded, WIDTHS, line, widths), line[-1]]) for line in lines)
 
@@ -40,4 +46,7 @@ def _padded(name: str, cell: str, width: int) -> str:
 
 
 if __name__ == "__main__":
-    print(render(newest(read())))
+    shown = newest(read())
+    marks = doubts(shown)
+    print(render(shown, marks=marks))
+    print(f"{sum(map(bool, marks))} of {len(shown)} rows are marked: make bench BENCH=<name> measures one anew")

@@ -1,10 +1,10 @@
 """Time to a loss (B9): seconds until ours is as good as a tuned plain loop is at its end, at a million weights on prose.
 
 Both have the same tokens, decoder, initial weights and held-out documents. The peer is benchmarks/plain_pretraining.py,
-eager, tuned over rate and batch; and the same compiled. Ours is the curriculum stage and the pretrain stage, tuned over the
-rate and then for the smallest budget that reaches the peer's loss, its schedule ending there; both on a seed of their own,
-with as many runs. On fresh seeds a miss is made good by a longer run, whose cost is added to that of the miss. Needs the
-folder of presets/prose.yaml.
+eager; and the same compiled. Ours is the curriculum stage and the pretrain stage. Both are tuned over rate, batch, length of
+sequences, decay of the rate and memory of the optimizer, on a seed of their own, with as many runs; among those of ours are
+the ones that find the smallest budget that reaches the peer's loss, its schedule ending there. On fresh seeds a miss is made
+good by a longer run, whose cost is added to that of the miss. Needs the folder of presets/prose.yaml.
 """
 
 import os
@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.apart import apart
 from benchmarks.contest import Arm, Contest, Metric, Sample
 from benchmarks.prose import bits_per_byte, prepare
-from benchmarks.search import Account, Run, Settings, best, fewest
+from benchmarks.search import Account, Run, Settings, by_turns, fewest
 from lm.averages import Last
 from lm.checkpoint import load_model
 from lm.model import ModelConfig
@@ -40,10 +40,24 @@ SHAPE = ModelConfig(
 SEEDS, TUNING_SEED = (0, 1, 2), 100
 # Predictions of a run of the peer: about a minute of two cores.
 TOKENS = 600_000
-# Both grids, and what else ours is set to, were narrowed on the tuning seed by runs that are in no account: docs/benchmarks.md.
-PEER_BATCHES, PEER_RATES = (256, 512), (2.8e-3, 4e-3, 5.6e-3)
-BATCH, RATES = 2048, (2.5e-3, 3.5e-3, 5e-3, 7e-3)
-# Of the peer's predictions; the rates are tried at the middle one.
+# Where both begin, and their choices, were narrowed on the tuning seed by runs that are in no account: docs/benchmarks.md.
+PEER: Settings = {"batch": 256, "rate": 2.8e-3, "length": 256, "final": 0.1, "beta2": 0.95}
+PEER_CHOICES: dict[str, tuple[Any, ...]] = {
+    "rate": (2e-3, 2.8e-3, 4e-3, 5.6e-3),
+    "batch": (256, 512, 1024),
+    "length": (128, 256),
+    "final": (0.0, 0.1),
+    "beta2": (0.95, 0.99),
+}
+OURS: Settings = {"batch": 2048, "rate": 5e-3, "length": 128, "decay": 0.8, "momentum": 0.9}
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "rate": (3.5e-3, 5e-3, 7e-3),
+    "batch": (1024, 2048),
+    "length": (128, 256),
+    "decay": (0.4, 0.8),
+    "momentum": (0.9, 0.95),
+}
+# Of the peer's predictions; ours is tuned at the middle one.
 SHARES = (0.3, 0.36, 0.43, 0.5, 0.58, 0.68, 0.8)
 # Bits per byte by which ours is to be ahead on the tuning seed, since seeds differ.
 MARGIN = 0.01
@@ -80,13 +94,14 @@ def compare(ours: Run, eager: Run, compiled: Run, tokens: int) -> list[Contest]:
     The compiled peer takes the settings of the eager one. tokens: predictions of a run of the peer.
     """
     own, plain, faster = Account("ours", ours), Account("plain eager", eager), Account("plain compiled", compiled)
-    grid = [{"tokens": tokens, "batch": batch, "rate": rate} for batch in PEER_BATCHES for rate in PEER_RATES]
-    peer_settings, bits = best(plain, grid, TUNING_SEED)
+    peer_settings, bits = by_turns(plain, {"tokens": tokens, **PEER}, PEER_CHOICES, TUNING_SEED)
     settings = tuned(own, tokens, bits - MARGIN)
     search, peer_search = own.cost(), plain.cost()
     samples: dict[Account, list[Sample]] = {own: [], plain: [], faster: []}
-    for seed in SEEDS:
-        goals = [with_search(peer(peer_settings, seed), peer_search) for peer in (plain, faster)]
+    for number, seed in enumerate(SEEDS):
+        peers = (plain, faster) if number % 2 == 0 else (faster, plain)  # ours waits for both: it must know its goal
+        said = {peer: with_search(peer(peer_settings, seed), peer_search) for peer in peers}
+        goals = [said[plain], said[faster]]
         goal = min(sample.values["bits_per_byte"] for sample in goals)
         reached = with_search(until(own, settings, seed, goal), search)
         for side, sample in zip(samples, (reached, *goals), strict=True):
@@ -101,10 +116,10 @@ def compare(ours: Run, eager: Run, compiled: Run, tokens: int) -> list[Contest]:
 
 
 def tuned(run: Run, tokens: int, goal: float) -> Settings:
-    """The best rate at the middle budget, then the smallest budget at which it has at most `goal` bits per byte."""
+    """The best choices at the middle budget, then the smallest budget at which they have at most `goal` bits per byte."""
     budgets = [round(tokens * share) for share in SHARES]
     middle = budgets[len(budgets) // 2]
-    chosen, bits = best(run, [{"tokens": middle, "batch": BATCH, "rate": rate} for rate in RATES], TUNING_SEED)
+    chosen, bits = by_turns(run, {"tokens": middle, **OURS}, CHOICES, TUNING_SEED)
 
     def reaches(budget: int) -> bool:
         if budget == middle:
@@ -155,7 +170,16 @@ def described(settings: Settings) -> str:
 
 
 def ours(
-    folder: str, shape: dict[str, Any], seed: int, tokens: int, batch: int, rate: float, threads: int
+    folder: str,
+    shape: dict[str, Any],
+    seed: int,
+    tokens: int,
+    batch: int,
+    rate: float,
+    length: int,
+    decay: float,
+    momentum: float,
+    threads: int,
 ) -> tuple[dict[str, float], str]:
     """The arm: a plan and a pretraining by their stages. (values, the digest of the held-out documents).
 
@@ -167,15 +191,15 @@ def ours(
     for name in ("curriculum", "pretrain"):
         (data / name).mkdir(exist_ok=True)
     plan = curriculum.CurriculumConfig(
-        method=ShuffledPacking(sequence_length=shape["context"] // 2), tokens=tokens, tokens_per_step=batch, seed=seed
+        method=ShuffledPacking(sequence_length=length), tokens=tokens, tokens_per_step=batch, seed=seed
     )
     config = pretrain.PretrainConfig(
         start=Random(),
         checkpoint=Checkpoint(folder=""),
         model=ModelConfig(**shape),
         objective=NextToken(),
-        optimizer=Muon(lr=rate, adamw_lr=3 * rate, momentum=0.9, steps=3),
-        schedule=Wsd(decay_fraction=0.8),
+        optimizer=Muon(lr=rate, adamw_lr=3 * rate, momentum=momentum, steps=3),
+        schedule=Wsd(decay_fraction=decay),
         average=Last(),
         seed=seed,
     )

@@ -18,6 +18,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, State
 
+from flows.declared import declared_in
 from flows.environment import ROOT
 from flows.in_use import await_free
 from flows.lockfile import write
@@ -25,7 +26,6 @@ from flows.order import Answer, Order
 from flows.stages import Ended, lock_entry, run_stage, stop_all
 from flows.transfer import pull, push, tracked, uncached
 from flows.worktree import bring, worktree
-from tasks.core.graph import read_graph
 from tasks.core.hashed import read_ignored
 from tasks.core.key import path_md5
 from tasks.core.process import at_parents_end
@@ -110,13 +110,14 @@ def surroundings(clone: Path, tree: Path) -> dict[str, str]:
 
 
 def prepare(tree: Path, order: Order) -> None:
-    """Give the worktree the order's params, lock and inputs. Raises ValueError when an input is not what was ordered."""
+    """Give the worktree the order's params, lock and inputs. Raises ValueError when the order is of another stage than the
+    worktree's, or an input is not what was ordered."""
+    committed = declared_in(tree)
     write(tree / "params.yaml", order.params)
     write(tree / "dvc.lock", order.lock)
-    graph = read_graph(tree)
-    if order.address not in graph:
-        raise ValueError(f"revision {order.revision[:12]} has no such stage")
-    pull(tree, tracked(tree, graph[order.address].deps))
+    graph = declared_in(tree)
+    order.held_to(graph, committed)
+    pull(tree, tracked(tree, list(graph[order.address].deps)))
     with chdir(tree):
         ignored = read_ignored()
         for path, md5 in order.inputs.items():

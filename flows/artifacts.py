@@ -6,10 +6,11 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 
+from flows.params import changes
 from flows.plan import Planned, as_markdown
 from flows.servers import MLFLOW_URL, REPORT_URL
 from tasks.core.config import ConfigError, read_params
-from tasks.core.tracking import experiment_of, flatten
+from tasks.core.tracking import experiment_of
 from tasks.report.read import read_stages
 from tasks.report.words import ABSENT, number, percent, size
 
@@ -29,14 +30,6 @@ def params_of(root: Path) -> dict[str, Any]:
         return read_params(root / "params.yaml")
     except ConfigError:
         return {}
-
-
-def changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(key, was, now) of each parameter that differs, in the order of the new ones; ABSENT where there is none."""
-    old, new = (flatten(params) if params else {} for params in (before, after))
-    return [
-        (k, old.get(k, ABSENT), new.get(k, ABSENT)) for k in dict.fromkeys([*new, *old]) if old.get(k) != new.get(k)
-    ]
 
 
 def show_results(root: Path, page: Path, run: str | None) -> list[str]:

@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+from tasks.core.proxies import without_proxy
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -16,6 +18,7 @@ def environment(root: Path) -> dict[str, str]:
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "SHELL": "/bin/bash",
+        **without_proxy(),
         # OpenMP threads that spin long at a barrier slow a stage 1.7 to 4 times as soon as one other process computes; a
         # short spin costs 1.06 of none then, and with the machine to itself nothing (2 cores, the default model, torch 2.13)
         "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from flows.params import CURRENT, check, compose
+from flows.assignments import take_words
+from flows.params import check, compose
 from flows.workload import Workload, workloads
 from lm.training.forecast import (
     MACHINES,
@@ -153,8 +154,7 @@ def assumptions(machine: Machine) -> str:
 def main() -> int:
     """Exit code: 0 everything fits, 1 a stage does not, 2 a mistake in what was asked for."""
     parser = argparse.ArgumentParser(prog="make plan", description=__doc__)
-    parser.add_argument("--preset", default=CURRENT, help="a file of presets/; params.yaml as it is when absent")
-    parser.add_argument("--set", nargs="*", default=[], help="overrides such as rl.steps=50")
+    take_words(parser)
     parser.add_argument("--machine", default=HERE, help=f"{', '.join(MACHINES)}; the one this runs on when absent")
     asked, root = parser.parse_args(), Path.cwd()
     try:

@@ -1,10 +1,12 @@
-"""A dvc.lock that a kill or a full disk has cut off, since DVC rewrites it in place, is made readable again."""
+"""A dvc.lock that a kill or a full disk has cut off, since DVC rewrites it in place, is made readable again; and what it says
+of a stage that read something else is taken out."""
 
 import os
 import re
 import sys
 from pathlib import Path
 
+from flows.false_entries import take_out
 from tasks.core.config import ConfigError
 from tasks.core.yaml import YAMLError, parse_yaml
 
@@ -14,6 +16,14 @@ CONFLICT = "<<<<<<< "
 
 
 def heal_lock(root: Path) -> str:
+    """Have a dvc.lock that is whole and true. Returns what was done, a sentence a line, "" where it was so.
+
+    Raises ConfigError for a merge conflict, which is not ours to decide.
+    """
+    return "\n".join(filter(None, [cut_back(root), *take_out(root)]))
+
+
+def cut_back(root: Path) -> str:
     """Cut dvc.lock back to the stages that are whole in it. Returns what was done in a sentence, "" where it was whole.
 
     No work is lost: DVC's run cache has the entry of every stage that ran here, and brings its output back.

@@ -8,14 +8,18 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from flows.params_text import edited
 from flows.paths import path_mistakes
 from tasks.core.config import ConfigError, load, read_params, unknown_sections
 from tasks.core.graph import read_graph
 from tasks.core.libraries import SECTION, installed, libraries_in
+from tasks.core.tracking import flatten
 from tasks.core.yaml import YAMLError, dump_yaml, parse_yaml, read_yaml
+from tasks.report.words import ABSENT
 
 CURRENT = "current"
 BASE = "laptop"
+LISTED = 20  # values that a run says it has changed; a preset changes dozens
 
 
 def presets(root: Path) -> list[str]:
@@ -74,7 +78,8 @@ def compose(root: Path, preset: str, overrides: list[str]) -> dict[str, Any]:
             raise ConfigError(f"PRESET: no preset {preset!r}{meant} (presets/: {', '.join(known)})")
         params = read_params(root / "presets" / f"{BASE}.yaml")
         if preset != BASE:
-            params = merged(params, read_params(root / "presets" / f"{preset}.yaml"))
+            change = read_params(root / "presets" / f"{preset}.yaml")
+            params = merged(for_sources_of(params, change), change)
     for assignment in overrides:
         params = override(params, assignment)
     ingest = params.get("ingest")
@@ -86,6 +91,28 @@ def compose(root: Path, preset: str, overrides: list[str]) -> dict[str, Any]:
     if names := libraries(root):
         params = {**params, SECTION: {name: installed(name) for name in names}}
     return params
+
+
+def for_sources_of(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The base for a preset: where that has a source which the base has not, rules of filter that the base keeps to some of
+    its own sources are for all, since which texts a rule is for is the corpus's matter."""
+    before, after = labels(base), labels(change)
+    rules = base.get("filter")
+    if not after - before or not isinstance(rules, dict):
+        return base
+    kept = {
+        slot: {key: value for key, value in rule.items() if key != "sources"} if isinstance(rule, dict) else rule
+        for slot, rule in rules.items()
+    }
+    return {**base, "filter": kept}
+
+
+def labels(params: dict[str, Any]) -> set[str]:
+    """What the sources of ingest are called, as far as that can be told of params that nobody has checked."""
+    ingest = params.get("ingest")
+    sources = ingest.get("sources") if isinstance(ingest, dict) else None
+    named = [source for source in sources if isinstance(source, dict)] if isinstance(sources, list) else []
+    return {str(source.get("label") or source.get("name")) for source in named}
 
 
 def libraries(root: Path) -> list[str]:
@@ -108,15 +135,30 @@ def check(root: Path, params: dict[str, Any]) -> None:
         raise ConfigError("\n".join(dict.fromkeys(mistakes)))
 
 
-def write(root: Path, params: dict[str, Any]) -> bool:
-    """Write params.yaml, whole, if it would change; returns whether it did."""
-    path, text = root / "params.yaml", dump_yaml(params)
-    if path.exists() and read_params(path) == params:
-        return False
+def write(root: Path, params: dict[str, Any]) -> list[str]:
+    """Write params.yaml, whole, if it would change. Returns a line for each value that did, as in
+    `params.yaml: quantize.method.group 16 -> 32`; beyond LISTED how many more; one line alone where there was no such file."""
+    path = root / "params.yaml"
+    if not path.exists():
+        text, said = dump_yaml(params), ["params.yaml: written"]
+    else:
+        before = read_params(path)
+        if before == params:
+            return []
+        text = edited(path.read_text(), params)
+        said = [f"params.yaml: {key} {was} -> {now}" for key, was, now in changes(before, params)]
     unfinished = path.with_name(".params.yaml.unfinished")
     unfinished.write_text(text)
     os.replace(unfinished, path)
-    return True
+    return said if len(said) <= LISTED + 1 else [*said[:LISTED], f"params.yaml: and {len(said) - LISTED} more values"]
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(key, was, now) of each parameter that differs, in the order of the new ones; ABSENT where there is none."""
+    old, new = (flatten(params) if params else {} for params in (before, after))
+    return [
+        (k, old.get(k, ABSENT), new.get(k, ABSENT)) for k in dict.fromkeys([*new, *old]) if old.get(k) != new.get(k)
+    ]
 
 
 def check_targets(root: Path, targets: list[str]) -> None:
@@ -134,7 +176,8 @@ def main() -> int:
     """What precedes a plain `dvc repro`: params.yaml says which versions run, else DVC would take those of before for these."""
     root = Path.cwd()
     try:
-        write(root, compose(root, CURRENT, []))
+        for line in write(root, compose(root, CURRENT, [])):
+            print(line, flush=True)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2

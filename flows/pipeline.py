@@ -114,7 +114,8 @@ def bring_up_to_date(
     check(root, params)
     check_targets(root, targets)
     form.choose_where(where)
-    write(root, params)
+    for line in write(root, params):
+        get_run_logger().info(line)
     if healed := heal_lock(root):
         get_run_logger().warning(healed)
     await_free(root, get_run_logger().info)

@@ -18,17 +18,14 @@ from prefect.tasks import Task
 
 from flows.agent import MISTAKE, timings
 from flows.lockfile import merge, write
-from flows.order import Answer, Order, make_order
+from flows.order import TRAVELS, Answer, Order, make_order
 from flows.pools import NO_AGENT
 from flows.stages import TRANSIENT_CODES
 from flows.transfer import pull, push, remember, tracked, uncached
 from flows.watch import Agents, Sent
 from tasks.core.graph import read_graph
 from tasks.core.timings import keep
-from tasks.core.tracking import FLOW_RUN, PARENT_RUN
-
-# Execution settings of the stage that the coordinator decides; all others are the agent's own.
-TRAVELS = (FLOW_RUN, PARENT_RUN, "TOKENMILL_PROGRESS")
+from tasks.core.tracking import FLOW_RUN
 
 
 def main() -> int:

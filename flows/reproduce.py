@@ -15,6 +15,7 @@ from flows.bisect import DIVERGED, compare, order_of, report
 from flows.environment import environment
 from flows.params import CURRENT, compose, write
 from flows.sides import Side, from_folder, from_revision, locked_at, revision_of
+from flows.stages import DVC_CLI
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -57,7 +58,7 @@ def run_again(root: Path, copy: Path, commit: str, stages: list[str]) -> int:
     (copy / "dvc.lock").unlink()  # so that the one that is there afterwards names what has run, and nothing else
     surroundings = {**environment(copy), "TOKENMILL_TRACKING": "off"}
     surroundings["PYTHONPATH"] = os.pathsep.join(filter(None, [str(copy), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "dvc", "repro", "--force", *stages]
+    command = [sys.executable, "-P", str(DVC_CLI), "repro", "--force", *stages]
     return subprocess.run(command, cwd=copy, env=surroundings, check=False).returncode
 
 

@@ -8,12 +8,14 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from flows.assignments import take_words
 from flows.cache import lacks_objects, put_back
 from flows.environment import environment
 from flows.heal import heal_lock
 from flows.in_use import await_free
 from flows.one_run import one_run
 from flows.params import CURRENT, check, check_targets, compose, write
+from flows.password import for_temporary_server
 from flows.plan import make_plan, may_run
 from flows.preflight.start import preflight
 from tasks.core.config import ConfigError, read_params
@@ -22,9 +24,7 @@ from tasks.core.process import no_collection
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make pipeline", description=__doc__)
-    parser.add_argument("--preset", default=CURRENT, help="a file of presets/; params.yaml as it is when absent")
-    parser.add_argument("--set", nargs="*", default=[], help="overrides such as rl.steps=50")
-    parser.add_argument("--targets", nargs="*", default=[], help="stages to bring up to date; all when absent")
+    take_words(parser)
     parser.add_argument("--force", action="store_true", help="run the stages even when nothing has changed")
     return parser.parse_args()
 
@@ -44,6 +44,8 @@ def choose_server() -> None:
     if url and not server_answers(url):
         print(f"warning: no Prefect server answers at PREFECT_API_URL={url}; using a temporary one", file=sys.stderr)
         del os.environ["PREFECT_API_URL"]
+    if not os.environ.get("PREFECT_API_URL"):
+        os.environ.update(for_temporary_server())
 
 
 def main() -> int:
@@ -64,7 +66,8 @@ def run(root: Path, asked: argparse.Namespace) -> int:
         check_targets(root, asked.targets)
         if not (root / "params.yaml").exists() or params != read_params(root / "params.yaml"):
             check(root, params)
-            write(root, params)
+            for line in write(root, params):
+                print(line, flush=True)
         if healed := heal_lock(root):
             print(healed, file=sys.stderr)
         await_free(root, lambda line: print(line, flush=True))

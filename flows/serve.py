@@ -12,6 +12,7 @@ from prefect.runner import Runner
 from prefect.states import Crashed
 
 from flows.pipeline import pipeline
+from tasks.report.words import counted
 
 NAME = "tokenmill"
 # A run that was asked to end is killed after these; Prefect itself allows 30 s.
@@ -74,7 +75,7 @@ async def serve() -> None:
     """Offer the pipeline until SIGTERM. One run at a time: two would write the same params.yaml, dvc.lock and data/."""
     lost = await close_lost_runs()
     if lost:
-        print(f"{lost} run(s) of an earlier `make ui` that was killed: marked as crashed", flush=True)
+        print(f"{counted(lost, 'run')} of an earlier `make ui` that was killed: marked as crashed", flush=True)
     runner = StoppableRunner()
     await runner.aadd_flow(pipeline, name=NAME, description=DESCRIPTION)
     await runner.start()

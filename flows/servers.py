@@ -110,7 +110,7 @@ def child(name: str, command: list[str], variables: dict[str, str], log: Path | 
 def servers(prefect_port: int, mlflow_port: int, password: str | None = None) -> Iterator[list[Child]]:
     """A Prefect server and an MLflow server over the project's store, both answering, until the block ends. With a password
     both ask for it."""
-    HOME.mkdir(parents=True, exist_ok=True)
+    private_home()
     STORE.mkdir(parents=True, exist_ok=True)
     # -P: the project has a folder named mlflow, which must not be mistaken for the library.
     python = [sys.executable, "-P", "-m"]
@@ -133,6 +133,12 @@ def servers(prefect_port: int, mlflow_port: int, password: str | None = None) ->
         yield [first, second]
 
 
+def private_home() -> None:
+    """Make the folder of databases, logs and lock, and have it read by nobody else."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    HOME.chmod(0o700)
+
+
 def prefect_environment(port: int, password: str | None = None) -> dict[str, str]:
     """The environment of whoever talks to the Prefect server on this port.
 
@@ -142,7 +148,6 @@ def prefect_environment(port: int, password: str | None = None) -> dict[str, str
         **environment(ROOT),
         "PREFECT_HOME": str(HOME),
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",
-        "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), HOST, "localhost"])),
         **({"PREFECT_API_AUTH_STRING": pair(password)} if password else {}),
     }
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.environment import environment
+from flows.password import for_temporary_server
 from flows.servers import HOST, child, get, port_of
 from lm.config import ConfigError
 from tasks.core.parts import FACTS, Work, make_part, workers
@@ -74,6 +75,7 @@ def importable(work: Work) -> Work:
 def cluster(jobs: int) -> Any:
     """Where the tasks run. One thread a worker, since a part uses the cores it is given itself; memory is not watched, since
     a part keeps to its budget and the kernel says when it does not."""
+    from distributed import Security
     from prefect_dask import DaskTaskRunner
 
     address = os.environ.get("TOKENMILL_DASK")
@@ -85,7 +87,10 @@ def cluster(jobs: int) -> Any:
             "n_workers": count,
             "threads_per_worker": 1,
             "host": HOST,
+            # whoever reaches a scheduler without certificates has its workers run any code
+            "security": Security.temporary(),
             "dashboard_address": None,
+            "local_directory": str(Path(".scratch/dask").absolute()),
             "memory_limit": 0,
             "silence_logs": logging.CRITICAL,
             "env": {"TOKENMILL_THREADS": str(max(1, cores() // count))},
@@ -97,23 +102,27 @@ def cluster(jobs: int) -> Any:
 def prefect_api() -> Iterator[None]:
     """Prefect's settings name a server that answers: that of PREFECT_API_URL, else one of this process. Without one, every
     worker would start a server for itself."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     url = os.environ.get("PREFECT_API_URL", "")
-    answers = url and get(f"{url.rstrip('/')}/health") is not None
-    with temporary_settings({PREFECT_API_URL: url if answers else temporary_server()}):
+    if url and get(f"{url.rstrip('/')}/health") is not None:
+        settings = {PREFECT_API_URL: url}
+    else:
+        settings = dict(zip((PREFECT_API_URL, PREFECT_API_AUTH_STRING), temporary_server(), strict=True))
+    with temporary_settings(settings):
         yield
 
 
 @cache
-def temporary_server() -> str:
-    """The URL of a Prefect server that ends with this process; one serves all the maps of a stage."""
+def temporary_server() -> tuple[str, str]:
+    """The URL of a Prefect server that ends with this process, and user and password; one serves all the maps of a stage."""
     url = f"http://{HOST}:{(port := port_of('TOKENMILL_SHARDS_PREFECT_PORT', 0))}/api"
     command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port), "--no-ui"]
     log = Path(os.environ["PREFECT_HOME"]) / "shards.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     stack = ExitStack()
-    server = stack.enter_context(child("Prefect server", command, {**os.environ, "PREFECT_API_URL": url}, log))
+    login = for_temporary_server()
+    server = stack.enter_context(child("Prefect server", command, {**os.environ, "PREFECT_API_URL": url, **login}, log))
     atexit.register(stack.close)
     server.wait_until(lambda: get(f"{url}/health") is not None)
-    return url
+    return url, login["PREFECT_API_AUTH_STRING"]

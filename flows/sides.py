@@ -16,6 +16,7 @@ from lm.config import ConfigError
 from tasks.core.facts import TAG, Record
 from tasks.core.hashed import read_ignored
 from tasks.core.key import locked_key
+from tasks.core.recorded import FOLDER
 from tasks.core.timings import record_of as recorded
 from tasks.core.tracking import tags_for_key, tags_of
 from tasks.core.yaml import YAMLError, parse_yaml
@@ -100,11 +101,10 @@ def from_revision(root: Path, commit: str, scratch: Path) -> Side:
 
 
 def record_of(stage: str, entry: dict[str, Any]) -> Record:
-    """What a lock says of a stage."""
+    """What a lock says of a stage; what it read is among the others, so its file of that is no output here."""
     params = entry.get("params", {}).get("params.yaml", {})
-    return Record(
-        stage, locked_key(entry), entry["cmd"], by_path(entry.get("deps")), params, outs=by_path(entry.get("outs"))
-    )
+    outs = {path: md5 for path, md5 in by_path(entry.get("outs")).items() if not path.startswith(f"{FOLDER}/")}
+    return Record(stage, locked_key(entry), entry["cmd"], by_path(entry.get("deps")), params, outs=outs)
 
 
 def joined(root: Path, locked: dict[str, Record]) -> dict[str, Record]:

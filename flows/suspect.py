@@ -9,6 +9,7 @@ from tasks.core.facts import Record, is_code
 from tasks.core.hashed import Ignored
 from tasks.core.key import path_md5
 from tasks.core.libraries import SECTION
+from tasks.core.machine import apart
 from tasks.core.tracking import flatten
 
 
@@ -117,16 +118,9 @@ def versions_of(record: Record) -> dict[str, str]:
 
 
 def of_hardware(one: Record, other: Record) -> list[Suspect]:
-    """Processor, GPU, threads and settings; of the processor's flags those that one has alone."""
-    found = []
-    for name in sorted({*one.hardware, *other.hardware}) if one.hardware and other.hardware else []:
-        a, b = one.hardware.get(name, "unset"), other.hardware.get(name, "unset")
-        if name == "flags" and a != b:
-            apart = sorted(set(a.split()) ^ set(b.split()))
-            found.append(Suspect("hardware", f"flags: only one has {' '.join(apart)}"))
-        elif a != b:
-            found.append(Suspect("hardware", f"{name} {a} -> {b}"))
-    return found
+    """Processor, GPU, threads, settings, and how training computed; nothing where one of both is not known."""
+    known = one.hardware and other.hardware
+    return [Suspect("hardware", line) for line in apart(one.hardware, other.hardware)] if known else []
 
 
 def outputs_of(stage: str) -> list[Path]:

@@ -4,10 +4,10 @@ import os
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
-from typing import Any
 
 from dvc.repo import Repo, lock_repo
 
+from flows.declared import stage_of
 from flows.order import overlap
 
 
@@ -66,9 +66,3 @@ def remember(root: Path, address: str) -> None:
     # DVC makes the entry's paths from the folder that the process stands in
     with chdir(root), Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
         repo.stage_cache.save(stage_of(repo, address))
-
-
-def stage_of(repo: Repo, address: str) -> Any:
-    """DVC's object of a stage; DVC's own look-up by address depends on the folder that the process stands in."""
-    [found] = [stage for stage in repo.index.stages if getattr(stage, "name", None) == address]
-    return found

@@ -13,7 +13,7 @@ from types import FrameType
 
 from flows.environment import ROOT
 from flows.page import report_page
-from flows.password import USER, PasswordError, take_password
+from flows.password import USER, VARIABLE, PasswordError, pair, take_password
 from flows.servers import (
     HOME,
     HOST,
@@ -25,8 +25,10 @@ from flows.servers import (
     get,
     port_of,
     prefect_environment,
+    private_home,
     servers,
 )
+from tasks.core.own import open_lock
 
 
 def main() -> int:
@@ -34,9 +36,9 @@ def main() -> int:
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        password = take_password()
+        given, password = VARIABLE in os.environ, take_password()
         with only_one():
-            serve(password)
+            serve(password, login(password, given))
     except (ServerError, PasswordError) as error:
         print(f"make ui: {error}", file=sys.stderr)
         return 1
@@ -45,8 +47,16 @@ def main() -> int:
     return 0
 
 
-def serve(password: str | None) -> None:
-    """Start everything, say where it is, and stay until interrupted. Raises ServerError when a part of it ends."""
+def login(password: str | None, given: bool) -> str:
+    """The line that says how to log in; a password that its owner has given is not shown."""
+    if password is None:
+        return f"nobody is asked for a password ({VARIABLE} is empty): any account of this machine can act as you here"
+    shown = f"{USER}:<the password of {VARIABLE}>" if given else pair(password)
+    return f"{shown}    in one field for Prefect, user and password for the others, PREFECT_API_AUTH_STRING for agents"
+
+
+def serve(password: str | None, how: str) -> None:
+    """Start everything, say where it is and how to log in, and stay until interrupted. Raises ServerError when a part ends."""
     started = time.monotonic()
     prefect_port, mlflow_port = port_of("TOKENMILL_PREFECT_PORT", 4200), port_of("TOKENMILL_MLFLOW_PORT", 5000)
     report_port = port_of("TOKENMILL_REPORT_PORT", 5001)
@@ -69,10 +79,11 @@ def serve(password: str | None) -> None:
         print(
             f"""
 ready after {time.monotonic() - started:.0f} s
-  Prefect    {prefect}    start and watch runs{f" (log in with {USER}:<the password>)" if password else ""}
-  MLflow     {mlflow}    parameters, curves and models of every run{f" (user {USER})" if password else ""}
-  report     {report}    what the newest run came to{f" (user {USER})" if password else ""}
+  Prefect    {prefect}    start and watch runs
+  MLflow     {mlflow}    parameters, curves and models of every run
+  report     {report}    what the newest run came to
   start one  {prefect}/v2/deployments/deployment/{deployment}/run
+  log in     {how}
 Runs show below; logs of the servers: {HOME.relative_to(ROOT)}/*.log; Ctrl-C stops everything.
 """,
             flush=True,
@@ -98,12 +109,11 @@ def await_deployment(prefect: str, runner: Child, password: str | None) -> str:
 @contextmanager
 def only_one() -> Iterator[None]:
     """Hold this checkout's lock, which the kernel frees at any death. Raises ServerError when another one has it."""
-    HOME.mkdir(parents=True, exist_ok=True)
-    with open(HOME / "ui.lock", "a+") as lock:
+    private_home()
+    with os.fdopen(open_lock(HOME / "ui.lock"), "r+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.seek(0)
             raise ServerError(f"already running in this checkout as process {lock.read() or '?'}") from None
         lock.truncate(0)
         lock.write(str(os.getpid()))

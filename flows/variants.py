@@ -108,7 +108,7 @@ def all_of_them(root: Path) -> str:
     """The table of the variants, or how to make one."""
     folders = made(root)
     if not folders:
-        return 'no variants; make variant NAME=wide SET="pretrain.model.width=256" makes one'
+        return 'no variants; make variant NAME=wide SET="pretrain.model.width=240" makes one'
     return table(root, folders)
 
 

@@ -1,16 +1,20 @@
 """`make agent`: a Prefect worker that serves the stages of a pool with this checkout, one at a time."""
 
 import argparse
+import asyncio
 import fcntl
 import os
 import socket
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from flows.environment import ROOT, environment
+from flows.preflight.services import check_prefect
 from flows.run import server_answers
+from tasks.core.own import open_lock
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -20,7 +24,7 @@ SERVER_SECONDS = 60.0
 
 
 def main() -> int:
-    """Exit code 2 for what was asked for wrongly; else this process becomes the worker."""
+    """Exit code: 2 for what was asked for wrongly, else 0 once the worker has been ended."""
     parser = argparse.ArgumentParser(prog="make agent", description=__doc__)
     parser.add_argument("pool", help="its name; a stage that asks for GPUs goes to `gpu`")
     pool, name = parser.parse_args().pool, os.environ.get("TOKENMILL_AGENT") or f"{socket.gethostname()}-{ROOT.name}"
@@ -28,15 +32,19 @@ def main() -> int:
     url = os.environ.get("PREFECT_API_URL", "")
     try:
         await_server(url)
+        for finding in check_prefect():
+            raise ValueError(str(finding))
         hold(name)
         register(pool, name)
     except ValueError as error:
         print(f"make agent: {error}", file=sys.stderr)
         return 2
     print(f"agent {name} serves the pool {pool} of {url}", flush=True)
-    # -P: the project has a folder named mlflow, which must not be mistaken for the library
-    start = [sys.executable, "-P", "-m", "prefect", "worker", "start", "--type", "process", "--limit", "1"]
-    os.execv(sys.executable, [*start, "--pool", pool, "--name", name, "-q", "default", "-q", name])
+    from flows.orders import serve  # after the environment is set: Prefect reads it when imported
+
+    with suppress(KeyboardInterrupt):
+        asyncio.run(serve(pool, name))
+    return 0
 
 
 def worker_environment(name: str) -> dict[str, str]:
@@ -59,14 +67,13 @@ def await_server(url: str) -> None:
 
 
 def hold(name: str) -> None:
-    """Hold the lock of this agent's name for as long as the process lives, which keeps it when it becomes the worker.
+    """Hold the lock of this agent's name for as long as the process lives.
 
     Raises ValueError when another process has it: two of one name would be one to the server, and alive when either is.
     """
     path = ROOT / ".scratch" / "agents" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-    os.set_inheritable(descriptor, True)
+    descriptor = open_lock(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -74,38 +81,43 @@ def hold(name: str) -> None:
 
 
 def register(pool: str, name: str) -> None:
-    """Make the pool, this agent's queue in it, and the deployment of the flow, where they do not exist.
+    """Make the pool, with a template in which nobody can set anything, this agent's queue in it, and the deployment of the
+    flow, where they are not so.
 
     Orders go to the pool's queue `default`; one that is sent again goes to the queue of an agent that has not tried it.
     Raises ValueError for a pool of another type.
     """
     from prefect.client.orchestration import get_client  # after the environment is set: Prefect reads it when imported
-    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectAlreadyExists
     from prefect.utilities.callables import parameter_schema
 
-    from flows.agent import stage
+    from flows.engine import flow_of, served_by
+    from flows.orders import TEMPLATE
 
+    served = served_by(pool)
+    flow = flow_of(served)
     with get_client(sync_client=True) as client:
         try:
-            client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+            client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=TEMPLATE))
         except ObjectAlreadyExists:
-            kind = client.read_work_pool(pool).type
-            if kind != "process":
-                raise ValueError(f"POOL={pool}: is of type {kind}, and this serves pools of type process") from None
+            found = client.read_work_pool(pool)
+            if found.type != "process":
+                raise ValueError(
+                    f"POOL={pool}: is of type {found.type}, and this serves pools of type process"
+                ) from None
+            if found.base_job_template != TEMPLATE:
+                client.update_work_pool(pool, WorkPoolUpdate(base_job_template=TEMPLATE))
         try:
             client.create_work_queue(name=name, work_pool_name=pool)
         except ObjectAlreadyExists:
             pass
         deployment = client.create_deployment(
-            flow_id=client.create_flow(stage),
+            flow_id=client.create_flow(flow),
             name=pool,
             work_pool_name=pool,
-            entrypoint="flows.agent.stage",
-            description="one stage of the pipeline, by an agent of this pool",
-            parameter_openapi_schema=parameter_schema(stage).model_dump_for_openapi(),
-            # one process an order; by itself Prefect starts three
-            job_variables={"command": "python -m prefect.engine"},
+            description=f"one {served}, by an agent of this pool",
+            parameter_openapi_schema=parameter_schema(flow).model_dump_for_openapi(),
         )
         close_lost(client, deployment, name)
 

@@ -15,8 +15,7 @@ from tokenizers import Regex, pre_tokenizers
 from torch import Tensor
 
 from kernels.linear_cross_entropy import linear_cross_entropy
-from lm.hf import read_json
-from lm.hf_config import from_theirs
+from lm.hf import config_of
 from lm.model import Decoder, ModelConfig
 from lm.problems.example import Example
 from lm.tokenizer import SPECIALS, Tokenizer
@@ -63,7 +62,7 @@ def shape_of(params: dict[str, Any]) -> ModelConfig:
     config, method = load("pretrain", PretrainConfig, params), load("tokenize", TokenizeConfig, params).method
     folder = Path(config.checkpoint.folder)
     try:
-        shape = from_theirs(read_json(folder / "config.json")) if config.start.name == "hugging_face" else config.model
+        shape = config_of(folder) if config.start.name == "hugging_face" else config.model
         if method.name == "hugging_face":
             return shape.model_copy(update={"vocab_size": max(shape.vocab_size, Tokenizer.adopt(folder).vocab_size)})
     except ValueError as error:

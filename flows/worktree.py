@@ -1,6 +1,7 @@
 """A revision of the project in a git worktree of its own, with the DVC cache and remotes of the clone it belongs to."""
 
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from dvc.config import Config
 
 from flows.reproduce import git
+from tasks.core.own import open_lock
 
 FOLDER = Path(".scratch") / "worktrees"
 
@@ -82,7 +84,7 @@ def share_data(clone: Path, tree: Path) -> None:
 @contextmanager
 def held(path: Path) -> Iterator[None]:
     """The lock of this file, waited for; the kernel lets it go with the process."""
-    with path.open("a") as file:
+    with os.fdopen(open_lock(path), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
             yield

@@ -30,6 +30,13 @@ TEMPLATE = (
 )
 
 
+# Files by which an earlier export, or somebody's model, would be taken for this one, in whole or in part.
+STALE = (
+    "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin*", "adapter_*",
+    "chat_template.*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model",
+)  # fmt: skip
+
+
 def save_shards(weights: dict[str, Tensor], folder: Path, limit: int) -> None:
     """model.safetensors, or shards of at most `limit` bytes (a larger tensor has one for itself) with their index."""
     shards: list[dict[str, Tensor]] = [{}]
@@ -53,22 +60,35 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
+def cast(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight in another type. Raises ValueError where that is too small for an entry."""
+    found = weight.detach().to("cpu", dtype).contiguous()
+    if not torch.equal(found.isfinite(), weight.cpu().isfinite()):
+        largest, end = weight.abs().max().item(), torch.finfo(dtype).max
+        kind = str(dtype).removeprefix("torch.")
+        raise ValueError(f"{name} has an entry of {largest:.6g}, and {kind} ends at {end:.6g}: take --dtype float32")
+    return found
+
+
 def save_hf(
     model: Decoder, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype, shard_bytes: int = SHARD_BYTES
 ) -> None:
     """A folder that AutoModelForCausalLM and AutoTokenizer open: answers end at the end token, and the chat template says
-    what Tokenizer.chat says. A text that spells a special token is read as that token there, as text here.
+    what Tokenizer.chat says. A text that spells a special token is read as that token there, as text here. Files of another
+    export that would be read with it, or instead of it, are removed.
 
-    Raises ValueError, with nothing written, when no family of theirs has what the model uses.
+    Raises ValueError, with nothing written, when no family of theirs has what the model uses, or the dtype is too small.
     """
     described = to_theirs(model.config)
+    weights = {their_name(n): cast(their_name(n), w, dtype) for n, w in model.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {their_name(n): w.detach().to("cpu", dtype).contiguous() for n, w in model.state_dict().items()}
+    for path in [path for pattern in STALE for path in folder.glob(pattern) if path.is_file()]:
+        path.unlink()
     save_shards(weights, folder, shard_bytes)
     ends = {
         "eos_token_id": [tokenizer.end_id, tokenizer.eos_id],
         "pad_token_id": tokenizer.pad_id,
-        "bos_token_id": None,
+        "bos_token_id": tokenizer.before[0] if tokenizer.before else None,
     }
     write_json(folder / "config.json", {**described, **ends, "dtype": str(dtype).removeprefix("torch.")})
     write_json(folder / "generation_config.json", {**ends, "do_sample": False, "max_length": model.config.context})
@@ -76,8 +96,10 @@ def save_hf(
     _, pad, *_, end = SPECIALS
     tokens = {
         "tokenizer_class": "PreTrainedTokenizerFast",
+        **({"bos_token": tokenizer.token(tokenizer.before[0])} if tokenizer.before else {}),
         "eos_token": end,
         "pad_token": pad,
+        "padding_side": "left",  # generation goes on from the right
         "additional_special_tokens": SPECIALS,
         "model_max_length": model.config.context,
         "clean_up_tokenization_spaces": False,

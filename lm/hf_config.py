@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from lm.model import ModelConfig
 from lm.rope import Linear, Llama3, Scaling, Yarn
 
@@ -17,8 +19,23 @@ ABSENT = {
 }
 
 
+# The numbers of ModelConfig by their names, and of those that a file may leave out what their classes have by default.
+SIZES = {
+    "vocab_size": None,
+    "hidden_size": None,
+    "num_hidden_layers": None,
+    "num_attention_heads": None,
+    "intermediate_size": None,
+    "max_position_embeddings": None,
+    "num_key_value_heads": 0,
+    "head_dim": 0,
+}
+
+
 def from_theirs(theirs: dict[str, Any]) -> ModelConfig:
-    """The shape that a config.json describes. Raises ValueError naming the key that asks for what the decoder has not."""
+    """The shape that a config.json describes; a null counts as left out. Raises KeyError for a key that is missing, and
+    ValueError naming the key that is no number, or asks for what the decoder has not."""
+    theirs = {key: value for key, value in theirs.items() if value is not None}
     family = theirs.get("model_type")
     if family not in FAMILIES:
         raise ValueError(f"model_type {family!r} is none of {', '.join(FAMILIES)}")
@@ -29,49 +46,67 @@ def from_theirs(theirs: dict[str, Any]) -> ModelConfig:
         raise ValueError("attention_bias true is not supported: it biases the output projection as well")
     if any(kind != "full_attention" for kind in theirs.get("layer_types") or []):
         raise ValueError("layer_types other than full_attention are not supported")
-    heads = theirs["num_attention_heads"]
-    rope = theirs.get("rope_parameters") or {**(theirs.get("rope_scaling") or {})}  # transformers 5, and before it
-    context = theirs["max_position_embeddings"]
+    size = {name: _whole(theirs, name, default) for name, default in SIZES.items()}
+    heads, context = size["num_attention_heads"], size["max_position_embeddings"]
+    rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}  # transformers 5, and before it
+    if not isinstance(rope, dict):
+        raise ValueError(f"rope_scaling {rope!r} is no object")
+    rope = {key: value for key, value in rope.items() if value is not None}
     # files before transformers 4.x leave out what their class has by default: 128 in Qwen 3, the quotient elsewhere
-    head_width = theirs.get("head_dim") or (128 if family == "qwen3" else theirs["hidden_size"] // heads)
-    return ModelConfig(
-        vocab_size=theirs["vocab_size"],
-        width=theirs["hidden_size"],
-        layers=theirs["num_hidden_layers"],
-        heads=heads,
-        kv_heads=theirs.get("num_key_value_heads") or heads,
-        head_width=head_width,
-        ffn_width=theirs["intermediate_size"],
-        context=context,
-        rope_theta=float(rope.get("rope_theta") or theirs.get("rope_theta") or 10_000.0),
-        rope_scaling=scaling_from(rope, context),
-        norm_eps=theirs.get("rms_norm_eps", 1e-6),
-        qk_norm=family == "qwen3",
-        qkv_bias=family == "qwen2",
-        tied=theirs.get("tie_word_embeddings", False),
-    )
+    head_width = size["head_dim"] or (128 if family == "qwen3" else size["hidden_size"] // heads)
+    try:
+        return ModelConfig(
+            vocab_size=size["vocab_size"],
+            width=size["hidden_size"],
+            layers=size["num_hidden_layers"],
+            heads=heads,
+            kv_heads=size["num_key_value_heads"] or heads,
+            head_width=head_width,
+            ffn_width=size["intermediate_size"],
+            context=context,
+            rope_theta=_number(rope, "rope_theta", _number(theirs, "rope_theta", 10_000.0)),
+            rope_scaling=scaling_from(rope, context),
+            norm_eps=_number(theirs, "rms_norm_eps", 1e-6),
+            qk_norm=family == "qwen3",
+            qkv_bias=family == "qwen2",
+            tied=bool(theirs.get("tie_word_embeddings", False)),
+        )
+    except ValidationError as error:  # each on a line of its own, with our names
+        raise ValueError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
+
+
+def _whole(theirs: dict[str, Any], name: str, default: int | None) -> int:
+    value = theirs[name] if default is None else theirs.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < (default is None):
+        raise ValueError(f"{name} {value!r} is no whole number above 0")
+    return value
+
+
+def _number(theirs: dict[str, Any], name: str, default: float | None = None) -> float:
+    value = theirs[name] if default is None else theirs.get(name, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise ValueError(f"{name} {value!r} is no number above 0")
+    return float(value)
 
 
 def scaling_from(rope: dict[str, Any], context: int) -> Scaling | None:
     """The stretch that a rope_scaling or rope_parameters section describes; None for the plain rotation."""
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    original = rope.get("original_max_position_embeddings") or context
+    original = _whole(rope, "original_max_position_embeddings", 0) or context
     if kind == "default":
         return None
     if kind == "linear":
-        return Linear(factor=float(rope["factor"]))
+        return Linear(factor=_number(rope, "factor"))
     if kind == "llama3":
         return Llama3(
-            factor=float(rope["factor"]),
-            low_turns=float(rope["low_freq_factor"]),
-            high_turns=float(rope["high_freq_factor"]),
+            factor=_number(rope, "factor"),
+            low_turns=_number(rope, "low_freq_factor"),
+            high_turns=_number(rope, "high_freq_factor"),
             original_context=original,
         )
-    if kind == "yarn" and not {"mscale", "mscale_all_dim", "attention_factor", "truncate"} & {
-        k for k, v in rope.items() if v is not None
-    }:
-        slow, fast = float(rope.get("beta_slow") or 1), float(rope.get("beta_fast") or 32)
-        return Yarn(factor=float(rope["factor"]), slow_turns=slow, fast_turns=fast, original_context=original)
+    if kind == "yarn" and not {"mscale", "mscale_all_dim", "attention_factor", "truncate"} & rope.keys():
+        slow, fast = _number(rope, "beta_slow", 1.0), _number(rope, "beta_fast", 32.0)
+        return Yarn(factor=_number(rope, "factor"), slow_turns=slow, fast_turns=fast, original_context=original)
     raise ValueError(f"rotary positions of kind {kind!r} with {', '.join(sorted(rope))} are not supported")
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers import AddedToken
+
+from lm.hf_folder import advice
 
 EOS, PAD, USER, ASSISTANT, END = SPECIALS = ["<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"]
 # One turn of a conversation. Tokenizer.chat says it up to the answer; lm/export.py says it in Jinja.
@@ -39,7 +42,8 @@ class Contract:
 class Tokenizer:
     """Wraps a `tokenizers.Tokenizer` that has the special tokens, at whatever ids; in ours they are 0 to 4.
 
-    Special tokens never come out of text: a text that spells one is encoded as the characters it is made of.
+    Special tokens never come out of text: a text that spells one is encoded as the characters it is made of. before, after: ids
+    that somebody else's has around a text, without the end that we put there; a document is before, its text, after, eos_id.
     """
 
     def __init__(self, inner: tokenizers.Tokenizer, text: str = "") -> None:
@@ -52,6 +56,12 @@ class Tokenizer:
         self.eos_id, self.pad_id, self.user_id, self.assistant_id, self.end_id = ids
         inner.encode_special_tokens = True
         self._inner, self._text = inner, text
+        around = inner.encode("a")  # what its post-processor puts around a text, such as a token for the beginning
+        inside = [n for n, special in enumerate(around.special_tokens_mask) if not special]
+        first, end = (inside[0], inside[-1] + 1) if inside else (len(around.ids), len(around.ids))
+        self.before, self.after = around.ids[:first], around.ids[end:]
+        if self.after[-1:] == [self.eos_id]:
+            self.after.pop()
 
     @property
     def vocab_size(self) -> int:
@@ -90,6 +100,10 @@ class Tokenizer:
         """Write folder/contract.json, which load() then holds tokenizer.json to."""
         (folder / "contract.json").write_text(json.dumps(asdict(self.contract), indent=2, sort_keys=True) + "\n")
 
+    def token(self, index: int) -> str:
+        """What the vocabulary writes for an id."""
+        return str(self._inner.id_to_token(index))
+
     def __eq__(self, other: object) -> bool:
         """Whether both make the same tokens of every text."""
         return isinstance(other, Tokenizer) and self._inner.to_str() == other._inner.to_str()
@@ -112,29 +126,71 @@ class Tokenizer:
 
     @classmethod
     def adopt(cls, folder: Path) -> "Tokenizer":
-        """Read another model's folder/tokenizer.json; special tokens that it lacks come after all it has.
+        """Read another model's folder/tokenizer.json; special tokens that it lacks come after all it has. `before` and `after`
+        are what its post-processor puts around a text: as in transformers 5, add_bos_token and add_eos_token of
+        tokenizer_config.json say nothing beside a tokenizer.json.
 
-        Raises ValueError naming the file when it is missing or no tokenizer.
+        Raises ValueError naming the file when it is missing, no tokenizer, or one whose texts can spell a control token.
         """
-        inner, _ = _read(folder / "tokenizer.json")
+        path = folder / "tokenizer.json"
+        inner, _ = _read(path)
         inner.no_truncation()
         inner.no_padding()
-        inner.add_special_tokens([name for name in SPECIALS if inner.token_to_id(name) is None])
-        return cls(inner)
+        described = _config_of(folder)
+        begin, end = _named(described, "bos_token"), _named(described, "eos_token")
+        controls = [name for name in (*SPECIALS, begin, end) if name is not None]
+        # one that is there becomes special too: what is not, texts can spell, and answers show
+        inner.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in dict.fromkeys(controls)])
+        found = cls(inner)
+        for name in controls:
+            for text in (name, f"a{name}b", f"a {name} b"):
+                if inner.token_to_id(name) in found.encode(text):
+                    raise ValueError(
+                        f"{path}: a text that spells {name} becomes that control token: take it out of the model's vocabulary "
+                        "(it may stand in added_tokens alone), or name a checkpoint with another tokenizer"
+                    )
+        return found
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json, with the tokens of special_tokens_map.json that it does not name; empty where there is neither."""
+    found: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        path = folder / name
+        if path.exists():
+            read = _read_json(path)
+            if not isinstance(read, dict):
+                raise ValueError(f"{path}: not a JSON object")
+            found |= {key: value for key, value in read.items() if value is not None}
+    return found
+
+
+def _named(described: dict[str, Any], name: str) -> str | None:
+    """A token as transformers writes it: a string, or an object with its content."""
+    value = described.get(name)
+    value = value.get("content") if isinstance(value, dict) else value
+    return value if isinstance(value, str) and value else None
 
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
 
 
 def _read(path: Path) -> tuple[tokenizers.Tokenizer, str]:
     if not path.exists():
-        raise ValueError(f"{path}: no such file; has what writes it run?")
+        older = [name for name in ("tokenizer.model", "vocab.json", "vocab.txt") if (path.parent / name).exists()]
+        if older:
+            folder = str(path.parent)
+            raise ValueError(
+                f"{path}: no such file, and {older[0]} alone is not read: have transformers write it, "
+                f"AutoTokenizer.from_pretrained({folder!r}).save_pretrained({folder!r})"
+            )
+        raise ValueError(f"{path}: no such file; {advice(path.parent)}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         return tokenizers.Tokenizer.from_str(text), text
     except Exception as error:  # `tokenizers` raises bare Exception for a file it cannot parse
         raise ValueError(f"{path}: not a tokenizer file: {error}") from None

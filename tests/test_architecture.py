@@ -1,67 +1,25 @@
 """The house stays as drawn: imports go one way, one module a service, a method is one file, and dvc.yaml names all code."""
 
-import ast
 import importlib
-from functools import cache
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
-from lm.config import methods_of
+from lm.config import Config, methods_of
 from tasks.core.config import load, read_params
 from tasks.core.graph import Entry, read_graph
+from tasks.core.recorded import UNSEEN, path_of
+from tests.imports import ROOMS, closure, imports_of, is_room
 from tests.project import ROOT
 
 ORDER = ["kernels", "lm", "tasks", "flows"]  # each may import itself and what stands before it
 GRAPH = read_graph(ROOT)
 SOURCES = sorted(path for folder in ORDER for path in (ROOT / folder).rglob("*.py"))
-ROOMS = sorted(path.parent for path in (ROOT / "tasks").glob("*/*/__init__.py") if path.read_text()) + [
-    ROOT / "lm" / room for room in ("averages", "optimizers", "problems", "schedules")
-]
-
-
-@cache
-def imports_of(path: Path) -> list[str]:
-    """The modules a file imports, in full."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return found
-
-
-def file_of(module: str, root: Path = ROOT) -> Path | None:
-    """The file of a module of ours."""
-    path = root / module.replace(".", "/")
-    if path.with_suffix(".py").is_file():
-        return path.with_suffix(".py")
-    return path / "__init__.py" if (path / "__init__.py").is_file() else None
-
-
-def is_room(path: Path) -> bool:
-    """Whether it is the __init__ of a room of methods: nothing but imports of them."""
-    return path.name == "__init__.py" and path.parent in ROOMS
-
-
-def closure(start: Path, root: Path = ROOT) -> set[Path]:
-    """Every file of ours that a file imports, packages on the way included; a room's methods count only where a file
-    imports them past the room's __init__, since that one imports them all."""
-    found, waiting = set(), [start]
-    while waiting:
-        path = waiting.pop()
-        if path in found:
-            continue
-        found.add(path)
-        if is_room(path):
-            continue
-        for module in imports_of(path):
-            parts = module.split(".")
-            waiting += filter(None, (file_of(".".join(parts[:n]), root) for n in range(1, len(parts) + 1)))
-    return found
 
 
 def undeclared(entry: Entry, files: set[Path], root: Path = ROOT) -> list[str]:
@@ -91,7 +49,10 @@ def test_every_import_of_a_stage_is_a_dependency(address: str) -> None:
 def test_what_any_other_method_would_import_is_a_dependency(address: str) -> None:
     """A method is one line of params: choosing it must not leave what it imports outside the key."""
     entry = GRAPH[address]
-    for room in {path.parent for path in chosen_methods(entry)}:
+    folders = [path for dep in entry.deps if (path := ROOT / dep).is_dir() and "data" not in Path(dep).parts]
+    imported = set[Path]().union(*(closure(file) for folder in folders for file in folder.rglob("*.py")))
+    # what the stage's own code imports by its file, as ingest does the worksheets' problems, is no choice
+    for room in {path.parent for path in chosen_methods(entry) - imported}:
         for method in room.glob("[!_]*.py"):
             assert undeclared(entry, closure(method) - {method}) == [], method
 
@@ -108,7 +69,53 @@ def test_a_missing_dependency_is_found() -> None:
 def test_code_dependencies_exist_and_outputs_follow_the_convention(address: str) -> None:
     entry = GRAPH[address]
     assert [dep for dep in entry.deps if not dep.startswith("data/") and not (ROOT / dep).exists()] == []
-    assert entry.outs == [f"data/{address.replace('@', '/')}"]
+    assert entry.outs == [f"data/{address.replace('@', '/')}", path_of(address)]
+
+
+def keys_of(schema: dict[str, Any], definitions: dict[str, Any], name: str, inside: frozenset[str]) -> Iterator[str]:
+    """The dotted name of every key that a JSON schema has, those of each method included."""
+    if "$ref" in schema:
+        if schema["$ref"] not in inside:
+            target = definitions[schema["$ref"].removeprefix("#/$defs/")]
+            yield from keys_of(target, definitions, name, inside | {schema["$ref"]})
+        return
+    for part in [part for kind in ("anyOf", "oneOf", "allOf", "prefixItems") for part in schema.get(kind, [])]:
+        yield from keys_of(part, definitions, name, inside)
+    if isinstance(schema.get("items"), dict):
+        yield from keys_of(schema["items"], definitions, name, inside)
+    for key, part in schema.get("properties", {}).items():
+        yield f"{name}.{key}"
+        yield from keys_of(part, definitions, f"{name}.{key}", inside)
+
+
+def config_of(stage: str) -> type[Config]:
+    return getattr(importlib.import_module(f"tasks.{stage}.stage"), f"{stage.capitalize()}Config")
+
+
+@pytest.mark.parametrize("stage", dict.fromkeys(entry.name for entry in GRAPH.values()))
+def test_no_parameter_is_called_what_dvc_does_not_see(stage: str) -> None:
+    """Neither a section's own keys nor those of any method that may be chosen in it; `load` refuses them where any key may
+    stand."""
+    schema = TypeAdapter(config_of(stage)).json_schema()
+    names = set(keys_of(schema, schema.get("$defs", {}), stage, frozenset()))
+    assert len(names) > 2 and [name for name in names if name.rpartition(".")[2] in UNSEEN] == []
+
+
+def test_no_section_or_library_is_called_what_dvc_does_not_see() -> None:
+    declared = {part for entry in GRAPH.values() for name in entry.params for part in name.split(".")}
+    assert declared.isdisjoint(UNSEEN) and {"dedup", "libraries"} <= declared
+    plain = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")  # DVC takes * ? and [ in a name for a pattern
+    assert [name for entry in GRAPH.values() for name in entry.params if not plain.fullmatch(name)] == []
+
+
+@pytest.mark.parametrize("stage", dict.fromkeys(entry.name for entry in GRAPH.values()))
+def test_no_parameter_may_be_of_two_types_that_dvc_takes_for_one(stage: str) -> None:
+    """1, 1.0 and true are equal to DVC, so no key may mean something else by each of them."""
+    schema = TypeAdapter(config_of(stage)).json_schema()
+    for body in [schema, *schema.get("$defs", {}).values()]:
+        for name, part in body.get("properties", {}).items():
+            kinds = {kind.get("type") for kind in part.get("anyOf", [part])} & {"integer", "number", "boolean"}
+            assert len(kinds) < 2, name
 
 
 def test_no_file_of_a_stage_is_the_method_it_did_not_choose() -> None:

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from flows.assignments import take_words
 from flows.environment import environment
-from flows.params import CURRENT, check, check_targets, compose
+from flows.params import check, check_targets, compose
 from flows.plan import may_run
 from flows.preflight.finding import Finding, findings_of, of_error
 from flows.preflight.repository import check_files, plan_for
@@ -52,11 +53,7 @@ def look_at_all(root: Path, preset: str, overrides: list[str], targets: list[str
 def main() -> int:
     """Exit code: 0 nothing found, 2 something was."""
     parser = argparse.ArgumentParser(prog="make preflight", description=__doc__)
-    parser.add_argument("--preset", default=CURRENT, help="a file of presets/; params.yaml as it is when absent")
-    parser.add_argument("--set", nargs="*", default=[], help="overrides such as rl.steps=50")
-    parser.add_argument(
-        "--targets", nargs="*", default=[], help="stages that are to be brought up to date; all when absent"
-    )
+    take_words(parser)
     asked, root = parser.parse_args(), Path.cwd()
     os.environ.update(environment(root))
     found = look_at_all(root, asked.preset, asked.set, asked.targets)

@@ -19,6 +19,8 @@ from tasks.core.config import load
 from tasks.curriculum.stage import CurriculumConfig
 from tasks.distill.stage import DistillConfig
 from tasks.evaluate.stage import EvaluateConfig
+from tasks.filter.stage import SLOTS, FilterConfig
+from tasks.ingest.stage import IngestConfig
 from tasks.pretrain.stage import PretrainConfig
 from tasks.quantize.stage import QuantizeConfig
 from tasks.rl.stage import RlConfig
@@ -33,6 +35,8 @@ COLUMNS_TRIED = 2048
 class Sections:
     """The sections that have edges among them. shape: of the model that is pretrained, with its vocabulary."""
 
+    ingest: IngestConfig
+    filter: FilterConfig
     tokenize: TokenizeConfig
     curriculum: CurriculumConfig
     pretrain: PretrainConfig
@@ -61,9 +65,23 @@ def check_edges(params: dict[str, Any]) -> list[Finding]:
     """All that is broken. Raises ConfigError where a section, or the checkpoint it names, cannot be read at all."""
     sections = read_sections(params)
     rules: list[Callable[[Sections], Iterator[Finding]]] = [
-        vocabulary, sequences, steps, shards, student, demonstrations, prompts, advantages, quantizable,
+        labels, vocabulary, sequences, steps, shards, student, demonstrations, prompts, advantages, quantizable,
     ]  # fmt: skip
     return findings_of(*(lambda rule=rule: rule(sections) for rule in rules))
+
+
+def labels(s: Sections) -> Iterator[Finding]:
+    """A rule of filter is kept to sources that there are: of others it would judge nothing, without a word."""
+    there = [source.called for source in s.ingest.sources]
+    for slot in SLOTS:
+        asked = getattr(s.filter, slot).sources
+        unknown = [label for label in asked or [] if label not in there]
+        if unknown or asked == []:
+            what = (
+                "no source is labelled " + ", ".join(map(repr, unknown)) if unknown else "is empty: nothing is judged"
+            )
+            remedy = f"name some of {', '.join(there)}, or leave it out for all"
+            yield Finding(f"params.yaml: filter.{slot}.sources", what, remedy)
 
 
 def vocabulary(s: Sections) -> Iterator[Finding]:

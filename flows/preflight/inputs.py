@@ -8,13 +8,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from flows.preflight.finding import Finding
-from lm.hf import read_json, their_name
-from lm.hf_config import from_theirs
+from lm.hf import OUTER, config_of, files_of, read_json, their_name
 from lm.model import Decoder, ModelConfig
 from lm.tokenizer import SPECIALS, Tokenizer
 from tasks.core.config import ConfigError, load
 from tasks.ingest.sources.base import Rejected
 from tasks.ingest.stage import IngestConfig, check_python
+from tasks.report.words import counted
 
 # Rows that may be unusable at the front of a source before it is said to have none.
 ROWS_TRIED = 1000
@@ -80,13 +80,12 @@ def check_checkpoint(params: dict[str, Any]) -> Iterator[Finding]:
     if not reads_model:
         return
     try:
-        described = read_json(folder / "config.json")
-        shape = from_theirs(described)
-    except (ValueError, KeyError) as error:
-        yield Finding(
-            "params.yaml: checkpoint.folder", f"not a model that this decoder can be: {error}", "name another folder"
-        )
+        shape = config_of(folder)
+    except ValueError as error:
+        if tokens is not None or (folder / "config.json").exists():  # else it has been said
+            yield Finding("params.yaml: checkpoint.folder", str(error), "name the folder of such a model")
         return
+    described = read_json(folder / "config.json")
     if tokens and tokens - len(SPECIALS) > shape.vocab_size:
         what = f"has {tokens} tokens, config.json {shape.vocab_size}: it is another model's"
         yield Finding(str(folder / "tokenizer.json"), what, "copy the model's own tokenizer.json there")
@@ -99,16 +98,16 @@ def check_checkpoint(params: dict[str, Any]) -> Iterator[Finding]:
 
 def wrong_weights(folder: Path, shape: ModelConfig) -> Iterator[Finding]:
     """Weights that are missing, or of another shape than config.json says."""
-    index = folder / "model.safetensors.index.json"
     try:
-        files = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
         there: dict[str, tuple[int, ...]] = {}
-        for name in files:
+        for name in files_of(folder):
             with safe_open(folder / name, "pt") as weights:
                 there |= {key: tuple(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         yield Finding(str(folder), f"its weights cannot be read: {error}", "copy the model there again")
         return
+    if shape.tied and OUTER["embedding.weight"] not in there:  # one of both is enough
+        there[OUTER["embedding.weight"]] = there.pop(OUTER["head.weight"], ())
     with torch.device("meta"):
         wanted = {their_name(name): tuple(weight.shape) for name, weight in Decoder(shape).state_dict().items()}
     wrong = [
@@ -118,5 +117,7 @@ def wrong_weights(folder: Path, shape: ModelConfig) -> Iterator[Finding]:
     ]
     if wrong:
         yield Finding(
-            str(folder), f"{len(wrong)} weights do not fit config.json: {wrong[0]}", "copy the model there again"
+            str(folder),
+            f"{counted(len(wrong), 'weight')} {'does' if len(wrong) == 1 else 'do'} not fit config.json: {wrong[0]}",
+            "copy the model there again",
         )

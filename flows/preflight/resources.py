@@ -12,7 +12,7 @@ import psutil
 from flows.preflight.finding import Finding
 from flows.preflight.folders import existing, shown
 from flows.preflight.repository import dvc_config
-from tasks.core.process import container_limits
+from lm.memory_limits import memory_limits
 
 # DVC links where its cache type begins with one of these, and copies otherwise; a reflink is a copy where there are none.
 LINKS = ("hardlink", "symlink")
@@ -78,7 +78,7 @@ def memory_there() -> float:
 
         if torch.cuda.is_available():
             return float(torch.cuda.mem_get_info()[0])
-    return float(min([psutil.virtual_memory().available, *container_limits()]))
+    return float(min([psutil.virtual_memory().available, *memory_limits()]))
 
 
 def bytes_free(path: Path) -> int:

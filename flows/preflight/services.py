@@ -14,6 +14,7 @@ from tasks.core.tracking import enabled
 
 SECONDS = 5.0
 REFUSED = (401, 403)
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 def basic(user_and_password: str) -> str:
@@ -34,6 +35,24 @@ def trouble_at(url: str, authorization: str) -> str | None:
     except (URLError, OSError, ValueError) as error:
         return f"does not answer: {one_line(getattr(error, 'reason', error))}"
     return None
+
+
+def check_proxies() -> Iterator[Finding]:
+    """Proxies that Prefect's client cannot take: it raises an error even where it would not use them."""
+    named = {name: text for name, text in os.environ.items() if name.lower() in PROXIES and text}
+    if not named:
+        return
+    import httpx
+
+    for name, text in named.items():
+        try:
+            httpx.Proxy(text if "://" in text else f"http://{text}")
+        except (ValueError, httpx.InvalidURL) as error:
+            yield Finding(
+                f"{name}={without_password(text)}",
+                f"is no proxy that Prefect's client can use: {one_line(error)}",
+                f"use http, https, socks5 or socks5h, or `unset {name}`",
+            )
 
 
 def check_mlflow() -> Iterator[Finding]:
@@ -96,7 +115,7 @@ def check_prefect() -> Iterator[Finding]:
     authorization = basic(secret) if secret else f"Bearer {key}" if key else ""
     if trouble := trouble_at(f"{url.rstrip('/')}/admin/version", authorization):
         remedy = (
-            "set PREFECT_API_AUTH_STRING"
+            "set PREFECT_API_AUTH_STRING=admin:<the password that `make ui` printed>"
             if "credentials" in trouble
             else "start it (`make ui`), or unset PREFECT_API_URL"
         )

@@ -12,10 +12,11 @@ from flows.preflight.remember import digest, recall, remember
 from flows.preflight.remote import check_remote
 from flows.preflight.resources import Needs, check_disk, check_memory
 from flows.preflight.rooms import before, room_of
-from flows.preflight.services import check_mlflow, check_prefect
+from flows.preflight.services import check_mlflow, check_prefect, check_proxies
 from flows.preflight.settings import check_ranks, check_settings
 from tasks.core.config import ConfigError
 from tasks.core.graph import Entry, read_graph
+from tasks.report.words import counted
 
 
 def preflight(root: Path, params: dict[str, Any], todo: list[Planned]) -> None:
@@ -50,6 +51,7 @@ def surroundings(root: Path, outs: list[str]) -> list[Finding]:
     return findings_of(
         check_settings,
         lambda: check_writable(root, cache_folder(root), outs),
+        check_proxies,
         check_mlflow,
         check_prefect,
         lambda: check_remote(root),
@@ -83,7 +85,7 @@ def first_time(root: Path, params: dict[str, Any], addresses: list[str]) -> tupl
     began = time.monotonic()
     print(f"{'preflight':>18} | the graph at toy width, once for these parameters and this code", flush=True)
     found, needs = rehearse_apart(root, params, addresses)
-    print(f"{'preflight':>18} | {len(found) or 'no'} findings after {time.monotonic() - began:.0f} s", flush=True)
+    print(f"{'preflight':>18} | {counted(len(found), 'finding')} after {time.monotonic() - began:.0f} s", flush=True)
     return found, needs
 
 

@@ -1,7 +1,8 @@
 """Addition and subtraction, answered at once or with the working shown.
 
-Operand pairs are divided by a hash among worksheets (pretraining text), sft, rl and test; a+b and b+a are one pair, so
-no split ever sees a problem of another, not even turned round.
+Facts are divided by a hash among worksheets (pretraining text), held-out worksheets, sft, rl and test. A fact is two numbers
+and their sum; a+b, b+a, and what takes either from the sum are one fact, so no split ever sees a problem of another, not even
+turned round.
 """
 
 import re
@@ -15,20 +16,21 @@ from pydantic import Field
 from lm.config import Config
 from lm.problems.example import Example, Score, split_of, unit_hash
 
-SHARES = {"worksheets": 0.6, "sft": 0.1, "rl": 0.15, "test": 0.15}
+SHARES = {"worksheets": 0.55, "held_out": 0.05, "sft": 0.1, "rl": 0.15, "test": 0.15}
 
 
 def pairs_of(split: str, digits: int) -> list[tuple[int, str, int]]:
-    """Every problem (left, operator, right) of a split, in numeric order; a difference is never negative."""
-    numbers = range(10**digits)
-    found = []
-    for low, high in combinations_with_replacement(numbers, 2):
-        if split_of(f"{low}+{high}", SHARES) == split:
-            found.append((low, "+", high))
-            if low != high:
-                found.append((high, "+", low))
-        if split_of(f"{high}-{low}", SHARES) == split:
-            found.append((high, "-", low))
+    """Every problem (left, operator, right) of a split, fact by fact; no operand has more digits, no difference is negative."""
+    end = 10**digits
+    found: list[tuple[int, str, int]] = []
+    for low, high in combinations_with_replacement(range(end), 2):
+        if split_of(f"{low}+{high}", SHARES) != split:
+            continue
+        total = low + high
+        turned = [(low, "+", high), (high, "+", low)]
+        if total < end:
+            turned += [(total, "-", low), (total, "-", high)]
+        found += dict.fromkeys(turned)  # once, where both numbers are the same
     return found
 
 
@@ -89,9 +91,9 @@ class Arithmetic(Config):
         final = re.fullmatch(r"(?:[^:]*:)?\s*(\d+)\s*", text, flags=re.ASCII)
         return Score(float(final is not None and final[1] == example.answer))
 
-    def worksheet_lines(self, seed: int) -> Iterator[str]:
-        """Endless solved problems of the split kept for pretraining, terse and worked in turn at random."""
-        problems = pairs_of("worksheets", self.digits)
+    def worksheet_lines(self, seed: int, split: Literal["worksheets", "held_out"] = "worksheets") -> Iterator[str]:
+        """Endless solved problems of a split kept for pretraining, or for its held-out text; terse and worked at random."""
+        problems = pairs_of(split, self.digits)
         generator = np.random.Generator(np.random.Philox(key=seed))
         while True:
             for index, worked in zip(generator.integers(len(problems), size=1024), generator.random(1024), strict=True):

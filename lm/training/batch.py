@@ -29,11 +29,16 @@ class Batch:
     content: tuple[Tensor, ...] = ()
 
 
+def rows_at_once(batch: Batch, positions: int) -> int:
+    """How many rows a backward pass takes that may hold so many positions: one at least."""
+    return max(1, positions // batch.length)
+
+
 def backward(batch: Batch, positions: int, rows: slice | None = None) -> tuple[Tensor, Figures]:
     """The shares that the rows, or all, have in the batch's loss and figures, their gradients added to those of the weights;
     at most `positions` positions at a time but never less than a row."""
     first, end = (rows.start, rows.stop) if rows else (0, batch.rows)
-    at_once = max(1, positions // batch.length)
+    at_once = rows_at_once(batch, positions)
     loss, figures = torch.zeros(()), dict[str, Tensor | float]()
     for start in range(first, end, at_once):
         share, more = batch.loss(slice(start, min(start + at_once, end)))

@@ -1,25 +1,28 @@
 """How a run computes what its parameters ask for. It decides the order of sums, so a run that goes on keeps its choice."""
 
+import os
+
 import torch
 from torch import Tensor
 
-from lm.training.batch import Batch
+from lm.training.batch import Batch, rows_at_once
 from lm.training.flops import flops_per_token
-from lm.training.memory import positions_at_once
+from lm.training.memory import memory_bytes, positions_at_once
+from lm.training.parallel import parts_of_a_batch
 from lm.training.parallel.base import Parallel
-from lm.training.precision import compiles
+from lm.training.precision import compiles, products
 from lm.training.recipe import Recipe
 
 
 class Execution:
     """positions: how many a backward pass may hold at once, 0 for less than a row. compiled: whether blocks are. flops: of a
-    step, as the first batch has it.
+    step, as the first batch has it. divided: whether positions were too few for a batch so far, and so decided a sum.
 
-    All follow from the run's first batch, or from the checkpoint it goes on from.
+    All but divided follow from the run's first batch, or from the checkpoint it goes on from.
     """
 
     def __init__(self) -> None:
-        self.positions, self.compiled, self.flops, self._decided = 0, False, 0, False
+        self.positions, self.compiled, self.flops, self.divided, self._decided = 0, False, 0, False, False
 
     def decide(self, recipe: Recipe, steps: int, batch: Batch, parallel: Parallel) -> None:
         """Once, from the first batch, the same on every rank; then bring the model into that state."""
@@ -33,13 +36,34 @@ class Execution:
         model.recompute = self.positions == 0
         model.compile_blocks(self.compiled)
 
+    def saw(self, batch: Batch, recipe: Recipe) -> None:
+        """Take note of a batch whose gradients were made."""
+        self.divided |= rows_at_once(batch, self.positions) < batch.rows // parts_of_a_batch(recipe)
+
+    def described(self, recipe: Recipe, device: torch.device) -> dict[str, str]:
+        """What of it decides the bits of the run, in words, for the record of what made an output. Memory is named where it
+        has decided how a batch was divided."""
+        found = {
+            "device": device.type,
+            "products": str(products(recipe.precision, device)).removeprefix("torch."),
+            "compiled": "yes" if self.compiled else "no",
+            "positions": f"{self.positions} at once" if self.divided else "whole batches",
+        }
+        if self.divided and (given := os.environ.get("TOKENMILL_POSITIONS")):
+            found["TOKENMILL_POSITIONS"] = given
+        elif self.divided:
+            found["memory"] = f"{memory_bytes(device)} bytes"
+        return found
+
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint holds of it."""
-        values = {"positions": self.positions, "compiled": self.compiled, "flops": self.flops}
+        values = {
+            "positions": self.positions, "compiled": self.compiled, "flops": self.flops, "divided": self.divided,
+        }  # fmt: skip
         return {name: torch.tensor(value) for name, value in values.items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Keep to the choice of a state()."""
         self.positions, self.compiled = int(state["positions"]), bool(state["compiled"])
-        self.flops = int(state["flops"])
+        self.flops, self.divided = int(state["flops"]), bool(state["divided"])
         self._decided = True

@@ -33,6 +33,7 @@ class Listener(Protocol):
     def rewind(self, step: int) -> None: ...
     def progress(self, done: int, total: int, unit: str = "step", **shown: float) -> None: ...
     def fact(self, **values: float) -> None: ...
+    def computed(self, how: dict[str, str]) -> None: ...
     def stop(self) -> None: ...
     def trained(self) -> None: ...
 
@@ -77,6 +78,7 @@ def train(
             if step == start:
                 parallel.inside(partial(execution.decide, recipe, steps, batch, parallel))
             loss, figures = parallel.backward(batch, execution.positions)
+            execution.saw(batch, recipe)
         norm = parallel.clip(recipe.clip)
         height, figures = loss.item(), batch.figures | figures
         batch.after()
@@ -113,5 +115,6 @@ def train(
     checkpoints.close()
     mean.put(parallel.held())
     parallel.finish()
+    log.computed(execution.described(recipe, device))
     log.fact(**speed.facts(), **(trunks.facts() if trunks else {}))
     log.trained()

@@ -2,13 +2,14 @@
 size of the memory and not on what is free of it."""
 
 import os
-from pathlib import Path
 
 import psutil
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from lm.config import ConfigError
+from lm.memory_limits import memory_limits
 from lm.model import Decoder
 from lm.training.batch import Batch
 from lm.training.parallel.base import Parallel
@@ -18,13 +19,10 @@ SHARE = 0.6
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Of the GPU, else of the machine or of the control group this process is in."""
+    """Of the GPU, else of the machine, or of as much of it as the control groups of this process allow."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    limit = Path("/sys/fs/cgroup/memory.max")
-    allowed = limit.read_text().strip() if limit.exists() else "max"
-    total = psutil.virtual_memory().total
-    return total if allowed == "max" else min(total, int(allowed))
+    return min([psutil.virtual_memory().total, *memory_limits()])
 
 
 def bytes_kept(model: nn.Module, batch: Batch, rows: int = 1) -> int:
@@ -47,8 +45,10 @@ def bytes_kept(model: nn.Module, batch: Batch, rows: int = 1) -> int:
 
 
 def positions_at_once(parallel: Parallel, batch: Batch, device: torch.device) -> int:
-    """TOKENMILL_POSITIONS, else as many as fit a rank; less than a row is 0."""
+    """TOKENMILL_POSITIONS, else as many as fit a rank; less than a row is 0. Raises ConfigError for another setting."""
     if given := os.environ.get("TOKENMILL_POSITIONS"):
+        if not given.isdecimal():
+            raise ConfigError(f"TOKENMILL_POSITIONS: must be a whole number of positions, or 0 (got {given!r})")
         return int(given)
     memory = parallel.memory_share(device) * memory_bytes(device)
     return positions_in(memory, parallel.model, batch, parallel.bytes_a_weight)

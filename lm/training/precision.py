@@ -12,11 +12,20 @@ import torch
 COMPILE_FLOPS = {"cpu": 6e13, "cuda": 1e17}
 
 
-def autocast(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> AbstractContextManager[object]:
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def products(precision: Precision, device: torch.device) -> torch.dtype:
+    """The type in which matrices are multiplied."""
+    wanted = precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    return torch.bfloat16 if wanted else torch.float32
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """The context of a forward pass: bf16 products of fp32 weights, or plain fp32. A CPU without bf16 emulates it, some 5 times
     slower than fp32."""
-    wanted = precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+    low = products(precision, device) == torch.bfloat16
+    return torch.autocast(device.type, torch.bfloat16, enabled=low)
 
 
 def compiles(setting: Literal["auto", "on", "off"], device: torch.device, flops: float) -> bool:

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lm.config import Config, ConfigError
 from tasks.core.libraries import SECTION
+from tasks.core.recorded import UNSEEN, unseen_keys
 from tasks.core.yaml import YAMLError, read_yaml
 
 # Sections that several stages read; each is a field of the same name in their configs.
@@ -70,10 +71,17 @@ def load(section: str, kind: type[Kind], params: dict[str, Any], path: Path | st
         raise ConfigError(f"{path}: {section}: must be a mapping (got {values!r}); it configures the stage {section}")
     shared = {name: params[name] for name in SHARED if name in kind.model_fields and name in params}
     try:
-        return kind.model_validate({**values, **shared})
+        config = kind.model_validate({**values, **shared})
     except ValidationError as error:
         lines = [_explain(path, section, kind, mistake, {**values, **shared}) for mistake in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+    if unseen := unseen_keys(values, section):
+        names = " or ".join(sorted(UNSEEN))
+        lines = [
+            f"{path}: {name}: DVC's run cache does not see keys called {names}; call it otherwise" for name in unseen
+        ]
+        raise ConfigError("\n".join(lines))
+    return config
 
 
 def unknown_sections(params: dict[str, Any], stages: list[str], path: Path | str = "params.yaml") -> list[str]:
@@ -98,6 +106,8 @@ def _explain(path: Path | str, section: str, kind: type[Config], mistake: Any, v
         return f"{path}: {_dotted(where)}.name: no method {context['tag']!r}{_nearest(context['tag'], allowed)}"
     if what == "union_tag_not_found":
         return f"{path}: {_dotted(where)}: needs a `name` that says which method (got {value!r})"
+    if what == "value_error":  # one of our own, which pydantic begins with "Value error, "
+        return f"{path}: {_dotted(where)}: {mistake['ctx']['error']} (got {value!r})"
     return f"{path}: {_dotted(where)}: {mistake['msg'][0].lower() + mistake['msg'][1:]} (got {value!r})"
 
 

@@ -4,7 +4,6 @@ It is written to data/timings/<stage>.record.json; libraries, machine and settin
 """
 
 import json
-import os
 import platform
 import sys
 from dataclasses import dataclass, field
@@ -15,15 +14,9 @@ from typing import Any
 from tasks.core.graph import Entry
 from tasks.core.hashed import hashed, read_ignored
 from tasks.core.key import file_md5
-from tasks.core.process import threads
 
 # The folders whose files are code; what else a stage depends on is data.
 CODE = ("tasks", "lm", "kernels")
-# Environment variables that may change the order of sums, or which instructions compute them.
-SETTINGS = (
-    "TOKENMILL_RANKS", "TOKENMILL_PARALLEL", "TOKENMILL_OFFLOAD", "WORLD_SIZE", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
-    "MKL_CBWR", "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE",
-)  # fmt: skip
 TAG = "made.by."
 LONGEST_TAG = 8000  # characters that MLflow takes
 
@@ -54,19 +47,19 @@ def is_code(path: str) -> bool:
     return Path(path).parts[0] in CODE
 
 
-def made_by(entry: Entry, key: str, md5s: dict[str, str], params: dict[str, Any]) -> Record:
-    """The record of the stage that this process has just run."""
+def made_by(entry: Entry, key: str, md5s: dict[str, str], params: dict[str, Any], machine: dict[str, str]) -> Record:
+    """The record of the stage that this process has just run. machine: what of it, and of how it was used, decides bits."""
     ignored = read_ignored()
     files = [p for path in entry.deps if is_code(path) for p in hashed(Path(path), ignored).files]
     sections = {name: params.get(name) for name in entry.params}
     code = {path.as_posix(): file_md5(path) for path in files}
-    return Record(entry.address, key, entry.cmd, md5s, sections, code, libraries(), hardware())
+    return Record(entry.address, key, entry.cmd, md5s, sections, code, libraries(), machine)
 
 
 def libraries() -> dict[str, str]:
     """Versions of the distributions that this process has imported and that bear their module's name, as nearly all do, and of
-    what they stand on: Python, the C library, CUDA."""
-    found = {"python": platform.python_version(), "libc": " ".join(platform.libc_ver())}
+    Python."""
+    found = {"python": platform.python_version()}
     modules = list(sys.modules)  # at one instant: a thread of a library may import while this runs
     tops = {name.partition(".")[0] for name in modules} - sys.stdlib_module_names
     spaces = {
@@ -78,26 +71,4 @@ def libraries() -> dict[str, str]:
             found[name] = version(name)
         except (PackageNotFoundError, ValueError):
             continue
-    torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_available():
-        found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
     return found
-
-
-def hardware() -> dict[str, str]:
-    """The processor with its instructions, the GPU, the threads, and the settings that are not left as they come."""
-    found = {"machine": platform.machine(), "threads": str(threads()), **_processor()}
-    torch = sys.modules.get("torch")
-    if torch:
-        found["instructions"] = torch.backends.cpu.get_cpu_capability()
-        if torch.cuda.is_available():
-            found["gpu"] = torch.cuda.get_device_name()
-    return found | {name: os.environ[name] for name in SETTINGS if name in os.environ}
-
-
-def _processor() -> dict[str, str]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    values = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    flags = values.get("flags", values.get("Features", ""))
-    return {"cpu": values.get("model name", platform.processor()), "flags": " ".join(sorted(flags.split()))}

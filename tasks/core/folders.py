@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from tasks.core.graph import Entry
 
@@ -58,9 +59,14 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_json(path: Path, values: dict[str, float]) -> None:
+def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write sorted, indented JSON; a reader sees the old file or the new one."""
+    write_text(path, json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole: a reader sees the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    unfinished.write_text(text)
     os.replace(unfinished, path)

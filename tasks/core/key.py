@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from tasks.core.config import read_params
 from tasks.core.graph import Entry
 from tasks.core.hashed import Ignored, hashed, read_ignored
+from tasks.core.recorded import decides, key_of, locked
 
 
 def file_md5(path: Path) -> str:
@@ -50,7 +53,7 @@ def signature(entry: Entry, ignored: Ignored) -> list[tuple[str, int, int, int]]
 
 def stage_key(entry: Entry, md5s: dict[str, str], params: dict[str, Any]) -> str:
     """sha256 of command, dependencies and what the stage declares of params, the versions of its libraries among it."""
-    return _digest(entry.cmd, md5s, entry.declared(params))
+    return key_of(decides(entry.cmd, md5s, entry.declared(params)))
 
 
 def memo_key(entry: Entry, md5s: dict[str, str], params: dict[str, Any]) -> str:
@@ -59,15 +62,20 @@ def memo_key(entry: Entry, md5s: dict[str, str], params: dict[str, Any]) -> str:
     return stage_key(entry, code, params)
 
 
-def locked_key(locked: dict[str, Any]) -> str:
+def locked_key(entry: dict[str, Any]) -> str:
     """The stage key out of a stage's entry in dvc.lock: that of the run which made the bytes recorded there."""
-    md5s = {dep["path"]: dep["md5"] for dep in locked.get("deps", [])}
-    return _digest(locked["cmd"], md5s, locked.get("params", {}).get("params.yaml", {}))
+    return key_of(locked(entry))
 
 
-def _digest(cmd: str, md5s: dict[str, str], params: dict[str, Any]) -> str:
-    decides = {"cmd": cmd, "deps": md5s, "params": params}
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+class Changed(Exception):
+    """What decides the output was edited while the stage ran; the message is one line that names it.
+
+    spared: whether what the stage has saved so far was made without a look at the edited files.
+    """
+
+    def __init__(self, message: str, spared: bool) -> None:
+        super().__init__(message)
+        self.spared = spared
 
 
 class Inputs:
@@ -77,20 +85,36 @@ class Inputs:
         self.entry, self.params = entry, entry.declared(params)
         self._ignored = read_ignored()
         self._signature = signature(entry, self._ignored)
+        self._imported = {str(getattr(module, "__file__", None)) for module in list(sys.modules.values())}
         self.md5s = dependency_md5s(entry, self._ignored)
-        self.key = stage_key(entry, self.md5s, params)
+        self.decides = decides(entry.cmd, self.md5s, self.params)
+        self.key = key_of(self.decides)
         self.memo_key = memo_key(entry, self.md5s, params)
 
+    def code_changed_since(self, began: int) -> bool:
+        """Whether a file of code among the dependencies has changed between this time, in ns, and now. A time to come, which a
+        file server's clock may give, says nothing."""
+        return any(began < at <= time.time_ns() for name, _, _, at in self._signature if name.endswith(".py"))
+
     def check_unchanged(self) -> None:
-        """Raises RuntimeError naming what was edited since. DVC hashes dependencies and reads params after a stage ends,
-        so it would record the edited ones as what made the output."""
-        now, after = self.entry.declared(read_params()), signature(self.entry, self._ignored)
+        """Raises Changed naming what was edited since. DVC hashes dependencies and reads params after a stage ends, so it
+        would record the edited ones as what made the output."""
+        now = self.entry.declared(read_params())
         changed = [f"{name} of params.yaml" for name in self.entry.params if now.get(name) != self.params.get(name)]
-        if after != self._signature:
-            touched = {path for path, *_ in set(after) ^ set(self._signature)}
-            for path, md5 in dependency_md5s(self.entry, self._ignored).items():
-                if md5 != self.md5s[path]:
-                    inside = sorted(p for p in touched if Path(path) in Path(p).parents)
-                    changed.append(path + (f" ({', '.join(inside[:3])})" if inside else ""))
+        files: list[str] = []
+        try:
+            after = signature(self.entry, self._ignored)
+            md5s = self.md5s if after == self._signature else dependency_md5s(self.entry, self._ignored)
+        except FileNotFoundError as error:
+            gone = error.filename or next((path for path in self.entry.deps if not Path(path).exists()), "a dependency")
+            raise Changed(f"{self.entry.address}: {gone} went while the stage ran; run it again", False) from None
+        touched = {path for path, *_ in set(after) ^ set(self._signature)}
+        for path in [path for path, md5 in md5s.items() if md5 != self.md5s[path]]:
+            inside = sorted(p for p in touched if Path(path) in Path(p).parents)
+            files += inside or [path]
+            changed.append(path + (f" ({', '.join(inside[:3])})" if inside else ""))
         if changed:
-            raise RuntimeError(f"{self.entry.address}: {', '.join(changed)} changed while the stage ran; run it again")
+            spared = all(str(Path(name).absolute()) in self._imported for name in files)
+            raise Changed(
+                f"{self.entry.address}: {', '.join(changed)} changed while the stage ran; run it again", spared
+            )

@@ -41,6 +41,9 @@ class Log:
     def fact(self, **values: float) -> None:
         """Facts of this run and machine, such as tokens_per_second; kept in data/timings/<stage>.json."""
 
+    def computed(self, how: dict[str, str]) -> None:
+        """What decided the bits of sums beside parameters and the machine, such as precision; kept in the stage's record."""
+
     def map(self, work: Work, items: Sequence[Any], name: str, unit: str = "shard", least: int = 1) -> list[Part]:
         """The parts that `work(item, folder)` makes of the items, in their order; made by any number of workers, so `work` must
         not depend on how many there are. `name` tells this map from the stage's others; least: items for which a process of

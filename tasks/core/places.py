@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tasks.core.graph import Entry
 from tasks.core.hashed import PATTERNS
+from tasks.core.own import cache_folder
 
 # The folder that holds our packages; in a project whose code is linked it is another than the project.
 CODE_ROOT = Path(__file__).resolve().parent.parent.parent
@@ -27,6 +28,7 @@ class Places:
             path for path in map(Path, filter(None, installed)) if path.resolve() not in (root.resolve(), CODE_ROOT)
         }
         self._libraries = {path.absolute() for path in libraries} | {path.resolve() for path in libraries}
+        self._shared = (*SYSTEM, tempfile.gettempdir(), cache_folder())
         self._declared = [_plain(root / path) for path in (*entry.deps, *entry.outs)]
 
     def kind_of(self, name: str, listed: bool = False) -> tuple[str, str]:
@@ -62,9 +64,8 @@ class Places:
     def _elsewhere(self, path: Path) -> str:
         if any(path.is_relative_to(place) for place in self._declared):
             return "dependency"
-        allowed = (*SYSTEM, tempfile.gettempdir())
         ours = path.is_relative_to(CODE_ROOT)
-        return "system" if any(path.is_relative_to(place) for place in allowed) and not ours else "outside"
+        return "system" if any(path.is_relative_to(place) for place in self._shared) and not ours else "outside"
 
     def _unchosen(self, path: Path) -> bool:
         """Whether it is an empty __init__, or a room's __init__, which lists methods, or a method that this imports and that

@@ -7,17 +7,20 @@ import os
 import resource
 import signal
 import sys
-import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 from lm.config import ConfigError
+from lm.memory_limits import memory_limits
+from tasks.core import own
 from tasks.core.graph import Entry
+from tasks.core.own import open_lock
 
 LOCKS = Path(".scratch/locks")
-# Devices are shared by whatever this user runs on this machine, in any project.
-DEVICE_LOCKS = Path(tempfile.gettempdir()) / f"tokenmill-{os.getuid()}"
 SET_PDEATHSIG = 1  # of prctl
 # Another signal than SIGTERM: whoever ends a group of processes ends a stage and its parent at once, and asked only once.
 PARENT_ENDED = signal.SIGUSR1
@@ -25,6 +28,8 @@ MMAP_THRESHOLD, ARENA_MAX = -3, -8  # of mallopt
 # Bytes that an interpreter, its libraries and the stacks of their threads take before a stage holds its first row.
 LIBRARIES = 256 << 20
 LEAST_BUDGET = 64 << 20
+TICK_NS = 10_000_000  # what the kernel's clocks of processes and of files may be late by
+LOADED = "TOKENMILL_LOADED"
 
 
 class Stopped(Exception):
@@ -55,14 +60,7 @@ def memory_budget() -> int:
             raise ConfigError(f"TOKENMILL_MEMORY: must be a whole number of MiB (got {text!r})")
         return int(text) << 20
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(LEAST_BUDGET, (min([machine, *container_limits(), *_limits()]) - LIBRARIES) // 2)
-
-
-def container_limits(groups: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Bytes of memory that the control group of a container or pod, version 2 or 1, is limited to, where it is."""
-    files = [groups / "memory.max", groups / "memory" / "memory.limit_in_bytes"]
-    texts = [file.read_text().strip() for file in files if file.exists()]
-    return [int(text) for text in texts if text.isdecimal()]
+    return max(LEAST_BUDGET, (min([machine, *memory_limits(), *_limits()]) - LIBRARIES) // 2)
 
 
 def _limits() -> list[int]:
@@ -117,6 +115,26 @@ def no_collection() -> Iterator[None]:
         gc.enable()
 
 
+def began() -> int:
+    """When this process began, in ns of time.time_ns; not later, and at most 20 ms earlier."""
+    if sys.platform != "linux":
+        return int(psutil.Process().create_time() * 1e9) - TICK_NS
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    age = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ticks * 10**9 // os.sysconf("SC_CLK_TCK")
+    return time.time_ns() - age - TICK_NS
+
+
+def load_again() -> None:
+    """Begin this process anew, by its command. It does not return."""
+    os.environ[LOADED] = str(time.time_ns() - TICK_NS)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def loaded_from() -> int:
+    """Since when this process reads its code, in ns: since load_again where that was called, else since it began."""
+    return int(os.environ.pop(LOADED, 0)) or began()
+
+
 def die_with_parent() -> None:
     """End with the parent: DVC does not pass signals on, and orphans would go on writing."""
     at_parents_end(PARENT_ENDED)
@@ -133,10 +151,11 @@ def at_parents_end(signum: int) -> None:
 
 @contextmanager
 def lock(name: str, folder: Path = LOCKS) -> Iterator[None]:
-    """Hold the lock of this name; the kernel lets it go when the process ends, however it ends."""
+    """Hold the lock of this name; the kernel lets it go when the process ends, however it ends. Raises ConfigError for what is
+    no lock."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / name
-    with path.open("w") as file:
+    with os.fdopen(open_lock(path), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -159,7 +178,8 @@ def slot() -> Iterator[None]:
     folder = Path(os.environ.get("TOKENMILL_LOCKS", LOCKS))
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
-        files = [held.enter_context((folder / f"slot-{number}").open("w")) for number in range(stages_at_once())]
+        places = [folder / f"slot-{number}" for number in range(stages_at_once())]
+        files = [held.enter_context(os.fdopen(open_lock(place), "w")) for place in places]
         for file in files:
             with suppress(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -172,7 +192,8 @@ def slot() -> Iterator[None]:
 
 @contextmanager
 def device_locks(entry: Entry, ranks: int = 1) -> Iterator[None]:
-    """Hold as many of the devices that this process may see as `meta.gpus` asks for, and one a rank, where there are any."""
+    """Hold as many of the devices that this process may see as `meta.gpus` asks for, and one a rank, where there are any. They
+    are shared by whatever this user runs on this machine, in any project."""
     present = len(list(Path("/dev").glob("nvidia[0-9]*")))  # asking torch would take seconds
     with ExitStack() as held:
         for device in devices(
@@ -180,7 +201,7 @@ def device_locks(entry: Entry, ranks: int = 1) -> Iterator[None]:
             present,
             os.environ.get("CUDA_VISIBLE_DEVICES"),
         ):
-            held.enter_context(lock(f"device-{device}", DEVICE_LOCKS))
+            held.enter_context(lock(f"device-{device}", own.device_locks()))
         yield
 
 

@@ -54,6 +54,15 @@ class Ranks:
         """That the stage's processes on this machine use, where it has them."""
         return self._here
 
+    @property
+    def spread(self) -> str:
+        """How the stage is spread over ranks, as far as it decides bits: those that train exactly count for one."""
+        kind = os.environ.get("TOKENMILL_PARALLEL", "exact")
+        if kind == "exact" or self.size == 1:
+            return "exact"
+        offloaded = ", offloaded" if os.environ.get("TOKENMILL_OFFLOAD") == "1" else ""
+        return f"{kind} on {self.size} ranks{offloaded}"
+
     @contextmanager
     def lead(self, folder: Path, view: Path) -> Iterator[None]:
         """Have all ranks there while rank 0 works on the view. Raises RuntimeError that says which of them has ended."""

@@ -21,18 +21,23 @@ from tasks.core import timings
 from tasks.core.audit import Sections, audited
 from tasks.core.config import ConfigError, load, read_params
 from tasks.core.facts import made_by
-from tasks.core.folders import inside, make_view, replace, write_json
+from tasks.core.folders import inside, make_view, replace, write_json, write_text
 from tasks.core.graph import Entry, read_graph
+from tasks.core.guardian import watch_over
 from tasks.core.intact import check_intact
-from tasks.core.key import Inputs
+from tasks.core.key import Changed, Inputs
 from tasks.core.libraries import check_versions
 from tasks.core.lines import Lines
 from tasks.core.log import Log, Stopped
+from tasks.core.machine import hardware
+from tasks.core.own import keep_compiled_code
 from tasks.core.process import (
     PARENT_ENDED,
     device_locks,
     die_with_parent,
     keep_to_limits,
+    load_again,
+    loaded_from,
     lock,
     peak_memory,
     slot,
@@ -40,6 +45,8 @@ from tasks.core.process import (
 )
 from tasks.core.progress import Progress
 from tasks.core.ranks import FollowersLog, Ranks, Trained
+from tasks.core.recorded import path_of, text_of
+from tasks.core.resume import aside, take_up
 from tasks.core.traces import join_audit
 from tasks.core.tracking import Tracker
 
@@ -55,6 +62,7 @@ class StageLog(Log):
         self.scratch = folder / "checkpoints"
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.facts: dict[str, float] = {}
+        self.execution: dict[str, str] = {}
         self.parts = folder / "parts"
         self.steps = 0
         self._progress, self._tracker = Progress(address), tracker
@@ -91,6 +99,9 @@ class StageLog(Log):
     def fact(self, **values: float) -> None:
         self.facts.update(values)
 
+    def computed(self, how: dict[str, str]) -> None:
+        self.execution.update(how)
+
     def close(self) -> None:
         self._progress.close()
         self._curves.close()
@@ -119,13 +130,23 @@ def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]]) ->
         sections = Sections(params)
         config = load(name, kind, sections)
         ranks = Ranks(address, config)
+        keep_compiled_code()
         if ranks.rank:
             _follow(ranks, config, run, entry)
             return
         die_with_parent()
         inputs = Inputs(entry, params)  # before the wait for a lock: the code that runs is the code of now
+        if inputs.code_changed_since(loaded_from()):  # what was imported may be of before or after the change
+            if ranks.size > 1 and "WORLD_SIZE" in os.environ:
+                raise Changed(f"{address}: its code changed while the ranks started; run it again", spared=True)
+            load_again()
         with lock(address), slot(), device_locks(entry, ranks.gpus):
             _work(inputs, config, run, ranks, sections)
+        inputs.check_unchanged()  # once more: the store of runs may have taken its time
+        watch_over(entry)
+    except Changed as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
     except (ConfigError, FloatingPointError) as error:  # neither goes away by trying again
         # the others met the same; torchrun ends all when one has ended, so there the first may never come to say it
         if int(os.environ.get("RANK", "0")) == 0 or "TORCHELASTIC_RUN_ID" in os.environ:
@@ -170,10 +191,12 @@ def _work(
     folder = SCRATCH / entry.address / inputs.key
     use_threads()
     keep_to_limits()
+    memo = SCRATCH / "memo" / entry.address / inputs.memo_key
+    spread = {"parallel": ranks.spread}
+    went_on = take_up(entry.address, folder, hardware() | spread)
     tracker = Tracker(entry, inputs.key, inputs.md5s, inputs.params)
     try:
         view = make_view(entry, folder)
-        memo = SCRATCH / "memo" / entry.address / inputs.memo_key
         log = StageLog(entry.address, folder, tracker, memo)
         _stop_when_asked(log)
         with audited(entry, sections), ranks.lead(folder, view):
@@ -186,13 +209,22 @@ def _work(
             shutil.copyfile(path, view / inside(entry) / path.name)
         replace(view / inside(entry), Path(entry.outs[0]))
         write_json(Path("data/metrics") / f"{entry.address}.json", metrics)
-        record = made_by(entry, inputs.key, inputs.md5s, inputs.params)
+        machine = hardware() | spread | log.execution | went_on
+        record = made_by(entry, inputs.key, inputs.md5s, inputs.params, machine)
         timings.write(Path(), entry.address, facts, asdict(record))
+        if path_of(entry.address) in entry.outs:
+            write_text(Path(path_of(entry.address)), text_of(inputs.decides))
     except BaseException as error:
+        if (
+            isinstance(error, Changed) and not error.spared
+        ):  # else a run with what stood there before would go on from it
+            shutil.rmtree(folder)
+            shutil.rmtree(memo, ignore_errors=True)
         tracker.close("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED", {}, {})
         raise
     tracker.close("FINISHED", metrics, facts, record.tags())
-    shutil.rmtree(folder)
+    for done in (folder, *aside(folder)):
+        shutil.rmtree(done)
     for other in memo.parent.glob("*"):  # one memo a stage: that of other params or code is of no more use
         if other != memo:
             shutil.rmtree(other)

@@ -22,7 +22,9 @@ import psutil
 
 from tasks.core.graph import Entry
 from tasks.core.key import locked_key
+from tasks.core.own import open_lock
 from tasks.core.process import no_collection
+from tasks.core.proxies import without_proxy
 from tasks.core.yaml import read_yaml
 
 EXPERIMENT = "tokenmill"
@@ -59,7 +61,7 @@ def _warn(what: str, error: Exception) -> None:
 
 def _client() -> Any:
     """An MLflow client of MLFLOW_TRACKING_URI, else of the store under mlflow/store, which is made once, under a lock."""
-    os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true")
+    os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true", **without_proxy())
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # it tells of every table it makes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -77,7 +79,7 @@ def _connect() -> Any:
     if not uri.startswith("sqlite:"):
         return mlflow.MlflowClient(uri)
     store.mkdir(parents=True, exist_ok=True)
-    with (store / "create.lock").open("w") as lock:
+    with os.fdopen(open_lock(store / "create.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         client = mlflow.MlflowClient(uri)
         client.search_experiments(max_results=1)

@@ -4,11 +4,9 @@ TOKENMILL_TRUNKS names the folder of all trunks, which several clones and worktr
 there are none. TOKENMILL_TRUNKS_SIZE is the MiB that they may fill.
 """
 
-import hashlib
 import json
 import os
 import platform
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -31,16 +29,13 @@ from tasks.core.graph import read_graph
 from tasks.core.hashed import read_ignored
 from tasks.core.key import dependency_md5s, memo_key, signature
 from tasks.core.log import Log
+from tasks.core.machine import hardware
 
 # What the links of a chain say of every step, so that it need not be the same for all of them
 IN_LINKS = {"schedule", "average", "steps"}
+# Settings of ours that decide how many positions and ranks sums are made of
+OURS = ("TOKENMILL_OFFLOAD", "TOKENMILL_PARALLEL", "TOKENMILL_POSITIONS")
 LIBRARIES = ("torch", "numpy", "tokenizers", "triton", "deepspeed")
-# Settings that choose among kernels, or how many positions and ranks sums are made of
-ENVIRONMENT = (
-    "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS",
-    "NVIDIA_TF32_OVERRIDE", "ONEDNN_MAX_CPU_ISA", "TOKENMILL_OFFLOAD", "TOKENMILL_PARALLEL", "TOKENMILL_POSITIONS",
-    "TRITON_INTERPRET",
-)  # fmt: skip
 
 
 def trunks_of(
@@ -111,22 +106,14 @@ def in_links(path: str) -> bool:
 
 def machine(device: torch.device) -> dict[str, str]:
     """What of this machine, its libraries and its settings decides the bits of a sum."""
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    model = re.search(r"model name\s*: (.*)", info)
-    flags = re.search(r"(?:flags|Features)\s*: (.*)", info)
-    listed = " ".join(sorted(flags[1].split())) if flags else ""
     kind = os.environ.get("TOKENMILL_PARALLEL", "exact")
     found: dict[str, Any] = {
-        "processor": [model[1] if model else platform.machine(), hashlib.sha256(listed.encode()).hexdigest()],
-        "threads": torch.get_num_threads(),
         "memory": memory_bytes(device),
         "ranks": 1 if kind == "exact" else ranks(),  # exact gives the same bits for any
         "Python": platform.python_version_tuple()[:2],
     }
-    if device.type == "cuda":
-        found["GPU"] = [torch.cuda.get_device_name(device), torch.version.cuda, torch.backends.cudnn.version()]
-    found |= {name: _version(name) for name in LIBRARIES} | {name: os.environ.get(name) for name in ENVIRONMENT}
-    return {name: json.dumps(value) for name, value in found.items()}
+    found |= {name: _version(name) for name in LIBRARIES} | {name: os.environ.get(name) for name in OURS}
+    return hardware() | {name: json.dumps(value) for name, value in found.items()}
 
 
 def _version(library: str) -> str | None:

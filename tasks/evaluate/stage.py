@@ -1,7 +1,7 @@
 """Evaluation of one model: bits per byte on held-out documents, accuracy on unseen problems, size on disk."""
 
-from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from tasks.core.log import Log
 from tasks.core.stage import main
 from tasks.core.tables import read_table, write_table
 from tasks.evaluate.accuracy import answer_all, wilson
-from tasks.evaluate.bits_per_byte import document_bits, gzip_bits
+from tasks.evaluate.bits_per_byte import document_bits, gzip_bits, per_byte
 
 
 class EvaluateConfig(Config):
@@ -27,8 +27,18 @@ class EvaluateConfig(Config):
     problems: choice(problems)
 
 
-def held_out(folder: Path, tokenizer: Tokenizer) -> list[tuple[str, str, str, torch.Tensor]]:
-    """(id, source, text, ids) of each held-out document; the ids begin with the token that ended the one before."""
+class HeldOut(NamedTuple):
+    """A held-out document; the ids begin with the token that ended the one before."""
+
+    id: str
+    source: str
+    group: str
+    text: str
+    ids: torch.Tensor
+
+
+def held_out(folder: Path, tokenizer: Tokenizer) -> list[HeldOut]:
+    """The documents that tokenize left to measure, in their order."""
     tokens = np.load(folder / "tokens.npy", mmap_mode="r")
     places = {
         row["id"]: row for row in read_table(folder / "documents.parquet").to_pylist() if row["split"] == "held_out"
@@ -37,7 +47,7 @@ def held_out(folder: Path, tokenizer: Tokenizer) -> list[tuple[str, str, str, to
     for row in read_table(folder / "held_out.parquet").to_pylist():
         start, length = places[row["id"]]["start"], places[row["id"]]["length"]
         ids = np.concatenate(([tokenizer.eos_id], tokens[start : start + length])).astype(np.int64)
-        documents.append((row["id"], row["source"], row["text"], torch.from_numpy(ids)))
+        documents.append(HeldOut(row["id"], row["source"], row["group"], row["text"], torch.from_numpy(ids)))
     return documents
 
 
@@ -47,10 +57,17 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
     decoder, tokenizer = load_model(folder)
     decoder.to(device())
     documents = held_out(data / "tokenize", tokenizer)
-    bits = document_bits(decoder, [ids for *_, ids in documents], log.progress)
+    bits = document_bits(decoder, [document.ids for document in documents], log.progress)
     rows = [
-        {"id": i, "source": source, "bytes": len(text.encode()), "bits": b, "gzip_bits": gzip_bits(text)}
-        for (i, source, text, _), b in zip(documents, bits, strict=True)
+        {
+            "id": document.id,
+            "source": document.source,
+            "group": document.group,
+            "bytes": len(document.text.encode()),
+            "bits": spent,
+            "gzip_bits": gzip_bits(document.text),
+        }
+        for document, spent in zip(documents, bits, strict=True)
     ]
     write_table(out / "bits.parquet", pa.Table.from_pylist(rows))
 
@@ -83,20 +100,6 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
         "size_bytes": (folder / "model.safetensors").stat().st_size,
         "parameters": decoder.num_parameters(),
     }
-
-
-def per_byte(rows: list[dict]) -> dict[str, float]:
-    """Bits per byte of the model and of gzip: over all documents, and over those of each source."""
-    totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
-    for row in rows:
-        for name in ("", f"_{row['source']}"):
-            for place, column in enumerate(("bytes", "bits", "gzip_bits")):
-                totals[name][place] += row[column]
-    figures = {}
-    for name, (size, bits, gzipped) in totals.items():
-        figures[f"bits_per_byte{name}"] = bits / size
-        figures[f"gzip_bits_per_byte{name}"] = gzipped / size
-    return figures
 
 
 if __name__ == "__main__":

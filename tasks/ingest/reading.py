@@ -1,5 +1,6 @@
 """The first pass: a piece of the input (one file, or small ones together) becomes sorted runs, keys and rejected rows."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from tasks.core.tables import Writer, row_bytes
 from tasks.ingest.checks import check, offsets
 from tasks.ingest.runs import RUN, RunWriter, held
 from tasks.ingest.sources.base import File, Rejected, Source
+from tasks.ingest.sources.rows import to_json
 
 # What is known of a document without its text. digest decides between two of one id, then source and meta_digest.
 KEYS = pa.schema(
@@ -87,7 +89,7 @@ def read_piece(item: Piece, folder: Path) -> dict[str, Any]:
                 checked = check(found, getattr(source, "max_document_bytes", None))
                 for rejected in checked.rejected:
                     quarantine.add(file, rejected)
-                rows = checked.good
+                rows = with_file(checked.good, file.name) if getattr(source, "file_in_meta", False) else checked.good
                 sizes = np.diff(offsets(rows.column("text")))
                 full = source.endless and facts["bytes"] + int(sizes.sum()) > item.share
                 if full:
@@ -102,6 +104,12 @@ def read_piece(item: Piece, folder: Path) -> dict[str, Any]:
                     break
         quarantine.flush()
     return {"documents": 0, "bytes": 0, **facts, "reasons": dict(quarantine.reasons), "examples": quarantine.examples}
+
+
+def with_file(rows: pa.RecordBatch, name: str) -> pa.RecordBatch:
+    """The rows with the file's name in their meta, in the place of a field `file` that they have."""
+    metas = [to_json({**json.loads(meta), "file": name}) for meta in rows.column("meta").to_pylist()]
+    return rows.set_column(rows.schema.get_field_index("meta"), "meta", pa.array(metas, pa.string()))
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,10 @@ class IngestConfig(Config):
         labels = [source.called for source in self.sources]
         if len(set(labels)) < len(labels):
             raise ValueError(f"two sources have the same label ({', '.join(labels)}): give one a `label` of its own")
+        if taken := {"low", "high"}.intersection(labels):
+            raise ValueError(
+                f"a source is called {taken.pop()!r}, as an end of the interval of bits_per_byte is: give another `label`"
+            )
         return self
 
     def share(self, source: Any) -> int:

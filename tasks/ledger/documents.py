@@ -48,7 +48,8 @@ def fate_of(run: Run, name: str) -> Fate:
 def _kept(run: Run, name: str, number: int, source: str, split: str, length: int) -> Fate:
     text = run.texts([number])[number]
     if split != "train":
-        return Fate(name, source, "tokenize", "held out of training", text, length)
+        contained = ", and not measured: much of it stands in training" if split == "contained" else ""
+        return Fate(name, source, "tokenize", f"held out of training{contained}", text, length)
     query = "SELECT step, sum(length)::bigint AS tokens FROM plan WHERE document = ? GROUP BY step ORDER BY step"
     seen = [(row["step"], row["tokens"]) for row in run.rows(query, number)]
     what = "in the plan" if seen else "for training, but the plan has no part of it"

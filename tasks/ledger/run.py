@@ -35,15 +35,16 @@ AGAIN = "make both anew: make pipeline FORCE=1"
 class Run:
     """The tables as views of `db`, each with a column `number`, that of its row, and `stage`, who wrote it.
 
-    data: the folder data/ of the run. What does not fit into memory goes to the system's folder for temporary files. Raises
-    ConfigError where tokenize has left no documents.
+    data: the folder data/ of the run. What does not fit into memory goes to a folder of its own, which ends with the object.
+    Raises ConfigError where tokenize has left no documents.
     """
 
     def __init__(self, data: Path) -> None:
         self.data = data
         self.db = duckdb.connect()
         self.db.execute(f"SET memory_limit = '{memory_budget() >> 20}MB'; SET threads = {threads()}")
-        self.db.execute(f"SET temp_directory = '{tempfile.gettempdir()}'")
+        self._spilled = tempfile.TemporaryDirectory(prefix="tokenmill-ledger-")
+        self.db.execute(f"SET temp_directory = '{self._spilled.name}'")
         self.absent = [name for name in TABLES if not self._view(name)]
         if "documents" in self.absent:
             raise ConfigError(f"{data / 'tokenize' / 'documents.parquet'}: no such table; has tokenize run?")

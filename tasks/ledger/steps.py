@@ -100,8 +100,9 @@ def rebuild(run: Run, step: int) -> np.ndarray:
     names = {row["document"]: row["id"] for row in ranges_of(run, step)}
     ranges = run.rows('SELECT sequence, document, "offset", length FROM plan WHERE step = ? ORDER BY number', step)
     texts = run.texts(list(names))
-    encoded = run.tokenizer.encode_batch(list(texts.values()))
-    tokens = {row: [*ids, run.tokenizer.eos_id] for row, ids in zip(texts, encoded, strict=True)}
+    encoded, before = run.tokenizer.encode_batch(list(texts.values())), run.tokenizer.before
+    after = [*run.tokenizer.after, run.tokenizer.eos_id]
+    tokens = {row: [*before, *ids, *after] for row, ids in zip(texts, encoded, strict=True)}
     pieces: list[int] = []
     for row in ranges:
         document = row["document"]

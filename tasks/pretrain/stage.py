@@ -64,7 +64,9 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
     documents = read_table(data / "tokenize" / "documents.parquet", ["length", "bytes"]).to_pydict()
     bits_per_byte = sum(documents["length"]) / max(sum(documents["bytes"]), 1) / math.log(2)
     losses = SequenceLosses((log.scratch or data / "pretrain") / LOSSES, plan.sequences)
-    prompts = [tokenizer.encode(text)[:PROMPT_TOKENS] for text in held_out_texts(data / "tokenize")]
+    prompts = [
+        [*tokenizer.before, *tokenizer.encode(text)][:PROMPT_TOKENS] for text in held_out_texts(data / "tokenize")
+    ]
 
     def batch_at(step: int) -> Batch:
         if config.samples_every and step and step % config.samples_every == 0:

@@ -11,7 +11,12 @@ from tasks.core.yaml import dump_yaml
 from tasks.report import examples, words
 from tasks.report.chart import line_chart
 from tasks.report.drawing import graph
+from tasks.report.history import figures_of, params_changed, read_runs, run_before
 from tasks.report.read import Stage, read_facts, read_stages
+from tasks.report.scatter import Dot, scatter
+
+# The ends of the interval of the figure over all sources; ingest lets no source have such a name.
+NO_SOURCES = ("low", "high")
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,15 @@ def page(root: Path) -> str:
     )  # fmt: skip
     environment.filters |= {f.__name__: f for f in (words.number, words.size, words.duration, words.percent)}
     models = [s for s in stages if s.model]
+    runs = read_runs(root)
+    before = run_before(runs, facts.params, figures_of(stages))
     return environment.get_template("page.html").render(
         facts=facts,
+        headline=_headline(models),
+        run=runs[-1] if runs else None,
+        before=before,
+        changed=params_changed(before.params, facts.params) if before else [],
+        against_size=Markup(scatter(_dots(models))),
         stages=stages,
         made=sum(s.current for s in stages),
         total=sum(s.timings.get("seconds", 0.0) for s in stages),
@@ -52,28 +64,57 @@ def page(root: Path) -> str:
         models=models,
         sources=_by_source(models, "bits_per_byte_"),
         gzip=_by_source(models, "gzip_bits_per_byte_"),
+        gzip_all=next((s.metrics["gzip_bits_per_byte"] for s in models if "gzip_bits_per_byte" in s.metrics), None),
         data=[(s, *s.flow, examples.kept(s.folder), examples.dropped(s.folder)) for s in stages if s.flow],
         answers=[(s, examples.answers(s.folder)) for s in models if s.current],
-        curves=[(s, _curves(s), examples.samples(s.folder)) for s in stages if s.curves],
+        curves=[(s, _curves(s), _level(s), examples.samples(s.folder)) for s in stages if s.curves],
         params=_params(facts.params),
     )
 
 
+def _headline(models: list[Stage]) -> str:
+    """What the last model that is current can do, and in how many bytes; empty where none is."""
+    found = [s for s in models if s.current and "accuracy" in s.metrics and "size_bytes" in s.metrics]
+    if not found:
+        return ""
+    m = found[-1].metrics
+    bits = f", {m['bits_per_byte']:.3f} bits per byte" if "bits_per_byte" in m else ""
+    return f"{found[-1].model}: {words.percent(m['accuracy'])} right{bits}, in {words.size(m['size_bytes'])}"
+
+
+def _dots(models: list[Stage]) -> list[Dot]:
+    keys = ("size_bytes", "accuracy", "accuracy_low", "accuracy_high")
+    return [Dot(s.model or "", *(s.metrics[k] for k in keys)) for s in models if all(k in s.metrics for k in keys)]
+
+
 def _note(stage: Stage) -> str:
+    """What a stage's box says: the documents it kept, the steps it trained, what a model gets right; its time is elsewhere."""
     if not stage.current:
         return ""
-    return words.duration(stage.timings.get("seconds")) if "seconds" in stage.timings else "time unknown"
+    if stage.flow:
+        return f"{words.number(stage.flow[1])} documents"
+    if "accuracy" in stage.metrics:
+        return f"{words.percent(stage.metrics['accuracy'])} right"
+    return words.counted(int(stage.metrics["steps"]), "step") if "steps" in stage.metrics else "done"
 
 
 def _curves(stage: Stage) -> list[Curve]:
-    plots = ((name, points[-1][1], line_chart(points, f"{stage.name} {name}")) for name, points in stage.curves.items())
+    """The curves that rise or fall somewhere, and those of one point."""
+    drawn = {n: points for n, points in stage.curves.items() if n not in dict(_level(stage))}
+    plots = ((name, points[-1][1], line_chart(points, f"{stage.name} {name}")) for name, points in drawn.items())
     return [Curve(name, last, Markup(svg)) for name, last, svg in plots if svg]
+
+
+def _level(stage: Stage) -> list[tuple[str, float]]:
+    """The curves that have one value at every step, of which a picture would say nothing."""
+    values = ((name, {y for _, y in points}, len(points)) for name, points in stage.curves.items())
+    return [(name, next(iter(found))) for name, found, count in values if count > 1 and len(found) == 1]
 
 
 def _by_source(models: list[Stage], prefix: str) -> dict[str, float]:
     """The figure of each source under a prefix, sources sorted, from the first model that has one."""
     found = {k.removeprefix(prefix): v for s in reversed(models) for k, v in s.metrics.items() if k.startswith(prefix)}
-    return dict(sorted(found.items()))
+    return {name: value for name, value in sorted(found.items()) if name not in NO_SOURCES}
 
 
 def _params(params: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,46 +1,69 @@
 """The report as a table for the terminal."""
 
+from collections.abc import Collection
 from pathlib import Path
 
-from tasks.report.read import read_stages
+from tasks.report.history import figures_of, read_runs, run_before
+from tasks.report.read import read_params, read_stages
 from tasks.report.words import ABSENT, number, percent, size
 
 
-def table(root: Path) -> str:
-    """One line a model, then one line a stage; plain aligned text. What has not run is `-`."""
-    stages = read_stages(root)
-    models = [["model", "parameters", "size", "bits/byte", "gzip -9", "accuracy", "95% interval", "tokens/s"]]
+def table(root: Path, asked: Collection[str] | None = None) -> str:
+    """One line a model, then one line a stage; plain aligned text. What has not run is `-`.
+
+    asked: the stages to show; None: all. Beside accuracy and documents kept stands, in `before`, what they were in the last run
+    that had other parameters or figures, where there was one.
+    """
+    every = read_stages(root)
+    stages = [stage for stage in every if asked is None or stage.name in asked]
+    before = run_before(read_runs(root), read_params(root), figures_of(every))
+    models = [["model", "parameters", "size", "bits/byte", "gzip -9", "accuracy", "95% interval", "before", "tokens/s"]]
     for stage in (s for s in stages if s.model):
+        was = before.figures.get(stage.name, {}) if before else {}
         m = stage.metrics
         low, high = m.get("accuracy_low"), m.get("accuracy_high")
         models.append([
             stage.model or "",
             number(m.get("parameters")),
             size(m.get("size_bytes")),
-            _bits(m.get("bits_per_byte")),
+            _bits(m.get("bits_per_byte")) + _range(m.get("bits_per_byte_low"), m.get("bits_per_byte_high")),
             _bits(m.get("gzip_bits_per_byte")),
             percent(m.get("accuracy")),
             ABSENT if low is None or high is None else f"{percent(low)} to {percent(high)}",
+            percent(was.get("accuracy")),
             number(stage.timings.get("tokens_per_second")),
         ])  # fmt: skip
-    work = [["stage", "seconds", "peak memory", "kept", "dropped", "commonest reason"]]
+    work = [["stage", "seconds", "peak memory", "kept", "before", "dropped", "commonest reason"]]
     for stage in stages:
         seconds = stage.timings.get("seconds")
         given, kept = stage.flow or (None, None)
+        was = before.figures.get(stage.name, {}) if before else {}
         reason = next((f"{name} {number(count)}" for name, count in stage.drops.items()), "")
         work.append([
             stage.name,
             ABSENT if seconds is None else f"{seconds:.1f}",
             size(stage.timings.get("peak_memory_bytes")),
             "" if kept is None else number(kept),
+            "" if kept is None else number(was.get("kept", was.get("documents"))),
             "" if kept is None or given is None else number(given - kept),
             reason,
         ])  # fmt: skip
-    return "\n\n".join(_aligned(rows) for rows in (models, work) if len(rows) > 1)
+    blocks = [rows if before else _without(rows, "before") for rows in (models, work) if len(rows) > 1]
+    return "\n\n".join(map(_aligned, blocks))
+
+
+def _without(rows: list[list[str]], column: str) -> list[list[str]]:
+    place = rows[0].index(column)
+    return [row[:place] + row[place + 1 :] for row in rows]
 
 
 def _bits(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.3f}"
+
+
+def _range(low: float | None, high: float | None) -> str:
+    """The 95% interval in brackets; nothing where there is none."""
+    return "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
 
 
 def _aligned(rows: list[list[str]]) -> str:

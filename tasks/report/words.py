@@ -6,6 +6,11 @@ import unicodedata
 ABSENT = "-"
 
 
+def counted(count: int, word: str) -> str:
+    """`1 finding`, `2 findings`, `no findings`."""
+    return f"{count or 'no'} {word}{'' if count == 1 else 's'}"
+
+
 def number(value: float | None) -> str:
     """Four significant digits, thousands in groups; `-` for None."""
     if value is None:

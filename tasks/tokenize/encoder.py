@@ -37,7 +37,8 @@ PROBES = [
 
 
 class Encoder(Protocol):
-    """`texts -> (ids, offsets)`: the ids of text n are ids[offsets[n] : offsets[n + 1]], special tokens not among them."""
+    """`texts -> (ids, offsets)`: the ids of text n are ids[offsets[n] : offsets[n + 1]], special tokens not among them but for
+    those that the tokenizer has around every text."""
 
     def __call__(self, texts: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]: ...
 
@@ -79,20 +80,41 @@ class HuggingFace:
         return np.concatenate([np.zeros(0, dtype=np.uint32), *encoded]), offsets
 
 
+class Around:
+    """An encoder whose texts have ids before and after them."""
+
+    def __init__(self, inner: Encoder, before: list[int], after: list[int]) -> None:
+        self._inner, self._before, self._after = inner, before, after
+
+    def __call__(self, texts: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
+        ids, offsets = self._inner(texts)
+        more = len(self._before) + len(self._after)
+        bounds = offsets + more * np.arange(len(offsets), dtype=np.int64)
+        found = np.empty(len(ids) + more * len(texts), dtype=ids.dtype)
+        inside = np.ones(len(found), dtype=bool)
+        for place, index in enumerate(self._before):
+            found[bounds[:-1] + place], inside[bounds[:-1] + place] = index, False
+        for place, index in enumerate(self._after, -len(self._after)):
+            found[bounds[1:] + place], inside[bounds[1:] + place] = index, False
+        found[inside] = ids
+        return found, bounds
+
+
 ENCODERS: dict[str, Any] = {"gigatoken": Gigatoken, "tokenizers": HuggingFace}
 
 
 @lru_cache(maxsize=1)
 def encoder(name: str, tokenizer_json: str) -> Encoder:
     """The encoder of this process, kept from one shard to the next with the words that it remembers."""
-    return ENCODERS[name](tokenizer_json)
+    made, tokenizer = ENCODERS[name](tokenizer_json), Tokenizer(tokenizers.Tokenizer.from_str(tokenizer_json))
+    return Around(made, tokenizer.before, tokenizer.after) if tokenizer.before or tokenizer.after else made
 
 
 def why_not_gigatoken(tokenizer_json: str, texts: pa.LargeStringArray) -> str:
     """What speaks against gigatoken: that it refuses the tokenizer, or the first text or probe of which it makes other ids
     than `tokenizers`; "" where nothing does."""
     try:
-        fast = encoder("gigatoken", tokenizer_json)
+        fast = Gigatoken(tokenizer_json)
     except RuntimeError as error:
         return f"gigatoken does not know it: {str(error).splitlines()[0]}"
     slow = HuggingFace(tokenizer_json)

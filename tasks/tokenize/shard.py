@@ -1,33 +1,28 @@
-"""Of one shard: which documents are held out, and its tokens."""
+"""Of one shard: its tokens, and which of its documents are held out."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import xxhash
 
 from tasks.core.parts import Facts
 from tasks.core.tables import Writer, ahead, read_batches
 from tasks.tokenize.encoder import Encoder, buffers_of, encoder
+from tasks.tokenize.overlap import Overlap, Side
 
 SCHEMA = pa.schema(
     [("id", pa.string()), ("source", pa.string()), ("split", pa.string())]
     + [(name, pa.int64()) for name in ("start", "length", "bytes")]
 )
-HELD_OUT_SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("text", pa.large_string())])
-# Another seed than any hash that documents are ordered by: the front of the corpus is not to be what is held out.
-SEED = 0x68656C64
-
-
-def points(ids: pa.Array) -> np.ndarray:
-    """N numbers of 64 bits, one for each id: its XXH3."""
-    digest = partial(xxhash.xxh3_64_intdigest, seed=SEED)
-    return np.fromiter(map(digest, ids.cast(pa.binary()).to_pylist()), dtype=np.uint64, count=len(ids))
+HELD_OUT_SCHEMA = pa.schema(
+    [("id", pa.string()), ("source", pa.string()), ("group", pa.string()), ("text", pa.large_string())]
+)
+# What documents.parquet calls the three: trained on, measured, and neither, since training has most of it.
+TRAIN, HELD_OUT, CONTAINED = "train", "held_out", "contained"
 
 
 def score_columns(path: Path) -> list[pa.Field]:
@@ -35,43 +30,36 @@ def score_columns(path: Path) -> list[pa.Field]:
     return [field for field in pq.read_schema(path) if field.name.startswith("score_")]
 
 
-def survey(path: Path, folder: Path) -> Facts:
-    """How many documents a shard has, and their lowest and highest points."""
-    count, low, high = 0, 2**64, -1
-    for batch in read_batches(path, ["id"]):
-        if batch.num_rows:
-            found = points(batch.column(0))
-            count, low, high = count + len(found), min(low, int(found.min())), max(high, int(found.max()))
-    return {"documents": count, "lowest": low, "highest": high}
-
-
 @dataclass(frozen=True)
 class Shard:
-    """What is needed to encode one: its file, the folder of tokenizer.json, the point below which a document is held out."""
+    """What is needed to encode one: its file and who is held out, the folder of tokenizer.json, and how much of a held-out
+    document may stand in training."""
 
-    path: Path
+    side: Side
     tokenizer: Path
     encoder: str
     eos_id: int
     dtype: str
-    held_out_below: int
+    overlap: Overlap
+    max_overlap: float
 
 
 def encode(shard: Shard, folder: Path) -> Facts:
     """Write tokens.raw, documents.parquet (starts counted from the shard's) and held_out.parquet."""
     encode_texts = encoder(shard.encoder, (shard.tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
-    scores = [field.name for field in score_columns(shard.path)]
-    schema = pa.schema([*SCHEMA, *score_columns(shard.path)])
-    rows = held_rows = position = training = size = 0
+    path = shard.side.path
+    scores = [field.name for field in score_columns(path)]
+    schema = pa.schema([*SCHEMA, *score_columns(path)])
+    totals, position = Counter[str](), 0
     with (
         (folder / "tokens.raw").open("wb") as tokens,
         Writer(folder / "documents.parquet", schema) as documents,
         Writer(folder / "held_out.parquet", HELD_OUT_SCHEMA) as held,
     ):
         # three things go on at once: reading, encoding, writing
-        batches = ahead(read_batches(shard.path, ["id", "source", "text", *scores]))
+        batches = ahead(read_batches(path, ["id", "source", "meta", "text", *scores]))
         for batch, ids, offsets in ahead(encoded(batches, encode_texts)):
-            chosen = points(batch.column("id")) < np.uint64(shard.held_out_below)
+            split_N, groups = divided(shard, batch, totals)
             lengths = np.diff(offsets) + 1
             ends = np.cumsum(lengths)
             tokens.write(ended(ids, ends, shard.eos_id, shard.dtype).data)
@@ -79,20 +67,34 @@ def encode(shard: Shard, folder: Path) -> Facts:
             columns = [
                 batch.column("id"),
                 batch.column("source"),
-                pc.if_else(pa.array(chosen), "held_out", "train"),
+                pa.array(split_N),
                 pa.array(position + ends - lengths),
                 pa.array(lengths),
                 pa.array(sizes),
                 *(batch.column(name) for name in scores),
             ]
             documents.write(pa.RecordBatch.from_arrays(columns, schema=schema))
-            held.write(batch.select(["id", "source", "text"]).filter(pa.array(chosen)))
-            rows += len(chosen)
-            held_rows += int(chosen.sum())
+            kept = pa.array(split_N == HELD_OUT)
+            columns = [batch.column("id"), batch.column("source"), pa.array(groups, pa.string()), batch.column("text")]
+            held.write(pa.RecordBatch.from_arrays(columns, schema=HELD_OUT_SCHEMA).filter(kept))
             position += int(ends[-1])
-            training += int(lengths[~chosen].sum())
-            size += int(sizes.sum())
-    return {"documents": rows, "held_out": held_rows, "tokens": position, "train_tokens": training, "bytes": size}
+            totals["bytes"] += int(sizes.sum())
+            for split in (TRAIN, HELD_OUT, CONTAINED):
+                totals[f"{split}_documents"] += int((split_N == split).sum())
+                totals[f"{split}_tokens"] += int(lengths[split_N == split].sum())
+    return {"tokens": position, **totals}
+
+
+def divided(shard: Shard, batch: pa.RecordBatch, totals: Counter[str]) -> tuple[np.ndarray, list[str]]:
+    """The split of each of N documents, and its group. Adds to totals the grams of what is held out, and of these the seen."""
+    chosen, groups = shard.side.rule(batch)
+    split_N = np.where(chosen, HELD_OUT, TRAIN).astype(object)
+    seen, grams = shard.overlap(batch.column("text").filter(pa.array(chosen)))
+    over = seen > shard.max_overlap * grams
+    split_N[np.flatnonzero(chosen)[over]] = CONTAINED
+    totals["grams"] += int(grams[~over].sum())
+    totals["seen_grams"] += int(seen[~over].sum())
+    return split_N, groups
 
 
 def encoded(

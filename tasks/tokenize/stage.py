@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,20 @@ from tasks.core.stage import main
 from tasks.core.tables import Writer, read_batches, shards
 from tasks.tokenize import methods
 from tasks.tokenize.encoder import why_not_gigatoken
-from tasks.tokenize.shard import HELD_OUT_SCHEMA, SCHEMA, Shard, encode, points, score_columns, survey
+from tasks.tokenize.overlap import (
+    Overlap,
+    Search,
+    Side,
+    Sought,
+    Table,
+    gather_seen,
+    held_grams,
+    limit_of,
+    make_table,
+    search,
+)
+from tasks.tokenize.shard import CONTAINED, HELD_OUT, HELD_OUT_SCHEMA, SCHEMA, TRAIN, Shard, encode, score_columns
+from tasks.tokenize.sides import Rule, Surveyed, check_fields, held_out_below, survey
 
 # What of the corpus both encoders are held to before one of them is chosen: at the speed of `tokenizers`, 50 ms.
 CHECKED_DOCUMENTS, CHECKED_CHARACTERS = 64, 2048
@@ -30,21 +44,25 @@ COPIED_AT_ONCE = 1 << 20  # stays in the cache: half the time of 16 MiB
 class TokenizeConfig(Config):
     method: choice(methods)
     checkpoint: Checkpoint
-    held_out_fraction: float = Field(0.03, gt=0, lt=1, description="of the documents, chosen by a hash of their id")
+    held_out_fraction: float = Field(0.03, gt=0, lt=1, description="of the groups, chosen by a hash of their name")
+    group_by: list[str] = Field(
+        [],
+        description="fields of the documents' meta: those of the same value are held out together, or trained on; where a "
+        "document has none of them, its source says which belong together, else it is a group by itself",
+    )
+    max_overlap: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of a held-out document that may stand word for word in training; of more it is not measured",
+    )
 
 
-def held_out_below(found: Sequence[Facts], fraction: float) -> int:
-    """The point below which a document is held out. Each id decides for itself, so a grown corpus moves none; if that takes
-    all or none of them, the id with the lowest point is held out, or the highest is not."""
-    lowest, highest = min(facts["lowest"] for facts in found), max(facts["highest"] for facts in found)
-    return min(max(int(fraction * 2**64), lowest + 1), highest)
-
-
-def train_texts(path: Path, below: int) -> Iterator[str]:
+def train_texts(side: Side) -> Iterator[str]:
     """The texts that are not held out, one after another."""
-    for batch in read_batches(path, ["id", "text"]):
+    for batch in read_batches(side.path, ["id", "meta", "text"]):
         if batch.num_rows:
-            chosen = points(batch.column("id")) < np.uint64(below)
+            chosen, _ = side.rule(batch)
             yield from batch.column("text").filter(pa.array(~chosen)).to_pylist()
 
 
@@ -63,20 +81,20 @@ class Training:
     """What is needed to make the tokenizer."""
 
     config: TokenizeConfig
-    source: Path
-    held_out_below: int
+    side: Side
 
 
 def fit(training: Training, folder: Path) -> Facts:
     """Write tokenizer.json, and say why gigatoken cannot encode with it, or ""."""
-    texts = train_texts(training.source, training.held_out_below)
-    tokenizer = training.config.method(texts, Path(training.config.checkpoint.folder))
+    tokenizer = training.config.method(train_texts(training.side), Path(training.config.checkpoint.folder))
     tokenizer.save(folder)
-    return {"why_not_gigatoken": why_not_gigatoken(tokenizer.to_json(), first_texts(training.source))}
+    return {"why_not_gigatoken": why_not_gigatoken(tokenizer.to_json(), first_texts(training.side.path))}
 
 
-def join(parts: list[Part], dtype: np.dtype, schema: pa.Schema, out: Path) -> None:
-    """The parts of all shards, in their order, as tokens.npy, documents.parquet and held_out.parquet."""
+def join(parts: list[Part], dtype: np.dtype, schema: pa.Schema, out: Path) -> int:
+    """The parts of all shards, in their order, as tokens.npy, documents.parquet and held_out.parquet; how many groups are held
+    out."""
+    groups = set[str]()
     total = sum(part.facts["tokens"] for part in parts)
     with (out / "tokens.npy").open("wb") as tokens:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (total,)}
@@ -95,22 +113,62 @@ def join(parts: list[Part], dtype: np.dtype, schema: pa.Schema, out: Path) -> No
                 documents.write(batch.set_column(place, SCHEMA.field(place), moved))
             for batch in read_batches(part.folder / "held_out.parquet"):
                 held.write(batch)
+                groups.update(batch.column("group").to_pylist())
             start += part.facts["tokens"]
+    return len(groups)
+
+
+def chosen(config: TokenizeConfig, source: Path, files: Sequence[Path], log: Log) -> Rule:
+    """Who is held out. Raises ConfigError where that leaves nothing on one side."""
+    group_by = tuple(config.group_by)
+    surveyed = log.map(survey, [Surveyed(file, group_by) for file in files], "survey", least=16 * LEAST)
+    found = [part.facts for part in surveyed]
+    count = sum(facts["documents"] for facts in found)
+    if count < 2:
+        raise ConfigError(
+            f"{source}: has {count} documents; tokenize needs two at least, one to train on and one to hold out"
+        )
+    check_fields(found, group_by)
+    return Rule(group_by, held_out_below(found, config.held_out_fraction))
+
+
+def overlap_of(sides: Sequence[Side], log: Log) -> Overlap:
+    """What of the held-out documents stands in the others."""
+    parts = log.map(held_grams, sides, "grams", least=4 * LEAST)
+    limit, lengths = limit_of(parts), sorted({length for part in parts for length in part.facts["lengths"]})
+    (table,) = log.map(make_table, [Table(tuple(part.folder for part in parts), limit)], "table", "table")
+    searches = [Search(side, table.folder, tuple(lengths)) for side in sides]
+    found = tuple(part.folder for part in log.map(search, searches, "searched", least=LEAST))
+    (seen,) = log.map(gather_seen, [Sought(found)], "seen", "table")
+    return Overlap(seen.folder, limit)
+
+
+def say_contained(config: TokenizeConfig, totals: Counter[str]) -> None:
+    """A line where held-out documents are left out. Raises ConfigError where none remains."""
+    contained = totals["contained_documents"]
+    if not contained:
+        return
+    what = (
+        f"{contained} of {contained + totals['held_out_documents']} held-out documents stand in training by more than "
+        f"{config.max_overlap:.0%}"
+    )
+    if not totals["held_out_documents"]:
+        raise ConfigError(
+            f"tokenize: {what}, and nothing is left to measure: let dedup drop duplicates, name what belongs together in "
+            "tokenize.group_by, or raise tokenize.max_overlap"
+        )
+    print(f"tokenize: {what}; they are neither trained on nor measured", file=sys.stderr)
 
 
 def run(config: TokenizeConfig, data: Path, log: Log) -> dict[str, float]:
     """data/filter -> data/tokenize."""
     source, out = data / "filter" / "documents", data / "tokenize"
     files = shards(source)
-    found = [part.facts for part in log.map(survey, files, "survey", least=16 * LEAST)]
-    count = sum(facts["documents"] for facts in found)
-    if count < 2:
-        raise ConfigError(
-            f"{source}: has {count} documents; tokenize needs two at least, one to train on and one to hold out"
-        )
-    below = held_out_below(found, config.held_out_fraction)
+    rule = chosen(config, source, files, log)
+    sides = [Side(file, rule) for file in files]
+    overlap = overlap_of(sides, log)
     try:
-        (trained,) = log.map(fit, [Training(config, source, below)], "tokenizer", "tokenizer")
+        (trained,) = log.map(fit, [Training(config, Side(source, rule))], "tokenizer", "tokenizer")
     except pa.ArrowInvalid:
         raise
     except ValueError as error:
@@ -123,17 +181,26 @@ def run(config: TokenizeConfig, data: Path, log: Log) -> dict[str, float]:
     tokenizer.save_contract(out)
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     name = "tokenizers" if reason else "gigatoken"
-    jobs = [Shard(file, trained.folder, name, tokenizer.eos_id, dtype.str, below) for file in files]
+    jobs = [
+        Shard(side, trained.folder, name, tokenizer.eos_id, dtype.str, overlap, config.max_overlap) for side in sides
+    ]
     parts = log.map(encode, jobs, "encoded", least=LEAST)
-    join(parts, dtype, pa.schema([*SCHEMA, *score_columns(files[0])]), out)
-    totals = {name: sum(part.facts[name] for part in parts) for name in parts[0].facts}
+    totals = Counter[str]()
+    for part in parts:
+        totals.update(part.facts)
+    say_contained(config, totals)
+    groups = join(parts, dtype, pa.schema([*SCHEMA, *score_columns(files[0])]), out)
     return {
-        "documents": count,
-        "train_documents": count - totals["held_out"],
-        "held_out_documents": totals["held_out"],
+        "documents": sum(totals[f"{split}_documents"] for split in (TRAIN, HELD_OUT, CONTAINED)),
+        "train_documents": totals["train_documents"],
+        "held_out_documents": totals["held_out_documents"],
+        "held_out_groups": groups,
+        "held_out_overlap": totals["seen_grams"] / max(totals["grams"], 1),
+        "contained_documents": totals["contained_documents"],
         "tokens": totals["tokens"],
         "train_tokens": totals["train_tokens"],
-        "held_out_tokens": totals["tokens"] - totals["train_tokens"],
+        "held_out_tokens": totals["held_out_tokens"],
+        "contained_tokens": totals["contained_tokens"],
         "bytes": totals["bytes"],
         "bytes_per_token": totals["bytes"] / totals["tokens"],
         "vocab_size": tokenizer.vocab_size,

@@ -33,11 +33,11 @@ class Toy:
         return Arm(name, measure)
 
 
-def test_pairs_are_interleaved_after_the_gate() -> None:
+def test_pairs_take_turns_in_going_first_after_the_gate() -> None:
     toy = Toy()
     peers = (toy.arm("Brown", *[1.0] * 5), toy.arm("Clark", *[1.0] * 5))
     list(hold(Contest(toy.arm("A", 1.0), (SECONDS,), peers)))
-    assert toy.order == "AB" + "AB" * 5 + "AC" + "AC" * 5
+    assert toy.order == "AB" + "ABBAABBAAB" + "AC" + "ACCAACCAAC"
 
 
 def test_ratios_are_per_pair_and_warm_up_is_not_counted() -> None:

@@ -5,6 +5,7 @@ from pydantic import Field
 
 from lm.config import Config
 from tasks.core.config import ConfigError, load, read_params, unknown_sections
+from tasks.curriculum.stage import CurriculumConfig
 from tasks.dedup.stage import DedupConfig
 from tasks.ingest.stage import IngestConfig
 from tests.project import TINY
@@ -60,6 +61,16 @@ def test_sections_that_no_stage_reads() -> None:
     assert unknown_sections({"dedup": {}, "seed": 0, "quantise": {}}, ["dedup", "quantize"]) == [
         "params.yaml: quantise: no stage reads this section; did you mean 'quantize'? (allowed: checkpoint, dedup, libraries, problems, quantize, references, seed)"
     ]
+
+
+@pytest.mark.parametrize("key", ["size", "nfiles"])
+def test_a_key_that_dvc_does_not_see_is_refused_where_any_key_may_stand(key: str) -> None:
+    order = {"name": "mixture", "phases": [{"share": 1.0, "weights": {"stdlib": 0.5, key: 0.5}}]}
+    with pytest.raises(ConfigError) as caught:
+        load("curriculum", CurriculumConfig, {"curriculum": {**TINY["curriculum"], "order": order}, "seed": 0}, "p")
+    assert str(caught.value) == (
+        f"p: curriculum.order.phases.0.weights.{key}: DVC's run cache does not see keys called nfiles or size; call it otherwise"
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from tasks.core.graph import read_graph
 from tasks.core.key import Inputs
 from tasks.core.libraries import SECTION, check_versions, installed, libraries_in
 from tasks.core.yaml import read_yaml
+from tests.imports import closure, imports_of
 from tests.project import ROOT, TINY, make_project, start_stage
-from tests.test_architecture import GRAPH, chosen_methods, closure, imports_of
+from tests.test_architecture import GRAPH, chosen_methods
 
 # They decide no number of an output: params and dvc.yaml in, records and bars out.
 DECIDE_NOTHING = {"mlflow", "pathspec", "psutil", "pydantic", "ruamel", "tqdm"}

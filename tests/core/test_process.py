@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from lm.config import ConfigError
-from tasks.core.process import LEAST_BUDGET, LIBRARIES, container_limits, memory_budget
+from lm.memory_limits import memory_limits
+from tasks.core.process import LEAST_BUDGET, LIBRARIES, memory_budget
+from tests.control_groups import made_groups
 
 MIB = 1 << 20
 
@@ -36,12 +38,9 @@ def test_what_is_asked_for_goes_before_limits(monkeypatch: pytest.MonkeyPatch) -
             memory_budget()
 
 
-def test_a_containers_limit_is_seen(tmp_path: Path) -> None:
-    assert container_limits(tmp_path) == []
-    (tmp_path / "memory.max").write_text("max\n")
-    assert container_limits(tmp_path) == []
-    (tmp_path / "memory.max").write_text("1073741824\n")
-    assert container_limits(tmp_path) == [1 << 30]
-    (tmp_path / "memory").mkdir()
-    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
-    assert container_limits(tmp_path) == [1 << 30, 9223372036854771712]
+def test_the_limit_of_a_control_group_is_shared_with_the_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_groups(tmp_path, "cgroup", "/pod/stage", {"/pod": 768 * MIB})
+    monkeypatch.setattr("tasks.core.process.memory_limits", lambda: memory_limits(tmp_path))
+    assert memory_budget() == 256 * MIB

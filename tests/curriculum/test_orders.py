@@ -95,6 +95,14 @@ def test_a_phase_goes_on_where_the_one_before_stopped() -> None:
     assert len(drawn) == len(set(drawn.tolist()))
 
 
+def test_the_repeated_set_has_its_share_of_the_tokens() -> None:
+    order = TwoSet(repeated=0.1, share=0.2)
+    drawn = order(CORPUS, int(CORPUS.length.sum()), 0).document
+    times = np.bincount(drawn, minlength=len(CORPUS.row))
+    repeated = np.isin(drawn, np.argsort(-times, kind="stable")[:40])
+    assert abs(CORPUS.length[drawn[repeated]].sum() / CORPUS.length[drawn].sum() - 0.2) < 0.01
+
+
 def test_two_sets_repeat_one_and_not_the_other() -> None:
     drawn = TwoSet(repeated=0.1, share=0.5)(CORPUS, int(CORPUS.length.sum()), 0).document
     times = np.bincount(drawn, minlength=len(CORPUS.row))

@@ -41,7 +41,7 @@ def test_planted_near_duplicates_against_brute_force(kind: str, shingles: str) -
     assert exact == {
         (i, i + 60) for i in range(60)
     }  # the construction: the pairs and nothing else is above the threshold
-    found = found_by(Minhash(shingles=shingles, size=size), [rows_of(documents)]).first_N
+    found = found_by(Minhash(shingles=shingles, shingle_words=size), [rows_of(documents)]).first_N
     # verified candidates: precision is 1; at J >= 0.85 a pair shares no band with probability (1 - 0.85^6)^18 = 0.0002
     assert {(int(found[row]), row) for row in range(120) if found[row] != row} == exact
 
@@ -177,7 +177,7 @@ def test_the_near_identical_codec_modules_are_found() -> None:
     found = {r.id.split(":")[1]: r for r in Stdlib(max_document_bytes=20_000).rows() if isinstance(r, Record)}
     names = [name for name in found if name.startswith("encodings/")]
     records = [found[name] for name in names]
-    first = found_by(Minhash(size=3), [rows_of([r.text for r in records])]).first_N
+    first = found_by(Minhash(shingle_words=3), [rows_of([r.text for r in records])]).first_N
     joined = {names[row]: names[first[row]] for row in range(len(names)) if first[row] != row}
     # modules that differ in a name alone: one of each family stays
     for family in ("euc_j", "iso2022_"):

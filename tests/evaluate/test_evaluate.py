@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import random
 
 import pytest
 import torch
@@ -11,8 +12,7 @@ from hypothesis import strategies as st
 from lm.problems.arithmetic import Arithmetic
 from lm.problems.example import Example, Score
 from tasks.evaluate.accuracy import answer_all, wilson
-from tasks.evaluate.bits_per_byte import document_bits, gzip_bits, windows_of
-from tasks.evaluate.stage import per_byte
+from tasks.evaluate.bits_per_byte import document_bits, gzip_bits, interval, per_byte, windows_of
 from tests.lm.models import toy_model, toy_tokenizer
 
 
@@ -45,17 +45,67 @@ def test_gzip_counts_what_gunzip_gives_back() -> None:
 
 def test_per_byte_by_hand() -> None:
     rows = [
-        {"source": "a", "bytes": 10, "bits": 20.0, "gzip_bits": 40.0},
-        {"source": "b", "bytes": 30, "bits": 30.0, "gzip_bits": 60.0},
+        {"id": "0", "source": "a", "group": "0", "bytes": 10, "bits": 20.0, "gzip_bits": 40.0},
+        {"id": "1", "source": "b", "group": "1", "bytes": 30, "bits": 30.0, "gzip_bits": 60.0},
+        {"id": "2", "source": "c", "group": "2", "bytes": 0, "bits": 0.0, "gzip_bits": 160.0},
     ]
+    # two groups drawn: the first twice in a quarter of the draws, the second twice in another
     assert per_byte(rows) == {
         "bits_per_byte": 1.25,
-        "gzip_bits_per_byte": 2.5,
+        "gzip_bits_per_byte": 6.5,
         "bits_per_byte_a": 2.0,
         "gzip_bits_per_byte_a": 4.0,
         "bits_per_byte_b": 1.0,
         "gzip_bits_per_byte_b": 2.0,
+        "bits_per_byte_low": 1.0,
+        "bits_per_byte_high": 2.0,
     }
+    assert "bits_per_byte_low" not in per_byte(rows[:1]), "one group says nothing of another"
+    assert interval([]) is None and per_byte(rows[2:]) == {}
+
+
+def documents(seed: int, groups: int, each: int, source: str = "a", level: float = 1.5) -> list[dict]:
+    """Documents of 1000 bytes whose bits vary from group to group by a standard deviation of 0.3 a byte, and little within."""
+    drawn = random.Random(seed)
+    found = []
+    for group in range(groups):
+        middle = drawn.gauss(level, 0.3)
+        for number in range(each):
+            bits = 1000 * drawn.gauss(middle, 0.02)
+            found.append(
+                {"id": f"{source}{group}:{number}", "source": source, "group": f"g{group}", "bytes": 1000, "bits": bits}
+            )
+    return found
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """Of 300 sets of 40 groups each. Documents drawn one by one would give an interval a third as wide, that mostly misses."""
+    covered = 0
+    for seed in range(300):
+        low, high = interval(documents(seed, 40, 10))
+        covered += low < 1.5 < high
+        assert 2 * 1.96 * 0.3 / 40**0.5 * 0.5 < high - low < 2 * 1.96 * 0.3 / 40**0.5 * 1.6
+    # 95% of 300 is 285, with a standard deviation of 3.8; of 40 groups percentiles cover about 94%
+    assert 285 - 6 * 3.8 < covered <= 285 + 3 * 3.8
+
+
+def test_sources_keep_their_shares() -> None:
+    """Two sources that lie far apart, each of groups that are alike: their mixture is known well."""
+    rows = documents(0, 30, 3) + documents(1, 30, 3, "b", level=4.0)
+    low, high = interval(rows)
+    assert high - low < 2 * 1.96 * 0.3 / 60**0.5 * 1.5
+    alone = [{"id": "z", "source": "z", "group": "z", "bytes": 1000, "bits": 9000.0}]
+    other = [{**alone[0], "id": "y", "source": "y", "group": "y", "bits": 1000.0}]
+    for singles in (alone, [*alone, *other]):  # one group of a source goes with others, and does not count as known
+        wider = interval(rows + singles)
+        assert wider[1] - wider[0] > high - low
+
+
+def test_the_order_of_the_rows_changes_nothing() -> None:
+    rows = documents(0, 12, 4) + documents(1, 9, 2, "b")
+    shuffled = list(rows)
+    random.Random(0).shuffle(shuffled)
+    assert interval(shuffled) == interval(rows)
 
 
 def test_wilson_by_hand() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException, TimeoutException
 from selenium.webdriver import Chrome, ChromeOptions
@@ -14,6 +14,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
+
+from flows.password import USER
 
 Found = TypeVar("Found")
 
@@ -38,6 +40,11 @@ def missing() -> str | None:
     return f"not installed: {', '.join(absent)} (Debian: chromium, chromium-driver)" if absent else None
 
 
+def logged_in(url: str, password: str | None) -> str:
+    """The address by which a browser need not ask for user and password."""
+    return url.replace("http://", f"http://{USER}:{quote(password or '')}@", 1)
+
+
 class Browser:
     """One window. `seconds` bounds every wait for something to show; pages of a busy small machine take a while."""
 
@@ -47,6 +54,14 @@ class Browser:
     def open(self, url: str) -> None:
         """Go to an address."""
         self.driver.get(url)
+
+    def log_in(self, prefect: str, password: str | None) -> None:
+        """Open Prefect's first page, past the question for the password."""
+        self.open(prefect)
+        self.see("Login")
+        self.find("input[type=password]").send_keys(f"{USER}:{password}")
+        self.click("button[type=submit]")
+        self.find("a", "Deployments")
 
     def text(self) -> str:
         """What the page shows."""

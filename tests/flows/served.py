@@ -29,7 +29,7 @@ ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 @dataclass(frozen=True)
 class Served:
-    """A running `make ui`: its pages, what it printed, and the password that it asks for."""
+    """A running `make ui`: its pages, what it printed, and the password that it asks for, None where it asks for none."""
 
     prefect: str
     mlflow: str
@@ -94,12 +94,12 @@ def with_tiny_preset(folder: Path) -> Path:
 
 @contextmanager
 def make_ui(project: Path, password: str | None = None, **variables: str) -> Iterator[Served]:
-    """`make ui` in a copy of the project; Ctrl-C at the end."""
+    """`make ui` in a copy of the project, with the password that it makes itself, this one, or none for ""; Ctrl-C at the end."""
     log = project.parent / "ui.log"
     surroundings = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "TOKENMILL_"))}
     ports = {f"TOKENMILL_{name}_PORT": "0" for name in ("PREFECT", "MLFLOW", "REPORT")}
     surroundings |= {**ports, "PYTHONPATH": os.pathsep.join([str(project), *EXTRA]), **variables}
-    if password:
+    if password is not None:
         surroundings["TOKENMILL_PASSWORD"] = password
     with log.open("w") as sink:
         process = subprocess.Popen(
@@ -117,7 +117,9 @@ def make_ui(project: Path, password: str | None = None, **variables: str) -> Ite
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
-        yield Served(ready[1], ready[2], ready[3], log, process, password)
+        if password is None:
+            [password] = re.findall(r"log in +admin:(\S+)", log.read_text())
+        yield Served(ready[1], ready[2], ready[3], log, process, password or None)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0, log.read_text()[-5000:]
     finally:

@@ -7,10 +7,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
+from prefect.workers.process import ProcessWorker
 
 from flows.compare import read_lock
+from flows.orders import TEMPLATE
+from tests.flows.served import ENDED
 from tests.flows.team import (
     SENT,
     Team,
@@ -59,6 +63,38 @@ def test_one_lock_from_dvc_and_from_two_agents(crew: Team) -> None:
     assert {path.name.split(".")[0] for path in files if path.match("data/timings/*.json")} == set(SENT)
     code, printed = crew.run(coordinator, "tokenize")
     assert code == 0 and "ran []" in printed, printed
+
+
+@pytest.mark.parametrize("flow", ["stage", "other"])
+def test_an_agent_runs_nothing_that_the_server_names(crew: Team, tmp_path: Path, flow: str) -> None:
+    """Commands come to Prefect's own worker as job variables and as steps of a deployment; the pool's template may be changed
+    by whoever writes to the server."""
+    with httpx.Client(base_url=crew.variables["PREFECT_API_URL"], timeout=60) as server:
+        pool = server.get("/work_pools/gpu").json()
+        assert pool["base_job_template"] == TEMPLATE and not TEMPLATE["variables"]["properties"]
+        mark = tmp_path / "mark"
+        steps = [{"prefect.deployments.steps.run_shell_script": {"script": f"touch {mark}"}}]
+        number = server.post("/flows/", json={"name": flow}).json()["id"]
+        made = {
+            "name": f"hostile-{flow}",
+            "flow_id": number,
+            "work_pool_name": "gpu",
+            "entrypoint": "os.path",
+            "pull_steps": steps,
+        }
+        deployment = server.post("/deployments/", json=made).json()["id"]
+        command = {"job_variables": {"command": f"touch {mark}"}}
+        assert server.post(f"/deployments/{deployment}/create_flow_run", json=command).status_code >= 400
+        stock = ProcessWorker.get_default_base_job_template()
+        server.patch("/work_pools/gpu", json={"base_job_template": stock}).raise_for_status()
+        try:
+            run = server.post(f"/deployments/{deployment}/create_flow_run", json=command).json()["id"]
+            wait_for(lambda: server.get(f"/flow_runs/{run}").json()["state_type"] in ENDED, crew.logs)
+        finally:
+            server.patch("/work_pools/gpu", json={"base_job_template": TEMPLATE}).raise_for_status()
+        state = server.get(f"/flow_runs/{run}").json()["state"]
+    assert state["type"] == "FAILED" and not mark.exists(), state
+    assert ("runs the flow stage alone, not other" if flow == "other" else "order") in state["message"]
 
 
 def test_a_lost_output_comes_back_from_what_was_made(crew: Team) -> None:

@@ -27,7 +27,7 @@ from tests.flows.runs import (
     texts,
     write_shard,
 )
-from tests.project import ROOT, run_stage, start_stage
+from tests.project import ROOT, digest, run_stage, start_stage
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,22 @@ def test_other_instructions_of_the_processor(original: Path, again: Path) -> Non
     assert found.stage == "pretrain" and found.step is not None and found.step.step == 0
     assert {suspect.kind for suspect in found.suspects} == {"hardware"}
     assert any(s.what.startswith("instructions ") and s.what.endswith("-> DEFAULT") for s in found.suspects)
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({"TOKENMILL_POSITIONS": "64"}, ["TOKENMILL_POSITIONS unset -> 64", "positions whole batches -> 64 at once"]),
+        ({"ONEDNN_DEFAULT_FPMATH_MODE": "BF16"}, ["ONEDNN_DEFAULT_FPMATH_MODE unset -> BF16"]),
+    ],
+    ids=str,
+)
+def test_an_execution_setting(original: Path, again: Path, environment: dict[str, str], named: list[str]) -> None:
+    run_again(again, "pretrain", **environment)
+    if digest(original / "data" / "pretrain") == digest(again / "data" / "pretrain"):
+        assert "POSITIONS" not in str(environment)  # a processor without bf16 products does not take the other one
+        return
+    assert first(original, again).suspects == [Suspect("hardware", line) for line in named]
 
 
 def test_an_output_that_was_changed_after_it_was_written(original: Path, again: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.compare import read_lock
-from flows.heal import heal_lock, is_whole
+from flows.heal import cut_back, is_whole
 from lm.config import ConfigError
 from tasks.core.yaml import parse_yaml
 from tests.project import ROOT
@@ -21,27 +21,27 @@ STAGES = read_lock(ROOT / "dvc.lock")
 def test_what_is_left_are_whole_stages_in_their_order(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     folder = tmp_path_factory.mktemp("cut")
     (folder / "dvc.lock").write_text(WHOLE[:cut])
-    said = heal_lock(folder)
+    said = cut_back(folder)
     if not (folder / "dvc.lock").exists():
         assert said.startswith("dvc.lock: not one stage")
         return
     left = read_lock(folder / "dvc.lock")
     assert list(left) == list(STAGES)[: len(left)] and len(left) >= len(STAGES) * cut // len(WHOLE) - 3
     assert all(left[name]["outs"][0]["md5"] == STAGES[name]["outs"][0]["md5"] for name in left)
-    assert heal_lock(folder) == ""
+    assert cut_back(folder) == ""
 
 
 def test_a_whole_lock_is_left_alone(tmp_path: Path) -> None:
-    assert is_whole(WHOLE) and heal_lock(tmp_path) == ""
+    assert is_whole(WHOLE) and cut_back(tmp_path) == ""
     (tmp_path / "dvc.lock").write_text(WHOLE)
     before = (tmp_path / "dvc.lock").stat().st_mtime_ns
-    assert heal_lock(tmp_path) == "" and (tmp_path / "dvc.lock").stat().st_mtime_ns == before
+    assert cut_back(tmp_path) == "" and (tmp_path / "dvc.lock").stat().st_mtime_ns == before
 
 
 def test_zeros_that_a_crash_left_are_cut_off(tmp_path: Path) -> None:
     half = WHOLE.index("\n  tokenize:")
     (tmp_path / "dvc.lock").write_bytes(WHOLE[: half + 40].encode() + bytes(4096))
-    assert heal_lock(tmp_path) == "dvc.lock: was cut off; the 3 stages before that are kept, DVC's cache has the others"
+    assert cut_back(tmp_path) == "dvc.lock: was cut off; the 3 stages before that are kept, DVC's cache has the others"
     assert list(parse_yaml((tmp_path / "dvc.lock").read_text())["stages"]) == list(STAGES)[:3]
 
 
@@ -49,5 +49,5 @@ def test_a_merge_conflict_is_for_its_user_to_decide(tmp_path: Path) -> None:
     text = WHOLE.replace("  dedup:", "<<<<<<< HEAD\n  dedup:", 1)
     (tmp_path / "dvc.lock").write_text(text)
     with pytest.raises(ConfigError, match="merge conflict; take one side"):
-        heal_lock(tmp_path)
+        cut_back(tmp_path)
     assert (tmp_path / "dvc.lock").read_text() == text

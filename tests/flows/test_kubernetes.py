@@ -63,6 +63,14 @@ def test_the_values_are_what_the_template_asks_for() -> None:
         jsonschema.validate(VALUES | {"gpus": "many"}, TEMPLATE["variables"])
 
 
+@pytest.mark.parametrize(
+    "name", ["command", "env", "working_dir", "image", "secret", "namespace", "service_account_name"]
+)
+def test_what_a_job_runs_and_as_whom_is_not_a_runs_to_say(name: str) -> None:
+    with pytest.raises(jsonschema.ValidationError, match="Additional properties are not allowed"):
+        jsonschema.validate(VALUES | {name: "x"}, TEMPLATE["variables"])
+
+
 def test_every_variable_is_used_and_every_used_one_is_declared() -> None:
     text = json.dumps(TEMPLATE["job_configuration"])
     used = {part.split("}}")[0].strip() for part in text.split("{{")[1:]}
@@ -76,7 +84,7 @@ def test_the_job_is_one_of_kubernetes_and_asks_for_the_gpus() -> None:
     job = rendered(VALUES | {"gpus": 2})
     assert unknown(job, "V1Job", models) == []
     [container] = job["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == VALUES["image"] and container["args"] == ["python", "-m", "prefect.engine"]
+    assert container["args"] == ["python", "-P", "-m", "flows.engine", "stage"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 2
     env = {item["name"]: item["value"] for item in container["env"]}
     assert env["PYTHONPATH"] == "/tokenmill" and "PREFECT__FLOW_RUN_ID" in env

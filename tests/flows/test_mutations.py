@@ -1,8 +1,10 @@
 """No stale hit: whatever decides a stage's output is flipped, and in no case does the stage count as up to date.
 
-In a copy of the project, all stages run once by DVC, audited. Status alone is asked, many flips at a time where each belongs to one stage.
+In a copy of the project, all stages run once by DVC, audited. Status is asked, many flips at a time where each belongs to one stage, and
+DVC's run cache: for its key, of every flip, and for what it gives back, of one flip of every stage.
 """
 
+import importlib
 import json
 import os
 import shutil
@@ -10,25 +12,38 @@ import subprocess
 import sys
 from collections import namedtuple
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.stage.cache import _get_cache_hash
 
 from flows.environment import environment
-from flows.params import compose, libraries, write
+from flows.params import compose, libraries, override, write
 from flows.plan import make_plan, may_run
 from flows.smoke import copy_project
-from tasks.core.config import read_params
+from tasks.core.config import SHARED, ConfigError, load, read_params
 from tasks.core.graph import Entry, read_graph, value_at
-from tasks.core.yaml import dump_yaml
+from tasks.core.key import stage_key
+from tasks.core.yaml import dump_yaml, read_yaml
 from tests.core.test_libraries import other_version
-from tests.project import ROOT, TINY
-from tests.test_architecture import chosen_methods, closure, is_room
+from tests.imports import closure, is_room
+from tests.project import ROOT, TINY, digest
+from tests.test_architecture import chosen_methods
 
 # The work is as little as can be: what takes the time is twelve processes that import torch.
 LITTLE: dict[str, dict[str, Any]] = {
     "ingest": {"sources": [{"name": "worksheets", "digits": 1}, {"name": "jsonl", "path": "*.jsonl"}]},
+    "dedup": {"near": {"name": "minhash", "shingle_words": 1, "threshold": 0.6}},
+    "filter": {
+        "quality": {
+            **{"name": "gopher_quality", "sources": ["jsonl"], "min_words": 5, "min_stop_words": 0},
+            **{"min_alphabetic_fraction": 0.5, "max_mean_word_length": 14.0},
+        }
+    },
     "curriculum": {"tokens": 512},
     "sft": {"steps": 1},
     "rl": {"steps": 1},
@@ -38,9 +53,29 @@ LITTLE: dict[str, dict[str, Any]] = {
 PARAMS = {
     section: value | LITTLE.get(section, {}) if isinstance(value, dict) else value for section, value in TINY.items()
 }
+# A parameter of each stage whose other value shows in its output.
+OTHER = {
+    "ingest": ("ingest.max_bytes", 20_000),
+    "dedup": ("dedup.near.shingle_words", 5),
+    "filter": ("filter.quality.min_words", 50),
+    "tokenize": ("tokenize.held_out_fraction", 0.3),
+    "curriculum": ("curriculum.tokens", 256),
+    "pretrain": ("pretrain.optimizer.lr", 0.01),
+    "sft": ("sft.batch", 8),
+    "rl": ("rl.max_new_tokens", 8),
+    "distill": ("distill.student_layers", 2),
+    "quantize": ("quantize.method.group", 16),
+    "evaluate@pretrain": ("evaluate.problems_counted", 3),
+}
 # Of evaluate, which is one definition, two are enough.
 EVALUATED = "foreach: [pretrain, sft, rl, distill, quantize]", "foreach: [pretrain, quantize]"
 Version = namedtuple("Version", "major minor micro releaselevel serial")  # noqa: PYI024 - as that of Python
+
+
+def surroundings_of(folder: Path) -> dict[str, str]:
+    """The environment of a stage's process there."""
+    more = {"TOKENMILL_TRACKING": "off", "TOKENMILL_THREADS": "1", "PYTHONPATH": str(folder)}
+    return environment(folder) | more
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +92,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "dvc.lock").unlink()
     (folder / "params.yaml").write_text(dump_yaml(PARAMS))
     write(folder, compose(folder, "current", []))
-    surroundings = {
-        **environment(folder),
-        "TOKENMILL_AUDIT": "1",
-        "TOKENMILL_SHARD_WORKERS": "2",
-        "TOKENMILL_TRACKING": "off",
-        "TOKENMILL_THREADS": "1",
-        "PYTHONPATH": str(folder),
-    }
+    surroundings = surroundings_of(folder) | {"TOKENMILL_AUDIT": "1", "TOKENMILL_SHARD_WORKERS": "2"}
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "repro", "-q"],
         cwd=folder,
@@ -117,10 +145,15 @@ def places(value: Any, path: tuple[Any, ...]) -> list[tuple[Any, ...]]:
 
 def with_flip(params: dict[str, Any], place: tuple[Any, ...]) -> dict[str, Any]:
     """The params with the value at a place flipped."""
+    return with_value(params, place, flipped(reduce(getitem, place, params)))
+
+
+def with_value(params: Any, place: tuple[Any, ...], value: Any) -> Any:
+    """The params with another value at a place."""
     if not place:
-        return flipped(params)
+        return value
     copy: Any = list(params) if isinstance(params, list) else dict(params)
-    copy[place[0]] = with_flip(params[place[0]], place[1:])
+    copy[place[0]] = with_value(params[place[0]], place[1:], value)
     return copy
 
 
@@ -160,6 +193,73 @@ def test_every_parameter_flipped_makes_the_stages_stale_that_declare_it(graph: d
             for address, entry in graph.items():
                 if place[0] in entry.params:
                     assert f"{key}: " in found.get(address, ""), (key, address, found.get(address))
+
+
+def test_every_parameter_flipped_is_another_key_of_the_run_cache(graph: dict[str, Entry]) -> None:
+    """It would answer for a parameter that its key leaves out, whatever the stage's status says."""
+    params, stages = read_params(), read_yaml(Path("dvc.lock"))["stages"]
+    flips = [place for section, value in params.items() for place in places(value, (section,))]
+    counted = 0
+    for address, entry in graph.items():
+        keys = {run_cache_key(stages[address], entry.declared(params))}
+        for place in flips:
+            if (place[0] if place[0] != "libraries" else ".".join(place)) in entry.params:
+                key = run_cache_key(stages[address], entry.declared(with_flip(params, place)))
+                assert key not in keys, (address, place)
+                keys.add(key)
+                counted += 1
+    assert counted > 200
+
+
+def run_cache_key(locked: dict[str, Any], params: dict[str, Any]) -> str:
+    """DVC's key of a run with these parameters."""
+    outs = [dict(out) for out in locked["outs"]]
+    return _get_cache_hash({**locked, "params": {"params.yaml": params}, "outs": outs}, key=True)
+
+
+@pytest.mark.parametrize("address", OTHER)
+def test_a_value_and_another_in_turn_give_the_bytes_of_each(
+    address: str, project: Path, graph: dict[str, Entry]
+) -> None:
+    """By DVC alone: the other value is run, and then both come back from its run cache."""
+    out, (name, value) = Path(graph[address].outs[0]), OTHER[address]
+    texts = {
+        "one": Path("params.yaml").read_text(),
+        "other": dump_yaml(override(read_params(), f"{name}={value}")),
+    }
+    made, said = {"one": [digest(out)], "other": list[str]()}, []
+    for turn in ("other", "one", "other", "one"):
+        Path("params.yaml").write_text(texts[turn])
+        command = [sys.executable, "-m", "dvc", "repro", "--single-item", address]
+        done = subprocess.run(command, env=surroundings_of(project), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        said.append("is cached - skipping run" in done.stdout)
+        made[turn].append(digest(out))
+    assert said == [False, True, True, True]
+    assert {turn: len(set(found)) for turn, found in made.items()} == {"one": 1, "other": 1}
+    assert made["one"][0] != made["other"][0]
+
+
+def test_equal_numbers_are_one_value_to_dvc_and_to_the_stage_key(graph: dict[str, Entry]) -> None:
+    """1, 1.0 and true are equal in Python, by which DVC compares: whichever of them stands there, nothing is stale, the key is the
+    same, and the stage either refuses the value or takes it for the same."""
+    params = read_params()
+    changed, rewritten = params, 0
+    for place in [place for section, value in params.items() for place in places(value, (section,))]:
+        before = reduce(getitem, place, params)
+        if not isinstance(before, int | float) or before != int(before):
+            continue
+        other: Any = int(before) if isinstance(before, float | bool) else float(before)
+        changed, rewritten = with_value(changed, place, other), rewritten + 1
+        if place[0] not in SHARED:
+            kind = getattr(importlib.import_module(f"tasks.{place[0]}.stage"), f"{place[0].capitalize()}Config")
+            with suppress(ConfigError):
+                assert load(place[0], kind, with_value(params, place, other)) == load(place[0], kind, params), place
+    assert rewritten > 30 and json.dumps(changed) != json.dumps(params)
+    for entry in graph.values():
+        assert stage_key(entry, {}, changed) == stage_key(entry, {}, params)
+    Path("params.yaml").write_text(dump_yaml(changed))
+    assert reasons() == {}
 
 
 def test_every_library_of_another_version_makes_the_stages_stale_that_declare_it(

@@ -37,7 +37,7 @@ def test_what_the_default_sets_for_code_does_not_judge_the_web(root: Path, prese
     params = compose(root, preset, [])
     for slot, method in (("quality", GopherQuality()), ("repetition", GopherRepetition())):
         assert method.model_validate(params["filter"][slot]) == method
-    assert params["dedup"]["near"] == {**params["dedup"]["near"], "size": Minhash().size}
+    assert params["dedup"]["near"] == {**params["dedup"]["near"], "shingle_words": Minhash().shingle_words}
 
 
 def test_a_named_mapping_replaces_a_method_and_others_merge() -> None:
@@ -125,3 +125,53 @@ def test_a_mistake_ends_the_command_before_prefect_is_imported(root: Path) -> No
         + done.stderr.partition("(allowed: ")[2]
     )
     assert yaml.safe_load((root / "params.yaml").read_text()) == read_params(ROOT / "params.yaml")
+
+
+def test_a_change_keeps_the_text_of_all_else_and_is_said(root: Path) -> None:
+    """There and back is the same text, comments and lists on one line included; a preset and back as well."""
+    path = root / "params.yaml"
+    path.write_text("# ours\n" + path.read_text().replace("  group: 16", "  group: 16  # of a row"))
+    before = path.read_text()
+    assert write(root, compose(root, "current", ["quantize.method.group=32"])) == [
+        "params.yaml: quantize.method.group 16 -> 32"
+    ]
+    assert path.read_text() == before.replace("  group: 16", "  group: 32")
+    write(root, compose(root, "current", ["quantize.method.group=16"]))
+    assert path.read_text() == before and "sources: [stdlib]" in before
+    for overrides in (["dedup.near={name: keep_all}"], ["dedup.near={name: semantic}", "filter.quality.sources=null"]):
+        assert write(root, compose(root, "smoke", overrides))
+        assert read_params(path) == compose(root, "smoke", overrides)
+        assert write(root, compose(root, "laptop", [])) and path.read_text() == before
+
+
+def test_many_changes_are_counted_and_a_new_file_is_said(root: Path) -> None:
+    said = write(root, compose(root, "gpu-1b", []))
+    assert len(said) == 21 and said[-1].startswith("params.yaml: and ") and said[-1].endswith(" more values")
+    (root / "params.yaml").unlink()
+    assert write(root, compose(root, "laptop", [])) == ["params.yaml: written"]
+
+
+def test_what_our_own_checks_say_begins_with_no_word_of_pydantic(root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^params.yaml: pretrain.model: width must be") as caught:
+        check(root, compose(root, "laptop", ["pretrain.model.width=7"]))
+    assert "alue error" not in str(caught.value)
+
+
+def test_which_texts_a_rule_is_for_is_inherited_with_the_sources_alone(root: Path) -> None:
+    """README's preset for one's own data, which says nothing of filter, is filtered; presets of the same sources as before."""
+
+    def sources(preset: str) -> list[object]:
+        found = compose(root, preset, [])["filter"]
+        return [found[slot].get("sources") for slot in ("quality", "repetition")]
+
+    own = "ingest:\n  sources:\n  - {name: jsonl, path: '*.jsonl'}\n"
+    (root / "presets/mine.yaml").write_text(own)
+    (root / "presets/kept.yaml").write_text(own + "filter:\n  quality: {sources: [jsonl]}\n")
+    (root / "presets/less.yaml").write_text("ingest:\n  sources:\n  - {name: stdlib}\n")
+    (root / "presets/more.yaml").write_text(
+        "ingest:\n  sources:\n  - {name: stdlib}\n  - {name: text_folder, label: web}\n"
+    )
+    assert [sources(preset) for preset in ("laptop", "smoke", "less")] == [[["stdlib"], ["stdlib"]]] * 3
+    assert [sources(preset) for preset in ("mine", "more")] == [[None, None]] * 2
+    assert sources("kept") == [["jsonl"], None]
+    assert compose(root, "mine", [])["filter"]["quality"]["min_words"] == 20

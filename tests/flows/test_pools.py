@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from flows.declared import declared_in
 from flows.order import Answer, make_order, overlap, within
 from flows.pools import pool_of
 from flows.stages import TRANSIENT_CODES, run_stage
@@ -59,11 +60,23 @@ def test_an_order_holds_what_decides_the_stage_and_refuses_what_cannot_travel(tm
     assert set(order.dependencies()) == {"data/a", "lib.txt"}
     again = type(order).model_validate_json(order.model_dump_json())
     assert again == order
-    for change in ({"revision": "--upload-pack=x"}, {"environment": {"LD_PRELOAD": "x"}}):
+    for change in (
+        {"revision": "--upload-pack=x"},
+        {"environment": {"LD_PRELOAD": "x"}},
+        {"environment": {"TOKENMILL_RUNNER": "os:abort"}},
+    ):
         with pytest.raises(ValidationError):
             type(order).model_validate(order.model_dump() | change)
     entry = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]["b"]
     assert Answer(code=0, entry=yaml.safe_dump(entry)).checked_entry(order) == entry
+    for change, said in (
+        ({"cmd": "true"}, "its cmd is 'true', not"),
+        ({"outs": entry["outs"] + [{"path": "../x", "md5": "0" * 32}]}, r"its outs differ: '../x' more"),
+        ({"deps": entry["deps"][1:]}, "its deps differ: 'data/a' less"),
+        ({"params": {"params.yaml": {"c": 1}}}, "its params differ: 'c' more"),
+    ):
+        with pytest.raises(ValueError, match=rf"^b: the agent's answer is of another stage: {said}"):
+            Answer(code=0, entry=yaml.safe_dump(entry | change)).checked_entry(order)
     entry["deps"][1]["md5"] = "0" * 32
     with pytest.raises(ValueError, match=r"^b: the agent made it of another lib.txt$"):
         Answer(code=0, entry=yaml.safe_dump(entry)).checked_entry(order)
@@ -75,6 +88,51 @@ def test_an_order_holds_what_decides_the_stage_and_refuses_what_cannot_travel(tm
     (folder / "dvc.yaml").write_text((folder / "dvc.yaml").read_text().replace("lib.txt\n", "../lib.txt\n"))
     with pytest.raises(ValueError, match=r"^b: reads \.\./lib\.txt, outside the project"):
         make_order(folder, "b", False, {})
+
+
+def test_an_order_is_held_to_dvc_yaml_in_all_that_it_says(tmp_path: Path) -> None:
+    folder = make_repo(tmp_path / "repo")
+    dvc(folder, "repro")
+    commit(folder, "all")
+    order, graph = make_order(folder, "b", False, {}), declared_in(folder)
+    order.held_to(graph, graph)
+    lock = yaml.safe_load(order.lock)
+
+    def locked(**change: Any) -> dict[str, Any]:
+        return {"lock": yaml.safe_dump(lock | {"stages": {"a": lock["stages"]["a"] | change}})}
+
+    def stage(**change: Any) -> dict[str, Any]:
+        return {"declared": graph["b"].model_copy(update=change)}
+
+    out = {"path": "/etc/passwd", "md5": "0" * 32}
+    for change, said in (
+        (stage(cmd="id"), "in b: its cmd is 'id', not"),
+        (stage(deps=("data/a",)), "in b: its deps differ: 'lib.txt' less"),
+        (stage(params=("a",)), "in b: its params differ: 'a' more"),
+        (stage(outs=("data/b", "x")), "in b: its outs differ: 'x' more"),
+        (locked(cmd="id"), "in a: its cmd is 'id', not"),
+        (locked(deps=[out]), "in a: its deps differ: '/etc/passwd' more"),
+        (locked(params={}), "in a: its params differ: 'a' less"),
+        (locked(outs=[*lock["stages"]["a"]["outs"], out]), "in a: its outs differ: '/etc/passwd' more"),
+        ({"lock": yaml.safe_dump(lock | {"stages": {}})}, r"the order's lock has \[\] more and \['a'\] less"),
+        (
+            {"lock": yaml.safe_dump(lock | {"stages": lock["stages"] | {"b": lock["stages"]["a"]}})},
+            r"the order's lock has \['b'\] more and \[\] less",
+        ),
+        ({"lock": "stages: {a: 1}"}, "no entry of dvc.lock"),
+        ({"inputs": {}}, r"the order's inputs has \[\] more and \['lib.txt'\] less"),
+        (
+            {"inputs": order.inputs | {"/etc/passwd": "0"}},
+            r"the order's inputs has \['/etc/passwd'\] more and \[\] less",
+        ),
+        ({"address": "z"}, "z: dvc.yaml of revision .* has no such stage"),
+    ):
+        with pytest.raises(ValueError, match=said) as caught:
+            order.model_copy(update=change).held_to(graph, graph)
+        assert len(str(caught.value).splitlines()) == 1
+    injected = graph | {"b": graph["b"].model_copy(update={"cmd": graph["b"].cmd + "; id"})}
+    with pytest.raises(ValueError, match="the order's params change the cmd"):
+        order.model_copy(update={"declared": injected["b"]}).held_to(injected, graph)
 
 
 def test_paths_by_hand() -> None:

@@ -121,6 +121,18 @@ EDGES: dict[str, tuple[list[str], list[str]]] = {
         ["pretrain.model.context=4", "curriculum.method.sequence_length=4"],
         ["pretrain.model.context", "too short for sft"],
     ),
+    "a rule for a source that is not there": (
+        ["ingest.sources=[{name: jsonl, label: web, path: '*.jsonl'}]"],
+        ["params.yaml: filter.quality.sources", "labelled 'stdlib'", "name some of web"],
+    ),
+    "a rule for one source too many": (
+        ["filter.structure={name: fineweb, sources: [stdlib, web]}"],
+        ["params.yaml: filter.structure.sources", "labelled 'web'", "stdlib, worksheets"],
+    ),
+    "a rule for no source": (
+        ["filter.quality.sources=[]"],
+        ["params.yaml: filter.quality.sources", "nothing is judged"],
+    ),
     "a step without a sequence": (["curriculum.tokens_per_step=100"], ["curriculum.tokens_per_step", "one sequence"]),
     "a plan without a step": (["curriculum.tokens=4000"], ["curriculum.tokens", "less than one step of 4096"]),
     "buckets that do not divide a step": (

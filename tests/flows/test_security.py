@@ -21,6 +21,7 @@ from flows.params import check_targets, compose
 from flows.password import PasswordError, header, take_password
 from flows.paths import path_mistakes
 from flows.servers import HOST, mlflow_environment, prefect_environment, server_environment
+from flows.ui import login
 from lm.hf import read_weights
 from tasks.core.config import ConfigError, load
 from tasks.ingest.sources.jsonl import Jsonl
@@ -37,17 +38,17 @@ WITH_CREDENTIALS = ["https://user:secret@host/a", "s3://key:secret@bucket/a"]
 
 
 @pytest.mark.parametrize(
-    "password", ["", "too short", "a password\nof two lines", "p\u00e4sswords are long", " spaces at its ends "]
+    "password", [" ", "too short", "a password\nof two lines", "p\u00e4sswords are long", " spaces at its ends "]
 )
 def test_a_password_that_a_server_would_not_take_is_refused_unquoted(password: str) -> None:
     with pytest.raises(PasswordError, match="TOKENMILL_PASSWORD: needs 12 characters") as caught:
         take_password({"TOKENMILL_PASSWORD": password})
-    assert not password or password not in str(caught.value)
+    assert not password.strip() or password not in str(caught.value)
 
 
 def test_a_password_leaves_the_environment_and_goes_to_those_who_need_it_alone() -> None:
     variables = {"TOKENMILL_PASSWORD": PASSWORD}
-    assert take_password(variables) == PASSWORD and variables == {} and take_password({}) is None
+    assert take_password(variables) == PASSWORD and variables == {}
     without = {**prefect_environment(4200), **server_environment(4200, None), **mlflow_environment()}
     assert not [name for name in without if "AUTH" in name and name not in os.environ]
     client, server = prefect_environment(4200, PASSWORD), server_environment(4200, PASSWORD)
@@ -58,6 +59,15 @@ def test_a_password_leaves_the_environment_and_goes_to_those_who_need_it_alone()
     }
     assert server["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] == "true"
     assert server["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] == "http://127.0.0.1:4200,http://localhost:4200"
+
+
+def test_without_a_password_one_is_made_and_none_must_be_asked_for() -> None:
+    made = {take_password({}) for _ in range(50)}
+    assert len(made) == 50 and all(len(password or "") >= 24 for password in made)
+    variables = {"TOKENMILL_PASSWORD": ""}
+    assert take_password(variables) is None and variables == {}
+    assert "any account of this machine can act as you here" in login(None, True)
+    assert f"admin:{PASSWORD}" in login(PASSWORD, False) and PASSWORD not in login(PASSWORD, True)
 
 
 def test_telemetry_is_off_in_all_that_is_started() -> None:

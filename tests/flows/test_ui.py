@@ -12,7 +12,7 @@ import yaml
 
 from flows.environment import environment
 from flows.smoke import copy_project
-from tests.flows.browser import Browser, browser, missing
+from tests.flows.browser import Browser, browser, logged_in, missing
 from tests.flows.served import ENDED, RUN_SECONDS, Served, make_ui, with_tiny_preset
 from tests.project import ROOT
 
@@ -29,7 +29,8 @@ def test_a_run_started_in_the_browser_completes_and_its_curves_show(tmp_path: Pa
     project = with_tiny_preset(tmp_path / "project")
     stages = read_lock(project)
     with make_ui(project) as served, browser(tmp_path / "profile", pictures) as page:
-        submit_tiny(page, served.prefect)
+        page.log_in(served.prefect, served.password)
+        submit_tiny(page)
         run = await_run(served)
         assert (run["state_name"], run["parameters"]["preset"]) == ("Completed", "tiny"), served.log.read_text()[-5000:]
         see_run(page, run)
@@ -41,9 +42,8 @@ def test_a_run_started_in_the_browser_completes_and_its_curves_show(tmp_path: Pa
     assert read_lock(project) == read_lock(by_dvc_alone(project, tmp_path / "plain"))
 
 
-def submit_tiny(page: Browser, prefect: str) -> None:
+def submit_tiny(page: Browser) -> None:
     """From the first page to a submitted form, by clicks alone."""
-    page.open(prefect)
     page.click("a", "Deployments")
     page.click("a", "tokenmill")
     page.see("Ready", "pipeline", "No runs found")
@@ -94,6 +94,8 @@ def see_curves(page: Browser, served: Served, flow_run: str) -> None:
     assert {run["info"]["status"] for run in runs} == {"FINISHED"}
     [pretrain] = [run for run in runs if run["info"]["run_name"] == "pretrain"]
     assert tags[pretrain["info"]["run_id"]]["mlflow.parentRunId"] == parents[0]
+    page.open(logged_in(mlflow, served.password))  # once: the browser then answers by itself, as after its own question
+    page.see("MLflow")
     page.open(f"{mlflow}/#/experiments/{experiment['experiment_id']}/runs?workflowType=machine_learning")
     page.see("pipeline", f"{len(runs)} matching runs")
     page.click("[class*=ag-cell] button")  # shows the children

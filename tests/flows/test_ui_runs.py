@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import psutil
 import pytest
@@ -21,7 +20,7 @@ from selenium.webdriver import ActionChains, Keys
 from flows.form import as_overrides
 from flows.password import header
 from flows.servers import HOST
-from tests.flows.browser import Browser, browser, missing
+from tests.flows.browser import Browser, browser, logged_in, missing
 from tests.flows.served import Served, make_ui, with_tiny_preset
 from tests.processes import bytes_of, files_in
 from tests.project import TINY
@@ -50,11 +49,7 @@ def page(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
     pictures.mkdir(parents=True, exist_ok=True)
     with browser(folder / "profile", pictures) as window:
         window.resize(*DESK)
-        window.open(served.prefect)
-        window.see("Login")
-        window.find("input[type=password]").send_keys(f"admin:{PASSWORD}")
-        window.click("button[type=submit]")
-        window.find("a", "Deployments")
+        window.log_in(served.prefect, PASSWORD)
         yield window
 
 
@@ -173,7 +168,7 @@ def test_the_curves_and_the_report_ask_for_the_password(trained: dict[str, Any],
     for address in (served.mlflow, served.report):
         with pytest.raises(AssertionError, match="401"):
             Served(**{**vars(served), "password": None}).ask(address)
-    page.open(logged_in(served.mlflow))  # once: the browser then answers by itself, as after its own question
+    page.open(logged_in(served.mlflow, PASSWORD))  # once: the browser then answers by itself, as after its own question
     page.see("MLflow")
     page.open(link)
     page.see("pipeline", "Model metrics")
@@ -191,14 +186,10 @@ def test_the_curves_and_the_report_ask_for_the_password(trained: dict[str, Any],
     page.resize(*TELEPHONE)
     page.find(".js-plotly-plot path.js-line")
     page.picture("mlflow-curves-narrow")
-    page.open(logged_in(served.report))
+    page.open(logged_in(served.report, PASSWORD))
     page.see("Tokenmill report", "pretrain")
     page.picture("report-narrow")
     page.resize(*DESK)
-
-
-def logged_in(url: str) -> str:
-    return url.replace("http://", f"http://admin:{quote(PASSWORD)}@", 1)
 
 
 def test_a_run_waits_for_approval_and_publishes_only_what_was_approved(

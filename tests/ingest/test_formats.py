@@ -56,6 +56,18 @@ def test_every_kind_of_string_is_text(folder: Path, kind: pa.DataType) -> None:
     assert reasons(quarantine) == [("a.parquet", 3, "null_text")]
 
 
+def test_the_file_may_stand_in_meta(folder: Path) -> None:
+    for name in ("a", "b"):
+        rows = [{"text": f"{name} {i}", "file": "theirs", "k": "\ud800"} for i in range(2)]
+        (folder / "in" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    documents, _, _ = ingest(folder, Jsonl(path="*.jsonl", file_in_meta=True))
+    assert {(d["text"], json.loads(d["meta"])["file"]) for d in documents} == {
+        (f"{name} {i}", f"{name}.jsonl") for name in ("a", "b") for i in range(2)
+    }
+    documents, _, _ = ingest(folder, Jsonl(path="*.jsonl"), out="without")
+    assert {json.loads(d["meta"])["file"] for d in documents} == {"theirs"}
+
+
 def test_parquet_files_of_other_schemas(folder: Path) -> None:
     good = pa.table({"text": ["good"], "stars": [5], "when": pa.array([0], pa.timestamp("s"))})
     pq.write_table(good, folder / "in" / "a.parquet")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.config import ConfigError
+from tasks.core.held_out import GROUP, HELD_OUT
 from tasks.core.log import Log
 from tasks.core.tables import read_table
 from tasks.ingest.sources import Stdlib, Worksheets
@@ -60,6 +61,22 @@ def test_worksheets_are_endless_and_follow_the_seed() -> None:
         [r.text for r in islice(Worksheets(lines_per_document=3).rows(seed), 50)] for seed in (0, 0, 1)
     )
     assert one == again != other and all(text.count("\n") == 3 for text in one)
+
+
+@pytest.mark.parametrize("digits", [1, 2])
+@pytest.mark.parametrize("fraction", [0.0, 0.03, 0.5])
+def test_sheets_to_be_held_out_share_no_line_with_others(digits: int, fraction: float) -> None:
+    sheets = list(islice(Worksheets(digits=digits, held_out_fraction=fraction).rows(0), 400))
+    sums: dict[bool, set[str]] = {True: set(), False: set()}
+    for sheet in sheets:
+        sums[json.loads(sheet.meta)[HELD_OUT]].update(line.partition("=")[0] for line in sheet.text.splitlines())
+    assert not sums[True] & sums[False] and bool(sums[True]) == (fraction > 0)
+    assert sum(json.loads(sheet.meta)[HELD_OUT] for sheet in sheets) == 400 * fraction
+
+
+def test_pieces_of_a_module_are_one_group() -> None:
+    for record in islice(Stdlib(max_document_bytes=1500).rows(), 2000):
+        assert json.loads(record.meta)[GROUP] == record.id.removeprefix("stdlib:").rpartition(":")[0]
 
 
 def test_another_python_is_refused(tmp_path: Path) -> None:

@@ -186,3 +186,9 @@ def test_a_budget_ends_a_source_and_weights_divide_it(folder: Path) -> None:
 def test_sources_of_one_label_are_refused() -> None:
     with pytest.raises(ValueError, match="same label"):
         IngestConfig(folder=".", max_bytes=1, sources=[Jsonl(path="a"), Jsonl(path="b")], seed=0)
+
+
+@pytest.mark.parametrize("label", ["low", "high"])
+def test_a_label_that_is_a_figure_of_its_own_is_refused(label: str) -> None:
+    with pytest.raises(ValueError, match=f"called '{label}', as an end of the interval"):
+        IngestConfig(folder=".", max_bytes=1, sources=[Jsonl(path="a", label=label)], seed=0)

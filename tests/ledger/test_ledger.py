@@ -18,7 +18,13 @@ from tasks.ledger.run import Run
 from tasks.ledger.steps import documents_of, ranges_of, token_at
 from tasks.tokenize.methods import Bytes
 
-TEXTS = {"a": "the first document", "b": "held out", "c": "the third\nhas two lines", "d": "never planned"}
+TEXTS = {
+    "a": "the first document",
+    "b": "held out",
+    "c": "the third\nhas two lines",
+    "d": "never planned",
+    "e": "as in c",
+}
 
 
 def rows_of(path: Path, rows: list[dict]) -> None:
@@ -32,13 +38,13 @@ def documents(texts: dict[str, str]) -> list[dict]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Four documents kept in two shards, one duplicate, one filtered, one row rejected; a plan of two steps, whose first has
+    """Five documents kept in two shards, one duplicate, one filtered, one row rejected; a plan of two steps, whose first has
     the tokens 2 to 7 of a and 0 to 4 of c, twice 6 tokens, and whose second is the end of c."""
     data, tokenizer = tmp_path / "data", Bytes()(iter([]), Path())
     lost = {"x": "the first document", "y": "! ! !"}
     for stage, kept in (("ingest", TEXTS | lost), ("dedup", TEXTS | {"y": lost["y"]})):
         rows_of(shard(data / stage / "documents", 0), documents(kept))
-    for number, names in enumerate(("ab", "cd")):
+    for number, names in enumerate(("ab", "cde")):
         rows_of(shard(data / "filter" / "documents", number), documents({n: TEXTS[n] for n in names}))
     dropped = {"source": "sx", "text": lost["x"]}
     rows_of(data / "dedup" / "dropped.parquet", [dropped | {"id": "x", "reason": "duplicate_of:a"}])
@@ -51,7 +57,13 @@ def data(tmp_path: Path) -> Path:
     lengths = np.array([len(each) for each in ids])
     starts = np.cumsum(lengths) - lengths
     table = [
-        {"id": n, "source": f"s{n}", "split": "held_out" if n == "b" else "train", "start": int(s), "length": int(k)}
+        {
+            "id": n,
+            "source": f"s{n}",
+            "split": {"b": "held_out", "e": "contained"}.get(n, "train"),
+            "start": int(s),
+            "length": int(k),
+        }
         | {"bytes": len(TEXTS[n].encode())}
         for n, s, k in zip(TEXTS, starts, lengths, strict=True)
     ]
@@ -130,6 +142,7 @@ def test_what_became_of_a_document(data: Path) -> None:
     run = Run(data)
     assert fate_of(run, "c").seen == [(0, 6), (1, 5)] and fate_of(run, "a").what == "in the plan"
     assert (fate_of(run, "b").stage, fate_of(run, "b").what) == ("tokenize", "held out of training")
+    assert fate_of(run, "e").what == "held out of training, and not measured: much of it stands in training"
     assert fate_of(run, "d").what == "for training, but the plan has no part of it"
     assert (fate_of(run, "x").stage, fate_of(run, "x").instead) == ("dedup", "a")
     assert (fate_of(run, "y").stage, fate_of(run, "y").what) == ("filter", "dropped: symbols: too many")
@@ -169,8 +182,8 @@ def test_tokens_by_licence(data: Path) -> None:
 
 def test_texts_come_from_any_shard_in_any_order(data: Path) -> None:
     assert Run(data).texts([3, 0, 3]) == {0: TEXTS["a"], 3: TEXTS["d"]}
-    with pytest.raises(ConfigError, match="has 4 documents, and the plan asks for number 4"):
-        Run(data).texts([4])
+    with pytest.raises(ConfigError, match="has 5 documents, and the plan asks for number 5"):
+        Run(data).texts([5])
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,19 @@
 """Parts of a batch add up to the whole, in loss, figures and gradients, and memory decides how many there are."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lm.config import ConfigError
+from lm.memory_limits import memory_limits
 from lm.optimizers import AdamW
 from lm.training.batch import Batch, backward
 from lm.training.memory import bytes_kept, memory_bytes, positions_at_once, positions_in
 from lm.training.parallel.exact import Exact
+from tests.control_groups import made_groups
 from tests.lm.models import toy_model
 
 IDS = torch.randint(0, 261, (6, 17), generator=torch.Generator().manual_seed(0))
@@ -94,3 +99,20 @@ def test_positions_follow_from_the_size_of_the_memory(monkeypatch: pytest.Monkey
     assert positions_at_once(parallel, batch_of(model), device) == 0
     monkeypatch.setenv("TOKENMILL_POSITIONS", "77")
     assert positions_at_once(parallel, batch_of(model), device) == 77
+    for text in ("many", "-1", "1.5"):
+        monkeypatch.setenv("TOKENMILL_POSITIONS", text)
+        with pytest.raises(ConfigError, match=f"TOKENMILL_POSITIONS: must be a whole number.* {text!r}"):
+            positions_at_once(parallel, batch_of(model), device)
+
+
+@pytest.mark.parametrize("kind", ["cgroup", "cgroup2"])
+def test_training_keeps_to_the_limit_of_its_control_groups(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_groups(tmp_path, kind, "/pod/stage", {"/pod": 64 << 20})
+    monkeypatch.setattr("lm.training.memory.memory_limits", lambda: memory_limits(tmp_path))
+    model, parallel = toy_model(), Exact(1)
+    parallel.distribute(model, AdamW())
+    assert memory_bytes(torch.device("cpu")) == 64 << 20
+    fits = positions_in(64 << 20, parallel.model, batch_of(model), parallel.bytes_a_weight)
+    assert positions_at_once(parallel, batch_of(model), torch.device("cpu")) == fits > 0

@@ -139,3 +139,8 @@ def test_the_cuts_are_uniform() -> None:
     counts = [cuts.count(layer) for layer in range(5)]
     # binomial with n = 4000: 2000 and 500 each, standard deviations 32 and 21; four of them
     assert abs(counts[0] - 2000) < 128 and all(abs(count - 500) < 84 for count in counts[1:])
+
+
+def test_another_seed_cuts_elsewhere() -> None:
+    first, again, other = ([cut_at(step, 4, 0.5, seed) for step in range(50)] for seed in (0, 0, 1))
+    assert first == again and first != other

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm import problems
-from lm.config import methods_of
-from lm.problems.arithmetic import Arithmetic, pairs_of, solve, working
-from lm.problems.gsm8k import Gsm8k
+from lm.config import ConfigError, methods_of
+from lm.problems.arithmetic import SHARES, Arithmetic, pairs_of, solve, working
+from lm.problems.example import Example, Score
+from lm.problems.gsm8k import Gsm8k, normalised
 
 SPLITS = ("sft", "rl", "test")
 
@@ -43,19 +45,29 @@ def test_demonstrations_score_one_and_other_answers_zero(method, folder: Path) -
         assert chosen.score(example, "").value == 0
 
 
-def test_no_split_sees_a_pair_of_another_turned_round() -> None:
-    seen: dict[tuple, str] = {}
-    for split in ("worksheets", *SPLITS):
-        for left, operator, right in pairs_of(split, 2):
-            key = (operator, *(sorted((left, right)) if operator == "+" else (left, right)))
-            assert seen.setdefault(key, split) == split
-    assert len(seen) == 2 * (100 * 101 // 2)  # every sum and every difference, once
+def turned_round(left: int, operator: str, right: int) -> set[tuple[int, str, int]]:
+    """The other problems that say the same of three numbers: 7-2 is 5, so 7-5 is 2, and 2+5 and 5+2 are 7."""
+    if operator == "+":
+        return {(right, "+", left), (left + right, "-", left), (left + right, "-", right)}
+    other = left - right
+    return {(left, "-", other), (right, "+", other), (other, "+", right)}
+
+
+@pytest.mark.parametrize("digits", [1, 2])
+def test_no_split_sees_a_problem_of_another_turned_round(digits: int) -> None:
+    every = {problem: split for split in SHARES for problem in pairs_of(split, digits)}
+    count = 10**digits
+    assert len(every) == sum(len(pairs_of(split, digits)) for split in SHARES) == count**2 + count * (count + 1) // 2
+    for problem, split in every.items():
+        assert {every.get(turned, split) for turned in turned_round(*problem)} == {split}
+    assert min(Counter(every.values()).values()) >= 10, "each split has problems, also of one digit"
 
 
 def test_worksheets_hold_no_problem_of_sft_rl_or_test() -> None:
     arithmetic = Arithmetic()
-    lines = {line.split("=")[0] + "=" for line in islice(arithmetic.worksheet_lines(0), 20_000)}
-    assert not lines & {e.prompt for split in SPLITS for e in arithmetic.examples(split)}
+    for split in ("worksheets", "held_out"):
+        lines = {line.split("=")[0] + "=" for line in islice(arithmetic.worksheet_lines(0, split), 20_000)}
+        assert not lines & {e.prompt for split in SPLITS for e in arithmetic.examples(split)}
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)
@@ -81,14 +93,103 @@ def test_worked_by_hand() -> None:
     ("row", "reason"),
     [
         ("{", "JSON object"),
-        ('{"question": "q"}', "JSON object"),
+        ("[1]", "JSON object.*this is a JSON list"),
+        ("7", "JSON object.*this is a JSON int"),
+        ("[" * 100_000, "JSON object.*recursion"),
+        ('{"question": "q"}', "JSON object.*`answer` is None"),
+        ('{"question": null, "answer": "#### 7"}', "JSON object.*`question` is None"),
+        ('{"question": 5, "answer": "#### 7"}', "JSON object.*`question` is 5"),
+        ('{"question": " ", "answer": "#### 7"}', "JSON object.*`question` is blank"),
+        ('{"question": "q", "answer": 7}', "JSON object.*`answer` is 7"),
+        ('{"question": "q", "answer": ["#### 7"]}', "JSON object.*`answer` is "),
+        ('{"question": "\\ud800", "answer": "#### 7"}', "JSON object.*surrogates"),
         ('{"question": "q", "answer": "7"}', "no number after"),
+        ('{"question": "q", "answer": "#### "}', "no number after"),
+        ('{"question": "q", "answer": "#### seven"}', "'seven' is not one number"),
+        ('{"question": "q", "answer": "#### 7 or 8"}', "'7 or 8' is not one number"),
+        ('{"question": "q", "answer": "so \\\\boxed{\\\\sqrt{2}}"}', "sqrt.* is not one number"),
+        ('{"question": "q", "answer": "#### 1/0"}', "'1/0' is not one number"),
+        (b'{"question": "\xff", "answer": "#### 7"}', "JSON object.*utf-8"),
     ],
 )
-def test_a_bad_row_is_named(tmp_path: Path, row: str, reason: str) -> None:
-    (tmp_path / "p.jsonl").write_text('{"question": "q", "answer": "#### 7"}\n' + row + "\n")
-    with pytest.raises(ValueError, match=f"p.jsonl:2: .*{reason}"):
+def test_a_bad_row_is_named(tmp_path: Path, row: str | bytes, reason: str) -> None:
+    """Blank lines count."""
+    line = row if isinstance(row, bytes) else row.encode()
+    (tmp_path / "p.jsonl").write_bytes(b'{"question": "q", "answer": "#### 7"}\n\n' + line + b"\n")
+    with pytest.raises(ConfigError, match=rf"p\.jsonl:3: .*{reason}"):
         Gsm8k(folder=str(tmp_path)).examples("sft")
+
+
+def test_a_broken_gzip_is_named(tmp_path: Path) -> None:
+    packed = gzip.compress(b'{"question": "q", "answer": "#### 7"}\n' * 1000)
+    for name, content in (
+        ("cut", packed[:-20]),
+        ("none", b"plain text\n"),
+        ("torn", packed[:40] + b"\0" * 40 + packed[80:]),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "p.jsonl.gz").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"p\.jsonl\.gz:\d+: the gzip"):
+            Gsm8k(folder=str(tmp_path / name)).examples("sft")
+
+
+def every(folder: Path, **given: str) -> dict[str, list]:
+    return {split: Gsm8k(folder=str(folder), **given).examples(split) for split in SPLITS}
+
+
+def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path: Path) -> None:
+    rows = [json.dumps({"question": f"q{i}", "answer": f"#### {i}"}) for i in range(3)]
+    text = "\ufeff" + rows[0] + "\r\n\r\n" + rows[1] + "\n   \n\n" + rows[2] + "\n\n"
+    (tmp_path / "a.jsonl").write_bytes(text.encode())
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    found = [example for examples in every(tmp_path).values() for example in examples]
+    lines = {(e.id, e.prompt, e.answer) for e in found}
+    assert lines == {
+        (f"{n}:{at}", f"q{i}", str(i)) for n in ("a.jsonl", "b.jsonl.gz") for i, at in enumerate((1, 3, 6))
+    }
+
+
+def test_questions_that_differ_in_case_or_space_are_in_one_split(tmp_path: Path) -> None:
+    forms = [
+        str.upper,
+        str.lower,
+        lambda q: q.replace(" ", "  "),
+        lambda q: f"\n{q}\u00a0",
+        lambda q: q.replace("1", "\uff11"),
+    ]
+    rows = [{"question": form(f"How many are {i} and 1?"), "answer": "#### 2"} for i in range(60) for form in forms]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = every(tmp_path)
+    assert sum(map(len, found.values())) == len(rows) and all(found.values())
+    assert all(len(examples) % len(forms) == 0 for examples in found.values())
+    keys = {split: {normalised(e.prompt) for e in examples} for split, examples in found.items()}
+    assert sum(map(len, keys.values())) == 60 == len(set.union(*keys.values()))
+
+
+def test_a_test_file_is_kept_apart(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    """Whole and in its order; what the other files have of it is left out of training, and that is said."""
+    with gzip.open(folder / "train.jsonl.gz", "rt") as lines:
+        rows = [json.loads(line) for line in lines]
+    given = [{"question": f"Test {i}?", "answer": "#### 1"} for i in range(20)] + [
+        {"question": row["question"].upper(), "answer": row["answer"]} for row in rows[:30]
+    ]
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    found = every(folder, test="test*")
+    assert [e.prompt for e in found["test"]] == [row["question"] for row in given]
+    trained = {normalised(e.prompt) for split in ("sft", "rl") for e in found[split]}
+    assert trained == {normalised(row["question"]) for row in rows[30:]} and found["sft"] and found["rl"]
+    assert (
+        "problems: 30 questions are also in the files of problems.test, and left out of rl" in capsys.readouterr().err
+    )
+    for pattern, fits in (("tset*", "none"), ("*", "all")):
+        with pytest.raises(
+            ConfigError, match=f"problems.test: .* fits {fits} of the files: test.jsonl, train.jsonl.gz"
+        ):
+            Gsm8k(folder=str(folder), test=pattern).examples("test")
+
+
+def test_a_gold_answer_that_cannot_be_read_makes_a_score_invalid() -> None:
+    assert Gsm8k().score(Example("a", "q", "seven", ""), "#### 7") == Score(0.0, valid=False)
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:

@@ -58,6 +58,11 @@ def test_wsd_by_hand() -> None:
     assert [schedule(step, 10) for step in range(11)] == pytest.approx(expected)
 
 
+def test_a_decay_ends_at_its_final_fraction() -> None:
+    schedule = Wsd(warmup_fraction=0.0, decay_fraction=0.4, final_fraction=0.2)
+    assert [schedule(step, 10) for step in (5, 6, 7, 8, 9, 10)] == pytest.approx([1, 1, 0.8, 0.6, 0.4, 0.2])
+
+
 def test_linear_by_hand() -> None:
     expected = [1 / 3, 2 / 3, *(0.2 + 0.8 * k / 8 for k in range(8, -1, -1))]
     assert [Linear(warmup_fraction=0.2, final_fraction=0.2)(step, 10) for step in range(11)] == pytest.approx(expected)

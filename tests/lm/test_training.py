@@ -37,6 +37,9 @@ class Recorder(Log):
     def fact(self, **values: float) -> None:
         self.facts = values
 
+    def computed(self, how: dict[str, str]) -> None:
+        self.execution = how
+
     def __call__(self, step: int, **values: float) -> None:
         self.points[step] = values
         self.stopping = self.stop_after is not None and len(self.points) >= self.stop_after
@@ -143,6 +146,43 @@ def test_a_resumed_run_keeps_to_the_parts_of_its_first_batch(tmp_path: Path, mon
         fit_uneven(Recorder(tmp_path / "cut", 3))
     resumed = fit_uneven(Recorder(tmp_path / "cut"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_what_decides_sums_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is 4 rows of 16 positions. Memory is named where it divides batches, and nothing of it where it does not."""
+    plain = {
+        "device": "cpu",
+        "products": "float32",
+        "compiled": "no",
+        "positions": "whole batches",
+    }
+    fit(recipe(), log := Recorder(tmp_path / "plain"), steps=2)
+    assert log.execution == plain
+    monkeypatch.setenv("TOKENMILL_POSITIONS", "64")
+    fit(recipe(), log := Recorder(tmp_path / "enough"), steps=2)
+    assert log.execution == plain
+    monkeypatch.setenv("TOKENMILL_POSITIONS", "63")
+    fit(recipe(shards=2), log := Recorder(tmp_path / "shards"), steps=2)  # of two rows each
+    assert log.execution == plain
+    fit(recipe(precision="bf16"), log := Recorder(tmp_path / "few"), steps=2)
+    few = {**plain, "products": "bfloat16", "positions": "63 at once", "TOKENMILL_POSITIONS": "63"}
+    assert log.execution == few
+    monkeypatch.delenv("TOKENMILL_POSITIONS")
+    kept = bytes_kept(toy_model(seed=1), batches(toy_model(seed=1))(0))
+    room = int(2.5 * kept / 0.6 + 20 * toy_model().num_parameters() / 0.6)
+    for module in ("memory", "execution"):
+        monkeypatch.setattr(f"lm.training.{module}.memory_bytes", lambda device: room)
+    fit(recipe(), log := Recorder(tmp_path / "memory"), steps=2)
+    assert log.execution["memory"] == f"{room} bytes" and log.execution["positions"] == "40 at once"
+
+
+def test_a_run_that_goes_on_says_how_it_has_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENMILL_POSITIONS", "32")
+    with pytest.raises(Stopped):
+        fit(recipe(), Recorder(tmp_path, 3), steps=6)
+    monkeypatch.setenv("TOKENMILL_POSITIONS", "64")
+    fit(recipe(), log := Recorder(tmp_path), steps=6)
+    assert log.execution["positions"] == "32 at once"
 
 
 def test_a_spike_is_skipped_and_said(tmp_path: Path) -> None:

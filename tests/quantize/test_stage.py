@@ -141,6 +141,73 @@ def test_what_calibrates_is_what_the_layers_see(tmp_path: Path, capsys: pytest.C
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+class OnlySft(Arithmetic):
+    """Problems of which nobody may see another split."""
+
+    def examples(self, split: str) -> list:
+        assert split == "sft", f"asked for {split}"
+        return super().examples(split)
+
+
+def test_calibration_asks_for_no_problem_that_models_are_judged_by(tmp_path: Path) -> None:
+    source(tmp_path)
+    given = config(Gptq(), tmp_path)
+    run(given.model_copy(update={"problems": OnlySft(digits=1)}), tmp_path, Log())
+
+
+def test_padding_calibrates_nothing_and_every_batch_counts(tmp_path: Path) -> None:
+    """Prompts of other lengths are padded to the longest; what calibrates is as many rows as there are real tokens, batch by
+    batch what the layer sees of each prompt alone."""
+    source(tmp_path)
+    model, tokenizer = load_model(tmp_path / "distill")
+    prompts = ["1", "x" * 20] * 10  # two batches of at most 16
+    calibration = Calibration(problems=20, sequences=0, max_new_tokens=2)
+    batches = batches_of(model, tokenizer, prompts, tmp_path, calibration, 0)
+    assert [len(ids) for ids, _ in batches] == [16, 4]
+    for ids, mask in batches:
+        for row, (tokens, real) in enumerate(zip(ids, mask, strict=True)):
+            prompt = tokenizer.chat(prompts[row])
+            assert tokens[: len(prompt)].tolist() == prompt
+            assert len(prompt) < int(real.sum()) <= len(prompt) + 2 and real[: int(real.sum())].all()
+    name = "blocks.0.attention.query.weight"
+    alone = torch.cat(
+        [
+            first_inputs(model, tokens[real][None])
+            for ids, mask in batches
+            for tokens, real in zip(ids, mask, strict=True)
+        ]
+    )
+    torch.testing.assert_close(inputs_of(model, [name], batches)[name], alone)
+
+
+def test_the_seed_draws_the_answers_that_calibrate(tmp_path: Path) -> None:
+    source(tmp_path)
+    model, tokenizer = load_model(tmp_path / "distill")
+    calibration = Calibration(problems=4, sequences=0, max_new_tokens=6)
+    first, again, other = (
+        batches_of(model, tokenizer, ["1+1="] * 4, tmp_path, calibration, seed)[0][0] for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again) and not (first.shape == other.shape and torch.equal(first, other))
+
+
+def test_later_layers_are_packed_for_what_the_earlier_have_become(tmp_path: Path) -> None:
+    """By hand: the second block's inputs are those of a model whose first block is packed already."""
+    source(tmp_path)
+    given = config(Gptq(), tmp_path)
+    run(given, tmp_path, Log())
+    model, tokenizer = load_model(tmp_path / "distill")
+    prompts = [example.prompt for example in given.problems.examples("sft")]
+    batches = batches_of(model, tokenizer, prompts, tmp_path, given.calibration, 0)
+    packed = read_back(tmp_path)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name == "embedding.weight" or name.startswith("blocks.0."):
+                weight.copy_(packed[name])
+    name = "blocks.1.attention.query.weight"
+    inputs = inputs_of(model, [name], batches)[name]
+    assert torch.equal(packed[name], Gptq()(model.state_dict()[name], inputs).dequantize())
+
+
 def first_inputs(model: Decoder, ids: Tensor) -> Tensor:
     return model.blocks[0].attention_norm(model.embedding(ids)).flatten(0, 1).detach()
 

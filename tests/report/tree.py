@@ -42,6 +42,8 @@ METRICS = {
     "rl": {"steps": 1},
     "evaluate@pretrain": {
         "bits_per_byte": 1.875,
+        "bits_per_byte_low": 1.8125,
+        "bits_per_byte_high": 1.9375,
         "gzip_bits_per_byte": 2.625,
         "bits_per_byte_prose": 1.9375,
         "gzip_bits_per_byte_prose": 2.75,

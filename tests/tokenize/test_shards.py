@@ -80,8 +80,9 @@ def made(project: Path) -> str:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_killed_and_started_again_equals_whole(project: Path, made: str, workers: str) -> None:
-    """A survey of eight, the tokenizer, then eight encoded shards: kills in each of the three, and between."""
-    for count in (3, 8, 9, 12):
+    """Eight parts each of the survey, the grams, the search and the encoding, and between them one table, another and the
+    tokenizer: kills in each, and between."""
+    for count in (3, 8, 12, 17, 21, 26, 30):
         process = start_stage(project, "tokenize", TOKENMILL_SHARD_WORKERS=workers)
         deadline = time.monotonic() + 60
         while parts_made(project, "tokenize") < count and process.poll() is None:

@@ -1,6 +1,7 @@
 """Tokenize: the files it writes, and who is held out."""
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,31 +15,43 @@ from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
 from tasks.core.tables import read_table, shard, write_table
 from tasks.tokenize.methods import Bpe, Bytes, HuggingFace
-from tasks.tokenize.shard import points
-from tasks.tokenize.stage import TokenizeConfig, held_out_below, run
+from tasks.tokenize.sides import held_out_below, points
+from tasks.tokenize.stage import TokenizeConfig, run
 from tests.lm.models import other_tokenizer
 
-TEXTS = [f"document {i}: " + "some words, and \N{GREEK SMALL LETTER ALPHA} " * (i % 7) for i in range(200)]
+# words of their own: no document stands in another
+TEXTS = [
+    f"document {i}: "
+    + "".join(f"some words, {(i * 7919 + j * 104729) % 99991} and \N{GREEK SMALL LETTER ALPHA} " for j in range(i % 7))
+    for i in range(200)
+]
 
 
-def table_of(texts: list[str]) -> pa.Table:
+def table_of(texts: list[str], metas: list[dict] | None = None) -> pa.Table:
     """Documents as filter leaves them, with a score."""
     ids, scores = [f"d{i}" for i in range(len(texts))], pa.array([i / 7 for i in range(len(texts))], pa.float32())
     columns = {"id": ids, "source": ["s"] * len(texts), "text": pa.array(texts, pa.large_string())}
-    return pa.table({**columns, "meta": ["{}"] * len(texts), "score_length": scores})
+    written = [json.dumps(meta) for meta in metas or [{}] * len(texts)]
+    return pa.table({**columns, "meta": written, "score_length": scores})
 
 
 def run_stage(
-    folder: Path, texts: list[str] = TEXTS, method=None, fraction: float = 0.1, cuts: tuple[int, ...] = ()
+    folder: Path,
+    texts: list[str] = TEXTS,
+    method=None,
+    fraction: float = 0.1,
+    cuts: tuple[int, ...] = (),
+    metas: list[dict] | None = None,
+    **settings,
 ) -> tuple[dict, Path]:
     """The metrics and the output of the stage over these documents, cut into shards at these rows."""
     for name in ("filter", "tokenize"):
         (folder / name).mkdir(parents=True)
-    table, bounds = table_of(texts), [0, *cuts, len(texts)]
+    table, bounds = table_of(texts, metas), [0, *cuts, len(texts)]
     for number, (start, end) in enumerate(itertools.pairwise(bounds)):
         write_table(shard(folder / "filter" / "documents", number), table.slice(start, end - start))
     chosen = method or Bpe(vocab_size=400)
-    config = TokenizeConfig(method=chosen, checkpoint=Checkpoint(folder=""), held_out_fraction=fraction)
+    config = TokenizeConfig(method=chosen, checkpoint=Checkpoint(folder=""), held_out_fraction=fraction, **settings)
     return run(config, folder, Log()), folder / "tokenize"
 
 
@@ -79,10 +92,11 @@ def test_held_out_documents_do_not_train_the_tokenizer(tmp_path: Path) -> None:
 @given(st.lists(st.text(max_size=5), min_size=2, max_size=30, unique=True), st.floats(0.001, 0.999))
 def test_some_are_held_out_and_some_are_not(ids: list[str], fraction: float) -> None:
     found = points(pa.array(ids))
-    below = held_out_below([{"lowest": int(found.min()), "highest": int(found.max())}], fraction)
+    given = {"given_to_training": 0, "given_to_held_out": 0}
+    below = held_out_below([{**given, "lowest": int(found.min()), "highest": int(found.max())}], fraction)
     chosen = found < np.uint64(below)
     assert 0 < chosen.sum() < len(ids)
-    one_by_one = [{"lowest": int(point), "highest": int(point)} for point in found]
+    one_by_one = [{**given, "lowest": int(point), "highest": int(point)} for point in found]
     assert held_out_below(one_by_one, fraction) == below, "a shard for each document"
     if fraction * 2**64 > found.min() + 1 and fraction * 2**64 < found.max():
         assert (chosen == (found < fraction * 2**64)).all()

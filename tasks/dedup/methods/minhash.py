@@ -32,7 +32,7 @@ class Minhash(Config):
 
     name: Literal["minhash"] = "minhash"
     shingles: Literal["words", "characters"] = "words"
-    size: int = Field(5, gt=0, description="words or characters of a shingle")
+    shingle_words: int = Field(5, gt=0, description="words of a shingle, or its characters where shingles says so")
     bands: int = Field(18, gt=0)
     rows_per_band: int = Field(6, gt=0)
     verify: bool = Field(
@@ -66,7 +66,7 @@ class Minhash(Config):
         return Found(first_N, documents.alive & (first_N == np.arange(len(first_N))))
 
     def _shingling(self) -> Shingling:
-        return Shingling(self.shingles == "characters", self.size)
+        return Shingling(self.shingles == "characters", self.shingle_words)
 
     def _unite_similar(
         self, documents: Documents, buckets: list[Path], first_N: np.ndarray, folder: Path, log: Log

@@ -1,6 +1,5 @@
 """The problems that documents are searched for, made into tables for compiled code and read back by any worker."""
 
-import gzip
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lm.problems.files import rows_of
 from tasks.core.config import ConfigError
 from tasks.filter.engine.kept import kept
 from tasks.filter.engine.lowered import Texts, lowered
@@ -44,20 +44,13 @@ def of_file(path: Path) -> list[Problem]:
     """The rows of a file of JSON lines with `question` and `answer`, or `text`. Raises ConfigError naming file and line."""
     if not path.is_file():
         raise ConfigError(f"filter.contamination.files: {path}: no such file; give JSON lines, gzipped or not")
-    found = []
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                question, answer = (row["text"], "") if "text" in row else (row["question"], row["answer"])
-                if not isinstance(question, str) or not isinstance(answer, str):
-                    raise TypeError("a value that is no string")
-            except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-                raise ConfigError(
-                    f"{path}:{number}: needs a JSON object with strings `question` and `answer`, or `text`: {error!r}"
-                ) from None
-            label = f"{path.name.partition('.')[0]} {row.get('id', number)}"
-            found.append(Problem(label, question, answer, answer))
+    found, needs = [], "a JSON object with strings `question` and `answer`, or `text`"
+    for where, row in rows_of(path, needs):
+        question, answer = (row["text"], "") if "text" in row else (row.get("question"), row.get("answer"))
+        if not isinstance(question, str) or not isinstance(answer, str):
+            raise ConfigError(f"{where}: needs {needs}: a value is missing or no string")
+        label = f"{path.name.partition('.')[0]} {row.get('id', where.rpartition(':')[2])}"
+        found.append(Problem(label, question, answer, answer))
     return found
 
 

@@ -18,6 +18,10 @@ class FileSource(Source):
         description="bytes that a compressed one may become; beyond it (and 64 MiB) a file is read no further",
     )
 
+    file_in_meta: bool = Field(
+        False, description="put the file's name into meta as `file`; what is kept then depends on it"
+    )
+
     @field_validator("path")
     @classmethod
     def _stays_below(cls, path: str) -> str:

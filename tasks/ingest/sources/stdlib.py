@@ -22,6 +22,7 @@ from typing import ClassVar, Literal
 import pyarrow as pa
 from pydantic import Field
 
+from tasks.core.held_out import GROUP
 from tasks.ingest.sources.base import File, Record, Rejected, Source, excerpt_of
 from tasks.ingest.sources.rows import to_batches, to_json
 
@@ -121,13 +122,13 @@ class Stdlib(Source):
         yield from to_batches(self.rows())
 
     def rows(self) -> Iterator[Record | Rejected]:
-        """The pieces of every module; ids are made of the module's name and the piece's number."""
-        library, meta = Path(sysconfig.get_path("stdlib")), to_json({"python": platform.python_version()})
-        row = count(1)
+        """The pieces of every module; ids are made of the module's name and the piece's number. A module is held out whole."""
+        library, row = Path(sysconfig.get_path("stdlib")), count(1)
         for name, pieces in self._modules(library):
             if isinstance(pieces, Rejected):
                 yield pieces
                 continue
+            meta = to_json({"python": platform.python_version(), GROUP: name})
             for number, piece in enumerate(pieces, 1):
                 yield Record(next(row), piece, f"{self.called}:{name}:{number}", meta)
 

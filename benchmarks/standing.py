@@ -1,0 +1,84 @@
+"""Whether a row of the results still stands: its commit is clean and there, and the code it timed has not changed since."""
+
+import ast
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tests.imports import closure, file_of, is_room
+from tests.project import ROOT
+
+# Arms name what they call in a process of their own as "module:function".
+NAMED = re.compile(r'"(benchmarks\.\w+):')
+
+
+@cache
+def timed_code(bench: str, root: Path = ROOT) -> tuple[str, ...]:
+    """The files, relative to the root, that a benchmark runs: what it and its arms import, of a room the methods they name.
+    Empty where there is no such benchmark any more."""
+    waiting = [root / "benchmarks" / f"{bench}.py"]
+    if not waiting[0].is_file():
+        return ()
+    found: set[Path] = set()
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found |= closure(path, root)
+        for file in list(found):
+            text = file.read_text()
+            arms = [file_of(module, root) for module in NAMED.findall(text)]
+            waiting += [each for each in [*arms, *methods_named(file, root)] if each and each not in found]
+    return tuple(sorted(path.relative_to(root).as_posix() for path in found))
+
+
+def methods_named(path: Path, root: Path) -> list[Path]:
+    """The files of the methods that a file imports out of rooms, by the line of the room's __init__ that names each."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom) or not node.module:
+            continue
+        room = file_of(node.module, root)
+        if room is None or not is_room(room):
+            continue
+        wanted = {alias.name for alias in node.names}
+        for line in ast.parse(room.read_text()).body:
+            if isinstance(line, ast.ImportFrom) and line.module and wanted & {alias.name for alias in line.names}:
+                file = file_of(line.module, root)
+                found += [file] if file else []
+    return found
+
+
+def git(*arguments: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+
+
+@cache
+def commit_doubt(commit: str, bench: str, root: Path = ROOT) -> str:
+    """Why a row of this commit may no longer be true of the code that is here; "" where nothing speaks against it."""
+    revision, _, dirty = commit.partition("-")
+    if dirty:
+        return "dirty tree"
+    if git("cat-file", "-e", f"{revision}^{{commit}}", root=root).returncode:
+        return "no such commit"
+    files = timed_code(bench, root)
+    if not files:
+        return "no such benchmark"
+    changed = git("diff", "--name-only", revision, "--", *files, root=root).stdout.split()
+    return f"{len(changed)} of its files changed since" if changed else ""
+
+
+def doubts(rows: Iterable[dict[str, Any]], root: Path = ROOT) -> list[str]:
+    """For each row what speaks against it, "" where nothing does: its commit, or another machine than most of the rows have."""
+    rows = list(rows)
+    machines = Counter(row["machine"] for row in rows)
+    usual = machines.most_common(1)[0][0] if machines else ""
+    found = []
+    for row in rows:
+        said = [commit_doubt(row["commit"], row["bench"], root), "" if row["machine"] == usual else "other machine"]
+        found.append(", ".join(filter(None, said)))
+    return found

@@ -1,0 +1,49 @@
+"""Files of problems: JSON lines, gzipped or not; what cannot be read is named by file and line."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lm.config import ConfigError
+
+BOM = b"\xef\xbb\xbf"
+
+
+def rows_of(path: Path, needs: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(`path:line`, object) of every line that is not blank; a byte order mark is passed over.
+
+    Raises ConfigError, in which `needs` says what a line is to be, for one that is no JSON object in UTF-8, and for a broken
+    gzip.
+    """
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+        number = 0
+        while True:
+            number += 1
+            try:
+                line = lines.readline()
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise ConfigError(f"{path}:{number}: the gzip ends or is broken here: {error}") from None
+            if not line:
+                return
+            if number == 1:
+                line = line.removeprefix(BOM)
+            if line.strip():
+                where = f"{path}:{number}"
+                yield where, _object(line, where, needs)
+
+
+def _object(line: bytes, where: str, needs: str) -> dict[str, Any]:
+    try:
+        text = line.decode()
+        row = json.loads(text)
+        if not isinstance(row, dict):
+            raise TypeError(f"this is a JSON {type(row).__name__}")
+        json.dumps(
+            row, ensure_ascii=False
+        ).encode()  # JSON can spell half a character (a lone surrogate), which no text has
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{where}: needs {needs}: {str(error) or type(error).__name__}") from None
+    return row

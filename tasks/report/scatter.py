@@ -1,0 +1,80 @@
+"""Accuracy against size on disk as SVG text: a dot a model with its interval, sizes on a logarithmic axis."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+
+from tasks.report.words import percent, size
+
+WIDTH, HEIGHT = 360, 230
+LEFT, RIGHT, TOP, BOTTOM = 46, WIDTH - 16, 14, HEIGHT - 34
+ROOM = 13  # between two names one below the other
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A model: its bytes, its accuracy and the ends of that one's interval."""
+
+    name: str
+    bytes: float
+    accuracy: float
+    low: float
+    high: float
+
+
+def scatter(dots: list[Dot]) -> str:
+    """The SVG; empty for fewer than two models, of which there is nothing to compare."""
+    if len(dots) < 2:
+        return ""
+    first, last = math.log2(min(d.bytes for d in dots)), math.log2(max(d.bytes for d in dots))
+    middle, span = (first + last) / 2, max(last - first, 1.0) * 1.3
+    top = min(1.0, max(d.high for d in dots) * 1.1) or 1.0
+
+    def across(count: float) -> float:
+        return LEFT + (RIGHT - LEFT) * ((math.log2(count) - middle) / span + 0.5)
+
+    def down(share: float) -> float:
+        return BOTTOM - (BOTTOM - TOP) * share / top
+
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" class="chart scatter" role="img" aria-label="accuracy against size on disk">'
+    ]
+    for step in range(5):
+        share = top * step / 4
+        parts.append(f'<line class="grid" x1="{LEFT}" y1="{down(share):.1f}" x2="{RIGHT}" y2="{down(share):.1f}"/>')
+        parts.append(
+            f'<text class="tick" x="{LEFT - 6}" y="{down(share) + 3.5:.1f}" text-anchor="end">{100 * share:.0f}%</text>'
+        )
+    parts.append(f'<line class="axis" x1="{LEFT}" y1="{BOTTOM}" x2="{RIGHT}" y2="{BOTTOM}"/>')
+    parts += _sizes(dots, across)
+    names: list[tuple[float, float]] = []
+    for dot in sorted(dots, key=lambda d: (d.bytes, -d.accuracy)):
+        x, y = across(dot.bytes), down(dot.accuracy)
+        says = f"{dot.name}: {percent(dot.accuracy)} ({percent(dot.low)} to {percent(dot.high)}) in {size(dot.bytes)}"
+        parts.append(
+            f'<g><title>{escape(says)}</title><line class="whisker" x1="{x:.1f}" y1="{down(dot.low):.1f}" x2="{x:.1f}" '
+            f'y2="{down(dot.high):.1f}"/><circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4"/></g>'
+        )
+        right = x < (LEFT + RIGHT) / 2
+        at = y + 3.5
+        while any(abs(at - other) < ROOM and abs(x - place) < 90 for place, other in names):
+            at -= ROOM
+        names.append((x, at))
+        beside, anchor = (x + 8, "start") if right else (x - 8, "end")
+        parts.append(
+            f'<text class="name" x="{beside:.1f}" y="{at:.1f}" text-anchor="{anchor}">{escape(dot.name)}</text>'
+        )
+    return "".join([*parts, "</svg>"])
+
+
+def _sizes(dots: list[Dot], across: Callable[[float], float]) -> list[str]:
+    """The sizes below the axis, those left out that would stand in another's way."""
+    parts, taken = [], -math.inf
+    for count in sorted({dot.bytes for dot in dots}):
+        x = min(max(across(count), LEFT + 20), RIGHT - 20)
+        if x - taken >= 56:
+            parts.append(f'<text class="tick" x="{x:.1f}" y="{BOTTOM + 15}" text-anchor="middle">{size(count)}</text>')
+            taken = x
+    parts.append(f'<text class="tick" x="{RIGHT}" y="{HEIGHT - 3}" text-anchor="end">size on disk</text>')
+    return parts

@@ -1,0 +1,78 @@
+"""Rows that no longer stand are marked: by a real repository, whose code changes after a row was made."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks.contest import Result
+from benchmarks.rows import facts, row
+from benchmarks.run import names
+from benchmarks.standing import doubts, timed_code
+from benchmarks.table import render
+from tests.project import ROOT
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=n", "-c", "user.email=e", *arguments]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A benchmark `toy` that times lm/work.py, by an arm in a file of its own, and lm/other.py, which it does not."""
+    files = {
+        "benchmarks/toy.py": 'arm = "benchmarks.toy_arms:ours"\n\ndef contests(threads): ...\n',
+        "benchmarks/toy_arms.py": "from lm import work\n",
+        "lm/__init__.py": "",
+        "lm/work.py": "STEPS = 1\n",
+        "lm/other.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "-A")
+    git(tmp_path, "commit", "-qm", "first")
+    return tmp_path
+
+
+def toy(commit: str, machine: str = "this", bench: str = "toy") -> dict:
+    return {**row(bench, Result("A", None, "none", "time", "s", 1.0), 1, facts()), "commit": commit, "machine": machine}
+
+
+def test_what_is_marked(repository: Path) -> None:
+    first = git(repository, "rev-parse", "HEAD")
+    assert timed_code("toy", repository) == (
+        "benchmarks/toy.py",
+        "benchmarks/toy_arms.py",
+        "lm/__init__.py",
+        "lm/work.py",
+    )
+    (repository / "lm/other.py").write_text("changed\n")
+    rows = [toy(first), toy(first + "-dirty"), toy("0" * 40), toy(first, "another"), toy(first, bench="gone")]
+    assert doubts(rows, repository) == ["", "dirty tree", "no such commit", "other machine", "no such benchmark"]
+
+
+def test_a_row_older_than_its_code_is_marked(repository: Path) -> None:
+    first = git(repository, "rev-parse", "HEAD")
+    (repository / "lm/work.py").write_text("STEPS = 2\n")
+    git(repository, "commit", "-qam", "second")
+    second = git(repository, "rev-parse", "HEAD")
+    assert doubts([toy(first), toy(second)], repository) == ["1 of its files changed since", ""]
+
+
+def test_a_mark_stands_at_the_end_of_its_line() -> None:
+    good, bad = render([toy("a"), toy("b")], head=False, marks=["", "dirty tree"]).splitlines()
+    assert good.endswith("none") and bad.endswith("none  ! dirty tree")
+
+
+def test_of_a_room_the_methods_that_are_named_count() -> None:
+    files = timed_code("dedup")
+    assert "tasks/dedup/methods/minhash.py" in files and "benchmarks/dedup_peers.py" in files
+    assert "tasks/dedup/methods/semantic.py" not in files
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_benchmark_has_code_that_it_times(name: str) -> None:
+    assert all((ROOT / file).is_file() for file in timed_code(name)) and timed_code(name)

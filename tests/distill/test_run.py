@@ -1,0 +1,117 @@
+"""Distillation: what the student is compared on, and that its loss is the mean over it, whatever parts a step is made in."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+
+from lm.averages import Last
+from lm.checkpoint import load_model, save_model
+from lm.optimizers import AdamW
+from lm.problems import Arithmetic
+from lm.schedules import Wsd
+from tasks.core.log import Log
+from tasks.distill.divergences import ForwardKl
+from tasks.distill.stage import DistillConfig, run, student_of
+from tests.lm.models import toy_model, toy_tokenizer
+
+PROBLEMS = Arithmetic(digits=1)
+PROMPTS = [toy_tokenizer().chat(e.prompt) for split in ("sft", "rl") for e in PROBLEMS.examples(split)]
+NEW, TEXT = 6, 4
+
+
+class Heard(Log):
+    """A log that keeps what is told of each step."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, float]] = []
+
+    def __call__(self, step: int, **values: float) -> None:
+        self.told.append(values)
+
+
+def teacher() -> Any:
+    """Layers that differ enough for a student of two of them to say something else."""
+    model = toy_model(layers=3, context=40)
+    with torch.no_grad():
+        for weight in model.blocks.parameters():
+            weight.mul_(8 if weight.ndim == 2 else 1)
+    return model
+
+
+def train(folder: Path, **changes: Any) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """What is told of each step and the student's weights: one step on the greedy answers to every problem, but for the changes."""
+    for name in ("rl", "distill", "curriculum", "tokenize"):
+        (folder / name).mkdir(parents=True)
+    save_model(folder / "rl", teacher(), toy_tokenizer())
+    np.save(folder / "tokenize/tokens.npy", np.random.default_rng(0).integers(5, 261, 400).astype(np.uint16))
+    pq.write_table(pa.table({"start": [0], "length": [400]}), folder / "tokenize/documents.parquet")
+    plan = {"step": [0] * TEXT, "sequence": list(range(TEXT)), "document": [0] * TEXT, "offset": [0, 40, 80, 120]}
+    pq.write_table(pa.table(plan | {"length": [40] * TEXT}), folder / "curriculum/plan.parquet")
+    settings = {
+        "optimizer": AdamW(lr=1e-3), "schedule": Wsd(), "average": Last(), "problems": PROBLEMS, "divergence": ForwardKl(),
+        "student_layers": 2, "steps": 1, "batch": len(PROMPTS), "max_new_tokens": NEW, "temperature": 0.0, "seed": 0,
+    }  # fmt: skip
+    log = Heard()
+    run(DistillConfig(**{**settings, "corpus_sequences": TEXT, **changes}), folder, log)
+    return log.told, load_model(folder / "distill")[0].state_dict()
+
+
+@torch.no_grad()
+def kl_of(student: Any, teacher: Any, ids: list[int], first: int) -> list[float]:
+    """KL(teacher || student) of each prediction of a sequence from the `first` token on, in nats."""
+    s, t = (model(torch.tensor([ids[:-1]]))[0, first - 1 :].log_softmax(-1) for model in (student, teacher))
+    return (t.exp() * (t - s)).sum(-1).tolist()
+
+
+@torch.no_grad()
+def expected() -> tuple[float, float]:
+    """Mean KL over the teacher's greedy answers, one prompt and one token at a time; and over the text."""
+    model, end = teacher(), toy_tokenizer().end_id
+    student = student_of(model, 2)
+    answers: list[float] = []
+    for prompt in PROMPTS:
+        ids = list(prompt)
+        while len(ids) < len(prompt) + NEW and (len(ids) == len(prompt) or ids[-1] != end):
+            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+        answers += kl_of(student, model, ids, len(prompt))
+    tokens = np.random.default_rng(0).integers(5, 261, 400).tolist()
+    text = [kl_of(student, model, tokens[at : at + 40], 1) for at in (0, 40, 80, 120)]
+    return float(np.mean(answers)), float(np.mean(text))
+
+
+@pytest.mark.parametrize("positions", [None, "160"], ids=["whole", "in parts"])
+def test_the_loss_is_the_mean_over_answers_and_over_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, positions: str | None
+) -> None:
+    if positions:
+        monkeypatch.setenv("TOKENMILL_POSITIONS", positions)
+    (told,), _ = train(tmp_path)
+    answers, text = expected()
+    # fp32 over some hundred sums in another order
+    assert told["answer_divergence"] == pytest.approx(answers, rel=1e-4)
+    assert told["text_divergence"] == pytest.approx(text, rel=1e-4)
+    assert told["loss"] == pytest.approx(answers + text, rel=1e-4) and answers > 0.001 < text
+
+
+def test_the_seed_chooses_problems_and_answers(tmp_path: Path) -> None:
+    some = {"batch": 3, "temperature": 1.0, "steps": 2}
+    first, again, other = (train(tmp_path / name, seed=seed, **some) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    assert first[0] == again[0] and all(torch.equal(again[1][name], weight) for name, weight in first[1].items())
+    assert first[0] != other[0]
+
+
+def test_the_seed_draws_the_answers_of_the_same_problems(tmp_path: Path) -> None:
+    """With every problem in the step, seeds differ by what the teacher says alone."""
+    losses = {train(tmp_path / str(seed), seed=seed, temperature=1.0)[0][0]["answer_divergence"] for seed in (0, 1)}
+    assert len(losses) == 2
+
+
+def test_the_student_comes_nearer(tmp_path: Path) -> None:
+    told, _ = train(tmp_path, steps=12, batch=4)
+    assert told[-1]["text_divergence"] < 0.8 * told[0]["text_divergence"]

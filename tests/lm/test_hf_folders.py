@@ -1,0 +1,209 @@
+"""Model folders as people have them, against transformers: heads of their own, leftovers, nulls, and files that are no model."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from lm.checkpoint import save_model
+from lm.export import save_hf
+from lm.hf import load_hf
+from tests.lm.models import toy_model, toy_tokenizer
+
+IDS = torch.tensor([[5, 9, 17, 30, 200]])
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+
+def exported(folder: Path, **shape: Any) -> Path:
+    save_hf(toy_model(**shape), toy_tokenizer(), folder, torch.float32)
+    return folder
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def assert_read_as_transformers_does(folder: Path) -> None:
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():  # fp32 with sums in another order; logits are of the order of 1 to 10
+        torch.testing.assert_close(load_hf(folder)(IDS), theirs(IDS).logits, rtol=0, atol=1e-4)
+
+
+HEADS: dict[str, Callable[[dict[str, torch.Tensor]], object]] = {
+    "none": lambda w: None,
+    "the embedding again": lambda w: w.update({HEAD: w[EMBEDDING].clone()}),
+    "another": lambda w: w.update({HEAD: torch.randn_like(w[EMBEDDING])}),
+    "in place of the embedding": lambda w: w.update({HEAD: w.pop(EMBEDDING)}),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_head_of_a_tied_model(head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change_weights(exported(tmp_path, tied=True), HEADS[head])
+    assert load_hf(tmp_path).config.tied == (head != "another")
+    said = capsys.readouterr().err
+    assert ("tie_word_embeddings, and the files have another lm_head.weight" in said) == (head == "another")
+    assert_read_as_transformers_does(tmp_path)
+
+
+@pytest.mark.parametrize("before", [50_000, 5_000_000_000])
+@pytest.mark.parametrize("after", [50_000, 5_000_000_000])
+def test_an_export_leaves_nothing_of_the_one_before(before: int, after: int, tmp_path: Path) -> None:
+    """Nor of a model of somebody else's whose files transformers would read with it."""
+    old, new = toy_model(seed=1, layers=4), toy_model(seed=2)
+    save_hf(old, toy_tokenizer(), tmp_path, torch.float32, shard_bytes=before)
+    (tmp_path / "chat_template.jinja").write_text("another")
+    (tmp_path / "notes.txt").write_text("mine")
+    save_hf(new, toy_tokenizer(), tmp_path, torch.float32, shard_bytes=after)
+    assert torch.equal(load_hf(tmp_path).embedding.weight, new.embedding.weight)
+    assert_read_as_transformers_does(tmp_path)
+    template = transformers.AutoTokenizer.from_pretrained(tmp_path).chat_template
+    assert "another" not in template and (tmp_path / "notes.txt").read_text() == "mine"
+    clean = tmp_path.parent / f"{tmp_path.name}-clean"
+    save_hf(new, toy_tokenizer(), clean, torch.float32, shard_bytes=after)
+    assert {p.name for p in tmp_path.iterdir()} == {"notes.txt", *(p.name for p in clean.iterdir())}
+
+
+def test_a_file_beside_a_stale_index_is_the_model(tmp_path: Path) -> None:
+    exported(tmp_path, seed=2)
+    save_hf(toy_model(seed=1), toy_tokenizer(), tmp_path / "old", torch.float32, shard_bytes=50_000)
+    for path in (tmp_path / "old").glob("model*"):
+        shutil.copyfile(path, tmp_path / path.name)
+    assert_read_as_transformers_does(tmp_path)
+
+
+@pytest.mark.parametrize(("dtype", "entry"), [(torch.float16, 70000.0), (torch.bfloat16, 3.4e38)])
+def test_what_a_type_cannot_hold_is_not_exported(dtype: torch.dtype, entry: float, tmp_path: Path) -> None:
+    model = toy_model()
+    with torch.no_grad():
+        model.blocks[0].ffn.up.weight[1, 2] = -entry
+    with pytest.raises(
+        ValueError, match=r"model.layers.0.mlp.up_proj.weight has an entry of .* ends at .* --dtype float32"
+    ):
+        save_hf(model, toy_tokenizer(), tmp_path / "out", dtype)
+    assert not (tmp_path / "out").exists()
+    save_hf(model, toy_tokenizer(), tmp_path / "out", torch.float32)
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_nulls_and_a_byte_order_mark_are_as_if_left_out(tmp_path: Path) -> None:
+    theirs = exported(tmp_path, kv_heads=4, tied=False, qk_norm=False)
+    nulls = dict.fromkeys(("rms_norm_eps", "rope_scaling", "head_dim", "num_key_value_heads", "tie_word_embeddings"))
+    edit(theirs, **nulls, layer_types=None, rope_theta=None)
+    (theirs / "config.json").write_text((theirs / "config.json").read_text(), encoding="utf-8-sig")
+    (theirs / "tokenizer.json").write_text((theirs / "tokenizer.json").read_text(), encoding="utf-8-sig")
+    found, wanted = load_hf(theirs), toy_model(kv_heads=4, tied=False, qk_norm=False)
+    assert torch.equal(found(IDS), wanted.eval()(IDS))
+
+
+CONFIGS: list[tuple[dict[str, Any], str]] = [
+    ({"hidden_size": None}, "has no 'hidden_size'"),
+    ({"hidden_size": "32"}, "hidden_size '32' is no whole number above 0"),
+    ({"num_attention_heads": 0}, "num_attention_heads 0 is no whole number"),
+    ({"num_hidden_layers": 2.0}, "num_hidden_layers 2.0 is no whole number"),
+    ({"rms_norm_eps": "small"}, "rms_norm_eps 'small' is no number above 0"),
+    ({"rope_theta": [1]}, r"rope_theta \[1\] is no number"),
+    ({"rope_scaling": "yarn"}, "rope_scaling 'yarn' is no object"),
+    ({"rope_scaling": {"rope_type": "linear"}}, "has no 'factor'"),
+    ({"rope_scaling": {"rope_type": "linear", "factor": "2"}}, "factor '2' is no number"),
+    ({"num_key_value_heads": 3}, "heads must be a multiple of kv_heads"),
+    ({"model_type": None}, "model_type None is none of llama"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), CONFIGS, ids=str)
+def test_a_configuration_that_describes_no_model_is_one_line(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    edit(exported(tmp_path), **change)
+    with pytest.raises(ValueError, match=f"config.json: .*{said}") as raised:
+        load_hf(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def replaced(old: str, new: str, content: bytes = b"") -> Callable[[Path], object]:
+    """A folder that has another file in place of one."""
+
+    def change(folder: Path) -> None:
+        (folder / old).unlink()
+        (folder / new).write_bytes(content)
+
+    return change
+
+
+def emptied(*names: str) -> Callable[[Path], object]:
+    """A folder that holds these empty files alone."""
+
+    def change(folder: Path) -> None:
+        for path in folder.iterdir():
+            path.unlink()
+        for name in names:
+            (folder / name).touch()
+
+    return change
+
+
+def first_shard_gone(folder: Path) -> None:
+    save_hf(toy_model(), toy_tokenizer(), folder, torch.float32, shard_bytes=50_000)
+    (folder / "model-00001-of-00002.safetensors").unlink()
+
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a pickle": (replaced(WEIGHTS, "pytorch_model.bin"), "has pytorch_model.bin and no safetensors; .*save_pretrained"),
+    "pickled shards": (replaced(WEIGHTS, "pytorch_model-00001-of-00002.bin"), "pickles are not read"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), "model.safetensors: no such file"),
+    "an adapter": (emptied("adapter_config.json"), "config.json: no such file; .* is an adapter: merge it"),
+    "GGUF": (emptied("model.Q4.gguf"), "holds GGUF, which is not read"),
+    "a data set": (emptied("dataset_info.json", "state.json"), "is a data set that save_to_disk"),
+    "a pointer": (replaced(WEIGHTS, WEIGHTS, b"version https://git-lfs.github.com/spec/v1\noid 1\n"), "`git lfs pull`"),
+    "cut off": (
+        lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-100]),
+        "model.safetensors: cannot be read: .*download it again",
+    ),
+    "empty": (lambda f: (f / WEIGHTS).write_bytes(b""), "model.safetensors: cannot be read: .*download it again"),
+    "an index of nothing": (replaced(WEIGHTS, INDEX, b'{"weight_map": {}}'), "has no weight_map"),
+    "an index without": (replaced(WEIGHTS, INDEX, b"{}"), "has no weight_map of files by tensor"),
+    "an index of numbers": (replaced(WEIGHTS, INDEX, b'{"weight_map": {"a": 1}}'), "has no weight_map"),
+    "a shard less": (first_shard_gone, "model-00001-of-00002.safetensors: no such file, and its index names it"),
+    "another shape": (
+        lambda f: change_weights(f, lambda w: w.update({"model.norm.weight": torch.ones(31)})),
+        r"does not fit its config.json: model.norm.weight is \(31,\), and by config.json \(32,\)",
+    ),
+    "a tensor less": (
+        lambda f: change_weights(f, lambda w: w.pop("model.norm.weight")),
+        "misses 1 weights such as model.norm",
+    ),
+    "another tensor": (
+        lambda f: change_weights(f, lambda w: w.update({"visual.weight": torch.ones(3)})),
+        "has unknown 1 weights such as visual.weight",
+    ),
+    "one of ours": (
+        lambda f: save_model(f, toy_model(), toy_tokenizer()),
+        "a model of this project, not of Hugging Face: `make export MODEL=",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FOLDERS)
+def test_a_folder_that_is_no_model_says_what_to_do(fault: str, tmp_path: Path) -> None:
+    change, said = FOLDERS[fault]
+    change(exported(tmp_path))
+    with pytest.raises(ValueError, match=said) as raised:
+        load_hf(tmp_path)
+    assert "\n" not in str(raised.value) and str(tmp_path) in str(raised.value)
+
+
+def test_a_name_of_the_hub_says_how_to_bring_it() -> None:
+    with pytest.raises(ValueError, match=r"`hf download HuggingFaceTB/SmolLM2-135M --local-dir models/"):
+        load_hf(Path("HuggingFaceTB/SmolLM2-135M"))

@@ -1,0 +1,39 @@
+"""The planted bugs themselves: enough of them, of every kind and in every room, and each can still be planted.
+
+`make mutants` plants them.
+"""
+
+from collections import Counter
+
+import pytest
+
+from tasks.core.graph import read_graph
+from tests.mutants.mutant import KINDS, Mutant, read_mutants
+from tests.project import ROOT
+
+MUTANTS = read_mutants()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+def test_can_be_planted_and_changes_something(mutant: Mutant) -> None:
+    assert mutant.problem(ROOT) is None
+    assert mutant.find != mutant.put
+    compile((ROOT / mutant.file).read_text().replace(mutant.find, mutant.put), mutant.file, "exec")
+
+
+def test_eighty_at_least_of_every_kind_and_four_a_stage() -> None:
+    names = Counter(str(mutant) for mutant in MUTANTS)
+    assert len(MUTANTS) >= 80 and max(names.values()) == 1
+    assert {mutant.kind for mutant in MUTANTS} == set(KINDS)
+    rooms = Counter(mutant.room for mutant in MUTANTS)
+    stages = {address.partition("@")[0] for address in read_graph(ROOT)}
+    assert {stage: rooms[stage] for stage in stages if rooms[stage] < 4} == {}
+
+
+def test_a_bug_that_no_longer_fits_is_said() -> None:
+    first = MUTANTS[0]
+    gone = Mutant(first.name, first.room, first.kind, first.file, "is nowhere in it", "x", first.tests)
+    assert "stands 0 times" in (gone.problem(ROOT) or "")
+    assert "no kind" in (
+        Mutant(first.name, first.room, "odd", first.file, first.find, "x", first.tests).problem(ROOT) or ""
+    )
