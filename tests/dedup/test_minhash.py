@@ -54,6 +54,34 @@ def test_the_threshold_decides_and_banding_alone_takes_more() -> None:
     assert found_by(Minhash(threshold=1.0, verify=False), [rows_of(documents)]).first_N.tolist() == [0, 0]
 
 
+SIGNS = {"Devanagari": (0x915, 0x93E), "Bengali": (0x995, 0x9BE), "Tamil": (0xBAE, 0xBBE), "Malayalam": (0xD15, 0xD3E)}
+
+
+@pytest.mark.parametrize("script", SIGNS)
+def test_vowel_signs_are_part_of_their_words(script: str) -> None:
+    """Texts of the same consonants and other vowels are other texts; one word changed leaves near duplicates."""
+    letter, sign = SIGNS[script]
+    rng = random.Random(script)
+    skeleton = [[rng.randrange(4) for _ in range(3)] for _ in range(120)]
+
+    def written() -> str:
+        return " ".join("".join(chr(letter + c) + chr(sign + rng.randrange(3)) for c in word) for word in skeleton)
+
+    first, second = written(), written()
+    changed = " ".join([*first.split()[:60], chr(letter), *first.split()[61:]])
+    assert found_by(Minhash(), [rows_of([first, second, changed])]).first_N.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("first_letter", [0x4E00, 0x3042, 0xE01], ids=["Chinese", "Hiragana", "Thai"])
+def test_scripts_without_spaces_are_compared_by_their_characters(first_letter: int) -> None:
+    rng = random.Random(first_letter)
+    letters = [chr(first_letter + rng.randrange(40)) for _ in range(300)]
+    other = [chr(first_letter + rng.randrange(40)) for _ in range(300)]
+    changed = [*letters[:150], *other[150:160], *letters[160:]]
+    documents = ["".join(each) for each in (letters, other, changed)]
+    assert found_by(Minhash(), [rows_of(documents)]).first_N.tolist() == [0, 1, 0]
+
+
 def mixture() -> Rows:
     documents = (
         planted("substitution")

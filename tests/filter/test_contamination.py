@@ -84,6 +84,19 @@ def test_the_fraction_by_hand(tmp_path: Path) -> None:
     assert list(judged.reasons) == [f"{of}0.50 of it", None, f"{of}0.65 of it", None, None]
 
 
+def test_joiners_stand_inside_words() -> None:
+    """Persian and Hindi have them; a zero width space parts words."""
+    from tasks.filter.engine.compiled_terms import next_word
+
+    text = "\u0645\u06cc\u200c\u062e\u0648 \u0915\u094d\u200d\u0937\u200b\u0e01"
+    data = np.frombuffer(text.encode(), np.uint8)
+    at, found = 0, []
+    while at < len(data):
+        first, at, _ = next_word(data, at, len(data))
+        found.append(bytes(data[first:at]).decode())
+    assert found == ["\u0645\u06cc\u200c\u062e\u0648", "\u0915\u094d\u200d\u0937", "\u0e01"]
+
+
 def test_wording_that_many_problems_share_speaks_for_none(tmp_path: Path) -> None:
     stem = "Read the question with care and then give the one right answer in a single word please:"
     problems = [(f"{stem} {' '.join(f'p{n}q{i}' for i in range(10))}", "x") for n in range(30)]

@@ -8,12 +8,30 @@ Letters: N texts, B bands, P permutations, S shingles.
 import numpy as np
 
 from tasks.core.jit import compiled
+from tasks.dedup.engine.code_points import (
+    ALONE,
+    DOUBLE_QUOTE,
+    HEBREW,
+    JOINER,
+    KATAKANA,
+    KIND_BITS,
+    LETTER,
+    MARK,
+    MID_LETTER,
+    MID_NUMBER,
+    NUMBER,
+    SINGLE_QUOTE,
+)
 
 BLOCK = 1024
 WORD_SEED = np.uint64(0xCBF29CE484222325)
 WORD_FACTOR = np.uint64(0xD6E8FEB86659FD93)
 SHINGLE_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 SPACE = np.uint64(32)
+CODE = np.uint32((1 << KIND_BITS) - 1)
+# Entries of the kinds up to JOINER are from FIRST on, and below BEYOND.
+FIRST, BEYOND = np.uint32(LETTER << KIND_BITS), np.uint32((JOINER + 1) << KIND_BITS)
+TAGS = 0xE0000  # marks from here on: tags, and variation selectors
 
 
 @compiled
@@ -26,34 +44,100 @@ def mixed(x):
 
 @compiled
 def beyond_ascii(data, at, end, folded):
-    """(folded code point, where the next begins) of what begins at a byte above 127; no byte at `end` or after it is read."""
+    """(entry of the table of folded code points, where the next begins) of what begins at a byte above 127; no byte at `end` or
+    after it is read."""
     first = np.uint32(data[at])
     more = 1 if first < 0xE0 else 2 if first < 0xF0 else 3
     code = first & np.uint32(0x3F >> more)
     stop = min(at + 1 + more, end)
     for place in range(at + 1, stop):
         code = np.uint32(code << np.uint32(6)) | np.uint32(data[place] & 0x3F)
-    return (folded[code] if code < len(folded) else code), stop
+    if code < len(folded):
+        return folded[code], stop
+    return np.uint32(code | np.uint32((MARK if code >= TAGS else ALONE) << KIND_BITS)), stop
+
+
+@compiled
+def kind_after(data, at, end, folded):
+    """The kind of the next character that is no mark; 0 at the end."""
+    while at < end:
+        if data[at] < 128:
+            entry, at = folded[data[at]], at + 1
+        else:
+            entry, at = beyond_ascii(data, at, end, folded)
+        kind = entry >> np.uint32(KIND_BITS)
+        if kind != MARK:
+            return np.int64(kind)
+    return 0
+
+
+@compiled
+def joins(kind, last, data, at, end, folded):
+    """What a character is to a word that it may stand in (WB6, 7, 7a to 7c, 11, 12 of UAX #29): MARK where the word goes on
+    behind it, ALONE where it ends with it, 0 where it ends before it. at: the byte after it."""
+    after = kind_after(data, at, end, folded)
+    if kind == DOUBLE_QUOTE:
+        return MARK if last == HEBREW and after == HEBREW else 0
+    if last == NUMBER:
+        return MARK if kind != MID_LETTER and after == NUMBER else 0
+    if kind != MID_NUMBER and last <= HEBREW and 1 <= after <= HEBREW:
+        return MARK
+    return ALONE if kind == SINGLE_QUOTE and last == HEBREW else 0
 
 
 @compiled
 def words(data, at, end, folded, units, filled):
-    """Hashes of words into units[filled:]; returns where in the text to go on, which is never inside a word, and the count."""
-    hashed = WORD_SEED
+    """Hashes of words into units[filled:]; returns where in the text to go on, which is never inside a word, and the count.
+
+    A word is what Unicode's word boundaries (UAX #29) set apart and holds a letter, a number or a joiner such as _.
+    """
+    hashed, last = WORD_SEED, 0  # last: the kind of the word's last character that is no mark, 0 between words
     while at < end and filled < len(units):
-        byte = data[at]
+        byte, begin = data[at], at
         if byte < 128:
-            code = folded[byte]
+            entry = folded[byte]
             at += 1
+            if (
+                entry - FIRST < BEYOND - FIRST and last <= JOINER
+            ):  # most of most texts: ASCII that makes one word with ASCII
+                hashed = (hashed ^ np.uint64(entry & CODE)) * WORD_FACTOR
+                following = entry
+                while at < end and data[at] < 128:
+                    following = folded[data[at]]
+                    if following - FIRST >= BEYOND - FIRST:
+                        break
+                    entry = following
+                    hashed = (hashed ^ np.uint64(entry & CODE)) * WORD_FACTOR
+                    at += 1
+                last = np.int64(entry >> np.uint32(KIND_BITS))
+                if following == 0:
+                    units[filled] = hashed
+                    filled += 1
+                    hashed, last = WORD_SEED, 0
+                    at += 1
+                continue
+            if entry == 0 and last == 0:
+                continue
         else:
-            code, at = beyond_ascii(data, at, end, folded)
-        if code:
-            hashed = (hashed ^ np.uint64(code)) * WORD_FACTOR
-        elif hashed != WORD_SEED:
+            entry, at = beyond_ascii(data, at, end, folded)
+        kind = np.int64(entry >> np.uint32(KIND_BITS))
+        if kind > JOINER:
+            if kind > MARK:
+                kind = joins(kind, last, data, at, end, folded) if last else 0
+            elif kind == MARK:
+                kind = MARK if last else 0
+            elif last and not (kind == KATAKANA and last in (KATAKANA, JOINER)):
+                at, kind = begin, 0  # a word of its own begins
+        elif last > JOINER and kind and not (last == KATAKANA and kind == JOINER):
+            at, kind = begin, 0
+        if kind:
+            hashed = (hashed ^ np.uint64(entry & CODE)) * WORD_FACTOR
+            last = last if kind == MARK else kind
+        elif last:
             units[filled] = hashed
             filled += 1
-            hashed = WORD_SEED
-    if hashed != WORD_SEED:
+            hashed, last = WORD_SEED, 0
+    if last:
         units[filled] = hashed
         filled += 1
     return at, filled
@@ -61,20 +145,21 @@ def words(data, at, end, folded, units, filled):
 
 @compiled
 def characters(data, at, end, folded, units, filled, gap):
-    """Characters of words into units[filled:], one space between two words; as `words`, and the gap before what follows:
-    0 at the beginning of the text, 1 inside a word, 2 between two."""
+    """Characters of words into units[filled:], one space where something else stands between two; as `words`, and the
+    gap before what follows: 0 at the beginning of the text, 1 inside a word, 2 between two."""
     while at < end and filled + 1 < len(units):
         byte = data[at]
         if byte < 128:
-            code = folded[byte]
+            entry = folded[byte]
             at += 1
         else:
-            code, at = beyond_ascii(data, at, end, folded)
-        if code:
+            entry, at = beyond_ascii(data, at, end, folded)
+        kind = entry >> np.uint32(KIND_BITS)
+        if kind and kind <= MARK:
             if gap == 2:
                 units[filled] = SPACE
                 filled += 1
-            units[filled] = code
+            units[filled] = np.uint64(entry & CODE)
             filled += 1
             gap = 1
         elif gap:
@@ -199,7 +284,7 @@ def shingle_sets(data, offsets, folded, by_character, size, sizes_N):
     longest, total = 0, 0
     for text in range(len(sizes_N)):
         length = offsets[text + 1] - offsets[text]
-        most = length if by_character else length // 2 + 1
+        most = length if by_character else 2 * length // 3 + 1  # "a", a raised digit of two bytes, "a", ...
         longest, total = max(longest, most), total + most
     sets, scratch = np.empty(total, dtype=np.uint64), np.empty(longest, dtype=np.uint64)
     units, out = np.empty(BLOCK + size, dtype=np.uint64), np.empty(BLOCK + size, dtype=np.uint64)

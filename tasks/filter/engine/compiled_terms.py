@@ -26,14 +26,16 @@ def mixed(value):
 @compiled(types.int64(BYTES, types.int64, types.int64))
 def separator(data, at, end):
     """How many bytes at `at` are one separator, 0 when a word goes on there: ASCII but letters and digits; U+0080-00BF,
-    U+2000-207F and U+3000-303F, which hold the white space and punctuation of most scripts."""
+    U+2000-207F (but ZWNJ and ZWJ, which stand inside words) and U+3000-303F, which hold the white space and punctuation of most
+    scripts."""
     byte = data[at]
     if KIND[byte] < 2:
         return np.int64(KIND[byte])
     if byte == 0xC2:
         return 2
     if at + 2 < end and (data[at + 1] == 0x80 or (byte == 0xE2 and data[at + 1] == 0x81)):
-        return 3
+        joins = byte == 0xE2 and data[at + 1] == 0x80 and 0x8C <= data[at + 2] <= 0x8D
+        return 0 if joins else 3
     return 0
 
 
