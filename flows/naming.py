@@ -6,6 +6,7 @@ from typing import Any
 from flows.params import BASE, CURRENT, changes, compose, presets
 from tasks.core.config import ConfigError
 from tasks.core.libraries import SECTION
+from tasks.report.words import ABSENT
 
 NAMED = 3  # values that a name has room for
 LONGEST = 40  # letters of a value
@@ -21,7 +22,9 @@ def named(root: Path, params: dict[str, Any], preset: str = CURRENT) -> tuple[st
             every = changes(compose(root, name, []), params)
         except ConfigError:
             continue
-        found.append((name, [(key, now) for key, _, now in every if not key.startswith(f"{SECTION}.")]))
+        # values that went with another method are not named beside it
+        own = [(key, now) for key, _, now in every if now != ABSENT and not key.startswith(f"{SECTION}.")]
+        found.append((name, own))
     if not found:
         return "pipeline", "pipeline"
     name, different = min(found, key=lambda each: len(each[1]))
