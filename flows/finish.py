@@ -1,17 +1,24 @@
 """What both `make pipeline` and `make repro` end with: the final model registered, the report, the table."""
 
+import os
+from collections.abc import Collection
+from datetime import datetime
 from pathlib import Path
 
 import networkx as nx
 from dvc.repo import Repo
 
 from flows.environment import ROOT
+from flows.naming import named
 from flows.stages import md5_in_lock
 from tasks.core.git import revision as revision_of
 from tasks.core.key import locked_key
+from tasks.core.machine import hardware
 from tasks.core.timings import settle
 from tasks.core.tracking import register_model
-from tasks.report.read import locked_metrics, read_lock
+from tasks.report.history import FINISHED, Run, add_run
+from tasks.report.history import figures_of as current_figures
+from tasks.report.read import locked_metrics, read_lock, read_params, read_stages
 from tasks.report.render import render
 from tasks.report.terminal import table
 
@@ -34,8 +41,18 @@ def figures_of(root: Path, address: str, md5: str) -> dict[str, float]:
     return locked_metrics(root, evaluation, entry) if looked_at.get(f"data/{address}") == md5 else {}
 
 
-def finish(root: Path, revision: str) -> Path | None:
-    """Register the final model, render the report, print the table; returns the page."""
+def put_down(root: Path, name: str, outcome: str) -> Path:
+    """Put down how a run of this name ended, and write the page that says so; returns the page."""
+    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    machine = hardware()
+    words = ", ".join(filter(None, [machine.get("cpu", ""), machine.get("gpu", ""), f"{os.cpu_count()} cores"]))
+    add_run(root, Run(name, now, words, outcome, read_params(root), current_figures(read_stages(root))))
+    return render(root)
+
+
+def finish(root: Path, revision: str, name: str, asked: Collection[str] | None = None) -> Path:
+    """Register the final model, put the run down, render the report, print the table of the stages that were asked for (None:
+    all); returns the page."""
     address = final_model(root)
     md5 = md5_in_lock(root, address, f"data/{address}") if address else None
     if address and md5:
@@ -47,11 +64,12 @@ def finish(root: Path, revision: str) -> Path | None:
         read_lock(root) or {}
     ).items():  # `dvc repro` by itself brings back bytes and not what they took
         settle(root, stage, locked_key(entry))
-    page = render(root)
-    print(table(root))
+    page = put_down(root, name, FINISHED)
+    print(table(root, asked))
     print(f"report: {page}")
     return page
 
 
 if __name__ == "__main__":
-    finish(Path.cwd(), revision_of(ROOT))
+    here = Path.cwd()
+    finish(here, revision_of(ROOT), named(here, read_params(here))[1])

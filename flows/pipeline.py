@@ -19,7 +19,7 @@ from flows import form
 from flows.artifacts import results, show_plan, show_results
 from flows.bars import Bars
 from flows.environment import ROOT, environment
-from flows.finish import finish
+from flows.finish import finish, put_down
 from flows.naming import named
 from flows.one_run import one_run
 from flows.params import CURRENT, check
@@ -159,19 +159,21 @@ def bring_up_to_date(root: Path, asked: Asked, where: str, publish: str) -> list
         for future in futures.values():
             future.wait()
         stopped = [address for address, future in futures.items() if future.state.is_cancelled()]
-        where = f" in {', '.join(stopped)}" if stopped else ""
-        raise Halted(f"stopped{where}; run again to go on: what was finished is kept") from None
+        place = f" in {', '.join(stopped)}" if stopped else ""
+        put_down(root, name, f"was stopped{place}")
+        raise Halted(f"stopped{place}; run again to go on: what was finished is kept") from None
     except BaseException:
         stop_all()
         raise
     finally:
         finish_parent(parent, status)
     if failed:
+        broken = [address for address, state in failed.items() if state.is_failed() or state.is_crashed()]
+        put_down(root, name, f"failed in {', '.join(broken) or 'its stages'}")
         raise RuntimeError(explain(failed))
-    page = finish(root, revision)
-    if page:
-        record_results(parent, results(root), page)
-        conclude(root, publish, revision, parent, about=show_results(root, page, parent))
+    page = finish(root, revision, name, [stage.address for stage in prepared.plan] if asked.targets else None)
+    record_results(parent, results(root), page)
+    conclude(root, publish, revision, parent, about=show_results(root, page, parent))
     return [a for a, f in futures.items() if f.state.name == "Ran"]
 
 
