@@ -18,4 +18,5 @@ def ask(root: Path, *arguments: str, binary: bool = False) -> subprocess.Complet
 
 def revision(root: Path) -> str:
     """The commit that is checked out, or UNKNOWN."""
-    return ask(root, "rev-parse", "HEAD").stdout.strip() or UNKNOWN
+    done = ask(root, "rev-parse", "HEAD")  # in a repository without a commit it prints HEAD and fails
+    return UNKNOWN if done.returncode else done.stdout.strip()
