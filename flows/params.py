@@ -13,7 +13,7 @@ from flows.paths import path_mistakes
 from tasks.core.config import ConfigError, load, read_params, unknown_sections
 from tasks.core.graph import read_graph
 from tasks.core.libraries import SECTION, installed, libraries_in
-from tasks.core.tracking import flatten
+from tasks.core.names import flatten
 from tasks.core.yaml import YAMLError, dump_yaml, parse_yaml, read_yaml
 from tasks.report.words import ABSENT
 

@@ -10,7 +10,7 @@ from tasks.core.hashed import Ignored
 from tasks.core.key import path_md5
 from tasks.core.libraries import SECTION
 from tasks.core.machine import apart
-from tasks.core.tracking import flatten
+from tasks.core.names import flatten
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tasks.core.config import read_params
-from tasks.core.tracking import flatten
+from tasks.core.names import flatten
 from tasks.report.read import read_stages
 from tasks.report.words import ABSENT, percent, size
 

@@ -4,6 +4,8 @@ import subprocess
 from pathlib import Path
 
 UNKNOWN = "unknown"
+# What the pipeline itself writes into the tree while it runs.
+OUR_WRITES = (":!data/metrics", ":!dvc.lock")
 
 
 def ask(root: Path, *arguments: str, binary: bool = False) -> subprocess.CompletedProcess:
@@ -20,3 +22,9 @@ def revision(root: Path) -> str:
     """The commit that is checked out, or UNKNOWN."""
     done = ask(root, "rev-parse", "HEAD")  # in a repository without a commit it prints HEAD and fails
     return UNKNOWN if done.returncode else done.stdout.strip()
+
+
+def is_dirty(root: Path) -> str:
+    """Whether the tree differs from its revision, what the pipeline writes aside: true or false, UNKNOWN where git cannot tell."""
+    done = ask(root, "status", "--porcelain", "--", ".", *OUR_WRITES)
+    return UNKNOWN if done.returncode else str(bool(done.stdout.strip())).lower()

@@ -2,7 +2,9 @@
 
 import posixpath
 import re
+from collections.abc import Iterable
 from hashlib import blake2b
+from typing import Any
 
 TAKEN = re.compile(r"[/\w.\- :]+")  # mlflow.utils.validation, of metrics, params and tags alike
 LONGEST = 250
@@ -30,3 +32,15 @@ def _is_no_file(name: str) -> bool:
 def _with_digest(text: str, name: str, longest: int) -> str:
     digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=5).hexdigest()
     return f"{text[: longest - len(digest) - 1]}-{digest}"
+
+
+def flatten(values: Any, name: str = "") -> dict[str, str]:
+    """Nested params as MLflow wants them: dotted names, values as text of at most 6000 characters."""
+    pieces: Iterable[tuple[Any, Any]]
+    if isinstance(values, dict) and values:
+        pieces = values.items()
+    elif isinstance(values, list) and values:
+        pieces = enumerate(values)
+    else:
+        return {name: str(values)[:6000]}
+    return {k: v for key, part in pieces for k, v in flatten(part, f"{name}.{key}" if name else str(key)).items()}

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 import psutil
 
 from tasks.core.again import in_batches, is_final, until
-from tasks.core.git import UNKNOWN, ask
+from tasks.core.git import is_dirty
 from tasks.core.git import revision as revision_of
 from tasks.core.graph import Entry
 from tasks.core.key import locked_key
-from tasks.core.names import lawful, shortened
+from tasks.core.names import flatten, lawful, shortened
 from tasks.core.own import open_lock, stand_ins
 from tasks.core.process import no_collection
 from tasks.core.proxies import without_proxy
@@ -39,8 +39,6 @@ LAST_SECONDS = 20.0  # of these, for a store that does not take the end of a run
 MOST_WAITING = 100_000  # points of curves kept for a store that is away: 40 MB
 # A process began when its run says, to within this: the clock it is computed from is corrected now and then.
 START_SECONDS = 10.0
-# What the pipeline itself writes into the tree while it runs.
-OUR_WRITES = (":!data/metrics", ":!dvc.lock")
 Result = TypeVar("Result")
 
 
@@ -114,34 +112,16 @@ def _experiment(client: Any) -> str:
         return client.get_experiment_by_name(EXPERIMENT).experiment_id
 
 
-def _dirty(root: Path) -> str:
-    """Whether the tree differs from its revision: true or false, and unknown where git cannot tell."""
-    done = ask(root, "status", "--porcelain", "--", ".", *OUR_WRITES)
-    return UNKNOWN if done.returncode else str(bool(done.stdout.strip())).lower()
-
-
 def _process_tags() -> dict[str, str]:
     process, here = psutil.Process(), Path.cwd()
     return {
         "git.revision": revision_of(here),
-        "git.dirty": _dirty(here),
+        "git.dirty": is_dirty(here),
         "prefect.flow_run_id": os.environ.get(FLOW_RUN, ""),
         "process.host": socket.gethostname(),
         "process.pid": str(process.pid),
         "process.started": str(process.create_time()),
     }
-
-
-def flatten(values: Any, name: str = "") -> dict[str, str]:
-    """Nested params as MLflow wants them: dotted names, values as text of at most 6000 characters."""
-    pieces: Iterable[tuple[Any, Any]]
-    if isinstance(values, dict) and values:
-        pieces = values.items()
-    elif isinstance(values, list) and values:
-        pieces = enumerate(values)
-    else:
-        return {name: str(values)[:6000]}
-    return {k: v for key, part in pieces for k, v in flatten(part, f"{name}.{key}" if name else str(key)).items()}
 
 
 def _log_params(client: Any, run: str, params: dict[str, Any]) -> None:

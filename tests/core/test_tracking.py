@@ -16,8 +16,7 @@ import mlflow
 from tasks.core.graph import read_graph
 from tasks.core.hashed import read_ignored
 from tasks.core.key import dependency_md5s, path_md5
-from tasks.core.names import lawful
-from tasks.core.tracking import flatten
+from tasks.core.names import flatten, lawful
 from tests.core.test_stage import finish, project, set_params, start, wait_for, wait_for_step  # noqa: F401
 from tests.project import ROOT
 
