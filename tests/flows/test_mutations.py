@@ -63,7 +63,7 @@ OTHER = {
     "pretrain": ("pretrain.optimizer.lr", 0.01),
     "sft": ("sft.batch", 8),
     "rl": ("rl.max_new_tokens", 8),
-    "distill": ("distill.student_layers", 2),
+    "distill": ("distill.batch", 4),
     "quantize": ("quantize.method.group", 16),
     "evaluate@pretrain": ("evaluate.problems_counted", 3),
 }
@@ -255,7 +255,7 @@ def test_equal_numbers_are_one_value_to_dvc_and_to_the_stage_key(graph: dict[str
             kind = getattr(importlib.import_module(f"tasks.{place[0]}.stage"), f"{place[0].capitalize()}Config")
             with suppress(ConfigError):
                 assert load(place[0], kind, with_value(params, place, other)) == load(place[0], kind, params), place
-    assert rewritten > 30 and json.dumps(changed) != json.dumps(params)
+    assert rewritten >= 30 and json.dumps(changed) != json.dumps(params)
     for entry in graph.values():
         assert stage_key(entry, {}, changed) == stage_key(entry, {}, params)
     Path("params.yaml").write_text(dump_yaml(changed))
