@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,13 +16,14 @@ from flows.scratch import abandoned, leftovers
 from tests.project import ROOT, TINY, digest, make_project, run_stage, start_stage, write_params
 
 BEFORE = ["ingest", "dedup", "filter", "tokenize", "curriculum"]
-OTHER = {**TINY, "pretrain": {**TINY["pretrain"], "clip": 2.0}}
+PARAMS = {**TINY, "curriculum": {**TINY["curriculum"], "tokens": 16384}}
+OTHER = {**PARAMS, "pretrain": {**TINY["pretrain"], "clip": 2.0}}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project in which pretraining was killed after a checkpoint."""
-    project = make_project(tmp_path_factory.mktemp("made"), TINY)
+    project = make_project(tmp_path_factory.mktemp("made"), PARAMS)
     for stage in BEFORE:
         run_stage(project, stage)
     process = started(project)
@@ -62,7 +64,9 @@ def clean(project: Path) -> str:
 
 @pytest.fixture
 def running(project: Path) -> Iterator[subprocess.Popen[str]]:
+    """Pretraining that stands still in the midst of it, until it gets SIGCONT."""
     process = started(project)
+    process.send_signal(signal.SIGSTOP)
     yield process
     process.kill()
     process.wait()
@@ -98,7 +102,8 @@ def test_a_running_stage_keeps_all_that_it_has(project: Path, running: subproces
     said = clean(project)
     assert "MB): the stage is running\n" in said and "removed" not in said
     assert "kept the rest of .scratch: a run, a server or an agent of this checkout is at work\n" in said
-    write_params(project, TINY)
+    write_params(project, PARAMS)
+    running.send_signal(signal.SIGCONT)
     printed, _ = running.communicate()
     assert running.returncode == 0, printed
     whole = digest(project / "data" / "pretrain")
