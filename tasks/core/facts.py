@@ -5,12 +5,16 @@ It is written to data/timings/<stage>.record.json; libraries, machine and settin
 
 import json
 import platform
+import socket
 import sys
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from tasks.core.git import is_dirty, revision
 from tasks.core.graph import Entry
 from tasks.core.hashed import hashed, read_ignored
 from tasks.core.key import file_md5
@@ -72,3 +76,16 @@ def libraries() -> dict[str, str]:
         except (PackageNotFoundError, ValueError):
             continue
     return found
+
+
+def process_tags(flow_run: str) -> dict[str, str]:
+    """What a run's record says of the process that makes it: revision, host, number and start, and the Prefect run it is part of."""
+    process, here = psutil.Process(), Path.cwd()
+    return {
+        "git.revision": revision(here),
+        "git.dirty": is_dirty(here),
+        "prefect.flow_run_id": flow_run,
+        "process.host": socket.gethostname(),
+        "process.pid": str(process.pid),
+        "process.started": str(process.create_time()),
+    }

@@ -25,6 +25,6 @@ def revision(root: Path) -> str:
 
 
 def is_dirty(root: Path) -> str:
-    """Whether the tree differs from its revision, what the pipeline writes aside: true or false, UNKNOWN where git cannot tell."""
+    """Whether the tree differs from its revision, what a run writes aside: true or false, UNKNOWN where git cannot tell."""
     done = ask(root, "status", "--porcelain", "--", ".", *OUR_WRITES)
     return UNKNOWN if done.returncode else str(bool(done.stdout.strip())).lower()

@@ -20,8 +20,7 @@ from typing import Any, TypeVar
 import psutil
 
 from tasks.core.again import in_batches, is_final, until
-from tasks.core.git import is_dirty
-from tasks.core.git import revision as revision_of
+from tasks.core.facts import process_tags
 from tasks.core.graph import Entry
 from tasks.core.key import locked_key
 from tasks.core.names import flatten, lawful, shortened
@@ -112,18 +111,6 @@ def _experiment(client: Any) -> str:
         return client.get_experiment_by_name(EXPERIMENT).experiment_id
 
 
-def _process_tags() -> dict[str, str]:
-    process, here = psutil.Process(), Path.cwd()
-    return {
-        "git.revision": revision_of(here),
-        "git.dirty": is_dirty(here),
-        "prefect.flow_run_id": os.environ.get(FLOW_RUN, ""),
-        "process.host": socket.gethostname(),
-        "process.pid": str(process.pid),
-        "process.started": str(process.create_time()),
-    }
-
-
 def _log_params(client: Any, run: str, params: dict[str, Any]) -> None:
     from mlflow.entities import Param
 
@@ -202,7 +189,11 @@ class Tracker:
         from mlflow.entities import Metric, RunTag
 
         close_killed(client)
-        tags = _process_tags() | {"dvc.stage": entry.address, "stage.key": key, "dvc.out": " ".join(entry.outs)}
+        tags = process_tags(os.environ.get(FLOW_RUN, "")) | {
+            "dvc.stage": entry.address,
+            "stage.key": key,
+            "dvc.out": " ".join(entry.outs),
+        }
         if parent := os.environ.get(PARENT_RUN):
             tags["mlflow.parentRunId"] = parent
         made = client.create_run(_experiment(client), self._began, tags=tags, run_name=entry.address)
@@ -268,7 +259,9 @@ def start_parent(tags: dict[str, str], params: dict[str, Any], name: str = "pipe
     def work() -> str:
         client = _client()
         close_killed(client)
-        run = client.create_run(_experiment(client), tags=_process_tags() | tags, run_name=name).info.run_id
+        run = client.create_run(
+            _experiment(client), tags=process_tags(os.environ.get(FLOW_RUN, "")) | tags, run_name=name
+        ).info.run_id
         _guarded("the pipeline's parameters", lambda: _log_params(client, run, params))
         return run
 
