@@ -23,6 +23,7 @@ from tasks.tokenize.sides import Rule
 GRAM = 40
 # Where held-out documents have more grams, a sample of so many, by their hashes, stands for all: 128 MiB of slots.
 MOST_GRAMS = 1 << 23
+KEYS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,19 @@ class Sought:
 
 
 def held_grams(side: Side, folder: Path) -> Facts:
-    """Write keys.npy, the different grams of a shard's held-out documents; how many there are in all, and of which lengths."""
+    """Write keys.raw, the grams of a shard's held-out documents; how many there are in all, and of which lengths."""
     from tasks.tokenize.compiled import folded_lengths, grams_of
 
-    found, count, lengths = [np.zeros(0, np.uint64)], 0, set[int]()
-    for texts in _texts(side, held_out=True):
-        offsets, data = buffers_of(texts)
-        for row, length in enumerate(np.minimum(folded_lengths(data, offsets), GRAM).tolist()):
-            if length:
-                found.append(grams_of(data, offsets[row], offsets[row + 1], length))
-                count += len(found[-1])
-                lengths.add(length)
-    np.save(folder / "keys.npy", np.unique(np.concatenate(found)))
+    count, lengths = 0, set[int]()
+    with (folder / "keys.raw").open("wb") as keys:
+        for texts in _texts(side, held_out=True):
+            offsets, data = buffers_of(texts)
+            for row, length in enumerate(np.minimum(folded_lengths(data, offsets), GRAM).tolist()):
+                if length:
+                    found = grams_of(data, offsets[row], offsets[row + 1], length)
+                    keys.write(found.data)
+                    count += len(found)
+                    lengths.add(length)
     return {"grams": count, "lengths": sorted(lengths)}
 
 
@@ -77,7 +79,7 @@ def make_table(item: Table, folder: Path) -> Facts:
     """Write slots.npy and bits.npy of the grams up to the limit."""
     from tasks.tokenize.compiled import bits_of, table_of
 
-    keys = _union([_up_to(item.limit, np.load(path / "keys.npy", mmap_mode="r")) for path in item.parts])
+    keys = _union([keys[keys <= np.uint64(item.limit)] for path in item.parts for keys in _pieces(path / "keys.raw")])
     np.save(folder / "slots.npy", table_of(keys))
     np.save(folder / "bits.npy", bits_of(keys))
     return {"grams": len(keys)}
@@ -145,9 +147,12 @@ def _mapped(path: Path) -> np.ndarray:
     return np.asarray(np.load(path, mmap_mode="r"))
 
 
-def _up_to(limit: int, keys: np.ndarray) -> np.ndarray:
-    return np.asarray(keys[: np.searchsorted(keys, np.uint64(limit), side="right")])
+def _pieces(path: Path) -> Iterator[np.ndarray]:
+    """The keys of a file, some at a time."""
+    with path.open("rb") as file:
+        while len(keys := np.fromfile(file, np.uint64, KEYS_AT_ONCE)):
+            yield keys
 
 
-def _union(sorted_keys: Sequence[np.ndarray]) -> np.ndarray:
-    return np.unique(np.concatenate([np.zeros(0, np.uint64), *sorted_keys]))
+def _union(keys: Sequence[np.ndarray]) -> np.ndarray:
+    return np.unique(np.concatenate([np.zeros(0, np.uint64), *keys]))
