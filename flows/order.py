@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.declared import Declared, declared_in
 from flows.lockfile import Entry, entries_of, md5s, part_of
 from flows.reproduce import git
+from tasks.core.facts import FLOW_RUN, PARENT_RUN
 from tasks.core.hashed import read_ignored
 from tasks.core.key import path_md5
 from tasks.core.recorded import is_true
-from tasks.core.tracking import FLOW_RUN, PARENT_RUN
 from tasks.core.yaml import parse_yaml
 
 # Execution settings of the stage that the coordinator decides; all others are the agent's own.

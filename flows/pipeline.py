@@ -30,9 +30,10 @@ from flows.prepared import Asked, handed_over, prepare
 from flows.publish import conclude
 from flows.stages import TRANSIENT_CODES, stop_all, stopping
 from tasks.core.config import ConfigError
+from tasks.core.facts import FLOW_RUN, PARENT_RUN
 from tasks.core.git import revision as revision_of
 from tasks.core.process import stages_at_once
-from tasks.core.tracking import FLOW_RUN, PARENT_RUN, finish_parent, record_results, start_parent
+from tasks.core.tracking import finish_parent, record_results, start_parent
 
 
 class StageFailed(Exception):

@@ -23,9 +23,9 @@ from flows.pools import NO_AGENT
 from flows.stages import TRANSIENT_CODES
 from flows.transfer import pull, push, remember, tracked, uncached
 from flows.watch import Agents, Sent
+from tasks.core.facts import FLOW_RUN
 from tasks.core.graph import read_graph
 from tasks.core.timings import keep
-from tasks.core.tracking import FLOW_RUN
 
 
 def main() -> int:

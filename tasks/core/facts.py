@@ -4,6 +4,7 @@ It is written to data/timings/<stage>.record.json; libraries, machine and settin
 """
 
 import json
+import os
 import platform
 import socket
 import sys
@@ -22,6 +23,7 @@ from tasks.core.key import file_md5
 # The folders whose files are code; what else a stage depends on is data.
 CODE = ("tasks", "lm", "kernels")
 TAG = "made.by."
+PARENT_RUN, FLOW_RUN = "TOKENMILL_PARENT_RUN", "TOKENMILL_FLOW_RUN"
 LONGEST_TAG = 8000  # characters that MLflow takes
 
 
@@ -78,13 +80,13 @@ def libraries() -> dict[str, str]:
     return found
 
 
-def process_tags(flow_run: str) -> dict[str, str]:
-    """What a run's record says of the process that makes it: revision, host, number and start, and the Prefect run it is part of."""
+def process_tags() -> dict[str, str]:
+    """What a record says of the process that makes it: revision, host, number, start, and the Prefect run it is part of."""
     process, here = psutil.Process(), Path.cwd()
     return {
         "git.revision": revision(here),
         "git.dirty": is_dirty(here),
-        "prefect.flow_run_id": flow_run,
+        "prefect.flow_run_id": os.environ.get(FLOW_RUN, ""),
         "process.host": socket.gethostname(),
         "process.pid": str(process.pid),
         "process.started": str(process.create_time()),

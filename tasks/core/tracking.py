@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import psutil
 
 from tasks.core.again import in_batches, is_final, until
-from tasks.core.facts import process_tags
+from tasks.core.facts import PARENT_RUN, process_tags
 from tasks.core.graph import Entry
 from tasks.core.key import locked_key
 from tasks.core.names import flatten, lawful, shortened
@@ -32,7 +32,6 @@ from tasks.core.yaml import read_yaml
 
 EXPERIMENT = "tokenmill"
 CHAMPION = "champion"  # the alias of the registered model that is in use
-PARENT_RUN, FLOW_RUN = "TOKENMILL_PARENT_RUN", "TOKENMILL_FLOW_RUN"
 CLOSE_SECONDS = 30.0
 LAST_SECONDS = 20.0  # of these, for a store that does not take the end of a run at once
 MOST_WAITING = 100_000  # points of curves kept for a store that is away: 40 MB
@@ -189,7 +188,7 @@ class Tracker:
         from mlflow.entities import Metric, RunTag
 
         close_killed(client)
-        tags = process_tags(os.environ.get(FLOW_RUN, "")) | {
+        tags = process_tags() | {
             "dvc.stage": entry.address,
             "stage.key": key,
             "dvc.out": " ".join(entry.outs),
@@ -259,9 +258,7 @@ def start_parent(tags: dict[str, str], params: dict[str, Any], name: str = "pipe
     def work() -> str:
         client = _client()
         close_killed(client)
-        run = client.create_run(
-            _experiment(client), tags=process_tags(os.environ.get(FLOW_RUN, "")) | tags, run_name=name
-        ).info.run_id
+        run = client.create_run(_experiment(client), tags=process_tags() | tags, run_name=name).info.run_id
         _guarded("the pipeline's parameters", lambda: _log_params(client, run, params))
         return run
 
