@@ -282,10 +282,8 @@ def record_results(run: str | None, metrics: dict[str, float], page: Path) -> No
 
     def work() -> None:
         client = _client()
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        client.log_batch(run, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()])
+        for name, value in metrics.items():
+            client.log_metric(run, name, value)
         client.log_artifact(run, str(page))
 
     if run:

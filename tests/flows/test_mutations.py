@@ -30,6 +30,7 @@ from tasks.core.graph import Entry, read_graph, value_at
 from tasks.core.key import stage_key
 from tasks.core.yaml import dump_yaml, read_yaml
 from tests.core.test_libraries import other_version
+from tests.flows.flips import places, with_flip, with_value
 from tests.imports import closure, is_room
 from tests.project import ROOT, TINY, digest
 from tests.test_architecture import chosen_methods
@@ -124,37 +125,6 @@ def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def reasons() -> dict[str, str]:
     """Why each stale stage is, as the plan says it."""
     return {stage.address: stage.reason for stage in make_plan(Path.cwd(), []) if stage.reason}
-
-
-def flipped(value: Any) -> Any:
-    """Another value of the same type; of a text, one that is still a path or a word."""
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int | float):
-        return value + 1
-    return f"{value}x" if isinstance(value, str) else "x"
-
-
-def places(value: Any, path: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-    """Where the values of a section are."""
-    if isinstance(value, dict | list):
-        pieces = value.items() if isinstance(value, dict) else enumerate(value)
-        return [place for key, part in pieces for place in places(part, (*path, key))]
-    return [path]
-
-
-def with_flip(params: dict[str, Any], place: tuple[Any, ...]) -> dict[str, Any]:
-    """The params with the value at a place flipped."""
-    return with_value(params, place, flipped(reduce(getitem, place, params)))
-
-
-def with_value(params: Any, place: tuple[Any, ...], value: Any) -> Any:
-    """The params with another value at a place."""
-    if not place:
-        return value
-    copy: Any = list(params) if isinstance(params, list) else dict(params)
-    copy[place[0]] = with_value(params[place[0]], place[1:], value)
-    return copy
 
 
 def test_it_begins_with_everything_up_to_date(project: Path) -> None:
