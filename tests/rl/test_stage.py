@@ -16,6 +16,7 @@ from lm.problems.example import Example, Score
 from lm.sampler import Completion
 from lm.schedules import Cosine
 from tasks.core.log import Log
+from tasks.core.process import Stopped
 from tasks.rl import advantages, losses
 from tasks.rl.advantages import Grpo
 from tasks.rl.losses import PolicyGradient, Reinforce
@@ -228,3 +229,30 @@ def test_a_rollout_is_made_once_and_carried_over() -> None:
 def test_minibatches_must_divide_the_problems() -> None:
     with pytest.raises(ValueError, match="prompts must be a multiple of minibatches"):
         config(prompts=5)
+
+
+class Interrupted(Said):
+    """Asked to stop after every step."""
+
+    stopping = True
+
+    def __init__(self, scratch: Path) -> None:
+        super().__init__()
+        self.scratch = scratch
+
+
+def test_stopped_after_every_update_it_ends_in_the_same_bytes(
+    base: tuple[str, list[dict[str, float]]], tmp_path: Path
+) -> None:
+    """A checkpoint in the middle of a rollout holds the answers, and under which probabilities they were drawn."""
+    for folder in ("sft", "rl", "scratch"):
+        (tmp_path / folder).mkdir()
+    save_model(tmp_path / "sft", policy(), TOKENIZER)
+    said: list[dict[str, float]] = []
+    for _ in range(8):
+        log = Interrupted(tmp_path / "scratch")
+        with pytest.raises(Stopped):
+            run(config(), tmp_path, log)
+        said += log.steps
+    run(config(), tmp_path, Interrupted(tmp_path / "scratch"))
+    assert (digest(tmp_path / "rl"), said) == base
