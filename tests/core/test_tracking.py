@@ -63,6 +63,19 @@ def test_a_stage_is_recorded_under_its_parent(project: Path, monkeypatch) -> Non
     assert inputs["data/given"] == path_md5(Path("data/given"), read_ignored())
 
 
+def test_a_pipelines_run_has_its_name_figures_and_report(project: Path) -> None:  # noqa: F811
+    parent = call(project, "start_parent({'preset': 'smoke'}, {'seed': 0}, 'smoke rl.steps=5')")
+    (project / "index.html").write_text("a report")
+    call(project, f"finish_parent('{parent}', 'FINISHED')")
+    call(
+        project, f"record_results('{parent}', {{'rl.accuracy': 0.5, 'quantize.size_bytes': 744e3}}, Path('index.html'))"
+    )
+    run = client_of(project).get_run(parent)
+    assert (run.info.run_name, run.info.status, run.data.tags["preset"]) == ("smoke rl.steps=5", "FINISHED", "smoke")
+    assert run.data.metrics == {"rl.accuracy": 0.5, "quantize.size_bytes": 744e3}
+    assert [file.path for file in client_of(project).list_artifacts(parent)] == ["index.html"]
+
+
 def test_a_killed_run_is_closed_at_the_next_start(project: Path) -> None:  # noqa: F811
     set_params(project, mode="waits")
     process = start(project, TOKENMILL_TRACKING="on")
