@@ -43,7 +43,7 @@ def new_run(optimizer: Config = ADAMW, average: Config = LAST, seed: int = 0, **
 
 def trained(*methods: Config, **shape: object) -> Run:
     """A run after two updates of two, so that every kind of state has begun."""
-    parallel, average, guard, _ = run = new_run(*methods, **shape)
+    parallel, average, guard, *_ = run = new_run(*methods, **shape)
     model, optimizer = parallel.model, parallel.optimizer
     for step in range(2):
         optimizer.begin(step)
