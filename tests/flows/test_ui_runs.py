@@ -276,6 +276,8 @@ def test_a_run_by_make_is_shown_by_the_server_that_runs_here(page: Browser, serv
     page.open(f"{served.prefect}/v2/runs")
     page.see("tiny")
     page.picture("runs")
+    page.open(logged_in(served.mlflow))
+    page.see("MLflow")
     page.open(served.log.read_text().split("its runs")[1].split()[0])
     page.see("tiny", "Run Name")
     page.picture("mlflow-runs")
