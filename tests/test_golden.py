@@ -20,7 +20,7 @@ TRAINERS, STEPS = ["pretrain", "sft", "rl", "distill"], 10
 # SFT goes on until some answers are right, else RL has nothing to reinforce and a loss of 0 whatever it computes.
 PARAMS = {
     **TINY,
-    "sft": {**TINY["sft"], "steps": 300, "batch": 32},
+    "sft": {**TINY["sft"], "steps": 120, "batch": 32},
     "rl": {**TINY["rl"], "steps": STEPS, "prompts": 16},
     "distill": {**TINY["distill"], "steps": STEPS},
 }
