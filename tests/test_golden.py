@@ -17,7 +17,8 @@ from tests.project import TINY, make_project, run_stage
 GOLDEN = Path(__file__).parent / "golden"
 BEFORE = ["ingest", "dedup", "filter", "tokenize", "curriculum"]
 TRAINERS, STEPS = ["pretrain", "sft", "rl", "distill"], 10
-# SFT goes on until some answers are right, else RL has nothing to reinforce and a loss of 0 whatever it computes.
+# SFT goes on until some answers are right, and not until all samples of a problem are one: else RL has nothing to reinforce and
+# a loss of 0 whatever it computes.
 PARAMS = {
     **TINY,
     "sft": {**TINY["sft"], "steps": 120, "batch": 32},

@@ -1,18 +1,29 @@
-"""Chat: a line in, a line out, the same every time; mistakes are one line."""
+"""Chat: a line in, a line out as it is written, the same every time; mistakes are one line."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 
-from lm.chat import answers
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lm.chat import Written, answers, banner
 from lm.checkpoint import save_model
+from lm.sampler import generate
 from tests.lm.models import toy_model, toy_tokenizer
 
 
-def chat(folder: Path, lines: bytes) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lm.chat", str(folder), "--max-new-tokens", "3"]
+def chat(folder: Path, lines: bytes, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lm.chat", str(folder), "--max-new-tokens", "3", *more]
     done = subprocess.run(command, input=lines, capture_output=True, check=False)
     return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def said(lines: list[str], **more: bool) -> list[str]:
+    out = io.StringIO()
+    answers(toy_model(), toy_tokenizer(), lines, 4, 0.0, 0, out, **more)
+    return out.getvalue().split("\n")[:-1]
 
 
 def test_a_pipe_is_answered_to_its_end(tmp_path: Path) -> None:
@@ -20,6 +31,7 @@ def test_a_pipe_is_answered_to_its_end(tmp_path: Path) -> None:
     done = chat(tmp_path, b"1 + 1\n\n\xff broken")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == chat(tmp_path, b"1 + 1\n\n\xff broken").stdout
+    assert done.stdout != chat(tmp_path, b"1 + 1\n\n\xff broken", "--complete").stdout
 
 
 def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
@@ -30,7 +42,35 @@ def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
 
 
 def test_blank_lines_are_skipped_and_long_ones_are_told_so() -> None:
-    said = list(answers(toy_model(), toy_tokenizer(), ["a\n", " \n", "b" * 100, "c"], 4, 0.0, 0))
-    assert len(said) == 3
-    assert "prompts must have 1 to 47 tokens" in said[1]
-    assert said == list(answers(toy_model(), toy_tokenizer(), ["a", "b" * 100, "c"], 4, 0.0, 0))
+    found = said(["a\n", " \n", "b" * 100, "c"])
+    assert len(found) == 3
+    assert "prompts must have 1 to 47 tokens" in found[1]
+    assert found == said(["a", "b" * 100, "c"])
+
+
+def test_what_is_written_is_what_generate_gives() -> None:
+    model, tokenizer = toy_model(), toy_tokenizer()
+    (turn,) = generate(model, [tokenizer.chat("a")], 4, 0.0, tokenizer.end_id, 0, rows=1)
+    (text,) = generate(model, [tokenizer.encode("a")], 4, 0.0, tokenizer.eos_id, 0, rows=1)
+    assert said(["a"]) == tokenizer.decode(turn.ids).split("\n")
+    assert said(["a"], complete=True) == tokenizer.decode(text.ids).split("\n")
+
+
+def test_a_character_is_written_when_it_is_whole() -> None:
+    tokenizer, out = toy_tokenizer(), io.StringIO()
+    written, seen = Written(tokenizer, out), []
+    for token in tokenizer.encode("a\N{EURO SIGN}b"):  # a byte a token
+        written(0, token)
+        seen.append(out.getvalue())
+    written.end()
+    assert seen == ["a", "a", "a", "a\N{EURO SIGN}", "a\N{EURO SIGN}b"] and out.getvalue() == "a\N{EURO SIGN}b"
+
+
+def test_the_banner_says_what_the_model_was_taught(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "rl"
+    assert "it was asked" not in banner(folder, toy_model(), False)
+    (tmp_path / "data" / "evaluate" / "rl").mkdir(parents=True)
+    table = pa.table({"prompt": ["12+34=", "7-5=", "a\nb", "9+9="]})
+    pq.write_table(table, tmp_path / "data" / "evaluate" / "rl" / "answers.parquet")
+    assert "problems like '12+34=', '7-5=', 'a b'" in banner(folder, toy_model(), False)
+    assert "a text to go on with" in banner(folder, toy_model(), True)
