@@ -173,8 +173,9 @@ def bring_up_to_date(root: Path, asked: Asked, where: str, publish: str) -> list
         put_down(root, name, f"failed in {', '.join(broken) or 'its stages'}")
         raise RuntimeError(explain(failed))
     page = finish(root, revision, name, [stage.address for stage in prepared.plan] if asked.targets else None)
-    record_results(parent, results(root), page)
-    conclude(root, publish, revision, parent, about=show_results(root, page, parent))
+    if page:
+        record_results(parent, results(root), page)
+        conclude(root, publish, revision, parent, about=show_results(root, page, parent))
     return [a for a, f in futures.items() if f.state.name == "Ran"]
 
 

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tasks.core.names import flatten
 from tasks.report.read import Stage
+from tasks.report.words import ABSENT
 
 FILE = Path("data") / "report" / "runs.jsonl"
 KEPT = 200  # runs that the file holds at most
@@ -66,14 +68,7 @@ def run_before(runs: list[Run], params: dict[str, Any], figures: dict[str, dict[
     return others[-1] if others else None
 
 
-def leaves(value: Any, name: str = "") -> dict[str, Any]:
-    """The values of nested mappings and lists by their dotted keys."""
-    pieces = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return {k: v for key, part in pieces for k, v in leaves(part, f"{name}.{key}".lstrip(".")).items()} or {name: value}
-
-
 def params_changed(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(key, value before, value now) of each parameter that differs; `-` where there was or is none."""
-    old, new = leaves(before), leaves(now)
-    keys = [key for key in {**old, **new} if old.get(key, "-") != new.get(key, "-")]
-    return [(key, str(old.get(key, "-")), str(new.get(key, "-"))) for key in keys]
+    old, new = flatten(before), flatten(now)
+    return [(k, old.get(k, ABSENT), new.get(k, ABSENT)) for k in {**old, **new} if old.get(k) != new.get(k)]

@@ -29,7 +29,7 @@ def scatter(dots: list[Dot]) -> str:
         return ""
     first, last = math.log2(min(d.bytes for d in dots)), math.log2(max(d.bytes for d in dots))
     middle, span = (first + last) / 2, max(last - first, 1.0) * 1.3
-    top = min(1.0, max(d.high for d in dots) * 1.1) or 1.0
+    top = min(1.0, math.ceil(max(d.high for d in dots) * 5) / 5) or 1.0  # a multiple of 20%
 
     def across(count: float) -> float:
         return LEFT + (RIGHT - LEFT) * ((math.log2(count) - middle) / span + 0.5)
@@ -40,8 +40,8 @@ def scatter(dots: list[Dot]) -> str:
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" class="chart scatter" role="img" aria-label="accuracy against size on disk">'
     ]
-    for step in range(5):
-        share = top * step / 4
+    for step in range(6):
+        share = top * step / 5
         parts.append(f'<line class="grid" x1="{LEFT}" y1="{down(share):.1f}" x2="{RIGHT}" y2="{down(share):.1f}"/>')
         parts.append(
             f'<text class="tick" x="{LEFT - 6}" y="{down(share) + 3.5:.1f}" text-anchor="end">{100 * share:.0f}%</text>'
@@ -57,7 +57,7 @@ def scatter(dots: list[Dot]) -> str:
             f'y2="{down(dot.high):.1f}"/><circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4"/></g>'
         )
         right = x < (LEFT + RIGHT) / 2
-        at = y + 3.5
+        at = min(y + 3.5, BOTTOM - 5)
         while any(abs(at - other) < ROOM and abs(x - place) < 90 for place, other in names):
             at -= ROOM
         names.append((x, at))

@@ -43,7 +43,7 @@ os.makedirs(".scratch", exist_ok=True)
 choose_server()
 import flows.pipeline as p
 p.check = p.preflight = lambda *_: None
-p.finish = lambda root, revision: None
+p.finish = lambda *given: None
 print("ran", p.pipeline(preset="current"))
 """
 

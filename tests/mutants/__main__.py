@@ -50,16 +50,16 @@ def verdict(mutant: Mutant, root: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make mutants")
-    parser.add_argument("--room", help="of one room alone")
+    parser.add_argument("--room", default="", help="of these rooms alone, with blanks between them")
     parser.add_argument("--share", default="1/1", help="3/10: the third of ten parts")
     parser.add_argument("--jobs", type=int, default=2, help="copies at once")
     asked = parser.parse_args()
     part, parts = map(int, asked.share.split("/"))
-    mutants = [m for m in read_mutants() if asked.room in (None, m.room)][(part - 1) % parts :: parts]
-    if not mutants:
-        parser.error(
-            f"no bug is planted in room {asked.room} (there are: {', '.join(sorted({m.room for m in read_mutants()}))})"
-        )
+    every, rooms = read_mutants(), asked.room.split()
+    there = sorted({mutant.room for mutant in every})
+    if unknown := [room for room in rooms if room not in there]:
+        parser.error(f"no bug is planted in {', '.join(unknown)} (there are: {', '.join(there)})")
+    mutants = [m for m in every if m.room in (rooms or there)][(part - 1) % parts :: parts]
     problems = [problem for mutant in mutants if (problem := mutant.problem(Path.cwd()))]
     if problems:
         print(*problems, sep="\n", file=sys.stderr)
