@@ -6,39 +6,51 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
 import pyarrow.parquet as pq
+import torch
 
 from lm.checkpoint import device, load_model
-from lm.model import Decoder
-from lm.sampler import generate
+from lm.model import Cache, Decoder
+from lm.sampler import pick
 from lm.tokenizer import Tokenizer
 
 SHOWN = 3  # problems that the banner names
 
 
-class Written:
-    """Prints an answer token by token; what is not yet a whole character waits for the next token."""
+@torch.inference_mode()
+def tokens_of(
+    model: Decoder, prompt: list[int], max_new_tokens: int, temperature: float, stop_id: int, seed: int
+) -> Iterator[int]:
+    """What follows the prompt, each token as soon as it is drawn, the stop token last where it comes.
 
-    def __init__(self, tokenizer: Tokenizer, to: TextIO) -> None:
-        self._tokenizer, self._to = tokenizer, to
-        self._ids: list[int] = []
-        self.text = ""
+    Raises ValueError for an empty prompt or one that leaves no room in the context.
+    """
+    context, where = model.config.context, model.embedding.weight.device
+    if not 0 < len(prompt) < context:
+        raise ValueError(f"prompts must have 1 to {context - 1} tokens; this has {len(prompt)}")
+    count = min(max_new_tokens, context - len(prompt))
+    cache = Cache(model.config, 1, len(prompt) + count, where)
+    logits_1V = model(torch.tensor([prompt], device=where), cache)[:, -1]
+    for point in np.random.Generator(np.random.Philox(key=[seed, 0])).random(count):
+        ids_1, _ = pick(logits_1V, temperature, torch.tensor([point], device=where))
+        yield int(ids_1)
+        if int(ids_1) == stop_id:
+            return
+        logits_1V = model(ids_1[:, None], cache)[:, -1]
 
-    def __call__(self, place: int, token: int) -> None:
-        self._ids.append(token)
-        text = self._tokenizer.decode(self._ids)
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            self._print(text)
 
-    def end(self) -> None:
-        """Print what still waits."""
-        self._print(self._tokenizer.decode(self._ids))
-
-    def _print(self, text: str) -> None:
-        if text.startswith(self.text):
-            self._to.write(text[len(self.text) :])
-            self._to.flush()
-            self.text = text
+def pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
+    """The text of the tokens, piece by piece; what is not yet a whole character waits for the next token."""
+    seen: list[int] = []
+    said = ""
+    for token in ids:
+        seen.append(token)
+        text = tokenizer.decode(seen)
+        if text.startswith(said) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            yield text[len(said) :]
+            said = text
+    yield tokenizer.decode(seen)[len(said) :]
 
 
 def answers(
@@ -58,10 +70,10 @@ def answers(
     stop = tokenizer.eos_id if complete else tokenizer.end_id
     for turn, line in enumerate(text for line in lines if (text := line.strip())):
         prompt = tokenizer.encode(line) if complete else tokenizer.chat(line)
-        written = Written(tokenizer, to)
         try:
-            generate(model, [prompt], max_new_tokens, temperature, stop, seed + turn, rows=1, heard=written)
-            written.end()
+            for piece in pieces(tokenizer, tokens_of(model, prompt, max_new_tokens, temperature, stop, seed + turn)):
+                to.write(piece)
+                to.flush()
         except ValueError as error:
             to.write(f"({error})")
         to.write("\n")

@@ -1,7 +1,6 @@
 """Batched generation with a KV cache: what follows a prompt depends on no other prompt. Letters as in lm/model.py; R rows."""
 
 from collections import defaultdict, deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,7 +68,6 @@ def generate(
     stop_id: int,
     seed: int,
     rows: int = ROWS,
-    heard: Callable[[int, int], None] | None = None,
 ) -> list[Completion]:
     """One completion a prompt, in their order, of at most `max_new_tokens` and of what its own prompt leaves of the context.
 
@@ -77,7 +75,6 @@ def generate(
     never on the other prompts. Its draws are of the seed and the place. On a CPU that holds to the last bit: a matrix product's
     rounding depends on the shape, so every forward has `rows` rows (an eighth of it where prompts are read) of a length that
     follows from each of its prompts alone, and a row that ended makes room for the next prompt.
-    heard(place, token) is called with each token when it is drawn.
     Raises ValueError for an empty prompt or one that leaves no room in the context.
     """
     if not prompts or max_new_tokens < 1:
@@ -96,9 +93,7 @@ def generate(
         while waiting or table.running:
             while waiting and len(table.running) <= rows - table.at_once:
                 table.admit(waiting, prompts)
-            for place, token in table.step(completions, temperature, stop_id):
-                if heard:
-                    heard(place, token)
+            table.step(completions, temperature, stop_id)
     return completions
 
 
@@ -144,14 +139,13 @@ class _Rows:
         self._cache.take(rows, cache, theirs)
         self._logits_RV[rows] = logits_PV[theirs]
 
-    def step(self, completions: list[Completion], temperature: float, stop_id: int) -> list[tuple[int, int]]:
-        """A token more in every running row; those that end with it are then free. Returns (place, token) of each."""
+    def step(self, completions: list[Completion], temperature: float, stop_id: int) -> None:
+        """A token more in every running row; those that end with it are then free."""
         points = np.zeros(self._rows)
         for row, place in self.running.items():
             points[row] = self._points[row][len(completions[place].ids)]
         ids_R, logps_R = pick(self._logits_RV, temperature, torch.from_numpy(points).to(self._device))
         ids, logps = ids_R.tolist(), logps_R.tolist()
-        drawn = [(place, ids[row]) for row, place in self.running.items()]
         for row, place in list(self.running.items()):
             completion = completions[place]
             completion.ids.append(ids[row])
@@ -163,4 +157,3 @@ class _Rows:
             idle = [row for row in range(self._rows) if row not in self.running]
             self._cache.lengths_B[idle] = 0  # they compute on, and must not outgrow the cache
             self._logits_RV = self._model(ids_R[:, None], self._cache)[:, -1]
-        return drawn

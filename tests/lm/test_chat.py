@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lm.chat import Written, answers, banner
+from lm.chat import answers, banner, pieces
 from lm.checkpoint import save_model
 from lm.sampler import generate
 from tests.lm.models import toy_model, toy_tokenizer
@@ -57,13 +57,11 @@ def test_what_is_written_is_what_generate_gives() -> None:
 
 
 def test_a_character_is_written_when_it_is_whole() -> None:
-    tokenizer, out = toy_tokenizer(), io.StringIO()
-    written, seen = Written(tokenizer, out), []
-    for token in tokenizer.encode("a\N{EURO SIGN}b"):  # a byte a token
-        written(0, token)
-        seen.append(out.getvalue())
-    written.end()
-    assert seen == ["a", "a", "a", "a\N{EURO SIGN}", "a\N{EURO SIGN}b"] and out.getvalue() == "a\N{EURO SIGN}b"
+    tokenizer = toy_tokenizer()
+    found = list(pieces(tokenizer, tokenizer.encode("a\N{EURO SIGN}b")))  # a byte a token
+    assert found == ["a", "\N{EURO SIGN}", "b", ""]
+    cut = list(pieces(tokenizer, tokenizer.encode("a\N{EURO SIGN}")[:3]))
+    assert cut == ["a", tokenizer.decode(tokenizer.encode("a\N{EURO SIGN}")[:3])[1:]]
 
 
 def test_the_banner_says_what_the_model_was_taught(tmp_path: Path) -> None:
