@@ -62,6 +62,7 @@ def data_of(folder: Path, method: Any, checkpoint: Path) -> Path:
     for name in ("filter", "tokenize", "curriculum", "pretrain"):
         (folder / name).mkdir(parents=True)
     columns = {"id": [str(i) for i in range(40)], "source": ["s"] * 40, "text": pa.array(TEXTS, pa.large_string())}
+    columns["meta"] = ["{}"] * 40
     write_table(shard(folder / "filter/documents", 0), pa.table(columns))
     tokenize(TokenizeConfig(method=method, checkpoint=Checkpoint(folder=str(checkpoint))), folder, Log())
     first = pq.read_table(folder / "tokenize/documents.parquet")["length"][0].as_py() - 3
