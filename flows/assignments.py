@@ -13,10 +13,16 @@ BEFORE_A_QUOTE = " \t\n={[,:"
 
 def assignments(text: str) -> list[str]:
     """The pieces that white space separates outside of brackets and quotes; what is never closed is one piece to the end."""
-    pieces, piece, depth, quote = list[str](), "", 0, ""
+    pieces, piece, depth, quote, escaped = list[str](), "", 0, "", False
     for place, letter in enumerate(text):
-        if quote:
-            quote = "" if letter == quote and text[place - 1] != "\\" else quote
+        if escaped:
+            escaped = False
+        elif quote:
+            # in YAML a backslash escapes within " alone, and '' is a quote within '
+            escaped = (letter == "\\" and quote == '"') or (
+                letter == quote == "'" and text[place + 1 : place + 2] == "'"
+            )
+            quote = "" if letter == quote and not escaped else quote
         elif letter in QUOTES and (not piece or piece[-1] in BEFORE_A_QUOTE):
             quote = letter
         elif letter in OPEN:

@@ -1,13 +1,19 @@
-"""For every test: the same examples in every run, and one worker.
+"""For every test: the same examples in every run, one worker, and a `make` that is nobody's child.
 
 Hypothesis draws its examples from the test's own source; `pytest --hypothesis-profile=default` looks at others.
 """
+
+import os
 
 import pytest
 from hypothesis import settings
 
 settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
+
+# `make test` hands these to what it starts; a `make` that a test starts would then speak of the directory that it enters
+for handed_on in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
+    os.environ.pop(handed_on, None)
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """Ranks of real stages: killed, stopped and rescaled, the output has the digest of one process that was never interrupted."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -46,6 +47,16 @@ def points(project: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in (project / ".scratch" / "pretrain").rglob("curves.jsonl"))
 
 
+def other_ranks(process: subprocess.Popen) -> list[psutil.Process]:
+    """The ranks that this one has started; it also starts git, which tells the run's commit."""
+    found = []
+    for child in psutil.Process(process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "tasks.pretrain.stage" in child.cmdline():
+                found.append(child)
+    return found
+
+
 def at_step(project: Path, step: int, ranks: int) -> tuple[subprocess.Popen, list[psutil.Process]]:
     """Start pretraining, with a checkpoint after every step; (rank 0, the others) once it has logged `step` of them."""
     process = start_stage(project, "pretrain", TOKENMILL_CHECKPOINT_SECONDS="0", TOKENMILL_RANKS=str(ranks))
@@ -54,7 +65,7 @@ def at_step(project: Path, step: int, ranks: int) -> tuple[subprocess.Popen, lis
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.002)  # watching a file: what is waited for is its length, never the time
-    return process, psutil.Process(process.pid).children()
+    return process, other_ranks(process)
 
 
 def gone(processes: list[psutil.Process]) -> bool:
@@ -94,7 +105,7 @@ def test_a_rank_that_ends_is_named_and_costs_nothing(project: Path, whole: str) 
 def test_a_rank_that_ends_before_it_meets_the_others_is_named(project: Path) -> None:
     process = start_stage(project, "pretrain", TOKENMILL_RANKS="2")
     deadline = time.monotonic() + 60
-    while not (others := psutil.Process(process.pid).children()):
+    while not (others := other_ranks(process)):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)  # watching for a process
     others[0].kill()
@@ -105,7 +116,7 @@ def test_a_rank_that_ends_before_it_meets_the_others_is_named(project: Path) -> 
 def test_a_rank_that_starts_after_its_first_was_killed_ends(project: Path) -> None:
     process = start_stage(project, "pretrain", TOKENMILL_RANKS="2")
     deadline = time.monotonic() + 60
-    while not (others := psutil.Process(process.pid).children()):
+    while not (others := other_ranks(process)):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)  # watching for a process, which has then yet to import torch
     process.kill()

@@ -34,7 +34,7 @@ def test_a_run_started_in_the_browser_completes_and_its_curves_show(tmp_path: Pa
         run = await_run(served)
         assert (run["state_name"], run["parameters"]["preset"]) == ("Completed", "tiny"), served.log.read_text()[-5000:]
         see_run(page, run)
-        see_curves(page, served, run["id"])
+        see_curves(page, served, run)
         assert page.reached() == set()
     assert processes_in(project) == []
     assert read_lock(project) != stages, "the run left dvc.lock as it was"
@@ -83,21 +83,21 @@ def see_run(page: Browser, run: dict) -> None:
     page.picture("4-run")
 
 
-def see_curves(page: Browser, served: Served, flow_run: str) -> None:
+def see_curves(page: Browser, served: Served, flow_run: dict) -> None:
     """The experiment's list with the run and its stages, then the curves of pretrain."""
     mlflow = served.mlflow
     experiment = served.ask(f"{mlflow}/api/2.0/mlflow/experiments/get-by-name?experiment_name=tokenmill")["experiment"]
     runs = served.ask(f"{mlflow}/api/2.0/mlflow/runs/search", {"experiment_ids": [experiment["experiment_id"]]})["runs"]
     tags = {run["info"]["run_id"]: {tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs}
     parents = [run for run, tag in tags.items() if "mlflow.parentRunId" not in tag]
-    assert [tags[run].get("prefect.flow_run_id") for run in parents] == [flow_run]
+    assert [tags[run].get("prefect.flow_run_id") for run in parents] == [flow_run["id"]]
     assert {run["info"]["status"] for run in runs} == {"FINISHED"}
     [pretrain] = [run for run in runs if run["info"]["run_name"] == "pretrain"]
     assert tags[pretrain["info"]["run_id"]]["mlflow.parentRunId"] == parents[0]
     page.open(logged_in(mlflow, served.password))  # once: the browser then answers by itself, as after its own question
     page.see("MLflow")
     page.open(f"{mlflow}/#/experiments/{experiment['experiment_id']}/runs?workflowType=machine_learning")
-    page.see("pipeline", f"{len(runs)} matching runs")
+    page.see(flow_run["name"], f"{len(runs)} matching runs")
     page.click("[class*=ag-cell] button")  # shows the children
     page.find("a", "pretrain")
     page.picture("5-experiment")

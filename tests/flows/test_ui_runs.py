@@ -174,7 +174,7 @@ def test_the_curves_and_the_report_ask_for_the_password(trained: dict[str, Any],
     page.open(logged_in(served.mlflow, PASSWORD))  # once: the browser then answers by itself, as after its own question
     page.see("MLflow")
     page.open(link)
-    page.see("pipeline", "Model metrics")
+    page.see("tiny seed=3", "Model metrics")
     page.picture("mlflow-run")
     experiment = link.split("/experiments/")[1].split("/")[0]
     page.open(f"{served.mlflow}/#/experiments/{experiment}/runs?workflowType=machine_learning")
@@ -276,7 +276,7 @@ def test_a_run_by_make_is_shown_by_the_server_that_runs_here(page: Browser, serv
     page.open(f"{served.prefect}/v2/runs")
     page.see("tiny")
     page.picture("runs")
-    page.open(logged_in(served.mlflow))
+    page.open(logged_in(served.mlflow, PASSWORD))
     page.see("MLflow")
     page.open(served.log.read_text().split("its runs")[1].split()[0])
     page.see("tiny", "Run Name")

@@ -109,6 +109,10 @@ def test_any_json_is_a_value_and_spaces_separate_assignments(found: list[tuple[s
         ("a.b=it's c.d=that's", ["a.b=it's", "c.d=that's"]),
         ("a.b={c: it's} d=1", ["a.b={c: it's}", "d=1"]),
         ("a={b: 1 c=2", ["a={b: 1 c=2"]),
+        ('a=["\\\\"] b=1', ['a=["\\\\"]', "b=1"]),
+        ('a="\\" b" c=1', ['a="\\" b"', "c=1"]),
+        ("a='it''s b' c=1", ["a='it''s b'", "c=1"]),
+        ("a='\\' b=1", ["a='\\'", "b=1"]),
         ("  ", []),
     ],
 )
