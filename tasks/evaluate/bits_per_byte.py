@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lm.model import Decoder
-from lm.training.conversations import token_logps
 
 RESAMPLES, SEED = 2000, 0
 
@@ -27,11 +27,15 @@ class Window:
 
 
 def windows_of(document: int, ids_N: Tensor, context: int) -> list[Window]:
-    """Windows of at most context + 1 tokens that overlap by half, so that each token after the first is counted once,
-    and with at least half a context before it where the document has that much."""
+    """Windows of at most context + 1 tokens that overlap by a quarter, so that each token after the first is counted once, and
+    with at least a quarter of a context before it where the document has that much.
+
+    Half in place of a quarter costs 30% more and takes 0.0002 of 1.7405 bits per byte off (the default run); no overlap
+    adds 0.006.
+    """
     windows, done = [], 1
     while done < len(ids_N):
-        end = min(len(ids_N), context + 1 if done == 1 else done + context // 2)
+        end = min(len(ids_N), context + 1 if done == 1 else done + context - context // 4)
         windows.append(Window(document, ids_N[max(0, end - context - 1) : end], end - done))
         done = end
     return windows
@@ -52,10 +56,15 @@ def document_bits(model: Decoder, documents: list[Tensor], progress, batch: int 
         ids = torch.zeros(len(group), len(group[0].ids), dtype=torch.int64)
         for row, window in enumerate(group):
             ids[row, : len(window.ids)] = window.ids
-        logps = token_logps(model, ids.to(device)).double().cpu()
-        for row, window in enumerate(group):
-            last = len(window.ids) - 1
-            bits[window.document] -= logps[row, last - window.counted : last].sum().item() / math.log(2)
+        places = torch.tensor(
+            [(row, t) for row, w in enumerate(group) for t in range(len(w.ids) - w.counted, len(w.ids))]
+        )
+        row_N, place_N = places.to(device).T
+        ids = ids.to(device)
+        logits_NV = F.linear(model.hidden(ids[:, :-1])[row_N, place_N - 1], model.head_weight)
+        nats_N = F.cross_entropy(logits_NV, ids[row_N, place_N], reduction="none").double().cpu()
+        for window, nats in zip(group, nats_N.split([window.counted for window in group]), strict=True):
+            bits[window.document] += nats.sum().item() / math.log(2)
         progress(min(start + batch, len(windows)), len(windows), "window")
     return bits
 

@@ -17,7 +17,7 @@ from tests.lm.models import toy_model, toy_tokenizer
 
 
 @settings(deadline=None, max_examples=100, derandomize=True)
-@given(st.integers(1, 300), st.integers(1, 24).map(lambda n: 2 * n))
+@given(st.integers(1, 300), st.integers(1, 48))
 def test_windows_count_every_token_after_the_first_once(length: int, context: int) -> None:
     ids = torch.arange(length)
     counted = []
@@ -25,7 +25,7 @@ def test_windows_count_every_token_after_the_first_once(length: int, context: in
         assert len(window.ids) <= context + 1
         counted += window.ids[len(window.ids) - window.counted :].tolist()
         before = len(window.ids) - window.counted
-        assert before >= min(int(window.ids[before]), context // 2)  # half a context of past, where there is one
+        assert before >= min(int(window.ids[before]), context // 4)
     assert counted == list(range(1, length))
 
 
