@@ -5,8 +5,6 @@ it goes, FLAGGED where all that is known is that it has a duplicate. Five-word s
 """
 
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +16,8 @@ import pyarrow.parquet as pq
 
 BANDS, ROWS, SIZE = 14, 8, 5
 GONE, FLAGGED = -1, -2
+# for datatrove's workers, whose default would import all of it once more in each, within the time
+FORK = "fork"
 Answer = tuple[dict[str, float], list[int]]
 
 
@@ -110,7 +110,7 @@ def datatrove_minhash(table: str) -> Answer:
         stages = (([reader, signatures], 2), ([buckets], BANDS), ([cluster], 1), (kept, 2))
         for number, (steps, tasks) in enumerate(stages):
             logs = f"{folder}/logs/{number}"  # of its own: what one stage calls done the next would not do
-            LocalPipelineExecutor(steps, tasks=tasks, workers=min(tasks, 2), logging_dir=logs).run()
+            LocalPipelineExecutor(steps, tasks, min(tasks, 2), logs, start_method=FORK).run()
         seconds = time.perf_counter() - began
         stays = {int(each) for each in pq.read_table(f"{folder}/kept", columns=["id"])["id"].to_pylist()}
     cluster_of = [row if row in stays else GONE for row in range(rows.num_rows)]
@@ -118,7 +118,12 @@ def datatrove_minhash(table: str) -> Answer:
 
 
 def text_dedup_minhash(table: str) -> Answer:
-    """Its command, with two processes and the hash function that it says is faster."""
+    """Its command, called as a function so that its imports are over, with two processes and the hash function that it says is
+    faster."""
+    os.environ |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}  # read by its import of datasets
+    from datasets import load_from_disk
+    from text_dedup.minhash import main as minhash
+
     rows = pq.read_table(file_of(table), columns=["id", "text"])
     with tempfile.TemporaryDirectory() as folder:
         options = {
@@ -128,11 +133,8 @@ def text_dedup_minhash(table: str) -> Answer:
         }  # fmt: skip
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         began = time.perf_counter()
-        quiet = {**os.environ, "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}
-        subprocess.run([sys.executable, "-m", "text_dedup.minhash", *words], check=True, env=quiet, capture_output=True)
+        minhash.main(words, standalone_mode=False)
         seconds = time.perf_counter() - began
-        from datasets import load_from_disk
-
         stays = {int(each) for each in load_from_disk(f"{folder}/kept")["id"]}
     return {"throughput": size_of(rows) / seconds}, [row if row in stays else GONE for row in range(rows.num_rows)]
 
@@ -154,8 +156,8 @@ def datatrove_clusters(folder: str) -> tuple[dict[str, float], int]:
         buckets = MinhashDedupBuckets(signatures, f"{scratch}/buckets", config=config, lines_to_buffer=1000)
         cluster = MinhashDedupCluster(f"{scratch}/buckets", f"{scratch}/remove", config=config, lines_to_buffer=1000)
         began = time.perf_counter()
-        LocalPipelineExecutor([buckets], tasks=BANDS, workers=2, logging_dir=f"{scratch}/logs/2").run()
-        LocalPipelineExecutor([cluster], tasks=1, logging_dir=f"{scratch}/logs/3").run()
+        LocalPipelineExecutor([buckets], BANDS, 2, f"{scratch}/logs/2", start_method=FORK).run()
+        LocalPipelineExecutor([cluster], 1, logging_dir=f"{scratch}/logs/3").run()
         seconds = time.perf_counter() - began
         gone = sum(path.stat().st_size // 4 for path in Path(f"{scratch}/remove").glob("*.remove"))
     return {"time": seconds}, gone

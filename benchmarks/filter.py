@@ -138,7 +138,7 @@ def datatrove(data: str, size: int) -> tuple[dict[str, float], Answer]:
         ParquetWriter(str(out / "kept")),
     ]
     began = time.perf_counter()
-    LocalPipelineExecutor(steps, tasks=2, workers=2, logging_dir=str(out / "logs")).run()
+    LocalPipelineExecutor(steps, 2, 2, str(out / "logs"), start_method="fork").run()
     return {"rate": size / 1e6 / (time.perf_counter() - began)}, answer(out / "kept")
 
 

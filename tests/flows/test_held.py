@@ -269,8 +269,8 @@ os.replace(new, path)
 
 
 def edit_at_random(edited: Edited, times: int, seed: int) -> dict[str, int]:
-    """Edit a file at random instants of a run, every other when the stage has looked at what decides it; asserts that nothing is
-    recorded falsely. Returns how many runs ended how."""
+    """Edit a file at random instants of a run, two of three when the stage has looked at what decides it, of which one soon
+    after; asserts that nothing is recorded falsely. Returns how many runs ended how."""
     drawn, known, ended = random.Random(seed), edited.made_alone(), {"recorded": 0, "refused": 0}
     edited.have()
     whole = seconds_of(lambda: edited.run("--force"))
@@ -278,9 +278,9 @@ def edit_at_random(edited: Edited, times: int, seed: int) -> dict[str, int]:
         edited.have()
         edited.forget()
         path, _, after = drawn.choice(list(edited.edits.values()))
-        begun, at = (f".scratch/{edited.address}", whole / 4) if number % 2 else ("", whole)
+        begun = f".scratch/{edited.address}" if number % 3 else ""
         (edited.project / "new").write_bytes(after)
-        at = drawn.uniform(0, at)
+        at = drawn.uniform(0, whole / (1, 4, 16)[number % 3])
         command = [sys.executable, "-c", EDIT, begun, str(at), "new", path]
         editor, began = subprocess.Popen(command, cwd=edited.project), time.monotonic()
         done = edited.run()
