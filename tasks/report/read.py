@@ -95,6 +95,16 @@ def _stage(root: Path, entry: Entry, makers: dict[str, str], fresh: bool, locked
     return Stage(entry.address, needs, folder, True, metrics, timings, read_curves(folder / "curves.jsonl"))
 
 
+def not_comparable(stages: list[Stage]) -> str:
+    """Why bits per byte tell nothing beside those of another tokenizer; "" where they do."""
+    share = next((s.metrics["characters_lost"] for s in stages if s.metrics.get("characters_lost")), 0.0)
+    if not share:
+        return ""
+    return (
+        f"The tokenizer loses {share:.2%} of the characters: bits per byte are not comparable with another tokenizer's."
+    )
+
+
 def read_lock(root: Path) -> dict[str, Any] | None:
     """The entry of each stage in dvc.lock; None where there is no lock."""
     path = root / "dvc.lock"

@@ -12,7 +12,7 @@ from tasks.report import examples, words
 from tasks.report.chart import line_chart
 from tasks.report.drawing import graph
 from tasks.report.history import figures_of, params_changed, read_runs, run_before
-from tasks.report.read import Stage, read_facts, read_stages
+from tasks.report.read import Stage, not_comparable, read_facts, read_stages
 from tasks.report.scatter import Dot, scatter
 
 # The ends of the interval of the figure over all sources; ingest lets no source have such a name.
@@ -62,6 +62,7 @@ def page(root: Path) -> str:
         largest=max((s.timings.get("peak_memory_bytes", 0.0) for s in stages), default=0.0),
         graph=Markup(graph({s.name: s.needs for s in stages}, {s.name: _note(s) for s in stages})),
         models=models,
+        not_comparable=not_comparable(stages),
         sources=_by_source(models, "bits_per_byte_"),
         gzip=_by_source(models, "gzip_bits_per_byte_"),
         gzip_all=next((s.metrics["gzip_bits_per_byte"] for s in models if "gzip_bits_per_byte" in s.metrics), None),

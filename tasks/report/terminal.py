@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from tasks.report.history import figures_of, read_runs, run_before
-from tasks.report.read import read_params, read_stages
+from tasks.report.read import not_comparable, read_params, read_stages
 from tasks.report.words import ABSENT, number, percent, size
 
 
@@ -49,7 +49,8 @@ def table(root: Path, asked: Collection[str] | None = None) -> str:
             reason,
         ])  # fmt: skip
     blocks = [rows if before else _without(rows, "before") for rows in (models, work) if len(rows) > 1]
-    return "\n\n".join(map(_aligned, blocks))
+    said = not_comparable(every) if len(models) > 1 else ""
+    return "\n\n".join([*map(_aligned, blocks), *([said] if said else [])])
 
 
 def _without(rows: list[list[str]], column: str) -> list[list[str]]:

@@ -33,6 +33,21 @@ def power_of(length):
     return power
 
 
+@inlined
+def slid(data, byte, behind, rolling, read, length, power):
+    """The gram of so many folded bytes, of which `read` are read, with one more: (rolling, behind, read).
+
+    behind: the byte that leaves the gram next.
+    """
+    rolling = rolling * BASE + np.uint64(byte)
+    if read >= length:
+        while FOLD[data[behind]] == 0:
+            behind += 1
+        rolling -= np.uint64(FOLD[data[behind]]) * power
+        behind += 1
+    return rolling, behind, read + 1
+
+
 @compiled(makes_arrays=True)
 def folded_lengths(data, offsets):
     """N numbers of bytes that are no white space."""
@@ -47,20 +62,13 @@ def folded_lengths(data, offsets):
 def grams_of(data, begin, end, length):
     """Keys of all grams of so many folded bytes in the text from `begin` to `end`, in their order; none is 0."""
     found = np.empty(max(end - begin - length + 1, 0), np.uint64)
-    power, rolling, read, count = power_of(length), ZERO, 0, 0
+    power, rolling, behind, read, count = power_of(length), ZERO, begin, 0, 0
     salt = np.uint64(length) * BASE
-    behind = begin  # the byte that leaves the gram next
     for at in range(begin, end):
         byte = FOLD[data[at]]
         if byte == 0:
             continue
-        rolling = rolling * BASE + np.uint64(byte)
-        if read >= length:
-            while FOLD[data[behind]] == 0:
-                behind += 1
-            rolling -= np.uint64(FOLD[data[behind]]) * power
-            behind += 1
-        read += 1
+        rolling, behind, read = slid(data, byte, behind, rolling, read, length, power)
         if read >= length:
             found[count] = max(mixed(rolling ^ salt), ONE)
             count += 1
@@ -117,13 +125,7 @@ def mark(data, offsets, length, bits, slots, seen_S):
             byte = FOLD[data[at]]
             if byte == 0:
                 continue
-            rolling = rolling * BASE + np.uint64(byte)
-            if read >= length:
-                while FOLD[data[behind]] == 0:
-                    behind += 1
-                rolling -= np.uint64(FOLD[data[behind]]) * power
-                behind += 1
-            read += 1
+            rolling, behind, read = slid(data, byte, behind, rolling, read, length, power)
             if read < length:
                 continue
             key = max(mixed(rolling ^ salt), ONE)

@@ -33,6 +33,7 @@ from tasks.tokenize.overlap import (
     make_table,
     search,
 )
+from tasks.tokenize.round_trip import share_lost
 from tasks.tokenize.shard import CONTAINED, HELD_OUT, HELD_OUT_SCHEMA, SCHEMA, TRAIN, Shard, encode, score_columns
 from tasks.tokenize.sides import Rule, Surveyed, check_fields, held_out_below, survey
 
@@ -85,10 +86,14 @@ class Training:
 
 
 def fit(training: Training, folder: Path) -> Facts:
-    """Write tokenizer.json, and say why gigatoken cannot encode with it, or ""."""
-    tokenizer = training.config.method(train_texts(training.side), Path(training.config.checkpoint.folder))
+    """Write tokenizer.json, and say why gigatoken cannot encode with it, or "", and which share of the characters it loses."""
+    checkpoint = Path(training.config.checkpoint.folder)
+    tokenizer = training.config.method(train_texts(training.side), checkpoint)
     tokenizer.save(folder)
-    return {"why_not_gigatoken": why_not_gigatoken(tokenizer.to_json(), first_texts(training.side.path))}
+    return {
+        "why_not_gigatoken": why_not_gigatoken(tokenizer.to_json(), first_texts(training.side.path)),
+        "characters_lost": share_lost(tokenizer, train_texts(training.side), checkpoint / "tokenizer.json"),
+    }
 
 
 def join(parts: list[Part], dtype: np.dtype, schema: pa.Schema, out: Path) -> int:
@@ -204,6 +209,7 @@ def run(config: TokenizeConfig, data: Path, log: Log) -> dict[str, float]:
         "bytes": totals["bytes"],
         "bytes_per_token": totals["bytes"] / totals["tokens"],
         "vocab_size": tokenizer.vocab_size,
+        "characters_lost": trained.facts["characters_lost"],
     }
 
 
