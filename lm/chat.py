@@ -69,7 +69,7 @@ def answers(
     """
     stop = tokenizer.eos_id if complete else tokenizer.end_id
     for turn, line in enumerate(text for line in lines if (text := line.strip())):
-        prompt = tokenizer.encode(line) if complete else tokenizer.chat(line)
+        prompt = [*tokenizer.before, *tokenizer.encode(line)] if complete else tokenizer.chat(line)
         try:
             for piece in pieces(tokenizer, tokens_of(model, prompt, max_new_tokens, temperature, stop, seed + turn)):
                 to.write(piece)

@@ -56,6 +56,14 @@ def test_what_is_written_is_what_generate_gives() -> None:
     assert said(["a"], complete=True) == tokenizer.decode(text.ids).split("\n")
 
 
+def test_a_text_begins_as_the_tokenizer_has_texts_begin() -> None:
+    model, tokenizer, out = toy_model(), toy_tokenizer(), io.StringIO()
+    tokenizer.before = [tokenizer.pad_id]
+    answers(model, tokenizer, ["a"], 4, 0.0, 0, out, complete=True)
+    (text,) = generate(model, [[tokenizer.pad_id, *tokenizer.encode("a")]], 4, 0.0, tokenizer.eos_id, 0, rows=1)
+    assert out.getvalue() == tokenizer.decode(text.ids) + "\n" != "\n".join(said(["a"], complete=True)) + "\n"
+
+
 def test_a_character_is_written_when_it_is_whole() -> None:
     tokenizer = toy_tokenizer()
     found = list(pieces(tokenizer, tokenizer.encode("a\N{EURO SIGN}b")))  # a byte a token
