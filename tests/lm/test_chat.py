@@ -58,10 +58,9 @@ def test_what_is_written_is_what_generate_gives() -> None:
 
 def test_a_text_begins_as_the_tokenizer_has_texts_begin() -> None:
     model, tokenizer, out = toy_model(), toy_tokenizer(), io.StringIO()
-    tokenizer.before = [tokenizer.pad_id]
+    tokenizer.before = [tokenizer.pad_id] * 47  # as many as there is room for, without the text
     answers(model, tokenizer, ["a"], 4, 0.0, 0, out, complete=True)
-    (text,) = generate(model, [[tokenizer.pad_id, *tokenizer.encode("a")]], 4, 0.0, tokenizer.eos_id, 0, rows=1)
-    assert out.getvalue() == tokenizer.decode(text.ids) + "\n" != "\n".join(said(["a"], complete=True)) + "\n"
+    assert "this has 48" in out.getvalue()
 
 
 def test_a_character_is_written_when_it_is_whole() -> None:
