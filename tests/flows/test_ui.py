@@ -31,9 +31,11 @@ def test_a_run_started_in_the_browser_completes_and_its_curves_show(tmp_path: Pa
     with make_ui(project) as served, browser(tmp_path / "profile", pictures) as page:
         page.log_in(served.prefect, served.password)
         submit_tiny(page)
+        page.until(served.runs, "a run to be made")
+        page.rest()
         run = await_run(served)
         assert (run["state_name"], run["parameters"]["preset"]) == ("Completed", "tiny"), served.log.read_text()[-5000:]
-        see_run(page, run)
+        see_run(page, served, run)
         see_curves(page, served, run)
         assert page.reached() == set()
     assert processes_in(project) == []
@@ -71,7 +73,8 @@ def await_run(served: Served) -> dict:
         time.sleep(0.5)
 
 
-def see_run(page: Browser, run: dict) -> None:
+def see_run(page: Browser, served: Served, run: dict) -> None:
+    page.open(served.prefect)
     page.click("a", "Runs")
     page.find("a", run["name"])
     page.see("1 Flow run", "Completed")

@@ -78,6 +78,7 @@ def trained(page: Browser, served: Served) -> dict[str, Any]:
     page.resize(*DESK)
     page.click("button[type=submit]", "Submit")
     [run] = page.until(served.runs, "a run to be made")
+    page.rest()
     return served.until(run["id"], "COMPLETED")
 
 
@@ -198,6 +199,7 @@ def test_the_curves_and_the_report_ask_for_the_password(trained: dict[str, Any],
 def test_a_run_waits_for_approval_and_publishes_only_what_was_approved(
     trained: dict[str, Any], page: Browser, served: Served, project: Path
 ) -> None:
+    page.rest()
     asked = {"targets": ["pretrain"], "publish": "after approval"}
     declined = served.start(**asked)
     served.until(declined, "PAUSED")
@@ -206,6 +208,7 @@ def test_a_run_waits_for_approval_and_publishes_only_what_was_approved(
     assert champion(served) is None
     assert "was not published" in served.artifacts(declined)["published"]["data"]
 
+    page.rest()
     approved = served.start(**asked)
     served.until(approved, "PAUSED")
     decide(page, served, approved, "publish")
@@ -217,6 +220,7 @@ def test_a_run_waits_for_approval_and_publishes_only_what_was_approved(
 
 
 def test_a_failed_run_says_why(page: Browser, served: Served) -> None:
+    page.rest()
     sources = ["ingest.sources=[{name: jsonl, path: not-there.jsonl}]"]
     number = served.start(targets=["ingest"], overrides=sources)
     run = served.until(number, "FAILED")
@@ -229,6 +233,7 @@ def test_a_failed_run_says_why(page: Browser, served: Served) -> None:
 
 
 def test_a_cancelled_run_leaves_no_process(page: Browser, served: Served, project: Path) -> None:
+    page.rest()
     sources = [f"ingest.{key}" for key in ("sources=[{name: worksheets, digits: 3}]", "max_bytes=4000000000")]
     number = served.start(targets=["ingest"], overrides=sources)
     served.until(number, "RUNNING")
@@ -256,6 +261,7 @@ def of_run(number: str) -> dict[str, Any]:
 
 def test_a_run_by_make_is_shown_by_the_server_that_runs_here(page: Browser, served: Served, project: Path) -> None:
     """With no word of where the server is, and what was given it as password nowhere but in its processes' environment."""
+    page.rest()
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "TOKENMILL"))}
     command = [sys.executable, "-m", "flows.run", "--preset", "tiny", "--targets", "ingest", "--force"]
     done = subprocess.run(
