@@ -249,6 +249,7 @@ class Edited:
         known = {}
         for edited in [None, *self.edits]:
             self.have(edited)
+            self.forget()  # the lock's word on an input that another stage made: an edit of it is refused at once
             done = self.run("--force")
             entry = entry_of(self.project, self.address)
             assert done.returncode == 0 and entry, done.stderr
@@ -352,7 +353,7 @@ def test_no_edit_of_ingest_is_recorded_falsely(real: Path) -> None:
 
 @pytest.mark.skipif(not ALL, reason="minutes; TOKENMILL_CHAOS=all runs it")
 def test_no_edit_of_dedup_is_recorded_falsely(real: Path) -> None:
-    code, near = real / "tasks/dedup/methods/minhash.py", {"name": "minhash", "shingle_words": 1}
+    code, near = real / "tasks/dedup/output.py", {"name": "minhash", "shingle_words": 1}
     documents = {}
     for field in ("other", "text"):
         have_params(real, ingest=ingest_of(field))
@@ -366,9 +367,9 @@ def test_no_edit_of_dedup_is_recorded_falsely(real: Path) -> None:
             *(have_params(real, ingest=ingest_of("text"), dedup=section) for section in sections),
         ),
         "a source file": (
-            "tasks/dedup/methods/minhash.py",
+            "tasks/dedup/output.py",
             code.read_bytes(),
-            code.read_bytes().replace(b'"near_duplicate"', b'"near_copy"'),
+            code.read_bytes().replace(b'"duplicate_of"', b'"copy_of"'),
         ),
         "an input": (shard.relative_to(real).as_posix(), documents["text"], documents["other"]),
     }

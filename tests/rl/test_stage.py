@@ -21,7 +21,7 @@ from tasks.rl import advantages, losses
 from tasks.rl.advantages import Grpo
 from tasks.rl.losses import PolicyGradient, Reinforce
 from tasks.rl.rollout import Rollout, Rollouts, Verdicts, rollout_of
-from tasks.rl.stage import RlConfig, run
+from tasks.rl.stage import Learning, RlConfig, run
 from tests.lm.models import toy_model, toy_tokenizer
 from tests.project import digest
 
@@ -176,6 +176,19 @@ def test_an_update_reads_what_was_sampled() -> None:
         "completion_tokens": pytest.approx(5 / 3),
         "finished": pytest.approx(2 / 3),
     }
+
+
+def test_each_seed_and_each_rollout_has_answers_of_its_own() -> None:
+    """To one problem, so that its choice tells nothing."""
+    only, model = Parity().examples("rl")[:1], policy().eval()
+
+    def drawn(seed: int, number: int) -> list[list[int]]:
+        learning = Learning(config(seed=seed, prompts=2), model, TOKENIZER, only)
+        return learning._rollout(number).ids_BN.tolist()
+
+    sets = [drawn(seed, number) for seed in (0, 1) for number in (0, 1)]
+    assert all(one != other for place, one in enumerate(sets) for other in sets[:place])
+    assert drawn(1, 0) == sets[2]
 
 
 def _rollout(problems: int, samples: int = 2) -> Rollout:
