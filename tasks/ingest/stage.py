@@ -148,17 +148,21 @@ def check_usable(config: IngestConfig, items: list[Piece], parts: list[Part], to
             continue
         reasons: Counter[str] = Counter()
         examples: dict[str, str] = {}
+        is_there = source.endless
         for piece, part in zip(items, parts, strict=True):
             if piece.source is source:
                 reasons.update(part.facts["reasons"])
                 examples = part.facts["examples"] | examples
+                is_there = is_there or part.facts["documents"] > 0
         most = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
-        why = most or "its first document exceeds its share"
+        why = f"{sum(reasons.values())} rows rejected: {most}" if most else "its first document exceeds its share"
+        if not most and not is_there:
+            why = "there is no row in it"
         path = str(getattr(source, "path", ""))
         where = path if is_url(path) else str(Path(config.folder, path))
         raise ConfigError(
             f"ingest.sources: {source.called}: {where}: not one usable document "
-            f"({sum(reasons.values())} rows rejected: {why}){what_to_do(source, reasons, examples)}"
+            f"({why}){what_to_do(source, reasons, examples)}"
         )
 
 

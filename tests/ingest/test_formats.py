@@ -150,6 +150,14 @@ def test_csv_quoting_delimiters_and_ragged_rows(folder: Path) -> None:
     ]
 
 
+def test_a_csv_with_two_columns_of_one_name_loses_neither(folder: Path) -> None:
+    (folder / "in" / "a.csv").write_text("id,text,v,v,text,id\n1,one,2,3,more,4\nid,text,v,v,text,id\n")
+    [document], quarantine, _ = ingest(folder, Csv(path="*"))
+    assert (document["id"], document["text"]) == ("1", "one")
+    assert json.loads(document["meta"]) == {"id#2": "4", "text#2": "more", "v": "2", "v#2": "3"}
+    assert reasons(quarantine) == [("a.csv", 3, "repeated_header")]
+
+
 def record(number: int, kind: WarcRecordType, body: bytes, http: str | None = None) -> bytes:
     made, out = WarcRecord(), io.BytesIO()
     made.init_headers(kind, f"<urn:uuid:{number}>".encode())

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ import pytest
 import zstandard
 
 from tasks.core.config import ConfigError
-from tasks.ingest.sources import Jsonl, Parquet, TextFolder
+from tasks.ingest.sources import Csv, Jsonl, Parquet, TextFolder
 from tasks.ingest.stage import IngestConfig
 from tests.ingest.made import GOOD, ingest, reasons, row
 from tests.project import ROOT
@@ -144,6 +145,17 @@ def test_a_source_with_nothing_usable_says_so_and_why(folder: Path) -> None:
         ConfigError, match=r"jsonl: .*in/\*: not one usable document \(4 rows rejected: null_text 3, empty_text 1\)"
     ):
         ingest(folder, Jsonl(path="*"))
+
+
+@pytest.mark.parametrize(
+    ("source", "content"),
+    [(Jsonl, b"\n\n"), (Jsonl, b"\xef\xbb\xbf"), (Jsonl, b"[]"), (Csv, b"id,text\n")],
+    ids=["blank lines", "a mark alone", "an empty array", "a header alone"],
+)
+def test_a_source_without_a_row_says_so(source: Any, content: bytes, folder: Path) -> None:
+    (folder / "in" / "a").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"in/\*: not one usable document \(there is no row in it\)"):
+        ingest(folder, source(path="*"))
 
 
 def test_a_folder_that_may_not_be_read(folder: Path) -> None:

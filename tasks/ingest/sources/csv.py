@@ -8,6 +8,7 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import Field
 
+from tasks.ingest.sources.arrow_rows import own_names
 from tasks.ingest.sources.base import Columns, File, Record, Rejected, excerpt_of, which_field
 from tasks.ingest.sources.compressed import SUFFIXES
 from tasks.ingest.sources.file_source import TextSource
@@ -29,7 +30,8 @@ class _Unusable(Exception):
 
 
 class Csv(TextSource, Columns):
-    """`row` is the line on which a row begins. A row of too few or too many fields is quarantined."""
+    """`row` is the line on which a row begins. A row of too few or too many fields is quarantined; of columns of one name the
+    first has it, the second is `name#2`."""
 
     name: Literal["csv"] = "csv"
     delimiter: str | None = Field(
@@ -46,7 +48,8 @@ class Csv(TextSource, Columns):
         csv.field_size_limit(self.max_document_bytes)
         lines = _Texts(read_lines(file, self.max_document_bytes, self.max_expansion, self.encoding))
         reader = csv.reader(lines, delimiter=self.delimiter or ("\t" if tabs else ","))
-        names: list[str] | None = None
+        header: list[str] | None = None
+        names: list[str] = []
         while True:
             row = lines.row + 1
             try:
@@ -61,14 +64,14 @@ class Csv(TextSource, Columns):
                 continue
             if not values:
                 continue
-            if names is None:
-                names = values
+            if header is None:
+                header, names = values, own_names(values)
                 if self.text_field not in names:
                     hint = other_delimiter(names)
                     said = which_field(self.text_field, names, [] if hint else names)
                     yield Rejected(0, "missing_text", said + hint)
                     return
-            elif values == names:
+            elif values == header:
                 yield Rejected(row, "repeated_header", excerpt_of(values))
             elif len(values) != len(names):
                 yield Rejected(row, "ragged_row", excerpt_of(f"{len(values)} fields, not {len(names)}: {values}"))
