@@ -158,6 +158,13 @@ def test_a_source_without_a_row_says_so(source: Any, content: bytes, folder: Pat
         ingest(folder, source(path="*"))
 
 
+def test_a_documents_length_is_in_bytes(folder: Path) -> None:
+    pq.write_table(pa.table({"text": ["eightsix", "\u00e9" * 4, "\u00e9" * 5]}), folder / "in" / "a.parquet")
+    documents, quarantine, _ = ingest(folder, Parquet(path="*", max_document_bytes=8))
+    assert sorted(d["text"] for d in documents) == ["eightsix", "\u00e9" * 4]
+    assert reasons(quarantine) == [("a.parquet", 3, "document_too_long")]
+
+
 def test_a_folder_that_may_not_be_read(folder: Path) -> None:
     """DVC passes it over in silence, so a change in it would go unseen. Run as an ordinary user, since root may read all."""
     closed = folder / "in" / "closed"
