@@ -14,6 +14,8 @@ import pytest
 import zstandard
 
 from tasks.core.config import ConfigError
+from tasks.ingest.index import CELL_BITS
+from tasks.ingest.reading import id_hash
 from tasks.ingest.sources import Csv, Jsonl, Parquet, TextFolder
 from tasks.ingest.stage import IngestConfig
 from tests.ingest.made import GOOD, ingest, reasons, row
@@ -200,6 +202,16 @@ def test_a_budget_ends_a_source_and_weights_divide_it(folder: Path) -> None:
     sources = [Jsonl(path="a.jsonl", label="a", weight=3.0), Jsonl(path="b.jsonl", label="b", weight=1.0)]
     _, _, metrics = ingest(folder, *sources, max_bytes=400)
     assert (metrics["bytes_a"], metrics["bytes_b"]) == (300, 100)
+
+
+def test_a_budget_that_a_document_just_fills_takes_it(folder: Path) -> None:
+    """Two whose hashes lie so near that sums of cells do not tell them apart."""
+    by_cell: dict[int, str] = {}
+    names = map(str, range(1 << 16))
+    pair = next((by_cell[cell], n) for n in names if by_cell.setdefault(cell := id_hash(n) >> (64 - CELL_BITS), n) != n)
+    (folder / "in" / "a.jsonl").write_bytes(b"".join(row("0123456789", id=name) for name in pair))
+    documents, *_ = ingest(folder, Jsonl(path="*"), max_bytes=10)
+    assert [d["id"] for d in documents] == [min(pair, key=id_hash)]
 
 
 def test_sources_of_one_label_are_refused() -> None:
