@@ -66,3 +66,23 @@ def test_a_resumed_guard_decides_as_a_whole_one() -> None:
             cut.load(saved)
         decisions.append((whole.keeps(step, loss, loss), cut.keeps(step, loss, loss)))
     assert all(a == b for a, b in decisions) and not all(a for a, _ in decisions)
+
+
+def test_a_resumed_guard_gives_up_where_a_whole_one_does() -> None:
+    """It compares with how the run began, which was long before the stop."""
+    whole, cut = Guard(0.0, 2.0), Guard(0.0, 2.0)
+    for step in range(2 * FEW):
+        assert whole.keeps(step, 1.0, 1.0) and cut.keeps(step, 1.0, 1.0)
+    saved, cut = cut.state(), Guard(0.0, 2.0)
+    cut.load(saved)
+    ended = []
+    for guard in (whole, cut):
+        with pytest.raises(Diverged) as raised:
+            see_worse(guard)
+        ended.append(str(raised.value))
+    assert ended[0] == ended[1]
+
+
+def see_worse(guard: Guard) -> None:
+    for step in range(2 * FEW, 9 * FEW):
+        guard.keeps(step, 3.0, 1.0)

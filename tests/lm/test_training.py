@@ -52,14 +52,14 @@ def recipe(optimizer=AdamW, average=Last, **more) -> Recipe:
     return Recipe(optimizer=optimizer(), schedule=Cosine(), average=average(), clip=1.0, **more)
 
 
-def batches(model, spike_at: int = -1):
-    """A batch of four random sequences a step; one step may have a loss a hundred times as high."""
+def batches(model, spike_at: int = -1, spike: float = 100):
+    """A batch of four random sequences a step; one step may have a loss so many times as high."""
 
     def batch_at(step: int) -> Batch:
         ids = torch.randint(0, 261, (4, 17), generator=torch.Generator().manual_seed(step))
 
         def loss(rows: slice):
-            return -token_logps(model, ids[rows]).sum() / 64 * (100 if step == spike_at else 1), {
+            return -token_logps(model, ids[rows]).sum() / 64 * (spike if step == spike_at else 1), {
                 "rows": rows.stop - rows.start
             }
 
@@ -197,6 +197,39 @@ def test_a_spike_is_skipped_by_a_run_that_was_stopped_before_it(tmp_path: Path) 
         fit(recipe(skip_sigmas=6.0), Recorder(tmp_path / "cut", 75), steps=90, spike_at=80)
     resumed = fit(recipe(skip_sigmas=6.0), Recorder(tmp_path / "cut"), steps=90, spike_at=80)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_of_a_skipped_step_nothing_is_learned(tmp_path: Path) -> None:
+    """Its gradient clipped has one size, so the other way round is what would show."""
+    up, down = (
+        fit(recipe(skip_sigmas=6.0), Recorder(tmp_path / str(spike)), steps=90, spike_at=80, spike=spike)
+        for spike in (100, -100)
+    )
+    assert all(torch.equal(up[name], down[name]) for name in up)
+
+
+def test_each_step_has_the_rate_of_its_place(tmp_path: Path) -> None:
+    log = Recorder(tmp_path)
+    fit(recipe(), log)
+    assert [point["learning_rate"] for point in log.points.values()] == [AdamW().lr * Cosine()(n, 9) for n in range(9)]
+
+
+def test_the_clip_is_that_of_the_recipe(tmp_path: Path) -> None:
+    """Gradients of which all are clipped to one length, and some to another: AdamW sees how they lie to each other."""
+    norms = [point["gradient_norm"] for point in trained_with(1e9, tmp_path / "none")[1].values()]
+    (low, _), (middle, _), (high, _) = (
+        trained_with(clip, tmp_path / str(clip)) for clip in (min(norms) / 2, sorted(norms)[4], 2 * max(norms))
+    )
+    assert differ(low, middle) and differ(middle, high)
+
+
+def trained_with(clip: float, scratch: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    log = Recorder(scratch)
+    return fit(recipe().model_copy(update={"clip": clip}), log), log.points
+
+
+def differ(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return any(not torch.equal(one[name], other[name]) for name in one)
 
 
 def test_divergence_stops_the_run(tmp_path: Path) -> None:
