@@ -138,6 +138,7 @@ def datatrove(data: str, size: int) -> tuple[dict[str, float], Answer]:
         ParquetWriter(str(out / "kept")),
     ]
     began = time.perf_counter()
+    # its default would import all of it once more in each worker, within the time
     LocalPipelineExecutor(steps, 2, 2, str(out / "logs"), start_method="fork").run()
     return {"rate": size / 1e6 / (time.perf_counter() - began)}, answer(out / "kept")
 
