@@ -4,10 +4,8 @@ import argparse
 import gc
 import os
 import sys
-import threading
 import urllib.error
 import urllib.request
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +13,12 @@ from flows.assignments import take_words
 from flows.environment import environment
 from flows.one_run import one_run
 from flows.params import check
-from flows.password import for_temporary_server
 from flows.preflight.start import preflight
 from flows.prepared import Asked, hand_over, prepare
 from flows.running import running_server
+from flows.servers import ServerError
 from flows.stages import INTERRUPTED
+from flows.temporary_server import temporary_server
 from tasks.core.config import ConfigError
 from tasks.core.process import no_collection
 
@@ -42,7 +41,7 @@ def server_answers(url: str) -> bool:
 
 def choose_server() -> None:
     """Leave PREFECT_API_URL when its server answers; else take that of the `make ui` that runs in this checkout, if one does;
-    else Prefect starts a temporary one."""
+    else none, and this process begins one of its own."""
     url = os.environ.get("PREFECT_API_URL")
     if url and not server_answers(url):
         print(f"warning: no Prefect server answers at PREFECT_API_URL={url}; using another", file=sys.stderr)
@@ -54,23 +53,6 @@ def choose_server() -> None:
             print(
                 f"shown at {found['PREFECT_API_URL'].removesuffix('/api')}, by the `make ui` that runs here", flush=True
             )
-    if "PREFECT_API_URL" not in os.environ:
-        os.environ.update(for_temporary_server())
-
-
-def begin_server() -> threading.Thread:
-    """Start Prefect's temporary server, if there is to be one, while preflight is at work: it takes 4 s of a core."""
-
-    def start() -> None:
-        with suppress(Exception):  # the flow would try again, and say why it cannot
-            from prefect.server.api.server import SubprocessASGIServer
-
-            SubprocessASGIServer().start()
-
-    thread = threading.Thread(target=start)
-    if "PREFECT_API_URL" not in os.environ:
-        thread.start()
-    return thread
 
 
 def main() -> int:
@@ -101,15 +83,20 @@ def run(root: Path, asked: argparse.Namespace) -> int:
             )
             return 0
         choose_server()
-        server = begin_server()
+        # It takes 4 s of a core, while preflight is at work.
+        temporary = None if "PREFECT_API_URL" in os.environ else temporary_server()
         preflight(root, prepared.params, todo, lambda line: say(f"{'preflight':>18} | {line}"))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
     for stage in todo:
         print(f"{stage.address:>18} | {stage.reason or 'follows what comes before it'}", flush=True)
-    if server.ident:
-        server.join()
+    if temporary:
+        try:
+            os.environ.update(temporary.wait())
+        except ServerError as error:
+            print(error, file=sys.stderr)
+            return 1
     with no_collection():  # Prefect takes seconds to import, and nothing of it is needed above
         from prefect.exceptions import CancelledRun
 

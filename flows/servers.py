@@ -78,7 +78,8 @@ class Child:
         if self.log is None:
             return ""
         lines = self.log.read_text(errors="replace").splitlines()[-15:]
-        return "\n".join([f"; the end of {self.log.relative_to(ROOT)}:", *lines])
+        shown = self.log.relative_to(ROOT) if self.log.is_relative_to(ROOT) else self.log
+        return "\n".join([f"; the end of {shown}:", *lines])
 
 
 @contextmanager

@@ -3,21 +3,19 @@
 Nothing here decides what a part holds: that is tasks/core/parts.py, the same on every runner.
 """
 
-import atexit
 import logging
 import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cache
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from flows.environment import environment
-from flows.password import for_temporary_server
-from flows.servers import HOST, child, get, port_of
+from flows.servers import HOST, get
+from flows.temporary_server import temporary_server
 from lm.config import ConfigError
 from tasks.core.parts import FACTS, Work, make_part, workers
 from tasks.core.process import cores
@@ -108,22 +106,7 @@ def prefect_api() -> Iterator[None]:
     if url and get(f"{url.rstrip('/')}/health") is not None:
         settings = {PREFECT_API_URL: url}
     else:
-        named = temporary_server()
+        named = temporary_server().wait()
         settings = {setting: named[setting.name] for setting in (PREFECT_API_URL, PREFECT_API_AUTH_STRING)}
     with temporary_settings(settings):
         yield
-
-
-@cache
-def temporary_server() -> dict[str, str]:
-    """The settings of those who use a Prefect server that ends with this process; one serves all the maps of a stage."""
-    url = f"http://{HOST}:{(port := port_of('TOKENMILL_SHARDS_PREFECT_PORT', 0))}/api"
-    command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port), "--no-ui"]
-    log = Path(os.environ["PREFECT_HOME"]) / "shards.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    stack = ExitStack()
-    login = for_temporary_server()
-    server = stack.enter_context(child("Prefect server", command, {**os.environ, "PREFECT_API_URL": url, **login}, log))
-    atexit.register(stack.close)
-    server.wait_until(lambda: get(f"{url}/health") is not None)
-    return {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": login["PREFECT_API_AUTH_STRING"]}

@@ -202,6 +202,8 @@ def _plain(text: str) -> str | None:
     text = re.sub(r"^\s*\$([^$]+)\$\s*\.?\s*$", r"\1", text).replace("\\usd", "$")
     if "\\" in text or "{" in text or "}" in text:
         return None
+    if re.search(r"[.,]\d+ ?(?:\.\.|\u2026)", text):
+        return None  # digits that go on: 0.333... is a third, and no number that is written
     text = re.sub(r"\s+", " ", text).strip().rstrip(" .,;")
     for mark in ("**", "__", "`", '"', "*"):
         if text.startswith(mark) and text.endswith(mark) and len(text) > 2 * len(mark):

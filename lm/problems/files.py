@@ -1,7 +1,9 @@
 """Files of problems: JSON lines, gzipped or not; what cannot be read is named by file and line."""
 
+import codecs
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,8 @@ from typing import Any
 
 from lm.config import ConfigError
 
-BOM = b"\xef\xbb\xbf"
+BOM = codecs.BOM_UTF8
+OTHERS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32's little-endian mark begins with the first
 
 
 def rows_of(path: Path, needs: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -28,6 +31,10 @@ def rows_of(path: Path, needs: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 raise ConfigError(f"{path}:{number}: the gzip ends or is broken here: {error}") from None
             if not line:
                 return
+            if number == 1 and line.startswith(OTHERS):
+                raise ConfigError(f"{path}: is UTF-16 or UTF-32: write it as UTF-8")
+            if number == 1 and re.search(rb"\}\s*\r\s*\{", line):
+                raise ConfigError(f"{path}: its lines end in carriage returns alone: write them with line feeds")
             if number == 1:
                 line = line.removeprefix(BOM)
             if line.strip():

@@ -75,7 +75,8 @@ class Gsm8k(Config):
 
     def _files(self) -> tuple[list[Path], list[Path]]:
         """The files that are the test split, and the others."""
-        paths = sorted([*Path(self.folder).glob("*.jsonl"), *Path(self.folder).glob("*.jsonl.gz")])
+        found = [*Path(self.folder).glob("*.jsonl"), *Path(self.folder).glob("*.jsonl.gz")]
+        paths = sorted(path for path in found if path.is_file())
         if not paths:
             raise ConfigError(
                 f"problems.folder: {self.folder}: holds no *.jsonl or *.jsonl.gz file; put problem files there"

@@ -155,9 +155,8 @@ def check_usable(config: IngestConfig, items: list[Piece], parts: list[Part], to
                 examples = part.facts["examples"] | examples
                 is_there = is_there or part.facts["documents"] > 0
         most = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
-        why = f"{sum(reasons.values())} rows rejected: {most}" if most else "its first document exceeds its share"
-        if not most and not is_there:
-            why = "there is no row in it"
+        empty = "its first document exceeds its share" if is_there else "there is no row in it"
+        why = f"{sum(reasons.values())} rows rejected: {most}" if most else empty
         path = str(getattr(source, "path", ""))
         where = path if is_url(path) else str(Path(config.folder, path))
         raise ConfigError(

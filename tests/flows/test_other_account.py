@@ -37,10 +37,10 @@ def test_a_form_that_nobody_gave_a_password_answers_its_owner_alone(tmp_path: Pa
 
 PIPELINE = """
 import os, sys
-from flows.run import choose_server
+from flows.temporary_server import temporary_server
 os.environ["TOKENMILL_ROOT"] = os.getcwd()
 os.makedirs(".scratch", exist_ok=True)
-choose_server()
+os.environ.update(temporary_server().wait())
 import flows.pipeline as p
 p.check = p.preflight = lambda *_: None
 p.finish = lambda *given: None

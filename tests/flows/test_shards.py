@@ -16,7 +16,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from flows.shards import temporary_server
+from flows.temporary_server import temporary_server
 from lm.config import ConfigError
 from tasks.core.config import load
 from tasks.core.log import Log
@@ -154,7 +154,7 @@ def test_dedup_and_filter_as_processes_of_dvc(tmp_path: Path, dask: dict[str, st
     run_stage(project, "ingest")
     found = []
     with environment(PREFECT_HOME=dask["PREFECT_HOME"], PREFECT_API_URL=""):
-        served = temporary_server() | {"TOKENMILL_RUNNER": "flows.shards:on_dask"}
+        served = temporary_server().wait() | {"TOKENMILL_RUNNER": "flows.shards:on_dask"}
     for chosen in (served, {"TOKENMILL_RUNNER": "tasks.core.parts:in_this_process"}):
         for stage in ("dedup", "filter"):
             run_stage(project, stage, PYTHONPATH=str(ROOT), TOKENMILL_SHARD_WORKERS="2", **chosen)
@@ -164,7 +164,7 @@ def test_dedup_and_filter_as_processes_of_dvc(tmp_path: Path, dask: dict[str, st
 
 def test_nothing_outlives_a_killed_stage(tmp_path: Path, dask: dict[str, str]) -> None:
     with environment(PREFECT_HOME=dask["PREFECT_HOME"], PREFECT_API_URL=""):
-        served = temporary_server()
+        served = temporary_server().wait()
     variables = served | {"TOKENMILL_RUNNER": dask["TOKENMILL_RUNNER"], "TOKENMILL_SHARD_WORKERS": "2"}
     command = [sys.executable, "-m", "tests.flows.test_shards", str(tmp_path / "parts")]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True)

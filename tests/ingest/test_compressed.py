@@ -2,8 +2,10 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -132,6 +134,31 @@ def test_what_holds_no_text_is_named(folder: Path, magic: bytes) -> None:
     documents, quarantine, _ = ingest(folder, Jsonl(path="*"))
     assert len(documents) == 1 and reasons(quarantine) == [("a.jsonl", 0, "unreadable")]
     assert OTHERS[magic] in quarantine[0]["excerpt"]
+
+
+def tar() -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        member = tarfile.TarInfo("a.jsonl")
+        member.size = len(GOOD)
+        archive.addfile(member, io.BytesIO(GOOD))
+    return packed.getvalue()
+
+
+INSIDE = {"a tar archive": tar(), "gzip: unpack it once": gzip.compress(GOOD), "a zip archive": b"PK\x03\x04\n more \n"}
+
+
+@pytest.mark.parametrize("kind", [None, *PACK])
+@pytest.mark.parametrize("inside", INSIDE)
+def test_archives_and_what_is_compressed_twice_are_named(folder: Path, kind: str | None, inside: str) -> None:
+    if kind is None and inside.startswith("gzip"):
+        return  # read, as above
+    content = INSIDE[inside]
+    (folder / "in" / "a.jsonl").write_bytes(PACK[kind](content) if kind else content)
+    (folder / "in" / "b.jsonl").write_bytes(GOOD)
+    documents, quarantine, _ = ingest(folder, Jsonl(path="*"))
+    assert len(documents) == 1 and reasons(quarantine) == [("a.jsonl", 0, "unreadable")]
+    assert inside in quarantine[0]["excerpt"]
 
 
 TEXT = "caf\N{LATIN SMALL LETTER E WITH ACUTE} \N{SNOWMAN} \U0001f600\n"

@@ -65,6 +65,12 @@ def test_objects_over_several_lines_are_read(folder: Path) -> None:
     assert len(documents) == 3 and not quarantine
 
 
+def test_lines_that_end_in_carriage_returns_alone_are_read(folder: Path) -> None:
+    (folder / "in" / "a.jsonl").write_bytes(b'{"text": "one\\r"}\r{"text": "two"}\r\r{"text": "three"}\r')
+    documents, quarantine, _ = ingest(folder, Jsonl(path="*"))
+    assert sorted(d["text"] for d in documents) == ["one\r", "three", "two"] and not quarantine
+
+
 def test_a_bad_element_is_quarantined_alone(folder: Path) -> None:
     (folder / "in" / "a.json").write_text(
         '[{"text": "one"}, {"text": NOT}, 17, {"text": "' + "x" * 999 + '"}, {"text": "two"},, {"text": "thr'
@@ -90,6 +96,8 @@ LINES = {
     b'\n[\n{"a": 1}\n]': False,
     b'{\n"a": 1}': False,
     b'{"half a li\n{"a": 1}\n': True,
+    b'{"a": 1}\r{"b": 2}\r': False,
+    b'{"a": 1}\r\n{"b": 2}\r\n': True,
     b"": True,
     b"words\n": True,
 }

@@ -71,9 +71,13 @@ READ = {
     "WARC 0.18": odd(BODY).replace(b"WARC/1.1", b"WARC/0.18").replace(b"WARC/1.0", b"WARC/0.18"),
     "lower-case names": odd(BODY).replace(b"Content-Length", b"content-length").replace(b"WARC-Type", b"warc-type"),
     "bytes of no encoding in a header": odd(BODY).replace(b"WARC-Target-URI: http", b"X-Odd: caf\xe9\0\r\nWARC-Target-URI: http"),
+    "100 Continue before the answer": odd(BODY, status="HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK"),
+    "early hints before the answer": odd(BODY, status="HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK"),
+    "no HTTP head, and called text": record(99, WarcRecordType.response, BODY),
     "an archive inside": odd(BODY.replace(b"</p>", b"\r\nWARC/1.0\r\nWARC-Type: response\r\n</p>")),
 }  # fmt: skip
 PASSED_OVER = {
+    "100 Continue before not found": odd(BODY, status="HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 Not Found"),
     "not found": odd(BODY, status="HTTP/1.1 404 Not Found"),
     "an image": odd(b"\x89PNG\r\n\x1a\n", kind="image/png"),
     "a request": record(99, WarcRecordType.request, b"GET / HTTP/1.1\r\n\r\n"),
@@ -101,6 +105,9 @@ REFUSED = {
     "garbage": (b"some words\r\nin lines\r\n\r\n", "not_a_record"),
     "no record type": (whole.replace(b"WARC-Type: response\r\n", b""), "no_record_type"),
     "a head without end": (whole[: whole.index(b"\r\n", 40) + 2], "truncated"),
+    "the first part of a long record": (whole.replace(b"WARC-Date", b"WARC-Segment-Number: 1\r\nWARC-Date"), "part_of_a_record"),
+    "another part": (whole.replace(b"WARC-Type: response", b"WARC-Type: continuation\r\nWARC-Segment-Number: 2"), "part_of_a_record"),
+    "no HTTP head": (record(99, WarcRecordType.response, b"some words").replace(b"text/plain", b"application/http"), "no_http_head"),
     "torn gzip": (odd(gzip.compress(BODY)[:-40], GZIP), "unreadable"),
     "torn in chunks": (odd(chunked(BODY)[:150], CHUNKS), "unreadable"),
     "brotli that is neither": (odd(b"\0\1\2" * 99, "Content-Encoding: br"), "unreadable"),

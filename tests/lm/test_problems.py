@@ -192,6 +192,23 @@ def test_a_gold_answer_that_cannot_be_read_makes_a_score_invalid() -> None:
     assert Gsm8k().score(Example("a", "q", "seven", ""), "#### 7") == Score(0.0, valid=False)
 
 
+@pytest.mark.parametrize(
+    ("encoding", "end", "reason"),
+    [("utf-16", "\n", "UTF-16"), ("utf-32", "\n", "UTF-16"), ("utf-8", "\r", "carriage returns")],
+)
+def test_a_file_of_another_form_is_named_for_what_it_is(tmp_path: Path, encoding: str, end: str, reason: str) -> None:
+    rows = [json.dumps({"question": name, "answer": "#### 7"}) for name in "ab"]
+    (tmp_path / "p.jsonl").write_bytes((end.join(rows) + end).encode(encoding))
+    with pytest.raises(ConfigError, match=rf"p\.jsonl: .*{reason}"):
+        Gsm8k(folder=str(tmp_path)).examples("sft")
+
+
+def test_a_folder_with_the_name_of_a_file_is_passed_over(folder: Path) -> None:
+    before = Gsm8k(folder=str(folder)).examples("sft")
+    (folder / "0.jsonl").mkdir()
+    assert Gsm8k(folder=str(folder)).examples("sft") == before
+
+
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no .*jsonl"):
         Gsm8k(folder=str(tmp_path)).examples("sft")

@@ -69,6 +69,29 @@ def test_parts_of_a_batch_add_up_and_documents_reach_the_model(method: type[Conf
     assert model.bounds is bounds
 
 
+COUNTED = torch.tensor([[True, False, True], [False, True, False]])
+
+
+@EVERY
+def test_what_does_not_count_is_not_learned(method: type[Config]) -> None:
+    """The last tokens are targets alone: that of the first row counts, that of the second does not."""
+    model, losses = Bigram(3), []
+    for row in (None, 0, 1):
+        tokens = TOKENS.clone()
+        if row is not None:
+            tokens[row, -1] = 0
+        losses.append(method()(model, tokens, None, int(COUNTED.sum()), COUNTED)[0].item())
+    assert losses[0] != losses[1] and losses[0] == losses[2]
+
+
+def test_is_the_mean_over_what_counts() -> None:
+    model = Bigram(3)
+    logp = model.table.weight.log_softmax(-1)
+    some = [-logp[row[t], row[t + 1]] for row, mask in zip(TOKENS, COUNTED, strict=True) for t in range(3) if mask[t]]
+    loss, _ = NextToken()(model, TOKENS, None, 3, COUNTED)
+    assert loss.item() == pytest.approx(sum(some).item() / 3, abs=1e-6)
+
+
 def test_is_the_mean_over_all_predictions() -> None:
     model = Bigram(3)
     logp = model.table.weight.log_softmax(-1)

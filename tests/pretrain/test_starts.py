@@ -57,8 +57,8 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-def data_of(folder: Path, method: Any, checkpoint: Path) -> Path:
-    """A project's data up to a plan of one sequence of 33 tokens."""
+def data_of(folder: Path, method: Any, checkpoint: Path, padding: int = 0) -> Path:
+    """A project's data up to a plan of one sequence of 33 tokens, so many of them padding at its end."""
     for name in ("filter", "tokenize", "curriculum", "pretrain"):
         (folder / name).mkdir(parents=True)
     columns = {"id": [str(i) for i in range(40)], "source": ["s"] * 40, "text": pa.array(TEXTS, pa.large_string())}
@@ -66,12 +66,21 @@ def data_of(folder: Path, method: Any, checkpoint: Path) -> Path:
     write_table(shard(folder / "filter/documents", 0), pa.table(columns))
     tokenize(TokenizeConfig(method=method, checkpoint=Checkpoint(folder=str(checkpoint))), folder, Log())
     first = pq.read_table(folder / "tokenize/documents.parquet")["length"][0].as_py() - 3
-    plan = {"step": [0, 0], "sequence": [0, 0], "document": [0, 1], "offset": [3, 0], "length": [first, 33 - first]}
+    plan = {
+        "step": [0, 0],
+        "sequence": [0, 0],
+        "document": [0, 1],
+        "offset": [3, 0],
+        "length": [first, 33 - padding - first],
+    }
+    if padding:
+        plan = {name: [*values, {"document": -1, "length": padding}.get(name, 0)] for name, values in plan.items()}
+        np.save(folder / "curriculum/prefixes.npy", np.zeros(padding, np.uint32))
     pq.write_table(pa.table(plan), folder / "curriculum/plan.parquet")
     return folder
 
 
-def config(checkpoint: Path, start: Any, **model: Any) -> PretrainConfig:
+def config(checkpoint: Path, start: Any, seed: int = 0, **model: Any) -> PretrainConfig:
     return PretrainConfig(
         start=start,
         checkpoint=Checkpoint(folder=str(checkpoint)),
@@ -80,8 +89,26 @@ def config(checkpoint: Path, start: Any, **model: Any) -> PretrainConfig:
         optimizer=AdamW(),
         schedule=Wsd(),
         average=Last(),
-        seed=0,
+        seed=seed,
     )
+
+
+def test_padding_is_in_no_mean(tmp_path: Path, checkpoint: Path) -> None:
+    data, log = data_of(tmp_path / "data", methods.HuggingFace(), checkpoint, padding=13), Losses()
+    pretrain(config(checkpoint, starts.HuggingFace()), data, log)
+    ids = torch.from_numpy(np.load(data / "tokenize/tokens.npy")[3:23].astype(np.int64))[None]
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(checkpoint)
+    with torch.no_grad():  # what stands behind a token changes nothing; the tolerance is that of the next test
+        assert log.said == [pytest.approx(theirs(ids, labels=ids).loss.item(), rel=0.01)]
+
+
+def test_each_seed_has_a_start_of_its_own(tmp_path: Path, checkpoint: Path) -> None:
+    data, first = data_of(tmp_path / "data", methods.Bytes(), checkpoint), []
+    for seed in (0, 1, 0):
+        log = Losses()
+        pretrain(config(checkpoint, starts.Random(), seed), data, log)
+        first += log.said
+    assert first[0] == first[2] != first[1]
 
 
 def test_the_first_loss_is_that_of_the_checkpoint(tmp_path: Path, checkpoint: Path) -> None:

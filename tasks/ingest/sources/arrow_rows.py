@@ -11,6 +11,7 @@ from tasks.ingest.sources.files import after, quarantined
 from tasks.ingest.sources.rows import ROWS_A_BATCH, to_json
 
 FILE_MAGIC = b"ARROW1"
+LAST_NANOSECOND = 2**63 - 24 * 3600 * 10**9  # of those that any zone's offset can be added to
 
 TEXT_TESTS = tuple(
     getattr(pa.types, f"is_{name}")
@@ -107,10 +108,23 @@ def _spelled(value: Any) -> str:
 
 def plain_values(column: pa.Array) -> list[Any]:
     """The values as Python's own; what Python has no value for (a date after 9999, bytes that are no UTF-8) is spelled out."""
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+        return _nanoseconds(column)
     try:
         return column.to_pylist()
     except Exception:  # Arrow raises what the type it converts to raises, of any kind
         return [_plain_value(value) for value in column]
+
+
+def _nanoseconds(column: pa.Array) -> list[Any]:
+    """Timestamps, those within a day of what 64 bits hold as texts in UTC: a zone's offset would take them beyond it."""
+    counts = column.cast(pa.int64())
+    near = pc.or_(pc.greater(counts, LAST_NANOSECOND), pc.less(counts, -LAST_NANOSECOND))
+    written = column.cast(pa.timestamp("ns", column.type.tz and "UTC")).cast(pa.string())
+    return [
+        text.as_py() if is_near.as_py() else value.as_py()
+        for value, is_near, text in zip(column, near, written, strict=True)
+    ]
 
 
 def _plain_value(value: pa.Scalar) -> Any:

@@ -12,11 +12,12 @@ import zstandard
 # A file of a few kilobytes may hold this much, however well it was compressed.
 EXPANDS_FREELY = 64 << 20
 READ, PIECE = 1 << 16, 1 << 18
-HEAD = 16  # bytes that `kind_of` looks at
+HEAD = 512  # bytes that tell what a file is: a tar's first header is that long
 # zstd's largest on 64 bits (--long=31). The memory is taken as it is filled, so short texts take little of it.
 ZSTD_WINDOW = 1 << 31
 ZSTD_MAGIC, SKIPPABLE_MAGIC = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
 GZIP_MAGIC = b"\x1f\x8b\x08"
+TAR_MAGIC, TAR_PLACE = b"ustar", 257
 SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz"}
 # What cannot be text, and how its name is said.
 OTHERS = {
@@ -54,6 +55,8 @@ def kind_of(head: bytes) -> str | None:
 
 def foreign_kind(head: bytes) -> str | None:
     """What a file is that holds no text by itself, and what to do with it."""
+    if head[TAR_PLACE : TAR_PLACE + len(TAR_MAGIC)] == TAR_MAGIC:
+        return "a tar archive: unpack it"
     return next((name for magic, name in OTHERS.items() if head.startswith(magic)), None)
 
 
@@ -69,16 +72,18 @@ class Decompressor(Protocol):
 class Plain(io.RawIOBase):
     """The bytes of frames that follow each other, little at a time, so that what stands before a tear is not lost with it.
 
-    Raises Damaged at a tear. Reading further then goes on with the next whole frame, where the format lets one find it (gzip),
-    and else finds the end. Raises ExpandsTooFar once bytes are more than those read so far allow, and then finds the end.
+    Raises Damaged at a tear, and, unless it may hold anything, where what comes out is no text by itself. Reading further then
+    goes on with the next whole frame, where the format lets one find it (gzip), and else finds the end. Raises ExpandsTooFar
+    once bytes are more than those read so far allow, and then finds the end.
     """
 
-    def __init__(self, packed: IO[bytes], kind: str, max_expansion: int) -> None:
+    def __init__(self, packed: IO[bytes], kind: str, max_expansion: int, holds_anything: bool = False) -> None:
         self._packed, self._kind, self._max_expansion = packed, kind, max_expansion
         self._waiting = self._ready = b""
         self._frame: Decompressor | None = None
         self._given = self._frames = 0
         self._over = self._fed = False
+        self._seen = holds_anything
 
     def readable(self) -> bool:
         return True
@@ -94,6 +99,8 @@ class Plain(io.RawIOBase):
         while not self._ready and not self._over:
             self._ready = self._next(min(size, PIECE) if size > 0 else PIECE)
             self._given += len(self._ready)
+            if self._ready and not self._seen:
+                self._look()
             if self._given > EXPANDS_FREELY and self._given > self._max_expansion * self._packed.tell():
                 self._over, self._ready = True, b""
                 raise ExpandsTooFar(
@@ -102,6 +109,13 @@ class Plain(io.RawIOBase):
         size = size if size > 0 else len(self._ready)
         data, self._ready = self._ready[:size], self._ready[size:]
         return data
+
+    def _look(self) -> None:
+        """Raises Damaged where the first bytes that come out are those of no text."""
+        self._seen, head = True, self._ready[:HEAD]
+        if found := foreign_kind(head) or ((kind := kind_of(head)) and f"{kind}: unpack it once"):
+            self._over, self._ready = True, b""
+            raise Damaged(f"is {self._kind} that holds {found}")
 
     def _next(self, size: int) -> bytes:
         if self._frame is None and not self._begin():

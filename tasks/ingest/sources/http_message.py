@@ -39,10 +39,14 @@ def parse(content: bytes) -> Answer | None:
     """The answer, None where the content does not begin as one does."""
     if not content.startswith(b"HTTP/"):
         return None
-    first, _, rest = content.partition(b"\n")
+    first, _, _ = content.partition(b"\n")
     status = STATUS.match(first)
     end = HEAD_END.search(content, len(first) - 1)
     head, body = (content[: end.start()], content[end.end() :]) if end else (content, b"")
+    if (
+        status and status[1].startswith(b"1") and (final := parse(body))
+    ):  # 100 Continue and its kin come before the answer
+        return final
     return Answer(int(status[1]) if status else None, parse_headers(head[len(first) + 1 :]), body)
 
 
@@ -113,7 +117,7 @@ def _undone(body: bytes, coding: str, most: int) -> bytes:
 
 
 def _plain(body: bytes, kind: str, most: int) -> bytes:
-    data, stream = bytearray(), Plain(io.BytesIO(body), kind, ANY_EXPANSION)
+    data, stream = bytearray(), Plain(io.BytesIO(body), kind, ANY_EXPANSION, holds_anything=True)
     try:
         while len(data) <= most and (more := stream.read1()):
             data += more

@@ -13,6 +13,7 @@ from tasks.ingest.sources.base import EXCERPT, Rejected, excerpt_of
 from tasks.ingest.sources.files import without_mark
 
 PIECE = 1 << 18
+BETWEEN = re.compile(rb"[}\]][ \t]*\r[ \t\r]*[{\[]")  # of lines that end in a carriage return alone
 # A string as a whole where it ends in what is at hand; else its quote alone, and then its end.
 OUTSIDE, INSIDE = re.compile(rb'(?s)"(?:[^"\\]++|\\.)*+"|["\[\]{},]'), re.compile(rb'["\\]')
 SPACE = b" \t\r\n"
@@ -21,14 +22,14 @@ QUOTE, ESCAPE, COMMA, OPEN = ord('"'), ord("\\"), ord(","), (ord("["), ord("{"))
 
 def is_in_lines(stream: BinaryIO, max_bytes: int) -> bool:
     """Whether a text is JSON lines, by its first two lines that are not blank. An array that is the only line is
-    none; nor is what begins with a bracket and goes on in the next line."""
+    none; nor is what begins with a bracket and goes on in the next line, or whose lines end in carriage returns alone."""
     first = _next_line(stream, max_bytes)
     if first[:1] not in (b"[", b"{"):
         return True
     try:
         orjson.loads(first)
     except orjson.JSONDecodeError:
-        return first[:1] == b"{" and first != b"{"  # a bad line among others
+        return first[:1] == b"{" and first != b"{" and not BETWEEN.search(first)  # a bad line among others
     return first[:1] == b"{" or bool(_next_line(stream, max_bytes))
 
 

@@ -60,14 +60,25 @@ def _batch(records: list[Record]) -> pa.RecordBatch:
 
 
 def to_json(values: dict[str, Any]) -> str:
-    """JSON with sorted keys. What JSON has no form for (bytes, lone surrogates, large integers) becomes a string.
+    """JSON with sorted keys. What JSON has no form for (bytes, lone surrogates, large integers, inf and nan) becomes a string.
     Raises TooDeep."""
     if not values:
         return "{}"
     try:
-        return orjson.dumps(values, default=str, option=orjson.OPT_SORT_KEYS).decode()
+        found = orjson.dumps(values, default=str, option=orjson.OPT_SORT_KEYS)
+        if b"null" not in found or not _not_finite(values):
+            return found.decode()
     except TypeError:
-        return json.dumps(_plain(values), sort_keys=True, separators=(",", ":"))
+        pass
+    return json.dumps(_plain(values), sort_keys=True, separators=(",", ":"))
+
+
+def _not_finite(value: Any) -> bool:
+    """Whether some number in it is inf or nan, which orjson writes as null."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return any(map(_not_finite, inner))
 
 
 def record_of(row: int, fields: dict[str, Any], columns: Columns) -> Record | Rejected:

@@ -19,6 +19,8 @@ from tasks.ingest.sources.rows import to_batches, to_json
 from tasks.ingest.sources.warc_records import LONGEST_HEAD, Block, Records
 
 READ = ("response", "conversion")
+# Headers of a record that is one of several parts of a long one (WARC 1.1, 5.19 and 7).
+PARTS = ("warc-segment-number", "warc-segment-origin-id")
 HTML = ("text/html", "application/xhtml+xml")
 PAGE = re.compile(rb"\s*<(?:!doctype\s+html|html)\b", re.I)  # how a page begins whose type nothing says
 
@@ -50,7 +52,7 @@ class Warc(FileSource):
     """`row` is the number of a record in its file, `id` its WARC-Record-ID; url, date and content type go into meta.
 
     Responses that are HTML or plain text are read, and conversion records (WET); every other record is passed over. A record
-    that cannot be read is quarantined, and the next one is read.
+    that cannot be read is quarantined, and the next one is read; so is each part of one that was written in parts.
     """
 
     name: Literal["warc"] = "warc"
@@ -70,6 +72,8 @@ class Warc(FileSource):
                 found = record.row if isinstance(record, Rejected) else record.number
                 if isinstance(record, Rejected):
                     yield record
+                elif any(part in record.headers for part in PARTS):
+                    yield Rejected(found, "part_of_a_record", excerpt_of(record.content))
                 elif record.headers.get("warc-type", "").lower() in READ:
                     yield from self._document(record)
                 elif "warc-type" not in record.headers:
@@ -86,8 +90,12 @@ class Warc(FileSource):
         stated = answer.headers.get("content-type") if answer else record.headers.get("content-type")
         kind, charset = media_type(stated or record.headers.get("warc-identified-payload-type", ""))
         body = answer.body if answer else record.content
-        if not kind and PAGE.match(body):
+        without_head = not answer and record.headers.get("warc-type", "").lower() == "response"
+        if (without_head or not kind) and PAGE.match(body):
             kind = HTML[0]
+        elif without_head and kind == "application/http":
+            yield Rejected(record.number, "no_http_head", excerpt_of(body))
+            return
         if kind not in (*HTML, "text/plain"):
             return
         try:
