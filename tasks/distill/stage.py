@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from kernels.linear_divergence import linear_divergence
 from lm import problems
 from lm.checkpoint import device, load_model, save_model
 from lm.config import choice
@@ -13,7 +14,7 @@ from lm.model import Decoder
 from lm.sampler import ROWS, generate
 from lm.training.ahead import moved
 from lm.training.batch import Batch, Figures
-from lm.training.conversations import Conversation, chosen, collate
+from lm.training.conversations import Conversation, chosen, collate, hidden_at, places
 from lm.training.loop import train
 from lm.training.plan import Plan
 from lm.training.recipe import Recipe
@@ -69,14 +70,17 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
             f"distill.max_new_tokens: no prompt fits the context of {teacher.config.context} less {config.max_new_tokens}"
         )
 
-    def divergence(ids_BT: Tensor, mask_BT: Tensor, denominator: Tensor) -> Tensor:
-        """The part that these rows have in the mean over all tokens of the whole mask, of which there are `denominator`."""
-        if not mask_BT.any():
+    def divergence(ids_BT: Tensor, mask_BT: Tensor, denominator: int) -> Tensor:
+        """The part that these rows have in the mean over all tokens of the whole mask, of which there are `denominator`. No
+        logits are made where the mask, which is in host memory, is 0."""
+        (places_K,) = moved([places(mask_BT)], device())
+        if not len(places_K):
             return torch.zeros((), device=device())
         with torch.no_grad():
-            teacher_TV = teacher(ids_BT).flatten(0, 1)
-        mean = config.divergence(student(ids_BT).flatten(0, 1), teacher_TV, mask_BT.flatten())
-        return mean * (mask_BT.sum() / denominator)
+            theirs_KD = hidden_at(teacher, ids_BT, places_K)
+        mine_KD = hidden_at(student, ids_BT, places_K)
+        heads = student.head_weight, theirs_KD, teacher.head_weight
+        return linear_divergence(mine_KD, *heads, config.divergence, denominator)
 
     def chosen_at(step: int) -> list[list[int]]:
         return [prompts[i] for i in chosen(step, config.batch, len(prompts), config.seed)]
@@ -90,24 +94,25 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         answers = generate(teacher, batch, config.max_new_tokens, config.temperature, tokenizer.end_id, seed, rows)
         conversations = [Conversation(p, a.ids) for p, a in zip(batch, answers, strict=True)]
         content = (*collate(conversations, tokenizer.pad_id), text_at(step))
-        tokens = int(content[1].sum()) + content[2].numel()
-        ids_BN, mask_BT, text_BT = moved(content, device())
-        everywhere_BT = torch.ones_like(text_BT, dtype=torch.float32)
+        mask_BT = content[1]  # on the host, where places are found without waiting for a GPU
+        counted = int(mask_BT.sum())
+        ids_BN, text_BT = moved((content[0], content[2]), device())
+        everywhere_BT = torch.ones(text_BT.shape)
         answered = len(ids_BN)
 
         def loss(rows: slice) -> tuple[Tensor, Figures]:
             """Rows count the answers first, then the sequences of text."""
             here, there = rows, slice(max(rows.start - answered, 0), max(rows.stop - answered, 0))
-            share = divergence(ids_BN[here, :-1], mask_BT[here], mask_BT.sum())
+            share = divergence(ids_BN[here, :-1], mask_BT[here], counted)
             figures: Figures = {"answer_divergence": share.detach()}
             if config.corpus_sequences:
-                text_share = divergence(text_BT[there], everywhere_BT[there], everywhere_BT.sum())
+                text_share = divergence(text_BT[there], everywhere_BT[there], text_BT.numel())
                 figures["text_divergence"] = text_share.detach()
                 share = share + text_share
             return share, figures
 
         length = max(mask_BT.shape[1], text_BT.shape[1])
-        return Batch(answered + len(text_BT), length, tokens, loss, content=content)
+        return Batch(answered + len(text_BT), length, counted + text_BT.numel(), loss, content=content)
 
     trunks = trunks_of(
         "distill",
