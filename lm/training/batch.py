@@ -34,14 +34,18 @@ def rows_at_once(batch: Batch, positions: int) -> int:
     return max(1, positions // batch.length)
 
 
-def backward(batch: Batch, positions: int, rows: slice | None = None) -> tuple[Tensor, Figures]:
+def backward(
+    batch: Batch, positions: int, rows: slice | None = None, before_last: Callable[[], None] | None = None
+) -> tuple[Tensor, Figures]:
     """The shares that the rows, or all, have in the batch's loss and figures, their gradients added to those of the weights;
-    at most `positions` positions at a time but never less than a row."""
+    at most `positions` positions at a time but never less than a row. before_last: called before autograd's last pass."""
     first, end = (rows.start, rows.stop) if rows else (0, batch.rows)
     at_once = rows_at_once(batch, positions)
     loss, figures = torch.zeros(()), dict[str, Tensor | float]()
     for start in range(first, end, at_once):
         share, more = batch.loss(slice(start, min(start + at_once, end)))
+        if before_last and start + at_once >= end:
+            before_last()
         share.backward()
         loss = loss.to(share.device) + share.detach()
         for name, value in more.items():
