@@ -4,11 +4,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from flows.plan import Planned
 from flows.stages import Ended, run_stage
+from tasks.core.process import takes_a_slot
 
 NO_AGENT = os.EX_TEMPFAIL  # what flows.remote exits with when nobody could do the stage
 
@@ -29,7 +31,7 @@ def run_anywhere(
     say: Callable[[str], None],
     extra: dict[str, str],
 ) -> Ended:
-    """Bring one stage up to date: by an agent if one of its pool is alive, else here once there is a slot.
+    """Bring one stage up to date: by an agent if one of its pool is alive, else here once there is a slot, where it takes one.
 
     A stage that is sent holds no slot, and is a process as one that runs here is: what ends the one ends the other.
     """
@@ -38,5 +40,5 @@ def run_anywhere(
         ended = run_stage(root, planned.address, force, say, extra, command)
         if ended.code != NO_AGENT:
             return ended
-    with slots:
+    with slots if takes_a_slot(planned.meta) else nullcontext():
         return run_stage(root, planned.address, force, say, extra)

@@ -4,6 +4,7 @@ Hypothesis draws its examples from the test's own source; `pytest --hypothesis-p
 """
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -20,3 +21,12 @@ for handed_on in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
 def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless a test asks for more: starting processes takes longer than what these inputs need."""
     monkeypatch.setenv("TOKENMILL_SHARD_WORKERS", "1")
+
+
+@pytest.fixture(scope="module")
+def on_cpu() -> Iterator[None]:
+    """Processes that a module's tests start find no GPU: ranks would need one each, and the bits are those of a CPU. This
+    process keeps those that it has found."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield

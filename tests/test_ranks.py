@@ -14,8 +14,10 @@ import psutil
 import pytest
 
 from lm.checkpoint import load_model
+from tasks.core.ranks import too_few
 from tests.project import TINY, digest, make_project, run_stage, start_stage
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
 SHARDED = {**TINY, "pretrain": {**TINY["pretrain"], "shards": 4}}
 
 
@@ -172,3 +174,36 @@ def test_what_cannot_be_is_one_line(project: Path, settings: dict[str, str], rea
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 2 and reason in printed and "Traceback" not in printed
     assert not (project / "data" / "pretrain").exists()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "gpus", "few"), [(2, 0, False), (2, 1, True), (2, 2, False), (4, 3, True), (1, 1, False)]
+)
+def test_each_rank_needs_a_gpu_where_there_are_any(ranks: int, gpus: int, few: bool) -> None:
+    assert (too_few(ranks, gpus) is not None) == few
+
+
+# a stage in a process for which torch counts one GPU
+ON_ONE_GPU = """
+import runpy, sys, torch
+torch.cuda.device_count = lambda: 1
+sys.argv = ["stage"]
+runpy.run_module("tasks.pretrain.stage", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("TOKENMILL_RANKS", {}), ("WORLD_SIZE", {"RANK": "0", "LOCAL_WORLD_SIZE": "2"})]
+)
+def test_more_ranks_than_gpus_is_one_line_before_anything_starts(
+    project: Path, name: str, more: dict[str, str]
+) -> None:
+    environment = {**os.environ, "TOKENMILL_TRACKING": "off", name: "2", **more}
+    ran = subprocess.run(
+        [sys.executable, "-c", ON_ONE_GPU], cwd=project, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr.splitlines()) == (2, "", [
+        f"{name}: 2 ranks need a GPU each, and this machine shows 1 GPU; ask for 1, or set CUDA_VISIBLE_DEVICES to nothing to "
+        "train on the CPU"
+    ])  # fmt: skip
+    assert not (project / ".scratch" / "pretrain").exists()

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from flows.preflight.finding import Finding, one_line
+from tasks.core.devices import present
+from tasks.core.ranks import too_few
 from tasks.core.resume import ANYWAY, SETTING
 
 WHOLE = {  # and the least that each may be
@@ -48,12 +50,26 @@ def check_settings() -> Iterator[Finding]:
             )
 
 
+def gpus() -> int:
+    """That torch can use here."""
+    if not present():
+        return 0
+    import torch  # takes a second and a half
+
+    return torch.cuda.device_count()
+
+
 def check_ranks(params: dict[str, Any]) -> Iterator[Finding]:
-    """TOKENMILL_RANKS processes share the shards of each training stage, unless TOKENMILL_PARALLEL says otherwise."""
+    """TOKENMILL_RANKS processes need a GPU each, where the stages that train run here and find any, and share the shards of
+    each, unless TOKENMILL_PARALLEL says otherwise."""
     text = os.environ.get("TOKENMILL_RANKS", "1")
-    if not text.isdecimal() or os.environ.get("TOKENMILL_PARALLEL", "exact") != "exact":
+    if not text.isdecimal():
         return
     ranks = int(text)
+    if ranks > 1 and not os.environ.get("TOKENMILL_POOLS") and (few := too_few(ranks, gpus())):
+        yield Finding("TOKENMILL_RANKS", *few)
+    if os.environ.get("TOKENMILL_PARALLEL", "exact") != "exact":
+        return
     if ranks & (ranks - 1):
         yield Finding("TOKENMILL_RANKS", f"{ranks} is no power of two, and shards are", "set it to one")
     for name, section in params.items():

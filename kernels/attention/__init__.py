@@ -27,8 +27,13 @@ def attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, bounds: Tensor | N
     if not q_BTHE.is_cuda:
         return cpu.attention(q_BTHE, k_BTKE, v_BTKE, bounds)
     if bounds is None:
+        if v_BTKE.dtype == torch.float32:
+            # no fused kernel of torch 2.11 to 2.13 takes grouped heads in fp32: flash and cuDNN want 16 bits, the
+            # memory-efficient one as many heads of each; the plain path would hold H x T x T scores
+            k_BTKE, v_BTKE = (cpu.repeated(x, q_BTHE.shape[2]) for x in (k_BTKE, v_BTKE))
         q, k, v = (x.transpose(1, 2) for x in (q_BTHE, k_BTKE, v_BTKE))
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
+        grouped = k.shape[1] < q.shape[1]
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).transpose(1, 2)
     from kernels.attention import triton
 
     return triton.attention(q_BTHE, k_BTKE, v_BTKE, bounds)

@@ -10,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from kernels.attention import attention, cpu, reference
 
@@ -122,6 +124,43 @@ def test_gradients_equal_finite_differences(f: Function) -> None:
     parts, _ = inputs(2, 3, (2, 1), 2, torch.float64)
     bounds = torch.tensor([0, 1, 3, 6])
     assert torch.autograd.gradcheck(lambda *x: f(*x, bounds), [x.requires_grad_() for x in parts])
+
+
+class Largest(TorchDispatchMode):
+    """The entries of the largest tensor that an operator makes."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.entries = max([self.entries, *(x.numel() for x in tree_leaves(made) if isinstance(x, Tensor))])
+        return made
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_a_gpu_holds_no_scores_in_fp32(heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of a GPU, computed on a CPU, for which torch has as little a fused kernel of grouped heads in fp32."""
+    monkeypatch.setattr(Tensor, "is_cuda", property(lambda x: True))
+    parts, grad = inputs(2, 64, heads)
+    with Largest() as largest:
+        results(attention, parts, grad, None)
+    assert largest.entries < 2 * heads[0] * 64 * 64
+    assert_equals_the_reference(lambda q, k, v, _: attention(q, k, v, None), parts, grad, torch.tensor([0, 64, 128]))
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_a_gpu_reads_grouped_heads_as_they_are_in_bf16(heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    def fused(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, enable_gqa: bool) -> Tensor:
+        given.append((k.shape[1], v.shape[1], is_causal, enable_gqa))
+        return q
+
+    monkeypatch.setattr(Tensor, "is_cuda", property(lambda x: True))
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", fused)
+    (q, k, v), _ = inputs(1, 4, heads, dtype=torch.bfloat16)
+    attention(q, k, v, None)
+    assert given == [(heads[1], heads[1], True, heads[0] != heads[1])]
 
 
 def changed(parts: list[Tensor], tokens: slice) -> list[Tensor]:

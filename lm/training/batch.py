@@ -46,12 +46,17 @@ def equal_parts(rows: slice, at_once: int) -> list[slice]:
     return [slice(start, end) for start, end in pairwise(edges)]
 
 
-def backward(batch: Batch, positions: int, rows: slice | None = None) -> tuple[Tensor, Figures]:
+def backward(
+    batch: Batch, positions: int, rows: slice | None = None, before_last: Callable[[], None] | None = None
+) -> tuple[Tensor, Figures]:
     """The shares that the rows, or all, have in the batch's loss and figures, their gradients added to those of the weights;
-    at most `positions` positions at a time but never less than a row."""
+    at most `positions` positions at a time but never less than a row. before_last: called before autograd's last pass."""
     loss, figures = None, dict[str, Tensor | float]()
-    for part in equal_parts(rows or slice(0, batch.rows), rows_at_once(batch, positions)):
+    parts = equal_parts(rows or slice(0, batch.rows), rows_at_once(batch, positions))
+    for part in parts:
         share, more = batch.loss(part)
+        if before_last and part is parts[-1]:
+            before_last()
         share.backward()
         if loss is None:  # made where the share is: from the host they would be a copy that it waits for
             loss = torch.zeros_like(share.detach(), dtype=torch.promote_types(share.dtype, torch.float32))

@@ -23,10 +23,12 @@ class Execution:
 
     def __init__(self) -> None:
         self.positions, self.compiled, self.flops, self.divided, self._decided = 0, False, 0, False, False
+        self._between_parts = ""
 
     def decide(self, recipe: Recipe, steps: int, batch: Batch, parallel: Parallel) -> None:
         """Once, from the first batch, the same on every rank; then bring the model into that state."""
         model = parallel.model
+        self._between_parts = parallel.between_parts
         if not self._decided:
             device = model.embedding.weight.device
             self.flops = int(batch.rows * batch.length * flops_per_token(model, batch.length))
@@ -54,6 +56,8 @@ class Execution:
             found["TOKENMILL_POSITIONS"] = given
         elif self.divided:
             found["memory"] = f"{memory_bytes(device)} bytes"
+        if self.divided and self._between_parts:
+            found["between parts"] = self._between_parts
         return found
 
     def state(self) -> dict[str, Tensor]:

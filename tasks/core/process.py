@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from lm.config import ConfigError
 from lm.memory_limits import memory_limits
-from tasks.core import own
-from tasks.core.graph import Entry
+from tasks.core.devices import works_on_a_device
 from tasks.core.own import open_lock
 
 LOCKS = Path(".scratch/locks")
@@ -166,16 +166,26 @@ def lock(name: str, folder: Path = LOCKS) -> Iterator[None]:
 
 
 def stages_at_once() -> int:
-    """TOKENMILL_WORKERS, else one on up to two cores (a stage uses them all), two above."""
+    """TOKENMILL_WORKERS, else one on up to two cores (a stage uses them all), two above, beside those that have a GPU each."""
     text = os.environ.get("TOKENMILL_WORKERS", "1" if cores() <= 2 else "2")
     if not text.isdecimal() or not int(text):
         raise ConfigError(f"TOKENMILL_WORKERS: must be a whole number of at least 1 (got {text!r})")
     return int(text)
 
 
+def takes_a_slot(meta: dict[str, Any]) -> bool:
+    """Whether a stage of this `meta` is one of those that may run at once: of stages that work on a GPU there are as many as
+    GPUs, unless TOKENMILL_WORKERS says how many."""
+    return "TOKENMILL_WORKERS" in os.environ or not works_on_a_device(meta)
+
+
 @contextmanager
-def slot() -> Iterator[None]:
-    """Hold one of as many places as stages may run at once, over all that share TOKENMILL_LOCKS: a project and its variants."""
+def slot(meta: dict[str, Any]) -> Iterator[None]:
+    """Hold one of as many places as stages may run at once, over all that share TOKENMILL_LOCKS: a project and its variants.
+    Does nothing for a stage that takes none."""
+    if not takes_a_slot(meta):
+        yield
+        return
     folder = Path(os.environ.get("TOKENMILL_LOCKS", LOCKS))
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
@@ -189,25 +199,3 @@ def slot() -> Iterator[None]:
             print("waiting for another stage to end (TOKENMILL_WORKERS says how many may run at once)", flush=True)
             fcntl.flock(files[os.getpid() % len(files)], fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def device_locks(entry: Entry, ranks: int = 1) -> Iterator[None]:
-    """Hold as many of the devices that this process may see as `meta.gpus` asks for, and one a rank, where there are any. They
-    are shared by whatever this user runs on this machine, in any project."""
-    present = len(list(Path("/dev").glob("nvidia[0-9]*")))  # asking torch would take seconds
-    with ExitStack() as held:
-        for device in devices(
-            max(int(entry.meta.get("gpus", 0)), ranks if ranks > 1 else 0),
-            present,
-            os.environ.get("CUDA_VISIBLE_DEVICES"),
-        ):
-            held.enter_context(lock(f"device-{device}", own.device_locks()))
-        yield
-
-
-def devices(wanted: int, present: int, visible: str | None) -> list[str]:
-    """The first `wanted` devices of CUDA_VISIBLE_DEVICES, else of those present; sorted, so that no two stages, each
-    holding one, wait for each other."""
-    names = [str(index) for index in range(present)] if visible is None else visible.replace(" ", "").split(",")
-    return sorted([name for name in names if name not in ("", "-1")][:wanted]) if present else []

@@ -28,26 +28,28 @@ SECONDS_TO_END = 60
 
 
 class Ranks:
-    """rank: which this process is; size: how many there are, 1 for a stage that does not train."""
+    """rank: which this process is; size: how many there are, 1 for a stage that does not train; launched: by torchrun.
+
+    Raises ConfigError for a number that is none, and for more ranks than this machine has GPUs, where it has any.
+    """
 
     def __init__(self, address: str, config: Config) -> None:
-        self.rank, self._launched = int(os.environ.get("RANK", "0")), "WORLD_SIZE" in os.environ
-        name = "WORLD_SIZE" if self._launched else "TOKENMILL_RANKS"
+        self.rank, self.launched = int(os.environ.get("RANK", "0")), "WORLD_SIZE" in os.environ
+        name = "WORLD_SIZE" if self.launched else "TOKENMILL_RANKS"
         text = os.environ.get(name, "1")
         if not text.isdecimal() or not int(text):
             raise ConfigError(f"{name}: must be a whole number of at least 1 (got {text!r})")
         self.size, self._address = int(text), address
         if not hasattr(config, "shards"):
-            if self._launched and self.size > 1:
+            if self.launched and self.size > 1:
                 raise ConfigError(f"{address}: works in one process: start it without torchrun")
             self.size = 1
         self._here = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
         if self.size > 1:
             import torch
 
-            present = torch.cuda.device_count()
-            if 0 < present < self._here:
-                raise ConfigError(f"{name}: {self._here} ranks on a machine of {present} GPUs: each needs one")
+            if few := too_few(self._here, torch.cuda.device_count()):
+                raise ConfigError(f"{name}: {few[0]}; {few[1]}")
 
     @property
     def gpus(self) -> int:
@@ -70,9 +72,9 @@ class Ranks:
             yield
             return
         meeting = folder / f"ranks-{os.getpid()}"
-        others = [] if self._launched else [self._start(rank, meeting) for rank in range(1, self.size)]
+        others = [] if self.launched else [self._start(rank, meeting) for rank in range(1, self.size)]
         try:
-            self._join(None if self._launched else meeting, others).set("view", str(view.resolve()))
+            self._join(None if self.launched else meeting, others).set("view", str(view.resolve()))
             yield
             for rank, other in enumerate(others, 1):
                 if other.wait(SECONDS_TO_END):
@@ -140,6 +142,17 @@ class Ranks:
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
         return store
+
+
+def too_few(ranks: int, gpus: int) -> tuple[str, str] | None:
+    """(reason, what to do) where a machine has GPUs and fewer than ranks: NCCL takes no two of them on one device."""
+    if not 0 < gpus < ranks:
+        return None
+    there = f"{gpus} GPU{'s' if gpus > 1 else ''}"
+    return (
+        f"{ranks} ranks need a GPU each, and this machine shows {there}",
+        f"ask for {gpus}, or set CUDA_VISIBLE_DEVICES to nothing to train on the CPU",
+    )
 
 
 class Trained(Exception):

@@ -20,6 +20,7 @@ from lm.config import Config
 from tasks.core import timings
 from tasks.core.audit import Sections, audited
 from tasks.core.config import ConfigError, load, read_params
+from tasks.core.devices import device_locks
 from tasks.core.facts import made_by
 from tasks.core.folders import inside, make_view, replace, write_json, write_text
 from tasks.core.graph import Entry, read_graph
@@ -33,7 +34,6 @@ from tasks.core.machine import hardware
 from tasks.core.own import keep_compiled_code
 from tasks.core.process import (
     PARENT_ENDED,
-    device_locks,
     die_with_parent,
     keep_to_limits,
     load_again,
@@ -140,7 +140,7 @@ def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]]) ->
             if ranks.size > 1 and "WORLD_SIZE" in os.environ:
                 raise Changed(f"{address}: its code changed while the ranks started; run it again", spared=True)
             load_again()
-        with lock(address), slot(), device_locks(entry, ranks.gpus):
+        with lock(address), slot(entry.meta), device_locks(entry, ranks.gpus, ranks.launched):
             _work(inputs, config, run, ranks, sections)
         inputs.check_unchanged()  # once more: the store of runs may have taken its time
         watch_over(entry)

@@ -37,7 +37,7 @@ def test_a_link_in_a_locks_place_is_not_followed(tmp_path: Path, monkeypatch: py
         (folder / name).symlink_to(tmp_path / ("made" if name == "new" else "diary"))
     monkeypatch.setenv("TOKENMILL_LOCKS", str(folder))
     monkeypatch.setenv("TOKENMILL_WORKERS", "1")
-    for held in (lock("run", folder), lock("new", folder), slot()):
+    for held in (lock("run", folder), lock("new", folder), slot({})):
         with pytest.raises(ConfigError, match="cannot be locked: is a link, .*; remove it") as caught, held:
             pass
         assert len(str(caught.value).splitlines()) == 1

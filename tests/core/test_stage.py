@@ -19,7 +19,7 @@ import yaml
 from tasks.core.folders import replace
 from tasks.core.graph import Entry
 from tasks.core.key import path_md5, read_ignored
-from tasks.core.process import PARENT_ENDED, devices
+from tasks.core.process import PARENT_ENDED
 from tasks.core.stage import StageLog
 from tasks.core.tracking import Tracker
 from tests.project import ROOT, digest
@@ -310,22 +310,6 @@ def test_curves_of_a_run_that_saved_nothing_are_forgotten(tmp_path: Path, monkey
     tracker = Tracker(Entry("toy", "", [], [], []), "", {}, {})
     StageLog("toy", tmp_path, tracker)(0, loss=1.0)
     assert StageLog("toy", tmp_path, tracker).written() == []
-
-
-@pytest.mark.parametrize(
-    ("wanted", "present", "visible", "held"),
-    [
-        (1, 0, "0", []),
-        (0, 4, None, []),
-        (1, 4, None, ["0"]),
-        (1, 4, "3,1", ["3"]),
-        (2, 4, "3, 1", ["1", "3"]),
-        (1, 4, "", []),
-        (1, 4, "-1", []),
-    ],
-)
-def test_the_devices_a_stage_holds(wanted: int, present: int, visible: str | None, held: list[str]) -> None:
-    assert devices(wanted, present, visible) == held
 
 
 def test_an_edit_while_the_store_of_runs_takes_its_time_fails_the_stage(project: Path) -> None:

@@ -238,8 +238,21 @@ def test_settings_of_the_environment(monkeypatch: pytest.MonkeyPatch, name: str)
     assert named(list(check_settings()), name, repr(SETTINGS[name]))
 
 
+def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENMILL_RANKS", "4")
+    params = params_of(*(f"{stage}.shards=4" for stage in ("pretrain", "sft", "rl", "distill")))
+    for gpus, kind, what in ((0, "exact", []), (1, "exact", ["1 GPU"]), (2, "ddp", ["2 GPUs"]), (4, "exact", [])):
+        monkeypatch.setattr("flows.preflight.settings.gpus", lambda gpus=gpus: gpus)
+        monkeypatch.setenv("TOKENMILL_PARALLEL", kind)
+        wanted = [f"4 ranks need a GPU each, and this machine shows {there}" for there in what]
+        assert [(finding.where, finding.what) for finding in check_ranks(params)] == [
+            ("TOKENMILL_RANKS", line) for line in wanted
+        ]
+
+
 def test_more_ranks_than_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENMILL_RANKS", "2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     found = list(check_ranks(params_of("rl.shards=4")))
     assert {finding.where for finding in found} == {f"params.yaml: {s}.shards" for s in ("pretrain", "sft", "distill")}
 

@@ -17,6 +17,7 @@ SHAPES = {
     "embedding.weight": (30, 16),
     "norm.weight": (16,),
 }
+pytestmark = pytest.mark.usefixtures("on_cpu")
 FREEZE, STEPS = 4, 12
 METHOD = OneBitAdam(lr=0.01, freeze_after=FREEZE, weight_decay=0.1)
 

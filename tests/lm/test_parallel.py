@@ -30,8 +30,10 @@ from lm.training.parallel.tree import Tree, sum_over_ranks_
 from lm.training.recipe import Recipe
 from tasks.core.log import Stopped
 from tests.lm.models import toy_model
+from tests.lm.ranks import join
 from tests.lm.test_training import Recorder, batches, recipe
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
 STEPS, STOP_AFTER = 9, 4
 # On a CPU DeepSpeed compiles its exchange between processes when it is first used.
 COMPILER = shutil.which("g++") is not None
@@ -88,13 +90,6 @@ def train_two(case: Case, scratch: Path | None) -> tuple[Decoder, dict]:
 
 def environment(kind: str, offload: bool) -> None:
     os.environ.update(TOKENMILL_PARALLEL=kind, TOKENMILL_OFFLOAD=str(int(offload)))
-
-
-def join(rank: int, world: int, folder: str, name: str = "store") -> None:
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
-    os.environ.update(DS_ACCELERATOR="cpu", GLOO_SOCKET_IFNAME="lo", TOKENMILL_CHECKPOINT_SECONDS="1e9")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/{name}", rank=rank, world_size=world)
 
 
 def train_cases(rank: int, world: int, folder: str) -> None:

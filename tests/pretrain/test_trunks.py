@@ -15,6 +15,7 @@ from tasks.curriculum.stage import CurriculumConfig
 from tasks.curriculum.stream import drawing
 from tests.project import ROOT, TINY, digest, make_project, run_stage, start_stage
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
 DATA = ["ingest", "dedup", "filter", "tokenize"]
 STEP = TINY["curriculum"]["tokens_per_step"]
 SHORT, LONG = 32, 48

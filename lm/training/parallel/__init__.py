@@ -29,7 +29,7 @@ def chosen(recipe: Recipe) -> Parallel:
     if kind == "fsdp":
         from lm.training.parallel.fsdp import FSDP
 
-        return FSDP(offload)
+        return FSDP(recipe, offload)
     from lm.training.parallel.zero import Zero
 
     return Zero(int(kind[-1]), offload, recipe)

@@ -25,6 +25,8 @@ class Parallel(ABC):
 
     # fp32 weight, gradient, two moments and a running average
     bytes_a_weight = 20.0
+    # how it goes from one part of a rank's rows to the next, where that follows from the memory and decides the order of sums
+    between_parts = ""
 
     def distribute(self, model: Decoder, method: Any) -> Optimizer:
         """Spread the model over the ranks, in place, and build the method's optimizer of what this rank holds."""

@@ -7,15 +7,18 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from lm.exchange import ranks
+from lm.exchange import mean_, ranks
 from lm.model import Decoder
 from lm.optimizers.base import SCALARS, Optimizer, State
 from lm.optimizers.orthogonal import MuonOptimizer, orthogonalised
 from lm.training.batch import Batch, Figures
+from lm.training.memory import SHARE, memory_bytes
 from lm.training.parallel.ddp import DDP, Call, refuse
+from lm.training.precision import products
+from lm.training.recipe import Recipe
 
 Result = TypeVar("Result")
 
@@ -27,26 +30,50 @@ def make_plain(model: Decoder, weights: dict[str, Tensor]) -> None:
     model.__class__, model.__dict__ = Decoder, plain.to(model.cos_TE.device).__dict__
 
 
+def _square(grads: list[Tensor]) -> Tensor:
+    """The square of the norm of all of them."""
+    return torch.stack(torch._foreach_norm(grads)).square().sum() if grads else torch.zeros(())
+
+
 class FSDP(DDP):
     """torch's fully_shard (FSDP2; Zhao et al. 2023, arXiv:2304.11277), a group a block and one of what is left.
 
-    The optimizer sees the rank's rows of each weight as weights of their own. Where its update needs whole tensors, they are
-    gathered for the moment, and every rank computes the same; of one that is orthogonalised the update alone is gathered, and
-    the work is shared out.
-    offload: weights, gradients and moments are in host memory between uses.
+    Matrices are cut by rows, and the optimizer sees the rank's rows of each as weights of their own. Where its update needs
+    whole tensors, they are gathered for the moment, and every rank computes the same; of one that is orthogonalised the update
+    alone is gathered, and the work is shared out. Vectors, of norms and biases, are on every rank: they are few, and stay fp32.
+    What autocast would round to bf16 at each use, a block's matrices, is gathered in bf16; the embedding, whose rows begin the
+    residual stream in fp32, and with it the head, in fp32. Gradients are summed in fp32.
+    While a step lasts a rank keeps what it has gathered and the sum of its own gradients, whole, so that each group is gathered
+    and reduced once a step: 4 bytes a weight and 2 or 4 more. If that leaves no half of the memory to activations, both are
+    done for each part of the rank's rows instead, and of whole weights there are a group or two at a time.
+    offload: weights, gradients and moments are in host memory between uses, and nothing is kept whole.
     """
 
-    def __init__(self, offload: bool = False) -> None:
-        self._policy = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if offload else OffloadPolicy()
-        self.bytes_a_weight = 0.0 if offload else self.bytes_a_weight / ranks()
+    def __init__(self, recipe: Recipe, offload: bool = False) -> None:
+        self._precision, self._offload = recipe.precision, offload
 
     def distribute(self, model: Decoder, method: Any) -> Optimizer:
         whole = {name: weight.to("meta") for name, weight in model.state_dict().items()}
+        device = model.cos_TE.device
+        dtype = products(self._precision, device)
+        self._keeps = self._may_keep(model, device, dtype)
+        policy = CPUOffloadPolicy(pin_memory=device.type == "cuda") if self._offload else OffloadPolicy()
+        vectors = {weight for weight in model.parameters() if weight.ndim == 1}
         for block in model.blocks:
-            fully_shard(block, offload_policy=self._policy)
-        self.module = fully_shard(Call(model), offload_policy=self._policy)
+            fully_shard(
+                block,
+                reshard_after_forward=not self._keeps,
+                # cos and sin are inputs, and stay what they are
+                mp_policy=MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False),
+                offload_policy=policy,
+                ignored_params=vectors,
+            )
+        self.module = fully_shard(Call(model), offload_policy=policy, ignored_params=vectors)
         self._sharded: dict[str, Any] = dict(model.named_parameters())
-        self._held = {name: nn.Parameter(w.to_local(), w.requires_grad) for name, w in self._sharded.items()}
+        self._held = {
+            name: nn.Parameter(w.to_local(), w.requires_grad) if isinstance(w, DTensor) else w
+            for name, w in self._sharded.items()
+        }
         optimizer: Optimizer = method.build([(n, w) for n, w in self._held.items() if w.requires_grad])
         refuse(method, freezes=optimizer.freezes, exchanges=optimizer.exchanges)
         self._names: dict[Tensor, str] = {held: name for name, held in self._held.items()}
@@ -57,23 +84,50 @@ class FSDP(DDP):
         self._know(model, optimizer, self._held, whole)
         return optimizer
 
+    def _may_keep(self, model: Decoder, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether a step keeps whole weights and gradients, the same on every rank; takes note of what memory it takes."""
+        cut, gathered = type(self).bytes_a_weight / ranks(), dtype.itemsize + 4.0
+        room = SHARE * self.memory_share(device) * memory_bytes(device)
+        fits = not self._offload and (cut + gathered) * model.num_parameters() <= room / 2
+        keeps = bool(self.agree(fits))
+        self.bytes_a_weight = 0.0 if self._offload else cut + gathered * keeps
+        self.between_parts = "keeps whole weights" if keeps else "cuts weights"
+        return keeps
+
     def inside(self, call: Callable[[], Result]) -> Result:
         return self.module(call)
 
+    def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Figures]:
+        found = super().backward(batch, positions)
+        # the loss was that of the mean over ranks
+        mean_([w.grad for w in self._sharded.values() if w.grad is not None and not isinstance(w, DTensor)])
+        return found
+
     def share(self, batch: Batch, rows: slice, last: bool) -> tuple[Tensor, Figures]:
         share, figures = self.module(batch.loss, rows)
+        done = last or not self._keeps
+        self.module.set_requires_gradient_sync(done)
+        self.module.set_reshard_after_backward(done)
+        self.module.set_is_last_backward(done)
         (share * ranks()).backward()
         return share.detach(), figures
 
     def clip(self, limit: float) -> Tensor:
+        cut: list[Tensor] = []
+        same: list[Tensor] = []
         for name, weight in self._sharded.items():
-            self._held[name].grad = None if weight.grad is None else weight.grad.to_local()
-        grads = [held.grad for held in self._held.values() if held.grad is not None]
-        norm = torch.stack(torch._foreach_norm(grads)).square().sum()
-        norm = norm.to(self.model.cos_TE.device)
-        dist.all_reduce(norm)
-        torch._foreach_mul_(grads, (limit / (norm.sqrt() + 1e-6)).clamp(max=1.0).to(grads[0].device))
-        return norm.sqrt()
+            if isinstance(weight.grad, DTensor):
+                self._held[name].grad = weight.grad.to_local()
+                cut.append(self._held[name].grad)
+            elif weight.grad is not None:
+                same.append(weight.grad)
+        squares = [_square(grads).to(self.model.cos_TE.device) for grads in (cut, same)]
+        dist.all_reduce(squares[0])
+        norm = torch.stack(squares).sum().sqrt()
+        for grads in (cut, same):
+            if grads:
+                torch._foreach_mul_(grads, (limit / (norm + 1e-6)).clamp(max=1.0).to(grads[0].device))
+        return norm
 
     def forget(self) -> None:
         for weight in [*self._sharded.values(), *self._held.values()]:
@@ -84,12 +138,17 @@ class FSDP(DDP):
 
     def whole(self, name: str, held: Tensor) -> Tensor:
         like = self._sharded[name]
+        if not isinstance(like, DTensor):
+            return held.detach()
         local = held.detach().to(like.device_mesh.device_type)
         sharded = DTensor.from_local(local, like.device_mesh, [Shard(0)], shape=like.shape, stride=like.stride())
         return sharded.full_tensor()
 
     def part(self, name: str, whole: Tensor) -> Tensor:
-        return distribute_tensor(whole, self._sharded[name].device_mesh, [Shard(0)], src_data_rank=None).to_local()
+        like = self._sharded[name]
+        if not isinstance(like, DTensor):
+            return whole
+        return distribute_tensor(whole, like.device_mesh, [Shard(0)], src_data_rank=None).to_local()
 
     def weights(self) -> dict[str, Tensor]:
         return {name: self.whole(name, held) for name, held in self._held.items()}
