@@ -68,6 +68,7 @@ def train(
     start = checkpoints.load(run)
     log.rewind(start)
     model.train()
+    model.low_stream = recipe.stream == "bf16"
     speed, saved = Throughput(model, device), time.monotonic()
     apart = steps_apart(parallel.shapes)
     for step in range(start, steps):
