@@ -15,7 +15,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from kernels.add_norm import add_norm
 from kernels.attention import attention
+from kernels.norm_rope import norm_rotate
+from kernels.projections import projections
 from kernels.rms_norm import rms_norm
 from kernels.rope import rotate
 from kernels.swiglu import swiglu
@@ -88,15 +91,43 @@ class Cache:
         self.lengths_B[rows] = other.lengths_B[theirs]
 
 
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Of products of x now; None without autocast."""
+    return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
+
+
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, arXiv:1910.07467."""
+    """x / rms(x) * weight, arXiv:1910.07467. On a GPU in the dtype of the products that read it, which would each cast it."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps, autocast_dtype(x) if x.is_cuda else None)
+
+
+class StreamNorm(RMSNorm):
+    """(x + more, the norm of that sum); without more, x and its norm."""
+
+    def forward(self, x: Tensor, more: Tensor | None) -> tuple[Tensor, Tensor]:
+        if more is None:
+            return x, super().forward(x)
+        return add_norm(x, more, self.weight, self.eps, autocast_dtype(x) if x.is_cuda else None)
+
+
+class HeadNorm(RMSNorm):
+    """y_BHTE: x_BTHE normed over E and turned by its position."""
+
+    def forward(self, x_BTHE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return norm_rotate(x_BTHE, self.weight, cos, sin, self.eps)
+
+
+class Turned(nn.Module):
+    """y_BHTE: x_BTHE turned by its position, without a norm."""
+
+    def forward(self, x_BTHE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return rotate(x_BTHE.transpose(1, 2), cos, sin)
 
 
 class Attention(nn.Module):
@@ -107,8 +138,8 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.width, config.kv_heads * self.head_width, config.qkv_bias)
         self.value = nn.Linear(config.width, config.kv_heads * self.head_width, config.qkv_bias)
         self.output = nn.Linear(config.heads * self.head_width, config.width, bias=False)
-        self.query_norm = RMSNorm(self.head_width, config.norm_eps) if config.qk_norm else nn.Identity()
-        self.key_norm = RMSNorm(self.head_width, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.query_norm = HeadNorm(self.head_width, config.norm_eps) if config.qk_norm else Turned()
+        self.key_norm = HeadNorm(self.head_width, config.norm_eps) if config.qk_norm else Turned()
 
     def forward(
         self,
@@ -121,11 +152,10 @@ class Attention(nn.Module):
         bounds: Tensor | None,
     ) -> Tensor:
         B, T, _ = x_BTD.shape
-        # normed before the transpose: rows of a tensor that is contiguous
-        q = self.query_norm(self.query(x_BTD).view(B, T, self.heads, self.head_width)).transpose(1, 2)
-        k = self.key_norm(self.key(x_BTD).view(B, T, self.kv_heads, self.head_width)).transpose(1, 2)
-        v = self.value(x_BTD).view(B, T, self.kv_heads, self.head_width).transpose(1, 2)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k, v = projections(x_BTD, (self.query, self.key, self.value))
+        q = self.query_norm(q.view(B, T, self.heads, self.head_width), cos, sin)
+        k = self.key_norm(k.view(B, T, self.kv_heads, self.head_width), cos, sin)
+        v = v.view(B, T, self.kv_heads, self.head_width).transpose(1, 2)
         if cache is None:
             mixed_BTHE = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bounds)
             return self.output(mixed_BTHE.reshape(B, T, -1))
@@ -144,27 +174,34 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(config.ffn_width, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(swiglu(self.gate(x), self.up(x)))
+        gate, up = projections(x, (self.gate, self.up))
+        return self.down(swiglu(gate, up))
 
 
 class Block(nn.Module):
+    """(x, waiting) -> (x, waiting): the residual stream, and what the last block made, which is added to it where it is read
+    next, in one kernel with a norm. None waits where there is no such kernel: the sum is then made at once."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention_norm, self.attention = RMSNorm(config.width, config.norm_eps), Attention(config)
-        self.ffn_norm, self.ffn = RMSNorm(config.width, config.norm_eps), FeedForward(config)
+        self.attention_norm, self.attention = StreamNorm(config.width, config.norm_eps), Attention(config)
+        self.ffn_norm, self.ffn = StreamNorm(config.width, config.norm_eps), FeedForward(config)
 
     def forward(
         self,
         x: Tensor,
+        waiting: Tensor | None,
         cos: Tensor,
         sin: Tensor,
         cache: Cache | None,
         layer: int,
         mask: Tensor | None,
         bounds: Tensor | None,
-    ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, cache, layer, mask, bounds)
-        return x + self.ffn(self.ffn_norm(x))
+    ) -> tuple[Tensor, Tensor | None]:
+        x, normed = self.attention_norm(x, waiting)
+        x, normed = self.ffn_norm(x, self.attention(normed, cos, sin, cache, layer, mask, bounds))
+        more = self.ffn(normed)
+        return (x + more, None) if waiting is None else (x, more)
 
 
 class Decoder(nn.Module):
@@ -184,8 +221,8 @@ class Decoder(nn.Module):
         cos_TE, sin_TE = turns(config.rope_theta, config.each_head, config.context, config.rope_scaling)
         self.register_buffer("cos_TE", cos_TE, persistent=False)
         self.register_buffer("sin_TE", sin_TE, persistent=False)
-        self.recompute = False
-        self._run: Callable[..., Tensor] = Block.__call__
+        self.recompute = self.low_stream = False
+        self._run: Callable[..., tuple[Tensor, Tensor | None]] = Block.__call__
         self._initialise(seed)
 
     @torch.no_grad()
@@ -221,7 +258,7 @@ class Decoder(nn.Module):
         None: a row is one document. Positions go on counting along the row all the same, since rotary attention depends on
         their differences alone.
         Without a cache, and with `recompute` set, the backward makes each block's activations anew from its input, which alone
-        is kept (Chen et al. 2016, arXiv:1604.06174).
+        is kept (Chen et al. 2016, arXiv:1604.06174). With `low_stream` set, the residual stream has the dtype of autocast.
         Raises ValueError when the sequence is longer than the context, for bounds with a cache, and for bounds that do not fit.
         """
         if cache is not None and bounds is not None:
@@ -237,18 +274,24 @@ class Decoder(nn.Module):
             visible_BTC = torch.arange(cache.capacity, device=ids_BT.device) <= positions_BT[..., None]
             mask = visible_BTC.repeat(1, self.config.heads // self.config.kv_heads, 1)[:, None]
         x_BTD = self.embedding(ids_BT)
+        products = autocast_dtype(x_BTD)
+        if self.low_stream and products:
+            x_BTD = x_BTD.to(products)
+        # nothing waits yet: zeros, so that the first block has the graph of the others
+        waiting_BTD = torch.zeros_like(x_BTD, dtype=products) if x_BTD.is_cuda else None
         # a CPU's graph would have every strip of every document in it, anew for each batch
         run = self._run if bounds is None or x_BTD.is_cuda else Block.__call__
         for layer, block in enumerate(self.blocks):
+            stream = block, x_BTD, waiting_BTD, cos, sin
             if cache is not None:
-                x_BTD = block(x_BTD, cos, sin, cache, layer, mask, None)
+                x_BTD, waiting_BTD = Block.__call__(*stream, cache, layer, mask, None)
             elif self.recompute and torch.is_grad_enabled():
-                x_BTD = checkpoint(run, block, x_BTD, cos, sin, None, 0, None, bounds, use_reentrant=False)
+                x_BTD, waiting_BTD = checkpoint(run, *stream, None, 0, None, bounds, use_reentrant=False)
             else:
-                x_BTD = run(block, x_BTD, cos, sin, None, 0, None, bounds)
+                x_BTD, waiting_BTD = run(*stream, None, 0, None, bounds)
         if cache is not None:
             cache.lengths_B += T
-        return self.norm(x_BTD)
+        return self.norm(x_BTD if waiting_BTD is None else x_BTD + waiting_BTD)
 
     def num_parameters(self) -> int:
         """Numbers learned; a tied head is counted once."""

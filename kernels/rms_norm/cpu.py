@@ -28,7 +28,8 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         y, rstd = _forward(x, weight, eps)
         ctx.save_for_backward(x, weight, rstd)
-        return y
+        # a view: torch 2.11 compiles gradients of zero through a result that was written in place
+        return y.view_as(y)
 
     @staticmethod
     @once_differentiable

@@ -40,6 +40,11 @@ def with_gradients(op: Callable[..., Tensor], x: Tensor, weight: Tensor, dy: Ten
     return [y, *torch.autograd.grad(y, (x, weight), dy)]
 
 
+def by_triton(module: ModuleType) -> Callable[..., Tensor]:
+    """Triton's, in the dtype of x if none is given."""
+    return lambda x, weight, eps, dtype=None: module.rms_norm(x, weight, eps, dtype or x.dtype)
+
+
 def check(op: Callable[..., Tensor], shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
     tensors = inputs(shape, dtype, device)
     wide = [tensor.detach().double().requires_grad_() for tensor in tensors]
@@ -53,7 +58,7 @@ def check(op: Callable[..., Tensor], shape: tuple[int, ...], dtype: torch.dtype,
 def test_triton_equals_the_reference(
     triton: ModuleType, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> None:
-    check(triton.rms_norm, shape, dtype, device)
+    check(by_triton(triton), shape, dtype, device)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
@@ -67,8 +72,8 @@ def test_a_program_sums_the_weights_gradient_over_many_tiles(
 ) -> None:
     monkeypatch.setattr(triton, "PROGRAMS", 3)
     monkeypatch.setattr(triton, "TILE", 256)
-    check(triton.rms_norm, (53, 96), torch.float32, device)
-    once, again = (with_gradients(triton.rms_norm, *inputs((53, 96), torch.float32, device)) for _ in range(2))
+    check(by_triton(triton), (53, 96), torch.float32, device)
+    once, again = (with_gradients(by_triton(triton), *inputs((53, 96), torch.float32, device)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
 
 
@@ -76,18 +81,35 @@ def test_an_fp32_weight_gets_an_fp32_gradient(triton: ModuleType, device: torch.
     # as under autocast: the norms stay in fp32 while the projections give bf16
     x, weight, dy = inputs((40, 24), torch.bfloat16, device)
     weight = weight.detach().float().requires_grad_()
-    for op in (triton.rms_norm, rms_norm):
+    for op in (by_triton(triton), rms_norm):
         y, dx, dweight = with_gradients(op, x, weight, dy)
         assert (y.dtype, dx.dtype, dweight.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
         wanted = with_gradients(reference.rms_norm, x.detach().double().requires_grad_(), weight, dy.double())[2]
         torch.testing.assert_close(dweight, wanted, **TOLERANCES[torch.float32])
 
 
+def test_a_norm_in_the_dtype_of_its_reader_is_the_cast_of_the_norm(triton: ModuleType, device: torch.device) -> None:
+    """As under autocast with a stream in fp32: results to the bit, gradients in the dtypes of x and weight."""
+    x, weight, dy = inputs((40, 24), torch.float32, device)
+    for op in (by_triton(triton), rms_norm):
+        y = op(x, weight, EPS, torch.bfloat16)
+        # the interpreter cuts bits where the cast rounds them
+        exact = device.type == "cuda" or op is rms_norm
+        tolerance = {"rtol": 0, "atol": 0} if exact else TOLERANCES[torch.bfloat16]
+        torch.testing.assert_close(y, op(x, weight, EPS).bfloat16(), **tolerance)
+        got = torch.autograd.grad(y, (x, weight), dy.bfloat16())
+        assert [grad.dtype for grad in got] == [torch.float32, torch.float32]
+        wide = [tensor.detach().double().requires_grad_() for tensor in (x, weight)]
+        wanted = torch.autograd.grad(reference.rms_norm(*wide, EPS), wide, dy.bfloat16().double())
+        for one, other in zip(got, wanted, strict=True):
+            torch.testing.assert_close(one.double(), other, **TOLERANCES[torch.float32])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_statistics_are_in_fp32(triton: ModuleType, dtype: torch.dtype, device: torch.device) -> None:
     # 300^2 is past the range of fp16 (65504), and 4096 summands of one size are past the 8 bits of bf16.
     x, weight = torch.full((2, 4096), 300.0, dtype=dtype), torch.ones(4096, dtype=dtype)
-    for op, place in ((rms_norm, torch.device("cpu")), (triton.rms_norm, device)):
+    for op, place in ((rms_norm, torch.device("cpu")), (by_triton(triton), device)):
         assert torch.equal(op(x.to(place), weight.to(place), EPS).cpu(), torch.ones_like(x))
 
 
@@ -148,4 +170,4 @@ def test_bad_input_says_what_to_do(triton: ModuleType, monkeypatch: pytest.Monke
         rms_norm(torch.ones(2, 4), torch.ones(3), EPS)
     monkeypatch.setattr(triton, "MAX_WIDTH", 8)
     with pytest.raises(ValueError, match="norm a smaller width"):
-        triton.rms_norm(torch.ones(2, 9), torch.ones(9), EPS)
+        triton.rms_norm(torch.ones(2, 9), torch.ones(9), EPS, torch.float32)

@@ -13,31 +13,37 @@ from torch.autograd.function import once_differentiable
 
 # Entries of a tile: 32 a thread of 4 warps. A row that is longer is a tile of its own, with up to 16 warps.
 TILE = 4096
-# Fixed rather than the number of multiprocessors, so that every GPU adds the weight's gradient in one order.
-PROGRAMS = 256
+# Of a backward: 8 for each of an H100's 132 multiprocessors, so that some load while others compute. Fixed rather than asked of
+# the device, so that every GPU adds the weight's gradient in one order.
+PROGRAMS = 1056
 MAX_WIDTH = 32768
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """What the reference gives, in fp32 inside; backward keeps x and a number a row.
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """What the reference gives, in fp32 inside; backward keeps x and a number a row, and gives the dtype of x.
 
     The weight's gradient is the sum of P partial sums in a fixed order: the same bits every time. Raises ValueError when a
     row has more than MAX_WIDTH entries.
     """
+    check_width(x)
+    return _RMSNorm.apply(x, weight, eps, dtype)
+
+
+def check_width(x: Tensor) -> None:
+    """Raises ValueError when a row is no tile."""
     if x.shape[-1] > MAX_WIDTH:
         raise ValueError(f"rows of {x.shape[-1]} entries are longer than a tile of {MAX_WIDTH}: norm a smaller width")
-    return _RMSNorm.apply(x, weight, eps)
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         D = x.shape[-1]
         x_RD = x.reshape(-1, D).contiguous()
         R = x_RD.shape[0]
-        y_RD = torch.empty_like(x_RD)
+        y_RD = torch.empty_like(x_RD, dtype=dtype)
         rstd_R = torch.empty(R, dtype=torch.float32, device=x.device)
-        rows, block, warps = _tile(D)
+        rows, block, warps = tile(D)
         _forward[(-(-R // rows),)](
             x_RD, weight.contiguous(), y_RD, rstd_R, R, D, eps, ROWS=rows, BLOCK=block, num_warps=warps
         )
@@ -46,20 +52,20 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x_RD, weight, rstd_R = ctx.saved_tensors
         R, D = x_RD.shape
         dy_RD = dy.reshape(R, D).contiguous()
         dx_RD = torch.empty_like(x_RD)
-        rows, block, warps = _tile(D)
+        rows, block, warps = tile(D)
         P = min(PROGRAMS, -(-R // rows))
         dweight_PD = torch.empty(P, D, dtype=torch.float32, device=x_RD.device)
         tensors = (dy_RD, x_RD, weight.contiguous(), rstd_R, dx_RD, dweight_PD)
         _backward[(P,)](*tensors, R, D, P, ROWS=rows, BLOCK=block, num_warps=warps)
-        return dx_RD.view(dy.shape), dweight_PD.sum(0).to(weight.dtype), None
+        return dx_RD.view(dy.shape), dweight_PD.sum(0).to(weight.dtype), None, None
 
 
-def _tile(D: int) -> tuple[int, int, int]:
+def tile(D: int) -> tuple[int, int, int]:
     """(rows, columns, warps) of a tile, powers of two; the columns hold a whole row."""
     block = 1 << max(D - 1, 0).bit_length()
     return max(1, TILE // block), block, min(16, max(4, block // 1024))

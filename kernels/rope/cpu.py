@@ -26,7 +26,8 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BHTE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turn(x_BHTE, cos, sin, 1)
+        y_BHTE = _turn(x_BHTE, cos, sin, 1)
+        return y_BHTE.view_as(y_BHTE)  # a result written in place, as in kernels/rms_norm/cpu.py
 
     @staticmethod
     @once_differentiable

@@ -70,6 +70,7 @@ def train(
     checkpoints.reserve(run, steps)
     log.rewind(start)
     model.train()
+    model.low_stream = recipe.stream == "bf16"
     digests, speed = Digests(parallel), Throughput(model, device)
     for step in range(start, steps):
         for group in optimizer.param_groups:

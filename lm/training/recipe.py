@@ -18,6 +18,10 @@ class Recipe(Config):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of products; weights, sums and optimizer stay fp32. auto: bf16 on a GPU, fp32 on a CPU"
     )
+    stream: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="of the residual stream, if products are bf16; bf16 keeps 8 bits of a sum, saves 5% of a step (predicted)",
+    )
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="torch.compile; auto: where the run is long enough"
     )

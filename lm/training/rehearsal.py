@@ -132,6 +132,7 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
         with fake:
             step = step_of()
             step.model.train()
+            step.model.low_stream = recipe.stream == "bf16"
             for weight in step.model.parameters():
                 weight.grad = torch.zeros_like(weight)
         parallel = Exact(recipe.shards)

@@ -1,7 +1,7 @@
 """What a GPU's kernels would allocate, asked of fake tensors on a machine without one."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,34 +13,42 @@ from torch.overrides import TorchFunctionMode
 
 # autocast computes these in fp32 on a GPU, and in bf16 on a CPU
 WIDE = {torch.nn.functional.cross_entropy, torch.nn.functional.log_softmax, Tensor.log_softmax}
-KERNELS = ("attention", "linear_cross_entropy", "rms_norm", "rope", "swiglu")
+KERNELS = ("add_norm", "attention", "linear_cross_entropy", "norm_rope", "rms_norm", "rope", "swiglu")
+# Told of every kernel that would be launched: its name as folder.function, and its arguments by position
+Launched = Callable[[str, tuple[Any, ...]], None]
 
 
 class Unlaunched:
     """In the place of a Triton kernel: what it would write is there already, since nobody reads it."""
 
+    def __init__(self, name: str, launched: Launched) -> None:
+        self._name, self._launched = name, launched
+
     def __getitem__(self, grid: Any) -> Any:
-        return lambda *args, **kwargs: None
+        return lambda *args, **kwargs: self._launched(self._name, args)
 
 
 class FusedAttention(torch.autograd.Function):
     """torch's fused attention on a GPU, which reads grouped heads as they are: keeps inputs, output and a number a row."""
 
     @staticmethod
-    def forward(ctx: Any, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
+    def forward(ctx: Any, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, launched: Launched) -> Tensor:
         mixed_BHTE = torch.empty_like(q_BHTE)
+        launched("attention.forward", (q_BHTE, k_BKTE, v_BKTE))
+        ctx.launched = launched
         ctx.save_for_backward(
             q_BHTE, k_BKTE, v_BKTE, mixed_BHTE, q_BHTE.new_empty(q_BHTE.shape[:3], dtype=torch.float32)
         )
         return mixed_BHTE
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.empty_like(x) for x in ctx.saved_tensors[:3])
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.launched("attention.backward", ctx.saved_tensors[:3])
+        return *(torch.empty_like(x) for x in ctx.saved_tensors[:3]), None
 
 
 @contextmanager
-def on_gpu() -> Iterator[None]:
+def on_gpu(launched: Launched = lambda name, arguments: None) -> Iterator[None]:
     """Until it ends, every fake tensor says that it is on a GPU, so that kernels take the path of one, and none is launched.
 
     The tensors stay fake ones of the CPU: a torch without CUDA has no fake ones of a GPU that autograd takes. Attributes are
@@ -51,17 +59,17 @@ def on_gpu() -> Iterator[None]:
         from triton.runtime.jit import KernelInterface
     except ImportError:
         raise ValueError("the package triton is missing: a GPU's memory is counted along its kernels") from None
-    modules = [importlib.import_module(f"kernels.{name}.triton") for name in KERNELS]
+    modules = {name: importlib.import_module(f"kernels.{name}.triton") for name in KERNELS}
     places: list[tuple[Any, str, Any]] = [
-        (module, name, Unlaunched())
-        for module in modules
+        (module, name, Unlaunched(f"{folder}.{name}", launched))
+        for folder, module in modules.items()
         for name, kernel in vars(module).items()
         if isinstance(kernel, KernelInterface)
     ]
     attention = F.scaled_dot_product_attention
 
     def fused(q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
-        return FusedAttention.apply(q, k, v) if how.get("is_causal") else attention(q, k, v, **how)
+        return FusedAttention.apply(q, k, v, launched) if how.get("is_causal") else attention(q, k, v, **how)
 
     places += [(F, "scaled_dot_product_attention", fused), (FakeTensor, "is_cuda", property(lambda tensor: True))]
     before = [getattr(place, name) for place, name, _ in places[:-1]]

@@ -125,3 +125,73 @@ def test_bad_shapes_and_too_long_sequences() -> None:
     with pytest.raises(ValueError, match="context of 48"):
         Cache(toy_model().config, 1, 49)
     assert isinstance(toy_model(tied=False).head, torch.nn.Linear) and isinstance(toy_model(), Decoder)
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch):
+    """Tensors say that they are a GPU's from when it is called: kernels take that path, which Triton's interpreter runs."""
+    return lambda: monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
+
+
+def gradients_of(model: Decoder) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Logits, and the gradient of every weight, of a loss that is not symmetric in anything."""
+    ids = torch.randint(0, 261, (2, 9), generator=torch.Generator().manual_seed(0))
+    logits = model(ids)
+    model.zero_grad()
+    (logits.float() * torch.linspace(-1, 1, logits.numel()).view(logits.shape)).sum().backward()
+    return logits.detach(), {name: weight.grad for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_a_gpus_path_has_the_gradients_of_a_cpus(on_gpu, qk_norm: bool) -> None:
+    """Norms with the sum before them and the rotation behind them as one kernel, and products that add: another order of sums."""
+    if torch.cuda.is_available():
+        pytest.skip("kernels are not interpreted here")
+    model = toy_model(qk_norm=qk_norm, qkv_bias=not qk_norm)
+    wanted, gradients = gradients_of(model)
+    on_gpu()
+    logits, found = gradients_of(model)
+    torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-6)
+    for name, gradient in gradients.items():
+        assert gradient.abs().max() > 1e-6, name
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()), msg=name)
+    with torch.autocast("cpu", torch.bfloat16):
+        for model.low_stream in (False, True):
+            _, rounded = gradients_of(model)
+            for name, gradient in gradients.items():
+                assert rounded[name].dtype == torch.float32
+                alike = torch.nn.functional.cosine_similarity(rounded[name].flatten(), gradient.flatten(), dim=0)
+                assert alike > 0.99, f"{name}: {alike}"
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_the_stream_is_bf16_where_it_is_asked_for_and_products_are(wanted: bool) -> None:
+    model, ids, seen = toy_model(), torch.arange(20).view(2, 10), []
+    plain = model(ids)
+    model.low_stream = wanted
+    assert torch.equal(model(ids), plain)  # products are fp32 here
+    for block in model.blocks:
+        block.register_forward_hook(lambda block, inputs, outputs: seen.append(outputs[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(ids)
+    assert seen == [torch.bfloat16 if wanted else torch.float32] * 2
+    torch.testing.assert_close(rounded.float(), plain, rtol=0.1, atol=0.02)
+
+
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_a_compiled_block_has_the_gradients_of_a_plain_one(qk_norm: bool) -> None:
+    """Of its input and of every weight: gradients of zero would not show in a loss that falls."""
+    block = toy_model(qk_norm=qk_norm).blocks[0]
+    x, cos, sin = torch.randn(2, 9, 32).requires_grad_(), torch.randn(9, 4).cos(), torch.randn(9, 4).sin()
+    torch._dynamo.reset()
+    results = []
+    for run in (type(block).__call__, torch.compile(type(block).__call__, backend="aot_eager", fullgraph=True)):
+        y, waiting = run(block, x, None, cos, sin, None, 0, None, None)
+        assert waiting is None
+        inputs = {"x": x, **dict(block.named_parameters())}
+        found = torch.autograd.grad(y, list(inputs.values()), torch.linspace(-1, 1, y.numel()).view(y.shape))
+        results.append(dict(zip(inputs, found, strict=True)))
+    plain, compiled = results
+    for name, gradient in plain.items():
+        assert gradient.abs().max() > 1e-6, name
+        torch.testing.assert_close(compiled[name], gradient, rtol=1e-5, atol=1e-6, msg=name)

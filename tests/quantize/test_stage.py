@@ -209,7 +209,7 @@ def test_later_layers_are_packed_for_what_the_earlier_have_become(tmp_path: Path
 
 
 def first_inputs(model: Decoder, ids: Tensor) -> Tensor:
-    return model.blocks[0].attention_norm(model.embedding(ids)).flatten(0, 1).detach()
+    return model.blocks[0].attention_norm(model.embedding(ids), None)[1].flatten(0, 1).detach()
 
 
 def test_nan_is_an_error_that_names_file_and_weight(tmp_path: Path, four: QuantizeConfig) -> None:

@@ -1,0 +1,42 @@
+"""What a GPU would move and compute, counted without one, and the time that a roofline predicts of it, before and after.
+
+`before` is what the same counts gave at the commit BEFORE. A count is a function without arguments and has no noise, so one
+run of it is enough.
+"""
+
+from collections.abc import Callable, Iterator
+
+from benchmarks.contest import Arm, Contest, Metric, Sample
+from benchmarks.step_counts import CLASSES, PRESET, TOKENS, step_counts
+
+BEFORE = "c8f229a"
+# Predicted ms of TOKENS tokens, by class
+STEP_BEFORE = {
+    "products": 66.61, "attention": 15.2, "norms": 14.4, "rotation": 3.72, "swiglu": 9.91, "loss": 4.96, "adds": 19.47,
+    "casts": 17.52, "other": 0.67, "all": 152.46,
+}  # fmt: skip
+
+
+def contests(threads: int) -> Iterator[Contest]:
+    """The step with its residual stream in fp32 and in bf16."""
+    for stream in ("fp32", "bf16"):
+        label = f"step of {PRESET}, {TOKENS} tokens, stream {stream}"
+        yield counted(label, lambda stream=stream: milliseconds(stream), STEP_BEFORE, "ms")
+
+
+def counted(label: str, count: Callable[[], dict[str, float]], before: dict[str, float], unit: str) -> Contest:
+    """What is counted, by name, beside what it was before; less is better."""
+    metrics = tuple(Metric(f"predicted_{name}", unit) for name in before)
+
+    def arm(name: str, values: Callable[[], dict[str, float]]) -> Arm:
+        return Arm(name, lambda: Sample({f"predicted_{key}": value for key, value in values().items()}))
+
+    peer = arm(f"at {BEFORE}", lambda: before)
+    return Contest(arm(label, count), metrics, (peer,), pairs=1, threads=1, packages=("torch",))
+
+
+def milliseconds(stream: str) -> dict[str, float]:
+    """Predicted, of each class and of all."""
+    seconds = step_counts(stream).seconds
+    found = {kind: seconds[kind] * 1e3 for kind in CLASSES}
+    return {**found, "all": sum(found.values())}

@@ -1,0 +1,55 @@
+"""Several products of one input, whose gradients of the input are added where they are made."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def projections(x: Tensor, layers: Sequence[nn.Linear]) -> tuple[Tensor, ...]:
+    """layer(x) of each. Under autocast products, gradients of x and their sum are in its dtype.
+
+    In training on a GPU, where autograd would add the gradients of x in a pass over memory for each layer after the first (6
+    bytes an entry in bf16), a product adds to the one before. Elsewhere nothing but the calls.
+    """
+    if not (x.is_cuda and torch.is_grad_enabled()):
+        return tuple(layer(x) for layer in layers)
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    return together(x, [layer.weight for layer in layers], [layer.bias for layer in layers])
+
+
+def together(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """x weight^T + bias of each, in the dtype of x, to which weights and biases are cast. Differentiable once in all."""
+    cast = (part if part is None else part.to(x.dtype) for part in (*weights, *biases))
+    return _Projections.apply(x, *cast)
+
+
+class _Projections(torch.autograd.Function):
+    """x, n weights, n biases -> n results; letters: R rows (every dimension of x but the last), I inputs, O outputs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parts: Tensor | None) -> tuple[Tensor, ...]:
+        count = len(parts) // 2
+        weights, biases = parts[:count], parts[count:]
+        ctx.save_for_backward(x, *weights)
+        return tuple(F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, *weights = ctx.saved_tensors
+        needed, count = ctx.needs_input_grad, len(weights)
+        x_RI, grads_RO = x.flatten(0, -2), [grad.flatten(0, -2) for grad in grads]
+        dx = None
+        if needed[0]:
+            dx_RI = grads_RO[0] @ weights[0]
+            for grad_RO, weight_OI in zip(grads_RO[1:], weights[1:], strict=True):
+                dx_RI.addmm_(grad_RO, weight_OI)
+            dx = dx_RI.view(x.shape)
+        dweights = [grad.T @ x_RI if need else None for grad, need in zip(grads_RO, needed[1:], strict=False)]
+        dbiases = [grad.sum(0) if need else None for grad, need in zip(grads_RO, needed[1 + count :], strict=True)]
+        return dx, *dweights, *dbiases

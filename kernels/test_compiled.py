@@ -1,0 +1,105 @@
+"""Compiled, every kernel that has gradients gives those that it gives uncompiled, as one graph; and so do the Triton ones, as
+far as a machine without a GPU can say.
+
+Gradients are compared, since a loss may fall without them: torch 2.11 compiles gradients of zero through an autograd.Function
+whose result was written in place.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.add_norm import add_norm
+from kernels.attention import attention
+from kernels.linear_cross_entropy import linear_cross_entropy
+from kernels.norm_rope import norm_rotate
+from kernels.projections import together
+from kernels.rms_norm import rms_norm
+from kernels.rope import rotate
+from kernels.swiglu import swiglu
+
+EPS = 1e-6
+COS, SIN = torch.randn(6, 4).cos(), torch.randn(6, 4).sin()
+TARGETS = torch.arange(6)
+
+
+def numbers(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).requires_grad_()
+
+
+# what is computed, and what gets gradients
+CASES: dict[str, tuple[Callable[..., Tensor | tuple[Tensor, ...]], list[Tensor]]] = {
+    "rms_norm": (lambda x, w: rms_norm(x, w, EPS), [numbers(2, 6, 8), numbers(8)]),
+    "rms_norm to bf16": (lambda x, w: rms_norm(x, w, EPS, torch.bfloat16), [numbers(2, 6, 8), numbers(8)]),
+    "add_norm": (lambda x, more, w: add_norm(x, more, w, EPS), [numbers(2, 6, 8), numbers(2, 8, 6).mT, numbers(8)]),
+    "rotate": (lambda x: rotate(x, COS, SIN), [numbers(2, 3, 6, 8)]),
+    "norm_rotate": (lambda x, w: norm_rotate(x, w, COS, SIN, EPS), [numbers(2, 6, 3, 8), numbers(8)]),
+    "swiglu": (swiglu, [numbers(5, 8), numbers(8, 5).T]),
+    "attention": (lambda q, k, v: attention(q, k, v, None), [numbers(2, 6, 4, 8), numbers(2, 6, 2, 8), numbers(2, 6, 2, 8)]),
+    "projections": (lambda x, a, b: together(x, [a, b], [None, None]), [numbers(2, 6, 8), numbers(4, 8), numbers(3, 8)]),
+    "linear_cross_entropy": (lambda x, w: linear_cross_entropy(x, w, TARGETS)[0], [numbers(6, 8), numbers(9, 8)]),
+}  # fmt: skip
+# Not one graph: its forward makes the gradients and hands them over beside the graph
+BROKEN = {"linear_cross_entropy"}
+
+
+def gradients(op: Callable[..., Tensor | tuple[Tensor, ...]], inputs: list[Tensor]) -> list[Tensor]:
+    results = op(*inputs)
+    results = results if isinstance(results, tuple) else (results,)
+    grads = [torch.linspace(-1, 1, result.numel()).view(result.shape).to(result.dtype) for result in results]
+    if results[0].ndim == 0:
+        grads = [torch.ones(())]
+    return list(torch.autograd.grad(results, inputs, grads))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_compiled_gradients_are_those_of_eager(name: str) -> None:
+    op, inputs = CASES[name]
+    torch._dynamo.reset()
+    compiled = torch.compile(op, backend="aot_eager", fullgraph=name not in BROKEN)
+    for got, wanted in zip(gradients(compiled, inputs), gradients(op, inputs), strict=True):
+        assert wanted.abs().max() > 1e-3  # so that zeros would be seen
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+TRACE = """
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from lm.model import Block, ModelConfig
+import lm.model
+
+graphs = []
+def backend(graph, inputs):
+    graphs.append(graph)
+    def run(*given):  # kernels are not launched: on fake tensors they have shapes alone
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            found = graph(*[torch.empty_like(x) if isinstance(x, torch.Tensor) else x for x in given])
+        return tuple(torch.zeros(x.shape, dtype=x.dtype) if isinstance(x, torch.Tensor) else x for x in found)
+    return run
+
+torch.Tensor.is_cuda = property(lambda tensor: True)
+shape = ModelConfig(vocab_size=5, width=16, layers=2, heads=2, kv_heads=1, ffn_width=24, context=8, qk_norm=QK)
+blocks = [Block(shape), Block(shape)]
+compiled = torch.compile(Block.__call__, backend=backend, fullgraph=True)
+x, waiting, cos, sin = torch.randn(2, 8, 16), torch.zeros(2, 8, 16), torch.randn(8, 4), torch.randn(8, 4)
+with torch.autocast("cpu", torch.bfloat16):
+    for block in blocks:
+        x, waiting = compiled(block, x, waiting, cos, sin, None, 0, None, None)
+        print(x.dtype, waiting.dtype)
+        waiting = waiting.float()
+print("graphs", len(graphs))
+"""
+
+
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_a_gpus_block_is_one_graph(qk_norm: bool) -> None:
+    """In a process that has no interpreter of Triton: Dynamo traces the launches themselves."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    code = TRACE.replace("QK", str(qk_norm))
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "graphs 1" in done.stdout, done.stderr
