@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 # autocast computes these in fp32 on a GPU, and in bf16 on a CPU
 WIDE = {torch.nn.functional.cross_entropy, torch.nn.functional.log_softmax, Tensor.log_softmax}
-KERNELS = ("attention", "linear_cross_entropy", "rms_norm", "rope", "swiglu")
+KERNELS = ("attention", "decode_attention", "linear_cross_entropy", "pick", "rms_norm", "rope", "swiglu")
 
 
 class Unlaunched:
