@@ -29,6 +29,8 @@ LOOK_UPS = {
     torch.ops.aten.gather.default,
     torch.ops.aten.index_select.default,
 }
+# which allocate and do not write
+ROOM = {torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.new_empty, torch.ops.aten.empty_strided}
 # whose first tensor is written and not read
 OVERWRITES = {torch.ops.aten.copy_.default, torch.ops.aten.fill_.Scalar, torch.ops.aten.zero_.default}
 
@@ -61,8 +63,9 @@ class Moved(TorchDispatchMode):
         given, made = tensors_in((args, kwargs)), func(*args, **kwargs)
         results, changes = tensors_in(made), func._schema.is_mutable
         there = {tensor.untyped_storage()._cdata for tensor in given}
-        if not changes and all(tensor.untyped_storage()._cdata in there for tensor in results):
-            return made  # a view
+        view = not changes and all(tensor.untyped_storage()._cdata in there for tensor in results)
+        if view or func.overloadpacket in ROOM:
+            return made
         unread = {id(kwargs.get("out"))} | ({id(args[0])} if func in OVERWRITES else set())
         read = [tensor for tensor in given if id(tensor) not in unread]
         if func in LOOK_UPS:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.decode_counts import CAPACITY, ROWS, SHAPE, Moved, decode_counts
+from benchmarks.decode_counts import SHAPE, Moved, decode_counts
 from lm import model
 
 pytest.importorskip("triton")
@@ -54,7 +54,7 @@ def test_what_counts_as_moved() -> None:
             (lambda: x.copy_(table[:8]), 2 * 128),
             (lambda: x.bfloat16(), 128 + 64),
             (lambda: torch.nn.functional.embedding(ids, table), 2 * 48 + 24),
-            (lambda: torch.mm(x, x.T, out=torch.empty(8, 8)), 128 + 256),
+            (lambda: torch.mm(x, x.T, out=torch.empty(8, 8)), 2 * 128 + 256),
             (lambda: x.expand(50, 8, 4) + 0, 128 + 50 * 128),
         ):
             with Moved(1.0) as moved:
@@ -65,5 +65,4 @@ def test_what_counts_as_moved() -> None:
 def test_the_launches_of_a_layer_are_few() -> None:
     shorter = SHAPE.model_copy(update={"layers": 4})
     per_layer = (decode_counts()["launches"] - decode_counts(shorter)["launches"]) / 20
-    assert per_layer <= 30
-    assert (ROWS, CAPACITY) == (512, 576)
+    assert per_layer <= 22

@@ -19,12 +19,12 @@ from lm.decoding import Rows, cast_once, cuda_graph, dtype_of_pass
 from lm.sampler import Completion, generate
 from tests.lm.models import toy_model
 
-CONTEXT, BUDGET, STOP = 96, 12, 7
+CONTEXT, BUDGET, STOP = 96, 12, 21
 PROMPTS = [[(5 * length + 3 * place) % 61 for place in range(length)] for length in (1, 3, 15, 17, 30, 60, 90, 95)]
 
 
 def decided(**shape: object) -> torch.nn.Module:
-    """A toy model whose distributions are far from uniform, and that often stops."""
+    """A toy model whose distributions are far from uniform, and that draws STOP once in 15 tokens."""
     model = toy_model(seed=4, **{"context": CONTEXT, "vocab_size": 61, **shape})
     with torch.no_grad():
         model.embedding.weight.mul_(8)
