@@ -19,7 +19,7 @@ from kernels.linear_divergence import linear_divergence
 from lm.hf import config_of
 from lm.model import Decoder, ModelConfig
 from lm.problems.example import Example
-from lm.sampler import ROWS
+from lm.sampler import rows_for
 from lm.tokenizer import SPECIALS, Tokenizer
 from lm.training.batch import Batch, Figures
 from lm.training.conversations import hidden_at, token_logps
@@ -129,7 +129,14 @@ def reinforcement(params: dict[str, Any], shape: ModelConfig) -> Workload:
             logps_BT = token_logps(model, ids_BN[rows], kept, config.temperature)
             return config.loss(logps_BT, logps_BT.detach(), torch.ones(len(logps_BT)), torch.ones_like(logps_BT))
 
-        written = (answers, min(ROWS, answers), config.prompts, prompt, config.max_new_tokens, config.steps_a_rollout)
+        written = (
+            answers,
+            rows_for(model, answers),
+            config.prompts,
+            prompt,
+            config.max_new_tokens,
+            config.steps_a_rollout,
+        )
         return Step(model, Batch(B, T, B * T, loss), Sampling(model, *written))
 
     return Workload("rl", config, shape, config.steps, config.steps * B * config.max_new_tokens, step)
@@ -165,7 +172,7 @@ def distillation(params: dict[str, Any], shape: ModelConfig) -> Workload:
             return sum((divergence(*part) for part in parts if len(part[0])), torch.zeros(())), {}
 
         batch = Batch(B + texts, max(T, text_length), B * T + texts * text_length, loss)
-        return Step(model, batch, Sampling(teacher, B, min(ROWS, B), B, prompt, config.max_new_tokens))
+        return Step(model, batch, Sampling(teacher, B, rows_for(teacher, B), B, prompt, config.max_new_tokens))
 
     tokens = config.steps * (B * config.max_new_tokens + texts * text_length)
     return Workload("distill", config, student, config.steps, tokens, step)

@@ -9,10 +9,11 @@ from typing import TextIO
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+import torch.nn.functional as F
 
+from kernels.pick import pick
 from lm.checkpoint import device, load_model
 from lm.model import Cache, Decoder
-from lm.sampler import pick
 from lm.tokenizer import Tokenizer
 
 SHOWN = 3  # problems that the banner names
@@ -31,7 +32,7 @@ def tokens_of(
         raise ValueError(f"prompts must have 1 to {context - 1} tokens; this has {len(prompt)}")
     count = min(max_new_tokens, context - len(prompt))
     cache = Cache(model.config, 1, len(prompt) + count, where)
-    logits_1V = model(torch.tensor([prompt], device=where), cache)[:, -1]
+    logits_1V = F.linear(model.hidden(torch.tensor([prompt], device=where), cache)[:, -1], model.head_weight)
     for point in np.random.Generator(np.random.Philox(key=[seed, 0])).random(count):
         ids_1, _ = pick(logits_1V, temperature, torch.tensor([point], device=where))
         yield int(ids_1)

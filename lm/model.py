@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kernels.add_norm import add_norm
 from kernels.attention import attention
+from kernels.decode_attention import decode_attention
 from kernels.norm_rope import norm_rotate
 from kernels.projections import projections
 from kernels.rms_norm import rms_norm
@@ -62,32 +63,61 @@ class Cache:
     """Keys and values of the tokens seen so far, for rows of up to `capacity` tokens each: row b has lengths_B[b] of them, in
     its first slots, whatever stands in the others. Raises ValueError for a capacity beyond the model's context."""
 
-    def __init__(self, config: ModelConfig, rows: int, capacity: int, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        rows: int,
+        capacity: int,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         if capacity > config.context:
             raise ValueError(f"a cache of {capacity} tokens is longer than the model's context of {config.context}")
         shape = (config.layers, rows, config.kv_heads, capacity, config.each_head)
-        self.keys_LBKCE = torch.zeros(shape, device=device)
-        self.values_LBKCE = torch.zeros(shape, device=device)
+        self.keys_LBKCE = torch.zeros(shape, device=device, dtype=dtype)
+        self.values_LBKCE = torch.zeros(shape, device=device, dtype=dtype)
         self.lengths_B = torch.zeros(rows, dtype=torch.int64, device=device)
         self.capacity = capacity
+        self._group, self._fresh = config.heads // config.kv_heads, True
 
-    def expect(self, T: int) -> Tensor:
-        """positions_BT of the next T tokens of each row, which `extend` puts there, layer by layer."""
-        self._positions_BT = self.lengths_B[:, None] + torch.arange(T, device=self.lengths_B.device)
-        return self._positions_BT
+    def expect(self, T: int) -> tuple[Tensor, Tensor | None]:
+        """(positions_BT, mask_B1QC) of the next T tokens of each row, which `attend` puts there, layer by layer; C slots, of
+        each key head the T queries of each head of its group. No mask where a GPU's kernels need none: a token follows, or
+        the T tokens are the first."""
+        positions_BT = self.lengths_B[:, None] + torch.arange(T, device=self.lengths_B.device)
+        bare, self._fresh = self.keys_LBKCE.is_cuda and (T == 1 or self._fresh), False
+        self._positions_BT = positions_BT
+        if bare:
+            return positions_BT, None
+        visible_BTC = torch.arange(self.capacity, device=positions_BT.device) <= positions_BT[..., None]
+        return positions_BT, visible_BTC.repeat(1, self._group, 1)[:, None]
 
-    def extend(self, layer: int, k_BKTE: Tensor, v_BKTE: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep keys and values of the expected tokens; returns (keys_BKCE, values_BKCE) of every slot of the layer."""
-        slots = self._positions_BT[:, None, :, None].expand_as(k_BKTE)
+    def attend(self, layer: int, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, mask: Tensor | None) -> Tensor:
+        """mixed_BTHE of the expected tokens, over themselves and all before them in their row; keys and values are kept."""
         keys_BKCE, values_BKCE = self.keys_LBKCE[layer], self.values_LBKCE[layer]
+        B, K, T, E = k_BKTE.shape
+        if mask is None and T == 1:
+            of_one = (x.squeeze(2) for x in (q_BHTE, k_BKTE, v_BKTE))
+            return decode_attention(*of_one, keys_BKCE, values_BKCE, self.lengths_B).unsqueeze(1)
+        if mask is None:
+            keys_BKCE[:, :, :T], values_BKCE[:, :, :T] = k_BKTE, v_BKTE
+            return attention(*(x.transpose(1, 2) for x in (q_BHTE, k_BKTE, v_BKTE)), None)
+        slots = self._positions_BT[:, None, :, None].expand_as(k_BKTE)
         keys_BKCE.scatter_(2, slots, k_BKTE.to(keys_BKCE.dtype))
         values_BKCE.scatter_(2, slots, v_BKTE.to(values_BKCE.dtype))
-        return keys_BKCE, values_BKCE
+        # the G query heads of a key head as rows of one head: torch's enable_gqa leaves the fused CPU path (torch 2.13)
+        q = q_BHTE.reshape(B, K, -1, E)
+        mixed = F.scaled_dot_product_attention(q, keys_BKCE, values_BKCE, attn_mask=mask)
+        return mixed.reshape(B, -1, T, E).transpose(1, 2)
 
     def take(self, rows: Tensor, other: "Cache", theirs: Tensor) -> None:
         """Have these rows begin as those of another cache, whose capacity is no larger."""
-        self.keys_LBKCE[:, rows, :, : other.capacity] = other.keys_LBKCE[:, theirs]
-        self.values_LBKCE[:, rows, :, : other.capacity] = other.values_LBKCE[:, theirs]
+        # a layer at a time: what is taken lies twice in memory meanwhile
+        for keys, values, other_keys, other_values in zip(
+            self.keys_LBKCE, self.values_LBKCE, other.keys_LBKCE, other.values_LBKCE, strict=True
+        ):
+            keys[rows, :, : other.capacity] = other_keys[theirs]
+            values[rows, :, : other.capacity] = other_values[theirs]
         self.lengths_B[rows] = other.lengths_B[theirs]
 
 
@@ -159,11 +189,7 @@ class Attention(nn.Module):
         if cache is None:
             mixed_BTHE = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bounds)
             return self.output(mixed_BTHE.reshape(B, T, -1))
-        k, v = cache.extend(layer, k, v)
-        # the G query heads of a key head as rows of one head: torch's enable_gqa leaves the fused CPU path (torch 2.13)
-        q = q.reshape(B, self.kv_heads, -1, self.head_width)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.output(mixed.reshape(B, self.heads, T, -1).transpose(1, 2).reshape(B, T, -1))
+        return self.output(cache.attend(layer, q, k, v, mask).reshape(B, T, -1))
 
 
 class FeedForward(nn.Module):
@@ -269,10 +295,8 @@ class Decoder(nn.Module):
         if cache is None:
             cos, sin, mask = self.cos_TE[:T], self.sin_TE[:T], None
         else:
-            positions_BT = cache.expect(T)
+            positions_BT, mask = cache.expect(T)
             cos, sin = self.cos_TE[positions_BT][:, None], self.sin_TE[positions_BT][:, None]
-            visible_BTC = torch.arange(cache.capacity, device=ids_BT.device) <= positions_BT[..., None]
-            mask = visible_BTC.repeat(1, self.config.heads // self.config.kv_heads, 1)[:, None]
         x_BTD = self.embedding(ids_BT)
         products = autocast_dtype(x_BTD)
         if self.low_stream and products:

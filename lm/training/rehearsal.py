@@ -14,8 +14,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lm.model import Cache, Decoder
-from lm.sampler import capacity_of, pick, prompts_at_once, whole_pieces
+from lm.decoding import Rows
+from lm.model import Decoder
+from lm.sampler import LOOK_EVERY, capacity_of, prompts_at_once, whole_pieces
 from lm.training import stand_ins
 from lm.training.average import RunningAverage
 from lm.training.batch import Batch, backward, equal_parts, rows_at_once
@@ -171,13 +172,14 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
 
 @torch.no_grad()
 def sample(sampling: Sampling) -> None:
-    """What lm.sampler.generate holds at most: its cache, prompts being read, and then tokens being picked."""
-    model, rows, context = sampling.model, sampling.rows, sampling.model.config.context
-    cache = Cache(model.config, rows, capacity_of(sampling.prompt, sampling.new_tokens, context))
-    together, length = prompts_at_once(rows), whole_pieces(sampling.prompt, context)
-    read = Cache(model.config, together, length)
-    model.hidden(torch.zeros((together, length), dtype=torch.int64), read)
-    del read
+    """What lm.sampler.generate holds at most: its buffers, prompts being read, and then tokens being picked."""
+    model, context = sampling.model, sampling.model.config.context
+    gpu = model.embedding.weight.is_cuda
+    capacity = capacity_of(sampling.prompt, sampling.new_tokens, context, gpu)
+    rows = Rows(model, sampling.rows, capacity, LOOK_EVERY["cuda" if gpu else "cpu"], None)
+    together, every = prompts_at_once(sampling.rows), list(range(sampling.rows))
+    length, which = whole_pieces(sampling.prompt, context), [row % together for row in every]
+    rows.read([[0] * sampling.prompt] * together, length, every, which)
     for _ in range(2):
-        logits_BV = model(torch.zeros((rows, 1), dtype=torch.int64), cache)[:, -1]
-        pick(logits_BV, 1.0, torch.zeros(rows, dtype=torch.float64))
+        rows.pick(0, 1.0, torch.zeros(sampling.rows, dtype=torch.float64))
+        rows.advance()

@@ -13,7 +13,17 @@ from torch.overrides import TorchFunctionMode
 
 # autocast computes these in fp32 on a GPU, and in bf16 on a CPU
 WIDE = {torch.nn.functional.cross_entropy, torch.nn.functional.log_softmax, Tensor.log_softmax}
-KERNELS = ("add_norm", "attention", "linear_cross_entropy", "norm_rope", "rms_norm", "rope", "swiglu")
+KERNELS = (
+    "add_norm",
+    "attention",
+    "decode_attention",
+    "linear_cross_entropy",
+    "norm_rope",
+    "pick",
+    "rms_norm",
+    "rope",
+    "swiglu",
+)
 # Told of every kernel that would be launched: its name as folder.function, and its arguments by position
 Launched = Callable[[str, tuple[Any, ...]], None]
 

@@ -11,7 +11,7 @@ from lm import problems
 from lm.checkpoint import device, load_model, save_model
 from lm.config import choice
 from lm.model import Decoder
-from lm.sampler import ROWS, generate
+from lm.sampler import generate, rows_for
 from lm.training.ahead import moved
 from lm.training.batch import Batch, Figures
 from lm.training.conversations import Conversation, chosen, collate, hidden_at, places
@@ -90,7 +90,7 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
 
     def batch_at(step: int) -> Batch:
         batch = chosen_at(step)
-        seed, rows = config.seed * 1_000_003 + step, min(ROWS, config.batch)
+        seed, rows = config.seed * 1_000_003 + step, rows_for(teacher, config.batch)
         answers = generate(teacher, batch, config.max_new_tokens, config.temperature, tokenizer.end_id, seed, rows)
         conversations = [Conversation(p, a.ids) for p, a in zip(batch, answers, strict=True)]
         content = (*collate(conversations, tokenizer.pad_id), text_at(step))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lm.model import Decoder
 from lm.problems.example import Example, Score
-from lm.sampler import ROWS, Completion, generate
+from lm.sampler import Completion, generate, rows_for
 from lm.tokenizer import Tokenizer
 from lm.training.conversations import Conversation, collate
 
@@ -39,7 +39,8 @@ def answered(
 ) -> Verdicts:
     """From the model as it is now; an answer that never ended is scored as it stands."""
     prompts = [tokenizer.chat(e.prompt) for e in examples for _ in range(samples)]
-    completions = generate(model, prompts, max_new_tokens, temperature, tokenizer.end_id, seed, min(ROWS, len(prompts)))
+    rows = rows_for(model, len(prompts))
+    completions = generate(model, prompts, max_new_tokens, temperature, tokenizer.end_id, seed, rows)
     scores: list[Score] = [
         verifier.score(examples[i // samples], tokenizer.decode(c.ids)) for i, c in enumerate(completions)
     ]

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.plan_accuracy import CASES, measured, near, told
 from flows.forecast import forecast_of, machine_of
@@ -14,9 +16,11 @@ from flows.params import compose
 from flows.workload import pretraining, shape_of, workloads
 from lm import optimizers
 from lm.config import methods_of
+from lm.model import Decoder, ModelConfig
+from lm.training import stand_ins
 from lm.training.forecast import MACHINES
 from lm.training.memory import positions_in
-from lm.training.rehearsal import HOLES, Live, rehearse
+from lm.training.rehearsal import HOLES, Live, Sampling, rehearse, sample
 from tasks.core.config import ConfigError
 from tests.project import ROOT
 
@@ -79,6 +83,25 @@ def test_the_pretraining_of_a_gpu_preset_fits_an_h100(preset: str) -> None:
     params = compose(ROOT, preset, [])
     found = forecast_of(pretraining(params, shape_of(params)), MACHINES["h100"])
     assert found.fits and found.positions > 0
+
+
+@pytest.mark.parametrize(("gpu", "slots", "each"), [(False, 256, 4), (True, 192, 2)])
+def test_sampling_holds_a_cache_in_the_dtype_of_the_pass(gpu: bool, slots: int, each: int) -> None:
+    """Of 40 + 100 tokens: a power of two of slots on a CPU, a multiple of 64 on a GPU; beside it little, and weights cast once."""
+    shape = ModelConfig(vocab_size=512, width=128, layers=4, heads=4, kv_heads=4, ffn_width=256, context=512)
+    live = Live(1.0)
+    with ExitStack() as modes:
+        if gpu:
+            modes.enter_context(stand_ins.on_gpu())
+        modes.enter_context(live)
+        modes.enter_context(FakeTensorMode())
+        modes.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=gpu))
+        model = Decoder(shape)
+        before = live.now
+        live.since()
+        sample(Sampling(model, 256, 256, 32, 40, 100))
+    cache = 2 * shape.layers * 256 * shape.width * slots * each
+    assert cache < live.peak - before < 1.3 * cache
 
 
 def test_an_unknown_machine_is_one_line() -> None:

@@ -1,0 +1,122 @@
+"""Tokens written in all rows of a batch at once. What a step reads and writes stands in buffers made once, so that a CUDA graph
+of it can be replayed; prompts join between two steps, whoever is half way through an answer.
+
+Letters: R rows, P prompts read together, S steps between two reads, V vocabulary; others as in lm/model.py.
+"""
+
+import copy
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernels.pick import pick
+from lm.model import Cache, Decoder
+
+Step = Callable[[], None]
+
+
+def dtype_of_pass(model: Decoder) -> torch.dtype:
+    """In which the model's products are computed here: autocast's, where it is on."""
+    weight = model.embedding.weight
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
+def is_sharded(model: Decoder) -> bool:
+    """Whether the weights come from other ranks when a module is called, as FSDP and ZeRO arrange it by hooks."""
+    return any(module._forward_pre_hooks for module in model.modules())
+
+
+def cast_once(model: Decoder, dtype: torch.dtype) -> tuple[Decoder, Tensor]:
+    """(a model, its head_VD) whose products have their weights in this dtype already, where autocast would cast them at every
+    call; all else is the model's own. A sharded model stays as it is."""
+    if dtype == model.embedding.weight.dtype or is_sharded(model):
+        return model, model.head_weight.to(dtype)
+    known: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            for weight in module.parameters():
+                known[id(weight)] = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+    cast = copy.deepcopy(model, known)  # of what is known nothing is copied
+    return cast, cast.head_weight.to(dtype)
+
+
+def on_device(values: np.ndarray, device: torch.device) -> Tensor:
+    """A copy that a GPU makes when it comes to it; from memory that is not pinned the host would wait for all it has queued."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def cuda_graph(step: Step) -> Step:
+    """The step's kernels, recorded now and launched by every call as one; nothing of it runs while it is recorded. A step that
+    cannot be recorded is returned as it is."""
+    try:
+        graph = torch.cuda.CUDAGraph()
+        # another thread, such as the one that writes checkpoints, may allocate meanwhile
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            step()
+    except RuntimeError:
+        return step
+    return graph.replay
+
+
+class Rows:
+    """Buffers of R rows of up to `capacity` tokens: the cache, logits_RV of each row's next token, ids_R of its last one, and
+    what was picked since the last read.
+
+    capture: what makes of the step one that is replayed over the same buffers, after its first call; None: nothing.
+    """
+
+    def __init__(
+        self, model: Decoder, rows: int, capacity: int, steps: int, capture: Callable[[Step], Step] | None
+    ) -> None:
+        device, dtype = model.embedding.weight.device, dtype_of_pass(model)
+        self._capture = None if is_sharded(model) else capture
+        self._model, self._head_VD = cast_once(model, dtype)
+        self.cache = Cache(model.config, rows, capacity, device, dtype)
+        self._logits_RV = torch.zeros(rows, model.config.vocab_size, device=device, dtype=dtype)
+        self._ids_R = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._picked_2SR = torch.zeros(2, steps, rows, dtype=torch.float64, device=device)  # ids and log-probabilities
+        self._step: Step = self._forward
+
+    def read(self, prompts: list[list[int]], length: int, rows: list[int], which: list[int]) -> None:
+        """Fill P prompts up to the length and read them; each of these rows begins as the one of that number."""
+        device, P = self._ids_R.device, len(prompts)
+        ids_PT = torch.tensor([prompt + [0] * (length - len(prompt)) for prompt in prompts], device=device)
+        cache = Cache(self._model.config, P, length, device, self.cache.keys_LBKCE.dtype)
+        x_PTD = self._model.hidden(ids_PT, cache)
+        cache.lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        last_PD = x_PTD[torch.arange(P, device=device), cache.lengths_B - 1]
+        logits_PV = F.linear(last_PD.to(self._head_VD.dtype), self._head_VD)
+        there, theirs = (torch.tensor(places, device=device) for places in (rows, which))
+        self.cache.take(there, cache, theirs)
+        self._logits_RV[there] = logits_PV[theirs]
+
+    def pick(self, step: int, temperature: float, points_R: Tensor) -> None:
+        """Every row's next token, the step-th since the last read."""
+        ids_R, logps_R = pick(self._logits_RV, temperature, points_R)
+        self._ids_R.copy_(ids_R)
+        self._picked_2SR[0, step], self._picked_2SR[1, step] = ids_R, logps_R
+
+    def advance(self) -> None:
+        """Logits of what follows the tokens picked last."""
+        self._step()
+        if self._capture is not None:
+            self._step, self._capture = self._capture(self._forward), None
+
+    def picked(self, steps: int) -> tuple[list[list[int]], list[list[float]]]:
+        """(ids_RS, logps_RS) of these steps: the one moment at which the device is waited for."""
+        ids_SR, logps_SR = self._picked_2SR[:, :steps].cpu()
+        return ids_SR.long().T.tolist(), logps_SR.T.tolist()
+
+    def _forward(self) -> None:
+        """A function of the buffers, and of nothing that the host knows."""
+        x_RD = self._model.hidden(self._ids_R[:, None], self.cache)[:, 0]
+        torch.mm(x_RD.to(self._head_VD.dtype), self._head_VD.T, out=self._logits_RV)
+        # rows that ended compute on, and must not outgrow the cache
+        self.cache.lengths_B.clamp_(max=self.cache.capacity - 1)
