@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kernels.attention import attention
+from kernels.attention.documents import Documents, documents_of
 from kernels.rms_norm import rms_norm
 from kernels.rope import rotate
 from kernels.swiglu import swiglu
@@ -118,7 +119,7 @@ class Attention(nn.Module):
         cache: Cache | None,
         layer: int,
         mask: Tensor | None,
-        bounds: Tensor | None,
+        documents: Documents | None,
     ) -> Tensor:
         B, T, _ = x_BTD.shape
         # normed before the transpose: rows of a tensor that is contiguous
@@ -127,7 +128,7 @@ class Attention(nn.Module):
         v = self.value(x_BTD).view(B, T, self.kv_heads, self.head_width).transpose(1, 2)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is None:
-            mixed_BTHE = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bounds)
+            mixed_BTHE = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), documents)
             return self.output(mixed_BTHE.reshape(B, T, -1))
         k, v = cache.extend(layer, k, v)
         # the G query heads of a key head as rows of one head: torch's enable_gqa leaves the fused CPU path (torch 2.13)
@@ -161,9 +162,9 @@ class Block(nn.Module):
         cache: Cache | None,
         layer: int,
         mask: Tensor | None,
-        bounds: Tensor | None,
+        documents: Documents | None,
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, cache, layer, mask, bounds)
+        x = x + self.attention(self.attention_norm(x), cos, sin, cache, layer, mask, documents)
         return x + self.ffn(self.ffn_norm(x))
 
 
@@ -217,7 +218,7 @@ class Decoder(nn.Module):
         """x_BTD, of which the head makes logits. With a cache, ids are the tokens that follow its rows, which
         grow by them; a row's positions go on from its own length.
 
-        bounds: where documents begin in the B x T tokens, as kernels.attention has them; attention stays within a document.
+        bounds: where documents begin in the B x T tokens, as documents_of has them; attention stays within a document.
         None: a row is one document. Positions go on counting along the row all the same, since rotary attention depends on
         their differences alone.
         Without a cache, and with `recompute` set, the backward makes each block's activations anew from its input, which alone
@@ -226,9 +227,10 @@ class Decoder(nn.Module):
         """
         if cache is not None and bounds is not None:
             raise ValueError("a cache holds one document a row: give bounds to a forward without a cache")
-        T = ids_BT.shape[1]
+        B, T = ids_BT.shape
         if self.config.context < T:
             raise ValueError(f"a sequence of {T} tokens is longer than the model's context of {self.config.context}")
+        documents = None if bounds is None else documents_of(bounds, B, T, ids_BT.device)
         if cache is None:
             cos, sin, mask = self.cos_TE[:T], self.sin_TE[:T], None
         else:
@@ -243,9 +245,9 @@ class Decoder(nn.Module):
             if cache is not None:
                 x_BTD = block(x_BTD, cos, sin, cache, layer, mask, None)
             elif self.recompute and torch.is_grad_enabled():
-                x_BTD = checkpoint(run, block, x_BTD, cos, sin, None, 0, None, bounds, use_reentrant=False)
+                x_BTD = checkpoint(run, block, x_BTD, cos, sin, None, 0, None, documents, use_reentrant=False)
             else:
-                x_BTD = run(block, x_BTD, cos, sin, None, 0, None, bounds)
+                x_BTD = run(block, x_BTD, cos, sin, None, 0, None, documents)
         if cache is not None:
             cache.lengths_B += T
         return self.norm(x_BTD)
