@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kernels.add_norm import add_norm
 from kernels.attention import attention
+from kernels.attention.documents import Documents, documents_of
 from kernels.decode_attention import decode_attention
 from kernels.norm_rope import norm_rotate
 from kernels.projections import projections
@@ -179,7 +180,7 @@ class Attention(nn.Module):
         cache: Cache | None,
         layer: int,
         mask: Tensor | None,
-        bounds: Tensor | None,
+        documents: Documents | None,
     ) -> Tensor:
         B, T, _ = x_BTD.shape
         q, k, v = projections(x_BTD, (self.query, self.key, self.value))
@@ -187,7 +188,7 @@ class Attention(nn.Module):
         k = self.key_norm(k.view(B, T, self.kv_heads, self.head_width), cos, sin)
         v = v.view(B, T, self.kv_heads, self.head_width).transpose(1, 2)
         if cache is None:
-            mixed_BTHE = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bounds)
+            mixed_BTHE = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), documents)
             return self.output(mixed_BTHE.reshape(B, T, -1))
         return self.output(cache.attend(layer, q, k, v, mask).reshape(B, T, -1))
 
@@ -222,10 +223,10 @@ class Block(nn.Module):
         cache: Cache | None,
         layer: int,
         mask: Tensor | None,
-        bounds: Tensor | None,
+        documents: Documents | None,
     ) -> tuple[Tensor, Tensor | None]:
         x, normed = self.attention_norm(x, waiting)
-        x, normed = self.ffn_norm(x, self.attention(normed, cos, sin, cache, layer, mask, bounds))
+        x, normed = self.ffn_norm(x, self.attention(normed, cos, sin, cache, layer, mask, documents))
         more = self.ffn(normed)
         return (x + more, None) if waiting is None else (x, more)
 
@@ -280,7 +281,7 @@ class Decoder(nn.Module):
         """x_BTD, of which the head makes logits. With a cache, ids are the tokens that follow its rows, which
         grow by them; a row's positions go on from its own length.
 
-        bounds: where documents begin in the B x T tokens, as kernels.attention has them; attention stays within a document.
+        bounds: where documents begin in the B x T tokens, as documents_of has them; attention stays within a document.
         None: a row is one document. Positions go on counting along the row all the same, since rotary attention depends on
         their differences alone.
         Without a cache, and with `recompute` set, the backward makes each block's activations anew from its input, which alone
@@ -289,9 +290,10 @@ class Decoder(nn.Module):
         """
         if cache is not None and bounds is not None:
             raise ValueError("a cache holds one document a row: give bounds to a forward without a cache")
-        T = ids_BT.shape[1]
+        B, T = ids_BT.shape
         if self.config.context < T:
             raise ValueError(f"a sequence of {T} tokens is longer than the model's context of {self.config.context}")
+        documents = None if bounds is None else documents_of(bounds, B, T, ids_BT.device)
         if cache is None:
             cos, sin, mask = self.cos_TE[:T], self.sin_TE[:T], None
         else:
@@ -310,9 +312,9 @@ class Decoder(nn.Module):
             if cache is not None:
                 x_BTD, waiting_BTD = Block.__call__(*stream, cache, layer, mask, None)
             elif self.recompute and torch.is_grad_enabled():
-                x_BTD, waiting_BTD = checkpoint(run, *stream, None, 0, None, bounds, use_reentrant=False)
+                x_BTD, waiting_BTD = checkpoint(run, *stream, None, 0, None, documents, use_reentrant=False)
             else:
-                x_BTD, waiting_BTD = run(*stream, None, 0, None, bounds)
+                x_BTD, waiting_BTD = run(*stream, None, 0, None, documents)
         if cache is not None:
             cache.lengths_B += T
         return self.norm(x_BTD if waiting_BTD is None else x_BTD + waiting_BTD)

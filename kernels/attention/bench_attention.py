@@ -4,6 +4,7 @@ Forward and backward of 8192 tokens with documents of lognormal length, mean 250
 """
 
 import importlib.util
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from kernels.attention import attention
 from kernels.attention.cpu import repeated
+from kernels.attention.documents import documents_of
 from kernels.attention.reference import same_document
 from kernels.bench_rounds import Arms, report
 
@@ -37,6 +39,7 @@ def arms(inputs: list[Tensor], bounds: Tensor) -> dict[str, Callable[[], Tensor]
     """The mixed values, an arm each; of whole rows they are another thing, shown for their cost."""
     q, k, v = inputs
     rows, length = q.shape[:2]
+    documents = documents_of(bounds, rows, length, q.device)
     visible = same_document(rows, length, bounds).tril()[:, None].to(q.device)
 
     def dense() -> Tensor:
@@ -44,7 +47,7 @@ def arms(inputs: list[Tensor], bounds: Tensor) -> dict[str, Callable[[], Tensor]
         return F.scaled_dot_product_attention(query, key, value, attn_mask=visible).transpose(1, 2)
 
     every: Arms = {
-        "documents": lambda: attention(q, k, v, bounds),
+        "documents": lambda: attention(q, k, v, documents),
         "whole rows": lambda: attention(q, k, v, None),
         "dense mask": dense,
     }
@@ -52,10 +55,14 @@ def arms(inputs: list[Tensor], bounds: Tensor) -> dict[str, Callable[[], Tensor]
         from torch.nn.attention import varlen
 
         offsets, longest = bounds.to(q.device, torch.int32), int(bounds.diff().max())
-        options: dict[str, Any] = {"window_size": (-1, 0), "enable_gqa": True}
+        options: dict[str, Any] = {"window_size": (-1, 0)}
+        grouped = "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters  # from torch 2.12 on
+        if grouped:
+            options["enable_gqa"] = True
 
         def theirs() -> Any:
-            query, key, value = (x.flatten(0, 1) for x in (q, k, v))
+            every = (q, k, v) if grouped else (q, repeated(k, HEADS), repeated(v, HEADS))
+            query, key, value = (x.flatten(0, 1) for x in every)
             return varlen.varlen_attn(query, key, value, offsets, offsets, longest, longest, **options)
 
         every["varlen_attn"] = lambda: theirs().view_as(q)

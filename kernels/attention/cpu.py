@@ -10,12 +10,11 @@ padding, but cost 1.1 (within a tenth of the longest) to 1.8 times (within half)
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from kernels.attention.documents import bounds_of
 
 # strips of 128 cost 1.0 to 1.4 times as much up to 1024 tokens, most for short documents, and 0.93 to 0.98 at 2048
 STRIP = 64
@@ -28,18 +27,6 @@ ROWS = range(257, 513)
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-
-
-def attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, bounds: Tensor | None) -> Tensor:
-    """What the reference gives, up to the order of rounding."""
-    # heads repeated by hand: torch's enable_gqa leaves the fused CPU path (torch 2.13)
-    B, T, heads, _ = q_BTHE.shape
-    every = q_BTHE, repeated(k_BTKE, heads), repeated(v_BTKE, heads)
-    if bounds is None and (T not in ROWS or torch.compiler.is_compiling()):
-        q, k, v = (x.transpose(1, 2) for x in every)
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
-    documents = list(range(0, B * T + 1, T)) if bounds is None else bounds.tolist()
-    return WithinDocuments.apply(*(x.flatten(0, 1) for x in every), documents).view_as(q_BTHE)
 
 
 def repeated(x: Tensor, heads: int) -> Tensor:
@@ -78,54 +65,70 @@ def mask_of(bounds: list[int], like: Tensor) -> Tensor | None:
     return torch.cat((triangle.new_zeros(STRIP, longest), triangle), dim=1)
 
 
-class WithinDocuments(torch.autograd.Function):
-    """q_NHE, k_NHE, v_NHE, bounds -> mixed_NHE over the N tokens of all documents.
+def forward(q_NHE: Tensor, k_NHE: Tensor, v_NHE: Tensor, starts_N: Tensor, ends_N: Tensor) -> tuple[Tensor, Tensor]:
+    """(mixed_NHE, logsumexp_HN), as the reference up to the order of rounding; as many heads of keys as of queries.
 
     The two halves of torch's kernel are called by name, since autograd of a loop over slices would write a gradient of the
     whole document for every strip.
     """
+    N, H, _ = q_NHE.shape
+    bounds, mixed_NHE = bounds_of(starts_N), q_NHE.new_empty(q_NHE.shape)
+    logsumexp_HN = q_NHE.new_empty((H, N), dtype=_wide(q_NHE))
+    mask = mask_of(bounds, q_NHE)
+    for length, tokens in groups(bounds):
+        q, k, v = (_documents(x, tokens, length) for x in (q_NHE, k_NHE, v_NHE))
+        places = [mixed_NHE, _columns(logsumexp_HN)]
+        mixed, logsumexp = rooms = [_room(x, tokens, length) for x in places]
+        for queries, keys, hidden in strips(length, mask):
+            seen = q[:, :, queries], k[:, :, keys], v[:, :, keys]
+            mixed[:, :, queries], logsumexp[:, :, queries, 0] = _forward(*seen, 0.0, hidden is None, attn_mask=hidden)
+        for whole, part in zip(places, rooms, strict=True):
+            _put_back(whole, tokens, part)
+    return mixed_NHE, logsumexp_HN
 
-    @staticmethod
-    def forward(ctx: Any, q_NHE: Tensor, k_NHE: Tensor, v_NHE: Tensor, bounds: list[int]) -> Tensor:
-        mixed_NHE, logsumexps, mask = torch.empty_like(q_NHE), [], mask_of(bounds, q_NHE)
-        for length, tokens in groups(bounds):
-            q, k, v = (_documents(x, tokens, length) for x in (q_NHE, k_NHE, v_NHE))
-            mixed = _room(mixed_NHE, tokens, length)
-            for queries, keys, hidden in strips(length, mask):
-                seen = q[:, :, queries], k[:, :, keys], v[:, :, keys]
-                mixed[:, :, queries], logsumexp = _forward(*seen, 0.0, hidden is None, attn_mask=hidden)
-                logsumexps.append(logsumexp)
-            _put_back(mixed_NHE, tokens, mixed)
-        ctx.save_for_backward(q_NHE, k_NHE, v_NHE, mixed_NHE, *logsumexps)
-        ctx.bounds = bounds
-        return mixed_NHE
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_NHE: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # once: what activation recomputation gives, it gives once
-        mixed_NHE, logsumexps = saved[3], iter(saved[4:])
-        given, mask = [*saved[:4], grad_NHE.contiguous()], mask_of(ctx.bounds, mixed_NHE)
-        # a key's gradient is a sum over strips, which bfloat16 would round after each
-        wide = torch.promote_types(mixed_NHE.dtype, torch.float32)
-        grads = [torch.empty_like(mixed_NHE, dtype=wide) for _ in range(3)]
-        for length, tokens in groups(ctx.bounds):
-            q, k, v, mixed, grad = (_documents(x, tokens, length) for x in given)
-            dq, dk, dv = parts = [_room(x, tokens, length) for x in grads]
-            every = [(*strip, next(logsumexps)) for strip in strips(length, mask)]
-            for queries, keys, hidden, logsumexp in reversed(every):
-                seen = q[:, :, queries], k[:, :, keys], v[:, :, keys], mixed[:, :, queries]
-                more = _backward(grad[:, :, queries], *seen, logsumexp, 0.0, hidden is None, attn_mask=hidden)
-                dq[:, :, queries] = more[0]
-                if keys.stop >= length:  # the last strip, which comes first, sees all keys
-                    dk.copy_(more[1])
-                    dv.copy_(more[2])
-                else:
-                    dk[:, :, keys] += more[1]
-                    dv[:, :, keys] += more[2]
-            for whole, part in zip(grads, parts, strict=True):
-                _put_back(whole, tokens, part)
-        return *(x.to(mixed_NHE.dtype) for x in grads), None
+def backward(
+    grad_NHE: Tensor,
+    q_NHE: Tensor,
+    k_NHE: Tensor,
+    v_NHE: Tensor,
+    starts_N: Tensor,
+    ends_N: Tensor,
+    mixed_NHE: Tensor,
+    logsumexp_HN: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(dq_NHE, dk_NHE, dv_NHE)."""
+    bounds = bounds_of(starts_N)
+    given, mask = [q_NHE, k_NHE, v_NHE, mixed_NHE, grad_NHE, _columns(logsumexp_HN)], mask_of(bounds, q_NHE)
+    # a key's gradient is a sum over strips, which bfloat16 would round after each
+    grads = [x.new_empty(x.shape, dtype=_wide(x)) for x in (q_NHE, k_NHE, v_NHE)]
+    for length, tokens in groups(bounds):
+        q, k, v, mixed, grad, logsumexp = (_documents(x, tokens, length) for x in given)
+        dq, dk, dv = parts = [_room(x, tokens, length) for x in grads]
+        for queries, keys, hidden in reversed(list(strips(length, mask))):
+            seen = q[:, :, queries], k[:, :, keys], v[:, :, keys], mixed[:, :, queries], logsumexp[:, :, queries, 0]
+            more = _backward(grad[:, :, queries], *seen, 0.0, hidden is None, attn_mask=hidden)
+            dq[:, :, queries] = more[0]
+            if keys.stop >= length:  # the last strip, which comes first, sees all keys
+                dk.copy_(more[1])
+                dv.copy_(more[2])
+            else:
+                dk[:, :, keys] += more[1]
+                dv[:, :, keys] += more[2]
+        for whole, part in zip(grads, parts, strict=True):
+            _put_back(whole, tokens, part)
+    dq_NHE, dk_NHE, dv_NHE = (x.to(q_NHE.dtype) for x in grads)
+    return dq_NHE, dk_NHE, dv_NHE
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """Of sums of what has the dtype of x."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _columns(x_HN: Tensor) -> Tensor:
+    """As N x H x 1."""
+    return x_HN.t()[:, :, None]
 
 
 def _documents(x_NHE: Tensor, tokens: slice | Tensor, length: int) -> Tensor:

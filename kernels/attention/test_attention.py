@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kernels.attention import attention, cpu, reference
+from kernels.attention import attention, cpu, operator, reference
+from kernels.attention.documents import bounds_of, documents_of, whole_rows
+from kernels.attention.tiles import Tile, tiles_of
 
 # Sums of up to 200 terms in another order: a few ulp of fp32. bfloat16 keeps 8 bits of inputs, shares and results: 2^-8 each.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2}
@@ -40,6 +42,11 @@ def inputs(
     return parts, grad
 
 
+def packed(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor | None) -> Tensor:
+    """Attention within the documents of these bounds."""
+    return attention(q, k, v, None if bounds is None else documents_of(bounds, *q.shape[:2], q.device))
+
+
 def results(f: Function, parts: list[Tensor], grad: Tensor, bounds: Tensor | None) -> list[Tensor]:
     """[mixed, dq, dk, dv]."""
     leaves = [x.detach().clone().requires_grad_() for x in parts]
@@ -61,14 +68,15 @@ def assert_equals_the_reference(f: Function, parts: list[Tensor], grad: Tensor, 
 @pytest.mark.parametrize(("rows", "bounds"), SHAPES)
 def test_cpu_equals_the_reference(rows: int, bounds: list[int], heads: tuple[int, int], dtype: torch.dtype) -> None:
     parts, grad = inputs(rows, bounds[-1] // rows, heads, dtype=dtype)
-    assert_equals_the_reference(attention, parts, grad, torch.tensor(bounds))
-    whole_rows = torch.arange(rows + 1) * (bounds[-1] // rows)
-    assert_equals_the_reference(lambda q, k, v, _: attention(q, k, v, None), parts, grad, whole_rows)
+    assert_equals_the_reference(packed, parts, grad, torch.tensor(bounds))
+    edges = torch.arange(rows + 1) * (bounds[-1] // rows)
+    assert_equals_the_reference(lambda q, k, v, _: attention(q, k, v, None), parts, grad, edges)
 
 
 @pytest.fixture
 def triton_attention(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Function:
-    """The kernel on the GPU, else under the interpreter, whose dot takes the bits of bfloat16 for integers (Triton 3.7)."""
+    """The operator on the GPU, else with the kernel under the interpreter, whose dot takes the bits of bfloat16 for integers
+    (Triton 3.7)."""
     pytest.importorskip("triton")
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
@@ -81,7 +89,14 @@ def triton_attention(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> F
         return TensorHandle(values(a) @ values(b) + d.data, d.dtype.scalar)
 
     monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
-    return lambda q, k, v, bounds: triton.attention(q.to(device), k.to(device), v.to(device), bounds)
+    monkeypatch.setattr(operator, "kernels", lambda q: triton)
+
+    def within(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor) -> Tensor:
+        flat = (x.to(device).flatten(0, 1).contiguous() for x in (q, k, v))
+        mixed, _ = operator.within_documents(*flat, *documents_of(bounds, *q.shape[:2], device))
+        return mixed.view_as(q)
+
+    return within
 
 
 CASES = [
@@ -107,19 +122,85 @@ def test_triton_equals_the_reference(
     assert_equals_the_reference(triton_attention, parts, grad, torch.tensor(bounds, dtype=torch.int32))
 
 
+def set_tiles(monkeypatch: pytest.MonkeyPatch, *tiles: Tile) -> None:
+    """Of the forward, of dq, and of dk and dv."""
+    from kernels.attention import triton
+
+    monkeypatch.setattr(triton, "_tiles", lambda q: tiles)
+
+
+# what any GPU and tensor is given, at the widths where the choice changes
+CHOICES = sorted(
+    {tiles_of((major, 0), *kind) for major in (8, 9, 10) for kind in ((64, 2), (128, 2), (256, 2), (64, 4), (256, 4))}
+)
+
+
+@pytest.mark.parametrize("tiles", CHOICES)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_every_choice_of_tiles(
+    triton_attention: Function, monkeypatch: pytest.MonkeyPatch, tiles: tuple[Tile, ...], dtype: torch.dtype
+) -> None:
+    set_tiles(monkeypatch, *tiles)
+    # a document of several whole tiles, not one of whose edges is a tile's, and short ones around it
+    parts, grad = inputs(1, 460, (2, 1), 16, dtype)
+    bounds = torch.tensor([0, 5, 37, 440, 460])
+    assert_equals_the_reference(triton_attention, parts, grad, bounds)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(16, 16), (32, 16), (16, 32)])
+@pytest.mark.parametrize("seed", range(6))
+def test_whole_tiles_are_whole(
+    triton_attention: Function, monkeypatch: pytest.MonkeyPatch, queries: int, keys: int, seed: int
+) -> None:
+    """Small tiles have many edges, and random documents put theirs on every side of them."""
+    set_tiles(monkeypatch, *[Tile(queries, keys, 4, 1)] * 3)
+    generator = torch.Generator().manual_seed(seed)
+    cuts = torch.randint(1, 200, (1 + seed,), generator=generator)
+    bounds = torch.cat((torch.tensor([0, 100, 200]), cuts)).unique()
+    parts, grad = inputs(2, 100, (2, 1))
+    assert_equals_the_reference(triton_attention, parts, grad, bounds)
+
+
+def test_only_tiles_at_an_edge_are_masked(triton_attention: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    if torch.cuda.is_available():
+        pytest.skip("counts what the interpreter calls")
+    masks = []
+    compare = InterpreterBuilder.create_and
+    monkeypatch.setattr(InterpreterBuilder, "create_and", lambda *x: masks.append(x[1].data.shape) or compare(*x))
+    set_tiles(monkeypatch, *[Tile(16, 32, 4, 1)] * 3)
+
+    def masked(tiles: int) -> int:
+        """Scores' masks over forward and backward of one document."""
+        masks.clear()
+        results(triton_attention, *inputs(1, 32 * tiles, (1, 1), 64), torch.tensor([0, 32 * tiles]))
+        return sum(shape in ((16, 32), (32, 16)) for shape in masks)
+
+    # of 32 keys, the 2 tiles of queries on the diagonal in each kernel; all tiles would be 3 * T * (T + 1)
+    assert [masked(tiles) for tiles in (1, 2, 4)] == [6, 12, 24]
+
+
+def test_the_same_bits_every_time(triton_attention: Function) -> None:
+    parts, grad = inputs(2, 150, (4, 2), 16)
+    bounds = torch.tensor([0, 20, 150, 290, 300])
+    first, second = (results(triton_attention, parts, grad, bounds) for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
 def test_two_tokens_worked_by_hand() -> None:
     # E = 4, so scores are halved: the second query scores 2 ln 3 / 2 = ln 3 and 0, and takes 3/4 of one value.
     q = torch.tensor([[5.0, 0, 0, 0], [1, 0, 0, 0]]).view(1, 2, 1, 4)
     k = torch.tensor([[2 * math.log(3), 0, 0, 0], [0, 7, 0, 0]]).view(1, 2, 1, 4)
     v = torch.tensor([[4.0, 0, 0, 8], [0, 4, 0, 0]]).view(1, 2, 1, 4)
     together, apart = ([[4.0, 0, 0, 8], [3, 1, 0, 6]], [[4.0, 0, 0, 8], [0, 4, 0, 0]])
-    for f in (attention, reference.attention):
+    for f in (packed, reference.attention):
         for bounds, expected in ((None, together), ([0, 2], together), ([0, 1, 2], apart)):
             got = f(q, k, v, None if bounds is None else torch.tensor(bounds))
             torch.testing.assert_close(got[0, :, 0], torch.tensor(expected), rtol=1e-6, atol=1e-6)  # an ulp of ln 3
 
 
-@pytest.mark.parametrize("f", [reference.attention, attention])
+@pytest.mark.parametrize("f", [reference.attention, packed])
 def test_gradients_equal_finite_differences(f: Function) -> None:
     parts, _ = inputs(2, 3, (2, 1), 2, torch.float64)
     bounds = torch.tensor([0, 1, 3, 6])
@@ -173,7 +254,7 @@ def changed(parts: list[Tensor], tokens: slice) -> list[Tensor]:
 
 @pytest.mark.parametrize("kernel", ["cpu", "triton"])
 def test_a_document_reaches_no_other(kernel: str, request: pytest.FixtureRequest) -> None:
-    f = attention if kernel == "cpu" else request.getfixturevalue("triton_attention")
+    f = packed if kernel == "cpu" else request.getfixturevalue("triton_attention")
     parts, grad = inputs(1, 90, (2, 1))
     bounds = torch.tensor([0, 40, 70, 90])
     before, after = (results(f, x, grad, bounds) for x in (parts, changed(parts, slice(40, 70))))
@@ -190,13 +271,12 @@ def test_packed_equals_each_document_alone(rows: int, length: int, cuts: set[int
     tokens = rows * length
     bounds = sorted({cut for cut in cuts if cut < tokens} | set(range(0, tokens + 1, length)))
     parts, _ = inputs(rows, length, heads)
-    q, k, v = parts
-    packed = attention(q, k, v, torch.tensor(bounds)).flatten(0, 1)
+    together = packed(*parts, torch.tensor(bounds)).flatten(0, 1)
     for start, end in pairwise(bounds):
         one_q, one_k, one_v = (x.flatten(0, 1)[None, start:end] for x in parts)
         alone = attention(one_q, one_k, one_v, None)[0]
         torch.testing.assert_close(
-            packed[start:end], alone, rtol=0, atol=1e-6
+            together[start:end], alone, rtol=0, atol=1e-6
         )  # values of about 1, sums in another order
 
 
@@ -205,7 +285,7 @@ def test_gradients_of_any_layout_and_of_some_inputs() -> None:
     parts, grad = inputs(1, 90, (4, 2))
     bounds = torch.tensor([0, 70, 90])
     q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in parts)
-    attention(q.requires_grad_(), k, v.requires_grad_(), bounds).sum().backward()
+    packed(q.requires_grad_(), k, v.requires_grad_(), bounds).sum().backward()
     expected = results(reference.attention, parts, torch.ones_like(grad), bounds)
     for got, wanted in ((q.grad, expected[1]), (v.grad, expected[3])):
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)  # sums of up to 70 values of about 1
@@ -232,9 +312,40 @@ BAD = [
 
 @pytest.mark.parametrize(("bounds", "message"), BAD)
 def test_bad_bounds(bounds: list, message: str) -> None:
-    (q, k, v), _ = inputs(2, 4, (2, 1))
     with pytest.raises(ValueError, match=message):
-        attention(q, k, v, torch.tensor(bounds) if bounds else torch.tensor([], dtype=torch.int64))
+        documents_of(torch.tensor(bounds) if bounds else torch.tensor([], dtype=torch.int64), 2, 4, torch.device("cpu"))
+
+
+def test_documents_of_other_tokens_are_refused() -> None:
+    parts, _ = inputs(2, 4, (2, 1))
+    with pytest.raises(ValueError, match="documents are of 6 tokens, and q, k and v of 2 rows of 4"):
+        attention(*parts, documents_of(torch.tensor([0, 3, 6]), 2, 3, torch.device("cpu")))
+
+
+def test_each_token_knows_its_document() -> None:
+    starts, ends = documents_of(torch.tensor([0, 1, 4, 6, 8]), 2, 4, torch.device("cpu"))
+    assert starts.dtype == ends.dtype == torch.int32
+    assert starts.tolist() == [0, 1, 1, 1, 4, 4, 6, 6] and ends.tolist() == [1, 4, 4, 4, 6, 6, 8, 8]
+    assert bounds_of(starts) == [0, 1, 4, 6, 8]
+    for one, other in zip(
+        whole_rows(2, 3, torch.device("cpu")),
+        documents_of(torch.tensor([0, 3, 6]), 2, 3, torch.device("cpu")),
+        strict=True,
+    ):
+        assert torch.equal(one, other) and one.dtype == other.dtype
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_the_operator_is_what_its_registration_says(dtype: torch.dtype) -> None:
+    """Schema, shapes of fake tensors, autograd and what AOT makes of it."""
+    parts, _ = inputs(2, 45, (2, 2), dtype=dtype)
+    flat = [x.flatten(0, 1).requires_grad_() for x in parts]
+    documents = documents_of(torch.tensor([0, 3, 45, 90]), 2, 45, torch.device("cpu"))
+    # the gradients of a sum of both outputs are asked for, and the log-sum-exp has none
+    torch.library.opcheck(operator.within_documents, (*flat, *documents), test_utils=("test_schema", "test_faketensor"))
+    mixed, logsumexp = operator.within_documents(*flat, *documents)
+    saved = mixed.detach(), *(x.detach() for x in flat), *documents, mixed.detach(), logsumexp.detach()
+    torch.library.opcheck(torch.ops.tokenmill.attention_backward.default, saved)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 3, 8), (2, 5, 2, 8), (2, 4, 2, 6), (1, 4, 2, 8)])
