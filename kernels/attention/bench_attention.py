@@ -6,6 +6,7 @@ Forward and backward of 8192 tokens with documents of lognormal length, mean 250
 import importlib.util
 import math
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import torch
@@ -52,10 +53,12 @@ def arms(inputs: list[Tensor], bounds: Tensor) -> dict[str, Callable[[], Tensor]
         from torch.nn.attention import varlen
 
         offsets, longest = bounds.to(q.device, torch.int32), int(bounds.diff().max())
-        options: dict[str, Any] = {"window_size": (-1, 0), "enable_gqa": True}
+        grouped = "enable_gqa" in signature(varlen.varlen_attn).parameters  # torch 2.11's wants as many heads of keys
+        options: dict[str, Any] = {"window_size": (-1, 0)} | ({"enable_gqa": True} if grouped else {})
 
         def theirs() -> Any:
-            query, key, value = (x.flatten(0, 1) for x in (q, k, v))
+            keys = (k, v) if grouped else (repeated(k, HEADS).contiguous(), repeated(v, HEADS).contiguous())
+            query, key, value = (x.flatten(0, 1) for x in (q, *keys))
             return varlen.varlen_attn(query, key, value, offsets, offsets, longest, longest, **options)
 
         every["varlen_attn"] = lambda: theirs().view_as(q)
