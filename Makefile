@@ -10,6 +10,10 @@ TARGETS ?=
 FORCE ?=
 MACHINE ?=
 BENCH ?= orchestration
+TORCH ?=
+BUDGET ?=
+ONLY ?=
+TINY ?=
 POOL ?= gpu
 JOBS ?= 2
 REV ?= HEAD
@@ -38,7 +42,7 @@ MAKEOVERRIDES =
 # a word that was given, as one argument of an option
 arg = $(if $($(1)),--$(2) $(call quoted,$($(1))))
 
-.PHONY: help setup pipeline preflight variant test chaos mutants smoke why audit repro reproduce bisect ui agent lint plan bench bench-table peers browse chat export trace clean
+.PHONY: help setup pipeline preflight variant test test-gpu gpu-check gpu-wheels chaos mutants smoke why audit repro reproduce bisect ui agent lint plan bench bench-table peers browse chat export trace clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +54,16 @@ $(READY): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	touch $(READY)
+
+# Another torch, beside .venv: all pins hold but those of constraints-torch-<version>.txt, which take their place. No index is named,
+# so pip takes the build of torch that its own settings offer.
+.venv-torch-%/.ready: constraints-torch-%.txt constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	grep -vE "^($$(sed -n 's/==.*//p' $< | paste -sd '|'))==" constraints.txt | cat - $< > $(@D)/constraints.txt
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet "$$(grep '^torch==' $<)"
+	$(@D)/bin/python -m pip install --quiet -c $(@D)/constraints.txt -e '.[test]'
+	touch $@
 
 setup: $(READY)  ## make the environment (.venv), or bring it up to date with its pins
 
@@ -65,9 +79,20 @@ preflight: $(READY)  ## what a run would fail on, found before it starts: PRESET
 plan: $(READY)  ## memory, time and FLOP of a pipeline before it runs: PRESET=gpu-124m MACHINE=h100 SET="rl.steps=50"
 	@python -m flows.forecast $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,MACHINE,machine)
 
-# a file's tests stay together: they share servers and projects; in the order of the files, or the longest would come last
-test: $(READY)  ## every test, by two processes: JOBS=8
-	@python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# a file's tests stay together: they share servers and projects; in the order of the files, or the longest would come last. On a CPU
+# wherever they run, since golden figures are a CPU's.
+test: $(if $(TORCH),.venv-torch-$(TORCH)/.ready,$(READY))  ## every test, on the CPU, by two processes: JOBS=8; TORCH=2.11: what depends on torch, with another one
+	@CUDA_VISIBLE_DEVICES= $(if $(TORCH),TOKENMILL_TEST_DEVICE=cpu .venv-torch-$(TORCH)/bin/)python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder $(if $(TORCH),kernels tests/lm tests/gpu)
+
+test-gpu: $(READY)  ## what a GPU decides: the kernels' tests, and model, loop, sampler, quantization and ranks on it
+	@python -m pytest -q kernels tests/gpu
+
+gpu-check: $(READY)  ## nine minutes of a GPU, what is worth most first: BUDGET=520 ONLY=head,rollout; TINY=1 tries it on a CPU
+	@python -m benchmarks.gpu $(call arg,BUDGET,budget) $(call arg,ONLY,only) $(if $(filter-out 0 no false,$(TINY)),--tiny)
+
+# of manylinux for x86-64 and Python 3.12, whatever runs here
+gpu-wheels: $(READY)  ## what the check needs on a bare machine with torch, as wheels: .scratch/wheels
+	@python -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest .scratch/wheels $$(grep -E '^(pydantic|pydantic_core|annotated-types|typing-inspection|ruamel.yaml)==' constraints.txt)
 
 chaos: $(READY)  ## break everything at some instant, sixty ways, and see that the next run is right
 	@TOKENMILL_CHAOS=all python -m pytest -q -n $(JOBS) tests/chaos

@@ -46,16 +46,16 @@ Arms = tuple[Save, Callable[[], None], Callable[[], dict[str, Tensor]]]  # save,
 class Training:
     """Model and optimizer after a step, with gradients that never change: what follows is the same for every arm."""
 
-    def __init__(self) -> None:
-        model = Decoder(SIZE_L)
+    def __init__(self, shape: ModelConfig = SIZE_L, device: str = "cpu") -> None:
+        model = Decoder(shape).to(device)
         parallel = Exact(1)
         self.optimizer = parallel.distribute(model, AdamW())
         self.state = Run(parallel, RunningAverage(Last()), Guard(0.0, 0.0), Execution())
         generator = torch.Generator().manual_seed(1)
         for weight in model.parameters():
-            weight.grad = torch.randn(weight.shape, generator=generator)
+            weight.grad = torch.randn(weight.shape, generator=generator).to(device)
         self.optimizer.step()
-        self.factor = torch.randn(1024, 1024, generator=generator)
+        self.factor = torch.randn(1024, 1024, generator=generator).to(device)
 
     def step(self) -> None:
         """Matrix products as of a small batch, then an update of everything that is saved."""

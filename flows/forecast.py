@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from lm.training.forecast import (
     Machine,
     advice,
     forecast,
+    machine_called,
 )
 from lm.training.loop import checkpoint_seconds
 from lm.training.memory import memory_bytes
@@ -38,12 +40,12 @@ IMPORTS_THERE = 409 * 2**20
 
 def this_machine() -> Machine:
     """This machine, measured in half a second: the product of two matrices in fp32, and a copy of 256 MiB. With a GPU that
-    MACHINES lists it is that one."""
+    MACHINES lists it is that one, with as much memory as the device has."""
     if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-        known = [m for m in MACHINES.values() if m.name.replace("-", " ").upper() in name.upper()]
-        if known:
-            return known[0]
+        device = torch.device("cuda")
+        name = torch.cuda.get_device_name(device)
+        if known := machine_called(name):
+            return replace(known, memory=memory_bytes(device))
         raise ConfigError(f"MACHINE: the GPU {name} is not in the table: name one of {', '.join(MACHINES)}")
     use_threads()
     a, b, out = (torch.randn(SIDE, SIDE) for _ in range(3))

@@ -32,7 +32,7 @@ def arms(shape: tuple[int, int, int]) -> tuple[Arms, list[Tensor]]:
         "reference": lambda: reference.linear_cross_entropy(x, weight, targets, ones, count, 0.0, 0.0)[0],
         "torch cross_entropy": lambda: F.cross_entropy(F.linear(x, weight), targets),
     }
-    if hasattr(F, "linear_cross_entropy"):
+    if hasattr(F, "linear_cross_entropy"):  # torch 2.11 has none
         chunks = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=256, chunking_method=None)
         every["torch linear_cross_entropy"] = lambda: F.linear_cross_entropy(x, weight, targets, options=chunks)
     return every, [x, weight]

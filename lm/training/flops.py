@@ -1,14 +1,34 @@
 """What a model costs in arithmetic, and what accelerators could do in the same time."""
 
+import re
+from collections.abc import Iterable
+
 import torch
 
 from lm.model import Decoder
 
-# Dense bf16 with fp32 sums, FLOP/s, from NVIDIA's datasheets; the first name that the device's name contains.
+# Dense bf16 with fp32 sums, FLOP/s, from NVIDIA's data sheets, where a figure with sparsity counts half; those of the RTX 5090
+# and of the RTX PRO 6000 (Workstation Edition) from the appendices of the two RTX Blackwell architecture papers.
 PEAKS = {
-    "B200": 2.25e15, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "H20": 148e12, "A100": 312e12, "A800": 312e12,
-    "L40S": 362e12, "L4": 121e12, "A10G": 70e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
+    "B200": 2.25e15, "H200": 989e12, "H200 NVL": 835e12, "H100": 989e12, "H100 NVL": 835e12, "H100 PCIe": 756e12,
+    "H20": 148e12, "A100": 312e12, "A800": 312e12, "L40S": 362e12, "L4": 121e12, "A10G": 70e12, "RTX PRO 6000": 504e12,
+    "RTX 5090": 209e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
 }  # fmt: skip
+# Words by which another card, or a part of one, is called after a card: none of its figures holds for those.
+OTHERS = {"D", "LAPTOP", "MAX", "MIG", "SUPER", "TI"}
+
+
+def words(name: str) -> set[str]:
+    """Of a device's name, in capitals: `NVIDIA A100-SXM4-40GB` has NVIDIA, A100, SXM4 and 40GB."""
+    return set(re.findall(r"[A-Z0-9.]+", name.upper()))
+
+
+def card_of(device_name: str, cards: Iterable[str]) -> str | None:
+    """Of the cards the one that a device's name, as nvidia-smi prints it, means: all words of the card are in the name, and no
+    other card has more of them. None where there is none, as for a laptop's version of a card and for a slice of one."""
+    there = words(device_name)
+    found = [card for card in cards if words(card) <= there and not OTHERS & there]
+    return max(found, key=lambda card: len(words(card)), default=None)
 
 
 def flops_per_token(model: Decoder, length: int) -> float:
@@ -28,5 +48,5 @@ def peak_flops(device: torch.device) -> float | None:
     """FLOP/s of the device in bf16; None for a CPU and for GPUs that PEAKS lacks."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for key, peak in PEAKS.items() if key in name), None)
+    card = card_of(torch.cuda.get_device_name(device), PEAKS)
+    return PEAKS[card] if card else None

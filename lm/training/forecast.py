@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from lm.sampler import capacity_of, whole_pieces
-from lm.training.flops import PEAKS, flops_per_token
+from lm.training.flops import PEAKS, card_of, flops_per_token
 from lm.training.rehearsal import Rehearsed, Sampling, Step
 
 # Of a stage's process beside its model: Python, torch 2.13 for CPUs, pyarrow; and mlflow where it records. What the peak of a
@@ -31,24 +31,36 @@ class Machine:
     bandwidth: float
 
 
-def gpu(name: str, key: str, gigabytes: float, terabytes_a_second: float) -> Machine:
-    return Machine(name, True, int(gigabytes * 1e9), PEAKS[key], terabytes_a_second * 1e12)
-
-
-# What torch reports of each as total memory, and the bandwidth of NVIDIA's datasheets
+# Of each GPU: the name that MACHINE takes, the card as card_of finds it in a device's name, the GB that torch reports of such a
+# card in all, and the TB/s of NVIDIA's data sheets. FLOP/s are PEAKS'.
+GPUS = (
+    ("b200", "B200", 191, 8.0),
+    ("h200", "H200", 150, 4.8),
+    ("h200-nvl", "H200 NVL", 150, 4.8),
+    ("h100", "H100", 85, 3.35),
+    ("h100-nvl", "H100 NVL", 100, 3.9),
+    ("h100-pcie", "H100 PCIe", 85, 2.0),
+    ("h20", "H20", 102, 4.0),
+    ("a100", "A100", 85, 2.04),
+    ("a100-40g", "A100 40GB", 42, 1.56),
+    ("l40s", "L40S", 47, 0.864),
+    ("l4", "L4", 23, 0.3),
+    ("rtx-pro-6000", "RTX PRO 6000", 102, 1.79),
+    ("rtx-5090", "RTX 5090", 33, 1.79),
+    ("rtx-4090", "RTX 4090", 25, 1.01),
+    ("rtx-3090", "RTX 3090", 25, 0.94),
+)
 MACHINES = {
-    machine.name: machine
-    for machine in (
-        gpu("b200", "B200", 191, 8.0),
-        gpu("h200", "H200", 150, 4.8),
-        gpu("h100", "H100", 85, 3.35),
-        gpu("a100", "A100", 85, 2.04),
-        gpu("a100-40g", "A100", 42, 1.56),
-        gpu("l4", "L4", 23, 0.3),
-        gpu("rtx-4090", "RTX 4090", 25, 1.01),
-        gpu("rtx-3090", "RTX 3090", 25, 0.94),
-    )
+    name: Machine(name, True, gigabytes * 10**9, PEAKS[card_of(card, PEAKS) or card], rate * 1e12)
+    for name, card, gigabytes, rate in GPUS
 }
+
+
+def machine_called(device_name: str) -> Machine | None:
+    """The machine whose card a device's name means; None where no card's is meant."""
+    names = {card: name for name, card, *_ in GPUS}
+    card = card_of(device_name, names)
+    return MACHINES[names[card]] if card else None
 
 
 @dataclass(frozen=True)

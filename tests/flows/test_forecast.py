@@ -11,14 +11,14 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.plan_accuracy import CASES, measured, near, told
-from flows.forecast import forecast_of, machine_of
+from flows.forecast import forecast_of, machine_of, this_machine
 from flows.params import compose
 from flows.workload import pretraining, shape_of, workloads
 from lm import optimizers
 from lm.config import methods_of
 from lm.model import Decoder, ModelConfig
 from lm.training import stand_ins
-from lm.training.forecast import MACHINES
+from lm.training.forecast import GPUS, MACHINES, machine_called
 from lm.training.memory import positions_in
 from lm.training.rehearsal import HOLES, Live, Sampling, rehearse, sample
 from tasks.core.config import ConfigError
@@ -107,6 +107,45 @@ def test_sampling_holds_a_cache_in_the_dtype_of_the_pass(gpu: bool, slots: int, 
 def test_an_unknown_machine_is_one_line() -> None:
     with pytest.raises(ConfigError, match="MACHINE: no machine 'h101'"):
         machine_of("h101")
+
+
+@pytest.mark.parametrize(
+    ("name", "machine"),
+    [
+        ("NVIDIA A100-SXM4-40GB", "a100-40g"),
+        ("NVIDIA A100-PCIE-40GB", "a100-40g"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A100 80GB PCIe", "a100"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA H20", "h20"),
+        ("NVIDIA GeForce RTX 5090", "rtx-5090"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx-pro-6000"),
+        ("NVIDIA RTX 6000 Ada Generation", None),
+        ("NVIDIA A10", None),
+    ],
+)
+def test_a_gpu_is_named_as_nvidia_smi_prints_it(name: str, machine: str | None) -> None:
+    found = machine_called(name)
+    assert found is (None if machine is None else MACHINES[machine])
+
+
+def test_every_machine_is_found_by_its_own_card() -> None:
+    assert {name: machine_called(card) for name, card, *_ in GPUS} == MACHINES
+
+
+def test_a_gpu_that_is_here_has_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "NVIDIA H100 80GB HBM3"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    monkeypatch.setattr("flows.forecast.memory_bytes", lambda device: 84_930_000_000)
+    assert this_machine() == replace(MACHINES["h100"], memory=84_930_000_000)
+    name = "NVIDIA GeForce GTX 1080"
+    with pytest.raises(ConfigError, match="the GPU NVIDIA GeForce GTX 1080 is not in the table"):
+        this_machine()
 
 
 def test_missing_problems_are_one_line() -> None:

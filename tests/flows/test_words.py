@@ -27,7 +27,19 @@ COMMAND = re.compile(
 )
 # Of these the documents' words are tried and the work is not begun.
 WORK = {"agent", "bench", "bench-table", "chaos", "clean", "lint", "peers", "pipeline", "plan", "preflight", "repro"}
-WORK |= {"mutants", "reproduce", "setup", "smoke", "test", "ui", "variant", "audit"}
+WORK |= {
+    "gpu-check",
+    "gpu-wheels",
+    "test-gpu",
+    "mutants",
+    "reproduce",
+    "setup",
+    "smoke",
+    "test",
+    "ui",
+    "variant",
+    "audit",
+}
 
 
 def named() -> list[str]:

@@ -1,0 +1,31 @@
+"""The items in the order of their worth: what is right comes before what is fast."""
+
+from benchmarks.gpu.checkpoint import checkpoint
+from benchmarks.gpu.documents import documents
+from benchmarks.gpu.environment import environment
+from benchmarks.gpu.head import head
+from benchmarks.gpu.kernel_speed import kernel_speed
+from benchmarks.gpu.peers import step_plain, step_trainer
+from benchmarks.gpu.pretraining import step_documents, step_eager, step_preset, step_same
+from benchmarks.gpu.rollout import rollout
+from benchmarks.gpu.roofs import roofs
+from benchmarks.gpu.runner import Item
+from benchmarks.gpu.suites import device_tests, kernel_tests
+
+ITEMS = (
+    Item(environment, 5, 30),
+    Item(roofs, 15, 40, "G0"),
+    Item(kernel_tests, 40, 110),
+    Item(device_tests, 40, 120),
+    Item(step_preset, 50, 110, "G2"),
+    Item(step_same, 45, 90, "G2"),
+    Item(step_plain, 45, 90, "G2"),
+    Item(head, 25, 60, "G1"),
+    Item(documents, 15, 40),
+    Item(rollout, 25, 70, "G5"),
+    Item(step_eager, 25, 50, "G2"),
+    Item(kernel_speed, 20, 50),
+    Item(checkpoint, 20, 50, "G10"),
+    Item(step_documents, 45, 90, "G2"),
+    Item(step_trainer, 50, 110, "G2"),
+)
