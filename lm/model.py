@@ -239,15 +239,13 @@ class Decoder(nn.Module):
             visible_BTC = torch.arange(cache.capacity, device=ids_BT.device) <= positions_BT[..., None]
             mask = visible_BTC.repeat(1, self.config.heads // self.config.kv_heads, 1)[:, None]
         x_BTD = self.embedding(ids_BT)
-        # a CPU's graph would have every strip of every document in it, anew for each batch
-        run = self._run if bounds is None or x_BTD.is_cuda else Block.__call__
         for layer, block in enumerate(self.blocks):
             if cache is not None:
                 x_BTD = block(x_BTD, cos, sin, cache, layer, mask, None)
             elif self.recompute and torch.is_grad_enabled():
-                x_BTD = checkpoint(run, block, x_BTD, cos, sin, None, 0, None, documents, use_reentrant=False)
+                x_BTD = checkpoint(self._run, block, x_BTD, cos, sin, None, 0, None, documents, use_reentrant=False)
             else:
-                x_BTD = run(block, x_BTD, cos, sin, None, 0, None, documents)
+                x_BTD = self._run(block, x_BTD, cos, sin, None, 0, None, documents)
         if cache is not None:
             cache.lengths_B += T
         return self.norm(x_BTD)
