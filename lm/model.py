@@ -305,16 +305,14 @@ class Decoder(nn.Module):
             x_BTD = x_BTD.to(products)
         # nothing waits yet: zeros, so that the first block has the graph of the others
         waiting_BTD = torch.zeros_like(x_BTD, dtype=products) if x_BTD.is_cuda else None
-        # a CPU's graph would have every strip of every document in it, anew for each batch
-        run = self._run if bounds is None or x_BTD.is_cuda else Block.__call__
         for layer, block in enumerate(self.blocks):
             stream = block, x_BTD, waiting_BTD, cos, sin
             if cache is not None:
                 x_BTD, waiting_BTD = Block.__call__(*stream, cache, layer, mask, None)
             elif self.recompute and torch.is_grad_enabled():
-                x_BTD, waiting_BTD = checkpoint(run, *stream, None, 0, None, documents, use_reentrant=False)
+                x_BTD, waiting_BTD = checkpoint(self._run, *stream, None, 0, None, documents, use_reentrant=False)
             else:
-                x_BTD, waiting_BTD = run(*stream, None, 0, None, documents)
+                x_BTD, waiting_BTD = self._run(*stream, None, 0, None, documents)
         if cache is not None:
             cache.lengths_B += T
         return self.norm(x_BTD if waiting_BTD is None else x_BTD + waiting_BTD)

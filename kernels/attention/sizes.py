@@ -19,11 +19,11 @@ from triton.compiler import ASTSource
 from kernels.attention import triton as attention
 from kernels.attention.tiles import Tile, tiles_of
 
-CAPABILITY, HEADS = (9, 0), 8
+HEADS = 8
 KERNELS = attention._forward, attention._backward_queries, attention._backward_keys
 
 
-def size(kernel: Any, width: int, dtype: torch.dtype, tile: Tile) -> dict[str, int]:
+def size(kernel: Any, capability: tuple[int, int], width: int, dtype: torch.dtype, tile: Tile) -> dict[str, int]:
     """{registers, spilled, shared}, bytes but for the registers, of one kernel with 8 heads of this width."""
     example = torch.empty(1, HEADS, width, dtype=dtype, device="meta")
     constants = attention.options(example, example, tile)
@@ -33,27 +33,34 @@ def size(kernel: Any, width: int, dtype: torch.dtype, tile: Tile) -> dict[str, i
     signature = {n: "constexpr" if n in constants else kinds.get(n, f"*{number}") for n in kernel.arg_names}
     # as at a launch: what torch allocates is aligned to 16 bytes
     aligned = {(at,): [["tt.divisibility", 16]] for at, kind in enumerate(signature.values()) if kind.startswith("*")}
-    major, minor = CAPABILITY
-    target = GPUTarget("cuda", 10 * major + minor, 32)
+    architecture = 10 * capability[0] + capability[1]
+    target = GPUTarget("cuda", architecture, 32)
     made = triton.compile(ASTSource(kernel, signature, constants, aligned), target=target, options=options)
     with tempfile.TemporaryDirectory() as folder:
         assembly = Path(folder) / "kernel.ptx"
         assembly.write_text(made.asm["ptx"])
-        command = [knobs.nvidia.ptxas.path, "-v", f"--gpu-name=sm_{major}{minor}a", assembly, "-o", "/dev/null"]
+        command = [
+            knobs.nvidia.ptxas.path,
+            "-v",
+            f"--gpu-name=sm_{architecture}{'a' * (architecture >= 90)}",
+            assembly,
+            "-o",
+            "/dev/null",
+        ]
         told = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     registers, spilled = (int(re.search(rf"(\d+) {what}", told)[1]) for what in ("registers", "bytes spill stores"))
     return {"registers": registers, "spilled": spilled, "shared": made.metadata.shared}
 
 
-def table() -> Iterator[str]:
-    """A line for each kernel, dtype and width."""
+def table(capability: tuple[int, int]) -> Iterator[str]:
+    """A line for each dtype, width and kernel."""
     for dtype in (torch.bfloat16, torch.float32):
         for width in (64, 128, 256):
-            for kernel, tile in zip(KERNELS, tiles_of(CAPABILITY, width, dtype.itemsize), strict=True):
-                told = " ".join(f"{name} {value}" for name, value in size(kernel, width, dtype, tile).items())
+            for kernel, tile in zip(KERNELS, tiles_of(capability, width, dtype.itemsize), strict=True):
+                told = " ".join(f"{what} {n}" for what, n in size(kernel, capability, width, dtype, tile).items())
                 yield f"{str(dtype)[6:]} {width} {kernel.__name__} {tuple(tile)}: {told}"
 
 
 if __name__ == "__main__":
-    for line in table():
+    for line in table((9, 0)):
         print(line, flush=True)

@@ -1,6 +1,9 @@
 """Attention within documents: both kernels against the masked softmax, and nothing passes from one document to another."""
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -130,20 +133,19 @@ def set_tiles(monkeypatch: pytest.MonkeyPatch, *tiles: Tile) -> None:
 
 
 # what any GPU and tensor is given, at the widths where the choice changes
-CHOICES = sorted(
-    {tiles_of((major, 0), *kind) for major in (8, 9, 10) for kind in ((64, 2), (128, 2), (256, 2), (64, 4), (256, 4))}
-)
+KINDS = [(width, itemsize) for width in (64, 128, 256) for itemsize in (2, 4)]
+CHOICES = sorted({tiles_of((major, 0), *kind) for major in (8, 9, 10) for kind in KINDS})
 
 
 @pytest.mark.parametrize("tiles", CHOICES)
-@pytest.mark.parametrize("dtype", TOLERANCE)
 def test_every_choice_of_tiles(
-    triton_attention: Function, monkeypatch: pytest.MonkeyPatch, tiles: tuple[Tile, ...], dtype: torch.dtype
+    triton_attention: Function, monkeypatch: pytest.MonkeyPatch, tiles: tuple[Tile, ...]
 ) -> None:
     set_tiles(monkeypatch, *tiles)
-    # a document of several whole tiles, not one of whose edges is a tile's, and short ones around it
-    parts, grad = inputs(1, 460, (2, 1), 16, dtype)
-    bounds = torch.tensor([0, 5, 37, 440, 460])
+    # one document of some whole tiles, not one of whose edges is a tile's, and short ones around it
+    longest = 5 + 2 * max(tile.queries + tile.keys for tile in tiles)
+    parts, grad = inputs(1, longest + 50, (1, 1))
+    bounds = torch.tensor([0, 5, 37, longest + 37, longest + 50])
     assert_equals_the_reference(triton_attention, parts, grad, bounds)
 
 
@@ -182,8 +184,8 @@ def test_only_tiles_at_an_edge_are_masked(triton_attention: Function, monkeypatc
 
 
 def test_the_same_bits_every_time(triton_attention: Function) -> None:
-    parts, grad = inputs(2, 150, (4, 2), 16)
-    bounds = torch.tensor([0, 20, 150, 290, 300])
+    parts, grad = inputs(1, 80, (2, 1))
+    bounds = torch.tensor([0, 20, 80])
     first, second = (results(triton_attention, parts, grad, bounds) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
@@ -341,8 +343,7 @@ def test_the_operator_is_what_its_registration_says(dtype: torch.dtype) -> None:
     parts, _ = inputs(2, 45, (2, 2), dtype=dtype)
     flat = [x.flatten(0, 1).requires_grad_() for x in parts]
     documents = documents_of(torch.tensor([0, 3, 45, 90]), 2, 45, torch.device("cpu"))
-    # the gradients of a sum of both outputs are asked for, and the log-sum-exp has none
-    torch.library.opcheck(operator.within_documents, (*flat, *documents), test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(operator.within_documents, (*flat, *documents))
     mixed, logsumexp = operator.within_documents(*flat, *documents)
     saved = mixed.detach(), *(x.detach() for x in flat), *documents, mixed.detach(), logsumexp.detach()
     torch.library.opcheck(torch.ops.tokenmill.attention_backward.default, saved)
@@ -355,3 +356,21 @@ def test_heads_and_shapes_that_do_not_fit(shape: tuple[int, ...]) -> None:
         attention(q, torch.zeros(shape), v, None)
     with pytest.raises(ValueError, match="H a multiple of K"):
         attention(q, torch.zeros(2, 4, 3, 8), torch.zeros(2, 4, 3, 8), None)
+
+
+def test_the_kernels_of_an_h100_spill_nothing() -> None:
+    """Compiled for one, which need not be there, at the width of gpu-124m's heads."""
+    pytest.importorskip("triton")
+    code = """
+import torch
+from kernels.attention.sizes import KERNELS, size
+from kernels.attention.tiles import tiles_of
+for kernel, tile in zip(KERNELS, tiles_of((9, 0), 64, 2)):
+    print(*size(kernel, (9, 0), 64, torch.bfloat16, tile).values())
+"""
+    compiled = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    told = subprocess.run([sys.executable, "-c", code], env=compiled, check=True, capture_output=True, text=True).stdout
+    sizes = [[int(number) for number in line.split()] for line in told.splitlines()]
+    assert len(sizes) == 3
+    for registers, spilled, shared in sizes:
+        assert registers <= 255 and not spilled and shared <= 227 * 1024

@@ -32,9 +32,9 @@ def by_the_reference(model: lm.model.Decoder, bounds: list[int]) -> Tensor:
         return gradient(model, bounds)
 
 
-@pytest.mark.parametrize("kernel", ["cpu", "triton"])
-def test_one_graph_for_all_blocks_and_batches(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The triton kernel under the interpreter, in place of the CPU's: the graph has the operator, whichever computes it."""
+@pytest.mark.parametrize(("kernel", "backend"), [("cpu", "inductor"), ("triton", "aot_eager")])
+def test_one_graph_for_all_blocks_and_batches(kernel: str, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Triton kernel under the interpreter, in place of the CPU's: the graph has the operator, whichever computes it."""
     if kernel == "triton":
         pytest.importorskip("triton")
         from kernels.attention import triton
@@ -43,7 +43,7 @@ def test_one_graph_for_all_blocks_and_batches(kernel: str, monkeypatch: pytest.M
     model = toy_model(kv_heads=4)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    model._run = torch.compile(Block.__call__, fullgraph=True)
+    model._run = torch.compile(Block.__call__, fullgraph=True, backend=backend)
     for bounds in BATCHES:
         # sums of fp32 in another order
         torch.testing.assert_close(gradient(model, bounds), by_the_reference(model, bounds), rtol=1e-3, atol=1e-4)

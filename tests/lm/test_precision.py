@@ -63,7 +63,7 @@ def test_compiled_blocks_give_the_loss_and_gradient_of_plain_ones() -> None:
 
 
 def test_documents_and_recomputation_stand_beside_compiled_blocks() -> None:
-    """On a CPU documents go past the compiled graph; neither that nor recomputation may change loss or gradients."""
+    """Neither may change the gradients but for the order of rounding."""
 
     def gradient(model) -> torch.Tensor:
         model.zero_grad()
@@ -72,10 +72,11 @@ def test_documents_and_recomputation_stand_beside_compiled_blocks() -> None:
 
     model, bounds = toy_model(), torch.tensor([0, 5, 16, 31, 32])
     wanted = gradient(model)
-    model.compile_blocks(True)
     model.recompute = True
     # the same operations in the same order, some of them twice
     assert torch.equal(gradient(model), wanted)
+    model.compile_blocks(True)
+    torch.testing.assert_close(gradient(model), wanted, rtol=1e-3, atol=1e-4)  # the same operations, some fused
 
 
 def test_auto_compiles_long_runs_only(monkeypatch: pytest.MonkeyPatch) -> None:
