@@ -44,7 +44,7 @@ class Check:
         prediction = None if self.tiny else PREDICTIONS.get((self.item, name))
         if prediction is not None:
             row |= {"predicted": [prediction.low, prediction.high], "because": prediction.because}
-            row["off"] = off(value, prediction) if isinstance(value, float) else None
+            row["off"] = off(value, prediction) if isinstance(value, float | int) else None
         with (self.out / ROWS).open("a") as file:
             file.write(json.dumps(row | more) + "\n")
             file.flush()

@@ -41,6 +41,8 @@ def bytes_kept(model: nn.Module, batch: Batch, rows: int = 1) -> int:
     with saved_tensors_hooks(count, lambda tensor: tensor):
         loss, _ = batch.loss(slice(0, rows))  # held, so that no storage is used twice
     del loss
+    # under autocast the step would go on with the casts made here, through which FSDP2 gives its weights no gradients
+    torch.clear_autocast_cache()
     return sum(kept.values())
 
 

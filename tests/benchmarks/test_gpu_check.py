@@ -26,19 +26,30 @@ from tests.project import ROOT
 
 # Of what this project depends on, all that the check may use; docs/gpu.md names the five that a machine with torch alone has not.
 ALLOWED = {
+    "fsspec",
+    "httpx",
     "hypothesis",
+    "jinja2",
     "networkx",
     "numpy",
+    "pathspec",
     "psutil",
     "pyarrow",
     "pydantic",
     "pytest",
+}
+ALLOWED |= {
     "pytest-xdist",
     "pyyaml",
+    "regex",
     "ruamel.yaml",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "tqdm",
+    "transformers",
 }
-ALLOWED |= {"jinja2", "safetensors", "tokenizers", "torch", "tqdm", "transformers", "triton", "fsspec"}
-ALLOWED |= {"httpx", "regex"}  # transformers imports them
+ALLOWED |= {"triton", "xxhash"}
 MODULES = {
     "fastwarc": "fastwarc",
     "pg8000": "pg8000",

@@ -12,9 +12,8 @@ from safetensors.torch import load_file
 from lm import averages, optimizers
 from lm.config import methods_of
 from lm.optimizers import AdamW, Muon
+from lm.training import parallel
 from lm.training.loop import train
-from lm.training.parallel.ddp import DDP
-from lm.training.parallel.fsdp import FSDP
 from tasks.core.log import Stopped
 from tests.gpu.models import Recorder, batches, fit, model_on, recipe, relative
 
@@ -70,19 +69,23 @@ def group(device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("method", [AdamW, Muon], ids=lambda method: method.__name__)
-@pytest.mark.parametrize("kind", [DDP, FSDP], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_one_rank_of_ddp_and_fsdp_trains_as_exact_does(
-    device: torch.device, group: None, kind: Any, method: Any, monkeypatch: pytest.MonkeyPatch
+    device: torch.device, group: None, kind: str, method: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = fit(device, recipe(method, precision="bf16"), Recorder(), steps=3)
     used: list[Any] = []
 
-    def chosen(how: Any) -> Any:  # a run of one process is exact unless it is told otherwise
-        used.append(kind())
+    def chosen(how: Any) -> Any:
+        """Of this kind, which else takes more than one rank."""
+        with monkeypatch.context() as two:
+            two.setenv("TOKENMILL_PARALLEL", kind)
+            two.setattr("lm.training.parallel.ranks", lambda: 2)
+            used.append(parallel.chosen(how))
         return used[-1]
 
     monkeypatch.setattr("lm.training.loop.chosen", chosen)
     other = fit(device, recipe(method, precision="bf16"), Recorder(), steps=3)
-    assert len(used) == 1
+    assert [type(one).__name__ for one in used] == [kind.upper()]
     # bf16 rounds what lies a last bit apart in fp32
     assert all(relative(other[name], wanted) < 1e-3 for name, wanted in exact.items())
