@@ -53,8 +53,9 @@ class FusedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.launched("attention.backward", ctx.saved_tensors[:3])
-        return *(torch.empty_like(x) for x in ctx.saved_tensors[:3]), None
+        inputs = ctx.saved_tensors[:3]  # once: what activation recomputation gives, it gives once
+        ctx.launched("attention.backward", inputs)
+        return *(torch.empty_like(x) for x in inputs), None
 
 
 @contextmanager
