@@ -5,6 +5,7 @@ run of it is enough.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from benchmarks.contest import Arm, Contest, Metric, Sample
 from benchmarks.step_counts import CLASSES, PRESET, TOKENS, step_counts
@@ -21,7 +22,7 @@ def contests(threads: int) -> Iterator[Contest]:
     """The step with its residual stream in fp32 and in bf16."""
     for stream in ("fp32", "bf16"):
         label = f"step of {PRESET}, {TOKENS} tokens, stream {stream}"
-        yield counted(label, lambda stream=stream: milliseconds(stream), STEP_BEFORE, "ms")
+        yield counted(label, partial(milliseconds, stream), STEP_BEFORE, "ms")
 
 
 def counted(label: str, count: Callable[[], dict[str, float]], before: dict[str, float], unit: str) -> Contest:

@@ -160,7 +160,7 @@ def distillation(params: dict[str, Any], shape: ModelConfig) -> Workload:
         )
 
         def divergence(ids_BT: Tensor, counted: int) -> Tensor:
-            kept = last_of(*ids_BT.shape, counted)
+            kept = last_of(ids_BT.shape[0], ids_BT.shape[1], counted)
             with torch.no_grad():
                 theirs_KD = hidden_at(teacher, ids_BT, kept)
             mine_KD = hidden_at(model, ids_BT, kept)

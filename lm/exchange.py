@@ -2,6 +2,7 @@
 entry, and the bytes that they cost."""
 
 import json
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -56,7 +57,7 @@ def shared_out(costs: list[int], parts: int) -> list[int]:
 def from_owners(
     mine: list[Tensor | None],
     owners: list[int],
-    shapes: list[tuple[int, ...]],
+    shapes: Sequence[tuple[int, ...]],
     dtype: torch.dtype,
     device: torch.device,
 ) -> list[Tensor]:

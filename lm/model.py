@@ -98,11 +98,11 @@ class Cache:
         keys_BKCE, values_BKCE = self.keys_LBKCE[layer], self.values_LBKCE[layer]
         B, K, T, E = k_BKTE.shape
         if mask is None and T == 1:
-            of_one = (x.squeeze(2) for x in (q_BHTE, k_BKTE, v_BKTE))
-            return decode_attention(*of_one, keys_BKCE, values_BKCE, self.lengths_B).unsqueeze(1)
+            q_BHE, k_BKE, v_BKE = (x.squeeze(2) for x in (q_BHTE, k_BKTE, v_BKTE))
+            return decode_attention(q_BHE, k_BKE, v_BKE, keys_BKCE, values_BKCE, self.lengths_B).unsqueeze(1)
         if mask is None:
             keys_BKCE[:, :, :T], values_BKCE[:, :, :T] = k_BKTE, v_BKTE
-            return attention(*(x.transpose(1, 2) for x in (q_BHTE, k_BKTE, v_BKTE)), None)
+            return attention(q_BHTE.transpose(1, 2), k_BKTE.transpose(1, 2), v_BKTE.transpose(1, 2), None)
         slots = self._positions_BT[:, None, :, None].expand_as(k_BKTE)
         keys_BKCE.scatter_(2, slots, k_BKTE.to(keys_BKCE.dtype))
         values_BKCE.scatter_(2, slots, v_BKTE.to(values_BKCE.dtype))
@@ -127,27 +127,36 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
 
 
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight, arXiv:1910.07467. On a GPU in the dtype of the products that read it, which would each cast it."""
+class Norm(nn.Module):
+    """A weight a column, for what norms its input; letters as above."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
-    def forward(self, x: Tensor) -> Tensor:
+    def normed(self, x: Tensor) -> Tensor:
+        """x / rms(x) * weight, arXiv:1910.07467. On a GPU in the dtype of the products that read it, which would each cast
+        it."""
         return rms_norm(x, self.weight, self.eps, autocast_dtype(x) if x.is_cuda else None)
 
 
-class StreamNorm(RMSNorm):
+class RMSNorm(Norm):
+    """The norm of x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.normed(x)
+
+
+class StreamNorm(Norm):
     """(x + more, the norm of that sum); without more, x and its norm."""
 
     def forward(self, x: Tensor, more: Tensor | None) -> tuple[Tensor, Tensor]:
         if more is None:
-            return x, super().forward(x)
+            return x, self.normed(x)
         return add_norm(x, more, self.weight, self.eps, autocast_dtype(x) if x.is_cuda else None)
 
 
-class HeadNorm(RMSNorm):
+class HeadNorm(Norm):
     """y_BHTE: x_BTHE normed over E and turned by its position."""
 
     def forward(self, x_BTHE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.measure import distance, milliseconds
 from kernels.attention import attention
+from kernels.attention.documents import documents_of
 
 # B rows of T tokens, H heads of width E: the heads of a GPT-2, and those of the presets
 SHAPES = ((32, 2048, 12, 64), (16, 2048, 16, 128))
@@ -65,10 +67,10 @@ def bounds_of(B: int, T: int, generator: torch.Generator) -> Tensor:
 def arms(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor) -> Arms:
     """torch's of variable length is there on a GPU alone, and not in every torch."""
     B, T = q.shape[:2]
-    whole = torch.arange(0, B * T + 1, T)
+    ours, whole = (documents_of(cuts, B, T, q.device) for cuts in (bounds, torch.arange(0, B * T + 1, T)))
     inside = float(sum((end - start) ** 2 for start, end in pairwise(bounds.tolist())))
     every: Arms = {
-        "ours, documents": (lambda: attention(q, k, v, bounds), inside),
+        "ours, documents": (lambda: attention(q, k, v, ours), inside),
         "ours, whole rows as documents": (lambda: attention(q, k, v, whole), B * T * T),
         "whole rows": (lambda: attention(q, k, v, None), B * T * T),
     }
@@ -79,7 +81,7 @@ def arms(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor) -> Arms:
 
         def varlen() -> Tensor:
             query, key, value = (tensor.flatten(0, 1) for tensor in (q, k, v))
-            mixed: Tensor = varlen_attn(query, key, value, offsets, offsets, longest, longest, window_size=(-1, 0))
+            mixed: Any = varlen_attn(query, key, value, offsets, offsets, longest, longest, window_size=(-1, 0))
             return mixed.view_as(q)
 
         every["torch varlen_attn"] = (varlen, inside)

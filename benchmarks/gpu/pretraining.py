@@ -30,7 +30,7 @@ def vocab_size(check: Check) -> int:
 
 def shape(check: Check, **more: Any) -> ModelConfig:
     """Of presets/gpu-124m.yaml."""
-    sizes = {"width": 768, "layers": 12, "heads": 6, "kv_heads": 6, "ffn_width": 2048, "context": 1024}
+    sizes: dict[str, Any] = {"width": 768, "layers": 12, "heads": 6, "kv_heads": 6, "ffn_width": 2048, "context": 1024}
     if check.tiny:
         sizes = {"width": 64, "layers": 2, "heads": 2, "kv_heads": 2, "ffn_width": 128, "context": 32}
     return ModelConfig(vocab_size=vocab_size(check), **sizes, **more)

@@ -58,7 +58,8 @@ def theirs(check: Check, label: str, shape: ModelConfig, ids: torch.Tensor, new:
     import transformers
 
     dtype = torch.bfloat16 if check.on_gpu else torch.float32
-    model = transformers.LlamaForCausalLM(llama(shape)).to(check.device, dtype).eval()
+    model: Any = transformers.LlamaForCausalLM(llama(shape)).eval()
+    model.to(check.device, dtype)
     settings: dict[str, Any] = {"do_sample": True, "top_k": 0, "pad_token_id": 0, "eos_token_id": None}
 
     def write() -> None:

@@ -94,7 +94,7 @@ def test_a_result_that_nobody_reads_has_no_gradient(triton: ModuleType, device: 
     wide = [tensor.detach().double().requires_grad_() for tensor in tensors]
     for index in (0, 1):
         got = torch.autograd.grad(triton.add_norm(*tensors, EPS, FP32)[index].sum(), tensors[0])
-        wanted = torch.autograd.grad(reference.add_norm(*wide, EPS)[index].sum(), wide[0])
+        wanted = torch.autograd.grad(reference.add_norm(*wide, EPS)[index].sum(), wide[0])  # type: ignore[arg-type, call-arg]
         torch.testing.assert_close(got[0].double(), wanted[0], **TOLERANCES[FP32])
 
 
@@ -108,7 +108,7 @@ def test_a_cpu_has_the_bits_of_a_sum_and_a_norm(dtype: torch.dtype) -> None:
 
 def test_gradients_of_the_reference() -> None:
     tensors = [tensor.detach().double().requires_grad_() for tensor in inputs((3, 5), FP32, FP32, CPU)]
-    assert torch.autograd.gradcheck(lambda *given: reference.add_norm(*given, EPS), tensors)
+    assert torch.autograd.gradcheck(lambda *given: reference.add_norm(*given, EPS), tensors)  # type: ignore[call-arg]
 
 
 def test_worked_by_hand(triton: ModuleType, device: torch.device) -> None:

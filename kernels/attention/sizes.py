@@ -48,7 +48,7 @@ def size(kernel: Any, capability: tuple[int, int], width: int, dtype: torch.dtyp
             "/dev/null",
         ]
         told = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    registers, spilled = (int(re.search(rf"(\d+) {what}", told)[1]) for what in ("registers", "bytes spill stores"))
+    registers, spilled = (int(re.findall(rf"(\d+) {what}", told)[0]) for what in ("registers", "bytes spill stores"))
     return {"registers": registers, "spilled": spilled, "shared": made.metadata.shared}
 
 

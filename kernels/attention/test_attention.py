@@ -47,7 +47,7 @@ def inputs(
 
 def packed(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor | None) -> Tensor:
     """Attention within the documents of these bounds."""
-    return attention(q, k, v, None if bounds is None else documents_of(bounds, *q.shape[:2], q.device))
+    return attention(q, k, v, None if bounds is None else documents_of(bounds, *q.shape[:2], q.device))  # type: ignore[call-arg]
 
 
 def results(f: Function, parts: list[Tensor], grad: Tensor, bounds: Tensor | None) -> list[Tensor]:
@@ -96,7 +96,7 @@ def triton_attention(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> F
 
     def within(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor) -> Tensor:
         flat = (x.to(device).flatten(0, 1).contiguous() for x in (q, k, v))
-        mixed, _ = operator.within_documents(*flat, *documents_of(bounds, *q.shape[:2], device))
+        mixed, _ = operator.within_documents(*flat, *documents_of(bounds, *q.shape[:2], device))  # type: ignore[call-arg]
         return mixed.view_as(q)
 
     return within
@@ -170,7 +170,7 @@ def test_only_tiles_at_an_edge_are_masked(triton_attention: Function, monkeypatc
         pytest.skip("counts what the interpreter calls")
     masks = []
     compare = InterpreterBuilder.create_and
-    monkeypatch.setattr(InterpreterBuilder, "create_and", lambda *x: masks.append(x[1].data.shape) or compare(*x))
+    monkeypatch.setattr(InterpreterBuilder, "create_and", lambda *x: masks.append(x[1].data.shape) or compare(*x))  # type: ignore[func-returns-value]
     set_tiles(monkeypatch, *[Tile(16, 32, 4, 1)] * 3)
 
     def masked(tiles: int) -> int:
@@ -273,7 +273,7 @@ def test_packed_equals_each_document_alone(rows: int, length: int, cuts: set[int
     tokens = rows * length
     bounds = sorted({cut for cut in cuts if cut < tokens} | set(range(0, tokens + 1, length)))
     parts, _ = inputs(rows, length, heads)
-    together = packed(*parts, torch.tensor(bounds)).flatten(0, 1)
+    together = packed(*parts, torch.tensor(bounds)).flatten(0, 1)  # type: ignore[call-arg]
     for start, end in pairwise(bounds):
         one_q, one_k, one_v = (x.flatten(0, 1)[None, start:end] for x in parts)
         alone = attention(one_q, one_k, one_v, None)[0]
@@ -321,7 +321,7 @@ def test_bad_bounds(bounds: list, message: str) -> None:
 def test_documents_of_other_tokens_are_refused() -> None:
     parts, _ = inputs(2, 4, (2, 1))
     with pytest.raises(ValueError, match="documents are of 6 tokens, and q, k and v of 2 rows of 4"):
-        attention(*parts, documents_of(torch.tensor([0, 3, 6]), 2, 3, torch.device("cpu")))
+        attention(*parts, documents_of(torch.tensor([0, 3, 6]), 2, 3, torch.device("cpu")))  # type: ignore[arg-type, call-arg]
 
 
 def test_each_token_knows_its_document() -> None:

@@ -52,9 +52,9 @@ def backward(
     read = q_NHE, k_NKE, v_NKE, starts_N, mixed_NHE, grad_NHE, logsumexp_HN
     grid = triton.cdiv(N, tile.queries), H
     _backward_queries[grid](*read, dots_HN, dq_NHE, N, **options(q_NHE, k_NKE, tile))
-    read = q_NHE, k_NKE, v_NKE, starts_N, ends_N, grad_NHE, logsumexp_HN, dots_HN
+    there = q_NHE, k_NKE, v_NKE, starts_N, ends_N, grad_NHE, logsumexp_HN, dots_HN
     grid = triton.cdiv(N, other.keys), k_NKE.shape[1]
-    _backward_keys[grid](*read, dk_NKE, dv_NKE, N, **options(q_NHE, k_NKE, other))
+    _backward_keys[grid](*there, dk_NKE, dv_NKE, N, **options(q_NHE, k_NKE, other))
     return dq_NHE, dk_NKE, dv_NKE
 
 

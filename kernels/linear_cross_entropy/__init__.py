@@ -119,5 +119,7 @@ class _LinearLogProbabilities(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_T: Tensor) -> tuple[Tensor | None, ...]:
-        *_, grad_x_TD, grad_weight_VD = chunked(*ctx.saved_tensors, -grad_T, ctx.terms, None, *ctx.needs_input_grad[:2])
+        x_TD, weight_VD, targets_T = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:2]
+        *_, grad_x_TD, grad_weight_VD = chunked(x_TD, weight_VD, targets_T, -grad_T, ctx.terms, None, *wanted)
         return grad_x_TD, grad_weight_VD, None, None

@@ -77,19 +77,24 @@ def test_the_gradient_follows_what_is_made_of_the_loss_and_is_there_once() -> No
     given = inputs((5, 4, 4, 9))
     _, dx, dweight = both(linear_divergence, given, 1.0)
     x, weight = (tensor.detach().requires_grad_() for tensor in given[:2])
-    loss = linear_divergence(x, weight, *given[2:], squares, 1.0)
+    loss = linear_divergence(x, weight, *given[2:], squares, 1.0)  # type: ignore[arg-type, call-arg]
     (-3 * loss).backward(retain_graph=True)
-    assert torch.equal(x.grad, -3 * dx) and torch.equal(weight.grad, -3 * dweight)
+    assert (
+        x.grad is not None
+        and weight.grad is not None
+        and torch.equal(x.grad, -3 * dx)
+        and torch.equal(weight.grad, -3 * dweight)
+    )
     with pytest.raises(RuntimeError, match="compute the loss again"):
         loss.backward()
 
 
 def test_only_what_is_wanted_has_a_gradient() -> None:
     x, weight, *teacher = inputs((5, 4, 4, 9))
-    frozen = linear_divergence(x, weight.requires_grad_(), *teacher, squares, 1.0)
+    frozen = linear_divergence(x, weight.requires_grad_(), *teacher, squares, 1.0)  # type: ignore[arg-type, call-arg]
     assert torch.autograd.grad(frozen, weight)[0].any()
     with torch.no_grad():
-        assert not linear_divergence(x.requires_grad_(), weight, *teacher, squares, 1.0).requires_grad
+        assert not linear_divergence(x.requires_grad_(), weight, *teacher, squares, 1.0).requires_grad  # type: ignore[arg-type, call-arg]
 
 
 def test_autocast_multiplies_in_bf16_and_compares_in_fp32() -> None:
@@ -103,7 +108,7 @@ def test_autocast_multiplies_in_bf16_and_compares_in_fp32() -> None:
 
     x, weight = (tensor.requires_grad_() for tensor in given[:2])
     with torch.autocast("cpu", torch.bfloat16):
-        loss = linear_divergence(x, weight, *given[2:], watched, 3.0)
+        loss = linear_divergence(x, weight, *given[2:], watched, 3.0)  # type: ignore[arg-type, call-arg]
     got = [loss.detach(), *torch.autograd.grad(loss, (x, weight))]
     assert set(seen) == {torch.float32} and all(tensor.dtype == torch.float32 for tensor in got)
     assert all(close(mine, value, TOLERANCE[torch.bfloat16]) for mine, value in zip(got, wanted, strict=True))
@@ -115,4 +120,4 @@ def test_shapes_that_do_not_fit(wrong: int) -> None:
     given = inputs((5, 4, 6, 9))
     given[wrong] = torch.zeros(7, 8)
     with pytest.raises(ValueError, match="words"):
-        linear_divergence(*given, squares, 1.0)
+        linear_divergence(*given, squares, 1.0)  # type: ignore[arg-type, call-arg]

@@ -13,7 +13,7 @@ BATCH = 2**22
 def newton_schulz(matrices: list[Tensor], steps: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """What the reference gives for each matrix in this dtype, up to the order of rounding."""
     results = list(matrices)
-    for indices in batches([tuple(matrix.shape) for matrix in matrices]):
+    for indices in batches([(matrix.shape[0], matrix.shape[1]) for matrix in matrices]):
         wide = [matrices[i].T if matrices[i].shape[0] > matrices[i].shape[1] else matrices[i] for i in indices]
         for index, result in zip(indices, _iterate(torch.stack(wide).float(), steps, dtype).unbind(), strict=True):
             results[index] = result.T if matrices[index].shape[0] > matrices[index].shape[1] else result

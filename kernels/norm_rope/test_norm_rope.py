@@ -109,7 +109,7 @@ def test_worked_by_hand(triton: ModuleType, device: torch.device) -> None:
     x, weight = torch.tensor([3.0, 4.0]).view(1, 1, 1, 2), torch.tensor([2.0, 1.0])
     cos, sin = torch.tensor([[0.0]]), torch.tensor([[1.0]])
     for op, place in ((norm_rotate, CPU), (triton.norm_rotate, device)):
-        y = op(*(tensor.to(place) for tensor in (x, weight, cos, sin)), 3.5)
+        y = op(*(tensor.to(place) for tensor in (x, weight, cos, sin)), 3.5)  # type: ignore[arg-type, call-arg]
         torch.testing.assert_close(y.flatten().cpu(), torch.tensor([-1.0, 1.5]), rtol=1e-6, atol=0)
 
 

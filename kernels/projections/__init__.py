@@ -34,7 +34,7 @@ class _Projections(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *parts: Tensor | None) -> tuple[Tensor, ...]:
         count = len(parts) // 2
-        weights, biases = parts[:count], parts[count:]
+        weights, biases = [part for part in parts[:count] if part is not None], parts[count:]
         ctx.save_for_backward(x, *weights)
         return tuple(F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
 

@@ -63,7 +63,7 @@ def test_what_is_frozen_gets_no_gradient() -> None:
     x, layers = setup(torch.float32, True)
     layers[1].weight.requires_grad_(False)
     layers[2].bias.requires_grad_(False)
-    sum(result.sum() for result in together(x.detach(), *parts(layers))).backward()
+    torch.stack([result.sum() for result in together(x.detach(), *parts(layers))]).sum().backward()
     assert layers[1].weight.grad is None and layers[2].bias.grad is None
     for layer in (layers[0], layers[2]):
         torch.testing.assert_close(layer.weight.grad, x.detach().sum((0, 1)).expand_as(layer.weight))

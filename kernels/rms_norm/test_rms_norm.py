@@ -100,7 +100,7 @@ def test_a_norm_in_the_dtype_of_its_reader_is_the_cast_of_the_norm(triton: Modul
         got = torch.autograd.grad(y, (x, weight), dy.bfloat16())
         assert [grad.dtype for grad in got] == [torch.float32, torch.float32]
         wide = [tensor.detach().double().requires_grad_() for tensor in (x, weight)]
-        wanted = torch.autograd.grad(reference.rms_norm(*wide, EPS), wide, dy.bfloat16().double())
+        wanted = torch.autograd.grad(reference.rms_norm(*wide, EPS), wide, dy.bfloat16().double())  # type: ignore[arg-type, call-arg]
         for one, other in zip(got, wanted, strict=True):
             torch.testing.assert_close(one.double(), other, **TOLERANCES[torch.float32])
 

@@ -97,6 +97,6 @@ def free(names: Sequence[str], wanted: int, folder: Path) -> dict[str, TextIO]:
             held[name] = file
             if len(held) == wanted:
                 return held
-        for file in held.values():
-            file.close()
+        for taken in held.values():
+            taken.close()
         return {}

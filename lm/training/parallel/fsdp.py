@@ -117,8 +117,9 @@ class FSDP(DDP):
         same: list[Tensor] = []
         for name, weight in self._sharded.items():
             if isinstance(weight.grad, DTensor):
-                self._held[name].grad = weight.grad.to_local()
-                cut.append(self._held[name].grad)
+                local = weight.grad.to_local()
+                self._held[name].grad = local
+                cut.append(local)
             elif weight.grad is not None:
                 same.append(weight.grad)
         squares = [_square(grads).to(self.model.cos_TE.device) for grads in (cut, same)]
