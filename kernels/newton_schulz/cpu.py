@@ -5,8 +5,8 @@ from torch import Tensor
 
 from kernels.newton_schulz.reference import EPS, A, B, C
 
-# Entries of a batch. Matrices of a small model are one batch a shape; those of 768 x 2048 are two, enough for a GPU, and 1.3
-# billion weights are 200 batches, so that ranks can share them out and none is held whole in another copy.
+# Entries of a batch. The matrices of a small model are one batch a shape; of 768 x 2048 two go together, of 2048 x 2048 one.
+# The 84 matrices of gpu-124m are 25 batches, and the busiest of 8 ranks has 1.09 times its share of the work.
 BATCH = 2**22
 
 
