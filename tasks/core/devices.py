@@ -88,7 +88,7 @@ def free(names: Sequence[str], wanted: int, folder: Path) -> dict[str, TextIO]:
         )  # for a moment: of two at once each could find half of the devices, and neither enough
         held: dict[str, TextIO] = {}
         for name in names:
-            file = os.fdopen(open_lock(folder / f"device-{name.replace('/', '-')}"), "w")  # MIG's have slashes
+            file: TextIO = os.fdopen(open_lock(folder / f"device-{name.replace('/', '-')}"), "w")  # MIG's have slashes
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

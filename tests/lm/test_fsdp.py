@@ -60,7 +60,7 @@ def batch_of(model: Decoder, step: int) -> Batch:
     return Batch(ROWS, LENGTH, count, lambda rows: (-token_logps(model, ids[rows]).sum() / count, {}))
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generation(model: Decoder, step: int) -> None:
     """A use of the model before the step's loss, as of a stage that samples."""
     batch_of(model, step).loss(slice(0, 1))

@@ -69,6 +69,10 @@ class FSDP(DDP):
                 ignored_params=vectors,
             )
         self.module = fully_shard(Call(model), offload_policy=policy, ignored_params=vectors)
+        for group in (*model.blocks, self.module):
+            # whole tensors are made once: by a sampler, in inference mode, they could not be learned with
+            group.unshard()
+            group.reshard()
         self._sharded: dict[str, Any] = dict(model.named_parameters())
         self._held = {
             name: nn.Parameter(w.to_local(), w.requires_grad) if isinstance(w, DTensor) else w
@@ -117,9 +121,8 @@ class FSDP(DDP):
         same: list[Tensor] = []
         for name, weight in self._sharded.items():
             if isinstance(weight.grad, DTensor):
-                local = weight.grad.to_local()
-                self._held[name].grad = local
-                cut.append(local)
+                cut.append(weight.grad.to_local())
+                self._held[name].grad = cut[-1]
             elif weight.grad is not None:
                 same.append(weight.grad)
         squares = [_square(grads).to(self.model.cos_TE.device) for grads in (cut, same)]
