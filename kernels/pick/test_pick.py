@@ -13,7 +13,7 @@ from kernels.pick import pick, reference
 
 # An exponential of fp32 is right to some 1e-7 of itself, and so is where a token ends.
 EDGE = 1e-6
-SIZES = [1, 2, 15, 16, 17, 261, 9000]  # one tile, short by one and over by one; three tiles
+SIZES = [1, 2, 15, 16, 17, 261, 12000]  # one tile, short by one and over by one; three tiles
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_kernel_and_reference(
         ids, logps = ids.cpu(), logps.cpu()
         wide = logits.float() / (temperature or 1.0)
         wanted = wide.double().log_softmax(-1).gather(1, ids[:, None])[:, 0]
-        torch.testing.assert_close(logps.double(), wanted, rtol=1e-6, atol=2e-6)  # logits of up to 15, in fp32
+        torch.testing.assert_close(logps.double(), wanted, rtol=1e-6, atol=4e-6)  # logits of up to 18: two ulp of fp32
         if temperature:
             assert_under_the_points(ids, wide, 1.0, points)
         else:
