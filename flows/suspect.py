@@ -36,6 +36,9 @@ def suspects(stage: str, left: Side, right: Side) -> list[Suspect]:
         *of_hardware(one, other),
     ]
     found = found or of_outputs(one, left) + of_outputs(other, right)
+    free = [side.name for side, record in ((left, one), (right, other)) if record.hardware.get("deterministic") == "no"]
+    if free and not found:
+        return [Suspect("nondeterminism", f"{stage}.deterministic is off in {' and '.join(free)}")]
     missing = " and ".join(side.name for side, record in ((left, one), (right, other)) if not record.libraries)
     if found or not missing:
         return found or [Suspect("nondeterminism", "nothing recorded differs: or a fault of memory or disk")]

@@ -47,6 +47,7 @@ class Execution:
             "device": device.type,
             "products": str(products(recipe.precision, device)).removeprefix("torch."),
             "compiled": "yes" if self.compiled else "no",
+            "deterministic": "yes" if recipe.deterministic else "no",
             "positions": f"{self.positions} at once" if self.divided else "whole batches",
         }
         if self.divided and (given := os.environ.get("TOKENMILL_POSITIONS")):

@@ -21,6 +21,11 @@ class Recipe(Config):
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="torch.compile; auto: where the run is long enough"
     )
+    deterministic: bool = Field(
+        True,
+        description="the same inputs give the same bits; off: no two runs need to, nor one that was killed and went on. On an "
+        "H100 it costs 3 to 6% of a step (predicted): it rules out cuDNN's attention",
+    )
     shards: int = Field(
         1,
         gt=0,

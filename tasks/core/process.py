@@ -90,8 +90,9 @@ def keep_to_limits() -> None:
             libc.mallopt(ARENA_MAX, 1)
 
 
-def use_threads() -> None:
-    """Threads change the order of sums, so the number is fixed for a machine: TOKENMILL_THREADS, else its cores.
+def use_threads(deterministic: bool = True) -> None:
+    """Threads change the order of sums, so the number is fixed for a machine: TOKENMILL_THREADS, else its cores. deterministic:
+    whether torch is held to algorithms that give the same bits each time.
 
     cuBLAS is reproducible only with a workspace of a fixed size, and torch refuses to use it without.
     """
@@ -99,7 +100,7 @@ def use_threads() -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch = sys.modules["torch"]
         torch.set_num_threads(threads())
-        torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(deterministic)
         # else torch fills whatever it allocates, to show who reads memory that was never written
         torch.utils.deterministic.fill_uninitialized_memory = False
 

@@ -177,10 +177,15 @@ def _is_full(error: OSError) -> bool:
 
 def _follow(ranks: Ranks, config: Config, run: Callable[..., dict[str, float]], entry: Entry) -> None:
     """What a rank but the first does: the same work until the model is trained, of which it says and keeps nothing."""
-    use_threads()
+    use_threads(is_deterministic(config))
     join_audit()
     with ranks.follow() as view, suppress(Trained):
         run(config, view, FollowersLog(), *([entry.item] if entry.item else []))
+
+
+def is_deterministic(config: Config) -> bool:
+    """Whether the stage promises the same bits each time: all do but those that train and are told not to."""
+    return getattr(config, "deterministic", True)
 
 
 def _work(
@@ -189,7 +194,7 @@ def _work(
     began, entry = time.monotonic(), inputs.entry
     check_intact(entry, inputs.md5s)
     folder = SCRATCH / entry.address / inputs.key
-    use_threads()
+    use_threads(is_deterministic(config))
     keep_to_limits()
     memo = SCRATCH / "memo" / entry.address / inputs.memo_key
     spread = {"parallel": ranks.spread}

@@ -31,9 +31,13 @@ from lm.config import Config
 from tasks.core.config import ConfigError
 from tasks.core.stage import main
 
+if "IMPORTS_TORCH" in os.environ:
+    import torch
+
 class ToyConfig(Config):
     steps: int
     mode: str = "good"
+    deterministic: bool = True
 
 def run(config, data, log):
     assert sorted(p.name for p in data.iterdir()) == ["given", "toy"], list(data.iterdir())
@@ -77,6 +81,8 @@ def run(config, data, log):
         log(config.steps, **{name: 1.0 for name in Path("labels").read_text().split("\\n")})
         log.fact(**{name: 2.0 for name in Path("labels").read_text().split("\\n")})
         return {name: 3.0 for name in Path("labels").read_text().split("\\n")}
+    if config.mode == "torch":
+        return {"deterministic": int(torch.are_deterministic_algorithms_enabled())}
     return {"steps": config.steps, "loss": float("nan") if config.mode == "nan" else 0.25}
 
 if __name__ == "__main__":
@@ -129,6 +135,13 @@ def wait_for(happened: Callable[[], bool]) -> None:
 def wait_for_step(project: Path, step: int) -> None:
     curves = project.glob
     wait_for(lambda: any(p.read_bytes().count(b"\n") >= step for p in curves(".scratch/toy/*/curves.jsonl")))
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_stage_is_deterministic_unless_its_section_says_otherwise(project: Path, wanted: bool) -> None:
+    set_params(project, mode="torch", **({} if wanted else {"deterministic": False}))
+    assert finish(start(project, IMPORTS_TORCH="1")) == (0, "")
+    assert json.loads((project / "data/metrics/toy.json").read_text()) == {"deterministic": int(wanted)}
 
 
 def test_a_finished_stage_leaves_output_metrics_and_timings_and_no_scratch(project: Path) -> None:

@@ -94,7 +94,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "shards": [{"shards": 2}],
 }
 # As for tests/rl/test_stage.py
-ELSEWHERE = {"schedule", "average", "compile", "skip_sigmas", "stop_factor", "problems"}
+ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems"}
 
 
 def test_every_parameter_changes_the_student(tmp_path: Path) -> None:

@@ -195,3 +195,12 @@ def test_what_was_not_recorded_is_said(tmp_path: Path, monkeypatch: pytest.Monke
     left, right = (Side(n, tmp_path, tmp_path / "data", {"sft": r}) for n, r in (("A", bare), ("B", RECORD)))
     found = suspects("sft", left, right)
     assert found == [Suspect("library or hardware", "nothing else differs, and of A these were not recorded")]
+
+
+def test_a_stage_that_did_not_promise_equal_bits_is_the_suspect(tmp_path: Path) -> None:
+    free = replace(RECORD, hardware={**RECORD.hardware, "deterministic": "no"})
+    left, right = (Side(n, tmp_path, tmp_path / "data", {"sft": free}) for n in ("A", "B"))
+    assert suspects("sft", left, right) == [Suspect("nondeterminism", "sft.deterministic is off in A and B")]
+    sections = replace(free, params={"sft": {**free.params["sft"], "deterministic": False}})
+    right = Side("B", tmp_path, tmp_path / "data", {"sft": sections})
+    assert suspects("sft", left, right) == [Suspect("params", "sft.deterministic absent -> False")]

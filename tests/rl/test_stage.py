@@ -123,8 +123,8 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "shards": [{"shards": 2}],
 }
 # schedule, average: of every training stage, tests/lm/test_knobs.py; compile, skip_sigmas, stop_factor: tests/lm/test_training.py and
-# test_guard.py; problems: what is learned, not how
-ELSEWHERE = {"schedule", "average", "compile", "skip_sigmas", "stop_factor", "problems"}
+# test_guard.py; deterministic, which need change no bit: tests/core/test_stage.py; problems: what is learned, not how
+ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems"}
 
 
 def test_every_parameter_changes_the_weights(base: tuple[str, list[dict[str, float]]], tmp_path: Path) -> None:
