@@ -16,8 +16,10 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 def products(precision: Precision, device: torch.device) -> torch.dtype:
-    """The type in which matrices are multiplied."""
-    wanted = precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    """The type in which matrices are multiplied. auto: bf16 on a GPU that multiplies it itself: older ones emulate it, and
+    slowly."""
+    on_gpu = precision == "auto" and device.type == "cuda"
+    wanted = precision == "bf16" or (on_gpu and torch.cuda.is_bf16_supported(including_emulation=False))
     return torch.bfloat16 if wanted else torch.float32
 
 

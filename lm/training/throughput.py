@@ -1,6 +1,8 @@
 """How fast training goes, counted on the host alone."""
 
 import time
+from collections import deque
+from typing import NamedTuple
 
 import torch
 
@@ -9,36 +11,60 @@ from lm.model import Decoder
 from lm.training.batch import Batch
 from lm.training.flops import flops_per_token, peak_flops
 
+# Steps of a run, or of one that goes on, that compile: the first, and the second where it has another shape
+COMPILING = 2
+# Steps that the speed is of: the last so many. RL samples once in several of them.
+WINDOW = 128
+
+
+class Paced(NamedTuple):
+    """A step: tokens that count, the FLOP that the model needs for them, and seconds."""
+
+    tokens: int
+    flops: float
+    seconds: float
+
 
 class Throughput:
-    """Tokens that count, and the FLOP the model needs for them, since it was made: not those of padding, of activations
-    computed again, or of a sampler."""
+    """Tokens that count, and the FLOP the model needs for them, over the last steps: not those of padding, of activations
+    computed again, or of a sampler. The time is that of the steps, from one to the next, without the first ones, which compile,
+    and without what was between two steps and `paused`, such as a checkpoint."""
 
     def __init__(self, model: Decoder, device: torch.device) -> None:
         self._model, self._device = model, device
-        self._tokens, self._flops, self._began = 0, 0.0, time.monotonic()
+        self._steps: deque[Paced] = deque(maxlen=WINDOW)
+        self._made, self._since = 0, time.monotonic()
 
     def add(self, batch: Batch) -> None:
-        self._tokens += batch.tokens
-        self._flops += batch.tokens * flops_per_token(self._model, batch.length)
+        """A step has ended, which began where the one before ended, or where the pause after it did."""
+        now = time.monotonic()
+        if 0 < self._made <= COMPILING:
+            self._steps.clear()
+        flops = batch.tokens * flops_per_token(self._model, batch.length)
+        self._steps.append(Paced(batch.tokens, flops, now - self._since))
+        self._made, self._since = self._made + 1, now
+
+    def paused(self) -> None:
+        """What was done since the last step is no part of the next one."""
+        self._since = time.monotonic()
 
     @property
     def tokens_per_second(self) -> float:
-        return self._tokens / self._seconds
+        return sum(step.tokens for step in self._steps) / self._seconds
 
     @property
     def _seconds(self) -> float:
-        return max(time.monotonic() - self._began, 1e-9)
+        return max(sum(step.seconds for step in self._steps), 1e-9)
 
     def facts(self) -> dict[str, float]:
         """tokens_per_second and flops_per_second of all ranks, peak memory of this rank's GPU, and MFU where the GPU's peak is
         known; nothing before the first batch."""
-        if not self._tokens:
+        if not self._made:
             return {}
-        seconds = self._seconds
-        found = {"tokens_per_second": self._tokens / seconds, "flops_per_second": self._flops / seconds}
+        flops_per_second = sum(step.flops for step in self._steps) / self._seconds
+        found = {"tokens_per_second": self.tokens_per_second, "flops_per_second": flops_per_second}
         if self._device.type == "cuda":
             found["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(self._device)
         if peak := peak_flops(self._device):
-            found["model_flops_utilization"] = found["flops_per_second"] / (peak * ranks())
+            found["model_flops_utilization"] = flops_per_second / (peak * ranks())
         return found

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lm.training.precision import COMPILE_FLOPS, autocast, compiles
+from lm.training.precision import COMPILE_FLOPS, autocast, compiles, products
 from tests.lm.models import toy_model
 
 CPU = torch.device("cpu")
@@ -34,6 +34,17 @@ def test_bf16_is_near_fp32_and_keeps_fp32_weights() -> None:
 def test_a_cpu_computes_in_fp32_unless_told(precision) -> None:
     with autocast(precision, CPU):
         assert toy_model()(IDS[:, :-1]).dtype == torch.float32
+
+
+@pytest.mark.parametrize("multiplies", [True, False])
+def test_a_gpu_that_only_emulates_bf16_computes_in_fp32(multiplies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return including_emulation or multiplies
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    wanted = torch.bfloat16 if multiplies else torch.float32
+    assert products("auto", torch.device("cuda")) == wanted
+    assert products("bf16", torch.device("cuda")) == torch.bfloat16 and products("auto", CPU) == torch.float32
 
 
 def test_compiled_blocks_give_the_loss_and_gradient_of_plain_ones() -> None:
