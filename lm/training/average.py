@@ -13,6 +13,10 @@ class RunningAverage:
         self._share = share
         self.mean: dict[str, Tensor] = {}
 
+    def begins(self, total_steps: int) -> bool:
+        """Whether it is ever a copy of its own, so that a mean is held beside the weights."""
+        return any(self._share(step, total_steps) for step in range(total_steps - 1))
+
     @torch.no_grad()
     def after(self, step: int, total_steps: int, weights: dict[str, Tensor]) -> None:
         """mean += share (weights - mean); a share of 1 copies the weights, bit by bit."""

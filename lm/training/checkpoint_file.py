@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lm.training.snapshot import Entry
+from lm.training.snapshot import Entry, size_of
 
 VERSION = "1"
 KEYS = {"digest", "optimizer", "step", "version"}
@@ -27,8 +27,8 @@ class Torn(ValueError):
     """The file is a checkpoint, but not all of it is as it was written."""
 
 
-def write(path: Path, entries: dict[str, Entry], data: memoryview, metadata: dict[str, str]) -> None:
-    """Write the file, wait for the disk, and only then give it its name; until that moment `path` is as it was.
+def write(path: Path, entries: dict[str, Entry], data: list[memoryview], metadata: dict[str, str]) -> None:
+    """Write the file of these pieces, wait for the disk, and only then give it its name; until that moment `path` is as it was.
 
     Raises OSError that names the file and says how much room it needs and there is.
     """
@@ -41,9 +41,10 @@ def write(path: Path, entries: dict[str, Entry], data: memoryview, metadata: dic
     try:
         with unfinished.open("wb") as file:
             file.write(head)
-            for start in range(0, len(data), CHUNK):
-                file.write(data[start : start + CHUNK])
-                digest.update(data[start : start + CHUNK])
+            for piece in data:
+                for start in range(0, len(piece), CHUNK):
+                    file.write(piece[start : start + CHUNK])
+                    digest.update(piece[start : start + CHUNK])
             file.seek(head.index(UNKNOWN))
             file.write(digest.hexdigest().encode())
             file.flush()
@@ -52,7 +53,7 @@ def write(path: Path, entries: dict[str, Entry], data: memoryview, metadata: dic
         _sync(path.parent)
     except OSError as error:
         unfinished.unlink(missing_ok=True)
-        needed, free = len(head) + len(data), shutil.disk_usage(path.parent).free
+        needed, free = len(head) + size_of(data), shutil.disk_usage(path.parent).free
         raise OSError(
             error.errno,
             f"{path}: not written: {error.strerror}; it needs {needed:,} bytes and {free:,} are free",

@@ -11,8 +11,12 @@ from lm.exchange import from_rank_0, rank
 from lm.optimizers.base import Optimizer
 from lm.training.checkpoint_file import Torn, read, write
 from lm.training.snapshot import Entry, Snapshot
-from lm.training.state import Run, difference, put, tensors_of
+from lm.training.state import Run, bytes_at_most, difference, put, tensors_of
 from lm.training.trunks import Trunks
+
+# Seconds of training for one of a checkpoint, so that the disk and the processor that hashes the file are busy with it for a
+# twentieth of the time at most.
+SECONDS_FOR_ONE = 20
 
 
 class Checkpoints:
@@ -21,10 +25,16 @@ class Checkpoints:
     Of the files, the newest `keep` stay, and every one whose step is a multiple of `milestone_every` (0: no milestones). A kill
     at any instant leaves the last whole one: an old file goes after the new one is on disk. The disk needs room for keep + 1.
     trunks: what a run without a file goes on from, and leaves to other runs; only rank 0 has them.
+    every: seconds from one to the next at least; 0: one after every step.
     """
 
     def __init__(
-        self, folder: Path | None, keep: int = 2, milestone_every: int = 0, trunks: Trunks | None = None
+        self,
+        folder: Path | None,
+        keep: int = 2,
+        milestone_every: int = 0,
+        trunks: Trunks | None = None,
+        every: float = 0.0,
     ) -> None:
         if keep < 1 or milestone_every < 0:
             raise ValueError(f"keep={keep}, milestone_every={milestone_every}: at least 1 and 0")
@@ -32,6 +42,24 @@ class Checkpoints:
         self._trunks, self._snapshot = trunks, Snapshot()
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._writing: Future[None] | None = None
+        self._every, self._saved, self._seconds = every, time.monotonic(), 0.0
+
+    def reserve(self, run: Run, steps: int) -> None:
+        """Take the memory that the saves of a run of so many steps will need where it must be pinned, which holds training up
+        while it is taken. On a CPU a save takes it: a run that ends before the first save has no need of it."""
+        if self._folder is not None and run.parallel.model.cos_TE.device.type == "cuda":
+            self._snapshot.reserve(bytes_at_most(run, steps), pinned=True)
+
+    def due(self) -> bool:
+        """Whether it is time for the next: `every` seconds after the one before, and SECONDS_FOR_ONE times those that this took
+        to be copied and written, so not while it is being written. Rank 0 says it for all."""
+        if self._folder is None:
+            return False
+        if not self._every:
+            return True
+        if self._writing and not self._writing.done():
+            return False
+        return time.monotonic() - self._saved >= max(self._every, SECONDS_FOR_ONE * self._seconds)
 
     def save(self, step: int, run: Run) -> None:
         """Keep the state after `step` updates. It is copied when this returns and on disk after `wait`, `close` or the
@@ -43,8 +71,10 @@ class Checkpoints:
         tensors = tensors_of(run)
         if self._folder is not None:
             self.wait()
+            began = time.monotonic()
             entries, data = self._snapshot.take(tensors)
-            self._writing = self._writer.submit(self._write, step, entries, data, _metadata(step, run))
+            self._saved = time.monotonic()
+            self._writing = self._writer.submit(self._write, step, entries, data, _metadata(step, run), began)
 
     def keep_trunk(self, step: int, run: Run) -> None:
         """Keep the state after `step` updates for other runs, in the way of `save`. Every rank must call.
@@ -85,6 +115,7 @@ class Checkpoints:
         step, tensors = from_rank_0(step, tensors)
         if tensors:
             put(tensors, run)
+        self._saved = time.monotonic()
         return step
 
     def _newest(self, run: Run) -> tuple[int, dict[str, Tensor]]:
@@ -111,13 +142,16 @@ class Checkpoints:
             leftover.unlink()
         return step, tensors
 
-    def _write(self, step: int, entries: dict[str, Entry], data: memoryview, metadata: dict[str, str]) -> None:
+    def _write(
+        self, step: int, entries: dict[str, Entry], data: list[memoryview], metadata: dict[str, str], began: float
+    ) -> None:
         assert self._folder is not None
         self._folder.mkdir(parents=True, exist_ok=True)
         write(self._folder / f"step-{step:08}.safetensors", entries, data, metadata)
         passing = [path for path in self._files() if not self._is_milestone(_step(path))]
         for path in passing[: -self._keep]:
             path.unlink()
+        self._seconds = time.monotonic() - began
 
     def _files(self) -> list[Path]:
         """The checkpoints, oldest first."""

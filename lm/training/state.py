@@ -55,6 +55,19 @@ def tensors_of(run: Run) -> dict[str, Tensor]:
     return found
 
 
+def bytes_at_most(run: Run, steps: int) -> int:
+    """Of a state of a run of so many steps in which all has begun: weights, slots, and the average where it is one of more than
+    the last weights. What the guard and the stage keep is not counted."""
+    shapes = run.parallel.shapes
+    slots = [
+        torch.empty((), dtype=SCALARS[slot], device="meta") if slot in SCALARS else shapes[name]
+        for name, names in run.parallel.slot_names.items()
+        for slot in names
+    ]
+    copies = 2 if run.average.begins(steps) else 1
+    return copies * sum(weight.nbytes for weight in shapes.values()) + sum(slot.nbytes for slot in slots)
+
+
 def difference(found: dict[str, Tensor], run: Run) -> str:
     """The first tensor in which a saved state cannot be one of this run, with both shapes; "" when there is none."""
     wanted = _wanted(found, run)

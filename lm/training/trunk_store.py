@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lm.training.checkpoint_file import write
-from lm.training.snapshot import Entry
+from lm.training.snapshot import Entry, size_of
 
 DECIDED = "decided.json"
 HEADER = 256  # bytes that a tensor takes in the file beside its own, at most
@@ -69,7 +69,12 @@ class TrunkStore:
         return found
 
     def write(
-        self, path: Path, entries: dict[str, Entry], data: memoryview, metadata: dict[str, str], decided: dict[str, str]
+        self,
+        path: Path,
+        entries: dict[str, Entry],
+        data: list[memoryview],
+        metadata: dict[str, str],
+        decided: dict[str, str],
     ) -> bool:
         """Delete the trunks that were not used for longest until this one fits the limit too, and write it; False: it alone is
         too large.
@@ -77,7 +82,7 @@ class TrunkStore:
         Raises OSError where the disk is full.
         """
         with self._lock():
-            if not self._make_room(len(data) + HEADER * (1 + len(entries))):
+            if not self._make_room(size_of(data) + HEADER * (1 + len(entries))):
                 return False
             path.parent.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_name(f"{DECIDED}.unfinished")

@@ -18,7 +18,7 @@ from lm.training.chain import Chain, branching, link_of, milestones
 from lm.training.checkpoint_file import Torn, read
 from lm.training.precision import compiles
 from lm.training.recipe import Recipe
-from lm.training.snapshot import Entry
+from lm.training.snapshot import Entry, size_of
 from lm.training.state import Run, difference
 from lm.training.trunk_store import Place, TrunkStore, place_of
 
@@ -109,15 +109,15 @@ class Trunks:
         found["seen"] = torch.frombuffer(bytearray.fromhex("".join(link.seen for link in links)), dtype=torch.uint8)
         return {RECORD + name: tensor for name, tensor in found.items()}
 
-    def writer(self, step: int, run: Run) -> Callable[[dict[str, Entry], memoryview, dict[str, str]], None]:
+    def writer(self, step: int, run: Run) -> Callable[[dict[str, Entry], list[memoryview], dict[str, str]], None]:
         """What writes the trunk of so many steps, later and in another thread. That it cannot is no reason to end a run."""
         path = self._path(step, run)
 
-        def write(entries: dict[str, Entry], data: memoryview, metadata: dict[str, str]) -> None:
+        def write(entries: dict[str, Entry], data: list[memoryview], metadata: dict[str, str]) -> None:
             try:
                 if not self._store.write(path, entries, data, metadata, self._decided):
                     self._milestones = set()
-                    self._say(f"keeps no trunk: one of {len(data):,} bytes is larger than all of them may be")
+                    self._say(f"keeps no trunk: one of {size_of(data):,} bytes is larger than all of them may be")
             except OSError as error:
                 self._say(f"the trunk of {step} steps is not kept: {error}")
 
