@@ -7,11 +7,13 @@ on both alike. SFT is the stage with the shortest steps for its weights.
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 from unittest.mock import patch
+
+from torch import Tensor
 
 from benchmarks.apart import apart
 from benchmarks.contest import Contest, Metric
@@ -19,7 +21,7 @@ from benchmarks.staged import ROOT, prepare, tokenizer_of
 from lm.checkpoint import save_model
 from lm.model import Decoder
 from lm.training import loop
-from lm.training.digests import step_digests
+from lm.training.digests import Digests
 from tasks.core.config import load, read_params
 from tasks.core.lines import Lines
 from tasks.core.log import Log
@@ -75,16 +77,23 @@ def cost(stage: str, threads: int) -> tuple[dict[str, float], None]:
     params["sft"]["steps"] = WARMING + STEPS
     spent: list[float] = []
 
-    def measured(step: int, *arguments: Any) -> dict[str, Any]:
-        if not records(step):
-            return {}
-        began = time.perf_counter()
-        found = step_digests(step, *arguments)
-        log.digests(step, found)
-        spent.append(time.perf_counter() - began)
-        return {}
+    class Measured(Digests):
+        """Those of the steps that record them, with what they take; of the others nothing is done."""
 
-    with tempfile.TemporaryDirectory() as folder, patch.object(loop, "step_digests", measured):
+        def begin(self, step: int, content: Iterable[Tensor]) -> None:
+            self.step, began = step, time.perf_counter()
+            if records(step):
+                super().begin(step, content)
+            self.took = time.perf_counter() - began
+
+        def said(self) -> dict[str, Any]:
+            if records(self.step):
+                began = time.perf_counter()
+                log.digests(self.step, super().said())
+                spent.append(self.took + time.perf_counter() - began)
+            return {}
+
+    with tempfile.TemporaryDirectory() as folder, patch.object(loop, "Digests", Measured):
         root = Path(folder)
         prepare(root, params)
         log = Recording(root)

@@ -17,7 +17,10 @@ def adamw_(
     weight_decay: float,
 ) -> None:
     """Update weights, means and squares as the reference does, up to the order of rounding."""
-    counts = list(torch.tensor(steps, dtype=torch.float32, device=weights[0].device).unbind())
+    # Filled on the device: copied there they would have the host wait. Most weights have the same count, and so its tensor.
+    device = weights[0].device
+    counted = {step: torch.full((), step, dtype=torch.float32, device=device) for step in set(steps)}
+    counts = [counted[step] for step in steps]
     torch._fused_adamw_(
         weights,
         grads,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -16,8 +17,10 @@ class Batch:
     """`rows` sequences of up to `length` positions, `tokens` of which count in all.
 
     loss(rows) is the share that these rows have in the step's loss, with their shares of its figures: shares of disjoint rows
-    add up to the whole. figures: of the whole, such as the mean reward. after: called once the gradients are made, on every
-    rank. content: all that the loss is of, token ids first, for the record of what a step saw.
+    add up to the whole. figures: of the whole, such as the mean reward.
+    traces: called once the gradients are made, on every rank: more numbers of the step, in one dimension, which the loop reads
+    together with its own. after: then gets them, in host memory as float64, on every rank.
+    content: all that the loss is of, token ids first, in host memory, for the record of what a step saw.
     """
 
     rows: int
@@ -25,28 +28,46 @@ class Batch:
     tokens: int
     loss: Callable[[slice], tuple[Tensor, Figures]]
     figures: Figures = field(default_factory=dict)
-    after: Callable[[], None] = lambda: None
+    traces: Callable[[], Tensor] = lambda: torch.empty(0)
+    after: Callable[[Tensor], None] = lambda traces: None
     content: tuple[Tensor, ...] = ()
 
 
 def rows_at_once(batch: Batch, positions: int) -> int:
-    """How many rows a backward pass takes that may hold so many positions: one at least."""
+    """How many rows a backward pass takes at most that may hold so many positions: one at least."""
     return max(1, positions // batch.length)
+
+
+def equal_parts(rows: slice, at_once: int) -> list[slice]:
+    """The rows in as few parts as have at most `at_once` rows each, and in order. Parts differ by one row at most, so that
+    compiled code meets one shape, or two where the rows do not divide, and none of a small rest."""
+    number = -(-(rows.stop - rows.start) // at_once)
+    edges = [rows.start + (rows.stop - rows.start) * part // number for part in range(number + 1)]
+    return [slice(start, end) for start, end in pairwise(edges)]
 
 
 def backward(batch: Batch, positions: int, rows: slice | None = None) -> tuple[Tensor, Figures]:
     """The shares that the rows, or all, have in the batch's loss and figures, their gradients added to those of the weights;
     at most `positions` positions at a time but never less than a row."""
-    first, end = (rows.start, rows.stop) if rows else (0, batch.rows)
-    at_once = rows_at_once(batch, positions)
-    loss, figures = torch.zeros(()), dict[str, Tensor | float]()
-    for start in range(first, end, at_once):
-        share, more = batch.loss(slice(start, min(start + at_once, end)))
+    loss, figures = None, dict[str, Tensor | float]()
+    for part in equal_parts(rows or slice(0, batch.rows), rows_at_once(batch, positions)):
+        share, more = batch.loss(part)
         share.backward()
-        loss = loss.to(share.device) + share.detach()
+        if loss is None:  # made where the share is: from the host they would be a copy that it waits for
+            loss = torch.zeros_like(share.detach(), dtype=torch.promote_types(share.dtype, torch.float32))
+        loss = loss + share.detach()
         for name, value in more.items():
             figures[name] = figures.get(name, 0.0) + value
+    assert loss is not None
     return loss, figures
+
+
+def number_on(device: torch.device, number: Tensor | float) -> Tensor:
+    """An fp32 scalar on the device, where the number is already if it is a tensor; made without a copy, since the host would
+    wait for one."""
+    if isinstance(number, Tensor):
+        return number.detach().float()
+    return torch.full((), number, dtype=torch.float32, device=device)
 
 
 def cut(rows: int, parts: int, kind: str) -> list[slice]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lm.exchange import rank
 from lm.training.parallel.base import Parallel
+from lm.training.snapshot import Entry, Snapshot, on_gpu, within
 
 # Of weights hashed a step in the mean: 16 MiB take 2 ms. Larger models are hashed every few steps, at the same cost a step.
 BYTES_A_STEP = 2**24
@@ -27,12 +28,21 @@ def steps_apart(weights: dict[str, Tensor]) -> int:
 
 
 def tensor_digest(tensor: Tensor) -> str:
-    """xxh3 of the bytes; equal bits give equal digests, 0.0 and -0.0 do not."""
-    return f"{xxhash.xxh3_64_intdigest(_bytes(tensor)):016x}"[:TENSOR_DIGITS]
+    """xxh3 of the bytes, which are in host memory; equal bits give equal digests, 0.0 and -0.0 do not."""
+    return bytes_digest([_bytes(tensor)])
+
+
+def bytes_digest(parts: Iterable[memoryview]) -> str:
+    """That of a tensor whose bytes are in these parts."""
+    digest = xxhash.xxh3_64()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:TENSOR_DIGITS]
 
 
 def batch_digest(tensors: Iterable[Tensor]) -> str:
-    """xxh3 of types, shapes and bytes, in this order."""
+    """xxh3 of types, shapes and bytes, in this order. Raises TypeError for a tensor that is not in host memory: reading it
+    back would be a wait for the device."""
     digest = xxhash.xxh3_64()
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -40,20 +50,43 @@ def batch_digest(tensors: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
-def step_digests(step: int, apart: int, parallel: Parallel, content: Iterable[Tensor]) -> dict[str, Any]:
-    """batch: the digest of what the step learns from. weights, every `apart` steps: those of all weights before the step, one
-    after the other, in the order of `names`, which step 0 has. Every rank must call; rank 0 alone gets an answer.
+class Digests:
+    """Of the steps of a run. batch: the digest of what a step learns from. weights, every few steps: those of all weights
+    before the step, one after the other, in the order of `names`, which step 0 has.
+
+    Weights on a GPU are copied as the step begins, in the order of its work, and hashed once the host has waited for something
+    that was queued later; so the copy costs no wait, but host memory of the weights' size.
     """
-    weights = parallel.weights() if step % apart == 0 else {}
-    if rank():
-        return {}
-    found: dict[str, Any] = {"batch": batch_digest(content)}
-    if step == 0:
-        found["names"] = list(weights)
-    if weights:
-        found["weights"] = "".join(map(tensor_digest, weights.values()))
-    return found
+
+    def __init__(self, parallel: Parallel) -> None:
+        self._parallel, self._apart = parallel, steps_apart(parallel.shapes)
+        self._found: dict[str, Any] = {}
+        self._copies = Snapshot()
+        self._copied: tuple[list[Entry], list[memoryview]] | None = None
+
+    def begin(self, step: int, content: Iterable[Tensor]) -> None:
+        """The step begins, and learns from what is in `content`, which is in host memory. Every rank must call."""
+        weights = self._parallel.weights() if step % self._apart == 0 else {}
+        self._found, self._copied = {}, None
+        if rank():
+            return
+        self._found["batch"] = batch_digest(content)
+        if step == 0:
+            self._found["names"] = list(weights)
+        if on_gpu(weights.values()):
+            entries, data = self._copies.begin(weights)
+            self._copied = [entries[name] for name in weights], data
+        elif weights:
+            self._found["weights"] = "".join(map(tensor_digest, weights.values()))
+
+    def said(self) -> dict[str, Any]:
+        """Those of the step that has begun, after the host has waited for its gradients, and before the next begins. Of another
+        rank than the first, none."""
+        if self._copied:
+            entries, data = self._copied
+            self._found["weights"] = "".join(bytes_digest(within(entry, data)) for entry in entries)
+        return self._found
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+    return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data

@@ -18,7 +18,7 @@ from lm.model import Cache, Decoder
 from lm.sampler import capacity_of, pick, prompts_at_once, whole_pieces
 from lm.training import stand_ins
 from lm.training.average import RunningAverage
-from lm.training.batch import Batch, backward
+from lm.training.batch import Batch, backward, equal_parts, rows_at_once
 from lm.training.memory import positions_at_once, positions_in
 from lm.training.parallel.exact import Exact
 from lm.training.recipe import Recipe
@@ -147,7 +147,9 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
                 else positions_at_once(parallel, step.batch, torch.device("cpu"))
             )
         step.model.recompute = positions == 0
-        batch = replace(step.batch, rows=min(step.batch.rows, 2 * max(1, positions // step.batch.length)))
+        parts = equal_parts(slice(0, step.batch.rows), rows_at_once(step.batch, positions))
+        largest = max(part.stop - part.start for part in parts)
+        batch = replace(step.batch, rows=min(step.batch.rows, 2 * largest))
         live.since()
         optimizer.begin(1)
         with fake, cast:

@@ -14,7 +14,7 @@ class SequenceLosses:
     """A .npy file of float16, nats a prediction, in the order of the plan; NaN where training has not been yet.
 
     sequences_S: how many each of the S steps has. A run that goes on from a checkpoint says the steps after it again, in the
-    same bits. Every rank must call `step`; rank 0 has the file.
+    same bits. Every rank must call `of_step`; rank 0 has the file.
     """
 
     def __init__(self, path: Path, sequences_S: np.ndarray) -> None:
@@ -32,17 +32,24 @@ class SequenceLosses:
         """Of these rows of the batch at hand; they wait on their device, so that it need not wait for us."""
         self._rows.append((rows, losses_R.detach()))
 
-    def step(self, step: int) -> None:
-        """The batch at hand was that of this step, and all of its rows have been said, by one rank or another."""
-        end, begin = int(self._ends[step]), int(self._ends[step - 1]) if step else 0
-        losses_B = torch.zeros(end - begin, device=self._rows[0][1].device)
+    def of_step(self, step: int) -> Tensor:
+        """losses_B of the batch at hand, which is that of this step, on its device: all of its rows have been said, by one rank
+        or another."""
+        losses_B = torch.zeros(int(self._ends[step]) - self._begin(step), device=self._rows[0][1].device)
         for rows, losses_R in self._rows:
             losses_B[rows] = losses_R
         self._rows.clear()
         if ranks() > 1:
             dist.all_reduce(losses_B, dist.ReduceOp.MAX)  # a row may be said twice: memory is measured by the first two
+        return losses_B
+
+    def keep(self, step: int, losses_B: Tensor) -> None:
+        """They are those of the step, in host memory."""
         if self._file is not None:
-            self._file[begin:end] = losses_B.cpu().numpy()  # above 65504 nats it is infinite
+            self._file[self._begin(step) : self._ends[step]] = losses_B.numpy()  # above 65504 nats it is infinite
+
+    def _begin(self, step: int) -> int:
+        return int(self._ends[step - 1]) if step else 0
 
     def until(self, steps: int) -> Tensor:
         """Those of the first so many steps, on rank 0."""

@@ -11,6 +11,7 @@ from lm.checkpoint import device, load_model, save_model
 from lm.config import choice
 from lm.model import Decoder
 from lm.sampler import ROWS, generate
+from lm.training.ahead import moved
 from lm.training.batch import Batch, Figures
 from lm.training.conversations import Conversation, chosen, collate
 from lm.training.loop import train
@@ -88,8 +89,9 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         seed, rows = config.seed * 1_000_003 + step, min(ROWS, config.batch)
         answers = generate(teacher, batch, config.max_new_tokens, config.temperature, tokenizer.end_id, seed, rows)
         conversations = [Conversation(p, a.ids) for p, a in zip(batch, answers, strict=True)]
-        ids_BN, mask_BT = (t.to(device()) for t in collate(conversations, tokenizer.pad_id))
-        text_BT = text_at(step).to(device())
+        content = (*collate(conversations, tokenizer.pad_id), text_at(step))
+        tokens = int(content[1].sum()) + content[2].numel()
+        ids_BN, mask_BT, text_BT = moved(content, device())
         everywhere_BT = torch.ones_like(text_BT, dtype=torch.float32)
         answered = len(ids_BN)
 
@@ -105,13 +107,7 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
             return share, figures
 
         length = max(mask_BT.shape[1], text_BT.shape[1])
-        return Batch(
-            answered + len(text_BT),
-            length,
-            int(mask_BT.sum()) + text_BT.numel(),
-            loss,
-            content=(ids_BN, mask_BT, text_BT),
-        )
+        return Batch(answered + len(text_BT), length, tokens, loss, content=content)
 
     trunks = trunks_of(
         "distill",

@@ -14,6 +14,7 @@ from lm.config import choice
 from lm.model import Decoder, ModelConfig
 from lm.sampler import generate
 from lm.tokenizer import Tokenizer
+from lm.training.ahead import Ahead, Tensors
 from lm.training.batch import Batch, Figures
 from lm.training.loop import train
 from lm.training.parallel import parts_of_a_batch
@@ -68,14 +69,15 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
         [*tokenizer.before, *tokenizer.encode(text)][:PROMPT_TOKENS] for text in held_out_texts(data / "tokenize")
     ]
 
-    def batch_at(step: int) -> Batch:
+    def fetch(step: int) -> Tensors:
+        return plan.batch(step), plan.counted(step), plan.bounds(step) if config.within_documents else None
+
+    def batch_of(step: int, host: Tensors, here: Tensors) -> Batch:
         if config.samples_every and step and step % config.samples_every == 0:
             log.samples(step, sample(model, tokenizer, prompts, config.seed))
-        tokens_BN = plan.batch(step).to(device())
-        bounds = plan.bounds(step) if config.within_documents else None
-        B, T = tokens_BN.shape[0], tokens_BN.shape[1] - 1
-        counted_BT = plan.counted(step)
-        tokens = B * T if counted_BT is None else int(counted_BT.sum())
+        (ids_BN, counts_BT, bounds), (tokens_BN, counted_BT, _) = host, here
+        B, T = ids_BN.shape[0], ids_BN.shape[1] - 1
+        tokens = B * T if counts_BT is None else int(counts_BT.sum())
 
         def loss(rows: slice) -> tuple[Tensor, Figures]:
             some = (
@@ -83,21 +85,20 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
                 if bounds is None
                 else bounds[(bounds >= rows.start * T) & (bounds <= rows.stop * T)] - rows.start * T
             )
-            counted = None if counted_BT is None else counted_BT[rows].to(tokens_BN.device)
+            counted = None if counted_BT is None else counted_BT[rows]
             each_RT = torch.empty(tokens_BN[rows, 1:].shape, device=tokens_BN.device)
             share, figures = config.objective(model, tokens_BN[rows], some, tokens, counted, each_RT)
             losses.rows(rows, means(each_RT, counted))
             cross_entropy = figures.get("cross_entropy", share.detach())
             return share, {**figures, "bits_per_byte": cross_entropy * bits_per_byte}
 
-        return Batch(B, T, tokens, loss, after=partial(losses.step, step), content=(tokens_BN,))
-
-    def seen(step: int) -> list[Tensor | None]:
-        return [plan.batch(step), plan.counted(step), plan.bounds(step) if config.within_documents else None]
+        traces, after = partial(losses.of_step, step), partial(losses.keep, step)
+        return Batch(B, T, tokens, loss, traces=traces, after=after, content=(ids_BN,))
 
     given = [tokenizer.to_json(), prompts, bits_per_byte]
-    trunks = trunks_of("pretrain", config, plan.steps, log, [model], given, seen, losses)
-    train(model, config, plan.steps, batch_at, log, trunks)
+    trunks = trunks_of("pretrain", config, plan.steps, log, [model], given, fetch, losses)
+    with Ahead(fetch, batch_of, plan.steps, model.embedding.weight.device) as batch_at:
+        train(model, config, plan.steps, batch_at, log, trunks)
     save_model(data / "pretrain", model, tokenizer)
     if log.scratch:
         shutil.copyfile(log.scratch / LOSSES, data / "pretrain" / LOSSES)

@@ -12,6 +12,7 @@ from lm.config import choice
 from lm.model import Decoder
 from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
+from lm.training.ahead import moved
 from lm.training.batch import Batch, Figures
 from lm.training.conversations import chosen, token_logps
 from lm.training.loop import train
@@ -85,23 +86,21 @@ class Learning:
         rollout, rows_M = self.rollouts.at(step)
         mask_MT = rollout.mask_BT[rows_M]
         T = int(mask_MT.any(0).nonzero().max()) + 1 if mask_MT.any() else 1
-        ids_MN, mask_MT, old_MT, advantages_M = (
-            tensor.to(device())
-            for tensor in (
-                rollout.ids_BN[rows_M, : T + 1],
-                mask_MT[:, :T],
-                rollout.logp_old_BT[rows_M, :T],
-                rollout.advantages_B[rows_M],
-            )
+        content = (
+            rollout.ids_BN[rows_M, : T + 1],
+            mask_MT[:, :T],
+            rollout.logp_old_BT[rows_M, :T],
+            rollout.advantages_B[rows_M],
         )
+        tokens = int(content[1].sum())
+        ids_MN, mask_MT, old_MT, advantages_M = moved(content, device())
         weights_MT = config.loss.weights(mask_MT, config.max_new_tokens)
 
         def loss(rows: slice) -> tuple[Tensor, Figures]:
             logps_BT = token_logps(model, ids_MN[rows], config.temperature)
             return config.loss(logps_BT, old_MT[rows], advantages_M[rows], weights_MT[rows])
 
-        content = (ids_MN, mask_MT, old_MT, advantages_M)
-        return Batch(len(rows_M), T, int(mask_MT.sum()), loss, dict(rollout.figures()), content=content)
+        return Batch(len(rows_M), T, tokens, loss, dict(rollout.figures()), content=content)
 
 
 def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from lm.checkpoint import device, load_model, save_model
 from lm.config import choice
 from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
+from lm.training.ahead import Ahead, Tensors
 from lm.training.batch import Batch, Figures
 from lm.training.conversations import Conversation, chosen, collate
 from lm.training.loop import train
@@ -50,20 +52,30 @@ def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
     def chosen_at(step: int) -> list[Conversation]:
         return [conversations[i] for i in chosen(step, config.batch, len(conversations), config.seed)]
 
-    def batch_at(step: int) -> Batch:
+    def fetch(step: int) -> Tensors:
+        """ids_BN, mask_BT, the places of the K predictions that count among all B x T, and how many tokens there are."""
         chosen_now = chosen_at(step)
-        ids_BN, mask_BT = (t.to(device()) for t in collate(chosen_now, tokenizer.pad_id))
-        counted = mask_BT.sum()
+        ids_BN, mask_BT = collate(chosen_now, tokenizer.pad_id)
+        return ids_BN, mask_BT, mask_BT.flatten().nonzero()[:, 0], torch.tensor(sum(map(len, chosen_now)))
+
+    def batch_of(step: int, host: Tensors, here: Tensors) -> Batch:
+        ids, mask, places, tokens = host
+        ids_BN, mask_BT, places_K, _ = here
+        T, counted = mask.shape[1], mask_BT.sum()
 
         def loss(rows: slice) -> tuple[Tensor, Figures]:
-            kept = mask_BT[rows] > 0  # the head sees no position that counts nothing
-            x_KD, targets_K = model.hidden(ids_BN[rows, :-1])[kept], ids_BN[rows, 1:][kept]
+            """The head sees no position that counts nothing; the host knows which, so that it need not ask the device."""
+            first, end = torch.searchsorted(places, torch.tensor([rows.start * T, rows.stop * T])).tolist()
+            kept_K = places_K[first:end] - rows.start * T
+            x_KD = model.hidden(ids_BN[rows, :-1]).flatten(0, 1)[kept_K]
+            targets_K = ids_BN[rows, 1:].flatten()[kept_K]
             return linear_cross_entropy(x_KD, model.head_weight, targets_K, denominator=counted)[0], {}
 
-        return Batch(len(ids_BN), mask_BT.shape[1], sum(map(len, chosen_now)), loss, content=(ids_BN, mask_BT))
+        return Batch(len(ids), T, int(tokens), loss, content=(ids, mask))
 
     trunks = trunks_of("sft", config, config.steps, log, [model], [tokenizer.to_json()], chosen_at)
-    train(model, config, config.steps, batch_at, log, trunks)
+    with Ahead(fetch, batch_of, config.steps, model.embedding.weight.device) as batch_at:
+        train(model, config, config.steps, batch_at, log, trunks)
     save_model(data / "sft", model, tokenizer)
     return {"steps": config.steps, "examples": len(conversations), "too_long": len(examples) - len(conversations)}
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lm.config import ConfigError
 from lm.memory_limits import memory_limits
 from lm.optimizers import AdamW
-from lm.training.batch import Batch, backward
+from lm.training.batch import Batch, backward, equal_parts
 from lm.training.memory import bytes_kept, memory_bytes, positions_at_once, positions_in
 from lm.training.parallel.exact import Exact
 from tests.control_groups import made_groups
@@ -51,6 +51,22 @@ def test_never_less_than_a_row_at_once(positions: int, expected: int) -> None:
     weight = torch.ones((), requires_grad=True)
     backward(Batch(6, 16, 96, lambda rows: (calls.append(rows) or weight * 1.0, {})), positions)
     assert len(calls) == expected and [row for part in calls for row in range(part.start, part.stop)] == list(range(6))
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.integers(0, 50), st.integers(1, 70), st.integers(1, 80))
+def test_parts_are_as_few_and_as_equal_as_can_be(first: int, rows: int, at_once: int) -> None:
+    parts = equal_parts(slice(first, first + rows), at_once)
+    assert [row for part in parts for row in range(part.start, part.stop)] == list(range(first, first + rows))
+    sizes = [part.stop - part.start for part in parts]
+    assert max(sizes) <= at_once and max(sizes) - min(sizes) <= 1
+    assert len(parts) == -(-rows // at_once), "the fewest"
+
+
+def test_no_small_rest_by_hand() -> None:
+    """What was 40, 40 and 20 rows is 33, 33 and 34; what divides is of one size."""
+    assert [part.stop - part.start for part in equal_parts(slice(0, 100), 40)] == [33, 33, 34]
+    assert [part.stop - part.start for part in equal_parts(slice(8, 72), 17)] == [16, 16, 16, 16]
 
 
 def test_what_a_row_keeps_is_counted_to_the_byte() -> None:

@@ -17,6 +17,7 @@ from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.sft.stage import SftConfig, conversations_of, run
 from tests.lm.models import toy_model, toy_tokenizer
+from tests.lm.waits import Device
 
 PROBLEMS = Arithmetic(digits=1, worked_fraction=0.5)
 SFT = PROBLEMS.examples("sft")
@@ -102,3 +103,15 @@ def test_every_pass_has_every_conversation_once_in_an_order_of_its_own() -> None
     first, second = seen[:population], seen[population : 2 * population]
     assert sorted(first) == sorted(second) == list(range(population)) and first != second
     assert chosen(0, batch, population, 3) != chosen(0, batch, population, 4)
+
+
+def test_the_host_waits_for_the_device_once_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which positions count is known to the host, so the device is not asked."""
+    monkeypatch.setenv("TOKENMILL_POSITIONS", "96")
+    plain = train(tmp_path / "plain", steps=4, batch=6)
+    waits: list[int] = []
+    with monkeypatch.context() as patch, (device := Device(patch)):
+        patch.setattr(Log, "digests", lambda *said: waits.append(len(device.waits)))
+        found = train(tmp_path / "device", steps=4, batch=6)
+    assert [after - before for before, after in zip(waits, waits[1:], strict=False)] == [1] * 3
+    assert found[0] == plain[0] and all(torch.equal(found[2][name], weight) for name, weight in plain[2].items())

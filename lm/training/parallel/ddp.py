@@ -14,7 +14,7 @@ from lm.config import ConfigError
 from lm.exchange import rank, ranks
 from lm.model import Decoder
 from lm.optimizers.base import Optimizer
-from lm.training.batch import Batch, Figures, cut
+from lm.training.batch import Batch, Figures, cut, equal_parts, number_on, rows_at_once
 from lm.training.parallel.base import Parallel
 
 Result = TypeVar("Result")
@@ -64,15 +64,13 @@ class DDP(Parallel):
 
     def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Figures]:
         mine = cut(batch.rows, ranks(), "ranks")[rank()]
-        rows = max(1, positions // batch.length)
         shares: dict[str, Tensor | float] = {}
-        for start in range(mine.start, mine.stop, rows):
-            some = slice(start, min(start + rows, mine.stop))
+        for some in equal_parts(mine, rows_at_once(batch, positions)):
             share, figures = self.share(batch, some, last=some.stop == mine.stop)
             for name, value in {"": share, **figures}.items():
                 shares[name] = shares.get(name, 0.0) + value
         names, device = sorted(shares), self.model.embedding.weight.device
-        summed = torch.stack([torch.as_tensor(shares[name], dtype=torch.float32, device=device) for name in names])
+        summed = torch.stack([number_on(device, shares[name]) for name in names])
         dist.all_reduce(summed)
         found: Figures = dict(zip(names, summed, strict=True))
         return torch.as_tensor(found.pop("")), found

@@ -9,7 +9,7 @@ from lm.config import ConfigError
 from lm.exchange import rank, ranks
 from lm.model import Decoder
 from lm.optimizers.base import Optimizer
-from lm.training.batch import Batch, Figures, backward, cut
+from lm.training.batch import Batch, Figures, backward, cut, number_on
 from lm.training.parallel.base import Parallel
 from lm.training.parallel.tree import Tree, sum_over_ranks_
 
@@ -43,35 +43,34 @@ class Exact(Parallel):
     def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Figures]:
         if self.shards == 1:
             return backward(batch, positions)
-        each, tree = self.shards // ranks(), Tree()
+        each, tree, weights = self.shards // ranks(), Tree(), list(self.held().values())
+        present = [False] * len(weights)
         for rows in cut(batch.rows, self.shards, "shards")[rank() * each : (rank() + 1) * each]:
             self.forget()
             loss, figures = backward(batch, positions, rows)
             names = sorted(figures)
+            present = [seen or weight.grad is not None for seen, weight in zip(present, weights, strict=True)]
             tree.add(self._flat([loss, *(figures[name] for name in names)]))
         total = tree.sum()
         if ranks() > 1:
             sum_over_ranks_(total)
-        loss, *values = self._unflatten(total, 1 + len(names))
+        loss, *values = self._unflatten(total, 1 + len(names), self.any(*present))
         return loss, dict(zip(names, values, strict=True))
 
     def _flat(self, numbers: list[Tensor | float]) -> Tensor:
-        """The gradients, then the numbers, then for each parameter whether it has a gradient; zeros to a multiple of the
-        shards."""
+        """The gradients, then the numbers; zeros to a multiple of the shards."""
         weights = list(self.held().values())
         found = [torch.zeros_like(w).flatten() if w.grad is None else w.grad.flatten() for w in weights]
         device = found[0].device
-        found += [torch.stack([torch.as_tensor(n, dtype=torch.float32, device=device).detach() for n in numbers])]
-        found += [torch.tensor([float(w.grad is not None) for w in weights], device=device)]
+        found += [torch.stack([number_on(device, number) for number in numbers])]
         spare = -sum(part.numel() for part in found) % self.shards
         return torch.cat([*found, torch.zeros(spare, device=device)])
 
-    def _unflatten(self, total: Tensor, numbers: int) -> list[Tensor]:
-        """Give the weights their gradients and return the numbers."""
+    def _unflatten(self, total: Tensor, numbers: int, present: list[bool]) -> list[Tensor]:
+        """Give the weights that have a gradient theirs, and return the numbers."""
         weights = list(self.held().values())
         sizes = [weight.numel() for weight in weights]
         *grads, rest = total.split([*sizes, len(total) - sum(sizes)])
-        present = rest[numbers : numbers + len(weights)].tolist()
         for weight, grad, has_one in zip(weights, grads, present, strict=True):
             weight.grad = grad.view_as(weight) if has_one else None
         return list(rest[:numbers].clone())
