@@ -15,13 +15,14 @@ from tokenizers import Regex, pre_tokenizers
 from torch import Tensor
 
 from kernels.linear_cross_entropy import linear_cross_entropy
+from kernels.linear_divergence import linear_divergence
 from lm.hf import config_of
 from lm.model import Decoder, ModelConfig
 from lm.problems.example import Example
 from lm.sampler import ROWS
 from lm.tokenizer import SPECIALS, Tokenizer
 from lm.training.batch import Batch, Figures
-from lm.training.conversations import token_logps
+from lm.training.conversations import hidden_at, token_logps
 from lm.training.recipe import Recipe
 from lm.training.rehearsal import Sampling, Step
 from tasks.core.config import ConfigError, load
@@ -124,7 +125,8 @@ def reinforcement(params: dict[str, Any], shape: ModelConfig) -> Workload:
         model, ids_BN = Decoder(shape), torch.zeros((B, T + 1), dtype=torch.int64)
 
         def loss(rows: slice) -> tuple[Tensor, Figures]:
-            logps_BT = token_logps(model, ids_BN[rows], config.temperature)
+            kept = last_of(rows.stop - rows.start, T, config.max_new_tokens)
+            logps_BT = token_logps(model, ids_BN[rows], kept, config.temperature)
             return config.loss(logps_BT, logps_BT.detach(), torch.ones(len(logps_BT)), torch.ones_like(logps_BT))
 
         written = (answers, min(ROWS, answers), config.prompts, prompt, config.max_new_tokens, config.steps_a_rollout)
@@ -150,20 +152,28 @@ def distillation(params: dict[str, Any], shape: ModelConfig) -> Workload:
             torch.zeros((texts, text_length), dtype=torch.int64),
         )
 
-        def divergence(ids_BT: Tensor) -> Tensor:
+        def divergence(ids_BT: Tensor, counted: int) -> Tensor:
+            kept = last_of(*ids_BT.shape, counted)
             with torch.no_grad():
-                teacher_TV = teacher(ids_BT).flatten(0, 1)
-            return config.divergence(model(ids_BT).flatten(0, 1), teacher_TV, torch.ones_like(ids_BT).flatten())
+                theirs_KD = hidden_at(teacher, ids_BT, kept)
+            mine_KD = hidden_at(model, ids_BT, kept)
+            return linear_divergence(mine_KD, model.head_weight, theirs_KD, teacher.head_weight, config.divergence, 1.0)
 
         def loss(rows: slice) -> tuple[Tensor, Figures]:
-            parts = (answers_BT[rows], texts_BT[max(rows.start - B, 0) : max(rows.stop - B, 0)])
-            return sum((divergence(part) for part in parts if len(part)), torch.zeros(())), {}
+            texts = texts_BT[max(rows.start - B, 0) : max(rows.stop - B, 0)]
+            parts = ((answers_BT[rows], config.max_new_tokens), (texts, text_length))
+            return sum((divergence(*part) for part in parts if len(part[0])), torch.zeros(())), {}
 
         batch = Batch(B + texts, max(T, text_length), B * T + texts * text_length, loss)
         return Step(model, batch, Sampling(teacher, B, min(ROWS, B), B, prompt, config.max_new_tokens))
 
     tokens = config.steps * (B * config.max_new_tokens + texts * text_length)
     return Workload("distill", config, student, config.steps, tokens, step)
+
+
+def last_of(rows: int, length: int, counted: int) -> Tensor:
+    """Places of the last `counted` of so many predictions in each row, in rows laid end to end."""
+    return torch.arange(rows * length).view(rows, length)[:, -counted:].flatten()
 
 
 def longest_prompt(stage: str, config: Any, split: str, shape: ModelConfig) -> int:

@@ -1,7 +1,9 @@
-"""What the ranks of torch.distributed tell each other: rank 0's tensors; means, whole or in one bit an entry, and the bytes
-that they cost."""
+"""What the ranks of torch.distributed tell each other: rank 0's tensors; what each has made; means, whole or in one bit an
+entry, and the bytes that they cost."""
 
 import json
+from math import prod
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -39,6 +41,41 @@ def from_rank_0(number: int, tensors: dict[str, Tensor]) -> tuple[int, dict[str,
         dist.broadcast(mine.flatten().view(torch.uint8), 0)
         found[name] = mine
     return number, found
+
+
+def shared_out(costs: list[int], parts: int) -> list[int]:
+    """Who does each piece of work: the costliest comes first, each goes to who has least so far (Graham 1969,
+    https://doi.org/10.1137/0117039: no part gets more than 4/3 of the best that can be), the first of equals."""
+    loads, owners = [0] * parts, [0] * len(costs)
+    for index in sorted(range(len(costs)), key=lambda index: -costs[index]):
+        owners[index] = loads.index(min(loads))
+        loads[owners[index]] += costs[index]
+    return owners
+
+
+def from_owners(
+    mine: list[Tensor | None],
+    owners: list[int],
+    shapes: list[tuple[int, ...]],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> list[Tensor]:
+    """Tensors of these shapes, each as its owner has it, on every rank: `mine` need have but this rank's. One all-gather, of as
+    much from every rank as the one has that has most."""
+    if ranks() == 1:
+        return [tensor for tensor in mine if tensor is not None]
+    theirs = [[index for index, owner in enumerate(owners) if owner == each] for each in range(ranks())]
+    lengths = [sum(prod(shapes[index]) for index in indices) for indices in theirs]
+    flat = torch.zeros(max(lengths), dtype=dtype, device=device)
+    torch.cat([flat[:0], *(tensor.flatten() for tensor in mine if tensor is not None)], out=flat[: lengths[rank()]])
+    every = flat.new_empty(ranks() * len(flat))
+    dist.all_gather_into_tensor(every, flat)
+    found: list[Any] = list(mine)
+    for each, indices in enumerate(theirs):
+        pieces = every[each * len(flat) :][: lengths[each]].split([prod(shapes[index]) for index in indices])
+        for index, piece in zip(indices, pieces, strict=True):
+            found[index] = piece.view(shapes[index])
+    return found
 
 
 def mean_(tensors: list[Tensor]) -> int:

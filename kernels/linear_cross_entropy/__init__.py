@@ -1,16 +1,15 @@
 """The loss of a language model's head without ever holding all logits: chunks of tokens, gradients in the forward.
 
-Letters: T tokens, D width, V vocabulary, C tokens of a chunk.
+Letters: T tokens, D width, V vocabulary.
 """
 
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels.linear_cross_entropy import cpu
+from kernels.linear_cross_entropy.chunks import Terms, chunked
 
 IGNORED = -100
 
@@ -33,42 +32,51 @@ def linear_cross_entropy(
     each token, whatever its weight.
     The forward makes the gradients, as Liger Kernel's does (arXiv:2410.10989): three products of T x D x V, against
     four where the backward makes the logits anew. Differs from it: chunks are sized for the speed of products, and sums over
-    chunks are fp32.
+    chunks are fp32 (on a GPU, and of a weight of 16 bits alone, where triton.py's sum_dtype says so).
     Raises ValueError when shapes do not fit, RuntimeError when backward is called twice.
     """
-    if x_TD.shape[1:] != weight_VD.shape[1:]:
-        raise ValueError(f"tokens are {tuple(x_TD.shape[1:])} wide, rows of the weight {tuple(weight_VD.shape[1:])}")
-    for name, given in (("targets", targets_T), ("weights", weights_T)):
-        if given is not None and given.shape != x_TD.shape[:1]:
-            raise ValueError(f"{name} of shape {tuple(given.shape)} for {len(x_TD)} tokens; give one to each")
-    if torch.is_autocast_enabled(x_TD.device.type):
-        x_TD = x_TD.to(torch.get_autocast_dtype(x_TD.device.type))
+    x_TD, weight_VD = _checked(x_TD, weight_VD, targets=targets_T, weights=weights_T)
     if not torch.is_grad_enabled():
         x_TD, weight_VD = x_TD.detach(), weight_VD.detach()
-    wide = torch.promote_types(x_TD.dtype, torch.float32)
     counts_T = targets_T != IGNORED
+    wide = torch.promote_types(x_TD.dtype, torch.float32)
     weights_T = counts_T.to(wide) if weights_T is None else weights_T.to(wide).where(counts_T, 0)
     if denominator is None:
         total = weights_T.sum()
         denominator = total.where(total != 0, 1)
     with torch.autocast(x_TD.device.type, enabled=False):
         return _LinearCrossEntropy.apply(
-            x_TD, weight_VD, targets_T.where(counts_T, 0), weights_T / denominator, softcap, z_loss, each_T
+            x_TD,
+            weight_VD,
+            targets_T.where(counts_T, 0),
+            weights_T / denominator,
+            Terms(softcap=softcap, z_loss=z_loss),
+            each_T,
         )
 
 
-def chunk_tokens(tokens: int, vocabulary: int, chunk_bytes: int, entry_bytes: int) -> int:
-    """Tokens of a chunk: as many logits as chunk_bytes hold, and at most an eighth of the tokens or 256."""
-    return max(1, min(chunk_bytes // (entry_bytes * vocabulary), max(tokens // 8, 256)))
+def linear_log_probabilities(x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """logp_T of the targets (nats, fp32) where logits are divided by the temperature, for whatever loss is made of them.
+
+    The backward makes the logits of each chunk anew, since it alone knows what a token's gradient is multiplied with: four
+    products of T x D x V in all. Nothing of the size of the logits is kept in between.
+    Raises ValueError when shapes do not fit.
+    """
+    x_TD, weight_VD = _checked(x_TD, weight_VD, targets=targets_T)
+    with torch.autocast(x_TD.device.type, enabled=False):
+        return _LinearLogProbabilities.apply(x_TD, weight_VD, targets_T, Terms(temperature=temperature))
 
 
-def _backend(on_gpu: bool) -> ModuleType:
-    """logits_, derivative_ and CHUNK_BYTES; a machine without a GPU may lack triton."""
-    if not on_gpu:
-        return cpu
-    from kernels.linear_cross_entropy import triton
-
-    return triton
+def _checked(x_TD: Tensor, weight_VD: Tensor, **each: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(x_TD in the dtype of autocast where that is on, weight_VD)."""
+    if x_TD.shape[1:] != weight_VD.shape[1:]:
+        raise ValueError(f"tokens are {tuple(x_TD.shape[1:])} wide, rows of the weight {tuple(weight_VD.shape[1:])}")
+    for name, given in each.items():
+        if given is not None and given.shape != x_TD.shape[:1]:
+            raise ValueError(f"{name} of shape {tuple(given.shape)} for {len(x_TD)} tokens; give one to each")
+    if torch.is_autocast_enabled(x_TD.device.type):
+        x_TD = x_TD.to(torch.get_autocast_dtype(x_TD.device.type))
+    return x_TD, weight_VD
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -79,35 +87,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight_VD: Tensor,
         targets_T: Tensor,
         shares_T: Tensor,
-        softcap: float,
-        z_loss: float,
+        terms: Terms,
         each_T: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        backend = _backend(x_TD.is_cuda)
-        back_x, back_weight = ctx.needs_input_grad[:2]
-        matrix_VD = weight_VD.to(x_TD.dtype)
-        T, V = len(x_TD), len(weight_VD)
-        chunk = chunk_tokens(T, V, backend.CHUNK_BYTES, x_TD.element_size())
-        buffer_CV = x_TD.new_empty(min(chunk, T), V)
-        grad_x_TD = torch.empty_like(x_TD) if back_x else None
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=shares_T.dtype) if back_weight else None
-        cross_entropy, squares = shares_T.new_zeros(()), shares_T.new_zeros(())
-        for start in range(0, T, chunk):
-            part = slice(start, start + chunk)
-            x_CD, share_C = x_TD[part], shares_T[part]
-            logits_CV = backend.logits_(buffer_CV[: len(x_CD)], x_CD, matrix_VD)
-            cross_entropy_C, log_partition_C = backend.derivative_(logits_CV, targets_T[part], softcap, z_loss)
-            cross_entropy += share_C @ cross_entropy_C
-            squares += share_C @ log_partition_C.square()
-            if each_T is not None:
-                each_T[part] = cross_entropy_C
-            if grad_x_TD is not None:
-                torch.mm(logits_CV, matrix_VD, out=grad_x_TD[part]).mul_(share_C[:, None])
-            if grad_weight_VD is not None:
-                _add_product_(grad_weight_VD, logits_CV.T, x_CD * share_C[:, None])
-        ctx.grads = grad_x_TD, grad_weight_VD if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype)
+        cross_entropy, squares, *ctx.grads = chunked(
+            x_TD, weight_VD, targets_T, shares_T, terms, each_T, *ctx.needs_input_grad[:2]
+        )
         ctx.mark_non_differentiable(cross_entropy)
-        return cross_entropy + z_loss * squares, cross_entropy
+        return cross_entropy + terms.z_loss * squares, cross_entropy
 
     @staticmethod
     @once_differentiable
@@ -117,11 +104,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 "linear_cross_entropy: the first backward gave the gradients away; compute the loss again"
             )
         grads, ctx.grads = ctx.grads, None
-        return *(made if made is None else made.mul_(grad) for made in grads), None, None, None, None, None
+        return *(made if made is None else made.mul_(grad) for made in grads), None, None, None, None
 
 
-def _add_product_(sum_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
-    if left_VC.dtype == right_CD.dtype == sum_VD.dtype:
-        sum_VD.addmm_(left_VC, right_CD)
-    else:
-        sum_VD += left_VC @ right_CD.to(left_VC.dtype)
+class _LinearLogProbabilities(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, terms: Terms) -> Tensor:
+        ctx.save_for_backward(x_TD, weight_VD, targets_T)
+        ctx.terms = terms
+        each_T = x_TD.new_empty(len(x_TD), dtype=torch.promote_types(x_TD.dtype, torch.float32))
+        chunked(x_TD, weight_VD, targets_T, torch.zeros_like(each_T), terms, each_T, False, False)
+        return -each_T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_T: Tensor) -> tuple[Tensor | None, ...]:
+        *_, grad_x_TD, grad_weight_VD = chunked(*ctx.saved_tensors, -grad_T, ctx.terms, None, *ctx.needs_input_grad[:2])
+        return grad_x_TD, grad_weight_VD, None, None

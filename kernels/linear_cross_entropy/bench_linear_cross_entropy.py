@@ -3,7 +3,6 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.modules.linear_cross_entropy_options import LinearCrossEntropyOptions
 
 from kernels.bench_rounds import Arms, report
 from kernels.linear_cross_entropy import linear_cross_entropy, reference
@@ -22,18 +21,20 @@ def setup(shape: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def arms(shape: tuple[int, int, int]) -> tuple[Arms, list[Tensor]]:
-    """The loss, an arm each, and what gets gradients; torch's chunks are of 256 tokens, which it does not choose by itself but
-    is quicker with. The gradients that ours and torch's operator keep are not among the bytes kept."""
+    """The loss, an arm each, and what gets gradients; torch's operator, which 2.11 has not, gets chunks of 256 tokens, which it
+    does not choose by itself but is quicker with. The gradients that ours and torch's operator keep are not among the bytes
+    kept."""
     x, weight, targets = setup(shape)
     ones, count = torch.ones(len(x), device=x.device), torch.tensor(float(len(x)), device=x.device)
-    chunks = LinearCrossEntropyOptions(batch_chunk_size=256, chunking_method=None)
     every = {
         "ours": lambda: linear_cross_entropy(x, weight, targets)[0],
         "ours, softcap": lambda: linear_cross_entropy(x, weight, targets, softcap=15.0)[0],
         "reference": lambda: reference.linear_cross_entropy(x, weight, targets, ones, count, 0.0, 0.0)[0],
         "torch cross_entropy": lambda: F.cross_entropy(F.linear(x, weight), targets),
-        "torch linear_cross_entropy": lambda: F.linear_cross_entropy(x, weight, targets, options=chunks),
     }
+    if hasattr(F, "linear_cross_entropy"):
+        chunks = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=256, chunking_method=None)
+        every["torch linear_cross_entropy"] = lambda: F.linear_cross_entropy(x, weight, targets, options=chunks)
     return every, [x, weight]
 
 

@@ -13,6 +13,16 @@ CHUNK_BYTES = 2**26
 BLOCK = 2048
 
 
+def chunk_tokens(tokens: int, vocabulary: int, entry_bytes: int) -> int:
+    """Tokens of a chunk: as many logits as CHUNK_BYTES hold, and at most an eighth of the tokens or 256."""
+    return max(1, min(CHUNK_BYTES // (entry_bytes * vocabulary), max(tokens // 8, 256)))
+
+
+def sum_dtype(weight_VD: Tensor, products: torch.dtype) -> torch.dtype:
+    """What the weight's gradient is summed in: fp32 or wider."""
+    return torch.promote_types(products, torch.float32)
+
+
 def logits_(out_CV: Tensor, x_CD: Tensor, weight_VD: Tensor) -> Tensor:
     """x weight^T, in out_CV."""
     for out_CB, weight_BD in zip(out_CV.split(BLOCK, dim=1), weight_VD.split(BLOCK), strict=True):
@@ -20,18 +30,22 @@ def logits_(out_CV: Tensor, x_CD: Tensor, weight_VD: Tensor) -> Tensor:
     return out_CV
 
 
-def derivative_(logits_CV: Tensor, targets_C: Tensor, softcap: float, z_loss: float) -> tuple[Tensor, Tensor]:
-    """(cross_entropy_C, log_partition_C), in fp32 or wider; logits_CV becomes the derivative by each logit of cross_entropy +
-    z_loss * log_partition^2.
+def derivative_(
+    logits_CV: Tensor, targets_C: Tensor, softcap: float, z_loss: float, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """(cross_entropy_C, log_partition_C), in fp32 or wider, of the logits over the temperature; logits_CV becomes temperature
+    times the derivative by each logit of cross_entropy + z_loss * log_partition^2.
 
-    torch's softmax keeps a row in cache for all it does, so this is three passes over memory, four with z_loss, and six more
-    and a second matrix with softcap. bf16 goes through a copy in fp32.
+    torch's softmax keeps a row in cache for all it does, so this is three passes over memory, one more with z_loss or a
+    temperature, and six more and a second matrix with softcap. bf16 goes through a copy in fp32.
     """
     wide_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
     slope_CV = None
     if softcap:
         slope_CV = wide_CV.div_(softcap).tanh_().square().neg_().add_(1)
         wide_CV.mul_(softcap)
+    if temperature != 1:
+        wide_CV.div_(temperature)
     rows = torch.arange(len(targets_C), device=targets_C.device)
     target_C, highest_C = wide_CV[rows, targets_C], wide_CV.amax(1)
     torch.softmax(wide_CV, 1, out=wide_CV)
@@ -44,3 +58,11 @@ def derivative_(logits_CV: Tensor, targets_C: Tensor, softcap: float, z_loss: fl
     if wide_CV is not logits_CV:
         logits_CV.copy_(wide_CV)
     return log_partition_C - target_C, log_partition_C
+
+
+def add_product_(sum_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
+    """Add left right to the sum. In fp32 the sum is taken up in the product; a product of bf16 is rounded to bf16 before."""
+    if left_VC.dtype == right_CD.dtype == sum_VD.dtype:
+        sum_VD.addmm_(left_VC, right_CD)
+    else:
+        sum_VD += left_VC @ right_CD.to(left_VC.dtype)

@@ -1,6 +1,5 @@
-"""The chunked loss and both gradients against the plain formula, on the CPU and through Triton."""
+"""The chunked loss, the log-probabilities and their gradients against the plain formulas, on the CPU and through Triton."""
 
-import importlib
 import math
 from typing import Any
 
@@ -10,8 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels import linear_cross_entropy as package
-from kernels.linear_cross_entropy import IGNORED, chunk_tokens, cpu, linear_cross_entropy, reference
+from kernels.linear_cross_entropy import (
+    IGNORED,
+    chunks,
+    cpu,
+    linear_cross_entropy,
+    linear_log_probabilities,
+    reference,
+    triton,
+)
 
 SHAPES = [(64, 32, 128), (300, 24, 67), (1, 1, 1), (3, 5, 2), (17, 16, 5003)]  # the second is two chunks
 VARIANTS = [{}, {"z_loss": 1e-2}, {"softcap": 3.0}, {"softcap": 3.0, "z_loss": 0.3}]
@@ -51,7 +57,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, dev
     if request.param == "cpu":
         return torch.device("cpu")
     if device.type == "cpu":
-        monkeypatch.setattr(package, "cpu", importlib.import_module("kernels.linear_cross_entropy.triton"))
+        monkeypatch.setattr(chunks, "cpu", triton)
     return device
 
 
@@ -147,7 +153,7 @@ def test_nothing_that_counts_is_no_loss_and_no_gradient() -> None:
 def test_only_wanted_gradients_are_made_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, targets, _ = inputs((5, 4, 7))
     products: list[Any] = []
-    monkeypatch.setattr(package, "_add_product_", lambda *given: products.append(given))
+    monkeypatch.setattr(cpu, "add_product_", lambda *given: products.append(given))
     with torch.no_grad():
         assert not linear_cross_entropy(x, weight.requires_grad_(), targets)[0].requires_grad
     loss, _ = linear_cross_entropy(x.requires_grad_(), weight.detach(), targets)
@@ -169,11 +175,108 @@ def test_autocast_computes_in_its_dtype_and_keeps_the_weight_in_fp32() -> None:
     assert not close(dweight, wanted[3], TOLERANCE[torch.float32])  # so bf16 it was
 
 
-def test_chunks_stay_below_their_bytes_and_an_eighth() -> None:
-    assert chunk_tokens(4096, 32768, cpu.CHUNK_BYTES, 4) == 512
-    assert chunk_tokens(2048, 8192, cpu.CHUNK_BYTES, 4) == 256
-    assert chunk_tokens(2**20, 2**18, cpu.CHUNK_BYTES, 4) == 64
-    assert chunk_tokens(10, 2**40, cpu.CHUNK_BYTES, 4) == 1
+def test_chunks_of_a_cpu_stay_below_their_bytes_and_an_eighth() -> None:
+    assert cpu.chunk_tokens(4096, 32768, 4) == 512
+    assert cpu.chunk_tokens(2048, 8192, 4) == 256
+    assert cpu.chunk_tokens(2**20, 2**18, 4) == 64
+    assert cpu.chunk_tokens(10, 2**40, 4) == 1
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(st.integers(0, 2**20), st.integers(1, 2**18), st.sampled_from([2, 4]))
+def test_chunks_of_a_gpu_are_as_few_as_their_bytes_allow_and_alike(tokens: int, vocabulary: int, entry: int) -> None:
+    chunk = triton.chunk_tokens(tokens, vocabulary, entry)
+    assert chunk * vocabulary * entry <= triton.CHUNK_BYTES and chunk >= 1
+    sizes = [min(chunk, tokens - start) for start in range(0, tokens, chunk)]
+    assert len(sizes) == -(-tokens // (triton.CHUNK_BYTES // (vocabulary * entry)))
+    assert not sizes or sizes[0] - sizes[-1] < len(sizes)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_one_chunk_or_many_are_one_loss(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> None:
+    """On a GPU's path, whose chunks depend on their bytes alone; with a sum in fp32, and in bf16 where that is too large."""
+    if device.type == "cpu":
+        monkeypatch.setattr(chunks, "cpu", triton)
+    x, weight, targets, weights = inputs((96, 16, 67), dtype)
+    wanted = expected(x, weight, targets, weights, {})
+    x, weight = x.to(device).requires_grad_(), weight.to(device).requires_grad_()
+    for most, sums in ((96, 2**29), (32, 2**29), (7, 2**29), (32, 1)):
+        monkeypatch.setattr(triton, "CHUNK_BYTES", most * 67 * dtype.itemsize)
+        monkeypatch.setattr(triton, "SUM_BYTES", sums)
+        loss, _ = linear_cross_entropy(x, weight, targets.to(device), weights_T=weights.to(device))
+        for got, value in zip((loss, *torch.autograd.grad(loss, (x, weight))), (wanted[0], *wanted[2:]), strict=True):
+            assert close(got.detach().cpu(), value, TOLERANCE[dtype])
+
+
+def test_products_of_bf16_are_summed_unrounded(device: torch.device) -> None:
+    """257 + 1 + 1, of which bf16 would make 256 or 258, for the first product alone."""
+    total = torch.zeros(1, 1, device=device)
+    for left, right in (([256.0, 1.0], [1.0, 1.0]), ([1.0], [1.0]), ([1.0], [1.0])):
+        factors = (torch.tensor(factor, device=device, dtype=torch.bfloat16) for factor in (left, right))
+        left_VC, right_CD = next(factors)[None], next(factors)[:, None]
+        triton.add_product_(total, left_VC, right_CD)
+    assert total.item() == 259
+
+
+def test_a_sum_is_fp32_where_the_weight_is_or_where_it_is_small() -> None:
+    half, single = torch.bfloat16, torch.float32
+
+    def of(rows: int, dtype: torch.dtype) -> torch.dtype:
+        return triton.sum_dtype(torch.empty(rows, 2**13, dtype=dtype, device="meta"), half)
+
+    assert [of(2**14, half), of(2**14 + 1, half), of(2**17, single)] == [single, half, single]
+
+
+LOG_PROBABILITIES = [(shape, temperature) for shape in SHAPES for temperature in (1.0, 0.7)]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("shape", "temperature"), LOG_PROBABILITIES, ids=str)
+def test_log_probabilities_equal_the_formula(
+    shape: tuple[int, int, int], temperature: float, dtype: torch.dtype, backend: torch.device
+) -> None:
+    x, weight, _, slopes = inputs(shape, dtype)
+    weight /= (
+        shape[1] ** 0.5
+    )  # logits of about 1: fp32 has few digits of the gradient of a token that is all but certain
+    targets = torch.randint(0, shape[2], shape[:1], generator=torch.Generator().manual_seed(1))
+    exact = x.double().requires_grad_(), weight.double().requires_grad_()
+    wanted = reference.linear_log_probabilities(*exact, targets, temperature)
+    wanted_grads = torch.autograd.grad(wanted, exact, slopes.double())
+    x, weight = x.to(backend).requires_grad_(), weight.to(backend).requires_grad_()
+    logps = linear_log_probabilities(x, weight, targets.to(backend), temperature=temperature)
+    grads = torch.autograd.grad(logps, (x, weight), slopes.to(backend), retain_graph=True)
+    again = torch.autograd.grad(logps, (x, weight), slopes.to(backend))
+    assert logps.dtype == torch.float32 and all(torch.equal(a, b) for a, b in zip(grads, again, strict=True))
+    for got, value in zip((logps.detach(), *grads), (wanted.detach(), *wanted_grads), strict=True):
+        assert close(got.cpu(), value, TOLERANCE[dtype])
+
+
+def test_log_probabilities_of_nothing_and_without_gradients() -> None:
+    x, weight, targets, _ = inputs((5, 4, 7))
+    nothing = linear_log_probabilities(x[:0].requires_grad_(), weight.requires_grad_(), targets[:0])
+    assert nothing.shape == (0,) and not torch.autograd.grad(nothing.sum(), weight)[0].any()
+    with torch.no_grad():
+        assert not linear_log_probabilities(x, weight, targets.clamp(min=0)).requires_grad
+    with pytest.raises(ValueError, match="targets of shape"):
+        linear_log_probabilities(x, weight, targets[:3])
+
+
+def test_log_probabilities_under_autocast_are_products_of_bf16_of_a_weight_in_fp32() -> None:
+    x, weight, _, slopes = inputs((300, 16, 517))
+    targets = torch.arange(300)
+    exact = x.double().requires_grad_(), weight.double().requires_grad_()
+    wanted = reference.linear_log_probabilities(*exact, targets, 1.0)
+    wanted_x, wanted_weight = torch.autograd.grad(wanted, exact, slopes.double())
+    x, weight = x.requires_grad_(), weight.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        logps = linear_log_probabilities(x, weight, targets)
+    dx, dweight = torch.autograd.grad(logps, (x, weight), slopes)
+    assert logps.dtype == dx.dtype == dweight.dtype == torch.float32
+    assert close(dx, wanted_x, TOLERANCE[torch.bfloat16]) and close(dweight, wanted_weight, TOLERANCE[torch.bfloat16])
+    assert not close(dweight, wanted_weight, TOLERANCE[torch.float32])  # so bf16 it was
 
 
 @pytest.mark.parametrize(

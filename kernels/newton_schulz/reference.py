@@ -11,7 +11,7 @@ EPS = 1e-7
 def newton_schulz(matrix: Tensor, steps: int) -> Tensor:
     """U S' V^T of a matrix U S V^T, with the singular values S' in about (0.7, 1.2) rather than exactly 1.
 
-    The zero matrix stays zero. Differs from the original: the dtype of the matrix is kept, not cast to bf16.
+    The zero matrix stays zero. Differs from the original: the dtype of the matrix is kept, where that casts to bf16.
     """
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / x.norm().clamp(min=EPS)

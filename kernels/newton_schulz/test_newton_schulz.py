@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.newton_schulz import newton_schulz, reference
+from kernels.newton_schulz import batches, cost, cpu, newton_schulz, reference
 
 SHAPES = [(64, 64), (160, 432), (432, 160), (5, 123), (1, 7), (1, 1), (64, 64)]
 # Five steps of products of up to 432 fp32 terms, in another order of summation.
@@ -52,8 +54,49 @@ def test_zero_stays_zero_and_scale_does_not_matter() -> None:
     torch.testing.assert_close(plain, scaled, rtol=0, atol=ATOL)
 
 
-def test_half_precision_is_computed_in_fp32() -> None:
+def test_half_precision_is_computed_in_fp32_on_a_cpu() -> None:
     matrix = matrices()[3].bfloat16()
     torch.testing.assert_close(
         newton_schulz([matrix], 5)[0], reference.newton_schulz(matrix.float(), 5), rtol=0, atol=ATOL
     )
+
+
+def test_in_bf16_directions_are_kept_and_values_stay_in_the_band() -> None:
+    """What a GPU computes. bf16 rounds to 2^-9: 15 products of it leave a few percent."""
+    oblong = [matrix for matrix in matrices() if matrix.shape != (64, 64)]
+    for got, exact in zip(cpu.newton_schulz(oblong, 5, torch.bfloat16), newton_schulz(oblong, 5), strict=True):
+        assert got.dtype == torch.bfloat16
+        assert 0 < (got.float() - exact).norm() < 0.05 * exact.norm()
+        values = torch.linalg.svdvals(got.float())
+        assert values.min() > 0.6 and values.max() < 1.3
+
+
+def test_the_norm_of_a_large_matrix_is_no_sum_in_bf16() -> None:
+    # 2^20 ones: a norm of 1024, and one singular value of 1, so a step gives 0.7010 of it
+    (got,) = cpu.newton_schulz([torch.ones(1024, 1024)], 1, torch.bfloat16)
+    torch.testing.assert_close(got.float(), torch.full((1024, 1024), 0.7010 / 1024), rtol=0.02, atol=0)
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(st.lists(st.sampled_from([(2, 3), (3, 2), (4, 4), (1, 5), (9, 9)]), max_size=20), st.integers(1, 40))
+def test_a_batch_alone_is_the_batch_among_others(shapes: list[tuple[int, int]], entries: int) -> None:
+    """So that ranks which each do some batches find what one process finds, to the bit."""
+    whole, before = [torch.randn(shape) for shape in shapes], cpu.BATCH
+    cpu.BATCH = entries
+    try:
+        found = batches(shapes)
+        assert sorted(index for batch in found for index in batch) == list(range(len(shapes)))
+        together = newton_schulz(whole, 2)
+        for batch in found:
+            assert len({tuple(sorted(shapes[index])) for index in batch}) == 1
+            assert len(batch) == 1 or sum(whole[index].numel() for index in batch) <= entries
+            for index, alone in zip(batch, newton_schulz([whole[index] for index in batch], 2), strict=True):
+                assert torch.equal(alone, together[index])
+    finally:
+        cpu.BATCH = before
+
+
+def test_cost_by_hand() -> None:
+    # 2 x 3: x x^T is 2 * 2*2*3, its square 2 * 2*2*2, the product with x 2 * 2*2*3
+    assert cost([(2, 3)]) == cost([(3, 2)]) == 24 + 16 + 24
+    assert cost([(2, 3), (1, 1)]) == 64 + 6

@@ -1,6 +1,8 @@
 """What Muon and its variants share: the orthogonalised update, and which weights get it."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,9 +10,29 @@ from pydantic import Field
 from torch import Tensor
 
 from kernels.adamw import adamw_
-from kernels.newton_schulz import newton_schulz
+from kernels.newton_schulz import batches, cost, newton_schulz, products
 from lm.config import Config
+from lm.exchange import from_owners, rank, ranks, shared_out
 from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
+
+
+def orthogonalised(updates: list[Tensor], steps: int) -> tuple[list[Tensor], list[int]]:
+    """(each matrix by Newton-Schulz, in fp32, and its longer side). Every rank gives the same matrices and gets all of them.
+
+    Each rank does some of the batches, shared out by their cost, and gets the rest from the others, 2 bytes an entry on a GPU
+    and 4 on a CPU. A batch is no other with more ranks, so neither are the bits.
+    """
+    shapes = [(matrix.shape[0], matrix.shape[1]) for matrix in updates]
+    every = batches(shapes)
+    owners = shared_out([cost([shapes[index] for index in batch]) for batch in every], ranks())
+    found: list[Tensor | None] = [None] * len(shapes)
+    owner_of = [0] * len(shapes)
+    for batch, owner in zip(every, owners, strict=True):
+        mine = newton_schulz([updates[index] for index in batch], steps) if owner == rank() else [None] * len(batch)
+        for index, matrix in zip(batch, mine, strict=True):
+            owner_of[index], found[index] = owner, matrix
+    whole = from_owners(found, owner_of, shapes, products(updates[0]), updates[0].device)
+    return [matrix.float() for matrix in whole], [max(shape) for shape in shapes]
 
 
 def muon_(
@@ -23,17 +45,19 @@ def muon_(
     nesterov: bool,
     steps: int,
     weight_decay: float,
+    orthogonal: Callable[[list[Tensor], int], tuple[list[Tensor], list[int]]] = orthogonalised,
 ) -> None:
     """Update weights and momenta in place; each weight moves by 0.2 lr root-mean-square, whatever its shape.
 
     An orthogonal (O, I) matrix has rms 1/sqrt(max(O, I)), so it is scaled by 0.2 sqrt(max(O, I)): the rms of a typical
-    AdamW update (Liu et al., equation 4). Differs from both sources: fp32, not bf16, which many CPUs only emulate.
+    AdamW update (Liu et al., equation 4). Differs from both sources on a CPU alone: fp32, not bf16, which many only emulate.
+    orthogonal: `orthogonalised`, or what does the same to parts of matrices.
     """
     torch._foreach_lerp_(momenta, grads, 1 - momentum)
     updates = torch._foreach_lerp(grads, momenta, momentum) if nesterov else momenta
-    updates = newton_schulz(list(updates), steps)
+    updates, sides = orthogonal(list(updates), steps)
     torch._foreach_mul_(weights, 1 - lr * weight_decay)
-    torch._foreach_mul_(updates, [-lr * 0.2 * math.sqrt(max(weight.shape)) for weight in weights])
+    torch._foreach_mul_(updates, [-lr * 0.2 * math.sqrt(side) for side in sides])
     torch._foreach_add_(weights, updates)
 
 
@@ -42,10 +66,15 @@ class MuonOptimizer(Optimizer):
 
     whole_tensors = True
 
+    def orthogonal(self, weights: list[Tensor], updates: list[Tensor], steps: int) -> tuple[list[Tensor], list[int]]:
+        """`orthogonalised` updates of these weights. What of a matrix is needed whole is needed here alone: one who holds parts
+        of weights puts something else in the place of this, and everything else holds for the parts."""
+        return orthogonalised(updates, steps)
+
     def update(self, weights: list[Tensor], grads: list[Tensor], state: State, group: dict[str, Any]) -> None:
         if group["orthogonal"]:
             settings = {key: group[key] for key in ("lr", "momentum", "nesterov", "steps", "weight_decay")}
-            muon_(weights, grads, state["momentum"], **settings)
+            muon_(weights, grads, state["momentum"], orthogonal=partial(self.orthogonal, weights), **settings)
             return
         adamw_(
             weights,

@@ -1,6 +1,6 @@
 """Prompts and answers as padded batches, with a mask on what the model is to learn.
 
-Letters: B batch, T time (predictions), so ids are B x (T + 1).
+Letters: B batch, T time (predictions), so ids are B x (T + 1); K predictions that count, D width.
 """
 
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.linear_cross_entropy import linear_log_probabilities
 from lm.model import Decoder
 
 
@@ -39,12 +39,23 @@ def collate(conversations: list[Conversation], pad_id: int) -> tuple[Tensor, Ten
     return ids, mask
 
 
-def token_logps(model: Decoder, ids_BN: Tensor, temperature: float = 1.0) -> Tensor:
-    """logp_BT (nats) of each token after the first, given those before it, as sampled at the temperature."""
-    logits_BTV = model(ids_BN[:, :-1]) / temperature
-    return -F.cross_entropy(logits_BTV.flatten(0, 1), ids_BN[:, 1:].flatten(), reduction="none").view(
-        ids_BN.shape[0], -1
-    )
+def places(mask_BT: Tensor) -> Tensor:
+    """places_K of the predictions that count, in rows laid end to end. A mask on a GPU has the host wait for it."""
+    return mask_BT.flatten().nonzero()[:, 0]
+
+
+def hidden_at(model: Decoder, ids_BT: Tensor, places_K: Tensor) -> Tensor:
+    """x_KD of which the head makes logits, at these places of the rows alone."""
+    return model.hidden(ids_BT).flatten(0, 1)[places_K]
+
+
+def token_logps(model: Decoder, ids_BN: Tensor, places_K: Tensor, temperature: float = 1.0) -> Tensor:
+    """logp_BT (nats) of each token after the first, given those before it, as sampled at the temperature: at these places. 0
+    elsewhere, where no logits are made."""
+    targets_BT = ids_BN[:, 1:]
+    x_KD = hidden_at(model, ids_BN[:, :-1], places_K)
+    logp_K = linear_log_probabilities(x_KD, model.head_weight, targets_BT.flatten()[places_K], temperature=temperature)
+    return logp_K.new_zeros(targets_BT.numel()).index_copy(0, places_K, logp_K).view_as(targets_BT)
 
 
 def chosen(step: int, batch: int, population: int, seed: int) -> list[int]:

@@ -6,13 +6,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from kernels.linear_divergence import linear_divergence
 from lm import problems
 from lm.checkpoint import device, load_model, save_model
 from lm.config import choice
 from lm.model import Decoder
 from lm.sampler import ROWS, generate
 from lm.training.batch import Batch, Figures
-from lm.training.conversations import Conversation, chosen, collate
+from lm.training.conversations import Conversation, chosen, collate, hidden_at, places
 from lm.training.loop import train
 from lm.training.plan import Plan
 from lm.training.recipe import Recipe
@@ -68,14 +69,17 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
             f"distill.max_new_tokens: no prompt fits the context of {teacher.config.context} less {config.max_new_tokens}"
         )
 
-    def divergence(ids_BT: Tensor, mask_BT: Tensor, denominator: Tensor) -> Tensor:
-        """The part that these rows have in the mean over all tokens of the whole mask, of which there are `denominator`."""
-        if not mask_BT.any():
+    def divergence(ids_BT: Tensor, mask_BT: Tensor, denominator: int) -> Tensor:
+        """The part that these rows have in the mean over all tokens of the whole mask, of which there are `denominator`. No
+        logits are made where the mask, which is in host memory, is 0."""
+        places_K = places(mask_BT).to(device())
+        if not len(places_K):
             return torch.zeros((), device=device())
         with torch.no_grad():
-            teacher_TV = teacher(ids_BT).flatten(0, 1)
-        mean = config.divergence(student(ids_BT).flatten(0, 1), teacher_TV, mask_BT.flatten())
-        return mean * (mask_BT.sum() / denominator)
+            theirs_KD = hidden_at(teacher, ids_BT, places_K)
+        mine_KD = hidden_at(student, ids_BT, places_K)
+        heads = student.head_weight, theirs_KD, teacher.head_weight
+        return linear_divergence(mine_KD, *heads, config.divergence, denominator)
 
     def chosen_at(step: int) -> list[list[int]]:
         return [prompts[i] for i in chosen(step, config.batch, len(prompts), config.seed)]
@@ -88,18 +92,18 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         seed, rows = config.seed * 1_000_003 + step, min(ROWS, config.batch)
         answers = generate(teacher, batch, config.max_new_tokens, config.temperature, tokenizer.end_id, seed, rows)
         conversations = [Conversation(p, a.ids) for p, a in zip(batch, answers, strict=True)]
-        ids_BN, mask_BT = (t.to(device()) for t in collate(conversations, tokenizer.pad_id))
-        text_BT = text_at(step).to(device())
-        everywhere_BT = torch.ones_like(text_BT, dtype=torch.float32)
-        answered = len(ids_BN)
+        ids_BN, mask_BT = collate(conversations, tokenizer.pad_id)
+        ids_BN, text_BT = ids_BN.to(device()), text_at(step).to(device())
+        everywhere_BT = torch.ones(text_BT.shape)
+        answered, counted = len(ids_BN), int(mask_BT.sum())
 
         def loss(rows: slice) -> tuple[Tensor, Figures]:
             """Rows count the answers first, then the sequences of text."""
             here, there = rows, slice(max(rows.start - answered, 0), max(rows.stop - answered, 0))
-            share = divergence(ids_BN[here, :-1], mask_BT[here], mask_BT.sum())
+            share = divergence(ids_BN[here, :-1], mask_BT[here], counted)
             figures: Figures = {"answer_divergence": share.detach()}
             if config.corpus_sequences:
-                text_share = divergence(text_BT[there], everywhere_BT[there], everywhere_BT.sum())
+                text_share = divergence(text_BT[there], everywhere_BT[there], text_BT.numel())
                 figures["text_divergence"] = text_share.detach()
                 share = share + text_share
             return share, figures
@@ -108,7 +112,7 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         return Batch(
             answered + len(text_BT),
             length,
-            int(mask_BT.sum()) + text_BT.numel(),
+            counted + text_BT.numel(),
             loss,
             content=(ids_BN, mask_BT, text_BT),
         )

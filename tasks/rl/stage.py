@@ -13,7 +13,7 @@ from lm.model import Decoder
 from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
 from lm.training.batch import Batch, Figures
-from lm.training.conversations import chosen, token_logps
+from lm.training.conversations import chosen, places, token_logps
 from lm.training.loop import train
 from lm.training.recipe import Recipe
 from tasks.core.config import ConfigError
@@ -80,11 +80,13 @@ class Learning:
         return rollout_of(sampled, advantages_GS, self._tokenizer.pad_id)
 
     def batch_at(self, step: int) -> Batch:
-        """What an update is of. M answers; predictions behind the last one that counts are left out."""
+        """What an update is of. M answers; predictions behind the last one that counts are left out, and none that does not
+        count has logits."""
         config, model = self._config, self._model
         rollout, rows_M = self.rollouts.at(step)
         mask_MT = rollout.mask_BT[rows_M]
         T = int(mask_MT.any(0).nonzero().max()) + 1 if mask_MT.any() else 1
+        counted_MT = mask_MT[:, :T]  # on the host, where places are found without waiting for a GPU
         ids_MN, mask_MT, old_MT, advantages_M = (
             tensor.to(device())
             for tensor in (
@@ -97,7 +99,8 @@ class Learning:
         weights_MT = config.loss.weights(mask_MT, config.max_new_tokens)
 
         def loss(rows: slice) -> tuple[Tensor, Figures]:
-            logps_BT = token_logps(model, ids_MN[rows], config.temperature)
+            places_K = places(counted_MT[rows]).to(device())
+            logps_BT = token_logps(model, ids_MN[rows], places_K, config.temperature)
             return config.loss(logps_BT, old_MT[rows], advantages_M[rows], weights_MT[rows])
 
         content = (ids_MN, mask_MT, old_MT, advantages_M)

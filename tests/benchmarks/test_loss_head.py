@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.loss_head import extra_memory, inputs, near, plain
+from benchmarks.loss_head import extra_memory, inputs, near, peers, plain
+from kernels.linear_cross_entropy.bench_linear_cross_entropy import arms
 
 
 def saved(path: Path, **changed: torch.Tensor) -> str:
@@ -46,3 +47,12 @@ def test_a_softcap_bounds_the_logits() -> None:
 
 def test_inputs_are_the_same_in_every_process() -> None:
     assert all(torch.equal(a, b) for a, b in zip(inputs(3, 4, 5), inputs(3, 4, 5), strict=True))
+
+
+def test_a_torch_without_the_operator_is_no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def heads() -> tuple[bool, bool]:
+        return "torch chunked" in peers(0.0), "torch linear_cross_entropy" in arms((4, 2, 8))[0]
+
+    assert heads() == (hasattr(torch.nn.functional, "linear_cross_entropy"),) * 2
+    monkeypatch.delattr(torch.nn.functional, "linear_cross_entropy", raising=False)
+    assert heads() == (False, False) and "plain" in peers(0.0)

@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels.linear_divergence import linear_divergence
 from lm.averages import Last
 from lm.checkpoint import load_model, save_model
 from lm.optimizers import AdamW
 from lm.problems import Arithmetic
 from lm.schedules import Wsd
 from tasks.core.log import Log
+from tasks.distill import stage
 from tasks.distill.divergences import ForwardKl
 from tasks.distill.stage import DistillConfig, run, student_of
 from tests.lm.models import toy_model, toy_tokenizer
@@ -70,8 +72,8 @@ def kl_of(student: Any, teacher: Any, ids: list[int], first: int) -> list[float]
 
 
 @torch.no_grad()
-def expected() -> tuple[float, float]:
-    """Mean KL over the teacher's greedy answers, one prompt and one token at a time; and over the text."""
+def expected() -> tuple[list[float], list[float]]:
+    """KL of each token of the teacher's greedy answers, one prompt and one token at a time; and of the text."""
     model, end = teacher(), toy_tokenizer().end_id
     student = student_of(model, 2)
     answers: list[float] = []
@@ -81,8 +83,7 @@ def expected() -> tuple[float, float]:
             ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
         answers += kl_of(student, model, ids, len(prompt))
     tokens = np.random.default_rng(0).integers(5, 261, 400).tolist()
-    text = [kl_of(student, model, tokens[at : at + 40], 1) for at in (0, 40, 80, 120)]
-    return float(np.mean(answers)), float(np.mean(text))
+    return answers, [kl for at in (0, 40, 80, 120) for kl in kl_of(student, model, tokens[at : at + 40], 1)]
 
 
 @pytest.mark.parametrize("positions", [None, "160"], ids=["whole", "in parts"])
@@ -92,11 +93,26 @@ def test_the_loss_is_the_mean_over_answers_and_over_text(
     if positions:
         monkeypatch.setenv("TOKENMILL_POSITIONS", positions)
     (told,), _ = train(tmp_path)
-    answers, text = expected()
+    answers, text = (float(np.mean(each)) for each in expected())
     # fp32 over some hundred sums in another order
     assert told["answer_divergence"] == pytest.approx(answers, rel=1e-4)
     assert told["text_divergence"] == pytest.approx(text, rel=1e-4)
     assert told["loss"] == pytest.approx(answers + text, rel=1e-4) and answers > 0.001 < text
+
+
+def test_the_heads_get_the_positions_that_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of answers and those of text, a call each; neither prompts nor padding."""
+    given: list[tuple[int, int]] = []
+
+    def counted(x: Tensor, weight: Tensor, theirs: Tensor, *rest: Any) -> Tensor:
+        given.append((len(x), len(theirs)))
+        return linear_divergence(x, weight, theirs, *rest)
+
+    monkeypatch.setattr(stage, "linear_divergence", counted)
+    train(tmp_path)
+    assert all(mine == theirs for mine, theirs in given)
+    # the calls before measure what a row or two would keep
+    assert [mine for mine, _ in given[-2:]] == [len(each) for each in expected()]
 
 
 def test_the_seed_chooses_problems_and_answers(tmp_path: Path) -> None:

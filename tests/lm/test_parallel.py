@@ -66,6 +66,7 @@ CASES = [
         for first, then in pairwise(k for k in ("fsdp", "zero2", "ddp", "fsdp") if k in KINDS)
     ),
     *(Case(how(method), "exact", "fsdp") for method in (Muon, Lamb, Lion)),
+    Case(how(Muon), "exact", "exact"),
     *(Case(how(ScheduleFree), first, then) for first, then in (("fsdp", "ddp"), ("exact", "fsdp"))),
     Case(how(Muon, skip_sigmas=6.0), "ddp", "fsdp"),
 ]

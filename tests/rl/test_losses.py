@@ -1,4 +1,5 @@
-"""Policy losses: what every one of them must do, and small cases worked by hand. B answers of up to T sampled tokens."""
+"""Policy losses: what every one of them must do, of log-probabilities as training makes them too, and small cases worked by hand.
+B answers of up to T sampled tokens."""
 
 import math
 
@@ -7,9 +8,11 @@ import torch
 from torch import Tensor
 
 from lm.config import Config, methods_of
+from lm.training.conversations import places, token_logps
 from tasks.rl import losses
 from tasks.rl.losses import PolicyGradient, Reinforce
 from tasks.rl.losses.base import shares
+from tests.lm.models import toy_model
 
 EVERY = pytest.mark.parametrize("method", methods_of(losses), ids=lambda method: method.__name__)
 OVER = pytest.mark.parametrize("over", ["tokens", "answers", "length"])
@@ -90,6 +93,34 @@ def test_an_empty_mask_costs_nothing(method: type[Config], over: str) -> None:
     logp, advantages, mask = tokens()
     loss, figures = method(over=over)(logp, logp, advantages, method(over=over).weights(0 * mask, 5))
     assert loss == 0 and all(math.isfinite(value) for value in figures.values())
+
+
+@EVERY
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_head_that_sees_answers_alone_gives_the_gradients_of_all_logits(
+    method: type[Config], temperature: float
+) -> None:
+    """Of a policy that has moved, so that ratios differ and some clips bind; fp32."""
+    model = toy_model(seed=3, tied=False)
+    with torch.no_grad():
+        model.head.weight.mul_(8)
+    generator = torch.Generator().manual_seed(0)
+    ids, mask = torch.randint(0, 261, (4, 9), generator=generator), torch.zeros(4, 8)
+    for row, (start, end) in enumerate(((3, 8), (5, 6), (2, 5), (0, 8))):
+        mask[row, start:end] = row != 2  # the third has no verdict
+    advantages, weights = torch.tensor([1.0, -2.0, 3.0, -0.5]), method().weights(mask, 8)
+    plain = (model(ids[:, :-1]) / temperature).log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
+    old = (plain + 0.4 * torch.randn(4, 8, generator=generator)).detach()
+    found = []
+    for logps in (plain, token_logps(model, ids, places(mask), temperature)):
+        loss, figures = method()(logps, old, advantages, weights)
+        found.append((loss, figures, torch.autograd.grad(loss, list(model.parameters()))))
+    (wanted, wanted_figures, wanted_grads), (got, got_figures, got_grads) = found
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(got_figures, wanted_figures, rtol=1e-4, atol=1e-6)
+    for mine, formula in zip(got_grads, wanted_grads, strict=True):
+        torch.testing.assert_close(mine, formula, rtol=1e-4, atol=1e-5)
+    assert wanted_grads[0].norm() > 0.01 and (method is not PolicyGradient or 0 < got_figures["clip_fraction"] < 1)
 
 
 def test_clipping_by_hand() -> None:

@@ -15,6 +15,7 @@ from lm.optimizers import AdamW
 from lm.problems.example import Example, Score
 from lm.sampler import Completion
 from lm.schedules import Cosine
+from lm.training import conversations
 from tasks.core.log import Log
 from tasks.core.process import Stopped
 from tasks.rl import advantages, losses
@@ -176,6 +177,22 @@ def test_an_update_reads_what_was_sampled() -> None:
         "completion_tokens": pytest.approx(5 / 3),
         "finished": pytest.approx(2 / 3),
     }
+
+
+def test_prompts_and_padding_are_not_given_to_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor are answers without a verdict: the head gets as many positions as the update counts, in parts as in one."""
+    learning = Learning(config(), policy(), TOKENIZER, Parity().examples("rl"))
+    batch, given, head = learning.batch_at(0), list[int](), conversations.linear_log_probabilities
+
+    def counted(x_KD: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
+        given.append(len(x_KD))
+        return head(x_KD, *rest, **more)
+
+    monkeypatch.setattr(conversations, "linear_log_probabilities", counted)
+    whole, _ = batch.loss(slice(0, batch.rows))
+    parts = [batch.loss(rows)[0] for rows in (slice(0, 3), slice(3, batch.rows))]
+    assert given[0] == given[1] + given[2] == batch.tokens < batch.rows * batch.length
+    torch.testing.assert_close(sum(parts), whole, rtol=1e-5, atol=1e-6)
 
 
 def test_each_seed_and_each_rollout_has_answers_of_its_own() -> None:

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from lm.exchange import ranks
 from lm.model import Decoder
 from lm.optimizers.base import SCALARS, Optimizer, State
+from lm.optimizers.orthogonal import MuonOptimizer, orthogonalised
 from lm.training.batch import Batch, Figures
 from lm.training.parallel.ddp import DDP, Call, refuse
 
@@ -29,8 +30,9 @@ def make_plain(model: Decoder, weights: dict[str, Tensor]) -> None:
 class FSDP(DDP):
     """torch's fully_shard (FSDP2; Zhao et al. 2023, arXiv:2304.11277), a group a block and one of what is left.
 
-    The optimizer sees the rank's rows of each weight as weights of their own. Where its update needs whole tensors, as an
-    orthogonalised one does, they are gathered for the moment, and every rank computes the same.
+    The optimizer sees the rank's rows of each weight as weights of their own. Where its update needs whole tensors, they are
+    gathered for the moment, and every rank computes the same; of one that is orthogonalised the update alone is gathered, and
+    the work is shared out.
     offload: weights, gradients and moments are in host memory between uses.
     """
 
@@ -47,8 +49,10 @@ class FSDP(DDP):
         self._held = {name: nn.Parameter(w.to_local(), w.requires_grad) for name, w in self._sharded.items()}
         optimizer: Optimizer = method.build([(n, w) for n, w in self._held.items() if w.requires_grad])
         refuse(method, freezes=optimizer.freezes, exchanges=optimizer.exchanges)
-        if optimizer.whole_tensors:
-            self._names: dict[Tensor, str] = {held: name for name, held in self._held.items()}
+        self._names: dict[Tensor, str] = {held: name for name, held in self._held.items()}
+        if isinstance(optimizer, MuonOptimizer):
+            optimizer.orthogonal = self._orthogonal  # type: ignore[method-assign]
+        elif optimizer.whole_tensors:
             optimizer.update = partial(self._update_whole, optimizer.update)  # type: ignore[method-assign]
         self._know(model, optimizer, self._held, whole)
         return optimizer
@@ -98,6 +102,14 @@ class FSDP(DDP):
     def finish(self) -> None:
         make_plain(self.model, self.weights())
         super().finish()
+
+    def _orthogonal(self, weights: list[Tensor], updates: list[Tensor], steps: int) -> tuple[list[Tensor], list[int]]:
+        """This rank's parts of the orthogonalised matrices whose parts the updates are, and the longer sides of those."""
+        names = [self._names[weight] for weight in weights]
+        whole = [self.whole(name, update) for name, update in zip(names, updates, strict=True)]
+        found, sides = orthogonalised(whole, steps)
+        parts = [self.part(name, matrix.contiguous()) for name, matrix in zip(names, found, strict=True)]
+        return [part.to(update.device) for part, update in zip(parts, updates, strict=True)], sides
 
     def _update_whole(
         self,

@@ -9,24 +9,21 @@ from torch import Tensor
 from lm.config import Config
 
 
-def reverse_kl(student_TV: Tensor, teacher_TV: Tensor, mask_T: Tensor, temperature: float) -> Tensor:
-    """temperature^2 times the mean over the masked tokens of KL(student || teacher), both at the temperature.
+def reverse_kl(student_TV: Tensor, teacher_TV: Tensor, temperature: float) -> Tensor:
+    """nats_T: temperature^2 times KL(student || teacher) of each token, both at the temperature.
 
     The student may leave out what it cannot model, and is punished for what the teacher would not say. Differs from the
     paper: exact for each token, given the tokens before it, instead of policy gradient over whole answers of the
-    student. Raises ValueError when the mask is empty.
+    student.
     """
-    kept_T = mask_T > 0
-    if not kept_T.any():
-        raise ValueError("the mask is empty: there is no token to compare student and teacher on")
-    student = F.log_softmax(student_TV[kept_T] / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_TV[kept_T] / temperature, dim=-1)
-    return temperature**2 * (student.exp() * (student - teacher)).sum(-1).mean()
+    student = F.log_softmax(student_TV / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_TV / temperature, dim=-1)
+    return temperature**2 * (student.exp() * (student - teacher)).sum(-1)
 
 
 class ReverseKl(Config):
     name: Literal["reverse_kl"] = "reverse_kl"
     temperature: float = Field(1.0, gt=0)
 
-    def __call__(self, student_TV: Tensor, teacher_TV: Tensor, mask_T: Tensor) -> Tensor:
-        return reverse_kl(student_TV, teacher_TV, mask_T, self.temperature)
+    def __call__(self, student_TV: Tensor, teacher_TV: Tensor) -> Tensor:
+        return reverse_kl(student_TV, teacher_TV, self.temperature)
