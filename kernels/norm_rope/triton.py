@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from kernels.rms_norm.triton import PROGRAMS
 
-# Entries of a tile of half rows: 16 a thread of 4 warps
-TILE = 2048
+# Entries of a tile of half rows: 8 a thread of 4 warps, and as many of the other half
+TILE = 1024
 
 
 def norm_rotate(x_BTHE: Tensor, weight_E: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:

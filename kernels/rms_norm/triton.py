@@ -11,10 +11,11 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Entries of a tile: 32 a thread of 4 warps. A row that is longer is a tile of its own, with up to 16 warps.
-TILE = 4096
-# Of a backward: 8 for each of an H100's 132 multiprocessors, so that some load while others compute. Fixed rather than asked of
-# the device, so that every GPU adds the weight's gradient in one order.
+# Entries of a tile: 16 a thread of 4 warps; compiled for sm_90 a backward takes at most 146 registers, so that a multiprocessor
+# holds 3 or 4 programs (of 32 a thread up to 248, and 2). A row that is longer is a tile of its own, with up to 16 warps.
+TILE = 2048
+# Of a backward: 8 for each of an H100's 132 multiprocessors, two or three rounds of those that it holds. Fixed rather than asked
+# of the device, so that every GPU adds the weight's gradient in one order.
 PROGRAMS = 1056
 MAX_WIDTH = 32768
 
@@ -68,7 +69,7 @@ class _RMSNorm(torch.autograd.Function):
 def tile(D: int) -> tuple[int, int, int]:
     """(rows, columns, warps) of a tile, powers of two; the columns hold a whole row."""
     block = 1 << max(D - 1, 0).bit_length()
-    return max(1, TILE // block), block, min(16, max(4, block // 1024))
+    return max(1, TILE // block), block, min(16, max(4, block // 512))
 
 
 @triton.jit
