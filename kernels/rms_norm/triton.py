@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 # Entries of a tile: 16 a thread of 4 warps; compiled for sm_90 a backward takes at most 146 registers, so that a multiprocessor
 # holds 3 or 4 programs (of 32 a thread up to 248, and 2). A row that is longer is a tile of its own, with up to 16 warps.
 TILE = 2048
-# Of a backward: 8 for each of an H100's 132 multiprocessors, two or three rounds of those that it holds. Fixed rather than asked
-# of the device, so that every GPU adds the weight's gradient in one order.
+# Of a backward: 8 for each of an H100's 132 multiprocessors, two or three rounds of those that it holds. Fixed, so that every
+# GPU adds the weight's gradient in one order.
 PROGRAMS = 1056
 MAX_WIDTH = 32768
 

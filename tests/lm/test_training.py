@@ -178,6 +178,16 @@ def test_what_decides_sums_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert log.execution["memory"] == f"{room} bytes" and log.execution["positions"] == "40 at once"
 
 
+def test_the_stream_is_rounded_where_the_recipe_says_so_and_products_are_bf16(tmp_path: Path) -> None:
+    losses = {}
+    for precision, stream in (("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "fp32"), ("bf16", "bf16")):
+        fit(recipe(precision=precision, stream=stream), log := Recorder(tmp_path / precision / stream), steps=2)
+        losses[precision, stream] = [log.points[step]["loss"] for step in range(2)]
+    assert losses["fp32", "bf16"] == losses["fp32", "fp32"] and losses["bf16", "bf16"] != losses["bf16", "fp32"]
+    # 8 bits of mantissa
+    assert losses["bf16", "bf16"] == pytest.approx(losses["fp32", "fp32"], rel=1e-2)
+
+
 def test_a_run_that_goes_on_says_how_it_has_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENMILL_POSITIONS", "32")
     with pytest.raises(Stopped):
