@@ -51,11 +51,14 @@ def close(got: Tensor, wanted: Tensor, tolerance: float) -> bool:
     return float((got.double() - wanted).norm()) <= tolerance * (float(wanted.norm()) + 1e-3)
 
 
-@pytest.fixture(params=["cpu", "triton"])
+@pytest.fixture(params=["cpu", "triton", "triton, long rows"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, device: torch.device) -> torch.device:
     """Where the inputs go; without a GPU the Triton kernel takes the place of the CPU's, under the interpreter."""
     if request.param == "cpu":
         return torch.device("cpu")
+    if request.param == "triton, long rows":  # several blocks, as of a row that no program can hold
+        monkeypatch.setattr(triton, "ROW", 0)
+        monkeypatch.setattr(triton, "BLOCK", 2048)
     if device.type == "cpu":
         monkeypatch.setattr(chunks, "cpu", triton)
     return device

@@ -1,4 +1,4 @@
-"""Logits to their derivative in place, a row a program: one read for the partition, one read and write for the derivative.
+"""Logits to their derivative in place, a row a program: one read for the partition and the derivative, two of a long row.
 
 Letters: C tokens of a chunk, V vocabulary, D width.
 """
@@ -14,6 +14,9 @@ CHUNK_BYTES = 2**29
 # The sum of the gradient of a weight of 16 bits, where it is in fp32: a second matrix of the weight's size, twice as large.
 SUM_BYTES = 2**29
 BLOCK = 4096
+# Entries of a row that stays in registers between the partition and the derivative, 32 of each of up to 1024 threads: it is
+# read once. A longer one is read twice, in blocks.
+ROW = 32768
 
 
 def chunk_tokens(tokens: int, vocabulary: int, entry_bytes: int) -> int:
@@ -44,10 +47,11 @@ def derivative_(
     becomes temperature times the derivative by each logit of cross_entropy + z_loss * log_partition^2."""
     C, V = logits_CV.shape
     cross_entropy_C, log_partition_C = logits_CV.new_empty(2, C, dtype=torch.float32).unbind()
-    block = min(BLOCK, triton.next_power_of_2(V))
+    whole = V <= ROW
+    block = triton.next_power_of_2(V) if whole else BLOCK
     _derivative[(C,)](
         logits_CV, logits_CV.stride(0), targets_C, cross_entropy_C, log_partition_C, V, softcap, z_loss, 1 / temperature,
-        softcap > 0, block,
+        softcap > 0, whole, block, num_warps=min(32, max(4, block // 1024)),
     )  # fmt: skip
     return cross_entropy_C, log_partition_C
 
@@ -77,31 +81,48 @@ def _capped(logits, softcap, CAPPED: tl.constexpr):
 
 
 @triton.jit
+def _slope(logits, columns, target, log_partition, softcap, z_loss, scale, CAPPED: tl.constexpr):
+    """Of the loss by these logits, which are capped already, before the share of the token."""
+    probabilities = tl.exp(logits * scale - log_partition)
+    slope = probabilities * (1 + 2 * z_loss * log_partition) - tl.where(columns == target, 1.0, 0.0)
+    if CAPPED:
+        slope *= 1 - (logits / softcap) * (logits / softcap)
+    return slope
+
+
+@triton.jit
 def _derivative(
     logits_ptr, stride, targets_ptr, cross_entropy_ptr, log_partition_ptr, V, softcap, z_loss, scale,
-    CAPPED: tl.constexpr, BLOCK: tl.constexpr,
+    CAPPED: tl.constexpr, WHOLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """WHOLE: a block is a row."""
     row = tl.program_id(0).to(tl.int64)
     logits_ptr += row * stride
     target = tl.load(targets_ptr + row)
     target_logit = _capped(tl.load(logits_ptr + target).to(tl.float32), softcap, CAPPED) * scale
-    highest, total = float("-inf"), 0.0
-    for start in range(0, V, BLOCK):
-        columns = start + tl.arange(0, BLOCK)
-        logits = tl.load(logits_ptr + columns, mask=columns < V, other=float("-inf")).to(tl.float32)
-        logits = tl.where(columns < V, _capped(logits, softcap, CAPPED) * scale, float("-inf"))
-        higher = tl.maximum(highest, tl.max(logits, 0))
-        total = total * tl.exp(highest - higher) + tl.sum(tl.exp(logits - higher), 0)
-        highest = higher
-    log_partition = highest + tl.log(total)
+    columns = tl.arange(0, BLOCK)
+    if WHOLE:
+        logits = _capped(tl.load(logits_ptr + columns, mask=columns < V, other=0.0).to(tl.float32), softcap, CAPPED)
+        scaled = tl.where(columns < V, logits * scale, float("-inf"))
+        highest = tl.max(scaled, 0)
+        log_partition = highest + tl.log(tl.sum(tl.exp(scaled - highest), 0))
+        slope = _slope(logits, columns, target, log_partition, softcap, z_loss, scale, CAPPED)
+        tl.store(logits_ptr + columns, slope, mask=columns < V)
+    else:
+        highest, total = float("-inf"), 0.0
+        for start in range(0, V, BLOCK):
+            inside = start + columns < V
+            logits = tl.load(logits_ptr + start + columns, mask=inside, other=0.0).to(tl.float32)
+            scaled = tl.where(inside, _capped(logits, softcap, CAPPED) * scale, float("-inf"))
+            higher = tl.maximum(highest, tl.max(scaled, 0))
+            total = total * tl.exp(highest - higher) + tl.sum(tl.exp(scaled - higher), 0)
+            highest = higher
+        log_partition = highest + tl.log(total)
+        for start in range(0, V, BLOCK):
+            inside = start + columns < V
+            logits = tl.load(logits_ptr + start + columns, mask=inside, other=0.0).to(tl.float32)
+            logits = _capped(logits, softcap, CAPPED)
+            slope = _slope(logits, start + columns, target, log_partition, softcap, z_loss, scale, CAPPED)
+            tl.store(logits_ptr + start + columns, slope, mask=inside)
     tl.store(cross_entropy_ptr + row, log_partition - target_logit)
     tl.store(log_partition_ptr + row, log_partition)
-    for start in range(0, V, BLOCK):
-        columns = start + tl.arange(0, BLOCK)
-        logits = tl.load(logits_ptr + columns, mask=columns < V, other=0.0).to(tl.float32)
-        logits = _capped(logits, softcap, CAPPED)
-        probabilities = tl.exp(logits * scale - log_partition)
-        grad = probabilities * (1 + 2 * z_loss * log_partition) - tl.where(columns == target, 1.0, 0.0)
-        if CAPPED:
-            grad *= 1 - (logits / softcap) * (logits / softcap)
-        tl.store(logits_ptr + columns, grad, mask=columns < V)

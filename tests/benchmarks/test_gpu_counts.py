@@ -53,11 +53,11 @@ def test_products_take_their_flop_or_their_bytes() -> None:
     assert added.flops["products"] == flops and added.bytes["products"] == moved + 4 * 32_000
 
 
-def test_kernels_touch_each_argument_once_and_logits_three_times() -> None:
+def test_kernels_touch_each_argument_once_and_logits_twice() -> None:
     counts, x = Counts(), torch.zeros(10, 8)
     counts.kernel("swiglu._forward", (x, x[:5], 3, x))
     counts.kernel("linear_cross_entropy._derivative", (x, 8, x[0]))
-    assert counts.bytes["swiglu"] == 320 + 160 and counts.bytes["loss"] == 3 * 320 + 32
+    assert counts.bytes["swiglu"] == 320 + 160 and counts.bytes["loss"] == 2 * 320 + 32
 
 
 def test_causal_attention_is_half_of_its_products() -> None:
@@ -69,7 +69,7 @@ def test_causal_attention_is_half_of_its_products() -> None:
 def test_the_step_stays_below_its_bound() -> None:
     """Predicted ms of 65,536 tokens of gpu-124m, and little more than what is counted now."""
     wide, low = (gpu_counts.milliseconds(stream) for stream in ("fp32", "bf16"))
-    assert wide["all"] < 117.5 and low["all"] < 112
+    assert wide["all"] < 115 and low["all"] < 110
     # attention and products are what they were: nothing is left out of the count
     for kind in ("attention", "products"):
         assert wide[kind] == pytest.approx(gpu_counts.STEP_BEFORE[kind], rel=0.01)
