@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +80,7 @@ def arms(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor) -> Arms:
 
         def varlen() -> Tensor:
             query, key, value = (tensor.flatten(0, 1) for tensor in (q, k, v))
-            mixed: Tensor = varlen_attn(query, key, value, offsets, offsets, longest, longest, window_size=(-1, 0))
+            mixed: Any = varlen_attn(query, key, value, offsets, offsets, longest, longest, window_size=(-1, 0))
             return mixed.view_as(q)
 
         every["torch varlen_attn"] = (varlen, inside)
