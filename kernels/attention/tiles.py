@@ -12,8 +12,8 @@ memory of a program, of 227 that there are:
     fp32 128     68 0  42    64 0  50   110 0  68
     fp32 256     64 0  49    77 0  65   110 0  65
 
-Square tiles of 64 with 4 warps, which the other GPUs have up to a width of 128, spill 428 bytes there for dk and dv of 128. On
-sm_86, with 99 KiB, a thread spills at most 48 bytes and a program has at most 72 KiB.
+Square tiles of 64 with 4 warps, near what the other GPUs have up to a width of 128, spill 428 bytes there for dk and dv of 128.
+On sm_86, with 99 KiB, bf16 of 128 spills at most 28 bytes and a program has at most 72 KiB.
 """
 
 from typing import NamedTuple
