@@ -5,15 +5,15 @@ sm_90 (Triton 3.7.1; `python -m kernels.attention.sizes`), as registers of a thr
 memory of a program, of 227 that there are:
 
                 forward     dq          dk, dv
-    bf16  64    132 0  64   135 0  64   236 0  65
-    bf16 128    189 0 128   220 0 128   254 0  96
-    bf16 256    254 0 128   233 0 128   209 0  66
-    fp32  64     95 0  28   109 0  36    92 0  36
-    fp32 128     60 0  42    72 0  50   110 0  68
-    fp32 256     64 0  49    79 0  65   110 0  65
+    bf16  64    132 0  64   137 0  64   236 0  65
+    bf16 128    191 0 128   218 0 128   254 0  96
+    bf16 256    247 0 128   233 0 128   209 0  66
+    fp32  64     95 0  28   106 0  36    92 0  36
+    fp32 128     68 0  42    64 0  50   110 0  68
+    fp32 256     64 0  49    77 0  65   110 0  65
 
-Square tiles of 64 with 4 warps, which the other GPUs have up to a width of 128, spill 428 bytes there for dk and dv of 128. On
-sm_86, with 99 KiB, a thread spills at most 48 bytes and a program has at most 72 KiB.
+Square tiles of 64 with 4 warps, near what the other GPUs have up to a width of 128, spill 428 bytes there for dk and dv of 128.
+On sm_86, with 99 KiB, bf16 of 128 spills at most 28 bytes and a program has at most 72 KiB.
 """
 
 from typing import NamedTuple

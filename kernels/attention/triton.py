@@ -1,8 +1,8 @@
 """Causal attention within documents with no score ever in memory: FlashAttention-2, arXiv:2205.14135 and arXiv:2307.08691.
 
 A tile is a run of tokens whatever documents they belong to, so that short documents share one. Each token knows where its
-document starts and ends; a tile of queries reads keys from the first start that it needs on. Those that all of its queries see
-(one document, and none behind the first query) go in tiles without a mask, the rest before and behind them with one.
+document starts and ends, so a tile of queries reads keys from the first start that it needs on, and one of keys reads queries
+up to the last end. What all of a tile's queries see of keys goes without a mask, the rest with one.
 Differs from the papers: the gradients of key and value and that of query are two kernels, each program adding in a fixed
 order into tiles of its own, so that a result is the same to the bit in every run, and query heads that share a key are added
 in the loop.
@@ -103,12 +103,12 @@ def _load(ptr, tokens, head, N, HEADS: tl.constexpr, E: tl.constexpr, WIDTH: tl.
 
 @triton.jit
 def _keys_of(starts_ptr, begin, N, QUERIES: tl.constexpr, KEYS: tl.constexpr):
-    """(first, whole, tail, end): the queries of a tile see keys of [first, end), and all of them all of [whole, tail)."""
+    """(first, tail, end): the queries of a tile see keys of [first, end), and all of them all of [first, tail): those before
+    the first query, if the last query's document is its own. If it is not, it begins behind the first query."""
     end = tl.minimum(begin + QUERIES, N)
     first, latest = tl.load(starts_ptr + begin), tl.load(starts_ptr + end - 1)
-    whole = first + tl.cdiv(latest - first, KEYS) * KEYS
-    tail = whole + tl.maximum(begin + 1 - whole, 0) // KEYS * KEYS
-    return first, whole, tail, end
+    tail = tl.where(first == latest, first + (begin + 1 - first) // KEYS * KEYS, first)
+    return first, tail, end
 
 
 @triton.jit
@@ -137,21 +137,19 @@ def _forward(
     top_Q = tl.full([QUERIES], -float("inf"), tl.float32)
     total_Q = tl.zeros([QUERIES], tl.float32)
     mixed_QE = tl.zeros([QUERIES, WIDTH], tl.float32)
-    first, whole, tail, end = _keys_of(starts_ptr, begin, N, QUERIES, KEYS)
-    for part in tl.static_range(3):
-        lower = first if part == 0 else (whole if part == 1 else tail)
-        upper = whole if part == 0 else (tail if part == 1 else end)
-        for key in range(lower, upper, KEYS):
+    first, tail, end = _keys_of(starts_ptr, begin, N, QUERIES, KEYS)
+    for masked in tl.static_range(2):
+        for key in range(tail if masked else first, end if masked else tail, KEYS):
             columns = key + tl.arange(0, KEYS)
-            k_JE = _load(k_ptr, columns, head // (H // K), N, K, E, WIDTH, part == 1)
-            v_JE = _load(v_ptr, columns, head // (H // K), N, K, E, WIDTH, part == 1)
+            k_JE = _load(k_ptr, columns, head // (H // K), N, K, E, WIDTH, not masked)
+            v_JE = _load(v_ptr, columns, head // (H // K), N, K, E, WIDTH, not masked)
             scores_QJ = tl.dot(q_QE, tl.trans(k_JE), input_precision=PRECISION)
-            if part != 1:
+            if masked:
                 visible_QJ = (columns[None, :] >= starts_Q[:, None]) & (columns[None, :] <= rows[:, None])
                 scores_QJ = tl.where(visible_QJ, scores_QJ, -float("inf"))
             higher_Q = tl.maximum(top_Q, tl.max(scores_QJ, 1) * (SCALE * LOG2_E))
             # a row that has seen no key yet: -inf - -inf is no number
-            anchor_Q = higher_Q if part == 1 else tl.where(higher_Q == -float("inf"), 0.0, higher_Q)
+            anchor_Q = tl.where(higher_Q == -float("inf"), 0.0, higher_Q) if masked else higher_Q
             shares_QJ = tl.exp2(scores_QJ * (SCALE * LOG2_E) - anchor_Q[:, None])
             shrink_Q = tl.exp2(top_Q - anchor_Q)
             total_Q = total_Q * shrink_Q + tl.sum(shares_QJ, 1)
@@ -197,17 +195,15 @@ def _backward_queries(
     logsumexp_Q = tl.load(logsumexp_ptr + numbers, mask=rows < N, other=0.0)
     starts_Q = tl.load(starts_ptr + rows, mask=rows < N, other=N)
     dq_QE = tl.zeros([QUERIES, WIDTH], tl.float32)
-    first, whole, tail, end = _keys_of(starts_ptr, begin, N, QUERIES, KEYS)
-    for part in tl.static_range(3):
-        lower = first if part == 0 else (whole if part == 1 else tail)
-        upper = whole if part == 0 else (tail if part == 1 else end)
-        for key in range(lower, upper, KEYS):
+    first, tail, end = _keys_of(starts_ptr, begin, N, QUERIES, KEYS)
+    for masked in tl.static_range(2):
+        for key in range(tail if masked else first, end if masked else tail, KEYS):
             columns = key + tl.arange(0, KEYS)
-            k_JE = _load(k_ptr, columns, head // (H // K), N, K, E, WIDTH, part == 1)
-            v_JE = _load(v_ptr, columns, head // (H // K), N, K, E, WIDTH, part == 1)
+            k_JE = _load(k_ptr, columns, head // (H // K), N, K, E, WIDTH, not masked)
+            v_JE = _load(v_ptr, columns, head // (H // K), N, K, E, WIDTH, not masked)
             scores_QJ = tl.dot(q_QE, tl.trans(k_JE), input_precision=PRECISION) * (SCALE * LOG2_E)
             shares_QJ = tl.exp2(scores_QJ - logsumexp_Q[:, None])
-            if part != 1:
+            if masked:
                 visible_QJ = (columns[None, :] >= starts_Q[:, None]) & (columns[None, :] <= rows[:, None])
                 shares_QJ = tl.where(visible_QJ, shares_QJ, 0.0)
             pulls_QJ = tl.dot(grad_QE, tl.trans(v_JE), input_precision=PRECISION)
