@@ -84,6 +84,6 @@ def test_norms_that_write_fp32_would_be_seen(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_rows_have_before_and_after() -> None:
-    contest = gpu_counts.counted("new", lambda: {"a": 2.0}, {"a": 3.0}, "ms")
+    contest = gpu_counts.counted("new", lambda: {"a": 2.0}, {"a": 3.0}, "ms", "1234567")
     ours, peer = hold(contest)
     assert (ours.metric, ours.value, ours.ratios, peer.value) == ("predicted_a", 2.0, [1.5], 3.0)

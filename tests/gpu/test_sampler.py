@@ -3,7 +3,7 @@
 import torch
 
 from lm.sampler import generate
-from lm.training.conversations import token_logps
+from lm.training.conversations import places, token_logps
 from tests.gpu.models import CPU, VOCABULARY, Recorder, fit, model_on, recipe
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [8, 8]]
@@ -24,7 +24,7 @@ def test_samples_repeat_with_their_seed_and_say_their_log_probabilities(device: 
     for answer in once:
         ids = torch.tensor([[5, 6, *answer.ids]], device=device)
         with torch.no_grad():
-            logps = token_logps(model, ids)[0, 1:]
+            logps = token_logps(model, ids, places(torch.ones_like(ids[:, 1:])))[0, 1:]
         torch.testing.assert_close(logps.cpu(), torch.tensor(answer.logps), rtol=0, atol=1e-4)
 
 

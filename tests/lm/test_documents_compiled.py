@@ -69,8 +69,9 @@ class Moves(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("layers", [1, 4])
-def test_documents_move_to_the_device_once_a_pass(layers: int) -> None:
+def test_documents_move_to_the_device_once_a_pass(layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """`meta` stands in for a GPU: whatever asks it for a number, as a host that waits does, is an error."""
+    monkeypatch.setattr("lm.model.autocast_dtype", lambda x: None)  # which meta has not
     model = toy_model(layers=layers).to("meta")
     with Moves() as moves:
         model.hidden(IDS.to("meta"), bounds=torch.tensor(BATCHES[1])).sum().backward()

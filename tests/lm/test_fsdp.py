@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.training.batch import Batch, backward
-from lm.training.conversations import token_logps
+from lm.training.conversations import places, token_logps
 from lm.training.parallel import fsdp
 from lm.training.precision import autocast
 from tests.lm.models import toy_model
@@ -54,10 +54,15 @@ def model_of() -> Decoder:
     return model
 
 
+def everywhere(ids_BN: Tensor) -> Tensor:
+    """All predictions count."""
+    return places(torch.ones_like(ids_BN[:, 1:]))
+
+
 def batch_of(model: Decoder, step: int) -> Batch:
     ids = torch.randint(0, 261, (ROWS, LENGTH + 1), generator=torch.Generator().manual_seed(step))
     count = ROWS * LENGTH
-    return Batch(ROWS, LENGTH, count, lambda rows: (-token_logps(model, ids[rows]).sum() / count, {}))
+    return Batch(ROWS, LENGTH, count, lambda rows: (-token_logps(model, ids[rows], everywhere(ids[rows])).sum() / count, {}))
 
 
 @torch.inference_mode()

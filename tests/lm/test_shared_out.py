@@ -18,6 +18,7 @@ from lm.training.parallel.fsdp import FSDP
 from lm.training.stand_ins import on_gpu
 from tests.lm.models import toy_model
 from tests.lm.test_parallel import join
+from tests.lm.test_training import recipe
 
 SHAPES = [(12, 8), (8, 12), (8, 8), (3, 40), (12, 8), (8, 8), (1, 5), (12, 8), (40, 3)]
 RANKS = [2, 3, 4]
@@ -76,7 +77,7 @@ def share(rank: int, world: int, folder: str) -> None:
 def a_step_of_fsdp(rank: int) -> None:
     """From the same gradients, three steps of the optimizer on parts of weights and of one on whole ones."""
     model, plain = toy_model(seed=1), toy_model(seed=1)
-    parallel = FSDP()
+    parallel = FSDP(recipe(optimizer=lambda: Muon(lr=0.1)))
     method = Muon(lr=0.1)
     sharded, whole = parallel.distribute(model, method), method.build(list(plain.named_parameters()))
     for step in range(3):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.training.batch import Batch, Figures, backward, cut
-from lm.training.conversations import token_logps
+from lm.training.conversations import places, token_logps
 from lm.training.parallel import sums
 from lm.training.parallel.exact import Exact
 from tests.lm.models import toy_model
@@ -31,7 +31,7 @@ def batch_of(model: Decoder, step: int) -> Batch:
     def loss(rows: slice) -> tuple[Tensor, Figures]:
         if rows.start < ROWS // SHARDS:
             return model.embedding.weight.square().sum(), {"rows": 1.0}
-        logps = token_logps(model, ids[rows])
+        logps = token_logps(model, ids[rows], places(torch.ones_like(ids[rows, 1:])))
         return -logps.sum() / 64, {"rows": 1.0, "highest": logps.detach().max()}
 
     return Batch(ROWS, LENGTH, ROWS * LENGTH, lambda rows: with_all(*loss(rows)))
