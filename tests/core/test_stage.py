@@ -180,7 +180,7 @@ def test_bad_params_end_before_anything_starts(project: Path) -> None:
     set_params(project, stepps=3)
     assert finish(start(project)) == (
         2,
-        "params.yaml: toy.stepps: unknown key; did you mean 'steps'? (allowed: mode, steps) (got 3)\n",
+        "params.yaml: toy.stepps: unknown key; did you mean 'steps'? (allowed: deterministic, mode, steps) (got 3)\n",
     )
     assert not (project / ".scratch" / "toy").exists()
 

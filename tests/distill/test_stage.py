@@ -91,6 +91,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "optimizer": [{"optimizer": AdamW(lr=0.002)}],
     "clip": [{"clip": 0.001}],
     "precision": [{"precision": "bf16"}],
+    "stream": [{"precision": "bf16", "stream": "bf16"}],
     "shards": [{"shards": 2}],
 }
 # As for tests/rl/test_stage.py

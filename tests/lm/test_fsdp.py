@@ -62,7 +62,9 @@ def everywhere(ids_BN: Tensor) -> Tensor:
 def batch_of(model: Decoder, step: int) -> Batch:
     ids = torch.randint(0, 261, (ROWS, LENGTH + 1), generator=torch.Generator().manual_seed(step))
     count = ROWS * LENGTH
-    return Batch(ROWS, LENGTH, count, lambda rows: (-token_logps(model, ids[rows], everywhere(ids[rows])).sum() / count, {}))
+    return Batch(
+        ROWS, LENGTH, count, lambda rows: (-token_logps(model, ids[rows], everywhere(ids[rows])).sum() / count, {})
+    )
 
 
 @torch.inference_mode()

@@ -121,6 +121,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "optimizer": [{"optimizer": AdamW(lr=0.005)}],
     "clip": [{"clip": 0.1}],
     "precision": [{"precision": "bf16"}],
+    "stream": [{"precision": "bf16", "stream": "bf16"}],
     "shards": [{"shards": 2}],
 }
 # schedule, average: of every training stage, tests/lm/test_knobs.py; compile, skip_sigmas, stop_factor: tests/lm/test_training.py and
