@@ -6,6 +6,7 @@ The flag must stand before anything imports triton, which DeepSpeed and parts of
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,3 +25,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def device() -> torch.device:
     """Where a Triton kernel can run here."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture
+def interpreted_dot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of bfloat16 as they should be under Triton's interpreter, which takes their bits for integers (Triton 3.7)."""
+    pytest.importorskip("triton")
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    def values(x: TensorHandle) -> np.ndarray:
+        return (x.data.astype(np.uint32) << 16).view(np.float32) if x.data.dtype == np.uint16 else x.data
+
+    def create_dot(self, a: TensorHandle, b: TensorHandle, d: TensorHandle, *options: object) -> TensorHandle:
+        return TensorHandle(values(a) @ values(b) + d.data, d.dtype.scalar)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)

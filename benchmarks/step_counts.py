@@ -36,11 +36,13 @@ FOLDERS = {
     "add_norm": "norms", "rms_norm": "norms", "norm_rope": "rotation", "rope": "rotation", "swiglu": "swiglu",
     "linear_cross_entropy": "loss",
 }  # fmt: skip
-# Arguments that a kernel goes over more than once: logits are read and written, those of the preset's vocabulary once
-PASSES = {("linear_cross_entropy._derivative", 0): 2}
+# Arguments that a kernel goes over more than once: logits are read and written, those of the preset's vocabulary once; a drawn
+# token's are read three times
+PASSES = {("linear_cross_entropy._derivative", 0): 2, ("pick._pick", 0): 3}
 NAMES = {"add": "adds", "add_": "adds", "_to_copy": "casts", "copy_": "casts"}
 MATRIX_PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "addmm_": 1, "baddbmm": 1}  # the place of the left matrix
 # Operators whose result is all that they touch, or nothing
+LOOK_UPS = {"embedding", "gather", "index", "index_select"}  # which read of their table what they return
 ONLY_WRITE, NOTHING = {"zeros", "ones", "full", "arange", "scalar_tensor", "fill_", "zero_"}, {"empty", "empty_strided"}
 
 
@@ -70,8 +72,12 @@ class Counts:
         found: dict[Any, float] = {}
         for place, argument in enumerate(arguments):
             if isinstance(argument, Tensor):
-                found[id(argument)] = touched(argument) * PASSES.get((name, place), 1)
+                found[id(argument)] = self.given(argument) * PASSES.get((name, place), 1)
         self.add(FOLDERS.get(name.partition(".")[0], "other"), sum(found.values()))
+
+    def given(self, tensor: Tensor) -> float:
+        """Bytes that a kernel moves of a tensor: all of them."""
+        return touched(tensor)
 
     def _attention(self, name: str, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> None:
         """Causal: half of two products forward, of five back. q, k, v and the result; then their gradients beside them."""
@@ -126,8 +132,8 @@ def bytes_of(func: Any, args: Any, kwargs: Any, made: Any) -> float:
         return 0
     if not written and any(_same(result, argument) for result in results for argument in read):
         return 0
-    if name == "embedding":
-        read[0] = results[0]  # of the table, the rows that are asked for
+    if name in LOOK_UPS:
+        read[0] = results[0]
     return sum(map(touched, [*read, *results]))
 
 

@@ -86,7 +86,7 @@ def run(root: Path, asked: argparse.Namespace) -> int:
         # It takes 4 s of a core, while preflight is at work.
         temporary = None if "PREFECT_API_URL" in os.environ else temporary_server()
         preflight(root, prepared.params, todo, lambda line: say(f"{'preflight':>18} | {line}"))
-    except ConfigError as error:
+    except (ConfigError, ServerError) as error:
         print(error, file=sys.stderr)
         return 2
     for stage in todo:

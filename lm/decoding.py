@@ -9,13 +9,12 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.pick import pick
-from lm.model import Cache, Decoder
+from lm.model import Cache, Decoder, autocast_dtype
 
 Step = Callable[[], None]
 
@@ -23,8 +22,7 @@ Step = Callable[[], None]
 def dtype_of_pass(model: Decoder) -> torch.dtype:
     """In which the model's products are computed here: autocast's, where it is on."""
     weight = model.embedding.weight
-    kind = weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    return autocast_dtype(weight) or weight.dtype
 
 
 def is_sharded(model: Decoder) -> bool:
@@ -44,12 +42,6 @@ def cast_once(model: Decoder, dtype: torch.dtype) -> tuple[Decoder, Tensor]:
                 known[id(weight)] = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
     cast = copy.deepcopy(model, known)  # of what is known nothing is copied
     return cast, cast.head_weight.to(dtype)
-
-
-def on_device(values: np.ndarray, device: torch.device) -> Tensor:
-    """A copy that a GPU makes when it comes to it; from memory that is not pinned the host would wait for all it has queued."""
-    tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def cuda_graph(step: Step) -> Step:

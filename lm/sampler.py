@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from lm.decoding import Rows, cuda_graph, on_device
+from lm.decoding import Rows, cuda_graph
 from lm.model import Decoder
+from lm.transfer import moved
 
 # 256 answers of 31 tokens by the laptop preset's model take 1.74 s of processor time in 32 rows, 1.17 in 64, 1.01 in 128
 # and 0.86 in 256; but a single long prompt takes as many rows as there are.
@@ -140,7 +141,8 @@ class _Table:
         for row, begun in done.items():
             points = self._points[row][begun : begun + steps]
             points_SR[: len(points), row] = points
-        for step, points_R in enumerate(on_device(points_SR, self._device)):
+        (here_SR,) = moved([torch.from_numpy(points_SR)], self._device)
+        for step, points_R in enumerate(here_SR):
             if step:
                 self._rows.advance()
             self._rows.pick(step, temperature, points_R)

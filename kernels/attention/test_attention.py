@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -77,21 +76,10 @@ def test_cpu_equals_the_reference(rows: int, bounds: list[int], heads: tuple[int
 
 
 @pytest.fixture
-def triton_attention(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Function:
-    """The operator on the GPU, else with the kernel under the interpreter, whose dot takes the bits of bfloat16 for integers
-    (Triton 3.7)."""
-    pytest.importorskip("triton")
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
+def triton_attention(device: torch.device, interpreted_dot: None, monkeypatch: pytest.MonkeyPatch) -> Function:
+    """The operator on the GPU, else with the kernel under the interpreter."""
     from kernels.attention import triton
 
-    def values(x: TensorHandle) -> np.ndarray:
-        return (x.data.astype(np.uint32) << 16).view(np.float32) if x.data.dtype == np.uint16 else x.data
-
-    def create_dot(self, a: TensorHandle, b: TensorHandle, d: TensorHandle, *options: object) -> TensorHandle:
-        return TensorHandle(values(a) @ values(b) + d.data, d.dtype.scalar)
-
-    monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
     monkeypatch.setattr(operator, "kernels", lambda q: triton)
 
     def within(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor) -> Tensor:

@@ -49,20 +49,9 @@ def softmax_of_each_row(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: T
 
 
 @pytest.fixture
-def triton_kernel(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tensor]:
-    """The kernel on the GPU, else under the interpreter, whose dot takes the bits of bfloat16 for integers (Triton 3.7)."""
-    pytest.importorskip("triton")
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
+def triton_kernel(device: torch.device, interpreted_dot: None) -> Callable[..., Tensor]:
+    """The kernel on the GPU, else under the interpreter."""
     from kernels.decode_attention import triton
-
-    def values(x: TensorHandle) -> np.ndarray:
-        return (x.data.astype(np.uint32) << 16).view(np.float32) if x.data.dtype == np.uint16 else x.data
-
-    def create_dot(self, a: TensorHandle, b: TensorHandle, d: TensorHandle, *options: object) -> TensorHandle:
-        return TensorHandle(values(a) @ values(b) + d.data, d.dtype.scalar)
-
-    monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
 
     def on_device(*given: Tensor) -> Tensor:
         there = [x.to(device) for x in given]

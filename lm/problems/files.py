@@ -31,15 +31,20 @@ def rows_of(path: Path, needs: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 raise ConfigError(f"{path}:{number}: the gzip ends or is broken here: {error}") from None
             if not line:
                 return
-            if number == 1 and line.startswith(OTHERS):
-                raise ConfigError(f"{path}: is UTF-16 or UTF-32: write it as UTF-8")
-            if number == 1 and re.search(rb"\}\s*\r\s*\{", line):
-                raise ConfigError(f"{path}: its lines end in carriage returns alone: write them with line feeds")
             if number == 1:
-                line = line.removeprefix(BOM)
+                line = _first(line, path)
             if line.strip():
                 where = f"{path}:{number}"
                 yield where, _object(line, where, needs)
+
+
+def _first(line: bytes, path: Path) -> bytes:
+    """The first line without its mark. Raises ConfigError for a file of another encoding, and for one without line feeds."""
+    if line.startswith(OTHERS):
+        raise ConfigError(f"{path}: is UTF-16 or UTF-32: write it as UTF-8")
+    if re.search(rb"\}\s*\r\s*\{", line):
+        raise ConfigError(f"{path}: its lines end in carriage returns alone: write them with line feeds")
+    return line.removeprefix(BOM)
 
 
 def _object(line: bytes, where: str, needs: str) -> dict[str, Any]:

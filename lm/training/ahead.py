@@ -1,29 +1,13 @@
 """Batches that are made while the device is busy with the step before."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from lm.training.batch import Batch
-
-Tensors = tuple[Any, ...]  # or None, for one that is not there
-
-
-def moved(tensors: Iterable[Tensor | None], device: torch.device) -> Tensors:
-    """The tensors on the device, of which the host waits for none: a GPU copies pinned memory by itself."""
-    return tuple(x if x is None else x.to(device, non_blocking=True) for x in pinned(tensors, device))
-
-
-def pinned(tensors: Iterable[Tensor | None], device: torch.device) -> Tensors:
-    """The tensors in memory from which the device copies by itself; a CPU needs none."""
-    given = tuple(tensors)
-    if device.type != "cuda":
-        return given
-    return tuple(x if x is None or x.is_pinned() else x.pin_memory() for x in given)
+from lm.transfer import Tensors, moved, pinned
 
 
 class Ahead:

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,19 +12,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
+import kernels
+
 # autocast computes these in fp32 on a GPU, and in bf16 on a CPU
 WIDE = {torch.nn.functional.cross_entropy, torch.nn.functional.log_softmax, Tensor.log_softmax}
-KERNELS = (
-    "add_norm",
-    "attention",
-    "decode_attention",
-    "linear_cross_entropy",
-    "norm_rope",
-    "pick",
-    "rms_norm",
-    "rope",
-    "swiglu",
-)
 # Told of every kernel that would be launched: its name as folder.function, and its arguments by position
 Launched = Callable[[str, tuple[Any, ...]], None]
 
@@ -70,7 +62,8 @@ def on_gpu(launched: Launched = lambda name, arguments: None) -> Iterator[None]:
         from triton.runtime.jit import KernelInterface
     except ImportError:
         raise ValueError("the package triton is missing: a GPU's memory is counted along its kernels") from None
-    modules = {name: importlib.import_module(f"kernels.{name}.triton") for name in KERNELS}
+    folders = sorted(path.parent.name for path in Path(kernels.__file__).parent.glob("*/triton.py"))
+    modules = {name: importlib.import_module(f"kernels.{name}.triton") for name in folders}
     places: list[tuple[Any, str, Any]] = [
         (module, name, Unlaunched(f"{folder}.{name}", launched))
         for folder, module in modules.items()

@@ -82,10 +82,9 @@ def _when_free(names: Sequence[str], wanted: int, folder: Path, address: str) ->
 def free(names: Sequence[str], wanted: int, folder: Path) -> dict[str, TextIO]:
     """The locks of the first `wanted` devices that nobody holds, in the order of the names; none where fewer are free, since
     two that hold some and wait for more could wait for each other."""
+    # held for a moment: of two at once each could find half of the devices, and neither enough
     with os.fdopen(open_lock(folder / "choice"), "w") as choice:
-        fcntl.flock(
-            choice, fcntl.LOCK_EX
-        )  # for a moment: of two at once each could find half of the devices, and neither enough
+        fcntl.flock(choice, fcntl.LOCK_EX)
         held: dict[str, TextIO] = {}
         for name in names:
             file: TextIO = os.fdopen(open_lock(folder / f"device-{name.replace('/', '-')}"), "w")  # MIG's have slashes

@@ -12,12 +12,12 @@ from lm.checkpoint import device, load_model, save_model
 from lm.config import choice
 from lm.model import Decoder
 from lm.sampler import generate, rows_for
-from lm.training.ahead import moved
 from lm.training.batch import Batch, Figures
 from lm.training.conversations import Conversation, chosen, collate, hidden_at, places
 from lm.training.loop import train
 from lm.training.plan import Plan
 from lm.training.recipe import Recipe
+from lm.transfer import moved
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.core.stage import main

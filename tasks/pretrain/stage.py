@@ -14,13 +14,14 @@ from lm.config import choice
 from lm.model import Decoder, ModelConfig
 from lm.sampler import generate
 from lm.tokenizer import Tokenizer
-from lm.training.ahead import Ahead, Tensors
+from lm.training.ahead import Ahead
 from lm.training.batch import Batch, Figures
 from lm.training.loop import train
 from lm.training.parallel import parts_of_a_batch
 from lm.training.plan import Plan
 from lm.training.recipe import Recipe
 from lm.training.sequence_losses import SequenceLosses, means
+from lm.transfer import Tensors
 from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
 from tasks.core.stage import main

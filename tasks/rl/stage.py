@@ -12,11 +12,11 @@ from lm.config import choice
 from lm.model import Decoder
 from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
-from lm.training.ahead import moved
 from lm.training.batch import Batch, Figures
 from lm.training.conversations import chosen, places, token_logps
 from lm.training.loop import train
 from lm.training.recipe import Recipe
+from lm.transfer import moved
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.core.stage import main

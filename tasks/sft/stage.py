@@ -12,11 +12,12 @@ from lm.checkpoint import device, load_model, save_model
 from lm.config import choice
 from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
-from lm.training.ahead import Ahead, Tensors
+from lm.training.ahead import Ahead
 from lm.training.batch import Batch, Figures
-from lm.training.conversations import Conversation, chosen, collate
+from lm.training.conversations import Conversation, chosen, collate, places
 from lm.training.loop import train
 from lm.training.recipe import Recipe
+from lm.transfer import Tensors
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.core.stage import main
@@ -56,16 +57,16 @@ def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
         """ids_BN, mask_BT, the places of the K predictions that count among all B x T, and how many tokens there are."""
         chosen_now = chosen_at(step)
         ids_BN, mask_BT = collate(chosen_now, tokenizer.pad_id)
-        return ids_BN, mask_BT, mask_BT.flatten().nonzero()[:, 0], torch.tensor(sum(map(len, chosen_now)))
+        return ids_BN, mask_BT, places(mask_BT), torch.tensor(sum(map(len, chosen_now)))
 
     def batch_of(step: int, host: Tensors, here: Tensors) -> Batch:
-        ids, mask, places, tokens = host
+        ids, mask, host_K, tokens = host
         ids_BN, mask_BT, places_K, _ = here
         T, counted = mask.shape[1], mask_BT.sum()
 
         def loss(rows: slice) -> tuple[Tensor, Figures]:
             """The head sees no position that counts nothing; the host knows which, so that it need not ask the device."""
-            first, end = torch.searchsorted(places, torch.tensor([rows.start * T, rows.stop * T])).tolist()
+            first, end = torch.searchsorted(host_K, torch.tensor([rows.start * T, rows.stop * T])).tolist()
             kept_K = places_K[first:end] - rows.start * T
             x_KD = model.hidden(ids_BN[rows, :-1]).flatten(0, 1)[kept_K]
             targets_K = ids_BN[rows, 1:].flatten()[kept_K]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.decode_counts import SHAPE, Moved, decode_counts
+from benchmarks.decode_counts import SHAPE, decode_counts
+from benchmarks.step_counts import Counting, Counts
 from lm import model
 
 pytest.importorskip("triton")
@@ -57,9 +58,10 @@ def test_what_counts_as_moved() -> None:
             (lambda: torch.mm(x, x.T, out=torch.empty(8, 8)), 2 * 128 + 256),
             (lambda: x.expand(50, 8, 4) + 0, 128 + 50 * 128),
         ):
-            with Moved(1.0) as moved:
+            counts = Counts()
+            with Counting(counts):
                 operation()
-            assert moved.bytes == expected
+            assert sum(counts.bytes.values()) == expected
 
 
 def test_the_launches_of_a_layer_are_few() -> None:

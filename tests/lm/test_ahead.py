@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lm.training.ahead import Ahead, Tensors, moved
+from lm.training.ahead import Ahead
 from lm.training.batch import Batch
 from lm.training.loop import train
+from lm.transfer import Tensors, moved
 from tasks.core.log import Stopped
 from tests.lm.models import toy_model
 from tests.lm.test_digests import Witness
@@ -81,7 +82,7 @@ def test_it_is_fetched_before_it_is_asked_for() -> None:
     with source.ahead(True) as batch_at:
         batch_at(0)
         with source.fetched:
-            assert source.fetched.wait_for(lambda: ("fetch", 1, False) in source.asked, timeout=60)
+            assert source.fetched.wait_for(lambda: ("fetch", 1, False) in source.asked, timeout=600)
 
 
 def test_on_a_cpu_nothing_is_fetched_early(tmp_path: Path) -> None:

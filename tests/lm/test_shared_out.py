@@ -17,7 +17,7 @@ from lm.optimizers import Muon, orthogonal
 from lm.training.parallel.fsdp import FSDP
 from lm.training.stand_ins import on_gpu
 from tests.lm.models import toy_model
-from tests.lm.test_parallel import join
+from tests.lm.ranks import join
 from tests.lm.test_training import recipe
 
 SHAPES = [(12, 8), (8, 12), (8, 8), (3, 40), (12, 8), (8, 8), (1, 5), (12, 8), (40, 3)]

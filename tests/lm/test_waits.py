@@ -12,10 +12,11 @@ from kernels.linear_cross_entropy import linear_cross_entropy
 from lm.averages import Ema
 from lm.optimizers import AdamW, Muon
 from lm.optimizers.adamw import AdamWOptimizer
-from lm.training.ahead import Ahead, Tensors
+from lm.training.ahead import Ahead
 from lm.training.batch import Batch, Figures
 from lm.training.loop import train
 from lm.training.recipe import Recipe
+from lm.transfer import Tensors
 from tests.lm.models import toy_model
 from tests.lm.test_digests import Witness
 from tests.lm.test_training import recipe

@@ -39,13 +39,12 @@ def parse(content: bytes) -> Answer | None:
     """The answer, None where the content does not begin as one does."""
     if not content.startswith(b"HTTP/"):
         return None
-    first, _, _ = content.partition(b"\n")
+    first = content.partition(b"\n")[0]
     status = STATUS.match(first)
     end = HEAD_END.search(content, len(first) - 1)
     head, body = (content[: end.start()], content[end.end() :]) if end else (content, b"")
-    if (
-        status and status[1].startswith(b"1") and (final := parse(body))
-    ):  # 100 Continue and its kin come before the answer
+    # 100 Continue and its kin come before the answer
+    if status and status[1].startswith(b"1") and (final := parse(body)):
         return final
     return Answer(int(status[1]) if status else None, parse_headers(head[len(first) + 1 :]), body)
 
