@@ -67,7 +67,7 @@ def test_compiled_rows(device: torch.device) -> None:
 
 
 def test_compiled_documents(device: torch.device) -> None:
-    """On a CPU documents go past the compiled code."""
+    """Attention within documents is an operator of the graph, whatever the documents."""
     compiled_and_plain(device, BOUNDS)
 
 
