@@ -36,7 +36,7 @@ endif
 # a word that no recipe of the goals reads is refused before anything is made; what make starts inherits none of the words
 quoted = '$(subst ','\'',$(1))'
 words := $(foreach word,$(.VARIABLES),$(if $(filter command,$(origin $(word))),$(word)))
-refusal := $(if $(words)$(MAKECMDGOALS),$(shell $(PYTHON) flows/words.py $(firstword $(MAKEFILE_LIST)) $(call quoted,$(MAKECMDGOALS)) $(foreach word,$(words),$(call quoted,$(word)))))
+refusal := $(if $(words)$(MAKECMDGOALS),$(shell $(PYTHON) flows/params/make_words.py $(firstword $(MAKEFILE_LIST)) $(call quoted,$(MAKECMDGOALS)) $(foreach word,$(words),$(call quoted,$(word)))))
 $(if $(refusal),$(error $(refusal)))
 MAKEOVERRIDES =
 # a word that was given, as one argument of an option
@@ -68,10 +68,10 @@ $(READY): constraints.txt pyproject.toml
 setup: $(READY)  ## make the environment (.venv), or bring it up to date with its pins
 
 pipeline: $(READY)  ## bring the pipeline up to date: PRESET=smoke SET="rl.steps=50 seed=1" TARGETS="sft" FORCE=1
-	@python -m flows.run $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets) $(if $(filter-out 0 no false,$(FORCE)),--force)
+	@python -m flows.pipeline $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets) $(if $(filter-out 0 no false,$(FORCE)),--force)
 
 variant: $(READY)  ## other parameters in a worktree of their own, beside this one: NAME=wide SET="rl.steps=50" REV=HEAD REMOVE=1; no NAME: all
-	@python -m flows.variants $(call arg,NAME,name) $(call arg,REV,revision) $(if $(REMOVE),--remove) $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets)
+	@python -m flows.workspaces.variants $(call arg,NAME,name) $(call arg,REV,revision) $(if $(REMOVE),--remove) $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets)
 
 preflight: $(READY)  ## what a run would fail on, found before it starts: PRESET=smoke SET="rl.steps=50" TARGETS="sft"
 	@python -m flows.preflight $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets)
@@ -101,31 +101,31 @@ mutants: $(READY)  ## plant bugs, some hundred and fifty, and see that each room
 	@python -m tests.mutants $(call arg,ROOM,room) $(call arg,SHARE,share) --jobs $(JOBS)
 
 smoke: $(READY)  ## the whole pipeline, small, in a copy of its own, .scratch/smoke
-	@python -m flows.smoke
+	@python -m flows.workspaces.smoke
 
 why: $(READY)  ## why a stage is up to date or not, and which run made it: STAGE=pretrain
-	@python -m flows.why $(STAGE)
+	@python -m flows.staleness.why $(STAGE)
 
 audit: $(READY)  ## run a stage and fail if it touches a file, a parameter or a variable outside its key: STAGE=filter
-	@python -m tasks.core.audit $(STAGE)
+	@python -m tasks.audit $(STAGE)
 
 repro: $(READY)  ## the same by `dvc repro` alone: no server
-	@python -m flows.heal
-	@python -m flows.params && python -P flows/dvc_cli.py repro $(TARGETS) $(if $(filter-out 0 no false,$(FORCE)),--force)
-	@python -m flows.finish
+	@python -m flows.staleness.heal
+	@python -m flows.params.compose && python -P flows/stage/dvc_cli.py repro $(TARGETS) $(if $(filter-out 0 no false,$(FORCE)),--force)
+	@python -m flows.pipeline.finish
 
 reproduce: $(READY)  ## run a committed lock again and say what is the same, and why the rest is not: REV=HEAD, or an MLflow run
-	@python -m flows.reproduce $(REV)
+	@python -m flows.replay.reproduce $(REV)
 
 # a difference is the answer, and no error of make's
 bisect: $(READY)  ## where and why two finished runs differ: A=../other B=. (folders, revisions or MLflow runs)
-	@python -m flows.bisect $(or $(A),HEAD) $(or $(B),.) || [ $$? -eq 1 ]
+	@python -m flows.replay.bisect $(or $(A),HEAD) $(or $(B),.) || [ $$? -eq 1 ]
 
 ui: $(READY)  ## Prefect, MLflow and the report, and the form that starts the pipeline; they ask for the password that it prints, or TOKENMILL_PASSWORD
 	@python -m flows.ui
 
 agent: $(READY)  ## serve a pool's stages with this machine: POOL=gpu PREFECT_API_URL=http://server:4200/api
-	@python -m flows.worker $(POOL)
+	@python -m flows.agents $(POOL)
 
 lint: $(READY)  ## ruff and mypy
 	@ruff check . && ruff format --check . && mypy flows tasks lm kernels benchmarks
@@ -146,12 +146,12 @@ chat: $(READY)  ## talk to the model: MODEL=data/rl TEMPERATURE=0.8 TOKENS=64, C
 	@python -m lm.chat $(MODEL) $(call arg,TEMPERATURE,temperature) $(call arg,TOKENS,max-new-tokens) $(if $(filter-out 0 no false,$(COMPLETE)),--complete)
 
 export: $(READY)  ## a model in Hugging Face's format: MODEL=data/rl TO=exported
-	@python -m lm.export $(or $(MODEL),data/rl) $(or $(TO),exported)
+	@python -m lm.hugging_face.export $(or $(MODEL),data/rl) $(or $(TO),exported)
 
 trace: $(READY)  ## what a step saw, what became of a document: STEP=100 SEQUENCE=3 POSITION=17, DOCUMENT=id, REMOVED=reason, LICENCES=1, SUSPECTS=1
 	@python -m tasks.ledger $(if $(RUN),--run $(RUN)) $(if $(STEP),--step $(STEP)) $(if $(SEQUENCE),--sequence $(SEQUENCE)) $(if $(POSITION),--position $(POSITION)) $(if $(DOCUMENT),--document '$(DOCUMENT)') $(if $(REMOVED),--removed '$(REMOVED)') $(if $(LICENCES),--licences) $(if $(SUSPECTS),--suspects)
 
 clean:  ## remove scratch and caches; data, models and runs stay, and checkpoints that a run goes on from or that are in use
-	@if [ -x $(BIN)/python ]; then python -m flows.scratch; fi
+	@if [ -x $(BIN)/python ]; then python -m flows.staleness.scratch; fi
 	rm -rf .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

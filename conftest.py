@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.core.proxies import without_proxy
+from tasks.runner.proxies import without_proxy
 
 os.environ.update(without_proxy())  # the tests' own servers and browser are on this machine
 if not torch.cuda.is_available():

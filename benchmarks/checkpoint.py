@@ -24,12 +24,12 @@ from lm.averages import Last
 from lm.model import Decoder, ModelConfig
 from lm.optimizers import AdamW
 from lm.training.average import RunningAverage
-from lm.training.checkpoint_file import read
-from lm.training.checkpoints import Checkpoints
+from lm.training.checkpoint.checkpoints import Checkpoints
+from lm.training.checkpoint.file import read
+from lm.training.checkpoint.state import Run, tensors_of
 from lm.training.execution import Execution
 from lm.training.guard import Guard
 from lm.training.parallel.exact import Exact
-from lm.training.state import Run, tensors_of
 
 SIZE_L = ModelConfig(
     vocab_size=16384, width=320, layers=7, heads=5, kv_heads=5, ffn_width=880, context=512, qk_norm=False

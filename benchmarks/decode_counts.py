@@ -6,9 +6,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.step_counts import Counting, Counts
+from flows.forecast.fake_gpu import on_gpu
 from lm.decoding import Rows
 from lm.model import Cache, Decoder, ModelConfig
-from lm.training.stand_ins import on_gpu
 
 # 350 million weights, 512 rows, each with half of 64 + 512 tokens written
 SHAPE = ModelConfig(vocab_size=32768, width=1024, layers=24, heads=16, kv_heads=16, ffn_width=2816, context=2048)

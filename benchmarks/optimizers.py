@@ -18,8 +18,8 @@ from lm.optimizers import AdamW
 from lm.schedules import Wsd
 from lm.tokenizer import Tokenizer
 from lm.training.batch import Batch
+from lm.training.data.plan import Plan
 from lm.training.loop import train
-from lm.training.plan import Plan
 from lm.training.recipe import Recipe
 from tasks.core.log import Log
 from tasks.evaluate.bits_per_byte import document_bits

@@ -15,11 +15,11 @@ from benchmarks.apart import ROOT, apart
 from benchmarks.contest import Contest, Metric
 from benchmarks.synthetic import arm, repository, run
 from flows.environment import environment
-from flows.plan import make_plan, may_run
-from flows.servers import HOST, child, get, port_of
-from tasks.core.graph import Entry
-from tasks.core.stage import StageLog
-from tasks.core.tracking import Tracker
+from flows.servers.prefect_and_mlflow import HOST, child, get, port_of
+from flows.staleness.plan import make_plan, may_run
+from tasks.runner.graph import Entry
+from tasks.runner.stage import StageLog
+from tasks.runner.tracking import Tracker
 
 STAGES = 10
 FILES = 200_000
@@ -28,7 +28,7 @@ SECONDS = Metric("time", "s")
 DECISION = (Metric("decision", "s"),)
 LOGGING = Metric("call", "us"), Metric("call_p99", "us"), Metric("closing", "s")
 DECIDE = ((f"make_plan, {FILES} files", "decision"), (f"dvc status, {FILES} files", "status"))
-OURS = [sys.executable, "-m", "flows.run"]
+OURS = [sys.executable, "-m", "flows.pipeline"]
 PEER = [sys.executable, "-m", "dvc", "repro"]
 
 

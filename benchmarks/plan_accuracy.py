@@ -14,10 +14,10 @@ import torch
 
 from benchmarks.contest import Arm, Contest, Metric, Sample
 from benchmarks.staged import ROOT, peak_memory, prepare
-from flows.forecast import forecast_of
-from flows.params import compose
-from flows.workload import pretraining, shape_of
-from lm.training.forecast import Machine
+from flows.forecast.estimate import Machine
+from flows.forecast.forecasts import forecast_of
+from flows.forecast.workload import pretraining, shape_of
+from flows.params.compose import compose
 from lm.training.memory import memory_bytes
 
 MEMORY = Metric("peak_memory_bytes", "bytes")

@@ -23,7 +23,7 @@ from benchmarks.contest import Contest, Metric
 from benchmarks.steps import Steps
 from benchmarks.turns import Turns, in_turns
 from lm.averages import Last
-from lm.export import save_hf
+from lm.hugging_face.export import save_hf
 from lm.model import Decoder, ModelConfig
 from lm.optimizers import AdamW
 from lm.schedules import Wsd
@@ -32,10 +32,10 @@ from lm.training.flops import flops_per_token
 from tasks.core.config import Checkpoint
 from tasks.core.log import Log
 from tasks.core.process import use_threads
-from tasks.core.progress import Progress
 from tasks.pretrain.objectives import NextToken
 from tasks.pretrain.stage import PretrainConfig, run
 from tasks.pretrain.starts import HuggingFace
+from tasks.runner.progress import Progress
 from tasks.tokenize.methods.bytes import Bytes
 
 RATE, PAIRS = 1e-3, 5

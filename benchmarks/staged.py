@@ -68,6 +68,6 @@ def peak_memory(root: Path) -> int:
     """
     environment = {**os.environ, "GOMP_SPINCOUNT": "1000", "TOKENMILL_CHECKPOINT_SECONDS": "0"}
     # sh starts it: ru_maxrss begins at what the parent had, which a fork hands down
-    command = ["/bin/sh", "-c", f"{sys.executable} -m tasks.pretrain.stage; exit $?"]
+    command = ["/bin/sh", "-c", f"{sys.executable} -m tasks.runner pretrain; exit $?"]
     subprocess.run(command, cwd=root, env=environment, check=True, stdout=subprocess.DEVNULL)
     return json.loads((root / "data/timings/pretrain.json").read_text())["peak_memory_bytes"]

@@ -17,11 +17,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from flows.params import compose
-from flows.workload import shape_of
+from flows.forecast.dry_run import Valueless
+from flows.forecast.fake_gpu import on_gpu
+from flows.forecast.workload import shape_of
+from flows.params.compose import compose
 from lm.model import Decoder
-from lm.training.rehearsal import Valueless
-from lm.training.stand_ins import on_gpu
 from tasks.core.config import load
 from tasks.pretrain.stage import PretrainConfig
 

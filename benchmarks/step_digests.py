@@ -23,10 +23,10 @@ from lm.model import Decoder
 from lm.training import loop
 from lm.training.digests import Digests
 from tasks.core.config import load, read_params
-from tasks.core.lines import Lines
 from tasks.core.log import Log
 from tasks.core.process import use_threads
 from tasks.pretrain import stage as pretrain
+from tasks.runner.json_lines import Lines
 from tasks.sft import stage as sft
 
 # Of the first steps, which allocate; then as many as give a median of one per thousand where the machine is quiet.

@@ -4,8 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-from tasks.core.own import stand_ins
-from tasks.core.proxies import without_proxy
+from tasks.runner.own import stand_ins
+from tasks.runner.proxies import without_proxy
 
 ROOT = Path(__file__).parent.parent
 

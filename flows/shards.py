@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.environment import environment
-from flows.servers import HOST, get
-from flows.temporary_server import temporary_server
+from flows.servers.prefect_and_mlflow import HOST, get
+from flows.servers.temporary import temporary_server
 from lm.config import ConfigError
 from tasks.core.parts import FACTS, Work, make_part, workers
 from tasks.core.process import cores

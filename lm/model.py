@@ -2,7 +2,7 @@
 
 RMSNorm before each block, rotary positions, SwiGLU (arXiv:2002.05202), grouped-query attention (arXiv:2305.13245); QK-norm
 (arXiv:2302.05442), biases of query, key and value, and tied embeddings are options. Llama 2 and 3, Qwen 2 and 3 and SmolLM are
-settings of it: lm/hf.py reads and writes theirs.
+settings of it: lm/hugging_face/load.py reads and writes theirs.
 Letters: B batch, T time, D width, H query heads, K key/value heads, E head width, V vocabulary.
 """
 

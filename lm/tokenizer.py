@@ -9,10 +9,10 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken
 
-from lm.hf_folder import advice
+from lm.hugging_face.folder import advice
 
 EOS, PAD, USER, ASSISTANT, END = SPECIALS = ["<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"]
-# One turn of a conversation. Tokenizer.chat says it up to the answer; lm/export.py says it in Jinja.
+# One turn of a conversation. Tokenizer.chat says it up to the answer; lm/hugging_face/export.py says it in Jinja.
 TURN = USER + "{prompt}" + ASSISTANT + "{answer}" + END
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from flows.params import libraries
+from flows.params.compose import libraries
 from tasks.core.libraries import SECTION, installed
 from tasks.filter.stage import SLOTS
 from tests.processes import files_in
@@ -97,11 +97,10 @@ def write_params(folder: Path, params: dict) -> None:
 
 
 def start_stage(project: Path, stage: str, **environment: str) -> subprocess.Popen:
-    """A stage as the process that `dvc repro` starts: `evaluate@rl` is tasks.evaluate.stage with the argument rl."""
-    module, _, item = stage.partition("@")
+    """A stage as the process that `dvc repro` starts: evaluate@rl is `python -m tasks.runner evaluate rl`."""
     environment = {**os.environ, "TOKENMILL_TRACKING": "off", "TOKENMILL_THREADS": "1", **environment}
     return subprocess.Popen(
-        [sys.executable, "-m", f"tasks.{module}.stage", *([item] if item else [])],
+        [sys.executable, "-m", "tasks.runner", *stage.split("@")],
         cwd=project,
         env=environment,
         stdout=subprocess.PIPE,

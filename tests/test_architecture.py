@@ -1,5 +1,6 @@
 """The house stays as drawn: imports go one way, one module a service, a method is one file, and dvc.yaml names all code."""
 
+import ast
 import importlib
 import re
 from collections.abc import Iterator
@@ -12,26 +13,39 @@ from pydantic import TypeAdapter
 
 from lm.config import Config, methods_of
 from tasks.core.config import load, read_params
-from tasks.core.graph import Entry, read_graph
-from tasks.core.recorded import UNSEEN, path_of
+from tasks.core.unseen import UNSEEN
+from tasks.runner.graph import Entry, read_graph
+from tasks.runner.recorded import path_of
 from tests.imports import ROOMS, closure, imports_of, is_room
 from tests.project import ROOT
 
 ORDER = ["kernels", "lm", "tasks", "flows"]  # each may import itself and what stands before it
+# wings of flows/: each may import itself and what stands before it
+WINGS = [
+    "environment", "params", "servers", "staleness", "stage", "forecast", "shards", "preflight", "pipeline", "workspaces",
+    "replay", "agents", "ui",
+]  # fmt: skip
+# of tasks/ what is no stage and looks at what stages have left: it may import the runner
+BESIDE = ("audit", "ledger", "report")
 GRAPH = read_graph(ROOT)
 SOURCES = sorted(path for folder in ORDER for path in (ROOT / folder).rglob("*.py"))
 
 
 def undeclared(entry: Entry, files: set[Path], root: Path = ROOT) -> list[str]:
-    """Files that decide a stage's output and are under none of its dependencies. Empty __init__ files and those of rooms,
-    which only list methods, decide nothing."""
+    """Files that decide a stage's output and are under none of its dependencies. An __init__ file without code, and that of a
+    room, which only lists methods, decides nothing."""
     deps = [(root / dep).resolve() for dep in entry.deps]
     return sorted(
         str(path.relative_to(root))
         for path in files
-        if not (path.name == "__init__.py" and (is_room(path) or not path.read_text().strip()))
+        if not (path.name == "__init__.py" and (is_room(path) or is_without_code(path)))
         and not any(path == dep or dep in path.parents for dep in deps)
     )
+
+
+def is_without_code(path: Path) -> bool:
+    """Whether a file holds nothing but a docstring."""
+    return all(isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body)
 
 
 def chosen_methods(entry: Entry) -> set[Path]:
@@ -131,11 +145,35 @@ def test_imports_go_one_way(path: Path) -> None:
         first, *rest = module.split(".")
         assert first not in above, f"imports {module}"
         if first == parts[0] == "tasks" and rest and len(parts) > 2:
-            assert rest[0] in ("core", parts[1]), f"imports another room: {module}"
+            assert rest[0] in ("core", parts[1]) or (parts[1] in BESIDE and rest[0] == "runner"), (
+                f"imports another room: {module}"
+            )
+
+
+def wing_of(path: Path) -> str:
+    """The wing of flows/ that a file lies in, or its own name where it stands beside them."""
+    return path.relative_to(ROOT / "flows").parts[0].removesuffix(".py")
+
+
+def test_flows_is_made_of_wings_and_imports_between_them_go_one_way() -> None:
+    beside = {path.name for path in (ROOT / "flows").iterdir() if path.is_file()}
+    assert beside == {"__init__.py", "environment.py", "shards.py", "kubernetes.json"}
+    for path in (ROOT / "flows").glob("*/*.py"):
+        for module in imports_of(path):
+            first, *rest = module.split(".")
+            if first == "flows" and rest:
+                assert WINGS.index(rest[0]) <= WINGS.index(wing_of(path)), f"{path} imports {module}"
+
+
+def test_a_stage_is_started_by_the_runner_and_knows_nothing_of_it() -> None:
+    for entry in GRAPH.values():
+        assert entry.cmd == " ".join(["python -m tasks.runner", *entry.address.split("@")])
+        assert not [path for path in closure(ROOT / "tasks" / entry.name / "stage.py") if "runner" in path.parts]
+        assert not [dep for dep in entry.deps if dep.startswith(("tasks/runner", "tasks/audit", "flows"))]
 
 
 def test_one_module_a_service() -> None:
-    allowed = {"mlflow": {"tasks/core/tracking.py"}, "deepspeed": {"lm/training/parallel/zero.py"}}
+    allowed = {"mlflow": {"tasks/runner/tracking.py"}, "deepspeed": {"lm/training/parallel/zero.py"}}
     for path in SOURCES:
         name = path.relative_to(ROOT).as_posix()
         for module in {m.split(".")[0] for m in imports_of(path)}:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from lm.checkpoint import load_model
-from tasks.core.ranks import too_few
+from tasks.runner.ranks import too_few
 from tests.project import TINY, digest, make_project, run_stage, start_stage
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -130,12 +130,12 @@ def test_torchrun_starts_the_ranks_as_well(project: Path, whole: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "TOKENMILL_TRACKING": "off", "TOKENMILL_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     ran = subprocess.run(
-        [*command, "-m", "tasks.pretrain.stage"], cwd=project, env=environment, capture_output=True, text=True
+        [*command, "-m", "tasks.runner", "pretrain"], cwd=project, env=environment, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
     assert digest(project / "data" / "pretrain") == whole
     ran = subprocess.run(
-        [*command, "-m", "tasks.dedup.stage"], cwd=project, env=environment, capture_output=True, text=True
+        [*command, "-m", "tasks.runner", "dedup"], cwd=project, env=environment, capture_output=True, text=True
     )
     assert ran.returncode != 0 and "dedup: works in one process: start it without torchrun" in ran.stderr
 

@@ -10,7 +10,7 @@ from benchmarks.checkpoint import Training
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.measure import synchronize
 from benchmarks.gpu.rollout import SHAPE, SMALL
-from lm.training.checkpoints import Checkpoints
+from lm.training.checkpoint.checkpoints import Checkpoints
 
 
 def checkpoint(check: Check) -> None:

@@ -14,9 +14,9 @@ from benchmarks.gpu.corpus import prepare
 from benchmarks.gpu.pretraining import RATE, flops, sequences, shape
 from benchmarks.gpu.watch import Watch
 from benchmarks.plain import Llama, from_theirs
-from lm.hf import their_name
+from lm.hugging_face.load import their_name
 from lm.model import Decoder, ModelConfig
-from lm.training.plan import Plan
+from lm.training.data.plan import Plan
 
 # Sequences of a micro-batch: nanochat's
 ROWS = 32

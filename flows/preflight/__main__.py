@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.assignments import take_words
 from flows.environment import environment
-from flows.params import check, check_targets, compose
-from flows.plan import may_run
+from flows.params.assignments import take_words
+from flows.params.compose import check, check_targets, compose
 from flows.preflight.finding import Finding, findings_of, of_error
 from flows.preflight.repository import check_files, plan_for
 from flows.preflight.start import look, surroundings
+from flows.staleness.plan import may_run
 from tasks.core.config import ConfigError
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from flows.preflight.finding import Finding
-from lm.hf import OUTER, config_of, files_of, read_json, their_name
+from lm.hugging_face.load import OUTER, config_of, files_of, read_json, their_name
 from lm.model import Decoder, ModelConfig
 from lm.tokenizer import SPECIALS, Tokenizer
 from tasks.core.config import ConfigError, load

@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 
-from flows.forecast import forecast_of
-from flows.preflight.edges import Sections, read_sections
+from flows.forecast.estimate import Machine, advice
+from flows.forecast.forecasts import forecast_of
+from flows.forecast.workload import distillation, pretraining, reinforcement, tuning
+from flows.preflight.contracts import Sections, read_sections
 from flows.preflight.resources import Needs
-from flows.workload import distillation, pretraining, reinforcement, tuning
 from lm.model import Decoder
-from lm.training.forecast import Machine, advice
 from lm.training.memory import memory_bytes
 from tasks.core.config import load
 from tasks.ingest.stage import IngestConfig

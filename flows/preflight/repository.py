@@ -8,11 +8,11 @@ from typing import Any
 from dvc.config import Config
 from dvc.exceptions import DvcException
 
-from flows.plan import Planned, make_plan
 from flows.preflight.finding import Finding, one_line
+from flows.staleness.plan import Planned, make_plan
 from tasks.core.config import ConfigError, read_params
-from tasks.core.graph import read_graph
 from tasks.core.yaml import YAMLError, read_yaml
+from tasks.runner.graph import read_graph
 
 RESTORE = {
     "dvc.yaml": "`git checkout dvc.yaml` brings back the committed one",

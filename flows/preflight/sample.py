@@ -8,8 +8,8 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from lm.hf import read_json, their_name
-from lm.hf_config import from_theirs
+from lm.hugging_face.config import from_theirs
+from lm.hugging_face.load import read_json, their_name
 from lm.model import Decoder
 from tasks.core.held_out import HELD_OUT
 from tasks.ingest.sources.base import Rejected

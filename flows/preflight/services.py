@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from flows.preflight.finding import Finding, one_line
-from tasks.core.tracking import enabled
+from tasks.runner.tracking import enabled
 
 SECONDS = 5.0
 REFUSED = (401, 403)

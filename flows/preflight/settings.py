@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from flows.preflight.finding import Finding, one_line
-from tasks.core.devices import present
-from tasks.core.ranks import too_few
-from tasks.core.resume import ANYWAY, SETTING
+from tasks.runner.devices import present
+from tasks.runner.ranks import too_few
+from tasks.runner.resume import ANYWAY, SETTING
 
 WHOLE = {  # and the least that each may be
     "TOKENMILL_WORKERS": 1,

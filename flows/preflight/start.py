@@ -5,21 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.plan import Planned
-from flows.pools import pool_of
 from flows.preflight.finding import Finding, findings_of
 from flows.preflight.folders import cache_folder, check_writable
-from flows.preflight.remember import digest, recall, remember
+from flows.preflight.passed import digest, recall, remember
 from flows.preflight.remote import check_remote
 from flows.preflight.resources import Needs, check_disk, check_memory
-from flows.preflight.rooms import before, room_of
 from flows.preflight.services import check_mlflow, check_prefect, check_proxies
 from flows.preflight.settings import check_ranks, check_settings
-from flows.restorable import restorable
-from flows.scratch import abandoned
+from flows.preflight.stage_modules import before, room_of
+from flows.stage.pools import pool_of
+from flows.staleness.plan import Planned
+from flows.staleness.restorable import restorable
+from flows.staleness.scratch import abandoned
 from tasks.core.config import ConfigError, read_params
-from tasks.core.graph import Entry, read_graph
 from tasks.report.words import counted
+from tasks.runner.graph import Entry, read_graph
 
 Say = Callable[[str], None]
 
@@ -92,7 +92,7 @@ def taken_up(root: Path, graph: dict[str, Entry], addresses: list[str]) -> list[
     read = dict.fromkeys(other for address in addresses for other in edges[address] if other not in addresses)
     if not read:
         return []
-    from flows.preflight.artefacts import check_artefacts  # imports torch
+    from flows.preflight.artifacts import check_artefacts  # imports torch
 
     return check_artefacts(root / "data", graph, list(read))
 
@@ -101,7 +101,7 @@ def first_time(
     root: Path, params: dict[str, Any], addresses: list[str], say: Say
 ) -> tuple[list[Finding], dict[str, Any]]:
     """The rehearsal, announced: it is what a first start waits for."""
-    from flows.preflight.rehearsal import rehearse_apart
+    from flows.preflight.child import rehearse_apart
 
     began = time.monotonic()
     say("the graph at toy width, once for these parameters and this code")

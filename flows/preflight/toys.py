@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tasks.core.graph import Entry
+from tasks.runner.graph import Entry
 
 # Of the default pipeline's fifteen stages, for a handful of parameter sets: some megabytes each.
 KEPT = 80

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kernels.adamw import adamw_
 from lm.config import Config
-from lm.exchange import mean_, mean_of_signs, padded, ranks
+from lm.distributed import mean_, mean_of_signs, padded, ranks
 from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
 from lm.optimizers.orthogonal import is_hidden_matrix
 

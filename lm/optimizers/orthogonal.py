@@ -12,7 +12,7 @@ from torch import Tensor
 from kernels.adamw import adamw_
 from kernels.newton_schulz import batches, cost, newton_schulz, products
 from lm.config import Config
-from lm.exchange import from_owners, rank, ranks, shared_out
+from lm.distributed import from_owners, rank, ranks, shared_out
 from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
 
 

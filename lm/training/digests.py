@@ -11,9 +11,9 @@ import torch
 import xxhash
 from torch import Tensor
 
-from lm.exchange import rank
+from lm.distributed import rank
+from lm.training.checkpoint.snapshot import Entry, Snapshot, on_gpu, within
 from lm.training.parallel.base import Parallel
-from lm.training.snapshot import Entry, Snapshot, on_gpu, within
 
 # Of weights hashed a step in the mean: 16 MiB take 2 ms. Larger models are hashed every few steps, at the same cost a step.
 BYTES_A_STEP = 2**24

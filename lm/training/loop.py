@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from lm.model import Decoder
 from lm.training.average import RunningAverage
 from lm.training.batch import Batch
-from lm.training.checkpoints import Checkpoints
+from lm.training.checkpoint.checkpoints import Checkpoints
+from lm.training.checkpoint.state import Carried, Nothing, Run
 from lm.training.digests import Digests
 from lm.training.execution import Execution
 from lm.training.guard import Guard
@@ -17,9 +18,8 @@ from lm.training.parallel import chosen
 from lm.training.precision import autocast
 from lm.training.reading import read
 from lm.training.recipe import Recipe
-from lm.training.state import Carried, Nothing, Run
 from lm.training.throughput import Throughput
-from lm.training.trunks import Trunks
+from lm.training.trunks.trunks import Trunks
 
 
 class Listener(Protocol):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from lm.exchange import ranks
+from lm.distributed import ranks
 from lm.model import Decoder
 from lm.training.batch import Batch
 from lm.training.flops import flops_per_token, peak_flops

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lm.config import Config, ConfigError
 from tasks.core.libraries import SECTION
-from tasks.core.recorded import UNSEEN, unseen_keys
+from tasks.core.unseen import UNSEEN, unseen_keys
 from tasks.core.yaml import YAMLError, read_yaml
 
 # Sections that several stages read; each is a field of the same name in their configs.

@@ -1,7 +1,7 @@
 """What a stage may say while it runs. The default says nothing, so a test calls `run(config, data, Log())`."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from tasks.core.process import Stopped
 
 
 class Log:
-    """The one thing beside its data that a stage sees; `tasks/core/stage.py` gives it a real one.
+    """The one thing beside its data that a stage sees; the runner gives it a real one.
 
     scratch: a folder that outlives a kill, for checkpoints of exactly this work; None: there is none, do not checkpoint.
     memo: a folder that outlives the stage, for what was computed of each input by itself under the same params and code; it may
@@ -43,6 +43,22 @@ class Log:
 
     def computed(self, how: dict[str, str]) -> None:
         """What decided the bits of sums beside parameters and the machine, such as precision; kept in the stage's record."""
+
+    def trunks(
+        self,
+        config: Any,
+        steps: int,
+        models: list[Any],
+        given: list[Any],
+        seen: Callable[[int], Iterable[Any]],
+        losses: Any = None,
+    ) -> Any:
+        """The trunks (lm.training.trunks) of a training run that is about to begin; None where it shares none.
+
+        models: those that its loss depends on, with their first weights. given: what else its output depends on in every
+        step. seen(step): the data that decide a step, given the weights. losses: those of sequences, which trunks keep too.
+        """
+        return None
 
     def map(self, work: Work, items: Sequence[Any], name: str, unit: str = "shard", least: int = 1) -> list[Part]:
         """The parts that `work(item, folder)` makes of the items, in their order; made by any number of workers, so `work` must

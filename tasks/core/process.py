@@ -1,35 +1,21 @@
-"""The process a stage runs in: its locks, its threads, its memory, and its end with its parent."""
+"""The process that a stage runs in: the cores, threads and memory it may use, and the signal at its parent's end."""
 
 import ctypes
-import fcntl
 import gc
 import os
 import resource
-import signal
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
-from typing import Any
-
-import psutil
+from contextlib import contextmanager
 
 from lm.config import ConfigError
 from lm.memory_limits import memory_limits
-from tasks.core.devices import works_on_a_device
-from tasks.core.own import open_lock
 
-LOCKS = Path(".scratch/locks")
 SET_PDEATHSIG = 1  # of prctl
-# Another signal than SIGTERM: whoever ends a group of processes ends a stage and its parent at once, and asked only once.
-PARENT_ENDED = signal.SIGUSR1
 MMAP_THRESHOLD, ARENA_MAX = -3, -8  # of mallopt
 # Bytes that an interpreter, its libraries and the stacks of their threads take before a stage holds its first row.
 LIBRARIES = 256 << 20
 LEAST_BUDGET = 64 << 20
-TICK_NS = 10_000_000  # what the kernel's clocks of processes and of files may be late by
-LOADED = "TOKENMILL_LOADED"
 
 
 class Stopped(Exception):
@@ -116,86 +102,7 @@ def no_collection() -> Iterator[None]:
         gc.enable()
 
 
-def began() -> int:
-    """When this process began, in ns of time.time_ns; not later, and at most 20 ms earlier."""
-    if sys.platform != "linux":
-        return int(psutil.Process().create_time() * 1e9) - TICK_NS
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    age = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - ticks * 10**9 // os.sysconf("SC_CLK_TCK")
-    return time.time_ns() - age - TICK_NS
-
-
-def load_again() -> None:
-    """Begin this process anew, by its command. It does not return."""
-    os.environ[LOADED] = str(time.time_ns() - TICK_NS)
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-def loaded_from() -> int:
-    """Since when this process reads its code, in ns: since load_again where that was called, else since it began."""
-    return int(os.environ.pop(LOADED, 0)) or began()
-
-
-def die_with_parent() -> None:
-    """End with the parent: DVC does not pass signals on, and orphans would go on writing."""
-    at_parents_end(PARENT_ENDED)
-    if sys.platform == "linux" and os.getppid() == 1 and os.environ.get("DVC_STAGE"):
-        if b"dvc" not in Path("/proc/1/cmdline").read_bytes():
-            raise Stopped  # the parent ended before the kernel was asked; in a container DVC itself may be process 1
-
-
 def at_parents_end(signum: int) -> None:
     """Ask the kernel for a signal when the parent ends, where the kernel can do that."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SET_PDEATHSIG, signum)
-
-
-@contextmanager
-def lock(name: str, folder: Path = LOCKS) -> Iterator[None]:
-    """Hold the lock of this name; the kernel lets it go when the process ends, however it ends. Raises ConfigError for what is
-    no lock."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / name
-    with os.fdopen(open_lock(path), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{name}: waiting for another process that holds {path}", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def stages_at_once() -> int:
-    """TOKENMILL_WORKERS, else one on up to two cores (a stage uses them all), two above, beside those that have a GPU each."""
-    text = os.environ.get("TOKENMILL_WORKERS", "1" if cores() <= 2 else "2")
-    if not text.isdecimal() or not int(text):
-        raise ConfigError(f"TOKENMILL_WORKERS: must be a whole number of at least 1 (got {text!r})")
-    return int(text)
-
-
-def takes_a_slot(meta: dict[str, Any]) -> bool:
-    """Whether a stage of this `meta` is one of those that may run at once: of stages that work on a GPU there are as many as
-    GPUs, unless TOKENMILL_WORKERS says how many."""
-    return "TOKENMILL_WORKERS" in os.environ or not works_on_a_device(meta)
-
-
-@contextmanager
-def slot(meta: dict[str, Any]) -> Iterator[None]:
-    """Hold one of as many places as stages may run at once, over all that share TOKENMILL_LOCKS: a project and its variants.
-    Does nothing for a stage that takes none."""
-    if not takes_a_slot(meta):
-        yield
-        return
-    folder = Path(os.environ.get("TOKENMILL_LOCKS", LOCKS))
-    folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        places = [folder / f"slot-{number}" for number in range(stages_at_once())]
-        files = [held.enter_context(os.fdopen(open_lock(place), "w")) for place in places]
-        for file in files:
-            with suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-        else:
-            print("waiting for another stage to end (TOKENMILL_WORKERS says how many may run at once)", flush=True)
-            fcntl.flock(files[os.getpid() % len(files)], fcntl.LOCK_EX)
-        yield

@@ -13,7 +13,6 @@ from lm.config import Config, choice
 from lm.tokenizer import Tokenizer
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
-from tasks.core.stage import main
 from tasks.core.tables import read_table, shards, write_table
 from tasks.curriculum import methods, orders, prefixes
 from tasks.curriculum.measure import metrics_of
@@ -102,7 +101,3 @@ def tokens_of(chosen: Prefixes | None, folder: Path) -> tuple[np.ndarray, np.nda
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     encoded = Tokenizer.load(folder).encode_batch(chosen.texts)
     return np.array([len(ids) for ids in encoded]), np.array([i for ids in encoded for i in ids], dtype=np.int64)
-
-
-if __name__ == "__main__":
-    main("curriculum", CurriculumConfig, run)

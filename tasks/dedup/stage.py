@@ -10,7 +10,6 @@ from pydantic import model_validator
 from lm.config import Config, choice
 from tasks.core.config import Checkpoint, References, check_watched
 from tasks.core.log import Log
-from tasks.core.stage import main
 from tasks.dedup import methods
 from tasks.dedup.decisions import Decisions
 from tasks.dedup.documents import Documents
@@ -68,7 +67,3 @@ def run(config: DedupConfig, data: Path, log: Log) -> dict[str, float]:
         "clusters": int((sizes > 1).sum()),
         "largest_cluster": int(sizes.max(initial=0)),
     }
-
-
-if __name__ == "__main__":
-    main("dedup", DedupConfig, run)

@@ -13,15 +13,13 @@ from lm.config import choice
 from lm.model import Decoder
 from lm.sampler import generate, rows_for
 from lm.training.batch import Batch, Figures
-from lm.training.conversations import Conversation, chosen, collate, hidden_at, places
+from lm.training.data.conversations import Conversation, chosen, collate, hidden_at, places
+from lm.training.data.plan import Plan
 from lm.training.loop import train
-from lm.training.plan import Plan
 from lm.training.recipe import Recipe
 from lm.transfer import moved
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
-from tasks.core.stage import main
-from tasks.core.trunks import trunks_of
 from tasks.distill import divergences
 
 
@@ -114,11 +112,9 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         length = max(mask_BT.shape[1], text_BT.shape[1])
         return Batch(answered + len(text_BT), length, counted + text_BT.numel(), loss, content=content)
 
-    trunks = trunks_of(
-        "distill",
+    trunks = log.trunks(
         config,
         config.steps,
-        log,
         [student, teacher],
         [tokenizer.to_json()],
         lambda step: [chosen_at(step), text_at(step)],
@@ -127,7 +123,3 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
     save_model(data / "distill", student, tokenizer)
     share = student.num_parameters() / teacher.num_parameters()
     return {"steps": config.steps, "parameters": student.num_parameters(), "parameter_fraction": share}
-
-
-if __name__ == "__main__":
-    main("distill", DistillConfig, run)

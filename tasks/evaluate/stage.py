@@ -13,7 +13,6 @@ from lm.checkpoint import device, load_model
 from lm.config import Config, choice
 from lm.tokenizer import Tokenizer
 from tasks.core.log import Log
-from tasks.core.stage import main
 from tasks.core.tables import read_table, write_table
 from tasks.evaluate.accuracy import answer_all, wilson
 from tasks.evaluate.bits_per_byte import document_bits, gzip_bits, per_byte
@@ -101,7 +100,3 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
         "size_bytes": (folder / "model.safetensors").stat().st_size,
         "parameters": decoder.num_parameters(),
     }
-
-
-if __name__ == "__main__":
-    main("evaluate", EvaluateConfig, run)

@@ -8,10 +8,9 @@ from pydantic import model_validator
 from lm import problems
 from lm.config import Config, choice
 from tasks.core.config import Checkpoint, ConfigError, References, check_watched
-from tasks.core.folders import put_in_place
+from tasks.core.files import put_in_place
 from tasks.core.log import Log
 from tasks.core.parts import Part
-from tasks.core.stage import main
 from tasks.core.tables import shard, shards
 from tasks.filter import methods
 from tasks.filter.judge import TABLES, Work, judge_shard
@@ -99,7 +98,3 @@ def _check_any_left(parts: list[Part]) -> None:
         reasons = Counter({name.removeprefix("dropped_"): n for name, n in sums.items() if name.startswith("dropped_")})
         why = ", ".join(f"{reason} {int(count)}" for reason, count in reasons.most_common(5))
         raise ConfigError(f"filter: none of {int(sums['documents'])} documents is left: {why}")
-
-
-if __name__ == "__main__":
-    main("filter", FilterConfig, run)

@@ -17,11 +17,10 @@ from pydantic import Field, model_validator
 
 from lm.config import Config, choice
 from tasks.core.config import ConfigError
-from tasks.core.folders import put_in_place
+from tasks.core.files import put_in_place
 from tasks.core.hashed import hashed, read_ignored
 from tasks.core.log import Log
 from tasks.core.parts import Part, workers
-from tasks.core.stage import main
 from tasks.core.tables import Writer, read_batches, shard, shards, write_table
 from tasks.ingest import sources
 from tasks.ingest.reading import Piece, pieces, read_piece
@@ -206,7 +205,3 @@ def write_remote(path: Path, listed: list[tuple[Any, list[File]]]) -> None:
     values = zip(*found, strict=True) if found else ([] for _ in kinds)
     columns = {name: pa.array(list(c), kind) for (name, kind), c in zip(kinds.items(), values, strict=True)}
     write_table(path, pa.table(columns))
-
-
-if __name__ == "__main__":
-    main("ingest", IngestConfig, run)

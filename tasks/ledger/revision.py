@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from lm.config import ConfigError
-from tasks.core.git import ask
 from tasks.core.yaml import parse_yaml
+from tasks.runner.git import ask
 
 
 def data_of(root: Path, revision: str, into: Path) -> Path:

@@ -92,7 +92,7 @@ def token_at(run: Run, step: int, sequence: int, position: int, around: int = 24
 
 
 def rebuild(run: Run, step: int) -> np.ndarray:
-    """ids_BN of the step, as lm.training.plan gives them, made of the documents' texts: encoded again, cut as the plan says.
+    """ids_BN of the step, as lm/training/data/plan.py gives them, made of the documents' texts: encoded again, cut as planned.
     Prefixes and padding are in no text; they come from prefixes.npy.
 
     Raises ConfigError naming a document whose text no longer has the tokens that the plan cuts.

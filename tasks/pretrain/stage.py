@@ -16,17 +16,15 @@ from lm.sampler import generate
 from lm.tokenizer import Tokenizer
 from lm.training.ahead import Ahead
 from lm.training.batch import Batch, Figures
+from lm.training.data.plan import Plan
+from lm.training.data.sequence_losses import SequenceLosses, means
 from lm.training.loop import train
 from lm.training.parallel import parts_of_a_batch
-from lm.training.plan import Plan
 from lm.training.recipe import Recipe
-from lm.training.sequence_losses import SequenceLosses, means
 from lm.transfer import Tensors
 from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
-from tasks.core.stage import main
 from tasks.core.tables import read_table
-from tasks.core.trunks import trunks_of
 from tasks.pretrain import objectives, starts
 
 # Of a sample: the first tokens of a held-out document, and what the model makes of them.
@@ -97,7 +95,7 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
         return Batch(B, T, tokens, loss, traces=traces, after=after, content=(ids_BN,))
 
     given = [tokenizer.to_json(), prompts, bits_per_byte]
-    trunks = trunks_of("pretrain", config, plan.steps, log, [model], given, fetch, losses)
+    trunks = log.trunks(config, plan.steps, [model], given, fetch, losses)
     with Ahead(fetch, batch_of, plan.steps, model.embedding.weight.device) as batch_at:
         train(model, config, plan.steps, batch_at, log, trunks)
     save_model(data / "pretrain", model, tokenizer)
@@ -118,7 +116,3 @@ def sample(model: Decoder, tokenizer: Tokenizer, prompts: list[list[int]], seed:
     with torch.no_grad():
         written = generate(model, prompts, SAMPLE_TOKENS, 0.8, tokenizer.eos_id, seed, rows=SAMPLES)
     return {tokenizer.decode(p): tokenizer.decode(w.ids) for p, w in zip(prompts, written, strict=True)}
-
-
-if __name__ == "__main__":
-    main("pretrain", PretrainConfig, run)

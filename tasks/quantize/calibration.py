@@ -11,8 +11,8 @@ from lm.config import Config
 from lm.model import Decoder
 from lm.sampler import generate
 from lm.tokenizer import Tokenizer
-from lm.training.conversations import Conversation, collate
-from lm.training.plan import Plan
+from lm.training.data.conversations import Conversation, collate
+from lm.training.data.plan import Plan
 
 # Rows of a forward pass: bounds memory.
 BATCH = 16

@@ -17,7 +17,6 @@ from lm.config import Config, choice
 from lm.model import Decoder
 from lm.quantized import Packed, pack_state
 from tasks.core.log import Log
-from tasks.core.stage import main
 from tasks.quantize import methods
 from tasks.quantize.calibration import Batch, Calibration, batches_of, inputs_of
 
@@ -106,7 +105,3 @@ def run(config: QuantizeConfig, data: Path, log: Log) -> dict[str, float]:
         "parameters": parameters,
         "calibration_tokens": sum(int(mask.sum()) for _, mask in batches),
     }
-
-
-if __name__ == "__main__":
-    main("quantize", QuantizeConfig, run)

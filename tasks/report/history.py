@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.core.names import flatten
 from tasks.report.read import Stage
 from tasks.report.words import ABSENT
+from tasks.runner.names import flatten
 
 FILE = Path("data") / "report" / "runs.jsonl"
 KEPT = 200  # runs that the file holds at most

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.core.git import ask
-from tasks.core.graph import Entry, read_graph
 from tasks.core.hashed import read_ignored
-from tasks.core.intact import is_another
-from tasks.core.key import file_md5, locked_key, path_md5
-from tasks.core.timings import facts_of
-from tasks.core.timings import paths as timings_paths
 from tasks.core.yaml import read_yaml
 from tasks.report.chart import Points
+from tasks.runner.git import ask
+from tasks.runner.graph import Entry, read_graph
+from tasks.runner.intact import is_another
+from tasks.runner.key import file_md5, locked_key, path_md5
+from tasks.runner.timings import facts_of
+from tasks.runner.timings import paths as timings_paths
 
 EVALUATE = "evaluate@"  # evaluate@<model>: the stage whose figures are a row of the models' table
 

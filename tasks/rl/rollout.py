@@ -14,7 +14,7 @@ from lm.model import Decoder
 from lm.problems.example import Example, Score
 from lm.sampler import Completion, generate, rows_for
 from lm.tokenizer import Tokenizer
-from lm.training.conversations import Conversation, collate
+from lm.training.data.conversations import Conversation, collate
 
 
 @dataclass(frozen=True)

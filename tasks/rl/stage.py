@@ -13,14 +13,12 @@ from lm.model import Decoder
 from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
 from lm.training.batch import Batch, Figures
-from lm.training.conversations import chosen, places, token_logps
+from lm.training.data.conversations import chosen, places, token_logps
 from lm.training.loop import train
 from lm.training.recipe import Recipe
 from lm.transfer import moved
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
-from tasks.core.stage import main
-from tasks.core.trunks import trunks_of
 from tasks.rl import advantages, losses
 from tasks.rl.rollout import Rollout, Rollouts, Verdicts, answered, rollout_of
 
@@ -120,11 +118,7 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
     def seen(step: int) -> list[Example]:
         return learning.problems(step // config.steps_a_rollout)
 
-    trunks = trunks_of("rl", config, config.steps, log, [model], [tokenizer.to_json()], seen)
+    trunks = log.trunks(config, config.steps, [model], [tokenizer.to_json()], seen)
     train(model, config, config.steps, learning.batch_at, log, trunks, learning.rollouts)
     save_model(data / "rl", model, tokenizer)
     return {"steps": config.steps, "problems": len(examples)}
-
-
-if __name__ == "__main__":
-    main("rl", RlConfig, run)

@@ -14,14 +14,12 @@ from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
 from lm.training.ahead import Ahead
 from lm.training.batch import Batch, Figures
-from lm.training.conversations import Conversation, chosen, collate, places
+from lm.training.data.conversations import Conversation, chosen, collate, places
 from lm.training.loop import train
 from lm.training.recipe import Recipe
 from lm.transfer import Tensors
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
-from tasks.core.stage import main
-from tasks.core.trunks import trunks_of
 
 
 class SftConfig(Recipe):
@@ -74,12 +72,8 @@ def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
 
         return Batch(len(ids), T, int(tokens), loss, content=(ids, mask))
 
-    trunks = trunks_of("sft", config, config.steps, log, [model], [tokenizer.to_json()], chosen_at)
+    trunks = log.trunks(config, config.steps, [model], [tokenizer.to_json()], chosen_at)
     with Ahead(fetch, batch_of, config.steps, model.embedding.weight.device) as batch_at:
         train(model, config, config.steps, batch_at, log, trunks)
     save_model(data / "sft", model, tokenizer)
     return {"steps": config.steps, "examples": len(conversations), "too_long": len(examples) - len(conversations)}
-
-
-if __name__ == "__main__":
-    main("sft", SftConfig, run)

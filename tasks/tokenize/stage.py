@@ -17,7 +17,6 @@ from lm.tokenizer import Tokenizer
 from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
 from tasks.core.parts import LEAST, Facts, Part
-from tasks.core.stage import main
 from tasks.core.tables import Writer, read_batches, shards
 from tasks.tokenize import methods
 from tasks.tokenize.encoder import why_not_gigatoken
@@ -211,7 +210,3 @@ def run(config: TokenizeConfig, data: Path, log: Log) -> dict[str, float]:
         "vocab_size": tokenizer.vocab_size,
         "characters_lost": trained.facts["characters_lost"],
     }
-
-
-if __name__ == "__main__":
-    main("tokenize", TokenizeConfig, run)

@@ -21,7 +21,7 @@ from benchmarks.gpu.measure import distance, peak_above
 from benchmarks.gpu.predictions import PREDICTIONS, Prediction
 from benchmarks.gpu.runner import ERRORS, Item, run
 from benchmarks.gpu.watch import Watch
-from lm.training.plan import Plan
+from lm.training.data.plan import Plan
 from tests.project import ROOT
 
 # Of what this project depends on, all that the check may use; docs/gpu.md names the five that a machine with torch alone has not.

@@ -8,10 +8,10 @@ import torch
 from benchmarks.plain import batches, load
 from benchmarks.pretrain_step import XS, M, Size, learnable, near, prepare, roof_share, shape
 from benchmarks.steps import Steps
-from lm.hf import load_hf
+from lm.hugging_face.load import load_hf
 from lm.model import Decoder
+from lm.training.data.plan import Plan
 from lm.training.flops import flops_per_token
-from lm.training.plan import Plan
 from tasks.pretrain.objectives import NextToken
 
 SMALL = Size("small", shape(512, 32, 2, 48, 16), sequences=3, steps=1)

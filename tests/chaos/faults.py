@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.servers import HOST, child, get, port_of
+from flows.servers.prefect_and_mlflow import HOST, child, get, port_of
 from tests.chaos.world import PATIENCE, World, any_in, children, end
 from tests.processes import command_of, ended
 

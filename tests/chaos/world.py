@@ -14,10 +14,10 @@ from typing import Any
 import psutil
 import yaml
 
-from flows.compare import read_lock
 from flows.environment import environment
-from flows.smoke import copy_project
-from tasks.core.graph import read_graph
+from flows.staleness.compare import read_lock
+from flows.workspaces.smoke import copy_project
+from tasks.runner.graph import read_graph
 from tests.processes import command_of
 from tests.project import ROOT, TINY, write_params
 
@@ -25,7 +25,7 @@ PATIENCE = 300.0  # seconds for what must happen in the end
 
 
 class World:
-    """The project, what its whole run left, and its runs: each a process `python -m flows.run` of its own."""
+    """The project, what its whole run left, and its runs: each a process `python -m flows.pipeline` of its own."""
 
     def __init__(self, folder: Path, server: str) -> None:
         self.folder, self.server = folder, server
@@ -55,7 +55,7 @@ class World:
         """`make pipeline` of these targets."""
         chosen = ["--targets", *targets] if targets else []
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.run", *chosen],
+            [sys.executable, "-m", "flows.pipeline", *chosen],
             cwd=self.folder,
             env=self.environment(**more),
             stdout=subprocess.PIPE,

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.core.audit import DECIDE_NOTHING, decides_nothing
-from tasks.core.graph import Entry, read_graph
-from tasks.core.places import Places
-from tasks.core.traces import Recorder, read_traces
-from tasks.core.watch import Watch
+from tasks.audit.audited import DECIDE_NOTHING, decides_nothing
+from tasks.audit.inotify import Watch
+from tasks.audit.places import Places
+from tasks.audit.traces import Recorder, read_traces
+from tasks.runner.graph import Entry, read_graph
 from tests.project import ROOT
 
 TOY = """
 import os
 from pathlib import Path
 from lm.config import Config
-from tasks.core.stage import main
+from tasks.runner.stage import main
 from toy import shard
 
 class ToyConfig(Config):
@@ -112,7 +112,7 @@ def audited(project: Path, mode: str) -> tuple[int, str]:
     surroundings = {"HOME": str(project.parent / "home"), "TMPDIR": str(project.parent / "tmp")}
     surroundings |= {"TOKENMILL_SHARD_WORKERS": "2", "TOKENMILL_RUNNER": "never:asked"}
     done = subprocess.run(
-        [sys.executable, "-m", "tasks.core.audit", "toy"],
+        [sys.executable, "-m", "tasks.audit", "toy"],
         cwd=project,
         env={**os.environ, **surroundings},
         capture_output=True,
@@ -173,7 +173,7 @@ def test_it_asks_for_tracking_to_be_off(project: Path) -> None:
 
 def test_an_unknown_stage_is_one_line(project: Path) -> None:
     audited(project, "good")
-    command = [sys.executable, "-m", "tasks.core.audit", "toys"]
+    command = [sys.executable, "-m", "tasks.audit", "toys"]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "STAGE: no stage 'toys' (stages: toy)\n")
 
@@ -239,7 +239,7 @@ def test_a_method_that_is_not_chosen_may_be_imported_and_other_code_may_not() ->
         "tasks/sft/__init__.py": "unchosen",
         "tasks/rl/rollout.py": "outside",
         "lm/sampler.py": "outside",
-        "flows/plan.py": "outside",
+        "flows/staleness/plan.py": "outside",
     }.items():
         assert kind(str(ROOT / name)) == (expected, name)
 

@@ -12,18 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.plan import Planned
-from flows.pools import run_anywhere
-from tasks.core import devices
-from tasks.core.devices import device_locks, free, seen, works_on_a_device
-from tasks.core.graph import Entry
-from tasks.core.process import takes_a_slot
+from flows.stage.pools import run_anywhere
+from flows.staleness.plan import Planned
+from tasks.runner import devices
+from tasks.runner.devices import device_locks, free, seen, works_on_a_device
+from tasks.runner.graph import Entry
+from tasks.runner.locks import takes_a_slot
 
 # A stage as far as its device: it says what CUDA would find, and ends when it is told to.
 STAGE = """
 import os, sys
-from tasks.core import devices, process
-from tasks.core.graph import Entry
+from tasks.core import process
+from tasks.runner import devices
+from tasks.runner.graph import Entry
 devices.present = lambda: int(sys.argv[2])
 entry = Entry(sys.argv[1], "", [], [], [], {"gpus": int(sys.argv[3])})
 with process.slot(entry.meta), devices.device_locks(entry):
@@ -151,7 +152,7 @@ def test_what_a_stage_holds_while_another_has_the_first(
     def waits(seconds: float) -> None:
         raise TimeoutError
 
-    monkeypatch.setattr("tasks.core.devices.time.sleep", waits)
+    monkeypatch.setattr("tasks.runner.devices.time.sleep", waits)
     with device_locks(entry(1)):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
         os.environ["CUDA_VISIBLE_DEVICES"] = "3,1,0,2"  # as another process has it
@@ -211,6 +212,6 @@ def test_a_flow_holds_no_slot_for_it_either(
             return self
 
     slots = Slots()
-    monkeypatch.setattr("flows.pools.run_stage", lambda *arguments: arguments[1])
+    monkeypatch.setattr("flows.stage.pools.run_stage", lambda *arguments: arguments[1])
     assert run_anywhere(Path(), Planned("evaluate@rl", [], meta, None), False, slots, print, {}) == "evaluate@rl"
     assert slots.entered == counted

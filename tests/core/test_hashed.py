@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from tasks.core.config import ConfigError
 from tasks.core.hashed import FOREIGN, Ignored, hashed, read_ignored
-from tasks.core.key import path_md5
 from tasks.ingest.sources import Jsonl, TextFolder
 from tasks.ingest.stage import say_left_out
+from tasks.runner.key import path_md5
 from tests.project import ROOT
 
 ODD = [

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from flows.environment import environment
-from flows.stages import run_stage
+from flows.stage.process import run_stage
 from tasks.core.config import ConfigError
-from tasks.core.graph import Entry
 from tasks.core.hashed import read_ignored
-from tasks.core.intact import check_intact
-from tasks.core.key import file_md5, path_md5
 from tasks.core.tables import write_table
 from tasks.core.yaml import dump_yaml
+from tasks.runner.graph import Entry
+from tasks.runner.intact import check_intact
+from tasks.runner.key import file_md5, path_md5
 from tests.project import ROOT, TINY, make_project
 
 ENTRY = Entry("next", "true", ["data/made", "data/alone.json", "code.py"], [], ["data/next"])

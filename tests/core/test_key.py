@@ -9,10 +9,10 @@ import yaml
 from dvc.repo import Repo
 
 from tasks.core.config import read_params
-from tasks.core.graph import read_graph
 from tasks.core.hashed import read_ignored
-from tasks.core.key import dependency_md5s, locked_key, memo_key, stage_key
 from tasks.core.yaml import read_yaml
+from tasks.runner.graph import read_graph
+from tasks.runner.key import dependency_md5s, locked_key, memo_key, stage_key
 from tests.project import ROOT
 
 

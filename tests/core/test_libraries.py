@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.params import compose, libraries, presets
-from flows.params import main as write_running
+from flows.params.compose import compose, libraries, presets
+from flows.params.compose import main as write_running
 from tasks.core.config import ConfigError, read_params
-from tasks.core.graph import read_graph
-from tasks.core.key import Inputs
 from tasks.core.libraries import SECTION, check_versions, installed, libraries_in
 from tasks.core.yaml import read_yaml
+from tasks.runner.graph import read_graph
+from tasks.runner.key import Inputs
 from tests.imports import closure, imports_of
 from tests.project import ROOT, TINY, make_project, start_stage
 from tests.test_architecture import GRAPH, chosen_methods
@@ -116,7 +116,7 @@ def test_a_stage_refuses_to_run_with_another_library_until_params_say_so(
     )
     assert not (project / ".scratch").exists()
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join([path, str(ROOT)])}
-    written = subprocess.run([sys.executable, "-m", "flows.params"], cwd=project, env=surroundings, check=False)
+    written = subprocess.run([sys.executable, "-m", "flows.params.compose"], cwd=project, env=surroundings, check=False)
     assert written.returncode == 0 and read_params(project / "params.yaml")[SECTION]["pyarrow"] == "99.0"
     monkeypatch.chdir(project)
     assert write_running() == 0 and read_params()[SECTION]["pyarrow"] == installed("pyarrow")

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from lm.config import ConfigError
-from tasks.core import own
-from tasks.core.own import cache_folder, device_locks, keep_compiled_code, open_lock, own_folder
-from tasks.core.process import lock, slot
+from tasks.runner import own
+from tasks.runner.locks import lock, slot
+from tasks.runner.own import cache_folder, device_locks, keep_compiled_code, open_lock, own_folder
 from tests.other_account import UID, as_other, needs_root, opened_by_other
 from tests.project import ROOT
 
@@ -115,7 +115,7 @@ def as_nameless(folder: Path, code: str, **variables: str) -> str:
 
 
 def test_the_home_of_a_user_without_a_name_is_not_asked_for(tmp_path: Path) -> None:
-    code = "from tasks.core.own import cache_folder; print(cache_folder())"
+    code = "from tasks.runner.own import cache_folder; print(cache_folder())"
     assert as_nameless(tmp_path, code) == str(tmp_path / f"tokenmill-{UID}")
 
 
@@ -131,7 +131,7 @@ Repo.init(no_scm=True).close()
 print(Repo().root_dir)
 import prefect.settings
 print(prefect.settings.get_current_settings().home)
-from tasks.core.tracking import finish_parent, start_parent
+from tasks.runner.tracking import finish_parent, start_parent
 run = start_parent({}, {})
 print(bool(run))
 finish_parent(run, "FINISHED")

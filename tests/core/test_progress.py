@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from flows.stages import PROGRESS
-from tasks.core import progress
-from tasks.core.progress import Progress, clock, figures, short
+from flows.stage.process import PROGRESS
+from tasks.runner import progress
+from tasks.runner.progress import Progress, clock, figures, short
 
 
 class Clock:

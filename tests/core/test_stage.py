@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.core.folders import replace
-from tasks.core.graph import Entry
-from tasks.core.key import path_md5, read_ignored
-from tasks.core.process import PARENT_ENDED
-from tasks.core.stage import StageLog
-from tasks.core.tracking import Tracker
+from tasks.runner.child import PARENT_ENDED
+from tasks.runner.folders import replace
+from tasks.runner.graph import Entry
+from tasks.runner.key import path_md5, read_ignored
+from tasks.runner.stage import StageLog
+from tasks.runner.tracking import Tracker
 from tests.project import ROOT, digest
 
 STAGE = """
@@ -29,7 +29,7 @@ import os, sys, time
 from pathlib import Path
 from lm.config import Config
 from tasks.core.config import ConfigError
-from tasks.core.stage import main
+from tasks.runner.stage import main
 
 if "IMPORTS_TORCH" in os.environ:
     import torch
@@ -296,7 +296,7 @@ def test_a_kill_while_curves_are_rewound_loses_none(tmp_path: Path, monkeypatch:
         raise SystemExit
 
     with monkeypatch.context() as patched:
-        patched.setattr("tasks.core.lines.os.replace", killed)
+        patched.setattr("tasks.runner.json_lines.os.replace", killed)
         with pytest.raises(SystemExit):
             StageLog("toy", tmp_path, tracker).rewind(3)
     resumed = StageLog("toy", tmp_path, tracker)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from mlflow.utils.validation import _validate_metric, _validate_param, _validate_tag
 
 import mlflow
-from tasks.core.graph import read_graph
 from tasks.core.hashed import read_ignored
-from tasks.core.key import dependency_md5s, path_md5
-from tasks.core.names import flatten, lawful
+from tasks.runner.graph import read_graph
+from tasks.runner.key import dependency_md5s, path_md5
+from tasks.runner.names import flatten, lawful
 from tests.core.test_stage import finish, project, set_params, start, wait_for, wait_for_step  # noqa: F401
 from tests.project import ROOT
 
@@ -32,8 +32,8 @@ def runs_of(folder: Path) -> list:
 
 
 def call(folder: Path, expression: str) -> str:
-    """The last line that an expression over tasks.core.tracking prints, in a process of its own."""
-    program = f"from tasks.core.tracking import *; print({expression})"
+    """The last line that an expression over tasks.runner.tracking prints, in a process of its own."""
+    program = f"from tasks.runner.tracking import *; print({expression})"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENMILL_TRACKING": "on"}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True, check=True
@@ -134,7 +134,7 @@ def test_figures_found_after_a_model_was_registered_are_added(project: Path) -> 
 
 
 def test_a_tree_of_which_git_cannot_tell_is_neither_clean_nor_dirty(project: Path, tmp_path: Path) -> None:  # noqa: F811
-    said = "sys.modules['tasks.core.facts'].process_tags()['git.dirty']"
+    said = "sys.modules['tasks.runner.record'].process_tags()['git.dirty']"
     assert call(project, said) == "unknown"
     git = ["git", "-c", "user.name=n", "-c", "user.email=e"]
     for words in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "--message", "first"]):
@@ -268,7 +268,7 @@ def test_a_run_whose_end_a_locked_store_does_not_take_is_not_left_running(projec
 def test_a_parameter_that_the_store_refuses_ends_no_record(project: Path) -> None:  # noqa: F811
     lines = "client = t._client(); run = t.start_parent({}, {'a': 1}); t._log_params = lambda *_: 1 / 0; "
     lines += "other = t.start_parent({}, {}); t.finish_parent(other, 'FINISHED'); t.finish_parent(run, 'FINISHED')"
-    program = f"import tasks.core.tracking as t; {lines}"
+    program = f"import tasks.runner.tracking as t; {lines}"
     surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENMILL_TRACKING": "on"}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=project, env=surroundings, capture_output=True, text=True

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lm.tokenizer import Tokenizer
-from lm.training.plan import Plan
+from lm.training.data.plan import Plan
 from tasks.core.config import ConfigError, load
 from tasks.core.log import Log
 from tasks.curriculum.methods import ShuffledPacking

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lm.export import save_hf
+from lm.hugging_face.export import save_hf
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.core.tables import shard, write_table

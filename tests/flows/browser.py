@@ -15,7 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from flows.password import USER
+from flows.servers.password import USER
 
 Found = TypeVar("Found")
 

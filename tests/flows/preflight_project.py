@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from dvc.repo import Repo
 
-from flows.params import compose
-from flows.preflight.rehearsal import ALONE, REMOVED
+from flows.params.compose import compose
+from flows.preflight.child import ALONE, REMOVED
 from flows.preflight.resources import Needs
-from lm.export import save_hf
+from lm.hugging_face.export import save_hf
 from tests.lm.models import toy_model, toy_tokenizer
 from tests.project import ROOT
 
@@ -29,9 +29,9 @@ NOBODY = 65534
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from flows.params import compose
-from flows.preflight.rehearsed import rehearsed
-from tasks.core.graph import read_graph
+from flows.params.compose import compose
+from flows.preflight.slow_checks import rehearsed
+from tasks.runner.graph import read_graph
 root, folder = Path.cwd(), Path(sys.argv[1])
 found, needs = rehearsed(root, compose(root, "current", []), list(read_graph(root)), folder / "toy")
 (folder / "answer.json").write_text(json.dumps([[str(finding) for finding in found], needs]))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lm.training.checkpoint_file import read, write
-from lm.training.snapshot import Snapshot
+from lm.training.checkpoint.file import read, write
+from lm.training.checkpoint.snapshot import Snapshot
 from tests.project import TINY, make_project, run_stage
 
 BEFORE = ["ingest", "dedup", "filter", "tokenize", "curriculum"]

@@ -18,8 +18,8 @@ from urllib.request import Request, urlopen
 
 import yaml
 
-from flows.password import header
-from flows.smoke import copy_project
+from flows.servers.password import header
+from flows.workspaces.smoke import copy_project
 from tests.project import ROOT, TINY
 
 # A busy machine of two cores: starting takes 10 to 60 s there, a run of the smallest models a minute or two.

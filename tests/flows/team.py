@@ -17,8 +17,8 @@ import psutil
 import yaml
 
 from flows.environment import environment
-from flows.servers import HOST, child, get, port_of
-from flows.smoke import copy_project
+from flows.servers.prefect_and_mlflow import HOST, child, get, port_of
+from flows.workspaces.smoke import copy_project
 from tests.project import ROOT, TINY, write_params
 
 DEADLINE = 15  # seconds without a sign of life; agents give one a second
@@ -36,7 +36,7 @@ SENT = ("dedup", "tokenize")
 PIPELINE = """
 import os, sys
 os.environ["TOKENMILL_ROOT"] = os.getcwd()
-import flows.pipeline as p
+import flows.pipeline.flow as p
 p.check = p.preflight = lambda *_: None
 p.finish = lambda *given: None
 try:
@@ -105,7 +105,7 @@ class Team:
         """Agents, each in its clone, until the server knows them alive."""
         for name in names:
             clone = self.folder / name if (self.folder / name).exists() else self.clone(name)
-            command = [sys.executable, "-m", "flows.worker", "gpu"]
+            command = [sys.executable, "-m", "flows.agents", "gpu"]
             more = {"TOKENMILL_AGENT": name, "PREFECT_WORKER_HEARTBEAT_SECONDS": "1"}
             with (self.folder / f"{name}.log").open("wb") as log:
                 self.agents[name] = subprocess.Popen(

@@ -14,8 +14,8 @@ import psutil
 import pytest
 from prefect.workers.process import ProcessWorker
 
-from flows.compare import read_lock
-from flows.orders import TEMPLATE
+from flows.agents.prefect_worker import TEMPLATE
+from flows.staleness.compare import read_lock
 from tests.flows.served import ENDED
 from tests.flows.team import (
     SENT,

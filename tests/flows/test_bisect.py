@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.bisect import EQUAL, Divergence, compare, divergence
-from flows.sides import Side, from_folder
-from flows.suspect import Suspect, of_code, of_hardware, of_libraries, of_params, suspects
-from tasks.core.facts import Record
+from flows.replay.bisect import EQUAL, Divergence, compare, divergence
+from flows.replay.causes import Suspect, of_code, of_hardware, of_libraries, of_params, suspects
+from flows.replay.finished_run import Side, from_folder
+from tasks.runner.record import Record
 from tests.flows.runs import (
     BEFORE,
     ROWS,
@@ -49,7 +49,7 @@ def first(left: Path, right: Path) -> Divergence:
 
 def bisect(left: Path, right: Path) -> tuple[int, str]:
     """Exit code and what it prints."""
-    command = [sys.executable, "-m", "flows.bisect", str(left), str(right)]
+    command = [sys.executable, "-m", "flows.replay.bisect", str(left), str(right)]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "TOKENMILL_TRACKING": "off"}, capture_output=True, text=True, check=False
     )

@@ -6,16 +6,16 @@ import sys
 from pathlib import Path
 
 from benchmarks.synthetic import repository
-from flows.cache import lacks_objects, put_back
 from flows.environment import environment
-from flows.plan import make_plan
+from flows.staleness.lost_objects import lacks_objects, put_back
+from flows.staleness.plan import make_plan
 
 
 def run(root: Path) -> str:
     given = {**environment(root), "PYTHONPATH": str(root), "TOKENMILL_TRACKING": "off"}
     given.pop("PREFECT_API_URL", None)
     done = subprocess.run(
-        [sys.executable, "-m", "flows.run"], cwd=root, env=given, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "flows.pipeline"], cwd=root, env=given, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -12,7 +12,7 @@ WRITE = """
 import sys
 from pathlib import Path
 from dvc_data.hashfile.cache import Cache
-from flows.dvc_cli import end_on_a_full_disk
+from flows.stage.dvc_cli import end_on_a_full_disk
 
 folder = Path(sys.argv[1])
 cache = Cache(folder / "links")

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from flows.environment import environment
-from flows.finish import figures_of
-from flows.sides import from_folder
-from flows.stages import Ended, lock_entry, run_stage
-from tasks.core.key import file_md5, locked_key
-from tasks.core.timings import facts_of, paths, settle
+from flows.pipeline.finish import figures_of
+from flows.replay.finished_run import from_folder
+from flows.stage.process import Ended, run_stage
+from flows.staleness.lock_entry import lock_entry
 from tasks.core.yaml import dump_yaml
 from tasks.report.read import read_facts, read_stages
+from tasks.runner.key import file_md5, locked_key
+from tasks.runner.timings import facts_of, paths, settle
 from tests.project import ROOT, TINY, make_project, write_params
 
 
@@ -120,7 +121,7 @@ def test_a_model_bears_figures_of_its_own_evaluation_alone(tmp_path: Path) -> No
     metrics.parent.mkdir(parents=True)
     metrics.write_text('{"accuracy": 0.5}\n')
     entry: dict[str, Any] = {
-        "cmd": "python -m tasks.evaluate.stage quantize",
+        "cmd": "python -m tasks.runner evaluate quantize",
         "deps": [{"path": "data/quantize", "md5": "one.dir"}],
         "outs": [{"path": "data/metrics/evaluate@quantize.json", "md5": file_md5(metrics)}],
     }

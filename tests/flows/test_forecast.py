@@ -11,16 +11,16 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.plan_accuracy import CASES, measured, near, told
-from flows.forecast import forecast_of, machine_of, this_machine
-from flows.params import compose
-from flows.workload import pretraining, shape_of, workloads
+from flows.forecast import fake_gpu
+from flows.forecast.dry_run import HOLES, Live, Sampling, rehearse, sample
+from flows.forecast.estimate import GPUS, MACHINES, machine_called
+from flows.forecast.forecasts import forecast_of, machine_of, this_machine
+from flows.forecast.workload import pretraining, shape_of, workloads
+from flows.params.compose import compose
 from lm import optimizers
 from lm.config import methods_of
 from lm.model import Decoder, ModelConfig
-from lm.training import stand_ins
-from lm.training.forecast import GPUS, MACHINES, machine_called
 from lm.training.memory import positions_in
-from lm.training.rehearsal import HOLES, Live, Sampling, rehearse, sample
 from tasks.core.config import ConfigError
 from tests.project import ROOT
 
@@ -92,7 +92,7 @@ def test_sampling_holds_a_cache_in_the_dtype_of_the_pass(gpu: bool, slots: int, 
     live = Live(1.0)
     with ExitStack() as modes:
         if gpu:
-            modes.enter_context(stand_ins.on_gpu())
+            modes.enter_context(fake_gpu.on_gpu())
         modes.enter_context(live)
         modes.enter_context(FakeTensorMode())
         modes.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=gpu))
@@ -141,7 +141,7 @@ def test_a_gpu_that_is_here_has_its_own_memory(monkeypatch: pytest.MonkeyPatch) 
     name = "NVIDIA H100 80GB HBM3"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    monkeypatch.setattr("flows.forecast.memory_bytes", lambda device: 84_930_000_000)
+    monkeypatch.setattr("flows.forecast.forecasts.memory_bytes", lambda device: 84_930_000_000)
     assert this_machine() == replace(MACHINES["h100"], memory=84_930_000_000)
     name = "NVIDIA GeForce GTX 1080"
     with pytest.raises(ConfigError, match="the GPU NVIDIA GeForce GTX 1080 is not in the table"):

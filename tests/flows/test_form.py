@@ -8,10 +8,10 @@ from jsonschema import Draft202012Validator
 from prefect.utilities.schema_tools.hydration import hydrate
 from prefect.utilities.schema_tools.validation import validate
 
-from flows.form import HERE, as_overrides, choose_where, target_names
-from flows.params import check, check_targets, compose, presets
-from flows.pipeline import pipeline
-from flows.schema import WORDS, sections_schema
+from flows.params.compose import check, check_targets, compose, presets
+from flows.pipeline.flow import pipeline
+from flows.pipeline.form import HERE, as_overrides, choose_where, target_names
+from flows.pipeline.form_schema import WORDS, sections_schema
 from tasks.core.config import ConfigError
 from tasks.core.libraries import SECTION as LIBRARIES
 from tests.project import ROOT

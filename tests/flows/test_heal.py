@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.compare import read_lock
-from flows.heal import cut_back, is_whole
+from flows.staleness.compare import read_lock
+from flows.staleness.heal import cut_back, is_whole
 from lm.config import ConfigError
 from tasks.core.yaml import parse_yaml
 from tests.project import ROOT

@@ -17,20 +17,20 @@ import pytest
 import yaml
 
 from flows.environment import environment
-from flows.false_entries import take_out
-from flows.heal import heal_lock
-from flows.params import compose, write
-from flows.smoke import copy_project
-from flows.stages import DVC_CLI
-from tasks.core.recorded import is_true, locked
+from flows.params.compose import compose, write
+from flows.stage.process import DVC_CLI
+from flows.staleness.false_entries import take_out
+from flows.staleness.heal import heal_lock
+from flows.workspaces.smoke import copy_project
 from tasks.core.yaml import dump_yaml, read_yaml
+from tasks.runner.recorded import is_true, locked
 from tests.project import ROOT, TINY
 
 # Reads each of the three when the others may have been edited already.
 STAGE = """
 from pathlib import Path
 from lm.config import Config
-from tasks.core.stage import main
+from tasks.runner.stage import main
 from toy.constant import CONSTANT
 
 class ToyConfig(Config):

@@ -18,10 +18,10 @@ from dvc.repo import Repo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flows import in_use
-from flows.compare import read_lock
-from flows.in_use import Use, as_table, await_free, read_table, release_ended
-from flows.plan import make_plan
+from flows.staleness import rwlock as in_use
+from flows.staleness.compare import read_lock
+from flows.staleness.plan import make_plan
+from flows.staleness.rwlock import Use, as_table, await_free, read_table, release_ended
 from lm.config import ConfigError
 from tests.flows.test_pipeline import RUN, make_repo, run_flow, server, surroundings  # noqa: F401 - a fixture
 from tests.processes import command_of, ended

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flows.lockfile import entries_of, lock_of, md5s, merge, part_of, write
-from flows.stages import lock_entry
+from flows.staleness.lock_entry import lock_entry
+from flows.staleness.lockfile import entries_of, lock_of, md5s, merge, part_of, write
 from tests.flows.test_pipeline import dvc, make_repo, surroundings
 from tests.project import ROOT
 
@@ -70,7 +70,7 @@ def test_an_entry_taken_out_and_put_back_is_as_dvc_wrote_it(made: Path, monkeypa
 
 def test_neighbours_lose_nothing(made: Path, tmp_path: Path) -> None:
     """Four that merge and a `dvc repro` that rewrites the file meanwhile."""
-    program = "import sys; from pathlib import Path; from flows.lockfile import merge\n"
+    program = "import sys; from pathlib import Path; from flows.staleness.lockfile import merge\n"
     program += "for n in range(4): merge(Path.cwd(), f'{sys.argv[1]}{n}', {'cmd': 'x', 'outs': []})"
     (made / "params.yaml").write_text("a: {value: 1}\nc: {value: 2}\n")
     started = [
@@ -88,7 +88,7 @@ def test_a_reader_never_meets_half_a_file_and_a_kill_leaves_a_whole_one(tmp_path
     path = tmp_path / "dvc.lock"
     entries = {f"stage{n}": {"cmd": "x" * 200, "outs": []} for n in range(300)}
     write(path, lock_of(entries))
-    program = "import sys; from pathlib import Path; from flows.lockfile import write\n"
+    program = "import sys; from pathlib import Path; from flows.staleness.lockfile import write\n"
     program += (
         "path = Path(sys.argv[1]); text = path.read_text(); print('begun', flush=True)\nwhile True: write(path, text)"
     )

@@ -22,13 +22,13 @@ import pytest
 from dvc.stage.cache import _get_cache_hash
 
 from flows.environment import environment
-from flows.params import compose, libraries, override, write
-from flows.plan import make_plan, may_run
-from flows.smoke import copy_project
+from flows.params.compose import compose, libraries, override, write
+from flows.staleness.plan import make_plan, may_run
+from flows.workspaces.smoke import copy_project
 from tasks.core.config import SHARED, ConfigError, load, read_params
-from tasks.core.graph import Entry, read_graph, value_at
-from tasks.core.key import stage_key
 from tasks.core.yaml import dump_yaml, read_yaml
+from tasks.runner.graph import Entry, read_graph, value_at
+from tasks.runner.key import stage_key
 from tests.core.test_libraries import other_version
 from tests.flows.flips import places, with_flip, with_value
 from tests.imports import closure, is_room
@@ -329,12 +329,12 @@ def test_a_byte_of_every_input_makes_the_stages_stale_that_read_it(graph: dict[s
 
 def test_a_command_and_an_output_count() -> None:
     text = Path("dvc.yaml").read_text()
-    Path("dvc.yaml").write_text(text.replace("python -m tasks.sft.stage", "python -O -m tasks.sft.stage"))
+    Path("dvc.yaml").write_text(text.replace("python -m tasks.runner sft", "python -O -m tasks.sft.stage"))
     Path("data/metrics/rl.json").write_text("{}\n")
     kept = Path("data/distill/config.json").read_bytes()
     Path("data/distill/config.json").unlink()
     found = reasons()
-    assert found["sft"] == "its command: python -m tasks.sft.stage -> python -O -m tasks.sft.stage"
+    assert found["sft"] == "its command: python -m tasks.runner sft -> python -O -m tasks.sft.stage"
     assert found["rl"] == "its output was edited: data/metrics/rl.json"
     assert found["distill"] == "its output was edited: data/distill/config.json removed"
     assert found["quantize"] == "data/distill/config.json removed"
@@ -348,10 +348,10 @@ def test_files_that_no_stage_uses_may_be_commented_renamed_and_removed(graph: di
         "lm/schedules/linear.py",
         "tasks/rl/losses/reinforce.py",
         "lm/chat.py",
-        "lm/export.py",
+        "lm/hugging_face/export.py",
     ]
     unused += [
-        "flows/bars.py",
+        "flows/pipeline/progress_bars.py",
         "tasks/report/render.py",
         "benchmarks/roofs.py",
         "kernels/rope/test_rope.py",

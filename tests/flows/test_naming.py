@@ -2,8 +2,8 @@
 
 import pytest
 
-from flows.naming import named, shortened
-from flows.params import compose
+from flows.params.compose import compose
+from flows.pipeline.naming import named, shortened
 from tests.project import ROOT
 
 

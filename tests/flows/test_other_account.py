@@ -37,11 +37,11 @@ def test_a_form_that_nobody_gave_a_password_answers_its_owner_alone(tmp_path: Pa
 
 PIPELINE = """
 import os, sys
-from flows.temporary_server import temporary_server
+from flows.servers.temporary import temporary_server
 os.environ["TOKENMILL_ROOT"] = os.getcwd()
 os.makedirs(".scratch", exist_ok=True)
 os.environ.update(temporary_server().wait())
-import flows.pipeline as p
+import flows.pipeline.flow as p
 p.check = p.preflight = lambda *_: None
 p.finish = lambda *given: None
 print("ran", p.pipeline(preset="current"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.params import check, check_targets, compose, merged, presets, write
+from flows.params.compose import check, check_targets, compose, merged, presets, write
 from tasks.core.config import ConfigError, read_params
 from tasks.dedup.methods import Minhash
 from tasks.filter.methods import GopherQuality, GopherRepetition
@@ -107,7 +107,7 @@ def test_params_are_written_only_when_they_change(root: Path) -> None:
 
 def test_a_mistake_ends_the_command_before_prefect_is_imported(root: Path) -> None:
     program = (
-        "import sys; sys.argv = ['run', '--set', 'rl.stepz=5']; from flows.run import main; code = main();"
+        "import sys; sys.argv = ['run', '--set', 'rl.stepz=5']; from flows.pipeline.__main__ import main; code = main();"
         "assert 'prefect' not in sys.modules; sys.exit(code)"
     )
     done = subprocess.run(

@@ -13,9 +13,9 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 
-from flows.compare import differences, read_lock
 from flows.environment import environment
-from flows.plan import make_plan, may_run
+from flows.staleness.compare import differences, read_lock
+from flows.staleness.plan import make_plan, may_run
 from tests.project import ROOT
 
 STAGES = {
@@ -39,7 +39,7 @@ STAGES = {
 RUN = """
 import os, sys
 os.environ["TOKENMILL_ROOT"] = os.getcwd()
-import flows.pipeline as p
+import flows.pipeline.flow as p
 p.check = lambda root, params: None
 p.finish = lambda *given: None
 try:
@@ -128,9 +128,7 @@ def test_a_failed_stage_stops_only_what_follows_it(tmp_path: Path, server) -> No
 def test_nothing_to_do_needs_no_prefect(tmp_path: Path) -> None:
     folder = make_repo(tmp_path / "repo")
     dvc(folder, "repro")
-    program = (
-        "import sys; from flows.run import main; code = main(); assert 'prefect' not in sys.modules; sys.exit(code)"
-    )
+    program = "import sys; from flows.pipeline.__main__ import main; code = main(); assert 'prefect' not in sys.modules; sys.exit(code)"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=folder,

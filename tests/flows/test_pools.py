@@ -9,10 +9,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from flows.declared import declared_in
-from flows.order import Answer, make_order, overlap, within
-from flows.pools import pool_of
-from flows.stages import TRANSIENT_CODES, run_stage
+from flows.agents.order import Answer, make_order, within
+from flows.stage.pools import pool_of
+from flows.stage.process import TRANSIENT_CODES, run_stage
+from flows.staleness.declared import declared_in, overlap
 from tests.flows.team import commit, git, processes_in
 from tests.flows.test_pipeline import dvc, make_repo, surroundings
 from tests.project import ROOT
@@ -146,7 +146,7 @@ import threading
 import subprocess
 import sys
 from pathlib import Path
-from flows.stages import run_stage, stop_all
+from flows.stage.process import run_stage, stop_all
 root, found = Path.cwd(), []
 def say(line):
     if "begun" in line: threading.Thread(target=stop_all).start()

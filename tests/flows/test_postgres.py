@@ -31,7 +31,7 @@ def tiny(): return double.submit(21).result()
 print("made", tiny())
 """
 TRACKED = """
-from tasks.core.tracking import finish_parent, start_parent
+from tasks.runner.tracking import finish_parent, start_parent
 run = start_parent({"preset": "none"}, {"seed": 0})
 finish_parent(run, "FINISHED")
 print("run", run)

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from flows.environment import environment
-from flows.params import check
+from flows.params.compose import check
 from flows.preflight.__main__ import look_at_all
-from flows.preflight.edges import check_edges
+from flows.preflight.contracts import check_edges
 from flows.preflight.finding import Finding, findings_of, of_error
 from flows.preflight.folders import check_writable
 from flows.preflight.inputs import check_checkpoint, check_sources
@@ -261,7 +261,7 @@ def test_make_pipeline_says_all_and_starts_nothing(project: Path) -> None:
     """What the environment, the remote, the parameters' edges and the toy run find comes in one answer, with exit code 2."""
     configure(project, "[core]\n    remote = r\n    no_scm = True\n")
     overrides = ["distill.student_layers=6", "dedup.against={name: against, folder: data/references}"]
-    command = [sys.executable, "-m", "flows.run", "--targets", "filter", "--set", *overrides]
+    command = [sys.executable, "-m", "flows.pipeline", "--targets", "filter", "--set", *overrides]
     variables = {**environment(project), "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}
     variables.pop("TOKENMILL_TRACKING", None)
     done = subprocess.run(command, cwd=project, env=variables, capture_output=True, text=True, check=False)
@@ -309,7 +309,7 @@ def test_servers_that_do_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_prefect_server_that_wants_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.servers import child, get
+    from flows.servers.prefect_and_mlflow import child, get
 
     port = free_port()
     command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--no-ui", "--port", str(port)]

@@ -15,18 +15,18 @@ import pytest
 
 from benchmarks.synthetic import repository
 from flows.environment import environment
-from flows.preflight.artefacts import check_artefacts
-from flows.preflight.remember import digest, recall, remember
-from flows.preflight.rooms import before, needed
+from flows.preflight.artifacts import check_artefacts
+from flows.preflight.passed import digest, recall, remember
 from flows.preflight.sample import DOCUMENTS, sample_sources
 from flows.preflight.shrink import shrunk
+from flows.preflight.stage_modules import before, needed
 from flows.preflight.start import look
-from flows.preflight.toy import rehearse, rehearse_stage
+from flows.preflight.toy_run import rehearse, rehearse_stage
 from lm.tokenizer import SPECIALS
 from tasks.core.config import load
-from tasks.core.graph import read_graph
 from tasks.core.yaml import read_yaml
 from tasks.ingest.stage import IngestConfig
+from tasks.runner.graph import read_graph
 from tests.flows.preflight_project import ROOT, good_run, make_checkpoint, make_project, params_of
 
 GRAPH = read_graph(ROOT)

@@ -12,8 +12,8 @@ import pytest
 
 from flows.environment import environment
 from flows.preflight.services import check_proxies
-from flows.servers import HOST, prefect_environment, server_environment
-from tasks.core.proxies import without_proxy
+from flows.servers.prefect_and_mlflow import HOST, prefect_environment, server_environment
+from tasks.runner.proxies import without_proxy
 from tests.project import ROOT
 
 DEAD = "http://127.0.0.1:9"
@@ -29,7 +29,7 @@ SETTINGS = [
 PROXIES = [name for name in os.environ if name.lower().endswith("_proxy")]
 # Each of the clients that our processes use, in a process as we start it.
 CLIENTS = {
-    "urllib, for a server that runs may use": "from flows.run import server_answers; assert server_answers(url)",
+    "urllib, for a server that runs may use": "from flows.pipeline.__main__ import server_answers; assert server_answers(url)",
     "httpx, of Prefect": "import httpx; httpx.Client().get(url + '/health').raise_for_status()",
     "httpx, of Prefect's asynchronous client": "import asyncio, httpx; asyncio.run(httpx.AsyncClient().get(url))",
     "requests, of MLflow": "import requests; requests.get(url).raise_for_status()",
@@ -88,7 +88,7 @@ print(json.dumps(failed))
 def test_a_stage_of_plain_dvc_reaches_mlflow_directly(url: str) -> None:
     surroundings = {name: text for name, text in os.environ.items() if name not in (*PROXIES, "NO_PROXY", "no_proxy")}
     surroundings |= {"http_proxy": DEAD, "HTTP_PROXY": DEAD, "MLFLOW_TRACKING_URI": url}
-    program = "from tasks.core.tracking import tags_of; tags_of('0' * 32)"
+    program = "from tasks.runner.tracking import tags_of; tags_of('0' * 32)"
     subprocess.run(
         [sys.executable, "-P", "-c", program], env=surroundings | {"PYTHONPATH": str(ROOT)}, cwd="/", check=True
     )

@@ -10,8 +10,8 @@ import yaml
 
 import mlflow
 from flows.environment import environment
-from flows.finish import REGISTERED_AS
-from flows.publish import Candidate, candidate, conclude, publish
+from flows.pipeline.finish import REGISTERED_AS
+from flows.pipeline.publish import Candidate, candidate, conclude, publish
 from tests.project import ROOT
 
 STAGES = {

@@ -12,9 +12,9 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from flows.lockfile import merge, part_of
-from flows.stages import lock_entry
-from flows.transfer import pull, push, remember, tracked, uncached
+from flows.stage.transfer import pull, push, remember, tracked, uncached
+from flows.staleness.lock_entry import lock_entry
+from flows.staleness.lockfile import merge, part_of
 from tests.flows.team import use_remote
 from tests.flows.test_pipeline import dvc, make_repo
 from tests.project import digest
@@ -128,7 +128,5 @@ def test_no_remote_says_how_to_name_one(tmp_path: Path) -> None:
 
 def test_importing_this_needs_no_remote() -> None:
     """A laptop without the libraries of any remote runs the pipeline."""
-    program = (
-        "import sys, flows.pools, flows.stages; sys.exit(any(n.startswith(('dvc_s3', 'dvc_ssh')) for n in sys.modules))"
-    )
+    program = "import sys, flows.stage.pools, flows.stage.process; sys.exit(any(n.startswith(('dvc_s3', 'dvc_ssh')) for n in sys.modules))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

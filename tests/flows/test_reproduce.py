@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from flows.environment import environment
-from flows.sides import from_revision, revision_of
-from flows.smoke import copy_project
-from flows.tolerance import Judged, judge
+from flows.replay.finished_run import from_revision, revision_of
+from flows.replay.tolerance import Judged, judge
+from flows.workspaces.smoke import copy_project
 from tests.flows.runs import PARAMS, SHARDS, other_xxhash, texts, write_shard
 from tests.project import ROOT, write_params
 
@@ -45,7 +45,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def reproduce(project: Path, revision: str, **more: str) -> tuple[int, list[str]]:
     """Exit code, and the lines of the report."""
-    done = in_project(project, sys.executable, "-m", "flows.reproduce", revision, **more)
+    done = in_project(project, sys.executable, "-m", "flows.replay.reproduce", revision, **more)
     assert not (project / ".scratch" / "reproduce").exists() or not list((project / ".scratch/reproduce").iterdir())
     lines = done.stdout.splitlines()
     heads = [number for number, line in enumerate(lines) if line.endswith(", run again:")]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flows.preflight.start import look
-from flows.scratch import abandoned, leftovers
+from flows.staleness.scratch import abandoned, leftovers
 from tests.project import ROOT, TINY, digest, make_project, run_stage, start_stage, write_params
 
 BEFORE = ["ingest", "dedup", "filter", "tokenize", "curriculum"]
@@ -51,7 +51,7 @@ def started(project: Path) -> subprocess.Popen[str]:
 
 def clean(project: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "flows.scratch"],
+        [sys.executable, "-m", "flows.staleness.scratch"],
         cwd=project,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -16,13 +16,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from flows.environment import environment
-from flows.page import report_page
-from flows.params import check_targets, compose
-from flows.password import PasswordError, header, take_password
-from flows.paths import path_mistakes
-from flows.servers import HOST, mlflow_environment, prefect_environment, server_environment
-from flows.ui import login
-from lm.hf import read_weights
+from flows.params.compose import check_targets, compose
+from flows.params.paths import path_mistakes
+from flows.servers.password import PasswordError, header, take_password
+from flows.servers.prefect_and_mlflow import HOST, mlflow_environment, prefect_environment, server_environment
+from flows.ui.__main__ import login
+from flows.ui.report_server import report_page
+from lm.hugging_face.load import read_weights
 from tasks.core.config import ConfigError, load
 from tasks.ingest.sources.jsonl import Jsonl
 from tasks.ingest.sources.text_folder import TextFolder
@@ -198,7 +198,7 @@ def test_stages_and_presets_are_names_of_a_list(name: str, tmp_path: Path) -> No
         ["tasks.filter.browse", "../../../etc"],
         ["tasks.ledger", "--run", "../../../etc", "--document", "x"],
         ["lm.chat", "../../../etc"],
-        ["lm.export", "../../../etc", "exported"],
+        ["lm.hugging_face.export", "../../../etc", "exported"],
     ],
     ids=lambda command: command[0],
 )

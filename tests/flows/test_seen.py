@@ -10,9 +10,9 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from flows import seen
 from flows.environment import environment
-from flows.plan import make_plan
+from flows.staleness import signatures as seen
+from flows.staleness.plan import make_plan
 
 GRAPH = {
     "first": {"cmd": "cp -rL raw data", "deps": ["raw"], "params": ["first"], "outs": ["data"]},

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from flows import servers, ui
-from flows.prefect_pages import adapted
-from flows.servers import HOST, ServerError, child, port_of
+from flows.servers.prefect_and_mlflow import HOST, ServerError, child, port_of
+from flows.servers.prefect_and_mlflow import prefect_and_mlflow as servers
+from flows.servers.prefect_pages import adapted
+from flows.ui import __main__ as ui
 from tests.project import ROOT
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
 PARENT = """
 import os, sys, time
 from pathlib import Path
-from flows.servers import child
+from flows.servers.prefect_and_mlflow import child
 log = Path(sys.argv[1])
 code = "import time; print('ready', flush=True); time.sleep(600)"
 with child("test", [sys.executable, "-c", code], dict(os.environ), log) as started:

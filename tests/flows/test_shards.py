@@ -16,7 +16,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from flows.temporary_server import temporary_server
+from flows.servers.temporary import temporary_server
 from lm.config import ConfigError
 from tasks.core.config import load
 from tasks.core.log import Log

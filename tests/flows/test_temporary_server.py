@@ -9,15 +9,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.servers import ServerError
-from flows.temporary_server import temporary_server
+from flows.servers.prefect_and_mlflow import ServerError
+from flows.servers.temporary import temporary_server
 from tests.flows.team import wait_for
 from tests.flows.test_pipeline import RUN, make_repo, surroundings
 from tests.processes import command_of
 
 WITH_ITS_SERVER = """
 import os
-from flows.temporary_server import temporary_server
+from flows.servers.temporary import temporary_server
 os.environ.update(temporary_server().wait())
 from prefect.exceptions import CancelledRun
 """ + RUN.replace("ValueError)", "ValueError, CancelledRun)")

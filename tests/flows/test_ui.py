@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from flows.environment import environment
-from flows.smoke import copy_project
+from flows.workspaces.smoke import copy_project
 from tests.flows.browser import Browser, browser, logged_in, missing
 from tests.flows.served import ENDED, RUN_SECONDS, Served, make_ui, with_tiny_preset
 from tests.project import ROOT

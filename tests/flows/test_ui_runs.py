@@ -19,9 +19,9 @@ import pytest
 import yaml
 from selenium.webdriver import ActionChains, Keys
 
-from flows.form import as_overrides
-from flows.password import header
-from flows.servers import HOST
+from flows.pipeline.form import as_overrides
+from flows.servers.password import header
+from flows.servers.prefect_and_mlflow import HOST
 from tests.flows.browser import Browser, browser, logged_in, missing
 from tests.flows.served import EXTRA, Served, make_ui, with_tiny_preset
 from tests.processes import bytes_of, files_in
@@ -263,7 +263,7 @@ def test_a_run_by_make_is_shown_by_the_server_that_runs_here(page: Browser, serv
     """With no word of where the server is, and what was given it as password nowhere but in its processes' environment."""
     page.rest()
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "TOKENMILL"))}
-    command = [sys.executable, "-m", "flows.run", "--preset", "tiny", "--targets", "ingest", "--force"]
+    command = [sys.executable, "-m", "flows.pipeline", "--preset", "tiny", "--targets", "ingest", "--force"]
     done = subprocess.run(
         command,
         cwd=project,

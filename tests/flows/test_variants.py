@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.synthetic import repository
-from flows import variants
-from flows.compare import differences, read_lock
 from flows.environment import environment
+from flows.staleness.compare import differences, read_lock
+from flows.workspaces import variants
 from lm.config import ConfigError
 from tests.report.tree import build
 
@@ -43,14 +43,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / ".gitignore").open("a") as file:
         file.write(".variants/\n")
     (folder / ".dvcignore").write_text(".variants/\n.scratch/\n")
-    ended(start(folder, "flows.run"))
+    ended(start(folder, "flows.pipeline"))
     return folder
 
 
 def test_two_variants_at_once_share_what_was_made_before(root: Path) -> None:
     before = {path: path.read_bytes() for path in (root / "params.yaml", root / "dvc.lock")}
     both = [
-        start(root, "flows.variants", "--name", name, "--set", f"s1.value={name[-1]}") for name in ("one-1", "two-2")
+        start(root, "flows.workspaces.variants", "--name", name, "--set", f"s1.value={name[-1]}")
+        for name in ("one-1", "two-2")
     ]
     for process in both:
         printed = ended(process)
@@ -61,14 +62,14 @@ def test_two_variants_at_once_share_what_was_made_before(root: Path) -> None:
         there = read_lock(root / ".variants" / name / "dvc.lock")
         assert there["s1"]["params"] == {"params.yaml": {"s1": {"value": number}}}
         assert {s for s in here if differences(here[s], there[s])} == {"s1"}
-    lines = ended(start(root, "flows.variants")).splitlines()
+    lines = ended(start(root, "flows.workspaces.variants")).splitlines()
     assert [line.split("|")[:2] for line in lines] == [
         ["             one-1 ", " s1.value=1 "],
         ["             two-2 ", " s1.value=2 "],
     ]
-    again = ended(start(root, "flows.variants", "--name", "one-1"))
+    again = ended(start(root, "flows.workspaces.variants", "--name", "one-1"))
     assert "nothing to do" in again
-    ended(start(root, "flows.variants", "--name", "two-2", "--remove"))
+    ended(start(root, "flows.workspaces.variants", "--name", "two-2", "--remove"))
     assert not (root / ".variants" / "two-2").exists() and (root / ".variants" / "one-1").exists()
 
 
@@ -79,18 +80,18 @@ def test_a_name_stays_in_its_folder(root: Path, name: str) -> None:
 
 
 def test_a_name_of_two_words_an_unknown_one_and_another_revision_are_one_line_and_make_nothing(root: Path) -> None:
-    said = ended(start(root, "flows.variants", "--name", "two", "words", "--revision", "HEAD"), 2)
+    said = ended(start(root, "flows.workspaces.variants", "--name", "two", "words", "--revision", "HEAD"), 2)
     assert said == "NAME: 'two words': a name is one word\n" and not (root / ".variants" / "two").exists()
-    said = ended(start(root, "flows.variants", "--name", "nobody", "--remove"), 2)
+    said = ended(start(root, "flows.workspaces.variants", "--name", "nobody", "--remove"), 2)
     assert said.startswith("NAME: there is no variant 'nobody' (there are: ") and said.count("\n") == 1
     variants.make(root, "old", "HEAD")
     subprocess.run([*GIT, "commit", "--quiet", "--allow-empty", "--message", "later"], cwd=root, check=True)
-    said = ended(start(root, "flows.variants", "--name", "old", "--revision", "HEAD~1"))
+    said = ended(start(root, "flows.workspaces.variants", "--name", "old", "--revision", "HEAD~1"))
     assert "ran: nothing" in said
     subprocess.run([*GIT, "tag", "newest"], cwd=root, check=True)
-    said = ended(start(root, "flows.variants", "--name", "old", "--revision", "newest"), 2)
+    said = ended(start(root, "flows.workspaces.variants", "--name", "old", "--revision", "newest"), 2)
     assert said.startswith("REV: the variant old has the code of ") and said.count("\n") == 1
-    said = ended(start(root, "flows.variants", "--name", "old"))
+    said = ended(start(root, "flows.workspaces.variants", "--name", "old"))
     assert "this checkout is at" in said and "nothing to do" in said
     variants.remove(root, "old")
 
@@ -100,17 +101,19 @@ def test_a_variant_of_a_project_that_was_moved_has_its_cache_and_can_be_taken_aw
     with (before / ".gitignore").open("a") as file:
         file.write(".variants/\n")
     (before / ".dvcignore").write_text(".variants/\n.scratch/\n")
-    ended(start(before, "flows.run"))
-    ended(start(before, "flows.variants", "--name", "one", "--set", "s1.value=1"))
+    ended(start(before, "flows.pipeline"))
+    ended(start(before, "flows.workspaces.variants", "--name", "one", "--set", "s1.value=1"))
     after = before.rename(tmp_path / "after")
     shutil.rmtree(after / "data" / "s1")
-    said = ended(start(after, "flows.variants", "--name", "one", "--set", "s1.value=0"))  # as this checkout made it
+    said = ended(
+        start(after, "flows.workspaces.variants", "--name", "one", "--set", "s1.value=0")
+    )  # as this checkout made it
     assert "ran: nothing" in said and "Running stage" not in said, said
-    ended(start(after, "flows.variants", "--name", "two", "--set", "s1.value=2"))
+    ended(start(after, "flows.workspaces.variants", "--name", "two", "--set", "s1.value=2"))
     assert str(before) not in (after / ".variants" / "one" / ".dvc" / "config.local").read_text()
     assert not before.exists()
     for name in ("one", "two"):
-        ended(start(after, "flows.variants", "--name", name, "--remove"))
+        ended(start(after, "flows.workspaces.variants", "--name", name, "--remove"))
     assert not any((after / ".variants").iterdir())
 
 
@@ -142,5 +145,7 @@ def make_folder(path: Path) -> Path:
 
 
 def test_an_unknown_revision_leaves_nothing(root: Path) -> None:
-    assert "git worktree: " in ended(start(root, "flows.variants", "--name", "lost", "--revision", "nowhere"), 2)
+    assert "git worktree: " in ended(
+        start(root, "flows.workspaces.variants", "--name", "lost", "--revision", "nowhere"), 2
+    )
     assert not (root / ".variants" / "lost").exists()

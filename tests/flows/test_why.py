@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 import mlflow
 from flows.environment import environment
-from flows.plan import NAMED, make_plan, reason_of
-from flows.stages import lock_entry
-from flows.stale import Change, file_changes, only_words, param_changes
-from flows.why import explain
+from flows.staleness.changes import Change, file_changes, only_words, param_changes
+from flows.staleness.lock_entry import lock_entry
+from flows.staleness.plan import NAMED, make_plan, reason_of
+from flows.staleness.why import explain
 from tasks.core.config import ConfigError, read_params
-from tasks.core.graph import read_graph
-from tasks.core.key import Inputs
-from tasks.core.tracking import EXPERIMENT
+from tasks.runner.graph import read_graph
+from tasks.runner.key import Inputs
+from tasks.runner.tracking import EXPERIMENT
 from tests.project import ROOT
 
 STAGES = {
@@ -217,7 +217,7 @@ def test_an_up_to_date_stage_says_which_run_made_it(root: Path, monkeypatch: pyt
 
 def test_the_command_names_its_mistakes_and_explains_every_stage_of_a_name() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "flows.why", "pretrian"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "flows.staleness.why", "pretrian"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2 and done.stderr.startswith("STAGE: no stage 'pretrian'; did you mean 'pretrain'?")
 

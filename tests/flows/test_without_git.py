@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from flows.environment import environment
-from flows.reproduce import git as git_of_reproduce
-from flows.smoke import copy_project, ours
-from flows.variants import git as git_of_variants
+from flows.workspaces.smoke import copy_project, ours
+from flows.workspaces.variants import git as git_of_variants
 from tasks.core.config import ConfigError
-from tasks.core.git import UNKNOWN, ask, revision
+from tasks.runner.git import UNKNOWN, ask, revision
+from tasks.runner.git import git as git_of_reproduce
 from tests.processes import files_in
 from tests.project import ROOT
 
@@ -55,7 +55,7 @@ def test_the_copy_of_an_archive_holds_what_the_archive_does(archive: Path, tmp_p
     ):
         (archive / name).parent.mkdir(parents=True, exist_ok=True)
         (archive / name).write_text("not ours")
-    assert ours(archive) == before and {"dvc.yaml", "tasks/core/stage.py", ".dvc/config"} <= set(before)
+    assert ours(archive) == before and {"dvc.yaml", "tasks/runner/stage.py", ".dvc/config"} <= set(before)
     copy = copy_project(archive, tmp_path / "copy")
     names = {path.relative_to(copy).as_posix() for path in files_in(copy)}
     assert {name for name in names if not name.startswith(".git/")} == set(before)
@@ -74,7 +74,12 @@ def test_a_machine_without_git_is_one_line(archive: Path, no_git: None) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["flows.variants", "--name", "x"], ["flows.reproduce", "HEAD"], ["flows.bisect", "HEAD", "."]]
+    "command",
+    [
+        ["flows.workspaces.variants", "--name", "x"],
+        ["flows.replay.reproduce", "HEAD"],
+        ["flows.replay.bisect", "HEAD", "."],
+    ],
 )
 def test_what_needs_a_repository_says_so_in_a_line(archive: Path, command: list[str]) -> None:
     surroundings = environment(archive) | {"PYTHONPATH": str(archive), "TOKENMILL_TRACKING": "off"}

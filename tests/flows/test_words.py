@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.run import names
-from flows.assignments import assignments
 from flows.environment import environment
-from flows.smoke import copy_project
+from flows.params.assignments import assignments
+from flows.workspaces.smoke import copy_project
 from tasks.core.yaml import parse_yaml
 from tests.project import ROOT
 
@@ -157,8 +157,8 @@ UP_TO_THE_WORK = """
 import json, sys
 from argparse import ArgumentParser
 from pathlib import Path
-from flows.assignments import take_words
-from flows.params import check, check_targets, compose
+from flows.params.assignments import take_words
+from flows.params.compose import check, check_targets, compose
 parser = ArgumentParser()
 take_words(parser)
 said = []

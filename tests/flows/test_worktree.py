@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from flows.environment import environment
-from flows.worktree import bring, worktree
+from flows.workspaces.worktree import bring, worktree
 from tests.flows.team import commit, git, use_remote
 
 STAGE = {"cmd": "mkdir -p data/a && cp input data/a/x", "deps": ["input"], "outs": ["data/a"]}

@@ -3,7 +3,7 @@
 import torch
 
 from lm.sampler import generate
-from lm.training.conversations import places, token_logps
+from lm.training.data.conversations import places, token_logps
 from tests.gpu.models import CPU, VOCABULARY, Recorder, fit, model_on, recipe
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [8, 8]]

@@ -131,7 +131,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_no_output(tmp_path: Path) -> No
     """The scratch of a real stage is a file system of 1 MB; with room, the next run makes the whole output."""
     project = make_project(tmp_path, {**TINY, "ingest": {**TINY["ingest"], "max_bytes": 4_000_000}})
     (project / ".scratch").mkdir()
-    program = "mount -t tmpfs -o size=1m tmpfs .scratch && exec $PYTHON -m tasks.ingest.stage"
+    program = "mount -t tmpfs -o size=1m tmpfs .scratch && exec $PYTHON -m tasks.runner ingest"
     environment = {**os.environ, "TOKENMILL_TRACKING": "off", "TOKENMILL_THREADS": "1", "PYTHON": sys.executable}
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", program],

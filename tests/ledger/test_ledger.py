@@ -10,12 +10,12 @@ import pytest
 
 from lm.config import ConfigError
 from tasks.core.hashed import read_ignored
-from tasks.core.key import path_md5
 from tasks.core.tables import shard, write_table
 from tasks.ledger.__main__ import main
 from tasks.ledger.documents import fate_of, licences, removed_by
 from tasks.ledger.run import Run
 from tasks.ledger.steps import documents_of, ranges_of, token_at
+from tasks.runner.key import path_md5
 from tasks.tokenize.methods import Bytes
 
 TEXTS = {

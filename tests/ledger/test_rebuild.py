@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from lm.config import ConfigError
-from lm.training.plan import Plan
+from lm.training.data.plan import Plan
 from tasks.core.tables import read_table, shards, write_table
 from tasks.ledger.run import Run
 from tasks.ledger.steps import rebuild

@@ -13,7 +13,7 @@ import torch
 import transformers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from lm.export import save_hf
+from lm.hugging_face.export import save_hf
 from lm.tokenizer import SPECIALS, Tokenizer
 from tasks.tokenize.encoder import encoder
 from tasks.tokenize.methods import HuggingFace

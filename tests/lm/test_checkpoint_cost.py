@@ -13,10 +13,10 @@ from torch import Tensor
 
 from lm.averages import Ema, Last
 from lm.config import Config
-from lm.training.checkpoints import Checkpoints
+from lm.training.checkpoint.checkpoints import Checkpoints
+from lm.training.checkpoint.snapshot import Snapshot, within
+from lm.training.checkpoint.state import bytes_at_most, tensors_of
 from lm.training.parallel.exact import Exact
-from lm.training.snapshot import Snapshot, within
-from lm.training.state import bytes_at_most, tensors_of
 from tests.lm.models import toy_model
 from tests.lm.test_checkpoints import ADAMW, METHODS, new_run, trained
 from tests.lm.test_training import Recorder, fit, recipe
@@ -32,7 +32,7 @@ def test_memory_is_taken_in_pieces_that_waste_little(size: int, monkeypatch: pyt
         assert pinned
         return torch.empty(size, dtype=torch.uint8)
 
-    monkeypatch.setattr("lm.training.snapshot.memory", memory)
+    monkeypatch.setattr("lm.training.checkpoint.snapshot.memory", memory)
     snapshot = Snapshot(piece=1024)
     snapshot.reserve(size, pinned=True)
     assert size <= sum(taken) < size + 1024 or not size
@@ -74,7 +74,9 @@ class GPU(Exact):
 
 def test_pinned_memory_is_taken_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[tuple[int, bool]] = []
-    monkeypatch.setattr("lm.training.snapshot.memory", lambda *asked: taken.append(asked) or torch.empty(asked[0]))
+    monkeypatch.setattr(
+        "lm.training.checkpoint.snapshot.memory", lambda *asked: taken.append(asked) or torch.empty(asked[0])
+    )
     plain = new_run()
     Checkpoints(tmp_path).reserve(plain, 9)
     parallel = GPU(1)
@@ -92,8 +94,8 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, disk: float) -> None:
         self.now, self.disk, self.go_on = 1000.0, disk, threading.Event()
         self.go_on.set()
-        monkeypatch.setattr("lm.training.checkpoints.time", SimpleNamespace(monotonic=lambda: self.now))
-        monkeypatch.setattr("lm.training.checkpoints.write", self._write)
+        monkeypatch.setattr("lm.training.checkpoint.checkpoints.time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr("lm.training.checkpoint.checkpoints.write", self._write)
 
     def _write(self, path: Path, *what: object) -> None:
         self.go_on.wait()
@@ -157,7 +159,7 @@ def test_a_slow_disk_does_not_slow_training_down(tmp_path: Path, monkeypatch: py
         time.sleep(0.1)
         writes.append(time.monotonic())
 
-    monkeypatch.setattr("lm.training.checkpoints.write", slow)
+    monkeypatch.setattr("lm.training.checkpoint.checkpoints.write", slow)
     monkeypatch.setenv("TOKENMILL_CHECKPOINT_SECONDS", "1e-6")
     began = time.monotonic()
     fit(recipe(), Recorder(tmp_path), steps=40)

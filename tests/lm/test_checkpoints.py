@@ -22,13 +22,13 @@ from lm.averages import Last
 from lm.config import Config, methods_of
 from lm.optimizers import AdamW, Lamb, Muon
 from lm.training.average import RunningAverage
-from lm.training.checkpoint_file import Torn, read, write
-from lm.training.checkpoints import Checkpoints
+from lm.training.checkpoint.checkpoints import Checkpoints
+from lm.training.checkpoint.file import Torn, read, write
+from lm.training.checkpoint.snapshot import Snapshot
+from lm.training.checkpoint.state import Run, tensors_of
 from lm.training.execution import Execution
 from lm.training.guard import Guard
 from lm.training.parallel.exact import Exact
-from lm.training.snapshot import Snapshot
-from lm.training.state import Run, tensors_of
 from tests.lm.models import toy_model
 from tests.small_disk import small_disk
 
@@ -350,7 +350,7 @@ def test_a_limit_on_files_is_reported_too(tmp_path: Path, small_file: Path) -> N
 
 def test_a_version_of_the_format_that_is_not_ours_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as later:
-        later.setattr("lm.training.checkpoint_file.VERSION", "2")
+        later.setattr("lm.training.checkpoint.file.VERSION", "2")
         (path,) = saved(tmp_path, new_run(), 1)
     with pytest.raises(ValueError, match="version 2 of the checkpoint format; this code reads 1"):
         Checkpoints(tmp_path).load(new_run())

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.training.batch import Batch, backward
-from lm.training.conversations import places, token_logps
+from lm.training.data.conversations import places, token_logps
 from lm.training.parallel import fsdp
 from lm.training.precision import autocast
 from tests.lm.models import toy_model

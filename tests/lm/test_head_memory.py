@@ -10,12 +10,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from flows.forecast.dry_run import Live
+from flows.forecast.fake_gpu import on_gpu
 from kernels.linear_cross_entropy import cpu, linear_cross_entropy, linear_log_probabilities, triton
 from kernels.linear_divergence import linear_divergence
 from lm.config import Config, methods_of
-from lm.training.conversations import hidden_at, token_logps
-from lm.training.rehearsal import Live
-from lm.training.stand_ins import on_gpu
+from lm.training.data.conversations import hidden_at, token_logps
 from tasks.distill import divergences
 from tests.lm.models import toy_model
 

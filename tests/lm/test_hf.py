@@ -9,9 +9,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from lm.export import save_hf
-from lm.hf import grown, load_hf
-from lm.hf_config import from_theirs, to_theirs
+from lm.hugging_face.config import from_theirs, to_theirs
+from lm.hugging_face.export import save_hf
+from lm.hugging_face.load import grown, load_hf
 from lm.model import Decoder
 from lm.sampler import generate
 from tests.lm.models import toy_model, toy_tokenizer

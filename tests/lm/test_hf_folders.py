@@ -12,8 +12,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from lm.checkpoint import load_model, save_model
-from lm.export import save_hf
-from lm.hf import load_hf
+from lm.hugging_face.export import save_hf
+from lm.hugging_face.load import load_hf
 from tests.lm.models import toy_model, toy_tokenizer
 
 IDS = torch.tensor([[5, 9, 17, 30, 200]])

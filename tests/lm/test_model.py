@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from lm.hf import their_name
+from lm.hugging_face.load import their_name
 from lm.model import Cache, Decoder, ModelConfig
 from tests.lm.models import toy_model
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.config import ConfigError
-from lm.training.plan import Plan
+from lm.training.data.plan import Plan
 from tasks.pretrain.objectives import NextToken
 from tests.lm.models import toy_model
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from lm.training.sequence_losses import means
+from lm.training.data.sequence_losses import means
 
 
 def test_means_by_hand() -> None:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from flows.forecast.fake_gpu import on_gpu
 from kernels.newton_schulz import cpu, newton_schulz
-from lm.exchange import shared_out
+from lm.distributed import shared_out
 from lm.optimizers import Muon, orthogonal
 from lm.training.parallel.fsdp import FSDP
-from lm.training.stand_ins import on_gpu
 from tests.lm.models import toy_model
 from tests.lm.ranks import join
 from tests.lm.test_training import recipe

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.training.batch import Batch, Figures, backward, cut
-from lm.training.conversations import places, token_logps
+from lm.training.data.conversations import places, token_logps
 from lm.training.parallel import sums
 from lm.training.parallel.exact import Exact
 from tests.lm.models import toy_model

@@ -18,11 +18,11 @@ from lm.config import ConfigError, methods_of
 from lm.optimizers import AdamW
 from lm.schedules import Cosine
 from lm.training.batch import Batch
-from lm.training.conversations import Conversation, chosen, collate, places, token_logps
+from lm.training.data.conversations import Conversation, chosen, collate, places, token_logps
+from lm.training.data.plan import Plan
 from lm.training.flops import flops_per_token
 from lm.training.loop import train
 from lm.training.memory import bytes_kept
-from lm.training.plan import Plan
 from lm.training.recipe import Recipe
 from tasks.core.log import Log, Stopped
 from tests.lm.models import toy_model

@@ -16,13 +16,13 @@ from lm.averages import Last, Lawa
 from lm.config import methods_of
 from lm.optimizers import AdamW, ScheduleFree
 from lm.schedules import Infinite, Power, Wsd
-from lm.training.chain import Chain, Link, branching, milestones
-from lm.training.checkpoint_file import read
+from lm.training.checkpoint.file import read
+from lm.training.checkpoint.snapshot import Snapshot
 from lm.training.loop import train
 from lm.training.recipe import Recipe
-from lm.training.snapshot import Snapshot
-from lm.training.trunk_store import Place, TrunkStore, place_of
-from lm.training.trunks import Trunks
+from lm.training.trunks.chain import Chain, Link, branching, milestones
+from lm.training.trunks.store import Place, TrunkStore, place_of
+from lm.training.trunks.trunks import Trunks
 from tests.lm.models import toy_model
 from tests.lm.test_training import Recorder, batches
 

@@ -36,7 +36,9 @@ class Device(TorchDispatchMode):
             patch.setattr(torch, name, self._made(getattr(torch, name), waits=True))
         for module in ("snapshot", "digests"):
             patch.setattr(f"lm.training.{module}.on_gpu", lambda tensors: any(map(self.has, tensors)))
-        patch.setattr("lm.training.snapshot.memory", lambda size, pinned: torch.zeros(size, dtype=torch.uint8))
+        patch.setattr(
+            "lm.training.checkpoint.snapshot.memory", lambda size, pinned: torch.zeros(size, dtype=torch.uint8)
+        )
 
     def has(self, tensor: Tensor) -> bool:
         """Whether it is on the device."""

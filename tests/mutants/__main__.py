@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
-from flows.smoke import copy_project
+from flows.workspaces.smoke import copy_project
 from tests.mutants.mutant import Mutant, read_mutants
 
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+?::.+?)(?: - .*)?$", re.MULTILINE)

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tasks.core.graph import read_graph
+from tasks.runner.graph import read_graph
 from tests.mutants.mutant import KINDS, Mutant, read_mutants
 from tests.project import ROOT
 

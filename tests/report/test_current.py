@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.core.graph import read_graph
 from tasks.core.hashed import read_ignored
-from tasks.core.key import path_md5
 from tasks.report.read import read_facts, read_stages
+from tasks.runner.graph import read_graph
+from tasks.runner.key import path_md5
 from tests.report.tree import build
 
 METHOD = "tasks/dedup/methods/minhash.py"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lm.config import Config, methods_of
-from lm.training.conversations import places, token_logps
+from lm.training.data.conversations import places, token_logps
 from tasks.rl import losses
 from tasks.rl.losses import PolicyGradient, Reinforce
 from tasks.rl.losses.base import shares

@@ -15,7 +15,7 @@ from lm.optimizers import AdamW
 from lm.problems.example import Example, Score
 from lm.sampler import Completion
 from lm.schedules import Cosine
-from lm.training import conversations
+from lm.training.data import conversations
 from tasks.core.log import Log
 from tasks.core.process import Stopped
 from tasks.rl import advantages, losses

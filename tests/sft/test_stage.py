@@ -12,7 +12,7 @@ from lm.checkpoint import load_model, save_model
 from lm.optimizers import AdamW
 from lm.problems import Arithmetic
 from lm.schedules import Wsd
-from lm.training.conversations import chosen
+from lm.training.data.conversations import chosen
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.sft.stage import SftConfig, conversations_of, run

@@ -100,7 +100,7 @@ def test_killed_and_started_again_equals_whole(project: Path, made: str, workers
 @pytest.mark.parametrize("limit", [60_000, 200_000])
 def test_a_full_disk_is_an_error_and_leaves_nothing(project: Path, made: str, limit: int) -> None:
     """No file may grow beyond the limit: that of the encoded shards for the lower one, that of tokens.npy for the other."""
-    program = [sys.executable, "-m", "tasks.tokenize.stage"]
+    program = [sys.executable, "-m", "tasks.runner", "tokenize"]
     environment = {**os.environ, "TOKENMILL_TRACKING": "off", "TOKENMILL_SHARD_WORKERS": "1"}
     ended = subprocess.run(
         program,

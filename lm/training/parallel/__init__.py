@@ -3,7 +3,7 @@
 import os
 
 from lm.config import ConfigError
-from lm.exchange import ranks
+from lm.distributed import ranks
 from lm.training.parallel.base import Parallel
 from lm.training.parallel.exact import Exact
 from lm.training.recipe import Recipe

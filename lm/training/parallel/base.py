@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lm.exchange import ranks
+from lm.distributed import ranks
 from lm.model import Decoder
 from lm.optimizers.base import SCALARS, Optimizer
 from lm.training.batch import Batch, Figures

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lm.config import ConfigError
-from lm.exchange import rank, ranks
+from lm.distributed import rank, ranks
 from lm.model import Decoder
 from lm.optimizers.base import Optimizer
 from lm.training.batch import Batch, Figures, cut, equal_parts, number_on, rows_at_once

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lm.config import ConfigError
-from lm.exchange import rank, ranks
+from lm.distributed import rank, ranks
 from lm.model import Decoder
 from lm.optimizers.base import Optimizer
 from lm.training.batch import Batch, Figures, backward, cut

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from lm.exchange import mean_, ranks
+from lm.distributed import mean_, ranks
 from lm.model import Decoder
 from lm.optimizers.base import SCALARS, Optimizer, State
 from lm.optimizers.orthogonal import MuonOptimizer, orthogonalised

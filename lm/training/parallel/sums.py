@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from lm.exchange import ranks
+from lm.distributed import ranks
 from lm.training.batch import number_on
 from lm.training.parallel.tree import Tree, sum_over_ranks_
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lm.exchange import rank, ranks
+from lm.distributed import rank, ranks
 
 
 class Tree:

@@ -12,7 +12,7 @@ from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimiz
 from torch import Tensor
 
 from lm.config import ConfigError
-from lm.exchange import ranks
+from lm.distributed import ranks
 from lm.model import Decoder
 from lm.optimizers.base import SCALARS, Optimizer
 from lm.training.batch import Batch, Figures

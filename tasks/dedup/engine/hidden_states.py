@@ -30,7 +30,7 @@ class HiddenStates(Config):
         import torch
 
         from lm.checkpoint import device
-        from lm.hf import grown, load_hf
+        from lm.hugging_face.load import grown, load_hf
         from lm.tokenizer import Tokenizer
 
         try:

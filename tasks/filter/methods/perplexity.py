@@ -58,7 +58,7 @@ def read_checkpoint(folder: Path) -> tuple["Decoder", "Tokenizer", int]:
     """
     import torch
 
-    from lm.hf import load_hf, read_json
+    from lm.hugging_face.load import load_hf, read_json
     from lm.tokenizer import Tokenizer
 
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from lm.config import Config
-from lm.hf import grown, load_hf
+from lm.hugging_face.load import grown, load_hf
 from lm.model import Decoder, ModelConfig
 from lm.tokenizer import Tokenizer
 

@@ -1,0 +1,98 @@
+"""`make plan`: parameters, FLOP, peak memory and time of each training stage, before anything runs."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from flows.forecast.estimate import MACHINES, UTILIZATION, Forecast, Machine, advice
+from flows.forecast.forecasts import HERE, forecast_of, machine_of
+from flows.forecast.workload import Workload, workloads
+from flows.params.assignments import take_words
+from flows.params.compose import check, compose
+from tasks.core.config import ConfigError
+
+HEAD = ["stage", "parameters", "steps", "tokens", "FLOP", "peak memory", "a backward holds", "time", "fits"]
+
+
+def row_of(work: Workload, found: Forecast) -> list[str]:
+    """The cells of a stage."""
+    held = f"{found.positions:,} positions" if found.positions else "recomputed"
+    return [
+        work.stage, f"{found.parameters / 1e6:,.1f}M", f"{work.steps:,}", short(found.tokens), f"{found.flops:.2g}",
+        f"{found.bytes / 1e9:.2f} GB", held, duration(found.seconds), "yes" if found.fits else "NO",
+    ]  # fmt: skip
+
+
+def short(number: float) -> str:
+    """A count in three digits or so."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """In the unit that a person would use."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def table(rows: list[list[str]]) -> str:
+    """Aligned; the first column to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(c.ljust(w) if n == 0 else c.rjust(w) for n, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    )
+
+
+def in_all(found: list[Forecast]) -> str:
+    """The sum of the stages that train."""
+    seconds, flops = sum(one.seconds for one in found), sum(one.flops for one in found)
+    return f"in all {duration(seconds)} and {flops:.2g} FLOP, data stages and evaluation not counted"
+
+
+def assumptions(machine: Machine) -> str:
+    """What the figures rest on, and how far off they may be."""
+    share = UTILIZATION["gpu" if machine.gpu else "cpu"]
+    if machine.gpu:
+        return (
+            f"{machine.name}: {machine.memory / 1e9:.0f} GB, {machine.flops / 1e12:.0f} TFLOP/s in bf16, of which training "
+            f"is taken to reach {share:.0%}.\nMemory is that of the GPU's tensors, uncompiled. Neither it nor the time has "
+            "been compared with a run on a GPU."
+        )
+    return (
+        f"{machine.name}: {machine.memory / 1e9:.0f} GB, {machine.flops / 1e9:.0f} GFLOP/s in fp32, of which training is "
+        f"taken to reach {share:.0%}.\nMemory is that of the stage's process, uncompiled: within 5% in pretraining of 0.05 to "
+        "80 million weights.\nTime follows the load: it is told for a machine that stays as busy as it was in the half "
+        "second just now; rl and distill sample answers: within a factor of 2."
+    )
+
+
+def main() -> int:
+    """Exit code: 0 everything fits, 1 a stage does not, 2 a mistake in what was asked for."""
+    parser = argparse.ArgumentParser(prog="make plan", description=__doc__)
+    take_words(parser)
+    parser.add_argument("--machine", default=HERE, help=f"{', '.join(MACHINES)}; the one this runs on when absent")
+    asked, root = parser.parse_args(), Path.cwd()
+    try:
+        params = compose(root, asked.preset, asked.set)
+        check(root, params)
+        machine, works = machine_of(asked.machine), workloads(params)
+        found = [forecast_of(work, machine) for work in works]
+    except (ConfigError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(table([HEAD, *(row_of(work, one) for work, one in zip(works, found, strict=True))]))
+    print(in_all(found))
+    print(assumptions(machine))
+    short_of = [advice(work.stage, one, machine) for work, one in zip(works, found, strict=True) if not one.fits]
+    for line in short_of:
+        print(line, file=sys.stderr)
+    return 1 if short_of else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""A training step without its numbers: the operators of the real step on torch's fake tensors, which have shape, dtype and
+device but no memory. What would be allocated and let go is counted."""
+
+import weakref
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from flows.forecast import fake_gpu
+from lm.decoding import Rows
+from lm.model import Decoder
+from lm.sampler import LOOK_EVERY, capacity_of, prompts_at_once, whole_pieces
+from lm.training.average import RunningAverage
+from lm.training.batch import Batch, backward, equal_parts, rows_at_once
+from lm.training.memory import positions_at_once, positions_in
+from lm.training.parallel.exact import Exact
+from lm.training.recipe import Recipe
+
+# glibc gives a block of 32 MiB a mapping of its own, which goes when the block goes. Smaller ones share a heap with holes:
+# at 1.9 million weights and 4, 16 and 48 rows they took 1.20, 1.28 and 1.18 times their bytes, at 28 million 1.25;
+# 1.00 times with MALLOC_MMAP_THRESHOLD_=65536, which gives each a mapping.
+MAPPED, HOLES = 2**25, 1.23
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Answers that a model writes for every so many steps: up to so many new tokens each, so many rows at once, to so many
+    prompts of a length."""
+
+    model: Decoder
+    answers: int
+    rows: int
+    prompts: int
+    prompt: int
+    new_tokens: int
+    steps: int = 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a stage does in a step: the model it trains, what it samples first, if anything, and the batch."""
+
+    model: Decoder
+    batch: Batch
+    sampling: Sampling | None = None
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """positions: that a backward holds at once, 0 where activations are recomputed. Bytes at most: in the step, while
+    sampling, and of the state that a checkpoint copies."""
+
+    positions: int
+    step_bytes: float
+    sampling_bytes: float
+    state_bytes: float
+
+
+class Live(TorchDispatchMode):
+    """Bytes of the storages that operators made since it was entered and that are still held: now, and at most. holes: what a
+    block that shares a heap takes, by its bytes."""
+
+    def __init__(self, holes: float) -> None:
+        super().__init__()
+        self.now = self.peak = 0.0
+        self._holes = holes
+        self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and tensor.device.type != "meta":
+                self._count(tensor.untyped_storage())
+        return made
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        taken = size if size >= MAPPED else size * self._holes
+
+        def gone(_: Any) -> None:
+            del self._known[key]
+            self.now -= taken
+
+        self._known[key] = weakref.ref(storage, gone)
+        self.now += taken
+        self.peak = max(self.peak, self.now)
+
+    def since(self) -> float:
+        """The peak since this was last asked."""
+        peak, self.peak = self.peak, self.now
+        return peak
+
+
+class Valueless(TorchFunctionMode):
+    """What asks for values that fake tensors have not: a condition holds, and a mask keeps every row."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__bool__:
+            return True
+        if func is Tensor.__getitem__ and isinstance(args[1], Tensor) and args[1].dtype == torch.bool:
+            return args[0].flatten(0, args[1].ndim - 1).clone()
+        return func(*args, **(kwargs or {}))
+
+
+def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: int | None, on_gpu: bool) -> Rehearsed:
+    """A step in the middle of a run of `steps`: optimizer and average have their state, which is made from gradients of zero.
+
+    memory: bytes of the device, from which the positions follow; None: this machine decides, as its training would. Blocks
+    are traced as they run uncompiled, and of a batch two parts: from the second on, gradients are there before it. Differs
+    from the loop: nothing is logged, skipped or written.
+    """
+    fake, live = FakeTensorMode(allow_non_fake_inputs=True), Live(1.0 if on_gpu else HOLES)
+    low = recipe.precision == "bf16" or (on_gpu and recipe.precision == "auto")
+    cast = torch.autocast("cpu", torch.bfloat16, enabled=low)
+    # not made of the last weights alone, which are copied when all is done
+    averaged = any(recipe.average(step, steps) for step in range(steps - 1))
+    mean = RunningAverage(lambda step, total: float(averaged))
+    with ExitStack() as modes:
+        if on_gpu:
+            modes.enter_context(fake_gpu.on_gpu())
+        modes.enter_context(Valueless())
+        modes.enter_context(live)
+        with fake:
+            step = step_of()
+            step.model.train()
+            step.model.low_stream = recipe.stream == "bf16"
+            for weight in step.model.parameters():
+                weight.grad = torch.zeros_like(weight)
+        parallel = Exact(recipe.shards)
+        optimizer = parallel.distribute(step.model, recipe.optimizer)
+        optimizer.begin(0)
+        optimizer.step()  # outside the fake mode its counters are numbers
+        optimizer.zero_grad(set_to_none=True)
+        with fake, cast:
+            mean.after(0, steps, parallel.held())
+            positions = (
+                positions_in(memory, step.model, step.batch, parallel.bytes_a_weight)
+                if memory
+                else positions_at_once(parallel, step.batch, torch.device("cpu"))
+            )
+        step.model.recompute = positions == 0
+        parts = equal_parts(slice(0, step.batch.rows), rows_at_once(step.batch, positions))
+        largest = max(part.stop - part.start for part in parts)
+        batch = replace(step.batch, rows=min(step.batch.rows, 2 * largest))
+        live.since()
+        optimizer.begin(1)
+        with fake, cast:
+            if step.sampling:
+                sample(step.sampling)
+            sampled = live.since()
+            backward(batch, positions)
+        parallel.clip(recipe.clip)
+        parallel.step()
+        with fake:
+            mean.after(1, steps, parallel.held())
+        state = [*step.model.parameters(), *mean.mean.values()]
+        state += [value for slots in optimizer.state.values() for value in slots.values()]
+    # the gradients of a shard, and the sums that wait for it
+    tree = 4 * step.model.num_parameters() * recipe.shards.bit_length() if recipe.shards > 1 else 0
+    return Rehearsed(positions, live.peak + tree, sampled, float(sum(tensor.nbytes for tensor in state)))
+
+
+@torch.no_grad()
+def sample(sampling: Sampling) -> None:
+    """What lm.sampler.generate holds at most: its buffers, prompts being read, and then tokens being picked."""
+    model, context = sampling.model, sampling.model.config.context
+    gpu = model.embedding.weight.is_cuda
+    capacity = capacity_of(sampling.prompt, sampling.new_tokens, context, gpu)
+    rows = Rows(model, sampling.rows, capacity, LOOK_EVERY["cuda" if gpu else "cpu"], None)
+    together, every = prompts_at_once(sampling.rows), list(range(sampling.rows))
+    length, which = whole_pieces(sampling.prompt, context), [row % together for row in every]
+    rows.read([[0] * sampling.prompt] * together, length, every, which)
+    for _ in range(2):
+        rows.pick(0, 1.0, torch.zeros(sampling.rows, dtype=torch.float64))
+        rows.advance()

@@ -1,0 +1,94 @@
+"""The forecast of a training stage on a machine: parameters, FLOP, peak memory and time, before anything runs."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import torch
+
+from flows.forecast.dry_run import rehearse
+from flows.forecast.estimate import (
+    MACHINES,
+    PROCESS_BYTES,
+    TRACKER_BYTES,
+    Forecast,
+    Machine,
+    forecast,
+    machine_called,
+)
+from flows.forecast.workload import Workload
+from lm.training.loop import checkpoint_seconds
+from lm.training.memory import memory_bytes
+from tasks.core.config import ConfigError
+from tasks.core.process import use_threads
+
+SIDE = 2048  # of the square matrices, as in benchmarks/roofs.py
+HERE = "here"
+# The part of PROCESS_BYTES that was imports, where it was measured.
+IMPORTS_THERE = 409 * 2**20
+
+
+def this_machine() -> Machine:
+    """This machine, measured in half a second: the product of two matrices in fp32, and a copy of 256 MiB. With a GPU that
+    MACHINES lists it is that one, with as much memory as the device has."""
+    if torch.cuda.is_available():
+        device = torch.device("cuda")
+        name = torch.cuda.get_device_name(device)
+        if known := machine_called(name):
+            return replace(known, memory=memory_bytes(device))
+        raise ConfigError(f"MACHINE: the GPU {name} is not in the table: name one of {', '.join(MACHINES)}")
+    use_threads()
+    a, b, out = (torch.randn(SIDE, SIDE) for _ in range(3))
+    source, target = torch.ones(2**28, dtype=torch.uint8), torch.zeros(2**28, dtype=torch.uint8)
+    product, copy = best_of(lambda: torch.mm(a, b, out=out)), best_of(lambda: target.copy_(source))
+    memory = memory_bytes(torch.device("cpu"))
+    return Machine("this machine", False, memory, 2 * SIDE**3 / product, 2 * 2**28 / copy)
+
+
+def best_of(call: Callable[[], object], calls: int = 4) -> float:
+    """Seconds of the fastest call: what the machine can do when nobody else uses it."""
+    found = []
+    for _ in range(calls):
+        began = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - began)
+    return min(found)
+
+
+def machine_of(name: str) -> Machine:
+    """Raises ConfigError for a name that is not in the table."""
+    if name == HERE:
+        return this_machine()
+    if name not in MACHINES:
+        raise ConfigError(f"MACHINE: no machine {name!r} (allowed: {HERE}, {', '.join(MACHINES)})")
+    return MACHINES[name]
+
+
+@cache
+def imports_bytes() -> int:
+    """That a process has at most once it has imported what training needs, asked of one: pages of libraries count as they are
+    mapped, by which two copies of one environment on one machine were 98 MiB apart."""
+    code = (
+        "import tasks.pretrain.stage, torch; torch.optim.SGD([torch.ones(1, requires_grad=True)]); print(peak_memory())"
+    )
+    code = f"from tasks.core.process import peak_memory; {code}"
+    # sh starts it: ru_maxrss begins at what the parent had, which a fork hands down
+    command = ["/bin/sh", "-c", 'PYTHONPATH="$PWD" "$0" -c "$1"; exit $?', sys.executable, code]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def forecast_of(work: Workload, machine: Machine) -> Forecast:
+    """Of one stage on a machine."""
+    on_this = not machine.gpu
+    rehearsed = rehearse(work.step, work.recipe, work.steps, None if on_this else machine.memory, machine.gpu)
+    with torch.device("meta"):
+        step = work.step()
+    tracker = 0 if os.environ.get("TOKENMILL_TRACKING") == "off" else TRACKER_BYTES
+    process = (
+        PROCESS_BYTES - IMPORTS_THERE + (imports_bytes() if on_this else IMPORTS_THERE) + tracker + work.data_bytes
+    )
+    return forecast(step, work.steps, work.tokens, rehearsed, process, machine, checkpoint_seconds())

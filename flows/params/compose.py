@@ -1,0 +1,188 @@
+"""From a preset and overrides to params.yaml: the one place where parameters are composed, and checked."""
+
+import importlib
+import os
+import platform
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from flows.params.paths import path_mistakes
+from flows.params.text import edited
+from tasks.core.config import ConfigError, load, read_params, unknown_sections
+from tasks.core.libraries import SECTION, installed, libraries_in
+from tasks.core.yaml import YAMLError, dump_yaml, parse_yaml, read_yaml
+from tasks.report.words import ABSENT
+from tasks.runner.graph import read_graph
+from tasks.runner.names import flatten
+
+CURRENT = "current"
+BASE = "laptop"
+LISTED = 20  # values that a run says it has changed; a preset changes dozens
+
+
+def presets(root: Path) -> list[str]:
+    """The names of the presets, sorted."""
+    return sorted(path.stem for path in (root / "presets").glob("*.yaml"))
+
+
+def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The base with the values of the change. A mapping that names another method replaces the one before it whole, since
+    the other keys belong to the method; other mappings merge key by key."""
+    result = dict(base)
+    for key, value in change.items():
+        before = result.get(key)
+        if isinstance(value, dict) and isinstance(before, dict) and (before | value).get("name") == before.get("name"):
+            result[key] = merged(before, value)
+        else:
+            result[key] = value
+    return result
+
+
+def override(params: dict[str, Any], assignment: str) -> dict[str, Any]:
+    """The params with one value set, given as `rl.steps=50`; the value is YAML. Raises ConfigError naming SET."""
+    key, equals, text = assignment.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"SET: {assignment!r} must read section.key=value, as in rl.steps=50")
+    if parts[0] == SECTION:
+        raise ConfigError(f"SET: {key}: says what is installed; install another version instead")
+    if parts[0] not in params:
+        near = get_close_matches(parts[0], params, n=1, cutoff=0.5)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"SET: {key}: no section {parts[0]!r}{meant} (sections: {', '.join(params)})")
+    try:
+        change: Any = parse_yaml(text)
+    except YAMLError:
+        raise ConfigError(f"SET: {key}: {text!r} is no YAML value") from None
+    if isinstance(params, dict) and len(parts) > 1:
+        for part in reversed(parts[1:]):
+            change = {part: change}
+    return merged(params, {parts[0]: change})
+
+
+def compose(root: Path, preset: str, overrides: list[str]) -> dict[str, Any]:
+    """All parameters: those of the preset over the base, or of params.yaml as it is, with the overrides applied.
+
+    ingest.python follows the running Python where the standard library is a source, for its text is the version's, and the
+    section `libraries` what is installed of the libraries that a stage declares. Raises ConfigError.
+    """
+    if preset == CURRENT:
+        params = read_params(root / "params.yaml")
+    else:
+        known = presets(root)
+        if preset not in known:
+            near = get_close_matches(preset, known, n=1, cutoff=0.5)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"PRESET: no preset {preset!r}{meant} (presets/: {', '.join(known)})")
+        params = read_params(root / "presets" / f"{BASE}.yaml")
+        if preset != BASE:
+            change = read_params(root / "presets" / f"{preset}.yaml")
+            params = merged(for_sources_of(params, change), change)
+    for assignment in overrides:
+        params = override(params, assignment)
+    ingest = params.get("ingest")
+    if isinstance(ingest, dict) and isinstance(ingest.get("sources"), list):
+        ingest = {key: value for key, value in ingest.items() if key != "python"}
+        if any(isinstance(source, dict) and source.get("name") == "stdlib" for source in ingest["sources"]):
+            ingest["python"] = platform.python_version()
+        params = {**params, "ingest": ingest}
+    if names := libraries(root):
+        params = {**params, SECTION: {name: installed(name) for name in names}}
+    return params
+
+
+def for_sources_of(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The base for a preset: where that has a source which the base has not, rules of filter that the base keeps to some of
+    its own sources are for all, since which texts a rule is for is the corpus's matter."""
+    before, after = labels(base), labels(change)
+    rules = base.get("filter")
+    if not after - before or not isinstance(rules, dict):
+        return base
+    kept = {
+        slot: {key: value for key, value in rule.items() if key != "sources"} if isinstance(rule, dict) else rule
+        for slot, rule in rules.items()
+    }
+    return {**base, "filter": kept}
+
+
+def labels(params: dict[str, Any]) -> set[str]:
+    """What the sources of ingest are called, as far as that can be told of params that nobody has checked."""
+    ingest = params.get("ingest")
+    sources = ingest.get("sources") if isinstance(ingest, dict) else None
+    named = [source for source in sources if isinstance(source, dict)] if isinstance(sources, list) else []
+    return {str(source.get("label") or source.get("name")) for source in named}
+
+
+def libraries(root: Path) -> list[str]:
+    """Those that any stage of dvc.yaml declares, sorted."""
+    bodies = [body.get("do", body) for body in read_yaml(root / "dvc.yaml")["stages"].values()]
+    return sorted({name for body in bodies for name in libraries_in(body.get("params", []))})
+
+
+def check(root: Path, params: dict[str, Any]) -> None:
+    """Raises ConfigError with one line for every mistake in any section."""
+    names = list(dict.fromkeys(read_yaml(root / "dvc.yaml")["stages"]))
+    mistakes = unknown_sections(params, names) + path_mistakes(root, params)
+    for name in names:
+        module = importlib.import_module(f"tasks.{name}.stage")
+        try:
+            load(name, getattr(module, f"{name.capitalize()}Config"), params)
+        except ConfigError as error:
+            mistakes += str(error).splitlines()
+    if mistakes:
+        raise ConfigError("\n".join(dict.fromkeys(mistakes)))
+
+
+def write(root: Path, params: dict[str, Any]) -> list[str]:
+    """Write params.yaml, whole, if it would change. Returns a line for each value that did, as in
+    `params.yaml: quantize.method.group 16 -> 32`; beyond LISTED how many more; one line alone where there was no such file."""
+    path = root / "params.yaml"
+    if not path.exists():
+        text, said = dump_yaml(params), ["params.yaml: written"]
+    else:
+        before = read_params(path)
+        if before == params:
+            return []
+        text = edited(path.read_text(), params)
+        said = [f"params.yaml: {key} {was} -> {now}" for key, was, now in changes(before, params)]
+    unfinished = path.with_name(".params.yaml.unfinished")
+    unfinished.write_text(text)
+    os.replace(unfinished, path)
+    return said if len(said) <= LISTED + 1 else [*said[:LISTED], f"params.yaml: and {len(said) - LISTED} more values"]
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(key, was, now) of each parameter that differs, in the order of the new ones; ABSENT where there is none."""
+    old, new = (flatten(params) if params else {} for params in (before, after))
+    return [
+        (k, old.get(k, ABSENT), new.get(k, ABSENT)) for k in dict.fromkeys([*new, *old]) if old.get(k) != new.get(k)
+    ]
+
+
+def check_targets(root: Path, targets: list[str]) -> None:
+    """Raises ConfigError for a target that is no stage; `evaluate` stands for all of evaluate@..."""
+    addresses = list(read_graph(root))
+    names = [*addresses, *dict.fromkeys(a.partition("@")[0] for a in addresses if "@" in a)]
+    for target in targets:
+        if target not in names:
+            near = get_close_matches(target, names, n=1, cutoff=0.5)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"TARGETS: no stage {target!r}{meant} (stages: {', '.join(names)})")
+
+
+def main() -> int:
+    """What precedes a plain `dvc repro`: params.yaml says which versions run, else DVC would take those of before for these."""
+    root = Path.cwd()
+    try:
+        for line in write(root, compose(root, CURRENT, [])):
+            print(line, flush=True)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

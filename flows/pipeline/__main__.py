@@ -1,0 +1,108 @@
+"""`make pipeline`: composes and checks the parameters, and runs what is stale; with nothing stale it starts nothing."""
+
+import argparse
+import gc
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from flows.environment import environment
+from flows.params.assignments import take_words
+from flows.params.compose import check
+from flows.pipeline.prepare import Asked, hand_over, prepare
+from flows.pipeline.run_lock import one_run
+from flows.preflight.start import preflight
+from flows.servers.prefect_and_mlflow import ServerError
+from flows.servers.running import running_server, server_answers
+from flows.servers.temporary import temporary_server
+from flows.stage.process import INTERRUPTED
+from tasks.core.config import ConfigError
+from tasks.core.process import no_collection
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make pipeline", description=__doc__)
+    take_words(parser)
+    parser.add_argument("--force", action="store_true", help="run the stages even when nothing has changed")
+    return parser.parse_args()
+
+
+def choose_server() -> None:
+    """Leave PREFECT_API_URL when its server answers; else take that of the `make ui` that runs in this checkout, if one does;
+    else none, and this process begins one of its own."""
+    url = os.environ.get("PREFECT_API_URL")
+    if url and not server_answers(url):
+        print(f"warning: no Prefect server answers at PREFECT_API_URL={url}; using another", file=sys.stderr)
+        del os.environ["PREFECT_API_URL"]
+    if "PREFECT_API_URL" not in os.environ:
+        found = running_server()
+        if found and server_answers(found["PREFECT_API_URL"]):
+            os.environ.update(found)
+            print(
+                f"shown at {found['PREFECT_API_URL'].removesuffix('/api')}, by the `make ui` that runs here", flush=True
+            )
+
+
+def main() -> int:
+    """Exit code: 0 done, 1 a stage failed, 2 a mistake in what was asked for."""
+    asked, root = arguments(), Path.cwd()
+    os.environ.update(environment(root))
+    os.environ["TOKENMILL_ROOT"] = str(root)
+    with one_run(root):
+        code = run(root, asked)
+    gc.freeze()  # else Python walks all of Prefect and mlflow before it ends, which takes it 1.6 s
+    return code
+
+
+def run(root: Path, asked: argparse.Namespace) -> int:
+    """The exit code, as of main."""
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        print(line, flush=True)
+
+    try:
+        prepared = prepare(root, Asked(asked.preset, asked.set, asked.targets, asked.force), check, say)
+        plan, todo = prepared.plan, prepared.todo
+        if not todo:
+            print(
+                f"nothing to do: all {len(plan)} stages are up to date (report: {root / 'data' / 'report' / 'index.html'})"
+            )
+            return 0
+        choose_server()
+        # It takes 4 s of a core, while preflight is at work.
+        temporary = None if "PREFECT_API_URL" in os.environ else temporary_server()
+        preflight(root, prepared.params, todo, lambda line: say(f"{'preflight':>18} | {line}"))
+    except (ConfigError, ServerError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    for stage in todo:
+        print(f"{stage.address:>18} | {stage.reason or 'follows what comes before it'}", flush=True)
+    if temporary:
+        try:
+            os.environ.update(temporary.wait())
+        except ServerError as error:
+            print(error, file=sys.stderr)
+            return 1
+    with no_collection():  # Prefect takes seconds to import, and nothing of it is needed above
+        from prefect.exceptions import CancelledRun
+
+        from flows.pipeline.flow import pipeline
+
+    hand_over(replace(prepared, said=said))
+    try:
+        ran = pipeline(preset=asked.preset, targets=asked.targets, force=asked.force, overrides=asked.set)
+    except (RuntimeError, ConfigError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (CancelledRun, KeyboardInterrupt) as error:
+        print(str(error) or "stopped; run again to go on", file=sys.stderr)
+        return INTERRUPTED
+    print(f"ran: {', '.join(map(str, ran)) or 'nothing'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""How far two outputs of a stage are apart that are not the same bytes: within what another machine may do, or beyond.
+
+What is judged, by kind of file: tensors (.safetensors, .npy of floats) by the L2 norm of their difference relative to that of
+the first; curves, metrics and columns of floats value by value, relative or absolute; all else (texts, ids, tokens, the plan,
+configurations) must be equal. Digests and samples of text are records of the rest, and are not judged.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from flows.replay.first_difference import differing, files_in
+
+RELATIVE, ABSOLUTE = 1e-2, 1e-3
+NOT_JUDGED = ("digests.jsonl", "samples.jsonl")
+# A name, and how far it is apart in units of what is allowed; None: it has to be equal, and is not.
+Distance = tuple[str, float | None]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """worst: the largest distance in units of what is allowed, None where something differs that must not; where: its name."""
+
+    worst: float | None
+    where: str
+
+    @property
+    def within(self) -> bool:
+        return self.worst is not None and self.worst <= 1
+
+    def __str__(self) -> str:
+        if self.worst is None:
+            return f"diverged: {self.where} must be equal, and is not"
+        if self.within:
+            return f"within tolerance: {self.where} at {self.worst:.2g} of what is allowed"
+        times = f"{self.worst:.2g}" if self.worst < 10 else f"{self.worst:,.0f}"
+        return f"diverged: {self.where} differs {times} times as much as is allowed"
+
+
+def judge(left: Path, right: Path) -> Judged:
+    """Of two folders, or files, that are not the same bytes."""
+    one, other = files_in(left), files_in(right)
+    found: list[Distance] = []
+    for name in differing(left, right):
+        if Path(name).name in NOT_JUDGED:
+            continue
+        if name not in one or name not in other:
+            return Judged(None, name)
+        found += [(f"{name} {part}".strip(), far) for part, far in distances(one[name], other[name])]
+    return worst(found)
+
+
+def worst(found: list[Distance]) -> Judged:
+    """The one that is furthest apart."""
+    unequal = [name for name, far in found if far is None]
+    if unequal:
+        return Judged(None, unequal[0])
+    where, far = max(found, key=lambda distance: distance[1] or 0.0, default=("nothing that is judged", 0.0))
+    return Judged(far, where)
+
+
+def distances(left: Path, right: Path) -> Iterator[Distance]:
+    """Of the parts of two files; a kind that is not known has one part, which is not equal."""
+    try:
+        if left.suffix == ".safetensors":
+            yield from of_dictionaries(load_file(left), load_file(right))
+        elif left.suffix == ".npy":
+            yield "", of_arrays(np.load(left, mmap_mode="r"), np.load(right, mmap_mode="r"))
+        elif left.suffix == ".parquet":
+            one, other = (pq.read_table(path, partitioning=None) for path in (left, right))
+            yield from of_dictionaries(columns_of(one), columns_of(other))
+        elif left.name == "curves.jsonl":
+            yield from of_dictionaries(curves_of(left), curves_of(right))
+        elif left.parent.name == "metrics":
+            metrics = ({k: np.array([v]) for k, v in json.loads(path.read_text()).items()} for path in (left, right))
+            yield from of_dictionaries(*metrics)
+        else:
+            yield "", None
+    except (pa.ArrowException, SafetensorError, ValueError, OSError):
+        yield "", None
+
+
+def of_dictionaries(one: dict[str, Any], other: dict[str, Any]) -> Iterator[Distance]:
+    """Of what has the same names."""
+    for name in sorted({*one, *other}):
+        if name not in one or name not in other:
+            yield name, None
+        elif isinstance(one[name], torch.Tensor):
+            yield name, of_tensors(one[name], other[name])
+        else:
+            yield name, of_series(one[name], other[name])
+
+
+def of_tensors(one: torch.Tensor, other: torch.Tensor) -> float | None:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return None
+    if not one.is_floating_point():
+        return 0.0 if torch.equal(one, other) else None
+    return of_arrays(one.double().numpy(), other.double().numpy())
+
+
+def of_arrays(one: np.ndarray, other: np.ndarray) -> float | None:
+    """||a - b|| / ||a||, in units of RELATIVE."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return None
+    if one.dtype.kind != "f":
+        return 0.0 if np.array_equal(one, other) else None
+    apart = np.linalg.norm((np.asarray(one, np.float64) - np.asarray(other, np.float64)).ravel())
+    scale = np.linalg.norm(np.asarray(one, np.float64).ravel())
+    return float(apart / (RELATIVE * scale)) if scale else (0.0 if not apart else None)
+
+
+def of_series(one: np.ndarray, other: np.ndarray) -> float | None:
+    """The largest |a - b| / max(ABSOLUTE, RELATIVE |a|); of values that are no numbers, whether they are equal."""
+    if len(one) != len(other):
+        return None
+    if one.dtype.kind not in "fiu" or other.dtype.kind not in "fiu":
+        return 0.0 if one.tolist() == other.tolist() else None
+    if one.dtype.kind != "f" and other.dtype.kind != "f":
+        return 0.0 if np.array_equal(one, other) else None
+    allowed = np.maximum(ABSOLUTE, RELATIVE * np.abs(one))
+    return float(np.max(np.abs(one - other) / allowed, initial=0.0))
+
+
+def columns_of(table: pa.Table) -> dict[str, np.ndarray]:
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def curves_of(path: Path) -> dict[str, np.ndarray]:
+    """Each curve, over the steps that have it."""
+    found: dict[str, list[float]] = {}
+    for line in map(json.loads, path.read_text().splitlines()):
+        for name, value in line.items():
+            found.setdefault(name, []).append(float(value))
+    return {name: np.array(values) for name, values in found.items()}

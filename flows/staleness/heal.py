@@ -1,0 +1,67 @@
+"""A dvc.lock that a kill or a full disk has cut off, since DVC rewrites it in place, is made readable again; and what it says
+of a stage that read something else is taken out."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from flows.staleness.false_entries import take_out
+from tasks.core.config import ConfigError
+from tasks.core.yaml import YAMLError, parse_yaml
+
+STAGE = re.compile(r"^  \S", re.MULTILINE)
+DIGEST = re.compile(r"[0-9a-f]{32}(\.dir)?")
+CONFLICT = "<<<<<<< "
+
+
+def heal_lock(root: Path) -> str:
+    """Have a dvc.lock that is whole and true. Returns what was done, a sentence a line, "" where it was so.
+
+    Raises ConfigError for a merge conflict, which is not ours to decide.
+    """
+    return "\n".join(filter(None, [cut_back(root), *take_out(root)]))
+
+
+def cut_back(root: Path) -> str:
+    """Cut dvc.lock back to the stages that are whole in it. Returns what was done in a sentence, "" where it was whole.
+
+    No work is lost: DVC's run cache has the entry of every stage that ran here, and brings its output back.
+    Raises ConfigError for a merge conflict, which is not ours to decide.
+    """
+    path = root / "dvc.lock"
+    if not path.exists():
+        return ""
+    text = path.read_text(errors="replace")
+    if any(line.startswith(CONFLICT) for line in text.splitlines()):
+        raise ConfigError("dvc.lock: has a merge conflict; take one side whole (git checkout --ours dvc.lock)")
+    if is_whole(text):
+        return ""
+    starts = [found.start() for found in STAGE.finditer(text)]
+    kept = next((text[:start] for start in reversed(starts) if is_whole(text[:start])), None)
+    if kept is None:
+        path.unlink()
+        return "dvc.lock: not one stage in it could be read, so it was removed; DVC's cache has what ran here"
+    unfinished = path.with_name(".dvc.lock.unfinished")
+    unfinished.write_text(kept)
+    os.replace(unfinished, path)
+    left = len(parse_yaml(kept)["stages"])
+    return f"dvc.lock: was cut off; the {left} stages before that are kept, DVC's cache has the others"
+
+
+def is_whole(text: str) -> bool:
+    """Whether it is YAML in which every stage has its command and the digest of every output."""
+    try:
+        stages = parse_yaml(text)["stages"]
+        return bool(stages) and all(entry["cmd"] and _has_digests(entry["outs"]) for entry in stages.values())
+    except (YAMLError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _has_digests(outs: list[dict[str, str]]) -> bool:
+    return bool(outs) and all(DIGEST.fullmatch(str(out["md5"])) for out in outs)
+
+
+if __name__ == "__main__":
+    if healed := heal_lock(Path.cwd()):
+        print(healed, file=sys.stderr)

@@ -1,0 +1,130 @@
+"""A model in the format of Hugging Face: `make export MODEL=data/rl TO=folder`.
+
+AutoModelForCausalLM and AutoTokenizer open such a folder.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lm.checkpoint import load_model
+from lm.hugging_face.config import to_theirs
+from lm.hugging_face.load import their_name
+from lm.model import Decoder
+from lm.tokenizer import SPECIALS, Tokenizer
+
+# What transformers writes itself (its save_pretrained).
+SHARD_BYTES = 5_000_000_000
+# One turn: what Tokenizer.chat says, and an answer ended by the end token.
+TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}<|user|>{{ message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|end|>"
+    "{% else %}{{ raise_exception('this model knows the roles user and assistant, not ' + message['role']) }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+# Files by which an earlier export, or somebody's model, would be taken for this one, in whole or in part.
+STALE = (
+    "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin*", "adapter_*",
+    "chat_template.*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model",
+)  # fmt: skip
+
+
+def save_shards(weights: dict[str, Tensor], folder: Path, limit: int) -> None:
+    """model.safetensors, or shards of at most `limit` bytes (a larger tensor has one for itself) with their index."""
+    shards: list[dict[str, Tensor]] = [{}]
+    for name, weight in weights.items():
+        if shards[-1] and sum(w.nbytes for w in shards[-1].values()) + weight.nbytes > limit:
+            shards.append({})
+        shards[-1][name] = weight
+    if len(shards) == 1:
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        return
+    places: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        save_file(shard, folder / file, {"format": "pt"})
+        places |= dict.fromkeys(shard, file)
+    total = sum(weight.nbytes for weight in weights.values())
+    write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places})
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def cast(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight in another type. Raises ValueError where that is too small for an entry."""
+    found = weight.detach().to("cpu", dtype).contiguous()
+    if not torch.equal(found.isfinite(), weight.cpu().isfinite()):
+        largest, end = weight.abs().max().item(), torch.finfo(dtype).max
+        kind = str(dtype).removeprefix("torch.")
+        raise ValueError(f"{name} has an entry of {largest:.6g}, and {kind} ends at {end:.6g}: take --dtype float32")
+    return found
+
+
+def save_hf(
+    model: Decoder, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype, shard_bytes: int = SHARD_BYTES
+) -> None:
+    """A folder that AutoModelForCausalLM and AutoTokenizer open: answers end at the end token, and the chat template says
+    what Tokenizer.chat says. A text that spells a special token is read as that token there, as text here. Files of another
+    export that would be read with it, or instead of it, are removed.
+
+    Raises ValueError, with nothing written, when no family of theirs has what the model uses, or the dtype is too small.
+    """
+    described = to_theirs(model.config)
+    weights = {their_name(n): cast(their_name(n), w, dtype) for n, w in model.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in [path for pattern in STALE for path in folder.glob(pattern) if path.is_file()]:
+        path.unlink()
+    save_shards(weights, folder, shard_bytes)
+    ends = {
+        "eos_token_id": [tokenizer.end_id, tokenizer.eos_id],
+        "pad_token_id": tokenizer.pad_id,
+        "bos_token_id": tokenizer.before[0] if tokenizer.before else None,
+    }
+    write_json(folder / "config.json", {**described, **ends, "dtype": str(dtype).removeprefix("torch.")})
+    write_json(folder / "generation_config.json", {**ends, "do_sample": False, "max_length": model.config.context})
+    tokenizer.save(folder)
+    _, pad, *_, end = SPECIALS
+    tokens = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **({"bos_token": tokenizer.token(tokenizer.before[0])} if tokenizer.before else {}),
+        "eos_token": end,
+        "pad_token": pad,
+        "padding_side": "left",  # generation goes on from the right
+        "additional_special_tokens": SPECIALS,
+        "model_max_length": model.config.context,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": TEMPLATE,
+    }
+    write_json(folder / "tokenizer_config.json", tokens)
+
+
+def main() -> int:
+    """The exit code: 2 for a folder that cannot be read or written."""
+    parser = argparse.ArgumentParser(prog="make export", description=__doc__)
+    parser.add_argument(
+        "model", type=Path, help="a model folder, such as data/rl; a quantized one comes out dequantized"
+    )
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    given = parser.parse_args()
+    try:
+        save_hf(*load_model(given.model), given.target, getattr(torch, given.dtype))
+    except (ValueError, OSError) as error:
+        print(f"make export: {error}", file=sys.stderr)
+        return 2
+    print(f"{given.target}: {sum(path.stat().st_size for path in given.target.iterdir()) / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""`make audit STAGE=filter`: one stage run by its command and audited."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+
+from tasks.audit.traces import RECORDS
+from tasks.runner.auditing import ASKED
+from tasks.runner.graph import read_graph
+
+
+def main() -> int:
+    """Run one stage, audited, by its command; its output is put in place as ever. The exit code is the stage's."""
+    address, graph = sys.argv[1], read_graph()
+    if address not in graph:
+        print(f"STAGE: no stage {address!r} (stages: {', '.join(graph)})", file=sys.stderr)
+        return 2
+    entry = graph[address]
+    command = [sys.executable, *shlex.split(entry.cmd)[1:]]
+    surroundings = {**os.environ, ASKED: "1", "TOKENMILL_TRACKING": "off"}
+    surroundings.pop("TOKENMILL_RUNNER", None)
+    code = subprocess.run(command, env=surroundings, check=False).returncode
+    if not code:
+        record = json.loads((RECORDS / f"{address}.json").read_text())
+        counts = ", ".join(f"{len(paths)} {kind}" for kind, paths in record["files"].items())
+        print(f"{address}: all inside its key: files {counts}; sections {', '.join(record['params'])}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""What a run has to do for tasks/audit, which it calls by name and only when TOKENMILL_AUDIT=1 asks for an audit."""
+
+import importlib
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from tasks.runner.graph import Entry
+
+ASKED = "TOKENMILL_AUDIT"
+
+
+class Sections(dict[str, Any]):
+    """Params that remember which of their sections were looked at."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        super().__init__(params)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.read.add(name)
+        return super().get(name, default)
+
+
+def audited(entry: Entry, sections: Sections) -> AbstractContextManager[None]:
+    """Around the work of a stage: an audit of it where one is asked for, else nothing."""
+    if os.environ.get(ASKED) != "1":
+        return nullcontext()
+    return importlib.import_module("tasks.audit.audited").audited(entry, sections)
+
+
+def join_audit() -> None:
+    """Have a further process of an audited stage write down what it touches, too."""
+    if "TOKENMILL_AUDIT_TRACES" in os.environ:
+        importlib.import_module("tasks.audit.traces").join_audit()

@@ -1,0 +1,38 @@
+"""git, asked where it is: a project may have come as an archive or an image's layer, and a machine may have no git at all."""
+
+import subprocess
+from pathlib import Path
+
+UNKNOWN = "unknown"
+# What the pipeline itself writes into the tree while it runs.
+OUR_WRITES = (":!data/metrics", ":!dvc.lock")
+
+
+def ask(root: Path, *arguments: str, binary: bool = False) -> subprocess.CompletedProcess:
+    """As subprocess.run has it, text unless `binary`; a machine without git answers with code 127 and a line that says so."""
+    try:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=not binary, check=False)
+    except FileNotFoundError:
+        said = "git is not installed"
+        out, error = (b"", said.encode()) if binary else ("", said)
+        return subprocess.CompletedProcess(["git", *arguments], 127, out, error)
+
+
+def revision(root: Path) -> str:
+    """The commit that is checked out, or UNKNOWN."""
+    done = ask(root, "rev-parse", "HEAD")  # in a repository without a commit it prints HEAD and fails
+    return UNKNOWN if done.returncode else done.stdout.strip()
+
+
+def is_dirty(root: Path) -> str:
+    """Whether the tree differs from its revision, what a run writes aside: true or false, UNKNOWN where git cannot tell."""
+    done = ask(root, "status", "--porcelain", "--", ".", *OUR_WRITES)
+    return UNKNOWN if done.returncode else str(bool(done.stdout.strip())).lower()
+
+
+def git(root: Path, *arguments: str) -> str:
+    """What git prints. Raises ValueError with its complaint."""
+    done = ask(root, *arguments)
+    if done.returncode:
+        raise ValueError(f"git {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout.strip()

@@ -1,0 +1,82 @@
+"""What a run took (seconds, memory, tokens a second) and what made it, kept by the stage key of the bytes that it left.
+
+data/timings/<stage>.json and <stage>.record.json are of what lies in data/<stage>. DVC may bring other bytes of that stage back
+from its cache, so data/timings/by_key/ keeps both for every key that ran here.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tasks.core.files import write_json
+
+FOLDER = Path("data") / "timings"
+STORE = FOLDER / "by_key"
+
+
+def paths(address: str) -> tuple[Path, Path]:
+    """Where the figures of the run and its record are, seen from the project."""
+    return FOLDER / f"{address}.json", FOLDER / f"{address}.record.json"
+
+
+def write(root: Path, address: str, facts: dict[str, float], record: dict[str, Any]) -> None:
+    """Leave both for what lies in data/<stage>, and keep them under the record's key. The record comes first: a kill in between
+    leaves a key that is not the lock's, so that nobody takes the old figures for the new run's."""
+    _keep(root, address, facts, record)
+    _put(root, address, facts, record)
+
+
+def keep(root: Path, address: str) -> None:
+    """Keep under its key what another machine's run left here."""
+    facts, record = (_read(root / path) for path in paths(address))
+    if record.get("key"):
+        _keep(root, address, facts, record)
+
+
+def settle(root: Path, address: str, key: str) -> None:
+    """Have in place what belongs to this key; nothing where no run here had it."""
+    facts, record = (root / path for path in paths(address))
+    if _read(record).get("key") == key and facts.exists():
+        return
+    if kept := _read(_kept(root, address, key)):
+        _put(root, address, kept["facts"], kept["record"])
+    else:
+        facts.unlink(missing_ok=True)
+        record.unlink(missing_ok=True)
+
+
+def facts_of(root: Path, address: str, key: str) -> dict[str, float]:
+    """What the run took that made the bytes of this key; empty where none is known."""
+    facts, record = paths(address)
+    in_place = _read(root / record).get("key") == key
+    return _read(root / facts) if in_place else _read(_kept(root, address, key)).get("facts", {})
+
+
+def record_of(root: Path, address: str, key: str) -> dict[str, Any]:
+    """The record of the run that made the bytes of this key; empty where none is known."""
+    in_place = _read(root / paths(address)[1])
+    return in_place if in_place.get("key") == key else _read(_kept(root, address, key)).get("record", {})
+
+
+def _put(root: Path, address: str, facts: dict[str, float], record: dict[str, Any]) -> None:
+    facts_path, record_path = paths(address)
+    write_json(root / record_path, record)
+    write_json(root / facts_path, facts)
+
+
+def _keep(root: Path, address: str, facts: dict[str, float], record: dict[str, Any]) -> None:
+    both: dict[str, Any] = {"facts": facts, "record": record}
+    write_json(_kept(root, address, record["key"]), both)
+
+
+def _kept(root: Path, address: str, key: str) -> Path:
+    return root / STORE / address / f"{key}.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none, or one that was cut off or spoiled: facts of a run are no reason to fail."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
