@@ -1,5 +1,6 @@
-"""What a file is to a stage: a dependency, its output, scratch, code, a library's, the system's, or outside its key."""
+"""What a file is to a stage: a dependency, its output, scratch, the runner's, a library's, the system's, or outside its key."""
 
+import ast
 import os
 import sys
 import sysconfig
@@ -14,6 +15,7 @@ from tasks.runner.own import cache_folder
 # The folder that holds our packages; in a project whose code is linked it is another than the project.
 CODE_ROOT = Path(__file__).resolve().parent.parent.parent
 CODE = ("tasks", "lm", "kernels")
+RUNNER = (("tasks", "runner"), ("tasks", "audit"))  # starts, records and watches a stage, and decides none of its bytes
 SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/lib64", "/bin", "/sbin", "/run", "/var/lib")
 UNWATCHED = {*CODE, "flows", "tests", "benchmarks", "__pycache__", "store"}
 
@@ -47,6 +49,8 @@ class Places:
             return "scratch", inside.as_posix()
         if inside == Path(PATTERNS):  # says what of a dependency is hashed, so a change of it is one of that digest
             return "dependency", PATTERNS
+        if parts[:2] in RUNNER and not listed:
+            return "runner", inside.as_posix()
         for kind, places in (("dependency", self._entry.deps), ("output", self._entry.outs)):
             if any(inside.is_relative_to(place) for place in places):
                 return kind, inside.as_posix()
@@ -68,10 +72,10 @@ class Places:
         return "system" if any(path.is_relative_to(place) for place in self._shared) and not ours else "outside"
 
     def _unchosen(self, path: Path) -> bool:
-        """Whether it is an empty __init__, or a room's __init__, which lists methods, or a method that this imports and that
+        """Whether it is an __init__ without code, or that of a room, which lists methods, or a method that this imports and
         params do not choose. A room is where a file is a dependency and the __init__ that imports all is not."""
         first = CODE_ROOT / path.parent / "__init__.py"
-        lists = first.exists() and bool(first.read_text().strip())
+        lists = first.exists() and any(not isinstance(node, ast.Expr) for node in ast.parse(first.read_text()).body)
         is_room = lists and any(Path(dep).parent == path.parent for dep in self._entry.deps)
         return is_room or (path.name == "__init__.py" and not lists)
 

@@ -22,12 +22,11 @@ from tasks.runner.locks import takes_a_slot
 # A stage as far as its device: it says what CUDA would find, and ends when it is told to.
 STAGE = """
 import os, sys
-from tasks.core import process
-from tasks.runner import devices
+from tasks.runner import devices, locks
 from tasks.runner.graph import Entry
 devices.present = lambda: int(sys.argv[2])
 entry = Entry(sys.argv[1], "", [], [], [], {"gpus": int(sys.argv[3])})
-with process.slot(entry.meta), devices.device_locks(entry):
+with locks.slot(entry.meta), devices.device_locks(entry):
     print("works with", os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
     sys.stdin.read()
 """
