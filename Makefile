@@ -95,7 +95,7 @@ gpu-wheels: $(READY)  ## what the check needs on a bare machine with torch, as w
 	@python -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest .scratch/wheels $$(grep -E '^(pydantic|pydantic_core|annotated-types|typing-inspection|ruamel.yaml)==' constraints.txt)
 
 chaos: $(READY)  ## break everything at some instant, sixty ways, and see that the next run is right
-	@TOKENMILL_CHAOS=all python -m pytest -q -n $(JOBS) tests/chaos
+	@TOKENMILL_CHAOS=all python -m pytest -q -n $(JOBS) tests/system/chaos
 
 mutants: $(READY)  ## plant bugs, some hundred and fifty, and see that each room's own tests catch them: ROOM=evaluate SHARE=3/10
 	@python -m tests.mutants $(call arg,ROOM,room) $(call arg,SHARE,share) --jobs $(JOBS)
