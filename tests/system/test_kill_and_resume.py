@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import PATIENCE
 from tests.project import TINY, digest, make_project, run_stage, start_stage
 
 BEFORE = ["ingest", "dedup", "filter", "tokenize", "curriculum", "pretrain", "sft", "rl"]
@@ -31,7 +32,7 @@ def curve_points(project: Path, stage: str) -> int:
 def kill_at(project: Path, stage: str, step: int) -> None:
     """Start the stage, checkpointing after every step, and SIGKILL it once it has logged `step` points."""
     process = start_stage(project, stage, TOKENMILL_CHECKPOINT_SECONDS="0")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while curve_points(project, stage) < step:
         assert process.poll() is None, f"{stage} ended before step {step}: {process.stdout.read()}"
         assert time.monotonic() < deadline

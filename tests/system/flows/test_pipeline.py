@@ -16,6 +16,7 @@ import yaml
 from flows.environment import environment
 from flows.staleness.compare import differences, read_lock
 from flows.staleness.plan import make_plan, may_run
+from tests.processes import PATIENCE
 from tests.project import ROOT
 
 STAGES = {
@@ -89,7 +90,7 @@ def server(tmp_path_factory: pytest.TempPathFactory):
     from prefect.testing.utilities import prefect_test_harness
 
     os.environ["DO_NOT_TRACK"] = "true"
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=int(PATIENCE)):
         yield {"PREFECT_API_URL": PREFECT_API_URL.value(), "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
 
 
@@ -159,7 +160,7 @@ def newest_run(server: dict[str, str]) -> dict[str, Any]:
 def ask(server: dict[str, str], kind: str, what: dict[str, Any]) -> list[dict[str, Any]]:
     body = json.dumps(what).encode()
     request = Request(f"{server['PREFECT_API_URL']}/{kind}/filter", body, {"Content-Type": "application/json"})
-    with urlopen(request, timeout=60) as answer:
+    with urlopen(request, timeout=PATIENCE) as answer:
         return json.load(answer)
 
 

@@ -24,6 +24,7 @@ from tasks.core.parts import Facts, Work, make_parts
 from tasks.core.tables import shard, write_table
 from tasks.filter.stage import FilterConfig
 from tasks.filter.stage import run as run_filter
+from tests.processes import PATIENCE
 from tests.project import ROOT, TINY, digest, make_project, run_stage
 
 
@@ -173,7 +174,7 @@ def test_nothing_outlives_a_killed_stage(tmp_path: Path, dask: dict[str, str]) -
     assert len(children) >= 2
     process.kill()
     process.wait()
-    gone, alive = psutil.wait_procs(children, timeout=30)
+    gone, alive = psutil.wait_procs(children, timeout=PATIENCE)
     assert alive == []
 
 
