@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.imports import file_of, imports_of
-from tests.project import ROOT
+from tests.imports import ROOT, file_of, imports_of
 
 MEETS_ANY = re.compile(r"\bROOT\b|\bsys\.executable\b|\b(run_stage|start_stage|started|make_project)\b")
 # They hold these words for others.

@@ -21,7 +21,22 @@ PLAIN = (
 TRAINING = (*PLAIN, "safetensors.torch", "tokenizers", "torch._inductor", "torch.distributed")
 # An interpreter or a library reads these once, so a fork would have the server's.
 READ_AT_THE_START = (
-    *("ARROW_", "GOMP_", "KMP_", "LD_", "MALLOC_", "MKL_", "NUMBA_", "NUMEXPR_", "OMP_", "OPENBLAS_", "PYTHON"),
+    *(
+        "ARROW_",
+        "ATEN_",
+        "DNNL_",
+        "GOMP_",
+        "KMP_",
+        "LD_",
+        "MALLOC_",
+        "MKL_",
+        "NUMBA_",
+        "NUMEXPR_",
+        "OMP_",
+        "ONEDNN_",
+        "OPENBLAS_",
+        "PYTHON",
+    ),
     *("TORCH", "TRITON_"),
 )
 

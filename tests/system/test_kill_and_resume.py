@@ -8,19 +8,16 @@ from pathlib import Path
 import pytest
 
 from tests.processes import PATIENCE
-from tests.project import TINY, digest, make_project, run_stage, start_stage
+from tests.project import digest, run_stage, start_stage
+from tests.tiny import Tiny
 
-BEFORE = ["ingest", "dedup", "filter", "tokenize", "curriculum", "pretrain", "sft", "rl"]
 KILLED = ["pretrain", "sft", "rl", "distill"]
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with every stage before distill made."""
-    folder = make_project(tmp_path_factory.mktemp("project"), TINY)
-    for stage in BEFORE:
-        run_stage(folder, stage)
-    return folder
+    return tiny.project(tmp_path_factory.mktemp("project"), "rl")
 
 
 def curve_points(project: Path, stage: str) -> int:

@@ -16,19 +16,17 @@ import pytest
 from lm.checkpoint import load_model
 from tasks.runner.ranks import too_few
 from tests.processes import PATIENCE
-from tests.project import TINY, digest, make_project, run_stage, start_stage
+from tests.project import TINY, digest, run_stage, start_stage
+from tests.tiny import Tiny
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 SHARDED = {**TINY, "pretrain": {**TINY["pretrain"], "shards": 4}}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with the plan that pretraining follows."""
-    folder = make_project(tmp_path_factory.mktemp("project"), SHARDED)
-    for stage in ("ingest", "dedup", "filter", "tokenize", "curriculum"):
-        run_stage(folder, stage)
-    return folder
+    return tiny.project(tmp_path_factory.mktemp("project"), "curriculum", SHARDED)
 
 
 @pytest.fixture
