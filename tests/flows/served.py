@@ -20,6 +20,7 @@ import yaml
 
 from flows.servers.password import header
 from flows.workspaces.smoke import copy_project
+from tests.ports import free_port
 from tests.processes import PATIENCE
 from tests.project import ROOT, TINY
 
@@ -96,7 +97,7 @@ def make_ui(project: Path, password: str | None = None, **variables: str) -> Ite
     """`make ui` in a copy of the project, with the password that it makes itself, this one, or none for ""; Ctrl-C at the end."""
     log = project.parent / "ui.log"
     surroundings = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "TOKENMILL_"))}
-    ports = {f"TOKENMILL_{name}_PORT": "0" for name in ("PREFECT", "MLFLOW", "REPORT")}
+    ports = {f"TOKENMILL_{name}_PORT": str(free_port()) for name in ("PREFECT", "MLFLOW", "REPORT")}
     surroundings |= {**ports, "PYTHONPATH": os.pathsep.join([str(project), *EXTRA]), **variables}
     if password is not None:
         surroundings["TOKENMILL_PASSWORD"] = password

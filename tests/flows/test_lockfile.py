@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flows.staleness.lock_entry import lock_entry
 from flows.staleness.lockfile import entries_of, lock_of, md5s, merge, part_of, write
-from tests.flows.test_pipeline import dvc, make_repo, surroundings
+from tests.flows.small_graph import dvc, make_repo, surroundings
 from tests.project import ROOT
 
 MD5 = st.text("0123456789abcdef", min_size=32, max_size=32)

@@ -4,7 +4,6 @@ import gzip
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from tasks.ingest.sources.jsonl import Jsonl
 from tasks.ingest.sources.text_folder import TextFolder
 from tasks.ingest.stage import IngestConfig
 from tests.ingest.made import GOOD, ingest, row
+from tests.ports import free_port
 from tests.processes import PATIENCE
 from tests.project import ROOT, TINY, make_project, start_stage
 
@@ -90,9 +90,7 @@ def served(tmp_path: Path) -> Iterator[tuple[str, int]]:
     (tmp_path / "report").mkdir()
     (tmp_path / "secret.txt").write_text("secret")
     (tmp_path / "report" / "index.html").write_text("<p>the report</p>")
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with report_page(tmp_path / "report" / "index.html", port, PASSWORD):
         yield HOST, port
 
