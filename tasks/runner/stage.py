@@ -41,7 +41,7 @@ from tasks.runner.ranks import FollowersLog, Ranks, Trained
 from tasks.runner.record import made_by
 from tasks.runner.recorded import path_of, text_of
 from tasks.runner.resume import aside, take_up
-from tasks.runner.tracking import Tracker
+from tasks.runner.tracker import Tracker
 
 SCRATCH = Path(".scratch")
 BAD_CONFIG, STOPPED = 2, 128 + signal.SIGTERM
