@@ -1,5 +1,6 @@
 """The pipeline as a Prefect flow: dvc.yaml's graph, one task run a stage. It knows no stage by name."""
 
+import gc
 import os
 import threading
 from contextlib import suppress
@@ -144,6 +145,7 @@ def bring_up_to_date(root: Path, asked: Asked, where: str, publish: str) -> list
     this_run = str(flow_run.get_id() or "")
     tags = {"kind": "pipeline", "preset": preset, "targets": " ".join(asked.targets), "prefect.flow_run_id": this_run}
     parent = start_parent(tags, params, name)
+    gc.freeze()  # Prefect, DVC and mlflow stay: else the collector walks them at every turn, 1 s in a run of five stages
     status = "KILLED"
     futures: dict[str, PrefectFuture] = {}
     with recorder() as recorded:
