@@ -1,7 +1,7 @@
 """MLflow: the record of what ran. The one file that imports mlflow, and never on the path of training.
 
 One parent run a pipeline run, one child a stage, which the pipeline's process records (tracking_socket.py), else a thread of
-the stage (tracker.py): importing mlflow takes two seconds. Whatever goes wrong is one line of warning.
+the stage (tracker.py): importing mlflow takes 1.7 s of a core. Whatever goes wrong is one line of warning.
 TOKENMILL_TRACKING=off switches it off.
 """
 
