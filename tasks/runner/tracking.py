@@ -50,7 +50,7 @@ def _print(line: str) -> None:
 
 
 def guarded(what: str, work: Callable[[], Result], say: Callable[[str], None] = _print) -> Result | None:
-    """What the work returns; None when tracking is off, or, after a warning to `say`, in trouble."""
+    """Result of the work; None when tracking is off, or, after a warning to `say`, in trouble."""
     if not enabled():
         return None
     try:
@@ -61,7 +61,7 @@ def guarded(what: str, work: Callable[[], Result], say: Callable[[str], None] = 
 
 
 def reason_of(error: Exception) -> str:
-    """Its kind and the first line of what it says, at most 200 characters of it."""
+    """Kind of the error and the first line of what it says, at most 200 characters of it."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:200]}"
 
@@ -143,7 +143,7 @@ def _log_inputs(client: Any, run: str, md5s: dict[str, str]) -> None:
 
 
 def _log_samples(client: Any, run: str, waiting: list[Samples]) -> None:
-    """The texts that wait, an artifact a step."""
+    """Keep the texts that wait, an artifact a step."""
     while waiting:
         said = waiting.pop(0)
         text = "\n\n".join(f"{prompt}[...]{written}" for prompt, written in said.texts.items())
@@ -151,8 +151,8 @@ def _log_samples(client: Any, run: str, waiting: list[Samples]) -> None:
 
 
 def record(begin: Begin, events: SimpleQueue[Event], answer: Callable[[Answer], None]) -> None:
-    """Record the run of a stage while it says events, until End is among them; `answer` is told the run's number, and warnings.
-    Raises what the store says where it takes no run, or not its end."""
+    """Record a stage's run in the store: what it says to the queue, until that is End. `answer` is told the run's number, once
+    there is one, and warnings. Raises the store's error where it takes no run, or not its end."""
     client = connect()  # first: its settings must stand before mlflow is imported
     from mlflow.entities import Metric, RunTag
 

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Begin:
-    """The run of a stage begins. at: ms since 1970, as all times here; params: flattened; inputs: md5 of each dependency."""
+    """Beginning of a stage's run. at: ms since 1970, as all times here; params: flattened; inputs: md5 of each dependency."""
 
     stage: str
     at: int
@@ -46,7 +46,7 @@ class End:
 
 @dataclass(frozen=True)
 class Made:
-    """An answer: the store has the run under this number. store: its address, which may hold a password."""
+    """An answer: the store has made the run, under this number. store: its address, which may hold a password."""
 
     store: str
     run: str
@@ -69,18 +69,18 @@ Answer = Made | Said | Over
 
 
 def line_of(message: Event | Answer) -> bytes:
-    """The message as a line; a number of any library becomes a float."""
+    """A line of JSON that holds the message; a number of any library becomes a float."""
     return json.dumps({"kind": type(message).__name__, **vars(message)}, default=float).encode() + b"\n"
 
 
 def event_of(line: bytes) -> Event:
-    """What line_of was given. Raises ValueError for half a line and for one of another program."""
+    """Event that line_of was given. Raises ValueError for half a line and for one of another program."""
     found: Event = _read(line, (Begin, Point, Samples, End))
     return found
 
 
 def answer_of(line: bytes) -> Answer:
-    """The same of an answer."""
+    """Answer that line_of was given. Raises ValueError for half a line and for one of another program."""
     found: Answer = _read(line, (Made, Said, Over))
     return found
 
@@ -95,5 +95,5 @@ def _read(line: bytes, kinds: tuple[type[Any], ...]) -> Any:
 
 
 def all_that_wait(events: SimpleQueue[Event]) -> list[Event]:
-    """The next event, waited for, and those that are there behind it. For the only reader of a queue."""
+    """Events of the queue: the next one, waited for, and those that are there behind it. For its only reader."""
     return [events.get(), *(events.get() for _ in range(events.qsize()))]

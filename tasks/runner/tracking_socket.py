@@ -32,8 +32,8 @@ RECORDER = "TOKENMILL_RECORDER"  # the path of the socket, in the environment of
 
 @contextmanager
 def recorder() -> Iterator[dict[str, str]]:
-    """What the environment of stages is to have so that this process records their runs, until the end of the context; nothing
-    where tracking is off, and, after a warning, where no socket can be made. The end waits a bounded time for the last runs."""
+    """Environment by which stages have this process record their runs, until the end of the context, which waits for the last
+    of them, CLOSE_SECONDS at most. Empty where tracking is off, and, after a warning, where no socket can be made."""
     with ExitStack() as stack:
         listener = guarded("recording for the stages", lambda: _listener(stack))
         if listener is None:
@@ -52,8 +52,8 @@ def recorder() -> Iterator[dict[str, str]]:
 
 
 def sent(path: str, begin: Begin, events: SimpleQueue[Event], answer: Callable[[Answer], None]) -> bool:
-    """Send a stage's run to the recorder at this path, until that has recorded its End; `answer` is told what it says, from a
-    thread of its own. False where nobody is there; raises ConnectionError where the recorder went before it was done."""
+    """Send a stage's run to the recorder at this path and wait until its End is recorded: True; False where nobody is there. A
+    thread hands each answer to `answer`. Raises ConnectionError where the recorder went before it was done."""
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(path)
