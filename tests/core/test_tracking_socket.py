@@ -8,7 +8,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from tasks.runner.tracking_events import Begin, End, Made, Over, Point, Said, Samples, answer_of, event_of, line_of
 from tasks.runner.tracking_socket import RECORDER
-from tests.core.test_stage import finish, project, set_params, start, wait_for  # noqa: F401
+from tests.core.test_stage import project, set_params, start  # noqa: F401
 from tests.core.test_tracking import call, client_of, points, runs_of
 from tests.project import ROOT
 
@@ -57,10 +58,17 @@ def served(folder: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]
         process.kill()
 
 
+def wait(happened: Callable[[], bool], *living: subprocess.Popen[str]) -> None:
+    """Wait for it as long as these processes live, however busy the machine is."""
+    while not happened():
+        assert all(process.poll() is None for process in living)
+        time.sleep(0.01)  # between two looks: what is waited for is the condition
+
+
 def ended(stage: subprocess.Popen[str]) -> tuple[int, list[str]]:
     """Its exit code, and the lines that it said beside how far it was, which a slow machine makes it say."""
-    status, printed = finish(stage)
-    return status, [line for line in printed.splitlines() if " eta " not in line]
+    printed, _ = stage.communicate()
+    return stage.returncode, [line for line in printed.splitlines() if " eta " not in line]
 
 
 def statuses(folder: Path) -> list[str]:
@@ -99,9 +107,12 @@ def test_a_run_is_the_same_whoever_records_it(project: Path) -> None:  # noqa: F
     said = 'log.samples(step, {"Once": f"upon {step}", "gr\\u00fc\\u00dfe": "\\n"}); log(step, loss='
     source.write_text(source.read_text().replace("log(step, loss=", said))
     parent = {"TOKENMILL_PARENT_RUN": call(project, "start_parent({}, {})"), "TOKENMILL_FLOW_RUN": "f1"}
+    set_params(project, mode="waits")  # until mlflow is imported
     alone = start(project, TOKENMILL_TRACKING="on", **parent)
+    wait(lambda: points(project) == 6, alone)
+    (project / "go").touch()
     assert ended(alone) == (0, [])
-    with served(project) as (recorder, recorded):
+    with served(project) as (_, recorded):
         helped = start(project, **recorded, **parent)
         assert ended(helped) == (0, [])
     _, *both = runs_of(project)
@@ -117,31 +128,31 @@ def test_a_run_is_the_same_whoever_records_it(project: Path) -> None:  # noqa: F
 def test_a_failure_is_recorded_as_one(project: Path) -> None:  # noqa: F811
     set_params(project, mode="raises")
     with served(project) as (_, recorded):
-        assert finish(start(project, **recorded))[0] == 1
+        assert ended(start(project, **recorded))[0] == 1
         assert statuses(project) == ["FAILED"]
 
 
 def test_a_killed_stage_is_recorded_as_killed_at_once(project: Path) -> None:  # noqa: F811
     set_params(project, mode="waits")
-    with served(project) as (_, recorded):
+    with served(project) as (recorder, recorded):
         stage = start(project, **recorded)
-        wait_for(lambda: points(project) == 6)
+        wait(lambda: points(project) == 6, recorder, stage)
         assert statuses(project) == ["RUNNING"]
         stage.kill()
         stage.communicate()
-        wait_for(lambda: statuses(project) == ["KILLED"])
+        wait(lambda: statuses(project) == ["KILLED"], recorder)
     assert points(project) == 6
 
 
 def test_several_stages_at_once(project: Path) -> None:  # noqa: F811
     """Of projects of their own, since a stage runs once at a time; the store is the recorder's."""
     lengths = (8, 9, 10)
-    with served(project) as (_, recorded):
+    with served(project) as (recorder, recorded):
         folders = [Path(shutil.copytree(project, project.parent / f"copy-{steps}")) for steps in lengths]
         for folder, steps in zip(folders, lengths, strict=True):
             set_params(folder, mode="waits", steps=steps)
         stages = [start(folder, **recorded) for folder in folders]
-        wait_for(lambda: points(project) == 6 * len(lengths))
+        wait(lambda: points(project) == 6 * len(lengths), recorder, *stages)
         for folder in folders:
             (folder / "go").touch()
         assert [ended(stage) for stage in stages] == [(0, [])] * len(lengths)
@@ -158,7 +169,7 @@ def test_nobody_waits_for_a_recorder_that_stands_still(project: Path) -> None:  
     with served(project) as (recorder, recorded):
         recorder.send_signal(signal.SIGSTOP)
         stage = start(project, **recorded)
-        wait_for(lambda: (project / "data/timings/toy.record.json").exists())
+        wait(lambda: (project / "data/timings/toy.record.json").exists(), stage)
         recorder.send_signal(signal.SIGCONT)
         assert ended(stage) == (0, [])
     [run] = runs_of(project)
@@ -174,11 +185,11 @@ def test_a_store_that_takes_nothing_for_a_while_holds_the_run_in_the_end(project
     set_params(project, mode="waits")
     with served(project) as (recorder, recorded):
         stage = start(project, **recorded)
-        wait_for(lambda: points(project) == 6)
+        wait(lambda: points(project) == 6, recorder, stage)
         store = sqlite3.connect(project / "mlflow/store/mlflow.db", isolation_level=None)
         store.execute("begin exclusive")
         (project / "go").touch()
-        wait_for(lambda: any((project / ".scratch" / "tracking").rglob("*.json")))
+        wait(lambda: any((project / ".scratch" / "tracking").rglob("*.json")), stage)
         if killed:
             recorder.kill()
             assert ended(stage) == (0, [GONE])
@@ -198,7 +209,7 @@ def test_a_recorder_that_goes_is_one_line(project: Path) -> None:  # noqa: F811
     set_params(project, mode="waits")
     with served(project) as (recorder, recorded):
         stage = start(project, **recorded)
-        wait_for(lambda: points(project) == 6)
+        wait(lambda: points(project) == 6, recorder, stage)
         recorder.kill()
         recorder.wait()
         (project / "go").touch()
