@@ -80,13 +80,14 @@ def use_threads(deterministic: bool = True) -> None:
     """Threads change the order of sums, so the number is fixed for a machine: TOKENMILL_THREADS, else its cores. deterministic:
     whether torch is held to algorithms that give the same bits each time.
 
-    cuBLAS is reproducible only with a workspace of a fixed size, and torch refuses to use it without.
+    cuBLAS is reproducible only with a workspace of a fixed size, and torch refuses to use it without. Of the compiler, which
+    takes 1.0 s to import, Decoder.compile_blocks tells where it is used.
     """
     if "torch" in sys.modules:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch = sys.modules["torch"]
         torch.set_num_threads(threads())
-        torch.use_deterministic_algorithms(deterministic)
+        torch.set_deterministic_debug_mode("error" if deterministic else "default")
         # else torch fills whatever it allocates, to show who reads memory that was never written
         torch.utils.deterministic.fill_uninitialized_memory = False
 
