@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from lm.config import ConfigError
 from lm.memory_limits import memory_limits
@@ -23,8 +24,14 @@ class Stopped(Exception):
 
 
 def peak_memory() -> int:
-    """Bytes; Linux counts in KiB, macOS in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform == "linux" else 1)
+    """The most bytes that this process had in memory since it began its program.
+
+    On Linux VmHWM: ru_maxrss begins at what the process that started this one had, which a fork hands down.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts in bytes
 
 
 def cores() -> int:
