@@ -17,7 +17,7 @@ TASKS = Path(__file__).resolve().parent.parent
 
 
 def digest() -> str:
-    """Digest of numba's version and of all files that may decide what compiled functions do: this one, and those of every folder
+    """Digest of numba's version and of all files that may decide what compiled functions do: this one, those of every folder
     that has a compiled*.py."""
     found = blake2b(numba.__version__.encode() + Path(__file__).read_bytes(), digest_size=8)
     for folder in sorted({path.parent for path in TASKS.rglob("compiled*.py")}):
