@@ -4,9 +4,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -20,14 +21,17 @@ from flows.forecast.estimate import (
     forecast,
     machine_called,
 )
-from flows.forecast.workload import Workload
 from lm.training.loop import checkpoint_seconds
 from lm.training.memory import memory_bytes
+from tasks.about.needs import needs_of
+from tasks.about.sections import Sections
+from tasks.about.work import Work
 from tasks.core.config import ConfigError
 from tasks.core.process import use_threads
 
 SIDE = 2048  # of the square matrices, as in benchmarks/roofs.py
 HERE = "here"
+TRAINING = "tasks.core.tables, lm.model_folder, lm.sampler, lm.training.data.plan, lm.training.loop"
 # The part of PROCESS_BYTES that was imports, where it was measured.
 IMPORTS_THERE = 409 * 2**20
 
@@ -72,16 +76,21 @@ def machine_of(name: str) -> Machine:
 def imports_bytes() -> int:
     """That a process has at most once it has imported what training needs, asked of one: pages of libraries count as they are
     mapped, by which two copies of one environment on one machine were 98 MiB apart."""
-    code = (
-        "import tasks.pretrain.stage, torch; torch.optim.SGD([torch.ones(1, requires_grad=True)]); print(peak_memory())"
-    )
-    code = f"from tasks.core.process import peak_memory; {code}"
+    code = "torch.optim.SGD([torch.ones(1, requires_grad=True)]); print(peak_memory())"
+    code = f"import torch, {TRAINING}; from tasks.core.process import peak_memory; {code}"
     # sh starts it: ru_maxrss begins at what the parent had, which a fork hands down
     command = ["/bin/sh", "-c", 'PYTHONPATH="$PWD" "$0" -c "$1"; exit $?', sys.executable, code]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def forecast_of(work: Workload, machine: Machine) -> Forecast:
+def works_of(params: dict[str, Any], stages: Iterable[str]) -> dict[str, Work]:
+    """The training of each of these stages that trains. Raises ConfigError for what cannot be told."""
+    sections = Sections(params)
+    found = {stage: needs_of(stage, sections).work for stage in dict.fromkeys(stages)}
+    return {stage: work for stage, work in found.items() if work}
+
+
+def forecast_of(work: Work, machine: Machine) -> Forecast:
     """Of one stage on a machine."""
     on_this = not machine.gpu
     rehearsed = rehearse(work.step, work.recipe, work.steps, None if on_this else machine.memory, machine.gpu)

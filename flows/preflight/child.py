@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.environment import environment
-from flows.preflight.finding import Finding
 from flows.preflight.passed import FOLDER, home
+from tasks.about.finding import Finding
 from tasks.core.config import ConfigError
 
 # Settings that would send the toy run to other processes and machines, or into their records.
