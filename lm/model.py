@@ -123,7 +123,7 @@ class Cache:
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """Of products of x now; None without autocast."""
+    """Dtype of products of x under autocast now; None without autocast."""
     return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
 
 

@@ -30,7 +30,7 @@ def read_model(folder: Path) -> tuple[Decoder, Tokenizer]:
 
 
 def weights_bytes(folder: Path) -> int:
-    """Of the files of its weights."""
+    """Bytes of the files of a model's weights."""
     return sum((folder / name).stat().st_size for name in files_of(folder))
 
 

@@ -107,7 +107,7 @@ def composers(root: Path) -> dict[str, ModuleType]:
 
 
 def libraries(root: Path) -> list[str]:
-    """Those that any stage of dvc.yaml declares, sorted."""
+    """Names of the libraries that any stage of dvc.yaml declares, sorted."""
     bodies = [body.get("do", body) for body in read_yaml(root / "dvc.yaml")["stages"].values()]
     return sorted({name for body in bodies for name in libraries_in(body.get("params", []))})
 

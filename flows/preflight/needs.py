@@ -14,8 +14,8 @@ from tasks.about.sections import Sections
 
 
 def needs_of(params: dict[str, Any], stages: Iterable[str]) -> Needs:
-    """Of these stages; the memory by `make plan`'s rehearsal on tensors without memory. Raises ConfigError for what
-    contracts.py has already told of."""
+    """Disk and memory that these stages need; the memory by `make plan`'s rehearsal on tensors without memory. Raises
+    ConfigError for what contracts.py has already told of."""
     sections, here, found = Sections(params), this_memory(), Needs()
     for stage in dict.fromkeys(stages):
         needs = needs_of_stage(stage, sections)

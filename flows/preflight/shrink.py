@@ -16,7 +16,7 @@ from tasks.runner.rooms import part_of
 
 
 def shrunk(params: dict[str, Any], stages: Iterable[str], folder: Path) -> dict[str, Any]:
-    """The params of the toy run, which has its inputs and its data in this folder."""
+    """Params of the toy run, which has its inputs and its data in this folder."""
     toy = moved(params, params.get(CHECKPOINT, {}).get("folder"), str(folder / "data" / CHECKPOINT))
     for stage in dict.fromkeys(stages):
         if (room := part_of(stage, "toy")) and isinstance(toy.get(stage), dict):

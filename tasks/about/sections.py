@@ -33,7 +33,7 @@ class Sections:
         return name if isinstance(name, str) else None
 
     def shape(self, model: str) -> ModelConfig:
-        """Of the model of this name: a stage's, or the checkpoint. Raises ConfigError where there is none."""
+        """Shape of the model of this name: a stage's, or the checkpoint. Raises ConfigError where there is none."""
         if model == CHECKPOINT:
             return self.checkpoint_shape()
         if model in self._asked:
@@ -54,7 +54,7 @@ class Sections:
             self._asked.pop()
 
     def start_shape(self, stage: str) -> ModelConfig:
-        """Of the model that a stage begins with."""
+        """Shape of the model that a stage begins with."""
         start = self.starts_from(stage)
         if start is None:
             raise ConfigError(f"params.yaml: {stage}: begins with no model")
@@ -65,7 +65,8 @@ class Sections:
         return Path(self.params["checkpoint"]["folder"])
 
     def checkpoint_shape(self) -> ModelConfig:
-        """Of the model in checkpoint.folder, with rows for all tokens of its tokenizer. Raises ConfigError naming the file."""
+        """Shape of the model in checkpoint.folder, with rows for all tokens of its tokenizer. Raises ConfigError naming the
+        file."""
         folder = self.checkpoint_folder()
         try:
             shape, tokens = shape_in(folder), Tokenizer.adopt(folder).vocab_size

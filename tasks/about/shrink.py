@@ -10,13 +10,14 @@ Params = dict[str, Any]
 
 
 def rows(recipe: Params, least: int) -> int:
-    """At least so many, and a multiple of the stage's shards."""
+    """Number of rows: at least `least`, and a multiple of the stage's shards."""
     parts = recipe.get("shards", 1)
     return parts * -(-least // parts)
 
 
 def narrow(shape: Params) -> Params:
-    """Two layers and a few narrow heads; what else the model has, and its context, stay. The vocabulary is the tokenizer's."""
+    """Shape with two layers and a few narrow heads; what else the model has, and its context, stay. The vocabulary is the
+    tokenizer's."""
     heads, kv_heads = shape.get("heads", 5), shape.get("kv_heads", 1)
     kv = min(kv_heads, 2)
     few = kv * min(heads // kv_heads, 2)

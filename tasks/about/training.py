@@ -31,12 +31,12 @@ def weights_of(shape: ModelConfig) -> int:
 
 
 def model_bytes(shape: ModelConfig, each: float = 4.0) -> float:
-    """Of a model's folder, with so many bytes a weight."""
+    """Bytes of a model's folder, with so many for each weight."""
     return each * weights_of(shape) + TOKENIZER_ROW * shape.vocab_size
 
 
 def checkpoint_bytes(shape: ModelConfig) -> float:
-    """Of the two checkpoints that training has at most."""
+    """Bytes of the two checkpoints that training has at most."""
     return 2.0 * STATE * weights_of(shape)
 
 

@@ -23,7 +23,7 @@ def inputs(sections: Sections) -> Iterator[Finding]:
 
 
 def trouble_of(source: Any, folder: str) -> Iterator[Finding]:
-    """Nothing, or why the source cannot be used."""
+    """Why the source cannot be used; nothing where it can."""
     where = f"params.yaml: ingest.sources: {source.called}"
     try:
         file = source.files(folder)[0]

@@ -115,7 +115,7 @@ def before(graph: dict[str, Entry]) -> dict[str, list[str]]:
 
 
 def closure(edges: dict[str, list[str]], addresses: Iterable[str]) -> set[str]:
-    """These stages and all that they wait for."""
+    """Addresses of these stages and of all that they wait for."""
     found, waiting = set[str](), list(addresses)
     while waiting:
         address = waiting.pop()
@@ -126,7 +126,7 @@ def closure(edges: dict[str, list[str]], addresses: Iterable[str]) -> set[str]:
 
 
 def needed(graph: dict[str, Entry], addresses: Iterable[str]) -> list[str]:
-    """These stages and all they need, each after what it needs."""
+    """Addresses of these stages and of all they need, each after what it needs."""
     edges = before(graph)
     wanted = closure(edges, addresses)
     return [address for address in TopologicalSorter(edges).static_order() if address in wanted]
@@ -139,5 +139,5 @@ def goals(metas: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def asked_for(graph: dict[str, Entry]) -> list[str]:
-    """The goals and all that they need, each after what it needs."""
+    """Addresses of the goals and of all that they need, each after what it needs."""
     return needed(graph, goals({address: entry.meta for address, entry in graph.items()}))
