@@ -143,7 +143,7 @@ browse: $(READY)  ## what a data stage dropped, and why, beside what it kept: ST
 	@python -m tasks.filter.browse $(STAGE) $(REASON)
 
 chat: $(READY)  ## talk to the model: MODEL=data/rl TEMPERATURE=0.8 TOKENS=64, COMPLETE=1 to go on with a text
-	@python -m lm.chat $(MODEL) $(call arg,TEMPERATURE,temperature) $(call arg,TOKENS,max-new-tokens) $(if $(filter-out 0 no false,$(COMPLETE)),--complete)
+	@python -m lm.chat $(or $(MODEL),data/rl) $(call arg,TEMPERATURE,temperature) $(call arg,TOKENS,max-new-tokens) $(if $(filter-out 0 no false,$(COMPLETE)),--complete)
 
 export: $(READY)  ## a model in Hugging Face's format: MODEL=data/rl TO=exported
 	@python -m lm.hugging_face.export $(or $(MODEL),data/rl) $(or $(TO),exported)

@@ -23,9 +23,13 @@ def save_model(folder: Path, model: Decoder, tokenizer: Tokenizer) -> None:
         {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()},
         folder / "model.safetensors",
     )
-    description = {"model": model.config.model_dump(), "contract": asdict(tokenizer.contract)}
-    (folder / "config.json").write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
+    (folder / "config.json").write_text(json.dumps(description_of(model, tokenizer), indent=2, sort_keys=True) + "\n")
     tokenizer.save(folder)
+
+
+def description_of(model: Decoder, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What config.json says of a model: its shape, and the contract of its tokenizer."""
+    return {"model": model.config.model_dump(), "contract": asdict(tokenizer.contract)}
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -5,20 +5,21 @@ import sys
 from pathlib import Path
 
 from flows.forecast.estimate import MACHINES, UTILIZATION, Forecast, Machine, advice
-from flows.forecast.forecasts import HERE, forecast_of, machine_of
-from flows.forecast.workload import Workload, workloads
+from flows.forecast.forecasts import HERE, forecast_of, machine_of, works_of
 from flows.params.assignments import take_words
 from flows.params.compose import check, compose
+from tasks.about.work import Work
 from tasks.core.config import ConfigError
+from tasks.runner.graph import asked_for, graph_of
 
 HEAD = ["stage", "parameters", "steps", "tokens", "FLOP", "peak memory", "a backward holds", "time", "fits"]
 
 
-def row_of(work: Workload, found: Forecast) -> list[str]:
+def row_of(stage: str, work: Work, found: Forecast) -> list[str]:
     """Cells of a stage's row, below HEAD."""
     held = f"{found.positions:,} positions" if found.positions else "recomputed"
     return [
-        work.stage, f"{found.parameters / 1e6:,.1f}M", f"{work.steps:,}", short(found.tokens), f"{found.flops:.2g}",
+        stage, f"{found.parameters / 1e6:,.1f}M", f"{work.steps:,}", short(found.tokens), f"{found.flops:.2g}",
         f"{found.bytes / 1e9:.2f} GB", held, duration(found.seconds), "yes" if found.fits else "NO",
     ]  # fmt: skip
 
@@ -80,15 +81,21 @@ def main() -> int:
     try:
         params = compose(root, asked.preset, asked.set)
         check(root, params)
-        machine, works = machine_of(asked.machine), workloads(params)
-        found = [forecast_of(work, machine) for work in works]
+        graph = graph_of(root, params)
+        stages = (graph[address].name for address in asked_for(graph))
+        machine, works = machine_of(asked.machine), works_of(params, stages)
+        found = [forecast_of(work, machine) for work in works.values()]
     except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    print(table([HEAD, *(row_of(work, one) for work, one in zip(works, found, strict=True))]))
+    print(table([HEAD, *(row_of(stage, work, one) for (stage, work), one in zip(works.items(), found, strict=True))]))
     print(in_all(found))
     print(assumptions(machine))
-    short_of = [advice(work.stage, one, machine) for work, one in zip(works, found, strict=True) if not one.fits]
+    short_of = [
+        advice(stage, work.lower, one, machine)
+        for (stage, work), one in zip(works.items(), found, strict=True)
+        if not one.fits
+    ]
     for line in short_of:
         print(line, file=sys.stderr)
     return 1 if short_of else 0

@@ -16,41 +16,18 @@ from torch.utils._pytree import tree_leaves
 
 from flows.forecast import fake_gpu
 from lm.decoding import Rows
-from lm.model import Decoder
 from lm.sampler import LOOK_EVERY, capacity_of, prompts_at_once, whole_pieces
 from lm.training.average import RunningAverage
-from lm.training.batch import Batch, backward, equal_parts, rows_at_once
+from lm.training.batch import backward, equal_parts, rows_at_once
 from lm.training.memory import positions_at_once, positions_in
 from lm.training.parallel.exact import Exact
 from lm.training.recipe import Recipe
+from tasks.about.work import Sampling, Step
 
 # glibc gives a block of 32 MiB a mapping of its own, which goes when the block goes. Smaller ones share a heap with holes:
 # at 1.9 million weights and 4, 16 and 48 rows they took 1.20, 1.28 and 1.18 times their bytes, at 28 million 1.25;
 # 1.00 times with MALLOC_MMAP_THRESHOLD_=65536, which gives each a mapping.
 MAPPED, HOLES = 2**25, 1.23
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Answers that a model writes for every so many steps: up to so many new tokens each, so many rows at once, to so many
-    prompts of a length."""
-
-    model: Decoder
-    answers: int
-    rows: int
-    prompts: int
-    prompt: int
-    new_tokens: int
-    steps: int = 1
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a stage does in a step: the model it trains, what it samples first, if anything, and the batch."""
-
-    model: Decoder
-    batch: Batch
-    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True)

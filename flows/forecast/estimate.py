@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from flows.forecast.dry_run import Rehearsed, Sampling, Step
+from flows.forecast.dry_run import Rehearsed
 from lm.sampler import capacity_of, whole_pieces
 from lm.training.flops import PEAKS, card_of, flops_per_token
+from tasks.about.work import Lower, Sampling, Step
 
 # Of a stage's process beside its model: Python, torch 2.13 for CPUs, pyarrow; and mlflow where it records. What the peak of a
 # stage leaves when rehearsal and data are taken away, measured at 0.05 to 2 million weights.
@@ -140,15 +141,11 @@ def sampling_seconds(sampling: Sampling, reached: float, machine: Machine) -> fl
     return 2 * weights * read / reached + token * sampling.new_tokens * sampling.answers / rows
 
 
-def advice(stage: str, found: Forecast, machine: Machine) -> str:
+def advice(stage: str, lower: Lower, found: Forecast, machine: Machine) -> str:
     """What to lower where a stage does not fit, in one line."""
     needed, there = found.bytes / 1e9, machine.memory / 1e9
     if found.state_bytes + 4 * found.parameters > machine.memory * USABLE:
-        lower = "pretrain.model.width or pretrain.model.layers: weights, gradients and optimizer alone are too much"
-    elif found.sampling_is_the_peak:
-        lower = "rl.prompts or rl.samples" if stage == "rl" else f"{stage}.batch or {stage}.max_new_tokens"
-    elif stage == "pretrain":
-        lower = "curriculum.method.sequence_length, then pretrain.model.width"
+        which = lower.weights
     else:
-        lower = "pretrain.model.context, then pretrain.model.width" if stage == "sft" else f"{stage}.max_new_tokens"
-    return f"{stage}: needs {needed:.1f} GB of {machine.name}'s {there:.1f} GB; lower {lower}"
+        which = lower.sampling if found.sampling_is_the_peak else lower.rest
+    return f"{stage}: needs {needed:.1f} GB of {machine.name}'s {there:.1f} GB; lower {which}"

@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -18,9 +19,11 @@ from flows.forecast.estimate import (
     machine_called,
 )
 from flows.forecast.imports import imports_bytes
-from flows.forecast.workload import Workload
 from lm.training.loop import checkpoint_seconds
 from lm.training.memory import memory_bytes
+from tasks.about.needs import needs_of
+from tasks.about.sections import Sections
+from tasks.about.work import Work
 from tasks.core.config import ConfigError
 from tasks.core.process import use_threads
 
@@ -66,7 +69,14 @@ def machine_of(name: str) -> Machine:
     return MACHINES[name]
 
 
-def forecast_of(work: Workload, machine: Machine, imports: int | None = None) -> Forecast:
+def works_of(params: dict[str, Any], stages: Iterable[str]) -> dict[str, Work]:
+    """The training of each of these stages that trains. Raises ConfigError for what cannot be told."""
+    sections = Sections(params)
+    found = {stage: needs_of(stage, sections).work for stage in dict.fromkeys(stages)}
+    return {stage: work for stage, work in found.items() if work}
+
+
+def forecast_of(work: Work, machine: Machine, imports: int | None = None) -> Forecast:
     """Forecast of one stage on a machine. imports: as import_training has told; None: a process of its own is asked."""
     on_this = not machine.gpu
     rehearsed = rehearse(work.step, work.recipe, work.steps, None if on_this else machine.memory, machine.gpu)

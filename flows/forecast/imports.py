@@ -7,11 +7,14 @@ from functools import cache
 
 from tasks.core.process import peak_memory
 
+TRAINING = ("tasks.core.tables", "lm.model_folder", "lm.sampler", "lm.training.data.plan", "lm.training.loop")
+
 
 def import_training() -> int:
     """Import what training needs, and return the bytes that this process has had in memory at most: what a stage's has had by
     then, where this is the first that the process does."""
-    importlib.import_module("tasks.pretrain.stage")
+    for module in TRAINING:
+        importlib.import_module(module)
     torch = importlib.import_module("torch")
     torch.optim.SGD([torch.ones(1, requires_grad=True)])  # the first optimizer imports torch's compiler
     return peak_memory()

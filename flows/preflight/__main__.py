@@ -9,10 +9,10 @@ from typing import Any
 from flows.environment import environment
 from flows.params.assignments import take_words
 from flows.params.compose import check, check_targets, compose
-from flows.preflight.finding import Finding, findings_of, of_error
 from flows.preflight.repository import check_files, plan_for
 from flows.preflight.start import look, surroundings
 from flows.staleness.plan import may_run
+from tasks.about.finding import Finding, findings_of, of_error
 from tasks.core.config import ConfigError
 
 
@@ -24,11 +24,14 @@ def valid_params(
     found: list[Finding] = []
     try:
         params = compose(root, preset, overrides)
+    except ConfigError as error:
+        return params, of_error(error)
+    try:
         check(root, params)
     except ConfigError as error:
         found = of_error(error)
     try:
-        check_targets(root, targets)
+        check_targets(root, params, targets)
     except ConfigError as error:
         found += of_error(error)
     return params, found

@@ -15,8 +15,8 @@ from typing import Any
 
 from flows.environment import environment
 from flows.forecast.imports import import_training
-from flows.preflight.finding import Finding
 from flows.preflight.passed import FOLDER, home
+from tasks.about.finding import Finding
 from tasks.core.config import ConfigError
 from tasks.runner.own import keep_compiled_code
 

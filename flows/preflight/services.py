@@ -9,7 +9,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
-from flows.preflight.finding import Finding, one_line
+from tasks.about.finding import Finding, one_line
 from tasks.runner.tracking import enabled
 
 SECONDS = 5.0

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from flows.preflight.finding import Finding, one_line
+from tasks.about.finding import Finding, one_line
 from tasks.runner.devices import present
 from tasks.runner.ranks import too_few
 from tasks.runner.resume import ANYWAY, SETTING

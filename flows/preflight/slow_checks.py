@@ -4,16 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from flows.preflight.beside import beside
-from flows.preflight.contracts import Sections, check_edges
-from flows.preflight.finding import Finding, findings_of
-from flows.preflight.inputs import check_checkpoint
+from flows.preflight.checkpoint import check_checkpoint
+from flows.preflight.contracts import check_edges
 from flows.preflight.needs import needs_of
 from flows.preflight.passed import digest
 from flows.preflight.resources import Needs
 from flows.preflight.toy_run import rehearse
 from flows.preflight.toys import Toys
+from tasks.about.finding import Finding, findings_of
 from tasks.core.process import use_threads
-from tasks.runner.graph import read_graph
+from tasks.runner.graph import asked_for, graph_of
 
 
 def rehearsed(
@@ -25,15 +25,18 @@ def rehearsed(
     imports: int | None = None,
 ) -> tuple[list[Finding], dict[str, Any]]:
     """Findings about edges and the toy run, which works in `folder`, and what a run needs. toys: where stages that passed are
-    kept. imports: as forecast_of has it. The forecast and the checkpoint are left out where params are those of another graph
-    than ours. The toy run and the forecast, which take as long as each other, have a core each where there are two."""
+    kept. Edges are those of all stages that are asked for, since a wrong one among what is up to date would be met later.
+    imports: as forecast_of has it. The toy run and the forecast, which take as long as each other, have a core each if there are
+    two."""
     use_threads()
-    graph, ours = read_graph(root), set(Sections.__dataclass_fields__) - {"shape"} <= set(params)
-    found = findings_of(lambda: check_checkpoint(params), lambda: check_edges(params)) if ours else []
+    graph = graph_of(root, params)
+    every = [graph[address] for address in dict.fromkeys([*asked_for(graph), *addresses])]
+    stages = [entry.name for entry in every]
+    found = findings_of(lambda: check_checkpoint(params, every), lambda: check_edges(params, stages))
     folder.mkdir()
     unusable = bool(found) and any("checkpoint" in finding.where for finding in found)
-    asked = {graph[address].name for address in addresses}
-    forecast = beside(lambda: needs_of(params, asked, imports)) if ours and not found else None
+    asked = [graph[address].name for address in addresses]
+    forecast = None if found else beside(lambda: needs_of(params, asked, imports))
     if not unusable:
         kept = Toys(toys, digest(root, {}, graph)) if toys else None
         found += rehearse(params, graph, addresses, folder, kept)

@@ -5,21 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.preflight.finding import Finding, findings_of
 from flows.preflight.folders import cache_folder, check_writable
 from flows.preflight.passed import digest, recall, remember
 from flows.preflight.remote import check_remote
 from flows.preflight.resources import Needs, check_disk, check_memory
 from flows.preflight.services import check_mlflow, check_prefect, check_proxies
 from flows.preflight.settings import check_ranks, check_settings
-from flows.preflight.stage_modules import before, room_of
 from flows.stage.pools import pool_of
 from flows.staleness.plan import Planned
 from flows.staleness.restorable import restorable
 from flows.staleness.scratch import abandoned
+from tasks.about.finding import Finding, findings_of
 from tasks.core.config import ConfigError, read_params
 from tasks.report.words import counted
-from tasks.runner.graph import Entry, read_graph
+from tasks.runner.graph import Entry, before, graph_of
+from tasks.runner.rooms import part_of, room_of
 
 Say = Callable[[str], None]
 Meanwhile = Callable[[], None]
@@ -49,7 +49,7 @@ def look(
 ) -> list[Finding]:
     """All findings about a run of these stages with valid params; the toy run only where none like it has passed, and of the
     stages that will run alone, not of those that DVC's cache of runs has."""
-    graph = read_graph(root)
+    graph = graph_of(root, params)
     if left := abandoned(root):
         say(left)
     found = surroundings(root, [out for address in addresses for out in graph[address].outs])
@@ -57,7 +57,7 @@ def look(
     if not ours:
         return found
     found += findings_of(lambda: check_ranks(params), lambda: taken_up(root, graph, ours))
-    if unusable := findings_of(lambda: inputs(params, graph, ours)):
+    if unusable := findings_of(lambda: inputs(params, [graph[address].name for address in ours])):
         return found + unusable  # there is nothing to rehearse with
     key = digest(root, params, graph)
     needs = recall(root, key, ours)
@@ -86,13 +86,14 @@ def surroundings(root: Path, outs: list[str]) -> list[Finding]:
     )
 
 
-def inputs(params: dict[str, Any], graph: dict[str, Entry], addresses: list[str]) -> list[Finding]:
-    """The sources of text, where they are to be read."""
-    if not any(graph[address].name == "ingest" for address in addresses):
+def inputs(params: dict[str, Any], stages: list[str]) -> list[Finding]:
+    """What these stages read from outside the graph, such as the sources of text."""
+    rooms = [room for stage in dict.fromkeys(stages) if (room := part_of(stage, "inputs"))]
+    if not rooms:
         return []
-    from flows.preflight.inputs import check_sources  # imports torch
+    from tasks.about.sections import Sections  # imports torch
 
-    return check_sources(params)
+    return findings_of(*(lambda room=room: room.inputs(Sections(params)) for room in rooms))
 
 
 def taken_up(root: Path, graph: dict[str, Entry], addresses: list[str]) -> list[Finding]:

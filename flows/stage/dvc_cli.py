@@ -17,6 +17,8 @@ from typing import Any
 # This process may work on a revision of the project that has another code, or none, of this name.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 try:
+    from tasks.core.yaml import read_yaml
+    from tasks.runner.asked import targets_of
     from tasks.runner.recorded import claim_of, differences, forget_run, is_true, locked
 finally:
     del sys.path[0]
@@ -32,9 +34,18 @@ def main() -> int:
     end_on_a_full_disk()
     read_the_lock_by_libyaml()
     hold_to_what_was_read()
-    code = dvc(sys.argv[1:])
+    code = dvc(with_goals(sys.argv[1:]))
     gc.freeze()  # else Python walks everything before it ends
     return code
+
+
+def with_goals(words: list[str]) -> list[str]:
+    """The command line; of a `repro` without a target the goals of dvc.yaml, if it names any, are the targets."""
+    if "repro" not in words or targets_of(words):
+        return words
+    stages = read_yaml(Path("dvc.yaml"))["stages"]
+    metas = {name: body.get("do", body).get("meta") or {} for name, body in stages.items()}
+    return [*words, *(name for name, meta in metas.items() if meta.get("goal"))]
 
 
 def end_on_a_full_disk() -> None:

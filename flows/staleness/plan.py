@@ -17,7 +17,7 @@ from flows.staleness.rwlock import release_ended
 from flows.staleness.signatures import Signatures, recall, remember
 from tasks.core.config import ConfigError
 from tasks.core.hashed import hashed, read_ignored
-from tasks.runner.graph import read_graph
+from tasks.runner.graph import goals, read_graph
 
 NAMED = 6  # differences that a plan names of each stage; `make why` has all
 
@@ -42,9 +42,7 @@ def reason_of(changes: list[Change]) -> str:
 
 
 def wanted(order: list[str], after: dict[str, list[str]], targets: list[str]) -> list[str]:
-    """The targets and all that they wait for, in order; everything when there are no targets."""
-    if not targets:
-        return order
+    """The targets and all that they wait for, in order."""
     keep = {address for address in order if address in targets or address.partition("@")[0] in targets}
     for address in reversed(order):
         if address in keep:
@@ -53,15 +51,16 @@ def wanted(order: list[str], after: dict[str, list[str]], targets: list[str]) ->
 
 
 def make_plan(root: Path, targets: list[str]) -> list[Planned]:
-    """The stages that the targets need, each after those it waits for. Raises ConfigError where DVC is at work on one,
-    and for an input or a file of its own that DVC cannot take."""
+    """The stages that the targets need, or the goals where there are no targets, each after those it waits for. Raises
+    ConfigError where DVC is at work on one, and for an input or a file of its own that DVC cannot take."""
     check_inputs(root)
     release_ended(root)
     with refused(), Repo(str(root)) as repo:
         graph = repo.index.graph
         stages = {stage.addressing: stage for stage in nx.dfs_postorder_nodes(graph)}
         after = {address: sorted(s.addressing for s in graph.successors(stage)) for address, stage in stages.items()}
-        chosen = wanted(list(stages), after, targets)
+        metas = {address: stage.meta or {} for address, stage in stages.items()}
+        chosen = wanted(list(stages), after, targets or goals(metas))
         piped = [stage for stage in stages.values() if isinstance(stage, PipelineStage)]  # the others are .dvc files
         locked = piped[0].dvcfile.lockfile_contents.get("stages", {}) if piped else {}
         status = status_of(repo, root, {a: stages[a] for a in chosen}, locked)
@@ -70,7 +69,7 @@ def make_plan(root: Path, targets: list[str]) -> list[Planned]:
         Planned(
             a,
             [b for b in after[a] if b in chosen],
-            stages[a].meta or {},
+            metas[a],
             reason_of(changes[a]) if a in changes else None,
             changes.get(a, []),
         )

@@ -8,7 +8,7 @@ from flows.params.compose import check_targets
 from flows.staleness.changes import Change, blob_bytes, committed, only_words
 from flows.staleness.lock_entry import lock_entry
 from flows.staleness.plan import Planned, make_plan, may_run
-from tasks.core.config import ConfigError
+from tasks.core.config import ConfigError, read_params
 from tasks.runner.key import locked_key
 from tasks.runner.tracking import maker_of
 
@@ -96,7 +96,7 @@ def _made(key: str) -> str:
 def main() -> int:
     """Exit code: 0 explained, 1 a run is going on, 2 no such stage."""
     try:
-        check_targets(Path.cwd(), sys.argv[1:2])
+        check_targets(Path.cwd(), read_params(), sys.argv[1:2])
     except ConfigError as error:
         print(str(error).replace("TARGETS", "STAGE", 1), file=sys.stderr)
         return 2

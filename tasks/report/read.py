@@ -11,7 +11,7 @@ from tasks.core.hashed import read_ignored
 from tasks.core.yaml import read_yaml
 from tasks.report.chart import Points
 from tasks.runner.git import ask
-from tasks.runner.graph import Entry, read_graph
+from tasks.runner.graph import Entry, asked_for, read_graph
 from tasks.runner.intact import is_another
 from tasks.runner.key import file_md5, locked_key, path_md5
 from tasks.runner.timings import facts_of
@@ -69,13 +69,16 @@ class Facts:
 
 
 def read_stages(root: Path) -> list[Stage]:
-    """Every stage of the graph, with its figures if it is current; none where dvc.yaml or params.yaml is missing."""
+    """Every stage of the graph that is asked for or current, with its figures if it is current; none where dvc.yaml or
+    params.yaml is missing."""
     if not all((root / name).exists() for name in ("dvc.yaml", "params.yaml")):
         return []
     graph = read_graph(root)
     makers = {out: address for address, entry in graph.items() for out in entry.outs}
     fresh, locked = current(root, graph, makers), read_lock(root)
-    return [_stage(root, e, makers, e.address in fresh, locked and locked.get(e.address)) for e in graph.values()]
+    every = [_stage(root, e, makers, e.address in fresh, locked and locked.get(e.address)) for e in graph.values()]
+    asked = set(asked_for(graph))
+    return [stage for stage in every if stage.name in asked or stage.current]
 
 
 def _stage(root: Path, entry: Entry, makers: dict[str, str], fresh: bool, locked: dict[str, Any] | None) -> Stage:

@@ -165,8 +165,9 @@ said = []
 for arguments in json.load(sys.stdin):
     asked, _ = parser.parse_known_args(arguments)
     try:
-        check(Path.cwd(), compose(Path.cwd(), asked.preset, asked.set))
-        check_targets(Path.cwd(), asked.targets)
+        params = compose(Path.cwd(), asked.preset, asked.set)
+        check(Path.cwd(), params)
+        check_targets(Path.cwd(), params, asked.targets)
         said.append("")
     except ValueError as error:
         said.append(str(error))
