@@ -23,7 +23,7 @@ def save_model(folder: Path, model: Decoder, tokenizer: Tokenizer) -> None:
         {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()},
         folder / "model.safetensors",
     )
-    description = {"model": model.config.model_dump(), "contract": asdict(tokenizer.contract)}
+    description = {"model": model.config.described(), "contract": asdict(tokenizer.contract)}
     (folder / "config.json").write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
     tokenizer.save(folder)
 

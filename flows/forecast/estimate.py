@@ -129,12 +129,11 @@ def sampling_seconds(sampling: Sampling, reached: float, machine: Machine) -> fl
     """
     config, rows = sampling.model.config, sampling.rows
     weights = sampling.model.num_parameters()
-    width = config.layers * config.kv_heads * config.each_head * 2
     slots: float = capacity_of(sampling.prompt, sampling.new_tokens, config.context, machine.gpu)
     if machine.gpu:
         slots = sampling.prompt + sampling.new_tokens / 2
     each = 2 if machine.gpu else 4
-    token = max(2 * weights * rows / reached, each * (weights + rows * slots * width) / machine.bandwidth)
+    token = max(2 * weights * rows / reached, each * (weights + rows * config.kept(slots)) / machine.bandwidth)
     token += config.layers * LAYER_SECONDS["gpu" if machine.gpu else "cpu"]
     read = whole_pieces(sampling.prompt, config.context) * sampling.prompts
     return 2 * weights * read / reached + token * sampling.new_tokens * sampling.answers / rows

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 
 import torch
+from torch import nn
 
 from lm.model import Decoder
 
@@ -32,16 +33,21 @@ def card_of(device_name: str, cards: Iterable[str]) -> str | None:
 
 
 def flops_per_token(model: Decoder, length: int) -> float:
-    """Forward and backward, in sequences of `length` positions: 6 for each weight of a product and, for causal attention,
-    6 * layers * heads * head width * length.
+    """FLOP a token, forward and backward, in sequences of `length` positions: 6 for each weight that it is multiplied with, and
+    what mixers and feed-forward layers say of their own, causal attention 6 * heads * head width * length a layer.
 
-    As in PaLM (arXiv:2204.02311, appendix B), of whose attention the mask leaves half. Norms and pointwise work are
-    left out; a tied embedding counts as the head alone.
+    Norms and pointwise work are left out; a tied embedding counts as the head alone.
     """
     config = model.config
-    products = sum(weight.numel() for name, weight in model.named_parameters() if weight.ndim == 2)
-    looked_up = 0 if config.tied else model.embedding.weight.numel()
-    return 6.0 * (products - looked_up) + 6.0 * config.layers * config.heads * config.each_head * length
+    products = model.head_weight.numel()
+    own = 0.0
+    for index, block in enumerate(model.blocks):
+        parts = config.layer(index)
+        products += sum(layer.weight.numel() for layer in block.modules() if isinstance(layer, nn.Linear))
+        for part in (parts.mixer, parts.feed_forward):
+            products -= part.idle(config)
+            own += part.flops(config, length)
+    return 6.0 * products + own
 
 
 def peak_flops(device: torch.device) -> float | None:
