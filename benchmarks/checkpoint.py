@@ -127,7 +127,7 @@ def ours(run: Training, folder: Path) -> Arms:
 
 
 def torch_save(run: Training, folder: Path) -> Arms:
-    """To another name first, as ours, so that there is always a whole one."""
+    """torch.save to another name first, as ours, so that there is always a whole one."""
     path = folder / "state.pt"
 
     def save(step: int) -> None:
@@ -141,8 +141,8 @@ def torch_save(run: Training, folder: Path) -> Arms:
 
 
 def dcp_async(run: Training, folder: Path, how: AsyncCheckpointerType) -> Arms:
-    """With one stager for all saves, so that its memory is kept; in shared memory for a process, as its documentation says.
-    Files are synced, which is the writer's default. As there, a save waits for the one before."""
+    """DCP's asynchronous save with one stager for all saves, so that its memory is kept; in shared memory for a process, as its
+    documentation says. Files are synced, which is the writer's default. As there, a save waits for the one before."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     stager = DefaultStager(StagingOptions(use_shared_memory=how is AsyncCheckpointerType.PROCESS, **NO_CUDA))
     saves: list[Future[Any]] = []

@@ -22,7 +22,7 @@ METRICS = (Metric("time", "s"), Metric("peak_memory_bytes", "B"))
 
 
 def contests(threads: int) -> Iterator[Contest]:
-    """The gate: as many documents go."""
+    """Clusters of DOCUMENTS by ours, and of FEWER beside datatrove. The gate: as many documents go."""
     (ROOT / ".scratch").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ROOT / ".scratch") as folder:
         for documents in (DOCUMENTS, FEWER):
@@ -53,7 +53,7 @@ def make(folder: Path, documents: int) -> None:
 
 
 def write_signatures(folder: Path) -> None:
-    """The same as the sorted files of datatrove's first stage: 8 numbers, here all the key, and the number of the document."""
+    """Write the sorted files of datatrove's first stage: 8 numbers, here all the key, and the number of the document."""
     kind = np.dtype([*((f"hash{row}", "<u8") for row in range(ROWS)), ("document", "<u4")])
     for number in range(SHARDS):
         for band, keys in enumerate(np.load(folder / f"{number}.npy")):

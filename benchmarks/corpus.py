@@ -17,7 +17,8 @@ SHARD_BYTES = 64 << 20
 
 
 def texts(megabytes: int) -> list[str]:
-    """As many documents, again from the first where there are not enough. Raises ValueError without the folder of prose."""
+    """Documents of `megabytes` MB together, again from the first where there are not enough. Raises ValueError without the
+    folder of prose."""
     files = sorted(PROSE.glob("*.jsonl.gz"))
     if not files:
         raise ValueError(

@@ -43,8 +43,8 @@ def decode_counts(
     filled: int = CAPACITY // 2,
     low: bool = True,
 ) -> dict[str, float]:
-    """Of one token in each row, sampled: `moved` bytes; `ideal`, weights, filled keys and values and logits once, in bf16;
-    `times`, their quotient; `cache`, bytes of keys and values; `launches`. low: within autocast to bf16, else in fp32."""
+    """Counts of one token in each row, sampled: `moved` bytes; `ideal`, weights, filled keys and values and logits once, in
+    bf16; `times`, their quotient; `cache`, bytes of keys and values; `launches`. low: within autocast to bf16, else in fp32."""
     counts = Filled(filled / capacity)
     low_products = torch.autocast("cpu", torch.bfloat16, enabled=low)
     with on_gpu(counts.kernel), FakeTensorMode(), torch.no_grad(), low_products:

@@ -82,5 +82,5 @@ def ours(data: str) -> tuple[dict[str, float], list[int]]:
 
 
 def megabytes(path: Path) -> float:
-    """Of text."""
+    """MB of text in a table."""
     return pc.sum(pc.binary_length(pq.read_table(path, columns=["text"])["text"])).as_py() / 1e6

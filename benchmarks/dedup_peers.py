@@ -87,7 +87,7 @@ def datasketch_lsh(table: str) -> Answer:
 
 
 def datatrove_minhash(table: str) -> Answer:
-    """Its four stages with two processes, as its example of MinHash has them."""
+    """datatrove's four stages with two processes, as its example of MinHash has them."""
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupFilter
     from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
@@ -118,8 +118,8 @@ def datatrove_minhash(table: str) -> Answer:
 
 
 def text_dedup_minhash(table: str) -> Answer:
-    """Its command, called as a function so that its imports are over, with two processes and the hash function that it says is
-    faster."""
+    """text-dedup's command, called as a function so that its imports are over, with two processes and the hash function that it
+    says is faster."""
     os.environ |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}  # read by its import of datasets
     from datasets import load_from_disk
     from text_dedup.minhash import main as minhash
@@ -140,12 +140,13 @@ def text_dedup_minhash(table: str) -> Answer:
 
 
 def size_of(rows: pa.Table) -> float:
-    """MB of text."""
+    """MB of text in a table's rows."""
     return float(np.sum([len(text.encode()) for text in rows["text"].to_pylist()])) / 1e6
 
 
 def datatrove_clusters(folder: str) -> tuple[dict[str, float], int]:
-    """Its second and third stage on signatures that are there, with two processes; seconds, and how many documents go."""
+    """Seconds of datatrove's second and third stage on signatures that are there, with two processes, and how many documents
+    go."""
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
     from datatrove.pipeline.dedup.minhash import MinhashConfig

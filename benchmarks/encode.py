@@ -20,7 +20,7 @@ PACKAGES = ("gigatoken", "tokenizers", "tiktoken", "datatrove", "trl")
 
 
 def contests(threads: int) -> Iterator[Contest]:
-    """Beside the adopted encoder with NumPy, and beside the slower peers, which take a minute. The gate: every id of every
+    """Ours beside the adopted encoder with NumPy, and beside the slower peers, which take a minute. The gate: every id of every
     document is the same, and no token is lost but those that do not fill the last sequence."""
     scratch = ROOT / ".scratch"
     scratch.mkdir(exist_ok=True)

@@ -25,7 +25,7 @@ def answered(seconds: float, megabytes: float, ids: bytes, lost: int) -> Answer:
 
 
 def with_ends(ids: np.ndarray, lengths: np.ndarray, eos: int) -> np.ndarray:
-    """As a user of NumPy would: the end token after each document."""
+    """Ids with the end token after each document, as a user of NumPy would make them."""
     return np.insert(ids, np.cumsum(lengths), eos).astype(np.uint16)
 
 

@@ -122,7 +122,7 @@ def ours(data: str, size: int, threads: int) -> tuple[dict[str, float], Answer]:
 
 
 def datatrove(data: str, size: int) -> tuple[dict[str, float], Answer]:
-    """Its filters in a local pipeline of two tasks on two workers, from Parquet to Parquet."""
+    """datatrove's filters in a local pipeline of two tasks on two workers, from Parquet to Parquet."""
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.filters import C4QualityFilter, GopherQualityFilter, GopherRepetitionFilter
     from datatrove.pipeline.readers import ParquetReader
@@ -151,8 +151,8 @@ def answer(folder: Path) -> Answer:
 
 
 def gate(mine: Answer, theirs: Answer) -> str:
-    """Nothing when at most one document of a thousand is kept by one alone, or by both with other text; each of these is
-    printed."""
+    """What is wrong; empty when at most one document of a thousand is kept by one alone, or by both with other text; each of
+    these is printed."""
     texts = list(documents())
     differ = [name for name in sorted(mine.keys() | theirs.keys(), key=int) if mine.get(name) != theirs.get(name)]
     for name in differ:

@@ -46,17 +46,17 @@ def counted(
 
 
 def milliseconds(stream: str) -> dict[str, float]:
-    """Predicted, of each class and of all."""
+    """Predicted ms of a training step, of each class and of all."""
     seconds = step_counts(stream).seconds
     found = {kind: seconds[kind] * 1e3 for kind in CLASSES}
     return {**found, "all": sum(found.values())}
 
 
 def gigabytes() -> dict[str, float]:
-    """Moved for a token."""
+    """GB moved for one step of decoding, a token in each row."""
     return {"moved": decode_counts.decode_counts()["moved"] / 1e9}
 
 
 def launches() -> dict[str, float]:
-    """For a token."""
+    """Launches on a GPU for one step of decoding."""
     return {"launches": decode_counts.decode_counts()["launches"]}

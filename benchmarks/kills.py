@@ -65,7 +65,7 @@ def equal_digests() -> int:
 
 
 def _seconds(project: Path, ranks: int, whole: str) -> float:
-    """That an uninterrupted run of so many ranks takes."""
+    """Seconds that an uninterrupted run of so many ranks takes."""
     shutil.rmtree(project / "data" / "pretrain")
     began = time.monotonic()
     run_stage(project, "pretrain", TOKENMILL_RANKS=str(ranks), TOKENMILL_CHECKPOINT_SECONDS="0")

@@ -109,7 +109,7 @@ def seconds(work: Any) -> float:
 
 
 class Nothing:
-    """In the place of SequenceLosses: keeps none."""
+    """Stand-in for SequenceLosses that keeps none."""
 
     def __init__(self, path: Path, sequences_S: np.ndarray) -> None: ...
     def rows(self, rows: slice, losses_R: Tensor) -> None: ...

@@ -51,7 +51,7 @@ def contests(threads: int) -> Iterator[Contest]:
 
 
 def peers(softcap: float) -> dict[str, Path]:
-    """By their names, with their Python: those that have a soft-cap, where one is asked for, and that there are: torch 2.11 has
+    """Python of each peer by its name: those that have a soft-cap, where one is asked for, and that there are: torch 2.11 has
     no operator of its own."""
     every = {"plain": OURS, "TRL": PEERS, "CCE torch_compile": PEERS}
     if softcap:
@@ -144,7 +144,7 @@ def trl(softcap: float) -> Loss:
 
 
 def cut_cross_entropy(softcap: float) -> Loss:
-    """Its only implementation for a CPU."""
+    """cut-cross-entropy's only implementation for a CPU."""
     from cut_cross_entropy import linear_cross_entropy
 
     return partial(linear_cross_entropy, softcap=softcap or None, impl="torch_compile")

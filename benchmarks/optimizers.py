@@ -67,7 +67,7 @@ def best(method: Any) -> Any:
 
 @cache
 def bits_per_byte(optimizer: Any, seed: int) -> float:
-    """Of the held-out documents, after STEPS steps of the plan; infinite where training diverged."""
+    """Bits per byte of the held-out documents, after STEPS steps of the plan; infinite where training diverged."""
     tokenizer, plan = Tokenizer.load(DATA / "tokenize"), Plan(DATA / "curriculum", DATA / "tokenize")
     longest = plan.batch(0).shape[1]
     shape = ModelConfig(

@@ -22,7 +22,7 @@ METRICS = (
 
 
 def contests(threads: int) -> Iterator[Contest]:
-    """Where a sample of the peer takes half a minute there are three pairs."""
+    """Three pairs where a sample of the peer takes half a minute."""
     with in_turns("ours", "benchmarks.packing:best_fit", count=DOCUMENTS) as ours:
         for packer in PACKERS:
             pairs = 5 if packer.startswith("llama-factory") else 3
@@ -32,7 +32,7 @@ def contests(threads: int) -> Iterator[Contest]:
 
 
 def gate(ours: dict[str, float], peer: dict[str, float]) -> str:
-    """Nothing where both are packings and ours is as good as was asked: 99.5% full, no token cropped."""
+    """What is wrong; empty where both are packings and ours is as good as was asked: 99.5% full, no token cropped."""
     overfull = [name for name, found in (("ours", ours), ("peer", peer)) if found["fullest"] > CAPACITY]
     if overfull:
         return f"{overfull[0]}: a bin has more than {CAPACITY} tokens"

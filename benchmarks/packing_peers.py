@@ -62,7 +62,7 @@ def sizes_of(found: Any, packer: str, count: int) -> np.ndarray:
 
 
 def trl(lengths: np.ndarray, batch: int) -> Callable[[], Any]:
-    """Its function for tables, which also moves tokens, here of one byte. Longer documents are split, none is cropped."""
+    """TRL's function for tables, which also moves tokens, here of one byte. Longer documents are split, none is cropped."""
     import pyarrow as pa
     from trl.data_utils import _pack_bfd
 
@@ -75,8 +75,8 @@ def trl(lengths: np.ndarray, batch: int) -> Callable[[], Any]:
 
 
 def llama_factory(lengths: np.ndarray, batch: int) -> Callable[[], Any]:
-    """Its function empties the list that it gets; the batch is that of `datasets`, in which it is called. Its package asks for
-    other versions of much that is here, so the file is loaded by itself."""
+    """LLaMA-Factory's function, which empties the list that it gets; the batch is that of `datasets`, in which it is called.
+    Its package asks for other versions of much that is here, so the file is loaded by itself."""
     folder = Path(find_spec("llamafactory").origin).parent  # type: ignore[union-attr, arg-type]
     spec = spec_from_file_location("llamafactory_processor_utils", folder / "data" / "processor" / "processor_utils.py")
     module = module_from_spec(spec)  # type: ignore[arg-type]
@@ -92,7 +92,7 @@ def llama_factory(lengths: np.ndarray, batch: int) -> Callable[[], Any]:
 
 
 def axolotl(lengths: np.ndarray) -> Callable[[], Any]:
-    """In two processes, with its defaults: first fit in the order of the documents, in groups."""
+    """axolotl's packer in two processes, with its defaults: first fit in the order of the documents, in groups."""
     from axolotl.utils.samplers.multipack import pack_group, pack_parallel
 
     short = np.minimum(lengths, CAPACITY)

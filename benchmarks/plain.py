@@ -45,7 +45,7 @@ def rotated(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
 
 
 class Llama(nn.Module):
-    """Of the shape that a Hugging Face config.json describes."""
+    """Decoder of the shape that a Hugging Face config.json describes."""
 
     cos_TE: Tensor
     sin_TE: Tensor

@@ -28,7 +28,7 @@ NAMES = {
 
 
 def factor(step: int, steps: int, final: float = 0.1, warmup_fraction: float = 0.05) -> float:
-    """Of the rate: up to 1 by equal parts, then half a cosine down to `final`."""
+    """Factor of the rate: up to 1 by equal parts, then half a cosine down to `final`."""
     warmup = int(warmup_fraction * steps)
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -69,7 +69,7 @@ def plain_of(decoder: Decoder) -> Llama:
 
 
 def put_back(model: Llama, decoder: Decoder) -> None:
-    """The weights of the plain decoder into ours."""
+    """Copy the weights of the plain decoder into ours."""
     plain = model.state_dict()
     state = {name: plain[name] for name in ("embedding.weight", "norm.weight")}
     for block in (f"blocks.{number}" for number in range(decoder.config.layers)):

@@ -84,7 +84,7 @@ def contests(threads: int) -> Iterator[Contest]:
 
 
 def near(forecast: float, peak: float) -> str:
-    """The gate."""
+    """What is wrong; empty where the forecast is within TOLERANCE of the peak."""
     apart = forecast / peak - 1
     return (
         ""
@@ -102,7 +102,7 @@ def told(case: Case) -> Sample:
 
 
 def measured(case: Case) -> Sample:
-    """The stage itself."""
+    """Peak memory of the stage itself, in bytes."""
     with tempfile.TemporaryDirectory(prefix="plan-accuracy-") as folder:
         prepare(Path(folder), case.params())
         found = peak_memory(Path(folder))

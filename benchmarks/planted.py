@@ -65,7 +65,7 @@ def make(documents: int, seed: int = 0) -> Corpus:
 
 
 def write(corpus: Corpus, table: Path) -> None:
-    """As a table of one shard, as ingest leaves it; ids are row numbers."""
+    """Write a table of one shard, as ingest leaves it; ids are row numbers."""
     rows = len(corpus.texts)
     columns = {
         "id": pa.array([f"{row:08}" for row in range(rows)]),
@@ -88,7 +88,7 @@ class Judge:
             self._family.setdefault(original, [original]).append(row)
 
     def jaccard(self, left: int, right: int) -> float:
-        """Of the sets of five-word shingles of two rows."""
+        """Jaccard similarity of two rows' sets of five-word shingles."""
         a, b = self._shingles(left), self._shingles(right)
         return len(a & b) / len(a | b)
 

@@ -71,7 +71,7 @@ XS, M = Size("XS", shape(4096, 128, 4, 344, 256), 16, 5), Size("M", shape(8192, 
 
 
 def contests(threads: int) -> Iterator[Contest]:
-    """At both sizes: ours, plain and compiled, beside each peer, the share of the roof that it reaches, and what compiling
+    """Both sizes: ours, plain and compiled, beside each peer, the share of the roof that it reaches, and what compiling
     costs."""
     for size in (XS, M):
         with tempfile.TemporaryDirectory() as folder:

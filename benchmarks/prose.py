@@ -55,7 +55,7 @@ def prepare(data: Path, source: Path = FOLDER, vocab_size: int = 2048, held_out_
 
 
 def bits_per_byte(model: Decoder, data: Path) -> tuple[float, str]:
-    """Of the held-out documents together, as the evaluate stage counts them; and a digest of those documents."""
+    """Bits per byte of the held-out documents together, as the evaluate stage counts them; and a digest of those documents."""
     documents = held_out(data / "tokenize", Tokenizer.load(data / "tokenize"))
     bits = document_bits(model, [document.ids for document in documents], lambda *_: None)
     texts = [document.text.encode() for document in documents]

@@ -73,7 +73,7 @@ def commit_doubt(commit: str, bench: str, root: Path = ROOT) -> str:
 
 
 def doubts(rows: Iterable[dict[str, Any]], root: Path = ROOT) -> list[str]:
-    """For each row what speaks against it, "" where nothing does: its commit, or another machine than most of the rows have."""
+    """What speaks against each row, "" where nothing does: its commit, or another machine than most of the rows have."""
     rows = list(rows)
     machines = Counter(row["machine"] for row in rows)
     usual = machines.most_common(1)[0][0] if machines else ""

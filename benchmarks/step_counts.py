@@ -48,7 +48,7 @@ ONLY_WRITE, NOTHING = {"zeros", "ones", "full", "arange", "scalar_tensor", "fill
 
 @dataclass
 class Counts:
-    """By class: bytes, FLOP, predicted seconds and launches."""
+    """Bytes, FLOP, predicted seconds and launches, by class."""
 
     bytes: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     flops: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -56,7 +56,7 @@ class Counts:
     launches: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def add(self, kind: str, moved: float, flops: float = 0.0, rate: float = PRODUCTS) -> None:
-        """One operator."""
+        """Count one operator."""
         if not moved:
             return
         self.bytes[kind] += moved
@@ -147,8 +147,8 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 @cache
 def step_counts(stream: str) -> Counts:
-    """Of one micro-batch of the preset's pretraining, TOKENS tokens forward and back with bf16 products, the residual stream in
-    `stream`: what it takes before anything is summed over micro-batches or updated."""
+    """Counts of one micro-batch of the preset's pretraining, TOKENS tokens forward and back with bf16 products, the residual
+    stream in `stream`: what it takes before anything is summed over micro-batches or updated."""
     params = compose(ROOT, PRESET, [])
     config, shape = load("pretrain", PretrainConfig, params), shape_of(params)
     T = params["curriculum"]["method"]["sequence_length"]

@@ -62,7 +62,7 @@ class Recording(Log):
 
 
 def records(step: int) -> bool:
-    """Whether this step is one that does."""
+    """Whether this step records digests."""
     return step % 4 in (0, 3)
 
 
@@ -78,7 +78,7 @@ def cost(stage: str, threads: int) -> tuple[dict[str, float], None]:
     spent: list[float] = []
 
     class Measured(Digests):
-        """Those of the steps that record them, with what they take; of the others nothing is done."""
+        """Digests of the steps that record them, with what they take; of the others nothing is done."""
 
         def begin(self, step: int, content: Iterable[Tensor]) -> None:
             self.step, began = step, time.perf_counter()

@@ -11,7 +11,8 @@ def nothing_more(rate: float) -> dict[str, float]:
 
 
 class Steps:
-    """Of the losses given so far, the first FIRST are the answer of every sample, and the first sample is made of them.
+    """Losses and rates of steps by turns: the first FIRST losses are the answer of every sample, and the first sample is made
+    of them.
 
     more(tokens per second): further values of a sample, measured outside of its time.
     """

@@ -19,7 +19,8 @@ METRICS = (Metric("steps", "steps"), Metric("time", "s"))
 
 
 def params(steps: int, decay: float) -> dict[str, Any]:
-    """Of a variant: a decoder of 0.8 million weights, whose steps take longer than to start a process for a run of them."""
+    """Parameters of a variant: a decoder of 0.8 million weights, whose steps take longer than to start a process for a run of
+    them."""
     shape = {"width": 128, "layers": 4, "heads": 4, "kv_heads": 2, "ffn_width": 352, "context": 128}
     schedule = {"name": "wsd", "warmup_fraction": 8.5 / steps, "decay_fraction": decay}  # 8 steps, whatever the total
     plan = {
@@ -37,7 +38,8 @@ def params(steps: int, decay: float) -> dict[str, Any]:
 
 
 def contests(threads: int) -> Iterator[Contest]:
-    """With the store of trunks beside without. The gate: all 12 outputs have the same digests, model, curves and losses."""
+    """The tree with the store of trunks beside without. The gate: all 12 outputs have the same digests, model, curves and
+    losses."""
     yield Contest(
         Arm("tree of 12, trunks", lambda: tree(True)),
         METRICS,

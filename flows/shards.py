@@ -65,7 +65,7 @@ def make_part_there(work: Work, item: Any, folder: Path, root: Path) -> None:
 
 
 def importable(work: Work) -> Work:
-    """The same function by the name that other processes know: a stage run by `python -m` is called __main__ here."""
+    """The function by the name that other processes know: a stage run by `python -m` is called __main__ here."""
     spec = sys.modules[work.__module__].__spec__
     return getattr(import_module(spec.name), work.__name__) if work.__module__ == "__main__" and spec else work
 

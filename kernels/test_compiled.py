@@ -98,7 +98,7 @@ print("graphs", len(graphs))
 
 @pytest.mark.parametrize("qk_norm", [True, False])
 def test_a_gpus_block_is_one_graph(qk_norm: bool) -> None:
-    """In a process that has no interpreter of Triton: Dynamo traces the launches themselves."""
+    """Traced in a process that has no interpreter of Triton: Dynamo traces the launches themselves."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     code = TRACE.replace("QK", str(qk_norm))
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

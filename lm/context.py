@@ -39,5 +39,5 @@ class Context:
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """The type in which autocast computes products of x now; None without autocast."""
+    """Dtype of products of x under autocast now; None without autocast."""
     return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None

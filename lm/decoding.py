@@ -21,7 +21,7 @@ Step = Callable[[], None]
 
 
 def dtype_of_pass(model: Decoder) -> torch.dtype:
-    """In which the model's products are computed here: autocast's, where it is on."""
+    """Dtype in which the model's products are computed here: autocast's, where it is on."""
     weight = model.embedding.weight
     return autocast_dtype(weight) or weight.dtype
 

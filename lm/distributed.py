@@ -14,12 +14,12 @@ from kernels.signs import BLOCK, compress, decompress
 
 
 def ranks() -> int:
-    """How many train together; 1 where no process group was made."""
+    """How many processes train together; 1 where no process group was made."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this process is, from 0."""
+    """Number of this process among those that train together, from 0."""
     return dist.get_rank() if ranks() > 1 else 0
 
 

@@ -54,7 +54,8 @@ class Llama3(Config):
 
 
 class Yarn(Config):
-    """As Llama3 with the ramp over the index of the frequency, and sharper attention (Peng et al. 2023, arXiv:2309.00071)."""
+    """Slow frequencies divided by the factor, fast ones kept, a straight ramp over their index in between, and sharper
+    attention (Peng et al. 2023, arXiv:2309.00071)."""
 
     kind: Literal["yarn"] = "yarn"
     factor: float = Field(gt=0)
@@ -75,7 +76,7 @@ class Yarn(Config):
 
     @property
     def amplitude(self) -> float:
-        """Of query and key each: the logits grow by its square."""
+        """Factor of query and of key: the logits grow by its square."""
         return 0.1 * math.log(self.factor) + 1 if self.factor > 1 else 1.0
 
 

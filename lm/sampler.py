@@ -43,12 +43,12 @@ def rows_for(model: Decoder, prompts: int) -> int:
 
 
 def prompts_at_once(rows: int) -> int:
-    """How many prompts are read together where so many rows are written."""
+    """Number of prompts read together where so many rows are written."""
     return max(1, rows // 8)
 
 
 def whole_pieces(length: int, context: int) -> int:
-    """The length to which a prompt is filled up."""
+    """Length to which a prompt is filled up: a multiple of PIECE, or the context."""
     return min(-(-length // PIECE) * PIECE, context)
 
 
@@ -100,7 +100,7 @@ def generate(
 
 
 class _Table:
-    """Which prompt's completion is being written in which row: `running` has their places by row."""
+    """Rows that completions are written in, and whose: `running` has the prompts' places by row."""
 
     def __init__(self, model: Decoder, rows: int, capacity: int, budgets: list[int], seed: int) -> None:
         kind = "cuda" if model.embedding.weight.is_cuda else "cpu"

@@ -30,7 +30,7 @@ class Check:
         return self.device.type == "cuda"
 
     def of(self, item: str) -> "Check":
-        """The same for an item."""
+        """Copy of the check for an item."""
         return replace(self, item=item)
 
     def say(self, name: str, value: float | str | None, unit: str = "", **more: Any) -> None:

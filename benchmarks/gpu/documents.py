@@ -59,7 +59,7 @@ def gradients(result: Tensor, inputs: tuple[Tensor, ...], grad: Tensor) -> tuple
 
 
 def bounds_of(B: int, T: int, generator: torch.Generator) -> Tensor:
-    """Of documents of lognormal length, cut where rows end."""
+    """Bounds of documents of lognormal length, cut where rows end."""
     ends = torch.exp(torch.randn(B * T, generator=generator) + math.log(MEAN_LENGTH) - 0.5).ceil().long().cumsum(0)
     return torch.cat((ends[ends < B * T], torch.arange(0, B * T + 1, T))).unique()
 

@@ -56,7 +56,7 @@ def step_plain(check: Check) -> None:
 
 
 def plain_model(model: ModelConfig) -> Llama:
-    """With the weights that the stage begins with."""
+    """Plain Llama with the weights that the stage begins with."""
     plain = Llama(
         {
             "hidden_size": model.width, "num_attention_heads": model.heads, "rms_norm_eps": model.norm_eps,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Prediction(NamedTuple):
-    """From low to high, in the unit of the row, and why."""
+    """Range predicted, low to high, in the unit of the row, and why."""
 
     low: float
     high: float

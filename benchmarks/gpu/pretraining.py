@@ -29,7 +29,7 @@ def vocab_size(check: Check) -> int:
 
 
 def shape(check: Check, **more: Any) -> ModelConfig:
-    """Of presets/gpu-124m.yaml."""
+    """Shape of the model of presets/gpu-124m.yaml."""
     sizes: dict[str, Any] = {"width": 768, "layers": 12, "heads": 6, "kv_heads": 6, "ffn_width": 2048, "context": 1024}
     if check.tiny:
         sizes = {"width": 64, "layers": 2, "heads": 2, "kv_heads": 2, "ffn_width": 128, "context": 32}
@@ -37,12 +37,12 @@ def shape(check: Check, **more: Any) -> ModelConfig:
 
 
 def sequences(check: Check) -> int:
-    """A step's."""
+    """Sequences of a step."""
     return 8 if check.tiny else 512
 
 
 def flops(model: ModelConfig) -> float:
-    """Of a token of training."""
+    """FLOP of a token of training."""
     with torch.device("meta"):
         return flops_per_token(Decoder(model), model.context)
 
@@ -53,12 +53,12 @@ def step_preset(check: Check) -> None:
 
 
 def step_eager(check: Check) -> None:
-    """The same, uncompiled."""
+    """Muon and QK-norm, uncompiled."""
     train(check, 8, look=True, **preset(check) | {"compile": "off"})
 
 
 def step_documents(check: Check) -> None:
-    """The same with attention within documents."""
+    """Muon and QK-norm, compiled, with attention within documents."""
     train(check, 9, **preset(check), within_documents=True)
 
 
@@ -79,7 +79,7 @@ def preset(check: Check) -> dict[str, Any]:
 
 
 def compiled(check: Check) -> str:
-    """On a CPU compiling takes longer than all else of an item."""
+    """Whether to compile: not on a CPU, where it takes longer than all else of an item."""
     return "off" if check.tiny else "on"
 
 

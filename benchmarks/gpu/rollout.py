@@ -54,7 +54,7 @@ def ours(check: Check, label: str, shape: ModelConfig, prompts: list[list[int]],
 
 
 def theirs(check: Check, label: str, shape: ModelConfig, ids: torch.Tensor, new: int) -> None:
-    """With its dynamic cache."""
+    """Generation by transformers, with its dynamic cache."""
     import transformers
 
     dtype = torch.bfloat16 if check.on_gpu else torch.float32

@@ -36,7 +36,7 @@ class OrderConfiguration(BaseJobConfiguration):
     async def from_template_and_values(
         cls, base_job_template: dict[str, Any], values: dict[str, Any], client: PrefectClient | None = None
     ) -> Self:
-        """The same for every template and all values."""
+        """The empty configuration, whatever the template and the values say."""
         return cls()
 
 

@@ -47,7 +47,7 @@ class Agents:
         self._seen: dict[str, tuple[datetime | None, float]] = {}
 
     def alive(self) -> set[str]:
-        """Their names, asked of the server now; none when there is no such pool."""
+        """Names of the agents that are alive, asked of the server now; none when there is no such pool."""
         try:
             workers = self._client.read_workers_for_work_pool(self.pool, offset=0, limit=200)
         except ObjectNotFound:
@@ -111,7 +111,7 @@ class Sent:
             time.sleep(POLL_SECONDS)
 
     def _ended(self, run: FlowRun, answer: Answer | None, alive: set[str], late: bool) -> Outcome | None:
-        """How it ended, if it has."""
+        """Outcome of the run where it has ended, else None."""
         state, agent = run.state, run.labels.get(AGENT_LABEL) or self._queue
         assert state is not None
         agent = str(agent) if agent else None

@@ -15,7 +15,7 @@ HEAD = ["stage", "parameters", "steps", "tokens", "FLOP", "peak memory", "a back
 
 
 def row_of(work: Workload, found: Forecast) -> list[str]:
-    """The cells of a stage."""
+    """Cells of a stage's row, below HEAD."""
     held = f"{found.positions:,} positions" if found.positions else "recomputed"
     return [
         work.stage, f"{found.parameters / 1e6:,.1f}M", f"{work.steps:,}", short(found.tokens), f"{found.flops:.2g}",
@@ -24,7 +24,7 @@ def row_of(work: Workload, found: Forecast) -> list[str]:
 
 
 def short(number: float) -> str:
-    """A count in three digits or so."""
+    """Number as text, in three digits or so: `12.3M`."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"
@@ -32,7 +32,7 @@ def short(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that a person would use."""
+    """Seconds as text, in the unit that a person would use."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
@@ -40,7 +40,7 @@ def duration(seconds: float) -> str:
 
 
 def table(rows: list[list[str]]) -> str:
-    """Aligned; the first column to the left."""
+    """Rows as text with their columns aligned, the first to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(c.ljust(w) if n == 0 else c.rjust(w) for n, (c, w) in enumerate(zip(row, widths, strict=True)))
@@ -49,7 +49,7 @@ def table(rows: list[list[str]]) -> str:
 
 
 def in_all(found: list[Forecast]) -> str:
-    """The sum of the stages that train."""
+    """Sentence with the time and FLOP of all stages that train."""
     seconds, flops = sum(one.seconds for one in found), sum(one.flops for one in found)
     return f"in all {duration(seconds)} and {flops:.2g} FLOP, data stages and evaluation not counted"
 

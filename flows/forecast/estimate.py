@@ -90,8 +90,8 @@ def forecast(
     machine: Machine,
     saves_every: float,
 ) -> Forecast:
-    """Of a stage of so many steps. process_bytes: of its process beside model and training, for a CPU. A checkpoint's copy of
-    the state counts where the stage is long enough for one."""
+    """Forecast of a stage of `steps` steps. process_bytes: of its process beside model and training, for a CPU. A checkpoint's
+    copy of the state counts where the stage is long enough for one."""
     per_token = flops_per_token(step.model, step.batch.length)
     forward_again = 4 / 3 if rehearsed.positions == 0 else 1.0
     reached = UTILIZATION["gpu" if machine.gpu else "cpu"] * machine.flops
@@ -122,8 +122,8 @@ def forecast(
 
 
 def sampling_seconds(sampling: Sampling, reached: float, machine: Machine) -> float:
-    """Of one batch of answers: a token of each row reads all weights and slots of the cache; a prompt is products. On a CPU all
-    slots in fp32, on a GPU those filled, half of an answer's on average, in bf16.
+    """Seconds for one batch of answers: a token of each row reads all weights and slots of the cache; a prompt is products. On
+    a CPU all slots in fp32, on a GPU those filled, half of an answer's on average, in bf16.
 
     Counted as if every answer had all its tokens, which an answer that ends sooner has not.
     """

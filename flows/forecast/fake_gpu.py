@@ -21,7 +21,7 @@ Launched = Callable[[str, tuple[Any, ...]], None]
 
 
 class Unlaunched:
-    """In the place of a Triton kernel: what it would write is there already, since nobody reads it."""
+    """Stand-in for a Triton kernel: what it would write is there already, since nobody reads it."""
 
     def __init__(self, name: str, launched: Launched) -> None:
         self._name, self._launched = name, launched
@@ -52,7 +52,7 @@ class FusedAttention(torch.autograd.Function):
 
 @contextmanager
 def on_gpu(launched: Launched = lambda name, arguments: None) -> Iterator[None]:
-    """Until it ends, every fake tensor says that it is on a GPU, so that kernels take the path of one, and none is launched.
+    """Context in which every fake tensor says that it is on a GPU, so that kernels take the path of one, and none is launched.
 
     The tensors stay fake ones of the CPU: a torch without CUDA has no fake ones of a GPU that autograd takes. Attributes are
     replaced, since a function mode is not in force where a backward recomputes activations. Raises ValueError when the package

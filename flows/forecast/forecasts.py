@@ -70,7 +70,7 @@ def machine_of(name: str) -> Machine:
 
 @cache
 def imports_bytes() -> int:
-    """That a process has at most once it has imported what training needs, asked of one: pages of libraries count as they are
+    """Peak bytes of a process that has imported what training needs, measured in one: pages of libraries count as they are
     mapped, by which two copies of one environment on one machine were 98 MiB apart."""
     code = (
         "import tasks.pretrain.stage, torch; torch.optim.SGD([torch.ones(1, requires_grad=True)]); print(peak_memory())"
@@ -82,7 +82,7 @@ def imports_bytes() -> int:
 
 
 def forecast_of(work: Workload, machine: Machine) -> Forecast:
-    """Of one stage on a machine."""
+    """Forecast of one stage on a machine."""
     on_this = not machine.gpu
     rehearsed = rehearse(work.step, work.recipe, work.steps, None if on_this else machine.memory, machine.gpu)
     with torch.device("meta"):

@@ -116,7 +116,7 @@ def labels(params: dict[str, Any]) -> set[str]:
 
 
 def libraries(root: Path) -> list[str]:
-    """Those that any stage of dvc.yaml declares, sorted."""
+    """Names of the libraries that any stage of dvc.yaml declares, sorted."""
     bodies = [body.get("do", body) for body in read_yaml(root / "dvc.yaml")["stages"].values()]
     return sorted({name for body in bodies for name in libraries_in(body.get("params", []))})
 

@@ -125,7 +125,8 @@ class Halted(Exception):
 
 
 def bring_up_to_date(root: Path, asked: Asked, where: str, publish: str) -> list[str]:
-    """As pipeline, with everything that is to be changed among the overrides. Raises Halted when it is told to stop."""
+    """Bring the pipeline up to date and return the stages that ran. All that is to be changed is among the overrides of
+    `asked`. Raises Halted when it is told to stop, else what pipeline raises."""
     logger = get_run_logger()
     form.choose_where(where)
     handed = handed_over()

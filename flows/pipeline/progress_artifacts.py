@@ -62,7 +62,7 @@ class ProgressArtifacts:
             self._send(address, bar)
 
     def _run(self) -> None:
-        """Until no stage has a bar any more."""
+        """Send the bars every UPDATE_SECONDS until no stage has one any more."""
         while True:
             time.sleep(UPDATE_SECONDS)
             with self._lock:

@@ -129,7 +129,7 @@ def sequences(s: Sections) -> Iterator[Finding]:
 
 
 def steps(s: Sections) -> Iterator[Finding]:
-    """The plan has a step."""
+    """The plan's tokens make a step at least."""
     tokens, per_step = s.curriculum.tokens, s.curriculum.tokens_per_step
     if tokens < per_step:
         yield Finding("params.yaml: curriculum.tokens", f"{tokens} is less than one step of {per_step}", "raise it")

@@ -28,7 +28,7 @@ def check_sources(params: dict[str, Any]) -> list[Finding]:
 
 
 def trouble_of(source: Any, folder: str) -> Iterator[Finding]:
-    """Nothing, or why the source cannot be used."""
+    """Why the source cannot be used; nothing where it can."""
     where = f"params.yaml: ingest.sources: {source.called}"
     try:
         file = source.files(folder)[0]

@@ -40,7 +40,7 @@ def text_bytes(config: IngestConfig) -> float:
 
 
 def needs_of(params: dict[str, Any], names: set[str]) -> Needs:
-    """Of the stages of these names. Raises ConfigError for what edges.py has already told of."""
+    """Disk and memory that the stages of these names need. Raises ConfigError for what edges.py has already told of."""
     sections = read_sections(params)
     text = text_bytes(load("ingest", IngestConfig, params))
     outputs, scratch = disk_of(sections, text)

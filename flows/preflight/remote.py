@@ -22,7 +22,8 @@ REMEDY = (
 
 
 def check_remote(root: Path) -> Iterator[Finding]:
-    """Nothing without a default remote. A put that does not answer within SECONDS counts as unreachable."""
+    """Why the default remote cannot be used; nothing without one. A put that does not answer within SECONDS counts as
+    unreachable."""
     config = dvc_config(root)
     name = config["core"].get("remote")
     if not name:
@@ -44,7 +45,7 @@ def check_remote(root: Path) -> Iterator[Finding]:
 
 
 def trouble_of(config: Config, name: str) -> str | None:
-    """Why a tiny object cannot be put there and deleted; None when it can."""
+    """Why a tiny object cannot be put into a remote and deleted; None when it can."""
     try:
         kind, settings, folder = get_cloud_fs(config, name=name)
         store = kind(**settings)

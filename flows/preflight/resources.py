@@ -58,7 +58,7 @@ def check_disk(root: Path, cache: Path, needs: Needs, outs: list[str]) -> Iterat
 
 
 def place_of(root: Path, outs: list[str]) -> Path:
-    """Where outputs go."""
+    """Existing folder in which a stage's outputs go."""
     return existing((root / outs[0]).parent if outs else root / "data")
 
 
@@ -82,11 +82,11 @@ def memory_there() -> float:
 
 
 def bytes_free(path: Path) -> int:
-    """Of the file system of a path, for this user."""
+    """Free bytes of a path's file system, for this user."""
     found = os.statvfs(path)
     return found.f_bavail * found.f_frsize
 
 
 def gigabytes(size: float) -> str:
-    """In the unit that has a digit before the point."""
+    """Bytes as text, in GB or MB, whichever has a digit before the point."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

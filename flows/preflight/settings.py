@@ -51,7 +51,7 @@ def check_settings() -> Iterator[Finding]:
 
 
 def gpus() -> int:
-    """That torch can use here."""
+    """Number of GPUs that torch can use here."""
     if not present():
         return 0
     import torch  # takes a second and a half

@@ -37,13 +37,13 @@ def moved(value: Any, old: str | None, new: str) -> Any:
 
 
 def rows(recipe: dict[str, Any], least: int) -> int:
-    """At least so many, and a multiple of the stage's shards."""
+    """Number of rows: at least `least`, and a multiple of the stage's shards."""
     parts = recipe.get("shards", 1)
     return parts * -(-least // parts)
 
 
 def curriculum(toy: dict[str, Any]) -> dict[str, Any]:
-    """Two steps of sequences of the true length."""
+    """Section of a curriculum of two steps, with sequences of the true length."""
     method = toy["curriculum"]["method"]
     length = method.get("sequence_length") or method.get("max_length") or 256
     per_step = length * max(rows(toy[name], 2) for name in ("pretrain", "distill"))
@@ -62,7 +62,8 @@ def pretrain(toy: dict[str, Any]) -> dict[str, Any]:
 
 
 def model(shape: dict[str, Any]) -> dict[str, Any]:
-    """Two layers and a few narrow heads; what else the model has, and its context, stay. The vocabulary is the tokenizer's."""
+    """Shape with two layers and a few narrow heads; what else the model has, and its context, stay. The vocabulary is the
+    tokenizer's."""
     heads, kv_heads = shape.get("heads", 5), shape.get("kv_heads", 1)
     kv = min(kv_heads, 2)
     few = kv * min(heads // kv_heads, 2)

@@ -25,7 +25,7 @@ def before(graph: dict[str, Entry]) -> dict[str, list[str]]:
 
 
 def needed(graph: dict[str, Entry], addresses: list[str]) -> list[str]:
-    """These stages and all they need, each after what it needs."""
+    """Addresses of these stages and of all they need, each after what it needs."""
     edges = before(graph)
     wanted, waiting = set[str](), list(addresses)
     while waiting:

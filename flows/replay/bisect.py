@@ -59,7 +59,7 @@ def compare(left: Side, right: Side) -> list[Verdict]:
 
 
 def verdict(stage: str, left: Side, right: Side) -> Verdict:
-    """Of one stage, by the digests of the locks where both have them and they are equal, else by the files."""
+    """Verdict on one stage, by the digests of the locks where both have them and they are equal, else by the files."""
     for side, other in ((left, right), (right, left)):
         if stage not in side.records:
             return Verdict(stage, DIVERGED, f"{DIVERGED}: only {other.name} has run it")

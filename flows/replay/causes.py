@@ -104,7 +104,7 @@ def of_code(one: Record, other: Record, left: Side, right: Side) -> list[Suspect
 
 
 def of_libraries(one: Record, other: Record) -> list[Suspect]:
-    """Of those that both know: one that only one has follows from the code."""
+    """Libraries that both records have in different versions: one that only one has follows from the code."""
     versions, versions_there = versions_of(one), versions_of(other)
     return [
         Suspect("library", f"{name} {versions[name]} -> {versions_there[name]}")

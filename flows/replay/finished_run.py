@@ -37,12 +37,12 @@ class Side:
     revision: str | None = None
 
     def place(self, path: str) -> Path:
-        """Where a dependency or an output lies."""
+        """Path of a dependency or an output of the run."""
         inside = self.data / Path(path).relative_to("data") if path.startswith("data/") else self.root / path
         return inside if inside.exists() or self.revision is None else self.root / path
 
     def record(self, stage: str) -> Record:
-        """Of a stage; where a lock is all there is, with what MLflow knows of the run that made the output."""
+        """Record of a stage; where a lock is all there is, with what MLflow knows of the run that made the output."""
         record = self.records[stage]
         if record.libraries:
             return record

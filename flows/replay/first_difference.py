@@ -17,7 +17,7 @@ CHUNK = 2**20
 
 
 def same_bytes(left: Path, right: Path) -> bool:
-    """Of two files."""
+    """Whether two files hold the same bytes."""
     if left.stat().st_size != right.stat().st_size:
         return False
     if left.samefile(right):
@@ -47,7 +47,7 @@ def differing(left: Path, right: Path) -> list[str]:
 
 
 def first_difference(left: Path, right: Path, names: list[str]) -> str:
-    """Of two folders, or files, whose files of these names differ."""
+    """Where two folders, or files, differ first, in words. names: their files that differ."""
     one, other = files_in(left), files_in(right)
     name = names[0]
     if name not in one or name not in other:
@@ -109,7 +109,7 @@ def first_row(one: pa.Table, other: pa.Table) -> tuple[int, str] | None:
 
 
 def rows_of(table: pa.Table) -> Counter[str]:
-    """How often each row is there."""
+    """Number of times that each row is in the table."""
     return Counter(map(repr, zip(*(column.to_pylist() for column in table.columns), strict=True)))
 
 
@@ -141,7 +141,7 @@ def of_tensors(left: Path, right: Path) -> str:
 
 
 def same_tensor(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """To the bit."""
+    """Whether two tensors are equal to the bit."""
     same = one.shape == other.shape and one.dtype == other.dtype
     return same and as_numpy(one).tobytes() == as_numpy(other).tobytes()
 
@@ -152,7 +152,7 @@ def as_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 
 def of_arrays(left: Path, right: Path) -> str:
-    """Of two .npy files."""
+    """Where two .npy files differ first, in words."""
     one, other = np.load(left, mmap_mode="r"), np.load(right, mmap_mode="r")
     if one.shape != other.shape or one.dtype != other.dtype:
         return f"{one.dtype} of shape {one.shape}, {other.dtype} of shape {other.shape} in the other"
@@ -170,7 +170,7 @@ def of_entries(one: np.ndarray, other: np.ndarray) -> str:
 
 
 def of_values(one: Any, other: Any) -> str:
-    """Two values of a column."""
+    """How two values of a column differ, in words."""
     if isinstance(one, str | bytes) and isinstance(other, str | bytes):
         a, b = (value.encode() if isinstance(value, str) else value for value in (one, other))
         return of_strings(a, b)
@@ -187,12 +187,12 @@ def of_strings(one: bytes, other: bytes) -> str:
 
 
 def bits_of(flipped: int) -> str:
-    """How many bits differ."""
+    """Number of bits that differ, with its unit: `2 bits`."""
     return f"{flipped.bit_count()} bit{'s' if flipped.bit_count() > 1 else ''}"
 
 
 def of_lines(left: Path, right: Path) -> str:
-    """The first line that differs."""
+    """First line that two files differ in, in words."""
     with left.open("rb") as one, right.open("rb") as other:
         for number, (a, b) in enumerate(zip(one, other, strict=False), 1):
             if a != b:
@@ -201,7 +201,7 @@ def of_lines(left: Path, right: Path) -> str:
 
 
 def of_bytes(left: Path, right: Path) -> str:
-    """The first byte of a file that differs."""
+    """First byte that two files differ in, in words."""
     offset = 0
     with left.open("rb") as one, right.open("rb") as other:
         while (a := one.read(CHUNK)) == (b := other.read(CHUNK)) and a:

@@ -35,7 +35,8 @@ class Step:
 
 
 def first_step(left: Path, right: Path) -> Step | None:
-    """Of the output folders of two runs of a stage; None where they left no digests, or agree as long as both went on."""
+    """First step in which two runs of a stage differ, by their output folders; None where they left no digests, or agree as
+    long as both went on."""
     one, other = (_lines(folder / "digests.jsonl") for folder in (left, right))
     figures, figures_there = (_lines(folder / "curves.jsonl") for folder in (left, right))
     if not one or not other:
@@ -67,12 +68,12 @@ def _tensors(one: dict[str, Any], other: dict[str, Any], names: list[str]) -> li
 
 
 def _digests(line: dict[str, Any]) -> list[str]:
-    """Of the tensors; none where the weights were not hashed."""
+    """Digests of the tensors; none where the weights were not hashed."""
     text = line.get("weights", "")
     return [text[place : place + TENSOR_DIGITS] for place in range(0, len(text), TENSOR_DIGITS)]
 
 
 def _lines(path: Path) -> dict[int, dict[str, Any]]:
-    """By their step; nothing where there is no such file."""
+    """Lines of a file by their step; none where there is no such file."""
     lines = path.read_text().splitlines() if path.exists() else []
     return {line["step"]: line for line in map(json.loads, lines)}

@@ -47,7 +47,7 @@ class Judged:
 
 
 def judge(left: Path, right: Path) -> Judged:
-    """Of two folders, or files, that are not the same bytes."""
+    """How far two folders, or files, are apart that are not the same bytes."""
     one, other = files_in(left), files_in(right)
     found: list[Distance] = []
     for name in differing(left, right):
@@ -60,7 +60,7 @@ def judge(left: Path, right: Path) -> Judged:
 
 
 def worst(found: list[Distance]) -> Judged:
-    """The one that is furthest apart."""
+    """The distance of the part that is furthest apart."""
     unequal = [name for name, far in found if far is None]
     if unequal:
         return Judged(None, unequal[0])
@@ -69,7 +69,7 @@ def worst(found: list[Distance]) -> Judged:
 
 
 def distances(left: Path, right: Path) -> Iterator[Distance]:
-    """Of the parts of two files; a kind that is not known has one part, which is not equal."""
+    """Distances between the parts of two files; a file of a kind that is not known has one part, which is not equal."""
     try:
         if left.suffix == ".safetensors":
             yield from of_dictionaries(load_file(left), load_file(right))
@@ -90,7 +90,7 @@ def distances(left: Path, right: Path) -> Iterator[Distance]:
 
 
 def of_dictionaries(one: dict[str, Any], other: dict[str, Any]) -> Iterator[Distance]:
-    """Of what has the same names."""
+    """Distances between the entries of the same names; None for a name that only one has."""
     for name in sorted({*one, *other}):
         if name not in one or name not in other:
             yield name, None
@@ -109,7 +109,7 @@ def of_tensors(one: torch.Tensor, other: torch.Tensor) -> float | None:
 
 
 def of_arrays(one: np.ndarray, other: np.ndarray) -> float | None:
-    """||a - b|| / ||a||, in units of RELATIVE."""
+    """Distance of two arrays, ||a - b|| / ||a|| in units of RELATIVE; None where they must be equal and are not."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return None
     if one.dtype.kind != "f":

@@ -86,7 +86,7 @@ def hold_to_what_was_read() -> None:
 
 
 def what_was_read(root: Path, entry: dict[str, Any]) -> str:
-    """In words, what a stage read where its entry would record another."""
+    """What a stage read where its entry would record another, in words."""
     try:
         path, _ = claim_of(entry) or ("", "")
         return ", ".join(differences(json.loads((root / path).read_text()), locked(entry)))

@@ -177,7 +177,7 @@ def blob_md5(root: Path, blob: str) -> str:
 
 
 def blob_bytes(root: Path, blob: str) -> bytes:
-    """What git has under this name."""
+    """Bytes of a blob that git has."""
     return subprocess.run(["git", "cat-file", "blob", blob], cwd=root, capture_output=True, check=True).stdout
 
 

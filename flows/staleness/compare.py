@@ -17,7 +17,7 @@ def read_lock(path: Path) -> dict[str, Any]:
 
 
 def by_path(entries: list[dict[str, Any]] | None) -> dict[str, str]:
-    """md5 of each dependency or output."""
+    """md5 of each dependency or output, by its path."""
     return {entry["path"]: entry.get("md5", "") for entry in entries or []}
 
 

@@ -22,7 +22,7 @@ class Declared(BaseModel):
 
     @classmethod
     def of(cls, cmd: str, deps: Iterable[str], params: Iterable[str], outs: Iterable[str]) -> Self:
-        """As given, sorted."""
+        """Declaration with its dependencies, parameters and outputs sorted."""
         return cls(cmd=cmd, deps=tuple(sorted(deps)), params=tuple(sorted(params)), outs=tuple(sorted(outs)))
 
     @classmethod

@@ -39,7 +39,7 @@ def take_out(root: Path) -> list[str]:
 
 
 def false_locked(root: Path, entries: dict[str, Any]) -> dict[str, str]:
-    """Of the entries of dvc.lock, those that are false or cannot be told from one that is; what is wrong, in words."""
+    """Entries of dvc.lock that are false or cannot be told from one that is, each with what is wrong, in words."""
     found = {}
     for address, entry in entries.items():
         unseen = unseen_keys(entry.get("params", {}).get("params.yaml", {}), "")
@@ -101,7 +101,7 @@ def _read(root: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _words(read: dict[str, Any] | None, entry: dict[str, Any]) -> str:
-    """As `dedup.near.threshold: 0.6, not 0.9`."""
+    """How what was read differs from the entry: `dedup.near.threshold: 0.6, not 0.9`."""
     return ", ".join(differences(read, locked(entry))) if read else "other parameters or files than it records"
 
 

@@ -11,13 +11,14 @@ from flows.staleness.plan import Planned
 
 
 def lost(repo: Repo, addresses: set[str]) -> list[PipelineStage]:
-    """Those of these stages whose outputs lie in data/ as dvc.lock records them, while the cache lacks some of their bytes."""
+    """Stages of these addresses whose outputs lie in data/ as dvc.lock records them, while the cache lacks some of their
+    bytes."""
     stages = [s for s in repo.index.stages if isinstance(s, PipelineStage) and s.addressing in addresses]
     return [s for s in stages if any(map(is_lost, outs := held(s))) and not any(map(is_another, outs))]
 
 
 def held(stage: PipelineStage) -> list[Output]:
-    """The outputs that DVC keeps in its cache."""
+    """Outputs of a stage that DVC keeps in its cache."""
     return [out for out in stage.outs if out.use_cache and out.hash_info]
 
 

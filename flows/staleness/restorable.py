@@ -11,8 +11,8 @@ from flows.staleness.declared import overlap
 
 
 def restorable(root: Path, addresses: list[str]) -> set[str]:
-    """Those of the stages that are brought back as things are now, and as those before them will have left them; params.yaml
-    must be written. What is not in the cache whole is not among them."""
+    """Addresses of stages that DVC's cache brings back as things are now, and as those before them will have left them;
+    params.yaml must be written. What is not in the cache whole is not among them."""
     found, left = set[str](), dict[str, HashInfo | None]()
     with Repo(str(root)) as repo:
         for stage in nx.dfs_postorder_nodes(repo.index.graph):

@@ -21,7 +21,7 @@ TABLE = Path(".dvc/tmp/rwlock")
 
 
 class Use(NamedTuple):
-    """One entry of the table."""
+    """A path that a process reads or writes, by DVC's table."""
 
     path: str
     writes: bool
@@ -95,7 +95,7 @@ def read_table(path: Path) -> list[Use] | None:
 
 
 def as_table(uses: list[Use]) -> dict[str, Any]:
-    """As DVC writes it."""
+    """The table of these uses as DVC writes it."""
     table: dict[str, Any] = {"write": {}, "read": {}}
     for use in uses:
         user = {"pid": use.pid, "cmd": use.command}

@@ -48,7 +48,7 @@ def leftovers(root: Path) -> list[Leftover]:
 
 
 def _key(root: Path, stage: str) -> str | None:
-    """Of the stage as it would run now; None where a dependency is missing, or this process works in another folder."""
+    """Key of the stage as it would run now; None where a dependency is missing, or this process works in another folder."""
     if root.resolve() != Path.cwd():
         return None
     try:
@@ -58,7 +58,7 @@ def _key(root: Path, stage: str) -> str | None:
 
 
 def bytes_in(folder: Path) -> int:
-    """Of the files below a folder, which others may change meanwhile."""
+    """Bytes of the files below a folder, which others may change meanwhile."""
     total = 0
     for above, _, names in os.walk(folder):
         for name in names:

@@ -85,7 +85,7 @@ def _detail(root: Path, change: Change) -> list[str]:
 
 
 def _made(key: str) -> str:
-    """Which run made the bytes, and when."""
+    """Sentence that tells which run made the bytes, and when."""
     found = maker_of(key)
     if found is None:
         return f"no MLflow run with its key {key[:12]} is recorded here: the bytes came from DVC's cache, or tracking was off"

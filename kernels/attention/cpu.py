@@ -122,12 +122,12 @@ def backward(
 
 
 def _wide(x: Tensor) -> torch.dtype:
-    """Of sums of what has the dtype of x."""
+    """Dtype for sums of values of the dtype of x: fp32 or wider."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
 def _columns(x_HN: Tensor) -> Tensor:
-    """As N x H x 1."""
+    """x_HN as N x H x 1."""
     return x_HN.t()[:, :, None]
 
 

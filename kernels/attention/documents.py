@@ -11,8 +11,8 @@ from torch import Tensor
 
 
 class Documents(NamedTuple):
-    """For each token where its document starts, and where it ends (the token after its last), as int32 on the device of the
-    tokens. Their shapes do not depend on the number of documents, so what is compiled for one batch serves every other."""
+    """Start of each token's document, and its end (the token after its last), as int32 on the device of the tokens. Their
+    shapes do not depend on the number of documents, so what is compiled for one batch serves every other."""
 
     starts_N: Tensor
     ends_N: Tensor
@@ -32,14 +32,14 @@ def documents_of(bounds: Tensor, rows: int, length: int, device: torch.device) -
 
 
 def whole_rows(rows: int, length: int, device: torch.device) -> Documents:
-    """Each row one document."""
+    """Documents where each row is one."""
     starts_B = torch.arange(0, rows * length, length, dtype=torch.int32, device=device)
     starts_N = starts_B.repeat_interleave(length)
     return Documents(starts_N, starts_N + length)
 
 
 def bounds_of(starts_N: Tensor) -> list[int]:
-    """What documents_of was given."""
+    """Bounds of the documents, as documents_of was given them."""
     return [*starts_N.unique_consecutive().tolist(), len(starts_N)]
 
 

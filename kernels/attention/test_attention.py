@@ -57,7 +57,7 @@ def results(f: Function, parts: list[Tensor], grad: Tensor, bounds: Tensor | Non
 
 
 def assert_equals_the_reference(f: Function, parts: list[Tensor], grad: Tensor, bounds: Tensor) -> None:
-    """In the worst entry, relative to the largest; the reference is given the same numbers in fp64."""
+    """Compare with the reference, given the same numbers in fp64, in the worst entry, relative to the largest."""
     expected = results(reference.attention, [x.double().cpu() for x in parts], grad.double().cpu(), bounds)
     for got, wanted in zip(results(f, parts, grad, bounds), expected, strict=True):
         assert got.dtype == parts[0].dtype and got.shape == wanted.shape
@@ -114,7 +114,7 @@ def test_triton_equals_the_reference(
 
 
 def set_tiles(monkeypatch: pytest.MonkeyPatch, *tiles: Tile) -> None:
-    """Of the forward, of dq, and of dk and dv."""
+    """Set the tiles of the forward, of dq, and of dk and dv."""
     from kernels.attention import triton
 
     monkeypatch.setattr(triton, "_tiles", lambda q: tiles)
@@ -235,7 +235,7 @@ def test_a_gpu_reads_grouped_heads_as_they_are_in_bf16(heads: tuple[int, int], m
 
 
 def changed(parts: list[Tensor], tokens: slice) -> list[Tensor]:
-    """The same with other numbers at these tokens of the first row."""
+    """The parts with other numbers at these tokens of the first row."""
     copies = [x.clone() for x in parts]
     for x in copies:
         x[0, tokens] = x[0, tokens] * 3 + 1

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 
 class Tile(NamedTuple):
-    """Of one kernel: queries and keys of a product of scores, warps of a program, and steps of its loop in flight."""
+    """Tile of one kernel: queries and keys of a product of scores, warps of a program, and steps of its loop in flight."""
 
     queries: int
     keys: int

@@ -59,7 +59,7 @@ def backward(
 
 
 def _tiles(q: Tensor) -> tuple[Tile, Tile, Tile]:
-    """Of the three kernels; the interpreter takes what the least of GPUs gets."""
+    """Tiles of the three kernels; the interpreter takes what the least of GPUs gets."""
     capability = torch.cuda.get_device_capability(q.device) if q.is_cuda else (8, 0)
     return tiles_of(capability, q.shape[2], q.element_size())
 

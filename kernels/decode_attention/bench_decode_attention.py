@@ -26,7 +26,7 @@ def setup(heads: int, kv_heads: int, device: torch.device) -> tuple[Tensor, ...]
 
 
 def masked(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
-    """The same by torch, the query heads of a key head as rows of one head."""
+    """Decoding's attention by torch, the query heads of a key head as rows of one head."""
     rows = torch.arange(len(q), device=q.device)
     keys[rows, :, lengths], values[rows, :, lengths] = k, v
     visible = (torch.arange(keys.shape[2], device=q.device) <= lengths[:, None])[:, None, None]

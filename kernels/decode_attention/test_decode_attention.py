@@ -35,7 +35,7 @@ def inputs(
 
 
 def softmax_of_each_row(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
-    """The same in fp64, a row and a head at a time."""
+    """Decoding's attention in fp64, a row and a head at a time."""
     B, H, E = q.shape
     mixed = torch.zeros(B, H, E, dtype=torch.float64)
     for row in range(B):
@@ -86,7 +86,7 @@ def test_kernel_and_reference_equal_a_softmax_a_row(
 def test_no_more_is_read_than_the_filled_slots(
     triton_kernel: Callable[..., Tensor], device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the masks of its loads, under the interpreter: keys and values of filled slots once, q, k and v once, the length."""
+    """Counted by the loads' masks, under the interpreter: keys and values of filled slots once, q, k and v once, the length."""
     if device.type == "cuda":
         pytest.skip("what a kernel loads is seen by the interpreter alone")
     from triton.runtime.interpreter import InterpreterBuilder
@@ -108,7 +108,7 @@ def test_no_more_is_read_than_the_filled_slots(
     row=st.integers(0, 3), others=st.lists(st.integers(0, 90), min_size=4, max_size=4), slots=st.integers(101, SLOTS)
 )
 def test_a_row_depends_on_itself_alone(row: int, others: list[int], slots: int) -> None:
-    """To the bit, whatever stands beside it and however many slots there are."""
+    """Equal to the bit, whatever stands beside it and however many slots there are."""
     triton = pytest.importorskip("kernels.decode_attention.triton", exc_type=ImportError)
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

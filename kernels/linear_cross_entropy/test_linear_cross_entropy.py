@@ -199,7 +199,7 @@ def test_chunks_of_a_gpu_are_as_few_as_their_bytes_allow_and_alike(tokens: int, 
 def test_one_chunk_or_many_are_one_loss(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ) -> None:
-    """On a GPU's path, whose chunks depend on their bytes alone; with a sum in fp32, and in bf16 where that is too large."""
+    """A GPU's path, whose chunks depend on their bytes alone; with a sum in fp32, and in bf16 where that is too large."""
     if device.type == "cpu":
         monkeypatch.setattr(chunks, "cpu", triton)
     x, weight, targets, weights = inputs((96, 16, 67), dtype)

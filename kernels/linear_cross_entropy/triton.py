@@ -82,7 +82,7 @@ def _capped(logits, softcap, CAPPED: tl.constexpr):
 
 @triton.jit
 def _slope(logits, columns, target, log_partition, softcap, z_loss, scale, CAPPED: tl.constexpr):
-    """Of the loss by these logits, which are capped already, before the share of the token."""
+    """Derivative of a token's loss by its logits before the cap, without `scale` and the token's share; `logits` are capped."""
     probabilities = tl.exp(logits * scale - log_partition)
     slope = probabilities * (1 + 2 * z_loss * log_partition) - tl.where(columns == target, 1.0, 0.0)
     if CAPPED:
@@ -95,7 +95,7 @@ def _derivative(
     logits_ptr, stride, targets_ptr, cross_entropy_ptr, log_partition_ptr, V, softcap, z_loss, scale,
     CAPPED: tl.constexpr, WHOLE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """WHOLE: a block is a row."""
+    """A row's logits to their derivative, in place. WHOLE: a block is a row."""
     row = tl.program_id(0).to(tl.int64)
     logits_ptr += row * stride
     target = tl.load(targets_ptr + row)

@@ -17,7 +17,7 @@ def newton_schulz(matrices: list[Tensor], steps: int) -> list[Tensor]:
 
 
 def products(matrix: Tensor) -> torch.dtype:
-    """In what such matrices are multiplied."""
+    """Dtype in which such matrices are multiplied."""
     return torch.bfloat16 if matrix.is_cuda else torch.float32
 
 

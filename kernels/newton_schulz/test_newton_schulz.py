@@ -80,7 +80,7 @@ def test_the_norm_of_a_large_matrix_is_no_sum_in_bf16() -> None:
 @settings(deadline=None, max_examples=50, derandomize=True)
 @given(st.lists(st.sampled_from([(2, 3), (3, 2), (4, 4), (1, 5), (9, 9)]), max_size=20), st.integers(1, 40))
 def test_a_batch_alone_is_the_batch_among_others(shapes: list[tuple[int, int]], entries: int) -> None:
-    """So that ranks which each do some batches find what one process finds, to the bit."""
+    """Equal to the bit, so that ranks which each do some batches find what one process finds."""
     whole, before = [torch.randn(shape) for shape in shapes], cpu.BATCH
     cpu.BATCH = entries
     try:

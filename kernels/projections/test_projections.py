@@ -79,7 +79,7 @@ def test_a_cpu_calls_the_layers() -> None:
 
 
 def test_a_gpu_in_training_adds_in_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the dtype of autocast; without gradients it calls the layers."""
+    """The product takes the dtype of autocast; without gradients the layers are called."""
     calls: list[torch.dtype] = []
     monkeypatch.setattr(module, "together", lambda x, weights, biases: calls.append(x.dtype))
     x, layers = setup(torch.float32, False)

@@ -89,7 +89,7 @@ def test_an_fp32_weight_gets_an_fp32_gradient(triton: ModuleType, device: torch.
 
 
 def test_a_norm_in_the_dtype_of_its_reader_is_the_cast_of_the_norm(triton: ModuleType, device: torch.device) -> None:
-    """As under autocast with a stream in fp32: results to the bit, gradients in the dtypes of x and weight."""
+    """Results to the bit, gradients in the dtypes of x and weight: as under autocast with a stream in fp32."""
     x, weight, dy = inputs((40, 24), torch.float32, device)
     for op in (by_triton(triton), rms_norm):
         y = op(x, weight, EPS, torch.bfloat16)

@@ -19,8 +19,8 @@ class ScheduleFreeOptimizer(Optimizer):
     """Holds ahead (z - y, so that it can begin as zeros), exp_avg_sq, step, and rate_sum (of squared rates)."""
 
     def update(self, weights: list[Tensor], grads: list[Tensor], state: State, group: dict[str, Any]) -> None:
-        """With Adam's direction u and the share c of z in x: y += c (z - y) - (1 - beta1 (1 - c)) lr u, and z - y becomes
-        (1 - c) (z - y - beta1 lr u)."""
+        """Step the weights y: with Adam's direction u and the share c of z in x, y += c (z - y) - (1 - beta1 (1 - c)) lr u, and
+        z - y becomes (1 - c) (z - y - beta1 lr u)."""
         lr, beta1, beta2, squares = group["lr"], group["beta1"], group["beta2"], state["exp_avg_sq"]
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, grads, grads, value=1 - beta2)
@@ -40,7 +40,7 @@ class ScheduleFreeOptimizer(Optimizer):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """From y to x = y - (1 - beta1) / beta1 (z - y)."""
+        """Move the weights from y to x = y - (1 - beta1) / beta1 (z - y)."""
         for group in self.param_groups:
             for weight in group["params"]:
                 if self.state[weight]:

@@ -33,7 +33,7 @@ def tensor_digest(tensor: Tensor) -> str:
 
 
 def bytes_digest(parts: Iterable[memoryview]) -> str:
-    """That of a tensor whose bytes are in these parts."""
+    """Digest of a tensor whose bytes are in these parts."""
     digest = xxhash.xxh3_64()
     for part in parts:
         digest.update(part)
@@ -51,8 +51,8 @@ def batch_digest(tensors: Iterable[Tensor]) -> str:
 
 
 class Digests:
-    """Of the steps of a run. batch: the digest of what a step learns from. weights, every few steps: those of all weights
-    before the step, one after the other, in the order of `names`, which step 0 has.
+    """Digests of the steps of a run. batch: of what a step learns from. weights, every few steps: of all weights before the
+    step, one after the other, in the order of `names`, which step 0 has.
 
     Weights on a GPU are copied as the step begins, in the order of its work, and hashed once the host has waited for something
     that was queued later; so the copy costs no wait, but host memory of the weights' size.
@@ -80,8 +80,8 @@ class Digests:
             self._found["weights"] = "".join(map(tensor_digest, weights.values()))
 
     def said(self) -> dict[str, Any]:
-        """Those of the step that has begun, after the host has waited for its gradients, and before the next begins. Of another
-        rank than the first, none."""
+        """Digests of the step that has begun, after the host has waited for its gradients, and before the next begins. Empty on
+        other ranks than the first."""
         if self._copied:
             entries, data = self._copied
             self._found["weights"] = "".join(bytes_digest(within(entry, data)) for entry in entries)

@@ -26,7 +26,7 @@ class Execution:
         self._between_parts = ""
 
     def decide(self, recipe: Recipe, steps: int, batch: Batch, parallel: Parallel) -> None:
-        """Once, from the first batch, the same on every rank; then bring the model into that state."""
+        """Decide once, from the first batch, the same on every rank; then bring the model into that state."""
         model = parallel.model
         self._between_parts = parallel.between_parts
         if not self._decided:
@@ -61,14 +61,14 @@ class Execution:
         return found
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds of it."""
+        """What a checkpoint holds of these choices."""
         values = {
             "positions": self.positions, "compiled": self.compiled, "flops": self.flops, "divided": self.divided,
         }  # fmt: skip
         return {name: torch.tensor(value) for name, value in values.items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Keep to the choice of a state()."""
+        """Keep to the choices of a state()."""
         self.positions, self.compiled = int(state["positions"]), bool(state["compiled"])
         self.flops, self.divided = int(state["flops"]), bool(state["divided"])
         self._decided = True

@@ -20,13 +20,13 @@ OTHERS = {"D", "LAPTOP", "MAX", "MIG", "SUPER", "TI"}
 
 
 def words(name: str) -> set[str]:
-    """Of a device's name, in capitals: `NVIDIA A100-SXM4-40GB` has NVIDIA, A100, SXM4 and 40GB."""
+    """Words of a device's name, in capitals: `NVIDIA A100-SXM4-40GB` has NVIDIA, A100, SXM4 and 40GB."""
     return set(re.findall(r"[A-Z0-9.]+", name.upper()))
 
 
 def card_of(device_name: str, cards: Iterable[str]) -> str | None:
-    """Of the cards the one that a device's name, as nvidia-smi prints it, means: all words of the card are in the name, and no
-    other card has more of them. None where there is none, as for a laptop's version of a card and for a slice of one."""
+    """The card that a device's name, as nvidia-smi prints it, means: all words of the card are in the name, and no other card
+    has more of them. None where there is none, as for a laptop's version of a card and for a slice of one."""
     there = words(device_name)
     found = [card for card in cards if words(card) <= there and not OTHERS & there]
     return max(found, key=lambda card: len(words(card)), default=None)

@@ -53,7 +53,7 @@ class Guard:
         return value > mean + self._sigmas * math.sqrt(_mean([(x - mean) ** 2 for x in past]))
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds of it."""
+        """What a checkpoint holds of the guard: losses and norms of late, and the first losses."""
         lists = {"losses": self._losses, "norms": self._norms, "first": self._first}
         return {name: torch.tensor(list(values), dtype=torch.float64) for name, values in lists.items()}
 

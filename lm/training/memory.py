@@ -19,7 +19,7 @@ SHARE = 0.6
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Of the GPU, else of the machine, or of as much of it as the control groups of this process allow."""
+    """Bytes of memory of the GPU, else of the machine, or of as much of it as the control groups of this process allow."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return min([psutil.virtual_memory().total, *memory_limits()])
@@ -57,7 +57,7 @@ def positions_at_once(parallel: Parallel, batch: Batch, device: torch.device) ->
 
 
 def positions_in(memory: float, model: Decoder, batch: Batch, bytes_a_weight: float) -> int:
-    """As many as fit a memory of so many bytes by the measure of the first two rows; less than a row is 0.
+    """Positions that fit a memory of so many bytes by the measure of the first two rows; less than a row is 0.
 
     What two rows keep only once, such as weights cast to bf16, does not grow with them.
     """

@@ -33,8 +33,8 @@ NAMED = 5  # things that the line of a failed audit names
 
 @contextmanager
 def audited(entry: Entry, sections: Sections) -> Iterator[None]:
-    """Around the work of a stage: raises ConfigError, after it, that names the first things outside the stage's key; writes
-    .scratch/audit/<address>.json either way. sections: those of params.yaml that remember what was read of them."""
+    """Context that audits the work of a stage. Raises ConfigError, after it, that names the first things outside the stage's
+    key; writes .scratch/audit/<address>.json either way. sections: those of params.yaml that remember what was read of them."""
     if os.environ.get("TOKENMILL_TRACKING") != "off" or "TOKENMILL_RUNNER" in os.environ:
         raise ConfigError(
             f"{ASKED}: needs TOKENMILL_TRACKING=off, since what records a run opens files, too, and no TOKENMILL_RUNNER"

@@ -21,7 +21,7 @@ UNWATCHED = {*CODE, "flows", "tests", "benchmarks", "__pycache__", "store"}
 
 
 class Places:
-    """Of one stage in one project."""
+    """What each file is to one stage of one project."""
 
     def __init__(self, entry: Entry, root: Path) -> None:
         self._entry, self._root = entry, root
@@ -59,7 +59,7 @@ class Places:
         return "outside", inside.as_posix()
 
     def _inside(self, path: Path) -> Path | None:
-        """Its name in the project, or in the folder of our packages where it is one of theirs."""
+        """Path in the project, or in the folder of our packages where it is one of theirs; None for one elsewhere."""
         for root in (self._root, self._root.resolve()):
             if path.is_relative_to(root):
                 return path.relative_to(root)

@@ -42,7 +42,7 @@ class Ignored:
         return any(self.name("/".join(parts[:n]), is_folder or n < len(parts)) for n in range(1, len(parts) + 1))
 
     def name(self, name: str, is_folder: bool) -> bool:
-        """The same of a path in a folder that is not ignored."""
+        """Whether a path in a folder that is not ignored is ignored by itself."""
         spelt = [name, f"{name}/"] if is_folder else [name]
         for pattern, ignores, folders_only in self._patterns:
             if (is_folder or not folders_only) and any(map(pattern.match, spelt)):

@@ -15,7 +15,8 @@ TASKS = Path(__file__).resolve().parent.parent
 
 
 def digest() -> str:
-    """Of all files that may decide what compiled functions do: this one, and those of every folder that has a compiled*.py."""
+    """Digest of all files that may decide what compiled functions do: this one, and those of every folder that has a
+    compiled*.py."""
     found = blake2b(Path(__file__).read_bytes(), digest_size=8)
     for folder in sorted({path.parent for path in TASKS.rglob("compiled*.py")}):
         for path in sorted(folder.glob("*.py")):
@@ -40,7 +41,8 @@ def compiled(given: Any = None, *, makes_arrays: bool = False) -> Any:
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """For small functions that make no arrays: a call costs as much as they do, most of it for handing over arrays."""
+    """Compile a small function that makes no arrays into its callers: a call costs as much as it does, most of it for handing
+    over arrays."""
     return _compiled(function, forceinline=True, _nrt=False)
 
 

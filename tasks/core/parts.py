@@ -105,7 +105,7 @@ def runner(jobs: int, least: int) -> Runner:
 
 
 def here(count: int) -> Runner:
-    """So many processes of this machine."""
+    """Runner that uses `count` processes of this machine."""
     return partial(in_processes, count=count) if count > 1 else in_this_process
 
 

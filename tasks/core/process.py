@@ -23,17 +23,17 @@ class Stopped(Exception):
 
 
 def peak_memory() -> int:
-    """Bytes; Linux counts in KiB, macOS in bytes."""
+    """Most bytes that this process has held; Linux counts in KiB, macOS in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform == "linux" else 1)
 
 
 def cores() -> int:
-    """The processors that this process may use."""
+    """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def threads() -> int:
-    """TOKENMILL_THREADS, else the cores."""
+    """Number of threads to use: TOKENMILL_THREADS, else the cores."""
     return int(os.environ.get("TOKENMILL_THREADS", cores()))
 
 
@@ -93,8 +93,8 @@ def use_threads(deterministic: bool = True) -> None:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Around imports: they make objects that stay, which the collector would walk again and again; beside torch that is 0.9 of
-    the 3.3 s that mlflow takes."""
+    """Context for imports, without garbage collection: they make objects that stay, which the collector would walk again and
+    again; beside torch that is 0.9 of the 3.3 s that mlflow takes."""
     gc.disable()
     try:
         yield

@@ -81,7 +81,7 @@ class Writer:
         self._file.write_table(table.combine_chunks(), row_group_size=ROWS_A_GROUP)
 
     def _wait(self) -> None:
-        """Until the last row group is written. Raises its error."""
+        """Wait until the last row group is written. Raises its error."""
         writing, self._writing = self._writing, None
         if writing:
             writing.result()
@@ -139,7 +139,7 @@ def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Re
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items; a thread makes the next one while its user works on the one before."""
+    """The items, in order; a thread makes the next one while its user works on the one before."""
     end = object()
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, items, end)

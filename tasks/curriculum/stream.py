@@ -18,12 +18,12 @@ def rounds(members: np.ndarray, lengths: np.ndarray, tokens: int, seed: int, dra
 
 
 def reach(lengths: np.ndarray, tokens: int) -> int:
-    """How many of them it takes, from the first on, to have so many tokens; all when they have not."""
+    """How many items, from the first on, have at least so many tokens; all when they have not."""
     return min(int(np.searchsorted(np.cumsum(lengths), tokens)) + 1, len(lengths))
 
 
 def merged(streams: list[np.ndarray], seed: int, draw: int) -> np.ndarray:
-    """All of them in one, each in its own order, at places drawn at random."""
+    """All streams as one, each in its own order, at places drawn at random."""
     labels = np.repeat(np.arange(len(streams)), [len(stream) for stream in streams])
     places = np.argsort(labels[shuffled(len(labels), seed, (draw << 40) + 1)], kind="stable")
     found = np.empty(len(labels), dtype=np.int64)

@@ -37,7 +37,7 @@ class Decisions:
 
     @classmethod
     def for_table(cls, table: Path) -> "Decisions":
-        """Nothing is decided yet."""
+        """Decisions on the rows of a table before any is made: all stay."""
         rows = count_rows(table)
         return cls(np.ones(rows, dtype=bool), np.arange(rows), np.full(rows, -1, dtype=np.int8))
 
@@ -51,7 +51,7 @@ class Decisions:
         self.cuts_K3 = merged_cuts(np.concatenate((self.cuts_K3, found.cuts_K3)))
 
     def save(self, folder: Path) -> None:
-        """As files that workers map into memory."""
+        """Write the arrays as files that workers map into memory."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("keep_N", "cluster_N", "why_N", "cuts_K3"):
             np.save(folder / f"{name}.npy", getattr(self, name))

@@ -33,7 +33,7 @@ class Shard:
     def batches_of(
         self, file: pq.ParquetFile, group: int, columns: list[str]
     ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-        """Those of one row group of the file, which is this shard's."""
+        """Row numbers and rows of the documents left in one row group of the file, which is this shard's."""
         row = sum(file.metadata.row_group(before).num_rows for before in range(group))
         for batch in file.read_row_group(group, columns=columns).combine_chunks().to_batches():
             mine = np.flatnonzero(self.alive[row : row + batch.num_rows])
@@ -60,7 +60,7 @@ class Documents:
         ]
 
     def batches(self, columns: list[str]) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-        """Those of all shards, in order."""
+        """Row numbers and rows of the documents left in all shards, in order."""
         for shard in self.shards:
             yield from shard.batches(columns)
 

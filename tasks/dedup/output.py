@@ -97,7 +97,8 @@ class Named:
 def _decided(
     batch: pa.RecordBatch, row: int, decisions: Decisions, named: Named, counts: Counter[str]
 ) -> tuple[np.ndarray, pa.Array, pa.Array]:
-    """Which of the rows stay, why the others go, and the ids of the firsts of their clusters."""
+    """Whether each row stays, why those go that do, and the id of the first of its cluster. Adds to `counts` what each slot
+    drops."""
     rows = slice(row, row + batch.num_rows)
     keep, why, first = (np.array(each[rows]) for each in (decisions.keep_N, decisions.why_N, decisions.cluster_N))
     follows = first != np.arange(rows.start, rows.stop)

@@ -41,7 +41,7 @@ class DedupConfig(Config):
         return self
 
     def slots(self) -> Iterator[tuple[str, Any]]:
-        """Their names and methods, in this order."""
+        """Names and methods of the slots, in this order."""
         for slot in SLOTS:
             yield slot, getattr(self, slot)
 

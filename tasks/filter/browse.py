@@ -27,8 +27,8 @@ def reasons(folder: Path) -> list[tuple[str, str, int]]:
 
 
 def pairs(folder: Path, reason: str, count: int) -> list[tuple[str, str]]:
-    """Of a reason, up to `count` dropped documents, each with a kept one of its source; or of "changed", what was before with
-    what came of it. The same ones every time: they are in the order of a hash of their ids.
+    """Up to `count` dropped documents of a reason, each with a kept one of its source; for "changed", what was before with what
+    came of it. The same ones every time: they are in the order of a hash of their ids.
 
     Raises ConfigError when there are none of that reason.
     """

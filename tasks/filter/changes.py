@@ -20,7 +20,7 @@ EXCERPT, BEFORE_CHANGE = 2000, 200
 def rows_of_changed(
     rows: pa.RecordBatch, after: pa.LargeStringArray, counts: dict[str, np.ndarray], stays: np.ndarray
 ) -> pa.RecordBatch:
-    """Of N rows those that stay with another text, in their order, as CHANGED; `counts` has N a name, of which a row tells
+    """Rows, out of N, that stay with another text, in their order, as CHANGED; `counts` has N a name, of which a row tells
     those that are not 0."""
     changed = np.flatnonzero(stays & np.asarray(pc.not_equal(rows["text"], after)))
     named = rows.select(["id", "source"]).take(pa.array(changed))
@@ -29,7 +29,7 @@ def rows_of_changed(
 
 
 def _told(counts: dict[str, np.ndarray], rows: np.ndarray) -> pa.StringArray:
-    """As JSON; few differ, so each is written once."""
+    """Counts of each row as JSON; few differ, so each is written once."""
     names = sorted(counts)
     of_rows = list(zip(*(counts[name][rows].tolist() for name in names), strict=True)) or [()] * len(rows)
     texts = {

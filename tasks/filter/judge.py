@@ -34,7 +34,8 @@ class Work:
 
 @dataclass
 class Verdict:
-    """Of N documents: the first reason against each, or None; their texts in the end; scores and counts, N a name."""
+    """What is said of N documents: the first reason against each, or None; their texts in the end; scores and counts, N a
+    name."""
 
     reasons: np.ndarray
     texts: pa.LargeStringArray
@@ -43,7 +44,7 @@ class Verdict:
 
 
 def undecided(reasons: np.ndarray) -> np.ndarray:
-    """N bools: nothing speaks against it."""
+    """Whether nothing speaks against each of N documents, as bools."""
     return np.array([reason is None for reason in reasons], dtype=bool)
 
 

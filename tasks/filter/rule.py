@@ -63,9 +63,10 @@ class Rule(Protocol):
     sources: list[str] | None
 
     def prepare(self, setting: Setting) -> None:
-        """Before any shard, in the stage's own process: what all shards need goes into setting.folder as files. Once; again
+        """Write what all shards need into setting.folder as files, before any shard, in the stage's own process. Once; again
         where a kill came in between, with what it had left in the folder."""
 
     def judge(self, batch: Batch, folder: Path) -> Judgement:
-        """Of the documents of a batch, in any process; `folder` is that of prepare. Depends on each document alone. Those that
-        an earlier rule drops are judged too, so that rows stay in their places; what is said of them counts nothing."""
+        """Judgement of the documents of a batch, in any process; `folder` is that of prepare. Depends on each document alone.
+        Those that an earlier rule drops are judged too, so that rows stay in their places; what is said of them counts
+        nothing."""

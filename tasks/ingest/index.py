@@ -59,7 +59,7 @@ SELECT hash, id FROM (
 
 @dataclass(frozen=True)
 class Total:
-    """What a source gives."""
+    """What a source gives: documents, bytes of text, and how many of the documents got another id."""
 
     documents: int
     bytes: int
@@ -123,7 +123,7 @@ class Index:
         return self._cuts
 
     def totals(self) -> dict[str, Total]:
-        """Of each source that gives anything."""
+        """Totals of each source that gives anything, by its label."""
         found = self._db.execute(
             "SELECT source, count(*), sum(bytes)::BIGINT, count(*) FILTER (renamed) FROM taken GROUP BY source"
         )

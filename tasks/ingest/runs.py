@@ -84,7 +84,8 @@ def in_groups(batches: list[pa.RecordBatch], order: np.ndarray) -> list[np.ndarr
 
 
 def gather(batches: list[pa.RecordBatch], rows: np.ndarray) -> pa.RecordBatch:
-    """These rows of all batches, in this order. Nothing but they is copied, as Table.take would do with strings."""
+    """Rows of these numbers, counted over all batches, in this order. Nothing but they is copied, as Table.take would do with
+    strings."""
     starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
     sources = np.searchsorted(starts, rows, side="right") - 1
     by_batch = np.argsort(sources, kind="stable")

@@ -38,7 +38,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def answer(asked: argparse.Namespace, run: Run) -> list[str]:
-    """The lines that say it."""
+    """Lines that answer what was asked of a run."""
     if asked.position is not None:
         return of_token(run, asked.step, asked.sequence, asked.position)
     if asked.sequence is not None:

@@ -60,7 +60,7 @@ def spikes_of(run: Run) -> tuple[pa.Table, bool]:
 
 
 def step_losses(run: Run, steps: int) -> np.ndarray:
-    """S losses out of data/pretrain/curves.jsonl."""
+    """Losses of S steps, out of data/pretrain/curves.jsonl."""
     path = run.data / "pretrain" / "curves.jsonl"
     if not path.exists():
         raise ConfigError(f"{path}: no such file; has pretrain run?")

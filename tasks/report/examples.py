@@ -109,7 +109,7 @@ def evenly(items: Iterable[int], most: int) -> list[int]:
 
 
 def rows_at(path: Path, wanted: list[int]) -> list[dict]:
-    """These rows of a table, in the order asked for; only their row groups are read."""
+    """Rows of a table by their numbers, in the order asked for; only their row groups are read."""
     if not wanted:
         return []
     found: dict[int, dict] = {}

@@ -56,7 +56,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Facts:
-    """Which code and which parameters. dirty: whether the tree differs from the revision; None where git cannot tell."""
+    """Code and parameters of a run. dirty: whether the tree differs from the revision; None where git cannot tell."""
 
     revision: str | None
     dirty: bool | None
@@ -64,7 +64,7 @@ class Facts:
 
     @property
     def digest(self) -> str:
-        """Of the parameters, whatever their order or layout in the file."""
+        """Digest of the parameters, whatever their order or layout in the file."""
         return hashlib.sha256(json.dumps(self.params, sort_keys=True).encode()).hexdigest()[:12]
 
 

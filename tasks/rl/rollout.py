@@ -37,7 +37,7 @@ def answered(
     temperature: float,
     seed: int,
 ) -> Verdicts:
-    """From the model as it is now; an answer that never ended is scored as it stands."""
+    """Verdicts on answers of the model as it is now; an answer that never ended is scored as it stands."""
     prompts = [tokenizer.chat(e.prompt) for e in examples for _ in range(samples)]
     rows = rows_for(model, len(prompts))
     completions = generate(model, prompts, max_new_tokens, temperature, tokenizer.end_id, seed, rows)

@@ -55,12 +55,12 @@ class Learning:
         self.rollouts = Rollouts(self._rollout, config.prompts, config.updates, config.minibatches, config.seed)
 
     def problems(self, number: int) -> list[Example]:
-        """Those of a rollout, counted from 0."""
+        """Examples that a rollout asks, with rollouts counted from 0."""
         config = self._config
         return [self._examples[i] for i in chosen(number, config.prompts, len(self._examples), config.seed)]
 
     def _rollout(self, number: int) -> Rollout:
-        """From the policy as it is now."""
+        """Rollout of the policy as it is now."""
         config, batch = self._config, self.problems(number)
         self._model.eval()
 

@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 def is_final(error: Exception) -> bool:
-    """Whether the store would say the same again."""
+    """Whether the store would give the same error again."""
     return getattr(error, "error_code", None) in FINAL
 
 

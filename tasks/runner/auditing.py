@@ -27,7 +27,7 @@ class Sections(dict[str, Any]):
 
 
 def audited(entry: Entry, sections: Sections) -> AbstractContextManager[None]:
-    """Around the work of a stage: an audit of it where one is asked for, else nothing."""
+    """Context of a stage's work: an audit of it where one is asked for, else nothing."""
     if os.environ.get(ASKED) != "1":
         return nullcontext()
     return importlib.import_module("tasks.audit.audited").audited(entry, sections)

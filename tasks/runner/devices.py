@@ -61,8 +61,8 @@ def device_locks(entry: Entry, ranks: int = 1, launched: bool = False) -> Iterat
 
 
 def _usable(names: list[str]) -> list[str]:
-    """As many as CUDA finds, where torch is there to be asked: a container may show devices that it lets nobody use, and torch
-    may be one without CUDA."""
+    """Names of as many devices as CUDA finds, where torch is there to be asked: a container may show devices that it lets
+    nobody use, and torch may be one without CUDA."""
     torch = sys.modules.get("torch") if names else None
     return names[: torch.cuda.device_count()] if torch else names
 

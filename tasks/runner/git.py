@@ -9,7 +9,7 @@ OUR_WRITES = (":!data/metrics", ":!dvc.lock")
 
 
 def ask(root: Path, *arguments: str, binary: bool = False) -> subprocess.CompletedProcess:
-    """As subprocess.run has it, text unless `binary`; a machine without git answers with code 127 and a line that says so."""
+    """Outcome of a git command, text unless `binary`; a machine without git answers with code 127 and a line that says so."""
     try:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=not binary, check=False)
     except FileNotFoundError:

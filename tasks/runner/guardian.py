@@ -28,6 +28,6 @@ def watch_over(entry: Entry) -> None:
 
 
 def lock_signature(root: Path) -> str:
-    """Differs when DVC has written dvc.lock."""
+    """Text that differs once DVC has written dvc.lock: its time and size."""
     path = root / "dvc.lock"
     return f"{path.stat().st_mtime_ns} {path.stat().st_size}" if path.exists() else "none"

@@ -11,7 +11,7 @@ QUIET_SECONDS, LINE_SECONDS, FLOW_SECONDS = 1.0, 5.0, 0.5
 
 
 def clock(seconds: float) -> str:
-    """m:ss, or h:mm:ss."""
+    """Seconds as m:ss, or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -53,7 +53,7 @@ class Ranks:
 
     @property
     def gpus(self) -> int:
-        """That the stage's processes on this machine use, where it has them."""
+        """Number of GPUs that the stage's processes on this machine use, where it has them."""
         return self._here
 
     @property

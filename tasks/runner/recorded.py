@@ -16,7 +16,7 @@ FOLDER = "data/keys"
 
 
 def path_of(address: str) -> str:
-    """Where a stage says what it read."""
+    """Path of the file in which a stage says what it read."""
     return f"{FOLDER}/{address}.json"
 
 
@@ -27,18 +27,18 @@ def decides(cmd: str, md5s: dict[str, str], params: dict[str, Any]) -> dict[str,
 
 
 def locked(entry: dict[str, Any]) -> dict[str, Any]:
-    """The same out of a stage's entry of dvc.lock or of the run cache."""
+    """What `decides` gives, out of a stage's entry of dvc.lock or of the run cache."""
     md5s = {dep["path"]: dep.get("md5", "") for dep in entry.get("deps", [])}
     return decides(entry["cmd"], md5s, entry.get("params", {}).get("params.yaml", {}))
 
 
 def key_of(said: dict[str, Any]) -> str:
-    """sha256 of it: the stage key."""
+    """Stage key: sha256 of what `decides` gives."""
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def text_of(said: dict[str, Any]) -> str:
-    """The content of its file."""
+    """Content of the file in which a stage says what it read."""
     return json.dumps(said, sort_keys=True, indent=1) + "\n"
 
 

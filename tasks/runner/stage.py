@@ -107,7 +107,7 @@ class StageLog(Log):
         self._digests.close()
 
     def written(self) -> list[Path]:
-        """The files that hold something."""
+        """Paths of the line files that hold something."""
         return [lines.path for lines in (self._curves, self._samples, self._digests) if lines.path.stat().st_size]
 
 

@@ -161,7 +161,7 @@ class Tracker:
             self._thread.start()
 
     def point(self, step: int, values: dict[str, float]) -> None:
-        """A point of each curve."""
+        """Add a point to each curve."""
         if self._thread and self._thread.is_alive():  # else it would pile up for nobody
             self._queue.put((step, values, int(time.time() * 1000)))
 

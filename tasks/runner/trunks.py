@@ -130,7 +130,7 @@ class Said:
         self._folder, self._losses = scratch.parent, losses
 
     def until(self, steps: int) -> dict[str, Tensor]:
-        """Of the first so many steps, which are all that there have been."""
+        """Lines, as bytes by file, and losses of the first `steps` steps, which are all that there have been."""
         texts = {path.name: path.read_bytes() for path in sorted(self._folder.glob("*.jsonl"))}
         found = {name: torch.frombuffer(bytearray(text), dtype=torch.uint8) for name, text in texts.items() if text}
         return found | ({"losses": self._losses.until(steps)} if self._losses else {})

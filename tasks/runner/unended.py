@@ -28,13 +28,13 @@ def note(store: str, ending: Ending) -> None:
 
 
 def forget(store: str, run: str) -> None:
-    """The store has taken it."""
+    """Delete the note of a run whose end the store has taken."""
     with suppress(OSError):
         (_of(store) / f"{run}.json").unlink(missing_ok=True)
 
 
 def noted(store: str) -> Iterator[Ending]:
-    """Those of this store; half a file is passed over."""
+    """Endings noted for this store; half a file is passed over."""
     for path in sorted(_of(store).glob("*.json")):
         with suppress(OSError, ValueError, TypeError):
             yield Ending(**json.loads(path.read_text()))

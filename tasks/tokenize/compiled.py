@@ -138,7 +138,7 @@ def mark(data, offsets, length, bits, slots, seen_S):
 
 @compiled(makes_arrays=True)
 def count_seen(data, begin, end, length, slots, limit):
-    """Of the grams of a text with keys up to the limit: (how many the table has, how many there are)."""
+    """(how many the table has, how many there are) of the grams of a text with keys up to the limit."""
     seen, count = 0, 0
     for key in grams_of(data, begin, end, length):
         if key <= limit:

@@ -135,7 +135,7 @@ def buffers_of(texts: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def awkward_strings(offsets: np.ndarray, characters: np.ndarray) -> Any:
-    """The same strings as awkward holds them, which is how gigatoken takes and returns columns; nothing is copied."""
+    """Strings as awkward holds them, which is how gigatoken takes and returns columns; nothing is copied."""
     import awkward
     from awkward.contents import ListOffsetArray, NumpyArray
     from awkward.index import Index64

@@ -122,7 +122,7 @@ class Overlap:
     limit: int
 
     def __call__(self, texts: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
-        """Of N documents: how many of their grams stand in training, and how many were looked for."""
+        """How many grams of each of N documents stand in training, and how many were looked for."""
         from tasks.tokenize.compiled import count_seen, folded_lengths
 
         slots = _mapped(self.table / "slots.npy")
@@ -148,7 +148,7 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 def _pieces(path: Path) -> Iterator[np.ndarray]:
-    """The keys of a file, some at a time."""
+    """Keys of a file, KEYS_AT_ONCE at a time."""
     with path.open("rb") as file:
         while len(keys := np.fromfile(file, np.uint64, KEYS_AT_ONCE)):
             yield keys

@@ -69,7 +69,7 @@ class Rule:
     below: int
 
     def __call__(self, batch: pa.RecordBatch) -> tuple[np.ndarray, list[str]]:
-        """Of N documents with id and meta: which are held out, and the names of their groups."""
+        """Whether each of N documents with id and meta is held out, and the names of their groups."""
         groups = groups_of(batch.column("id"), batch.column("meta"), self.group_by)
         chosen = points(groups.names) < np.uint64(self.below)
         return np.where(groups.given_N < 0, chosen, groups.given_N > 0), groups.names

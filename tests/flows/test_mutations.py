@@ -329,12 +329,12 @@ def test_a_byte_of_every_input_makes_the_stages_stale_that_read_it(graph: dict[s
 
 def test_a_command_and_an_output_count() -> None:
     text = Path("dvc.yaml").read_text()
-    Path("dvc.yaml").write_text(text.replace("python -m tasks.runner sft", "python -O -m tasks.sft.stage"))
+    Path("dvc.yaml").write_text(text.replace("python -m tasks.runner sft", "python -O -m tasks.runner sft"))
     Path("data/metrics/rl.json").write_text("{}\n")
     kept = Path("data/distill/config.json").read_bytes()
     Path("data/distill/config.json").unlink()
     found = reasons()
-    assert found["sft"] == "its command: python -m tasks.runner sft -> python -O -m tasks.sft.stage"
+    assert found["sft"] == "its command: python -m tasks.runner sft -> python -O -m tasks.runner sft"
     assert found["rl"] == "its output was edited: data/metrics/rl.json"
     assert found["distill"] == "its output was edited: data/distill/config.json removed"
     assert found["quantize"] == "data/distill/config.json removed"
@@ -344,19 +344,14 @@ def test_a_command_and_an_output_count() -> None:
 def test_files_that_no_stage_uses_may_be_commented_renamed_and_removed(graph: dict[str, Entry]) -> None:
     used = set().union(*map(files_of, graph.values())) | {dep for entry in graph.values() for dep in entry.deps}
     unused = [
-        "lm/optimizers/lion.py",
-        "lm/schedules/linear.py",
-        "tasks/rl/losses/reinforce.py",
-        "lm/chat.py",
-        "lm/hugging_face/export.py",
+        *("lm/optimizers/lion.py", "lm/schedules/linear.py", "tasks/rl/losses/reinforce.py"),  # not chosen
+        *("lm/chat.py", "lm/hugging_face/export.py", "kernels/rope/test_rope.py"),
+        *("tasks/runner/stage.py", "tasks/runner/tracking.py", "tasks/runner/progress.py", "tasks/runner/trunks.py"),
+        *("tasks/audit/traces.py", "tasks/report/render.py", "tasks/ledger/steps.py"),
+        *("flows/forecast/dry_run.py", "flows/forecast/fake_gpu.py", "flows/pipeline/progress_bars.py"),
+        *("flows/preflight/toy_run.py", "flows/staleness/plan.py", "benchmarks/roofs.py", "README.md"),
     ]
-    unused += [
-        "flows/pipeline/progress_bars.py",
-        "tasks/report/render.py",
-        "benchmarks/roofs.py",
-        "kernels/rope/test_rope.py",
-        "README.md",
-    ]
+    assert len(unused) == 20
     assert used.isdisjoint(unused)
     for name in unused:
         with Path(name).open("a") as file:

@@ -134,9 +134,9 @@ def test_pieces_by_hand(text: str, pieces: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project as README leaves it: with the presets it shows and the method that it adds."""
+    """The project as README and docs leave it: with the presets they show and the method that they add."""
     root = copy_project(ROOT, tmp_path_factory.mktemp("copy"))
-    text = (ROOT / "README.md").read_text()
+    text = "\n".join(path.read_text() for path in DOCUMENTS if path.suffix == ".md")
     presets = re.findall(r"```yaml\n(# (presets/\w+\.yaml).*?)```", text, re.S)
     assert len(presets) == 2
     for written, name in presets:

@@ -89,7 +89,7 @@ class Checkpoints:
             self._trunks.seconds += time.monotonic() - began
 
     def wait(self) -> None:
-        """Until the last save is on disk. Raises its OSError."""
+        """Wait until the last save is on disk. Raises its OSError."""
         writing, self._writing = self._writing, None
         if writing:
             writing.result()

@@ -61,12 +61,12 @@ PIECE = 2**26
 
 
 def on_gpu(tensors: Iterable[Tensor]) -> bool:
-    """Whether any of them is."""
+    """Whether any of the tensors is on a GPU."""
     return any(tensor.is_cuda for tensor in tensors)
 
 
 def memory(size: int, pinned: bool) -> Tensor:
-    """So many bytes of the host; pinned: which a GPU can copy to by itself."""
+    """Tensor of `size` bytes of the host; pinned: which a GPU can copy to by itself."""
     return torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
 
 
@@ -111,8 +111,8 @@ class Snapshot:
         return found
 
     def begin(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Entry], list[memoryview]]:
-        """As take, but that a GPU copies in the order of its work: the bytes are there once the host has waited for something
-        that was queued later."""
+        """Copy the tensors as `take` does, but a GPU copies in the order of its work: the bytes are there once the host has
+        waited for something that was queued later."""
         entries = layout(tensors)
         size = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
         self.reserve(size, on_gpu(tensors.values()))

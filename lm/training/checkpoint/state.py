@@ -24,7 +24,7 @@ class Carried(Protocol):
 
 
 class Nothing:
-    """Of a stage whose steps need nothing of those before but the weights."""
+    """Empty state of a stage whose steps need nothing of those before but the weights."""
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -56,8 +56,8 @@ def tensors_of(run: Run) -> dict[str, Tensor]:
 
 
 def bytes_at_most(run: Run, steps: int) -> int:
-    """Of a state of a run of so many steps in which all has begun: weights, slots, and the average where it is one of more than
-    the last weights. What the guard and the stage keep is not counted."""
+    """Bytes of the state of a run of so many steps in which all has begun: weights, slots, and the average where it is one of
+    more than the last weights. What the guard and the stage keep is not counted."""
     shapes = run.parallel.shapes
     slots = [
         torch.empty((), dtype=SCALARS[slot], device="meta") if slot in SCALARS else shapes[name]

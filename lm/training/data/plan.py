@@ -45,7 +45,8 @@ class Plan:
         self._check(plan, documents, prefixes, lengths)
 
     def _check(self, plan: Path, documents: Path, prefixes: Path, lengths: np.ndarray) -> None:
-        """That every range is inside its document, or inside the prefixes. lengths: tokens of each document."""
+        """Raise ConfigError unless every range is inside its document, or inside the prefixes. lengths: tokens of each
+        document."""
         unknown = np.flatnonzero(self._document >= len(lengths))
         if len(unknown):
             row = unknown[0]
@@ -77,8 +78,8 @@ class Plan:
         return torch.from_numpy(np.concatenate(pieces).astype(np.int64).reshape(sequences, -1))
 
     def counted(self, step: int) -> Tensor | None:
-        """Which of the B x (N - 1) predictions of batch(step) count, as bools; None: all. Tokens of prefixes and padding are
-        not predicted."""
+        """Whether each of the B x (N - 1) predictions of batch(step) counts, as bools; None: all. Tokens of prefixes and
+        padding are not predicted."""
         rows = self._rows(step)
         real = self._document[rows] >= 0
         if real.all():
@@ -109,7 +110,7 @@ class Plan:
 
     @property
     def sequences(self) -> np.ndarray:
-        """How many each step has."""
+        """Number of sequences of each step."""
         return self._sequence[self._first_row[1:] - 1] + 1
 
     @property

@@ -29,7 +29,7 @@ class SequenceLosses:
                 self._file[:] = np.nan
 
     def rows(self, rows: slice, losses_R: Tensor) -> None:
-        """Of these rows of the batch at hand; they wait on their device, so that it need not wait for us."""
+        """Take the losses of these rows of the batch at hand; they wait on their device, so that it need not wait for us."""
         self._rows.append((rows, losses_R.detach()))
 
     def of_step(self, step: int) -> Tensor:
@@ -44,7 +44,7 @@ class SequenceLosses:
         return losses_B
 
     def keep(self, step: int, losses_B: Tensor) -> None:
-        """They are those of the step, in host memory."""
+        """Write the losses of a step, which are in host memory, to the file."""
         if self._file is not None:
             self._file[self._begin(step) : self._ends[step]] = losses_B.numpy()  # above 65504 nats it is infinite
 
@@ -52,7 +52,7 @@ class SequenceLosses:
         return int(self._ends[step - 1]) if step else 0
 
     def until(self, steps: int) -> Tensor:
-        """Those of the first so many steps, on rank 0."""
+        """Losses of the sequences of the first `steps` steps, on rank 0."""
         assert self._file is not None
         return torch.from_numpy(np.array(self._file[: self._ends[steps - 1]]))
 

@@ -17,7 +17,8 @@ Result = TypeVar("Result")
 
 
 class Parallel(ABC):
-    """Here every rank holds all weights; what is different where it does not, a subclass says.
+    """The ranks that train a model together. Here every rank holds all weights; what is different where it does not, a subclass
+    says.
 
     Every rank calls the same methods in the same order, since they may exchange tensors. `whole` tensors are as one process
     would have them, whatever a rank holds.
@@ -70,7 +71,7 @@ class Parallel(ABC):
         self.optimizer.zero_grad(set_to_none=True)
 
     def held(self) -> dict[str, Tensor]:
-        """By the name of its parameter, what this rank updates of it."""
+        """What this rank updates of each parameter, by the parameter's name."""
         return dict(self.model.named_parameters())
 
     def whole(self, name: str, held: Tensor) -> Tensor:
@@ -112,11 +113,11 @@ class Parallel(ABC):
         self.model.eval()
 
     def agree(self, value: int) -> int:
-        """The smallest of the ranks' values."""
+        """Smallest of the ranks' values."""
         return _reduced([value], dist.ReduceOp.MIN)[0]
 
     def any(self, *flags: bool) -> list[bool]:
-        """Of each flag, whether a rank has it set."""
+        """Whether any rank has a flag set, for each flag."""
         return [value > 0 for value in _reduced([int(flag) for flag in flags], dist.ReduceOp.MAX)]
 
 

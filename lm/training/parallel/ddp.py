@@ -93,7 +93,8 @@ class DDP(Parallel):
         return norm
 
     def slots(self) -> dict[str, Tensor]:
-        """Of state that is a rank's own, that of all ranks, one row each."""
+        """The optimizer's state as <slot>.<parameter>, whole; of state that is a rank's own, that of all ranks, one row
+        each."""
         found = super().slots()
         for key, value in found.items():
             if key.partition(".")[0] in self.optimizer.own_slots:

@@ -31,7 +31,7 @@ def make_plain(model: Decoder, weights: dict[str, Tensor]) -> None:
 
 
 def _square(grads: list[Tensor]) -> Tensor:
-    """The square of the norm of all of them."""
+    """Square of the norm of all gradients together."""
     return torch.stack(torch._foreach_norm(grads)).square().sum() if grads else torch.zeros(())
 
 

@@ -25,7 +25,8 @@ def in_buckets(weights: list[Tensor]) -> list[list[Tensor]]:
 
 
 class Sums:
-    """In a step: `add` after the backward of each shard, `watch` before the last of them, then `hand_out`.
+    """Sums of gradients over a step's shards and the ranks. In a step: `add` after the backward of each shard, `watch` before
+    the last of them, then `hand_out`.
 
     A bucket of gradients is one vector, to which zeros are added up to a multiple of the shards, so that ranks can halve it. An
     entry is added in the order of the one tree, on any number of ranks and in any bucket. Watched, a bucket is summed over the
@@ -50,7 +51,7 @@ class Sums:
         self._had: set[Tensor] = set()
 
     def watch(self) -> None:
-        """From now on a gradient that is made is the last of its weight in this step, on this rank."""
+        """Take any gradient that is made from now on for the last of its weight in this step, on this rank."""
         self._left = [sum(weight.requires_grad for weight in bucket) for bucket in self._buckets]
 
     def _made(self, weight: Tensor) -> None:
@@ -130,7 +131,7 @@ class Exchange:
             sum_over_ranks_(values_N)  # the host does not wait: it hands NCCL's works to the stream
 
     def wait(self) -> None:
-        """For all that was begun. Raises what one of them raised, such as RuntimeError for a rank that has ended."""
+        """Wait for all that was begun. Raises what one of them raised, such as RuntimeError for a rank that has ended."""
         for begun in self._begun:
             begun.result()
         self._begun.clear()

@@ -18,7 +18,7 @@ class Tree:
         self._waiting: list[tuple[int, Tensor]] = []  # (leaves, their sum): from many leaves to few
 
     def add(self, leaf_N: Tensor) -> None:
-        """The next leaf, which the tree may change and keep."""
+        """Add the next leaf, which the tree may change and keep."""
         leaves = 1
         while self._waiting and self._waiting[-1][0] == leaves:
             leaf_N = self._waiting.pop()[1].add_(leaf_N)
@@ -26,7 +26,7 @@ class Tree:
         self._waiting.append((leaves, leaf_N))
 
     def sum(self) -> Tensor:
-        """Of all leaves. Raises ValueError unless they were a power of two."""
+        """Sum of all leaves. Raises ValueError unless they were a power of two."""
         if len(self._waiting) != 1:
             raise ValueError(f"{sum(n for n, _ in self._waiting)} leaves are no power of two")
         return self._waiting[0][1]

@@ -120,10 +120,10 @@ class Zero(DDP):
         return torch.as_tensor(self.module.get_global_grad_norm())
 
     def step(self) -> None:
-        """Done in `clip`."""
+        """Do nothing: `clip` has updated the weights."""
 
     def forget(self) -> None:
-        """The engine does, after its step."""
+        """Do nothing: the engine drops the gradients after its step."""
 
     def held(self) -> dict[str, Tensor]:
         return {} if self._stage == 3 else super().held()

@@ -22,7 +22,7 @@ HEADER = 256  # bytes that a tensor takes in the file beside its own, at most
 
 
 class Place(NamedTuple):
-    """Which trunk a file is. compiled: whether the blocks of its model were, which changes bits."""
+    """Step and digest that name a trunk's file. compiled: whether the blocks of its model were, which changes bits."""
 
     step: int
     digest: str

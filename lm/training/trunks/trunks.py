@@ -140,7 +140,7 @@ class Trunks:
         return compiles(self._recipe.compile, device, self._steps * flops)
 
     def _say_why_not(self) -> None:
-        """In a line, where there are trunks of this stage."""
+        """Say in a line why no trunk is shared, where there are trunks of this stage."""
         if there := self._candidates():
             self._say(f"shares no trunk: {self._parting(there[0])}")
         elif roots := self._store.roots(self._stage):

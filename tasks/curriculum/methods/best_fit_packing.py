@@ -24,7 +24,7 @@ from tasks.curriculum.plan import PADDING, Budget, Documents, Draw, Ranges, Stre
 
 @dataclass(frozen=True)
 class Pieces:
-    """Of a stream, what must stay together: item numbers, the tokens (first and end) of the item, its window, and its block:
+    """What must stay together of a stream: item numbers, the tokens (first and end) of the item, its window, and its block:
     only pieces of one block may share a sequence. A window is one block or several."""
 
     item: np.ndarray

@@ -93,7 +93,7 @@ def similar(left, right, threshold):
 
 @compiled
 def unite_similar(rows, starts, parents_N, sets, places_N, begins_C, threshold, all_pairs_up_to):
-    """Those of each group that are similar are of one cluster; returns how many pairs were compared.
+    """Put rows of each group that are similar into one cluster; returns how many pairs were compared.
 
     The set of a row is sets[begins_C[c] : begins_C[c + 1]], c = places_N[row]. Pairs that are in one cluster already are passed
     over. Of a group above `all_pairs_up_to` each is compared with the first and with the one before it alone.

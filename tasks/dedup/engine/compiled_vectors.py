@@ -67,7 +67,7 @@ def project(terms, counts, ends_N, idf_F, basis_FK, out_NK, sums_FK):  # type: i
 
 @compiled
 def dot(left, right):  # type: ignore[no-untyped-def]
-    """In four sums, which take turns."""
+    """Dot product of two vectors, in four sums, which take turns."""
     a, b, c, d = 0.0, 0.0, 0.0, 0.0
     whole = len(left) // 4 * 4
     for place in range(0, whole, 4):

@@ -15,7 +15,7 @@ def normalised(text: str) -> str:
 
 
 def all_normalised(texts: pa.LargeStringArray) -> pa.LargeStringArray:
-    """The same of many texts: those of ASCII alone by compiled code, the others one by one."""
+    """Normal forms of many texts: those of ASCII alone by compiled code, the others one by one."""
     from tasks.dedup.engine.compiled_text import normalise_ascii
 
     data, edges = utf8(texts)

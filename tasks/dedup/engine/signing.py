@@ -55,7 +55,7 @@ class Signing:
     memo: Path | None
 
     def keys(self, texts: pa.LargeStringArray) -> np.ndarray:
-        """B x N numbers of 64 bits."""
+        """Band keys of N texts: B x N numbers of 64 bits."""
         from tasks.dedup.engine.compiled_shingles import band_keys
 
         keys_BN = np.empty((self.bands, len(texts)), dtype=np.uint64)
@@ -63,7 +63,7 @@ class Signing:
         return keys_BN
 
     def known_keys(self, texts: pa.LargeStringArray, memo: Memo) -> Signed:
-        """As `keys`, but of what the memo does not know alone."""
+        """Band keys of N texts, made only of those that the memo does not know; their digests, and how many were made."""
         digests, keys_BN = digests_of(texts), np.empty((self.bands, len(texts)), dtype=np.uint64)
         new = np.flatnonzero(~memo.look_up(digests, keys_BN))
         if len(new):

@@ -27,8 +27,9 @@ ALL_PAIRS_UP_TO = 40
 
 
 class Minhash(Config):
-    """With 18 bands of 6 rows a pair of similarity 0.8 becomes a candidate with probability 0.996, of 0.7 with 0.89, of 0.5
-    with 0.25. FineWeb's 14 of 8 have 0.92, 0.56 and 0.05 for as many permutations: unverified, they must let few pairs in."""
+    """Near-duplicates by MinHash and bands. In 18 bands of 6 rows a pair of similarity 0.8 becomes a candidate with probability
+    0.996, of 0.7 with 0.89, of 0.5 with 0.25. FineWeb's 14 of 8 have 0.92, 0.56 and 0.05 for as many permutations: unverified,
+    they must let few pairs in."""
 
     name: Literal["minhash"] = "minhash"
     shingles: Literal["words", "characters"] = "words"

@@ -13,7 +13,7 @@ LABEL_LENGTH, TLD_LENGTH = 64, 63
 
 @inlined
 def run_of(chunk, code, at, end):
-    """How often a character stands there in a row."""
+    """Number of times that a character stands in a row, from a place on."""
     first = at
     while at < end and chunk[CODE, at] == code:
         at += 1

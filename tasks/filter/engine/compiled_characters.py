@@ -37,7 +37,7 @@ def mixed(value):
 
 @compiled
 def hash_of(data, start, end):
-    """64 bits of bytes; never 0."""
+    """Hash of bytes, of 64 bits; never 0."""
     value = HASH_BASIS
     for at in range(start, end):
         value = (value ^ np.uint64(data[at])) * HASH_FACTOR
@@ -46,7 +46,7 @@ def hash_of(data, start, end):
 
 @inlined
 def hash_of_letters(data, start, end):
-    """The same hash where all bytes are letters of ASCII, else 0."""
+    """What hash_of gives where all bytes are letters of ASCII, else 0."""
     value = HASH_BASIS
     for at in range(start, end):
         if not 97 <= data[at] | 0x20 <= 122:

@@ -52,7 +52,7 @@ CITATION_WORDS = ("[edit]", "[citation needed]")
 
 @inlined
 def holds(data, start, end, byte):
-    """Whether any of the bytes is that one."""
+    """Whether any of the bytes is `byte`."""
     for at in range(start, end):  # any() of a generator is not compiled  # noqa: SIM110
         if data[at] == byte:
             return True
@@ -122,8 +122,8 @@ def common_kinds(data, start, end, kinds):
 
 @compiled
 def sentences_in(kinds, specials, data, start, end, chunk, spans):
-    """By the rule of spaCy's sentencizer: a sentence ends after terminal punctuation that stands as a word of its own, and
-    what other punctuation follows it."""
+    """Number of sentences by the rule of spaCy's sentencizer: one ends after terminal punctuation that stands as a word of its
+    own, and what other punctuation follows it."""
     count, ended, at = 1, False, start
     while True:
         before = at

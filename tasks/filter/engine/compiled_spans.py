@@ -31,7 +31,7 @@ def after_characters(data, at, end, characters):
 
 @compiled
 def about_difference(before, before_places, after, after_places, rows, lead, length, spans):
-    """Of each of the rows (N, 4) the first byte and the size of its excerpt in `before`, then those in `after`: up to `length`
+    """Fill `spans` (N, 4) for the rows: the first byte and the size of an excerpt in `before`, then in `after`: up to `length`
     characters each, from `lead` characters before the first one that differs."""
     for number, row in enumerate(rows):
         one, one_end = before_places[row], before_places[row + 1]

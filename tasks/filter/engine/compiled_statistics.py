@@ -66,7 +66,7 @@ COLUMNS = len(Column)
 
 @compiled
 def length(data, start, end):
-    """Characters: bytes that do not continue one."""
+    """Number of characters: bytes that do not continue one."""
     count = 0
     for at in range(start, end):
         count += (data[at] & 0xC0) != 0x80
@@ -75,7 +75,7 @@ def length(data, start, end):
 
 @compiled
 def strip(data, start, end, kinds):
-    """The text without white space at its ends."""
+    """(start, end) of the text without white space at its ends."""
     while start < end:
         code, width = character(data, start)
         if not kind_of(kinds, code) & SPACE:
@@ -127,7 +127,7 @@ def run_end(data, at, end, least):
 
 @compiled(makes_arrays=True)
 def add_repeats(data, start, end, least, paper, kinds, found, column):
-    """Of the pieces of a text, how many there are, how many occurred before, and the characters of both, into four columns.
+    """Count pieces of a text: how many there are, how many occurred before, and the characters of both, into four columns.
 
     least: newlines between pieces; 0 for any line break. paper: pieces are stripped, and empty ones are none.
     """

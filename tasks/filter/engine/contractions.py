@@ -55,7 +55,7 @@ def capitals(words: Iterable[str]) -> Iterator[str]:
 
 @cache
 def specials() -> dict[str, list[str]]:
-    """Every such word and its tokens."""
+    """Tokens of each word that has its own, by the word."""
     found: dict[str, list[str]] = {}
     for words, endings in FOLLOWED.items():
         for word in capitals(words.split()):

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def first_reasons(checks: dict[str, np.ndarray]) -> np.ndarray:
-    """Of N documents: the name of the first check, of N bools each, that is true of it, or None."""
+    """Name of the first check, of N bools each, that is true of a document, for N documents; None where none is."""
     reasons = np.full(len(next(iter(checks.values()))), None, dtype=object)
     for name in reversed(checks):
         reasons[checks[name]] = name

@@ -44,7 +44,7 @@ class Statistics:
 
 
 def statistics(batch: Batch, definitions: Definitions) -> Statistics:
-    """Those of a batch; the same ones for all the rules that ask."""
+    """Statistics of a batch; the same ones for all the rules that ask."""
     return batch.once(f"statistics of {definitions}", lambda texts: Statistics(texts, definitions))
 
 

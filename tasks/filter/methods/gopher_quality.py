@@ -20,7 +20,7 @@ from tasks.filter.rule import Batch, Judgement, Setting
 
 
 def quality_reasons(table: np.ndarray, rules: "GopherQuality") -> np.ndarray:
-    """Of N texts, whose statistics these are: the first rule, in the paper's order, that each breaks; None when none."""
+    """First rule, in the paper's order, that each of N texts breaks; None when none. table: their statistics."""
     from tasks.filter.engine.compiled_statistics import Column
 
     columns = {column: table[:, column] for column in Column}

@@ -25,7 +25,7 @@ DUPLICATE_NGRAM = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
 
 def repetition_reasons(table: np.ndarray, rules: "GopherRepetition") -> np.ndarray:
-    """Of N texts, whose statistics these are: the first rule that each breaks; None when none."""
+    """First rule that each of N texts breaks; None when none. table: their statistics."""
     from tasks.filter.engine.compiled_statistics import Column
 
     def fraction(part: Column, whole: Column) -> np.ndarray:

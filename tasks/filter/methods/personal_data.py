@@ -151,7 +151,7 @@ class PersonalData(Config):
     )
 
     def prepare(self, setting: Setting) -> None:
-        """Nothing: a document says all there is to know."""
+        """Do nothing: a document says all there is to know."""
 
     def judge(self, batch: Batch, folder: Path) -> Judgement:
         """No reasons; new texts where something was masked, and how many of each kind."""

@@ -41,7 +41,7 @@ class Rating(Config):
     unrated: Literal["drop", "keep"] = Field("drop", description="what becomes of a document without a valid rating")
 
     def prepare(self, setting: Setting) -> None:
-        """Nothing: a document says all there is to know."""
+        """Do nothing: a document says all there is to know."""
 
     def judge(self, batch: Batch, folder: Path) -> Judgement:
         """score_rating is the rating, NaN where there is none."""

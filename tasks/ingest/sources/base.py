@@ -119,14 +119,14 @@ def below_folder(path: str) -> str:
 
 
 class Columns(Source):
-    """Which fields of a row are what."""
+    """Source with named fields: which of a row are text, id and meta."""
 
     text_field: str = "text"
     id_field: str = "id"
     meta_fields: list[str] | None = Field(None, description="fields kept in meta; null: all but text and id")
 
     def meta_names(self, names: Iterable[str]) -> list[str]:
-        """Those of these fields that go into meta."""
+        """Names, out of these, of the fields that go into meta."""
         text, own, wanted = self.text_field, self.id_field, self.meta_fields
         return [name for name in names if (name not in (text, own) if wanted is None else name in wanted)]
 

@@ -95,7 +95,7 @@ class Plain(io.RawIOBase):
         return len(data)
 
     def read1(self, size: int = PIECE) -> bytes:
-        """Up to so many bytes; none at the end alone."""
+        """Next bytes, at most `size`; none at the end alone."""
         while not self._ready and not self._over:
             self._ready = self._next(min(size, PIECE) if size > 0 else PIECE)
             self._given += len(self._ready)

@@ -71,7 +71,7 @@ def local_file(path: Path, top: Path) -> File:
 
 
 def remote_files(pattern: str, label: str) -> list[File]:
-    """Those of a URL. Credentials come from the environment, as each store's own tools read them.
+    """Files of a URL or a glob. Credentials come from the environment, as each store's own tools read them.
 
     Raises ConfigError when the store cannot be reached, and for a glob where a server has no list of its files.
     """
@@ -202,6 +202,6 @@ def without_mark(line: bytes) -> bytes:
 
 
 def after(wrong: list[Rejected], row: int) -> Iterator[Rejected]:
-    """The same, said of the row that would have come next; of the whole file where there was none."""
+    """Rejections as said of the row that would have come next; of the whole file where there was none."""
     for rejected in wrong:
         yield replace(rejected, row=row + 1 if row else 0)

@@ -99,7 +99,7 @@ class _Value:
         self.held += data[: max(room, 0)]
 
     def take(self, number: int) -> tuple[int, bytes] | Rejected:
-        """The value, and room for the next."""
+        """Take the value that is held, and make room for the next."""
         held, too_long = bytes(self.held), self._too_long
         self.held, self.any, self._too_long = bytearray(), False, False
         if too_long:

@@ -17,7 +17,7 @@ BUFFER, BATCH_BYTES, MAX_ROWS = 1 << 20, 4 << 20, 4096
 
 
 def rows_a_batch(metadata: pq.FileMetaData) -> int:
-    """As many as make about BATCH_BYTES where rows are alike."""
+    """Number of rows that make about BATCH_BYTES where rows are alike; at most MAX_ROWS."""
     sizes = (metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
     return max(1, min(MAX_ROWS, BATCH_BYTES * max(1, metadata.num_rows) // max(1, sum(sizes))))
 

@@ -20,7 +20,7 @@ class TooDeep(Exception):
 
 
 def to_batches(found: Iterable[Record | Rejected]) -> Iterator[pa.RecordBatch | Rejected]:
-    """The same rows, in batches of ROWS; those whose text no column of strings can hold are rejected."""
+    """Records in batches of up to ROWS_A_BATCH; those whose text no column of strings can hold are rejected."""
     waiting: list[Record] = []
     characters = 0
     for item in found:

@@ -79,7 +79,7 @@ class _Stream:
         return self._at < len(self._data)
 
     def more(self, most: int = PIECE) -> bytes:
-        """Some bytes; none at the end alone."""
+        """Next bytes, at most `most`; none at the end alone."""
         if not self._fill():
             return b""
         data = self._data[self._at : self._at + most]
@@ -106,7 +106,7 @@ class _Stream:
         return found
 
     def go_to(self, place: int) -> None:
-        """To an earlier place."""
+        """Go back to an earlier place."""
         self._opened.close()
         self._opened, self._data, self._at, self.place = self._again(), b"", 0, 0
         while self.place < place:
@@ -117,7 +117,7 @@ class _Stream:
                 continue
 
     def to_next_start(self) -> None:
-        """To the next line that begins a record, or to the end."""
+        """Go to the next line that begins a record, or to the end."""
         data = b""
         while more := self.more():
             data += more

@@ -34,7 +34,7 @@ class Worksheets(Source):
         yield from to_batches(self.rows(seed))
 
     def rows(self, seed: int) -> Iterator[Record]:
-        """Endless: the byte budget ends it."""
+        """Worksheets without end: the byte budget ends them."""
         arithmetic = Arithmetic(digits=self.digits)
         lines = [arithmetic.worksheet_lines(seed, split) for split in ("worksheets", "held_out")]
         metas = [to_json({HELD_OUT: held_out}) for held_out in (False, True)]

@@ -62,6 +62,6 @@ class Gptq(Config):
     damping: float = Field(0.01, gt=0, description="of the mean diagonal of the inputs' second moments")
 
     def __call__(self, weight_OI: Tensor, calibration_NI: Tensor | None = None) -> Packed:
-        """With no calibration every input counts the same, which is round to nearest by group."""
+        """Weights packed by GPTQ. With no calibration every input counts the same, which is round to nearest by group."""
         inputs = torch.eye(weight_OI.shape[1], device=weight_OI.device) if calibration_NI is None else calibration_NI
         return gptq(weight_OI, inputs, self.group, self.damping)
