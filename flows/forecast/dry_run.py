@@ -149,7 +149,7 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
                 else positions_at_once(parallel, step.batch, torch.device("cpu"))
             )
         step.model.recompute = positions == 0
-        parts = equal_parts(slice(0, step.batch.rows), rows_at_once(step.batch, positions))
+        parts = equal_parts(slice(0, step.batch.rows), rows_at_once(step.batch, positions), step.batch.together)
         largest = max(part.stop - part.start for part in parts)
         batch = replace(step.batch, rows=min(step.batch.rows, 2 * largest))
         live.since()
