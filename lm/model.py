@@ -8,7 +8,7 @@ lm/hugging_face/load.py reads and writes theirs. Letters as in lm/shape.py.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kernels.attention.documents import documents_of
-from lm import feed_forwards, mixers, norms
+from lm import feed_forwards, linears, mixers, norms
 from lm.config import Config, choice
 from lm.context import Context, autocast_dtype
+from lm.linears.base import Held, Roles, replace_layers
 from lm.rope import rotary_cos_sin
 from lm.shape import Shape
 
@@ -117,6 +118,12 @@ class Block(nn.Module):
         return (x + more, None) if waiting is None else (x, more)
 
 
+class Head(nn.Linear):
+    """The output head where it is not the embedding."""
+
+    roles: ClassVar[Roles] = {"weight": "table"}
+
+
 class Decoder(nn.Module):
     """The model. `seed` decides the initial weights, whatever else uses torch's generator."""
 
@@ -130,11 +137,12 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config, index) for index in range(config.layers))
         self.norm = config.norm.build(config.width, config.norm_eps)
         if not config.tied:
-            self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+            self.head = Head(config.width, config.vocab_size, bias=False)
         cos_TE, sin_TE = rotary_cos_sin(config.rope_theta, config.head_dim, config.context, config.rope_scaling)
         self.register_buffer("cos_TE", cos_TE, persistent=False)
         self.register_buffer("sin_TE", sin_TE, persistent=False)
         self.recompute = self.low_stream = False
+        self.linear: choice(linears) = linears.Dense()
         self._run: Callable[..., tuple[Tensor, Tensor | None]] = Block.__call__
         self._mixers = [config.layer(index).mixer for index in range(config.layers)]
         self._initialise(seed)
@@ -155,6 +163,27 @@ class Decoder(nn.Module):
                 module.weight.normal_(0, 0.02 * share, generator=generator)
                 if getattr(module, "bias", None) is not None:
                     module.bias.zero_()
+
+    def hold(self, linear: Config) -> None:
+        """Have the matrices of the blocks held by this choice of lm/linears, from what they are now; a dense model is not
+        changed."""
+        self.linear = linear
+        if linear.alone:
+            self.requires_grad_(False)
+        for path, block in self.blocks.named_children():
+            layers = {name: layer for name, layer in block.named_modules() if isinstance(layer, nn.Linear)}
+            replace_layers(
+                block, {name: linear.build(f"blocks.{path}.{name}", layer) for name, layer in layers.items()}
+            )
+
+    def merge(self) -> None:
+        """Make dense what is held otherwise; then all of the model is trained again."""
+        for block in self.blocks:
+            held = {name: layer for name, layer in block.named_modules() if isinstance(layer, Held)}
+            replace_layers(block, {name: layer.merged() for name, layer in held.items()})
+        if self.linear.alone:
+            self.requires_grad_(True)
+        self.linear = linears.Dense()
 
     def compile_blocks(self, wanted: bool) -> None:
         """Whether passes without a cache run compiled: one graph for all blocks of the same parts, which differ in weights
@@ -233,6 +262,12 @@ class Decoder(nn.Module):
                 kinds.append((mixer, known))
             found.append(known if state is known.state else replace(known, state=state))
         return found
+
+    def num_trained(self) -> int:
+        """Numbers that training changes, now that matrices are held as they are."""
+        if not self.linear.alone:
+            return self.num_parameters()
+        return sum(weight.numel() for weight in self.parameters() if weight.requires_grad)
 
     def num_parameters(self) -> int:
         """Numbers learned; a tied head is counted once."""

@@ -134,8 +134,9 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
             step = step_of()
             step.model.train()
             step.model.low_stream = recipe.stream == "bf16"
+            step.model.hold(recipe.linear)
             for weight in step.model.parameters():
-                weight.grad = torch.zeros_like(weight)
+                weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
         parallel = Exact(recipe.shards)
         optimizer = parallel.distribute(step.model, recipe.optimizer)
         optimizer.begin(0)

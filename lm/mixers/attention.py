@@ -121,7 +121,7 @@ class Attention(Mixer):
         return Heads(shape)
 
     def flops(self, shape: Shape, length: int) -> float:
-        """As in PaLM (arXiv:2204.02311, appendix B), of whose attention the mask leaves half."""
+        """FLOP of half the attention of PaLM's count (arXiv:2204.02311, appendix B): the mask leaves that."""
         return 6.0 * shape.heads * shape.head_dim * length
 
     def state(

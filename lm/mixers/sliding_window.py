@@ -40,7 +40,7 @@ class WindowedHeads(Heads):
 
 
 class SlidingWindow(Attention):
-    """Differs from Mistral: no limit where a prompt is longer than the window, which is read as any other."""
+    """Differs from Mistral: a prompt longer than the window is read as any other."""
 
     name: Literal["sliding_window"] = "sliding_window"  # type: ignore[assignment]
     window: int = Field(128, gt=0, description="tokens that a token sees, itself among them")
@@ -49,7 +49,7 @@ class SlidingWindow(Attention):
         return WindowedHeads(shape)
 
     def flops(self, shape: Shape, length: int) -> float:
-        """As full attention, of the keys that a token sees on average."""
+        """FLOP of attention to the keys that a token sees on average."""
         seen = min(self.window, length)
         mean = seen - seen * (seen - 1) / (2 * length)
         return 12.0 * shape.heads * shape.head_dim * mean

@@ -42,8 +42,8 @@ def rows_at_once(batch: Batch, positions: int) -> int:
 
 
 def equal_parts(rows: slice, at_once: int, together: int = 1) -> list[slice]:
-    """The rows in as few parts as have at most `at_once` rows each, and in order. Parts differ by one block of `together` rows at
-    most, so that compiled code meets one shape, or two where the rows do not divide, and none of a small rest."""
+    """The rows in as few parts as have at most `at_once` rows each, and in order. Parts differ by one block of `together` rows
+    at most, so that compiled code meets one shape, or two where the rows do not divide, and none of a small rest."""
     blocks = (rows.stop - rows.start) // together
     number = -(-blocks // (at_once // together))
     edges = [rows.start + blocks * part // number * together for part in range(number + 1)]
@@ -80,7 +80,7 @@ def number_on(device: torch.device, number: Tensor | float) -> Tensor:
 
 
 def cut(batch: Batch, parts: int, kind: str) -> list[slice]:
-    """The batch's rows in as many equal parts. Raises ConfigError, which calls the parts by their kind, where that cannot be."""
+    """The batch's rows in as many equal parts. Raises ConfigError, which calls the parts by their kind, if there are none."""
     rows = batch.rows
     if rows % (parts * batch.together):
         blocks = "" if batch.together == 1 else f", {batch.together} of which stay together,"

@@ -4,8 +4,8 @@ from torch import Tensor
 
 
 class Component:
-    """A part of a training run: a rollout that several updates learn from, masks that are chosen anew, a curriculum that looks at
-    losses. A stage makes it and gives it to `train`; every method may stay as it is.
+    """A part of a training run: a rollout that several updates learn from, masks that are chosen anew, a curriculum that looks
+    at losses. A stage makes it and gives it to `train`; every method may stay as it is.
 
     name: what its tensors are called by in checkpoints, different from those of the run's other components. What it does must
     follow from what it is given here and in its state, so that a run that was killed goes on in the same bits. Every rank of a

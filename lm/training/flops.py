@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from lm.linears.base import flops_of
 from lm.model import Decoder
 
 # Dense bf16 with fp32 sums, FLOP/s, from NVIDIA's data sheets, where a figure with sparsity counts half; those of the RTX 5090
@@ -33,21 +34,19 @@ def card_of(device_name: str, cards: Iterable[str]) -> str | None:
 
 
 def flops_per_token(model: Decoder, length: int) -> float:
-    """FLOP a token, forward and backward, in sequences of `length` positions: 6 for each weight that it is multiplied with, and
-    what mixers and feed-forward layers say of their own, causal attention 6 * heads * head width * length a layer.
+    """FLOP a token, forward and backward, in sequences of `length` positions: of each matrix what its holder says, 6 a weight
+    of a dense one, and what mixers and feed-forward layers say of their own, 6 * heads * head width * length of attention.
 
     Norms and pointwise work are left out; a tied embedding counts as the head alone.
     """
     config = model.config
-    products = model.head_weight.numel()
-    own = 0.0
+    found = 6.0 * model.head_weight.numel()
     for index, block in enumerate(model.blocks):
         parts = config.layer(index)
-        products += sum(layer.weight.numel() for layer in block.modules() if isinstance(layer, nn.Linear))
+        found += sum(flops_of(layer) for layer in block.modules() if isinstance(layer, nn.Linear))
         for part in (parts.mixer, parts.feed_forward):
-            products -= part.idle(config)
-            own += part.flops(config, length)
-    return 6.0 * products + own
+            found += part.flops(config, length) - 6.0 * part.idle(config)
+    return found
 
 
 def peak_flops(device: torch.device) -> float | None:

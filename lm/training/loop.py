@@ -54,7 +54,7 @@ def train(
     trunks: Trunks | None = None,
     components: Sequence[Component] = (),
 ) -> None:
-    """Train the model in place for `steps` updates.
+    """Train the model in place for `steps` updates. It is dense before and after, however recipe.linear holds it meanwhile.
 
     batch_at(step) must depend on nothing but the step, the weights and the components' state, so that a run continued from a
     checkpoint ends in the same bytes. Where torch.distributed has ranks, each calls this with
@@ -62,6 +62,7 @@ def train(
     finite or the recipe says to give up.
     """
     device = model.embedding.weight.device
+    model.hold(recipe.linear)
     parallel = chosen(recipe)
     optimizer = parallel.distribute(model, recipe.optimizer)
     mean, guard, execution = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor), Execution()
@@ -118,6 +119,7 @@ def train(
     checkpoints.close()
     mean.put(parallel.held())
     parallel.finish()
+    model.merge()
     log.computed(execution.described(recipe, device))
     log.fact(**speed.facts(), **(trunks.facts() if trunks else {}))
     log.trained()

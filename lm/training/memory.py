@@ -62,7 +62,8 @@ def positions_in(memory: float, model: Decoder, batch: Batch, bytes_a_weight: fl
 
     What two keep only once, such as weights cast to bf16, does not grow with them.
     """
-    room = SHARE * memory - bytes_a_weight * model.num_parameters()
+    trained = model.num_trained()
+    room = SHARE * memory - bytes_a_weight * trained - 4.0 * (model.num_parameters() - trained)
     block = batch.together
     first = bytes_kept(model, batch, block)
     each = bytes_kept(model, batch, 2 * block) - first if batch.rows > block else first

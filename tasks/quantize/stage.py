@@ -14,6 +14,7 @@ from torch import Tensor
 from lm import problems
 from lm.checkpoint import device, load_model, read_description
 from lm.config import Config, choice
+from lm.linears.base import roles_of
 from lm.model import Decoder
 from lm.quantized import Packed, pack_state
 from tasks.core.log import Log
@@ -45,7 +46,8 @@ def quantize(model: Decoder, config: QuantizeConfig, batches: list[Batch], log: 
     """Every matrix of the model, packed by its method. Later layers are packed for what the earlier ones have become: the
     model is left dequantized. Raises ValueError naming the weight that cannot be."""
     packed: dict[str, Packed] = {}
-    weights = {name: weight for name, weight in model.named_parameters() if weight.ndim == 2}
+    roles = roles_of(model)
+    weights = {name: weight for name, weight in model.named_parameters() if roles[name] != "vector"}
     for _, group in groupby(weights, depth_of):
         names = list(group)
         # an embedding is looked up, not multiplied: it has no inputs to calibrate with

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lm.distributed import ranks
+from lm.linears.base import roles_of
 from lm.model import Decoder
 from lm.optimizers.base import SCALARS, Optimizer
 from lm.training.batch import Batch, Figures
@@ -31,7 +32,9 @@ class Parallel(ABC):
 
     def distribute(self, model: Decoder, method: Any) -> Optimizer:
         """Spread the model over the ranks, in place, and build the method's optimizer of what this rank holds."""
-        optimizer: Optimizer = method.build([(n, w) for n, w in model.named_parameters() if w.requires_grad])
+        optimizer: Optimizer = method.build(
+            [(n, w) for n, w in model.named_parameters() if w.requires_grad], roles_of(model)
+        )
         self._know(model, optimizer, dict(model.named_parameters()), model.state_dict())
         return optimizer
 
