@@ -170,7 +170,7 @@ def test_lora_of_some_matrices_leaves_the_others_as_they_are(tmp_path: Path) -> 
     assert moved == {f"blocks.{n}.{part}.weight" for n in (0, 1) for part in ("attention.query", "ffn.down")}
     for name in moved:
         singular = torch.linalg.svdvals(end[name] - start[name])
-        assert singular[1] > 1e-6 > 1e-3 * singular[0] + singular[2]  # rank 2
+        assert singular[1] > 1e-3 * singular[0] and singular[2] < 1e-4 * singular[0]  # rank 2
 
 
 def test_lora_by_hand() -> None:

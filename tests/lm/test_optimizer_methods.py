@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lm.model import Decoder, ModelConfig
 from lm.linears.base import roles_of
+from lm.model import Decoder, ModelConfig
 from lm.optimizers import DropMuon, Lamb, Lion, Muon, RAdam, ScheduleFree
 from lm.optimizers.drop_muon import cut_at, layers_of
 from lm.optimizers.radam import rectification
