@@ -89,7 +89,7 @@ compiled = torch.compile(Block.__call__, backend=backend, fullgraph=True)
 x, waiting, cos, sin = torch.randn(2, 8, 16), torch.zeros(2, 8, 16), torch.randn(8, 4), torch.randn(8, 4)
 with torch.autocast("cpu", torch.bfloat16):
     for block in blocks:
-        x, waiting = compiled(block, x, waiting, Context(cos, sin))
+        x, waiting, _ = compiled(block, x, waiting, Context(cos, sin))
         print(x.dtype, waiting.dtype)
         waiting = waiting.float()
 print("graphs", len(graphs))

@@ -96,9 +96,15 @@ class Cache:
         self.lengths_B[rows] = other.lengths_B[theirs]
 
 
+def with_loss(made: Any) -> tuple[Tensor, Tensor | None]:
+    """(result, auxiliary loss) of a part, which gives its result alone where it has no such loss."""
+    return made if isinstance(made, tuple) else (made, None)
+
+
 class Block(nn.Module):
-    """(x, waiting) -> (x, waiting): the residual stream, and what the last block made, which is added to it where it is read
-    next, in one kernel with a norm. None waits where there is no such kernel: the sum is then made at once.
+    """(x, waiting) -> (x, waiting, loss): the residual stream, and what the last block made, which is added to it where it is
+    read next, in one kernel with a norm. None waits where there is no such kernel: the sum is then made at once. loss: the
+    auxiliary one of its parts, None where they have none.
 
     Whatever the parts are, `attention` is the mixer and `ffn` the feed-forward layer: their names in saved weights.
     """
@@ -111,11 +117,15 @@ class Block(nn.Module):
         self.ffn_norm = config.norm.build(config.width, config.norm_eps)
         self.ffn = parts.feed_forward.build(config)
 
-    def forward(self, x: Tensor, waiting: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, waiting: Tensor | None, context: Context
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         x, normed = self.attention_norm(x, waiting)
-        x, normed = self.ffn_norm(x, self.attention(normed, context))
-        more = self.ffn(normed)
-        return (x + more, None) if waiting is None else (x, more)
+        mixed, loss = with_loss(self.attention(normed, context))
+        x, normed = self.ffn_norm(x, mixed)
+        more, other = with_loss(self.ffn(normed))
+        loss = other if loss is None else loss if other is None else loss + other
+        return (x + more, None, loss) if waiting is None else (x, more, loss)
 
 
 class Head(nn.Linear):
@@ -143,7 +153,8 @@ class Decoder(nn.Module):
         self.register_buffer("sin_TE", sin_TE, persistent=False)
         self.recompute = self.low_stream = False
         self.linear: choice(linears) = linears.Dense()
-        self._run: Callable[..., tuple[Tensor, Tensor | None]] = Block.__call__
+        self._run: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]] = Block.__call__
+        self._losses: list[Tensor] = []
         self._mixers = [config.layer(index).mixer for index in range(config.layers)]
         self._initialise(seed)
 
@@ -239,14 +250,24 @@ class Decoder(nn.Module):
         waiting_BTD = torch.zeros_like(x_BTD, dtype=products) if x_BTD.is_cuda else None
         for block, context in zip(self.blocks, contexts, strict=True):
             if cache is not None:
-                x_BTD, waiting_BTD = Block.__call__(block, x_BTD, waiting_BTD, context)
+                x_BTD, waiting_BTD, loss = Block.__call__(block, x_BTD, waiting_BTD, context)
             elif self.recompute and torch.is_grad_enabled():
-                x_BTD, waiting_BTD = checkpoint(self._run, block, x_BTD, waiting_BTD, context, use_reentrant=False)
+                x_BTD, waiting_BTD, loss = checkpoint(
+                    self._run, block, x_BTD, waiting_BTD, context, use_reentrant=False
+                )
             else:
-                x_BTD, waiting_BTD = self._run(block, x_BTD, waiting_BTD, context)
+                x_BTD, waiting_BTD, loss = self._run(block, x_BTD, waiting_BTD, context)
+            if loss is not None and self.training and torch.is_grad_enabled():
+                self._losses.append(loss)
         if cache is not None:
             cache.grow(T, counts_B)
         return self.norm(x_BTD, waiting_BTD)[1]
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """Sum of what the parts have to add to the loss of the passes since this was last asked, in training with gradients;
+        None where that is nothing. Each is a mean over the tokens of its pass."""
+        losses, self._losses = self._losses, []
+        return torch.stack(losses).sum() if losses else None
 
     def _by_layer(self, context: Context, cache: Cache | None, rows: int, length: int) -> list[Context]:
         """The pass as each layer sees it. Layers whose mixers are equal share one preparation, and without a cache one context,

@@ -9,7 +9,8 @@ from lm.shape import Shape
 
 
 class Part(Config):
-    """A method of a room of parts: its hyperparameters, from which it builds its module for one layer.
+    """A method of a room of parts: its hyperparameters, from which it builds its module for one layer. The module gives its
+    result, or (result, loss) where something is to be added to the loss of training, a mean over the tokens of the pass.
 
     Matrices are torch's Linear layers, whose weights the decoder draws (biases are 0); what else has parameters, `build` gives
     their first values.

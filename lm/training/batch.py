@@ -1,13 +1,14 @@
 """What a step learns from, and its gradients, made in as many parts as memory asks for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from lm.config import ConfigError
+from lm.model import Decoder
 
 Figures = dict[str, Tensor | float]
 
@@ -34,6 +35,21 @@ class Batch:
     after: Callable[[Tensor], None] = lambda traces: None
     content: tuple[Tensor, ...] = ()
     together: int = 1
+
+
+def with_auxiliary(batch: Batch, model: Decoder) -> Batch:
+    """The batch with what the parts of the model add to its loss, as experts do that are to be visited alike; by rows.
+    What is no mean over tokens is so of each part that the batch is cut into, not of the whole."""
+
+    def loss(rows: slice) -> tuple[Tensor, Figures]:
+        share, figures = batch.loss(rows)
+        added = model.auxiliary_loss()
+        if added is None:
+            return share, figures
+        added = added * ((rows.stop - rows.start) / batch.rows)
+        return share + added, {**figures, "auxiliary_loss": added.detach()}
+
+    return replace(batch, loss=loss)
 
 
 def rows_at_once(batch: Batch, positions: int) -> int:

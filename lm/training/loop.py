@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from lm.model import Decoder
 from lm.training.average import RunningAverage
-from lm.training.batch import Batch
+from lm.training.batch import Batch, with_auxiliary
 from lm.training.checkpoint.checkpoints import Checkpoints
 from lm.training.checkpoint.state import Run
 from lm.training.components import Component
@@ -82,7 +82,7 @@ def train(
             component.begin(step)
         parallel.forget()
         with autocast(recipe.precision, device):
-            batch = parallel.inside(partial(batch_at, step))
+            batch = with_auxiliary(parallel.inside(partial(batch_at, step)), model)
             digests.begin(step, batch.content)
             if step == start:
                 parallel.inside(partial(execution.decide, recipe, steps, batch, parallel))

@@ -89,7 +89,8 @@ def test_every_number_has_a_role_and_a_gradient_if_it_is_trained(method: type[Co
 
 
 @EVERY
-def test_a_compiled_block_is_one_graph_with_the_same_gradients(method: type[Config]) -> None:
+def test_compiled_blocks_share_a_graph_and_have_the_same_gradients(method: type[Config]) -> None:
+    """Where the embedding is not trained, the input of the first block needs no gradient, and it has a graph of its own."""
     model, found = disturbed(held(method)), []
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -98,7 +99,7 @@ def test_a_compiled_block_is_one_graph_with_the_same_gradients(method: type[Conf
         model.zero_grad()
         backward(batch_of(model), 48)
         found.append({name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad})
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == (2 if method().alone else 1)
     for name, gradient in found[0].items():
         torch.testing.assert_close(
             found[1][name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()), msg=name

@@ -16,6 +16,7 @@ from lm.config import Config, methods_of
 from lm.hugging_face.config import to_theirs
 from lm.hugging_face.load import their_name
 from lm.model import Block, Cache, Decoder, ModelConfig
+from lm.training.batch import Batch, Figures, backward, with_auxiliary
 from lm.training.flops import flops_per_token
 from tests.lm.models import toy_model, toy_tokenizer
 
@@ -259,6 +260,45 @@ def test_a_model_of_the_default_parts_is_described_without_them(tmp_path: Path) 
         "mixer", "feed_forward", "norm", "pattern",
     }  # fmt: skip
     assert "mixer" not in (tmp_path / "config.json").read_text()
+
+
+class Weighed(torch.nn.Module):
+    """A feed-forward layer that wants its result to be small."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.inner(x)
+        return y, 0.1 * y.square().mean()
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_what_a_part_adds_to_the_loss_is_learned_from(recompute: bool) -> None:
+    model = toy_model(seed=1)
+    ids = ids_of(4, TOKENS)
+
+    def loss(rows: slice) -> tuple[Tensor, Figures]:
+        return model(ids[rows]).square().mean() * ((rows.stop - rows.start) / 4), {}
+
+    plain, _ = backward(with_auxiliary(Batch(4, TOKENS, 72, loss), model), 1000)
+    before = model.blocks[1].ffn.down.weight.grad.clone()
+    model.blocks[1].ffn = Weighed(model.blocks[1].ffn)
+    model.recompute = recompute
+    found = []
+    for positions in (1000, TOKENS):
+        model.zero_grad()
+        added, figures = backward(with_auxiliary(Batch(4, TOKENS, 72, loss), model), positions)
+        found.append(model.blocks[1].ffn.inner.down.weight.grad.clone())
+        torch.testing.assert_close(added, plain + figures["auxiliary_loss"])
+        assert figures["auxiliary_loss"] > 0
+    torch.testing.assert_close(found[0], found[1])
+    assert not torch.allclose(found[0], before)
+    with torch.no_grad():
+        model(ids)
+    model.eval()(ids)
+    assert model.auxiliary_loss() is None
 
 
 def test_a_window_by_hand() -> None:
