@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from flows.staleness.changes import only_words
 from tests.imports import closure, file_of, is_room
 from tests.project import ROOT
 
@@ -68,8 +69,61 @@ def commit_doubt(commit: str, bench: str, root: Path = ROOT) -> str:
     files = timed_code(bench, root)
     if not files:
         return "no such benchmark"
-    changed = git("diff", "--name-only", revision, "--", *files, root=root).stdout.split()
+    before = names_then(revision, root)
+    changed = [name for name in files if name in before and not does_the_same(revision, before[name], name, root)]
     return f"{len(changed)} of its files changed since" if changed else ""
+
+
+@cache
+def names_then(revision: str, root: Path = ROOT) -> dict[str, str]:
+    """The name at a revision of each file that differs from then, by its name now: another where it was moved, "" where it was
+    not there."""
+    lines = git("diff", "--find-renames", "--name-status", revision, "--", "*.py", root=root).stdout.splitlines()
+    parts = [line.split("\t") for line in lines]
+    return {names[-1]: "" if kind[0] == "A" else names[0] for kind, *names in parts if kind[0] != "D"}
+
+
+def does_the_same(revision: str, then: str, now: str, root: Path) -> bool:
+    """Whether two files, of then and of now, differ in words, layout and the names of modules that were moved alone."""
+    if not then:
+        return False
+    moved = {module_of(old): module_of(new) for new, old in names_then(revision, root).items() if old and old != new}
+    before = git("show", f"{revision}:{then}", root=root).stdout
+    return only_words(with_names(before, moved), with_names((root / now).read_text(), {}))
+
+
+def module_of(name: str) -> str:
+    """The module that a file of this name is."""
+    return name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def with_names(text: str, moved: dict[str, str]) -> str:
+    """Python's text in which every import is of one name and calls a moved module by its new one, all at the end of what they
+    stand in."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            each = [line for statement in body for line in one_by_one(statement, moved)]
+            imports = [line for line in each if isinstance(line, ast.Import | ast.ImportFrom)]
+            node.body = [line for line in each if line not in imports] + sorted(imports, key=ast.dump)  # type: ignore[attr-defined]
+    return ast.unparse(tree)
+
+
+def one_by_one(statement: ast.stmt, moved: dict[str, str]) -> list[ast.stmt]:
+    """The statement; of an import from a module one for each of its names."""
+    if not isinstance(statement, ast.ImportFrom):
+        return [statement]
+    found: list[ast.stmt] = []
+    for alias in statement.names:
+        whole = f"{statement.module}.{alias.name}"
+        module, _, name = (
+            moved[whole].rpartition(".")
+            if whole in moved
+            else (moved.get(str(statement.module), statement.module), "", alias.name)
+        )
+        called = alias.asname or alias.name
+        found.append(ast.ImportFrom(module, [ast.alias(name, called)], 0))
+    return found
 
 
 def doubts(rows: Iterable[dict[str, Any]], root: Path = ROOT) -> list[str]:

@@ -70,12 +70,20 @@ def on_gpu(launched: Launched = lambda name, arguments: None) -> Iterator[None]:
         for name, kernel in vars(module).items()
         if isinstance(kernel, KernelInterface)
     ]
-    attention = F.scaled_dot_product_attention
+    attention, addmm = F.scaled_dot_product_attention, torch.addmm
 
     def fused(q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
         return FusedAttention.apply(q, k, v, launched) if how.get("is_causal") else attention(q, k, v, **how)
 
-    places += [(F, "scaled_dot_product_attention", fused), (FakeTensor, "is_cuda", property(lambda tensor: True))]
+    def added(total: Tensor, left: Tensor, right: Tensor, **how: Any) -> Tensor:
+        # an out_dtype is more than the fake tensors of torch 2.11 know; in place, two dtypes are nothing to them
+        return total.addmm_(left, right) if how.get("out") is total else addmm(total, left, right, **how)
+
+    places += [
+        (F, "scaled_dot_product_attention", fused),
+        (torch, "addmm", added),
+        (FakeTensor, "is_cuda", property(lambda tensor: True)),
+    ]
     before = [getattr(place, name) for place, name, _ in places[:-1]]
     try:
         for place, name, stand_in in places:

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.contest import Result
 from benchmarks.rows import facts, row
 from benchmarks.run import names
-from benchmarks.standing import doubts, timed_code
+from benchmarks.standing import commit_doubt, doubts, names_then, timed_code
 from benchmarks.table import render
 from tests.project import ROOT
 
@@ -60,6 +60,24 @@ def test_a_row_older_than_its_code_is_marked(repository: Path) -> None:
     git(repository, "commit", "-qam", "second")
     second = git(repository, "rev-parse", "HEAD")
     assert doubts([toy(first), toy(second)], repository) == ["1 of its files changed since", ""]
+
+
+def test_a_file_that_was_moved_and_described_anew_is_the_same_code(repository: Path) -> None:
+    work = "import os\n\n\ndef work() -> int:\n    return sum(range(10)) + len(os.sep)\n"
+    (repository / "lm/work.py").write_text(work)
+    (repository / "benchmarks/toy_arms.py").write_text("from lm.work import work\n")
+    git(repository, "commit", "-qam", "second")
+    first = git(repository, "rev-parse", "HEAD")
+    (repository / "lm/labour.py").write_text(work.replace("int:\n", 'int:\n    """Work."""\n'))
+    (repository / "lm/work.py").unlink()
+    (repository / "benchmarks/toy_arms.py").write_text("from lm.labour import work\n")
+    git(repository, "add", "-A")
+    git(repository, "commit", "-qm", "third")
+    timed_code.cache_clear()
+    assert timed_code("toy", repository)[-1] == "lm/labour.py" and doubts([toy(first)], repository) == [""]
+    commit_doubt.cache_clear(), names_then.cache_clear()
+    (repository / "benchmarks/toy_arms.py").write_text("from elsewhere import work\n")
+    assert doubts([toy(first)], repository) == ["1 of its files changed since"]
 
 
 def test_a_mark_stands_at_the_end_of_its_line() -> None:
