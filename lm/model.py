@@ -20,7 +20,7 @@ from kernels.attention.documents import documents_of
 from lm import feed_forwards, linears, mixers, norms
 from lm.config import Config, choice
 from lm.context import Context, autocast_dtype
-from lm.linears.base import Held, Roles, replace_layers
+from lm.linears.base import Held, Holding, Roles, replace_layers
 from lm.rope import rotary_cos_sin
 from lm.shape import Shape
 
@@ -152,7 +152,7 @@ class Decoder(nn.Module):
         self.register_buffer("cos_TE", cos_TE, persistent=False)
         self.register_buffer("sin_TE", sin_TE, persistent=False)
         self.recompute = self.low_stream = False
-        self.linear: choice(linears) = linears.Dense()
+        self.linear: Holding = linears.Dense()
         self._run: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]] = Block.__call__
         self._losses: list[Tensor] = []
         self._mixers = [config.layer(index).mixer for index in range(config.layers)]
@@ -175,23 +175,20 @@ class Decoder(nn.Module):
                 if getattr(module, "bias", None) is not None:
                     module.bias.zero_()
 
-    def hold(self, linear: Config) -> None:
+    def hold(self, linear: Holding) -> None:
         """Have the matrices of the blocks held by this choice of lm/linears, from what they are now; a dense model is not
-        changed."""
+        changed. Raises ConfigError for a choice that does not fit."""
+        layers = {name: layer for name, layer in self.blocks.named_modules() if isinstance(layer, nn.Linear)}
+        linear.check(list(layers))
         self.linear = linear
         if linear.alone:
             self.requires_grad_(False)
-        for path, block in self.blocks.named_children():
-            layers = {name: layer for name, layer in block.named_modules() if isinstance(layer, nn.Linear)}
-            replace_layers(
-                block, {name: linear.build(f"blocks.{path}.{name}", layer) for name, layer in layers.items()}
-            )
+        replace_layers(self.blocks, {name: linear.build(f"blocks.{name}", layer) for name, layer in layers.items()})
 
     def merge(self) -> None:
         """Make dense what is held otherwise; then all of the model is trained again."""
-        for block in self.blocks:
-            held = {name: layer for name, layer in block.named_modules() if isinstance(layer, Held)}
-            replace_layers(block, {name: layer.merged() for name, layer in held.items()})
+        held = {name: layer for name, layer in self.blocks.named_modules() if isinstance(layer, Held)}
+        replace_layers(self.blocks, {name: layer.merged() for name, layer in held.items()})
         if self.linear.alone:
             self.requires_grad_(True)
         self.linear = linears.Dense()

@@ -3,14 +3,33 @@
 Letters: O outputs, I inputs.
 """
 
+from abc import abstractmethod
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
+
+from lm.config import Config
 
 # matrix: of a product within a block, O x I. table: an embedding or the output head, a row a token. vector: all else, such as
 # norms and biases, which never decays and is never cut.
 Role = Literal["matrix", "table", "vector"]
 Roles = dict[str, Role]
+
+
+class Holding(Config):
+    """A method of lm/linears.
+
+    alone: True if nothing of the model is trained but what its layers have of their own.
+    """
+
+    alone: ClassVar[bool] = False
+
+    def check(self, names: list[str]) -> None:
+        """Raises ConfigError for a parameter that does not fit a model with layers of these names."""
+
+    @abstractmethod
+    def build(self, name: str, linear: nn.Linear) -> nn.Linear:
+        """The layer that takes the place of torch's layer of this name, from whose weight it begins; or that layer itself."""
 
 
 class Held(nn.Linear):
@@ -57,8 +76,8 @@ def roles_of(model: nn.Module) -> Roles:
     return found
 
 
-def replace_layers(block: nn.Module, layers: dict[str, nn.Linear]) -> None:
-    """Put these layers in the place of the block's own of those names."""
+def replace_layers(model: nn.Module, layers: dict[str, nn.Linear]) -> None:
+    """Put these layers in the place of the model's own of those names."""
     for name, layer in layers.items():
         parent, _, child = name.rpartition(".")
-        setattr(block.get_submodule(parent), child, layer)
+        setattr(model.get_submodule(parent), child, layer)

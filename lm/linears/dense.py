@@ -1,17 +1,14 @@
 """Dense: torch's layer as it is, of which every number is trained."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import nn
 
-from lm.config import Config
+from lm.linears.base import Holding
 
 
-class Dense(Config):
+class Dense(Holding):
     name: Literal["dense"] = "dense"
 
-    alone: ClassVar[bool] = False  # True: nothing of the model is trained but what the layers have of their own
-
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
-        """The layer itself."""
         return linear

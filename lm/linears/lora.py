@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lm.config import Config
-from lm.linears.base import Held
+from lm.config import ConfigError
+from lm.linears.base import Held, Holding
 
 
 class LoRALinear(Held):
@@ -41,7 +41,7 @@ class LoRALinear(Held):
         return self.weight + self.scale * (self.up @ self.down)
 
 
-class LoRA(Config):
+class LoRA(Holding):
     """Differs from the paper: all matrices of a block are adapted unless `matrices` says which, as Schulman et al. 2025
     ("LoRA without regret") found best; its own are query and value."""
 
@@ -52,6 +52,12 @@ class LoRA(Config):
     seed: int = Field(0, ge=0, description="of the first values")
 
     alone: ClassVar[bool] = True
+
+    def check(self, names: list[str]) -> None:
+        known = sorted({name.rpartition(".")[2] for name in names})
+        for name in self.matrices:
+            if name not in known:
+                raise ConfigError(f"linear.matrices: no {name!r} (allowed: {', '.join(known)})")
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """A layer with the two thin matrices, or the layer itself where it is not adapted."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lm import linears
 from lm.averages import Ema
-from lm.config import Config, methods_of
+from lm.config import Config, ConfigError, methods_of
 from lm.linears import Dense, LoRA
 from lm.linears.base import Held, flops_of, roles_of
 from lm.model import Block, Decoder
@@ -172,6 +172,13 @@ def test_lora_of_some_matrices_leaves_the_others_as_they_are(tmp_path: Path) -> 
     for name in moved:
         singular = torch.linalg.svdvals(end[name] - start[name])
         assert singular[1] > 1e-3 * singular[0] and singular[2] < 1e-4 * singular[0]  # rank 2
+
+
+def test_lora_of_a_matrix_that_there_is_not_is_one_line() -> None:
+    with pytest.raises(
+        ConfigError, match="linear.matrices: no 'querry' .allowed: down, gate, key, output, query, up, value"
+    ):
+        toy_model().hold(LoRA(matrices=["query", "querry"]))
 
 
 def test_lora_by_hand() -> None:

@@ -95,7 +95,9 @@ class FSDP(DDP):
         """Whether a step keeps whole weights and gradients, the same on every rank; takes note of what memory it takes."""
         cut, gathered = type(self).bytes_a_weight / ranks(), dtype.itemsize + 4.0
         room = SHARE * self.memory_share(device) * memory_bytes(device)
-        fits = not self._offload and (cut + gathered) * model.num_parameters() <= room / 2
+        trained = model.num_trained()
+        taken = (cut + gathered) * trained + (4.0 / ranks() + dtype.itemsize) * (model.num_parameters() - trained)
+        fits = not self._offload and taken <= room / 2
         keeps = bool(self.agree(fits))
         self.bytes_a_weight = 0.0 if self._offload else cut + gathered * keeps
         self.between_parts = "keeps whole weights" if keeps else "cuts weights"
