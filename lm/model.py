@@ -84,7 +84,7 @@ class Cache:
         self.capacity, self.dtype, self.first = capacity, dtype, True
 
     def grow(self, tokens: int, counts_B: Tensor | None) -> None:
-        """So many tokens of each row have been kept, or as many as counts_B says."""
+        """Count so many tokens of each row as kept, or as many as counts_B says."""
         self.lengths_B += tokens if counts_B is None else counts_B
         self.first = False
 
