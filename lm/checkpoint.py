@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -58,7 +59,11 @@ def load_model(folder: Path) -> tuple[Decoder, Tokenizer]:
         state = unpack_state(state, description["quantization"])
     tokenizer = Tokenizer.load(folder)
     tokenizer.contract.check(description.get("contract"), f"{folder / 'config.json'}: contract")
-    config = ModelConfig.model_validate(description["model"])
+    try:
+        config = ModelConfig.model_validate(description["model"])
+    except ValidationError as error:
+        reasons = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise ValueError(f"{folder / 'config.json'}: model: {reasons}") from None
     if config.vocab_size < tokenizer.vocab_size:  # more is padding, as Qwen has it
         raise ValueError(
             f"{folder}: the model has {config.vocab_size} tokens, its tokenizer.json {tokenizer.vocab_size}"

@@ -287,6 +287,12 @@ class Decoder(nn.Module):
             return self.num_parameters()
         return sum(weight.numel() for weight in self.parameters() if weight.requires_grad)
 
+    def num_active(self) -> int:
+        """Numbers learned that one token meets: all but those which a part leaves out for it."""
+        layers = [self.config.layer(index) for index in range(self.config.layers)]
+        idle = sum(layer.mixer.idle(self.config) + layer.feed_forward.idle(self.config) for layer in layers)
+        return self.num_parameters() - idle
+
     def num_parameters(self) -> int:
         """Numbers learned; a tied head is counted once."""
         return sum(weight.numel() for weight in self.parameters())

@@ -143,7 +143,7 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
         optimizer.step()  # outside the fake mode its counters are numbers
         optimizer.zero_grad(set_to_none=True)
         with fake, cast:
-            mean.after(0, steps, parallel.held())
+            mean.after(0, steps, parallel.learned())
             positions = (
                 positions_in(memory, step.model, step.batch, parallel.bytes_a_weight)
                 if memory
@@ -163,11 +163,12 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
         parallel.clip(recipe.clip)
         parallel.step()
         with fake:
-            mean.after(1, steps, parallel.held())
-        state = [*step.model.parameters(), *mean.mean.values()]
+            mean.after(1, steps, parallel.learned())
+        weights = [weight for name, weight in step.model.named_parameters() if name not in parallel.staying]
+        state = [*weights, *mean.mean.values()]
         state += [value for slots in optimizer.state.values() for value in slots.values()]
     # the gradients of a shard, and the sums that wait for it
-    tree = 4 * step.model.num_parameters() * recipe.shards.bit_length() if recipe.shards > 1 else 0
+    tree = 4 * step.model.num_trained() * recipe.shards.bit_length() if recipe.shards > 1 else 0
     return Rehearsed(positions, live.peak + tree, sampled, float(sum(tensor.nbytes for tensor in state)))
 
 

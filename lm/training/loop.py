@@ -101,7 +101,7 @@ def train(
             component.after(step, height, length)
         if step + 1 == steps:
             optimizer.finish()
-        mean.after(step, steps, parallel.held())
+        mean.after(step, steps, parallel.learned())
         log.digests(step, digests.said())
         log(step, loss=height, gradient_norm=length, learning_rate=optimizer.param_groups[0]["lr"], **numbers)
         speed.add(batch)

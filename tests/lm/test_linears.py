@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lm import linears
@@ -161,6 +162,17 @@ def test_lora_trains_its_thin_matrices_alone_and_costs_what_they_do() -> None:
     # of a memory that holds a dense model's training state, and no more, LoRA leaves most to activations
     memory = 20 * dense.num_parameters() / 0.6
     assert positions_in(memory, dense, batch_of(dense), 20.0) == 0 < positions_in(memory, model, batch_of(model), 20.0)
+
+
+def test_a_checkpoint_of_lora_holds_what_is_trained_and_no_more(tmp_path: Path) -> None:
+    recipe = Recipe(optimizer=AdamW(), schedule=Cosine(), average=Ema(), linear=LoRA(matrices=["query"]))
+    with pytest.raises(Stopped):
+        fit(recipe, tmp_path, 4)
+    (path,) = tmp_path.glob("step-*.safetensors")
+    thin = {f"blocks.{n}.attention.query.{part}" for n in (0, 1) for part in ("down", "up")}
+    held = {name for name in load_file(path) if name.startswith(("model.", "average.", "optimizer."))}
+    slots = ("model", "average", "optimizer.step", "optimizer.exp_avg", "optimizer.exp_avg_sq")
+    assert held == {f"{slot}.{name}" for slot in slots for name in thin}
 
 
 def test_lora_of_some_matrices_leaves_the_others_as_they_are(tmp_path: Path) -> None:

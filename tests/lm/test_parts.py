@@ -153,6 +153,7 @@ def test_what_parts_say_of_their_work_is_possible(shape: dict[str, Any], length:
             products = sum(child.weight.numel() for child in module.modules() if isinstance(child, torch.nn.Linear))
             assert 0 <= part.idle(model.config) <= products and part.flops(model.config, length) >= 0
             assert {module.get_submodule(name) for name in part.into_stream} <= set(module.modules())
+    assert 0 < model.num_active() <= model.num_parameters()
     assert 6 * model.head_weight.numel() < flops_per_token(model, length) <= flops_per_token(model, length + 1)
     assert 0 < model.config.kept(1) <= model.config.kept(length)
 
@@ -314,6 +315,14 @@ def test_a_window_by_hand() -> None:
     x, y = seen
     for place in range(6):
         torch.testing.assert_close(y[0, place], x[0, max(0, place - 2) : place + 1].mean(0), **CLOSE)
+
+
+def test_a_model_of_an_unknown_part_is_refused_in_one_line(tmp_path: Path) -> None:
+    save_model(tmp_path, toy_model(feed_forward={"name": "relu_squared"}), toy_tokenizer())
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace("relu_squared", "relu_cubed"))
+    with pytest.raises(ValueError, match=r"config.json: model: feed_forward: [^\n]*'relu_cubed'[^\n]*$"):
+        load_model(tmp_path)
 
 
 def test_a_window_keeps_as_many_tokens_as_it_has() -> None:

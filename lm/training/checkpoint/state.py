@@ -1,6 +1,6 @@
 """What a training run is made of between two steps, as named tensors: model.*, average.* and optimizer.<slot>.*, where the
-last part of each is the name of a parameter, so that neither the order nor the grouping of parameters nor the ranks matter;
-guard.*, execution.*, and components.<name>.*, what each component keeps between two steps."""
+last part of each is the name of a parameter that is trained, so that neither the order nor the grouping of parameters nor the
+ranks matter; guard.*, execution.*, and components.<name>.*, what each component keeps between two steps."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -29,7 +29,8 @@ class Run(NamedTuple):
 def tensors_of(run: Run) -> dict[str, Tensor]:
     """The state now, whole; where ranks hold parts of it, all must call. The tensors may be those of the run, not copies."""
     parallel, average, guard, execution, components = run
-    found = {f"model.{name}": weight for name, weight in parallel.weights().items()}
+    kept = {name: weight for name, weight in parallel.weights().items() if name not in parallel.staying}
+    found = {f"model.{name}": weight for name, weight in kept.items()}
     found |= {f"average.{name}": parallel.whole(name, mean) for name, mean in average.mean.items()}
     found |= {f"optimizer.{slot}": value for slot, value in parallel.slots().items()}
     found |= {f"guard.{name}": values for name, values in guard.state().items()}
@@ -42,7 +43,7 @@ def tensors_of(run: Run) -> dict[str, Tensor]:
 def bytes_at_most(run: Run, steps: int) -> int:
     """Bytes of the state of a run of so many steps in which all has begun: weights, slots, and the average where it is one of
     more than the last weights. What the guard and the stage keep is not counted."""
-    shapes = run.parallel.shapes
+    shapes = _shapes(run)
     slots = [
         torch.empty((), dtype=SCALARS[slot], device="meta") if slot in SCALARS else shapes[name]
         for name, names in run.parallel.slot_names.items()
@@ -88,6 +89,11 @@ def put(found: dict[str, Tensor], run: Run) -> None:
     }
 
 
+def _shapes(run: Run) -> dict[str, Tensor]:
+    """The shapes of what changes in the model; the other parameters are those that the run begins with, and in no checkpoint."""
+    return {name: shape for name, shape in run.parallel.shapes.items() if name not in run.parallel.staying}
+
+
 def _under(prefix: str, found: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
 
@@ -95,7 +101,7 @@ def _under(prefix: str, found: dict[str, Tensor]) -> dict[str, Tensor]:
 def _wanted(names: Iterable[str], run: Run) -> dict[str, Tensor]:
     """Tensors of the shape and dtype of what a state must have. An average is of all parameters or not yet begun; so is the
     optimizer's state of each parameter, since one without a gradient so far has none."""
-    shapes, slots = run.parallel.shapes, run.parallel.slot_names
+    shapes, slots = _shapes(run), run.parallel.slot_names
     begun = {name.split(".", 2)[2] for name in names if name.startswith("optimizer.") and name.count(".") > 1}
     averaged = any(name.startswith("average.") for name in names)
     wanted = {f"model.{name}": weight for name, weight in shapes.items()}

@@ -142,7 +142,7 @@ class Zero(DDP):
     def put_weights(self, weights: dict[str, Tensor]) -> None:
         for name, weight in self.model.named_parameters():
             with deepspeed.zero.GatheredParameters(weight, modifier_rank=0, enabled=self._stage == 3):
-                weight.copy_(weights[name])
+                weight.copy_(weights.get(name, weight))
         self.module.optimizer.refresh_fp32_params()
 
     def slots(self) -> dict[str, Tensor]:
