@@ -16,6 +16,7 @@ from lm.config import Config, methods_of
 from lm.hugging_face.config import to_theirs
 from lm.hugging_face.load import their_name
 from lm.model import Block, Cache, Decoder, ModelConfig
+from lm.sampler import generate
 from lm.training.batch import Batch, Figures, backward, with_auxiliary
 from lm.training.flops import flops_per_token
 from tests.lm.models import toy_model, toy_tokenizer
@@ -106,6 +107,20 @@ def test_padding_is_not_kept_and_rows_begin_as_others(
     for row, count in enumerate(counts):
         whole = torch.cat((ids[row, :count], ids[row, length:]))
         torch.testing.assert_close(found[row], model(whole[None])[0, count:], **CLOSE)
+
+
+@settings(deadline=None, max_examples=10)
+@given(shapes(), st.lists(st.integers(1, 20), min_size=1, max_size=5), st.sampled_from([1, 3, 8]))
+@torch.no_grad()
+def test_the_sampler_writes_what_whole_passes_would(shape: dict[str, Any], lengths: list[int], rows: int) -> None:
+    """Each greedy token is the likeliest after all before it, or as likely as rounding can tell."""
+    model = decided(shape)
+    prompts = [ids_of(1, length, seed=length)[0].tolist() for length in lengths]
+    for prompt, answer in zip(prompts, generate(model, prompts, 6, 0.0, 5, 0, rows), strict=True):
+        whole = [*prompt, *answer.ids]
+        logits = model(torch.tensor([whole]))[0, len(prompt) - 1 : -1]
+        chosen = logits.gather(1, torch.tensor(answer.ids)[:, None])[:, 0]
+        torch.testing.assert_close(chosen, logits.max(1).values, **CLOSE)
 
 
 @PROPERTY

@@ -90,7 +90,7 @@ def put(found: dict[str, Tensor], run: Run) -> None:
 
 
 def _shapes(run: Run) -> dict[str, Tensor]:
-    """The shapes of what changes in the model; the other parameters are those that the run begins with, and in no checkpoint."""
+    """Shapes of what changes in the model; other parameters are those that the run begins with, and in no checkpoint."""
     return {name: shape for name, shape in run.parallel.shapes.items() if name not in run.parallel.staying}
 
 
