@@ -24,6 +24,7 @@ from lm.training.memory import positions_in
 from lm.training.recipe import Recipe
 from tasks.core.log import Log, Stopped
 from tests.lm.models import toy_model
+from tests.project import ROOT
 
 EVERY = pytest.mark.parametrize("method", methods_of(linears), ids=lambda method: method.__name__)
 # fp32 with sums in another order, of values of the order of 1
@@ -204,6 +205,13 @@ def test_lora_by_hand() -> None:
     assert layer.merged().weight.tolist() == [[4.0, -1.0], [9.0, -2.0]]
     assert layer(torch.tensor([1.0, 1.0])).tolist() == [3.0, 7.0]
     assert flops_of(layer) == 4 * 4 + 6 * 4 and flops_of(plain) == 6 * 4
+
+
+def test_what_trains_asks_modules_what_weights_are_for() -> None:
+    """A number of dimensions or a name says it no more."""
+    files = [*(ROOT / "lm" / "optimizers").glob("*.py"), *(ROOT / "lm" / "training").rglob("*.py")]
+    told = [file.name for file in files if ".ndim" in file.read_text() or '"head"' in file.read_text()]
+    assert len(files) > 30 and told == []
 
 
 def test_roles_of_a_dense_model() -> None:
