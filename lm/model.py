@@ -94,6 +94,7 @@ class Cache:
         for state, others in zip(self.states, other.states, strict=True):
             state.take(rows, others, theirs)
         self.lengths_B[rows] = other.lengths_B[theirs]
+        self.first = False
 
 
 def with_loss(made: Any) -> tuple[Tensor, Tensor | None]:
