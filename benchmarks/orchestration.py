@@ -19,7 +19,7 @@ from flows.servers.prefect_and_mlflow import HOST, child, get, port_of
 from flows.staleness.plan import make_plan, may_run
 from tasks.runner.graph import Entry
 from tasks.runner.stage import StageLog
-from tasks.runner.tracking import Tracker
+from tasks.runner.tracker import Tracker
 
 STAGES = 10
 FILES = 200_000

@@ -19,8 +19,8 @@ from tasks.report.terminal import table
 from tasks.runner.git import revision as revision_of
 from tasks.runner.key import locked_key
 from tasks.runner.machine import hardware
+from tasks.runner.registry import register_model
 from tasks.runner.timings import settle
-from tasks.runner.tracking import register_model
 
 REGISTERED_AS = "tokenmill"
 

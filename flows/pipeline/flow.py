@@ -1,5 +1,6 @@
 """The pipeline as a Prefect flow: dvc.yaml's graph, one task run a stage. It knows no stage by name."""
 
+import gc
 import os
 import threading
 from contextlib import suppress
@@ -34,6 +35,7 @@ from tasks.runner.git import revision as revision_of
 from tasks.runner.locks import stages_at_once
 from tasks.runner.record import FLOW_RUN, PARENT_RUN
 from tasks.runner.tracking import finish_parent, record_results, start_parent
+from tasks.runner.tracking_socket import recorder
 
 
 class StageFailed(Exception):
@@ -143,32 +145,35 @@ def bring_up_to_date(root: Path, asked: Asked, where: str, publish: str) -> list
     this_run = str(flow_run.get_id() or "")
     tags = {"kind": "pipeline", "preset": preset, "targets": " ".join(asked.targets), "prefect.flow_run_id": this_run}
     parent = start_parent(tags, params, name)
-    extra = {
-        FLOW_RUN: this_run,
-        "TOKENMILL_PROGRESS": "lines",
-        **({PARENT_RUN: parent} if parent else {}),
-    }
+    gc.freeze()  # Prefect, DVC and mlflow stay: else the collector walks them at every turn, 1 s in a run of five stages
     status = "KILLED"
     futures: dict[str, PrefectFuture] = {}
-    try:
-        futures = submit(root, todo, asked.force, extra)
-        for future in futures.values():
-            future.wait()
-        failed = {a: f.state for a, f in futures.items() if not f.state.is_completed()}
-        status = "FAILED" if failed else "FINISHED"
-    except (TerminationSignal, KeyboardInterrupt):
-        stop_all()
-        for future in futures.values():
-            future.wait()
-        stopped = [address for address, future in futures.items() if future.state.is_cancelled()]
-        place = f" in {', '.join(stopped)}" if stopped else ""
-        put_down(root, name, f"was stopped{place}")
-        raise Halted(f"stopped{place}; run again to go on: what was finished is kept") from None
-    except BaseException:
-        stop_all()
-        raise
-    finally:
-        finish_parent(parent, status)
+    with recorder() as recorded:
+        extra = {
+            FLOW_RUN: this_run,
+            "TOKENMILL_PROGRESS": "lines",
+            **({PARENT_RUN: parent} if parent else {}),
+            **recorded,
+        }
+        try:
+            futures = submit(root, todo, asked.force, extra)
+            for future in futures.values():
+                future.wait()
+            failed = {a: f.state for a, f in futures.items() if not f.state.is_completed()}
+            status = "FAILED" if failed else "FINISHED"
+        except (TerminationSignal, KeyboardInterrupt):
+            stop_all()
+            for future in futures.values():
+                future.wait()
+            stopped = [address for address, future in futures.items() if future.state.is_cancelled()]
+            place = f" in {', '.join(stopped)}" if stopped else ""
+            put_down(root, name, f"was stopped{place}")
+            raise Halted(f"stopped{place}; run again to go on: what was finished is kept") from None
+        except BaseException:
+            stop_all()
+            raise
+        finally:
+            finish_parent(parent, status)
     if failed:
         broken = [address for address, state in failed.items() if state.is_failed() or state.is_crashed()]
         put_down(root, name, f"failed in {', '.join(broken) or 'its stages'}")

@@ -21,7 +21,7 @@ from tasks.runner.folders import replace
 from tasks.runner.graph import Entry
 from tasks.runner.key import path_md5, read_ignored
 from tasks.runner.stage import StageLog
-from tasks.runner.tracking import Tracker
+from tasks.runner.tracker import Tracker
 from tests.project import ROOT, digest
 
 STAGE = """

@@ -32,8 +32,8 @@ def runs_of(folder: Path) -> list:
 
 
 def call(folder: Path, expression: str) -> str:
-    """The last line that an expression over tasks.runner.tracking prints, in a process of its own."""
-    program = f"from tasks.runner.tracking import *; print({expression})"
+    """The last line that an expression over tasks.runner.tracking and registry prints, in a process of its own."""
+    program = f"from tasks.runner.registry import *; from tasks.runner.tracking import *; print({expression})"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENMILL_TRACKING": "on"}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True, check=True
@@ -266,7 +266,7 @@ def test_a_run_whose_end_a_locked_store_does_not_take_is_not_left_running(projec
 
 
 def test_a_parameter_that_the_store_refuses_ends_no_record(project: Path) -> None:  # noqa: F811
-    lines = "client = t._client(); run = t.start_parent({}, {'a': 1}); t._log_params = lambda *_: 1 / 0; "
+    lines = "client = t.connect(); run = t.start_parent({}, {'a': 1}); t._log_params = lambda *_: 1 / 0; "
     lines += "other = t.start_parent({}, {}); t.finish_parent(other, 'FINISHED'); t.finish_parent(run, 'FINISHED')"
     program = f"import tasks.runner.tracking as t; {lines}"
     surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENMILL_TRACKING": "on"}
