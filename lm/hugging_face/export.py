@@ -80,7 +80,8 @@ def save_hf(
     Raises ValueError, with nothing written, when no family of theirs has what the model uses, or the dtype is too small.
     """
     described = to_theirs(model.config)
-    weights = {their_name(n): cast(their_name(n), w, dtype) for n, w in model.state_dict().items()}
+    theirs = {their_name(name, model.config): weight for name, weight in model.state_dict().items()}
+    weights = {name: cast(name, weight, dtype) for name, weight in theirs.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for path in [path for pattern in STALE for path in folder.glob(pattern) if path.is_file()]:
         path.unlink()

@@ -57,14 +57,17 @@ def positions_at_once(parallel: Parallel, batch: Batch, device: torch.device) ->
 
 
 def positions_in(memory: float, model: Decoder, batch: Batch, bytes_a_weight: float) -> int:
-    """Positions that fit a memory of so many bytes by the measure of the first two rows; less than a row is 0.
+    """Positions that fit a memory of so many bytes by the measure of the first two rows, or blocks of
+    rows; less than one is 0.
 
-    What two rows keep only once, such as weights cast to bf16, does not grow with them.
+    What two keep only once, such as weights cast to bf16, does not grow with them.
     """
-    room = SHARE * memory - bytes_a_weight * model.num_parameters()
-    first = bytes_kept(model, batch)
-    each = bytes_kept(model, batch, 2) - first if batch.rows > 1 else first
-    if each <= 0:  # a second row without anything to learn from
+    trained = model.num_trained()
+    room = SHARE * memory - bytes_a_weight * trained - 4.0 * (model.num_parameters() - trained)
+    block = batch.together
+    first = bytes_kept(model, batch, block)
+    each = bytes_kept(model, batch, 2 * block) - first if batch.rows > block else first
+    if each <= 0:  # a second block without anything to learn from
         each = first
-    fits = int((room - (first - each)) * batch.length / max(each, 1))
-    return fits if fits >= batch.length else 0
+    fits = int((room - (first - each)) * (batch.length * block) / max(each, 1))
+    return fits if fits >= batch.length * block else 0

@@ -63,9 +63,9 @@ class DDP(Parallel):
         return optimizer
 
     def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Figures]:
-        mine = cut(batch.rows, ranks(), "ranks")[rank()]
+        mine = cut(batch, ranks(), "ranks")[rank()]
         shares: dict[str, Tensor | float] = {}
-        for some in equal_parts(mine, rows_at_once(batch, positions)):
+        for some in equal_parts(mine, rows_at_once(batch, positions), batch.together):
             share, figures = self.share(batch, some, last=some.stop == mine.stop)
             for name, value in {"": share, **figures}.items():
                 shares[name] = shares.get(name, 0.0) + value
