@@ -24,9 +24,9 @@ from flows.stage.process import Ended, run_stage, stop_all
 from flows.stage.transfer import pull, push, tracked, uncached
 from flows.staleness.declared import declared_in
 from flows.staleness.lock_entry import lock_entry
-from flows.staleness.lockfile import write
 from flows.staleness.rwlock import await_free
 from flows.workspaces.worktree import bring, worktree
+from lm.files import write_text
 from tasks.core.hashed import read_ignored
 from tasks.core.process import at_parents_end
 from tasks.core.yaml import dump_yaml
@@ -114,8 +114,8 @@ def prepare(tree: Path, order: Order) -> None:
     """Give the worktree the order's params, lock and inputs. Raises ValueError when the order is of another stage than the
     worktree's, or an input is not what was ordered."""
     committed = declared_in(tree)
-    write(tree / "params.yaml", order.params)
-    write(tree / "dvc.lock", order.lock)
+    write_text(tree / "params.yaml", order.params, durable=True)
+    write_text(tree / "dvc.lock", order.lock, durable=True)
     graph = declared_in(tree)
     order.held_to(graph, committed)
     pull(tree, tracked(tree, list(graph[order.address].deps)))

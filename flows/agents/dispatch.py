@@ -22,7 +22,8 @@ from flows.agents.watch import Agents, Sent
 from flows.stage.pools import NO_AGENT
 from flows.stage.process import TRANSIENT_CODES
 from flows.stage.transfer import pull, push, remember, tracked, uncached
-from flows.staleness.lockfile import merge, write
+from flows.staleness.lockfile import merge
+from lm.files import write_text
 from tasks.runner.graph import read_graph
 from tasks.runner.record import FLOW_RUN
 from tasks.runner.timings import keep
@@ -111,7 +112,7 @@ def accept(root: Path, order: Order, answer: Answer) -> None:
     aside = uncached(root, order.address)
     for path in [*aside, *timings(order.address)]:
         if path in answer.files:
-            write(root / path, answer.files[path])
+            write_text(root / path, answer.files[path], durable=True)
     keep(root, order.address)
     merge(root, order.address, entry)
     pull(root, [out["path"] for out in entry["outs"] if out["path"] not in aside])

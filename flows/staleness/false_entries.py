@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from flows.staleness.lockfile import entries_of, write
+from flows.staleness.lockfile import entries_of
+from lm.files import write_text
 from tasks.core.unseen import unseen_keys
 from tasks.core.yaml import YAMLError, read_yaml
 from tasks.ledger.revision import cache_of, object_of
@@ -86,7 +87,7 @@ def _drop_locked(root: Path, since: int) -> list[tuple[str, str]]:
         for address in found:
             del whole["stages"][address]
         if whole["stages"]:
-            write(path, dumps_yaml(whole))
+            write_text(path, dumps_yaml(whole), durable=True)
         else:
             path.unlink()
     return list(found.items())

@@ -1,6 +1,5 @@
 """dvc.lock in parts: some of its entries as a lock of their own, and one entry put into it, whole or not at all."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from dvc.repo import Repo, lock_repo
 from dvc.utils.serialize import YAMLError, dumps_yaml, parse_yaml, parse_yaml_for_update
 
 from flows.staleness.lock_entry import lock_entry
+from lm.files import write_text
 
 Entry = dict[str, Any]
 SCHEMA = "2.0"
@@ -55,16 +55,5 @@ def merge(root: Path, address: str, entry: Entry) -> bool:
             return False
         whole = parse_yaml_for_update(text, path)
         whole["stages"][address] = entry
-        write(path, dumps_yaml(whole))
+        write_text(path, dumps_yaml(whole), durable=True)
     return True
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file by one that is whole and on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)

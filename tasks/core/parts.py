@@ -91,6 +91,14 @@ def make_part(work: Work, item: Any, folder: Path) -> None:
     os.replace(unfinished, folder)
 
 
+def put_in_place(made: Path, place: Path) -> None:
+    """Give a file of a part another name, too: a part that lost it would be taken for whole by a killed stage's next run."""
+    try:
+        os.link(made, place)
+    except OSError:  # on another device
+        shutil.copyfile(made, place)
+
+
 def runner(jobs: int, least: int) -> Runner:
     """Who does the work: this process where that is all there is to do, processes of this machine, or what
     TOKENMILL_RUNNER names as `module:function`, such as flows.shards:on_dask."""

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from lm.config import ConfigError
-from tasks.core.files import write_json
+from lm.files import write_json
 from tasks.runner.machine import apart
 
 SETTING, ANYWAY = "TOKENMILL_RESUME", "anyway"
