@@ -23,7 +23,6 @@ from flows.environment import ROOT
 from flows.stage.process import Ended, run_stage, stop_all
 from flows.stage.transfer import pull, push, tracked, uncached
 from flows.staleness.declared import declared_in
-from flows.staleness.lock_entry import lock_entry
 from flows.staleness.rwlock import await_free
 from flows.workspaces.worktree import bring, worktree
 from lm.files import write_text
@@ -31,6 +30,7 @@ from tasks.core.hashed import read_ignored
 from tasks.core.process import at_parents_end
 from tasks.core.yaml import dump_yaml
 from tasks.runner.key import path_md5
+from tasks.runner.lock import lock_entry
 from tasks.runner.timings import paths
 
 LOGGER = "stage"  # the part of a run's log that the stage said itself

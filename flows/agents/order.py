@@ -7,11 +7,12 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.staleness.declared import Declared, declared_in, overlap
-from flows.staleness.lockfile import Entry, entries_of, md5s, part_of
+from flows.staleness.lockfile import part_of
 from tasks.core.hashed import read_ignored
 from tasks.core.yaml import parse_yaml
 from tasks.runner.git import git
 from tasks.runner.key import path_md5
+from tasks.runner.lock import Entry, entries_of, md5s
 from tasks.runner.record import FLOW_RUN, PARENT_RUN
 from tasks.runner.recorded import is_true
 

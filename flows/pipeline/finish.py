@@ -10,14 +10,14 @@ from dvc.repo import Repo
 
 from flows.environment import ROOT
 from flows.pipeline.naming import named
-from flows.staleness.lock_entry import md5_in_lock
 from tasks.report.history import FINISHED, Run, add_run
 from tasks.report.history import figures_of as current_figures
-from tasks.report.read import locked_metrics, read_lock, read_params, read_stages
+from tasks.report.read import locked_metrics, read_params, read_stages
 from tasks.report.render import render
 from tasks.report.terminal import table
 from tasks.runner.git import revision as revision_of
 from tasks.runner.key import locked_key
+from tasks.runner.lock import locked_in, md5_in_lock, md5s
 from tasks.runner.machine import hardware
 from tasks.runner.registry import register_model
 from tasks.runner.timings import settle
@@ -36,9 +36,8 @@ def final_model(root: Path) -> str | None:
 def figures_of(root: Path, address: str, md5: str) -> dict[str, float]:
     """What the evaluation found of the model with this md5; empty where it has looked at another one, or at none."""
     evaluation = f"evaluate@{address}"
-    entry = (read_lock(root) or {}).get(evaluation, {})
-    looked_at = {dep["path"]: dep.get("md5") for dep in entry.get("deps", [])}
-    return locked_metrics(root, evaluation, entry) if looked_at.get(f"data/{address}") == md5 else {}
+    entry = (locked_in(root) or {}).get(evaluation, {})
+    return locked_metrics(root, evaluation, entry) if md5s(entry, "deps").get(f"data/{address}") == md5 else {}
 
 
 def put_down(root: Path, name: str, outcome: str) -> Path:
@@ -61,7 +60,7 @@ def finish(root: Path, revision: str, name: str, asked: Collection[str] | None =
         if version:
             print(f"model {REGISTERED_AS} version {version}: data/{address}, md5 {md5}")
     for stage, entry in (
-        read_lock(root) or {}
+        locked_in(root) or {}
     ).items():  # `dvc repro` by itself brings back bytes and not what they took
         settle(root, stage, locked_key(entry))
     page = put_down(root, name, FINISHED)

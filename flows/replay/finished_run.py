@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flows.staleness.compare import by_path, read_lock
 from lm.config import ConfigError
 from tasks.core.hashed import read_ignored
-from tasks.core.yaml import YAMLError, parse_yaml
 from tasks.ledger.revision import data_of
 from tasks.runner.git import ask
 from tasks.runner.key import locked_key
+from tasks.runner.lock import entries_of, locked_in, md5s
 from tasks.runner.record import TAG, Record
 from tasks.runner.recorded import FOLDER
 from tasks.runner.timings import record_of as recorded
@@ -75,7 +74,7 @@ def from_folder(root: Path) -> Side:
     for path in sorted((root / "data" / "timings").glob("*.record.json")):
         record = Record(**json.loads(path.read_text()))
         records[record.stage] = record
-    lock = read_lock(root / "dvc.lock") if (root / "dvc.lock").exists() else {}
+    lock = locked_in(root) or {}
     locked = {stage: record_of(stage, entry) for stage, entry in lock.items()}
     if not locked and not records:
         raise ValueError(f"{root}: has neither a dvc.lock nor data/timings/*.record.json: no stage has run there")
@@ -103,8 +102,8 @@ def from_revision(root: Path, commit: str, scratch: Path) -> Side:
 def record_of(stage: str, entry: dict[str, Any]) -> Record:
     """What a lock says of a stage; what it read is among the others, so its file of that is no output here."""
     params = entry.get("params", {}).get("params.yaml", {})
-    outs = {path: md5 for path, md5 in by_path(entry.get("outs")).items() if not path.startswith(f"{FOLDER}/")}
-    return Record(stage, locked_key(entry), entry["cmd"], by_path(entry.get("deps")), params, outs=outs)
+    outs = {path: md5 for path, md5 in md5s(entry, "outs").items() if not path.startswith(f"{FOLDER}/")}
+    return Record(stage, locked_key(entry), entry["cmd"], md5s(entry, "deps"), params, outs=outs)
 
 
 def joined(root: Path, locked: dict[str, Record]) -> dict[str, Record]:
@@ -139,8 +138,8 @@ def revision_of(root: Path, name: str) -> tuple[str, str | None]:
 def locked_at(root: Path, commit: str) -> dict[str, Any]:
     """The stages of a revision's dvc.lock; none where it has none, or no YAML."""
     try:
-        return (parse_yaml(_git(root, "show", f"{commit}:dvc.lock").decode()) or {}).get("stages", {})
-    except (YAMLError, AttributeError):
+        return entries_of(_git(root, "show", f"{commit}:dvc.lock").decode())
+    except ValueError:
         return {}
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from flows.params.compose import check_targets
 from flows.staleness.changes import Change, blob_bytes, committed, only_words
-from flows.staleness.lock_entry import lock_entry
 from flows.staleness.plan import Planned, make_plan, may_run
 from tasks.core.config import ConfigError
 from tasks.runner.key import locked_key
+from tasks.runner.lock import lock_entry
 from tasks.runner.tracking import maker_of
 
 CODE = ("flows/", "kernels/", "lm/", "tasks/")

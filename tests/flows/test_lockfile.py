@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flows.staleness.lock_entry import lock_entry
-from flows.staleness.lockfile import entries_of, lock_of, md5s, merge, part_of
+from flows.staleness.lockfile import lock_of, merge, part_of
 from lm.files import write_text
+from tasks.runner.lock import entries_of, lock_entry, md5s
 from tests.flows.test_pipeline import dvc, make_repo, surroundings
 from tests.project import ROOT
 
