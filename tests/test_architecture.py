@@ -218,3 +218,11 @@ def declared_metrics() -> list[str]:
         for metric in (m for part in body.get("do", body)["metrics"] for m in part):
             found += [metric.replace("${item}", item) for item in body.get("foreach", [""])]
     return found
+
+
+def test_git_is_asked_in_one_place() -> None:
+    """So that a machine without git, or a folder that is no repository, is answered the same everywhere."""
+    named = re.compile(r"""\[["']git["']""")
+    ours = [*SOURCES, *(ROOT / "benchmarks").glob("*.py")]
+    found = {path.relative_to(ROOT).as_posix() for path in ours if named.search(path.read_text())}
+    assert found == {"tasks/runner/git.py", "benchmarks/synthetic.py"}  # the other times what a newcomer types

@@ -1,6 +1,5 @@
 """`make why STAGE=pretrain`: why a stage would run or would not, in sentences, and which run made what it has left."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from flows.params.compose import check_targets
 from flows.staleness.changes import Change, blob_bytes, committed, only_words
 from flows.staleness.plan import Planned, make_plan, may_run
 from tasks.core.config import ConfigError
+from tasks.runner.git import git
 from tasks.runner.key import locked_key
 from tasks.runner.lock import lock_entry
 from tasks.runner.tracking import maker_of
@@ -68,13 +68,7 @@ def _detail(root: Path, change: Change) -> list[str]:
     found = committed(root, change.dependency, change.md5)
     if found is None:
         return [f"{change.words}; none of the last commits has what dvc.lock records of {change.dependency}"]
-    date = subprocess.run(
-        ["git", "show", "--no-patch", "--format=%h of %as", found.revision],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    date = git(root, "show", "--no-patch", "--format=%h of %as", found.revision)
     path = root / change.path
     name = change.path if change.path == change.dependency else change.path.removeprefix(f"{change.dependency}/")
     words = ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from pathspec import GitIgnoreSpec
 
 from flows.environment import environment
-from tasks.runner.git import ask
+from tasks.runner.git import ask, git
 from tasks.runner.locks import lock
 
 PLACE = Path(".scratch") / "smoke"
@@ -26,7 +26,7 @@ def copy_project(root: Path, target: Path) -> Path:
     if not shutil.which("git"):
         return target
     for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "a copy"]):
-        subprocess.run(["git", *command], cwd=target, check=True)
+        git(target, *command)
     return target
 
 

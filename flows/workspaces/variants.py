@@ -18,20 +18,12 @@ from dvc.config import Config
 from flows.environment import environment
 from flows.workspaces.variant_table import table
 from tasks.core.config import ConfigError
-from tasks.runner.git import ask
+from tasks.runner.git import git
 from tasks.runner.graph import read_graph
 from tasks.runner.timings import STORE
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 FOLDER = Path(".variants")  # outside .scratch, which `make clean` empties
-
-
-def git(root: Path, *arguments: str) -> str:
-    """What git prints. Raises ConfigError with what it says."""
-    done = ask(root, *arguments)
-    if done.returncode:
-        raise ConfigError(f"git {arguments[0]}: {done.stderr.strip().splitlines()[-1]}")
-    return done.stdout
 
 
 def place(root: Path, name: str) -> Path:
@@ -134,9 +126,7 @@ def take_up(root: Path, folder: Path, revision: str) -> None:
     is asked for."""
     repair(root)
     share(root, folder)
-    its, asked = (
-        git(where, "rev-parse", f"{name}^{{commit}}").strip() for where, name in ((folder, "HEAD"), (root, revision))
-    )
+    its, asked = (git(where, "rev-parse", f"{name}^{{commit}}") for where, name in ((folder, "HEAD"), (root, revision)))
     if its == asked:
         return
     if revision != "HEAD":

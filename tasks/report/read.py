@@ -10,7 +10,7 @@ from typing import Any
 from tasks.core.hashed import read_ignored
 from tasks.core.yaml import read_yaml
 from tasks.report.chart import Points
-from tasks.runner.git import ask
+from tasks.runner.git import UNKNOWN, is_dirty, revision
 from tasks.runner.graph import Entry, read_graph, value_of
 from tasks.runner.intact import is_another
 from tasks.runner.key import file_md5, locked_key, path_md5
@@ -189,14 +189,8 @@ def read_curves(path: Path) -> dict[str, Points]:
 
 def read_facts(root: Path) -> Facts:
     """Revision and parameters; no revision where git knows none. What a run itself writes is no change."""
-    revision, status = None, None
-    if (root / ".git").exists():
-        revision = _git(root, "rev-parse", "--short=12", "HEAD")
-        status = _git(root, "status", "--porcelain", "--", ".", ":!dvc.lock", ":!data/metrics")
-    return Facts(revision or None, None if status is None else bool(status), read_params(root))
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """What git prints; None where it fails or is not there."""
-    done = ask(root, *arguments)
-    return None if done.returncode else done.stdout.strip()
+    known = (root / ".git").exists()
+    commit, dirty = (revision(root), is_dirty(root)) if known else (UNKNOWN, UNKNOWN)
+    return Facts(
+        None if commit == UNKNOWN else commit[:12], None if dirty == UNKNOWN else dirty == "true", read_params(root)
+    )
