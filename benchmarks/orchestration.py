@@ -15,7 +15,8 @@ from benchmarks.apart import ROOT, apart
 from benchmarks.contest import Contest, Metric
 from benchmarks.synthetic import arm, repository, run
 from flows.environment import environment
-from flows.servers.prefect_and_mlflow import HOST, child, get, port_of
+from flows.servers.answers import get
+from flows.servers.prefect_and_mlflow import HOST, child, port_of
 from flows.staleness.plan import make_plan, may_run
 from tasks.runner.graph import Entry
 from tasks.runner.stage import StageLog

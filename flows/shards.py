@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.environment import environment
-from flows.servers.prefect_and_mlflow import HOST, get
+from flows.servers.answers import server_answers
+from flows.servers.prefect_and_mlflow import HOST
 from flows.servers.temporary import temporary_server
 from lm.config import ConfigError
 from tasks.core.parts import FACTS, Work, make_part, workers
@@ -103,7 +104,7 @@ def prefect_api() -> Iterator[None]:
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     url = os.environ.get("PREFECT_API_URL", "")
-    if url and get(f"{url.rstrip('/')}/health") is not None:
+    if url and server_answers(url):
         settings = {PREFECT_API_URL: url}
     else:
         named = temporary_server().wait()

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from flows.environment import ROOT, environment
 from flows.preflight.services import check_prefect
-from flows.servers.running import server_answers
+from flows.servers.answers import server_answers
 from tasks.runner.own import open_lock
 
 if TYPE_CHECKING:

@@ -10,6 +10,8 @@ from flows.forecast.workload import Workload, workloads
 from flows.params.assignments import take_words
 from flows.params.compose import check, compose
 from tasks.core.config import ConfigError
+from tasks.report.words import duration
+from tasks.runner.columns import aligned
 
 HEAD = ["stage", "parameters", "steps", "tokens", "FLOP", "peak memory", "a backward holds", "time", "fits"]
 
@@ -29,23 +31,6 @@ def short(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.0f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as text, in the unit that a person would use."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def table(rows: list[list[str]]) -> str:
-    """Rows as text with their columns aligned, the first to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(c.ljust(w) if n == 0 else c.rjust(w) for n, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    )
 
 
 def in_all(found: list[Forecast]) -> str:
@@ -85,7 +70,7 @@ def main() -> int:
     except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    print(table([HEAD, *(row_of(work, one) for work, one in zip(works, found, strict=True))]))
+    print("\n".join(aligned([HEAD, *(row_of(work, one) for work, one in zip(works, found, strict=True))])))
     print(in_all(found))
     print(assumptions(machine))
     short_of = [advice(work.stage, one, machine) for work, one in zip(works, found, strict=True) if not one.fits]

@@ -14,8 +14,9 @@ from flows.params.compose import check
 from flows.pipeline.prepare import Asked, hand_over, prepare
 from flows.pipeline.run_lock import one_run
 from flows.preflight.start import preflight
+from flows.servers.answers import server_answers
 from flows.servers.prefect_and_mlflow import ServerError
-from flows.servers.running import running_server, server_answers
+from flows.servers.running import running_server
 from flows.servers.temporary import Temporary, temporary_server
 from flows.stage.process import INTERRUPTED
 from tasks.core.config import ConfigError

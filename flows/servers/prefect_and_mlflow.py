@@ -1,6 +1,5 @@
 """The two servers of `make ui` as child processes of this one, reachable from this machine only."""
 
-import json
 import os
 import secrets
 import shutil
@@ -13,12 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.error import URLError
-from urllib.request import ProxyHandler, Request, build_opener
 
 from flows.environment import ROOT, environment
-from flows.servers.password import USER, header, pair
+from flows.servers.answers import get
+from flows.servers.password import USER, pair
 from flows.servers.prefect_pages import adapted
 
 HOME = ROOT / ".scratch" / "prefect-server"
@@ -33,9 +30,6 @@ AS_TRAINING = "workflowType=machine_learning"
 STARTUP_SECONDS = 180
 # Prefect gives a run 30 s to end by itself when its runner is stopped; the runner needs a little more.
 STOP_SECONDS = 45
-
-# Requests to ourselves must not go through a proxy that the environment names.
-_direct = build_opener(ProxyHandler({}))
 
 
 class ServerError(RuntimeError):
@@ -216,22 +210,3 @@ def port_of(variable: str, default: int) -> int:
                 f"{variable} (0: any free port), such as {variable}=0 make ui"
             ) from None
         return probe.getsockname()[1]
-
-
-def post(url: str, body: dict[str, Any], password: str | None = None) -> bytes | None:
-    """The answer to a POST of JSON, or None when nobody answers it with success within 2 s."""
-    headers = {**header(password), "Content-Type": "application/json"}
-    return _answered(Request(url, json.dumps(body).encode(), headers))
-
-
-def get(url: str, password: str | None = None) -> bytes | None:
-    """The body of a GET, or None while nobody answers it with success within 2 s."""
-    return _answered(Request(url, headers=header(password)))
-
-
-def _answered(request: Request) -> bytes | None:
-    try:
-        with _direct.open(request, timeout=2) as response:
-            return response.read()
-    except (URLError, TimeoutError, ConnectionError):
-        return None

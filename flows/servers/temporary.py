@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from flows.servers.answers import get
 from flows.servers.password import for_temporary_server
-from flows.servers.prefect_and_mlflow import HOST, Child, child, get, port_of
+from flows.servers.prefect_and_mlflow import HOST, Child, child, port_of
 
 # As Prefect starts its own: the API alone, without pages and without the services that serve schedules and agents.
 BARE = {"PREFECT_SERVER_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}

@@ -177,7 +177,7 @@ def blob_md5(root: Path, blob: str) -> str:
 
 
 def blob_bytes(root: Path, blob: str) -> bytes:
-    """What git has under this name."""
+    """Bytes of a blob that git has, none where it has none."""
     return printed(root, "cat-file", "blob", blob)
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from types import FrameType
 
 from flows.environment import ROOT
+from flows.servers.answers import get, post
 from flows.servers.password import USER, VARIABLE, PasswordError, pair, take_password
 from flows.servers.prefect_and_mlflow import (
     AS_TRAINING,
@@ -22,9 +23,7 @@ from flows.servers.prefect_and_mlflow import (
     Child,
     ServerError,
     child,
-    get,
     port_of,
-    post,
     prefect_environment,
     private_home,
     servers,

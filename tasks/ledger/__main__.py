@@ -12,6 +12,7 @@ from tasks.ledger.revision import data_of
 from tasks.ledger.run import Run
 from tasks.ledger.steps import documents_of, ranges_of, token_at
 from tasks.ledger.suspects import suspects
+from tasks.runner.columns import aligned
 
 EXCERPT, TOKENS_SHOWN = 100, 40  # characters of a text, and tokens of a document that are decoded for it
 
@@ -114,12 +115,8 @@ def excerpt(text: str) -> str:
 def table(rows: list[dict[str, Any]], columns: list[str]) -> list[str]:
     """Aligned columns below their names; numbers to the right."""
     cells = [columns, *([cell(name, row[name]) for name in columns] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    right = [bool(rows) and isinstance(rows[0][name], int | float) for name in columns]
-    return [
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
-        for row in cells
-    ]
+    numbers = {i for i, name in enumerate(columns) if rows and isinstance(rows[0][name], int | float)}
+    return aligned(cells, left=set(range(len(columns))) - numbers)
 
 
 def cell(name: str, value: Any) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from tasks.report.history import figures_of, read_runs, run_before
 from tasks.report.read import not_comparable, read_params, read_stages
 from tasks.report.words import ABSENT, number, percent, size
+from tasks.runner.columns import aligned
 
 
 def table(root: Path, asked: Collection[str] | None = None) -> str:
@@ -68,14 +69,6 @@ def _range(low: float | None, high: float | None) -> str:
 
 
 def _aligned(rows: list[list[str]]) -> str:
-    """Columns as wide as their widest cell: names to the left, figures to the right, a closing text to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    text = rows[0][-1] == "commonest reason"
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i == 0 or (text and i == len(row) - 1) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    """Names to the left, figures to the right, a closing text to the left."""
+    closing = {len(rows[0]) - 1} if rows[0][-1] == "commonest reason" else set()
+    return "\n".join(aligned(rows, {0} | closing))

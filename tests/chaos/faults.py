@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from flows.servers.prefect_and_mlflow import HOST, child, get, port_of
+from flows.servers.answers import get
+from flows.servers.prefect_and_mlflow import HOST, child, port_of
 from tests.chaos.world import PATIENCE, World, any_in, children, end
 from tests.processes import command_of, ended
 

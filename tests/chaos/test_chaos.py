@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.servers.prefect_and_mlflow import HOST, child, get, port_of
+from flows.servers.answers import get
+from flows.servers.prefect_and_mlflow import HOST, child, port_of
 from tests.chaos.faults import Point, clock_jumps, full_disk, points
 from tests.chaos.world import World
 from tests.small_disk import may_mount

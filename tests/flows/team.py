@@ -17,7 +17,8 @@ import psutil
 import yaml
 
 from flows.environment import environment
-from flows.servers.prefect_and_mlflow import HOST, child, get, port_of
+from flows.servers.answers import get
+from flows.servers.prefect_and_mlflow import HOST, child, port_of
 from flows.workspaces.smoke import copy_project
 from tests.project import ROOT, TINY, write_params
 

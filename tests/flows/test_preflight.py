@@ -309,7 +309,8 @@ def test_servers_that_do_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_prefect_server_that_wants_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.servers.prefect_and_mlflow import child, get
+    from flows.servers.answers import get
+    from flows.servers.prefect_and_mlflow import child
 
     port = free_port()
     command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--no-ui", "--port", str(port)]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.servers import prefect_and_mlflow as servers
 from flows.servers.prefect_and_mlflow import HOST, ServerError, child, port_of
-from flows.servers.prefect_and_mlflow import prefect_and_mlflow as servers
 from flows.servers.prefect_pages import adapted
 from flows.ui import __main__ as ui
 from tests.project import ROOT
