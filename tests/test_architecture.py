@@ -22,7 +22,7 @@ from tests.project import ROOT
 ORDER = ["kernels", "lm", "tasks", "flows"]  # each may import itself and what stands before it
 # wings of flows/: each may import itself and what stands before it
 WINGS = [
-    "environment", "params", "servers", "staleness", "stage", "forecast", "shards", "preflight", "pipeline", "workspaces",
+    "settings", "environment", "params", "servers", "staleness", "stage", "forecast", "shards", "preflight", "pipeline", "workspaces",
     "replay", "agents", "ui",
 ]  # fmt: skip
 # of tasks/ what is no stage and looks at what stages have left: it may import the runner
@@ -157,7 +157,7 @@ def wing_of(path: Path) -> str:
 
 def test_flows_is_made_of_wings_and_imports_between_them_go_one_way() -> None:
     beside = {path.name for path in (ROOT / "flows").iterdir() if path.is_file()}
-    assert beside == {"__init__.py", "environment.py", "shards.py", "kubernetes.json"}
+    assert beside == {"__init__.py", "environment.py", "settings.py", "shards.py", "kubernetes.json"}
     for path in (ROOT / "flows").glob("*/*.py"):
         for module in imports_of(path):
             first, *rest = module.split(".")

@@ -20,6 +20,7 @@ from prefect.states import Cancelled, State
 
 from flows.agents.order import Answer, Order
 from flows.environment import ROOT
+from flows.settings import AGENT, GIT_REMOTE
 from flows.stage.process import Ended, run_stage, stop_all
 from flows.stage.transfer import pull, push, tracked, uncached
 from flows.staleness.declared import declared_in
@@ -50,7 +51,7 @@ def stage(order: Order) -> State | None:
     """One stage for somebody else: its answer is an artifact of this run. Raises StageEnded when the stage failed."""
     at_parents_end(signal.SIGTERM)  # a stage without its agent would be nobody's to stop
     logger = get_run_logger().getChild(LOGGER)  # type: ignore[union-attr]
-    name = os.environ.get("TOKENMILL_AGENT", socket.gethostname())
+    name = AGENT.read() or socket.gethostname()
     with ended_with_order(UUID(flow_run.get_id())) as withdrawn:
         answer = carry_out(ROOT, name, order, lambda line: logger.info(line))
     if withdrawn.is_set():
@@ -92,7 +93,7 @@ def ended_with_order(run: UUID) -> Iterator[threading.Event]:
 def carry_out(clone: Path, owner: str, order: Order, say: Callable[[str], None]) -> Answer:
     """Bring the order's stage up to date in the owner's worktree of its revision."""
     try:
-        bring(clone, os.environ.get("TOKENMILL_GIT_REMOTE", "origin"), order.revision)
+        bring(clone, GIT_REMOTE.read(), order.revision)
         with worktree(clone, owner, order.revision) as tree:
             prepare(tree, order)
             await_free(tree, say)

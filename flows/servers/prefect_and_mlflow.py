@@ -17,6 +17,8 @@ from flows.environment import ROOT, environment
 from flows.servers.answers import get
 from flows.servers.password import USER, pair
 from flows.servers.prefect_pages import adapted
+from lm.config import ConfigError
+from lm.settings import Setting
 
 HOME = ROOT / ".scratch" / "prefect-server"
 STORE = ROOT / "mlflow" / "store"
@@ -192,21 +194,26 @@ def mlflow_login(password: str) -> dict[str, str]:
     }
 
 
-def port_of(variable: str, default: int) -> int:
-    """The port that an environment variable asks for, or the default; 0 asks for any free one.
+def port_of(setting: Setting[int]) -> int:
+    """The port that a setting asks for; 0 asks for any free one. Raises ServerError when it is no port or is taken."""
+    try:
+        return _bindable(setting.read())
+    except ConfigError as error:
+        raise ServerError(str(error)) from None
+    except OSError as error:
+        raise ServerError(
+            f"port {setting.read()} on {HOST}: {error.strerror}; stop what uses it or choose another with "
+            f"{setting.name} (0: any free port), such as {setting.name}=0 make ui"
+        ) from None
 
-    Raises ServerError when it is no port number or the port is taken.
-    """
-    text = os.environ.get(variable, str(default))
-    if not text.isdecimal() or int(text) > 65535:
-        raise ServerError(f"{variable}={text}: not a port; use a number from 1 to 65535, or 0 for any free port")
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    return _bindable(0)
+
+
+def _bindable(port: int) -> int:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, int(text)))
-        except OSError as error:
-            raise ServerError(
-                f"port {text} on {HOST}: {error.strerror}; stop what uses it or choose another with "
-                f"{variable} (0: any free port), such as {variable}=0 make ui"
-            ) from None
+        probe.bind((HOST, port))
         return probe.getsockname()[1]

@@ -28,6 +28,7 @@ from flows.servers.prefect_and_mlflow import (
     private_home,
     servers,
 )
+from flows.settings import MLFLOW_PORT, PREFECT_PORT, REPORT_PORT
 from flows.ui.report_server import report_page
 from tasks.runner.own import open_lock
 from tasks.runner.tracking import EXPERIMENT, experiment_request
@@ -60,8 +61,7 @@ def login(password: str | None, given: bool) -> str:
 def serve(password: str | None, how: str) -> None:
     """Start everything, say where it is and how to log in, and stay until interrupted. Raises ServerError when a part ends."""
     started = time.monotonic()
-    prefect_port, mlflow_port = port_of("TOKENMILL_PREFECT_PORT", 4200), port_of("TOKENMILL_MLFLOW_PORT", 5000)
-    report_port = port_of("TOKENMILL_REPORT_PORT", 5001)
+    prefect_port, mlflow_port, report_port = map(port_of, (PREFECT_PORT, MLFLOW_PORT, REPORT_PORT))
     print("starting the Prefect and MLflow servers; the first time takes longest", flush=True)
     prefect, mlflow = f"http://{HOST}:{prefect_port}", f"http://{HOST}:{mlflow_port}"
     with (

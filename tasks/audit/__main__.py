@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 from tasks.audit.traces import RECORDS
-from tasks.runner.auditing import ASKED
 from tasks.runner.graph import read_graph
+from tasks.runner.settings import AUDIT
 
 
 def main() -> int:
@@ -19,7 +19,7 @@ def main() -> int:
         return 2
     entry = graph[address]
     command = [sys.executable, *shlex.split(entry.cmd)[1:]]
-    surroundings = {**os.environ, ASKED: "1", "TOKENMILL_TRACKING": "off"}
+    surroundings = {**os.environ, AUDIT.name: "1", "TOKENMILL_TRACKING": "off"}
     surroundings.pop("TOKENMILL_RUNNER", None)
     code = subprocess.run(command, env=surroundings, check=False).returncode
     if not code:

@@ -229,6 +229,8 @@ SETTINGS = {
     "TOKENMILL_RUNNER": "flows.nowhere:on_dask",
     "TOKENMILL_PARALLEL": "zero9",
     "TOKENMILL_RESUME": "yes",
+    "TOKENMILL_AGENT_DEADLINE": "0",
+    "TOKENMILL_MLFLOW_PORT": "70000",
 }
 
 
@@ -236,6 +238,13 @@ SETTINGS = {
 def test_settings_of_the_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, SETTINGS[name])
     assert named(list(check_settings()), name, repr(SETTINGS[name]))
+
+
+def test_a_name_that_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENMILL_THREAD", "2")
+    monkeypatch.setenv("TOKENMILL_SPEED", "high")
+    found = list(check_settings())
+    assert named(found, "TOKENMILL_THREAD", "did you mean TOKENMILL_THREADS?") and named(found, "TOKENMILL_SPEED")
 
 
 def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
