@@ -103,8 +103,9 @@ RUNNER = text(
     "TOKENMILL_RUNNER", "", "module:function", "who works on shards, such as `flows.shards:on_dask`",
     unset="processes of this machine",
 )  # fmt: skip
+KINDS = ("exact", "ddp", "fsdp", "zero1", "zero2", "zero3")  # of lm/training/parallel
 PARALLEL = one_of(
-    "TOKENMILL_PARALLEL", "exact", ("exact", "ddp", "fsdp", "zero1", "zero2", "zero3"),
+    "TOKENMILL_PARALLEL", "exact", KINDS,
     "how a training run is spread over ranks; every one but `exact` changes the last bits",
 )  # fmt: skip
 OFFLOAD = one_of(

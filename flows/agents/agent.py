@@ -136,6 +136,7 @@ def hand_in(tree: Path, order: Order, ended: Ended) -> Answer:
     if ended.code:
         return Answer(code=ended.code, tail=ended.tail)
     entry = lock_entry(tree, order.address)
+    assert entry is not None  # of a stage that has just ended well
     aside = uncached(tree, order.address)
     push(tree, [out["path"] for out in entry["outs"] if out["path"] not in aside])
     if ended.how == "Ran":  # by a new file of times the coordinator sees that the stage ran

@@ -18,10 +18,11 @@ def lock_of(entries: dict[str, Entry]) -> str:
 
 def part_of(root: Path, addresses: list[str]) -> str:
     """The text of a lock with the entries of these stages alone. Raises ValueError naming one that has none."""
-    entries = {address: lock_entry(root, address) for address in addresses}
-    for address, entry in entries.items():
-        if entry is None:
+    entries = {}
+    for address in addresses:
+        if (entry := lock_entry(root, address)) is None:
             raise ValueError(f"dvc.lock: has no entry of {address}; bring that stage up to date first")
+        entries[address] = entry
     return lock_of(entries)
 
 

@@ -52,6 +52,7 @@ def _explain(root: Path, stage: Planned, running: set[str], stale: list[Planned]
             f"  {follows}",
         ]
     locked = lock_entry(root, stage.address)
+    assert locked is not None  # else it would be stale
     deps, params = len(locked.get("deps", [])), len(locked.get("params", {}).get("params.yaml", {}))
     lines = [
         f"{stage.address} is up to date: command, {deps} dependencies, {params} sections of params and versions of libraries, "

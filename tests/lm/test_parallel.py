@@ -23,7 +23,7 @@ from lm.averages import Ema, Last
 from lm.config import ConfigError
 from lm.model import Decoder
 from lm.optimizers import AdamW, DropMuon, Lamb, Lion, Muon, OneBitAdam, ScheduleFree
-from lm.training import parallel
+from lm.settings import KINDS as EVERY_KIND
 from lm.training.loop import train
 from lm.training.parallel import chosen
 from lm.training.parallel.tree import Tree, sum_over_ranks_
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("on_cpu")
 STEPS, STOP_AFTER = 9, 4
 # On a CPU DeepSpeed compiles its exchange between processes when it is first used.
 COMPILER = shutil.which("g++") is not None
-KINDS = [kind for kind in parallel.KINDS if COMPILER or not kind.startswith("zero")]
+KINDS = [kind for kind in EVERY_KIND if COMPILER or not kind.startswith("zero")]
 
 
 @dataclass(frozen=True)
