@@ -1,10 +1,14 @@
 """Settings of what runs the pipeline, and the table of all there are: `python -m flows.settings` prints docs/settings.md."""
 
+import argparse
+import sys
 from typing import Any
 
 from lm import settings as of_stages
+from lm.config import ConfigError
 from lm.settings import Setting, seconds, text
 from tasks.runner import settings as of_the_runner
+from tasks.runner.answer import print_json, take_json
 
 
 def port(name: str, default: int, meaning: str, *, reader: str) -> Setting[int]:
@@ -110,5 +114,29 @@ def page() -> str:
     return "\n".join(lines)
 
 
+def main() -> int:
+    """Exit code: 0, or 2 where a setting has a value that is not allowed."""
+    parser = argparse.ArgumentParser(prog="tokenmill settings", description=__doc__)
+    take_json(parser)
+    if not parser.parse_args().json:
+        print(page(), end="")
+        return 0
+    found, mistakes = [], 0
+    for one in all_settings():
+        if one.reader == "itself":
+            continue
+        described = {"name": one.name, "reader": one.reader, "meaning": one.meaning, "allowed": one.allowed}
+        try:
+            secret = one is PASSWORD and one.is_given()
+            found.append(
+                {**described, "given": one.is_given(), "value": "***" if secret else one.read(), "error": None}
+            )
+        except ConfigError as error:
+            found.append({**described, "given": True, "value": None, "error": str(error)})
+            mistakes += 1
+    print_json(found)
+    return 2 if mistakes else 0
+
+
 if __name__ == "__main__":
-    print(page(), end="")
+    sys.exit(main())

@@ -26,7 +26,7 @@ SERVER_SECONDS = 60.0
 
 def main() -> int:
     """Exit code: 2 for what was asked for wrongly, else 0 once the worker has been ended."""
-    parser = argparse.ArgumentParser(prog="make agent", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tokenmill agent", description=__doc__)
     parser.add_argument("pool", help="its name; a stage that asks for GPUs goes to `gpu`")
     pool, name = parser.parse_args().pool, AGENT.read() or f"{socket.gethostname()}-{ROOT.name}"
     os.environ.update(worker_environment(name))

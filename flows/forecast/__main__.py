@@ -11,6 +11,7 @@ from flows.params.assignments import take_words
 from flows.params.compose import check, compose
 from tasks.core.config import ConfigError
 from tasks.report.words import duration
+from tasks.runner.answer import plain, print_json, take_json
 from tasks.runner.columns import aligned
 
 HEAD = ["stage", "parameters", "steps", "tokens", "FLOP", "peak memory", "a backward holds", "time", "fits"]
@@ -58,9 +59,10 @@ def assumptions(machine: Machine) -> str:
 
 def main() -> int:
     """Exit code: 0 everything fits, 1 a stage does not, 2 a mistake in what was asked for."""
-    parser = argparse.ArgumentParser(prog="make plan", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tokenmill plan", description=__doc__)
     take_words(parser)
     parser.add_argument("--machine", default=HERE, help=f"{', '.join(MACHINES)}; the one this runs on when absent")
+    take_json(parser)
     asked, root = parser.parse_args(), Path.cwd()
     try:
         params = compose(root, asked.preset, asked.set)
@@ -70,6 +72,12 @@ def main() -> int:
     except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
+    if asked.json:
+        stages = [
+            {"stage": work.stage, "steps": work.steps, **plain(one)} for work, one in zip(works, found, strict=True)
+        ]
+        print_json({"machine": machine, "stages": stages, "fits": all(one.fits for one in found)})
+        return 0 if all(one.fits for one in found) else 1
     print("\n".join(aligned([HEAD, *(row_of(work, one) for work, one in zip(works, found, strict=True))])))
     print(in_all(found))
     print(assumptions(machine))

@@ -2,7 +2,6 @@
 of a stage that read something else is taken out."""
 
 import re
-import sys
 from pathlib import Path
 
 from flows.staleness.false_entries import take_out
@@ -58,8 +57,3 @@ def is_whole(text: str) -> bool:
 
 def _has_digests(outs: list[dict[str, str]]) -> bool:
     return bool(outs) and all(DIGEST.fullmatch(str(out["md5"])) for out in outs)
-
-
-if __name__ == "__main__":
-    if healed := heal_lock(Path.cwd()):
-        print(healed, file=sys.stderr)

@@ -1,5 +1,6 @@
 """`make ui`: the Prefect UI to start runs, the MLflow UI and the report to look at them, and the process that runs them."""
 
+import argparse
 import fcntl
 import json
 import os
@@ -36,6 +37,7 @@ from tasks.runner.tracking import EXPERIMENT, experiment_request
 
 def main() -> int:
     """The exit code: 0 after Ctrl-C or SIGTERM, 1 when something could not start or ended by itself."""
+    argparse.ArgumentParser(prog="tokenmill ui", description=__doc__).parse_args()
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:

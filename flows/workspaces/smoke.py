@@ -1,5 +1,6 @@
 """`make smoke`: the preset `smoke` in a copy of the project, so that params.yaml, data and runs here stay as they are."""
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -49,6 +50,10 @@ def ours(root: Path) -> list[str]:
 
 def main() -> int:
     """The exit code of the pipeline in the copy, which stays in PLACE until the next one, for its report to be looked at."""
+    parser = argparse.ArgumentParser(
+        prog="tokenmill smoke", description=__doc__, epilog="Takes the words of `pipeline`."
+    )
+    _, words = parser.parse_known_args()
     folder = Path.cwd() / PLACE
     with lock("smoke"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -58,7 +63,7 @@ def main() -> int:
         for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME"):
             surroundings.pop(name, None)
         surroundings["PREFECT_HOME"] = str(target / ".scratch" / "prefect")
-        command = [sys.executable, "-m", "flows.pipeline", "--preset", "smoke", *sys.argv[1:]]
+        command = [sys.executable, "-m", "flows.pipeline", "--preset", "smoke", *words]
         return subprocess.run(command, cwd=target, env={**os.environ, **surroundings}, check=False).returncode
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from dvc.config import Config
 
 from flows.environment import environment
-from flows.workspaces.variant_table import table
+from flows.workspaces.variant_table import changed, evaluated, table
 from tasks.core.config import ConfigError
+from tasks.runner.answer import print_json, take_json
 from tasks.runner.git import git
 from tasks.runner.graph import read_graph
 from tasks.runner.timings import STORE
@@ -152,13 +153,19 @@ def share(root: Path, folder: Path) -> None:
 
 def main() -> int:
     """Exit code: that of the pipeline in the variant; 2 for a mistake in what was asked for."""
-    parser = argparse.ArgumentParser(prog="make variant", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tokenmill variant", description=__doc__)
     parser.add_argument("--name", default="")
     parser.add_argument("--revision", default="HEAD")
     parser.add_argument("--remove", action="store_true")
+    take_json(parser)
     asked, rest = parser.parse_known_args()
     root = Path.cwd()
     try:
+        if not asked.name and asked.json:
+            print_json(
+                [{"name": path.name, "params": changed(root, path), "models": evaluated(path)} for path in made(root)]
+            )
+            return 0
         if not asked.name:
             print(all_of_them(root))
             return 0
@@ -171,8 +178,8 @@ def main() -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"variant {asked.name}: {folder}", flush=True)
-    command = [sys.executable, "-m", "flows.pipeline", *rest]
+    print(f"variant {asked.name}: {folder}", flush=True, file=sys.stderr if asked.json else sys.stdout)
+    command = [sys.executable, "-m", "flows.pipeline", *rest, *(["--json"] if asked.json else [])]
     return subprocess.run(command, cwd=folder, env=surroundings(root, folder), check=False).returncode
 
 

@@ -105,7 +105,7 @@ def save_hf(
 
 def main() -> int:
     """The exit code: 2 for a folder that cannot be read or written."""
-    parser = argparse.ArgumentParser(prog="make export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tokenmill export", description=__doc__)
     parser.add_argument(
         "model", type=Path, help="a model folder, such as data/rl; a quantized one comes out dequantized"
     )

@@ -1,5 +1,6 @@
 """`make audit STAGE=filter`: one stage run by its command and audited."""
 
+import argparse
 import json
 import os
 import shlex
@@ -13,7 +14,9 @@ from tasks.runner.settings import AUDIT
 
 def main() -> int:
     """Run one stage, audited, by its command; its output is put in place as ever. The exit code is the stage's."""
-    address, graph = sys.argv[1], read_graph()
+    parser = argparse.ArgumentParser(prog="tokenmill audit", description=__doc__)
+    parser.add_argument("stage")
+    address, graph = parser.parse_args().stage, read_graph()
     if address not in graph:
         print(f"STAGE: no stage {address!r} (stages: {', '.join(graph)})", file=sys.stderr)
         return 2

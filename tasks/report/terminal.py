@@ -2,9 +2,10 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from tasks.report.history import figures_of, read_runs, run_before
-from tasks.report.read import not_comparable, read_params, read_stages
+from tasks.report.read import not_comparable, read_facts, read_params, read_stages
 from tasks.report.words import ABSENT, number, percent, size
 from tasks.runner.columns import aligned
 
@@ -52,6 +53,21 @@ def table(root: Path, asked: Collection[str] | None = None) -> str:
     blocks = [rows if before else _without(rows, "before") for rows in (models, work) if len(rows) > 1]
     said = not_comparable(every) if len(models) > 1 else ""
     return "\n\n".join([*map(_aligned, blocks), *([said] if said else [])])
+
+
+def figures(root: Path, asked: Collection[str] | None = None) -> dict[str, Any]:
+    """The same for programs: of each stage whether it is up to date, its model, metrics and times; and of which code."""
+    facts = read_facts(root)
+    stages = [stage for stage in read_stages(root) if asked is None or stage.name in asked]
+    return {
+        "revision": facts.revision,
+        "dirty": facts.dirty,
+        "stages": {
+            stage.name: {
+                "up_to_date": stage.current, "model": stage.model, "metrics": stage.metrics, "timings": stage.timings
+            } for stage in stages
+        },
+    }  # fmt: skip
 
 
 def _without(rows: list[list[str]], column: str) -> list[list[str]]:
