@@ -52,7 +52,7 @@ $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dask,postgres,s3]' --group dev
 	touch $(READY)
 
 # Another torch, beside .venv: all pins hold but those of constraints-torch-<version>.txt, which take their place. No index is named,
@@ -62,7 +62,7 @@ $(READY): constraints.txt pyproject.toml
 	grep -vE "^($$(sed -n 's/==.*//p' $< | paste -sd '|'))==" constraints.txt | cat - $< > $(@D)/constraints.txt
 	$(@D)/bin/python -m pip install --quiet --upgrade pip
 	$(@D)/bin/python -m pip install --quiet "$$(grep '^torch==' $<)"
-	$(@D)/bin/python -m pip install --quiet -c $(@D)/constraints.txt -e '.[test]'
+	$(@D)/bin/python -m pip install --quiet -c $(@D)/constraints.txt -e '.[dask,postgres,s3]' --group dev
 	touch $@
 
 setup: $(READY)  ## make the environment (.venv), or bring it up to date with its pins
