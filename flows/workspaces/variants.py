@@ -18,9 +18,10 @@ from dvc.config import Config
 from flows.environment import environment
 from flows.workspaces.variant_table import changed, evaluated, table
 from tasks.core.config import ConfigError
-from tasks.runner.answer import print_json, take_json
+from tasks.runner.answer import print_json, take_json, words_aside
 from tasks.runner.git import git
 from tasks.runner.graph import read_graph
+from tasks.runner.locks import LOCKS, lock
 from tasks.runner.timings import STORE
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -45,8 +46,9 @@ def make(root: Path, name: str, revision: str) -> Path:
         take_up(root, folder, revision)
         return folder
     repair(root)  # else git takes those of a project that was moved for gone
-    git(root, "worktree", "prune")
-    git(root, "worktree", "add", "--quiet", "--detach", str(folder), revision)
+    with lock("worktrees", root / LOCKS):  # a prune takes away the folder that another's add is about to use
+        git(root, "worktree", "prune")
+        git(root, "worktree", "add", "--quiet", "--detach", str(folder), revision)
     try:
         for file in ("params.yaml", "dvc.lock"):
             if (root / file).exists():
@@ -174,7 +176,8 @@ def main() -> int:
         if asked.remove:
             remove(root, asked.name)
             return 0
-        folder = make(root, asked.name, asked.revision)
+        with words_aside(asked.json):
+            folder = make(root, asked.name, asked.revision)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
