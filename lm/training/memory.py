@@ -1,16 +1,14 @@
 """How many positions a backward pass may hold at once on this machine. It decides the order of sums, so it depends on the
 size of the memory and not on what is free of it."""
 
-import os
-
 import psutil
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from lm.config import ConfigError
 from lm.memory_limits import memory_limits
 from lm.model import Decoder
+from lm.settings import POSITIONS
 from lm.training.batch import Batch
 from lm.training.parallel.base import Parallel
 
@@ -48,10 +46,8 @@ def bytes_kept(model: nn.Module, batch: Batch, rows: int = 1) -> int:
 
 def positions_at_once(parallel: Parallel, batch: Batch, device: torch.device) -> int:
     """TOKENMILL_POSITIONS, else as many as fit a rank; less than a row is 0. Raises ConfigError for another setting."""
-    if given := os.environ.get("TOKENMILL_POSITIONS"):
-        if not given.isdecimal():
-            raise ConfigError(f"TOKENMILL_POSITIONS: must be a whole number of positions, or 0 (got {given!r})")
-        return int(given)
+    if (given := POSITIONS.read()) is not None:
+        return given
     memory = parallel.memory_share(device) * memory_bytes(device)
     return positions_in(memory, parallel.model, batch, parallel.bytes_a_weight)
 

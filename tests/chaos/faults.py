@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from flows.servers.prefect_and_mlflow import HOST, child, get, port_of
+from flows.servers.answers import get
+from flows.servers.prefect_and_mlflow import HOST, child, free_port
 from tests.chaos.world import PATIENCE, World, any_in, children, end
 from tests.processes import command_of, ended
 
@@ -90,7 +91,7 @@ def stop_flow(world: World, stage: str, chance: random.Random) -> None:
 
 def kill_prefect(world: World, stage: str, chance: random.Random) -> None:
     """The server of this run is lost in the middle of it."""
-    home, port = world.folder / ".scratch" / "lost", port_of("CHAOS_PORT", 0)
+    home, port = world.folder / ".scratch" / "lost", free_port()
     given = {"PREFECT_HOME": str(home), "PREFECT_API_URL": f"http://{HOST}:{port}/api"}
     given["PREFECT_CLIENT_MAX_RETRIES"] = "1"  # it will not come back
     command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
@@ -104,7 +105,7 @@ def kill_prefect(world: World, stage: str, chance: random.Random) -> None:
 
 def kill_mlflow(world: World, stage: str, chance: random.Random) -> None:
     """The tracking server is lost in the middle: the run ends as if it had not been there."""
-    port, store = port_of("CHAOS_PORT", 0), world.folder / ".scratch" / "tracked.db"
+    port, store = free_port(), world.folder / ".scratch" / "tracked.db"
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{store}", "--no-serve-artifacts"]
     given = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""}

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.servers.prefect_and_mlflow import HOST, child, get, port_of
+from flows.servers.answers import get
+from flows.servers.prefect_and_mlflow import HOST, child, free_port
 from tests.chaos.faults import Point, clock_jumps, full_disk, points
 from tests.chaos.world import World
 from tests.small_disk import may_mount
@@ -45,7 +46,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, bool]
 @pytest.fixture(scope="module")
 def world(disk: tuple[Path, bool], tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The project, with a Prefect server that outlives every fault but its own."""
-    home, port = tmp_path_factory.mktemp("prefect"), port_of("CHAOS_PORT", 0)
+    home, port = tmp_path_factory.mktemp("prefect"), free_port()
     given = {
         **os.environ,
         "PREFECT_HOME": str(home),

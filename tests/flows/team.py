@@ -17,7 +17,8 @@ import psutil
 import yaml
 
 from flows.environment import environment
-from flows.servers.prefect_and_mlflow import HOST, child, get, port_of
+from flows.servers.answers import get
+from flows.servers.prefect_and_mlflow import HOST, child, free_port
 from flows.workspaces.smoke import copy_project
 from tests.project import ROOT, TINY, write_params
 
@@ -138,7 +139,7 @@ class Team:
 @contextmanager
 def prefect_server(folder: Path, **more: str) -> Iterator[str]:
     """The URL of a server with a database of its own, as `make ui` starts one."""
-    url = f"http://{HOST}:{(port := port_of('NO_SUCH_VARIABLE', 0))}/api"
+    url = f"http://{HOST}:{(port := free_port())}/api"
     variables = environment(folder) | {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": url} | more
     command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port), "--no-ui"]
     with child("Prefect server", command, variables, folder / "server.log") as started:

@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from flows.environment import environment
-from flows.staleness.compare import differences, read_lock
+from flows.staleness.compare import differences
 from flows.staleness.plan import make_plan, may_run
+from tasks.runner.lock import read_lock
 from tests.project import ROOT
 
 STAGES = {
