@@ -13,9 +13,9 @@ from tasks.about.needs import needs_of as needs_of_stage
 from tasks.about.sections import Sections
 
 
-def needs_of(params: dict[str, Any], stages: Iterable[str]) -> Needs:
-    """Disk and memory that these stages need; the memory by `make plan`'s rehearsal on tensors without memory. Raises
-    ConfigError for what contracts.py has already told of."""
+def needs_of(params: dict[str, Any], stages: Iterable[str], imports: int | None = None) -> Needs:
+    """Disk and memory that these stages need; the memory by `make plan`'s rehearsal on tensors without memory, imports as
+    forecast_of has it. Raises ConfigError for what contracts.py has already told of."""
     sections, here, found = Sections(params), this_memory(), Needs()
     for stage in dict.fromkeys(stages):
         needs = needs_of_stage(stage, sections)
@@ -23,7 +23,7 @@ def needs_of(params: dict[str, Any], stages: Iterable[str]) -> Needs:
             found.outputs[stage] = needs.output
             found.scratch[stage] = needs.output if needs.scratch is None else needs.scratch
         if needs.work:
-            told = forecast_of(needs.work, here)
+            told = forecast_of(needs.work, here, imports)
             found.memory[stage] = told.bytes
             found.advice[stage] = advice(stage, needs.work.lower, told, here).partition("; ")[2]
     return found

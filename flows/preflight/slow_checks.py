@@ -1,8 +1,9 @@
-"""What rehearsal.py has done in its process: all that needs torch or takes time, in one answer."""
+"""What child.py has done in its process: all that needs torch or takes time, in one answer."""
 
 from pathlib import Path
 from typing import Any
 
+from flows.preflight.beside import beside
 from flows.preflight.checkpoint import check_checkpoint
 from flows.preflight.contracts import check_edges
 from flows.preflight.needs import needs_of
@@ -16,10 +17,17 @@ from tasks.runner.graph import asked_for, graph_of
 
 
 def rehearsed(
-    root: Path, params: dict[str, Any], addresses: list[str], folder: Path, toys: Path | None = None
+    root: Path,
+    params: dict[str, Any],
+    addresses: list[str],
+    folder: Path,
+    toys: Path | None = None,
+    imports: int | None = None,
 ) -> tuple[list[Finding], dict[str, Any]]:
     """Findings about edges and the toy run, which works in `folder`, and what a run needs. toys: where stages that passed are
-    kept. Edges are those of all stages that are asked for, since a wrong one among what is up to date would be met later."""
+    kept. imports: as forecast_of has it. Edges are those of all stages that are asked for, since a wrong one among what is up
+    to date would be met later. The toy run and the forecast, which take as long as each other, have a core each where there
+    are two."""
     use_threads()
     graph = graph_of(root, params)
     every = [graph[address] for address in dict.fromkeys([*asked_for(graph), *addresses])]
@@ -27,10 +35,10 @@ def rehearsed(
     found = findings_of(lambda: check_checkpoint(params, every), lambda: check_edges(params, stages))
     folder.mkdir()
     unusable = bool(found) and any("checkpoint" in finding.where for finding in found)
-    needs = Needs()
+    asked = [graph[address].name for address in addresses]
+    forecast = None if found else beside(lambda: needs_of(params, asked, imports))
     if not unusable:
         kept = Toys(toys, digest(root, {}, graph)) if toys else None
         found += rehearse(params, graph, addresses, folder, kept)
-    if not found:
-        needs = needs_of(params, [graph[address].name for address in addresses])
+    needs = forecast() if forecast and not found else Needs()
     return found, needs.to_json()
