@@ -55,4 +55,5 @@ def work(sections: Sections, student: ModelConfig) -> Work:
 
 def compared(ids_RT: Tensor, counted: int) -> Compared:
     """Rows of which the last `counted` predictions count."""
-    return Compared(ids_RT, last_of(*ids_RT.shape, counted), 1.0)
+    R, T = ids_RT.shape
+    return Compared(ids_RT, last_of(R, T, counted), 1.0)
