@@ -116,7 +116,9 @@ def run(root: Path, asked: argparse.Namespace, ran: list[str]) -> int:
 
     hand_over(replace(prepared, said=said))
     try:
-        ran += pipeline(preset=asked.preset, targets=asked.targets, force=asked.force, overrides=asked.set)
+        done = pipeline(preset=asked.preset, targets=asked.targets, force=asked.force, overrides=asked.set)
+        assert isinstance(done, list)  # a state that is not Completed is raised
+        ran += done
     except (RuntimeError, ConfigError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -25,7 +25,7 @@ def as_csv(stage: Stage) -> str:
     rows: dict[int, dict[str, float]] = {}
     for name, points in stage.curves.items():
         for step, value in points:
-            rows.setdefault(step, {})[name] = value
+            rows.setdefault(int(step), {})[name] = value
     text = io.StringIO()
     table = csv.DictWriter(text, ["step", *stage.curves], lineterminator="\n")
     table.writeheader()
