@@ -274,7 +274,10 @@ class Decoder(nn.Module):
                 weight.zero_()
 
     def compile_blocks(self, wanted: bool) -> None:
-        """Whether passes without a cache run compiled: one graph for all blocks, since they differ in weights alone."""
+        """Whether passes without a cache run compiled: one graph for all blocks, since they differ in weights alone. The
+        compiler is held to the same bits each time where torch is."""
+        if wanted:
+            torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
         self._run = torch.compile(Block.__call__) if wanted else Block.__call__
 
     @property

@@ -39,12 +39,13 @@ def text_bytes(config: IngestConfig) -> float:
     return total
 
 
-def needs_of(params: dict[str, Any], names: set[str]) -> Needs:
-    """Disk and memory that the stages of these names need. Raises ConfigError for what edges.py has already told of."""
+def needs_of(params: dict[str, Any], names: set[str], imports: int | None = None) -> Needs:
+    """Disk and memory that the stages of these names need; imports as forecast_of has it. Raises ConfigError for what
+    contracts.py has already told of."""
     sections = read_sections(params)
     text = text_bytes(load("ingest", IngestConfig, params))
     outputs, scratch = disk_of(sections, text)
-    memory, lower = memory_of(params, sections, names)
+    memory, lower = memory_of(params, sections, names, imports)
     return Needs(
         {name: size for name, size in outputs.items() if name in names},
         {name: size for name, size in scratch.items() if name in names},
@@ -78,7 +79,9 @@ def disk_of(s: Sections, text: float) -> tuple[dict[str, float], dict[str, float
     return outputs, {name: trained.get(name, size + parts.get(name, 0)) for name, size in outputs.items()}
 
 
-def memory_of(params: dict[str, Any], s: Sections, names: set[str]) -> tuple[dict[str, float], dict[str, str]]:
+def memory_of(
+    params: dict[str, Any], s: Sections, names: set[str], imports: int | None
+) -> tuple[dict[str, float], dict[str, str]]:
     """Bytes of the peak of each training stage, and what to lower: by `make plan`'s rehearsal on tensors without memory."""
     here = this_memory()
     builders = {"pretrain": pretraining, "sft": tuning, "rl": reinforcement, "distill": distillation}
@@ -86,7 +89,7 @@ def memory_of(params: dict[str, Any], s: Sections, names: set[str]) -> tuple[dic
     for name, builder in builders.items():
         if name in names:
             work = builder(params, s.shape)
-            found = forecast_of(work, here)
+            found = forecast_of(work, here, imports)
             memory[name], lower[name] = found.bytes, advice(work.stage, found, here).partition("; ")[2]
     return memory, lower
 

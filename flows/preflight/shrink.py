@@ -12,6 +12,7 @@ from lm.problems.example import Example, Score
 TEXT_BYTES = 500_000
 HEAD_WIDTH = 8
 PROBLEMS = 12
+HELD_OUT = 0.1  # of the text, at most
 
 
 def shrunk(params: dict[str, Any], raw: str, checkpoint: str) -> dict[str, Any]:
@@ -51,8 +52,10 @@ def curriculum(toy: dict[str, Any]) -> dict[str, Any]:
 
 
 def tokenize(toy: dict[str, Any]) -> dict[str, Any]:
-    """The first rows of a file may be of one group, or stand in each other, where the whole is not so."""
-    return {"group_by": [], "max_overlap": 1.0}
+    """The first rows of a file may be of one group, or stand in each other, where the whole is not so. What is held out is read
+    by each model that is evaluated."""
+    held_out = min(toy["tokenize"].get("held_out_fraction", HELD_OUT), HELD_OUT)
+    return {"group_by": [], "max_overlap": 1.0, "held_out_fraction": held_out}
 
 
 def pretrain(toy: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""What rehearsal.py has done in its process: all that needs torch or takes time, in one answer."""
+"""What child.py has done in its process: all that needs torch or takes time, in one answer."""
 
 from pathlib import Path
 from typing import Any
 
+from flows.preflight.beside import beside
 from flows.preflight.contracts import Sections, check_edges
 from flows.preflight.finding import Finding, findings_of
 from flows.preflight.inputs import check_checkpoint
@@ -16,19 +17,25 @@ from tasks.runner.graph import read_graph
 
 
 def rehearsed(
-    root: Path, params: dict[str, Any], addresses: list[str], folder: Path, toys: Path | None = None
+    root: Path,
+    params: dict[str, Any],
+    addresses: list[str],
+    folder: Path,
+    toys: Path | None = None,
+    imports: int | None = None,
 ) -> tuple[list[Finding], dict[str, Any]]:
     """Findings about edges and the toy run, which works in `folder`, and what a run needs. toys: where stages that passed are
-    kept. The forecast and the checkpoint are left out where params are those of another graph than ours."""
+    kept. imports: as forecast_of has it. The forecast and the checkpoint are left out where params are those of another graph
+    than ours. The toy run and the forecast, which take as long as each other, have a core each where there are two."""
     use_threads()
     graph, ours = read_graph(root), set(Sections.__dataclass_fields__) - {"shape"} <= set(params)
     found = findings_of(lambda: check_checkpoint(params), lambda: check_edges(params)) if ours else []
     folder.mkdir()
     unusable = bool(found) and any("checkpoint" in finding.where for finding in found)
-    needs = Needs()
+    asked = {graph[address].name for address in addresses}
+    forecast = beside(lambda: needs_of(params, asked, imports)) if ours and not found else None
     if not unusable:
         kept = Toys(toys, digest(root, {}, graph)) if toys else None
         found += rehearse(params, graph, addresses, folder, kept)
-    if ours and not found:
-        needs = needs_of(params, {graph[address].name for address in addresses})
+    needs = forecast() if forecast and not found else Needs()
     return found, needs.to_json()

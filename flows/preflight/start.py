@@ -22,6 +22,11 @@ from tasks.report.words import counted
 from tasks.runner.graph import Entry, read_graph
 
 Say = Callable[[str], None]
+Meanwhile = Callable[[], None]
+
+
+def nothing() -> None:
+    """What is done meanwhile where nothing is."""
 
 
 def shown(line: str) -> None:
@@ -29,15 +34,19 @@ def shown(line: str) -> None:
     print(f"{'preflight':>18} | {line}", flush=True)
 
 
-def preflight(root: Path, params: dict[str, Any], todo: list[Planned], say: Say = shown) -> None:
+def preflight(
+    root: Path, params: dict[str, Any], todo: list[Planned], say: Say = shown, meanwhile: Meanwhile = nothing
+) -> None:
     """Raises ConfigError with a line for everything that is known to fail in a run of these stages; params must be valid. What
-    it is at goes to `say`."""
-    found = look(root, params, [stage.address for stage in todo], say)
+    it is at goes to `say`. meanwhile: called once while a rehearsal is at work, if one is needed."""
+    found = look(root, params, [stage.address for stage in todo], say, meanwhile)
     if found:
         raise ConfigError("\n".join(map(str, found)))
 
 
-def look(root: Path, params: dict[str, Any], addresses: list[str], say: Say = shown) -> list[Finding]:
+def look(
+    root: Path, params: dict[str, Any], addresses: list[str], say: Say = shown, meanwhile: Meanwhile = nothing
+) -> list[Finding]:
     """All findings about a run of these stages with valid params; the toy run only where none like it has passed, and of the
     stages that will run alone, not of those that DVC's cache of runs has."""
     graph = read_graph(root)
@@ -58,7 +67,7 @@ def look(root: Path, params: dict[str, Any], addresses: list[str], say: Say = sh
         ours = [address for address in ours if address not in restored]
         needs = recall(root, key, ours) if ours else {}
     if needs is None:
-        failed, needs = first_time(root, params, ours, say)
+        failed, needs = first_time(root, params, ours, say, meanwhile)
         found += failed
         if not failed:
             remember(root, key, ours, needs)
@@ -98,14 +107,14 @@ def taken_up(root: Path, graph: dict[str, Entry], addresses: list[str]) -> list[
 
 
 def first_time(
-    root: Path, params: dict[str, Any], addresses: list[str], say: Say
+    root: Path, params: dict[str, Any], addresses: list[str], say: Say, meanwhile: Meanwhile
 ) -> tuple[list[Finding], dict[str, Any]]:
     """The rehearsal, announced: it is what a first start waits for."""
     from flows.preflight.child import rehearse_apart
 
     began = time.monotonic()
     say("the graph at toy width, once for these parameters and this code")
-    found, needs = rehearse_apart(root, params, addresses, say)
+    found, needs = rehearse_apart(root, params, addresses, say, meanwhile)
     say(f"{counted(len(found), 'finding')} after {time.monotonic() - began:.0f} s")
     return found, needs
 

@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from lm.config import ConfigError
 from lm.memory_limits import memory_limits
@@ -23,8 +24,14 @@ class Stopped(Exception):
 
 
 def peak_memory() -> int:
-    """Most bytes that this process has held; Linux counts in KiB, macOS in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform == "linux" else 1)
+    """Most bytes that this process has held since it began its program.
+
+    On Linux VmHWM: ru_maxrss begins at what the process that started this one had, which a fork hands down.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts in bytes
 
 
 def cores() -> int:
@@ -80,13 +87,14 @@ def use_threads(deterministic: bool = True) -> None:
     """Threads change the order of sums, so the number is fixed for a machine: TOKENMILL_THREADS, else its cores. deterministic:
     whether torch is held to algorithms that give the same bits each time.
 
-    cuBLAS is reproducible only with a workspace of a fixed size, and torch refuses to use it without.
+    cuBLAS is reproducible only with a workspace of a fixed size, and torch refuses to use it without. Of the compiler, which
+    takes 1.0 s to import, Decoder.compile_blocks tells where it is used.
     """
     if "torch" in sys.modules:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch = sys.modules["torch"]
         torch.set_num_threads(threads())
-        torch.use_deterministic_algorithms(deterministic)
+        torch.set_deterministic_debug_mode("error" if deterministic else "default")
         # else torch fills whatever it allocates, to show who reads memory that was never written
         torch.utils.deterministic.fill_uninitialized_memory = False
 
