@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 TINY: dict[str, Any] = {
     "seed": 0,
+    "models": ["pretrain", "sft", "rl", "distill", "quantize"],
     "problems": {"name": "arithmetic", "folder": "data/problems", "digits": 1},
     "checkpoint": {"folder": "data/checkpoint"},
     "references": {"folder": "data/references"},
@@ -45,6 +46,7 @@ TINY: dict[str, Any] = {
         "average": {"name": "last"},
     },
     "sft": {
+        "model": "pretrain",
         "steps": 20,
         "batch": 16,
         "optimizer": {"name": "adamw"},
@@ -52,6 +54,7 @@ TINY: dict[str, Any] = {
         "average": {"name": "last"},
     },
     "rl": {
+        "model": "sft",
         "steps": 24,
         "prompts": 4,
         "samples": 4,
@@ -64,6 +67,7 @@ TINY: dict[str, Any] = {
         "average": {"name": "last"},
     },
     "distill": {
+        "model": "rl",
         "student_layers": 1,
         "steps": 24,
         "batch": 8,
@@ -74,7 +78,7 @@ TINY: dict[str, Any] = {
         "schedule": {"name": "cosine"},
         "average": {"name": "last"},
     },
-    "quantize": {"method": {"name": "int4_group"}, "embedding": {"name": "int8"}},
+    "quantize": {"model": "distill", "method": {"name": "int4_group"}, "embedding": {"name": "int8"}},
     "evaluate": {"problems_counted": 20, "max_new_tokens": 16},
 }
 

@@ -17,7 +17,8 @@ import psutil
 import yaml
 
 from flows.environment import environment
-from flows.servers.prefect_and_mlflow import HOST, child, get
+from flows.servers.answers import get
+from flows.servers.prefect_and_mlflow import HOST, child
 from flows.workspaces.smoke import copy_project
 from tests.ports import free_port
 from tests.processes import PATIENCE

@@ -185,7 +185,7 @@ def test_what_dvc_makes_a_path_of_must_be_one(folder: str) -> None:
 @pytest.mark.parametrize("name", ["../..", "/etc/passwd", "data/ingest", "--all", "a\nb", "a\0b", ""])
 def test_stages_and_presets_are_names_of_a_list(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="TARGETS: no stage"):
-        check_targets(ROOT, [name])
+        check_targets(ROOT, compose(ROOT, "laptop", []), [name])
     with pytest.raises(ConfigError, match="PRESET: no preset"):
         compose(ROOT, name, [])
 

@@ -61,8 +61,12 @@ MODULES = {
 
 def refused() -> list[str]:
     """The modules of the other libraries."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = [name for group in project["optional-dependencies"].values() for name in group] + project["dependencies"]
+    whole = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, groups = (
+        whole["project"],
+        [*whole["project"]["optional-dependencies"].values(), *whole["dependency-groups"].values()],
+    )
+    names = [name for group in groups for name in group if isinstance(name, str)] + project["dependencies"]
     plain = {re.split(r"[\[<>=; ]", name)[0] for name in names} - ALLOWED - {"tokenmill"}
     return sorted(MODULES.get(name, name) for name in plain)
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from flows.servers.prefect_and_mlflow import HOST, child, get
+from flows.servers.answers import get
+from flows.servers.prefect_and_mlflow import HOST, child
 from tests.ports import free_port
 from tests.processes import PATIENCE, command_of, ended
 from tests.system.chaos.world import World, any_in, children, end
@@ -108,6 +109,7 @@ def kill_mlflow(world: World, stage: str, chance: random.Random) -> None:
     port, store = free_port(), world.folder / ".scratch" / "tracked.db"
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{store}", "--no-serve-artifacts"]
+    command += ["--default-artifact-root", store.with_suffix("").as_uri()]  # else mlruns/ where the tests run
     given = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""}
     with child("MLflow server", command, world.environment(**given)) as server:
         server.wait_until(lambda: get(f"http://{HOST}:{port}/health") is not None)

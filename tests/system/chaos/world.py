@@ -15,9 +15,9 @@ import psutil
 import yaml
 
 from flows.environment import environment
-from flows.staleness.compare import read_lock
 from flows.workspaces.smoke import copy_project
 from tasks.runner.graph import read_graph
+from tasks.runner.lock import read_lock
 from tests.processes import PATIENCE, command_of
 from tests.project import ROOT, TINY, write_params
 

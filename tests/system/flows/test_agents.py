@@ -15,7 +15,7 @@ import pytest
 from prefect.workers.process import ProcessWorker
 
 from flows.agents.prefect_worker import TEMPLATE
-from flows.staleness.compare import read_lock
+from tasks.runner.lock import read_lock
 from tests.flows.served import ENDED
 from tests.flows.team import (
     SENT,

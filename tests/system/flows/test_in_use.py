@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows.staleness import rwlock as in_use
-from flows.staleness.compare import read_lock
 from flows.staleness.plan import make_plan
 from flows.staleness.rwlock import Use, as_table, await_free, read_table, release_ended
 from lm.config import ConfigError
+from tasks.runner.lock import read_lock
 from tests.flows.small_graph import RUN, make_repo, run_flow, surroundings
 from tests.processes import command_of, ended
 

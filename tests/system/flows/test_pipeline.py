@@ -11,8 +11,9 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from flows.staleness.compare import differences, read_lock
+from flows.staleness.compare import differences
 from flows.staleness.plan import make_plan, may_run
+from tasks.runner.lock import read_lock
 from tests.flows.small_graph import RUN, dvc, make_repo, run_flow, surroundings
 from tests.processes import PATIENCE
 

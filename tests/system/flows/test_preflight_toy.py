@@ -17,16 +17,15 @@ from benchmarks.synthetic import repository
 from flows.environment import environment
 from flows.preflight.artifacts import check_artefacts
 from flows.preflight.passed import digest, recall, remember
-from flows.preflight.sample import DOCUMENTS, sample_sources
 from flows.preflight.shrink import shrunk
-from flows.preflight.stage_modules import before, needed
 from flows.preflight.start import look
 from flows.preflight.toy_run import rehearse, rehearse_stage
 from lm.tokenizer import SPECIALS
 from tasks.core.config import load
 from tasks.core.yaml import read_yaml
 from tasks.ingest.stage import IngestConfig
-from tasks.runner.graph import read_graph
+from tasks.ingest.toy import DOCUMENTS, sample_sources
+from tasks.runner.graph import before, needed, read_graph
 from tests.flows.preflight_project import ROOT, good_run, make_checkpoint, make_project, params_of
 
 GRAPH = read_graph(ROOT)
@@ -220,7 +219,7 @@ COMBINATIONS: dict[str, tuple[str, list[str], list[str]]] = {
 def test_combinations_that_cannot_work(data: Path, fault: str) -> None:
     stage, overrides, words = COMBINATIONS[fault]
     shutil.rmtree(data / stage)
-    toy = shrunk(params_of(*overrides), str(data.parent / "raw"), str(data.parent / "checkpoint"))
+    toy = shrunk(params_of(*overrides), [entry.name for entry in GRAPH.values()], data.parent)
     (line,) = map(str, rehearse_stage(GRAPH[stage], toy, data.parent, {}))
     assert all(word in line for word in words) and f"change the section {stage}" in line and "\n" not in line
 

@@ -13,8 +13,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from flows.stage.transfer import pull, push, remember, tracked, uncached
-from flows.staleness.lock_entry import lock_entry
 from flows.staleness.lockfile import merge, part_of
+from tasks.runner.lock import lock_entry
 from tests.flows.small_graph import dvc, make_repo
 from tests.flows.team import use_remote
 from tests.ports import free_port

@@ -10,9 +10,10 @@ import pytest
 
 from benchmarks.synthetic import repository
 from flows.environment import environment
-from flows.staleness.compare import differences, read_lock
+from flows.staleness.compare import differences
 from flows.workspaces import variants
 from lm.config import ConfigError
+from tasks.runner.lock import read_lock
 from tests.report.tree import build
 
 GIT = ("git", "-c", "user.name=n", "-c", "user.email=e")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import lm.mixers.attention
 import lm.model
 from kernels.attention import operator, reference
 from lm.model import Block
@@ -28,7 +29,9 @@ def by_the_reference(model: lm.model.Decoder, bounds: list[int]) -> Tensor:
     """The gradient with attention by the masked softmax, uncompiled."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model, "_run", Block.__call__)
-        patch.setattr(lm.model, "attention", lambda q, k, v, _: reference.attention(q, k, v, torch.tensor(bounds)))
+        patch.setattr(
+            lm.mixers.attention, "attention", lambda q, k, v, _: reference.attention(q, k, v, torch.tensor(bounds))
+        )
         return gradient(model, bounds)
 
 

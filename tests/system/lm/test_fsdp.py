@@ -10,6 +10,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lm.linears.base import roles_of
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.training.batch import Batch, backward
@@ -115,7 +116,7 @@ def alone(precision: str) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor], dic
     """The same by one process: (loss and norm, first gradients, last weights)."""
     torch.set_num_threads(1)
     model = model_of()
-    optimizer = OPTIMIZER.build(list(model.named_parameters()))
+    optimizer = OPTIMIZER.build(list(model.named_parameters()), roles_of(model))
     for step in range(STEPS):
         optimizer.zero_grad(set_to_none=True)
         optimizer.begin(step)

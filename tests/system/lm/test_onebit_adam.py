@@ -9,6 +9,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from kernels.signs import BLOCK
+from lm.linears.base import Roles
 from lm.optimizers import OneBitAdam
 
 SHAPES = {
@@ -16,6 +17,12 @@ SHAPES = {
     "blocks.1.up.weight": (24, 50),
     "embedding.weight": (30, 16),
     "norm.weight": (16,),
+}
+ROLES: Roles = {
+    "blocks.0.up.weight": "matrix",
+    "blocks.1.up.weight": "matrix",
+    "embedding.weight": "table",
+    "norm.weight": "vector",
 }
 pytestmark = pytest.mark.usefixtures("on_cpu")
 FREEZE, STEPS = 4, 12
@@ -35,7 +42,7 @@ def train_rank(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     named = weights()
-    optimizer = METHOD.build(named)
+    optimizer = METHOD.build(named, ROLES)
     sent = []
     for step in range(STEPS):
         for name, weight in named:
@@ -125,7 +132,7 @@ def test_bytes_on_the_wire(ranks: list[tuple]) -> None:
 
 def test_one_rank_compresses_nothing_and_begins_as_adam() -> None:
     named, theirs = weights(), weights()
-    ours = METHOD.build(named)
+    ours = METHOD.build(named, ROLES)
     decays = [{"params": [w for _, w in theirs[:3]]}, {"params": [theirs[3][1]], "weight_decay": 0.0}]
     peer = torch.optim.AdamW(decays, lr=0.01, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
     for step in range(FREEZE):

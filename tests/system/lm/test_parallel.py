@@ -23,7 +23,7 @@ from lm.averages import Ema, Last
 from lm.config import ConfigError
 from lm.model import Decoder
 from lm.optimizers import AdamW, DropMuon, Lamb, Lion, Muon, OneBitAdam, ScheduleFree
-from lm.training import parallel
+from lm.settings import KINDS as EVERY_KIND
 from lm.training.loop import train
 from lm.training.parallel import chosen
 from lm.training.parallel.tree import Tree, sum_over_ranks_
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("on_cpu")
 STEPS, STOP_AFTER = 9, 4
 # On a CPU DeepSpeed compiles its exchange between processes when it is first used.
 COMPILER = shutil.which("g++") is not None
-KINDS = [kind for kind in parallel.KINDS if COMPILER or not kind.startswith("zero")]
+KINDS = [kind for kind in EVERY_KIND if COMPILER or not kind.startswith("zero")]
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ def pretend_ranks(monkeypatch: pytest.MonkeyPatch, world: int) -> None:
         ("zero1", "0", recipe(ScheduleFree), 2, "schedule_free changes the weights after the last update"),
         ("zero1", "0", recipe(skip_sigmas=6.0), 2, "skip_sigmas: ZeRO knows a gradient's norm only after the update"),
         ("zero3", "0", recipe(AdamW, Ema), 2, "average: ema needs the weights, which zero3 has cut"),
-        ("fspd", "0", recipe(), 2, r"TOKENMILL_PARALLEL: no 'fspd' \(allowed: exact, ddp, fsdp, zero1"),
+        ("fspd", "0", recipe(), 2, r"TOKENMILL_PARALLEL: must be one of exact, ddp, fsdp, zero1"),
     ],
 )
 def test_what_a_kind_cannot_do_is_refused(

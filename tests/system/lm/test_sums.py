@@ -52,7 +52,7 @@ def frozen_model() -> Decoder:
 def summed(model: Decoder, step: int) -> tuple[dict[str, Tensor], list[Tensor]]:
     """What it must be: gradients of each shard by itself, and its loss and figures, added in the order of a tree."""
     batch, shards = batch_of(model, step), []
-    for rows in cut(ROWS, SHARDS, "shards"):
+    for rows in cut(batch, SHARDS, "shards"):
         model.zero_grad(set_to_none=True)
         loss, figures = backward(batch, LENGTH, rows)
         grads = {n: torch.zeros_like(w) if w.grad is None else w.grad for n, w in model.named_parameters()}

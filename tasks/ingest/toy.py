@@ -1,22 +1,29 @@
-"""Small inputs for the toy run: some documents of each source, and a narrow model with the checkpoint's tokenizer."""
+"""Ingest in the toy run: some documents of each source, from files at its front, middle and end."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
-from lm.hugging_face.config import from_theirs
-from lm.hugging_face.load import read_json, their_name
-from lm.model import Decoder
+from tasks.about.shrink import TEXT_BYTES, Params
+from tasks.core.config import load
 from tasks.core.held_out import HELD_OUT
 from tasks.ingest.sources.base import Rejected
 from tasks.ingest.stage import IngestConfig
 
-# Documents of a source: from files at its front, middle and end, and no more of each text than this.
+# Documents of a source, of how many of its files, and no more of each text than this.
 DOCUMENTS, FILES, CHARACTERS = 180, 3, 16_000
+RAW = "raw"
+
+
+def toy(params: Params, folder: Path) -> Params:
+    """The sources read a folder of their own, a little of it."""
+    return {"folder": str(folder / RAW), "max_bytes": TEXT_BYTES}
+
+
+def inputs(params: Params, folder: Path) -> Params:
+    """The sources of the toy run, once their files are made. Raises ConfigError or OSError where they cannot be read."""
+    return {"sources": sample_sources(load("ingest", IngestConfig, params), folder / RAW)}
 
 
 def sample_sources(config: IngestConfig, raw: Path) -> list[dict[str, Any]]:
@@ -57,27 +64,3 @@ def first_rows(source: Any, file: Any, seed: int, count: int) -> Iterator[dict[s
             count -= 1
             if not count:
                 return
-
-
-def narrow_checkpoint(folder: Path, target: Path) -> None:
-    """A model of the checkpoint's kind with two layers and two heads, random weights, and its files for text as they are."""
-    target.mkdir(parents=True)
-    for path in folder.glob("*.json"):
-        shutil.copyfile(path, target / path.name)
-    (target / "model.safetensors.index.json").unlink(missing_ok=True)
-    if not (folder / "config.json").exists():
-        return
-    theirs = read_json(folder / "config.json")
-    small = {
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 8,
-        "hidden_size": 16,
-    }
-    if "layer_types" in theirs:
-        small["layer_types"] = theirs["layer_types"][:2]
-    theirs |= {**small, "intermediate_size": 32}
-    (target / "config.json").write_text(json.dumps(theirs))
-    weights = Decoder(from_theirs(theirs)).state_dict()
-    save_file({their_name(name): weight.contiguous() for name, weight in weights.items()}, target / "model.safetensors")

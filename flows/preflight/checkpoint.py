@@ -1,76 +1,41 @@
-"""Inputs from outside the graph: the sources of text, and the model that `checkpoint.folder` holds where one is used."""
+"""The model that `checkpoint.folder` holds, where one is used."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from flows.preflight.finding import Finding
 from lm.hugging_face.load import OUTER, config_of, files_of, read_json, their_name
 from lm.model import Decoder, ModelConfig
 from lm.tokenizer import SPECIALS, Tokenizer
-from tasks.core.config import ConfigError, load
-from tasks.ingest.sources.base import Rejected
-from tasks.ingest.stage import IngestConfig, check_python
+from tasks.about.finding import Finding
+from tasks.core.config import CHECKPOINT
 from tasks.report.words import counted
-
-# Rows that may be unusable at the front of a source before it is said to have none.
-ROWS_TRIED = 1000
-
-
-def check_sources(params: dict[str, Any]) -> list[Finding]:
-    """Each source lists its files, and one of the first rows of the first is a document."""
-    config = load("ingest", IngestConfig, params)
-    check_python(config)
-    return [finding for source in config.sources if not source.endless for finding in trouble_of(source, config.folder)]
+from tasks.runner.graph import Entry
+from tasks.runner.rooms import part_of
 
 
-def trouble_of(source: Any, folder: str) -> Iterator[Finding]:
-    """Why the source cannot be used; nothing where it can."""
-    where = f"params.yaml: ingest.sources: {source.called}"
-    try:
-        file = source.files(folder)[0]
-        rejected = 0
-        for found in source.read(file, 0):
-            if not isinstance(found, Rejected) and found.num_rows:
-                return
-            rejected += 1
-            reason = found.reason if isinstance(found, Rejected) else "empty"
-            if rejected == ROWS_TRIED:
-                break
-    except ConfigError as error:
-        yield Finding(where, str(error).partition(": ")[2].removeprefix(f"{source.called}: "))
-        return
-    except OSError as error:
-        yield Finding(
-            f"{where}: {error.filename or folder}", f"cannot be read: {error.strerror or error}", "make it readable"
-        )
-        return
-    why = f" ({reason})" if rejected else ""
-    yield Finding(
-        f"{where}: {file.name}",
-        f"not one usable row among the first {rejected}{why}",
-        "mend the file, or the source's fields",
-    )
+def uses_of_checkpoint(params: dict[str, Any], stages: Iterable[Entry]) -> tuple[bool, bool]:
+    """Whether one of these stages reads the model in checkpoint.folder, and whether one reads its tokenizer."""
+    read = {_reads(params.get(stage.name), stage) for stage in stages}
+    return "model" in read, bool(read - {""})
 
 
-def uses_of_checkpoint(params: dict[str, Any]) -> tuple[bool, bool]:
-    """Whether a method reads the model in checkpoint.folder, and whether one reads its tokenizer."""
-    filters, semantic = params.get("filter", {}), params.get("dedup", {}).get("semantic", {})
-    reads_model = (
-        params["pretrain"]["start"]["name"] == "hugging_face"
-        or any(rule.get("name") == "perplexity" for rule in filters.values())
-        or semantic.get("embedding", {}).get("name") == "checkpoint"
-    )
-    return reads_model, reads_model or params["tokenize"]["method"]["name"] == "hugging_face"
+def _reads(section: Any, stage: Entry) -> str:
+    if not isinstance(section, dict):
+        return ""
+    if CHECKPOINT in (section.get("model"), stage.item):
+        return "model"
+    room = part_of(stage.name, "checkpoint")
+    return room.reads(section) if room else ""
 
 
-def check_checkpoint(params: dict[str, Any]) -> Iterator[Finding]:
-    """Where a method reads it: config.json describes a decoder of ours, the weights' names and shapes are its, and
+def check_checkpoint(params: dict[str, Any], stages: Iterable[Entry]) -> Iterator[Finding]:
+    """Where one of these stages reads it: config.json describes a decoder of ours, the weights' names and shapes are its, and
     tokenizer.json is one, no larger than the model's vocabulary. Of the weights the headers are read."""
-    reads_model, reads_tokenizer = uses_of_checkpoint(params)
+    reads_model, reads_tokenizer = uses_of_checkpoint(params, stages)
     folder, tokens = Path(params["checkpoint"]["folder"]), None
     if reads_tokenizer:
         try:
@@ -109,7 +74,7 @@ def wrong_weights(folder: Path, shape: ModelConfig) -> Iterator[Finding]:
     if shape.tied and OUTER["embedding.weight"] not in there:  # one of both is enough
         there[OUTER["embedding.weight"]] = there.pop(OUTER["head.weight"], ())
     with torch.device("meta"):
-        wanted = {their_name(name): tuple(weight.shape) for name, weight in Decoder(shape).state_dict().items()}
+        wanted = {their_name(name, shape): tuple(weight.shape) for name, weight in Decoder(shape).state_dict().items()}
     wrong = [
         f"{name} is {there.get(name, 'missing')}, not {size}"
         for name, size in wanted.items()
