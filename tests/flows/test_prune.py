@@ -145,7 +145,8 @@ def test_a_preset_quantizes_the_model_of_another_stage(project: Path, pruned: se
 
 def test_a_preset_distils_from_a_hugging_face_folder(project: Path, pruned: set[str]) -> None:
     done = run(project, "-m", "flows.pipeline", "--preset", "distilled-checkpoint")
-    assert stages_run(done) == {"tokenize", "curriculum", "distill", "evaluate@checkpoint", "evaluate@distill"}
+    # both tokenizers are of bytes, so the plan stays
+    assert stages_run(done) == {"tokenize", "distill", "evaluate@checkpoint", "evaluate@distill"}
     student = read_description(project / "data/distill")["model"]
     assert (student["layers"], student["width"]) == (1, toy_model(layers=3).config.width)
     assert final_model(project) == "distill"
