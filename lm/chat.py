@@ -114,7 +114,7 @@ def banner(folder: Path, model: Decoder, complete: bool) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="make chat", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tokenmill chat", description=__doc__)
     parser.add_argument("folder", type=Path, help="a model folder")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the most likely token")

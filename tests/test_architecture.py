@@ -22,8 +22,8 @@ from tests.project import ROOT
 ORDER = ["kernels", "lm", "tasks", "flows"]  # each may import itself and what stands before it
 # wings of flows/: each may import itself and what stands before it
 WINGS = [
-    "environment", "params", "servers", "staleness", "stage", "forecast", "shards", "preflight", "pipeline", "workspaces",
-    "replay", "agents", "ui",
+    "settings", "environment", "params", "servers", "staleness", "stage", "forecast", "shards", "preflight", "pipeline", "workspaces",
+    "replay", "agents", "ui", "cli",
 ]  # fmt: skip
 # of tasks/ what is no stage and looks at what stages have left: it may import the runner
 BESIDE = ("about", "audit", "ledger", "report")
@@ -160,7 +160,7 @@ def wing_of(path: Path) -> str:
 
 def test_flows_is_made_of_wings_and_imports_between_them_go_one_way() -> None:
     beside = {path.name for path in (ROOT / "flows").iterdir() if path.is_file()}
-    assert beside == {"__init__.py", "environment.py", "shards.py", "kubernetes.json"}
+    assert beside == {"__init__.py", "environment.py", "settings.py", "shards.py", "kubernetes.json"}
     for path in (ROOT / "flows").glob("*/*.py"):
         for module in imports_of(path):
             first, *rest = module.split(".")
@@ -263,3 +263,11 @@ def declared_metrics() -> list[str]:
         for metric in (m for part in body.get("do", body)["metrics"] for m in part):
             found += [metric.replace("${item}", item or "") for item in items_of(body, params)]
     return found
+
+
+def test_git_is_asked_in_one_place() -> None:
+    """So that a machine without git, or a folder that is no repository, is answered the same everywhere."""
+    named = re.compile(r"""\[["']git["']""")
+    ours = [*SOURCES, *(ROOT / "benchmarks").glob("*.py")]
+    found = {path.relative_to(ROOT).as_posix() for path in ours if named.search(path.read_text())}
+    assert found == {"tasks/runner/git.py", "benchmarks/synthetic.py"}  # the other times what a newcomer types

@@ -111,22 +111,23 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
             step = step_of()
             step.model.train()
             step.model.low_stream = recipe.stream == "bf16"
+            step.model.hold(recipe.linear)
             for weight in step.model.parameters():
-                weight.grad = torch.zeros_like(weight)
+                weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
         parallel = Exact(recipe.shards)
         optimizer = parallel.distribute(step.model, recipe.optimizer)
         optimizer.begin(0)
         optimizer.step()  # outside the fake mode its counters are numbers
         optimizer.zero_grad(set_to_none=True)
         with fake, cast:
-            mean.after(0, steps, parallel.held())
+            mean.after(0, steps, parallel.learned())
             positions = (
                 positions_in(memory, step.model, step.batch, parallel.bytes_a_weight)
                 if memory
                 else positions_at_once(parallel, step.batch, torch.device("cpu"))
             )
         step.model.recompute = positions == 0
-        parts = equal_parts(slice(0, step.batch.rows), rows_at_once(step.batch, positions))
+        parts = equal_parts(slice(0, step.batch.rows), rows_at_once(step.batch, positions), step.batch.together)
         largest = max(part.stop - part.start for part in parts)
         batch = replace(step.batch, rows=min(step.batch.rows, 2 * largest))
         live.since()
@@ -139,11 +140,12 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
         parallel.clip(recipe.clip)
         parallel.step()
         with fake:
-            mean.after(1, steps, parallel.held())
-        state = [*step.model.parameters(), *mean.mean.values()]
+            mean.after(1, steps, parallel.learned())
+        weights = [weight for name, weight in step.model.named_parameters() if name not in parallel.staying]
+        state = [*weights, *mean.mean.values()]
         state += [value for slots in optimizer.state.values() for value in slots.values()]
     # the gradients of a shard, and the sums that wait for it
-    tree = 4 * step.model.num_parameters() * recipe.shards.bit_length() if recipe.shards > 1 else 0
+    tree = 4 * step.model.num_trained() * recipe.shards.bit_length() if recipe.shards > 1 else 0
     return Rehearsed(positions, live.peak + tree, sampled, float(sum(tensor.nbytes for tensor in state)))
 
 

@@ -100,7 +100,7 @@ def forecast(
     sampling = steps / sampled.steps * sampling_seconds(sampled, reached, machine) if sampled else 0.0
     work = per_token * forward_again
     if step.sampling and step.sampling.model is not step.model:  # a teacher, which reads what it wrote once more
-        work += 2 * step.sampling.model.num_parameters()
+        work += 2 * step.sampling.model.num_active()
     training = steps * step.batch.tokens * work / reached
     peak = max(rehearsed.step_bytes, rehearsed.sampling_bytes)
     if not machine.gpu:
@@ -129,16 +129,15 @@ def sampling_seconds(sampling: Sampling, reached: float, machine: Machine) -> fl
     Counted as if every answer had all its tokens, which an answer that ends sooner has not.
     """
     config, rows = sampling.model.config, sampling.rows
-    weights = sampling.model.num_parameters()
-    width = config.layers * config.kv_heads * config.each_head * 2
+    weights, active = sampling.model.num_parameters(), sampling.model.num_active()
     slots: float = capacity_of(sampling.prompt, sampling.new_tokens, config.context, machine.gpu)
     if machine.gpu:
         slots = sampling.prompt + sampling.new_tokens / 2
     each = 2 if machine.gpu else 4
-    token = max(2 * weights * rows / reached, each * (weights + rows * slots * width) / machine.bandwidth)
+    token = max(2 * active * rows / reached, each * (weights + rows * config.kept(slots)) / machine.bandwidth)
     token += config.layers * LAYER_SECONDS["gpu" if machine.gpu else "cpu"]
     read = whole_pieces(sampling.prompt, config.context) * sampling.prompts
-    return 2 * weights * read / reached + token * sampling.new_tokens * sampling.answers / rows
+    return 2 * active * read / reached + token * sampling.new_tokens * sampling.answers / rows
 
 
 def advice(stage: str, lower: Lower, found: Forecast, machine: Machine) -> str:

@@ -1,6 +1,5 @@
 """The forecast of a training stage on a machine: parameters, FLOP, peak memory and time, before anything runs."""
 
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -26,6 +25,7 @@ from tasks.about.sections import Sections
 from tasks.about.work import Work
 from tasks.core.config import ConfigError
 from tasks.core.process import use_threads
+from tasks.runner.settings import TRACKING
 
 SIDE = 2048  # of the square matrices, as in benchmarks/roofs.py
 HERE = "here"
@@ -82,7 +82,7 @@ def forecast_of(work: Work, machine: Machine, imports: int | None = None) -> For
     rehearsed = rehearse(work.step, work.recipe, work.steps, None if on_this else machine.memory, machine.gpu)
     with torch.device("meta"):
         step = work.step()
-    tracker = 0 if os.environ.get("TOKENMILL_TRACKING") == "off" else TRACKER_BYTES
+    tracker = TRACKER_BYTES if TRACKING.read() == "on" else 0
     imported = IMPORTS_THERE if machine.gpu else imports or imports_bytes()
     process = PROCESS_BYTES - IMPORTS_THERE + imported + tracker + work.data_bytes
     return forecast(step, work.steps, work.tokens, rehearsed, process, machine, checkpoint_seconds())

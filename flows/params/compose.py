@@ -1,6 +1,5 @@
 """From a preset and overrides to params.yaml: the one place where parameters are composed, and checked."""
 
-import os
 import sys
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from flows.params.models import model_mistakes
 from flows.params.paths import path_mistakes
 from flows.params.text import edited
+from lm.files import write_text
 from tasks.core.config import ConfigError, load, read_params, unknown_sections
 from tasks.core.libraries import SECTION, installed, libraries_in
 from tasks.core.yaml import YAMLError, dump_yaml, parse_yaml, read_yaml
@@ -137,9 +137,7 @@ def write(root: Path, params: dict[str, Any]) -> list[str]:
             return []
         text = edited(path.read_text(), params)
         said = [f"params.yaml: {key} {was} -> {now}" for key, was, now in changes(before, params)]
-    unfinished = path.with_name(".params.yaml.unfinished")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)
+    write_text(path, text)
     return said if len(said) <= LISTED + 1 else [*said[:LISTED], f"params.yaml: and {len(said) - LISTED} more values"]
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from flows.environment import ROOT
 from flows.pipeline.naming import named
-from flows.staleness.lock_entry import md5_in_lock
 from tasks.core.config import MODELS
 from tasks.report.history import FINISHED, Run, add_run
 from tasks.report.history import figures_of as current_figures
-from tasks.report.read import locked_metrics, read_lock, read_params, read_stages
+from tasks.report.read import locked_metrics, read_params, read_stages
 from tasks.report.render import render
 from tasks.report.terminal import table
 from tasks.runner.git import revision as revision_of
 from tasks.runner.graph import read_graph
 from tasks.runner.key import locked_key
+from tasks.runner.lock import locked_in, md5_in_lock, md5s
 from tasks.runner.machine import hardware
 from tasks.runner.registry import register_model
 from tasks.runner.timings import settle
@@ -36,11 +36,10 @@ def final_model(root: Path) -> str | None:
 def figures_of(root: Path, model: str, md5: str) -> dict[str, float]:
     """What the stage that looks at this model found of the one with this md5; empty where it has looked at another one, or
     where none does."""
-    lock = read_lock(root) or {}
+    lock = locked_in(root) or {}
     for address in (address for address, entry in read_graph(root).items() if entry.item == model):
         entry = lock.get(address, {})
-        looked_at = {dep["path"]: dep.get("md5") for dep in entry.get("deps", [])}
-        if looked_at.get(f"data/{model}") == md5:
+        if md5s(entry, "deps").get(f"data/{model}") == md5:
             return locked_metrics(root, address, entry)
     return {}
 
@@ -65,7 +64,7 @@ def finish(root: Path, revision: str, name: str, asked: Collection[str] | None =
         if version:
             print(f"model {REGISTERED_AS} version {version}: data/{address}, md5 {md5}")
     for stage, entry in (
-        read_lock(root) or {}
+        locked_in(root) or {}
     ).items():  # `dvc repro` by itself brings back bytes and not what they took
         settle(root, stage, locked_key(entry))
     page = put_down(root, name, FINISHED)

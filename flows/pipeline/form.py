@@ -16,6 +16,7 @@ from pydantic import WithJsonSchema
 from flows.environment import ROOT
 from flows.params.compose import CURRENT, presets
 from flows.pipeline.form_schema import AS_IT_IS, WORDS, sections_schema
+from flows.settings import POOLS
 from tasks.core.config import ConfigError, read_params
 from tasks.core.yaml import read_yaml
 from tasks.runner.graph import items_of
@@ -49,7 +50,7 @@ def choose_where(where: str) -> None:
         raise ConfigError(
             f"WHERE: no work pool {where!r} (allowed: {', '.join([HERE, *pools])}); make agent POOL=... makes one"
         )
-    os.environ["TOKENMILL_POOLS"] = where
+    os.environ[POOLS.name] = where
 
 
 def as_overrides(sections: dict[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from flows.preflight.start import look, surroundings
 from flows.staleness.plan import may_run
 from tasks.about.finding import Finding, findings_of, of_error
 from tasks.core.config import ConfigError
+from tasks.runner.answer import print_json, take_json, words_aside
 
 
 def valid_params(
@@ -55,11 +56,16 @@ def look_at_all(root: Path, preset: str, overrides: list[str], targets: list[str
 
 def main() -> int:
     """Exit code: 0 nothing found, 2 something was."""
-    parser = argparse.ArgumentParser(prog="make preflight", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tokenmill preflight", description=__doc__)
     take_words(parser)
+    take_json(parser)
     asked, root = parser.parse_args(), Path.cwd()
     os.environ.update(environment(root))
-    found = look_at_all(root, asked.preset, asked.set, asked.targets)
+    with words_aside(asked.json):
+        found = look_at_all(root, asked.preset, asked.set, asked.targets)
+    if asked.json:
+        print_json(found)
+        return 2 if found else 0
     for finding in found:
         print(finding, file=sys.stderr)
     print(f"preflight: {len(found)} to mend" if found else "preflight: nothing to mend")

@@ -74,7 +74,7 @@ def wrong_weights(folder: Path, shape: ModelConfig) -> Iterator[Finding]:
     if shape.tied and OUTER["embedding.weight"] not in there:  # one of both is enough
         there[OUTER["embedding.weight"]] = there.pop(OUTER["head.weight"], ())
     with torch.device("meta"):
-        wanted = {their_name(name): tuple(weight.shape) for name, weight in Decoder(shape).state_dict().items()}
+        wanted = {their_name(name, shape): tuple(weight.shape) for name, weight in Decoder(shape).state_dict().items()}
     wrong = [
         f"{name} is {there.get(name, 'missing')}, not {size}"
         for name, size in wanted.items()

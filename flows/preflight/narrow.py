@@ -31,5 +31,8 @@ def narrow_checkpoint(folder: Path, target: Path) -> None:
         small["layer_types"] = theirs["layer_types"][:2]
     theirs |= {**small, "intermediate_size": 32}
     (target / "config.json").write_text(json.dumps(theirs))
-    weights = Decoder(from_theirs(theirs)).state_dict()
-    save_file({their_name(name): weight.contiguous() for name, weight in weights.items()}, target / "model.safetensors")
+    shape = from_theirs(theirs)
+    weights = Decoder(shape).state_dict()
+    save_file(
+        {their_name(name, shape): weight.contiguous() for name, weight in weights.items()}, target / "model.safetensors"
+    )

@@ -25,9 +25,9 @@ def rehearsed(
     imports: int | None = None,
 ) -> tuple[list[Finding], dict[str, Any]]:
     """Findings about edges and the toy run, which works in `folder`, and what a run needs. toys: where stages that passed are
-    kept. imports: as forecast_of has it. Edges are those of all stages that are asked for, since a wrong one among what is up
-    to date would be met later. The toy run and the forecast, which take as long as each other, have a core each where there
-    are two."""
+    kept. Edges are those of all stages that are asked for, since a wrong one among what is up to date would be met later.
+    imports: as forecast_of has it. The toy run and the forecast, which take as long as each other, have a core each where
+    there are two."""
     use_threads()
     graph = graph_of(root, params)
     every = [graph[address] for address in dict.fromkeys([*asked_for(graph), *addresses])]

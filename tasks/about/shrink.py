@@ -16,10 +16,17 @@ def rows(recipe: Params, least: int) -> int:
 
 
 def narrow(shape: Params) -> Params:
-    """Shape with two layers and a few narrow heads; what else the model has, and its context, stay. The vocabulary is the
-    tokenizer's."""
+    """Shape with two layers, or as many as a pattern has, and a few narrow heads; what else the model has, and its context,
+    stay. The vocabulary is the tokenizer's."""
     heads, kv_heads = shape.get("heads", 5), shape.get("kv_heads", 1)
     kv = min(kv_heads, 2)
     few = kv * min(heads // kv_heads, 2)
-    small = {"layers": 2, "heads": few, "kv_heads": kv, "width": few * HEAD_WIDTH, "ffn_width": 2 * few * HEAD_WIDTH}
+    layers = max(2, len(shape.get("pattern", [])))
+    small = {
+        "layers": layers,
+        "heads": few,
+        "kv_heads": kv,
+        "width": few * HEAD_WIDTH,
+        "ffn_width": 2 * few * HEAD_WIDTH,
+    }
     return {**shape, **small, "vocab_size": 0, "head_width": HEAD_WIDTH if shape.get("head_width") else 0}

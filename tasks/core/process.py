@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lm.config import ConfigError
 from lm.memory_limits import memory_limits
+from lm.settings import MEMORY, THREADS
 
 SET_PDEATHSIG = 1  # of prctl
 MMAP_THRESHOLD, ARENA_MAX = -3, -8  # of mallopt
@@ -41,17 +41,14 @@ def cores() -> int:
 
 def threads() -> int:
     """Number of threads to use: TOKENMILL_THREADS, else the cores."""
-    return int(os.environ.get("TOKENMILL_THREADS", cores()))
+    return THREADS.read() or cores()
 
 
 def memory_budget() -> int:
     """Bytes that a data stage may fill: TOKENMILL_MEMORY (a number of MiB), else half of what the machine, its container and
     this process's limits leave beside the libraries. What is larger goes to disk; how much that is changes no result."""
-    text = os.environ.get("TOKENMILL_MEMORY")
-    if text is not None:
-        if not text.isdecimal() or not int(text):
-            raise ConfigError(f"TOKENMILL_MEMORY: must be a whole number of MiB (got {text!r})")
-        return int(text) << 20
+    if given := MEMORY.read():
+        return given << 20
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(LEAST_BUDGET, (min([machine, *memory_limits(), *_limits()]) - LIBRARIES) // 2)
 

@@ -42,12 +42,13 @@ def student_of(teacher: Decoder, layers: int) -> Decoder:
     arXiv:1910.01108), and its embeddings and norms. Raises ConfigError unless it is smaller than the teacher."""
     if layers >= teacher.config.layers:
         raise ConfigError(f"distill.student_layers: {layers} is no fewer than the teacher's {teacher.config.layers}")
-    student = Decoder(teacher.config.model_copy(update={"layers": layers}))
+    last = teacher.config.layers - 1
+    taken = [round(mine * last / max(layers - 1, 1)) for mine in range(layers)]
+    student = Decoder(teacher.config.of_layers(taken))
     student.load_state_dict(
         {n: w for n, w in teacher.state_dict().items() if not n.startswith("blocks.")}, strict=False
     )
-    for mine in range(layers):
-        theirs = round(mine * (teacher.config.layers - 1) / max(layers - 1, 1))
+    for mine, theirs in enumerate(taken):
         student.blocks[mine].load_state_dict(teacher.blocks[theirs].state_dict())
     return student
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
+from lm.linears.base import roles_of
 from lm.model import Decoder
 from tasks.about.finding import Finding
 from tasks.about.problem_lengths import check_room
@@ -27,8 +28,10 @@ def packable(sections: Sections) -> Iterator[Finding]:
     """Each matrix of the model, by its number of columns, goes through its method: two rows of it, which is cheap."""
     config, shape = sections["quantize"], sections.start_shape("quantize")
     with torch.device("meta"):
-        weights = Decoder(shape.model_copy(update={"layers": 1})).named_parameters()
-    shapes = {(config.method_of(name), weight.shape[1]): name for name, weight in weights if weight.ndim == 2}
+        model = Decoder(shape.model_copy(update={"layers": len(shape.pattern) or 1}))
+    roles, weights = roles_of(model), dict(model.named_parameters())
+    matrices = {name: weight for name, weight in weights.items() if roles[name] != "vector"}
+    shapes = {(config.method_of(name), weight.shape[1]): name for name, weight in matrices.items()}
     for (method, columns), name in shapes.items():
         if columns > COLUMNS_TRIED:
             continue

@@ -13,6 +13,7 @@ from torch import Tensor
 from lm import problems
 from lm.checkpoint import description_of, device, read_description
 from lm.config import Config, choice
+from lm.linears.base import roles_of
 from lm.model import Decoder
 from lm.model_folder import check_tokens, is_hugging_face, read_model, weights_bytes
 from lm.quantized import Packed, pack_state
@@ -47,7 +48,8 @@ def quantize(model: Decoder, config: QuantizeConfig, batches: list[Batch], log: 
     """Every matrix of the model, packed by its method. Later layers are packed for what the earlier ones have become: the
     model is left dequantized. Raises ValueError naming the weight that cannot be."""
     packed: dict[str, Packed] = {}
-    weights = {name: weight for name, weight in model.named_parameters() if weight.ndim == 2}
+    roles = roles_of(model)
+    weights = {name: weight for name, weight in model.named_parameters() if roles[name] != "vector"}
     for _, group in groupby(weights, depth_of):
         names = list(group)
         # an embedding is looked up, not multiplied: it has no inputs to calibrate with

@@ -124,6 +124,6 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
         return learning.problems(step // config.steps_a_rollout)
 
     trunks = log.trunks(config, config.steps, [model], [tokenizer.to_json()], seen)
-    train(model, config, config.steps, learning.batch_at, log, trunks, learning.rollouts)
+    train(model, config, config.steps, learning.batch_at, log, trunks, [learning.rollouts])
     save_model(data / "rl", model, tokenizer)
     return {"steps": config.steps, "problems": len(examples)}

@@ -55,6 +55,14 @@ def value_at(name: str, values: dict[str, Any]) -> Any:
     return found
 
 
+def value_of(name: str, values: Any) -> Any:
+    """Value at a dotted name, None where there is none."""
+    try:
+        return value_at(name, values)
+    except KeyError:
+        return None
+
+
 def _text(name: str, values: dict[str, Any]) -> str:
     try:
         return str(value_at(name.strip(), values))

@@ -18,8 +18,8 @@ from types import FrameType
 from typing import Any, get_type_hints
 
 from lm.config import Config
+from lm.files import write_json, write_text
 from tasks.core.config import ConfigError, load, read_params
-from tasks.core.files import write_json, write_text
 from tasks.core.libraries import check_versions
 from tasks.core.log import Log, Stopped
 from tasks.core.process import keep_to_limits, no_collection, peak_memory, use_threads

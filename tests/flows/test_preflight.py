@@ -240,6 +240,8 @@ SETTINGS = {
     "TOKENMILL_RUNNER": "flows.nowhere:on_dask",
     "TOKENMILL_PARALLEL": "zero9",
     "TOKENMILL_RESUME": "yes",
+    "TOKENMILL_AGENT_DEADLINE": "0",
+    "TOKENMILL_MLFLOW_PORT": "70000",
 }
 
 
@@ -247,6 +249,13 @@ SETTINGS = {
 def test_settings_of_the_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, SETTINGS[name])
     assert named(list(check_settings()), name, repr(SETTINGS[name]))
+
+
+def test_a_name_that_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENMILL_THREAD", "2")
+    monkeypatch.setenv("TOKENMILL_SPEED", "high")
+    found = list(check_settings())
+    assert named(found, "TOKENMILL_THREAD", "did you mean TOKENMILL_THREADS?") and named(found, "TOKENMILL_SPEED")
 
 
 def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,7 +329,8 @@ def test_servers_that_do_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_prefect_server_that_wants_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.servers.prefect_and_mlflow import child, get
+    from flows.servers.answers import get
+    from flows.servers.prefect_and_mlflow import child
 
     port = free_port()
     command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--no-ui", "--port", str(port)]

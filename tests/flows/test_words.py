@@ -182,7 +182,7 @@ def test_every_set_of_the_documents_and_every_word_of_their_commands_composes(co
     for command in named():
         _, _, words = command.rpartition("make ")
         printed = make("-n", *shlex.split(words), root=copy).stdout
-        found = re.findall(r"^python -m flows\.(?:run|preflight|forecast|variants) (.*)", printed, re.M)
+        found = re.findall(r"^python -m tokenmill (?:pipeline|preflight|plan|variant) (.*)", printed, re.M)
         asked += [shlex.split(arguments) for arguments in found]
     done = subprocess.run(
         [sys.executable, "-c", UP_TO_THE_WORK],
