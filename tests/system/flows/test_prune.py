@@ -79,7 +79,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "params.yaml").unlink()
     (folder / "tasks/prune").mkdir()
     (folder / "tasks/prune/stage.py").write_text(ROOM)
-    (folder / "dvc.yaml").write_text((folder / "dvc.yaml").read_text().rstrip("\n") + "\n" + BLOCK)
+    (folder / "dvc.yaml").write_text(
+        (folder / "dvc.yaml").read_text().replace("  quantize:\n", f"{BLOCK}  quantize:\n", 1)
+    )
     for name, params in PRESETS.items():
         (folder / "presets" / f"{name}.yaml").write_text(dump_yaml(params))
     save_hf(toy_model(layers=3), toy_tokenizer(), folder / "data/checkpoint", torch.float32)
