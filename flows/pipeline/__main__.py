@@ -57,7 +57,7 @@ def main() -> int:
     ran: list[str] = []
     with words_aside(asked.json), one_run(root):
         code = run(root, asked, ran)
-    if asked.json:
+    if asked.json and code != 2:
         print_json({"code": code, "ran": ran, **figures(root)})
     gc.freeze()  # else Python walks all of Prefect and mlflow before it ends, which takes it 1.6 s
     return code

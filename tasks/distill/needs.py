@@ -10,14 +10,14 @@ from tasks.about.problem_lengths import last_of, longest_prompt
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import Sampling, StageNeeds, Step, Work
-from tasks.distill.stage import student_of
+from tasks.distill.stage import student_of, taken_layers
 from tasks.distill.step import Compared, loss_of
 
 
 def shape(sections: Sections) -> ModelConfig:
     """The teacher's, with the layers of the student."""
     teacher = sections.start_shape("distill")
-    return teacher.model_copy(update={"layers": sections["distill"].student_layers})
+    return teacher.of_layers(taken_layers(teacher.layers, sections["distill"].student_layers))
 
 
 def needs(sections: Sections) -> StageNeeds:

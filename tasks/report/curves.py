@@ -22,7 +22,7 @@ def write_curves(root: Path, stages: list[Stage]) -> None:
 
 def as_csv(stage: Stage) -> str:
     """Column `step` and one for each curve, empty where a step has no point of it."""
-    rows: dict[int, dict[str, float]] = {}
+    rows: dict[float, dict[str, float]] = {}
     for name, points in stage.curves.items():
         for step, value in points:
             rows.setdefault(int(step), {})[name] = value
