@@ -293,7 +293,7 @@ def test_a_kill_while_curves_are_rewound_loses_none(tmp_path: Path, monkeypatch:
         raise SystemExit
 
     with monkeypatch.context() as patched:
-        patched.setattr("tasks.runner.json_lines.os.replace", killed)
+        patched.setattr("lm.files.os.replace", killed)
         with pytest.raises(SystemExit):
             StageLog("toy", tmp_path, tracker).rewind(3)
     resumed = StageLog("toy", tmp_path, tracker)
