@@ -16,7 +16,7 @@ from lm.linears.base import Held, flops_of, roles_of
 from lm.model import Block, Decoder
 from lm.optimizers import AdamW, Muon
 from lm.schedules import Cosine
-from lm.training.batch import Batch, Figures, backward
+from lm.training.batch import Batch, Metrics, backward
 from lm.training.data.conversations import token_logps
 from lm.training.flops import flops_per_token
 from lm.training.loop import train
@@ -49,7 +49,7 @@ def disturbed(model: Decoder) -> Decoder:
 
 
 def batch_of(model: Decoder) -> Batch:
-    def loss(rows: slice) -> tuple[Tensor, Figures]:
+    def loss(rows: slice) -> tuple[Tensor, Metrics]:
         everywhere = torch.arange((rows.stop - rows.start) * 12)
         return -token_logps(model, IDS[rows], everywhere).sum() / 48, {}
 
