@@ -47,4 +47,4 @@ def test_the_speed_is_that_of_the_last_steps(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_nothing_is_told_before_the_first_step() -> None:
-    assert Throughput(MODEL, torch.device("cpu")).facts() == {}
+    assert Throughput(MODEL, torch.device("cpu")).run_stats() == {}

@@ -239,7 +239,7 @@ class Edited:
     def run(self, *more: str) -> subprocess.CompletedProcess[str]:
         return repro(self.project, self.start, "--single-item", self.address, *more)
 
-    def zero_grad(self) -> None:
+    def forget(self) -> None:
         """As if nothing had been recorded."""
         (self.project / "dvc.lock").unlink(missing_ok=True)
         shutil.rmtree(self.project / ".dvc" / "cache" / "runs", ignore_errors=True)
