@@ -138,7 +138,7 @@ def test_every_choice_of_tiles(
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(16, 16), (32, 16), (16, 32)])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 2, 5])  # 1, 3 and 6 cuts beside the sequences' own
 def test_whole_tiles_are_whole(
     triton_attention: Function, monkeypatch: pytest.MonkeyPatch, queries: int, keys: int, seed: int
 ) -> None:

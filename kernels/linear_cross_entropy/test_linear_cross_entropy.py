@@ -19,7 +19,8 @@ from kernels.linear_cross_entropy import (
     triton,
 )
 
-SHAPES = [(64, 32, 128), (300, 24, 67), (1, 1, 1), (3, 5, 2), (17, 16, 5003)]  # the second is two chunks
+SHAPES = [(30, 32, 128), (50, 24, 67), (1, 1, 1), (3, 5, 2), (17, 16, 5003)]  # the second is two chunks of CHUNK tokens
+CHUNK = 32  # in place of the hundreds that are quick, which take seconds under the interpreter
 VARIANTS = [{}, {"z_loss": 1e-2}, {"softcap": 3.0}, {"softcap": 3.0, "z_loss": 0.3}]
 # A sum of up to 700 fp32 terms, each rounded to 6e-8 of itself, in another order; bf16 has 8 bits, so 2^-9 a rounding, and the
 # derivative is rounded before two products.
@@ -54,6 +55,8 @@ def close(got: Tensor, wanted: Tensor, tolerance: float) -> bool:
 @pytest.fixture(params=["cpu", "triton", "triton, long rows"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, device: torch.device) -> torch.device:
     """Where the inputs go; without a GPU the Triton kernel takes the place of the CPU's, under the interpreter."""
+    for made_by in (cpu, triton):
+        monkeypatch.setattr(made_by, "chunk_tokens", lambda *_: CHUNK)
     if request.param == "cpu":
         return torch.device("cpu")
     if request.param == "triton, long rows":  # several blocks, as of a row that no program can hold
@@ -123,9 +126,9 @@ def test_parts_with_the_denominator_of_the_whole_add_up(first: int, rest: int, s
 
 
 def test_each_token_has_its_cross_entropy_and_nothing_else_changes(backend: torch.device) -> None:
-    x, weight, targets, weights = (tensor.to(backend) for tensor in inputs((600, 8, 50)))  # more than a chunk
+    x, weight, targets, weights = (tensor.to(backend) for tensor in inputs((2 * CHUNK + 3, 8, 50)))  # more than a chunk
     x.requires_grad_()
-    each = torch.empty(600, device=backend)
+    each = torch.empty(len(x), device=backend)
     with_each = linear_cross_entropy(x, weight, targets, weights_T=weights, each_T=each)
     without = linear_cross_entropy(x, weight, targets, weights_T=weights)
     assert torch.equal(with_each[0], without[0])

@@ -36,6 +36,7 @@ WORK |= {
     "setup",
     "smoke",
     "test",
+    "test-system",
     "ui",
     "variant",
     "audit",
