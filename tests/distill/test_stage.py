@@ -12,6 +12,7 @@ import torch
 from lm.averages import Last
 from lm.checkpoint import save_model
 from lm.config import ConfigError, methods_of
+from lm.linears import LoRA
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.schedules import Cosine
@@ -94,6 +95,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "precision": [{"precision": "bf16"}],
     "stream": [{"precision": "bf16", "stream": "bf16"}],
     "shards": [{"shards": 2}],
+    "linear": [{"linear": LoRA(rank=2)}, {"linear": LoRA(rank=3)}],
 }
 # As for tests/rl/test_stage.py
 ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model"}
