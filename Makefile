@@ -14,6 +14,7 @@ TORCH ?=
 BUDGET ?=
 ONLY ?=
 TINY ?=
+CHANGED ?=
 POOL ?= gpu
 JOBS ?= 2
 REV ?= HEAD
@@ -42,7 +43,7 @@ MAKEOVERRIDES =
 # a word that was given, as one argument of an option
 arg = $(if $($(1)),--$(2) $(call quoted,$($(1))))
 
-.PHONY: help setup pipeline preflight variant test test-gpu gpu-check gpu-wheels chaos mutants smoke why audit repro reproduce bisect show settings ui agent lint plan bench bench-table peers browse chat export trace clean
+.PHONY: help setup pipeline preflight variant test test-system test-gpu gpu-check gpu-wheels chaos mutants smoke why audit repro reproduce bisect show settings ui agent lint plan bench bench-table peers browse chat export trace clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -79,10 +80,15 @@ preflight: $(READY)  ## what a run would fail on, found before it starts: PRESET
 plan: $(READY)  ## memory, time and FLOP of a pipeline before it runs: PRESET=gpu-124m MACHINE=h100 SET="rl.steps=50"
 	@python -m tokenmill plan $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,MACHINE,machine)
 
-# a file's tests stay together: they share servers and projects; in the order of the files, or the longest would come last. On a CPU
-# wherever they run, since golden figures are a CPU's.
-test: $(if $(TORCH),.venv-torch-$(TORCH)/.ready,$(READY))  ## every test, on the CPU, by two processes: JOBS=8; TORCH=2.11: what depends on torch, with another one
-	@CUDA_VISIBLE_DEVICES= $(if $(TORCH),TOKENMILL_TEST_DEVICE=cpu .venv-torch-$(TORCH)/bin/)python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder $(if $(TORCH),kernels tests/lm tests/gpu)
+# A file's tests stay together: they share servers and projects; those files that take longest begin (tests/order.py)
+BY_FILE := --dist loadfile --no-loadscope-reorder
+
+# on a CPU wherever they run, since golden figures are a CPU's
+test: $(if $(TORCH),.venv-torch-$(TORCH)/.ready,$(READY))  ## the tests but test-system's, on the CPU, by two processes: JOBS=8; CHANGED=1: what a change can reach; TORCH=2.11: with another torch
+	@CUDA_VISIBLE_DEVICES= $(if $(TORCH),TOKENMILL_TEST_DEVICE=cpu .venv-torch-$(TORCH)/bin/)python -m pytest -q -n $(JOBS) $(BY_FILE) $(if $(filter-out 0 no false,$(CHANGED)),--changed) $(if $(TORCH),kernels tests/lm tests/gpu,kernels tests --ignore=tests/system)
+
+test-system: $(READY)  ## the tests of whole runs: servers, a browser, agents, Dask, PostgreSQL, ranks, kills: JOBS=8 CHANGED=1
+	@CUDA_VISIBLE_DEVICES= python -m pytest -q -n $(JOBS) $(BY_FILE) $(if $(filter-out 0 no false,$(CHANGED)),--changed) tests/system
 
 test-gpu: $(READY)  ## what a GPU decides: the kernels' tests, and model, loop, sampler, quantization and ranks on it
 	@python -m pytest -q kernels tests/gpu
@@ -95,7 +101,7 @@ gpu-wheels: $(READY)  ## what the check needs on a bare machine with torch, as w
 	@python -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest .scratch/wheels $$(grep -E '^(pydantic|pydantic_core|annotated-types|typing-inspection|ruamel.yaml)==' constraints.txt)
 
 chaos: $(READY)  ## break everything at some instant, sixty ways, and see that the next run is right
-	@TOKENMILL_CHAOS=all python -m pytest -q -n $(JOBS) tests/chaos
+	@TOKENMILL_CHAOS=all python -m pytest -q -n $(JOBS) tests/system/chaos
 
 mutants: $(READY)  ## plant bugs, some hundred and fifty, and see that each room's own tests catch them: ROOM=evaluate SHARE=3/10
 	@python -m tests.mutants $(call arg,ROOM,room) $(call arg,SHARE,share) --jobs $(JOBS)

@@ -8,7 +8,7 @@ lm/hugging_face/load.py reads and writes theirs. Letters as in lm/shape.py.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,13 @@ class Layer(Config):
     feed_forward: choice(feed_forwards) | None = None
 
 
+class Parts(NamedTuple):
+    """What a layer is made of."""
+
+    mixer: Any
+    feed_forward: Any
+
+
 class ModelConfig(Shape):
     """A decoder: its shape and its parts."""
 
@@ -40,14 +47,14 @@ class ModelConfig(Shape):
     norm: choice(norms) = norms.RMSNorm()
     pattern: list[Layer] = Field([], description="the layers' own parts, again and again from the first layer on")
 
-    def layer(self, index: int) -> Layer:
-        """The parts of a layer, each given."""
+    def layer(self, index: int) -> Parts:
+        """The parts of a layer: those of the pattern, else the model's own."""
         own = self.pattern[index % len(self.pattern)] if self.pattern else Layer()
-        return Layer(mixer=own.mixer or self.mixer, feed_forward=own.feed_forward or self.feed_forward)
+        return Parts(own.mixer or self.mixer, own.feed_forward or self.feed_forward)
 
     def of_layers(self, indices: Sequence[int]) -> "ModelConfig":
         """The model of these of its layers alone, in this order."""
-        pattern = [self.layer(index) for index in indices] if self.pattern else []
+        pattern = [Layer(**self.layer(index)._asdict()) for index in indices] if self.pattern else []
         return self.model_copy(update={"layers": len(indices), "pattern": pattern})
 
     def kept(self, tokens: float) -> float:
@@ -168,13 +175,13 @@ class Decoder(nn.Module):
         for index, block in enumerate(self.blocks):
             parts = self.config.layer(index)
             for part, module in ((parts.mixer, block.attention), (parts.feed_forward, block.ffn)):
-                into_stream |= {module.get_submodule(name) for name in part.into_stream}
+                into_stream |= {module.get_submodule(name) for name in part.into_stream}  # type: ignore[union-attr]
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 share = 1 / math.sqrt(2 * self.config.layers) if module in into_stream else 1
                 module.weight.normal_(0, 0.02 * share, generator=generator)
                 if getattr(module, "bias", None) is not None:
-                    module.bias.zero_()
+                    module.bias.zero_()  # type: ignore[operator]
 
     def hold(self, linear: Holding) -> None:
         """Have the matrices of the blocks held by this choice of lm/linears, from what they are now; a dense model is not

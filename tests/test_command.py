@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.synthetic import repository
 from tests.project import ROOT
 from tokenmill import COMMANDS, refusal
 
@@ -101,3 +102,15 @@ def test_the_command_itself_takes_no_time() -> None:
     ).stdout.split()
     tops = {name.partition(".")[0] for name in loaded}
     assert tops <= set(sys.stdlib_module_names) | {"tokenmill", "__main__"}, tops
+
+
+def test_a_run_answers_with_how_it_ended_and_what_there_is(tmp_path: Path) -> None:
+    root = repository(
+        tmp_path / "project", 2
+    )  # its stages record nothing, so they count as restored and have no figures
+    for words in ("s1 | restored", "nothing to do"):
+        done = tokenmill("pipeline", "--json", cwd=root)
+        found = json.loads(done.stdout)
+        assert (found["code"], found["ran"], list(found["stages"])) == (0, [], ["s0", "s1"]) and words in done.stderr
+    done = tokenmill("pipeline", "--json", "--set", "s9.value=1", cwd=root)
+    assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1

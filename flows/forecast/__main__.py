@@ -76,11 +76,11 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     if asked.json:
-        stages = [
+        said = [
             {"stage": stage, "steps": work.steps, **plain(one)}
             for (stage, work), one in zip(works.items(), found, strict=True)
         ]
-        print_json({"machine": machine, "stages": stages, "fits": all(one.fits for one in found)})
+        print_json({"machine": machine, "stages": said, "fits": all(one.fits for one in found)})
         return 0 if all(one.fits for one in found) else 1
     rows = (row_of(stage, work, one) for (stage, work), one in zip(works.items(), found, strict=True))
     print("\n".join(aligned([HEAD, *rows])))

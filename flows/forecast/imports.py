@@ -22,7 +22,7 @@ def import_training() -> int:
 
 @cache
 def imports_bytes() -> int:
-    """As import_training, of a process of its own, which takes it 2.5 s: pages of libraries count as they are mapped, by which
-    two copies of one environment on one machine were 98 MiB apart."""
+    """Bytes that import_training finds in a process of its own, which takes it 2.5 s: pages of libraries count as they are
+    mapped, by which two copies of one environment on one machine were 98 MiB apart."""
     code = "from flows.forecast.imports import import_training; print(import_training())"
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)

@@ -57,7 +57,7 @@ def main() -> int:
     ran: list[str] = []
     with words_aside(asked.json), one_run(root):
         code = run(root, asked, ran)
-    if asked.json:
+    if asked.json and code != 2:
         print_json({"code": code, "ran": ran, **figures(root)})
     gc.freeze()  # else Python walks all of Prefect and mlflow before it ends, which takes it 1.6 s
     return code
@@ -116,7 +116,9 @@ def run(root: Path, asked: argparse.Namespace, ran: list[str]) -> int:
 
     hand_over(replace(prepared, said=said))
     try:
-        ran += pipeline(preset=asked.preset, targets=asked.targets, force=asked.force, overrides=asked.set)
+        done = pipeline(preset=asked.preset, targets=asked.targets, force=asked.force, overrides=asked.set)
+        assert isinstance(done, list)  # a state that is not Completed is raised
+        ran += done
     except (RuntimeError, ConfigError) as error:
         print(error, file=sys.stderr)
         return 1

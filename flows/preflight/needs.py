@@ -19,8 +19,9 @@ def needs_of(params: dict[str, Any], stages: Iterable[str], imports: int | None 
     sections, here, found = Sections(params), this_memory(), Needs()
     for stage in dict.fromkeys(stages):
         needs = needs_of_stage(stage, sections)
-        found.outputs[stage] = needs.output
-        found.scratch[stage] = needs.output if needs.scratch is None else needs.scratch
+        if needs.output:
+            found.outputs[stage] = needs.output
+            found.scratch[stage] = needs.output if needs.scratch is None else needs.scratch
         if needs.work:
             told = forecast_of(needs.work, here, imports)
             found.memory[stage] = told.bytes

@@ -39,7 +39,7 @@ class Reasons:
     made: str = ""
 
     def lines(self) -> list[str]:
-        """The same in sentences."""
+        """Sentences that say all of it."""
         may_differ = "may run before it, and it runs again if what that leaves differs"
         follows = [f"  {', '.join(self.after)} {may_differ}"] if self.after else []
         if self.state == "stale":

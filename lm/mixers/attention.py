@@ -97,6 +97,7 @@ class Heads(nn.Module):
         """mixed_BTHE of tokens over themselves and all before them in their row; their keys and values are kept."""
         keys_BKCE, values_BKCE = context.state.keys_BKCE, context.state.values_BKCE
         T = k_BKTE.shape[2]
+        assert context.lengths_B is not None and context.positions_BT is not None
         if context.shared is None and T == 1:
             q_BHE, k_BKE, v_BKE = (x.squeeze(2) for x in (q_BHTE, k_BKTE, v_BKTE))
             return decode_attention(q_BHE, k_BKE, v_BKE, keys_BKCE, values_BKCE, context.lengths_B).unsqueeze(1)

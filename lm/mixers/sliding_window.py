@@ -84,7 +84,8 @@ class SlidingWindow(Attention):
 
         The token at position p is in slot p mod C, C being the slots.
         """
-        positions_BT, lengths_B1 = context.positions_BT, context.lengths_B[:, None]  # type: ignore[index]
+        assert context.positions_BT is not None and context.lengths_B is not None
+        positions_BT, lengths_B1 = context.positions_BT, context.lengths_B[:, None]
         slots = torch.arange(context.state.keys_BKCE.shape[2], device=lengths_B1.device)
         kept_BC = _newest(slots, lengths_B1)
         keys_BJ = torch.cat((kept_BC, positions_BT), 1)[:, None]

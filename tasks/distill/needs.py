@@ -10,14 +10,14 @@ from tasks.about.problem_lengths import last_of, longest_prompt
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import Sampling, StageNeeds, Step, Work
-from tasks.distill.stage import student_of
+from tasks.distill.stage import student_of, taken_layers
 from tasks.distill.step import Compared, loss_of
 
 
 def shape(sections: Sections) -> ModelConfig:
     """The teacher's, with the layers of the student."""
     teacher = sections.start_shape("distill")
-    return teacher.model_copy(update={"layers": sections["distill"].student_layers})
+    return teacher.of_layers(taken_layers(teacher.layers, sections["distill"].student_layers))
 
 
 def needs(sections: Sections) -> StageNeeds:
@@ -55,4 +55,5 @@ def work(sections: Sections, student: ModelConfig) -> Work:
 
 def compared(ids_RT: Tensor, counted: int) -> Compared:
     """Rows of which the last `counted` predictions count."""
-    return Compared(ids_RT, last_of(*ids_RT.shape, counted), 1.0)
+    R, T = ids_RT.shape
+    return Compared(ids_RT, last_of(R, T, counted), 1.0)

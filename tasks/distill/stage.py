@@ -37,13 +37,17 @@ class DistillConfig(Recipe):
     seed: int
 
 
+def taken_layers(teacher: int, student: int) -> list[int]:
+    """Numbers of the teacher's layers that a student begins with: evenly spaced, the first and the last among them."""
+    return [round(mine * (teacher - 1) / max(student - 1, 1)) for mine in range(student)]
+
+
 def student_of(teacher: Decoder, layers: int) -> Decoder:
     """A decoder with evenly spaced layers of the teacher, the first and the last among them (as DistilBERT,
     arXiv:1910.01108), and its embeddings and norms. Raises ConfigError unless it is smaller than the teacher."""
     if layers >= teacher.config.layers:
         raise ConfigError(f"distill.student_layers: {layers} is no fewer than the teacher's {teacher.config.layers}")
-    last = teacher.config.layers - 1
-    taken = [round(mine * last / max(layers - 1, 1)) for mine in range(layers)]
+    taken = taken_layers(teacher.config.layers, layers)
     student = Decoder(teacher.config.of_layers(taken))
     student.load_state_dict(
         {n: w for n, w in teacher.state_dict().items() if not n.startswith("blocks.")}, strict=False

@@ -11,7 +11,7 @@ from tasks.core.config import MODELS
 def contracts(sections: Sections) -> Iterator[Finding]:
     """What does not hold."""
     config = sections["evaluate"]
-    for model in sections.params[MODELS]:
+    for model in sections.params.get(MODELS, []):
         yield from check_split(config.problems, "test", sections.shape(model).vocab_size)
         key = "evaluate.max_new_tokens"
         yield from check_room(key, config.problems, "test", config.max_new_tokens, sections, model)

@@ -125,7 +125,7 @@ def with_keys(batch: pa.RecordBatch, label: str, file: str, before: int) -> Made
     """Give every row an id, where it has none one made of its text, and the hash of it. before: rows of the piece so far."""
     count, texts = batch.num_rows, batch.column("text")
     data, starts = text_buffers(texts)
-    content = memoryview(data)
+    content = data.data
     digests = [xxhash.xxh3_128_digest(content[a:b]) for a, b in pairwise(starts.tolist())]
     ids = [
         own or f"{label}:{digest.hex()}" for own, digest in zip(batch.column("id").to_pylist(), digests, strict=True)

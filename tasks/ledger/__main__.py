@@ -63,7 +63,7 @@ def answer(asked: argparse.Namespace, run: Run) -> list[str]:
 
 
 def facts(asked: argparse.Namespace, run: Run) -> Any:
-    """The same for programs: rows as objects, texts whole."""
+    """Answer for programs: rows as objects, texts whole."""
     if asked.position is not None:
         return token_at(run, asked.step, asked.sequence, asked.position)
     if asked.sequence is not None:

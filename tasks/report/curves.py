@@ -22,10 +22,10 @@ def write_curves(root: Path, stages: list[Stage]) -> None:
 
 def as_csv(stage: Stage) -> str:
     """Column `step` and one for each curve, empty where a step has no point of it."""
-    rows: dict[int, dict[str, float]] = {}
+    rows: dict[float, dict[str, float]] = {}
     for name, points in stage.curves.items():
         for step, value in points:
-            rows.setdefault(step, {})[name] = value
+            rows.setdefault(int(step), {})[name] = value
     text = io.StringIO()
     table = csv.DictWriter(text, ["step", *stage.curves], lineterminator="\n")
     table.writeheader()

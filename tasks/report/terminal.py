@@ -56,7 +56,7 @@ def table(root: Path, asked: Collection[str] | None = None) -> str:
 
 
 def figures(root: Path, asked: Collection[str] | None = None) -> dict[str, Any]:
-    """The same for programs: of each stage whether it is up to date, its model, metrics and times; and of which code."""
+    """Table for programs: of each stage whether it is up to date, its model, metrics and times; and of which code."""
     facts = read_facts(root)
     stages = [stage for stage in read_stages(root) if asked is None or stage.name in asked]
     return {

@@ -56,7 +56,7 @@ def value_at(name: str, values: dict[str, Any]) -> Any:
 
 
 def value_of(name: str, values: Any) -> Any:
-    """The same, None where there is none."""
+    """Value at a dotted name, None where there is none."""
     try:
         return value_at(name, values)
     except KeyError:

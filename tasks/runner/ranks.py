@@ -112,7 +112,7 @@ class Ranks:
         environment: dict[str, object] = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.size}
         environment |= {"TOKENMILL_MEETING": meeting.resolve(), "TOKENMILL_PARENT": os.getpid()}
         return subprocess.Popen(
-            [sys.executable, "-m", f"tasks.{name}.stage", *([item] if item else [])],
+            [sys.executable, "-m", "tasks.runner", name, *([item] if item else [])],
             env=os.environ | {key: str(value) for key, value in environment.items()},
         )
 

@@ -36,6 +36,7 @@ def passed_on(name: str, meaning: str) -> Setting[str]:
 
 
 PASSED_ON = [
+    passed_on("TOKENMILL_RECORDER", "the socket by which the process of the pipeline records a stage's run"),
     passed_on("TOKENMILL_PARENT_RUN", "the MLflow run of the pipeline that a stage's run belongs to"),
     passed_on("TOKENMILL_FLOW_RUN", "the Prefect run that a stage's run is tagged with"),
     passed_on("TOKENMILL_MEETING", "the file by which ranks of one machine meet"),

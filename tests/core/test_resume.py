@@ -7,20 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.project import TINY, digest, make_project, run_stage, start_stage
+from tests.project import digest, run_stage, start_stage
+from tests.tiny import Tiny
 
-BEFORE = ["ingest", "dedup", "filter", "tokenize", "curriculum"]
 OTHER = {"ATEN_CPU_CAPABILITY": "default"}  # such that torch has no vector instructions
 SAID = "is of another kind of machine, which ends in other bytes"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project that is about to pretrain."""
-    project = make_project(tmp_path_factory.mktemp("made"), TINY)
-    for stage in BEFORE:
-        run_stage(project, stage)
-    return project
+    return tiny.project(tmp_path_factory.mktemp("made"), "curriculum")
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 """The bytes of a column of texts, and the column of bytes, whatever part of a larger one it is."""
 
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.core.texts import as_texts, text_buffers
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # of a busy machine
 @given(st.lists(st.text(max_size=5) | st.none(), max_size=6), st.data())
 def test_every_text_of_any_slice_is_where_its_offsets_say(values: list[str | None], data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(values)))

@@ -95,7 +95,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "precision": [{"precision": "bf16"}],
     "stream": [{"precision": "bf16", "stream": "bf16"}],
     "shards": [{"shards": 2}],
-    "linear": [{"linear": LoRA(rank=2)}, {"linear": LoRA(rank=3)}],
+    "linear": [{"linear": LoRA(rank=2)}],
 }
 # As for tests/rl/test_stage.py
 ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model"}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flows.staleness.lockfile import lock_of, merge, part_of
 from lm.files import write_text
 from tasks.runner.lock import entries_of, lock_entry, md5s
-from tests.flows.test_pipeline import dvc, make_repo, surroundings
+from tests.flows.small_graph import dvc, make_repo, surroundings
 from tests.project import ROOT
 
 MD5 = st.text("0123456789abcdef", min_size=32, max_size=32)

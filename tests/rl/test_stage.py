@@ -124,7 +124,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "precision": [{"precision": "bf16"}],
     "stream": [{"precision": "bf16", "stream": "bf16"}],
     "shards": [{"shards": 2}],
-    "linear": [{"linear": LoRA(rank=2)}, {"linear": LoRA(rank=3)}],
+    "linear": [{"linear": LoRA(rank=2)}],
 }
 # schedule, average: of every training stage, tests/lm/test_knobs.py; compile, skip_sigmas, stop_factor: tests/lm/test_training.py and
 # test_guard.py; deterministic, which need change no bit: tests/core/test_stage.py; problems, model: what is learned,

@@ -17,7 +17,7 @@ from lm.training.parallel import sums
 from lm.training.parallel.exact import Exact
 from tests.lm.models import toy_model
 from tests.lm.ranks import join
-from tests.lm.test_parallel import recursive_sum
+from tests.system.lm.test_parallel import recursive_sum
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 ROWS, LENGTH, SHARDS = 8, 16, 4

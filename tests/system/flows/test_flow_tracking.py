@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.core.test_stage import project  # noqa: F401
+from tests.core.test_stage import project  # noqa: F401 - a fixture
 from tests.core.test_tracking import runs_of
-from tests.flows.test_pipeline import run_flow, server, surroundings  # noqa: F401
+from tests.flows.small_graph import run_flow, surroundings
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def repository(project: Path) -> Path:  # noqa: F811
     return project
 
 
-def test_the_flow_records_its_stages(repository: Path, server: dict[str, str]) -> None:  # noqa: F811
+def test_the_flow_records_its_stages(repository: Path, server: dict[str, str]) -> None:
     code, printed = run_flow(repository, {**server, "TOKENMILL_TRACKING": "on"})
     assert code == 0 and "warning" not in printed, printed
     by_name = {run.info.run_name: run for run in runs_of(repository)}

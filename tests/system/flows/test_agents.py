@@ -28,7 +28,7 @@ from tests.flows.team import (
     use_remote,
     wait_for,
 )
-from tests.processes import command_of, ended, files_in
+from tests.processes import PATIENCE, command_of, ended, files_in
 from tests.project import digest
 
 
@@ -78,7 +78,7 @@ def answer(server: httpx.Client, path: str, body: dict[str, Any] | None = None, 
 def test_an_agent_runs_nothing_that_the_server_names(crew: Team, tmp_path: Path, flow: str) -> None:
     """Commands come to Prefect's own worker as job variables and as steps of a deployment; the pool's template may be changed
     by whoever writes to the server."""
-    with httpx.Client(base_url=crew.variables["PREFECT_API_URL"], timeout=60) as server:
+    with httpx.Client(base_url=crew.variables["PREFECT_API_URL"], timeout=PATIENCE) as server:
         pool = answer(server, "/work_pools/gpu", method="GET").json()
         assert pool["base_job_template"] == TEMPLATE and not TEMPLATE["variables"]["properties"]
         mark = tmp_path / "mark"
@@ -163,7 +163,7 @@ def test_cancelling_ends_the_stage_with_its_agent(crew: Team, end: signal.Signal
     shell = psutil.Process(int(crew.mark[0][1]))
     os.kill(process.pid, end)
     wait_for(lambda: ended(shell), crew.logs)
-    process.wait(60)
+    process.wait(PATIENCE)
     lock = coordinator / "dvc.lock"
     assert not lock.exists() or "slow" not in read_lock(lock)
     wait_for(lambda: not any("repro" in command_of(other) for other in processes_in(crew.folder)))

@@ -322,9 +322,7 @@ def stages_in(project: Path) -> list[int]:
     """The processes of stages that work in this folder."""
     found = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
-        if process.info["cwd"] == str(project) and any(
-            "tasks.ingest.stage" in part for part in process.info["cmdline"]
-        ):
+        if process.info["cwd"] == str(project) and process.info["cmdline"][1:] == ["-m", "tasks.runner", "ingest"]:
             found.append(process.pid)
     return found
 

@@ -15,8 +15,9 @@ from moto.server import ThreadedMotoServer
 from flows.stage.transfer import pull, push, remember, tracked, uncached
 from flows.staleness.lockfile import merge, part_of
 from tasks.runner.lock import lock_entry
+from tests.flows.small_graph import dvc, make_repo
 from tests.flows.team import use_remote
-from tests.flows.test_pipeline import dvc, make_repo
+from tests.ports import free_port
 from tests.project import digest
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -82,9 +83,7 @@ def test_ssh(tmp_path: Path) -> None:
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True)
     shutil.copyfile(tmp_path / "user.pub", tmp_path / "authorized")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     (tmp_path / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path / 'host'}\nAuthorizedKeysFile {tmp_path / 'authorized'}\n"
         "StrictModes no\nUsePAM no\nPidFile none\nSubsystem sftp internal-sftp\n"

@@ -13,7 +13,8 @@ import yaml
 from flows.environment import environment
 from flows.workspaces.smoke import copy_project
 from tests.flows.browser import Browser, browser, logged_in, missing
-from tests.flows.served import ENDED, RUN_SECONDS, Served, make_ui, with_tiny_preset
+from tests.flows.served import ENDED, Served, make_ui, with_tiny_preset
+from tests.processes import PATIENCE
 from tests.project import ROOT
 
 UP_TO_SFT = ("ingest", "dedup", "filter", "tokenize", "curriculum", "pretrain", "sft")
@@ -66,13 +67,13 @@ def submit_tiny(page: Browser) -> None:
 
 def await_run(served: Served) -> dict:
     """The one run of the deployment, once it has ended."""
-    deadline = time.monotonic() + RUN_SECONDS
+    deadline = time.monotonic() + PATIENCE
     while True:
         runs = served.runs()
         if runs and runs[0]["state_type"] in ENDED:
             assert len(runs) == 1
             return runs[0]
-        assert time.monotonic() < deadline, f"no end after {RUN_SECONDS} s: {runs}\n{served.log.read_text()[-5000:]}"
+        assert time.monotonic() < deadline, f"no end: {runs}\n{served.log.read_text()[-5000:]}"
         time.sleep(0.5)
 
 

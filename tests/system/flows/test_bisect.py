@@ -27,6 +27,7 @@ from tests.flows.runs import (
     texts,
     write_shard,
 )
+from tests.processes import PATIENCE
 from tests.project import ROOT, digest, run_stage, start_stage
 
 
@@ -110,7 +111,7 @@ def test_another_version_of_a_library(original: Path, again: Path, tmp_path: Pat
 def test_a_weight_that_changed_between_two_steps(original: Path, again: Path) -> None:
     shutil.rmtree(again / "data" / "pretrain")
     process = start_stage(again, "pretrain", TOKENMILL_CHECKPOINT_SECONDS="0")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while sum(path.read_bytes().count(b"\n") for path in again.glob(".scratch/pretrain/*/curves.jsonl")) < 9:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)  # watching a file: what is waited for is its length, never the time

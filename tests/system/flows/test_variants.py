@@ -32,7 +32,7 @@ def start(root: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str], code: int = 0) -> str:
-    printed, _ = process.communicate(timeout=300)
+    printed, _ = process.communicate()
     assert process.returncode == code, printed
     return printed
 

@@ -15,19 +15,18 @@ import pytest
 
 from lm.checkpoint import load_model
 from tasks.runner.ranks import too_few
-from tests.project import TINY, digest, make_project, run_stage, start_stage
+from tests.processes import PATIENCE
+from tests.project import TINY, digest, run_stage, start_stage
+from tests.tiny import Tiny
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 SHARDED = {**TINY, "pretrain": {**TINY["pretrain"], "shards": 4}}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with the plan that pretraining follows."""
-    folder = make_project(tmp_path_factory.mktemp("project"), SHARDED)
-    for stage in ("ingest", "dedup", "filter", "tokenize", "curriculum"):
-        run_stage(folder, stage)
-    return folder
+    return tiny.project(tmp_path_factory.mktemp("project"), "curriculum", SHARDED)
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def other_ranks(process: subprocess.Popen) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(process.pid).children():
         with contextlib.suppress(psutil.NoSuchProcess):
-            if "tasks.pretrain.stage" in child.cmdline():
+            if "tasks.runner" in child.cmdline():
                 found.append(child)
     return found
 
@@ -62,7 +61,7 @@ def other_ranks(process: subprocess.Popen) -> list[psutil.Process]:
 def at_step(project: Path, step: int, ranks: int) -> tuple[subprocess.Popen, list[psutil.Process]]:
     """Start pretraining, with a checkpoint after every step; (rank 0, the others) once it has logged `step` of them."""
     process = start_stage(project, "pretrain", TOKENMILL_CHECKPOINT_SECONDS="0", TOKENMILL_RANKS=str(ranks))
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while points(project) < step:
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
@@ -71,7 +70,7 @@ def at_step(project: Path, step: int, ranks: int) -> tuple[subprocess.Popen, lis
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    return not psutil.wait_procs(processes, timeout=30)[1]
+    return not psutil.wait_procs(processes, timeout=PATIENCE)[1]
 
 
 def test_killed_and_rescaled_equals_one_process(project: Path, whole: str) -> None:
@@ -88,7 +87,7 @@ def test_killed_and_rescaled_equals_one_process(project: Path, whole: str) -> No
 def test_asked_to_stop_all_ranks_stop_after_one_step(project: Path, whole: str) -> None:
     process, others = at_step(project, 3, 2)
     process.send_signal(signal.SIGTERM)
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate()
     assert process.returncode == 143 and "stopped; the next run continues" in printed
     assert gone(others)
     run_stage(project, "pretrain")
@@ -98,7 +97,7 @@ def test_asked_to_stop_all_ranks_stop_after_one_step(project: Path, whole: str) 
 def test_a_rank_that_ends_is_named_and_costs_nothing(project: Path, whole: str) -> None:
     process, (other,) = at_step(project, 3, 2)
     other.kill()
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate()
     assert process.returncode == 1 and "pretrain: rank 1 ended with -9" in printed
     run_stage(project, "pretrain")
     assert digest(project / "data" / "pretrain") == whole
@@ -106,23 +105,23 @@ def test_a_rank_that_ends_is_named_and_costs_nothing(project: Path, whole: str) 
 
 def test_a_rank_that_ends_before_it_meets_the_others_is_named(project: Path) -> None:
     process = start_stage(project, "pretrain", TOKENMILL_RANKS="2")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not (others := other_ranks(process)):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)  # watching for a process
     others[0].kill()
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate()
     assert process.returncode == 1 and "pretrain: rank 1 ended with -9" in printed
 
 
 def test_a_rank_that_starts_after_its_first_was_killed_ends(project: Path) -> None:
     process = start_stage(project, "pretrain", TOKENMILL_RANKS="2")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not (others := other_ranks(process)):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)  # watching for a process, which has then yet to import torch
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate()
     assert gone(others)
 
 
@@ -187,8 +186,8 @@ def test_each_rank_needs_a_gpu_where_there_are_any(ranks: int, gpus: int, few: b
 ON_ONE_GPU = """
 import runpy, sys, torch
 torch.cuda.device_count = lambda: 1
-sys.argv = ["stage"]
-runpy.run_module("tasks.pretrain.stage", run_name="__main__")
+sys.argv = ["runner", "pretrain"]
+runpy.run_module("tasks.runner", run_name="__main__")
 """
 
 

@@ -18,10 +18,8 @@ from flows.environment import environment
 from flows.workspaces.smoke import copy_project
 from tasks.runner.graph import read_graph
 from tasks.runner.lock import read_lock
-from tests.processes import command_of
+from tests.processes import PATIENCE, command_of
 from tests.project import ROOT, TINY, write_params
-
-PATIENCE = 300.0  # seconds for what must happen in the end
 
 
 class World:
@@ -80,11 +78,11 @@ class World:
 
     def await_stage(self, process: subprocess.Popen[str], address: str) -> psutil.Process | None:
         """The stage's own process, as soon as it has its scratch folder; None when the run ended before it was seen."""
-        module = f"tasks.{address.partition('@')[0]}.stage"
+        command = self.graph[address].cmd.split()[1:]
         scratch = self.folder / ".scratch" / address
         return self.wait(
             process,
-            lambda: next((p for p in children(process.pid) if module in command_of(p) and any_in(scratch)), None),
+            lambda: next((p for p in children(process.pid) if command_of(p)[1:] == command and any_in(scratch)), None),
         )
 
     def wait(self, process: subprocess.Popen[str], found: Callable[[], Any]) -> Any:

@@ -17,6 +17,7 @@ from flows.servers.prefect_and_mlflow import HOST, ServerError, child, port_of
 from flows.servers.prefect_pages import adapted
 from flows.settings import MLFLOW_PORT, PREFECT_PORT
 from flows.ui import __main__ as ui
+from tests.processes import PATIENCE
 from tests.project import ROOT
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
@@ -41,7 +42,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def eventually(done: Callable[[], bool], seconds: float = 20) -> bool:
+def eventually(done: Callable[[], bool], seconds: float = PATIENCE) -> bool:
     deadline = time.monotonic() + seconds
     while not done() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -14,9 +14,10 @@ from pathlib import Path
 import psutil
 
 from flows.servers.answers import get
-from flows.servers.prefect_and_mlflow import HOST, child, free_port
-from tests.chaos.world import PATIENCE, World, any_in, children, end
-from tests.processes import command_of, ended
+from flows.servers.prefect_and_mlflow import HOST, child
+from tests.ports import free_port
+from tests.processes import PATIENCE, command_of, ended
+from tests.system.chaos.world import World, any_in, children, end
 
 Fault = Callable[[World, str, random.Random], None]
 STAGES = [
@@ -63,7 +64,7 @@ def kill_stage(world: World, stage: str, chance: random.Random) -> None:
 def kill_dvc(world: World, stage: str, chance: random.Random) -> None:
     process, _ = during(world, stage, chance)
     for each in children(process.pid):
-        if str(world.folder / "flows" / "dvc_cli.py") in command_of(each):
+        if str(world.folder / "flows" / "stage" / "dvc_cli.py") in command_of(each):
             end(each, signal.SIGKILL)
     process.communicate(timeout=PATIENCE)
 
@@ -73,7 +74,7 @@ def kill_flow(world: World, stage: str, chance: random.Random) -> None:
     end(process, signal.SIGKILL)
     process.communicate(timeout=PATIENCE)
     if running:
-        running.wait(60)  # the kernel ends it with its parents
+        running.wait(PATIENCE)  # the kernel ends it with its parents
 
 
 def stop_flow(world: World, stage: str, chance: random.Random) -> None:
@@ -108,6 +109,7 @@ def kill_mlflow(world: World, stage: str, chance: random.Random) -> None:
     port, store = free_port(), world.folder / ".scratch" / "tracked.db"
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{store}", "--no-serve-artifacts"]
+    command += ["--default-artifact-root", store.with_suffix("").as_uri()]  # else mlruns/ where the tests run
     given = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""}
     with child("MLflow server", command, world.environment(**given)) as server:
         server.wait_until(lambda: get(f"http://{HOST}:{port}/health") is not None)
@@ -143,7 +145,7 @@ def tear_scratch(world: World, stage: str, chance: random.Random) -> None:
     end(process, signal.SIGKILL)
     process.communicate(timeout=PATIENCE)
     if running:
-        running.wait(60)
+        running.wait(PATIENCE)
     files = [path for path in (world.folder / ".scratch" / stage).rglob("*") if path.is_file() and path.stat().st_size]
     files = [path for path in files if "checkpoints" in path.parts]
     newest = max(files, key=lambda path: path.stat().st_mtime_ns, default=None)

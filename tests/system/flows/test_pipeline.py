@@ -1,7 +1,6 @@
 """The flow over small graphs of shell commands: real DVC, a real Prefect server, one lock whichever way it was made."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,87 +10,12 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
-import yaml
 
-from flows.environment import environment
 from flows.staleness.compare import differences
 from flows.staleness.plan import make_plan, may_run
 from tasks.runner.lock import read_lock
-from tests.project import ROOT
-
-STAGES = {
-    "a": {"cmd": "mkdir -p data/a && echo ${a.value} > data/a/x", "params": ["a"], "outs": ["data/a"]},
-    "b": {
-        "cmd": "mkdir -p data/b && cat data/a/x lib.txt > data/b/x",
-        "deps": ["data/a", "lib.txt"],
-        "outs": ["data/b"],
-    },
-    "c": {"cmd": "mkdir -p data/c && cp data/a/x data/c/x", "deps": ["data/a"], "params": ["c"], "outs": ["data/c"]},
-    "each": {
-        "foreach": ["b", "c"],
-        "do": {
-            "cmd": "mkdir -p data/each/${item} && cp data/${item}/x data/each/${item}/x",
-            "deps": ["data/${item}"],
-            "outs": ["data/each/${item}"],
-        },
-    },
-}
-# The flow without the checks of our own stages, which these graphs do not have.
-RUN = """
-import os, sys
-os.environ["TOKENMILL_ROOT"] = os.getcwd()
-import flows.pipeline.flow as p
-p.check = lambda root, params: None
-p.finish = lambda *given: None
-try:
-    print("ran", sorted(p.pipeline(preset="current", targets=sys.argv[1:])))
-except (RuntimeError, ValueError) as error:
-    print("failed", error); sys.exit(1)
-"""
-
-
-def make_repo(folder: Path) -> Path:
-    folder.mkdir()
-    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}).replace("'", ""))
-    (folder / "params.yaml").write_text("a: {value: 1}\nc: {value: 1}\n")
-    (folder / "lib.txt").write_text("library\n")
-    (folder / ".gitignore").write_text("/data\n.scratch\n")
-    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
-        subprocess.run(command, cwd=folder, env=surroundings(folder), check=True)
-    return folder
-
-
-def surroundings(folder: Path, **more: str) -> dict[str, str]:
-    return {**environment(folder), "PYTHONPATH": str(ROOT), "TOKENMILL_TRACKING": "off", **more}
-
-
-def run_flow(folder: Path, server: dict[str, str], *targets: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, *targets],
-        cwd=folder,
-        env=surroundings(folder, **server),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-def dvc(folder: Path, *arguments: str) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, env=surroundings(folder), check=True, capture_output=True
-    )
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory):
-    """One temporary Prefect server for the module, through Prefect's own harness."""
-    from prefect.settings import PREFECT_API_URL
-    from prefect.testing.utilities import prefect_test_harness
-
-    os.environ["DO_NOT_TRACK"] = "true"
-    with prefect_test_harness(server_startup_timeout=120):
-        yield {"PREFECT_API_URL": PREFECT_API_URL.value(), "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
+from tests.flows.small_graph import RUN, dvc, make_repo, run_flow, surroundings
+from tests.processes import PATIENCE
 
 
 def test_the_flow_and_dvc_write_the_same_lock_and_a_change_reruns_what_follows_it(
@@ -160,7 +84,7 @@ def newest_run(server: dict[str, str]) -> dict[str, Any]:
 def ask(server: dict[str, str], kind: str, what: dict[str, Any]) -> list[dict[str, Any]]:
     body = json.dumps(what).encode()
     request = Request(f"{server['PREFECT_API_URL']}/{kind}/filter", body, {"Content-Type": "application/json"})
-    with urlopen(request, timeout=60) as answer:
+    with urlopen(request, timeout=PATIENCE) as answer:
         return json.load(answer)
 
 

@@ -7,19 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.project import TINY, digest, make_project, run_stage, start_stage
+from tests.processes import PATIENCE
+from tests.project import digest, run_stage, start_stage
+from tests.tiny import Tiny
 
-BEFORE = ["ingest", "dedup", "filter", "tokenize", "curriculum", "pretrain", "sft", "rl"]
 KILLED = ["pretrain", "sft", "rl", "distill"]
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with every stage before distill made."""
-    folder = make_project(tmp_path_factory.mktemp("project"), TINY)
-    for stage in BEFORE:
-        run_stage(folder, stage)
-    return folder
+    return tiny.project(tmp_path_factory.mktemp("project"), "rl")
 
 
 def curve_points(project: Path, stage: str) -> int:
@@ -31,7 +29,7 @@ def curve_points(project: Path, stage: str) -> int:
 def kill_at(project: Path, stage: str, step: int) -> None:
     """Start the stage, checkpointing after every step, and SIGKILL it once it has logged `step` points."""
     process = start_stage(project, stage, TOKENMILL_CHECKPOINT_SECONDS="0")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while curve_points(project, stage) < step:
         assert process.poll() is None, f"{stage} ended before step {step}: {process.stdout.read()}"
         assert time.monotonic() < deadline

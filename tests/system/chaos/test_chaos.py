@@ -6,17 +6,14 @@ Twelve faults, one of each kind but two; TOKENMILL_CHAOS=all (`make chaos`) has 
 import os
 import random
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from flows.servers.answers import get
-from flows.servers.prefect_and_mlflow import HOST, child, free_port
-from tests.chaos.faults import Point, clock_jumps, full_disk, points
-from tests.chaos.world import World
 from tests.small_disk import may_mount
+from tests.system.chaos.faults import Point, clock_jumps, full_disk, points
+from tests.system.chaos.world import World
 
 SHORT = [
     *(
@@ -44,19 +41,9 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, bool]
 
 
 @pytest.fixture(scope="module")
-def world(disk: tuple[Path, bool], tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(disk: tuple[Path, bool], server: dict[str, str]) -> World:
     """The project, with a Prefect server that outlives every fault but its own."""
-    home, port = tmp_path_factory.mktemp("prefect"), free_port()
-    given = {
-        **os.environ,
-        "PREFECT_HOME": str(home),
-        "DO_NOT_TRACK": "true",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    }
-    command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    with child("Prefect server", command, given) as server:
-        server.wait_until(lambda: get(f"http://{HOST}:{port}/api/health") is not None)
-        yield World(disk[0] / "project", f"http://{HOST}:{port}/api")
+    return World(disk[0] / "project", server["PREFECT_API_URL"])
 
 
 @pytest.mark.parametrize("name", CHOSEN)

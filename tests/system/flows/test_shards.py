@@ -24,6 +24,7 @@ from tasks.core.parts import Facts, Work, make_parts
 from tasks.core.tables import shard, write_table
 from tasks.filter.stage import FilterConfig
 from tasks.filter.stage import run as run_filter
+from tests.processes import PATIENCE
 from tests.project import ROOT, TINY, digest, make_project, run_stage
 
 
@@ -166,14 +167,14 @@ def test_nothing_outlives_a_killed_stage(tmp_path: Path, dask: dict[str, str]) -
     with environment(PREFECT_HOME=dask["PREFECT_HOME"], PREFECT_API_URL=""):
         served = temporary_server().wait()
     variables = served | {"TOKENMILL_RUNNER": dask["TOKENMILL_RUNNER"], "TOKENMILL_SHARD_WORKERS": "2"}
-    command = [sys.executable, "-m", "tests.flows.test_shards", str(tmp_path / "parts")]
+    command = [sys.executable, "-m", "tests.system.flows.test_shards", str(tmp_path / "parts")]
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 2
     process.kill()
     process.wait()
-    gone, alive = psutil.wait_procs(children, timeout=30)
+    gone, alive = psutil.wait_procs(children, timeout=PATIENCE)
     assert alive == []
 
 

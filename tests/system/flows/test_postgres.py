@@ -3,7 +3,6 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 
 from flows.environment import environment
 from tests.flows.team import prefect_server
+from tests.ports import free_port
 from tests.project import ROOT
 
 FOUND = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -59,9 +59,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         capture_output=True,
         cwd="/",
     )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     options = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={data}", "-c", "fsync=off"]
     log = data.parent / "log"
     with log.open("w") as said:

@@ -11,8 +11,8 @@ import pytest
 
 from flows.servers.prefect_and_mlflow import ServerError
 from flows.servers.temporary import temporary_server
+from tests.flows.small_graph import RUN, make_repo, surroundings
 from tests.flows.team import wait_for
-from tests.flows.test_pipeline import RUN, make_repo, surroundings
 from tests.processes import command_of
 
 WITH_ITS_SERVER = """

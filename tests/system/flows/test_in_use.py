@@ -23,7 +23,7 @@ from flows.staleness.plan import make_plan
 from flows.staleness.rwlock import Use, as_table, await_free, read_table, release_ended
 from lm.config import ConfigError
 from tasks.runner.lock import read_lock
-from tests.flows.test_pipeline import RUN, make_repo, run_flow, server, surroundings  # noqa: F401 - a fixture
+from tests.flows.small_graph import RUN, make_repo, run_flow, surroundings
 from tests.processes import command_of, ended
 
 SET_CHILD_SUBREAPER = 36  # of prctl
@@ -144,7 +144,7 @@ def test_a_question_during_a_run_is_answered_with_who_runs(repo: Path, sleeper: 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="who takes in orphans can be chosen on Linux only")
-def test_a_killed_run_whose_dvc_nobody_waits_for(repo: Path, server: dict[str, str]) -> None:  # noqa: F811
+def test_a_killed_run_whose_dvc_nobody_waits_for(repo: Path, server: dict[str, str]) -> None:
     """As in a container whose first process takes no note of orphans: this process takes them in, and does not wait for them."""
     (repo / "dvc.yaml").write_text(
         json.dumps(
