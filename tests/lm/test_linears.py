@@ -187,6 +187,18 @@ def test_lora_of_some_matrices_leaves_the_others_as_they_are(tmp_path: Path) -> 
         assert singular[1] > 1e-3 * singular[0] and singular[2] < 1e-4 * singular[0]  # rank 2
 
 
+def test_every_parameter_of_lora_counts(tmp_path: Path) -> None:
+    found: dict[bytes, LoRA] = {}
+    others = [LoRA(rank=4), LoRA(alpha=8.0), LoRA(matrices=["up"]), LoRA(seed=1)]
+    assert {name for other in others for name in other.model_fields_set} == LoRA.model_fields.keys() - {"name"}
+    for number, method in enumerate([LoRA(), *others]):
+        recipe = Recipe(optimizer=AdamW(), schedule=Cosine(), average=Ema(), linear=method)
+        state = fit(recipe, tmp_path / str(number)).state_dict()
+        made = b"".join(weight.numpy().tobytes() for weight in state.values())
+        assert made not in found, f"{method} is {found[made]}"
+        found[made] = method
+
+
 def test_lora_of_a_matrix_that_there_is_not_is_one_line() -> None:
     with pytest.raises(
         ConfigError, match="linear.matrices: no 'querry' .allowed: down, gate, key, output, query, up, value"
