@@ -14,6 +14,7 @@ TORCH ?=
 BUDGET ?=
 ONLY ?=
 TINY ?=
+CHANGED ?=
 POOL ?= gpu
 JOBS ?= 2
 REV ?= HEAD
@@ -42,7 +43,7 @@ MAKEOVERRIDES =
 # a word that was given, as one argument of an option
 arg = $(if $($(1)),--$(2) $(call quoted,$($(1))))
 
-.PHONY: help setup pipeline preflight variant test test-gpu gpu-check gpu-wheels chaos mutants smoke why audit repro reproduce bisect ui agent lint plan bench bench-table peers browse chat export trace clean
+.PHONY: help setup pipeline preflight variant test test-system test-gpu gpu-check gpu-wheels chaos mutants smoke why audit repro reproduce bisect show settings ui agent lint plan bench bench-table peers browse chat export trace clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,7 +53,7 @@ $(READY): constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dask,postgres,s3]' --group dev
 	touch $(READY)
 
 # Another torch, beside .venv: all pins hold but those of constraints-torch-<version>.txt, which take their place. No index is named,
@@ -62,27 +63,32 @@ $(READY): constraints.txt pyproject.toml
 	grep -vE "^($$(sed -n 's/==.*//p' $< | paste -sd '|'))==" constraints.txt | cat - $< > $(@D)/constraints.txt
 	$(@D)/bin/python -m pip install --quiet --upgrade pip
 	$(@D)/bin/python -m pip install --quiet "$$(grep '^torch==' $<)"
-	$(@D)/bin/python -m pip install --quiet -c $(@D)/constraints.txt -e '.[test]'
+	$(@D)/bin/python -m pip install --quiet -c $(@D)/constraints.txt -e '.[dask,postgres,s3]' --group dev
 	touch $@
 
 setup: $(READY)  ## make the environment (.venv), or bring it up to date with its pins
 
 pipeline: $(READY)  ## bring the pipeline up to date: PRESET=smoke SET="rl.steps=50 seed=1" TARGETS="sft" FORCE=1
-	@python -m flows.pipeline $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets) $(if $(filter-out 0 no false,$(FORCE)),--force)
+	@python -m tokenmill pipeline $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets) $(if $(filter-out 0 no false,$(FORCE)),--force)
 
 variant: $(READY)  ## other parameters in a worktree of their own, beside this one: NAME=wide SET="rl.steps=50" REV=HEAD REMOVE=1; no NAME: all
-	@python -m flows.workspaces.variants $(call arg,NAME,name) $(call arg,REV,revision) $(if $(REMOVE),--remove) $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets)
+	@python -m tokenmill variant $(call arg,NAME,name) $(call arg,REV,revision) $(if $(REMOVE),--remove) $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets)
 
 preflight: $(READY)  ## what a run would fail on, found before it starts: PRESET=smoke SET="rl.steps=50" TARGETS="sft"
-	@python -m flows.preflight $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets)
+	@python -m tokenmill preflight $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets)
 
 plan: $(READY)  ## memory, time and FLOP of a pipeline before it runs: PRESET=gpu-124m MACHINE=h100 SET="rl.steps=50"
-	@python -m flows.forecast $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,MACHINE,machine)
+	@python -m tokenmill plan $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,MACHINE,machine)
 
-# a file's tests stay together: they share servers and projects; in the order of the files, or the longest would come last. On a CPU
-# wherever they run, since golden figures are a CPU's.
-test: $(if $(TORCH),.venv-torch-$(TORCH)/.ready,$(READY))  ## every test, on the CPU, by two processes: JOBS=8; TORCH=2.11: what depends on torch, with another one
-	@CUDA_VISIBLE_DEVICES= $(if $(TORCH),TOKENMILL_TEST_DEVICE=cpu .venv-torch-$(TORCH)/bin/)python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder $(if $(TORCH),kernels tests/lm tests/gpu)
+# A file's tests stay together: they share servers and projects; those files that take longest begin (tests/order.py)
+BY_FILE := --dist loadfile --no-loadscope-reorder
+
+# on a CPU wherever they run, since golden figures are a CPU's
+test: $(if $(TORCH),.venv-torch-$(TORCH)/.ready,$(READY))  ## the tests but test-system's, on the CPU, by two processes: JOBS=8; CHANGED=1: what a change can reach; TORCH=2.11: with another torch
+	@CUDA_VISIBLE_DEVICES= $(if $(TORCH),TOKENMILL_TEST_DEVICE=cpu .venv-torch-$(TORCH)/bin/)python -m pytest -q -n $(JOBS) $(BY_FILE) $(if $(filter-out 0 no false,$(CHANGED)),--changed) $(if $(TORCH),kernels tests/lm tests/gpu,kernels tests --ignore=tests/system)
+
+test-system: $(READY)  ## the tests of whole runs: servers, a browser, agents, Dask, PostgreSQL, ranks, kills: JOBS=8 CHANGED=1
+	@CUDA_VISIBLE_DEVICES= python -m pytest -q -n $(JOBS) $(BY_FILE) $(if $(filter-out 0 no false,$(CHANGED)),--changed) tests/system
 
 test-gpu: $(READY)  ## what a GPU decides: the kernels' tests, and model, loop, sampler, quantization and ranks on it
 	@python -m pytest -q kernels tests/gpu
@@ -95,37 +101,41 @@ gpu-wheels: $(READY)  ## what the check needs on a bare machine with torch, as w
 	@python -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest .scratch/wheels $$(grep -E '^(pydantic|pydantic_core|annotated-types|typing-inspection|ruamel.yaml)==' constraints.txt)
 
 chaos: $(READY)  ## break everything at some instant, sixty ways, and see that the next run is right
-	@TOKENMILL_CHAOS=all python -m pytest -q -n $(JOBS) tests/chaos
+	@TOKENMILL_CHAOS=all python -m pytest -q -n $(JOBS) tests/system/chaos
 
 mutants: $(READY)  ## plant bugs, some hundred and fifty, and see that each room's own tests catch them: ROOM=evaluate SHARE=3/10
 	@python -m tests.mutants $(call arg,ROOM,room) $(call arg,SHARE,share) --jobs $(JOBS)
 
 smoke: $(READY)  ## the whole pipeline, small, in a copy of its own, .scratch/smoke
-	@python -m flows.workspaces.smoke
+	@python -m tokenmill smoke
 
 why: $(READY)  ## why a stage is up to date or not, and which run made it: STAGE=pretrain
-	@python -m flows.staleness.why $(STAGE)
+	@python -m tokenmill why $(STAGE)
 
 audit: $(READY)  ## run a stage and fail if it touches a file, a parameter or a variable outside its key: STAGE=filter
-	@python -m tasks.audit $(STAGE)
+	@python -m tokenmill audit $(STAGE)
 
 repro: $(READY)  ## the same by `dvc repro` alone: no server
-	@python -m flows.staleness.heal
-	@python -m flows.params.compose && python -P flows/stage/dvc_cli.py repro $(TARGETS) $(if $(filter-out 0 no false,$(FORCE)),--force)
-	@python -m flows.pipeline.finish
+	@python -m tokenmill repro $(TARGETS) $(if $(filter-out 0 no false,$(FORCE)),--force)
+
+show: $(READY)  ## figures of the models and stages that are up to date
+	@python -m tokenmill show
+
+settings: $(READY)  ## the environment variables there are (docs/settings.md)
+	@python -m tokenmill settings
 
 reproduce: $(READY)  ## run a committed lock again and say what is the same, and why the rest is not: REV=HEAD, or an MLflow run
-	@python -m flows.replay.reproduce $(REV)
+	@python -m tokenmill reproduce $(REV)
 
 # a difference is the answer, and no error of make's
 bisect: $(READY)  ## where and why two finished runs differ: A=../other B=. (folders, revisions or MLflow runs)
-	@python -m flows.replay.bisect $(or $(A),HEAD) $(or $(B),.) || [ $$? -eq 1 ]
+	@python -m tokenmill bisect $(or $(A),HEAD) $(or $(B),.) || [ $$? -eq 1 ]
 
 ui: $(READY)  ## Prefect, MLflow and the report, and the form that starts the pipeline; they ask for the password that it prints, or TOKENMILL_PASSWORD
-	@python -m flows.ui
+	@python -m tokenmill ui
 
 agent: $(READY)  ## serve a pool's stages with this machine: POOL=gpu PREFECT_API_URL=http://server:4200/api
-	@python -m flows.agents $(POOL)
+	@python -m tokenmill agent $(POOL)
 
 lint: $(READY)  ## ruff and mypy
 	@ruff check . && ruff format --check . && mypy flows tasks lm kernels benchmarks
@@ -140,16 +150,16 @@ peers: $(READY)  ## the environment of the tools we compare with (.venv-peers)
 	@python -m benchmarks.peers
 
 browse: $(READY)  ## what a data stage dropped, and why, beside what it kept: STAGE=filter REASON=too_few_words
-	@python -m tasks.filter.browse $(STAGE) $(REASON)
+	@python -m tokenmill browse $(STAGE) $(REASON)
 
 chat: $(READY)  ## talk to the model: MODEL=data/rl TEMPERATURE=0.8 TOKENS=64, COMPLETE=1 to go on with a text
-	@python -m lm.chat $(MODEL) $(call arg,TEMPERATURE,temperature) $(call arg,TOKENS,max-new-tokens) $(if $(filter-out 0 no false,$(COMPLETE)),--complete)
+	@python -m tokenmill chat $(or $(MODEL),data/rl) $(call arg,TEMPERATURE,temperature) $(call arg,TOKENS,max-new-tokens) $(if $(filter-out 0 no false,$(COMPLETE)),--complete)
 
 export: $(READY)  ## a model in Hugging Face's format: MODEL=data/rl TO=exported
-	@python -m lm.hugging_face.export $(or $(MODEL),data/rl) $(or $(TO),exported)
+	@python -m tokenmill export $(or $(MODEL),data/rl) $(or $(TO),exported)
 
 trace: $(READY)  ## what a step saw, what became of a document: STEP=100 SEQUENCE=3 POSITION=17, DOCUMENT=id, REMOVED=reason, LICENCES=1, SUSPECTS=1
-	@python -m tasks.ledger $(if $(RUN),--run $(RUN)) $(if $(STEP),--step $(STEP)) $(if $(SEQUENCE),--sequence $(SEQUENCE)) $(if $(POSITION),--position $(POSITION)) $(if $(DOCUMENT),--document '$(DOCUMENT)') $(if $(REMOVED),--removed '$(REMOVED)') $(if $(LICENCES),--licences) $(if $(SUSPECTS),--suspects)
+	@python -m tokenmill trace $(if $(RUN),--run $(RUN)) $(if $(STEP),--step $(STEP)) $(if $(SEQUENCE),--sequence $(SEQUENCE)) $(if $(POSITION),--position $(POSITION)) $(if $(DOCUMENT),--document '$(DOCUMENT)') $(if $(REMOVED),--removed '$(REMOVED)') $(if $(LICENCES),--licences) $(if $(SUSPECTS),--suspects)
 
 clean:  ## remove scratch and caches; data, models and runs stay, and checkpoints that a run goes on from or that are in use
 	@if [ -x $(BIN)/python ]; then python -m flows.staleness.scratch; fi

@@ -25,7 +25,8 @@ class Filled(Counts):
         self._cached: set[int] = set()
 
     def knows(self, cache: Cache) -> None:
-        self._cached = {x.untyped_storage()._cdata for x in (cache.keys_LBKCE, cache.values_LBKCE)}
+        kept = [tensor for state in cache.states for tensor in vars(state).values()]
+        self._cached = {tensor.untyped_storage()._cdata for tensor in kept}
 
     def given(self, tensor: Tensor) -> float:
         if tensor.untyped_storage()._cdata not in self._cached:
@@ -55,7 +56,7 @@ def decode_counts(
             buffers.pick(0, 1.0, points_R)
             buffers.advance()
         products = model.num_parameters() - (0 if shape.tied else model.embedding.weight.numel())
-    kept = shape.layers * rows * filled * shape.kv_heads * shape.each_head * 2
+    kept = rows * shape.kept(filled)
     ideal = 2 * (products + kept + rows * shape.vocab_size)
     moved = sum(counts.bytes.values())
     return {

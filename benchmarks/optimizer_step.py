@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.contest import Arm, Contest, Metric, Sample
+from lm.linears.base import roles_of
 from lm.model import Decoder, ModelConfig
 from lm.optimizers import AdamW, Muon
 
@@ -23,12 +24,16 @@ BFLOAT16 = 0.02
 
 def contests(threads: int) -> Iterator[Contest]:
     """AdamW beside torch's fused one; Muon beside torch's Muon for the hidden matrices and its fused AdamW for the rest."""
-    fused, muon = partial(timed, torch_adamw), partial(timed, torch_muon)
+    fused = partial(timed, lambda model: torch_adamw(list(model.named_parameters())))
+    muon = partial(timed, lambda model: torch_muon(list(model.named_parameters())))
     yield Contest(
-        Arm("adamw", partial(timed, AdamW(lr=1e-3).build)), (TIME,), (Arm("torch AdamW fused", fused),), near(1e-5)
+        Arm("adamw", partial(timed, partial(ours, AdamW(lr=1e-3)))),
+        (TIME,),
+        (Arm("torch AdamW fused", fused),),
+        near(1e-5),
     )
     yield Contest(
-        Arm("muon", partial(timed, Muon(lr=5e-3, adamw_lr=1e-3).build)),
+        Arm("muon", partial(timed, partial(ours, Muon(lr=5e-3, adamw_lr=1e-3)))),
         (TIME,),
         (Arm("torch Muon + AdamW fused", muon),),
         near(BFLOAT16),
@@ -46,7 +51,12 @@ def near(tolerance: float) -> Callable[[Any, Any], str]:
     return gate
 
 
-def timed(build: Callable[[Any], Any]) -> Sample:
+def ours(method: Any, model: Decoder) -> Any:
+    """Optimizer of one of our methods."""
+    return method.build(list(model.named_parameters()), roles_of(model))
+
+
+def timed(build: Callable[[Decoder], Any]) -> Sample:
     """Median time of a step after a first one; the answer is each weight after STEPS + 1 steps, and where it began."""
     model = Decoder(SIZE_M)
     named = list(model.named_parameters())
@@ -54,7 +64,7 @@ def timed(build: Callable[[Any], Any]) -> Sample:
     generator = torch.Generator().manual_seed(1)
     for _, weight in named:
         weight.grad = torch.randn(weight.shape, generator=generator)
-    built = build(named)
+    built = build(model)
     optimizers = built if isinstance(built, list) else [built]
     seconds = []
     for _ in range(STEPS + 1):

@@ -15,7 +15,8 @@ from benchmarks.apart import ROOT, apart
 from benchmarks.contest import Contest, Metric
 from benchmarks.synthetic import arm, repository, run
 from flows.environment import environment
-from flows.servers.prefect_and_mlflow import HOST, child, get, port_of
+from flows.servers.answers import get
+from flows.servers.prefect_and_mlflow import HOST, child, free_port
 from flows.staleness.plan import make_plan, may_run
 from tasks.runner.graph import Entry
 from tasks.runner.stage import StageLog
@@ -43,7 +44,7 @@ def contests(threads: int) -> Iterator[Contest]:
         yield Contest(mine, DECISION, (theirs,), packages=("dvc",))
     with tempfile.TemporaryDirectory(prefix="orchestration-") as name:
         ours, peer = (repository(Path(name) / side, STAGES) for side in ("ours", "peer"))
-        port = port_of("BENCH_PREFECT_PORT", 0)
+        port = free_port()
         quiet = environment(Path(name))
         alone = {**quiet, "PREFECT_HOME": str(Path(name) / "alone"), "PREFECT_API_URL": ""}
         served = {**quiet, "PREFECT_HOME": str(Path(name) / "home"), "PREFECT_API_URL": f"http://{HOST}:{port}/api"}

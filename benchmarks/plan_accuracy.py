@@ -15,8 +15,7 @@ import torch
 from benchmarks.contest import Arm, Contest, Metric, Sample
 from benchmarks.staged import ROOT, peak_memory, prepare
 from flows.forecast.estimate import Machine
-from flows.forecast.forecasts import forecast_of
-from flows.forecast.workload import pretraining, shape_of
+from flows.forecast.forecasts import forecast_of, works_of
 from flows.params.compose import compose
 from lm.training.memory import memory_bytes
 
@@ -97,7 +96,7 @@ def told(case: Case) -> Sample:
     """The forecast, for a run that takes long enough for a checkpoint: the measured one takes one after every step."""
     params = case.params()
     machine = Machine("this machine", False, memory_bytes(torch.device("cpu")), 1.0, 1.0)  # of 1 FLOP/s, so long enough
-    found = forecast_of(pretraining(params, shape_of(params)), machine).bytes
+    found = forecast_of(works_of(params, ["pretrain"])["pretrain"], machine).bytes
     return Sample({MEMORY.name: found}, found)
 
 

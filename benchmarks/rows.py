@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.contest import Result
+from tasks.runner.git import git
 
 KEYS = (
     "bench", "impl", "peer", "gate", "metric", "unit", "value", "ratio_median", "ratio_min", "ratio_max", "runs",
@@ -89,9 +89,5 @@ def machine() -> str:
 
 def commit(root: Path = RESULTS.parent.parent) -> str:
     """The revision, with -dirty when the tree differs from it anywhere but in the results themselves."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
-
-    changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
-    return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    changed = git(root, "status", "--porcelain", "--", ".", ":!benchmarks/results")
+    return git(root, "rev-parse", "HEAD") + ("-dirty" if changed else "")

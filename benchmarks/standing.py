@@ -2,7 +2,6 @@
 
 import ast
 import re
-import subprocess
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.staleness.changes import only_words
+from tasks.runner.git import ask
 from tests.imports import closure, file_of, is_room
 from tests.project import ROOT
 
@@ -54,17 +54,13 @@ def methods_named(path: Path, root: Path) -> list[Path]:
     return found
 
 
-def git(*arguments: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-
-
 @cache
 def commit_doubt(commit: str, bench: str, root: Path = ROOT) -> str:
     """Why a row of this commit may no longer be true of the code that is here; "" where nothing speaks against it."""
     revision, _, dirty = commit.partition("-")
     if dirty:
         return "dirty tree"
-    if git("cat-file", "-e", f"{revision}^{{commit}}", root=root).returncode:
+    if ask(root, "cat-file", "-e", f"{revision}^{{commit}}").returncode:
         return "no such commit"
     files = timed_code(bench, root)
     if not files:
@@ -78,7 +74,7 @@ def commit_doubt(commit: str, bench: str, root: Path = ROOT) -> str:
 def names_then(revision: str, root: Path = ROOT) -> dict[str, str]:
     """The name at a revision of each file that differs from then, by its name now: another where it was moved, "" where it was
     not there."""
-    lines = git("diff", "--find-renames", "--name-status", revision, "--", "*.py", root=root).stdout.splitlines()
+    lines = ask(root, "diff", "--find-renames", "--name-status", revision, "--", "*.py").stdout.splitlines()
     parts = [line.split("\t") for line in lines]
     return {names[-1]: "" if kind[0] == "A" else names[0] for kind, *names in parts if kind[0] != "D"}
 
@@ -88,7 +84,7 @@ def does_the_same(revision: str, then: str, now: str, root: Path) -> bool:
     if not then:
         return False
     moved = {module_of(old): module_of(new) for new, old in names_then(revision, root).items() if old and old != new}
-    before = git("show", f"{revision}:{then}", root=root).stdout
+    before = ask(root, "show", f"{revision}:{then}").stdout
     return only_words(with_names(before, moved), with_names((root / now).read_text(), {}))
 
 

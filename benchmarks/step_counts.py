@@ -19,9 +19,9 @@ from torch.utils._pytree import tree_leaves
 
 from flows.forecast.dry_run import Valueless
 from flows.forecast.fake_gpu import on_gpu
-from flows.forecast.workload import shape_of
 from flows.params.compose import compose
 from lm.model import Decoder
+from tasks.about.sections import Sections
 from tasks.core.config import load
 from tasks.pretrain.stage import PretrainConfig
 
@@ -150,7 +150,7 @@ def step_counts(stream: str) -> Counts:
     """Counts of one micro-batch of the preset's pretraining, TOKENS tokens forward and back with bf16 products, the residual
     stream in `stream`: what it takes before anything is summed over micro-batches or updated."""
     params = compose(ROOT, PRESET, [])
-    config, shape = load("pretrain", PretrainConfig, params), shape_of(params)
+    config, shape = load("pretrain", PretrainConfig, params), Sections(params).shape("pretrain")
     T = params["curriculum"]["method"]["sequence_length"]
     counts = Counts()
     fake = FakeTensorMode(allow_non_fake_inputs=True)

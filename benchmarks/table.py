@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.rows import read
 from benchmarks.standing import doubts
+from tasks.runner.columns import aligned
 
 WIDTHS = {"bench": 14, "impl": 34, "peer": 10, "metric": 16, "value": 12, "unit": 10, "ratio": 24, "runs": 4}
 
@@ -28,8 +29,8 @@ def render(rows: list[dict[str, Any]], head: bool = True, marks: list[str] | Non
     lines += [_cells(r) for r in rows]
     for line, mark in zip(lines[head:], marks or [], strict=False):
         line[-1] += f"  ! {mark}" if mark else ""
-    widths = [max([least, *(len(line[i]) for line in lines)]) for i, least in enumerate(WIDTHS.values())]
-    return "\n".join("  ".join([*map(_padded, WIDTHS, line, widths), line[-1]]) for line in lines)
+    left = {i for i, name in enumerate([*WIDTHS, "gate"]) if name not in ("value", "runs")}
+    return "\n".join(aligned(lines, left, least=list(WIDTHS.values())))
 
 
 def _cells(r: dict[str, Any]) -> list[str]:
@@ -39,10 +40,6 @@ def _cells(r: dict[str, Any]) -> list[str]:
     value = "-" if r["value"] is None else f"{r['value']:.4g}"
     shown = {**r, "peer": r["peer"] or "", "value": value, "ratio": ratio}
     return [*(str(shown[name]) for name in WIDTHS), r["gate"]]
-
-
-def _padded(name: str, cell: str, width: int) -> str:
-    return cell.rjust(width) if name in ("value", "runs") else cell.ljust(width)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from flows.environment import environment
-from flows.servers.prefect_and_mlflow import HOST, get
+from flows.servers.answers import server_answers
+from flows.servers.prefect_and_mlflow import HOST
 from flows.servers.temporary import temporary_server
+from flows.settings import DASK
 from lm.config import ConfigError
+from lm.settings import THREADS
 from tasks.core.parts import FACTS, Work, make_part, workers
 from tasks.core.process import cores
 
@@ -76,8 +79,7 @@ def cluster(jobs: int) -> Any:
     from distributed import Security
     from prefect_dask import DaskTaskRunner
 
-    address = os.environ.get("TOKENMILL_DASK")
-    if address:
+    if address := DASK.read():
         return DaskTaskRunner(address=address)
     count = min(jobs, workers())
     return DaskTaskRunner(
@@ -91,7 +93,7 @@ def cluster(jobs: int) -> Any:
             "local_directory": str(Path(".scratch/dask").absolute()),
             "memory_limit": 0,
             "silence_logs": logging.CRITICAL,
-            "env": {"TOKENMILL_THREADS": str(max(1, cores() // count))},
+            "env": {THREADS.name: str(max(1, cores() // count))},
         }
     )
 
@@ -103,7 +105,7 @@ def prefect_api() -> Iterator[None]:
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     url = os.environ.get("PREFECT_API_URL", "")
-    if url and get(f"{url.rstrip('/')}/health") is not None:
+    if url and server_answers(url):
         settings = {PREFECT_API_URL: url}
     else:
         named = temporary_server().wait()

@@ -70,8 +70,8 @@ def test_compiled_gradients_are_those_of_eager(name: str) -> None:
 TRACE = """
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from lm.context import Context
 from lm.model import Block, ModelConfig
-import lm.model
 
 graphs = []
 def backend(graph, inputs):
@@ -84,12 +84,12 @@ def backend(graph, inputs):
 
 torch.Tensor.is_cuda = property(lambda tensor: True)
 shape = ModelConfig(vocab_size=5, width=16, layers=2, heads=2, kv_heads=1, ffn_width=24, context=8, qk_norm=QK)
-blocks = [Block(shape), Block(shape)]
+blocks = [Block(shape, 0), Block(shape, 1)]
 compiled = torch.compile(Block.__call__, backend=backend, fullgraph=True)
 x, waiting, cos, sin = torch.randn(2, 8, 16), torch.zeros(2, 8, 16), torch.randn(8, 4), torch.randn(8, 4)
 with torch.autocast("cpu", torch.bfloat16):
     for block in blocks:
-        x, waiting = compiled(block, x, waiting, cos, sin, None, 0, None, None)
+        x, waiting, _ = compiled(block, x, waiting, Context(cos, sin))
         print(x.dtype, waiting.dtype)
         waiting = waiting.float()
 print("graphs", len(graphs))

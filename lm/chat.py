@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from kernels.pick import pick
-from lm.checkpoint import device, load_model
+from lm.checkpoint import device
 from lm.model import Cache, Decoder
+from lm.model_folder import read_model
 from lm.tokenizer import Tokenizer
 
 SHOWN = 3  # problems that the banner names
@@ -96,8 +97,8 @@ def asked() -> Iterator[str]:
 
 def taught(folder: Path) -> list[str]:
     """Problems like those that the model was taught, of the ones its evaluation asked it; none where it was not evaluated."""
-    path = folder.parent / "evaluate" / folder.name / "answers.parquet"
-    if not path.exists():
+    path = next(folder.parent.glob(f"*/{folder.name}/answers.parquet"), None)
+    if path is None:
         return []
     prompts = pq.read_table(path, columns=["prompt"])["prompt"].slice(0, SHOWN).to_pylist()
     return [" ".join(prompt.split())[:80] for prompt in prompts]
@@ -113,15 +114,15 @@ def banner(folder: Path, model: Decoder, complete: bool) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="make chat", description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("data/rl"), help="a model folder")
+    parser = argparse.ArgumentParser(prog="tokenmill chat", description=__doc__)
+    parser.add_argument("folder", type=Path, help="a model folder")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the most likely token")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--complete", action="store_true", help="go on with a text: for a model that never saw a turn")
     given = parser.parse_args()
     try:
-        model, tokenizer = load_model(given.folder)
+        model, tokenizer = read_model(given.folder)
     except ValueError as error:
         sys.exit(f"chat: {error}")
     model.to(device())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -23,9 +24,13 @@ def save_model(folder: Path, model: Decoder, tokenizer: Tokenizer) -> None:
         {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()},
         folder / "model.safetensors",
     )
-    description = {"model": model.config.model_dump(), "contract": asdict(tokenizer.contract)}
-    (folder / "config.json").write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
+    (folder / "config.json").write_text(json.dumps(description_of(model, tokenizer), indent=2, sort_keys=True) + "\n")
     tokenizer.save(folder)
+
+
+def description_of(model: Decoder, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What config.json says of a model: its shape, and the contract of its tokenizer."""
+    return {"model": model.config.described(), "contract": asdict(tokenizer.contract)}
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -58,7 +63,11 @@ def load_model(folder: Path) -> tuple[Decoder, Tokenizer]:
         state = unpack_state(state, description["quantization"])
     tokenizer = Tokenizer.load(folder)
     tokenizer.contract.check(description.get("contract"), f"{folder / 'config.json'}: contract")
-    config = ModelConfig.model_validate(description["model"])
+    try:
+        config = ModelConfig.model_validate(description["model"])
+    except ValidationError as error:
+        reasons = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise ValueError(f"{folder / 'config.json'}: model: {reasons}") from None
     if config.vocab_size < tokenizer.vocab_size:  # more is padding, as Qwen has it
         raise ValueError(
             f"{folder}: the model has {config.vocab_size} tokens, its tokenizer.json {tokenizer.vocab_size}"

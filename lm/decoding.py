@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.pick import pick
-from lm.model import Cache, Decoder, autocast_dtype
+from lm.context import autocast_dtype
+from lm.model import Cache, Decoder
 
 Step = Callable[[], None]
 
@@ -81,9 +82,9 @@ class Rows:
         """Fill P prompts up to the length and read them; each of these rows begins as the one of that number."""
         device, P = self._ids_R.device, len(prompts)
         ids_PT = torch.tensor([prompt + [0] * (length - len(prompt)) for prompt in prompts], device=device)
-        cache = Cache(self._model.config, P, length, device, self.cache.keys_LBKCE.dtype)
-        x_PTD = self._model.hidden(ids_PT, cache)
-        cache.lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        cache = Cache(self._model.config, P, length, device, self.cache.dtype)
+        counts_P = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        x_PTD = self._model.hidden(ids_PT, cache, counts_B=counts_P)
         last_PD = x_PTD[torch.arange(P, device=device), cache.lengths_B - 1]
         logits_PV = F.linear(last_PD.to(self._head_VD.dtype), self._head_VD)
         there, theirs = (torch.tensor(places, device=device) for places in (rows, which))

@@ -1,68 +1,79 @@
-"""The language model: a decoder in the manner of Llama.
+"""The language model: a decoder of blocks, each a mixer and a feed-forward layer with a norm before either.
 
-RMSNorm before each block, rotary positions, SwiGLU (arXiv:2002.05202), grouped-query attention (arXiv:2305.13245); QK-norm
-(arXiv:2302.05442), biases of query, key and value, and tied embeddings are options. Llama 2 and 3, Qwen 2 and 3 and SmolLM are
-settings of it: lm/hugging_face/load.py reads and writes theirs.
-Letters: B batch, T time, D width, H query heads, K key/value heads, E head width, V vocabulary.
+By default in the manner of Llama: attention with grouped queries and rotary positions, SwiGLU, RMSNorm; QK-norm, biases of
+query, key and value, and tied embeddings are options. Llama 2 and 3, Qwen 2 and 3 and SmolLM are settings of it:
+lm/hugging_face/load.py reads and writes theirs. Letters as in lm/shape.py.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kernels.add_norm import add_norm
-from kernels.attention import attention
-from kernels.attention.documents import Documents, documents_of
-from kernels.decode_attention import decode_attention
-from kernels.norm_rope import norm_rotate
-from kernels.projections import projections
-from kernels.rms_norm import rms_norm
-from kernels.rope import rotate
-from kernels.swiglu import swiglu
-from lm.config import Config
-from lm.rope import Scaling, turns
+from kernels.attention.documents import documents_of
+from lm import feed_forwards, linears, mixers, norms
+from lm.config import Config, choice
+from lm.context import Context, autocast_dtype
+from lm.linears.base import Held, Holding, Roles, replace_layers
+from lm.rope import rotary_cos_sin
+from lm.shape import Shape
 
 
-class ModelConfig(Config):
-    """The shape of a decoder."""
+class Layer(Config):
+    """What a layer has in the place of the model's own mixer and feed-forward."""
 
-    vocab_size: int = Field(0, ge=0, description="0: as many as the tokenizer has")
-    width: int = Field(160, gt=0)
-    layers: int = Field(6, gt=0)
-    heads: int = Field(5, gt=0)
-    kv_heads: int = Field(1, gt=0, description="heads must be a multiple of it")
-    head_width: int = Field(0, ge=0, description="even; 0: width / heads")
-    ffn_width: int = Field(432, gt=0)
-    context: int = Field(256, gt=1, description="longest sequence in tokens")
-    rope_theta: float = Field(10_000.0, gt=0)
-    rope_scaling: Scaling | None = None
-    norm_eps: float = Field(1e-6, gt=0)
-    qk_norm: bool = True
-    qkv_bias: bool = Field(False, description="of query, key and value, as in Qwen 2")
-    tied: bool = Field(True, description="the output head is the embedding")
+    mixer: choice(mixers) | None = None
+    feed_forward: choice(feed_forwards) | None = None
 
-    @model_validator(mode="after")
-    def _divides(self) -> "ModelConfig":
-        if self.heads % self.kv_heads:
-            raise ValueError("heads must be a multiple of kv_heads")
-        if self.head_width % 2 or (not self.head_width and (self.width % self.heads or self.width // self.heads % 2)):
-            raise ValueError("width must be a multiple of heads with an even quotient, or head_width given, and even")
-        return self
 
-    @property
-    def each_head(self) -> int:
-        """The width of one head."""
-        return self.head_width or self.width // self.heads
+class Parts(NamedTuple):
+    """What a layer is made of."""
+
+    mixer: Any
+    feed_forward: Any
+
+
+class ModelConfig(Shape):
+    """A decoder: its shape and its parts."""
+
+    mixer: choice(mixers) = mixers.Attention()
+    feed_forward: choice(feed_forwards) = feed_forwards.SwiGLU()
+    norm: choice(norms) = norms.RMSNorm()
+    pattern: list[Layer] = Field([], description="the layers' own parts, again and again from the first layer on")
+
+    def layer(self, index: int) -> Parts:
+        """The parts of a layer: those of the pattern, else the model's own."""
+        own = self.pattern[index % len(self.pattern)] if self.pattern else Layer()
+        return Parts(own.mixer or self.mixer, own.feed_forward or self.feed_forward)
+
+    def of_layers(self, indices: Sequence[int]) -> "ModelConfig":
+        """The model of these of its layers alone, in this order."""
+        pattern = [Layer(**self.layer(index)._asdict()) for index in indices] if self.pattern else []
+        return self.model_copy(update={"layers": len(indices), "pattern": pattern})
+
+    def kept(self, tokens: float) -> float:
+        """Numbers that a cache holds for a row of so many tokens."""
+        return sum(self.layer(index).mixer.kept(self, tokens) for index in range(self.layers))
+
+    def described(self) -> dict[str, Any]:
+        """What config.json says of the model. Of the parts only those that are not the default: a model of these is described
+        as it was before there were others."""
+        usual = {name for name in ModelConfig.model_fields.keys() - Shape.model_fields if self._is_default(name)}
+        return self.model_dump(exclude=usual)
+
+    def _is_default(self, name: str) -> bool:
+        return getattr(self, name) == ModelConfig.model_fields[name].default
 
 
 class Cache:
-    """Keys and values of the tokens seen so far, for rows of up to `capacity` tokens each: row b has lengths_B[b] of them, in
-    its first slots, whatever stands in the others. Raises ValueError for a capacity beyond the model's context."""
+    """What each layer keeps of the tokens seen so far, for rows of up to `capacity` tokens each; row b has lengths_B[b].
+    Raises ValueError for a capacity beyond the model's context."""
 
     def __init__(
         self,
@@ -74,170 +85,61 @@ class Cache:
     ) -> None:
         if capacity > config.context:
             raise ValueError(f"a cache of {capacity} tokens is longer than the model's context of {config.context}")
-        shape = (config.layers, rows, config.kv_heads, capacity, config.each_head)
-        self.keys_LBKCE = torch.zeros(shape, device=device, dtype=dtype)
-        self.values_LBKCE = torch.zeros(shape, device=device, dtype=dtype)
+        layers = [config.layer(index) for index in range(config.layers)]
+        self.states = [layer.mixer.state(config, rows, capacity, device, dtype) for layer in layers]
         self.lengths_B = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.capacity = capacity
-        self._group, self._fresh = config.heads // config.kv_heads, True
+        self.capacity, self.dtype, self.first = capacity, dtype, True
 
-    def expect(self, T: int) -> tuple[Tensor, Tensor | None]:
-        """(positions_BT, mask_B1QC) of the next T tokens of each row, which `attend` puts there, layer by layer; C slots, of
-        each key head the T queries of each head of its group. No mask where a GPU's kernels need none: a token follows, or
-        the T tokens are the first."""
-        positions_BT = self.lengths_B[:, None] + torch.arange(T, device=self.lengths_B.device)
-        bare, self._fresh = self.keys_LBKCE.is_cuda and (T == 1 or self._fresh), False
-        self._positions_BT = positions_BT
-        if bare:
-            return positions_BT, None
-        visible_BTC = torch.arange(self.capacity, device=positions_BT.device) <= positions_BT[..., None]
-        return positions_BT, visible_BTC.repeat(1, self._group, 1)[:, None]
-
-    def attend(self, layer: int, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, mask: Tensor | None) -> Tensor:
-        """mixed_BTHE of the expected tokens, over themselves and all before them in their row; keys and values are kept."""
-        keys_BKCE, values_BKCE = self.keys_LBKCE[layer], self.values_LBKCE[layer]
-        B, K, T, E = k_BKTE.shape
-        if mask is None and T == 1:
-            q_BHE, k_BKE, v_BKE = (x.squeeze(2) for x in (q_BHTE, k_BKTE, v_BKTE))
-            return decode_attention(q_BHE, k_BKE, v_BKE, keys_BKCE, values_BKCE, self.lengths_B).unsqueeze(1)
-        if mask is None:
-            keys_BKCE[:, :, :T], values_BKCE[:, :, :T] = k_BKTE, v_BKTE
-            return attention(q_BHTE.transpose(1, 2), k_BKTE.transpose(1, 2), v_BKTE.transpose(1, 2), None)
-        slots = self._positions_BT[:, None, :, None].expand_as(k_BKTE)
-        keys_BKCE.scatter_(2, slots, k_BKTE.to(keys_BKCE.dtype))
-        values_BKCE.scatter_(2, slots, v_BKTE.to(values_BKCE.dtype))
-        # the G query heads of a key head as rows of one head: torch's enable_gqa leaves the fused CPU path (torch 2.13)
-        q = q_BHTE.reshape(B, K, -1, E)
-        mixed = F.scaled_dot_product_attention(q, keys_BKCE, values_BKCE, attn_mask=mask)
-        return mixed.reshape(B, -1, T, E).transpose(1, 2)
+    def grow(self, tokens: int, counts_B: Tensor | None) -> None:
+        """Count so many tokens of each row as kept, or as many as counts_B says."""
+        self.lengths_B += tokens if counts_B is None else counts_B
+        self.first = False
 
     def take(self, rows: Tensor, other: "Cache", theirs: Tensor) -> None:
         """Have these rows begin as those of another cache, whose capacity is no larger."""
         # a layer at a time: what is taken lies twice in memory meanwhile
-        for keys, values, other_keys, other_values in zip(
-            self.keys_LBKCE, self.values_LBKCE, other.keys_LBKCE, other.values_LBKCE, strict=True
-        ):
-            keys[rows, :, : other.capacity] = other_keys[theirs]
-            values[rows, :, : other.capacity] = other_values[theirs]
+        for state, others in zip(self.states, other.states, strict=True):
+            state.take(rows, others, theirs)
         self.lengths_B[rows] = other.lengths_B[theirs]
+        self.first = False
 
 
-def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """Dtype of products of x under autocast now; None without autocast."""
-    return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
-
-
-class Norm(nn.Module):
-    """A weight a column, for what norms its input; letters as above."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
-
-    def normed(self, x: Tensor) -> Tensor:
-        """x / rms(x) * weight, arXiv:1910.07467. On a GPU in the dtype of the products that read it, which would each cast
-        it."""
-        return rms_norm(x, self.weight, self.eps, autocast_dtype(x) if x.is_cuda else None)
-
-
-class RMSNorm(Norm):
-    """The norm of x."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.normed(x)
-
-
-class StreamNorm(Norm):
-    """(x + more, the norm of that sum); without more, x and its norm."""
-
-    def forward(self, x: Tensor, more: Tensor | None) -> tuple[Tensor, Tensor]:
-        if more is None:
-            return x, self.normed(x)
-        return add_norm(x, more, self.weight, self.eps, autocast_dtype(x) if x.is_cuda else None)
-
-
-class HeadNorm(Norm):
-    """y_BHTE: x_BTHE normed over E and turned by its position."""
-
-    def forward(self, x_BTHE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        return norm_rotate(x_BTHE, self.weight, cos, sin, self.eps)
-
-
-class Turned(nn.Module):
-    """y_BHTE: x_BTHE turned by its position, without a norm."""
-
-    def forward(self, x_BTHE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        return rotate(x_BTHE.transpose(1, 2), cos, sin)
-
-
-class Attention(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.heads, self.kv_heads, self.head_width = config.heads, config.kv_heads, config.each_head
-        self.query = nn.Linear(config.width, config.heads * self.head_width, config.qkv_bias)
-        self.key = nn.Linear(config.width, config.kv_heads * self.head_width, config.qkv_bias)
-        self.value = nn.Linear(config.width, config.kv_heads * self.head_width, config.qkv_bias)
-        self.output = nn.Linear(config.heads * self.head_width, config.width, bias=False)
-        self.query_norm = HeadNorm(self.head_width, config.norm_eps) if config.qk_norm else Turned()
-        self.key_norm = HeadNorm(self.head_width, config.norm_eps) if config.qk_norm else Turned()
-
-    def forward(
-        self,
-        x_BTD: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        cache: Cache | None,
-        layer: int,
-        mask: Tensor | None,
-        documents: Documents | None,
-    ) -> Tensor:
-        B, T, _ = x_BTD.shape
-        q, k, v = projections(x_BTD, (self.query, self.key, self.value))
-        q = self.query_norm(q.view(B, T, self.heads, self.head_width), cos, sin)
-        k = self.key_norm(k.view(B, T, self.kv_heads, self.head_width), cos, sin)
-        v = v.view(B, T, self.kv_heads, self.head_width).transpose(1, 2)
-        if cache is None:
-            mixed_BTHE = attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), documents)
-            return self.output(mixed_BTHE.reshape(B, T, -1))
-        return self.output(cache.attend(layer, q, k, v, mask).reshape(B, T, -1))
-
-
-class FeedForward(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.gate = nn.Linear(config.width, config.ffn_width, bias=False)
-        self.up = nn.Linear(config.width, config.ffn_width, bias=False)
-        self.down = nn.Linear(config.ffn_width, config.width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = projections(x, (self.gate, self.up))
-        return self.down(swiglu(gate, up))
+def with_loss(made: Any) -> tuple[Tensor, Tensor | None]:
+    """(result, auxiliary loss) of a part, which gives its result alone where it has no such loss."""
+    return made if isinstance(made, tuple) else (made, None)
 
 
 class Block(nn.Module):
-    """(x, waiting) -> (x, waiting): the residual stream, and what the last block made, which is added to it where it is read
-    next, in one kernel with a norm. None waits where there is no such kernel: the sum is then made at once."""
+    """(x, waiting) -> (x, waiting, loss): the residual stream, and what the last block made, which is added to it where it is
+    read next, in one kernel with a norm. None waits where there is no such kernel: the sum is then made at once. loss: the
+    auxiliary one of its parts, None where they have none.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Whatever the parts are, `attention` is the mixer and `ffn` the feed-forward layer: their names in saved weights.
+    """
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
-        self.attention_norm, self.attention = StreamNorm(config.width, config.norm_eps), Attention(config)
-        self.ffn_norm, self.ffn = StreamNorm(config.width, config.norm_eps), FeedForward(config)
+        parts = config.layer(index)
+        self.attention_norm = config.norm.build(config.width, config.norm_eps)
+        self.attention = parts.mixer.build(config)
+        self.ffn_norm = config.norm.build(config.width, config.norm_eps)
+        self.ffn = parts.feed_forward.build(config)
 
     def forward(
-        self,
-        x: Tensor,
-        waiting: Tensor | None,
-        cos: Tensor,
-        sin: Tensor,
-        cache: Cache | None,
-        layer: int,
-        mask: Tensor | None,
-        documents: Documents | None,
-    ) -> tuple[Tensor, Tensor | None]:
+        self, x: Tensor, waiting: Tensor | None, context: Context
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         x, normed = self.attention_norm(x, waiting)
-        x, normed = self.ffn_norm(x, self.attention(normed, cos, sin, cache, layer, mask, documents))
-        more = self.ffn(normed)
-        return (x + more, None) if waiting is None else (x, more)
+        mixed, loss = with_loss(self.attention(normed, context))
+        x, normed = self.ffn_norm(x, mixed)
+        more, other = with_loss(self.ffn(normed))
+        loss = other if loss is None else loss if other is None else loss + other
+        return (x + more, None, loss) if waiting is None else (x, more, loss)
+
+
+class Head(nn.Linear):
+    """The output head where it is not the embedding."""
+
+    roles: ClassVar[Roles] = {"weight": "table"}
 
 
 class Decoder(nn.Module):
@@ -250,31 +152,60 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = RMSNorm(config.width, config.norm_eps)
+        self.blocks = nn.ModuleList(Block(config, index) for index in range(config.layers))
+        self.norm = config.norm.build(config.width, config.norm_eps)
         if not config.tied:
-            self.head = nn.Linear(config.width, config.vocab_size, bias=False)
-        cos_TE, sin_TE = turns(config.rope_theta, config.each_head, config.context, config.rope_scaling)
+            self.head = Head(config.width, config.vocab_size, bias=False)
+        cos_TE, sin_TE = rotary_cos_sin(config.rope_theta, config.head_dim, config.context, config.rope_scaling)
         self.register_buffer("cos_TE", cos_TE, persistent=False)
         self.register_buffer("sin_TE", sin_TE, persistent=False)
         self.recompute = self.low_stream = False
-        self._run: Callable[..., tuple[Tensor, Tensor | None]] = Block.__call__
+        self.linear: Holding = linears.Dense()
+        self._run: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]] = Block.__call__
+        self._losses: list[Tensor] = []
+        self._mixers = [config.layer(index).mixer for index in range(config.layers)]
         self._initialise(seed)
 
     @torch.no_grad()
     def _initialise(self, seed: int) -> None:
-        """Biases 0; matrices normal, std 0.02, and 1/sqrt(2 layers) of that in the two projections back into the stream, as in
+        """Biases 0; matrices normal, std 0.02, and 1/sqrt(2 layers) of that in the projections back into the stream, as in
         GPT-2."""
         generator = torch.Generator().manual_seed(seed)
-        for name, weight in self.named_parameters():
-            if weight.ndim == 2:
-                into_stream = name.endswith(("attention.output.weight", "ffn.down.weight"))
-                weight.normal_(0, 0.02 / (math.sqrt(2 * self.config.layers) if into_stream else 1), generator=generator)
-            elif name.endswith(".bias"):
-                weight.zero_()
+        into_stream: set[nn.Module] = set()
+        for index, block in enumerate(self.blocks):
+            parts = self.config.layer(index)
+            for part, module in ((parts.mixer, block.attention), (parts.feed_forward, block.ffn)):
+                into_stream |= {module.get_submodule(name) for name in part.into_stream}  # type: ignore[union-attr]
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                share = 1 / math.sqrt(2 * self.config.layers) if module in into_stream else 1
+                module.weight.normal_(0, 0.02 * share, generator=generator)
+                if getattr(module, "bias", None) is not None:
+                    module.bias.zero_()  # type: ignore[operator]
+
+    def hold(self, linear: Holding) -> None:
+        """Have the matrices of the blocks held by this choice of lm/linears, from what they are now; a dense model is not
+        changed. Raises ConfigError for a choice that does not fit."""
+        layers = {name: layer for name, layer in self.blocks.named_modules() if isinstance(layer, nn.Linear)}
+        linear.check(list(layers))
+        self.linear = linear
+        if linear.alone:
+            self.requires_grad_(False)
+        replace_layers(self.blocks, {name: linear.build(f"blocks.{name}", layer) for name, layer in layers.items()})
+
+    def merge(self) -> None:
+        """Make dense what is held otherwise; then all of the model is trained again."""
+        held = {name: layer for name, layer in self.blocks.named_modules() if isinstance(layer, Held)}
+        replace_layers(self.blocks, {name: layer.merged() for name, layer in held.items()})
+        if self.linear.alone:
+            self.requires_grad_(True)
+        self.linear = linears.Dense()
 
     def compile_blocks(self, wanted: bool) -> None:
-        """Whether passes without a cache run compiled: one graph for all blocks, since they differ in weights alone."""
+        """Whether passes without a cache run compiled: one graph for all blocks of the same parts, which differ in weights
+        alone. The compiler is held to the same bits each time where torch is."""
+        if wanted:
+            torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
         self._run = torch.compile(Block.__call__) if wanted else Block.__call__
 
     @property
@@ -286,12 +217,19 @@ class Decoder(nn.Module):
         """logits_BTV of what `hidden` gives."""
         return F.linear(self.hidden(ids_BT, cache, bounds), self.head_weight)
 
-    def hidden(self, ids_BT: Tensor, cache: Cache | None = None, bounds: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        ids_BT: Tensor,
+        cache: Cache | None = None,
+        bounds: Tensor | None = None,
+        counts_B: Tensor | None = None,
+    ) -> Tensor:
         """x_BTD, of which the head makes logits. With a cache, ids are the tokens that follow its rows, which
-        grow by them; a row's positions go on from its own length.
+        grow by them; a row's positions go on from its own length. counts_B: how many of the T tokens are the row's, all others
+        being padding behind them, by which it does not grow; None: all.
 
-        bounds: where documents begin in the B x T tokens, as documents_of has them; attention stays within a document.
-        None: a row is one document. Positions go on counting along the row all the same, since rotary attention depends on
+        bounds: where documents begin in the B x T tokens, as documents_of has them; a token sees its own document alone. None:
+        a row is one document. Positions go on counting along the row all the same, since rotary attention depends on
         their differences alone.
         Without a cache, and with `recompute` set, the backward makes each block's activations anew from its input, which alone
         is kept (Chen et al. 2016, arXiv:1604.06174). With `low_stream` set, the residual stream has the dtype of autocast.
@@ -302,29 +240,68 @@ class Decoder(nn.Module):
         B, T = ids_BT.shape
         if self.config.context < T:
             raise ValueError(f"a sequence of {T} tokens is longer than the model's context of {self.config.context}")
-        documents = None if bounds is None else documents_of(bounds, B, T, ids_BT.device)
         if cache is None:
-            cos, sin, mask = self.cos_TE[:T], self.sin_TE[:T], None
+            documents = None if bounds is None else documents_of(bounds, B, T, ids_BT.device)
+            context = Context(self.cos_TE[:T], self.sin_TE[:T], documents)
         else:
-            positions_BT, mask = cache.expect(T)
+            positions_BT = cache.lengths_B[:, None] + torch.arange(T, device=ids_BT.device)
             cos, sin = self.cos_TE[positions_BT][:, None], self.sin_TE[positions_BT][:, None]
+            lengths_B = cache.lengths_B
+            context = Context(cos, sin, None, None, None, positions_BT, lengths_B, counts_B, cache.first)
+        contexts = self._by_layer(context, cache, B, T)
         x_BTD = self.embedding(ids_BT)
         products = autocast_dtype(x_BTD)
         if self.low_stream and products:
             x_BTD = x_BTD.to(products)
         # nothing waits yet: zeros, so that the first block has the graph of the others
         waiting_BTD = torch.zeros_like(x_BTD, dtype=products) if x_BTD.is_cuda else None
-        for layer, block in enumerate(self.blocks):
-            stream = block, x_BTD, waiting_BTD, cos, sin
+        for block, context in zip(self.blocks, contexts, strict=True):
             if cache is not None:
-                x_BTD, waiting_BTD = Block.__call__(*stream, cache, layer, mask, None)
+                x_BTD, waiting_BTD, loss = Block.__call__(block, x_BTD, waiting_BTD, context)
             elif self.recompute and torch.is_grad_enabled():
-                x_BTD, waiting_BTD = checkpoint(self._run, *stream, None, 0, None, documents, use_reentrant=False)
+                x_BTD, waiting_BTD, loss = checkpoint(
+                    self._run, block, x_BTD, waiting_BTD, context, use_reentrant=False
+                )
             else:
-                x_BTD, waiting_BTD = self._run(*stream, None, 0, None, documents)
+                x_BTD, waiting_BTD, loss = self._run(block, x_BTD, waiting_BTD, context)
+            if loss is not None and self.training and torch.is_grad_enabled():
+                self._losses.append(loss)
         if cache is not None:
-            cache.lengths_B += T
-        return self.norm(x_BTD if waiting_BTD is None else x_BTD + waiting_BTD)
+            cache.grow(T, counts_B)
+        return self.norm(x_BTD, waiting_BTD)[1]
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """Sum of what the parts have to add to the loss of the passes since this was last asked, in training with gradients;
+        None where that is nothing. Each is a mean over the tokens of its pass."""
+        losses, self._losses = self._losses, []
+        return torch.stack(losses).sum() if losses else None
+
+    def _by_layer(self, context: Context, cache: Cache | None, rows: int, length: int) -> list[Context]:
+        """The pass as each layer sees it. Layers whose mixers are equal share one preparation, and without a cache one context,
+        which a compiled block need not look at twice."""
+        kinds: list[tuple[Config, Context]] = []
+        found = []
+        for index, mixer in enumerate(self._mixers):
+            state = None if cache is None else cache.states[index]
+            known = next((made for kind, made in kinds if kind == mixer), None)
+            if known is None:
+                mine = replace(context, state=state)
+                known = replace(mine, shared=mixer.prepare(self.config, mine, rows, length))
+                kinds.append((mixer, known))
+            found.append(known if state is known.state else replace(known, state=state))
+        return found
+
+    def num_trained(self) -> int:
+        """Numbers that training changes, now that matrices are held as they are."""
+        if not self.linear.alone:
+            return self.num_parameters()
+        return sum(weight.numel() for weight in self.parameters() if weight.requires_grad)
+
+    def num_active(self) -> int:
+        """Numbers learned that one token meets: all but those which a part leaves out for it."""
+        layers = [self.config.layer(index) for index in range(self.config.layers)]
+        idle = sum(layer.mixer.idle(self.config) + layer.feed_forward.idle(self.config) for layer in layers)
+        return self.num_parameters() - idle
 
     def num_parameters(self) -> int:
         """Numbers learned; a tied head is counted once."""

@@ -83,7 +83,7 @@ class Yarn(Config):
 Scaling = Annotated[Linear | Llama3 | Yarn, Field(discriminator="kind")]
 
 
-def turns(theta: float, head_width: int, context: int, scaling: Scaling | None) -> tuple[Tensor, Tensor]:
+def rotary_cos_sin(theta: float, head_width: int, context: int, scaling: Scaling | None) -> tuple[Tensor, Tensor]:
     """(cos_TE, sin_TE) of every position up to the context, E being half the head's width."""
     frequencies = scaling.frequencies(theta, head_width) if scaling else plain(theta, head_width)
     angles = torch.arange(context)[:, None] * frequencies

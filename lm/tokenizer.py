@@ -12,6 +12,10 @@ from tokenizers import AddedToken
 from lm.hugging_face.folder import advice
 
 EOS, PAD, USER, ASSISTANT, END = SPECIALS = ["<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"]
+# Qwen 2's division into words: GPT-4's, with digits one by one, so that numbers are written in place value.
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 # One turn of a conversation. Tokenizer.chat says it up to the answer; lm/hugging_face/export.py says it in Jinja.
 TURN = USER + "{prompt}" + ASSISTANT + "{answer}" + END
 

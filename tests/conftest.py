@@ -5,9 +5,13 @@ Hypothesis draws its examples from the test's own source; `pytest --hypothesis-p
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:  # a bare machine with a GPU, which runs tests/gpu, has not all that its stages import
+    from tests.tiny import Tiny
 
 settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
@@ -21,6 +25,15 @@ for handed_on in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
 def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless a test asks for more: starting processes takes longer than what these inputs need."""
     monkeypatch.setenv("TOKENMILL_SHARD_WORKERS", "1")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> "Tiny":
+    """One for all processes of a run: what xdist's workers share is the folder above their own."""
+    from tests.tiny import Tiny
+
+    own = tmp_path_factory.getbasetemp()
+    return Tiny((own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "tiny")
 
 
 @pytest.fixture(scope="module")

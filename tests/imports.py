@@ -4,10 +4,10 @@ import ast
 from functools import cache
 from pathlib import Path
 
-from tests.project import ROOT
-
+ROOT = Path(__file__).parent.parent
 ROOMS = sorted(path.parent for path in (ROOT / "tasks").glob("*/*/__init__.py") if path.read_text()) + [
-    ROOT / "lm" / room for room in ("averages", "optimizers", "problems", "schedules")
+    ROOT / "lm" / room
+    for room in ("averages", "feed_forwards", "linears", "mixers", "norms", "optimizers", "problems", "schedules")
 ]
 
 

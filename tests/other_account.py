@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.processes import PATIENCE
+
 UID = 12345
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can take another account's place")
 
@@ -44,7 +46,7 @@ def status_for_other(url: str, body: dict[str, Any] | None = None) -> int:
     path = parts.path + (f"?{parts.query}" if parts.query else "")
 
     def ask() -> int:
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=PATIENCE)
         data = None if body is None else json.dumps(body)
         connection.request("GET" if data is None else "POST", path, data, {"Content-Type": "application/json"})
         return connection.getresponse().status

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import psutil
 
+# Seconds for what happens by itself: no machine is so busy that it takes longer, and a test that would wait for ever ends.
+PATIENCE = 1200.0
+
 
 def ended(process: psutil.Process) -> bool:
     """Whether it runs no more; one that was not yet waited for does not."""

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from lm.config import Config, methods_of
 from tasks.core.config import load, read_params
 from tasks.core.unseen import UNSEEN
-from tasks.runner.graph import Entry, read_graph
+from tasks.runner.graph import Entry, items_of, read_graph
 from tasks.runner.recorded import path_of
 from tests.imports import ROOMS, closure, imports_of, is_room
 from tests.project import ROOT
@@ -22,11 +22,13 @@ from tests.project import ROOT
 ORDER = ["kernels", "lm", "tasks", "flows"]  # each may import itself and what stands before it
 # wings of flows/: each may import itself and what stands before it
 WINGS = [
-    "environment", "params", "servers", "staleness", "stage", "forecast", "shards", "preflight", "pipeline", "workspaces",
-    "replay", "agents", "ui",
+    "settings", "environment", "params", "servers", "staleness", "stage", "forecast", "shards", "preflight", "pipeline", "workspaces",
+    "replay", "agents", "ui", "cli",
 ]  # fmt: skip
 # of tasks/ what is no stage and looks at what stages have left: it may import the runner
-BESIDE = ("audit", "ledger", "report")
+BESIDE = ("about", "audit", "ledger", "report")
+# of a stage's room what speaks of the stage before it runs, and decides none of its bytes
+ABOUT = {"toy.py", "needs.py", "contracts.py", "inputs.py", "checkpoint.py", "compose.py"}
 GRAPH = read_graph(ROOT)
 SOURCES = sorted(path for folder in ORDER for path in (ROOT / folder).rglob("*.py"))
 
@@ -145,9 +147,10 @@ def test_imports_go_one_way(path: Path) -> None:
         first, *rest = module.split(".")
         assert first not in above, f"imports {module}"
         if first == parts[0] == "tasks" and rest and len(parts) > 2:
-            assert rest[0] in ("core", parts[1]) or (parts[1] in BESIDE and rest[0] == "runner"), (
-                f"imports another room: {module}"
-            )
+            allowed = {"core", parts[1]}
+            allowed |= {"runner"} if parts[1] in BESIDE else set()
+            allowed |= {"about"} if parts[-1] in ABOUT else set()
+            assert rest[0] in allowed, f"imports another room: {module}"
 
 
 def wing_of(path: Path) -> str:
@@ -157,7 +160,7 @@ def wing_of(path: Path) -> str:
 
 def test_flows_is_made_of_wings_and_imports_between_them_go_one_way() -> None:
     beside = {path.name for path in (ROOT / "flows").iterdir() if path.is_file()}
-    assert beside == {"__init__.py", "environment.py", "shards.py", "kubernetes.json"}
+    assert beside == {"__init__.py", "environment.py", "settings.py", "shards.py", "kubernetes.json"}
     for path in (ROOT / "flows").glob("*/*.py"):
         for module in imports_of(path):
             first, *rest = module.split(".")
@@ -170,6 +173,48 @@ def test_a_stage_is_started_by_the_runner_and_knows_nothing_of_it() -> None:
         assert entry.cmd == " ".join(["python -m tasks.runner", *entry.address.split("@")])
         assert not [path for path in closure(ROOT / "tasks" / entry.name / "stage.py") if "runner" in path.parts]
         assert not [dep for dep in entry.deps if dep.startswith(("tasks/runner", "tasks/audit", "flows"))]
+
+
+def test_what_a_room_says_of_its_stage_is_in_no_key() -> None:
+    for entry in GRAPH.values():
+        room = ROOT / "tasks" / entry.name
+        reached = closure(room / "stage.py")
+        for path in [room / name for name in ABOUT if (room / name).exists()]:
+            assert path not in reached and undeclared(entry, {path}), path
+        assert not [dep for dep in entry.deps if dep.startswith("tasks/about")]
+
+
+def strings_of(path: Path) -> Iterator[str]:
+    """The strings of a file, docstrings and those of annotations left out."""
+    tree = ast.parse(path.read_text())
+    left_out = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in left_out:
+            yield node.value
+
+
+@pytest.mark.parametrize("folder", ["flows", "lm", "kernels"])
+def test_no_file_outside_the_rooms_names_a_stage(folder: str) -> None:
+    """By a string that is a name, an address, a path or a module; problems have splits that are called as stages are. What only
+    shows how a parameter is written, as `rl.steps=50`, is words."""
+    stages, named = {entry.name for entry in GRAPH.values()}, []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        if path.parent == ROOT / "lm" / "problems" or path.name.startswith(("test_", "bench_")):
+            continue
+        words = [text for text in strings_of(path) if not re.search(r"\s|=|^/", text)]
+        named += [f"{path}: {text}" for text in words if stages & set(re.split(r"[^a-z0-9_]+", text))]
+        named += [
+            f"{path}: {module}"
+            for module in imports_of(path)
+            if module.split(".")[:1] == ["tasks"] and stages & set(module.split("."))
+        ]
+    assert named == []
 
 
 def test_one_module_a_service() -> None:
@@ -212,9 +257,17 @@ def test_params_load_for_every_stage_and_equal_the_default_preset() -> None:
 
 
 def declared_metrics() -> list[str]:
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    stages, params = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"], read_params(ROOT / "params.yaml")
     found = []
     for body in stages.values():
         for metric in (m for part in body.get("do", body)["metrics"] for m in part):
-            found += [metric.replace("${item}", item) for item in body.get("foreach", [""])]
+            found += [metric.replace("${item}", item or "") for item in items_of(body, params)]
     return found
+
+
+def test_git_is_asked_in_one_place() -> None:
+    """So that a machine without git, or a folder that is no repository, is answered the same everywhere."""
+    named = re.compile(r"""\[["']git["']""")
+    ours = [*SOURCES, *(ROOT / "benchmarks").glob("*.py")]
+    found = {path.relative_to(ROOT).as_posix() for path in ours if named.search(path.read_text())}
+    assert found == {"tasks/runner/git.py", "benchmarks/synthetic.py"}  # the other times what a newcomer types

@@ -9,6 +9,7 @@ import torch
 
 from lm import averages, optimizers, schedules
 from lm.config import Config, methods_of
+from lm.linears.base import roles_of
 from lm.model import Decoder, ModelConfig
 from tasks.quantize import methods as quantizers
 
@@ -39,7 +40,7 @@ def other(value: Any) -> Any:
 def weights_of(method: Config) -> Hashable:
     """Of a small model after STEPS updates, with a rate and a decay that show."""
     model = Decoder(ModelConfig(vocab_size=16, width=8, layers=3, heads=2, kv_heads=1, ffn_width=8, context=8), seed=0)
-    optimizer = method.build(list(model.named_parameters()))
+    optimizer = method.build(list(model.named_parameters()), roles_of(model))
     ids = torch.arange(8)[None]
     for step in range(STEPS):
         for group in optimizer.param_groups:

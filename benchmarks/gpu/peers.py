@@ -64,7 +64,7 @@ def plain_model(model: ModelConfig) -> Llama:
             "rope_theta": model.rope_theta, "max_position_embeddings": model.context,
         }
     )  # fmt: skip
-    ours = {their_name(name): weight for name, weight in Decoder(model, 0).state_dict().items()}
+    ours = {their_name(name, model): weight for name, weight in Decoder(model, 0).state_dict().items()}
     plain.load_state_dict(from_theirs(ours, model.layers))
     return plain
 

@@ -13,7 +13,8 @@ from uuid import UUID
 
 from flows.environment import ROOT, environment
 from flows.preflight.services import check_prefect
-from flows.servers.running import server_answers
+from flows.servers.answers import server_answers
+from flows.settings import AGENT
 from tasks.runner.own import open_lock
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ SERVER_SECONDS = 60.0
 
 def main() -> int:
     """Exit code: 2 for what was asked for wrongly, else 0 once the worker has been ended."""
-    parser = argparse.ArgumentParser(prog="make agent", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tokenmill agent", description=__doc__)
     parser.add_argument("pool", help="its name; a stage that asks for GPUs goes to `gpu`")
-    pool, name = parser.parse_args().pool, os.environ.get("TOKENMILL_AGENT") or f"{socket.gethostname()}-{ROOT.name}"
+    pool, name = parser.parse_args().pool, AGENT.read() or f"{socket.gethostname()}-{ROOT.name}"
     os.environ.update(worker_environment(name))
     url = os.environ.get("PREFECT_API_URL", "")
     try:
@@ -52,7 +53,7 @@ def worker_environment(name: str) -> dict[str, str]:
     and 30 s between two signs of life are for more workers than a team has."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     usual = {"PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_WORKER_HEARTBEAT_SECONDS": "10"}
-    ours = {"TOKENMILL_AGENT": name, "TOKENMILL_ROOT": str(ROOT), "PYTHONPATH": path}
+    ours = {AGENT.name: name, "TOKENMILL_ROOT": str(ROOT), "PYTHONPATH": path}
     return {**usual, **environment(ROOT), **ours}
 
 

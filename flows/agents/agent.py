@@ -20,17 +20,18 @@ from prefect.states import Cancelled, State
 
 from flows.agents.order import Answer, Order
 from flows.environment import ROOT
+from flows.settings import AGENT, GIT_REMOTE
 from flows.stage.process import Ended, run_stage, stop_all
 from flows.stage.transfer import pull, push, tracked, uncached
 from flows.staleness.declared import declared_in
-from flows.staleness.lock_entry import lock_entry
-from flows.staleness.lockfile import write
 from flows.staleness.rwlock import await_free
 from flows.workspaces.worktree import bring, worktree
+from lm.files import write_text
 from tasks.core.hashed import read_ignored
 from tasks.core.process import at_parents_end
 from tasks.core.yaml import dump_yaml
 from tasks.runner.key import path_md5
+from tasks.runner.lock import lock_entry
 from tasks.runner.timings import paths
 
 LOGGER = "stage"  # the part of a run's log that the stage said itself
@@ -50,7 +51,7 @@ def stage(order: Order) -> State | None:
     """One stage for somebody else: its answer is an artifact of this run. Raises StageEnded when the stage failed."""
     at_parents_end(signal.SIGTERM)  # a stage without its agent would be nobody's to stop
     logger = get_run_logger().getChild(LOGGER)  # type: ignore[union-attr]
-    name = os.environ.get("TOKENMILL_AGENT", socket.gethostname())
+    name = AGENT.read() or socket.gethostname()
     with ended_with_order(UUID(flow_run.get_id())) as withdrawn:
         answer = carry_out(ROOT, name, order, lambda line: logger.info(line))
     if withdrawn.is_set():
@@ -92,7 +93,7 @@ def ended_with_order(run: UUID) -> Iterator[threading.Event]:
 def carry_out(clone: Path, owner: str, order: Order, say: Callable[[str], None]) -> Answer:
     """Bring the order's stage up to date in the owner's worktree of its revision."""
     try:
-        bring(clone, os.environ.get("TOKENMILL_GIT_REMOTE", "origin"), order.revision)
+        bring(clone, GIT_REMOTE.read(), order.revision)
         with worktree(clone, owner, order.revision) as tree:
             prepare(tree, order)
             await_free(tree, say)
@@ -114,8 +115,8 @@ def prepare(tree: Path, order: Order) -> None:
     """Give the worktree the order's params, lock and inputs. Raises ValueError when the order is of another stage than the
     worktree's, or an input is not what was ordered."""
     committed = declared_in(tree)
-    write(tree / "params.yaml", order.params)
-    write(tree / "dvc.lock", order.lock)
+    write_text(tree / "params.yaml", order.params, durable=True)
+    write_text(tree / "dvc.lock", order.lock, durable=True)
     graph = declared_in(tree)
     order.held_to(graph, committed)
     pull(tree, tracked(tree, list(graph[order.address].deps)))
@@ -135,6 +136,7 @@ def hand_in(tree: Path, order: Order, ended: Ended) -> Answer:
     if ended.code:
         return Answer(code=ended.code, tail=ended.tail)
     entry = lock_entry(tree, order.address)
+    assert entry is not None  # of a stage that has just ended well
     aside = uncached(tree, order.address)
     push(tree, [out["path"] for out in entry["outs"] if out["path"] not in aside])
     if ended.how == "Ran":  # by a new file of times the coordinator sees that the stage ran

@@ -19,10 +19,12 @@ from prefect.tasks import Task
 from flows.agents.agent import MISTAKE, timings
 from flows.agents.order import TRAVELS, Answer, Order, make_order
 from flows.agents.watch import Agents, Sent
+from flows.settings import AGENT_DEADLINE
 from flows.stage.pools import NO_AGENT
 from flows.stage.process import TRANSIENT_CODES
 from flows.stage.transfer import pull, push, remember, tracked, uncached
-from flows.staleness.lockfile import merge, write
+from flows.staleness.lockfile import merge
+from lm.files import write_text
 from tasks.runner.graph import read_graph
 from tasks.runner.record import FLOW_RUN
 from tasks.runner.timings import keep
@@ -42,7 +44,7 @@ def main() -> int:
         return NO_AGENT
     try:
         with get_client(sync_client=True) as client:
-            agents = Agents(client, asked.pool, deadline())
+            agents = Agents(client, asked.pool, AGENT_DEADLINE.read())
             if not agents.alive():
                 print(f"pool {asked.pool}: no agent is alive; this machine does it")
                 return NO_AGENT
@@ -111,23 +113,11 @@ def accept(root: Path, order: Order, answer: Answer) -> None:
     aside = uncached(root, order.address)
     for path in [*aside, *timings(order.address)]:
         if path in answer.files:
-            write(root / path, answer.files[path])
+            write_text(root / path, answer.files[path], durable=True)
     keep(root, order.address)
     merge(root, order.address, entry)
     pull(root, [out["path"] for out in entry["outs"] if out["path"] not in aside])
     remember(root, order.address)
-
-
-def deadline() -> float:
-    """Seconds without a sign of life after which an agent counts as dead: TOKENMILL_AGENT_DEADLINE, else 90."""
-    text = os.environ.get("TOKENMILL_AGENT_DEADLINE", "90")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not seconds > 0:
-        raise ValueError(f"TOKENMILL_AGENT_DEADLINE: must be a number of seconds above 0 (got {text!r})")
-    return seconds
 
 
 def stop(_signal: int, _frame: FrameType | None) -> None:

@@ -7,16 +7,18 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.staleness.declared import Declared, declared_in, overlap
-from flows.staleness.lockfile import Entry, entries_of, md5s, part_of
+from flows.staleness.lockfile import part_of
 from tasks.core.hashed import read_ignored
 from tasks.core.yaml import parse_yaml
 from tasks.runner.git import git
 from tasks.runner.key import path_md5
+from tasks.runner.lock import Entry, entries_of, md5s
 from tasks.runner.record import FLOW_RUN, PARENT_RUN
 from tasks.runner.recorded import is_true
+from tasks.runner.settings import PROGRESS
 
 # Execution settings of the stage that the coordinator decides; all others are the agent's own.
-TRAVELS = (FLOW_RUN, PARENT_RUN, "TOKENMILL_PROGRESS")
+TRAVELS = (FLOW_RUN, PARENT_RUN, PROGRESS.name)
 # What decides a stage beside its own dependencies and params.
 GRAPH_FILES = ["dvc.yaml", ".dvcignore"]
 

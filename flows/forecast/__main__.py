@@ -5,20 +5,24 @@ import sys
 from pathlib import Path
 
 from flows.forecast.estimate import MACHINES, UTILIZATION, Forecast, Machine, advice
-from flows.forecast.forecasts import HERE, forecast_of, machine_of
-from flows.forecast.workload import Workload, workloads
+from flows.forecast.forecasts import HERE, forecast_of, machine_of, works_of
 from flows.params.assignments import take_words
 from flows.params.compose import check, compose
+from tasks.about.work import Work
 from tasks.core.config import ConfigError
+from tasks.report.words import duration
+from tasks.runner.answer import plain, print_json, take_json
+from tasks.runner.columns import aligned
+from tasks.runner.graph import asked_for, graph_of
 
 HEAD = ["stage", "parameters", "steps", "tokens", "FLOP", "peak memory", "a backward holds", "time", "fits"]
 
 
-def row_of(work: Workload, found: Forecast) -> list[str]:
+def row_of(stage: str, work: Work, found: Forecast) -> list[str]:
     """Cells of a stage's row, below HEAD."""
     held = f"{found.positions:,} positions" if found.positions else "recomputed"
     return [
-        work.stage, f"{found.parameters / 1e6:,.1f}M", f"{work.steps:,}", short(found.tokens), f"{found.flops:.2g}",
+        stage, f"{found.parameters / 1e6:,.1f}M", f"{work.steps:,}", short(found.tokens), f"{found.flops:.2g}",
         f"{found.bytes / 1e9:.2f} GB", held, duration(found.seconds), "yes" if found.fits else "NO",
     ]  # fmt: skip
 
@@ -29,23 +33,6 @@ def short(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.0f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as text, in the unit that a person would use."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def table(rows: list[list[str]]) -> str:
-    """Rows as text with their columns aligned, the first to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(c.ljust(w) if n == 0 else c.rjust(w) for n, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    )
 
 
 def in_all(found: list[Forecast]) -> str:
@@ -73,22 +60,37 @@ def assumptions(machine: Machine) -> str:
 
 def main() -> int:
     """Exit code: 0 everything fits, 1 a stage does not, 2 a mistake in what was asked for."""
-    parser = argparse.ArgumentParser(prog="make plan", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tokenmill plan", description=__doc__)
     take_words(parser)
     parser.add_argument("--machine", default=HERE, help=f"{', '.join(MACHINES)}; the one this runs on when absent")
+    take_json(parser)
     asked, root = parser.parse_args(), Path.cwd()
     try:
         params = compose(root, asked.preset, asked.set)
         check(root, params)
-        machine, works = machine_of(asked.machine), workloads(params)
-        found = [forecast_of(work, machine) for work in works]
+        graph = graph_of(root, params)
+        stages = (graph[address].name for address in asked_for(graph))
+        machine, works = machine_of(asked.machine), works_of(params, stages)
+        found = [forecast_of(work, machine) for work in works.values()]
     except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    print(table([HEAD, *(row_of(work, one) for work, one in zip(works, found, strict=True))]))
+    if asked.json:
+        said = [
+            {"stage": stage, "steps": work.steps, **plain(one)}
+            for (stage, work), one in zip(works.items(), found, strict=True)
+        ]
+        print_json({"machine": machine, "stages": said, "fits": all(one.fits for one in found)})
+        return 0 if all(one.fits for one in found) else 1
+    rows = (row_of(stage, work, one) for (stage, work), one in zip(works.items(), found, strict=True))
+    print("\n".join(aligned([HEAD, *rows])))
     print(in_all(found))
     print(assumptions(machine))
-    short_of = [advice(work.stage, one, machine) for work, one in zip(works, found, strict=True) if not one.fits]
+    short_of = [
+        advice(stage, work.lower, one, machine)
+        for (stage, work), one in zip(works.items(), found, strict=True)
+        if not one.fits
+    ]
     for line in short_of:
         print(line, file=sys.stderr)
     return 1 if short_of else 0

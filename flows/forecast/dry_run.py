@@ -16,41 +16,18 @@ from torch.utils._pytree import tree_leaves
 
 from flows.forecast import fake_gpu
 from lm.decoding import Rows
-from lm.model import Decoder
 from lm.sampler import LOOK_EVERY, capacity_of, prompts_at_once, whole_pieces
 from lm.training.average import RunningAverage
-from lm.training.batch import Batch, backward, equal_parts, rows_at_once
+from lm.training.batch import backward, equal_parts, rows_at_once
 from lm.training.memory import positions_at_once, positions_in
 from lm.training.parallel.exact import Exact
 from lm.training.recipe import Recipe
+from tasks.about.work import Sampling, Step
 
 # glibc gives a block of 32 MiB a mapping of its own, which goes when the block goes. Smaller ones share a heap with holes:
 # at 1.9 million weights and 4, 16 and 48 rows they took 1.20, 1.28 and 1.18 times their bytes, at 28 million 1.25;
 # 1.00 times with MALLOC_MMAP_THRESHOLD_=65536, which gives each a mapping.
 MAPPED, HOLES = 2**25, 1.23
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Answers that a model writes for every so many steps: up to so many new tokens each, so many rows at once, to so many
-    prompts of a length."""
-
-    model: Decoder
-    answers: int
-    rows: int
-    prompts: int
-    prompt: int
-    new_tokens: int
-    steps: int = 1
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a stage does in a step: the model it trains, what it samples first, if anything, and the batch."""
-
-    model: Decoder
-    batch: Batch
-    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True)
@@ -134,22 +111,23 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
             step = step_of()
             step.model.train()
             step.model.low_stream = recipe.stream == "bf16"
+            step.model.hold(recipe.linear)
             for weight in step.model.parameters():
-                weight.grad = torch.zeros_like(weight)
+                weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
         parallel = Exact(recipe.shards)
         optimizer = parallel.distribute(step.model, recipe.optimizer)
         optimizer.begin(0)
         optimizer.step()  # outside the fake mode its counters are numbers
         optimizer.zero_grad(set_to_none=True)
         with fake, cast:
-            mean.after(0, steps, parallel.held())
+            mean.after(0, steps, parallel.learned())
             positions = (
                 positions_in(memory, step.model, step.batch, parallel.bytes_a_weight)
                 if memory
                 else positions_at_once(parallel, step.batch, torch.device("cpu"))
             )
         step.model.recompute = positions == 0
-        parts = equal_parts(slice(0, step.batch.rows), rows_at_once(step.batch, positions))
+        parts = equal_parts(slice(0, step.batch.rows), rows_at_once(step.batch, positions), step.batch.together)
         largest = max(part.stop - part.start for part in parts)
         batch = replace(step.batch, rows=min(step.batch.rows, 2 * largest))
         live.since()
@@ -162,11 +140,12 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
         parallel.clip(recipe.clip)
         parallel.step()
         with fake:
-            mean.after(1, steps, parallel.held())
-        state = [*step.model.parameters(), *mean.mean.values()]
+            mean.after(1, steps, parallel.learned())
+        weights = [weight for name, weight in step.model.named_parameters() if name not in parallel.staying]
+        state = [*weights, *mean.mean.values()]
         state += [value for slots in optimizer.state.values() for value in slots.values()]
     # the gradients of a shard, and the sums that wait for it
-    tree = 4 * step.model.num_parameters() * recipe.shards.bit_length() if recipe.shards > 1 else 0
+    tree = 4 * step.model.num_trained() * recipe.shards.bit_length() if recipe.shards > 1 else 0
     return Rehearsed(positions, live.peak + tree, sampled, float(sum(tensor.nbytes for tensor in state)))
 
 

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from flows.forecast.dry_run import Rehearsed, Sampling, Step
+from flows.forecast.dry_run import Rehearsed
 from lm.sampler import capacity_of, whole_pieces
 from lm.training.flops import PEAKS, card_of, flops_per_token
+from tasks.about.work import Lower, Sampling, Step
 
 # Of a stage's process beside its model: Python, torch 2.13 for CPUs, pyarrow; and mlflow where it records. What the peak of a
 # stage leaves when rehearsal and data are taken away, measured at 0.05 to 2 million weights.
@@ -99,7 +100,7 @@ def forecast(
     sampling = steps / sampled.steps * sampling_seconds(sampled, reached, machine) if sampled else 0.0
     work = per_token * forward_again
     if step.sampling and step.sampling.model is not step.model:  # a teacher, which reads what it wrote once more
-        work += 2 * step.sampling.model.num_parameters()
+        work += 2 * step.sampling.model.num_active()
     training = steps * step.batch.tokens * work / reached
     peak = max(rehearsed.step_bytes, rehearsed.sampling_bytes)
     if not machine.gpu:
@@ -128,27 +129,22 @@ def sampling_seconds(sampling: Sampling, reached: float, machine: Machine) -> fl
     Counted as if every answer had all its tokens, which an answer that ends sooner has not.
     """
     config, rows = sampling.model.config, sampling.rows
-    weights = sampling.model.num_parameters()
-    width = config.layers * config.kv_heads * config.each_head * 2
+    weights, active = sampling.model.num_parameters(), sampling.model.num_active()
     slots: float = capacity_of(sampling.prompt, sampling.new_tokens, config.context, machine.gpu)
     if machine.gpu:
         slots = sampling.prompt + sampling.new_tokens / 2
     each = 2 if machine.gpu else 4
-    token = max(2 * weights * rows / reached, each * (weights + rows * slots * width) / machine.bandwidth)
+    token = max(2 * active * rows / reached, each * (weights + rows * config.kept(slots)) / machine.bandwidth)
     token += config.layers * LAYER_SECONDS["gpu" if machine.gpu else "cpu"]
     read = whole_pieces(sampling.prompt, config.context) * sampling.prompts
-    return 2 * weights * read / reached + token * sampling.new_tokens * sampling.answers / rows
+    return 2 * active * read / reached + token * sampling.new_tokens * sampling.answers / rows
 
 
-def advice(stage: str, found: Forecast, machine: Machine) -> str:
+def advice(stage: str, lower: Lower, found: Forecast, machine: Machine) -> str:
     """What to lower where a stage does not fit, in one line."""
     needed, there = found.bytes / 1e9, machine.memory / 1e9
     if found.state_bytes + 4 * found.parameters > machine.memory * USABLE:
-        lower = "pretrain.model.width or pretrain.model.layers: weights, gradients and optimizer alone are too much"
-    elif found.sampling_is_the_peak:
-        lower = "rl.prompts or rl.samples" if stage == "rl" else f"{stage}.batch or {stage}.max_new_tokens"
-    elif stage == "pretrain":
-        lower = "curriculum.method.sequence_length, then pretrain.model.width"
+        which = lower.weights
     else:
-        lower = "pretrain.model.context, then pretrain.model.width" if stage == "sft" else f"{stage}.max_new_tokens"
-    return f"{stage}: needs {needed:.1f} GB of {machine.name}'s {there:.1f} GB; lower {lower}"
+        which = lower.sampling if found.sampling_is_the_peak else lower.rest
+    return f"{stage}: needs {needed:.1f} GB of {machine.name}'s {there:.1f} GB; lower {which}"

@@ -1,12 +1,9 @@
 """The forecast of a training stage on a machine: parameters, FLOP, peak memory and time, before anything runs."""
 
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import cache
+from typing import Any
 
 import torch
 
@@ -20,11 +17,15 @@ from flows.forecast.estimate import (
     forecast,
     machine_called,
 )
-from flows.forecast.workload import Workload
+from flows.forecast.imports import imports_bytes
 from lm.training.loop import checkpoint_seconds
 from lm.training.memory import memory_bytes
+from tasks.about.needs import needs_of
+from tasks.about.sections import Sections
+from tasks.about.work import Work
 from tasks.core.config import ConfigError
 from tasks.core.process import use_threads
+from tasks.runner.settings import TRACKING
 
 SIDE = 2048  # of the square matrices, as in benchmarks/roofs.py
 HERE = "here"
@@ -68,27 +69,20 @@ def machine_of(name: str) -> Machine:
     return MACHINES[name]
 
 
-@cache
-def imports_bytes() -> int:
-    """Peak bytes of a process that has imported what training needs, measured in one: pages of libraries count as they are
-    mapped, by which two copies of one environment on one machine were 98 MiB apart."""
-    code = (
-        "import tasks.pretrain.stage, torch; torch.optim.SGD([torch.ones(1, requires_grad=True)]); print(peak_memory())"
-    )
-    code = f"from tasks.core.process import peak_memory; {code}"
-    # sh starts it: ru_maxrss begins at what the parent had, which a fork hands down
-    command = ["/bin/sh", "-c", 'PYTHONPATH="$PWD" "$0" -c "$1"; exit $?', sys.executable, code]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def works_of(params: dict[str, Any], stages: Iterable[str]) -> dict[str, Work]:
+    """The training of each of these stages that trains. Raises ConfigError for what cannot be told."""
+    sections = Sections(params)
+    found = {stage: needs_of(stage, sections).work for stage in dict.fromkeys(stages)}
+    return {stage: work for stage, work in found.items() if work}
 
 
-def forecast_of(work: Workload, machine: Machine) -> Forecast:
-    """Forecast of one stage on a machine."""
+def forecast_of(work: Work, machine: Machine, imports: int | None = None) -> Forecast:
+    """Forecast of one stage on a machine. imports: as import_training has told; None: a process of its own is asked."""
     on_this = not machine.gpu
     rehearsed = rehearse(work.step, work.recipe, work.steps, None if on_this else machine.memory, machine.gpu)
     with torch.device("meta"):
         step = work.step()
-    tracker = 0 if os.environ.get("TOKENMILL_TRACKING") == "off" else TRACKER_BYTES
-    process = (
-        PROCESS_BYTES - IMPORTS_THERE + (imports_bytes() if on_this else IMPORTS_THERE) + tracker + work.data_bytes
-    )
+    tracker = TRACKER_BYTES if TRACKING.read() == "on" else 0
+    imported = IMPORTS_THERE if machine.gpu else imports or imports_bytes()
+    process = PROCESS_BYTES - IMPORTS_THERE + imported + tracker + work.data_bytes
     return forecast(step, work.steps, work.tokens, rehearsed, process, machine, checkpoint_seconds())

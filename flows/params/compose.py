@@ -1,21 +1,22 @@
 """From a preset and overrides to params.yaml: the one place where parameters are composed, and checked."""
 
-import importlib
-import os
-import platform
 import sys
 from difflib import get_close_matches
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from flows.params.models import model_mistakes
 from flows.params.paths import path_mistakes
 from flows.params.text import edited
+from lm.files import write_text
 from tasks.core.config import ConfigError, load, read_params, unknown_sections
 from tasks.core.libraries import SECTION, installed, libraries_in
 from tasks.core.yaml import YAMLError, dump_yaml, parse_yaml, read_yaml
 from tasks.report.words import ABSENT
-from tasks.runner.graph import read_graph
+from tasks.runner.graph import graph_of
 from tasks.runner.names import flatten
+from tasks.runner.rooms import config_of, part_of
 
 CURRENT = "current"
 BASE = "laptop"
@@ -65,8 +66,8 @@ def override(params: dict[str, Any], assignment: str) -> dict[str, Any]:
 def compose(root: Path, preset: str, overrides: list[str]) -> dict[str, Any]:
     """All parameters: those of the preset over the base, or of params.yaml as it is, with the overrides applied.
 
-    ingest.python follows the running Python where the standard library is a source, for its text is the version's, and the
-    section `libraries` what is installed of the libraries that a stage declares. Raises ConfigError.
+    What a room makes of its section (its compose.py) is in it, and in the section `libraries` what is installed of the
+    libraries that a stage declares. Raises ConfigError.
     """
     if preset == CURRENT:
         params = read_params(root / "params.yaml")
@@ -79,40 +80,30 @@ def compose(root: Path, preset: str, overrides: list[str]) -> dict[str, Any]:
         params = read_params(root / "presets" / f"{BASE}.yaml")
         if preset != BASE:
             change = read_params(root / "presets" / f"{preset}.yaml")
-            params = merged(for_sources_of(params, change), change)
+            params = merged(under(root, params, change), change)
     for assignment in overrides:
         params = override(params, assignment)
-    ingest = params.get("ingest")
-    if isinstance(ingest, dict) and isinstance(ingest.get("sources"), list):
-        ingest = {key: value for key, value in ingest.items() if key != "python"}
-        if any(isinstance(source, dict) and source.get("name") == "stdlib" for source in ingest["sources"]):
-            ingest["python"] = platform.python_version()
-        params = {**params, "ingest": ingest}
+    for stage, room in composers(root).items():
+        if isinstance(params.get(stage), dict) and hasattr(room, "composed"):
+            params = {**params, stage: room.composed(params[stage])}
     if names := libraries(root):
         params = {**params, SECTION: {name: installed(name) for name in names}}
     return params
 
 
-def for_sources_of(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """The base for a preset: where that has a source which the base has not, rules of filter that the base keeps to some of
-    its own sources are for all, since which texts a rule is for is the corpus's matter."""
-    before, after = labels(base), labels(change)
-    rules = base.get("filter")
-    if not after - before or not isinstance(rules, dict):
-        return base
-    kept = {
-        slot: {key: value for key, value in rule.items() if key != "sources"} if isinstance(rule, dict) else rule
-        for slot, rule in rules.items()
-    }
-    return {**base, "filter": kept}
+def under(root: Path, base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The base for a preset, as the rooms of its sections have it."""
+    found = dict(base)
+    for stage, room in composers(root).items():
+        if isinstance(base.get(stage), dict) and hasattr(room, "under"):
+            found[stage] = room.under(base, change)
+    return found
 
 
-def labels(params: dict[str, Any]) -> set[str]:
-    """What the sources of ingest are called, as far as that can be told of params that nobody has checked."""
-    ingest = params.get("ingest")
-    sources = ingest.get("sources") if isinstance(ingest, dict) else None
-    named = [source for source in sources if isinstance(source, dict)] if isinstance(sources, list) else []
-    return {str(source.get("label") or source.get("name")) for source in named}
+def composers(root: Path) -> dict[str, ModuleType]:
+    """The compose.py of each stage whose room has one."""
+    stages = read_yaml(root / "dvc.yaml")["stages"]
+    return {stage: room for stage in stages if (room := part_of(stage, "compose"))}
 
 
 def libraries(root: Path) -> list[str]:
@@ -124,11 +115,10 @@ def libraries(root: Path) -> list[str]:
 def check(root: Path, params: dict[str, Any]) -> None:
     """Raises ConfigError with one line for every mistake in any section."""
     names = list(dict.fromkeys(read_yaml(root / "dvc.yaml")["stages"]))
-    mistakes = unknown_sections(params, names) + path_mistakes(root, params)
+    mistakes = unknown_sections(params, names) + path_mistakes(root, params) + model_mistakes(names, params)
     for name in names:
-        module = importlib.import_module(f"tasks.{name}.stage")
         try:
-            load(name, getattr(module, f"{name.capitalize()}Config"), params)
+            load(name, config_of(name), params)
         except ConfigError as error:
             mistakes += str(error).splitlines()
     if mistakes:
@@ -147,9 +137,7 @@ def write(root: Path, params: dict[str, Any]) -> list[str]:
             return []
         text = edited(path.read_text(), params)
         said = [f"params.yaml: {key} {was} -> {now}" for key, was, now in changes(before, params)]
-    unfinished = path.with_name(".params.yaml.unfinished")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)
+    write_text(path, text)
     return said if len(said) <= LISTED + 1 else [*said[:LISTED], f"params.yaml: and {len(said) - LISTED} more values"]
 
 
@@ -161,9 +149,9 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, st
     ]
 
 
-def check_targets(root: Path, targets: list[str]) -> None:
-    """Raises ConfigError for a target that is no stage; `evaluate` stands for all of evaluate@..."""
-    addresses = list(read_graph(root))
+def check_targets(root: Path, params: dict[str, Any], targets: list[str]) -> None:
+    """Raises ConfigError for a target that is no stage with these params; the name of a repeated one stands for all of it."""
+    addresses = list(graph_of(root, params))
     names = [*addresses, *dict.fromkeys(a.partition("@")[0] for a in addresses if "@" in a)]
     for target in targets:
         if target not in names:

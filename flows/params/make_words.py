@@ -46,7 +46,7 @@ def refusal(makefile: str, goals: list[str], words: list[str]) -> str:
             near = nearest(word, allowed)
             what = f"no word {word!r}{near}"
             if "SET" in allowed and not near:
-                what += f'; parameters go into SET: {command} SET="{word if "." in word else "rl.steps"}=..."'
+                what += f'; parameters go into SET: {command} SET="{word if "." in word else "section.key"}=..."'
             return f"{command}: {what} (it takes: {', '.join(allowed) or 'no words'})"
     return ""
 

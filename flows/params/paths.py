@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tasks.runner.graph import value_of
+
 TEMPLATE = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -12,14 +14,7 @@ def path_mistakes(root: Path, params: dict[str, Any]) -> list[str]:
     input outside the project is named by an absolute path or one with `..`."""
     mistakes = []
     for name in sorted(set(TEMPLATE.findall((root / "dvc.yaml").read_text()))):
-        value = _value(name, params)
+        value = value_of(name, params)
         if isinstance(value, str) and (not value or any(ord(letter) < 32 for letter in value)):
             mistakes.append(f"params.yaml: {name}: {value!r} is no path, and dvc.yaml makes one of it")
     return mistakes
-
-
-def _value(name: str, params: dict[str, Any]) -> Any:
-    found: Any = params
-    for part in name.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return found

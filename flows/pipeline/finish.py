@@ -5,19 +5,18 @@ from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 
-import networkx as nx
-from dvc.repo import Repo
-
 from flows.environment import ROOT
 from flows.pipeline.naming import named
-from flows.staleness.lock_entry import md5_in_lock
+from tasks.core.config import MODELS
 from tasks.report.history import FINISHED, Run, add_run
 from tasks.report.history import figures_of as current_figures
-from tasks.report.read import locked_metrics, read_lock, read_params, read_stages
+from tasks.report.read import locked_metrics, read_params, read_stages
 from tasks.report.render import render
 from tasks.report.terminal import table
 from tasks.runner.git import revision as revision_of
+from tasks.runner.graph import read_graph
 from tasks.runner.key import locked_key
+from tasks.runner.lock import locked_in, md5_in_lock, md5s
 from tasks.runner.machine import hardware
 from tasks.runner.registry import register_model
 from tasks.runner.timings import settle
@@ -26,19 +25,23 @@ REGISTERED_AS = "tokenmill"
 
 
 def final_model(root: Path) -> str | None:
-    """The stage of the final model: the last in topological order whose output holds a config.json."""
-    with Repo(str(root)) as repo:
-        order = [stage.addressing for stage in nx.dfs_postorder_nodes(repo.index.graph)]
-    models = [address for address in order if (root / "data" / address / "config.json").exists()]
+    """The stage of the final model: the last of the models that are asked for, or of all stages where no list says which, whose
+    output holds a config.json. The checkpoint is not ours."""
+    graph = read_graph(root)
+    asked = [model for model in read_params(root).get(MODELS, graph) if model in graph]
+    models = [address for address in asked if (root / "data" / address / "config.json").exists()]
     return models[-1] if models else None
 
 
-def figures_of(root: Path, address: str, md5: str) -> dict[str, float]:
-    """What the evaluation found of the model with this md5; empty where it has looked at another one, or at none."""
-    evaluation = f"evaluate@{address}"
-    entry = (read_lock(root) or {}).get(evaluation, {})
-    looked_at = {dep["path"]: dep.get("md5") for dep in entry.get("deps", [])}
-    return locked_metrics(root, evaluation, entry) if looked_at.get(f"data/{address}") == md5 else {}
+def figures_of(root: Path, model: str, md5: str) -> dict[str, float]:
+    """What the stage that looks at this model found of the one with this md5; empty where it has looked at another one, or
+    where none does."""
+    lock = locked_in(root) or {}
+    for address in (address for address, entry in read_graph(root).items() if entry.item == model):
+        entry = lock.get(address, {})
+        if md5s(entry, "deps").get(f"data/{model}") == md5:
+            return locked_metrics(root, address, entry)
+    return {}
 
 
 def put_down(root: Path, name: str, outcome: str) -> Path:
@@ -61,7 +64,7 @@ def finish(root: Path, revision: str, name: str, asked: Collection[str] | None =
         if version:
             print(f"model {REGISTERED_AS} version {version}: data/{address}, md5 {md5}")
     for stage, entry in (
-        read_lock(root) or {}
+        locked_in(root) or {}
     ).items():  # `dvc repro` by itself brings back bytes and not what they took
         settle(root, stage, locked_key(entry))
     page = put_down(root, name, FINISHED)

@@ -16,19 +16,25 @@ from pydantic import WithJsonSchema
 from flows.environment import ROOT
 from flows.params.compose import CURRENT, presets
 from flows.pipeline.form_schema import AS_IT_IS, WORDS, sections_schema
-from tasks.core.config import ConfigError
+from flows.settings import POOLS
+from tasks.core.config import ConfigError, read_params
 from tasks.core.yaml import read_yaml
+from tasks.runner.graph import items_of
 
 HERE = "here"
 
 
 def target_names(root: Path) -> list[str]:
-    """What may be a target: every stage, and `evaluate` for all of evaluate@... Of dvc.yaml alone: the form must show, and say
-    what is wrong, with a params.yaml that cannot be read too."""
-    stages = read_yaml(root / "dvc.yaml")["stages"].items()
-    return [
-        name for stage, body in stages for name in (stage, *(f"{stage}@{item}" for item in body.get("foreach", [])))
-    ]
+    """What may be a target: every stage, and the name of a repeated one for all of it. The form must show, and say what is
+    wrong, with a params.yaml that cannot be read too: what a stage is repeated over is left out then."""
+    found = []
+    for stage, body in read_yaml(root / "dvc.yaml")["stages"].items():
+        try:
+            items = items_of(body, read_params(root / "params.yaml")) if "foreach" in body else []
+        except ConfigError:
+            items = []
+        found += [stage, *(f"{stage}@{item}" for item in items)]
+    return found
 
 
 def choose_where(where: str) -> None:
@@ -44,7 +50,7 @@ def choose_where(where: str) -> None:
         raise ConfigError(
             f"WHERE: no work pool {where!r} (allowed: {', '.join([HERE, *pools])}); make agent POOL=... makes one"
         )
-    os.environ["TOKENMILL_POOLS"] = where
+    os.environ[POOLS.name] = where
 
 
 def as_overrides(sections: dict[str, Any]) -> list[str]:

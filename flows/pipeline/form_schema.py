@@ -4,14 +4,14 @@ The form shows a field for each property, a list of choices for an enum, and a r
 that it finds into what is submitted, so the schema has none: what is left empty stays as the preset has it.
 """
 
-import importlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lm.config import Config
-from tasks.core.config import SHARED
+from tasks.core.config import MODELS, SHARED
 from tasks.core.yaml import read_yaml
+from tasks.runner.rooms import config_of
 
 Schema = dict[str, Any]
 # The first tab of a section and of a method: nothing is changed.
@@ -24,14 +24,17 @@ BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at mos
 def configs(root: Path) -> dict[str, type[Config]]:
     """The config of each section that configures a stage, in the order of dvc.yaml; a stage without a room has none."""
     names = [name for name in read_yaml(root / "dvc.yaml")["stages"] if find_spec(f"tasks.{name}")]
-    return {
-        name: getattr(importlib.import_module(f"tasks.{name}.stage"), f"{name.capitalize()}Config") for name in names
-    }
+    return {name: config_of(name) for name in names}
 
 
 def sections_schema(root: Path) -> Schema:
     """An object of one optional property a section; those that several stages share come first. `seed` is no section."""
-    shared: dict[str, Schema] = {}
+    asked: Schema = {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "to evaluate; the last is the final one",
+    }
+    shared = {MODELS: _property(MODELS, asked, {})}
     own: dict[str, Schema] = {}
     for name, config in configs(root).items():
         schema = config.model_json_schema()

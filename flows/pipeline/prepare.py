@@ -44,7 +44,7 @@ def prepare(
 ) -> Prepared:
     """Compose, check and write params.yaml, mend what a killed run left, and plan. Raises ConfigError before it writes."""
     params, before = compose(root, asked.preset, asked.overrides), params_of(root)
-    check_targets(root, asked.targets)
+    check_targets(root, params, asked.targets)
     if params != before:
         check(root, params)
     said = write(root, params)

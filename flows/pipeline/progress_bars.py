@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from flows.pipeline.progress_artifacts import ProgressArtifacts
 from flows.stage.process import PROGRESS
+from tasks.runner.progress import clock
 
 LINE_SECONDS = 5.0
 
@@ -38,7 +39,7 @@ class Bars:
             if time.monotonic() - self._said.get(address, 0) < LINE_SECONDS and done != total:
                 return None
             self._said[address] = time.monotonic()
-            left = f"eta {int(eta) // 60}:{int(eta) % 60:02}"
+            left = f"eta {clock(float(eta))}"
             words = " ".join(filter(None, [f"{done}/{total} {unit}", figures, left]))
             if not self._terminal:
                 self._print(f"{address:>18} | {words}")

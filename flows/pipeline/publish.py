@@ -20,8 +20,8 @@ from pydantic import Field
 from flows.environment import environment
 from flows.pipeline.finish import REGISTERED_AS, final_model
 from flows.stage.transfer import stage_of
-from flows.staleness.lock_entry import md5_in_lock
 from flows.staleness.lost_objects import absent, held, is_lost, put_back
+from tasks.runner.lock import md5_in_lock
 from tasks.runner.registry import publish_model
 
 # A run that waits holds its place in the queue, so it does not wait for ever.

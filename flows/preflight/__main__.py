@@ -9,11 +9,12 @@ from typing import Any
 from flows.environment import environment
 from flows.params.assignments import take_words
 from flows.params.compose import check, check_targets, compose
-from flows.preflight.finding import Finding, findings_of, of_error
 from flows.preflight.repository import check_files, plan_for
 from flows.preflight.start import look, surroundings
 from flows.staleness.plan import may_run
+from tasks.about.finding import Finding, findings_of, of_error
 from tasks.core.config import ConfigError
+from tasks.runner.answer import print_json, take_json, words_aside
 
 
 def valid_params(
@@ -24,11 +25,14 @@ def valid_params(
     found: list[Finding] = []
     try:
         params = compose(root, preset, overrides)
+    except ConfigError as error:
+        return params, of_error(error)
+    try:
         check(root, params)
     except ConfigError as error:
         found = of_error(error)
     try:
-        check_targets(root, targets)
+        check_targets(root, params, targets)
     except ConfigError as error:
         found += of_error(error)
     return params, found
@@ -52,11 +56,16 @@ def look_at_all(root: Path, preset: str, overrides: list[str], targets: list[str
 
 def main() -> int:
     """Exit code: 0 nothing found, 2 something was."""
-    parser = argparse.ArgumentParser(prog="make preflight", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tokenmill preflight", description=__doc__)
     take_words(parser)
+    take_json(parser)
     asked, root = parser.parse_args(), Path.cwd()
     os.environ.update(environment(root))
-    found = look_at_all(root, asked.preset, asked.set, asked.targets)
+    with words_aside(asked.json):
+        found = look_at_all(root, asked.preset, asked.set, asked.targets)
+    if asked.json:
+        print_json(found)
+        return 2 if found else 0
     for finding in found:
         print(finding, file=sys.stderr)
     print(f"preflight: {len(found)} to mend" if found else "preflight: nothing to mend")

@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from flows.preflight.finding import Finding, one_line
-from flows.preflight.stage_modules import before
 from lm.checkpoint import read_description
 from lm.tokenizer import SPECIALS, TURN, Contract, Tokenizer
 from lm.training.data.plan import Plan
+from tasks.about.finding import Finding, one_line
 from tasks.core.tables import read_table
 from tasks.runner.folders import inside
-from tasks.runner.graph import Entry
+from tasks.runner.graph import Entry, before
 
 # Of a corpus so many documents are looked at, evenly spaced.
 LOOKED_AT = 1000

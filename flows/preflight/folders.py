@@ -5,8 +5,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from flows.preflight.finding import Finding
 from flows.preflight.repository import dvc_config
+from tasks.about.finding import Finding
 
 WRITTEN = ("data", "data/metrics", "data/timings", "data/report", ".scratch", ".dvc/tmp", "mlflow/store")
 REWRITTEN = ("params.yaml", "dvc.lock")

@@ -3,13 +3,13 @@ another worktree of the same clone."""
 
 import hashlib
 import json
-import os
 import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lm.files import write_json
 from tasks.runner.graph import Entry
 from tasks.runner.key import file_md5
 
@@ -86,9 +86,6 @@ def recall(root: Path, key: str, addresses: list[str]) -> dict[str, Any] | None:
 def remember(root: Path, key: str, addresses: list[str], needs: dict[str, Any]) -> None:
     """Write the record whole, and forget the oldest beyond KEPT."""
     folder = home(root)
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{key}.{os.getpid()}"
-    unfinished.write_text(json.dumps({"stages": sorted(addresses), "needs": needs}))
-    os.replace(unfinished, folder / f"{key}.json")
+    write_json(folder / f"{key}.json", {"stages": sorted(addresses), "needs": needs}, shared=True)
     for old in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
         old.unlink(missing_ok=True)

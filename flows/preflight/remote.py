@@ -10,9 +10,9 @@ from pathlib import Path
 from dvc.config import Config
 from dvc.fs import get_cloud_fs
 
-from flows.preflight.finding import Finding, one_line
 from flows.preflight.repository import dvc_config
 from flows.preflight.services import without_password
+from tasks.about.finding import Finding, one_line
 
 # A host that drops packets would be waited for by its library for minutes.
 SECONDS = 30.0

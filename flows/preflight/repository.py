@@ -1,18 +1,17 @@
 """The files that bind a run together: params.yaml, dvc.yaml and dvc.lock, readable and whole."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dvc.config import Config
 from dvc.exceptions import DvcException
 
-from flows.preflight.finding import Finding, one_line
 from flows.staleness.plan import Planned, make_plan
+from tasks.about.finding import Finding, one_line
 from tasks.core.config import ConfigError, read_params
 from tasks.core.yaml import YAMLError, read_yaml
-from tasks.runner.graph import read_graph
+from tasks.runner.graph import Entry, asked_for, before, graph_of, needed, read_graph
 
 RESTORE = {
     "dvc.yaml": "`git checkout dvc.yaml` brings back the committed one",
@@ -42,20 +41,32 @@ def check_files(root: Path) -> Iterator[Finding]:
             yield Finding(name, "its stages are no mapping: the file is torn", remedy)
 
 
+def names_of(graph: dict[str, Entry]) -> set[str]:
+    """What stages are called without what they are repeated over."""
+    return {entry.name for entry in graph.values()}
+
+
 def plan_for(root: Path, params: dict[str, Any], targets: list[str]) -> list[Planned]:
     """The plan as it will be once these params are written: a stage that reads a changed section is stale.
 
     Raises ConfigError where DVC cannot make sense of its files.
     """
     try:
-        plan, now, graph = make_plan(root, targets), read_params(root / "params.yaml"), read_graph(root)
+        old, now = read_graph(root), read_params(root / "params.yaml")
+        plan = make_plan(root, [target for target in targets if target in old or target in names_of(old)])
     except DvcException as error:
         causes = [str(cause) for cause in (error, error.__cause__) if cause]
         raise ConfigError(f"dvc.yaml and dvc.lock: {one_line('; '.join(causes))}") from None
     changed = {name for name in {*now, *params} if now.get(name) != params.get(name)}
-    found = []
-    for stage in plan:
-        sections = sorted(changed & set(graph[stage.address].params))
-        reason = stage.reason or (f"changed parameters: {', '.join(sections)}" if sections else None)
-        found.append(replace(stage, reason=reason))
+    graph, there = graph_of(root, params), {stage.address: stage for stage in plan}
+    edges, found = before(graph), []
+    asked = [a for a in graph if a in targets or graph[a].name in targets]
+    for address in needed(graph, asked) if targets else asked_for(graph):
+        sections = sorted(changed & set(graph[address].params))
+        words = [f"changed parameters: {', '.join(sections)}"] if sections else []
+        if address not in old or old[address].deps != graph[address].deps:
+            words.append("other dependencies")
+        known = there.get(address)
+        reason = (known.reason if known else None) or "; ".join(words) or (None if known else "was not planned")
+        found.append(Planned(address, edges[address], graph[address].meta, reason, known.changes if known else []))
     return found

@@ -9,10 +9,10 @@ from typing import Any
 
 import psutil
 
-from flows.preflight.finding import Finding
 from flows.preflight.folders import existing, shown
 from flows.preflight.repository import dvc_config
 from lm.memory_limits import memory_limits
+from tasks.about.finding import Finding
 
 # DVC links where its cache type begins with one of these, and copies otherwise; a reflink is a copy where there are none.
 LINKS = ("hardlink", "symlink")
@@ -53,7 +53,7 @@ def check_disk(root: Path, cache: Path, needs: Needs, outs: list[str]) -> Iterat
             yield Finding(
                 shown(place, root),
                 what,
-                "make room (`make clean`, `dvc gc -w`), move .dvc/cache (`dvc cache dir`), or lower ingest.max_bytes",
+                "make room (`make clean`, `dvc gc -w`), move .dvc/cache (`dvc cache dir`), or have less text read",
             )
 
 

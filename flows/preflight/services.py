@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import Request
 
-from flows.preflight.finding import Finding, one_line
+from flows.servers.answers import opener_for
+from tasks.about.finding import Finding, one_line
 from tasks.runner.tracking import enabled
 
 SECONDS = 5.0
@@ -23,11 +24,9 @@ def basic(user_and_password: str) -> str:
 
 def trouble_at(url: str, authorization: str) -> str | None:
     """Why a GET of this URL fails; None when it is answered with success."""
-    local = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
-    opener = build_opener(ProxyHandler({})) if local else build_opener()  # no proxy stands before this machine
     headers = {"Authorization": authorization} if authorization else {}
     try:
-        opener.open(Request(url, headers=headers), timeout=SECONDS).close()
+        opener_for(url).open(Request(url, headers=headers), timeout=SECONDS).close()
     except HTTPError as error:
         if error.code in REFUSED:
             return f"refuses {'these' if authorization else 'a request without'} credentials ({error.code})"

@@ -3,51 +3,37 @@
 import importlib
 import os
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Any
 
-from flows.preflight.finding import Finding, one_line
+from flows.settings import POOLS, all_settings
+from lm.config import ConfigError
+from lm.settings import PARALLEL, RUNNER
+from tasks.about.finding import Finding, one_line
 from tasks.runner.devices import present
 from tasks.runner.ranks import too_few
-from tasks.runner.resume import ANYWAY, SETTING
+from tasks.runner.settings import RANKS
 
-WHOLE = {  # and the least that each may be
-    "TOKENMILL_WORKERS": 1,
-    "TOKENMILL_THREADS": 1,
-    "TOKENMILL_MEMORY": 1,
-    "TOKENMILL_SHARD_WORKERS": 1,
-    "TOKENMILL_POSITIONS": 0,
-    "TOKENMILL_RANKS": 1,
-}
+OURS = "TOKENMILL_"
 
 
 def check_settings() -> Iterator[Finding]:
-    """Numbers that are none, and a runner of shards that cannot be imported."""
-    for name, least in WHOLE.items():
-        text = os.environ.get(name)
-        if text and not (text.isdecimal() and int(text) >= least):
-            yield Finding(name, f"{text!r} is no whole number of at least {least}", f"set it to one, or `unset {name}`")
-    if (text := os.environ.get(SETTING, "")) not in ("", ANYWAY):
-        yield Finding(SETTING, f"no {text!r}", f"set it to {ANYWAY}, or `unset {SETTING}`")
-    seconds = os.environ.get("TOKENMILL_CHECKPOINT_SECONDS", "20")
-    try:
-        float(seconds)
-    except ValueError:
-        yield Finding(
-            "TOKENMILL_CHECKPOINT_SECONDS", f"{seconds!r} is no number of seconds", "set it to one, such as 20"
-        )
-    if kind := os.environ.get("TOKENMILL_PARALLEL"):
-        from lm.training.parallel import KINDS  # imports torch
-
-        if kind not in KINDS:
-            yield Finding("TOKENMILL_PARALLEL", f"no {kind!r}", f"use one of {', '.join(KINDS)}")
-    if runner := os.environ.get("TOKENMILL_RUNNER"):
-        module, _, function = runner.partition(":")
+    """Variables of ours that are no setting or have no value that is one, and a runner of shards that cannot be imported."""
+    known = {setting.name: setting for setting in all_settings()}
+    for name in sorted(name for name in os.environ if name.startswith(OURS) and name not in known):
+        near = get_close_matches(name, known, n=1, cutoff=0.8)
+        yield Finding(name, "is no setting", f"did you mean {near[0]}?" if near else "`tokenmill settings` lists them")
+    for setting in known.values():
+        try:
+            setting.read()
+        except ConfigError as error:
+            yield Finding(setting.name, str(error).partition(": ")[2], f"set it so, or `unset {setting.name}`")
+    if name := RUNNER.read():
+        module, _, function = name.partition(":")
         try:
             getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError, ValueError) as error:
-            yield Finding(
-                "TOKENMILL_RUNNER", f"{runner!r} is no module:function: {one_line(error)}", "try flows.shards:on_dask"
-            )
+            yield Finding(RUNNER.name, f"{name!r} is no module:function: {one_line(error)}", "try flows.shards:on_dask")
 
 
 def gpus() -> int:
@@ -62,13 +48,13 @@ def gpus() -> int:
 def check_ranks(params: dict[str, Any]) -> Iterator[Finding]:
     """TOKENMILL_RANKS processes need a GPU each, where the stages that train run here and find any, and share the shards of
     each, unless TOKENMILL_PARALLEL says otherwise."""
-    text = os.environ.get("TOKENMILL_RANKS", "1")
-    if not text.isdecimal():
+    try:
+        ranks, pools, parallel = RANKS.read(), POOLS.read(), PARALLEL.read()
+    except ConfigError:  # check_settings says so
         return
-    ranks = int(text)
-    if ranks > 1 and not os.environ.get("TOKENMILL_POOLS") and (few := too_few(ranks, gpus())):
+    if ranks > 1 and not pools and (few := too_few(ranks, gpus())):
         yield Finding("TOKENMILL_RANKS", *few)
-    if os.environ.get("TOKENMILL_PARALLEL", "exact") != "exact":
+    if parallel != "exact":
         return
     if ranks & (ranks - 1):
         yield Finding("TOKENMILL_RANKS", f"{ranks} is no power of two, and shards are", "set it to one")

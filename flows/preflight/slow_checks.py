@@ -1,34 +1,44 @@
-"""What rehearsal.py has done in its process: all that needs torch or takes time, in one answer."""
+"""What child.py has done in its process: all that needs torch or takes time, in one answer."""
 
 from pathlib import Path
 from typing import Any
 
-from flows.preflight.contracts import Sections, check_edges
-from flows.preflight.finding import Finding, findings_of
-from flows.preflight.inputs import check_checkpoint
+from flows.preflight.beside import beside
+from flows.preflight.checkpoint import check_checkpoint
+from flows.preflight.contracts import check_edges
 from flows.preflight.needs import needs_of
 from flows.preflight.passed import digest
 from flows.preflight.resources import Needs
 from flows.preflight.toy_run import rehearse
 from flows.preflight.toys import Toys
+from tasks.about.finding import Finding, findings_of
 from tasks.core.process import use_threads
-from tasks.runner.graph import read_graph
+from tasks.runner.graph import asked_for, graph_of
 
 
 def rehearsed(
-    root: Path, params: dict[str, Any], addresses: list[str], folder: Path, toys: Path | None = None
+    root: Path,
+    params: dict[str, Any],
+    addresses: list[str],
+    folder: Path,
+    toys: Path | None = None,
+    imports: int | None = None,
 ) -> tuple[list[Finding], dict[str, Any]]:
     """Findings about edges and the toy run, which works in `folder`, and what a run needs. toys: where stages that passed are
-    kept. The forecast and the checkpoint are left out where params are those of another graph than ours."""
+    kept. Edges are those of all stages that are asked for, since a wrong one among what is up to date would be met later.
+    imports: as forecast_of has it. The toy run and the forecast, which take as long as each other, have a core each where
+    there are two."""
     use_threads()
-    graph, ours = read_graph(root), set(Sections.__dataclass_fields__) - {"shape"} <= set(params)
-    found = findings_of(lambda: check_checkpoint(params), lambda: check_edges(params)) if ours else []
+    graph = graph_of(root, params)
+    every = [graph[address] for address in dict.fromkeys([*asked_for(graph), *addresses])]
+    stages = [entry.name for entry in every]
+    found = findings_of(lambda: check_checkpoint(params, every), lambda: check_edges(params, stages))
     folder.mkdir()
     unusable = bool(found) and any("checkpoint" in finding.where for finding in found)
-    needs = Needs()
+    asked = [graph[address].name for address in addresses]
+    forecast = None if found else beside(lambda: needs_of(params, asked, imports))
     if not unusable:
         kept = Toys(toys, digest(root, {}, graph)) if toys else None
         found += rehearse(params, graph, addresses, folder, kept)
-    if ours and not found:
-        needs = needs_of(params, {graph[address].name for address in addresses})
+    needs = forecast() if forecast and not found else Needs()
     return found, needs.to_json()

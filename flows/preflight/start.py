@@ -5,23 +5,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.preflight.finding import Finding, findings_of
 from flows.preflight.folders import cache_folder, check_writable
 from flows.preflight.passed import digest, recall, remember
 from flows.preflight.remote import check_remote
 from flows.preflight.resources import Needs, check_disk, check_memory
 from flows.preflight.services import check_mlflow, check_prefect, check_proxies
 from flows.preflight.settings import check_ranks, check_settings
-from flows.preflight.stage_modules import before, room_of
 from flows.stage.pools import pool_of
 from flows.staleness.plan import Planned
 from flows.staleness.restorable import restorable
 from flows.staleness.scratch import abandoned
+from tasks.about.finding import Finding, findings_of
 from tasks.core.config import ConfigError, read_params
 from tasks.report.words import counted
-from tasks.runner.graph import Entry, read_graph
+from tasks.runner.graph import Entry, before, graph_of
+from tasks.runner.rooms import part_of, room_of
 
 Say = Callable[[str], None]
+Meanwhile = Callable[[], None]
+
+
+def nothing() -> None:
+    """What is done meanwhile where nothing is."""
 
 
 def shown(line: str) -> None:
@@ -29,18 +34,22 @@ def shown(line: str) -> None:
     print(f"{'preflight':>18} | {line}", flush=True)
 
 
-def preflight(root: Path, params: dict[str, Any], todo: list[Planned], say: Say = shown) -> None:
+def preflight(
+    root: Path, params: dict[str, Any], todo: list[Planned], say: Say = shown, meanwhile: Meanwhile = nothing
+) -> None:
     """Raises ConfigError with a line for everything that is known to fail in a run of these stages; params must be valid. What
-    it is at goes to `say`."""
-    found = look(root, params, [stage.address for stage in todo], say)
+    it is at goes to `say`. meanwhile: called once while a rehearsal is at work, if one is needed."""
+    found = look(root, params, [stage.address for stage in todo], say, meanwhile)
     if found:
         raise ConfigError("\n".join(map(str, found)))
 
 
-def look(root: Path, params: dict[str, Any], addresses: list[str], say: Say = shown) -> list[Finding]:
+def look(
+    root: Path, params: dict[str, Any], addresses: list[str], say: Say = shown, meanwhile: Meanwhile = nothing
+) -> list[Finding]:
     """All findings about a run of these stages with valid params; the toy run only where none like it has passed, and of the
     stages that will run alone, not of those that DVC's cache of runs has."""
-    graph = read_graph(root)
+    graph = graph_of(root, params)
     if left := abandoned(root):
         say(left)
     found = surroundings(root, [out for address in addresses for out in graph[address].outs])
@@ -48,7 +57,7 @@ def look(root: Path, params: dict[str, Any], addresses: list[str], say: Say = sh
     if not ours:
         return found
     found += findings_of(lambda: check_ranks(params), lambda: taken_up(root, graph, ours))
-    if unusable := findings_of(lambda: inputs(params, graph, ours)):
+    if unusable := findings_of(lambda: inputs(params, [graph[address].name for address in ours])):
         return found + unusable  # there is nothing to rehearse with
     key = digest(root, params, graph)
     needs = recall(root, key, ours)
@@ -58,7 +67,7 @@ def look(root: Path, params: dict[str, Any], addresses: list[str], say: Say = sh
         ours = [address for address in ours if address not in restored]
         needs = recall(root, key, ours) if ours else {}
     if needs is None:
-        failed, needs = first_time(root, params, ours, say)
+        failed, needs = first_time(root, params, ours, say, meanwhile)
         found += failed
         if not failed:
             remember(root, key, ours, needs)
@@ -77,13 +86,14 @@ def surroundings(root: Path, outs: list[str]) -> list[Finding]:
     )
 
 
-def inputs(params: dict[str, Any], graph: dict[str, Entry], addresses: list[str]) -> list[Finding]:
-    """The sources of text, where they are to be read."""
-    if not any(graph[address].name == "ingest" for address in addresses):
+def inputs(params: dict[str, Any], stages: list[str]) -> list[Finding]:
+    """What these stages read from outside the graph, such as the sources of text."""
+    rooms = [room for stage in dict.fromkeys(stages) if (room := part_of(stage, "inputs"))]
+    if not rooms:
         return []
-    from flows.preflight.inputs import check_sources  # imports torch
+    from tasks.about.sections import Sections  # imports torch
 
-    return check_sources(params)
+    return findings_of(*(lambda room=room: room.inputs(Sections(params)) for room in rooms))
 
 
 def taken_up(root: Path, graph: dict[str, Entry], addresses: list[str]) -> list[Finding]:
@@ -98,14 +108,14 @@ def taken_up(root: Path, graph: dict[str, Entry], addresses: list[str]) -> list[
 
 
 def first_time(
-    root: Path, params: dict[str, Any], addresses: list[str], say: Say
+    root: Path, params: dict[str, Any], addresses: list[str], say: Say, meanwhile: Meanwhile
 ) -> tuple[list[Finding], dict[str, Any]]:
     """The rehearsal, announced: it is what a first start waits for."""
     from flows.preflight.child import rehearse_apart
 
     began = time.monotonic()
     say("the graph at toy width, once for these parameters and this code")
-    found, needs = rehearse_apart(root, params, addresses, say)
+    found, needs = rehearse_apart(root, params, addresses, say, meanwhile)
     say(f"{counted(len(found), 'finding')} after {time.monotonic() - began:.0f} s")
     return found, needs
 

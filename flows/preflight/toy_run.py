@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from flows.preflight.artifacts import check_artefacts
+from flows.preflight.checkpoint import uses_of_checkpoint
 from flows.preflight.child import AT
-from flows.preflight.finding import Finding, one_line
-from flows.preflight.inputs import uses_of_checkpoint
-from flows.preflight.sample import narrow_checkpoint, sample_sources
+from flows.preflight.narrow import narrow_checkpoint
 from flows.preflight.shrink import Few, shrunk, with_few_problems
-from flows.preflight.stage_modules import before, needed, room_of
 from flows.preflight.toys import Toys
-from tasks.core.config import ConfigError, load
+from tasks.about.finding import Finding, one_line
+from tasks.core.config import CHECKPOINT, ConfigError, load
 from tasks.core.log import Log
 from tasks.runner.folders import inside
-from tasks.runner.graph import Entry
+from tasks.runner.graph import Entry, before, needed
+from tasks.runner.rooms import config_of, part_of, room_of
 
 
 class ToyLog(Log):
@@ -29,15 +29,14 @@ class ToyLog(Log):
             raise FloatingPointError(f"step {step}: {wrong[0]} is no finite number")
 
 
-def prepare(params: dict[str, Any], folder: Path, sample: bool = True) -> dict[str, Any]:
-    """The toy params, once the inputs they name are made in the folder; without a sample of the sources where none is read."""
-    toy = shrunk(params, str(folder / "raw"), str(folder / "checkpoint"))
-    if sample and room_of("ingest"):
-        from tasks.ingest.stage import IngestConfig
-
-        toy["ingest"]["sources"] = sample_sources(load("ingest", IngestConfig, params), folder / "raw")
-    if any(uses_of_checkpoint(params)):
-        narrow_checkpoint(Path(params["checkpoint"]["folder"]), folder / "checkpoint")
+def prepare(params: dict[str, Any], folder: Path, stages: list[str], to_run: list[Entry]) -> dict[str, Any]:
+    """The toy params of all stages, once the inputs from outside the graph that some are to read are made in the folder."""
+    toy = shrunk(params, stages, folder)
+    for name in dict.fromkeys(entry.name for entry in to_run):
+        if (room := part_of(name, "toy")) and hasattr(room, "inputs"):
+            toy[name] |= room.inputs(params, folder)
+    if any(uses_of_checkpoint(params, to_run)):
+        narrow_checkpoint(Path(params[CHECKPOINT]["folder"]), folder / "data" / CHECKPOINT)
     return toy
 
 
@@ -52,16 +51,17 @@ def rehearse(
     """
     edges, asked = before(graph), [address for address in addresses if room_of(graph[address].name)]
     order = [address for address in needed(graph, asked) if room_of(graph[address].name)]
-    keys = toys.keys(graph, order, edges, shrunk(params, "raw", "checkpoint")) if toys else {}
+    stages = [entry.name for entry in graph.values()]
+    keys = toys.keys(graph, order, edges, shrunk(params, stages, Path("toy"))) if toys else {}
     passed = {address for address in order if toys and toys.has(keys[address])}
     order = [address for address in unfinished(edges, asked, passed) if address in order]
     to_run = [address for address in order if address not in passed]
     if not to_run:
         return []
     try:
-        toy = prepare(params, folder, any(graph[address].name == "ingest" for address in to_run))
+        toy = prepare(params, folder, stages, [graph[address] for address in to_run])
     except (ValueError, OSError) as error:
-        return [Finding("params.yaml: ingest.sources", one_line(error), "no sample of them could be taken")]
+        return [Finding("the toy run's inputs", one_line(error), "no sample of them could be taken")]
     problems, failed, found = dict[Any, Few](), set[str](), list[Finding]()
     for address in order:
         place = folder / "data" / inside(graph[address])
@@ -101,7 +101,7 @@ def rehearse_stage(entry: Entry, toy: dict[str, Any], folder: Path, problems: di
     assert module
     (data / inside(entry)).mkdir(parents=True)
     try:
-        config = with_few_problems(load(entry.name, getattr(module, f"{entry.name.capitalize()}Config"), toy), problems)
+        config = with_few_problems(load(entry.name, config_of(entry.name), toy), problems)
         metrics = module.run(config, data, ToyLog(), *([entry.item] if entry.item else []))
     except (ConfigError, FloatingPointError) as error:
         return [Finding(where, one_line(error), f"change the section {entry.name}")]

@@ -14,6 +14,7 @@ from flows.replay.finished_run import Side, side_of
 from flows.replay.first_difference import differing, first_difference
 from flows.replay.first_step import Step, first_step
 from flows.replay.tolerance import judge
+from tasks.runner.answer import print_json, take_json, words_aside
 
 EQUAL, WITHIN, DIVERGED = "bit-equal", "within tolerance", "diverged"
 
@@ -107,9 +108,10 @@ def report(left: Side, right: Side, verdicts: list[Verdict]) -> Divergence | Non
 
 def main() -> int:
     """Exit code: 0 when every stage is bit-equal, 1 when one is not, 2 for a run that cannot be found."""
-    parser = argparse.ArgumentParser(prog="make bisect", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tokenmill bisect", description=__doc__)
     parser.add_argument("a")
     parser.add_argument("b")
+    take_json(parser)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tokenmill-bisect-") as folder:
         try:
@@ -120,7 +122,10 @@ def main() -> int:
             print(error, file=sys.stderr)
             return 2
         verdicts = compare(left, right)
-        report(left, right, verdicts)
+        with words_aside(asked.json):
+            first = report(left, right, verdicts)
+    if asked.json:
+        print_json({"a": left.name, "b": right.name, "stages": verdicts, "first": first})
     return int(any(found.kind != EQUAL for found in verdicts))
 
 

@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flows.staleness.compare import by_path, read_lock
 from lm.config import ConfigError
 from tasks.core.hashed import read_ignored
-from tasks.core.yaml import YAMLError, parse_yaml
 from tasks.ledger.revision import data_of
-from tasks.runner.git import ask
+from tasks.runner.git import printed
 from tasks.runner.key import locked_key
+from tasks.runner.lock import entries_of, locked_in, md5s
 from tasks.runner.record import TAG, Record
 from tasks.runner.recorded import FOLDER
 from tasks.runner.timings import record_of as recorded
@@ -55,9 +54,9 @@ class Side:
         if self.revision is None:
             return {f: md5 for f, md5 in self.records[stage].code.items() if f == path or f.startswith(f"{path}/")}
         ignored = read_ignored(self.root)
-        listed = _git(self.root, "ls-tree", "-r", "--name-only", "-z", self.revision, "--", path).decode()
+        listed = printed(self.root, "ls-tree", "-r", "--name-only", "-z", self.revision, "--", path).decode()
         files = [name for name in listed.split("\0") if name and not ignored.names(name)]
-        return {name: _md5(_git(self.root, "show", f"{self.revision}:{name}")) for name in files}
+        return {name: _md5(printed(self.root, "show", f"{self.revision}:{name}")) for name in files}
 
 
 def side_of(root: Path, name: str, scratch: Path) -> Side:
@@ -75,7 +74,7 @@ def from_folder(root: Path) -> Side:
     for path in sorted((root / "data" / "timings").glob("*.record.json")):
         record = Record(**json.loads(path.read_text()))
         records[record.stage] = record
-    lock = read_lock(root / "dvc.lock") if (root / "dvc.lock").exists() else {}
+    lock = locked_in(root) or {}
     locked = {stage: record_of(stage, entry) for stage, entry in lock.items()}
     if not locked and not records:
         raise ValueError(f"{root}: has neither a dvc.lock nor data/timings/*.record.json: no stage has run there")
@@ -94,7 +93,7 @@ def from_revision(root: Path, commit: str, scratch: Path) -> Side:
     for stage in lock:
         metrics = scratch / "data" / "metrics" / f"{stage}.json"
         metrics.parent.mkdir(parents=True, exist_ok=True)
-        if shown := _git(root, "show", f"{commit}:data/metrics/{stage}.json"):
+        if shown := printed(root, "show", f"{commit}:data/metrics/{stage}.json"):
             metrics.write_bytes(shown)
     locked = {stage: record_of(stage, entry) for stage, entry in lock.items()}
     return Side(commit[:12], root, scratch / "data", joined(root, locked), commit)
@@ -103,8 +102,8 @@ def from_revision(root: Path, commit: str, scratch: Path) -> Side:
 def record_of(stage: str, entry: dict[str, Any]) -> Record:
     """What a lock says of a stage; what it read is among the others, so its file of that is no output here."""
     params = entry.get("params", {}).get("params.yaml", {})
-    outs = {path: md5 for path, md5 in by_path(entry.get("outs")).items() if not path.startswith(f"{FOLDER}/")}
-    return Record(stage, locked_key(entry), entry["cmd"], by_path(entry.get("deps")), params, outs=outs)
+    outs = {path: md5 for path, md5 in md5s(entry, "outs").items() if not path.startswith(f"{FOLDER}/")}
+    return Record(stage, locked_key(entry), entry["cmd"], md5s(entry, "deps"), params, outs=outs)
 
 
 def joined(root: Path, locked: dict[str, Record]) -> dict[str, Record]:
@@ -119,7 +118,7 @@ def joined(root: Path, locked: dict[str, Record]) -> dict[str, Record]:
 def revision_of(root: Path, name: str) -> tuple[str, str | None]:
     """(commit, stage) of a git revision, whose stage is None, or of an MLflow run: the newest commit whose dvc.lock has the
     run's stage key, and its stage. Raises ValueError when there is none."""
-    commit = _git(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").decode().strip()
+    commit = printed(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").decode().strip()
     if commit:
         return commit, None
     tags = tags_of(name) if RUN_ID.fullmatch(name) else None
@@ -128,7 +127,7 @@ def revision_of(root: Path, name: str) -> tuple[str, str | None]:
     ran_at, stage = tags.get("git.revision", ""), tags.get("dvc.stage")
     if stage is None:
         return ran_at, None
-    commits = _git(root, "rev-list", "--all", "--", "dvc.lock").decode().split()
+    commits = printed(root, "rev-list", "--all", "--", "dvc.lock").decode().split()
     for commit in dict.fromkeys([ran_at, *commits]):
         entry = locked_at(root, commit).get(stage)
         if entry and locked_key(entry) == tags.get("stage.key"):
@@ -139,15 +138,9 @@ def revision_of(root: Path, name: str) -> tuple[str, str | None]:
 def locked_at(root: Path, commit: str) -> dict[str, Any]:
     """The stages of a revision's dvc.lock; none where it has none, or no YAML."""
     try:
-        return (parse_yaml(_git(root, "show", f"{commit}:dvc.lock").decode()) or {}).get("stages", {})
-    except (YAMLError, AttributeError):
+        return entries_of(printed(root, "show", f"{commit}:dvc.lock").decode())
+    except ValueError:
         return {}
-
-
-def _git(root: Path, *arguments: str) -> bytes:
-    """What git prints; nothing when it fails."""
-    done = ask(root, *arguments, binary=True)
-    return done.stdout if done.returncode == 0 else b""
 
 
 def _md5(content: bytes) -> str:

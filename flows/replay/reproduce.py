@@ -16,6 +16,7 @@ from flows.params.compose import CURRENT, compose, write
 from flows.replay.bisect import DIVERGED, compare, order_of, report
 from flows.replay.finished_run import Side, from_folder, from_revision, locked_at, revision_of
 from flows.stage.process import run_stage
+from tasks.runner.answer import print_json, take_json, words_aside
 from tasks.runner.git import git
 
 
@@ -62,30 +63,34 @@ def run_again(root: Path, copy: Path, commit: str, stages: list[str]) -> int:
     return 0
 
 
-def reproduce(root: Path, name: str) -> int:
+def reproduce(root: Path, name: str, is_json: bool = False) -> int:
     """Exit code: 0 when every stage is bit-equal or within tolerance, 1 when one diverged or failed. The copy is removed
     afterwards. Raises ValueError for a name that leads to no lock."""
     commit, stage = revision_of(root, name)
     copy = root / ".scratch" / "reproduce" / commit[:12]
-    with tempfile.TemporaryDirectory(prefix="tokenmill-reproduce-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tokenmill-reproduce-") as folder, words_aside(is_json):
         left = up_to(from_revision(root, commit, Path(folder)), stage)
         try:
             code = run_again(root, copy, commit, order_of([left]))
             right = from_folder(copy) if (copy / "dvc.lock").exists() else replace(left, name="this run", records={})
             print(f"\n{commit[:12]}, run again:")
             verdicts = compare(left, replace(right, name="this run"))
-            report(left, replace(right, name="this run"), verdicts)
+            first = report(left, replace(right, name="this run"), verdicts)
         finally:
             git(root, "worktree", "remove", "--force", str(copy))
             shutil.rmtree(copy, ignore_errors=True)
+    if is_json:
+        print_json({"revision": commit, "stages": verdicts, "first": first, "code": code})
     return 1 if code or any(found.kind == DIVERGED for found in verdicts) else 0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="make reproduce", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tokenmill reproduce", description=__doc__)
     parser.add_argument("revision", nargs="?", default="HEAD", help="a git revision, or the id of an MLflow run")
+    take_json(parser)
+    asked = parser.parse_args()
     try:
-        return reproduce(Path.cwd(), parser.parse_args().revision)
+        return reproduce(Path.cwd(), asked.revision, asked.json)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

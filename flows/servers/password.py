@@ -11,7 +11,9 @@ import os
 import secrets
 from collections.abc import Mapping, MutableMapping
 
-VARIABLE = "TOKENMILL_PASSWORD"
+from flows.settings import PASSWORD
+
+VARIABLE = PASSWORD.name
 USER = "admin"
 SHORTEST = 12  # what MLflow asks for
 RANDOM_BYTES = 18

@@ -1,6 +1,5 @@
 """The two servers of `make ui` as child processes of this one, reachable from this machine only."""
 
-import json
 import os
 import secrets
 import shutil
@@ -13,13 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.error import URLError
-from urllib.request import ProxyHandler, Request, build_opener
 
 from flows.environment import ROOT, environment
-from flows.servers.password import USER, header, pair
+from flows.servers.answers import get
+from flows.servers.password import USER, pair
 from flows.servers.prefect_pages import adapted
+from lm.config import ConfigError
+from lm.settings import Setting
 
 HOME = ROOT / ".scratch" / "prefect-server"
 STORE = ROOT / "mlflow" / "store"
@@ -33,9 +32,6 @@ AS_TRAINING = "workflowType=machine_learning"
 STARTUP_SECONDS = 180
 # Prefect gives a run 30 s to end by itself when its runner is stopped; the runner needs a little more.
 STOP_SECONDS = 45
-
-# Requests to ourselves must not go through a proxy that the environment names.
-_direct = build_opener(ProxyHandler({}))
 
 
 class ServerError(RuntimeError):
@@ -198,40 +194,26 @@ def mlflow_login(password: str) -> dict[str, str]:
     }
 
 
-def port_of(variable: str, default: int) -> int:
-    """The port that an environment variable asks for, or the default; 0 asks for any free one.
+def port_of(setting: Setting[int]) -> int:
+    """The port that a setting asks for; 0 asks for any free one. Raises ServerError when it is no port or is taken."""
+    try:
+        return _bindable(setting.read())
+    except ConfigError as error:
+        raise ServerError(str(error)) from None
+    except OSError as error:
+        raise ServerError(
+            f"port {setting.read()} on {HOST}: {error.strerror}; stop what uses it or choose another with "
+            f"{setting.name} (0: any free port), such as {setting.name}=0 make ui"
+        ) from None
 
-    Raises ServerError when it is no port number or the port is taken.
-    """
-    text = os.environ.get(variable, str(default))
-    if not text.isdecimal() or int(text) > 65535:
-        raise ServerError(f"{variable}={text}: not a port; use a number from 1 to 65535, or 0 for any free port")
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    return _bindable(0)
+
+
+def _bindable(port: int) -> int:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, int(text)))
-        except OSError as error:
-            raise ServerError(
-                f"port {text} on {HOST}: {error.strerror}; stop what uses it or choose another with "
-                f"{variable} (0: any free port), such as {variable}=0 make ui"
-            ) from None
+        probe.bind((HOST, port))
         return probe.getsockname()[1]
-
-
-def post(url: str, body: dict[str, Any], password: str | None = None) -> bytes | None:
-    """The answer to a POST of JSON, or None when nobody answers it with success within 2 s."""
-    headers = {**header(password), "Content-Type": "application/json"}
-    return _answered(Request(url, json.dumps(body).encode(), headers))
-
-
-def get(url: str, password: str | None = None) -> bytes | None:
-    """The body of a GET, or None while nobody answers it with success within 2 s."""
-    return _answered(Request(url, headers=header(password)))
-
-
-def _answered(request: Request) -> bytes | None:
-    try:
-        with _direct.open(request, timeout=2) as response:
-            return response.read()
-    except (URLError, TimeoutError, ConnectionError):
-        return None

@@ -1,7 +1,5 @@
 """The servers of a `make ui` that is running in this checkout, for runs that are started otherwise and shall be seen there."""
 
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import psutil
@@ -28,12 +26,3 @@ def running_server(home: Path = HOME) -> dict[str, str]:
     except (OSError, ValueError, psutil.Error):
         return {}
     return {name: variables[name] for name in WANTED if name in variables}
-
-
-def server_answers(url: str) -> bool:
-    """Whether a Prefect server answers at this API URL within two seconds."""
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=2) as reply:
-            return reply.status == 200
-    except (urllib.error.URLError, OSError, ValueError):
-        return False

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from flows.servers.answers import get
 from flows.servers.password import for_temporary_server
-from flows.servers.prefect_and_mlflow import HOST, Child, child, get, port_of
+from flows.servers.prefect_and_mlflow import HOST, Child, child, port_of
+from flows.settings import TEMPORARY_PREFECT_PORT
 
 # As Prefect starts its own: the API alone, without pages and without the services that serve schedules and agents.
 BARE = {"PREFECT_SERVER_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
@@ -36,7 +38,7 @@ def temporary_server() -> Temporary:
     a whole process group; a server among them is gone before the run has said that it was cancelled, and Prefect's client tries
     its last words again for minutes.
     """
-    url = f"http://{HOST}:{(port := port_of('TOKENMILL_TEMPORARY_PREFECT_PORT', 0))}/api"
+    url = f"http://{HOST}:{(port := port_of(TEMPORARY_PREFECT_PORT))}/api"
     command = [sys.executable, "-P", "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     command += ["--host", HOST, "--port", str(port), "--log-level", "error", "--lifespan", "on"]
     home = Path(os.environ["PREFECT_HOME"])

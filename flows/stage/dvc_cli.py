@@ -1,6 +1,7 @@
 """DVC's command line, held to what stages read: what DVC would record of a stage is refused where it is not that.
 
-It is quicker, too, 0.28 s in place of 0.47 to find a stage up to date: it lives too briefly to collect garbage.
+It is quicker, too, 0.28 s in place of 0.47 to find a stage up to date: it lives too briefly to collect garbage. And 0.2 s less
+to write what it has found.
 """
 
 import errno
@@ -16,6 +17,8 @@ from typing import Any
 # This process may work on a revision of the project that has another code, or none, of this name.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 try:
+    from tasks.core.yaml import read_yaml
+    from tasks.runner.asked import targets_of
     from tasks.runner.recorded import claim_of, differences, forget_run, is_true, locked
 finally:
     del sys.path[0]
@@ -29,10 +32,20 @@ def main() -> int:
     from dvc.cli import main as dvc
 
     end_on_a_full_disk()
+    read_the_lock_by_libyaml()
     hold_to_what_was_read()
-    code = dvc(sys.argv[1:])
+    code = dvc(with_goals(sys.argv[1:]))
     gc.freeze()  # else Python walks everything before it ends
     return code
+
+
+def with_goals(words: list[str]) -> list[str]:
+    """The command line; of a `repro` without a target the goals of dvc.yaml, if it names any, are the targets."""
+    if "repro" not in words or targets_of(words):
+        return words
+    stages = read_yaml(Path("dvc.yaml"))["stages"]
+    metas = {name: body.get("do", body).get("meta") or {} for name, body in stages.items()}
+    return [*words, *(name for name, meta in metas.items() if meta.get("goal"))]
 
 
 def end_on_a_full_disk() -> None:
@@ -51,6 +64,19 @@ def end_on_a_full_disk() -> None:
         return execute
 
     Cache._sql = property(sql)
+
+
+def read_the_lock_by_libyaml() -> None:
+    """DVC reads dvc.lock, to put a stage's entry into it, in 0.03 s in place of 0.22 where it has fifteen: by the parser that
+    keeps no comments, of which a lock has none. The other one also changes the last digit of some numbers each time."""
+    from dvc.utils.serialize import _yaml
+
+    with_comments = _yaml.parse_yaml_for_update
+
+    def parsed(text: str, path: str) -> Any:
+        return _yaml.parse_yaml(text, path) if Path(path).name == "dvc.lock" else with_comments(text, path)
+
+    _yaml.parse_yaml_for_update = parsed
 
 
 def hold_to_what_was_read() -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 
 from flows.staleness.false_entries import take_out
-from flows.staleness.lockfile import entries_of
 from tasks.runner.guardian import lock_signature
 from tasks.runner.key import file_md5
+from tasks.runner.lock import entries_of
 from tasks.runner.recorded import claim_of, path_of
 
 

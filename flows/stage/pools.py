@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from flows.settings import POOLS
 from flows.stage.process import Ended, run_stage
 from flows.staleness.plan import Planned
 from tasks.runner.locks import takes_a_slot
@@ -19,7 +20,7 @@ def pool_of(meta: dict[str, Any]) -> str | None:
     """The pool that a stage is sent to: its `pool`, or `gpu` when it asks for `gpus`, if that is one of TOKENMILL_POOLS
     (names with commas between them). None: the stage runs on this machine."""
     name = meta.get("pool") or ("gpu" if meta.get("gpus") else None)
-    used = [pool.strip() for pool in os.environ.get("TOKENMILL_POOLS", "").split(",")]
+    used = [pool.strip() for pool in POOLS.read().split(",")]
     return name if name in used else None
 
 

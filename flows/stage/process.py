@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 
 from flows.environment import environment
-from flows.staleness.lock_entry import lock_entry
 from tasks.runner.key import locked_key
+from tasks.runner.lock import lock_entry
 from tasks.runner.timings import settle
 
 PROGRESS = re.compile(r"progress (\S+) (\d+) (\d+) (\S+) eta=(\d+)(?: (.+))?")

@@ -5,20 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tasks.core.yaml import YAMLError, read_yaml
-
-
-def read_lock(path: Path) -> dict[str, Any]:
-    """The stages of a lock file. Raises ValueError naming the file when it is missing or not one."""
-    try:
-        return (read_yaml(path) or {})["stages"]
-    except (FileNotFoundError, YAMLError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a lock file of DVC ({type(error).__name__})") from None
-
-
-def by_path(entries: list[dict[str, Any]] | None) -> dict[str, str]:
-    """md5 of each dependency or output, by its path."""
-    return {entry["path"]: entry.get("md5", "") for entry in entries or []}
+from tasks.runner.lock import md5s, read_lock
 
 
 def differences(expected: dict[str, Any] | None, found: dict[str, Any] | None) -> list[str]:
@@ -29,7 +16,7 @@ def differences(expected: dict[str, Any] | None, found: dict[str, Any] | None) -
     if expected.get("params") != found.get("params"):
         parts.append("params")
     for kind, word in (("deps", "dependency"), ("outs", "output")):
-        left, right = by_path(expected.get(kind)), by_path(found.get(kind))
+        left, right = md5s(expected, kind), md5s(found, kind)
         parts += [f"{word} {path}" for path in sorted({*left, *right}) if left.get(path) != right.get(path)]
     return parts
 

@@ -14,10 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from flows.staleness.lockfile import entries_of, write
+from lm.files import write_text
 from tasks.core.unseen import unseen_keys
 from tasks.core.yaml import YAMLError, read_yaml
 from tasks.ledger.revision import cache_of, object_of
+from tasks.runner.lock import entries_of
 from tasks.runner.recorded import claim_of, differences, forget_run, is_true, locked
 
 LOOKED = Path(".scratch") / "entries.looked"  # its time is that of the last look
@@ -86,7 +87,7 @@ def _drop_locked(root: Path, since: int) -> list[tuple[str, str]]:
         for address in found:
             del whole["stages"][address]
         if whole["stages"]:
-            write(path, dumps_yaml(whole))
+            write_text(path, dumps_yaml(whole), durable=True)
         else:
             path.unlink()
     return list(found.items())

@@ -1,12 +1,11 @@
 """A dvc.lock that a kill or a full disk has cut off, since DVC rewrites it in place, is made readable again; and what it says
 of a stage that read something else is taken out."""
 
-import os
 import re
-import sys
 from pathlib import Path
 
 from flows.staleness.false_entries import take_out
+from lm.files import write_text
 from tasks.core.config import ConfigError
 from tasks.core.yaml import YAMLError, parse_yaml
 
@@ -42,9 +41,7 @@ def cut_back(root: Path) -> str:
     if kept is None:
         path.unlink()
         return "dvc.lock: not one stage in it could be read, so it was removed; DVC's cache has what ran here"
-    unfinished = path.with_name(".dvc.lock.unfinished")
-    unfinished.write_text(kept)
-    os.replace(unfinished, path)
+    write_text(path, kept)
     left = len(parse_yaml(kept)["stages"])
     return f"dvc.lock: was cut off; the {left} stages before that are kept, DVC's cache has the others"
 
@@ -60,8 +57,3 @@ def is_whole(text: str) -> bool:
 
 def _has_digests(outs: list[dict[str, str]]) -> bool:
     return bool(outs) and all(DIGEST.fullmatch(str(out["md5"])) for out in outs)
-
-
-if __name__ == "__main__":
-    if healed := heal_lock(Path.cwd()):
-        print(healed, file=sys.stderr)

@@ -1,15 +1,13 @@
 """dvc.lock in parts: some of its entries as a lock of their own, and one entry put into it, whole or not at all."""
 
-import os
 from pathlib import Path
-from typing import Any
 
 from dvc.repo import Repo, lock_repo
-from dvc.utils.serialize import YAMLError, dumps_yaml, parse_yaml, parse_yaml_for_update
+from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
 
-from flows.staleness.lock_entry import lock_entry
+from lm.files import write_text
+from tasks.runner.lock import Entry, entries_of, lock_entry
 
-Entry = dict[str, Any]
 SCHEMA = "2.0"
 
 
@@ -20,26 +18,12 @@ def lock_of(entries: dict[str, Entry]) -> str:
 
 def part_of(root: Path, addresses: list[str]) -> str:
     """The text of a lock with the entries of these stages alone. Raises ValueError naming one that has none."""
-    entries = {address: lock_entry(root, address) for address in addresses}
-    for address, entry in entries.items():
-        if entry is None:
+    entries = {}
+    for address in addresses:
+        if (entry := lock_entry(root, address)) is None:
             raise ValueError(f"dvc.lock: has no entry of {address}; bring that stage up to date first")
+        entries[address] = entry
     return lock_of(entries)
-
-
-def entries_of(text: str, path: str = "dvc.lock") -> dict[str, Entry]:
-    """The entries by stage. Raises ValueError when the text is no lock."""
-    try:
-        return dict(parse_yaml(text, path)["stages"])
-    except (YAMLError, KeyError, TypeError, ValueError):
-        raise ValueError(
-            f"{path}: not a lock file of DVC; `git checkout dvc.lock` brings back the committed one"
-        ) from None
-
-
-def md5s(entry: Entry, kind: str) -> dict[str, str]:
-    """md5 of each dependency (`deps`) or output (`outs`) of an entry, by path."""
-    return {item["path"]: item["md5"] for item in entry.get(kind, [])}
 
 
 def merge(root: Path, address: str, entry: Entry) -> bool:
@@ -55,16 +39,5 @@ def merge(root: Path, address: str, entry: Entry) -> bool:
             return False
         whole = parse_yaml_for_update(text, path)
         whole["stages"][address] = entry
-        write(path, dumps_yaml(whole))
+        write_text(path, dumps_yaml(whole), durable=True)
     return True
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file by one that is whole and on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)

@@ -15,6 +15,8 @@ import psutil
 from dvc.config import Config
 from dvc.lock import LockBase, make_lock
 
+from lm.files import replacing
+
 # How much younger than it is a process may look: the kernel tells in whole seconds when it was booted.
 BOOT_SECONDS = 2.0
 TABLE = Path(".dvc/tmp/rwlock")
@@ -58,10 +60,9 @@ def release_ended(root: Path) -> list[Use]:
         written = path.stat().st_mtime if uses else 0.0
         left = [use for use in uses if goes_on(use, written)]
         if left != uses:
-            unfinished = path.with_name("rwlock.unfinished")
-            unfinished.write_text(json.dumps(as_table(left)))
-            os.utime(unfinished, (written, written))  # those that are still in it began before this time
-            os.replace(unfinished, path)
+            with replacing(path) as unfinished:
+                unfinished.write_text(json.dumps(as_table(left)))
+                os.utime(unfinished, (written, written))  # those that are still in it began before this time
     return left
 
 

@@ -16,6 +16,8 @@ from dvc.dependency.param import ParamsDependency
 from dvc.output import Output
 from dvc.stage import Stage
 
+from lm.files import write_json
+
 FILE = Path(".scratch") / "seen.json"
 # A file that changes twice within one tick of the kernel's clock, at most 10 ms, has one time.
 TICK_NS = 100_000_000
@@ -92,8 +94,4 @@ def remember(root: Path, found: dict[str, tuple[str, int]]) -> None:
     known = recall(root)
     kept = known | {address: signature for address, (signature, newest) in found.items() if newest < settled}
     if kept != known:
-        path = root / FILE
-        path.parent.mkdir(exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_text(json.dumps(kept, indent=1, sort_keys=True))
-        os.replace(unfinished, path)
+        write_json(root / FILE, kept, shared=True)

@@ -1,15 +1,19 @@
 """`make why STAGE=pretrain`: why a stage would run or would not, in sentences, and which run made what it has left."""
 
-import subprocess
+import argparse
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from flows.params.compose import check_targets
 from flows.staleness.changes import Change, blob_bytes, committed, only_words
-from flows.staleness.lock_entry import lock_entry
 from flows.staleness.plan import Planned, make_plan, may_run
-from tasks.core.config import ConfigError
+from tasks.core.config import ConfigError, read_params
+from tasks.runner.answer import print_json, take_json
+from tasks.runner.git import git
 from tasks.runner.key import locked_key
+from tasks.runner.lock import lock_entry
 from tasks.runner.tracking import maker_of
 
 CODE = ("flows/", "kernels/", "lm/", "tasks/")
@@ -17,10 +21,42 @@ CODE = ("flows/", "kernels/", "lm/", "tasks/")
 
 def explain(root: Path, address: str) -> list[str]:
     """The lines on one stage, or on each stage of that name, `evaluate` being five."""
+    return [line for found in reasons(root, address) for line in found.lines()]
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """Why a stage would run or would not. state: "stale", "may run" or "up to date". because: what differs in it; before: what
+    differs in stages that it stands on, each by its name. after: the stages that may run before it. outs: what it has left."""
+
+    stage: str
+    state: str
+    because: list[str] = field(default_factory=list)
+    before: list[tuple[str, str]] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    outs: list[dict[str, Any]] = field(default_factory=list)
+    counted: str = ""
+    made: str = ""
+
+    def lines(self) -> list[str]:
+        """Sentences that say all of it."""
+        may_differ = "may run before it, and it runs again if what that leaves differs"
+        follows = [f"  {', '.join(self.after)} {may_differ}"] if self.after else []
+        if self.state == "stale":
+            return [f"{self.stage} is stale:", *(f"  {line}" for line in self.because), *follows]
+        if self.state == "may run":
+            head = f"{self.stage} may run: nothing of its own has changed, but what it stands on has:"
+            return [head, *(f"  {stage}: {line}" for stage, line in self.before), *follows]
+        left = [f"  {out['path']}: md5 {out['md5']}, {out.get('size', 0):,} bytes" for out in self.outs]
+        return [f"{self.stage} is up to date: {self.counted}", *left, f"  {self.made}"]
+
+
+def reasons(root: Path, address: str) -> list[Reasons]:
+    """Why one stage, or each stage of that name, would run or would not. Raises ConfigError while a run is going on."""
     plan = make_plan(root, [address])
     running = {stage.address for stage in may_run(plan)}
     asked = [stage for stage in plan if address in (stage.address, stage.address.partition("@")[0])]
-    return [line for stage in asked for line in _explain(root, stage, running, stale_before(plan, stage))]
+    return [_reasons(root, stage, running, stale_before(plan, stage)) for stage in asked]
 
 
 def stale_before(plan: list[Planned], stage: Planned) -> list[Planned]:
@@ -35,30 +71,23 @@ def stale_before(plan: list[Planned], stage: Planned) -> list[Planned]:
     return [each for each in plan if each.address in found and each.reason]
 
 
-def _explain(root: Path, stage: Planned, running: set[str], stale: list[Planned]) -> list[str]:
-    before = [name for name in stage.after if name in running]
-    follows = f"{', '.join(before)} may run before it, and it runs again if what that leaves differs" if before else ""
+def _reasons(root: Path, stage: Planned, running: set[str], stale: list[Planned]) -> Reasons:
+    after = [name for name in stage.after if name in running]
     if stage.reason:
-        lines = [
-            f"{stage.address} is stale:",
-            *(f"  {line}" for change in stage.changes for line in _detail(root, change)),
-        ]
-        return [*lines, f"  {follows}"] if before else lines
-    if before:
-        what = [f"  {each.address}: {line}" for each in stale for c in each.changes for line in _detail(root, c)]
-        return [
-            f"{stage.address} may run: nothing of its own has changed, but what it stands on has:",
-            *what,
-            f"  {follows}",
-        ]
+        because = [line for change in stage.changes for line in _detail(root, change)]
+        return Reasons(stage.address, "stale", because, after=after)
+    if after:
+        before = [(each.address, line) for each in stale for c in each.changes for line in _detail(root, c)]
+        return Reasons(stage.address, "may run", before=before, after=after)
     locked = lock_entry(root, stage.address)
+    assert locked is not None  # else it would be stale
     deps, params = len(locked.get("deps", [])), len(locked.get("params", {}).get("params.yaml", {}))
-    lines = [
-        f"{stage.address} is up to date: command, {deps} dependencies, {params} sections of params and versions of libraries, "
+    counted = (
+        f"command, {deps} dependencies, {params} sections of params and versions of libraries, "
         "and outputs are those that dvc.lock records"
-    ]
-    lines += [f"  {out['path']}: md5 {out['md5']}, {out.get('size', 0):,} bytes" for out in locked.get("outs", [])]
-    return [*lines, f"  {_made(locked_key(locked))}"]
+    )
+    made = _made(locked_key(locked))
+    return Reasons(stage.address, "up to date", outs=locked.get("outs", []), counted=counted, made=made)
 
 
 def _detail(root: Path, change: Change) -> list[str]:
@@ -68,13 +97,7 @@ def _detail(root: Path, change: Change) -> list[str]:
     found = committed(root, change.dependency, change.md5)
     if found is None:
         return [f"{change.words}; none of the last commits has what dvc.lock records of {change.dependency}"]
-    date = subprocess.run(
-        ["git", "show", "--no-patch", "--format=%h of %as", found.revision],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    date = git(root, "show", "--no-patch", "--format=%h of %as", found.revision)
     path = root / change.path
     name = change.path if change.path == change.dependency else change.path.removeprefix(f"{change.dependency}/")
     words = ""
@@ -95,16 +118,24 @@ def _made(key: str) -> str:
 
 def main() -> int:
     """Exit code: 0 explained, 1 a run is going on, 2 no such stage."""
+    parser = argparse.ArgumentParser(prog="tokenmill why", description=__doc__)
+    parser.add_argument("stage")
+    take_json(parser)
+    asked, root = parser.parse_args(), Path.cwd()
     try:
-        check_targets(Path.cwd(), sys.argv[1:2])
+        check_targets(root, read_params(), [asked.stage])
     except ConfigError as error:
         print(str(error).replace("TARGETS", "STAGE", 1), file=sys.stderr)
         return 2
     try:
-        print("\n".join(explain(Path.cwd(), sys.argv[1])))
+        found = reasons(root, asked.stage)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
+    if asked.json:
+        print_json(found)
+    else:
+        print("\n".join(line for one in found for line in one.lines()))
     return 0
 
 

@@ -1,5 +1,6 @@
 """`make ui`: the Prefect UI to start runs, the MLflow UI and the report to look at them, and the process that runs them."""
 
+import argparse
 import fcntl
 import json
 import os
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from types import FrameType
 
 from flows.environment import ROOT
+from flows.servers.answers import get, post
 from flows.servers.password import USER, VARIABLE, PasswordError, pair, take_password
 from flows.servers.prefect_and_mlflow import (
     AS_TRAINING,
@@ -22,13 +24,12 @@ from flows.servers.prefect_and_mlflow import (
     Child,
     ServerError,
     child,
-    get,
     port_of,
-    post,
     prefect_environment,
     private_home,
     servers,
 )
+from flows.settings import MLFLOW_PORT, PREFECT_PORT, REPORT_PORT
 from flows.ui.report_server import report_page
 from tasks.runner.own import open_lock
 from tasks.runner.tracking import EXPERIMENT, experiment_request
@@ -36,6 +37,7 @@ from tasks.runner.tracking import EXPERIMENT, experiment_request
 
 def main() -> int:
     """The exit code: 0 after Ctrl-C or SIGTERM, 1 when something could not start or ended by itself."""
+    argparse.ArgumentParser(prog="tokenmill ui", description=__doc__).parse_args()
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -61,8 +63,7 @@ def login(password: str | None, given: bool) -> str:
 def serve(password: str | None, how: str) -> None:
     """Start everything, say where it is and how to log in, and stay until interrupted. Raises ServerError when a part ends."""
     started = time.monotonic()
-    prefect_port, mlflow_port = port_of("TOKENMILL_PREFECT_PORT", 4200), port_of("TOKENMILL_MLFLOW_PORT", 5000)
-    report_port = port_of("TOKENMILL_REPORT_PORT", 5001)
+    prefect_port, mlflow_port, report_port = map(port_of, (PREFECT_PORT, MLFLOW_PORT, REPORT_PORT))
     print("starting the Prefect and MLflow servers; the first time takes longest", flush=True)
     prefect, mlflow = f"http://{HOST}:{prefect_port}", f"http://{HOST}:{mlflow_port}"
     with (

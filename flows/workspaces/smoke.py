@@ -1,5 +1,6 @@
 """`make smoke`: the preset `smoke` in a copy of the project, so that params.yaml, data and runs here stay as they are."""
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 from pathspec import GitIgnoreSpec
 
 from flows.environment import environment
-from tasks.runner.git import ask
+from tasks.runner.git import ask, git
 from tasks.runner.locks import lock
 
 PLACE = Path(".scratch") / "smoke"
@@ -26,7 +27,7 @@ def copy_project(root: Path, target: Path) -> Path:
     if not shutil.which("git"):
         return target
     for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "a copy"]):
-        subprocess.run(["git", *command], cwd=target, check=True)
+        git(target, *command)
     return target
 
 
@@ -49,6 +50,10 @@ def ours(root: Path) -> list[str]:
 
 def main() -> int:
     """The exit code of the pipeline in the copy, which stays in PLACE until the next one, for its report to be looked at."""
+    parser = argparse.ArgumentParser(
+        prog="tokenmill smoke", description=__doc__, epilog="Takes the words of `pipeline`."
+    )
+    _, words = parser.parse_known_args()
     folder = Path.cwd() / PLACE
     with lock("smoke"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -58,7 +63,7 @@ def main() -> int:
         for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME"):
             surroundings.pop(name, None)
         surroundings["PREFECT_HOME"] = str(target / ".scratch" / "prefect")
-        command = [sys.executable, "-m", "flows.pipeline", "--preset", "smoke", *sys.argv[1:]]
+        command = [sys.executable, "-m", "flows.pipeline", "--preset", "smoke", *words]
         return subprocess.run(command, cwd=target, env={**os.environ, **surroundings}, check=False).returncode
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from tasks.core.config import read_params
 from tasks.report.read import read_stages
 from tasks.report.words import ABSENT, percent, size
+from tasks.runner.columns import aligned
 from tasks.runner.names import flatten
 
 HERE, NOT_EVALUATED, AS_HERE = "(here)", "not evaluated", "as here"
@@ -56,11 +57,7 @@ def table(root: Path, folders: list[Path]) -> str:
         ] or [[folder.name, different, NOT_EVALUATED]]
     if any(len(row) > 3 for row in rows):
         rows.insert(0, ["variant", "differs from here in", "model", "bits/byte", "accuracy", "size"])
-    widths = [max((len(row[i]) for row in rows if i < len(row)), default=0) for i in range(6)]
-    widths[0] = max(widths[0], 18)
-    return "\n".join(
-        " | ".join([row[0].rjust(widths[0]), *map(str.ljust, row[1:], widths[1:])]).rstrip() for row in rows
-    )
+    return "\n".join(aligned(rows, left=range(1, 6), between=" | ", least=[18]))
 
 
 def _first(found: dict[str, Figures]) -> list[tuple[bool, str]]:

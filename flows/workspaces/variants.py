@@ -16,22 +16,16 @@ from pathlib import Path
 from dvc.config import Config
 
 from flows.environment import environment
-from flows.workspaces.variant_table import table
+from flows.workspaces.variant_table import changed, evaluated, table
 from tasks.core.config import ConfigError
-from tasks.runner.git import ask
+from tasks.runner.answer import print_json, take_json, words_aside
+from tasks.runner.git import git
 from tasks.runner.graph import read_graph
+from tasks.runner.locks import LOCKS, lock
 from tasks.runner.timings import STORE
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 FOLDER = Path(".variants")  # outside .scratch, which `make clean` empties
-
-
-def git(root: Path, *arguments: str) -> str:
-    """What git prints. Raises ConfigError with what it says."""
-    done = ask(root, *arguments)
-    if done.returncode:
-        raise ConfigError(f"git {arguments[0]}: {done.stderr.strip().splitlines()[-1]}")
-    return done.stdout
 
 
 def place(root: Path, name: str) -> Path:
@@ -52,8 +46,9 @@ def make(root: Path, name: str, revision: str) -> Path:
         take_up(root, folder, revision)
         return folder
     repair(root)  # else git takes those of a project that was moved for gone
-    git(root, "worktree", "prune")
-    git(root, "worktree", "add", "--quiet", "--detach", str(folder), revision)
+    with lock("worktrees", root / LOCKS):  # a prune takes away the folder that another's add is about to use
+        git(root, "worktree", "prune")
+        git(root, "worktree", "add", "--quiet", "--detach", str(folder), revision)
     try:
         for file in ("params.yaml", "dvc.lock"):
             if (root / file).exists():
@@ -134,9 +129,7 @@ def take_up(root: Path, folder: Path, revision: str) -> None:
     is asked for."""
     repair(root)
     share(root, folder)
-    its, asked = (
-        git(where, "rev-parse", f"{name}^{{commit}}").strip() for where, name in ((folder, "HEAD"), (root, revision))
-    )
+    its, asked = (git(where, "rev-parse", f"{name}^{{commit}}") for where, name in ((folder, "HEAD"), (root, revision)))
     if its == asked:
         return
     if revision != "HEAD":
@@ -162,13 +155,19 @@ def share(root: Path, folder: Path) -> None:
 
 def main() -> int:
     """Exit code: that of the pipeline in the variant; 2 for a mistake in what was asked for."""
-    parser = argparse.ArgumentParser(prog="make variant", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tokenmill variant", description=__doc__)
     parser.add_argument("--name", default="")
     parser.add_argument("--revision", default="HEAD")
     parser.add_argument("--remove", action="store_true")
+    take_json(parser)
     asked, rest = parser.parse_known_args()
     root = Path.cwd()
     try:
+        if not asked.name and asked.json:
+            print_json(
+                [{"name": path.name, "params": changed(root, path), "models": evaluated(path)} for path in made(root)]
+            )
+            return 0
         if not asked.name:
             print(all_of_them(root))
             return 0
@@ -177,12 +176,13 @@ def main() -> int:
         if asked.remove:
             remove(root, asked.name)
             return 0
-        folder = make(root, asked.name, asked.revision)
+        with words_aside(asked.json):
+            folder = make(root, asked.name, asked.revision)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"variant {asked.name}: {folder}", flush=True)
-    command = [sys.executable, "-m", "flows.pipeline", *rest]
+    print(f"variant {asked.name}: {folder}", flush=True, file=sys.stderr if asked.json else sys.stdout)
+    command = [sys.executable, "-m", "flows.pipeline", *rest, *(["--json"] if asked.json else [])]
     return subprocess.run(command, cwd=folder, env=surroundings(root, folder), check=False).returncode
 
 

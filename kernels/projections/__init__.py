@@ -13,9 +13,10 @@ def projections(x: Tensor, layers: Sequence[nn.Linear]) -> tuple[Tensor, ...]:
     """layer(x) of each. Under autocast products, gradients of x and their sum are in its dtype.
 
     In training on a GPU, where autograd would add the gradients of x in a pass over memory for each layer after the first (6
-    bytes an entry in bf16), a product adds to the one before. Elsewhere nothing but the calls.
+    bytes an entry in bf16), a product adds to the one before. Elsewhere, and where a layer is another than torch's,
+    nothing but the calls.
     """
-    if not (x.is_cuda and torch.is_grad_enabled()):
+    if not (x.is_cuda and torch.is_grad_enabled() and all(type(layer) is nn.Linear for layer in layers)):
         return tuple(layer(x) for layer in layers)
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))

@@ -4,7 +4,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lm.model import ModelConfig
+from lm.mixers.sliding_window import SlidingWindow
+from lm.model import Layer, ModelConfig
 from lm.rope import Linear, Llama3, Scaling, Yarn
 
 FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -12,7 +13,6 @@ FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "
 ABSENT = {
     "hidden_act": ("silu", None),
     "mlp_bias": (False, None),
-    "use_sliding_window": (False, None),
     "pretraining_tp": (1, None),
     "partial_rotary_factor": (1.0, None),
     "quantization_config": (None,),
@@ -44,8 +44,6 @@ def from_theirs(theirs: dict[str, Any]) -> ModelConfig:
             raise ValueError(f"{key} {theirs[key]!r} is not supported")
     if theirs.get("attention_bias"):
         raise ValueError("attention_bias true is not supported: it biases the output projection as well")
-    if any(kind != "full_attention" for kind in theirs.get("layer_types") or []):
-        raise ValueError("layer_types other than full_attention are not supported")
     size = {name: _whole(theirs, name, default) for name, default in SIZES.items()}
     heads, context = size["num_attention_heads"], size["max_position_embeddings"]
     rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}  # transformers 5, and before it
@@ -70,9 +68,29 @@ def from_theirs(theirs: dict[str, Any]) -> ModelConfig:
             qk_norm=family == "qwen3",
             qkv_bias=family == "qwen2",
             tied=bool(theirs.get("tie_word_embeddings", False)),
+            pattern=pattern_from(theirs, size["num_hidden_layers"]),
         )
     except ValidationError as error:  # each on a line of its own, with our names
         raise ValueError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
+
+
+def pattern_from(theirs: dict[str, Any], layers: int) -> list[Layer]:
+    """The pattern of a model whose layers attend to all tokens, or some of them to a window."""
+    kinds = theirs.get("layer_types")
+    windows = bool(theirs.get("use_sliding_window"))
+    if kinds is None:
+        first = _whole(theirs, "max_window_layers", 0) if windows else layers
+        kinds = ["full_attention" if index < first else "sliding_attention" for index in range(layers)]
+    if set(kinds) == {"full_attention"}:
+        return []
+    if len(kinds) != layers or not set(kinds) <= {"full_attention", "sliding_attention"}:
+        raise ValueError(f"layer_types {kinds} of {layers} layers are not supported")
+    if not windows or theirs["model_type"] == "llama":
+        raise ValueError(f"sliding_attention in {theirs['model_type']} without use_sliding_window is not supported")
+    window = SlidingWindow(window=_whole(theirs, "sliding_window", None))
+    every = [Layer(mixer=window if kind == "sliding_attention" else None) for kind in kinds]
+    period = next(n for n in range(1, layers + 1) if every == [every[index % n] for index in range(layers)])
+    return every[:period]
 
 
 def _whole(theirs: dict[str, Any], name: str, default: int | None) -> int:
@@ -125,12 +143,12 @@ def scaling_to(scaling: Scaling) -> dict[str, Any]:
 def to_theirs(config: ModelConfig) -> dict[str, Any]:
     """config.json of the family that has what the model uses, in the keys that transformers 4 and 5 both read.
 
-    Raises ValueError for QK-norm together with biases, which no family has.
+    Raises ValueError for what no family has, such as QK-norm together with biases, or a part of another kind.
     """
     if config.qk_norm and config.qkv_bias:
         raise ValueError("no Hugging Face family has both qk_norm and qkv_bias")
     family = "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
-    if family == "qwen2" and config.each_head * config.heads != config.width:
+    if family == "qwen2" and config.head_dim * config.heads != config.width:
         raise ValueError("Qwen 2 has no head width of its own: width must be heads x head_width")
     return {
         "model_type": family,
@@ -140,14 +158,35 @@ def to_theirs(config: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads,
         "num_key_value_heads": config.kv_heads,
-        "head_dim": config.each_head,
+        "head_dim": config.head_dim,
         "intermediate_size": config.ffn_width,
         "max_position_embeddings": config.context,
         "rope_theta": config.rope_theta,
         "rope_scaling": scaling_to(config.rope_scaling) if config.rope_scaling else None,
         "rms_norm_eps": config.norm_eps,
         "tie_word_embeddings": config.tied,
-        "hidden_act": "silu",
         "attention_bias": False,
         "use_sliding_window": False,
+        **parts_to(config, family),
     }
+
+
+def parts_to(config: ModelConfig, family: str) -> dict[str, Any]:
+    """What the parts of the layers say of themselves. Raises ValueError where they cannot be said in one config.json."""
+    config.norm.exported()
+    kinds: list[str] = []
+    keys: dict[str, Any] = {}
+    for index in range(config.layers):
+        layer = config.layer(index)
+        said = {**layer.mixer.exported(config), **layer.feed_forward.exported(config)}
+        kinds.append(said.pop("layer_type"))
+        for key, value in said.items():
+            if keys.setdefault(key, value) != value:
+                raise ValueError(f"no Hugging Face family has layers with {key} {keys[key]} and others with {value}")
+    if set(kinds) == {"full_attention"}:
+        return keys
+    if family == "llama":
+        raise ValueError(
+            "Llama has no sliding_window: a model with qk_norm or qkv_bias can be exported, as Qwen 3 or 2"
+        )
+    return {**keys, "layer_types": kinds}

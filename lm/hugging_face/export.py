@@ -4,16 +4,15 @@ AutoModelForCausalLM and AutoTokenizer open such a folder.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lm.checkpoint import load_model
+from lm.files import write_json
 from lm.hugging_face.config import to_theirs
 from lm.hugging_face.load import their_name
 from lm.model import Decoder
@@ -56,10 +55,6 @@ def save_shards(weights: dict[str, Tensor], folder: Path, limit: int) -> None:
     write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places})
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-
-
 def cast(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """The weight in another type. Raises ValueError where that is too small for an entry."""
     found = weight.detach().to("cpu", dtype).contiguous()
@@ -80,7 +75,8 @@ def save_hf(
     Raises ValueError, with nothing written, when no family of theirs has what the model uses, or the dtype is too small.
     """
     described = to_theirs(model.config)
-    weights = {their_name(n): cast(their_name(n), w, dtype) for n, w in model.state_dict().items()}
+    theirs = {their_name(name, model.config): weight for name, weight in model.state_dict().items()}
+    weights = {name: cast(name, weight, dtype) for name, weight in theirs.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for path in [path for pattern in STALE for path in folder.glob(pattern) if path.is_file()]:
         path.unlink()
@@ -110,7 +106,7 @@ def save_hf(
 
 def main() -> int:
     """The exit code: 2 for a folder that cannot be read or written."""
-    parser = argparse.ArgumentParser(prog="make export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tokenmill export", description=__doc__)
     parser.add_argument(
         "model", type=Path, help="a model folder, such as data/rl; a quantized one comes out dequantized"
     )

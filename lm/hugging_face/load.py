@@ -19,28 +19,24 @@ OUTER = {
     "norm.weight": "model.norm.weight",
     "head.weight": "lm_head.weight",
 }
-INNER = {
-    "attention_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attention.query_norm": "self_attn.q_norm",
-    "attention.key_norm": "self_attn.k_norm",
-    "attention.query": "self_attn.q_proj",
-    "attention.key": "self_attn.k_proj",
-    "attention.value": "self_attn.v_proj",
-    "attention.output": "self_attn.o_proj",
-    "ffn.gate": "mlp.gate_proj",
-    "ffn.up": "mlp.up_proj",
-    "ffn.down": "mlp.down_proj",
-}
+NORMS = {"attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 
 
-def their_name(name: str) -> str:
-    """`blocks.3.ffn.up.weight` -> `model.layers.3.mlp.up_proj.weight`."""
+def their_name(name: str, config: ModelConfig) -> str:
+    """`blocks.3.ffn.up.weight` -> `model.layers.3.mlp.up_proj.weight`. Raises ValueError where the part that has the weight has
+    no name there."""
     if name in OUTER:
         return OUTER[name]
-    _, layer, rest = name.split(".", 2)
-    part, kind = rest.rsplit(".", 1)
-    return f"model.layers.{layer}.{INNER[part]}.{kind}"
+    _, index, rest = name.split(".", 2)
+    inside, kind = rest.rsplit(".", 1)
+    if inside not in NORMS:
+        slot, _, module = inside.partition(".")
+        layer = config.layer(int(index))
+        part = layer.mixer if slot == "attention" else layer.feed_forward
+        if module not in part.hugging_face:
+            raise ValueError(f"{name}: Hugging Face has no name for it")
+        return f"model.layers.{index}.{part.hugging_face[module]}.{kind}"
+    return f"model.layers.{index}.{NORMS[inside]}.{kind}"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -139,7 +135,7 @@ def load_hf(folder: Path) -> Decoder:
     config, weights = config_of(folder), read_weights(folder)
     model = Decoder(untie(config, weights, folder))
     state = model.state_dict()
-    wanted = {their_name(name): name for name in state}
+    wanted = {their_name(name, model.config): name for name in state}
     # old files keep the frequencies of the rotation, which follow from the configuration
     unknown = sorted(name for name in set(weights) - set(wanted) if not name.endswith("rotary_emb.inv_freq"))
     missing = sorted(set(wanted) - set(weights))

@@ -1,4 +1,4 @@
-"""Optimizers: `build(named parameters) -> Optimizer`, whose groups keep `base_lr` for the loop to scale."""
+"""Optimizers: `build(named parameters, roles) -> Optimizer`, whose groups keep `base_lr` for the loop to scale."""
 
 from lm.optimizers.adamw import AdamW
 from lm.optimizers.drop_muon import DropMuon

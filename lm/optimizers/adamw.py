@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kernels.adamw import adamw_
 from lm.config import Config
+from lm.linears.base import Roles
 from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
 
 
@@ -30,7 +31,7 @@ class AdamW(Config):
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0, description="times lr, per update; matrices only, never norms or biases")
 
-    def build(self, named_parameters: Named) -> AdamWOptimizer:
+    def build(self, named_parameters: Named, roles: Roles) -> AdamWOptimizer:
         """The optimizer of these weights: a group with decay and one without."""
         settings = {"base_lr": self.lr, "slots": ("step", "exp_avg", "exp_avg_sq"), **self.model_dump(exclude={"name"})}
-        return AdamWOptimizer(decayed_and_plain(named_parameters), settings)
+        return AdamWOptimizer(decayed_and_plain(named_parameters, roles), settings)

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lm.linears.base import Roles
+
 Named = list[tuple[str, nn.Parameter]]
 State = dict[str, list[Tensor]]
 SCALARS = {"step": torch.int64, "rate_sum": torch.float32}
@@ -55,9 +57,9 @@ class Optimizer(torch.optim.Optimizer, ABC):
         """Change weights and state in place; the lists are in one order."""
 
 
-def decayed_and_plain(named: Named) -> list[dict[str, Any]]:
-    """A group of the matrices, and one of norms and biases, which never decay; each where it has members."""
-    decayed = [weight for _, weight in named if weight.ndim >= 2]
-    plain = [weight for _, weight in named if weight.ndim < 2]
+def decayed_and_plain(named: Named, roles: Roles) -> list[dict[str, Any]]:
+    """A group of matrices and tables, and one of vectors, which never decay; each where it has members."""
+    decayed = [weight for name, weight in named if roles[name] != "vector"]
+    plain = [weight for name, weight in named if roles[name] == "vector"]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]

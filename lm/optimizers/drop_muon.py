@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from lm.linears.base import Roles
 from lm.optimizers.base import Named
 from lm.optimizers.orthogonal import MuonOptimizer, OrthogonalConfig, orthogonal_groups
 
@@ -53,7 +54,7 @@ class DropMuon(OrthogonalConfig):
     whole: float = Field(0.5, ge=0, le=1, description="probability that a step updates every layer")
     seed: int = Field(0, ge=0, description="of the cuts")
 
-    def build(self, named_parameters: Named) -> DropMuonOptimizer:
+    def build(self, named_parameters: Named, roles: Roles) -> DropMuonOptimizer:
         """The optimizer of these weights."""
-        groups = orthogonal_groups(named_parameters, self.lr, self.adamw_lr)
+        groups = orthogonal_groups(named_parameters, roles, self.lr, self.adamw_lr)
         return DropMuonOptimizer(groups, self.model_dump(exclude={"name"}), named_parameters)

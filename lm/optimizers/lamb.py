@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lm.config import Config
+from lm.linears.base import Roles
 from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
 
 
@@ -48,8 +49,8 @@ class Lamb(Config):
     weight_decay: float = Field(0.01, ge=0, description="inside the update, before its norm is taken; matrices only")
     max_norm: float = Field(10.0, gt=0, description="a larger weight norm counts as this")
 
-    def build(self, named_parameters: Named) -> LambOptimizer:
+    def build(self, named_parameters: Named, roles: Roles) -> LambOptimizer:
         """The optimizer of these weights: a group with decay and one without."""
         slots = ("step", "exp_avg", "exp_avg_sq")
         settings = {"base_lr": self.lr, "slots": slots, **self.model_dump(exclude={"name"})}
-        return LambOptimizer(decayed_and_plain(named_parameters), settings)
+        return LambOptimizer(decayed_and_plain(named_parameters, roles), settings)

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lm.config import Config
+from lm.linears.base import Roles
 from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
 
 
@@ -31,7 +32,7 @@ class Lion(Config):
     beta2: float = Field(0.99, ge=0, lt=1, description="memory of the momentum")
     weight_decay: float = Field(0.5, ge=0, description="times lr, per update; matrices only")
 
-    def build(self, named_parameters: Named) -> LionOptimizer:
+    def build(self, named_parameters: Named, roles: Roles) -> LionOptimizer:
         """The optimizer of these weights: a group with decay and one without."""
         settings = {"base_lr": self.lr, "slots": ("momentum",), **self.model_dump(exclude={"name"})}
-        return LionOptimizer(decayed_and_plain(named_parameters), settings)
+        return LionOptimizer(decayed_and_plain(named_parameters, roles), settings)

@@ -6,6 +6,7 @@ head, norms and biases are updated by AdamW, as both sources do.
 
 from typing import Literal
 
+from lm.linears.base import Roles
 from lm.optimizers.base import Named
 from lm.optimizers.orthogonal import MuonOptimizer, OrthogonalConfig, orthogonal_groups
 
@@ -13,7 +14,7 @@ from lm.optimizers.orthogonal import MuonOptimizer, OrthogonalConfig, orthogonal
 class Muon(OrthogonalConfig):
     name: Literal["muon"] = "muon"
 
-    def build(self, named_parameters: Named) -> MuonOptimizer:
+    def build(self, named_parameters: Named, roles: Roles) -> MuonOptimizer:
         """The optimizer of these weights."""
-        groups = orthogonal_groups(named_parameters, self.lr, self.adamw_lr)
+        groups = orthogonal_groups(named_parameters, roles, self.lr, self.adamw_lr)
         return MuonOptimizer(groups, self.model_dump(exclude={"name"}))

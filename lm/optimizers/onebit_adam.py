@@ -16,8 +16,8 @@ from torch import Tensor
 from kernels.adamw import adamw_
 from lm.config import Config
 from lm.distributed import mean_, mean_of_signs, padded, ranks
+from lm.linears.base import Roles
 from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
-from lm.optimizers.orthogonal import is_hidden_matrix
 
 
 class OneBitAdamOptimizer(Optimizer):
@@ -76,11 +76,11 @@ class OneBitAdam(Config):
     weight_decay: float = Field(0.1, ge=0, description="times lr, per update; matrices only")
     freeze_after: int = Field(40, gt=0, description="updates with Adam; 15 to 20% of a run in the paper")
 
-    def build(self, named_parameters: Named) -> OneBitAdamOptimizer:
-        """The optimizer of these weights: hidden matrices, other matrices, and the rest without decay."""
-        hidden = [weight for name, weight in named_parameters if is_hidden_matrix(name, weight)]
-        others = [(name, weight) for name, weight in named_parameters if not is_hidden_matrix(name, weight)]
+    def build(self, named_parameters: Named, roles: Roles) -> OneBitAdamOptimizer:
+        """The optimizer of these weights: matrices, tables, and vectors without decay."""
+        hidden = [weight for name, weight in named_parameters if roles[name] == "matrix"]
+        others = [(name, weight) for name, weight in named_parameters if roles[name] != "matrix"]
         slots = ("step", "exp_avg", "exp_avg_sq")
         groups = [{"params": hidden, "compressed": True}] if hidden else []
-        groups += [{**group, "compressed": False} for group in decayed_and_plain(others)]
+        groups += [{**group, "compressed": False} for group in decayed_and_plain(others, roles)]
         return OneBitAdamOptimizer(groups, {"base_lr": self.lr, "slots": slots, **self.model_dump(exclude={"name"})})

@@ -13,6 +13,7 @@ from kernels.adamw import adamw_
 from kernels.newton_schulz import batches, cost, newton_schulz, products
 from lm.config import Config
 from lm.distributed import from_owners, rank, ranks, shared_out
+from lm.linears.base import Roles
 from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
 
 
@@ -90,11 +91,6 @@ class MuonOptimizer(Optimizer):
         )
 
 
-def is_hidden_matrix(name: str, weight: Tensor) -> bool:
-    """Whether Muon updates it: a matrix that is neither an embedding nor the output head."""
-    return weight.ndim == 2 and not any("embed" in part or part.endswith("head") for part in name.split("."))
-
-
 class OrthogonalConfig(Config):
     """The parameters of Muon and its variants."""
 
@@ -111,11 +107,11 @@ class OrthogonalConfig(Config):
     adamw_eps: float = Field(1e-8, gt=0)
 
 
-def orthogonal_groups(named: Named, lr: float, adamw_lr: float) -> list[dict[str, Any]]:
-    """Groups of hidden matrices, of other matrices, and of the rest without decay; each where it has members."""
-    hidden = [weight for name, weight in named if is_hidden_matrix(name, weight)]
-    others = [(name, weight) for name, weight in named if not is_hidden_matrix(name, weight)]
+def orthogonal_groups(named: Named, roles: Roles, lr: float, adamw_lr: float) -> list[dict[str, Any]]:
+    """Groups of matrices, of tables, and of vectors, without decay; each where it has members."""
+    hidden = [weight for name, weight in named if roles[name] == "matrix"]
+    others = [(name, weight) for name, weight in named if roles[name] != "matrix"]
     by_muon = {"orthogonal": True, "slots": ("momentum",), "base_lr": lr, "lr": lr}
     by_adamw = {"orthogonal": False, "slots": ("step", "exp_avg", "exp_avg_sq"), "base_lr": adamw_lr, "lr": adamw_lr}
     groups = [{"params": hidden, **by_muon}] if hidden else []
-    return groups + [{**by_adamw, **group} for group in decayed_and_plain(others)]
+    return groups + [{**by_adamw, **group} for group in decayed_and_plain(others, roles)]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kernels.adamw import adamw_
 from lm.config import Config
+from lm.linears.base import Roles
 from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
 
 
@@ -64,8 +65,8 @@ class RAdam(Config):
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0, description="times lr, per update; matrices only")
 
-    def build(self, named_parameters: Named) -> RAdamOptimizer:
+    def build(self, named_parameters: Named, roles: Roles) -> RAdamOptimizer:
         """The optimizer of these weights: a group with decay and one without."""
         slots = ("step", "exp_avg", "exp_avg_sq")
         settings = {"base_lr": self.lr, "slots": slots, **self.model_dump(exclude={"name"})}
-        return RAdamOptimizer(decayed_and_plain(named_parameters), settings)
+        return RAdamOptimizer(decayed_and_plain(named_parameters, roles), settings)

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lm.config import Config
+from lm.linears.base import Roles
 from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
 
 
@@ -55,8 +56,8 @@ class ScheduleFree(Config):
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0, description="times lr, per update, of y; matrices only")
 
-    def build(self, named_parameters: Named) -> ScheduleFreeOptimizer:
+    def build(self, named_parameters: Named, roles: Roles) -> ScheduleFreeOptimizer:
         """The optimizer of these weights: a group with decay and one without."""
         slots = ("step", "ahead", "exp_avg_sq", "rate_sum")
         settings = {"base_lr": self.lr, "slots": slots, **self.model_dump(exclude={"name"})}
-        return ScheduleFreeOptimizer(decayed_and_plain(named_parameters), settings)
+        return ScheduleFreeOptimizer(decayed_and_plain(named_parameters, roles), settings)

@@ -5,6 +5,7 @@ import os
 import torch
 from torch import Tensor
 
+from lm.settings import POSITIONS
 from lm.training.batch import Batch, rows_at_once
 from lm.training.flops import flops_per_token
 from lm.training.memory import memory_bytes, positions_at_once
@@ -52,8 +53,8 @@ class Execution:
             "deterministic": "yes" if recipe.deterministic else "no",
             "positions": f"{self.positions} at once" if self.divided else "whole batches",
         }
-        if self.divided and (given := os.environ.get("TOKENMILL_POSITIONS")):
-            found["TOKENMILL_POSITIONS"] = given
+        if self.divided and (given := os.environ.get(POSITIONS.name)):
+            found[POSITIONS.name] = given
         elif self.divided:
             found["memory"] = f"{memory_bytes(device)} bytes"
         if self.divided and self._between_parts:

@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterable
 
 import torch
+from torch import nn
 
+from lm.linears.base import flops_of
 from lm.model import Decoder
 
 # Dense bf16 with fp32 sums, FLOP/s, from NVIDIA's data sheets, where a figure with sparsity counts half; those of the RTX 5090
@@ -32,16 +34,19 @@ def card_of(device_name: str, cards: Iterable[str]) -> str | None:
 
 
 def flops_per_token(model: Decoder, length: int) -> float:
-    """Forward and backward, in sequences of `length` positions: 6 for each weight of a product and, for causal attention,
-    6 * layers * heads * head width * length.
+    """FLOP a token, forward and backward, in sequences of `length` positions: of each matrix what its holder says, 6 a weight
+    of a dense one, and what mixers and feed-forward layers say of their own, 6 * heads * head width * length of attention.
 
-    As in PaLM (arXiv:2204.02311, appendix B), of whose attention the mask leaves half. Norms and pointwise work are
-    left out; a tied embedding counts as the head alone.
+    Norms and pointwise work are left out; a tied embedding counts as the head alone.
     """
     config = model.config
-    products = sum(weight.numel() for name, weight in model.named_parameters() if weight.ndim == 2)
-    looked_up = 0 if config.tied else model.embedding.weight.numel()
-    return 6.0 * (products - looked_up) + 6.0 * config.layers * config.heads * config.each_head * length
+    found = 6.0 * model.head_weight.numel()
+    for index, block in enumerate(model.blocks):
+        parts = config.layer(index)
+        found += sum(flops_of(layer) for layer in block.modules() if isinstance(layer, nn.Linear))
+        for part in (parts.mixer, parts.feed_forward):
+            found += part.flops(config, length) - 6.0 * part.idle(config)
+    return found
 
 
 def peak_flops(device: torch.device) -> float | None:

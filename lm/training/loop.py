@@ -1,16 +1,17 @@
 """The training loop that pretraining, SFT, RL and distillation share: exact when killed, and nothing but a loop."""
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from lm.model import Decoder
+from lm.settings import CHECKPOINT_SECONDS
 from lm.training.average import RunningAverage
-from lm.training.batch import Batch
+from lm.training.batch import Batch, with_auxiliary
 from lm.training.checkpoint.checkpoints import Checkpoints
-from lm.training.checkpoint.state import Carried, Nothing, Run
+from lm.training.checkpoint.state import Run
+from lm.training.components import Component
 from lm.training.digests import Digests
 from lm.training.execution import Execution
 from lm.training.guard import Guard
@@ -41,7 +42,7 @@ class Listener(Protocol):
 def checkpoint_seconds() -> float:
     """Seconds between checkpoints, at least: where one takes long, more. 0: one after every step. It changes no result. 20 s
     costs under 1% of a step at every preset measured."""
-    return float(os.environ.get("TOKENMILL_CHECKPOINT_SECONDS", "20"))
+    return CHECKPOINT_SECONDS.read()
 
 
 def train(
@@ -51,20 +52,21 @@ def train(
     batch_at: Callable[[int], Batch],
     log: Listener,
     trunks: Trunks | None = None,
-    carried: Carried | None = None,
+    components: Sequence[Component] = (),
 ) -> None:
-    """Train the model in place for `steps` updates.
+    """Train the model in place for `steps` updates. It is dense before and after, however recipe.linear holds it meanwhile.
 
-    batch_at(step) must depend on nothing but the step, the weights and what the stage has carried over from the steps before,
-    so that a run continued from a checkpoint ends in the same bytes. Where torch.distributed has ranks, each calls this with
+    batch_at(step) must depend on nothing but the step, the weights and the components' state, so that a run continued from a
+    checkpoint ends in the same bytes. Where torch.distributed has ranks, each calls this with
     the same arguments, but that only the log of rank 0 has a scratch folder and trunks. Raises Diverged when a loss is not
     finite or the recipe says to give up.
     """
     device = model.embedding.weight.device
+    model.hold(recipe.linear)
     parallel = chosen(recipe)
     optimizer = parallel.distribute(model, recipe.optimizer)
     mean, guard, execution = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor), Execution()
-    run = Run(parallel, mean, guard, execution, carried or Nothing())
+    run = Run(parallel, mean, guard, execution, tuple(components))
     checkpoints = Checkpoints(log.scratch, trunks=trunks, every=checkpoint_seconds())
     start = checkpoints.load(run)
     checkpoints.reserve(run, steps)
@@ -76,9 +78,11 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * recipe.schedule(step, steps)
         optimizer.begin(step)
+        for component in components:
+            component.begin(step)
         parallel.forget()
         with autocast(recipe.precision, device):
-            batch = parallel.inside(partial(batch_at, step))
+            batch = with_auxiliary(parallel.inside(partial(batch_at, step)), model)
             digests.begin(step, batch.content)
             if step == start:
                 parallel.inside(partial(execution.decide, recipe, steps, batch, parallel))
@@ -93,9 +97,11 @@ def train(
             parallel.step()
         else:
             numbers["skipped"] = 1.0
+        for component in components:
+            component.after(step, height, length)
         if step + 1 == steps:
             optimizer.finish()
-        mean.after(step, steps, parallel.held())
+        mean.after(step, steps, parallel.learned())
         log.digests(step, digests.said())
         log(step, loss=height, gradient_norm=length, learning_rate=optimizer.param_groups[0]["lr"], **numbers)
         speed.add(batch)
@@ -113,6 +119,7 @@ def train(
     checkpoints.close()
     mean.put(parallel.held())
     parallel.finish()
+    model.merge()
     log.computed(execution.described(recipe, device))
     log.fact(**speed.facts(), **(trunks.facts() if trunks else {}))
     log.trained()

@@ -1,16 +1,14 @@
 """How many positions a backward pass may hold at once on this machine. It decides the order of sums, so it depends on the
 size of the memory and not on what is free of it."""
 
-import os
-
 import psutil
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from lm.config import ConfigError
 from lm.memory_limits import memory_limits
 from lm.model import Decoder
+from lm.settings import POSITIONS
 from lm.training.batch import Batch
 from lm.training.parallel.base import Parallel
 
@@ -48,23 +46,24 @@ def bytes_kept(model: nn.Module, batch: Batch, rows: int = 1) -> int:
 
 def positions_at_once(parallel: Parallel, batch: Batch, device: torch.device) -> int:
     """TOKENMILL_POSITIONS, else as many as fit a rank; less than a row is 0. Raises ConfigError for another setting."""
-    if given := os.environ.get("TOKENMILL_POSITIONS"):
-        if not given.isdecimal():
-            raise ConfigError(f"TOKENMILL_POSITIONS: must be a whole number of positions, or 0 (got {given!r})")
-        return int(given)
+    if (given := POSITIONS.read()) is not None:
+        return given
     memory = parallel.memory_share(device) * memory_bytes(device)
     return positions_in(memory, parallel.model, batch, parallel.bytes_a_weight)
 
 
 def positions_in(memory: float, model: Decoder, batch: Batch, bytes_a_weight: float) -> int:
-    """Positions that fit a memory of so many bytes by the measure of the first two rows; less than a row is 0.
+    """Positions that fit a memory of so many bytes by the measure of the first two rows, or blocks of
+    rows; less than one is 0.
 
-    What two rows keep only once, such as weights cast to bf16, does not grow with them.
+    What two keep only once, such as weights cast to bf16, does not grow with them.
     """
-    room = SHARE * memory - bytes_a_weight * model.num_parameters()
-    first = bytes_kept(model, batch)
-    each = bytes_kept(model, batch, 2) - first if batch.rows > 1 else first
-    if each <= 0:  # a second row without anything to learn from
+    trained = model.num_trained()
+    room = SHARE * memory - bytes_a_weight * trained - 4.0 * (model.num_parameters() - trained)
+    block = batch.together
+    first = bytes_kept(model, batch, block)
+    each = bytes_kept(model, batch, 2 * block) - first if batch.rows > block else first
+    if each <= 0:  # a second block without anything to learn from
         each = first
-    fits = int((room - (first - each)) * batch.length / max(each, 1))
-    return fits if fits >= batch.length else 0
+    fits = int((room - (first - each)) * (batch.length * block) / max(each, 1))
+    return fits if fits >= batch.length * block else 0

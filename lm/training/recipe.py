@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from lm import averages, optimizers, schedules
+from lm import averages, linears, optimizers, schedules
 from lm.config import Config, choice
 
 
@@ -14,6 +14,7 @@ class Recipe(Config):
     optimizer: choice(optimizers)
     schedule: choice(schedules)
     average: choice(averages)
+    linear: choice(linears) = linears.Dense()
     clip: float = Field(1.0, gt=0, description="gradient norm")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of products; weights, sums and optimizer stay fp32. auto: bf16 on a GPU, fp32 on a CPU"

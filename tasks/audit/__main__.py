@@ -1,5 +1,6 @@
 """`make audit STAGE=filter`: one stage run by its command and audited."""
 
+import argparse
 import json
 import os
 import shlex
@@ -7,19 +8,21 @@ import subprocess
 import sys
 
 from tasks.audit.traces import RECORDS
-from tasks.runner.auditing import ASKED
 from tasks.runner.graph import read_graph
+from tasks.runner.settings import AUDIT
 
 
 def main() -> int:
     """Run one stage, audited, by its command; its output is put in place as ever. The exit code is the stage's."""
-    address, graph = sys.argv[1], read_graph()
+    parser = argparse.ArgumentParser(prog="tokenmill audit", description=__doc__)
+    parser.add_argument("stage")
+    address, graph = parser.parse_args().stage, read_graph()
     if address not in graph:
         print(f"STAGE: no stage {address!r} (stages: {', '.join(graph)})", file=sys.stderr)
         return 2
     entry = graph[address]
     command = [sys.executable, *shlex.split(entry.cmd)[1:]]
-    surroundings = {**os.environ, ASKED: "1", "TOKENMILL_TRACKING": "off"}
+    surroundings = {**os.environ, AUDIT.name: "1", "TOKENMILL_TRACKING": "off"}
     surroundings.pop("TOKENMILL_RUNNER", None)
     code = subprocess.run(command, env=surroundings, check=False).returncode
     if not code:

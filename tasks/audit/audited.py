@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from lm.config import ConfigError
+from lm.settings import RUNNER
 from tasks.audit.inotify import Watch
 from tasks.audit.places import Places
 from tasks.audit.traces import RECORDS, TRACES, Recorder, read_traces
-from tasks.runner.auditing import ASKED, Sections
+from tasks.runner.auditing import Sections
 from tasks.runner.graph import Entry
+from tasks.runner.settings import AUDIT, TRACKING
 
 # Variables that decide no number, by name, or by how they begin where that ends in _. Any other that a stage reads is outside
 # its key: on what and on how many processes it runs, who starts and records it, and what every program is told.
@@ -35,9 +37,9 @@ NAMED = 5  # things that the line of a failed audit names
 def audited(entry: Entry, sections: Sections) -> Iterator[None]:
     """Context that audits the work of a stage. Raises ConfigError, after it, that names the first things outside the stage's
     key; writes .scratch/audit/<address>.json either way. sections: those of params.yaml that remember what was read of them."""
-    if os.environ.get("TOKENMILL_TRACKING") != "off" or "TOKENMILL_RUNNER" in os.environ:
+    if TRACKING.read() == "on" or RUNNER.is_given():
         raise ConfigError(
-            f"{ASKED}: needs TOKENMILL_TRACKING=off, since what records a run opens files, too, and no TOKENMILL_RUNNER"
+            f"{AUDIT.name}: needs TOKENMILL_TRACKING=off, since what records a run opens files, too, and no TOKENMILL_RUNNER"
         )
     traces = RECORDS / f"{entry.address}.traces"
     shutil.rmtree(traces, ignore_errors=True)

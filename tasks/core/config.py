@@ -3,9 +3,9 @@
 import os
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from lm.config import Config, ConfigError
 from tasks.core.libraries import SECTION
@@ -14,7 +14,17 @@ from tasks.core.yaml import YAMLError, read_yaml
 
 # Sections that several stages read; each is a field of the same name in their configs.
 SHARED = ("seed", "problems", "checkpoint", "references")
-
+# The models that are asked for: each is evaluated, and the last one is what the pipeline is for.
+MODELS = "models"
+# The name of the model in data/checkpoint, which is somebody else's.
+CHECKPOINT = "checkpoint"
+StartModel = Annotated[
+    str,
+    Field(
+        pattern="^[a-z0-9_]+$",
+        description=f"the stage whose model this one begins with; {CHECKPOINT}: the Hugging Face model in data/{CHECKPOINT}",
+    ),
+]
 
 Kind = TypeVar("Kind", bound=Config)
 
@@ -86,7 +96,7 @@ def load(section: str, kind: type[Kind], params: dict[str, Any], path: Path | st
 
 def unknown_sections(params: dict[str, Any], stages: list[str], path: Path | str = "params.yaml") -> list[str]:
     """One line for every section that no stage reads."""
-    known = [*stages, *SHARED, SECTION]
+    known = [*stages, *SHARED, MODELS, SECTION]
     return [
         f"{path}: {name}: no stage reads this section{_nearest(name, known)}" for name in params if name not in known
     ]

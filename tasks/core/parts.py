@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.config import ConfigError
+from lm.settings import RUNNER, SHARD_WORKERS, THREADS
 from tasks.core.process import at_parents_end, cores, is_limited, keep_to_limits, use_threads
 
 Facts = dict[str, Any]
@@ -41,17 +42,13 @@ class Part:
 
 def workers() -> int:
     """TOKENMILL_SHARD_WORKERS, else the cores of this machine."""
-    text = os.environ.get("TOKENMILL_SHARD_WORKERS", str(cores()))
-    if not text.isdecimal() or not int(text):
-        raise ConfigError(f"TOKENMILL_SHARD_WORKERS: must be a whole number of at least 1 (got {text!r})")
-    return int(text)
+    return SHARD_WORKERS.read() or cores()
 
 
 def processes(jobs: int, least: int = 1) -> int:
     """How many share so many jobs: TOKENMILL_SHARD_WORKERS, else a core each, with at least so many jobs for everyone, since
     starting a process takes two seconds."""
-    asked = "TOKENMILL_SHARD_WORKERS" in os.environ
-    return max(1, min(jobs if asked else jobs // least, workers()))
+    return max(1, min(jobs if SHARD_WORKERS.is_given() else jobs // least, workers()))
 
 
 def make_parts(
@@ -91,16 +88,23 @@ def make_part(work: Work, item: Any, folder: Path) -> None:
     os.replace(unfinished, folder)
 
 
+def put_in_place(made: Path, place: Path) -> None:
+    """Give a file of a part another name, too: a part that lost it would be taken for whole by a killed stage's next run."""
+    try:
+        os.link(made, place)
+    except OSError:  # on another device
+        shutil.copyfile(made, place)
+
+
 def runner(jobs: int, least: int) -> Runner:
     """Who does the work: this process where that is all there is to do, processes of this machine, or what
     TOKENMILL_RUNNER names as `module:function`, such as flows.shards:on_dask."""
-    name = os.environ.get("TOKENMILL_RUNNER")
-    if name:
+    if name := RUNNER.read():
         module, _, function = name.partition(":")
         try:
             return getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(f"TOKENMILL_RUNNER: {name!r} is no module:function: {error}") from None
+            raise ConfigError(f"{RUNNER.name}: {name!r} is no module:function: {error}") from None
     return first_apart if jobs > 1 and is_limited() else here(processes(jobs, least))
 
 
@@ -149,7 +153,7 @@ def _begin(threads: int, parent: int) -> None:
     if os.getppid() != parent:
         os._exit(1)  # it ended before the kernel was asked
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["TOKENMILL_THREADS"] = str(threads)
+    os.environ[THREADS.name] = str(threads)
     use_threads()
     keep_to_limits()
     if "TOKENMILL_AUDIT_TRACES" in os.environ:  # by its name: what audits a stage is no part of what it depends on

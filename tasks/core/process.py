@@ -7,9 +7,10 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from lm.config import ConfigError
 from lm.memory_limits import memory_limits
+from lm.settings import MEMORY, THREADS
 
 SET_PDEATHSIG = 1  # of prctl
 MMAP_THRESHOLD, ARENA_MAX = -3, -8  # of mallopt
@@ -23,8 +24,14 @@ class Stopped(Exception):
 
 
 def peak_memory() -> int:
-    """Most bytes that this process has held; Linux counts in KiB, macOS in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform == "linux" else 1)
+    """The most bytes that this process had in memory since it began its program.
+
+    On Linux VmHWM: ru_maxrss begins at what the process that started this one had, which a fork hands down.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts in bytes
 
 
 def cores() -> int:
@@ -34,17 +41,14 @@ def cores() -> int:
 
 def threads() -> int:
     """Number of threads to use: TOKENMILL_THREADS, else the cores."""
-    return int(os.environ.get("TOKENMILL_THREADS", cores()))
+    return THREADS.read() or cores()
 
 
 def memory_budget() -> int:
     """Bytes that a data stage may fill: TOKENMILL_MEMORY (a number of MiB), else half of what the machine, its container and
     this process's limits leave beside the libraries. What is larger goes to disk; how much that is changes no result."""
-    text = os.environ.get("TOKENMILL_MEMORY")
-    if text is not None:
-        if not text.isdecimal() or not int(text):
-            raise ConfigError(f"TOKENMILL_MEMORY: must be a whole number of MiB (got {text!r})")
-        return int(text) << 20
+    if given := MEMORY.read():
+        return given << 20
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(LEAST_BUDGET, (min([machine, *memory_limits(), *_limits()]) - LIBRARIES) // 2)
 
@@ -80,13 +84,14 @@ def use_threads(deterministic: bool = True) -> None:
     """Threads change the order of sums, so the number is fixed for a machine: TOKENMILL_THREADS, else its cores. deterministic:
     whether torch is held to algorithms that give the same bits each time.
 
-    cuBLAS is reproducible only with a workspace of a fixed size, and torch refuses to use it without.
+    cuBLAS is reproducible only with a workspace of a fixed size, and torch refuses to use it without. Of the compiler, which
+    takes 1.0 s to import, Decoder.compile_blocks tells where it is used.
     """
     if "torch" in sys.modules:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch = sys.modules["torch"]
         torch.set_num_threads(threads())
-        torch.use_deterministic_algorithms(deterministic)
+        torch.set_deterministic_debug_mode("error" if deterministic else "default")
         # else torch fills whatever it allocates, to show who reads memory that was never written
         torch.utils.deterministic.fill_uninitialized_memory = False
 

@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.core.files import put_in_place
 from tasks.core.log import Log
-from tasks.core.parts import LEAST, Facts
+from tasks.core.parts import LEAST, Facts, put_in_place
 from tasks.core.tables import Writer, ahead, read_batches, row_bytes, shard
 from tasks.dedup.decisions import Decisions
 from tasks.dedup.documents import Documents

@@ -6,24 +6,26 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kernels.linear_divergence import linear_divergence
 from lm import problems
-from lm.checkpoint import device, load_model, save_model
+from lm.checkpoint import device, save_model
 from lm.config import choice
 from lm.model import Decoder
+from lm.model_folder import check_tokens, read_model
 from lm.sampler import generate, rows_for
 from lm.training.batch import Batch, Figures
-from lm.training.data.conversations import Conversation, chosen, collate, hidden_at, places
+from lm.training.data.conversations import Conversation, chosen, collate, places
 from lm.training.data.plan import Plan
 from lm.training.loop import train
 from lm.training.recipe import Recipe
 from lm.transfer import moved
-from tasks.core.config import ConfigError
+from tasks.core.config import ConfigError, StartModel
 from tasks.core.log import Log
 from tasks.distill import divergences
+from tasks.distill.step import Compared, loss_of
 
 
 class DistillConfig(Recipe):
+    model: StartModel
     student_layers: int = Field(2, gt=0, description="layers of the student, which begin as layers of the teacher")
     steps: int = Field(200, gt=0)
     batch: int = Field(48, gt=0, description="problems a step, answered by the teacher")
@@ -35,27 +37,34 @@ class DistillConfig(Recipe):
     seed: int
 
 
+def taken_layers(teacher: int, student: int) -> list[int]:
+    """Numbers of the teacher's layers that a student begins with: evenly spaced, the first and the last among them."""
+    return [round(mine * (teacher - 1) / max(student - 1, 1)) for mine in range(student)]
+
+
 def student_of(teacher: Decoder, layers: int) -> Decoder:
     """A decoder with evenly spaced layers of the teacher, the first and the last among them (as DistilBERT,
     arXiv:1910.01108), and its embeddings and norms. Raises ConfigError unless it is smaller than the teacher."""
     if layers >= teacher.config.layers:
         raise ConfigError(f"distill.student_layers: {layers} is no fewer than the teacher's {teacher.config.layers}")
-    student = Decoder(teacher.config.model_copy(update={"layers": layers}))
+    taken = taken_layers(teacher.config.layers, layers)
+    student = Decoder(teacher.config.of_layers(taken))
     student.load_state_dict(
         {n: w for n, w in teacher.state_dict().items() if not n.startswith("blocks.")}, strict=False
     )
-    for mine in range(layers):
-        theirs = round(mine * (teacher.config.layers - 1) / max(layers - 1, 1))
+    for mine, theirs in enumerate(taken):
         student.blocks[mine].load_state_dict(teacher.blocks[theirs].state_dict())
     return student
 
 
 def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
-    """data/rl, data/curriculum, data/tokenize -> data/distill.
+    """data/<model>, the teacher, data/curriculum and data/tokenize -> data/distill.
 
     Loss: divergence (nats a token) over the teacher's answers, plus the same over pretraining text, each its own mean.
     """
-    teacher, tokenizer = load_model(data / "rl")
+    teacher, tokenizer = read_model(data / config.model)
+    if config.corpus_sequences:
+        check_tokens(f"distill.model: {config.model}", tokenizer, data / "tokenize")
     student = student_of(teacher, config.student_layers)
     teacher.to(device()).requires_grad_(False)
     student.to(device())
@@ -68,17 +77,10 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
             f"distill.max_new_tokens: no prompt fits the context of {teacher.config.context} less {config.max_new_tokens}"
         )
 
-    def divergence(ids_BT: Tensor, mask_BT: Tensor, denominator: int) -> Tensor:
-        """The part that these rows have in the mean over all tokens of the whole mask, of which there are `denominator`. No
-        logits are made where the mask, which is in host memory, is 0."""
-        (places_K,) = moved([places(mask_BT)], device())
-        if not len(places_K):
-            return torch.zeros((), device=device())
-        with torch.no_grad():
-            theirs_KD = hidden_at(teacher, ids_BT, places_K)
-        mine_KD = hidden_at(student, ids_BT, places_K)
-        heads = student.head_weight, theirs_KD, teacher.head_weight
-        return linear_divergence(mine_KD, *heads, config.divergence, denominator)
+    def compared(ids_RT: Tensor, mask_RT: Tensor, denominator: int) -> Compared:
+        """Where the mask, which is in host memory, is not 0."""
+        (places_K,) = moved([places(mask_RT)], device())
+        return Compared(ids_RT, places_K, denominator)
 
     def chosen_at(step: int) -> list[list[int]]:
         return [prompts[i] for i in chosen(step, config.batch, len(prompts), config.seed)]
@@ -101,13 +103,9 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         def loss(rows: slice) -> tuple[Tensor, Figures]:
             """Rows count the answers first, then the sequences of text."""
             here, there = rows, slice(max(rows.start - answered, 0), max(rows.stop - answered, 0))
-            share = divergence(ids_BN[here, :-1], mask_BT[here], counted)
-            figures: Figures = {"answer_divergence": share.detach()}
-            if config.corpus_sequences:
-                text_share = divergence(text_BT[there], everywhere_BT[there], text_BT.numel())
-                figures["text_divergence"] = text_share.detach()
-                share = share + text_share
-            return share, figures
+            answers = compared(ids_BN[here, :-1], mask_BT[here], counted)
+            text = compared(text_BT[there], everywhere_BT[there], text_BT.numel()) if config.corpus_sequences else None
+            return loss_of(student, teacher, config.divergence, answers, text)
 
         length = max(mask_BT.shape[1], text_BT.shape[1])
         return Batch(answered + len(text_BT), length, counted + text_BT.numel(), loss, content=content)

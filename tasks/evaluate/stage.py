@@ -9,8 +9,9 @@ import torch
 from pydantic import Field
 
 from lm import problems
-from lm.checkpoint import device, load_model
+from lm.checkpoint import device
 from lm.config import Config, choice
+from lm.model_folder import check_tokens, read_model, weights_bytes
 from lm.tokenizer import Tokenizer
 from tasks.core.log import Log
 from tasks.core.tables import read_table, write_table
@@ -54,8 +55,9 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
     """data/<model>, data/tokenize -> data/evaluate/<model>. Bits are of a document's text and of the token that ends it, after
     that which ended the one before."""
     folder, out = data / model, data / "evaluate" / model
-    decoder, tokenizer = load_model(folder)
+    decoder, tokenizer = read_model(folder)
     decoder.to(device())
+    check_tokens(f"evaluate@{model}", tokenizer, data / "tokenize")
     documents = held_out(data / "tokenize", tokenizer)
     bits = document_bits(decoder, [document.ids for document in documents], log.progress)
     rows = [
@@ -97,6 +99,6 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
         "problems": len(answers),
         "invalid": len(answers) - len(valid),
         "held_out_documents": len(rows),
-        "size_bytes": (folder / "model.safetensors").stat().st_size,
+        "size_bytes": weights_bytes(folder),
         "parameters": decoder.num_parameters(),
     }

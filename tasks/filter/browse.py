@@ -4,6 +4,7 @@ REASON=changed shows what rules changed in documents that stay, before and after
 """
 
 import argparse
+import json
 import shutil
 import textwrap
 from pathlib import Path
@@ -77,13 +78,22 @@ def _rows(table: Path, query: str, **values: object) -> list[tuple]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="tasks.filter.browse", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tokenmill browse", description=__doc__)
     parser.add_argument("stage", nargs="?", default="filter")
     parser.add_argument("reason", nargs="?")
     parser.add_argument("--count", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="answer for programs: JSON on stdout")
     given = parser.parse_args()
     folder, width = Path("data") / given.stage, shutil.get_terminal_size((160, 40)).columns
     try:
+        if given.json and given.reason is None:
+            print(
+                json.dumps([dict(zip(("reason", "source", "documents"), row, strict=True)) for row in reasons(folder)])
+            )
+            return
+        if given.json:
+            print(json.dumps([{"dropped": a, "kept": b} for a, b in pairs(folder, given.reason, given.count)]))
+            return
         if given.reason is None:
             for reason, source, count in reasons(folder):
                 print(f"{count:>10}  {reason}  ({source})")

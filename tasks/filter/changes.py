@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.core.texts import text_buffers
 from tasks.filter.engine.spans import gathered
-from tasks.filter.engine.statistics import bytes_of
 
 CHANGED = pa.schema(
     [(name, pa.string()) for name in ("id", "source", "counts")]
@@ -45,6 +45,6 @@ def _excerpts(
     from tasks.filter.engine.compiled_spans import about_difference
 
     spans = np.zeros((len(rows), 4), np.int64)
-    about_difference(*bytes_of(before), *bytes_of(after), rows, BEFORE_CHANGE, EXCERPT, spans)
-    one, other = (gathered(bytes_of(texts)[0], *spans[:, at : at + 2].T) for texts, at in ((before, 0), (after, 2)))
+    about_difference(*text_buffers(before), *text_buffers(after), rows, BEFORE_CHANGE, EXCERPT, spans)
+    one, other = (gathered(text_buffers(texts)[0], *spans[:, at : at + 2].T) for texts, at in ((before, 0), (after, 2)))
     return one, other

@@ -8,9 +8,8 @@ from pydantic import model_validator
 from lm import problems
 from lm.config import Config, choice
 from tasks.core.config import Checkpoint, ConfigError, References, check_watched
-from tasks.core.files import put_in_place
 from tasks.core.log import Log
-from tasks.core.parts import Part
+from tasks.core.parts import Part, put_in_place
 from tasks.core.tables import shard, shards
 from tasks.filter import methods
 from tasks.filter.judge import TABLES, Work, judge_shard

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.core.texts import text_buffers
 from tasks.ingest.sources.base import EXCERPT, Rejected, excerpt_of
 
 SPACE, ASCII = 0x20, 0x80
@@ -46,20 +47,8 @@ def _starts(rows: pa.RecordBatch) -> tuple[list[int], list[bytes]]:
     return rows.column("row").to_pylist(), pc.binary_slice(texts.fill_null(b""), 0, 4 * EXCERPT).to_pylist()
 
 
-def offsets(column: pa.LargeStringArray) -> np.ndarray:
-    """N+1 places in the column's bytes where its values begin and the last one ends."""
-    found = np.frombuffer(column.buffers()[1], dtype=np.int64)
-    return found[column.offset : column.offset + len(column) + 1]
-
-
-def data(column: pa.LargeStringArray) -> np.ndarray:
-    """The bytes that `offsets` point into."""
-    buffer = column.buffers()[2]
-    return np.frombuffer(buffer, dtype=np.uint8) if buffer is not None and buffer.size else np.zeros(0, np.uint8)
-
-
 def _longer(texts: pa.LargeStringArray, max_bytes: int | None) -> pa.BooleanArray | None:
-    return None if max_bytes is None else pa.array(np.diff(offsets(texts)) > max_bytes)
+    return None if max_bytes is None else pa.array(np.diff(text_buffers(texts)[1]) > max_bytes)
 
 
 def _not_utf8(texts: pa.Array) -> pa.BooleanArray | None:
@@ -83,7 +72,7 @@ def _is_utf8(value: bytes | None) -> bool:
 
 def _blank(texts: pa.LargeStringArray) -> pa.BooleanArray:
     """Texts of white space alone. One that begins with a printable ASCII character needs no second look."""
-    starts, content = offsets(texts), data(texts)
+    content, starts = text_buffers(texts)
     sizes = np.diff(starts)
     blank = sizes == 0
     first = np.zeros(len(sizes), dtype=np.uint8)
@@ -96,8 +85,8 @@ def _blank(texts: pa.LargeStringArray) -> pa.BooleanArray:
 
 
 def _holds_nul(texts: pa.LargeStringArray) -> pa.BooleanArray | None:
-    starts, content = offsets(texts), data(texts)
-    found = np.flatnonzero(content[starts[0] : starts[-1]] == 0) if len(texts) else content
+    content, starts = text_buffers(texts)
+    found = np.flatnonzero(content[starts[0] : starts[-1]] == 0)
     if not len(found):
         return None
     holds = np.zeros(len(texts), dtype=bool)

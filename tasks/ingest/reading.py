@@ -13,7 +13,8 @@ import pyarrow as pa
 import xxhash
 
 from tasks.core.tables import Writer, row_bytes
-from tasks.ingest.checks import check, offsets
+from tasks.core.texts import text_buffers
+from tasks.ingest.checks import check
 from tasks.ingest.runs import RUN, RunWriter, held
 from tasks.ingest.sources.base import File, Rejected, Source
 from tasks.ingest.sources.rows import to_json
@@ -90,7 +91,7 @@ def read_piece(item: Piece, folder: Path) -> dict[str, Any]:
                 for rejected in checked.rejected:
                     quarantine.add(file, rejected)
                 rows = with_file(checked.good, file.name) if getattr(source, "file_in_meta", False) else checked.good
-                sizes = np.diff(offsets(rows.column("text")))
+                sizes = np.diff(text_buffers(rows.column("text"))[1])
                 full = source.endless and facts["bytes"] + int(sizes.sum()) > item.share
                 if full:
                     count = int(np.searchsorted(facts["bytes"] + np.cumsum(sizes), item.share, side="right"))
@@ -123,9 +124,9 @@ class Made:
 def with_keys(batch: pa.RecordBatch, label: str, file: str, before: int) -> Made:
     """Give every row an id, where it has none one made of its text, and the hash of it. before: rows of the piece so far."""
     count, texts = batch.num_rows, batch.column("text")
-    starts = offsets(texts).tolist()
-    content = memoryview(texts.buffers()[2] or b"")
-    digests = [xxhash.xxh3_128_digest(content[a:b]) for a, b in pairwise(starts)]
+    data, starts = text_buffers(texts)
+    content = data.data
+    digests = [xxhash.xxh3_128_digest(content[a:b]) for a, b in pairwise(starts.tolist())]
     ids = [
         own or f"{label}:{digest.hex()}" for own, digest in zip(batch.column("id").to_pylist(), digests, strict=True)
     ]

@@ -17,10 +17,9 @@ from pydantic import Field, model_validator
 
 from lm.config import Config, choice
 from tasks.core.config import ConfigError
-from tasks.core.files import put_in_place
 from tasks.core.hashed import hashed, read_ignored
 from tasks.core.log import Log
-from tasks.core.parts import Part, workers
+from tasks.core.parts import Part, put_in_place, workers
 from tasks.core.tables import Writer, read_batches, shard, shards, write_table
 from tasks.ingest import sources
 from tasks.ingest.reading import Piece, pieces, read_piece

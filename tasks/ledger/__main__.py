@@ -12,12 +12,14 @@ from tasks.ledger.revision import data_of
 from tasks.ledger.run import Run
 from tasks.ledger.steps import documents_of, ranges_of, token_at
 from tasks.ledger.suspects import suspects
+from tasks.runner.answer import print_json, take_json
+from tasks.runner.columns import aligned
 
 EXCERPT, TOKENS_SHOWN = 100, 40  # characters of a text, and tokens of a document that are decoded for it
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make trace", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tokenmill trace", description=__doc__)
     parser.add_argument(
         "--run", default="data", help="a data folder, or a git revision whose data DVC has in its cache"
     )
@@ -28,6 +30,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--removed", help="a reason, or its kind (what stands before a colon)")
     parser.add_argument("--licences", action="store_true", help="tokens by licence and source")
     parser.add_argument("--suspects", action="store_true", help="documents whose sequences made the loss spike")
+    take_json(parser)
     asked = parser.parse_args(given)
     if (asked.position is not None and asked.sequence is None) or (asked.sequence is not None and asked.step is None):
         parser.error("--position needs --sequence, and --sequence needs --step")
@@ -57,6 +60,26 @@ def answer(asked: argparse.Namespace, run: Run) -> list[str]:
         note = ["", "data/ingest/sources.parquet is not there: no licence is known"] if "sources" in run.absent else []
         return [*table(licences(run), ["licence", "source", "documents", "tokens", "planned", "share"]), *note]
     return of_suspects(run)
+
+
+def facts(asked: argparse.Namespace, run: Run) -> Any:
+    """Answer for programs: rows as objects, texts whole."""
+    if asked.position is not None:
+        return token_at(run, asked.step, asked.sequence, asked.position)
+    if asked.sequence is not None:
+        return ranges_of(run, asked.step, asked.sequence)
+    if asked.step is not None:
+        return documents_of(run, asked.step)
+    if asked.document:
+        fate = fate_of(run, asked.document)
+        return [fate, *([fate_of(run, fate.instead)] if fate.instead else [])]
+    if asked.removed:
+        counts, rows = removed_by(run, asked.removed)
+        return {"counts": counts, "documents": rows}
+    if asked.licences:
+        return licences(run)
+    by_sequence, rows = suspects(run)
+    return {"by": "sequences" if by_sequence else "steps", "documents": rows}
 
 
 def of_step(run: Run, step: int) -> list[str]:
@@ -114,12 +137,8 @@ def excerpt(text: str) -> str:
 def table(rows: list[dict[str, Any]], columns: list[str]) -> list[str]:
     """Aligned columns below their names; numbers to the right."""
     cells = [columns, *([cell(name, row[name]) for name in columns] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
-    right = [bool(rows) and isinstance(rows[0][name], int | float) for name in columns]
-    return [
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
-        for row in cells
-    ]
+    numbers = {i for i, name in enumerate(columns) if rows and isinstance(rows[0][name], int | float)}
+    return aligned(cells, left=set(range(len(columns))) - numbers)
 
 
 def cell(name: str, value: Any) -> str:
@@ -135,7 +154,10 @@ def main(given: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             there = Path(asked.run)
             data = there if there.is_dir() else data_of(Path(), asked.run, Path(folder))
-            print("\n".join(answer(asked, Run(data))))
+            if asked.json:
+                print_json(facts(asked, Run(data)))
+            else:
+                print("\n".join(answer(asked, Run(data))))
     except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -26,6 +26,7 @@ from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
 from tasks.core.tables import read_table
 from tasks.pretrain import objectives, starts
+from tasks.pretrain.step import loss_of
 
 # Of a sample: the first tokens of a held-out document, and what the model makes of them.
 PROMPT_TOKENS, SAMPLE_TOKENS, SAMPLES = 16, 48, 3
@@ -79,14 +80,9 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
         tokens = B * T if counts_BT is None else int(counts_BT.sum())
 
         def loss(rows: slice) -> tuple[Tensor, Figures]:
-            some = (
-                None
-                if bounds is None
-                else bounds[(bounds >= rows.start * T) & (bounds <= rows.stop * T)] - rows.start * T
-            )
             counted = None if counted_BT is None else counted_BT[rows]
             each_RT = torch.empty(tokens_BN[rows, 1:].shape, device=tokens_BN.device)
-            share, figures = config.objective(model, tokens_BN[rows], some, tokens, counted, each_RT)
+            share, figures = loss_of(config.objective, model, tokens_BN, bounds, rows, tokens, counted, each_RT)
             losses.rows(rows, means(each_RT, counted))
             cross_entropy = figures.get("cross_entropy", share.detach())
             return share, {**figures, "bits_per_byte": cross_entropy * bits_per_byte}

@@ -1,8 +1,7 @@
-"""Quantization: the student's matrices in few bits, in a model folder that every reader of models can open."""
+"""Quantization: a model's matrices in few bits, in a model folder that every reader of models can open."""
 
 import json
 import math
-import shutil
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lm import problems
-from lm.checkpoint import device, load_model, read_description
+from lm.checkpoint import description_of, device, read_description
 from lm.config import Config, choice
+from lm.linears.base import roles_of
 from lm.model import Decoder
+from lm.model_folder import check_tokens, is_hugging_face, read_model, weights_bytes
 from lm.quantized import Packed, pack_state
+from tasks.core.config import StartModel
 from tasks.core.log import Log
 from tasks.quantize import methods
 from tasks.quantize.calibration import Batch, Calibration, batches_of, inputs_of
@@ -24,6 +26,7 @@ from tasks.quantize.calibration import Batch, Calibration, batches_of, inputs_of
 class QuantizeConfig(Config):
     """Norms and biases stay float32: they are 0.1% of the weights and each touches everything."""
 
+    model: StartModel
     method: choice(methods)
     embedding: choice(methods) = methods.Int8()
     calibration: Calibration = Calibration()
@@ -45,7 +48,8 @@ def quantize(model: Decoder, config: QuantizeConfig, batches: list[Batch], log: 
     """Every matrix of the model, packed by its method. Later layers are packed for what the earlier ones have become: the
     model is left dequantized. Raises ValueError naming the weight that cannot be."""
     packed: dict[str, Packed] = {}
-    weights = {name: weight for name, weight in model.named_parameters() if weight.ndim == 2}
+    roles = roles_of(model)
+    weights = {name: weight for name, weight in model.named_parameters() if roles[name] != "vector"}
     for _, group in groupby(weights, depth_of):
         names = list(group)
         # an embedding is looked up, not multiplied: it has no inputs to calibrate with
@@ -73,16 +77,17 @@ def relative_squared_error(state: dict[str, Tensor], packed: dict[str, Packed]) 
 
 
 def run(config: QuantizeConfig, data: Path, log: Log) -> dict[str, float]:
-    """data/distill -> data/quantize. Sizes are of model.safetensors alone; bits_per_weight counts all that is stored."""
-    source, target = data / "distill", data / "quantize"
-    description = read_description(source)
-    if "quantization" in description:
+    """data/<model> -> data/quantize. Sizes are of the files of weights alone; bits_per_weight counts all that is stored."""
+    source, target = data / config.model, data / "quantize"
+    if not is_hugging_face(source) and "quantization" in read_description(source):
         raise ValueError(f"{source / 'config.json'}: the model is quantized already; quantize needs its float32 source")
-    model, tokenizer = load_model(source)
+    model, tokenizer = read_model(source)
     model.to(device())
     state = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
     batches: list[Batch] = []
     if config.method.needs_calibration or config.embedding.needs_calibration:
+        if config.calibration.sequences:
+            check_tokens(f"quantize.model: {config.model}", tokenizer, data / "tokenize")
         prompts = [example.prompt for example in config.problems.examples("sft")]
         batches = batches_of(model, tokenizer, prompts, data, config.calibration, config.seed)
     try:
@@ -91,10 +96,10 @@ def run(config: QuantizeConfig, data: Path, log: Log) -> dict[str, float]:
         raise ValueError(f"{source / 'model.safetensors'}: {error}") from None
     tensors, quantization = pack_state(packed, {name: weight for name, weight in state.items() if name not in packed})
     save_file({name: tensor.cpu() for name, tensor in tensors.items()}, target / "model.safetensors")
-    described = {**description, "quantization": quantization}
+    described = {**description_of(model, tokenizer), "quantization": quantization}
     (target / "config.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
-    shutil.copyfile(source / "tokenizer.json", target / "tokenizer.json")
-    size, source_size = ((folder / "model.safetensors").stat().st_size for folder in (target, source))
+    tokenizer.save(target)
+    size, source_size = weights_bytes(target), weights_bytes(source)
     parameters = sum(weight.numel() for weight in state.values())
     return {
         "size_bytes": size,

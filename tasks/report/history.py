@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lm.files import write_text
 from tasks.report.read import Stage
 from tasks.report.words import ABSENT
 from tasks.runner.names import flatten
@@ -54,12 +55,8 @@ def read_runs(root: Path) -> list[Run]:
 
 def add_run(root: Path, run: Run) -> None:
     """Put a run at the end of the file."""
-    path = root / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(asdict(each), sort_keys=True) + "\n" for each in [*read_runs(root), run][-KEPT:]]
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text("".join(lines), encoding="utf-8")
-    unfinished.replace(path)
+    write_text(root / FILE, "".join(lines))
 
 
 def run_before(runs: list[Run], params: dict[str, Any], figures: dict[str, dict[str, float]]) -> Run | None:

@@ -10,10 +10,11 @@ from typing import Any
 from tasks.core.hashed import read_ignored
 from tasks.core.yaml import read_yaml
 from tasks.report.chart import Points
-from tasks.runner.git import ask
-from tasks.runner.graph import Entry, read_graph
+from tasks.runner.git import UNKNOWN, is_dirty, revision
+from tasks.runner.graph import Entry, asked_for, read_graph, value_of
 from tasks.runner.intact import is_another
 from tasks.runner.key import file_md5, locked_key, path_md5
+from tasks.runner.lock import locked_in, md5s
 from tasks.runner.timings import facts_of
 from tasks.runner.timings import paths as timings_paths
 
@@ -69,20 +70,23 @@ class Facts:
 
 
 def read_stages(root: Path) -> list[Stage]:
-    """Every stage of the graph, with its figures if it is current; none where dvc.yaml or params.yaml is missing."""
+    """Every stage of the graph that is asked for or current, with its figures if it is current; none where dvc.yaml or
+    params.yaml is missing."""
     if not all((root / name).exists() for name in ("dvc.yaml", "params.yaml")):
         return []
     graph = read_graph(root)
     makers = {out: address for address, entry in graph.items() for out in entry.outs}
-    fresh, locked = current(root, graph, makers), read_lock(root)
-    return [_stage(root, e, makers, e.address in fresh, locked and locked.get(e.address)) for e in graph.values()]
+    fresh, locked = current(root, graph, makers), locked_in(root)
+    every = [_stage(root, e, makers, e.address in fresh, locked and locked.get(e.address)) for e in graph.values()]
+    asked = set(asked_for(graph))
+    return [stage for stage in every if stage.name in asked or stage.current]
 
 
 def _stage(root: Path, entry: Entry, makers: dict[str, str], fresh: bool, locked: dict[str, Any] | None) -> Stage:
     """locked: its entry of dvc.lock, to which figures and times belong or are not shown; None where there is no lock."""
     needs = list(dict.fromkeys(makers[dep] for dep in entry.deps if dep in makers))
     folder = root / (entry.outs[0] if entry.outs else f"data/{entry.name}")
-    recorded = {out["path"]: str(out.get("md5")) for out in (locked or {}).get("outs", [])}
+    recorded = md5s(locked, "outs")
     fresh = fresh and not any(is_another(root, path, recorded[path]) for path in entry.outs if path in recorded)
     metrics = locked_metrics(root, entry.address, locked) if fresh else {}
     if not metrics:
@@ -105,16 +109,10 @@ def not_comparable(stages: list[Stage]) -> str:
     )
 
 
-def read_lock(root: Path) -> dict[str, Any] | None:
-    """The entry of each stage in dvc.lock; None where there is no lock."""
-    path = root / "dvc.lock"
-    return (read_yaml(path) or {}).get("stages", {}) if path.exists() else None
-
-
 def locked_metrics(root: Path, address: str, locked: dict[str, Any] | None) -> dict[str, float]:
     """The metrics of a stage, if they are those that its entry of dvc.lock records; a file of another run is none."""
     path = f"data/metrics/{address}.json"
-    recorded = next((out.get("md5") for out in (locked or {}).get("outs", []) if out["path"] == path), None)
+    recorded = md5s(locked, "outs").get(path)
     if recorded and (not (root / path).exists() or file_md5(root / path) != recorded):
         return {}
     return read_json(root / path)
@@ -125,10 +123,10 @@ def current(root: Path, graph: dict[str, Entry], makers: dict[str, str]) -> set[
 
     makers: the stage that makes a path. Source data is not hashed again here, only code and what stages made.
     """
-    locked = read_lock(root)
+    locked = locked_in(root)
     if locked is None:
         return set(graph)
-    made = {out["path"]: out.get("md5") for entry in locked.values() for out in entry.get("outs", [])}
+    made = {path: md5 for entry in locked.values() for path, md5 in md5s(entry, "outs").items()}
     code = sorted({dep for entry in graph.values() for dep in entry.deps if not dep.startswith("data/")})
     ignored = read_ignored(root)
     with chdir(root):  # .dvcignore speaks of paths as the graph names them
@@ -150,22 +148,15 @@ def _agrees(
     made: the present digest of a path, where it is known.
     """
     recorded = locked.get("params", {}).get("params.yaml", {})
-    if locked.get("cmd") != entry.cmd or any(_at(params, key) != value for key, value in recorded.items()):
+    if locked.get("cmd") != entry.cmd or any(value_of(key, params) != value for key, value in recorded.items()):
         return False
-    digests = {dep["path"]: dep.get("md5") for dep in locked.get("deps", [])}
+    digests = md5s(locked, "deps")
     unknown = {path: md5 for path, md5 in digests.items() if path.startswith("data/") and path not in made}
     return (
         set(digests) == set(entry.deps)
         and all(makers[path] in fresh for path in digests if path in makers)
         and all((made | unknown).get(path) == md5 for path, md5 in digests.items())
     )
-
-
-def _at(params: dict, key: str) -> Any:
-    value: Any = params
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
 
 
 def read_params(root: Path) -> dict[str, Any]:
@@ -201,14 +192,8 @@ def read_curves(path: Path) -> dict[str, Points]:
 
 def read_facts(root: Path) -> Facts:
     """Revision and parameters; no revision where git knows none. What a run itself writes is no change."""
-    revision, status = None, None
-    if (root / ".git").exists():
-        revision = _git(root, "rev-parse", "--short=12", "HEAD")
-        status = _git(root, "status", "--porcelain", "--", ".", ":!dvc.lock", ":!data/metrics")
-    return Facts(revision or None, None if status is None else bool(status), read_params(root))
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """What git prints; None where it fails or is not there."""
-    done = ask(root, *arguments)
-    return None if done.returncode else done.stdout.strip()
+    known = (root / ".git").exists()
+    commit, dirty = (revision(root), is_dirty(root)) if known else (UNKNOWN, UNKNOWN)
+    return Facts(
+        None if commit == UNKNOWN else commit[:12], None if dirty == UNKNOWN else dirty == "true", read_params(root)
+    )

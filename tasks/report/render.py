@@ -10,6 +10,7 @@ from markupsafe import Markup
 from tasks.core.yaml import dump_yaml
 from tasks.report import examples, words
 from tasks.report.chart import line_chart
+from tasks.report.curves import write_curves
 from tasks.report.drawing import graph
 from tasks.report.history import figures_of, params_changed, read_runs, run_before
 from tasks.report.read import Stage, not_comparable, read_facts, read_stages
@@ -29,7 +30,9 @@ class Curve:
 
 
 def render(root: Path) -> Path:
-    """Write the page for the pipeline in `root`; the same files give the same page. Returns its path."""
+    """Write the page for the pipeline in `root`, and the curves for `dvc plots`; the same files give the same. Returns the path
+    of the page."""
+    write_curves(root, read_stages(root))
     path = root / "data" / "report" / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(root), encoding="utf-8")

@@ -2,10 +2,12 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from tasks.report.history import figures_of, read_runs, run_before
-from tasks.report.read import not_comparable, read_params, read_stages
+from tasks.report.read import not_comparable, read_facts, read_params, read_stages
 from tasks.report.words import ABSENT, number, percent, size
+from tasks.runner.columns import aligned
 
 
 def table(root: Path, asked: Collection[str] | None = None) -> str:
@@ -53,6 +55,21 @@ def table(root: Path, asked: Collection[str] | None = None) -> str:
     return "\n\n".join([*map(_aligned, blocks), *([said] if said else [])])
 
 
+def figures(root: Path, asked: Collection[str] | None = None) -> dict[str, Any]:
+    """Table for programs: of each stage whether it is up to date, its model, metrics and times; and of which code."""
+    facts = read_facts(root)
+    stages = [stage for stage in read_stages(root) if asked is None or stage.name in asked]
+    return {
+        "revision": facts.revision,
+        "dirty": facts.dirty,
+        "stages": {
+            stage.name: {
+                "up_to_date": stage.current, "model": stage.model, "metrics": stage.metrics, "timings": stage.timings
+            } for stage in stages
+        },
+    }  # fmt: skip
+
+
 def _without(rows: list[list[str]], column: str) -> list[list[str]]:
     place = rows[0].index(column)
     return [row[:place] + row[place + 1 :] for row in rows]
@@ -68,14 +85,6 @@ def _range(low: float | None, high: float | None) -> str:
 
 
 def _aligned(rows: list[list[str]]) -> str:
-    """Columns as wide as their widest cell: names to the left, figures to the right, a closing text to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    text = rows[0][-1] == "commonest reason"
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i == 0 or (text and i == len(row) - 1) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    """Names to the left, figures to the right, a closing text to the left."""
+    closing = {len(rows[0]) - 1} if rows[0][-1] == "commonest reason" else set()
+    return "\n".join(aligned(rows, {0} | closing))

@@ -34,13 +34,15 @@ def size(count: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds below two minutes, then minutes, then hours."""
+    """Seconds below two minutes, then minutes, then hours, from two days on days; `-` for None."""
     if seconds is None:
         return ABSENT
     if seconds < 120:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+    if minutes < 120:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if seconds < 172800 else f"{seconds / 86400:.1f} days"
 
 
 def percent(share: float | None) -> str:

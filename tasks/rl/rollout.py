@@ -14,6 +14,7 @@ from lm.model import Decoder
 from lm.problems.example import Example, Score
 from lm.sampler import Completion, generate, rows_for
 from lm.tokenizer import Tokenizer
+from lm.training.components import Component
 from lm.training.data.conversations import Conversation, collate
 
 
@@ -88,12 +89,14 @@ def rollout_of(sampled: Verdicts, advantages_GS: Tensor, pad_id: int) -> Rollout
     )
 
 
-class Rollouts:
+class Rollouts(Component):
     """The rollout that is being learned from: made before its first update, and kept for those that follow, in checkpoints too.
 
     updates: how often each answer is learned from. minibatches: as many updates make one pass over the answers, each of as
     many whole problems, in an order that is new in every pass.
     """
+
+    name = "rollouts"
 
     def __init__(
         self, make: Callable[[int], Rollout], problems: int, updates: int, minibatches: int, seed: int

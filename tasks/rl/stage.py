@@ -7,23 +7,26 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from lm import problems
-from lm.checkpoint import device, load_model, save_model
+from lm.checkpoint import device, save_model
 from lm.config import choice
 from lm.model import Decoder
+from lm.model_folder import read_model
 from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
 from lm.training.batch import Batch, Figures
-from lm.training.data.conversations import chosen, places, token_logps
+from lm.training.data.conversations import chosen, places
 from lm.training.loop import train
 from lm.training.recipe import Recipe
 from lm.transfer import moved
-from tasks.core.config import ConfigError
+from tasks.core.config import ConfigError, StartModel
 from tasks.core.log import Log
 from tasks.rl import advantages, losses
 from tasks.rl.rollout import Rollout, Rollouts, Verdicts, answered, rollout_of
+from tasks.rl.step import loss_of
 
 
 class RlConfig(Recipe):
+    model: StartModel
     steps: int = Field(120, gt=0, description="updates of the weights")
     prompts: int = Field(32, gt=0, description="problems a rollout; a multiple of minibatches")
     samples: int = Field(8, gt=0, description="answers to each problem")
@@ -97,15 +100,17 @@ class Learning:
 
         def loss(rows: slice) -> tuple[Tensor, Figures]:
             (places_K,) = moved([places(content[1][rows])], device())  # of the host's copy: a GPU's would be waited for
-            logps_BT = token_logps(model, ids_MN[rows], places_K, config.temperature)
-            return config.loss(logps_BT, old_MT[rows], advantages_M[rows], weights_MT[rows])
+            old_RT, advantages_R, weights_RT = old_MT[rows], advantages_M[rows], weights_MT[rows]
+            return loss_of(
+                config.loss, config.temperature, model, ids_MN[rows], places_K, old_RT, advantages_R, weights_RT
+            )
 
         return Batch(len(rows_M), T, tokens, loss, dict(rollout.figures()), content=content)
 
 
 def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
-    """data/sft -> data/rl. The probabilities that an update compares with are those under which the sampler drew."""
-    model, tokenizer = load_model(data / "sft")
+    """data/<model> -> data/rl. The probabilities that an update compares with are those under which the sampler drew."""
+    model, tokenizer = read_model(data / config.model)
     model.to(device())
     room = model.config.context - config.max_new_tokens
     examples = [e for e in config.problems.examples("rl") if len(tokenizer.chat(e.prompt)) <= room]
@@ -119,6 +124,6 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
         return learning.problems(step // config.steps_a_rollout)
 
     trunks = log.trunks(config, config.steps, [model], [tokenizer.to_json()], seen)
-    train(model, config, config.steps, learning.batch_at, log, trunks, learning.rollouts)
+    train(model, config, config.steps, learning.batch_at, log, trunks, [learning.rollouts])
     save_model(data / "rl", model, tokenizer)
     return {"steps": config.steps, "problems": len(examples)}

@@ -6,8 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from tasks.runner.graph import Entry
-
-ASKED = "TOKENMILL_AUDIT"
+from tasks.runner.settings import AUDIT
 
 
 class Sections(dict[str, Any]):
@@ -28,7 +27,7 @@ class Sections(dict[str, Any]):
 
 def audited(entry: Entry, sections: Sections) -> AbstractContextManager[None]:
     """Context of a stage's work: an audit of it where one is asked for, else nothing."""
-    if os.environ.get(ASKED) != "1":
+    if AUDIT.read() != "1":
         return nullcontext()
     return importlib.import_module("tasks.audit.audited").audited(entry, sections)
 

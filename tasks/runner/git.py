@@ -3,6 +3,8 @@
 import subprocess
 from pathlib import Path
 
+from lm.config import ConfigError
+
 UNKNOWN = "unknown"
 # What the pipeline itself writes into the tree while it runs.
 OUR_WRITES = (":!data/metrics", ":!dvc.lock")
@@ -31,8 +33,16 @@ def is_dirty(root: Path) -> str:
 
 
 def git(root: Path, *arguments: str) -> str:
-    """What git prints. Raises ValueError with its complaint."""
+    """What git prints, without white space around it. Raises ConfigError with the last line of its complaint."""
     done = ask(root, *arguments)
     if done.returncode:
-        raise ValueError(f"git {' '.join(arguments)}: {done.stderr.strip()}")
+        raise ConfigError(
+            f"git {arguments[0]}: {(done.stderr.strip() or f'exit code {done.returncode}').splitlines()[-1]}"
+        )
     return done.stdout.strip()
+
+
+def printed(root: Path, *arguments: str) -> bytes:
+    """What git prints, nothing where it fails or there is no repository."""
+    done = ask(root, *arguments, binary=True)
+    return b"" if done.returncode else done.stdout

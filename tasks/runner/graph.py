@@ -1,12 +1,14 @@
 """What dvc.yaml says of each stage, with its templates filled in from params.yaml.
 
 A reader for the stage wrapper, the report and the tests, none of which may import DVC. It knows what our dvc.yaml uses:
-`${a.b}`, and `foreach` over a list with `${item}`; a test compares it with DVC's own resolver.
+`${a.b}`, and `foreach` over a list, or a `${name}` of one, with `${item}`; a test compares it with DVC's own resolver.
 """
 
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,14 @@ def value_at(name: str, values: dict[str, Any]) -> Any:
     return found
 
 
+def value_of(name: str, values: Any) -> Any:
+    """Value at a dotted name, None where there is none."""
+    try:
+        return value_at(name, values)
+    except KeyError:
+        return None
+
+
 def _text(name: str, values: dict[str, Any]) -> str:
     try:
         return str(value_at(name.strip(), values))
@@ -77,12 +87,65 @@ def _entry(address: str, body: dict[str, Any], values: dict[str, Any]) -> Entry:
     return Entry(address, _filled(body["cmd"], values), **declared)
 
 
+def items_of(body: dict[str, Any], params: dict[str, Any]) -> list[str | None]:
+    """What a stage is repeated over; [None] where it is one stage. Raises ConfigError naming a parameter that is no list."""
+    items = body.get("foreach", [None])
+    if isinstance(items, str):
+        name = items.removeprefix("${").removesuffix("}").strip()
+        try:
+            items = value_at(name, params)
+        except KeyError:
+            raise ConfigError(f"params.yaml: {name}: dvc.yaml needs this key") from None
+        if not isinstance(items, list) or not items:
+            raise ConfigError(f"params.yaml: {name}: must be a list of one at least (got {items!r})")
+    return items
+
+
 def read_graph(root: Path = Path(".")) -> dict[str, Entry]:
-    """Every stage of root/dvc.yaml by its address, in the order of the file."""
-    params = read_params(root / "params.yaml")
+    """Every stage of root/dvc.yaml by its address, in the order of the file, by root/params.yaml."""
+    return graph_of(root, read_params(root / "params.yaml"))
+
+
+def graph_of(root: Path, params: dict[str, Any]) -> dict[str, Entry]:
+    """Every stage of root/dvc.yaml by its address, in the order of the file, by these params."""
     entries: dict[str, Entry] = {}
     for name, body in read_yaml(root / "dvc.yaml")["stages"].items():
-        for item in body.get("foreach", [None]):
+        for item in items_of(body, params):
             address = name if item is None else f"{name}@{item}"
             entries[address] = _entry(address, body.get("do", body), params | ({} if item is None else {"item": item}))
     return entries
+
+
+def before(graph: dict[str, Entry]) -> dict[str, list[str]]:
+    """The stages that each stage reads the output of."""
+    made = {out: address for address, entry in graph.items() for out in entry.outs}
+    return {address: [made[dep] for dep in entry.deps if dep in made] for address, entry in graph.items()}
+
+
+def closure(edges: dict[str, list[str]], addresses: Iterable[str]) -> set[str]:
+    """Addresses of these stages and of all that they wait for."""
+    found, waiting = set[str](), list(addresses)
+    while waiting:
+        address = waiting.pop()
+        if address not in found:
+            found.add(address)
+            waiting += edges[address]
+    return found
+
+
+def needed(graph: dict[str, Entry], addresses: Iterable[str]) -> list[str]:
+    """Addresses of these stages and of all they need, each after what it needs."""
+    edges = before(graph)
+    wanted = closure(edges, addresses)
+    return [address for address in TopologicalSorter(edges).static_order() if address in wanted]
+
+
+def goals(metas: dict[str, dict[str, Any]]) -> list[str]:
+    """The stages for whose sake the others are there, by the meta of all: those that dvc.yaml calls `goal: true`, or all where
+    it calls none so. What leads to none of them runs only where somebody asks for it by name."""
+    return [address for address, meta in metas.items() if meta.get("goal")] or list(metas)
+
+
+def asked_for(graph: dict[str, Entry]) -> list[str]:
+    """Addresses of the goals and of all that they need, each after what it needs."""
+    return needed(graph, goals({address: entry.meta for address, entry in graph.items()}))

@@ -21,10 +21,14 @@ def watch_over(entry: Entry) -> None:
     (flows/stage/guardian.py). Does nothing where our own start of DVC, or no DVC, has started the stage."""
     if "DVC_STAGE" not in os.environ or HELD in os.environ or path_of(entry.address) not in entry.outs:
         return
-    dvc = next((process for process in psutil.Process().parents() if process.name() not in SHELLS), None)
-    if dvc:
+    if dvc := dvc_process():
         command = [sys.executable, "-m", "flows.stage.guardian", entry.address, str(dvc.pid), lock_signature(Path())]
         subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
+
+
+def dvc_process() -> psutil.Process | None:
+    """The process that started this one, shells left out."""
+    return next((process for process in psutil.Process().parents() if process.name() not in SHELLS), None)
 
 
 def lock_signature(root: Path) -> str:

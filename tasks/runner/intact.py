@@ -4,13 +4,12 @@ import configparser
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 from tasks.core.config import ConfigError
 from tasks.core.hashed import hashed, read_ignored
-from tasks.core.yaml import YAMLError, read_yaml
 from tasks.runner.graph import Entry
 from tasks.runner.key import file_md5
+from tasks.runner.lock import entries_of, md5s
 
 DIGEST = re.compile(r"[0-9a-f]{32}(\.dir)?")
 # DVC writes dvc.lock in place, for stages that end while this one begins: what is cut off is read again.
@@ -18,11 +17,11 @@ READS = 5
 SMALL = 4 << 20  # a report reads curves, answers and samples, which are no larger
 
 
-def check_intact(entry: Entry, md5s: dict[str, str], root: Path = Path()) -> None:
+def check_intact(entry: Entry, now: dict[str, str], root: Path = Path()) -> None:
     """Raises ConfigError naming the first file among the dependencies that is not as dvc.lock records it of the stage that made
-    it. md5s: of the dependencies, as they are. Without a lock, or an entry of that stage in it, nothing is known."""
+    it. now: md5 of the dependencies as they are. Without a lock, or an entry of that stage in it, nothing is known."""
     for _ in range(READS):
-        differs = _differing(entry, md5s, root / "dvc.lock")
+        differs = _differing(entry, now, root)
         if not differs:
             return
     path, maker, recorded = differs[0]
@@ -34,15 +33,15 @@ def check_intact(entry: Entry, md5s: dict[str, str], root: Path = Path()) -> Non
     )
 
 
-def _differing(entry: Entry, md5s: dict[str, str], lock: Path) -> list[tuple[str, str, str]]:
+def _differing(entry: Entry, now: dict[str, str], root: Path) -> list[tuple[str, str, str]]:
     """(path, maker, md5 in the lock) of each dependency that a stage made and that has another md5 now."""
     try:
-        stages: dict[str, Any] = (read_yaml(lock) or {}).get("stages") or {}
-        outs = {out["path"]: (maker, str(out.get("md5"))) for maker, e in stages.items() for out in e.get("outs", [])}
-    except (OSError, YAMLError, AttributeError, KeyError, TypeError):
+        stages = entries_of((root / "dvc.lock").read_text())
+        outs = {path: (maker, md5) for maker, e in stages.items() for path, md5 in md5s(e, "outs").items()}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return []
     found = [(path, *outs[path]) for path in entry.deps if path in outs]
-    return [(path, maker, md5) for path, maker, md5 in found if DIGEST.fullmatch(md5) and md5 != md5s.get(path)]
+    return [(path, maker, md5) for path, maker, md5 in found if DIGEST.fullmatch(md5) and md5 != now.get(path)]
 
 
 def _names(path: Path, recorded: str, root: Path) -> list[str]:

@@ -1,9 +1,10 @@
 """JSON lines that a stage says step by step, and says again from a checkpoint on."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from lm.files import write_text
 
 
 class Lines:
@@ -21,9 +22,7 @@ class Lines:
         whole = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
         kept = [line for line in whole if json.loads(line)["step"] < step]
         self._file.close()
-        unfinished = self.path.with_suffix(".unfinished")
-        unfinished.write_text("".join(kept))
-        os.replace(unfinished, self.path)  # a kill in between must not lose what the checkpoint counts on
+        write_text(self.path, "".join(kept))  # a kill in between must not lose what the checkpoint counts on
         self._file = self.path.open("a", buffering=1)
         return [json.loads(line) for line in kept]
 

@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lm.config import ConfigError
 from tasks.core.process import cores
 from tasks.runner.devices import works_on_a_device
 from tasks.runner.own import open_lock
+from tasks.runner.settings import SHARED_LOCKS, WORKERS
 
 LOCKS = Path(".scratch/locks")
 
@@ -32,16 +32,13 @@ def lock(name: str, folder: Path = LOCKS) -> Iterator[None]:
 
 def stages_at_once() -> int:
     """TOKENMILL_WORKERS, else one on up to two cores (a stage uses them all), two above, beside those that have a GPU each."""
-    text = os.environ.get("TOKENMILL_WORKERS", "1" if cores() <= 2 else "2")
-    if not text.isdecimal() or not int(text):
-        raise ConfigError(f"TOKENMILL_WORKERS: must be a whole number of at least 1 (got {text!r})")
-    return int(text)
+    return WORKERS.read() or (1 if cores() <= 2 else 2)
 
 
 def takes_a_slot(meta: dict[str, Any]) -> bool:
     """Whether a stage of this `meta` is one of those that may run at once: of stages that work on a GPU there are as many as
     GPUs, unless TOKENMILL_WORKERS says how many."""
-    return "TOKENMILL_WORKERS" in os.environ or not works_on_a_device(meta)
+    return WORKERS.is_given() or not works_on_a_device(meta)
 
 
 @contextmanager
@@ -51,7 +48,7 @@ def slot(meta: dict[str, Any]) -> Iterator[None]:
     if not takes_a_slot(meta):
         yield
         return
-    folder = Path(os.environ.get("TOKENMILL_LOCKS", LOCKS))
+    folder = Path(SHARED_LOCKS.read())
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         places = [folder / f"slot-{number}" for number in range(stages_at_once())]

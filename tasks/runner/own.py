@@ -7,14 +7,18 @@ and compiled code that is found there is run.
 import getpass
 import os
 import pwd
+import shutil
 import socket
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from lm.config import ConfigError
 
 WRITABLE_BY_OTHERS = 0o022
+# States of the code, each of 6 MB compiled.
+KEPT = 16
 
 
 def open_lock(path: Path) -> int:
@@ -91,7 +95,18 @@ def device_locks() -> Path:
 
 
 def keep_compiled_code() -> None:
-    """Have torch keep what it compiles in a folder of this user, unless one is named: by itself it takes one in /tmp, of a name
-    that anybody can guess, and runs what it finds there."""
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(own_folder(cache_folder() / "inductor"))
+    """Have torch and numba keep what they compile in folders of this user, unless others are named. torch by itself takes one
+    in /tmp, of a name that anybody can guess, and runs what it finds there. numba's is shared by all checkouts
+    (tasks/core/jit.py), and the code that was compiled longest ago is forgotten. To be called before jit.py is imported."""
+    for variable, name in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("NUMBA_CACHE_DIR", "numba")):
+        if variable not in os.environ:
+            os.environ[variable] = str(folder := own_folder(cache_folder() / name))
+            if variable == "NUMBA_CACHE_DIR":
+                forget_oldest(folder)
+
+
+def forget_oldest(folder: Path) -> None:
+    """Remove what is in the folder beyond the newest KEPT."""
+    with suppress(FileNotFoundError):  # another process forgets, too
+        for old in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)

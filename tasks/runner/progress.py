@@ -1,10 +1,11 @@
 """How far a stage is: a bar with ETA on a terminal, plain lines elsewhere, and lines for the flow that draws the bars."""
 
-import os
 import sys
 import time
 
 from tqdm import tqdm
+
+from tasks.runner.settings import PROGRESS
 
 # Nothing is shown for what ends within a second; plain lines come every 5 s, the flow's twice a second.
 QUIET_SECONDS, LINE_SECONDS, FLOW_SECONDS = 1.0, 5.0, 0.5
@@ -36,7 +37,7 @@ class Progress:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._for_flow = os.environ.get("TOKENMILL_PROGRESS") == "lines"
+        self._for_flow = PROGRESS.read() == "lines"
         self._bar: tqdm | None = None
         self._began, self._said = time.monotonic(), float("-inf")
         self._first = 0

@@ -11,13 +11,16 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lm.config import Config, ConfigError
+from lm.settings import OFFLOAD, PARALLEL
 from tasks.core.log import Log
 from tasks.core.process import at_parents_end
+from tasks.runner.settings import RANKS
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -35,11 +38,8 @@ class Ranks:
 
     def __init__(self, address: str, config: Config) -> None:
         self.rank, self.launched = int(os.environ.get("RANK", "0")), "WORLD_SIZE" in os.environ
-        name = "WORLD_SIZE" if self.launched else "TOKENMILL_RANKS"
-        text = os.environ.get(name, "1")
-        if not text.isdecimal() or not int(text):
-            raise ConfigError(f"{name}: must be a whole number of at least 1 (got {text!r})")
-        self.size, self._address = int(text), address
+        ranks = replace(RANKS, name="WORLD_SIZE") if self.launched else RANKS
+        self.size, self._address = ranks.read(), address
         if not hasattr(config, "shards"):
             if self.launched and self.size > 1:
                 raise ConfigError(f"{address}: works in one process: start it without torchrun")
@@ -49,7 +49,7 @@ class Ranks:
             import torch
 
             if few := too_few(self._here, torch.cuda.device_count()):
-                raise ConfigError(f"{name}: {few[0]}; {few[1]}")
+                raise ConfigError(f"{ranks.name}: {few[0]}; {few[1]}")
 
     @property
     def gpus(self) -> int:
@@ -59,10 +59,10 @@ class Ranks:
     @property
     def spread(self) -> str:
         """How the stage is spread over ranks, as far as it decides bits: those that train exactly count for one."""
-        kind = os.environ.get("TOKENMILL_PARALLEL", "exact")
+        kind = PARALLEL.read()
         if kind == "exact" or self.size == 1:
             return "exact"
-        offloaded = ", offloaded" if os.environ.get("TOKENMILL_OFFLOAD") == "1" else ""
+        offloaded = ", offloaded" if OFFLOAD.read() == "1" else ""
         return f"{kind} on {self.size} ranks{offloaded}"
 
     @contextmanager
@@ -112,7 +112,7 @@ class Ranks:
         environment: dict[str, object] = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.size}
         environment |= {"TOKENMILL_MEETING": meeting.resolve(), "TOKENMILL_PARENT": os.getpid()}
         return subprocess.Popen(
-            [sys.executable, "-m", f"tasks.{name}.stage", *([item] if item else [])],
+            [sys.executable, "-m", "tasks.runner", name, *([item] if item else [])],
             env=os.environ | {key: str(value) for key, value in environment.items()},
         )
 

@@ -3,18 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from tasks.core.yaml import read_yaml
 from tasks.runner.key import locked_key
+from tasks.runner.lock import lock_entry
 from tasks.runner.names import lawful
 from tasks.runner.tracking import connect, enabled, external_model, guarded, reason_of, run_for_key
 
 CHAMPION = "champion"  # the alias of the registered model that is in use
-
-
-def _locked(stage: str) -> dict[str, Any] | None:
-    """What dvc.lock says of a stage."""
-    path = Path("dvc.lock")
-    return (read_yaml(path) or {}).get("stages", {}).get(stage) if path.exists() else None
 
 
 def register_model(name: str, stage: str, path: str, md5: str, revision: str, metrics: dict[str, float]) -> str | None:
@@ -31,7 +25,7 @@ def _register(client: Any, name: str, stage: str, path: str, md5: str, revision:
     if md5 in known:
         _add_figures(client, name, str(known[md5]), metrics)
         return str(known[md5])
-    locked = _locked(stage)
+    locked = lock_entry(Path(), stage)
     tags = {"dvc.md5": md5, "dvc.path": path, "git.revision": revision, "dvc.stage": stage}
     figures = {lawful(key): repr(value) for key, value in metrics.items()}
     model = external_model(client, name, run_for_key(client, locked_key(locked)) if locked else None, tags, figures)

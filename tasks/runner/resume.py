@@ -5,15 +5,13 @@ Scratch of another kind is set aside, not deleted, and taken up again where its 
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
-from lm.config import ConfigError
-from tasks.core.files import write_json
+from lm.files import write_json
 from tasks.runner.machine import apart
+from tasks.runner.settings import RESUME
 
-SETTING, ANYWAY = "TOKENMILL_RESUME", "anyway"
 MACHINE = "machine.json"
 # In what a run may change on its way, as the README promises: its record then says so
 MAY_CHANGE = {"parallel"}
@@ -26,24 +24,22 @@ def take_up(address: str, folder: Path, here: dict[str, str]) -> dict[str, str]:
 
     Raises ConfigError for a TOKENMILL_RESUME that is not `anyway`.
     """
-    asked = os.environ.get(SETTING, "")
-    if asked not in ("", ANYWAY):
-        raise ConfigError(f"{SETTING}: must be {ANYWAY}, or not set (got {asked!r})")
-    wanted = _wanted(folder, here, asked == ANYWAY)
+    anyway = bool(RESUME.read())
+    wanted = _wanted(folder, here, anyway)
     if wanted != folder:
         _set_aside(folder)
         wanted.replace(folder)
     there, went_on = _read(folder)
     step = steps_of(folder)
     if step and (lines := apart(there, here)):
-        if asked == ANYWAY or not _decides(there, here):
+        if anyway or not _decides(there, here):
             went_on.append(f"at step {step}: {'; '.join(lines)}")
             print(f"{address}: goes on at step {step} in another way than it began: {_short(lines)}", flush=True)
         else:
             kept = _set_aside(folder)
             print(
                 f"{address}: the checkpoint of step {step} is of another kind of machine, which ends in other bytes "
-                f"({_short(lines)}): starts anew; {SETTING}={ANYWAY} goes on from it, and it stays in {kept} until then",
+                f"({_short(lines)}): starts anew; {RESUME.name}=anyway goes on from it, and it stays in {kept} until then",
                 flush=True,
             )
             went_on = []

@@ -18,12 +18,13 @@ from types import FrameType
 from typing import Any, get_type_hints
 
 from lm.config import Config
+from lm.files import write_json, write_text
 from tasks.core.config import ConfigError, load, read_params
-from tasks.core.files import write_json, write_text
 from tasks.core.libraries import check_versions
 from tasks.core.log import Log, Stopped
 from tasks.core.process import keep_to_limits, no_collection, peak_memory, use_threads
 from tasks.runner import timings
+from tasks.runner.asked import check_asked
 from tasks.runner.auditing import Sections, audited, join_audit
 from tasks.runner.child import PARENT_ENDED, die_with_parent, load_again, loaded_from
 from tasks.runner.devices import device_locks
@@ -135,9 +136,11 @@ def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]], it
     address = f"{name}@{item}" if item else name
     gc.freeze()  # what is imported stays: neither the work nor Python's end, 0.6 s with torch, need look at it again
     try:
-        entry, params = read_graph().get(address), read_params()
+        graph, params = read_graph(), read_params()
+        entry = graph.get(address)
         if entry is None:
             raise ConfigError(f"dvc.yaml: has no stage {address}")
+        check_asked(address, graph)
         check_versions(entry.params, params)
         sections = Sections(params)
         config = load(name, kind, sections)

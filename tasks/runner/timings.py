@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks.core.files import write_json
+from lm.files import write_json
 
 FOLDER = Path("data") / "timings"
 STORE = FOLDER / "by_key"

@@ -26,6 +26,7 @@ from tasks.runner.names import flatten, lawful, shortened
 from tasks.runner.own import open_lock, stand_ins
 from tasks.runner.proxies import without_proxy
 from tasks.runner.record import process_tags
+from tasks.runner.settings import TRACKING
 from tasks.runner.tracking_events import Answer, Begin, End, Event, Made, Point, Said, Samples, all_that_wait
 from tasks.runner.unended import Ending, forget, note, noted
 
@@ -42,7 +43,7 @@ _making_data_sets = threading.Lock()
 
 def enabled() -> bool:
     """Whether runs are to be recorded."""
-    return os.environ.get("TOKENMILL_TRACKING", "on") != "off"
+    return TRACKING.read() == "on"
 
 
 def _print(line: str) -> None:

@@ -18,23 +18,25 @@ from torch import Tensor
 
 from lm.distributed import ranks
 from lm.model import Decoder
+from lm.settings import OFFLOAD, PARALLEL, POSITIONS
 from lm.training.data.sequence_losses import SequenceLosses
 from lm.training.memory import memory_bytes
 from lm.training.recipe import Recipe
 from lm.training.trunks.chain import branching, digest_of
 from lm.training.trunks.store import TrunkStore
 from lm.training.trunks.trunks import Trunks
-from tasks.core.config import ConfigError, read_params
+from tasks.core.config import read_params
 from tasks.core.hashed import read_ignored
 from tasks.core.log import Log
 from tasks.runner.graph import read_graph
 from tasks.runner.key import dependency_md5s, memo_key, signature
 from tasks.runner.machine import hardware
+from tasks.runner.settings import TRUNKS, TRUNKS_SIZE
 
 # What the links of a chain say of every step, so that it need not be the same for all of them
 IN_LINKS = {"schedule", "average", "steps"}
 # Settings of ours that decide how many positions and ranks sums are made of
-OURS = ("TOKENMILL_OFFLOAD", "TOKENMILL_PARALLEL", "TOKENMILL_POSITIONS")
+OURS = (OFFLOAD.name, PARALLEL.name, POSITIONS.name)
 LIBRARIES = ("torch", "numpy", "tokenizers", "triton", "deepspeed")
 
 
@@ -54,7 +56,7 @@ def trunks_of(
     seen(step): the data that decide a step, given the weights. Says so where the schedule leaves nothing to share. Raises
     ConfigError for a size that is none.
     """
-    folder = os.environ.get("TOKENMILL_TRUNKS")
+    folder = TRUNKS.read()
     if not folder or log.scratch is None:
         return None
     if not branching(config, steps):
@@ -82,10 +84,7 @@ def trunks_of(
 
 def size() -> int:
     """Bytes that all trunks may fill: TOKENMILL_TRUNKS_SIZE in MiB, else 16 GiB."""
-    text = os.environ.get("TOKENMILL_TRUNKS_SIZE", "16384")
-    if not text.isdecimal():
-        raise ConfigError(f"TOKENMILL_TRUNKS_SIZE: must be a whole number of MiB (got {text!r})")
-    return int(text) << 20
+    return TRUNKS_SIZE.read() << 20
 
 
 def code_of(stage: str, log: Log) -> tuple[dict[str, str], Callable[[], bool]] | None:
@@ -106,7 +105,7 @@ def in_links(path: str) -> bool:
 
 def machine(device: torch.device) -> dict[str, str]:
     """What of this machine, its libraries and its settings decides the bits of a sum."""
-    kind = os.environ.get("TOKENMILL_PARALLEL", "exact")
+    kind = PARALLEL.read()
     found: dict[str, Any] = {
         "memory": memory_bytes(device),
         "ranks": 1 if kind == "exact" else ranks(),  # exact gives the same bits for any

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kernels.linear_cross_entropy import linear_cross_entropy
 from lm import problems
-from lm.checkpoint import device, load_model, save_model
+from lm.checkpoint import device, save_model
 from lm.config import choice
+from lm.model_folder import read_model
 from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
 from lm.training.ahead import Ahead
@@ -18,11 +18,13 @@ from lm.training.data.conversations import Conversation, chosen, collate, places
 from lm.training.loop import train
 from lm.training.recipe import Recipe
 from lm.transfer import Tensors
-from tasks.core.config import ConfigError
+from tasks.core.config import ConfigError, StartModel
 from tasks.core.log import Log
+from tasks.sft.step import loss_of
 
 
 class SftConfig(Recipe):
+    model: StartModel
     steps: int = Field(200, gt=0)
     batch: int = Field(64, gt=0, description="conversations a step")
     problems: choice(problems)
@@ -38,8 +40,8 @@ def conversations_of(examples: list[Example], tokenizer: Tokenizer, context: int
 
 
 def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
-    """data/pretrain -> data/sft. Loss: mean cross-entropy (nats) over the completion tokens of the step."""
-    model, tokenizer = load_model(data / "pretrain")
+    """data/<model> -> data/sft. Loss: mean cross-entropy (nats) over the completion tokens of the step."""
+    model, tokenizer = read_model(data / config.model)
     model.to(device())
     examples = config.problems.examples("sft")
     conversations = conversations_of(examples, tokenizer, model.config.context)
@@ -66,9 +68,7 @@ def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
             """The head sees no position that counts nothing; the host knows which, so that it need not ask the device."""
             first, end = torch.searchsorted(host_K, torch.tensor([rows.start * T, rows.stop * T])).tolist()
             kept_K = places_K[first:end] - rows.start * T
-            x_KD = model.hidden(ids_BN[rows, :-1]).flatten(0, 1)[kept_K]
-            targets_K = ids_BN[rows, 1:].flatten()[kept_K]
-            return linear_cross_entropy(x_KD, model.head_weight, targets_K, denominator=counted)[0], {}
+            return loss_of(model, ids_BN[rows], kept_K, denominator=counted)
 
         return Batch(len(ids), T, int(tokens), loss, content=(ids, mask))
 

@@ -15,6 +15,7 @@ import tokenizers
 
 from lm.tokenizer import SPECIALS, Tokenizer
 from tasks.core.process import threads
+from tasks.core.texts import text_buffers
 
 # What gigatoken remembers of words grows by 100 bytes a word, so it begins anew after as many bytes of text.
 FORGET_AFTER = 256 << 20
@@ -62,7 +63,7 @@ class Gigatoken:
     def __call__(self, texts: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
         if self._seen > FORGET_AFTER:
             self._begin()
-        offsets, characters = buffers_of(texts)
+        characters, offsets = text_buffers(texts)
         self._seen += int(offsets[-1] - offsets[0])
         encoded = self._inner.encode_batch(awkward_strings(offsets, characters), parallel=threads() > 1).layout
         return encoded.content.data, np.asarray(encoded.offsets.data)
@@ -125,13 +126,6 @@ def why_not_gigatoken(tokenizer_json: str, texts: pa.LargeStringArray) -> str:
             text = next(some[row].as_py() for row, pair in enumerate(pairs) if not np.array_equal(*pair))
             return f"gigatoken makes other tokens of {text[:40]!r}"
     return ""
-
-
-def buffers_of(texts: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
-    """The offsets of N strings, N + 1 of them, and the bytes that they count; both views."""
-    _, offsets, characters = texts.buffers()
-    bounds = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    return bounds, np.frombuffer(characters or b"", dtype=np.uint8)
 
 
 def awkward_strings(offsets: np.ndarray, characters: np.ndarray) -> Any:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from tasks.core.parts import Facts, Part
 from tasks.core.tables import ahead, read_batches
-from tasks.tokenize.encoder import buffers_of
+from tasks.core.texts import text_buffers
 from tasks.tokenize.sides import Rule
 
 GRAM = 40
@@ -65,7 +65,7 @@ def held_grams(side: Side, folder: Path) -> Facts:
     count, lengths = 0, set[int]()
     with (folder / "keys.raw").open("wb") as keys:
         for texts in _texts(side, held_out=True):
-            offsets, data = buffers_of(texts)
+            data, offsets = text_buffers(texts)
             for row, length in enumerate(np.minimum(folded_lengths(data, offsets), GRAM).tolist()):
                 if length:
                     found = grams_of(data, offsets[row], offsets[row + 1], length)
@@ -92,7 +92,7 @@ def search(item: Search, folder: Path) -> Facts:
     slots, bits = _mapped(item.table / "slots.npy"), _mapped(item.table / "bits.npy")
     seen_S = np.zeros(len(slots), dtype=bool)
     for texts in ahead(_texts(item.side, held_out=False)):
-        offsets, data = buffers_of(texts)
+        data, offsets = text_buffers(texts)
         for length in item.lengths:
             mark(data, offsets, length, bits, slots, seen_S)
     np.save(folder / "seen.npy", np.sort(slots[seen_S]))
@@ -126,7 +126,7 @@ class Overlap:
         from tasks.tokenize.compiled import count_seen, folded_lengths
 
         slots = _mapped(self.table / "slots.npy")
-        offsets, data = buffers_of(texts)
+        data, offsets = text_buffers(texts)
         lengths = np.minimum(folded_lengths(data, offsets), GRAM)
         found = np.zeros((2, len(texts)), dtype=np.int64)
         for row in np.flatnonzero(lengths):

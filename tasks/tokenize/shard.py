@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from tasks.core.parts import Facts
 from tasks.core.tables import Writer, ahead, read_batches
-from tasks.tokenize.encoder import Encoder, buffers_of, encoder
+from tasks.core.texts import text_buffers
+from tasks.tokenize.encoder import Encoder, encoder
 from tasks.tokenize.overlap import Overlap, Side
 
 SCHEMA = pa.schema(
@@ -63,7 +64,7 @@ def encode(shard: Shard, folder: Path) -> Facts:
             lengths = np.diff(offsets) + 1
             ends = np.cumsum(lengths)
             tokens.write(ended(ids, ends, shard.eos_id, shard.dtype).data)
-            sizes = np.diff(buffers_of(batch.column("text"))[0])
+            sizes = np.diff(text_buffers(batch.column("text"))[1])
             columns = [
                 batch.column("id"),
                 batch.column("source"),

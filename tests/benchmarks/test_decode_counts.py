@@ -6,7 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.decode_counts import SHAPE, decode_counts
 from benchmarks.step_counts import Counting, Counts
-from lm import model
+from lm.mixers import attention
 
 pytest.importorskip("triton")
 
@@ -29,19 +29,20 @@ def test_grouped_heads_move_no_more() -> None:
 
 @pytest.mark.parametrize("plant", ["fp32", "copied", "masked"])
 def test_what_it_must_not_do_shows(plant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    attend, expect = model.Cache.attend, model.Cache.expect
+    after = attention.Heads.after
 
-    def copied(self, layer, q, k, v, mask):
-        self.keys_LBKCE[layer].clone()
-        return attend(self, layer, q, k, v, mask)
+    def copied(self, q, k, v, context):
+        context.state.keys_BKCE.clone()
+        return after(self, q, k, v, context)
 
-    def masked(self, T):
-        positions, _ = expect(self, T)
-        visible = torch.arange(self.capacity) <= positions[..., None]
-        return positions, visible[:, None]
+    def masked(self, shape, context, rows, length):
+        slots = torch.arange(context.state.keys_BKCE.shape[2])
+        return attention.by_query(slots <= context.positions_BT[..., None], shape)
 
-    if plant != "fp32":
-        monkeypatch.setattr(model.Cache, *{"copied": ("attend", copied), "masked": ("expect", masked)}[plant])
+    if plant == "copied":
+        monkeypatch.setattr(attention.Heads, "after", copied)
+    if plant == "masked":
+        monkeypatch.setattr(attention.Attention, "prepare", masked)
     assert decode_counts(low=plant != "fp32")["times"] > 1.3
 
 

@@ -1,4 +1,4 @@
-"""Audited runs: what leaves the key is named, whoever opens it. tests/flows/test_mutations.py audits every stage."""
+"""Audited runs: what leaves the key is named, whoever opens it. tests/system/flows/test_mutations.py audits every stage."""
 
 import json
 import os

@@ -1,6 +1,7 @@
 """What is kept of compiled code is found again through links, and not when any of its files has changed; and compiled code
 frees what it allocates."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,37 @@ def test_links_share_and_changes_do_not(tmp_path: Path) -> None:
         after = asked(tmp_path / "changed")
         assert before[1] == after[1] and before[0] != after[0]
         before = after
+
+
+COMPILED = """
+from tasks.core.compiled_for_this_test import doubled
+doubled(3)
+print(sum(doubled.stats.cache_hits.values()), doubled(3))
+"""
+DOUBLED = """
+from tasks.core.jit import compiled
+
+@compiled
+def doubled(number):
+    return {} * number
+"""
+
+
+def test_another_checkout_takes_what_one_has_compiled_of_the_same_code(tmp_path: Path) -> None:
+    def hits(checkout: str, factor: int) -> list[str]:
+        core = tmp_path / checkout / "tasks" / "core"
+        core.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / "tasks" / "core" / "jit.py", core / "jit.py")
+        (core / "compiled_for_this_test.py").write_text(DOUBLED.format(factor))
+        surroundings = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": ""}
+        command = [sys.executable, "-c", COMPILED]
+        folder = tmp_path / checkout
+        done = subprocess.run(command, cwd=folder, env=surroundings, check=True, capture_output=True, text=True)
+        return done.stdout.split()
+
+    assert hits("one", 2) == ["0", "6"]
+    assert hits("one", 2) == hits("other", 2) == ["1", "6"]
+    assert hits("other", 5) == ["0", "15"]
 
 
 @compiled(makes_arrays=True)

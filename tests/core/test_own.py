@@ -11,9 +11,16 @@ import pytest
 from lm.config import ConfigError
 from tasks.runner import own
 from tasks.runner.locks import lock, slot
-from tasks.runner.own import cache_folder, device_locks, keep_compiled_code, open_lock, own_folder
+from tasks.runner.own import KEPT, cache_folder, device_locks, keep_compiled_code, open_lock, own_folder
 from tests.other_account import UID, as_other, needs_root, opened_by_other
 from tests.project import ROOT
+
+
+def without_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No folder of compiled code is named; what is named in the test is forgotten after it."""
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "NUMBA_CACHE_DIR"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -78,7 +85,7 @@ def test_what_another_account_has_made_in_tmp_is_refused(homeless: Path, monkeyp
 
     assert as_other(squat) is True and place.stat().st_uid == UID
     os.close(folder)
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    without_folders(monkeypatch)
     for use in (cache_folder, device_locks, keep_compiled_code):
         with pytest.raises(ConfigError, match="must be a folder of user"):
             use()
@@ -93,10 +100,11 @@ def test_a_home_is_preferred_and_locks_are_those_of_one_machine(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    without_folders(monkeypatch)
     assert device_locks() == tmp_path / ".cache" / "tokenmill" / f"devices-{socket.gethostname()}"
     keep_compiled_code()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / ".cache" / "tokenmill" / "inductor")
+    assert os.environ["NUMBA_CACHE_DIR"] == str(tmp_path / ".cache" / "tokenmill" / "numba")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     assert cache_folder() == tmp_path / "other" / "tokenmill"
 
@@ -144,3 +152,15 @@ finish_parent(run, "FINISHED")
         str(tmp_path / ".scratch/prefect"),
         "True",
     ]
+
+
+def test_the_oldest_compiled_code_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    without_folders(monkeypatch)
+    for age in range(KEPT + 2):
+        (kept := tmp_path / "tokenmill" / "numba" / f"compiled-{age}" / "tasks").mkdir(parents=True)
+        os.utime(kept.parent, (10**9 - age, 10**9 - age))
+    os.chmod(tmp_path / "tokenmill", 0o700)
+    keep_compiled_code()
+    kept = {path.name for path in (tmp_path / "tokenmill" / "numba").iterdir()}
+    assert kept == {f"compiled-{age}" for age in range(KEPT)}

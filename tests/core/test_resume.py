@@ -7,20 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.project import TINY, digest, make_project, run_stage, start_stage
+from tests.project import digest, run_stage, start_stage
+from tests.tiny import Tiny
 
-BEFORE = ["ingest", "dedup", "filter", "tokenize", "curriculum"]
 OTHER = {"ATEN_CPU_CAPABILITY": "default"}  # such that torch has no vector instructions
 SAID = "is of another kind of machine, which ends in other bytes"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project that is about to pretrain."""
-    project = make_project(tmp_path_factory.mktemp("made"), TINY)
-    for stage in BEFORE:
-        run_stage(project, stage)
-    return project
+    return tiny.project(tmp_path_factory.mktemp("made"), "curriculum")
 
 
 @pytest.fixture
@@ -102,4 +99,4 @@ def test_the_same_kind_goes_on_in_silence(project: Path, alone: dict[str, str]) 
 def test_a_setting_that_is_none_is_refused(project: Path) -> None:
     process = start_stage(project, "pretrain", TOKENMILL_RESUME="yes")
     printed, _ = process.communicate()
-    assert process.returncode == 2 and printed == "TOKENMILL_RESUME: must be anyway, or not set (got 'yes')\n"
+    assert process.returncode == 2 and printed == "TOKENMILL_RESUME: must be anyway (got 'yes')\n"

@@ -22,6 +22,8 @@ from tasks.runner.graph import Entry
 from tasks.runner.key import path_md5, read_ignored
 from tasks.runner.stage import StageLog
 from tasks.runner.tracker import Tracker
+from tests.forks.process import PLAIN, TRAINING, Forked, started
+from tests.processes import PATIENCE
 from tests.project import ROOT, digest
 
 STAGE = """
@@ -70,6 +72,7 @@ def run(config, data, log):
         if log.stopping:
             log.stop()
         while config.mode == "waits" and step == 5 and not Path("go").exists():
+            Path("busy").touch()
             time.sleep(0.01)
             if log.stopping:
                 Path("asked").touch()
@@ -108,25 +111,19 @@ def set_params(project: Path, **values: object) -> None:
     (project / "params.yaml").write_text(yaml.safe_dump({"toy": {"steps": 10, **values}}))
 
 
-def start(project: Path, **environment: str) -> subprocess.Popen:
+def start(project: Path, **environment: str) -> Forked | subprocess.Popen[str]:
     surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENMILL_TRACKING": "off", **environment}
-    return subprocess.Popen(
-        [sys.executable, "-m", "toy.stage"],
-        cwd=project,
-        env=surroundings,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    libraries = TRAINING if "IMPORTS_TORCH" in environment else PLAIN
+    return started("toy.stage", [], project, surroundings, libraries)
 
 
-def finish(process: subprocess.Popen) -> tuple[int, str]:
-    printed, _ = process.communicate(timeout=60)
+def finish(process: Forked | subprocess.Popen[str]) -> tuple[int, str]:
+    printed, _ = process.communicate()
     return process.returncode, printed
 
 
 def wait_for(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not happened():
         assert time.monotonic() < deadline
         time.sleep(0.01)  # watching a file: what is waited for is its content, never the time
@@ -204,7 +201,7 @@ def test_the_end_of_the_group_asks_once(project: Path) -> None:
     """SIGTERM and the parent's end arrive while the stage is busy: it still comes to the place where it saves."""
     set_params(project, mode="waits")
     process = start(project)
-    wait_for_step(project, 6)
+    wait_for(lambda: (project / "busy").exists())  # past the look at `stopping` that comes with a step
     for number in (signal.SIGSTOP, signal.SIGTERM, PARENT_ENDED, signal.SIGCONT):
         process.send_signal(number)
     assert finish(process)[0] == 143 and (project / "asked").exists()
@@ -251,7 +248,7 @@ def test_a_stage_dies_with_its_parent(project: Path) -> None:
     descriptor = os.pidfd_open(pid)
     parent.kill()
     parent.communicate()
-    assert select.select([descriptor], [], [], 30)[0], "the stage outlived its parent"
+    assert select.select([descriptor], [], [], PATIENCE)[0], "the stage outlived its parent"
 
 
 @pytest.mark.parametrize("kind", ["nothing", "folder", "file", "link"])

@@ -18,6 +18,7 @@ from tasks.runner.graph import read_graph
 from tasks.runner.key import dependency_md5s, path_md5
 from tasks.runner.names import flatten, lawful
 from tests.core.test_stage import finish, project, set_params, start, wait_for, wait_for_step  # noqa: F401
+from tests.processes import PATIENCE
 from tests.project import ROOT
 
 
@@ -260,7 +261,7 @@ def test_a_run_whose_end_a_locked_store_does_not_take_is_not_left_running(projec
         assert [run.info.status for run in runs_of(project)] == ["RUNNING"]
         call(project, "start_parent({}, {})")
     else:
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE) == 0
     assert runs_of(project)[0].info.status == "FINISHED"
     assert not any((project / ".scratch" / "tracking").rglob("*.json"))
 

@@ -50,12 +50,14 @@ def served(folder: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
+    recorded = json.loads(process.stdout.readline())
     try:
-        yield process, {"TOKENMILL_TRACKING": "on", **json.loads(process.stdout.readline())}
+        yield process, {"TOKENMILL_TRACKING": "on", **recorded}
         said, _ = process.communicate()
         assert said == "", said
     finally:
         process.kill()
+        shutil.rmtree(Path(recorded[RECORDER]).parent, ignore_errors=True)  # one that was killed leaves it
 
 
 def wait(happened: Callable[[], bool], *living: subprocess.Popen[str]) -> None:

@@ -10,16 +10,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lm.config import ConfigError, methods_of
+from lm.config import Config, ConfigError, methods_of
 from tasks.core.log import Log
 from tasks.core.tables import read_table, shards
 from tasks.dedup import methods
 from tasks.dedup.decisions import Decisions, merged_cuts
 from tasks.dedup.documents import Found
+from tasks.dedup.engine.tfidf_svd import TfidfSvd
 from tasks.dedup.methods import Exact, KeepAll, Minhash
 from tasks.dedup.output import write_output
 from tests.compiled import arrays_left
 from tests.dedup.made import config_of, found_by, recut, rows_of, run_stage, write_rows
+from tests.processes import PATIENCE
 from tests.project import TINY, digest, make_project, start_stage
 from tests.project import run_stage as run_real_stage
 
@@ -32,7 +34,14 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENMILL_SHARD_WORKERS", "1")
 
 
+# what holds for a method holds for it with few features, of which it takes minutes to have as many as by default
+SMALL = TfidfSvd(dimensions=8, features=256)
 ALL = [m for m in methods_of(methods) if not any(f.is_required() for f in m.model_fields.values())]
+
+
+def small(method: type[Config]) -> Any:
+    """The method with its defaults, but for its embedding."""
+    return method(**({"embedding": SMALL} if "embedding" in method.model_fields else {}))
 
 
 @pytest.mark.parametrize("method", ALL, ids=lambda m: m.__name__)
@@ -42,10 +51,10 @@ def test_what_holds_for_every_method(method: Any, documents: list[str], edge: in
     """Firsts are named by themselves and come no later, rows that had gone take no part, and shards leave no trace."""
     rows = rows_of(documents)
     alive = np.array([bool(left >> row & 1) for row in range(len(rows))])
-    found = found_by(method(), [rows], alive)
+    found = found_by(small(method), [rows], alive)
     assert (found.first_N <= np.arange(len(rows))).all() and (found.first_N[found.first_N] == found.first_N).all()
     assert (found.first_N[~alive] == np.flatnonzero(~alive)).all() and alive[found.first_N[alive]].all()
-    again = found_by(method(), recut(rows, min(edge, len(rows))), alive)
+    again = found_by(small(method), recut(rows, min(edge, len(rows))), alive)
     assert (found.first_N == again.first_N).all() and (found.keep_N[alive] == again.keep_N[alive]).all()
     assert (found.cuts_K3 == again.cuts_K3).all()
 
@@ -53,7 +62,7 @@ def test_what_holds_for_every_method(method: Any, documents: list[str], edge: in
 @pytest.mark.parametrize("method", ALL, ids=lambda m: m.__name__)
 def test_compiled_code_frees_what_it_makes(method: Any) -> None:
     documents = [" ".join(WORDS[n % 7 :]) * (1 + n % 3) for n in range(40)]
-    assert arrays_left(lambda: found_by(method(), [rows_of([*documents, "\u00e9t\u00e9 " * 3000])])) == 0
+    assert arrays_left(lambda: found_by(small(method), [rows_of([*documents, "\u00e9t\u00e9 " * 3000])])) == 0
 
 
 @pytest.mark.parametrize("method", [Exact, Minhash])
@@ -154,7 +163,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     assert len(memo) == 1
     for part in ("near_files_keys", "output"):
         process = start_stage(project, "dedup")
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while process.poll() is None and not list(project.glob(f".scratch/dedup/*/parts/{part}/00000")):
             assert time.monotonic() < deadline
             time.sleep(0.002)  # watching a folder: what is waited for is that it is there, never the time

@@ -18,7 +18,7 @@ from lm.problems import Arithmetic
 from lm.sampler import Completion, generate
 from lm.schedules import Wsd
 from tasks.core.log import Log
-from tasks.distill import stage
+from tasks.distill import stage, step
 from tasks.distill.divergences import ForwardKl
 from tasks.distill.stage import DistillConfig, run, student_of
 from tests.lm.models import toy_model, toy_tokenizer
@@ -52,13 +52,14 @@ def train(folder: Path, **changes: Any) -> tuple[list[dict[str, float]], dict[st
     for name in ("rl", "distill", "curriculum", "tokenize"):
         (folder / name).mkdir(parents=True)
     save_model(folder / "rl", teacher(), toy_tokenizer())
+    toy_tokenizer().save(folder / "tokenize")
     np.save(folder / "tokenize/tokens.npy", np.random.default_rng(0).integers(5, 261, 400).astype(np.uint16))
     pq.write_table(pa.table({"start": [0], "length": [400]}), folder / "tokenize/documents.parquet")
     plan = {"step": [0] * TEXT, "sequence": list(range(TEXT)), "document": [0] * TEXT, "offset": [0, 40, 80, 120]}
     pq.write_table(pa.table(plan | {"length": [40] * TEXT}), folder / "curriculum/plan.parquet")
     settings = {
         "optimizer": AdamW(lr=1e-3), "schedule": Wsd(), "average": Last(), "problems": PROBLEMS, "divergence": ForwardKl(),
-        "student_layers": 2, "steps": 1, "batch": len(PROMPTS), "max_new_tokens": NEW, "temperature": 0.0, "seed": 0,
+        "model": "rl", "student_layers": 2, "steps": 1, "batch": len(PROMPTS), "max_new_tokens": NEW, "temperature": 0.0, "seed": 0,
     }  # fmt: skip
     log = Heard()
     run(DistillConfig(**{**settings, "corpus_sequences": TEXT, **changes}), folder, log)
@@ -109,7 +110,7 @@ def test_the_heads_get_the_positions_that_count(tmp_path: Path, monkeypatch: pyt
         given.append((len(x), len(theirs)))
         return linear_divergence(x, weight, theirs, *rest)
 
-    monkeypatch.setattr(stage, "linear_divergence", counted)
+    monkeypatch.setattr(step, "linear_divergence", counted)
     train(tmp_path)
     assert all(mine == theirs for mine, theirs in given)
     # the calls before measure what a row or two would keep

@@ -12,6 +12,7 @@ import torch
 from lm.averages import Last
 from lm.checkpoint import save_model
 from lm.config import ConfigError, methods_of
+from lm.linears import LoRA
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.schedules import Cosine
@@ -55,7 +56,7 @@ def test_a_student_is_smaller_than_its_teacher() -> None:
 
 def config(**changes: Any) -> DistillConfig:
     given = {
-        "student_layers": 2, "steps": 4, "batch": 6, "corpus_sequences": 2, "max_new_tokens": 6, "temperature": 0.8,
+        "model": "rl", "student_layers": 2, "steps": 4, "batch": 6, "corpus_sequences": 2, "max_new_tokens": 6, "temperature": 0.8,
         "divergence": ForwardKl(), "optimizer": AdamW(lr=0.003), "schedule": Cosine(), "average": Last(), "seed": 0,
     }  # fmt: skip
     return DistillConfig.model_validate({**given, **changes, "problems": {"name": "arithmetic", "digits": 1}})
@@ -66,6 +67,7 @@ def trained(data: Path, given: DistillConfig) -> str:
     for folder in ("rl", "distill", "curriculum", "tokenize"):
         (data / folder).mkdir(parents=True)
     save_model(data / "rl", decided(4), toy_tokenizer())
+    toy_tokenizer().save(data / "tokenize")
     np.save(data / "tokenize/tokens.npy", np.random.default_rng(0).integers(5, 261, 400).astype(np.uint16))
     pq.write_table(pa.table({"start": [0], "length": [400]}), data / "tokenize/documents.parquet")
     rows = range(16)
@@ -93,9 +95,10 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "precision": [{"precision": "bf16"}],
     "stream": [{"precision": "bf16", "stream": "bf16"}],
     "shards": [{"shards": 2}],
+    "linear": [{"linear": LoRA(rank=2)}],
 }
 # As for tests/rl/test_stage.py
-ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems"}
+ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model"}
 
 
 def test_every_parameter_changes_the_student(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def model_folder(data: Path) -> Decoder:
     for folder in ("rl", "tokenize", "evaluate/rl"):
         (data / folder).mkdir(parents=True)
     save_model(data / "rl", model, TOKENIZER)
+    TOKENIZER.save(data / "tokenize")
     tokens: list[int] = []
     places: dict[str, list[Any]] = {"id": [], "split": [], "start": [], "length": []}
     for name, text in {"t": "text to learn from", **HELD_OUT, "u": "more of it"}.items():

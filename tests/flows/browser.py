@@ -16,6 +16,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 from flows.servers.password import USER
+from tests.processes import PATIENCE
 
 Found = TypeVar("Found")
 
@@ -48,7 +49,7 @@ def logged_in(url: str, password: str | None) -> str:
 class Browser:
     """One window. `seconds` bounds every wait for something to show; pages of a busy small machine take a while."""
 
-    def __init__(self, driver: Chrome, pictures: Path, seconds: float = 240) -> None:
+    def __init__(self, driver: Chrome, pictures: Path, seconds: float = PATIENCE) -> None:
         self.driver, self.pictures, self.seconds = driver, pictures, seconds
 
     def open(self, url: str) -> None:
@@ -161,8 +162,8 @@ def browser(profile: Path, pictures: Path) -> Iterator[Browser]:
     )
     driver = Chrome(options=options, service=Service(shutil.which("chromedriver")))
     # The default of 300 s, tried again three times, would make a stuck page look like a stuck test.
-    driver.set_page_load_timeout(240)
-    driver.set_script_timeout(240)
+    driver.set_page_load_timeout(PATIENCE)
+    driver.set_script_timeout(PATIENCE)
     try:
         yield Browser(driver, pictures)
     finally:

@@ -4,7 +4,6 @@ import atexit
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from flows.preflight.child import ALONE, REMOVED
 from flows.preflight.resources import Needs
 from lm.hugging_face.export import save_hf
 from tests.lm.models import toy_model, toy_tokenizer
+from tests.ports import free_port  # noqa: F401 - for the tests of preflight
 from tests.project import ROOT
 
 NOBODY = 65534
@@ -83,13 +83,6 @@ def make_checkpoint(project: Path, **shape: Any) -> Path:
     folder = project / "data/checkpoint"
     save_hf(toy_model(**shape), toy_tokenizer(), folder, torch.float32)
     return folder
-
-
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

@@ -20,10 +20,10 @@ import yaml
 
 from flows.servers.password import header
 from flows.workspaces.smoke import copy_project
+from tests.ports import free_port
+from tests.processes import PATIENCE
 from tests.project import ROOT, TINY
 
-# A busy machine of two cores: starting takes 10 to 60 s there, a run of the smallest models a minute or two.
-START_SECONDS, RUN_SECONDS = 180, 900
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -48,7 +48,7 @@ class Served:
                 headers |= {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "tests"}
         data = None if body is None else json.dumps(body).encode()
         try:
-            with urlopen(Request(url, data, headers), timeout=30) as response:
+            with urlopen(Request(url, data, headers), timeout=PATIENCE) as response:
                 return json.load(response)
         except HTTPError as error:
             raise AssertionError(f"{url}: {error.code} {error.read().decode()[:1000]}") from error
@@ -68,7 +68,7 @@ class Served:
 
     def until(self, number: str, *types: str) -> dict[str, Any]:
         """The run once it is in a state of one of these types."""
-        deadline = time.monotonic() + RUN_SECONDS
+        deadline = time.monotonic() + PATIENCE
         while (run := self.run(number))["state_type"] not in types:
             assert time.monotonic() < deadline and run["state_type"] not in ENDED, (
                 f"{run}\n{self.log.read_text()[-5000:]}"
@@ -97,7 +97,7 @@ def make_ui(project: Path, password: str | None = None, **variables: str) -> Ite
     """`make ui` in a copy of the project, with the password that it makes itself, this one, or none for ""; Ctrl-C at the end."""
     log = project.parent / "ui.log"
     surroundings = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "TOKENMILL_"))}
-    ports = {f"TOKENMILL_{name}_PORT": "0" for name in ("PREFECT", "MLFLOW", "REPORT")}
+    ports = {f"TOKENMILL_{name}_PORT": str(free_port()) for name in ("PREFECT", "MLFLOW", "REPORT")}
     surroundings |= {**ports, "PYTHONPATH": os.pathsep.join([str(project), *EXTRA]), **variables}
     if password is not None:
         surroundings["TOKENMILL_PASSWORD"] = password
@@ -111,7 +111,7 @@ def make_ui(project: Path, password: str | None = None, **variables: str) -> Ite
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + PATIENCE
         pattern = r"Prefect +(http\S+)[\s\S]*MLflow +(http\S+)[\s\S]*report +(http\S+)[\s\S]*Ctrl-C"
         while not (ready := re.search(pattern, log.read_text())):
             assert process.poll() is None, log.read_text()
@@ -121,11 +121,11 @@ def make_ui(project: Path, password: str | None = None, **variables: str) -> Ite
             [password] = re.findall(r"log in +admin:(\S+)", log.read_text())
         yield Served(ready[1], ready[2], ready[3], log, process, password or None)
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0, log.read_text()[-5000:]
+        assert process.wait(PATIENCE) == 0, log.read_text()[-5000:]
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait(60)
+            process.wait(PATIENCE)
 
 
 # What the tests themselves were given beside the installed libraries.

@@ -17,8 +17,11 @@ import psutil
 import yaml
 
 from flows.environment import environment
-from flows.servers.prefect_and_mlflow import HOST, child, get, port_of
+from flows.servers.answers import get
+from flows.servers.prefect_and_mlflow import HOST, child
 from flows.workspaces.smoke import copy_project
+from tests.ports import free_port
+from tests.processes import PATIENCE
 from tests.project import ROOT, TINY, write_params
 
 DEADLINE = 15  # seconds without a sign of life; agents give one a second
@@ -99,7 +102,7 @@ class Team:
 
     def end_of(self, process: subprocess.Popen[bytes], folder: Path) -> tuple[int, str]:
         """As of run, for a flow that was started in this clone."""
-        return process.wait(400), (self.folder / f"{folder.name}.log").read_text()
+        return process.wait(PATIENCE), (self.folder / f"{folder.name}.log").read_text()
 
     def start(self, *names: str) -> None:
         """Agents, each in its clone, until the server knows them alive."""
@@ -138,7 +141,7 @@ class Team:
 @contextmanager
 def prefect_server(folder: Path, **more: str) -> Iterator[str]:
     """The URL of a server with a database of its own, as `make ui` starts one."""
-    url = f"http://{HOST}:{(port := port_of('NO_SUCH_VARIABLE', 0))}/api"
+    url = f"http://{HOST}:{(port := free_port())}/api"
     variables = environment(folder) | {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": url} | more
     command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port), "--no-ui"]
     with child("Prefect server", command, variables, folder / "server.log") as started:
@@ -196,13 +199,13 @@ def post(url: str, body: dict[str, Any]) -> Any:
     """The JSON that a POST returns; an empty list where there is nothing of the kind."""
     request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
-        with urlopen(request, timeout=30) as reply:
+        with urlopen(request, timeout=PATIENCE) as reply:
             return json.load(reply)
     except OSError:
         return []
 
 
-def wait_for(ready: Callable[[], bool], explain: Callable[[], str] = lambda: "", seconds: float = 180) -> None:
+def wait_for(ready: Callable[[], bool], explain: Callable[[], str] = lambda: "", seconds: float = PATIENCE) -> None:
     """Return once it is so; fail with the explanation when it is not in time."""
     deadline = time.monotonic() + seconds
     while not ready():

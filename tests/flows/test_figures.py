@@ -15,10 +15,10 @@ from flows.environment import environment
 from flows.pipeline.finish import figures_of
 from flows.replay.finished_run import from_folder
 from flows.stage.process import Ended, run_stage
-from flows.staleness.lock_entry import lock_entry
 from tasks.core.yaml import dump_yaml
 from tasks.report.read import read_facts, read_stages
 from tasks.runner.key import file_md5, locked_key
+from tasks.runner.lock import lock_entry
 from tasks.runner.timings import facts_of, paths, settle
 from tests.project import ROOT, TINY, make_project, write_params
 

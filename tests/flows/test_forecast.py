@@ -12,15 +12,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.plan_accuracy import CASES, measured, near, told
 from flows.forecast import fake_gpu
-from flows.forecast.dry_run import HOLES, Live, Sampling, rehearse, sample
+from flows.forecast.dry_run import HOLES, Live, rehearse, sample
 from flows.forecast.estimate import GPUS, MACHINES, machine_called
-from flows.forecast.forecasts import forecast_of, machine_of, this_machine
-from flows.forecast.workload import pretraining, shape_of, workloads
+from flows.forecast.forecasts import forecast_of, machine_of, this_machine, works_of
 from flows.params.compose import compose
 from lm import optimizers
 from lm.config import methods_of
 from lm.model import Decoder, ModelConfig
 from lm.training.memory import positions_in
+from tasks.about.work import Sampling, Work
 from tasks.core.config import ConfigError
 from tests.project import ROOT
 
@@ -49,11 +49,15 @@ def test_what_is_held_is_counted_until_it_is_let_go() -> None:
 @pytest.mark.parametrize("method", methods_of(optimizers), ids=lambda m: m.model_fields["name"].default)
 def test_every_optimizer_can_be_rehearsed(method) -> None:
     """Its state is at least a copy of the weights; Lion and Muon have no more than one for hidden matrices."""
-    work = pretraining(small(), shape_of(small()))
+    work = pretraining(small())
     recipe = work.recipe.model_copy(update={"optimizer": method()})
     found = rehearse(work.step, recipe, 10, 10**9, False)
     weights = 4 * work.step().model.num_parameters()
     assert 2 * weights - 4096 <= found.state_bytes <= 4 * weights + 4096 and found.step_bytes > found.state_bytes
+
+
+def pretraining(params: dict) -> Work:
+    return works_of(params, ["pretrain"])["pretrain"]
 
 
 def small() -> dict:
@@ -62,7 +66,7 @@ def small() -> dict:
 
 def test_positions_are_those_that_training_would_choose() -> None:
     """Real tensors or fake ones: one function measures both."""
-    work = pretraining(small(), shape_of(small()))
+    work = pretraining(small())
     step = work.step()
     memory = 40_000_000
     assert (
@@ -73,7 +77,7 @@ def test_positions_are_those_that_training_would_choose() -> None:
 
 
 def test_too_little_memory_for_a_row_recomputes_and_holds_less() -> None:
-    work = pretraining(small(), shape_of(small()))
+    work = pretraining(small())
     plenty, little = (rehearse(work.step, work.recipe, 10, memory, False) for memory in (10**9, 10**6))
     assert little.positions == 0 and little.step_bytes < plenty.step_bytes
 
@@ -81,7 +85,7 @@ def test_too_little_memory_for_a_row_recomputes_and_holds_less() -> None:
 @pytest.mark.parametrize("preset", GPU_PRESETS)
 def test_the_pretraining_of_a_gpu_preset_fits_an_h100(preset: str) -> None:
     params = compose(ROOT, preset, [])
-    found = forecast_of(pretraining(params, shape_of(params)), MACHINES["h100"])
+    found = forecast_of(pretraining(params), MACHINES["h100"])
     assert found.fits and found.positions > 0
 
 
@@ -150,7 +154,7 @@ def test_a_gpu_that_is_here_has_its_own_memory(monkeypatch: pytest.MonkeyPatch) 
 
 def test_missing_problems_are_one_line() -> None:
     with pytest.raises(ConfigError, match="problems.folder: nowhere: holds no"):
-        workloads(compose(ROOT, "laptop", ["problems={name: gsm8k, folder: nowhere}"]))
+        works_of(compose(ROOT, "laptop", ["problems={name: gsm8k, folder: nowhere}"]), ["sft"])
 
 
 def test_what_does_not_fit_is_said_and_the_command_fails(tmp_path: Path) -> None:

@@ -114,4 +114,4 @@ def test_what_comes_back_is_checked_as_any_override() -> None:
         compose(ROOT, "laptop", as_overrides({"rll": {"steps": 5}}))
     choose_where(HERE)
     for name in target_names(ROOT):
-        check_targets(ROOT, [name])
+        check_targets(ROOT, compose(ROOT, "laptop", []), [name])

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.staleness.compare import read_lock
 from flows.staleness.heal import cut_back, is_whole
 from lm.config import ConfigError
 from tasks.core.yaml import parse_yaml
+from tasks.runner.lock import read_lock
 from tests.project import ROOT
 
 WHOLE = (ROOT / "dvc.lock").read_text()

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flows.staleness.lock_entry import lock_entry
-from flows.staleness.lockfile import entries_of, lock_of, md5s, merge, part_of, write
-from tests.flows.test_pipeline import dvc, make_repo, surroundings
+from flows.staleness.lockfile import lock_of, merge, part_of
+from lm.files import write_text
+from tasks.runner.lock import entries_of, lock_entry, md5s
+from tests.flows.small_graph import dvc, make_repo, surroundings
 from tests.project import ROOT
 
 MD5 = st.text("0123456789abcdef", min_size=32, max_size=32)
@@ -62,7 +63,7 @@ def test_an_entry_taken_out_and_put_back_is_as_dvc_wrote_it(made: Path, monkeypa
     path = made / "dvc.lock"
     text, entries = path.read_text(), entries_of(path.read_text())
     last = list(entries)[-1]
-    write(path, lock_of({address: entry for address, entry in entries.items() if address != last}))
+    write_text(path, lock_of({address: entry for address, entry in entries.items() if address != last}))
     assert merge(made, last, entries[last]) and path.read_text() == text
     changed = path.stat().st_ino
     assert not merge(made, last, entries[last]) and path.stat().st_ino == changed
@@ -87,11 +88,9 @@ def test_neighbours_lose_nothing(made: Path, tmp_path: Path) -> None:
 def test_a_reader_never_meets_half_a_file_and_a_kill_leaves_a_whole_one(tmp_path: Path) -> None:
     path = tmp_path / "dvc.lock"
     entries = {f"stage{n}": {"cmd": "x" * 200, "outs": []} for n in range(300)}
-    write(path, lock_of(entries))
-    program = "import sys; from pathlib import Path; from flows.staleness.lockfile import write\n"
-    program += (
-        "path = Path(sys.argv[1]); text = path.read_text(); print('begun', flush=True)\nwhile True: write(path, text)"
-    )
+    write_text(path, lock_of(entries))
+    program = "import sys; from pathlib import Path; from lm.files import write_text\n"
+    program += "path = Path(sys.argv[1]); text = path.read_text(); print('begun', flush=True)\nwhile True: write_text(path, text, durable=True)"
     for _ in range(3):
         process = subprocess.Popen(
             [sys.executable, "-c", program, str(path)],

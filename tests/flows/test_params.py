@@ -92,9 +92,10 @@ def test_all_mistakes_are_told_at_once(root: Path) -> None:
 
 
 def test_targets_are_checked(root: Path) -> None:
-    check_targets(root, ["sft", "evaluate", "evaluate@rl"])
+    params = compose(root, "laptop", [])
+    check_targets(root, params, ["sft", "evaluate", "evaluate@rl"])
     with pytest.raises(ConfigError, match="no stage 'pretrian'; did you mean 'pretrain'"):
-        check_targets(root, ["pretrian"])
+        check_targets(root, params, ["pretrian"])
 
 
 def test_params_are_written_only_when_they_change(root: Path) -> None:

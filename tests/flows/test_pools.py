@@ -13,8 +13,8 @@ from flows.agents.order import Answer, make_order, within
 from flows.stage.pools import pool_of
 from flows.stage.process import TRANSIENT_CODES, run_stage
 from flows.staleness.declared import declared_in, overlap
+from tests.flows.small_graph import dvc, make_repo, surroundings
 from tests.flows.team import commit, git, processes_in
-from tests.flows.test_pipeline import dvc, make_repo, surroundings
 from tests.project import ROOT
 
 

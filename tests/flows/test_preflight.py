@@ -18,15 +18,18 @@ import pytest
 from flows.environment import environment
 from flows.params.compose import check
 from flows.preflight.__main__ import look_at_all
+from flows.preflight.checkpoint import check_checkpoint
 from flows.preflight.contracts import check_edges
-from flows.preflight.finding import Finding, findings_of, of_error
 from flows.preflight.folders import check_writable
-from flows.preflight.inputs import check_checkpoint, check_sources
 from flows.preflight.remote import check_remote
 from flows.preflight.resources import Needs, check_disk, check_memory
 from flows.preflight.services import check_mlflow, check_prefect
 from flows.preflight.settings import check_ranks, check_settings
+from tasks.about.finding import Finding, findings_of, of_error
+from tasks.about.sections import Sections
 from tasks.core.config import ConfigError
+from tasks.ingest.inputs import inputs
+from tasks.runner.graph import Entry, graph_of
 from tests.flows.preflight_project import (
     ROOT,
     as_nobody,
@@ -155,6 +158,14 @@ EDGES: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
+def stages_of(params: dict[str, Any]) -> list[Entry]:
+    return list(graph_of(ROOT, params).values())
+
+
+def edges_of(params: dict[str, Any]) -> list[Finding]:
+    return check_edges(params, [entry.name for entry in stages_of(params)])
+
+
 @pytest.mark.parametrize("fault", EDGES)
 def test_edge_contracts_that_params_break(project: Path, fault: str) -> None:
     overrides, words = EDGES[fault]
@@ -162,7 +173,7 @@ def test_edge_contracts_that_params_break(project: Path, fault: str) -> None:
     check(project, params)
     if "hugging_face" in str(overrides):
         make_checkpoint(project)
-    assert named(findings_of(lambda: check_edges(params)), *words), check_edges(params)
+    assert named(edges_of(params), *words), edges_of(params)
 
 
 def edit_json(path: Path, **values: Any) -> None:
@@ -194,9 +205,9 @@ def test_checkpoints_that_cannot_be_started_from(project: Path, fault: str) -> N
     change, words = CHECKPOINTS[fault]
     params = params_of("pretrain.start={name: hugging_face}", "tokenize.method={name: hugging_face}")
     folder = make_checkpoint(project, context=256, layers=3)
-    assert findings_of(lambda: check_checkpoint(params), lambda: check_edges(params)) == []
+    assert findings_of(lambda: check_checkpoint(params, stages_of(params)), lambda: edges_of(params)) == []
     change(folder)
-    found = findings_of(lambda: check_checkpoint(params))
+    found = findings_of(lambda: check_checkpoint(params, stages_of(params)))
     assert any(all(word in str(finding) for word in words) for finding in found), found
 
 
@@ -214,13 +225,13 @@ SOURCES: dict[str, tuple[str, bytes, list[str], list[str]]] = {
 def test_sources_that_give_nothing(project: Path, fault: str) -> None:
     name, content, overrides, words = SOURCES[fault]
     (project / "data/raw" / name).write_bytes(content)
-    assert named(findings_of(lambda: check_sources(params_of(*overrides))), *words)
+    assert named(findings_of(lambda: inputs(Sections(params_of(*overrides)))), *words)
 
 
 def test_the_standard_library_of_another_python() -> None:
     params = params_of()
     changed = {**params, "ingest": {**params["ingest"], "python": "3.9.1"}}
-    assert named(findings_of(lambda: check_sources(changed)), "ingest.python", "3.9.1")
+    assert named(findings_of(lambda: inputs(Sections(changed))), "ingest.python", "3.9.1")
 
 
 SETTINGS = {
@@ -229,6 +240,8 @@ SETTINGS = {
     "TOKENMILL_RUNNER": "flows.nowhere:on_dask",
     "TOKENMILL_PARALLEL": "zero9",
     "TOKENMILL_RESUME": "yes",
+    "TOKENMILL_AGENT_DEADLINE": "0",
+    "TOKENMILL_MLFLOW_PORT": "70000",
 }
 
 
@@ -236,6 +249,13 @@ SETTINGS = {
 def test_settings_of_the_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, SETTINGS[name])
     assert named(list(check_settings()), name, repr(SETTINGS[name]))
+
+
+def test_a_name_that_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENMILL_THREAD", "2")
+    monkeypatch.setenv("TOKENMILL_SPEED", "high")
+    found = list(check_settings())
+    assert named(found, "TOKENMILL_THREAD", "did you mean TOKENMILL_THREADS?") and named(found, "TOKENMILL_SPEED")
 
 
 def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +329,8 @@ def test_servers_that_do_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_prefect_server_that_wants_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.servers.prefect_and_mlflow import child, get
+    from flows.servers.answers import get
+    from flows.servers.prefect_and_mlflow import child
 
     port = free_port()
     command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--no-ui", "--port", str(port)]

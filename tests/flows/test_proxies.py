@@ -29,7 +29,7 @@ SETTINGS = [
 PROXIES = [name for name in os.environ if name.lower().endswith("_proxy")]
 # Each of the clients that our processes use, in a process as we start it.
 CLIENTS = {
-    "urllib, for a server that runs may use": "from flows.pipeline.__main__ import server_answers; assert server_answers(url)",
+    "urllib, for a server that runs may use": "from flows.servers.answers import server_answers; assert server_answers(url)",
     "httpx, of Prefect": "import httpx; httpx.Client().get(url + '/health').raise_for_status()",
     "httpx, of Prefect's asynchronous client": "import asyncio, httpx; asyncio.run(httpx.AsyncClient().get(url))",
     "requests, of MLflow": "import requests; requests.get(url).raise_for_status()",

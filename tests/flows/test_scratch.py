@@ -13,19 +13,18 @@ import pytest
 
 from flows.preflight.start import look
 from flows.staleness.scratch import abandoned, leftovers
-from tests.project import ROOT, TINY, digest, make_project, run_stage, start_stage, write_params
+from tests.project import ROOT, TINY, digest, run_stage, start_stage, write_params
+from tests.tiny import Tiny
 
-BEFORE = ["ingest", "dedup", "filter", "tokenize", "curriculum"]
 PARAMS = {**TINY, "curriculum": {**TINY["curriculum"], "tokens": 16384}}
 OTHER = {**PARAMS, "pretrain": {**TINY["pretrain"], "clip": 2.0}}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project in which pretraining was killed after a checkpoint."""
-    project = make_project(tmp_path_factory.mktemp("made"), PARAMS)
-    for stage in BEFORE:
-        run_stage(project, stage)
+    project = tiny.project(tmp_path_factory.mktemp("made"), "tokenize", PARAMS)
+    run_stage(project, "curriculum")
     process = started(project)
     process.kill()
     process.communicate()

@@ -4,7 +4,6 @@ import gzip
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +27,8 @@ from tasks.ingest.sources.jsonl import Jsonl
 from tasks.ingest.sources.text_folder import TextFolder
 from tasks.ingest.stage import IngestConfig
 from tests.ingest.made import GOOD, ingest, row
+from tests.ports import free_port
+from tests.processes import PATIENCE
 from tests.project import ROOT, TINY, make_project, start_stage
 
 PASSWORD = "correct horse battery"  # noqa: S105
@@ -89,15 +90,13 @@ def served(tmp_path: Path) -> Iterator[tuple[str, int]]:
     (tmp_path / "report").mkdir()
     (tmp_path / "secret.txt").write_text("secret")
     (tmp_path / "report" / "index.html").write_text("<p>the report</p>")
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with report_page(tmp_path / "report" / "index.html", port, PASSWORD):
         yield HOST, port
 
 
 def answer(served: tuple[str, int], path: str, method: str = "GET", **headers: str) -> tuple[int, str, dict[str, str]]:
-    connection = http.client.HTTPConnection(*served, timeout=10)
+    connection = http.client.HTTPConnection(*served, timeout=PATIENCE)
     connection.putrequest(method, path, skip_host="Host" in headers)
     for name, value in headers.items():
         connection.putheader(name, value)
@@ -186,7 +185,7 @@ def test_what_dvc_makes_a_path_of_must_be_one(folder: str) -> None:
 @pytest.mark.parametrize("name", ["../..", "/etc/passwd", "data/ingest", "--all", "a\nb", "a\0b", ""])
 def test_stages_and_presets_are_names_of_a_list(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="TARGETS: no stage"):
-        check_targets(ROOT, [name])
+        check_targets(ROOT, compose(ROOT, "laptop", []), [name])
     with pytest.raises(ConfigError, match="PRESET: no preset"):
         compose(ROOT, name, [])
 
@@ -194,7 +193,7 @@ def test_stages_and_presets_are_names_of_a_list(name: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "command",
     [
-        ["tasks.evaluate.stage", "../../rl"],
+        ["tasks.runner", "evaluate", "../../rl"],
         ["tasks.filter.browse", "../../../etc"],
         ["tasks.ledger", "--run", "../../../etc", "--document", "x"],
         ["lm.chat", "../../../etc"],
@@ -217,5 +216,5 @@ def test_a_method_is_no_file_name(tmp_path: Path) -> None:
     """dvc.yaml makes a path of it; the stage itself takes a name of its list alone."""
     params = {**TINY, "dedup": {**TINY["dedup"], "near": {"name": "../../../../etc/passwd"}}}
     process = start_stage(make_project(tmp_path, params), "dedup")
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate()
     assert process.returncode == 2 and "params.yaml: dedup.near.name: no method '../../../../etc/passwd'" in printed

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 import mlflow
 from flows.environment import environment
 from flows.staleness.changes import Change, file_changes, only_words, param_changes
-from flows.staleness.lock_entry import lock_entry
 from flows.staleness.plan import NAMED, make_plan, reason_of
 from flows.staleness.why import explain
 from tasks.core.config import ConfigError, read_params
 from tasks.runner.graph import read_graph
 from tasks.runner.key import Inputs
+from tasks.runner.lock import lock_entry
 from tasks.runner.tracking import EXPERIMENT
 from tests.project import ROOT
 

@@ -165,8 +165,9 @@ said = []
 for arguments in json.load(sys.stdin):
     asked, _ = parser.parse_known_args(arguments)
     try:
-        check(Path.cwd(), compose(Path.cwd(), asked.preset, asked.set))
-        check_targets(Path.cwd(), asked.targets)
+        params = compose(Path.cwd(), asked.preset, asked.set)
+        check(Path.cwd(), params)
+        check_targets(Path.cwd(), params, asked.targets)
         said.append("")
     except ValueError as error:
         said.append(str(error))
@@ -181,7 +182,7 @@ def test_every_set_of_the_documents_and_every_word_of_their_commands_composes(co
     for command in named():
         _, _, words = command.rpartition("make ")
         printed = make("-n", *shlex.split(words), root=copy).stdout
-        found = re.findall(r"^python -m flows\.(?:run|preflight|forecast|variants) (.*)", printed, re.M)
+        found = re.findall(r"^python -m tokenmill (?:pipeline|preflight|plan|variant) (.*)", printed, re.M)
         asked += [shlex.split(arguments) for arguments in found]
     done = subprocess.run(
         [sys.executable, "-c", UP_TO_THE_WORK],

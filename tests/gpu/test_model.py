@@ -1,9 +1,13 @@
 """The model on a device: the logits and gradients of a CPU, near them in bf16, and the same compiled."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
+from lm import feed_forwards, mixers, norms
+from lm.config import methods_of
 from lm.training.memory import bytes_kept
 from lm.training.precision import autocast
 from tasks.pretrain.objectives import NextToken
@@ -12,12 +16,24 @@ from tests.gpu.models import BOUNDS, CPU, Recorder, batches, fit, ids_of, model_
 WITHIN = pytest.mark.parametrize("bounds", [None, BOUNDS], ids=["rows", "documents"])
 
 
-@pytest.mark.parametrize("qk_norm", [True, False])
+PARTS: list[dict[str, Any]] = [
+    {"qk_norm": True},
+    {"qk_norm": False},
+    *({"mixer": method().model_dump()} for method in methods_of(mixers)),
+    {"mixer": {"name": "sliding_window", "window": 5}},
+    *({"feed_forward": method().model_dump()} for method in methods_of(feed_forwards)),
+    *({"norm": method().model_dump()} for method in methods_of(norms)),
+]
+
+
+@pytest.mark.parametrize("parts", PARTS, ids=str)
 @WITHIN
-def test_loss_and_gradients_are_those_of_a_cpu(device: torch.device, bounds: Tensor | None, qk_norm: bool) -> None:
+def test_loss_and_gradients_are_those_of_a_cpu(
+    device: torch.device, bounds: Tensor | None, parts: dict[str, Any]
+) -> None:
     found = []
     for place in (CPU, device):
-        model, ids = model_on(place, qk_norm=qk_norm), ids_of(0, rows=3).to(place)
+        model, ids = model_on(place, **parts), ids_of(0, rows=3).to(place)
         loss, figures = NextToken(z_loss=1e-3)(model, ids, bounds, 96)
         loss.backward()
         found.append([loss, *figures.values(), *(weight.grad for weight in model.parameters())])

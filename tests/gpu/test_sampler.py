@@ -1,7 +1,10 @@
 """Decoding on a device: the answers of a CPU, and log-probabilities that a training pass agrees with."""
 
+import pytest
 import torch
 
+from lm import mixers
+from lm.config import Config, methods_of
 from lm.sampler import generate
 from lm.training.data.conversations import places, token_logps
 from tests.gpu.models import CPU, VOCABULARY, Recorder, fit, model_on, recipe
@@ -10,8 +13,10 @@ PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [8, 8]]
 STOP = VOCABULARY - 1
 
 
-def test_greedy_answers_are_those_of_a_cpu(device: torch.device) -> None:
-    ours, theirs = (generate(model_on(place), PROMPTS, 24, 0.0, STOP, 0) for place in (device, CPU))
+@pytest.mark.parametrize("mixer", methods_of(mixers), ids=lambda method: method.__name__)
+def test_greedy_answers_are_those_of_a_cpu(device: torch.device, mixer: type[Config]) -> None:
+    models = (model_on(place, mixer=mixer().model_dump()) for place in (device, CPU))
+    ours, theirs = (generate(model, PROMPTS, 24, 0.0, STOP, 0) for model in models)
     assert [answer.ids for answer in ours] == [answer.ids for answer in theirs]
     logps = (torch.tensor([x for answer in answers for x in answer.logps]) for answers in (ours, theirs))
     torch.testing.assert_close(*logps, rtol=0, atol=1e-4)

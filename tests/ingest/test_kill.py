@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.processes import PATIENCE
 from tests.project import TINY, digest, make_project, parts_made, run_stage, start_stage
 
 FILES = 6
@@ -34,7 +35,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kill_at(project: Path, work: str, count: int, workers: str) -> bool:
     """SIGKILL the stage once so many parts of this work are whole; false where it ended before."""
     process = start_stage(project, "ingest", TOKENMILL_SHARD_WORKERS=workers, TOKENMILL_MEMORY="64")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while parts_made(project, "ingest", f"{work}*") < count:
         if process.poll() is not None:
             return False
@@ -43,7 +44,7 @@ def kill_at(project: Path, work: str, count: int, workers: str) -> bool:
     children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    psutil.wait_procs(children, timeout=30)
+    psutil.wait_procs(children, timeout=PATIENCE)
     return True
 
 

@@ -150,8 +150,8 @@ def test_a_full_disk_is_a_clear_error_and_leaves_no_output(tmp_path: Path) -> No
 def test_files_that_may_not_grow_leave_no_output(tmp_path: Path) -> None:
     project = make_project(tmp_path, {**TINY, "ingest": {**TINY["ingest"], "max_bytes": 4_000_000}})
     program = (
-        "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
-        "runpy.run_module('tasks.ingest.stage', run_name='__main__')"
+        "import resource, runpy, sys; sys.argv = ['runner', 'ingest']; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+        "runpy.run_module('tasks.runner', run_name='__main__')"
     )
     environment = {**os.environ, "TOKENMILL_TRACKING": "off", "TOKENMILL_THREADS": "1"}
     done = subprocess.run(

@@ -13,7 +13,8 @@ from lm.training.data.plan import Plan
 from tasks.core.tables import read_table, shards, write_table
 from tasks.ledger.run import Run
 from tasks.ledger.steps import rebuild
-from tests.project import TINY, make_project, run_stage
+from tests.project import TINY, run_stage
+from tests.tiny import Tiny
 
 BPE = {"method": {"name": "bpe", "vocab_size": 400}, "held_out_fraction": 0.1}
 BUCKETS = {
@@ -35,10 +36,10 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
-def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(request: pytest.FixtureRequest, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """data/ of the stages up to the plan, in processes as DVC starts them."""
-    project = make_project(tmp_path_factory.mktemp(request.param), VARIANTS[request.param])
-    for stage in ("ingest", "dedup", "filter", "tokenize", "curriculum"):
+    project = tiny.project(tmp_path_factory.mktemp(request.param), "filter", VARIANTS[request.param])
+    for stage in ("tokenize", "curriculum"):
         run_stage(project, stage)
     return project / "data"
 

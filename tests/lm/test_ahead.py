@@ -15,6 +15,7 @@ from tasks.core.log import Stopped
 from tests.lm.models import toy_model
 from tests.lm.test_digests import Witness
 from tests.lm.test_training import batches, recipe
+from tests.processes import PATIENCE
 
 CPU = torch.device("cpu")
 STEPS = 6
@@ -82,7 +83,7 @@ def test_it_is_fetched_before_it_is_asked_for() -> None:
     with source.ahead(True) as batch_at:
         batch_at(0)
         with source.fetched:
-            assert source.fetched.wait_for(lambda: ("fetch", 1, False) in source.asked, timeout=600)
+            assert source.fetched.wait_for(lambda: ("fetch", 1, False) in source.asked, timeout=PATIENCE)
 
 
 def test_on_a_cpu_nothing_is_fetched_early(tmp_path: Path) -> None:

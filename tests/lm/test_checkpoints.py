@@ -256,7 +256,7 @@ def test_one_set_aside_does_not_count_as_kept(tmp_path: Path) -> None:
 
 
 def test_a_start_removes_what_a_kill_left_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("step-00000003.unfinished", "curves.jsonl", "step-x.safetensors"):
+    for name in (".step-00000003.safetensors.unfinished", "curves.jsonl", "step-x.safetensors"):
         (tmp_path / name).write_bytes(b"half")
     assert Checkpoints(tmp_path).load(new_run()) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.jsonl", "step-x.safetensors"]

@@ -180,7 +180,9 @@ def test_within_autocast_weights_are_cast_once_and_nothing_else_changes(
 ) -> None:
     model = decided(tied=tied, kv_heads=kv_heads, qkv_bias=True)
     caches: list[torch.dtype] = []
-    monkeypatch.setattr(Rows, "advance", lambda self: (caches.append(self.cache.keys_LBKCE.dtype), self._step())[1])
+    monkeypatch.setattr(
+        Rows, "advance", lambda self: (caches.append(self.cache.states[0].keys_BKCE.dtype), self._step())[1]
+    )
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
     with torch.autocast("cpu", torch.bfloat16):
         assert dtype_of_pass(model) == torch.bfloat16

@@ -53,6 +53,27 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    "qwen-2-window": (
+        "Qwen2",
+        {
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "use_sliding_window": True,
+            "sliding_window": 7,
+            "max_window_layers": 0,
+        },
+    ),
+    "qwen-3-window": (
+        "Qwen3",
+        {
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 20,
+            "use_sliding_window": True,
+            "sliding_window": 11,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
     "qwen-3": ("Qwen3", {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 20}),
 }
 # fp32 with sums in another order; logits are of the order of 1 to 10
@@ -165,8 +186,8 @@ def test_what_the_decoder_has_not_is_refused_with_file_and_key(tmp_path: Path) -
     for change, reason in [
         ({"model_type": "mamba"}, "model_type 'mamba' is none of llama, qwen2, qwen3"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
-        ({"use_sliding_window": True}, "use_sliding_window True"),
-        ({"layer_types": ["sliding_attention"] * 3}, "layer_types"),
+        ({"layer_types": ["sliding_attention"] * 3}, "sliding_attention in qwen3 without use_sliding_window"),
+        ({"layer_types": ["linear_attention"] * 3}, "layer_types"),
         ({"attention_bias": True}, "attention_bias"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "kind 'dynamic'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),

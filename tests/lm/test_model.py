@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers
 
+from lm.context import Context
 from lm.hugging_face.load import their_name
 from lm.model import Cache, Decoder, ModelConfig
 from tests.lm.models import toy_model
@@ -33,7 +34,7 @@ def test_logits_equal_those_of_transformers(qk_norm: bool, tied: bool) -> None:
         attention_bias=False,
     )
     theirs = (transformers.Qwen3ForCausalLM if qk_norm else transformers.LlamaForCausalLM)(config).eval()
-    state = {their_name(name): weight for name, weight in ours.state_dict().items()}
+    state = {their_name(name, shape): weight for name, weight in ours.state_dict().items()}
     missing, unexpected = theirs.load_state_dict(state, strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}
     ids = torch.randint(0, 261, (3, 40), generator=torch.Generator().manual_seed(2))
@@ -186,7 +187,7 @@ def test_a_compiled_block_has_the_gradients_of_a_plain_one(qk_norm: bool) -> Non
     torch._dynamo.reset()
     results = []
     for run in (type(block).__call__, torch.compile(type(block).__call__, backend="aot_eager", fullgraph=True)):
-        y, waiting = run(block, x, None, cos, sin, None, 0, None, None)
+        y, waiting, _ = run(block, x, None, Context(cos, sin))
         assert waiting is None
         inputs = {"x": x, **dict(block.named_parameters())}
         found = torch.autograd.grad(y, list(inputs.values()), torch.linspace(-1, 1, y.numel()).view(y.shape))

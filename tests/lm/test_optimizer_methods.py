@@ -6,17 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lm.linears.base import roles_of
 from lm.model import Decoder, ModelConfig
 from lm.optimizers import DropMuon, Lamb, Lion, Muon, RAdam, ScheduleFree
 from lm.optimizers.drop_muon import cut_at, layers_of
 from lm.optimizers.radam import rectification
-from tests.lm.test_optimizers import set_gradients, values, weights
+from tests.lm.test_optimizers import ROLES, set_gradients, values, weights
 
 
 def one(method, start: list[float], grads: list[list[float]]) -> tuple[Tensor, torch.optim.Optimizer]:
     """A 1 x n matrix after these gradients."""
     weight = nn.Parameter(torch.tensor([start]))
-    optimizer = method.build([("blocks.0.up.weight", weight)])
+    optimizer = method.build([("blocks.0.up.weight", weight)], ROLES)
     for grad in grads:
         weight.grad = torch.tensor([grad])
         optimizer.step()
@@ -50,7 +51,7 @@ def test_lamb_moves_a_tensor_of_zeros() -> None:
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_radam_equals_torch(beta2: float, weight_decay: float) -> None:
     mine, theirs = weights(), weights()
-    ours = RAdam(lr=0.01, beta2=beta2, weight_decay=weight_decay).build(mine)
+    ours = RAdam(lr=0.01, beta2=beta2, weight_decay=weight_decay).build(mine, ROLES)
     decays = [{"params": [w for _, w in theirs[:3]]}, {"params": [theirs[3][1]], "weight_decay": 0.0}]
     peer = torch.optim.RAdam(
         decays, lr=0.01, betas=(0.9, beta2), eps=1e-8, weight_decay=weight_decay, decoupled_weight_decay=True
@@ -75,7 +76,7 @@ def test_rectification_by_hand() -> None:
 def test_schedule_free_equals_the_algorithm_in_x_y_and_z() -> None:
     method = ScheduleFree(lr=0.1, weight_decay=0.2)
     weight = nn.Parameter(torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64))
-    optimizer = method.build([("blocks.0.up.weight", weight)])
+    optimizer = method.build([("blocks.0.up.weight", weight)], ROLES)
     x = z = weight.detach().clone()
     square, rates = torch.zeros_like(x), 0.0
     for step in range(1, 8):
@@ -104,7 +105,7 @@ def decoder(tied: bool) -> Decoder:
 def test_drop_muon_touches_nothing_below_the_cut_and_all_above(tied: bool) -> None:
     model = decoder(tied)
     named = list(model.named_parameters())
-    optimizer = DropMuon(whole=0.0, weight_decay=0.0).build(named)
+    optimizer = DropMuon(whole=0.0, weight_decay=0.0).build(named, roles_of(model))
     ids = torch.arange(8)[None]
     for step in range(6):
         before = values(named)
@@ -122,7 +123,7 @@ def test_drop_muon_touches_nothing_below_the_cut_and_all_above(tied: bool) -> No
 def test_drop_muon_with_whole_steps_only_is_muon() -> None:
     models = decoder(True), decoder(True)
     optimizers = [
-        method.build(list(model.named_parameters()))
+        method.build(list(model.named_parameters()), roles_of(model))
         for method, model in zip((DropMuon(whole=1.0), Muon()), models, strict=True)
     ]
     for step in range(3):

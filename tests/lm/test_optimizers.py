@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from lm import optimizers
 from lm.config import Config, methods_of
+from lm.linears.base import Roles
 from lm.optimizers import AdamW, Muon
-from lm.optimizers.orthogonal import is_hidden_matrix, muon_
+from lm.optimizers.orthogonal import muon_
 
 EVERY = pytest.mark.parametrize("method", methods_of(optimizers), ids=lambda method: method.__name__)
 SHAPES = {
@@ -18,6 +19,14 @@ SHAPES = {
     "blocks.0.up.weight": (8, 6),
     "blocks.0.down.weight": (6, 8),
     "norm.weight": (6,),
+}
+
+
+ROLES: Roles = {
+    "embedding.weight": "table",
+    "blocks.0.up.weight": "matrix",
+    "blocks.0.down.weight": "matrix",
+    "norm.weight": "vector",
 }
 
 
@@ -39,7 +48,7 @@ def values(named: list[tuple[str, nn.Parameter]]) -> list[Tensor]:
 @EVERY
 def test_descends_a_quadratic(method: type[Config]) -> None:
     named, goals = weights(0), values(weights(1))
-    optimizer = method().build(named)
+    optimizer = method().build(named, ROLES)
 
     def loss() -> Tensor:
         return sum(((weight - goal) ** 2).sum() for (_, weight), goal in zip(named, goals, strict=True))
@@ -59,7 +68,7 @@ def test_descends_a_quadratic(method: type[Config]) -> None:
 def test_a_weight_without_gradient_is_left_alone_and_has_no_state(method: type[Config]) -> None:
     named = weights()
     before = values(named)
-    optimizer = method().build(named)
+    optimizer = method().build(named, ROLES)
     set_gradients(named, 0)
     for still in (0, 2):
         named[still][1].grad = None
@@ -73,7 +82,7 @@ def test_a_weight_without_gradient_is_left_alone_and_has_no_state(method: type[C
 def test_same_gradients_same_bytes(method: type[Config]) -> None:
     first, second = weights(), weights()
     for named in (first, second):
-        optimizer = method().build(named)
+        optimizer = method().build(named, ROLES)
         for step in range(5):
             set_gradients(named, step)
             optimizer.step()
@@ -83,7 +92,7 @@ def test_same_gradients_same_bytes(method: type[Config]) -> None:
 @EVERY
 def test_state_of_tensors_through_safetensors_continues_to_the_bit(method: type[Config]) -> None:
     whole, resumed = weights(), weights()
-    optimizer = method().build(whole)
+    optimizer = method().build(whole, ROLES)
     for step in range(3):
         set_gradients(whole, step)
         optimizer.step()
@@ -95,7 +104,7 @@ def test_state_of_tensors_through_safetensors_continues_to_the_bit(method: type[
         state.setdefault(int(index), {})[slot] = tensor
     for (_, weight), now in zip(resumed, values(whole), strict=True):
         weight.data.copy_(now)
-    second = method().build(resumed)
+    second = method().build(resumed, ROLES)
     second.load_state_dict({"state": state, "param_groups": second.state_dict()["param_groups"]})
     for step in range(3, 6):
         for named, one in ((whole, optimizer), (resumed, second)):
@@ -108,7 +117,7 @@ def test_state_of_tensors_through_safetensors_continues_to_the_bit(method: type[
 def test_a_factor_of_zero_moves_nothing(method: type[Config]) -> None:
     named = weights()
     before = values(named)
-    optimizer = method().build(named)
+    optimizer = method().build(named, ROLES)
     assert all(group["lr"] == group["base_lr"] for group in optimizer.param_groups)
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * 0.0
@@ -122,7 +131,7 @@ def test_vectors_do_not_decay_and_matrices_do(method: type[Config]) -> None:
     decaying, plain = weights(), weights()
     for named, decay in ((decaying, 1.0), (plain, 0.0)):
         set_gradients(named, 0)
-        method(weight_decay=decay).build(named).step()
+        method(weight_decay=decay).build(named, ROLES).step()
     assert [torch.equal(a, b) for a, b in zip(values(decaying), values(plain), strict=True)] == [
         False,
         False,
@@ -133,14 +142,14 @@ def test_vectors_do_not_decay_and_matrices_do(method: type[Config]) -> None:
 
 @EVERY
 def test_only_the_groups_that_have_members(method: type[Config]) -> None:
-    (group,) = method().build(weights()[-1:]).param_groups
+    (group,) = method().build(weights()[-1:], ROLES).param_groups
     assert group["weight_decay"] == 0.0
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_adamw_equals_torch(weight_decay: float) -> None:
     mine, theirs = weights(), weights()
-    ours = AdamW(lr=0.01, weight_decay=weight_decay).build(mine)
+    ours = AdamW(lr=0.01, weight_decay=weight_decay).build(mine, ROLES)
     decays = [{"params": [w for _, w in theirs[:3]]}, {"params": [theirs[3][1]], "weight_decay": 0.0}]
     peer = torch.optim.AdamW(decays, lr=0.01, betas=(0.9, 0.95), eps=1e-8, weight_decay=weight_decay, foreach=False)
     for step in range(10):
@@ -166,7 +175,7 @@ def test_muon_step_of_one_matrix_by_hand() -> None:
 def test_muon_equals_torch_within_bf16(nesterov: bool) -> None:
     mine, theirs = ([pair for pair in weights() if pair[0].startswith("blocks")] for _ in range(2))
     before = values(mine)
-    ours = Muon(lr=0.1, nesterov=nesterov).build(mine)
+    ours = Muon(lr=0.1, nesterov=nesterov).build(mine, ROLES)
     peer = torch.optim.Muon(
         [w for _, w in theirs],
         lr=0.1,
@@ -194,18 +203,8 @@ def test_muon_moves_every_shape_by_the_same_rms() -> None:
 
 
 def test_muon_leaves_embeddings_head_and_vectors_to_adamw() -> None:
-    names = [
-        "embedding.weight",
-        "head.weight",
-        "lm_head.weight",
-        "blocks.0.attention.query.weight",
-        "blocks.0.ffn.up.weight",
-    ]
-    matrix = torch.zeros(2, 2)
-    assert [is_hidden_matrix(name, matrix) for name in names] == [False, False, False, True, True]
-    assert not is_hidden_matrix("blocks.0.norm.weight", torch.zeros(2))
     named = weights()
-    optimizer = Muon().build(named)
+    optimizer = Muon().build(named, ROLES)
     set_gradients(named, 0)
     optimizer.step()
     slots = [set(optimizer.state[weight]) for _, weight in named]

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from flows.forecast.fake_gpu import on_gpu
 from kernels.newton_schulz import cpu, newton_schulz
 from lm.distributed import shared_out
+from lm.linears.base import roles_of
 from lm.optimizers import Muon, orthogonal
 from lm.training.parallel.fsdp import FSDP
 from tests.lm.models import toy_model
@@ -79,7 +80,8 @@ def a_step_of_fsdp(rank: int) -> None:
     model, plain = toy_model(seed=1), toy_model(seed=1)
     parallel = FSDP(recipe(optimizer=lambda: Muon(lr=0.1)))
     method = Muon(lr=0.1)
-    sharded, whole = parallel.distribute(model, method), method.build(list(plain.named_parameters()))
+    named = list(plain.named_parameters())
+    sharded, whole = parallel.distribute(model, method), method.build(named, roles_of(plain))
     for step in range(3):
         for name, grad in gradients(plain, step).items():
             parallel.held()[name].grad = parallel.part(name, grad)

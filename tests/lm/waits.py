@@ -34,7 +34,7 @@ class Device(TorchDispatchMode):
             patch.setattr(torch, name, self._made(getattr(torch, name), waits=False))
         for name in ("tensor", "as_tensor"):
             patch.setattr(torch, name, self._made(getattr(torch, name), waits=True))
-        for module in ("snapshot", "digests"):
+        for module in ("checkpoint.snapshot", "digests"):
             patch.setattr(f"lm.training.{module}.on_gpu", lambda tensors: any(map(self.has, tensors)))
         patch.setattr(
             "lm.training.checkpoint.snapshot.memory", lambda size, pinned: torch.zeros(size, dtype=torch.uint8)

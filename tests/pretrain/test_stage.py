@@ -2,32 +2,19 @@
 
 import json
 import math
-import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.project import TINY, make_project, run_stage
+from tests.project import TINY, run_stage
+from tests.tiny import Tiny
 
-BEFORE = ["ingest", "dedup", "filter", "tokenize", "curriculum"]
 STEPS = 32
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with every stage before pretrain."""
-    folder = make_project(tmp_path_factory.mktemp("project"), TINY)
-    for stage in BEFORE:
-        run_stage(folder, stage)
-    return folder
-
-
-def pretrain(made: Path, folder: Path, changes: dict, **environment: str) -> Path:
-    """data/pretrain of a copy of the project whose section has these changes."""
-    folder.mkdir()
-    project = make_project(folder, {**TINY, "pretrain": {**TINY["pretrain"], **changes}})
-    for stage in BEFORE:
-        shutil.copytree(made / "data" / stage, project / "data" / stage)
+def pretrain(tiny: Tiny, folder: Path, changes: dict, **environment: str) -> Path:
+    """data/pretrain of a project whose section has these changes."""
+    project = tiny.project(folder, "curriculum", {**TINY, "pretrain": {**TINY["pretrain"], **changes}})
     run_stage(project, "pretrain", **environment)
     return project / "data" / "pretrain"
 
@@ -37,24 +24,24 @@ def curve(folder: Path, name: str) -> list[float]:
 
 
 @pytest.mark.parametrize("within_documents", [False, True])
-def test_parts_of_a_packed_batch_train_as_the_whole(made: Path, tmp_path: Path, within_documents: bool) -> None:
+def test_parts_of_a_packed_batch_train_as_the_whole(tiny: Tiny, tmp_path: Path, within_documents: bool) -> None:
     changes = {"within_documents": within_documents, "optimizer": {"name": "adamw"}}
-    whole = pretrain(made, tmp_path / "whole", changes)
-    parts = pretrain(made, tmp_path / "parts", changes, TOKENMILL_POSITIONS="80")  # two rows of 32, and a bit
+    whole = pretrain(tiny, tmp_path / "whole", changes)
+    parts = pretrain(tiny, tmp_path / "parts", changes, TOKENMILL_POSITIONS="80")  # two rows of 32, and a bit
     # 32 steps of fp32, whose gradients are summed in another order
     assert curve(parts, "loss") == pytest.approx(curve(whole, "loss"), rel=1e-3)
 
 
-def test_documents_before_are_not_seen(made: Path, tmp_path: Path) -> None:
+def test_documents_before_are_not_seen(tiny: Tiny, tmp_path: Path) -> None:
     alone, together = (
-        curve(pretrain(made, tmp_path / str(within), {"within_documents": within}), "loss") for within in (True, False)
+        curve(pretrain(tiny, tmp_path / str(within), {"within_documents": within}), "loss") for within in (True, False)
     )
     assert alone[0] == pytest.approx(together[0], rel=1e-2)  # random weights, nearly uniform either way
     assert alone != together
 
 
-def test_samples_and_bits_per_byte_are_told(made: Path, tmp_path: Path) -> None:
-    folder = pretrain(made, tmp_path / "project", {"samples_every": 10})
+def test_samples_and_bits_per_byte_are_told(tiny: Tiny, tmp_path: Path) -> None:
+    folder = pretrain(tiny, tmp_path / "project", {"samples_every": 10})
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert [sample["step"] for sample in samples] == [10, 20, 30] and len(curve(folder, "loss")) == STEPS
     assert all(len(sample["texts"]) == 3 and all(sample["texts"]) for sample in samples)
@@ -62,6 +49,6 @@ def test_samples_and_bits_per_byte_are_told(made: Path, tmp_path: Path) -> None:
     told = zip(curve(folder, "bits_per_byte"), curve(folder, "loss"), strict=True)
     ratio = [bits * math.log(2) / loss for bits, loss in told]
     assert min(ratio) == pytest.approx(max(ratio)) and 1.0 < ratio[0] < 1.05
-    plain = pretrain(made, tmp_path / "plain", {})
+    plain = pretrain(tiny, tmp_path / "plain", {})
     assert not (plain / "samples.jsonl").exists()
     assert (plain / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()

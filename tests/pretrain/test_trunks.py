@@ -14,6 +14,7 @@ from tasks.curriculum.plan import Budget, Documents, Prefixes, Ranges
 from tasks.curriculum.stage import CurriculumConfig
 from tasks.curriculum.stream import drawing
 from tests.project import ROOT, TINY, digest, make_project, run_stage, start_stage
+from tests.tiny import Tiny
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 DATA = ["ingest", "dedup", "filter", "tokenize"]
@@ -40,12 +41,9 @@ def params(steps: int = SHORT, decay: float = 0.2, **changes: Any) -> dict[str, 
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with the stages before the curriculum."""
-    folder = make_project(tmp_path_factory.mktemp("made"), params())
-    for stage in DATA:
-        run_stage(folder, stage)
-    return folder
+    return tiny.project(tmp_path_factory.mktemp("made"), "tokenize", params())
 
 
 def variant(before: Path, folder: Path, values: dict[str, Any]) -> Path:

@@ -26,7 +26,9 @@ FILES = ("model.safetensors", "config.json", "tokenizer.json")
 
 def config(method: object, problems: Path, **more: object) -> QuantizeConfig:
     few = Calibration(problems=20, sequences=4, max_new_tokens=6)
-    return QuantizeConfig(method=method, problems=Arithmetic(folder=str(problems)), calibration=few, seed=0, **more)
+    return QuantizeConfig(
+        model="distill", method=method, problems=Arithmetic(folder=str(problems)), calibration=few, seed=0, **more
+    )
 
 
 @pytest.fixture
@@ -42,6 +44,7 @@ def source(data: Path, **changes: Tensor) -> dict[str, Tensor]:
     save_model(data / "distill", model, toy_tokenizer())
     state = model.state_dict() | changes
     save_file(state, data / "distill/model.safetensors")
+    toy_tokenizer().save(data / "tokenize")
     np.save(data / "tokenize/tokens.npy", np.random.default_rng(0).integers(5, 261, 400).astype(np.uint16))
     pq.write_table(pa.table({"start": [0], "length": [400]}), data / "tokenize/documents.parquet")
     plan = {"step": [0, 0, 1, 1], "sequence": [0, 1, 0, 1], "document": [0] * 4, "offset": [0, 40, 80, 120]}

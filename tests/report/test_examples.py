@@ -73,11 +73,12 @@ def test_numbers_as_people_read_them() -> None:
         "4.32 MB",
         "5e+03 TB",
     ]
-    assert [duration(v) for v in (None, 0.04, 119.9, 120, 7300)] == [
+    assert [duration(v) for v in (None, 0.04, 119.9, 120, 7300, 172800)] == [
         "-",
         "0.0 s",
         "119.9 s",
         "2 min 00 s",
         "2 h 01 min",
+        "2.0 days",
     ]
     assert short("a\tb\x00\x1b\u00a0c", 6) == "a\tb\ufffd\ufffd\u00a0\u2026"

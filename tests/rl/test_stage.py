@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from lm.averages import Last
 from lm.checkpoint import save_model
 from lm.config import methods_of
+from lm.linears import LoRA
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.problems.example import Example, Score
@@ -67,7 +68,7 @@ def policy() -> Decoder:
 def config(problems: Any = None, **changes: Any) -> RlConfig:
     """Two rollouts of four updates each, at a rate at which clips bind."""
     given = {
-        "steps": 8, "prompts": 4, "samples": 4, "updates": 2, "minibatches": 2, "max_new_tokens": 6, "temperature": 0.7,
+        "model": "sft", "steps": 8, "prompts": 4, "samples": 4, "updates": 2, "minibatches": 2, "max_new_tokens": 6, "temperature": 0.7,
         "advantage": Grpo(), "loss": PolicyGradient(), "optimizer": AdamW(lr=0.01), "schedule": Cosine(), "average": Last(),
         "seed": 0,
     }  # fmt: skip
@@ -123,10 +124,12 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "precision": [{"precision": "bf16"}],
     "stream": [{"precision": "bf16", "stream": "bf16"}],
     "shards": [{"shards": 2}],
+    "linear": [{"linear": LoRA(rank=2)}],
 }
 # schedule, average: of every training stage, tests/lm/test_knobs.py; compile, skip_sigmas, stop_factor: tests/lm/test_training.py and
-# test_guard.py; deterministic, which need change no bit: tests/core/test_stage.py; problems: what is learned, not how
-ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems"}
+# test_guard.py; deterministic, which need change no bit: tests/core/test_stage.py; problems, model: what is learned,
+# not how
+ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model"}
 
 
 def test_every_parameter_changes_the_weights(base: tuple[str, list[dict[str, float]]], tmp_path: Path) -> None:

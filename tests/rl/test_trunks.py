@@ -6,15 +6,16 @@ import pytest
 
 from tests.pretrain.test_trunks import DATA, facts, params, wsd
 from tests.project import digest, make_project, run_stage
+from tests.tiny import Tiny
 
 BEFORE = [*DATA, "curriculum", "pretrain", "sft", "rl"]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with every stage before distill."""
-    project = make_project(tmp_path_factory.mktemp("made"), params())
-    for stage in BEFORE:
+    project = tiny.project(tmp_path_factory.mktemp("made"), DATA[-1], params())
+    for stage in BEFORE[len(DATA) :]:
         run_stage(project, stage)
     return project
 

@@ -40,7 +40,13 @@ def train(
     for name in ("pretrain", "sft"):
         (folder / name).mkdir(parents=True)
     save_model(folder / "pretrain", toy_model(context=context), toy_tokenizer())
-    settings = {"optimizer": AdamW(lr=1e-3), "schedule": Wsd(), "average": Last(), "problems": PROBLEMS}
+    settings = {
+        "optimizer": AdamW(lr=1e-3),
+        "schedule": Wsd(),
+        "average": Last(),
+        "problems": PROBLEMS,
+        "model": "pretrain",
+    }
     log = Heard()
     metrics = run(SftConfig(**{"steps": 1, "batch": len(SFT), "seed": 0, **settings, **changes}), folder, log)
     return log.losses, metrics, load_model(folder / "sft")[0].state_dict()

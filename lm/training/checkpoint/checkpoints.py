@@ -138,7 +138,7 @@ class Checkpoints:
         for path, reason in torn.items():
             path.replace(path.with_suffix(".torn"))  # else it would count as one of the newest
             print(f"{path}: {reason}; set aside, going on from step {step}", file=sys.stderr)
-        for leftover in self._folder.glob("step-*.unfinished") if self._folder else ():
+        for leftover in self._folder.glob(".step-*.unfinished") if self._folder else ():
             leftover.unlink()
         return step, tensors
 

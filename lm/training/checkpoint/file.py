@@ -7,7 +7,6 @@ on the machine of benchmarks/results, BLAKE2b 0.9.
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lm.files import replacing
 from lm.training.checkpoint.snapshot import Entry, size_of
 
 VERSION = "1"
@@ -37,9 +37,8 @@ def write(path: Path, entries: dict[str, Entry], data: list[memoryview], metadat
     text += b" " * (-(8 + len(text)) % 64)  # the format wants the data aligned to 8 bytes; 64 is a cache line
     head = len(text).to_bytes(8, "little") + text
     digest = hashlib.sha256(head)
-    unfinished = path.with_suffix(".unfinished")
     try:
-        with unfinished.open("wb") as file:
+        with replacing(path, durable=True) as unfinished, unfinished.open("wb") as file:
             file.write(head)
             for piece in data:
                 for start in range(0, len(piece), CHUNK):
@@ -47,26 +46,12 @@ def write(path: Path, entries: dict[str, Entry], data: list[memoryview], metadat
                     digest.update(piece[start : start + CHUNK])
             file.seek(head.index(UNKNOWN))
             file.write(digest.hexdigest().encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-        _sync(path.parent)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         needed, free = len(head) + size_of(data), shutil.disk_usage(path.parent).free
         raise OSError(
             error.errno,
             f"{path}: not written: {error.strerror}; it needs {needed:,} bytes and {free:,} are free",
         ) from error
-
-
-def _sync(folder: Path) -> None:
-    """Wait until the folder's names are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

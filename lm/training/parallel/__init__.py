@@ -4,11 +4,10 @@ import os
 
 from lm.config import ConfigError
 from lm.distributed import ranks
+from lm.settings import OFFLOAD, PARALLEL
 from lm.training.parallel.base import Parallel
 from lm.training.parallel.exact import Exact
 from lm.training.recipe import Recipe
-
-KINDS = ("exact", "ddp", "fsdp", "zero1", "zero2", "zero3")
 
 
 def chosen(recipe: Recipe) -> Parallel:
@@ -16,9 +15,9 @@ def chosen(recipe: Recipe) -> Parallel:
 
     A run of one process is exact, whatever they say. Raises ConfigError for a kind there is not.
     """
-    kind, offload = _kind(), os.environ.get("TOKENMILL_OFFLOAD") == "1"
+    kind, offload = PARALLEL.read(), OFFLOAD.read() == "1"
     if offload and kind in ("exact", "ddp"):
-        raise ConfigError(f"TOKENMILL_OFFLOAD: {kind} keeps all weights on the device: use fsdp or a zero")
+        raise ConfigError(f"{OFFLOAD.name}: {kind} keeps all weights on the device: use fsdp or a zero")
     if kind == "exact" or ranks() == 1:
         return Exact(recipe.shards)
     # each imported when it is chosen: FSDP and DeepSpeed take seconds
@@ -37,11 +36,4 @@ def chosen(recipe: Recipe) -> Parallel:
 
 def parts_of_a_batch(recipe: Recipe) -> int:
     """Into how many equal parts the rows of every batch must divide."""
-    return recipe.shards if _kind() == "exact" or ranks() == 1 else ranks()
-
-
-def _kind() -> str:
-    kind = os.environ.get("TOKENMILL_PARALLEL", "exact")
-    if kind not in KINDS:
-        raise ConfigError(f"TOKENMILL_PARALLEL: no {kind!r} (allowed: {', '.join(KINDS)})")
-    return kind
+    return recipe.shards if PARALLEL.read() == "exact" or ranks() == 1 else ranks()

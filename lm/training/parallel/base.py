@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lm.distributed import ranks
+from lm.linears.base import roles_of
 from lm.model import Decoder
 from lm.optimizers.base import SCALARS, Optimizer
 from lm.training.batch import Batch, Figures
@@ -31,17 +32,20 @@ class Parallel(ABC):
 
     def distribute(self, model: Decoder, method: Any) -> Optimizer:
         """Spread the model over the ranks, in place, and build the method's optimizer of what this rank holds."""
-        optimizer: Optimizer = method.build([(n, w) for n, w in model.named_parameters() if w.requires_grad])
+        optimizer: Optimizer = method.build(
+            [(n, w) for n, w in model.named_parameters() if w.requires_grad], roles_of(model)
+        )
         self._know(model, optimizer, dict(model.named_parameters()), model.state_dict())
         return optimizer
 
     def _know(self, model: Decoder, optimizer: Optimizer, given: dict[str, Any], weights: dict[str, Tensor]) -> None:
         """Hold both, and what a checkpoint of them has: the shape of each weight, as a meta tensor, and the slots of those
-        that were given to the optimizer."""
+        that were given to the optimizer; `staying` are the parameters that were not."""
         self.model, self.optimizer = model, optimizer
         self.shapes = {name: weight.to("meta") for name, weight in weights.items()}
         slots = {weight: group["slots"] for group in optimizer.param_groups for weight in group["params"]}
         self.slot_names = {name: slots[weight] for name, weight in given.items() if weight in slots}
+        self.staying = given.keys() - self.slot_names.keys()
 
     def inside(self, call: Callable[[], Result]) -> Result:
         """The result of a call that uses the model other than in a batch's loss."""
@@ -74,6 +78,10 @@ class Parallel(ABC):
         """What this rank updates of each parameter, by the parameter's name."""
         return dict(self.model.named_parameters())
 
+    def learned(self) -> dict[str, Tensor]:
+        """What this rank updates of each parameter that is trained, by its name."""
+        return {name: weight for name, weight in self.held().items() if name not in self.staying}
+
     def whole(self, name: str, held: Tensor) -> Tensor:
         """A tensor of this parameter's shape, of which this rank has the part that it updates."""
         return held
@@ -105,8 +113,8 @@ class Parallel(ABC):
         return self.model.state_dict()
 
     def put_weights(self, weights: dict[str, Tensor]) -> None:
-        """Bring the model to a whole state."""
-        self.model.load_state_dict(weights)
+        """Bring the model to a whole state, in which the parameters that are not trained may be missing."""
+        self.model.load_state_dict(weights, strict=False)
 
     def finish(self) -> None:
         """Make the model a plain one again, with all weights on every rank, in evaluation mode."""

@@ -1,6 +1,5 @@
 """Distributed data parallelism: every rank has all weights and a part of the batch, and gradients are summed as they come."""
 
-import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from lm.config import ConfigError
 from lm.distributed import rank, ranks
 from lm.model import Decoder
 from lm.optimizers.base import Optimizer
+from lm.settings import PARALLEL
 from lm.training.batch import Batch, Figures, cut, equal_parts, number_on, rows_at_once
 from lm.training.parallel.base import Parallel
 
@@ -41,7 +41,7 @@ def refuse(method: Any, **needs: bool) -> None:
     }
     for need, needed in needs.items():
         if needed:
-            kind = os.environ.get("TOKENMILL_PARALLEL")
+            kind = PARALLEL.read()
             raise ConfigError(
                 f"optimizer: {method.name} {reasons[need]}, which TOKENMILL_PARALLEL={kind} does not allow"
             )
@@ -63,9 +63,9 @@ class DDP(Parallel):
         return optimizer
 
     def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Figures]:
-        mine = cut(batch.rows, ranks(), "ranks")[rank()]
+        mine = cut(batch, ranks(), "ranks")[rank()]
         shares: dict[str, Tensor | float] = {}
-        for some in equal_parts(mine, rows_at_once(batch, positions)):
+        for some in equal_parts(mine, rows_at_once(batch, positions), batch.together):
             share, figures = self.share(batch, some, last=some.stop == mine.stop)
             for name, value in {"": share, **figures}.items():
                 shares[name] = shares.get(name, 0.0) + value

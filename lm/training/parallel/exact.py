@@ -46,7 +46,7 @@ class Exact(Parallel):
         if self._sums is None:
             return backward(batch, positions)
         each = self.shards // ranks()
-        mine = cut(batch.rows, self.shards, "shards")[rank() * each : (rank() + 1) * each]
+        mine = cut(batch, self.shards, "shards")[rank() * each : (rank() + 1) * each]
         for rows in mine:
             loss, figures = backward(batch, positions, rows, self._sums.watch if rows is mine[-1] else None)
             names = sorted(figures)

@@ -11,6 +11,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, Offlo
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from lm.distributed import mean_, ranks
+from lm.linears.base import roles_of
 from lm.model import Decoder
 from lm.optimizers.base import SCALARS, Optimizer, State
 from lm.optimizers.orthogonal import MuonOptimizer, orthogonalised
@@ -26,6 +27,7 @@ Result = TypeVar("Result")
 def make_plain(model: Decoder, weights: dict[str, Tensor]) -> None:
     """Replace all that makes it a sharded model, hooks included, by a model of these weights: torch has no way back."""
     plain = Decoder(model.config)
+    plain.hold(model.linear)
     plain.load_state_dict(weights)
     model.__class__, model.__dict__ = Decoder, plain.to(model.cos_TE.device).__dict__
 
@@ -58,7 +60,8 @@ class FSDP(DDP):
         dtype = products(self._precision, device)
         self._keeps = self._may_keep(model, device, dtype)
         policy = CPUOffloadPolicy(pin_memory=device.type == "cuda") if self._offload else OffloadPolicy()
-        vectors = {weight for weight in model.parameters() if weight.ndim == 1}
+        roles = roles_of(model)
+        vectors = {weight for name, weight in model.named_parameters() if roles[name] == "vector"}
         for block in model.blocks:
             fully_shard(
                 block,
@@ -78,7 +81,7 @@ class FSDP(DDP):
             name: nn.Parameter(w.to_local(), w.requires_grad) if isinstance(w, DTensor) else w
             for name, w in self._sharded.items()
         }
-        optimizer: Optimizer = method.build([(n, w) for n, w in self._held.items() if w.requires_grad])
+        optimizer: Optimizer = method.build([(n, w) for n, w in self._held.items() if w.requires_grad], roles)
         refuse(method, freezes=optimizer.freezes, exchanges=optimizer.exchanges)
         self._names: dict[Tensor, str] = {held: name for name, held in self._held.items()}
         if isinstance(optimizer, MuonOptimizer):
@@ -92,7 +95,9 @@ class FSDP(DDP):
         """Whether a step keeps whole weights and gradients, the same on every rank; takes note of what memory it takes."""
         cut, gathered = type(self).bytes_a_weight / ranks(), dtype.itemsize + 4.0
         room = SHARE * self.memory_share(device) * memory_bytes(device)
-        fits = not self._offload and (cut + gathered) * model.num_parameters() <= room / 2
+        trained = model.num_trained()
+        taken = (cut + gathered) * trained + (4.0 / ranks() + dtype.itemsize) * (model.num_parameters() - trained)
+        fits = not self._offload and taken <= room / 2
         keeps = bool(self.agree(fits))
         self.bytes_a_weight = 0.0 if self._offload else cut + gathered * keeps
         self.between_parts = "keeps whole weights" if keeps else "cuts weights"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lm.config import ConfigError
 from lm.distributed import ranks
+from lm.linears.base import roles_of
 from lm.model import Decoder
 from lm.optimizers.base import SCALARS, Optimizer
 from lm.training.batch import Batch, Figures
@@ -58,7 +59,9 @@ class Zero(DDP):
 
     def distribute(self, model: Decoder, method: Any) -> Optimizer:
         device = model.cos_TE.device
-        optimizer: Optimizer = method.build([(n, w) for n, w in model.named_parameters() if w.requires_grad])
+        optimizer: Optimizer = method.build(
+            [(n, w) for n, w in model.named_parameters() if w.requires_grad], roles_of(model)
+        )
         refuse(
             method,
             freezes=optimizer.freezes,
@@ -139,14 +142,14 @@ class Zero(DDP):
     def put_weights(self, weights: dict[str, Tensor]) -> None:
         for name, weight in self.model.named_parameters():
             with deepspeed.zero.GatheredParameters(weight, modifier_rank=0, enabled=self._stage == 3):
-                weight.copy_(weights[name])
+                weight.copy_(weights.get(name, weight))
         self.module.optimizer.refresh_fp32_params()
 
     def slots(self) -> dict[str, Tensor]:
         found = {}
         state = next(iter(self.optimizer.state.values()))
         for name, weight in self.model.named_parameters():
-            for slot in self.slot_names[name]:
+            for slot in self.slot_names.get(name, ()):
                 whole = state[slot] if slot in SCALARS else safe_get_full_optimizer_state(weight, slot)
                 found[f"{slot}.{name}"] = whole.view(self.shapes[name].shape if slot not in SCALARS else ())
         return found
@@ -158,7 +161,7 @@ class Zero(DDP):
         scalars = {key.partition(".")[0]: value for key, value in slots.items() if key.partition(".")[0] in SCALARS}
         self._begin_state(scalars)
         for name, weight in self.model.named_parameters():
-            for slot in set(self.slot_names[name]) - SCALARS.keys():
+            for slot in set(self.slot_names.get(name, ())) - SCALARS.keys():
                 value = slots[f"{slot}.{name}"].to(self.model.cos_TE.device)
                 safe_set_full_optimizer_state(weight, value, slot)
 

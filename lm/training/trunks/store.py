@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from lm.files import write_json
 from lm.training.checkpoint.file import write
 from lm.training.checkpoint.snapshot import Entry, size_of
 
@@ -84,10 +85,7 @@ class TrunkStore:
         with self._lock():
             if not self._make_room(size_of(data) + HEADER * (1 + len(entries))):
                 return False
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_name(f"{DECIDED}.unfinished")
-            unfinished.write_text(json.dumps(decided, indent=2, sort_keys=True) + "\n")
-            os.replace(unfinished, path.with_name(DECIDED))
+            write_json(path.with_name(DECIDED), decided)
             write(path, entries, data, metadata)
         return True
 

@@ -1,4 +1,4 @@
-"""Texts as Arrow keeps them: their bytes, their digests, and a table of what each character is to words, for compiled code."""
+"""Digests of texts, and a table of what each character is to words, for compiled code."""
 
 import re
 from functools import cache
@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 import regex
 import xxhash
+
+from tasks.core.texts import text_buffers
 
 # The two planes that scripts and emoji are in; what lies above is Chinese characters.
 TABLE_SIZE = 1 << 17
@@ -50,16 +52,9 @@ def folded() -> np.ndarray:
     return table
 
 
-def utf8(column: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
-    """(bytes of all texts, N + 1 offsets into them) of a column without nulls; nothing is copied."""
-    _, offsets, data = column.buffers()
-    edges = np.frombuffer(offsets, dtype=np.int64)[column.offset : column.offset + len(column) + 1]
-    return np.frombuffer(data if data is not None else b"", dtype=np.uint8), edges
-
-
 def digests_of(texts: pa.LargeStringArray) -> np.ndarray:
     """2 x N halves of the 128-bit digests (XXH3) of the texts."""
-    data, edges = utf8(texts)
+    data, edges = text_buffers(texts)
     view, ends = memoryview(data.data), edges.tolist()
     joined = b"".join(xxhash.xxh3_128_digest(view[a:b]) for a, b in zip(ends, ends[1:], strict=False))
     return np.ascontiguousarray(np.frombuffer(joined, dtype=">u8").astype(np.uint64).reshape(-1, 2).T)

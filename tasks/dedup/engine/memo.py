@@ -4,12 +4,12 @@ The file is an array of rows (digest, digest, check, B keys) of 64 bits, sorted 
 last run, 168 with 18 bands. A file that cannot be read is as none; a row whose check fails is as absent.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from lm.files import replacing
 from tasks.core.parts import Part
 
 
@@ -47,14 +47,12 @@ def save(path: Path, parts: list[Part], bands: int) -> None:
     digests = np.concatenate([np.load(part.folder / "digests.npy") for part in parts], axis=1)
     place = np.empty(digests.shape[1], dtype=np.int64)
     place[np.lexsort(digests[::-1])] = np.arange(len(place))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    table = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint64, shape=(len(place), bands + 3))
-    row = 0
-    for part in parts:
-        keys_BN = np.load(part.folder / "keys.npy", mmap_mode="r")
-        rows = slice(row, row + keys_BN.shape[1])
-        put(np.asarray(table), place[rows], digests[:, rows], np.asarray(keys_BN))
-        row = rows.stop
-    table.flush()
-    os.replace(unfinished, path)
+    with replacing(path) as unfinished:
+        table = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.uint64, shape=(len(place), bands + 3))
+        row = 0
+        for part in parts:
+            keys_BN = np.load(part.folder / "keys.npy", mmap_mode="r")
+            rows = slice(row, row + keys_BN.shape[1])
+            put(np.asarray(table), place[rows], digests[:, rows], np.asarray(keys_BN))
+            row = rows.stop
+        table.flush()

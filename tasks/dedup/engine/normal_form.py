@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.dedup.engine.code_points import utf8
+from tasks.core.texts import as_texts, text_buffers
 
 
 def normalised(text: str) -> str:
@@ -18,11 +18,11 @@ def all_normalised(texts: pa.LargeStringArray) -> pa.LargeStringArray:
     """Normal forms of many texts: those of ASCII alone by compiled code, the others one by one."""
     from tasks.dedup.engine.compiled_text import normalise_ascii
 
-    data, edges = utf8(texts)
+    data, edges = text_buffers(texts)
     out, ends = np.empty(int(edges[-1] - edges[0]), dtype=np.uint8), np.zeros(len(texts) + 1, dtype=np.int64)
     is_ascii = np.zeros(len(texts), dtype=bool)
     normalise_ascii(data, edges, out, ends, is_ascii)
-    plain = pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(out))
+    plain = as_texts(out, ends)
     if is_ascii.all():
         return plain
     others = texts.filter(pa.array(~is_ascii)).to_pylist()

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.core.parts import Facts
+from tasks.core.texts import text_buffers
 from tasks.dedup.documents import Shard
-from tasks.dedup.engine.code_points import digests_of, folded, utf8
+from tasks.dedup.engine.code_points import digests_of, folded
 from tasks.dedup.engine.memo import Memo
 from tasks.dedup.engine.row_groups import over_texts
 
@@ -31,7 +32,7 @@ class Shingling:
         from tasks.dedup.engine.compiled_shingles import shingle_sets
 
         sizes_N = np.zeros(len(texts), dtype=np.int64)
-        return shingle_sets(*utf8(texts), folded(), self.by_character, self.size, sizes_N), sizes_N
+        return shingle_sets(*text_buffers(texts), folded(), self.by_character, self.size, sizes_N), sizes_N
 
     def minima(self, texts: pa.LargeStringArray, permutations: int) -> np.ndarray:
         """N x P minima of the shingles under P hash functions a x + b modulo 2^32, a odd (multiply-shift)."""
@@ -39,7 +40,9 @@ class Shingling:
 
         generator = np.random.Generator(np.random.Philox(key=112))
         multipliers, offsets = generator.integers(0, 2**32, size=(2, permutations), dtype=np.uint32)
-        return signatures(*utf8(texts), folded(), self.by_character, self.size, multipliers | np.uint32(1), offsets)
+        return signatures(
+            *text_buffers(texts), folded(), self.by_character, self.size, multipliers | np.uint32(1), offsets
+        )
 
 
 @dataclass(frozen=True)

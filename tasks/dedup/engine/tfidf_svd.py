@@ -19,8 +19,9 @@ from pydantic import Field
 from lm.config import Config
 from tasks.core.log import Log
 from tasks.core.parts import Facts
+from tasks.core.texts import text_buffers
 from tasks.dedup.documents import Documents, Shard
-from tasks.dedup.engine.code_points import folded, utf8
+from tasks.dedup.engine.code_points import folded
 from tasks.dedup.engine.row_groups import over_texts
 
 # Fewer documents a direction than this are not whitened: of as many documents as directions, no two would be alike.
@@ -33,7 +34,7 @@ def terms_of(texts: pa.LargeStringArray, features: int) -> Terms:
     """(features of one text after another, how often each occurs there, where each text's end)."""
     from tasks.dedup.engine.compiled_vectors import count_terms
 
-    data, edges = utf8(texts)
+    data, edges = text_buffers(texts)
     room = int(np.minimum(np.diff(edges) // 2 + 1, features).sum())
     terms, counts = np.empty(room, dtype=np.int64), np.empty(room, dtype=np.int64)
     ends_N = np.empty(len(texts), dtype=np.int64)

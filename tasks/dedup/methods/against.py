@@ -18,8 +18,9 @@ from pydantic import Field
 from lm.config import Config, ConfigError
 from tasks.core.log import Log
 from tasks.core.parts import Facts
+from tasks.core.texts import text_buffers
 from tasks.dedup.documents import Documents, Found, Shard
-from tasks.dedup.engine.code_points import digests_of, folded, utf8
+from tasks.dedup.engine.code_points import digests_of, folded
 from tasks.dedup.engine.key_set import held_in, merge_all, write_runs
 from tasks.dedup.engine.normal_form import all_normalised
 from tasks.dedup.engine.reference_texts import files_of, texts_of
@@ -31,7 +32,7 @@ def shingles_of(texts: pa.LargeStringArray, size: int) -> tuple[np.ndarray, np.n
     from tasks.dedup.engine.compiled_shingles import shingle_sets
 
     sizes_N = np.zeros(len(texts), dtype=np.int64)
-    return shingle_sets(*utf8(texts), folded(), False, size, sizes_N)[None], sizes_N
+    return shingle_sets(*text_buffers(texts), folded(), False, size, sizes_N)[None], sizes_N
 
 
 def fractions(held_S: np.ndarray, sizes_N: np.ndarray) -> np.ndarray:

@@ -21,8 +21,8 @@ from pydantic import Field
 from lm.config import Config
 from tasks.core.log import Log
 from tasks.core.parts import Part
+from tasks.core.texts import text_buffers
 from tasks.dedup.documents import NO_CUTS, Documents, Found, Shard
-from tasks.dedup.engine.code_points import utf8
 from tasks.dedup.engine.sorted_keys import append_keys, bounds, column, held, ranges, settle_all, settled_of
 
 WINDOWS_AT_ONCE = 1 << 18
@@ -76,7 +76,7 @@ class Piece:
 
 def texts_of(shard: Shard) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for _, batch in shard.batches(["text"]):
-        yield utf8(batch.column("text"))
+        yield text_buffers(batch.column("text"))
 
 
 def write_anchors(item: tuple[Shard, "Substring"], folder: Path) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def write_cuts(piece: Piece, folder: Path) -> dict[str, Any]:
         key = until
     token, cuts, gone = 0, [NO_CUTS], [NO_PLACES]
     for rows, batch in piece.shard.batches(["text"]):
-        data, offsets = utf8(batch.column("text"))
+        data, offsets = text_buffers(batch.column("text"))
         whole = np.empty(len(rows), np.bool_)
         room = len(rows) + np.count_nonzero(covered[token:] & ~np.roll(covered, 1)[token:])
         found_K3 = np.empty((room + 1, 3), np.int64)

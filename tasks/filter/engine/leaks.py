@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 
 from lm.problems.files import rows_of
 from tasks.core.config import ConfigError
+from tasks.core.texts import Texts
 from tasks.filter.engine.kept import kept
-from tasks.filter.engine.lowered import Texts, lowered
+from tasks.filter.engine.lowered import lowered
 
 # An n-gram of more problems than these is the wording they share and speaks for none of them; GPT-3 (arXiv:2005.14165,
 # appendix C) leaves out 13-grams that were found more than ten times.

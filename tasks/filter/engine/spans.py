@@ -3,6 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
+from tasks.core.texts import as_texts
+
 
 def gathered(data: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> pa.LargeStringArray:
     """N texts: of `data`, which is UTF-8, so many bytes from each start."""
@@ -12,4 +14,4 @@ def gathered(data: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> pa.Larg
     np.cumsum(sizes, out=places[1:])
     packed = np.empty(places[-1], np.uint8)
     gather(data, starts, sizes, packed)
-    return pa.LargeStringArray.from_buffers(len(sizes), pa.py_buffer(places), pa.py_buffer(packed))
+    return as_texts(packed, places)

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.core.process import threads
+from tasks.core.texts import text_buffers
 from tasks.filter.engine.words import tables
 from tasks.filter.rule import Batch
 
@@ -48,19 +49,12 @@ def statistics(batch: Batch, definitions: Definitions) -> Statistics:
     return batch.once(f"statistics of {definitions}", lambda texts: Statistics(texts, definitions))
 
 
-def bytes_of(texts: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
-    """The bytes of N texts, and the N + 1 places between them; no copy."""
-    _, places, values = texts.buffers()
-    offsets = np.frombuffer(places, np.int64, count=len(texts) + 1, offset=8 * texts.offset)
-    return np.frombuffer(values, np.uint8) if values else np.zeros(0, np.uint8), offsets
-
-
 def over(
     texts: pa.LargeStringArray, table: np.ndarray, work: Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 ) -> None:
     """work(bytes, offsets, rows of the table) over spans of texts of about as many bytes, a thread each. Which text is in
     which span changes nothing."""
-    data, offsets = bytes_of(texts)
+    data, offsets = text_buffers(texts)
     marks = np.linspace(offsets[0], offsets[-1], threads() + 1)[1:-1]
     cuts = [0, *np.searchsorted(offsets, marks).tolist(), len(texts)]
     spans = [

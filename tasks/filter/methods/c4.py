@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from lm.config import Config
+from tasks.core.texts import text_buffers
 from tasks.filter.engine.reasons import first_reasons
 from tasks.filter.engine.spans import gathered
-from tasks.filter.engine.statistics import bytes_of, over
+from tasks.filter.engine.statistics import over
 from tasks.filter.engine.words import tables
 from tasks.filter.rule import Batch, Judgement, Setting
 
@@ -34,7 +35,7 @@ def kept_lines(texts: pa.LargeStringArray, rules: "C4") -> tuple[pa.LargeStringA
         tuple(np.frombuffer(phrase.encode(), np.uint8) for phrase in group) for group in (PHRASES, CITATION_WORDS)
     )
     marks = np.frombuffer(rules.end_marks.encode(), np.uint8)
-    data, offsets = bytes_of(texts)
+    data, offsets = text_buffers(texts)
     out, counts = np.empty_like(data), np.zeros((len(texts), COUNTS), np.int64)
     limits = rules.min_words, rules.max_word_length, rules.min_sentences
 

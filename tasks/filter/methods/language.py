@@ -17,7 +17,7 @@ from pydantic import Field
 
 from lm.config import Config
 from tasks.core.config import ConfigError
-from tasks.filter.engine.lowered import Texts, buffers
+from tasks.core.texts import Texts, text_buffers
 from tasks.filter.rule import Batch, Judgement, Setting
 
 
@@ -38,7 +38,7 @@ def sampled(texts: pa.LargeStringArray, characters: int) -> Texts:
     others = pc.invert(pc.string_is_ascii(texts))
     # not Arrow's utf8_normalize, which decomposes for NFC too (apache/arrow#51225, in 25.0)
     composed = [unicodedata.normalize("NFC", text) for text in texts.filter(others).to_pylist()]
-    return buffers(pc.replace_with_mask(texts, others, pa.array(composed, pa.large_string())))
+    return text_buffers(pc.replace_with_mask(texts, others, pa.array(composed, pa.large_string())))
 
 
 def identified(texts: pa.LargeStringArray, characters: int) -> tuple[list[str], np.ndarray]:

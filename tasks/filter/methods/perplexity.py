@@ -11,7 +11,6 @@ document of 200 tokens fills it, a GPU would gain from batches that this does wi
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +18,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from lm.config import Config
+from lm.files import replacing
 from tasks.core.config import ConfigError
 from tasks.core.tables import count_rows, read_batches, shards
 from tasks.filter.engine.kept import kept
@@ -122,10 +122,8 @@ class Perplexity(Config):
                     done += 1
                     setting.log.progress(done, total, "document")
             if not file.exists():
-                unfinished = file.with_suffix(".unfinished")
-                with unfinished.open("wb") as out:
+                with replacing(file) as unfinished, unfinished.open("wb") as out:
                     np.save(out, np.array(scores, np.float32))
-                os.replace(unfinished, file)
 
     def judge(self, batch: Batch, folder: Path) -> Judgement:
         """score_bits_per_byte is of the text as the stage got it, whatever rules before this one changed; NaN of no text."""

@@ -9,6 +9,7 @@ import ast
 import builtins
 import importlib
 import inspect
+import os
 import platform
 import sys
 import sysconfig
@@ -44,11 +45,10 @@ LEFT_OUT |= {"pydoc_data", "__phello__"}
 def module_files(folder: Path) -> list[Path]:
     """The modules in the order they are read: `encodings` first, whose near-identical codecs dedup is to find, then the
     others as a hash of their name says, so that a small budget still sees a bit of everything."""
-    found = [
-        path
-        for path in folder.rglob("*.py")
-        if not LEFT_OUT & set(path.relative_to(folder).parts[:-1]) and not path.name.startswith("_sysconfigdata")
-    ]
+    found = list[Path]()
+    for at, folders, names in os.walk(folder):
+        folders[:] = set(folders) - LEFT_OUT
+        found += [Path(at, name) for name in names if name.endswith(".py") and not name.startswith("_sysconfigdata")]
 
     def place(path: Path) -> tuple[bool, bytes]:
         name = path.relative_to(folder).as_posix()

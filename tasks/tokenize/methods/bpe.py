@@ -13,12 +13,8 @@ from pydantic import Field
 from tokenizers import Regex, decoders, models, pre_tokenizers
 
 from lm.config import Config
-from lm.tokenizer import SPECIALS, Tokenizer
+from lm.tokenizer import SPECIALS, WORDS, Tokenizer
 
-# Qwen 2's division into words: GPT-4's, with digits one by one, so that numbers are written in place value.
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 # rustbpe's regular expressions give up on white space of a million characters, so a text comes in pieces; a word cut at a
 # joint counts as two. It waits for as many pieces before it counts them on all threads.
 PIECE_CHARACTERS, PIECES_AT_ONCE = 1 << 16, 1024

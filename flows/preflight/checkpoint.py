@@ -1,0 +1,88 @@
+"""The model that `checkpoint.folder` holds, where one is used."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lm.hugging_face.load import OUTER, config_of, files_of, read_json, their_name
+from lm.model import Decoder, ModelConfig
+from lm.tokenizer import SPECIALS, Tokenizer
+from tasks.about.finding import Finding
+from tasks.core.config import CHECKPOINT
+from tasks.report.words import counted
+from tasks.runner.graph import Entry
+from tasks.runner.rooms import part_of
+
+
+def uses_of_checkpoint(params: dict[str, Any], stages: Iterable[Entry]) -> tuple[bool, bool]:
+    """Whether one of these stages reads the model in checkpoint.folder, and whether one reads its tokenizer."""
+    read = {_reads(params.get(stage.name), stage) for stage in stages}
+    return "model" in read, bool(read - {""})
+
+
+def _reads(section: Any, stage: Entry) -> str:
+    if not isinstance(section, dict):
+        return ""
+    if CHECKPOINT in (section.get("model"), stage.item):
+        return "model"
+    room = part_of(stage.name, "checkpoint")
+    return room.reads(section) if room else ""
+
+
+def check_checkpoint(params: dict[str, Any], stages: Iterable[Entry]) -> Iterator[Finding]:
+    """Where one of these stages reads it: config.json describes a decoder of ours, the weights' names and shapes are its, and
+    tokenizer.json is one, no larger than the model's vocabulary. Of the weights the headers are read."""
+    reads_model, reads_tokenizer = uses_of_checkpoint(params, stages)
+    folder, tokens = Path(params["checkpoint"]["folder"]), None
+    if reads_tokenizer:
+        try:
+            tokens = Tokenizer.adopt(folder).vocab_size
+        except ValueError as error:
+            yield Finding("params.yaml: checkpoint.folder", str(error), "copy the model's tokenizer.json there")
+    if not reads_model:
+        return
+    try:
+        shape = config_of(folder)
+    except ValueError as error:
+        if tokens is not None or (folder / "config.json").exists():  # else it has been said
+            yield Finding("params.yaml: checkpoint.folder", str(error), "name the folder of such a model")
+        return
+    described = read_json(folder / "config.json")
+    if tokens and tokens - len(SPECIALS) > shape.vocab_size:
+        what = f"has {tokens} tokens, config.json {shape.vocab_size}: it is another model's"
+        yield Finding(str(folder / "tokenizer.json"), what, "copy the model's own tokenizer.json there")
+    ends = described.get("eos_token_id")
+    if tokens and any(end >= tokens for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)):
+        what = f"eos_token_id {ends} is no token of tokenizer.json, which has {tokens}"
+        yield Finding(str(folder / "config.json"), what, "copy the files of one model there")
+    yield from wrong_weights(folder, shape)
+
+
+def wrong_weights(folder: Path, shape: ModelConfig) -> Iterator[Finding]:
+    """Weights that are missing, or of another shape than config.json says."""
+    try:
+        there: dict[str, tuple[int, ...]] = {}
+        for name in files_of(folder):
+            with safe_open(folder / name, "pt") as weights:
+                there |= {key: tuple(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        yield Finding(str(folder), f"its weights cannot be read: {error}", "copy the model there again")
+        return
+    if shape.tied and OUTER["embedding.weight"] not in there:  # one of both is enough
+        there[OUTER["embedding.weight"]] = there.pop(OUTER["head.weight"], ())
+    with torch.device("meta"):
+        wanted = {their_name(name, shape): tuple(weight.shape) for name, weight in Decoder(shape).state_dict().items()}
+    wrong = [
+        f"{name} is {there.get(name, 'missing')}, not {size}"
+        for name, size in wanted.items()
+        if there.get(name) != size
+    ]
+    if wrong:
+        yield Finding(
+            str(folder),
+            f"{counted(len(wrong), 'weight')} {'does' if len(wrong) == 1 else 'do'} not fit config.json: {wrong[0]}",
+            "copy the model there again",
+        )

@@ -1,0 +1,5 @@
+"""How the matrices of a model's blocks are held while it is trained: `build(name, linear) -> linear`, the layer that takes the
+place of torch's. lm/linears/base.py has the contract, and tests hold every choice to it."""
+
+from lm.linears.dense import Dense
+from lm.linears.lora import LoRA

@@ -1,0 +1,83 @@
+"""What a matrix says of itself, whoever holds it: which numbers it has, what they are for, and what its product costs.
+
+Letters: O outputs, I inputs.
+"""
+
+from abc import abstractmethod
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from lm.config import Config
+
+# matrix: of a product within a block, O x I. table: an embedding or the output head, a row a token. vector: all else, such as
+# norms and biases, which never decays and is never cut.
+Role = Literal["matrix", "table", "vector"]
+Roles = dict[str, Role]
+
+
+class Holding(Config):
+    """A method of lm/linears.
+
+    alone: True if nothing of the model is trained but what its layers have of their own.
+    """
+
+    alone: ClassVar[bool] = False
+
+    def check(self, names: list[str]) -> None:
+        """Raises ConfigError for a parameter that does not fit a model with layers of these names."""
+
+    @abstractmethod
+    def build(self, name: str, linear: nn.Linear) -> nn.Linear:
+        """The layer that takes the place of torch's layer of this name, from whose weight it begins; or that layer itself."""
+
+
+class Held(nn.Linear):
+    """A matrix that is held another way than as O x I numbers which are all trained. A subclass has more parameters, or fewer
+    that are trained, and says what `forward` computes of them.
+
+    roles: of each parameter of its own. Those that it does not train have requires_grad False.
+    """
+
+    roles: ClassVar[Roles] = {"weight": "matrix", "bias": "vector"}
+
+    def flops(self) -> float:
+        """FLOP of its product for a token, forward and backward."""
+        raise NotImplementedError
+
+    def dense(self) -> Tensor:
+        """weight_OI by which torch's layer gives what this one gives."""
+        raise NotImplementedError
+
+    def merged(self) -> nn.Linear:
+        """torch's layer that gives what this one gives, of which all is trained."""
+        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, "meta")  # draws nothing
+        plain.weight = nn.Parameter(self.dense().detach())
+        if self.bias is not None:
+            plain.bias = nn.Parameter(self.bias.detach())
+        return plain
+
+
+def flops_of(layer: nn.Linear) -> float:
+    """FLOP of a layer's product for a token, forward and backward: 6 for each weight of a dense one."""
+    return layer.flops() if isinstance(layer, Held) else 6.0 * layer.weight.numel()
+
+
+def roles_of(model: nn.Module) -> Roles:
+    """What each parameter of a model is for, by its name. A module's own `roles` say it; without, a Linear layer has a matrix,
+    an Embedding a table, and any other module vectors."""
+    found: Roles = {}
+    for path, module in model.named_modules():
+        own: Roles = getattr(module, "roles", {})
+        if not own and isinstance(module, nn.Linear | nn.Embedding):
+            own = {"weight": "table" if isinstance(module, nn.Embedding) else "matrix"}
+        for name, _ in module.named_parameters(path, recurse=False):
+            found[name] = own.get(name.rpartition(".")[2], "vector")
+    return found
+
+
+def replace_layers(model: nn.Module, layers: dict[str, nn.Linear]) -> None:
+    """Put these layers in the place of the model's own of those names."""
+    for name, layer in layers.items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer)

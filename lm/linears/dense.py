@@ -1,0 +1,14 @@
+"""Dense: torch's layer as it is, of which every number is trained."""
+
+from typing import Literal
+
+from torch import nn
+
+from lm.linears.base import Holding
+
+
+class Dense(Holding):
+    name: Literal["dense"] = "dense"
+
+    def build(self, name: str, linear: nn.Linear) -> nn.Linear:
+        return linear

@@ -1,0 +1,34 @@
+"""What a mixer says of itself beside what every part does: what it keeps of the tokens before, and what its layers share."""
+
+from abc import abstractmethod
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lm.context import Context
+from lm.parts import Part
+from lm.shape import Shape
+
+
+class State(Protocol):
+    """What one layer keeps of the tokens of each row."""
+
+    def take(self, rows: Tensor, other: Any, theirs: Tensor) -> None:
+        """Have these rows begin as those of another state, whose capacity is no larger."""
+
+
+class Mixer(Part):
+    @abstractmethod
+    def state(self, shape: Shape, rows: int, capacity: int, device: torch.device | None, dtype: torch.dtype) -> State:
+        """The state of one layer for rows of up to `capacity` tokens, none of which has any yet. Its tensors stay where they
+        are, so that a step over them can be replayed."""
+
+    @abstractmethod
+    def kept(self, shape: Shape, tokens: float) -> float:
+        """Numbers that a layer's state has, and a step reads, for a row of so many tokens."""
+
+    def prepare(self, shape: Shape, context: Context, rows: int, length: int) -> Any:
+        """What all layers of this kind share in a pass over `rows` x `length` tokens, as context.shared: made once and outside
+        of compiled code. context.state is that of the first of these layers."""
+        return None

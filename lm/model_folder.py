@@ -1,0 +1,42 @@
+"""A folder that holds a model: one of ours, as lm/checkpoint.py writes it, or one of Hugging Face's."""
+
+import json
+from pathlib import Path
+
+from lm.checkpoint import load_model
+from lm.config import ConfigError
+from lm.hugging_face.load import files_of, grown, load_hf
+from lm.model import Decoder
+from lm.tokenizer import Tokenizer
+
+
+def is_hugging_face(folder: Path) -> bool:
+    """True if config.json is there and in their format, which names a model_type."""
+    try:
+        return "model_type" in json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def read_model(folder: Path) -> tuple[Decoder, Tokenizer]:
+    """The model, in float32 and evaluation mode, and its tokenizer. Theirs has rows for our special tokens.
+
+    Raises ValueError naming the file that is missing, torn or of what this decoder does not have.
+    """
+    if not is_hugging_face(folder):
+        return load_model(folder)
+    tokenizer = Tokenizer.adopt(folder)
+    return grown(load_hf(folder), tokenizer.vocab_size), tokenizer
+
+
+def weights_bytes(folder: Path) -> int:
+    """Bytes of the files of a model's weights."""
+    return sum((folder / name).stat().st_size for name in files_of(folder))
+
+
+def check_tokens(where: str, tokenizer: Tokenizer, corpus: Path) -> None:
+    """Raise ConfigError, which begins with `where`, unless the corpus in this folder is in the model's tokens."""
+    if tokenizer != Tokenizer.load(corpus):
+        raise ConfigError(
+            f"{where}: has other tokens than the corpus; tokenize.method hugging_face gives it those of checkpoint.folder"
+        )

@@ -1,0 +1,37 @@
+"""What every part of a layer says of itself beside its arithmetic. lm/mixers and lm/feed_forwards are rooms of parts."""
+
+from typing import Any, ClassVar
+
+from torch import nn
+
+from lm.config import Config
+from lm.shape import Shape
+
+
+class Part(Config):
+    """A method of a room of parts: its hyperparameters, from which it builds its module for one layer. The module gives its
+    result, or (result, loss) where something is to be added to the loss of training, a mean over the tokens of the pass.
+
+    Matrices are torch's Linear layers, whose weights the decoder draws (biases are 0); what else has parameters, `build` gives
+    their first values.
+    """
+
+    into_stream: ClassVar[tuple[str, ...]] = ()  # layers whose result is added to the residual stream: drawn smaller
+    hugging_face: ClassVar[dict[str, str]] = {}  # of each submodule with weights, the name in Hugging Face's layer
+
+    def build(self, shape: Shape) -> nn.Module:
+        """The module of one layer."""
+        raise NotImplementedError
+
+    def idle(self, shape: Shape) -> int:
+        """Weights of its matrices that a token is not multiplied with, such as those of experts that it does not visit."""
+        return 0
+
+    def flops(self, shape: Shape, length: int) -> float:
+        """FLOP a token, forward and backward, beside the products with weights, in sequences of `length` tokens."""
+        return 0.0
+
+    def exported(self, shape: Shape) -> dict[str, Any]:
+        """The keys of Hugging Face's config.json that say what this part is, `layer_type` being that of its layers. Raises
+        ValueError, in one line, where no family has it."""
+        raise ValueError(f"no Hugging Face family has {self.name}")  # type: ignore[attr-defined]

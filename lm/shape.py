@@ -1,0 +1,41 @@
+"""The numbers of a decoder from which its parts are built.
+
+Letters, here and in the rooms of parts: B batch, T time, D width, H query heads, K key/value heads, E head width, V vocabulary.
+"""
+
+from pydantic import Field, model_validator
+
+from lm.config import Config
+from lm.rope import Scaling
+
+
+class Shape(Config):
+    """The shape of a decoder, whatever parts it is made of."""
+
+    vocab_size: int = Field(0, ge=0, description="0: as many as the tokenizer has")
+    width: int = Field(160, gt=0)
+    layers: int = Field(6, gt=0)
+    heads: int = Field(5, gt=0)
+    kv_heads: int = Field(1, gt=0, description="heads must be a multiple of it")
+    head_width: int = Field(0, ge=0, description="even; 0: width / heads")
+    ffn_width: int = Field(432, gt=0)
+    context: int = Field(256, gt=1, description="longest sequence in tokens")
+    rope_theta: float = Field(10_000.0, gt=0)
+    rope_scaling: Scaling | None = None
+    norm_eps: float = Field(1e-6, gt=0)
+    qk_norm: bool = True
+    qkv_bias: bool = Field(False, description="of query, key and value, as in Qwen 2")
+    tied: bool = Field(True, description="the output head is the embedding")
+
+    @model_validator(mode="after")
+    def _divides(self) -> "Shape":
+        if self.heads % self.kv_heads:
+            raise ValueError("heads must be a multiple of kv_heads")
+        if self.head_width % 2 or (not self.head_width and (self.width % self.heads or self.width // self.heads % 2)):
+            raise ValueError("width must be a multiple of heads with an even quotient, or head_width given, and even")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """The width of one head."""
+        return self.head_width or self.width // self.heads

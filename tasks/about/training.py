@@ -1,0 +1,51 @@
+"""What any stage that trains is asked: whether its rows divide, and what its model and its checkpoints take on disk."""
+
+from collections.abc import Iterator
+
+import torch
+
+from lm.model import Decoder, ModelConfig
+from lm.training.parallel import parts_of_a_batch
+from lm.training.recipe import Recipe
+from tasks.about.finding import Finding
+from tasks.about.sections import Sections
+from tasks.about.work import Lower
+
+# Bytes of a token in tokenizer.json; of a weight, its gradient and AdamW's moments.
+TOKENIZER_ROW, STATE = 60, 16
+
+
+def check_shards(key: str, recipe: Recipe, rows: int) -> Iterator[Finding]:
+    """The rows of a step divide into the parts that the stage's shards or ranks ask for."""
+    parts = parts_of_a_batch(recipe)
+    if rows % parts:
+        yield Finding(
+            f"params.yaml: {key}", f"{rows} rows a step cannot be divided into {parts} shards", "change either"
+        )
+
+
+def weights_of(shape: ModelConfig) -> int:
+    """Numbers in a model of this shape."""
+    with torch.device("meta"):
+        return Decoder(shape).num_parameters()
+
+
+def model_bytes(shape: ModelConfig, each: float = 4.0) -> float:
+    """Bytes of a model's folder, with so many for each weight."""
+    return each * weights_of(shape) + TOKENIZER_ROW * shape.vocab_size
+
+
+def checkpoint_bytes(shape: ModelConfig) -> float:
+    """Bytes of the two checkpoints that training has at most."""
+    return 2.0 * STATE * weights_of(shape)
+
+
+def lower(sections: Sections, model: str, rest: str = "", sampling: str = "") -> Lower:
+    """Where a training that begins with this model is too much: of its own keys those given, else of the model's shape."""
+    width, layers, context = (sections.key(model, name) for name in ("width", "layers", "context"))
+    of_shape = width if width == layers else f"{width} or {layers}"
+    return Lower(
+        f"{of_shape}: weights, gradients and optimizer alone are too much",
+        rest or (context if context == width else f"{context}, then {width}"),
+        sampling,
+    )

@@ -1,0 +1,64 @@
+"""What a stage says that it will take: bytes of disk, and for one that trains the step that it repeats."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lm.model import Decoder, ModelConfig
+from lm.training.batch import Batch
+from lm.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Answers that a model writes for every so many steps: up to so many new tokens each, so many rows at once, to so many
+    prompts of a length."""
+
+    model: Decoder
+    answers: int
+    rows: int
+    prompts: int
+    prompt: int
+    new_tokens: int
+    steps: int = 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a stage does in a step: the model it trains, what it samples first, if anything, and the batch."""
+
+    model: Decoder
+    batch: Batch
+    sampling: Sampling | None = None
+
+
+@dataclass(frozen=True)
+class Lower:
+    """The parameters to lower, in words, where weights and their optimizer, sampling, or the rest of a step is too much for the
+    memory."""
+
+    weights: str
+    rest: str
+    sampling: str = ""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The training of a stage. tokens: that count, in all steps. shape: of the model it trains. step(): what is done in each,
+    with the longest sequences that there are. data_bytes: tokens and plan in the process's memory at its end."""
+
+    recipe: Recipe
+    shape: ModelConfig
+    steps: int
+    tokens: float
+    step: Callable[[], Step]
+    lower: Lower
+    data_bytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class StageNeeds:
+    """Bytes of a stage's output, and of its scratch at most, as many where it is None; and its training, if it trains."""
+
+    output: float = 0.0
+    scratch: float | None = None
+    work: Work | None = None

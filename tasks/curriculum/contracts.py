@@ -1,0 +1,28 @@
+"""What the plan asks of its own numbers: a step holds a sequence, and there is a step."""
+
+from collections.abc import Iterator
+
+from tasks.about.finding import Finding
+from tasks.about.sections import Sections
+
+
+def contracts(sections: Sections) -> Iterator[Finding]:
+    """What does not hold."""
+    config, length = sections["curriculum"], sections.plan_length()
+    per_step = config.tokens_per_step
+    if per_step < length:
+        yield Finding(
+            "params.yaml: curriculum.tokens_per_step",
+            f"{per_step} is less than one sequence of {length}",
+            f"raise it to {length}",
+        )
+    elif not hasattr(config.method, "sequence_length") and per_step % length:
+        yield Finding(
+            "params.yaml: curriculum.tokens_per_step",
+            f"{per_step} is no multiple of curriculum.method.max_length {length}",
+            f"use {per_step // length * length}",
+        )
+    if config.tokens < per_step:
+        yield Finding(
+            "params.yaml: curriculum.tokens", f"{config.tokens} is less than one step of {per_step}", "raise it"
+        )

@@ -1,0 +1,17 @@
+"""What evaluation asks of its problems and of each model: prompts that leave room for answers."""
+
+from collections.abc import Iterator
+
+from tasks.about.finding import Finding
+from tasks.about.problem_lengths import check_room, check_split
+from tasks.about.sections import Sections
+from tasks.core.config import MODELS
+
+
+def contracts(sections: Sections) -> Iterator[Finding]:
+    """What does not hold."""
+    config = sections["evaluate"]
+    for model in sections.params.get(MODELS, []):
+        yield from check_split(config.problems, "test", sections.shape(model).vocab_size)
+        key = "evaluate.max_new_tokens"
+        yield from check_room(key, config.problems, "test", config.max_new_tokens, sections, model)

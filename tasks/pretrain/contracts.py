@@ -1,0 +1,39 @@
+"""What pretrain asks of tokenize and curriculum: a row for every token, a context for every sequence, rows that divide."""
+
+from collections.abc import Iterator
+
+from tasks.about.finding import Finding
+from tasks.about.sections import Sections
+from tasks.about.training import check_shards
+
+
+def contracts(sections: Sections) -> Iterator[Finding]:
+    """What does not hold."""
+    yield from vocabulary(sections)
+    config, length, context = sections["pretrain"], sections.plan_length(), sections.shape("pretrain").context
+    if length > context:
+        yield Finding(
+            "params.yaml: pretrain.model.context",
+            f"{context} is shorter than the plan's sequences of {length} tokens",
+            f"raise it to {length}, or shorten curriculum.method's sequences",
+        )
+    rows = max(1, sections["curriculum"].tokens_per_step // length)
+    yield from check_shards("curriculum.tokens_per_step", config, rows)
+
+
+def vocabulary(sections: Sections) -> Iterator[Finding]:
+    """The model has a row for every token: as many as the tokenizer will have, or 0, which takes them from it."""
+    config, method = sections["pretrain"], sections["tokenize"].method
+    if config.start.name == "hugging_face":
+        if method.name != "hugging_face":
+            yield Finding(
+                "params.yaml: tokenize.method.name",
+                f"{method.name}, but pretrain.start takes a model that has tokens of its own",
+                "use hugging_face for both",
+            )
+        return
+    asked, has = config.model.vocab_size, sections.corpus_vocabulary()
+    if asked not in (0, has):
+        yield Finding(
+            "params.yaml: pretrain.model.vocab_size", f"{asked}, but tokenize.method {method.name} makes {has}", "use 0"
+        )

@@ -1,0 +1,32 @@
+"""What reinforcement learning asks of its problems, its model and its own numbers."""
+
+from collections.abc import Iterator
+
+import torch
+
+from tasks.about.finding import Finding
+from tasks.about.problem_lengths import check_room, check_split
+from tasks.about.sections import Sections
+from tasks.about.training import check_shards
+from tasks.rl.stage import RlConfig
+
+
+def contracts(sections: Sections) -> Iterator[Finding]:
+    """What does not hold."""
+    config = sections["rl"]
+    yield from check_shards("rl.prompts", config, config.prompts * config.samples // config.minibatches)
+    yield from check_split(config.problems, "rl", sections.shape("rl").vocab_size)
+    yield from check_room("rl.max_new_tokens", config.problems, "rl", config.max_new_tokens, sections, "rl")
+    yield from advantages(config)
+
+
+def advantages(config: RlConfig) -> Iterator[Finding]:
+    """Answers to one problem, half of them right where there are several, must not all get the advantage 0."""
+    rewards_GS = (torch.arange(4)[:, None] + torch.arange(config.samples)) % 2 * 1.0
+    found_GS = config.advantage(rewards_GS, torch.ones_like(rewards_GS), torch.zeros(4))
+    if not found_GS.any():
+        yield Finding(
+            "params.yaml: rl.samples",
+            f"with {config.samples} to a problem, rl.advantage {config.advantage.name} is always 0 and nothing is learned",
+            "ask for 2 at least",
+        )

@@ -1,0 +1,58 @@
+"""Parameters that name models: what cannot be is one line, and what is asked for is what the models need."""
+
+from typing import Any
+
+import pytest
+
+from flows.params.models import model_mistakes
+from flows.stage.dvc_cli import with_goals
+from tasks.runner.graph import asked_for, graph_of
+from tests.project import ROOT, TINY
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sft": {"model": "pretrian"}}, "sft.model: no stage 'pretrian'; did you mean 'pretrain'"),
+        ({"models": ["rl", "quantise"]}, "models: no stage 'quantise'; did you mean 'quantize'"),
+        ({"models": ["rl", "rl"]}, "models: names a model twice"),
+        ({"models": []}, "models: must be a list of models, one at least"),
+        ({"sft": {"model": "rl"}}, "sft.model: sft <- rl <- sft: a model cannot begin with itself"),
+        ({"rl": {"model": "checkpoint"}, "checkpoint": {"folder": "/models/x"}}, "put it into data/checkpoint"),
+    ],
+)
+def test_a_model_that_cannot_be_is_one_line(changes: dict[str, Any], words: str) -> None:
+    params = {name: TINY[name] | changes.get(name, {}) if isinstance(TINY[name], dict) else TINY[name] for name in TINY}
+    params["models"] = changes.get("models", TINY["models"])
+    [line] = model_mistakes([name for name in TINY if isinstance(TINY[name], dict)], params)
+    assert line.startswith("params.yaml: ") and words in line
+
+
+@pytest.mark.parametrize(
+    ("models", "left_out"),
+    [
+        (["pretrain", "sft", "rl", "distill", "quantize"], set()),
+        (["rl"], {"distill", "quantize"}),
+        (["pretrain", "checkpoint"], {"sft", "rl", "distill", "quantize"}),
+    ],
+)
+def test_what_is_asked_for_is_what_the_models_need(models: list[str], left_out: set[str]) -> None:
+    graph = graph_of(ROOT, {**TINY, "models": models})
+    stages = {address for address in graph if "@" not in address}
+    assert stages - set(asked_for(graph)) == left_out
+    assert {address for address in graph if "@" in address} == {f"evaluate@{model}" for model in models}
+
+
+@pytest.mark.parametrize(
+    ("words", "made"),
+    [
+        ("repro", "repro evaluate"),
+        ("repro -q --force", "repro -q --force evaluate"),
+        ("repro sft", "repro sft"),
+        ("--wait-for-lock repro --single-item sft", "--wait-for-lock repro --single-item sft"),
+        ("status", "status"),
+    ],
+)
+def test_our_dvc_reproduces_the_goals_where_nothing_is_named(words: str, made: str, monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert with_goals(words.split()) == made.split()

@@ -1,0 +1,141 @@
+"""A command `python -m module` as a process that starts without importing its libraries, used as a subprocess.Popen is."""
+
+import atexit
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).parents[2]
+# What data stages import; those that train have torch beside it, and their records say so.
+PLAIN = (
+    *("numba", "numpy", "orjson", "pathspec", "psutil", "pyarrow.compute", "pyarrow.parquet", "pydantic.json_schema"),
+    *("pydantic.main", "pydantic.types", "regex", "ruamel.yaml", "tqdm", "xxhash", "zstandard"),
+)
+TRAINING = (*PLAIN, "safetensors.torch", "tokenizers", "torch._inductor", "torch.distributed")
+# An interpreter or a library reads these once, so a fork would have the server's.
+READ_AT_THE_START = (
+    *(
+        "ARROW_",
+        "ATEN_",
+        "DNNL_",
+        "GOMP_",
+        "KMP_",
+        "LD_",
+        "MALLOC_",
+        "MKL_",
+        "NUMBA_",
+        "NUMEXPR_",
+        "OMP_",
+        "ONEDNN_",
+        "OPENBLAS_",
+        "PYTHON",
+    ),
+    *("TORCH", "TRITON_"),
+)
+
+
+class Forked:
+    """A process of a server's; stdout has its errors too, as text."""
+
+    def __init__(self, module: str, arguments: list[str], cwd: Path, environment: dict[str, str], libraries: tuple[str, ...]) -> None:  # fmt: skip
+        self.args = [sys.executable, "-m", module, *arguments]
+        command = {"cwd": str(cwd), "environment": environment, "module": module, "arguments": arguments}
+        reads, writes = os.pipe()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(server(libraries), [json.dumps(command).encode()], [writes, theirs.fileno()])
+        os.close(writes)
+        self.stdout: IO[str] = os.fdopen(reads)
+        self._said = ours.makefile("r")
+        self._socket = ours
+        self.pid = int(self._said.readline())
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit status when it has ended: that of Popen."""
+        if self.returncode is None:
+            try:
+                said = self._socket.recv(32, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
+            if said.endswith(b"\n"):
+                self.wait()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status, once it has ended. Raises subprocess.TimeoutExpired after so many seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while deadline is not None and self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            time.sleep(0.002)
+        if self.returncode is None:
+            line = self._said.readline()
+            assert line, f"the server of {self.args} has ended"
+            self.returncode = int(line)
+        return self.returncode
+
+    def communicate(self) -> tuple[str, None]:
+        """All that it printed, once it has ended."""
+        with self.stdout:
+            printed = self.stdout.read()
+        self.wait()
+        return printed, None
+
+    def send_signal(self, number: int) -> None:
+        """To the process, where it has not ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+
+@cache
+def server(libraries: tuple[str, ...]) -> socket.socket:
+    """The control of the server that holds these libraries; one for all tests of this process, gone with it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        command = [sys.executable, "-m", "tests.forks.server", str(theirs.fileno()), ",".join(libraries)]
+        started = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()])
+
+    def end() -> None:
+        ours.close()
+        started.wait()
+
+    atexit.register(end)
+    return ours
+
+
+def may_fork(environment: dict[str, str]) -> bool:
+    """Whether a fork would be as a new process: nothing that is read at a process's start differs from what the server has,
+    but that PYTHONPATH may name this project."""
+
+    def decides(variables: dict[str, str]) -> dict[str, str]:
+        found = {name: value for name, value in variables.items() if name.startswith(READ_AT_THE_START)}
+        path = [part for part in found.pop("PYTHONPATH", "").split(os.pathsep) if part not in ("", str(ROOT))]
+        return found | {"PYTHONPATH": os.pathsep.join(path)}
+
+    return sys.platform == "linux" and decides(environment) == decides(dict(os.environ))
+
+
+def started(
+    module: str, arguments: list[str], cwd: Path, environment: dict[str, str], libraries: tuple[str, ...]
+) -> Forked | subprocess.Popen[str]:
+    """`python -m module arguments`, forked where a fork is as good as a new process, else new."""
+    if may_fork(environment):
+        return Forked(module, arguments, cwd, environment, libraries)
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )

@@ -1,0 +1,83 @@
+"""A fork is what a new process of the same command is: what it prints, its status, its environment, path, signals and parent."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.forks.process import PLAIN, Forked, may_fork, started
+
+SAYS = """
+import json, os, signal, sys, threading
+said = {
+    "argv": sys.argv, "orig_argv": sys.orig_argv, "path": sys.path[:3], "cwd": os.getcwd(), "environment": dict(os.environ),
+    "name": __name__, "spec": __spec__.name, "threads": threading.active_count(), "files": sorted(os.listdir("/proc/self/fd"))[:3],
+    "signals": [str(signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)],
+    "ours": sorted(name for name in sys.modules if name.partition(".")[0] in ("tests", "tasks", "lm", "flows", "kernels")),
+}
+print(json.dumps(said))
+"""
+ENDS = {
+    "well": ("print('done')", 0),
+    "exit": ("import sys; print('no', file=sys.stderr); sys.exit(3)", 3),
+    "words": ("raise SystemExit('so not')", 1),
+    "error": ("raise KeyError('k')", 1),
+    "at exit": ("import atexit; atexit.register(print, 'last')", 0),
+    "signal": ("import os; os.kill(os.getpid(), 9)", -9),
+}
+
+
+def new(folder: Path) -> subprocess.Popen[str]:
+    """The module `said` of a folder as a new process."""
+    command = [sys.executable, "-m", "said", "a", "b"]
+    given = dict(
+        os.environ
+    )  # less than what is handed on unasked: readline sets the terminal's size behind Python's back
+    return subprocess.Popen(command, cwd=folder, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def forked(folder: Path) -> Forked:
+    """The same as a fork."""
+    process = started("said", ["a", "b"], folder, dict(os.environ), PLAIN)
+    assert isinstance(process, Forked)
+    return process
+
+
+def test_it_finds_what_a_new_process_finds(tmp_path: Path) -> None:
+    (tmp_path / "said.py").write_text(SAYS)
+    first, second = (json.loads(process.communicate()[0]) for process in (new(tmp_path), forked(tmp_path)))
+    assert first == second
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_it_ends_as_a_new_process_ends(tmp_path: Path, end: str) -> None:
+    program, status = ENDS[end]
+    (tmp_path / "said.py").write_text(program)
+    printed = []
+    for process in (new(tmp_path), forked(tmp_path)):
+        text, _ = process.communicate()
+        assert process.returncode == process.poll() == status
+        printed.append(text.splitlines()[-1:])
+    assert printed[0] == printed[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_it_is_signalled_while_it_runs_and_not_after(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "said.py").write_text("import signal\nprint('up', flush=True)\nsignal.pause()")
+    process = forked(tmp_path)
+    assert process.stdout.readline() == "up\n" and process.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.01)
+    process.send_signal(number)
+    assert process.wait() == (-number if number != signal.SIGINT else process.returncode) != 0
+    process.kill()  # of another process by now, perhaps
+
+
+def test_a_variable_that_is_read_at_the_start_takes_a_new_process() -> None:
+    given = dict(os.environ)
+    assert may_fork({**given, "TOKENMILL_THREADS": "2"})
+    assert not may_fork({**given, "OMP_NUM_THREADS": "7"}) and not may_fork({**given, "PYTHONPATH": "/elsewhere"})

@@ -1,0 +1,371 @@
+"""What every mixer, feed-forward layer and norm must be, whichever there are: a new file in a room is held to it by itself."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import Tensor
+
+from lm import feed_forwards, mixers, norms
+from lm.checkpoint import load_model, save_model
+from lm.config import Config, methods_of
+from lm.hugging_face.config import to_theirs
+from lm.hugging_face.load import their_name
+from lm.model import Block, Cache, Decoder, ModelConfig
+from lm.sampler import generate
+from lm.training.batch import Batch, Figures, backward, with_auxiliary
+from lm.training.flops import flops_per_token
+from tests.lm.models import toy_model, toy_tokenizer
+
+MIXERS, FEED_FORWARDS, NORMS = (methods_of(room) for room in (mixers, feed_forwards, norms))
+# fp32 with sums in another order, of values of the order of 1
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+TOKENS = 18
+
+
+def method_of(draw: st.DrawFn, methods: tuple[type[Config], ...]) -> Config:
+    """One of a room's methods, its whole numbers small, so that they bind."""
+    method = draw(st.sampled_from(methods))
+    given_ = {}
+    for name, field in method.model_fields.items():
+        if field.annotation is int:
+            given_[name] = draw(st.integers(1, 9), label=name)
+        elif field.annotation is bool:
+            given_[name] = draw(st.booleans(), label=name)
+    try:
+        return method(**given_)
+    except ValidationError:
+        assume(False)
+        raise
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> dict[str, Any]:
+    """A toy's parts, the same in all layers or in a pattern of two, and its heads."""
+    parts: dict[str, Any] = {
+        "mixer": method_of(draw, MIXERS).model_dump(),
+        "feed_forward": method_of(draw, FEED_FORWARDS).model_dump(),
+        "norm": method_of(draw, NORMS).model_dump(),
+        "kv_heads": draw(st.sampled_from([1, 2, 4])),
+        "qk_norm": draw(st.booleans()),
+    }
+    if draw(st.booleans()):
+        parts["pattern"] = [{}, {"mixer": method_of(draw, MIXERS).model_dump()}]
+    return parts
+
+
+def decided(shape: dict[str, Any]) -> Decoder:
+    """A toy whose tokens see each other: at its first weights attention would be nearly even, and a wrong mask hard to see."""
+    model = toy_model(seed=3, **shape).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.2)
+    return model
+
+
+def ids_of(rows: int, length: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 261, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+PROPERTY = settings(deadline=None, max_examples=25)
+
+
+@PROPERTY
+@given(shapes(), st.lists(st.integers(1, 6), min_size=1, max_size=6))
+@torch.no_grad()
+def test_step_by_step_gives_what_all_at_once_gives(shape: dict[str, Any], pieces: list[int]) -> None:
+    model, ids = decided(shape), ids_of(2, sum(pieces))
+    cache, done, found = Cache(model.config, 2, sum(pieces)), 0, []
+    for piece in pieces:
+        found.append(model(ids[:, done : done + piece], cache))
+        done += piece
+    torch.testing.assert_close(torch.cat(found, 1), model(ids), **CLOSE)
+
+
+@PROPERTY
+@given(shapes(), st.lists(st.integers(1, 9), min_size=2, max_size=3), st.integers(0, 4), st.integers(1, 5))
+@torch.no_grad()
+def test_padding_is_not_kept_and_rows_begin_as_others(
+    shape: dict[str, Any], counts: list[int], padding: int, following: int
+) -> None:
+    """As a sampler does it: prompts of several lengths are read together, filled up, and go on in rows of a larger cache."""
+    model, length = decided(shape), max(counts) + padding
+    rows = len(counts)
+    ids = ids_of(rows, length + following)
+    small, large = Cache(model.config, rows, length), Cache(model.config, rows + 1, length + following + 2)
+    model.hidden(ids[:, :length], small, counts_B=torch.tensor(counts))
+    places = torch.arange(rows).flip(0) + 1
+    large.take(places, small, torch.arange(rows))
+    assert large.lengths_B.tolist() == [0, *reversed(counts)]
+    more = torch.zeros(rows + 1, following, dtype=torch.int64)
+    more[places] = ids[:, length:]
+    found = torch.cat([model(more[:, step : step + 1], large) for step in range(following)], 1)[places]
+    for row, count in enumerate(counts):
+        whole = torch.cat((ids[row, :count], ids[row, length:]))
+        torch.testing.assert_close(found[row], model(whole[None])[0, count:], **CLOSE)
+
+
+@settings(deadline=None, max_examples=10)
+@given(shapes(), st.lists(st.integers(1, 20), min_size=1, max_size=5), st.sampled_from([1, 3, 8]))
+@torch.no_grad()
+def test_the_sampler_writes_what_whole_passes_would(shape: dict[str, Any], lengths: list[int], rows: int) -> None:
+    """Each greedy token is the likeliest after all before it, or as likely as rounding can tell."""
+    model = decided(shape)
+    prompts = [ids_of(1, length, seed=length)[0].tolist() for length in lengths]
+    for prompt, answer in zip(prompts, generate(model, prompts, 6, 0.0, 5, 0, rows), strict=True):
+        whole = [*prompt, *answer.ids]
+        logits = model(torch.tensor([whole]))[0, len(prompt) - 1 : -1]
+        chosen = logits.gather(1, torch.tensor(answer.ids)[:, None])[:, 0]
+        torch.testing.assert_close(chosen, logits.max(1).values, **CLOSE)
+
+
+@PROPERTY
+@given(shapes(), st.integers(0, TOKENS - 1))
+@torch.no_grad()
+def test_no_token_sees_one_after_it(shape: dict[str, Any], place: int) -> None:
+    model, ids = decided(shape), ids_of(1, TOKENS)
+    changed = ids.clone()
+    changed[0, place] = (ids[0, place] + 1) % 261
+    before, after = model(ids), model(changed)
+    torch.testing.assert_close(after[:, :place], before[:, :place], **CLOSE)
+    assert not torch.allclose(after[:, place], before[:, place], **CLOSE)
+
+
+@PROPERTY
+@given(shapes(), st.sets(st.integers(1, 2 * TOKENS - 1), max_size=5))
+@torch.no_grad()
+def test_no_document_sees_another(shape: dict[str, Any], edges: set[int]) -> None:
+    model, ids = decided(shape), ids_of(2, TOKENS)
+    bounds = sorted({0, TOKENS, 2 * TOKENS} | edges)
+    packed = model(ids, bounds=torch.tensor(bounds)).flatten(0, 1)
+    for start, end in zip(bounds, bounds[1:], strict=False):
+        torch.testing.assert_close(packed[start:end], model(ids.flatten()[None, start:end])[0], **CLOSE)
+
+
+@PROPERTY
+@given(shapes())
+def test_every_weight_learns(shape: dict[str, Any]) -> None:
+    model = decided(shape)
+    (model(ids_of(2, TOKENS)) * torch.linspace(-1, 1, 261)).sum().backward()
+    still = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.abs().max()]
+    assert still == []
+
+
+@PROPERTY
+@given(shapes(), st.integers(1, 64))
+def test_what_parts_say_of_their_work_is_possible(shape: dict[str, Any], length: int) -> None:
+    model = toy_model(**shape)
+    for index in range(model.config.layers):
+        layer = model.config.layer(index)
+        for part, module in (
+            (layer.mixer, model.blocks[index].attention),
+            (layer.feed_forward, model.blocks[index].ffn),
+        ):
+            products = sum(child.weight.numel() for child in module.modules() if isinstance(child, torch.nn.Linear))
+            assert 0 <= part.idle(model.config) <= products and part.flops(model.config, length) >= 0
+            assert {module.get_submodule(name) for name in part.into_stream} <= set(module.modules())
+    assert 0 < model.num_active() <= model.num_parameters()
+    assert 6 * model.head_weight.numel() < flops_per_token(model, length) <= flops_per_token(model, length + 1)
+    assert 0 < model.config.kept(1) <= model.config.kept(length)
+
+
+@PROPERTY
+@given(shapes())
+def test_the_first_weights_follow_from_the_seed_and_fit_any_device(shape: dict[str, Any]) -> None:
+    first, second = toy_model(seed=5, **shape).state_dict(), toy_model(seed=5, **shape).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    with torch.device("meta"):
+        assert {n: w.shape for n, w in toy_model(**shape).state_dict().items()} == {
+            n: w.shape for n, w in first.items()
+        }
+
+
+@settings(deadline=None, max_examples=10)
+@given(shapes())
+@torch.no_grad()
+def test_a_saved_model_is_the_same(tmp_path_factory: pytest.TempPathFactory, shape: dict[str, Any]) -> None:
+    folder, model = tmp_path_factory.mktemp("model"), decided(shape)
+    save_model(folder, model, toy_tokenizer())
+    again, _ = load_model(folder)
+    assert again.config == model.config and torch.equal(again(ids_of(1, 9)), model(ids_of(1, 9)))
+
+
+@PROPERTY
+@given(shapes())
+def test_a_model_has_names_at_hugging_face_or_one_line_says_what_has_none(shape: dict[str, Any]) -> None:
+    model, reason = toy_model(**shape), ""
+    try:
+        to_theirs(model.config)
+    except ValueError as error:
+        reason = str(error)
+    if reason:
+        assert "\n" not in reason and len(reason) > 20
+    else:
+        names = [their_name(name, model.config) for name in model.state_dict()]
+        assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("feed_forward", FEED_FORWARDS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_compiled_blocks_are_one_graph_with_the_same_gradients(
+    mixer: type[Config], feed_forward: type[Config], norm: type[Config]
+) -> None:
+    parts = {"mixer": mixer(), "feed_forward": feed_forward(), "norm": norm()}
+    model = toy_model(**{name: part.model_dump() for name, part in parts.items()})
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    found = []
+    for run in (Block.__call__, torch.compile(Block.__call__, backend="aot_eager", fullgraph=True)):
+        model._run = run
+        model.zero_grad()
+        model(ids_of(2, 12)).square().sum().backward()
+        found.append({name: weight.grad for name, weight in model.named_parameters()})
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(
+            found[1][name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()), msg=name
+        )
+
+
+@pytest.mark.parametrize("method", FEED_FORWARDS)
+@torch.no_grad()
+def test_a_feed_forward_layer_sees_each_token_by_itself(method: type[Config]) -> None:
+    part = toy_model(feed_forward=method().model_dump()).blocks[0].ffn
+    x = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
+    order = torch.tensor([4, 2, 8, 0, 1, 3, 7, 6, 5])
+    torch.testing.assert_close(part(x[:, order]), part(x)[:, order], **CLOSE)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.sampled_from(NORMS), st.floats(0.01, 100), st.integers(0, 9))
+@torch.no_grad()
+def test_a_norm_adds_and_forgets_the_scale(method: type[Any], scale: float, seed: int) -> None:
+    norm = method().build(32, 1e-12)
+    generator = torch.Generator().manual_seed(seed)
+    x, more = (torch.randn(2, 5, 32, generator=generator) for _ in range(2))
+    total, normed = norm(x, more)
+    assert torch.equal(total, x + more) and torch.equal(norm(total)[1], normed) and torch.equal(norm(total)[0], total)
+    torch.testing.assert_close(norm(scale * total)[1], normed, rtol=1e-4, atol=1e-4)
+    # at its first weights
+    torch.testing.assert_close(normed.square().mean(-1), torch.ones(2, 5), rtol=1e-3, atol=0)
+
+
+@torch.no_grad()
+def test_layers_of_a_pattern_are_those_of_a_smaller_model() -> None:
+    """As a student takes them of its teacher."""
+    pattern = [{"mixer": {"name": "sliding_window", "window": 3}}, {}, {"feed_forward": {"name": "relu_squared"}}]
+    model = decided({"layers": 5, "pattern": pattern})
+    assert [model.config.layer(index).mixer.name for index in range(5)] == [
+        "sliding_window", "attention", "attention", "sliding_window", "attention",
+    ]  # fmt: skip
+    smaller = Decoder(model.config.of_layers([0, 2, 4]))
+    kept = [smaller.config.layer(index) for index in range(3)]
+    assert kept == [model.config.layer(index) for index in (0, 2, 4)]
+    for mine, theirs in enumerate((0, 2, 4)):
+        smaller.blocks[mine].load_state_dict(model.blocks[theirs].state_dict())
+
+
+def test_a_model_of_the_default_parts_is_described_without_them(tmp_path: Path) -> None:
+    save_model(tmp_path, toy_model(), toy_tokenizer())
+    assert not ModelConfig.model_fields.keys() - toy_model().config.described().keys() - {
+        "mixer", "feed_forward", "norm", "pattern",
+    }  # fmt: skip
+    assert "mixer" not in (tmp_path / "config.json").read_text()
+
+
+class Weighed(torch.nn.Module):
+    """A feed-forward layer that wants its result to be small."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.inner(x)
+        return y, 0.1 * y.square().mean()
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_what_a_part_adds_to_the_loss_is_learned_from(recompute: bool) -> None:
+    model = toy_model(seed=1)
+    ids = ids_of(4, TOKENS)
+
+    def loss(rows: slice) -> tuple[Tensor, Figures]:
+        return model(ids[rows]).square().mean() * ((rows.stop - rows.start) / 4), {}
+
+    plain, _ = backward(with_auxiliary(Batch(4, TOKENS, 72, loss), model), 1000)
+    before = model.blocks[1].ffn.down.weight.grad.clone()
+    model.blocks[1].ffn = Weighed(model.blocks[1].ffn)
+    model.recompute = recompute
+    found = []
+    for positions in (1000, TOKENS):
+        model.zero_grad()
+        added, figures = backward(with_auxiliary(Batch(4, TOKENS, 72, loss), model), positions)
+        found.append(model.blocks[1].ffn.inner.down.weight.grad.clone())
+        torch.testing.assert_close(added, plain + figures["auxiliary_loss"])
+        assert figures["auxiliary_loss"] > 0
+    torch.testing.assert_close(found[0], found[1])
+    assert not torch.allclose(found[0], before)
+    with torch.no_grad():
+        model(ids)
+    model.eval()(ids)
+    assert model.auxiliary_loss() is None
+
+
+def test_a_window_by_hand() -> None:
+    """Keys and queries of zeros: each token gets the mean of the values in its window."""
+    model = toy_model(mixer={"name": "sliding_window", "window": 3}, qk_norm=False, kv_heads=1, heads=1, layers=1)
+    block = model.blocks[0].attention
+    with torch.no_grad():
+        for layer, weight in ((block.query, 0.0), (block.key, 0.0), (block.value, 1.0), (block.output, 1.0)):
+            layer.weight.copy_(weight * torch.eye(32))
+        seen: list[Tensor] = []
+        block.register_forward_hook(lambda module, inputs, output: seen.extend((inputs[0], output)))
+        model(ids_of(1, 6))
+    x, y = seen
+    for place in range(6):
+        torch.testing.assert_close(y[0, place], x[0, max(0, place - 2) : place + 1].mean(0), **CLOSE)
+
+
+def test_a_model_of_an_unknown_part_is_refused_in_one_line(tmp_path: Path) -> None:
+    save_model(tmp_path, toy_model(feed_forward={"name": "relu_squared"}), toy_tokenizer())
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace("relu_squared", "relu_cubed"))
+    with pytest.raises(ValueError, match=r"config.json: model: feed_forward: [^\n]*'relu_cubed'[^\n]*$"):
+        load_model(tmp_path)
+
+
+def test_a_window_keeps_as_many_tokens_as_it_has() -> None:
+    model = toy_model(mixer={"name": "sliding_window", "window": 5})
+    assert Cache(model.config, 2, 40).states[0].keys_BKCE.shape[2] == 5
+    assert model.config.kept(40) == model.config.kept(5) < toy_model().config.kept(40)
+
+
+@pytest.mark.parametrize("bounds", [None, [0, 7, 12, 20, 24]])
+def test_a_gpus_window_has_the_gradients_of_a_cpus(bounds: list[int] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernel takes a window as documents that end sooner; Triton's interpreter runs it here."""
+    pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        pytest.skip("kernels are not interpreted here")
+    from kernels.attention import operator, triton
+
+    model = decided({"mixer": {"name": "sliding_window", "window": 5}})
+    places = None if bounds is None else torch.tensor(bounds)
+    found = []
+    for gpu in (False, True):
+        if gpu:
+            monkeypatch.setattr(operator, "kernels", lambda q: triton)
+            monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+            monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
+        model.zero_grad()
+        (model(ids_of(2, 12), bounds=places) * torch.linspace(-1, 1, 261)).sum().backward()
+        found.append({name: weight.grad for name, weight in model.named_parameters()})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(
+            found[1][name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()), msg=name
+        )

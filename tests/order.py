@@ -1,0 +1,62 @@
+"""The order of test files: those that take longest first, or the last of them would be waited for alone.
+
+tests/seconds.json has the seconds of the files that take more than LEAST, as `pytest --keep-seconds` has found them; a run without
+that option changes no file. The others come after, in the order of their names.
+"""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SECONDS = Path("tests") / "seconds.json"
+LEAST = 3
+
+
+class Order:
+    """A plugin of pytest that sorts files by known seconds; with `keeps`, it writes those of this run in place of them."""
+
+    def __init__(self, path: Path, known: dict[str, int], keeps: bool) -> None:
+        self._path, self._known, self._keeps = path, known, keeps
+        self._now = defaultdict[str, float](float)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: self._place(item.nodeid))  # a stable sort: within a file it stays as it is written
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._now[file_of(report.nodeid)] += report.duration
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """xdist: every worker has the table of the process that started it, or they might not agree on an order."""
+        node.workerinput["seconds"] = self._known
+
+    def pytest_sessionfinish(self) -> None:
+        if self._keeps:
+            others = {name: seconds for name, seconds in self._known.items() if name not in self._now}
+            found = {name: round(seconds) for name, seconds in self._now.items() if seconds > LEAST}
+            self._path.write_text(json.dumps(dict(sorted((others | found).items())), indent=1) + "\n")
+
+    def _place(self, nodeid: str) -> tuple[int, str]:
+        name = file_of(nodeid)
+        return -self._known.get(name, 0), name
+
+
+def file_of(nodeid: str) -> str:
+    """The file of a test, by pytest's name of it."""
+    return nodeid.partition("::")[0]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--keep-seconds", action="store_true", help=f"write what files took to {SECONDS}, the order of later runs"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path, given = config.rootpath / SECONDS, getattr(config, "workerinput", None)
+    known = given["seconds"] if given else json.loads(path.read_text())
+    order = Order(path, known, keeps=given is None and config.getoption("keep_seconds"))
+    config.pluginmanager.register(order, "longest first")

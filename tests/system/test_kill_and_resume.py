@@ -1,0 +1,51 @@
+"""kill -9 of a training stage at three random steps each: the resumed output has the digest of a whole run."""
+
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.processes import PATIENCE
+from tests.project import digest, run_stage, start_stage
+from tests.tiny import Tiny
+
+KILLED = ["pretrain", "sft", "rl", "distill"]
+
+
+@pytest.fixture(scope="module")
+def project(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with every stage before distill made."""
+    return tiny.project(tmp_path_factory.mktemp("project"), "rl")
+
+
+def curve_points(project: Path, stage: str) -> int:
+    """Points that the stage has logged so far."""
+    found = (project / ".scratch" / stage).glob("*/curves.jsonl")  # not deeper: folders there come and go
+    return sum(path.read_bytes().count(b"\n") for path in found)
+
+
+def kill_at(project: Path, stage: str, step: int) -> None:
+    """Start the stage, checkpointing after every step, and SIGKILL it once it has logged `step` points."""
+    process = start_stage(project, stage, TOKENMILL_CHECKPOINT_SECONDS="0")
+    deadline = time.monotonic() + PATIENCE
+    while curve_points(project, stage) < step:
+        assert process.poll() is None, f"{stage} ended before step {step}: {process.stdout.read()}"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)  # watching a file: what is waited for is its length, never the time
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("stage", KILLED)
+def test_killed_and_resumed_equals_whole(project: Path, stage: str) -> None:
+    run_stage(project, stage)
+    whole = digest(project / "data" / stage)
+    shutil.rmtree(project / "data" / stage)
+    for step in sorted(random.Random(stage).sample(range(2, 19), 3)):
+        kill_at(project, stage, step)
+        assert not (project / "data" / stage).exists(), "a killed stage left an output"
+    run_stage(project, stage)
+    assert digest(project / "data" / stage) == whole
+    assert not list((project / ".scratch" / stage).rglob("step-*")), "a finished stage left its checkpoint"

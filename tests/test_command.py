@@ -1,0 +1,116 @@
+"""`tokenmill`: every command starts, says what it takes, answers in JSON where it says so, and is what make calls."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.synthetic import repository
+from tests.project import ROOT
+from tokenmill import COMMANDS, refusal
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def tokenmill(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENMILL_TRACKING": "off"}
+    return subprocess.run(
+        [sys.executable, "-m", "tokenmill", *words], cwd=cwd, env=surroundings, capture_output=True, text=True
+    )
+
+
+def source_of(name: str) -> str:
+    place = ROOT / COMMANDS[name].module.replace(".", "/")
+    return (place / "__main__.py" if place.is_dir() else place.with_suffix(".py")).read_text()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_says_what_it_takes_under_its_name(name: str) -> None:
+    text = source_of(name)  # to run them all takes a minute, most of it imports
+    assert (
+        f'prog="tokenmill {name}"' in text
+        and ("take_json(parser)" in text or '"--json"' in text) == COMMANDS[name].json
+    )
+
+
+def test_help_is_asked_of_the_command() -> None:
+    done = tokenmill("trace", "--help")
+    assert done.returncode == 0 and done.stdout.startswith("usage: tokenmill trace ") and "--json" in done.stdout
+
+
+def test_make_calls_it_and_has_a_target_of_each_name() -> None:
+    called = set(re.findall(r"^\t@python -m tokenmill (\w+)", MAKEFILE, re.M))
+    assert called == set(COMMANDS)
+    for name in COMMANDS:
+        assert re.search(rf"^{name}: [^\n]*\n\t@python -m tokenmill {name}\b", MAKEFILE, re.M), name
+
+
+def test_every_command_is_listed_and_one_that_is_not_is_a_line() -> None:
+    listed = tokenmill()
+    assert listed.returncode == 0 and all(f"\n  {name} " in listed.stdout for name in COMMANDS)
+    done = tokenmill("piplin", "--json")
+    assert (done.returncode, done.stdout) == (2, "") and "did you mean 'pipeline'?" in done.stderr
+
+
+def test_a_command_works_on_the_checkout_that_it_starts_in(tmp_path: Path) -> None:
+    assert refusal("why", ROOT) == ""
+    assert (
+        refusal("why", ROOT / "flows")
+        == f"go to {ROOT}, in which this folder is: a command works on the folder that it starts in"
+    )
+    assert refusal("why", tmp_path) == f"{tmp_path} is no checkout of Tokenmill"
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")  # of another project, with ours on Python's path
+    assert refusal("why", tmp_path) == ""
+
+
+@pytest.mark.parametrize("words", [["show"], ["settings"], ["why", "evaluate"], ["variant"]], ids=" ".join)
+def test_an_answer_for_programs_is_one_json_value(words: list[str]) -> None:
+    done = tokenmill(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    if words == ["show"]:
+        assert set(found["stages"]["evaluate@rl"]) == {"up_to_date", "model", "metrics", "timings"}
+    if words == ["why", "evaluate"]:
+        assert {one["stage"].partition("@")[0] for one in found} == {"evaluate"}
+        assert {one["state"] for one in found} <= {"stale", "may run", "up to date"}
+    if words == ["settings"]:
+        assert {"name", "value", "given", "error"} <= set(found[0])
+
+
+def test_a_mistake_is_a_line_and_no_json() -> None:
+    for words in (
+        ["why", "pretrian"],
+        ["show", "pretrian"],
+        ["bisect", "nothing", "."],
+        ["plan", "--set", "rl.stepss=1"],
+    ):
+        done = tokenmill(*words, "--json")
+        assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_the_command_itself_takes_no_time() -> None:
+    """It is of the standard library alone, so that a no-op of the pipeline is what the pipeline takes."""
+    loaded = subprocess.run(
+        [sys.executable, "-S", "-c", "import sys, tokenmill; print(*sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    tops = {name.partition(".")[0] for name in loaded}
+    assert tops <= set(sys.stdlib_module_names) | {"tokenmill", "__main__"}, tops
+
+
+def test_a_run_answers_with_how_it_ended_and_what_there_is(tmp_path: Path) -> None:
+    root = repository(
+        tmp_path / "project", 2
+    )  # its stages record nothing, so they count as restored and have no figures
+    for words in ("s1 | restored", "nothing to do"):
+        done = tokenmill("pipeline", "--json", cwd=root)
+        found = json.loads(done.stdout)
+        assert (found["code"], found["ran"], list(found["stages"])) == (0, [], ["s0", "s1"]) and words in done.stderr
+    done = tokenmill("pipeline", "--json", "--set", "s9.value=1", cwd=root)
+    assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1
