@@ -60,7 +60,7 @@ def contests(threads: int) -> Iterator[Contest]:
 
 
 def sizes_and_questions(length: int) -> tuple[dict[str, float], None]:
-    """Figures of a plan that the curriculum stage writes of documents of 600 tokens in the mean, log-normal."""
+    """Metrics of a plan that the curriculum stage writes of documents of 600 tokens in the mean, log-normal."""
     rng = np.random.default_rng(0)
     lengths = np.maximum(2, rng.lognormal(np.log(MEAN_TOKENS) - 0.5, 1.0, DOCUMENTS)).astype(np.int64)
     with tempfile.TemporaryDirectory() as name:

@@ -67,7 +67,7 @@ def records(step: int) -> bool:
 
 
 def cost(stage: str, threads: int) -> tuple[dict[str, float], None]:
-    """Figures of one run of a stage at the default preset's sizes."""
+    """Metrics of one run of a stage at the default preset's sizes."""
     os.environ["TOKENMILL_THREADS"] = str(threads)
     use_threads()
     params = read_params(ROOT / "presets" / "laptop.yaml")
@@ -86,10 +86,10 @@ def cost(stage: str, threads: int) -> tuple[dict[str, float], None]:
                 super().begin(step, content)
             self.took = time.perf_counter() - began
 
-        def said(self) -> dict[str, Any]:
+        def logged(self) -> dict[str, Any]:
             if records(self.step):
                 began = time.perf_counter()
-                log.digests(self.step, super().said())
+                log.digests(self.step, super().logged())
                 spent.append(self.took + time.perf_counter() - began)
             return {}
 

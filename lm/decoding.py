@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -102,10 +103,11 @@ class Rows:
         if self._capture is not None:
             self._step, self._capture = self._capture(self._forward), None
 
-    def picked(self, steps: int) -> tuple[list[list[int]], list[list[float]]]:
-        """(ids_RS, logps_RS) of these steps: the one moment at which the device is waited for."""
-        ids_SR, logps_SR = self._picked_2SR[:, :steps].cpu()
-        return ids_SR.long().T.tolist(), logps_SR.T.tolist()
+    def picked(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """(ids_SR, logps_SR) of these steps, int64 and fp64: the one moment at which the device is waited for. The second may
+        be the buffer itself, which the next pick writes to."""
+        ids_SR, logps_SR = self._picked_2SR[:, :steps].cpu().numpy()
+        return ids_SR.astype(np.int64), logps_SR
 
     def _forward(self) -> None:
         """A function of the buffers, and of nothing that the host knows."""

@@ -13,19 +13,19 @@ from torch import Tensor
 from kernels.signs import BLOCK, compress, decompress
 
 
-def ranks() -> int:
+def world_size() -> int:
     """How many processes train together; 1 where no process group was made."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """Number of this process among those that train together, from 0."""
-    return dist.get_rank() if ranks() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def from_rank_0(number: int, tensors: dict[str, Tensor]) -> tuple[int, dict[str, Tensor]]:
     """What rank 0 calls this with, on every rank; the others' arguments do not matter. The tensors are in host memory."""
-    if ranks() == 1:
+    if world_size() == 1:
         return number, tensors
     shapes = {name: [str(tensor.dtype).removeprefix("torch."), *tensor.shape] for name, tensor in tensors.items()}
     header = json.dumps([number, shapes]).encode()
@@ -63,13 +63,13 @@ def from_owners(
 ) -> list[Tensor]:
     """Tensors of these shapes, each as its owner has it, on every rank: `mine` need have but this rank's. One all-gather, of as
     much from every rank as the one has that has most."""
-    if ranks() == 1:
+    if world_size() == 1:
         return [tensor for tensor in mine if tensor is not None]
-    theirs = [[index for index, owner in enumerate(owners) if owner == each] for each in range(ranks())]
+    theirs = [[index for index, owner in enumerate(owners) if owner == each] for each in range(world_size())]
     lengths = [sum(prod(shapes[index]) for index in indices) for indices in theirs]
     flat = torch.zeros(max(lengths), dtype=dtype, device=device)
     torch.cat([flat[:0], *(tensor.flatten() for tensor in mine if tensor is not None)], out=flat[: lengths[rank()]])
-    every = flat.new_empty(ranks() * len(flat))
+    every = flat.new_empty(world_size() * len(flat))
     dist.all_gather_into_tensor(every, flat)
     found: list[Any] = list(mine)
     for each, indices in enumerate(theirs):
@@ -81,7 +81,7 @@ def from_owners(
 
 def mean_(tensors: list[Tensor]) -> int:
     """Each tensor becomes its mean over the ranks, in one all-reduce; returns the bytes that a rank sends in a ring."""
-    world = ranks()
+    world = world_size()
     if world == 1 or not tensors:
         return 0
     flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -94,7 +94,7 @@ def mean_(tensors: list[Tensor]) -> int:
 
 def padded(entries: int) -> int:
     """The length of a vector that every rank gets an equal part of, in whole blocks."""
-    whole = BLOCK * ranks()
+    whole = BLOCK * world_size()
     return -(-entries // whole) * whole
 
 
@@ -105,7 +105,7 @@ def mean_of_signs(values_N: Tensor, worker_error_N: Tensor, server_error_M: Tens
     rounding lost is kept in the errors, changed in place, and added the next time (Tang et al. 2021, arXiv:2102.02888,
     algorithm 1, "compressed allreduce"). Differs from the paper: a scale for each block, not one for all.
     """
-    world = ranks()
+    world = world_size()
     corrected = values_N + worker_error_N
     bits, scales = compress(corrected)
     torch.sub(corrected, decompress(bits, scales), out=worker_error_N)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 # This process may work on a revision of the project that has another code, or none, of this name.
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 try:
     from tasks.core.yaml import read_yaml
     from tasks.runner.asked import targets_of

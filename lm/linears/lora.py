@@ -63,5 +63,5 @@ class LoRA(Holding):
         """A layer with the two thin matrices, or the layer itself where it is not adapted."""
         if self.matrices and name.rpartition(".")[2] not in self.matrices:
             return linear
-        generator = torch.Generator().manual_seed(self.seed * 2**32 + zlib.crc32(name.encode()))
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))  # it reads 32 bits
         return LoRALinear(linear, self.rank, self.alpha / self.rank, generator)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kernels.adamw import adamw_
 from lm.config import Config
-from lm.distributed import mean_, mean_of_signs, padded, ranks
+from lm.distributed import mean_, mean_of_signs, padded, world_size
 from lm.linears.base import Roles
 from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
 
@@ -44,7 +44,7 @@ class OneBitAdamOptimizer(Optimizer):
     ) -> None:
         momenta = state["exp_avg"]
         torch._foreach_lerp_(momenta, grads, 1 - by["beta1"])
-        if ranks() > 1:
+        if world_size() > 1:
             self._exchange(weights[0], momenta)
         roots = torch._foreach_sqrt(state["exp_avg_sq"])
         torch._foreach_div_(roots, math.sqrt(1 - by["beta2"] ** frozen_at))
@@ -57,7 +57,7 @@ class OneBitAdamOptimizer(Optimizer):
         of ranks do not fit and are dropped."""
         sizes = [momentum.numel() for momentum in momenta]
         whole, errors = padded(sum(sizes)), self.state[holder]
-        for slot, size in (("worker_error", whole), ("server_error", whole // ranks())):
+        for slot, size in (("worker_error", whole), ("server_error", whole // world_size())):
             if slot not in errors or errors[slot].numel() != size:
                 errors[slot] = momenta[0].new_zeros(size)
         flat = torch.cat([m.flatten() for m in momenta] + [momenta[0].new_zeros(whole - sum(sizes))])

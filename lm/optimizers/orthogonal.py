@@ -12,7 +12,7 @@ from torch import Tensor
 from kernels.adamw import adamw_
 from kernels.newton_schulz import batches, cost, newton_schulz, products
 from lm.config import Config
-from lm.distributed import from_owners, rank, ranks, shared_out
+from lm.distributed import from_owners, rank, shared_out, world_size
 from lm.linears.base import Roles
 from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
 
@@ -25,7 +25,7 @@ def orthogonalised(updates: list[Tensor], steps: int) -> tuple[list[Tensor], lis
     """
     shapes = [(matrix.shape[0], matrix.shape[1]) for matrix in updates]
     every = batches(shapes)
-    owners = shared_out([cost([shapes[index] for index in batch]) for batch in every], ranks())
+    owners = shared_out([cost([shapes[index] for index in batch]) for batch in every], world_size())
     found: list[Tensor | None] = [None] * len(shapes)
     owner_of = [0] * len(shapes)
     for batch, owner in zip(every, owners, strict=True):

@@ -32,7 +32,7 @@ class RunningAverage:
         torch._foreach_lerp_(list(self.mean.values()), [weights[name].detach() for name in self.mean], share)
 
     @torch.no_grad()
-    def put(self, weights: dict[str, Tensor]) -> None:
+    def copy_to(self, weights: dict[str, Tensor]) -> None:
         """Leave the mean in the weights; nothing where none counted."""
         for name, mean in self.mean.items():
             weights[name].copy_(mean)

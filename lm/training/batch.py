@@ -10,15 +10,15 @@ from torch import Tensor
 from lm.config import ConfigError
 from lm.model import Decoder
 
-Figures = dict[str, Tensor | float]
+Metrics = dict[str, Tensor | float]
 
 
 @dataclass(frozen=True)
 class Batch:
     """`rows` sequences of up to `length` positions, `tokens` of which count in all.
 
-    loss(rows) is the share that these rows have in the step's loss, with their shares of its figures: shares of disjoint rows
-    add up to the whole. figures: of the whole, such as the mean reward.
+    loss(rows) is the share that these rows have in the step's loss, with their shares of its metrics: shares of disjoint rows
+    add up to the whole. metrics: of the whole, such as the mean reward.
     together: rows of one block, which is never cut: a pair of answers, or all answers to a problem. Of each the first row's
     number is a multiple of it, and so is `rows`.
     traces: called once the gradients are made, on every rank: more numbers of the step, in one dimension, which the loop reads
@@ -29,8 +29,8 @@ class Batch:
     rows: int
     length: int
     tokens: int
-    loss: Callable[[slice], tuple[Tensor, Figures]]
-    figures: Figures = field(default_factory=dict)
+    loss: Callable[[slice], tuple[Tensor, Metrics]]
+    metrics: Metrics = field(default_factory=dict)
     traces: Callable[[], Tensor] = lambda: torch.empty(0)
     after: Callable[[Tensor], None] = lambda traces: None
     content: tuple[Tensor, ...] = ()
@@ -41,13 +41,13 @@ def with_auxiliary(batch: Batch, model: Decoder) -> Batch:
     """The batch with what the parts of the model add to its loss, as experts do that are to be visited alike; by rows.
     What is no mean over tokens is so of each part that the batch is cut into, not of the whole."""
 
-    def loss(rows: slice) -> tuple[Tensor, Figures]:
-        share, figures = batch.loss(rows)
+    def loss(rows: slice) -> tuple[Tensor, Metrics]:
+        share, metrics = batch.loss(rows)
         added = model.auxiliary_loss()
         if added is None:
-            return share, figures
+            return share, metrics
         added = added * ((rows.stop - rows.start) / batch.rows)
-        return share + added, {**figures, "auxiliary_loss": added.detach()}
+        return share + added, {**metrics, "auxiliary_loss": added.detach()}
 
     return replace(batch, loss=loss)
 
@@ -68,10 +68,10 @@ def equal_parts(rows: slice, at_once: int, together: int = 1) -> list[slice]:
 
 def backward(
     batch: Batch, positions: int, rows: slice | None = None, before_last: Callable[[], None] | None = None
-) -> tuple[Tensor, Figures]:
-    """The shares that the rows, or all, have in the batch's loss and figures, their gradients added to those of the weights;
+) -> tuple[Tensor, Metrics]:
+    """The shares that the rows, or all, have in the batch's loss and metrics, their gradients added to those of the weights;
     at most `positions` positions at a time but never less than a row. before_last: called before autograd's last pass."""
-    loss, figures = None, dict[str, Tensor | float]()
+    loss, metrics = None, dict[str, Tensor | float]()
     parts = equal_parts(rows or slice(0, batch.rows), rows_at_once(batch, positions), batch.together)
     for part in parts:
         share, more = batch.loss(part)
@@ -82,9 +82,9 @@ def backward(
             loss = torch.zeros_like(share.detach(), dtype=torch.promote_types(share.dtype, torch.float32))
         loss = loss + share.detach()
         for name, value in more.items():
-            figures[name] = figures.get(name, 0.0) + value
+            metrics[name] = metrics.get(name, 0.0) + value
     assert loss is not None
-    return loss, figures
+    return loss, metrics
 
 
 def number_on(device: torch.device, number: Tensor | float) -> Tensor:

@@ -79,7 +79,7 @@ class Digests:
         elif weights:
             self._found["weights"] = "".join(map(tensor_digest, weights.values()))
 
-    def said(self) -> dict[str, Any]:
+    def logged(self) -> dict[str, Any]:
         """Digests of the step that has begun, after the host has waited for its gradients, and before the next begins. Empty on
         other ranks than the first."""
         if self._copied:

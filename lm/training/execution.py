@@ -33,8 +33,8 @@ class Execution:
         if not self._decided:
             device = model.embedding.weight.device
             self.flops = int(batch.rows * batch.length * flops_per_token(model, batch.length))
-            self.positions = parallel.agree(positions_at_once(parallel, batch, device))
-            self.compiled = bool(parallel.agree(compiles(recipe.compile, device, steps * self.flops)))
+            self.positions = parallel.all_reduce_min(positions_at_once(parallel, batch, device))
+            self.compiled = bool(parallel.all_reduce_min(compiles(recipe.compile, device, steps * self.flops)))
             self._decided = True
         model.recompute = self.positions == 0
         model.compile_blocks(self.compiled)

@@ -27,7 +27,7 @@ class Guard:
         self._norms: deque[float] = deque(maxlen=WINDOW)
         self._first: list[float] = []
 
-    def keeps(self, step: int, loss: float, norm: float) -> bool:
+    def accept(self, step: int, loss: float, norm: float) -> bool:
         """Whether to learn from the step. Raises Diverged."""
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(

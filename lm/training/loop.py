@@ -15,7 +15,7 @@ from lm.training.components import Component
 from lm.training.digests import Digests
 from lm.training.execution import Execution
 from lm.training.guard import Guard
-from lm.training.parallel import chosen
+from lm.training.parallel import make_parallel
 from lm.training.precision import autocast
 from lm.training.reading import read
 from lm.training.recipe import Recipe
@@ -63,7 +63,7 @@ def train(
     """
     device = model.embedding.weight.device
     model.hold(recipe.linear)
-    parallel = chosen(recipe)
+    parallel = make_parallel(recipe)
     optimizer = parallel.distribute(model, recipe.optimizer)
     mean, guard, execution = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor), Execution()
     run = Run(parallel, mean, guard, execution, tuple(components))
@@ -80,32 +80,32 @@ def train(
         optimizer.begin(step)
         for component in components:
             component.begin(step)
-        parallel.forget()
+        parallel.zero_grad()
         with autocast(recipe.precision, device):
-            batch = with_auxiliary(parallel.inside(partial(batch_at, step)), model)
+            batch = with_auxiliary(parallel.call(partial(batch_at, step)), model)
             digests.begin(step, batch.content)
             if step == start:
-                parallel.inside(partial(execution.decide, recipe, steps, batch, parallel))
-            loss, figures = parallel.backward(batch, execution.positions)
+                parallel.call(partial(execution.decide, recipe, steps, batch, parallel))
+            loss, metrics = parallel.backward(batch, execution.positions)
             execution.saw(batch, recipe)
         norm = parallel.clip(recipe.clip)
         # The host's one wait for the device in a step: before the update, which the guard may refuse
-        numbers, traces = read({"loss": loss, "norm": norm, **batch.figures, **figures}, batch.traces(), device)
-        height, length = numbers.pop("loss"), numbers.pop("norm")
+        values, traces = read({"loss": loss, "norm": norm, **batch.metrics, **metrics}, batch.traces(), device)
+        loss_value, gradient_norm = values.pop("loss"), values.pop("norm")
         batch.after(traces)
-        if guard.keeps(step, height, length):
+        if guard.accept(step, loss_value, gradient_norm):
             parallel.step()
         else:
-            numbers["skipped"] = 1.0
+            values["skipped"] = 1.0
         for component in components:
-            component.after(step, height, length)
+            component.after(step, loss_value, gradient_norm)
         if step + 1 == steps:
             optimizer.finish()
         mean.after(step, steps, parallel.learned())
-        log.digests(step, digests.said())
-        log(step, loss=height, gradient_norm=length, learning_rate=optimizer.param_groups[0]["lr"], **numbers)
+        log.digests(step, digests.logged())
+        log(step, loss=loss_value, gradient_norm=gradient_norm, learning_rate=optimizer.param_groups[0]["lr"], **values)
         speed.add(batch)
-        log.progress(step + 1, steps, "step", loss=height, tokens_per_second=speed.tokens_per_second)
+        log.progress(step + 1, steps, "step", loss=loss_value, tokens_per_second=speed.tokens_per_second)
         parting = trunks is not None and trunks.due(step + 1, run)
         stopping, due, parting = parallel.any(log.stopping, checkpoints.due(), parting)
         if parting:
@@ -117,9 +117,9 @@ def train(
             checkpoints.close()
             log.stop()
     checkpoints.close()
-    mean.put(parallel.held())
+    mean.copy_to(parallel.local_parameters())
     parallel.finish()
     model.merge()
     log.computed(execution.described(recipe, device))
-    log.fact(**speed.facts(), **(trunks.facts() if trunks else {}))
+    log.fact(**speed.run_stats(), **(trunks.run_stats() if trunks else {}))
     log.trained()

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from lm.distributed import ranks
+from lm.distributed import world_size
 from lm.model import Decoder
 from lm.training.batch import Batch
 from lm.training.flops import flops_per_token, peak_flops
@@ -58,7 +58,7 @@ class Throughput:
     def _seconds(self) -> float:
         return max(sum(step.seconds for step in self._steps), 1e-9)
 
-    def facts(self) -> dict[str, float]:
+    def run_stats(self) -> dict[str, float]:
         """tokens_per_second and flops_per_second of all ranks, peak memory of this rank's GPU, and MFU where the GPU's peak is
         known; nothing before the first batch."""
         if not self._made:
@@ -68,5 +68,5 @@ class Throughput:
         if self._device.type == "cuda":
             found["peak_gpu_memory_bytes"] = torch.cuda.max_memory_allocated(self._device)
         if peak := peak_flops(self._device):
-            found["model_flops_utilization"] = flops_per_second / (peak * ranks())
+            found["model_flops_utilization"] = flops_per_second / (peak * world_size())
         return found

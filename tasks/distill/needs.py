@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lm.model import Decoder, ModelConfig
 from lm.sampler import rows_for
-from lm.training.batch import Batch, Figures
+from lm.training.batch import Batch, Metrics
 from tasks.about.problem_lengths import last_of, longest_prompt
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
@@ -40,7 +40,7 @@ def work(sections: Sections, student: ModelConfig) -> Work:
         answers_BT = torch.zeros((B, T), dtype=torch.int64)
         texts_BT = torch.zeros((texts, text_length), dtype=torch.int64)
 
-        def loss(rows: slice) -> tuple[Tensor, Figures]:
+        def loss(rows: slice) -> tuple[Tensor, Metrics]:
             there = slice(max(rows.start - B, 0), max(rows.stop - B, 0))
             answers = compared(answers_BT[rows], config.max_new_tokens)
             return loss_of(model, teacher, config.divergence, answers, compared(texts_BT[there], text_length))

@@ -12,8 +12,8 @@ from lm.config import choice
 from lm.model import Decoder
 from lm.model_folder import check_tokens, read_model
 from lm.sampler import generate, rows_for
-from lm.training.batch import Batch, Figures
-from lm.training.data.conversations import Conversation, chosen, collate, places
+from lm.training.batch import Batch, Metrics
+from lm.training.data.conversations import Conversation, collate, places, sample_indices
 from lm.training.data.plan import Plan
 from lm.training.loop import train
 from lm.training.recipe import Recipe
@@ -83,7 +83,7 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         return Compared(ids_RT, places_K, denominator)
 
     def chosen_at(step: int) -> list[list[int]]:
-        return [prompts[i] for i in chosen(step, config.batch, len(prompts), config.seed)]
+        return [prompts[i] for i in sample_indices(step, config.batch, len(prompts), config.seed)]
 
     def text_at(step: int) -> Tensor:
         return plan.batch(step % plan.steps)[: config.corpus_sequences, :-1]
@@ -100,7 +100,7 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         everywhere_BT = torch.ones(text_BT.shape)
         answered = len(ids_BN)
 
-        def loss(rows: slice) -> tuple[Tensor, Figures]:
+        def loss(rows: slice) -> tuple[Tensor, Metrics]:
             """Rows count the answers first, then the sequences of text."""
             here, there = rows, slice(max(rows.start - answered, 0), max(rows.stop - answered, 0))
             answers = compared(ids_BN[here, :-1], mask_BT[here], counted)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels.linear_divergence import linear_divergence
 from lm.model import Decoder
-from lm.training.batch import Figures
+from lm.training.batch import Metrics
 from lm.training.data.conversations import hidden_at
 
 
@@ -35,12 +35,12 @@ def divergence_of(student: Decoder, teacher: Decoder, method: Any, compared: Com
 
 def loss_of(
     student: Decoder, teacher: Decoder, method: Any, answers: Compared, text: Compared | None
-) -> tuple[Tensor, Figures]:
+) -> tuple[Tensor, Metrics]:
     """The sum of both divergences, each its own mean over the step, and each as a figure."""
     share = divergence_of(student, teacher, method, answers)
-    figures: Figures = {"answer_divergence": share.detach()}
+    metrics: Metrics = {"answer_divergence": share.detach()}
     if text:
         text_share = divergence_of(student, teacher, method, text)
-        figures["text_divergence"] = text_share.detach()
+        metrics["text_divergence"] = text_share.detach()
         share = share + text_share
-    return share, figures
+    return share, metrics

@@ -15,7 +15,7 @@ from lm.model import Decoder, ModelConfig
 from lm.sampler import generate
 from lm.tokenizer import Tokenizer
 from lm.training.ahead import Ahead
-from lm.training.batch import Batch, Figures
+from lm.training.batch import Batch, Metrics
 from lm.training.data.plan import Plan
 from lm.training.data.sequence_losses import SequenceLosses, means
 from lm.training.loop import train
@@ -79,13 +79,13 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
         B, T = ids_BN.shape[0], ids_BN.shape[1] - 1
         tokens = B * T if counts_BT is None else int(counts_BT.sum())
 
-        def loss(rows: slice) -> tuple[Tensor, Figures]:
+        def loss(rows: slice) -> tuple[Tensor, Metrics]:
             counted = None if counted_BT is None else counted_BT[rows]
             each_RT = torch.empty(tokens_BN[rows, 1:].shape, device=tokens_BN.device)
-            share, figures = loss_of(config.objective, model, tokens_BN, bounds, rows, tokens, counted, each_RT)
+            share, metrics = loss_of(config.objective, model, tokens_BN, bounds, rows, tokens, counted, each_RT)
             losses.rows(rows, means(each_RT, counted))
-            cross_entropy = figures.get("cross_entropy", share.detach())
-            return share, {**figures, "bits_per_byte": cross_entropy * bits_per_byte}
+            cross_entropy = metrics.get("cross_entropy", share.detach())
+            return share, {**metrics, "bits_per_byte": cross_entropy * bits_per_byte}
 
         traces, after = partial(losses.of_step, step), partial(losses.keep, step)
         return Batch(B, T, tokens, loss, traces=traces, after=after, content=(ids_BN,))

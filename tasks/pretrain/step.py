@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from lm.model import Decoder
-from lm.training.batch import Figures
+from lm.training.batch import Metrics
 
 
 def loss_of(
@@ -17,8 +17,8 @@ def loss_of(
     denominator: int,
     counted_RT: Tensor | None = None,
     each_RT: Tensor | None = None,
-) -> tuple[Tensor, Figures]:
-    """The objective's loss (nats) and figures of R rows out of B, over the denominator of the whole step.
+) -> tuple[Tensor, Metrics]:
+    """The objective's loss (nats) and metrics of R rows out of B, over the denominator of the whole step.
 
     bounds: of all documents of the step, in its B x T predictions laid end to end; None: attention is not bounded.
     counted_RT: which predictions of the rows count; None: all. each_RT: gets the cross-entropy of each that does.

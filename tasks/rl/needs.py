@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lm.model import Decoder, ModelConfig
 from lm.sampler import rows_for
-from lm.training.batch import Batch, Figures
+from lm.training.batch import Batch, Metrics
 from tasks.about.problem_lengths import last_of, longest_prompt
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
@@ -29,7 +29,7 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
     def step() -> Step:
         model, ids_BN = Decoder(shape), torch.zeros((B, T + 1), dtype=torch.int64)
 
-        def loss(rows: slice) -> tuple[Tensor, Figures]:
+        def loss(rows: slice) -> tuple[Tensor, Metrics]:
             R = rows.stop - rows.start
             places_K, ones_RT = last_of(R, T, config.max_new_tokens), torch.ones(R, T)
             old_RT = torch.zeros(R, T)

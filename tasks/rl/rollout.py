@@ -57,16 +57,16 @@ def answered(
 @dataclass(frozen=True)
 class Rollout:
     """ids_BN; mask_BT, 1 where the predicted token is of an answer with a verdict; logp_old_BT (nats), that of each token of an
-    answer when it was sampled; advantages_B; figures_3: the mean reward, the mean tokens of an answer, the share that ended."""
+    answer when it was sampled; advantages_B; metrics_3: the mean reward, the mean tokens of an answer, the share that ended."""
 
     ids_BN: Tensor
     mask_BT: Tensor
     logp_old_BT: Tensor
     advantages_B: Tensor
-    figures_3: Tensor
+    metrics_3: Tensor
 
-    def figures(self) -> dict[str, float]:
-        return dict(zip(("reward", "completion_tokens", "finished"), self.figures_3.tolist(), strict=True))
+    def metrics(self) -> dict[str, float]:
+        return dict(zip(("reward", "completion_tokens", "finished"), self.metrics_3.tolist(), strict=True))
 
 
 def rollout_of(sampled: Verdicts, advantages_GS: Tensor, pad_id: int) -> Rollout:
@@ -83,9 +83,9 @@ def rollout_of(sampled: Verdicts, advantages_GS: Tensor, pad_id: int) -> Rollout
         sum(of(c) for c in sampled.completions) / len(conversations)
         for of in (lambda c: len(c.ids), lambda c: c.finished)
     )
-    figures_3 = torch.tensor([reward.item(), lengths, ended], dtype=torch.float64)
+    metrics_3 = torch.tensor([reward.item(), lengths, ended], dtype=torch.float64)
     return Rollout(
-        ids_BN, mask_BT * sampled.mask_GS.flatten()[:, None], logp_old_BT, advantages_GS.flatten(), figures_3
+        ids_BN, mask_BT * sampled.mask_GS.flatten()[:, None], logp_old_BT, advantages_GS.flatten(), metrics_3
     )
 
 

@@ -13,8 +13,8 @@ from lm.model import Decoder
 from lm.model_folder import read_model
 from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
-from lm.training.batch import Batch, Figures
-from lm.training.data.conversations import chosen, places
+from lm.training.batch import Batch, Metrics
+from lm.training.data.conversations import places, sample_indices
 from lm.training.loop import train
 from lm.training.recipe import Recipe
 from lm.transfer import moved
@@ -60,7 +60,7 @@ class Learning:
     def problems(self, number: int) -> list[Example]:
         """Examples that a rollout asks, with rollouts counted from 0."""
         config = self._config
-        return [self._examples[i] for i in chosen(number, config.prompts, len(self._examples), config.seed)]
+        return [self._examples[i] for i in sample_indices(number, config.prompts, len(self._examples), config.seed)]
 
     def _rollout(self, number: int) -> Rollout:
         """Rollout of the policy as it is now."""
@@ -98,14 +98,14 @@ class Learning:
         ids_MN, mask_MT, old_MT, advantages_M = moved(content, device())
         weights_MT = config.loss.weights(mask_MT, config.max_new_tokens)
 
-        def loss(rows: slice) -> tuple[Tensor, Figures]:
+        def loss(rows: slice) -> tuple[Tensor, Metrics]:
             (places_K,) = moved([places(content[1][rows])], device())  # of the host's copy: a GPU's would be waited for
             old_RT, advantages_R, weights_RT = old_MT[rows], advantages_M[rows], weights_MT[rows]
             return loss_of(
                 config.loss, config.temperature, model, ids_MN[rows], places_K, old_RT, advantages_R, weights_RT
             )
 
-        return Batch(len(rows_M), T, tokens, loss, dict(rollout.figures()), content=content)
+        return Batch(len(rows_M), T, tokens, loss, dict(rollout.metrics()), content=content)
 
 
 def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:

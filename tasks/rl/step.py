@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from lm.model import Decoder
-from lm.training.batch import Figures
+from lm.training.batch import Metrics
 from lm.training.data.conversations import token_logps
 
 
@@ -18,8 +18,8 @@ def loss_of(
     old_RT: Tensor,
     advantages_R: Tensor,
     weights_RT: Tensor,
-) -> tuple[Tensor, Figures]:
-    """The loss and figures that a method of losses/ makes of R answers.
+) -> tuple[Tensor, Metrics]:
+    """The loss and metrics that a method of losses/ makes of R answers.
 
     places_K: of the predictions that count, in the rows laid end to end. old_RT (nats): log-probabilities when they were
     sampled at the temperature.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm.distributed import ranks
+from lm.distributed import world_size
 from lm.model import Decoder
 from lm.settings import OFFLOAD, PARALLEL, POSITIONS
 from lm.training.data.sequence_losses import SequenceLosses
@@ -108,7 +108,7 @@ def machine(device: torch.device) -> dict[str, str]:
     kind = PARALLEL.read()
     found: dict[str, Any] = {
         "memory": memory_bytes(device),
-        "ranks": 1 if kind == "exact" else ranks(),  # exact gives the same bits for any
+        "ranks": 1 if kind == "exact" else world_size(),  # exact gives the same bits for any
         "Python": platform.python_version_tuple()[:2],
     }
     found |= {name: _version(name) for name in LIBRARIES} | {name: os.environ.get(name) for name in OURS}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lm.model import Decoder, ModelConfig
-from lm.training.batch import Batch, Figures
+from lm.training.batch import Batch, Metrics
 from tasks.about.problem_lengths import conversations
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
@@ -33,7 +33,7 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
     def step() -> Step:
         model, ids_BN = Decoder(shape), torch.zeros((B, T + 1), dtype=torch.int64)
 
-        def loss(rows: slice) -> tuple[Tensor, Figures]:
+        def loss(rows: slice) -> tuple[Tensor, Metrics]:
             kept_K = torch.arange(int((rows.stop - rows.start) * T * answered) + 1)
             return loss_of(model, ids_BN[rows], kept_K, denominator=1.0)
 

@@ -13,8 +13,8 @@ from lm.model_folder import read_model
 from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
 from lm.training.ahead import Ahead
-from lm.training.batch import Batch, Figures
-from lm.training.data.conversations import Conversation, chosen, collate, places
+from lm.training.batch import Batch, Metrics
+from lm.training.data.conversations import Conversation, collate, places, sample_indices
 from lm.training.loop import train
 from lm.training.recipe import Recipe
 from lm.transfer import Tensors
@@ -51,7 +51,7 @@ def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
         )
 
     def chosen_at(step: int) -> list[Conversation]:
-        return [conversations[i] for i in chosen(step, config.batch, len(conversations), config.seed)]
+        return [conversations[i] for i in sample_indices(step, config.batch, len(conversations), config.seed)]
 
     def fetch(step: int) -> Tensors:
         """ids_BN, mask_BT, the places of the K predictions that count among all B x T, and how many tokens there are."""
@@ -64,7 +64,7 @@ def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
         ids_BN, mask_BT, places_K, _ = here
         T, counted = mask.shape[1], mask_BT.sum()
 
-        def loss(rows: slice) -> tuple[Tensor, Figures]:
+        def loss(rows: slice) -> tuple[Tensor, Metrics]:
             """The head sees no position that counts nothing; the host knows which, so that it need not ask the device."""
             first, end = torch.searchsorted(host_K, torch.tensor([rows.start * T, rows.stop * T])).tolist()
             kept_K = places_K[first:end] - rows.start * T

@@ -103,7 +103,15 @@ def audited(project: Path, mode: str) -> tuple[int, str]:
     sections = ["toy"] if mode == "section" else ["toy", "seed"]
     stage = {
         "cmd": "python -m toy.stage",
-        "deps": ["tasks/core", "lm/config.py", "lm/memory_limits.py", "toy", "data/given"],
+        "deps": [
+            "tasks/core",
+            "lm/config.py",
+            "lm/files.py",
+            "lm/memory_limits.py",
+            "lm/settings.py",
+            "toy",
+            "data/given",
+        ],
         "params": sections,
         "outs": ["data/toy"],
     }

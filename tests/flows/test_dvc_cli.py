@@ -1,5 +1,6 @@
 """What our start of DVC adds to it: a full disk ends it, with a line that says so; it rewrites dvc.lock as it was."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows.stage.dvc_cli import read_the_lock_by_libyaml
+from flows.stage.process import DVC_CLI
 from tests.project import ROOT
 from tests.small_disk import small_disk
 
@@ -78,3 +80,12 @@ def test_comments_of_dvc_yaml_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with modify_yaml(str(path)) as whole:
         whole["stages"]["b"] = {"cmd": "false"}
     assert "# all of them" in path.read_text()
+
+
+def test_it_finds_its_own_code_wherever_it_is_started(tmp_path: Path) -> None:
+    """A run starts it by its path, with nothing said of where modules are."""
+    surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-P", str(DVC_CLI), "--version"], cwd=tmp_path, env=surroundings, check=False
+    )
+    assert done.returncode == 0

@@ -13,7 +13,7 @@ from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.sampler import generate
 from lm.schedules import Wsd
-from lm.training.batch import Batch, Figures
+from lm.training.batch import Batch, Metrics
 from lm.training.loop import train
 from lm.training.recipe import Recipe
 from tasks.core.log import Log
@@ -63,7 +63,7 @@ def batches(
             generate(model, [[1, 2, 3], [4]], 4, 1.0, VOCABULARY - 1, step)
         ids = ids_of(step, rows).to(device)
 
-        def loss(part: slice) -> tuple[Tensor, Figures]:
+        def loss(part: slice) -> tuple[Tensor, Metrics]:
             first, end = part.start * LENGTH, part.stop * LENGTH
             some = None if bounds is None else bounds[(bounds >= first) & (bounds <= end)] - first
             each = torch.empty(ids[part, 1:].shape, device=device)

@@ -34,9 +34,9 @@ def test_loss_and_gradients_are_those_of_a_cpu(
     found = []
     for place in (CPU, device):
         model, ids = model_on(place, **parts), ids_of(0, rows=3).to(place)
-        loss, figures = NextToken(z_loss=1e-3)(model, ids, bounds, 96)
+        loss, metrics = NextToken(z_loss=1e-3)(model, ids, bounds, 96)
         loss.backward()
-        found.append([loss, *figures.values(), *(weight.grad for weight in model.parameters())])
+        found.append([loss, *metrics.values(), *(weight.grad for weight in model.parameters())])
     for wanted, got in zip(*found, strict=True):
         assert relative(got, wanted) < 1e-4  # fp32 sums of up to 512 products in another order
 
@@ -63,14 +63,14 @@ def compiled_and_plain(device: torch.device, bounds: Tensor | None) -> None:
     torch.compiler.reset()
     found: list[list[Tensor]] = []
     for compiled in (False, True):
-        model, figures = model_on(device), list[Tensor]()
+        model, metrics = model_on(device), list[Tensor]()
         model.compile_blocks(compiled)
         for step in (0, 1):
             model.zero_grad()
             loss, _ = NextToken(z_loss=1e-3)(model, ids_of(step, rows=3).to(device), bounds, 96)
             loss.backward()
-            figures += [loss.detach(), *(weight.grad for weight in model.parameters() if weight.grad is not None)]
-        found.append(figures)
+            metrics += [loss.detach(), *(weight.grad for weight in model.parameters() if weight.grad is not None)]
+        found.append(metrics)
     plain, other = found
     assert all(relative(got, wanted) < 1e-4 for wanted, got in zip(plain, other, strict=True))
     log = Recorder()

@@ -57,7 +57,7 @@ def test_the_model_becomes_the_mean() -> None:
                 parameter.add_(step)
         weights.append([parameter.detach().clone() for parameter in model.parameters()])
         mean.after(step, 6, dict(model.named_parameters()))
-    mean.put(dict(model.named_parameters()))
+    mean.copy_to(dict(model.named_parameters()))
     for parameter, third, fifth in zip(model.parameters(), weights[3], weights[5], strict=True):
         torch.testing.assert_close(parameter.detach(), (third + fifth) / 2)
 
@@ -67,5 +67,5 @@ def test_last_leaves_every_bit() -> None:
     before = [parameter.detach().clone() for parameter in model.parameters()]
     mean = RunningAverage(Last())
     mean.after(0, 1, dict(model.named_parameters()))
-    mean.put(dict(model.named_parameters()))
+    mean.copy_to(dict(model.named_parameters()))
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

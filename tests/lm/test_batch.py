@@ -1,4 +1,4 @@
-"""Parts of a batch add up to the whole, in loss, figures and gradients, and memory decides how many there are."""
+"""Parts of a batch add up to the whole, in loss, metrics and gradients, and memory decides how many there are."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def batch_of(model) -> Batch:
 @given(st.integers(0, 200))
 def test_parts_give_the_gradients_of_the_whole(positions: int) -> None:
     model = toy_model().double()
-    whole, figures = backward(batch_of(model), 10_000)
+    whole, metrics = backward(batch_of(model), 10_000)
     grads = {name: weight.grad.clone() for name, weight in model.named_parameters()}
     model.zero_grad()
     parts, more = backward(batch_of(model), positions)
@@ -42,7 +42,7 @@ def test_parts_give_the_gradients_of_the_whole(positions: int) -> None:
     torch.testing.assert_close(parts, whole, rtol=1e-12, atol=0)
     for name, weight in model.named_parameters():
         torch.testing.assert_close(weight.grad, grads[name], rtol=1e-9, atol=1e-14)
-    assert more == figures == {"counted": MASK.sum()}
+    assert more == metrics == {"counted": MASK.sum()}
 
 
 @pytest.mark.parametrize(("positions", "expected"), [(0, 6), (15, 6), (16, 6), (33, 3), (50, 2), (96, 1), (1000, 1)])
@@ -83,8 +83,8 @@ def test_what_does_not_grow_with_the_rows_is_counted_once() -> None:
 
     def loss(rows: slice):
         """As if a tensor of 1000 floats were kept whatever the rows."""
-        share, figures = whole.loss(rows)
-        return share + 0 * torch.ones(1000, requires_grad=True).exp().sum(), figures
+        share, metrics = whole.loss(rows)
+        return share + 0 * torch.ones(1000, requires_grad=True).exp().sum(), metrics
 
     batch = Batch(6, 16, whole.tokens, loss)
     memory = (20 * model.num_parameters() + bytes_kept(model, batch) + 2.5 * bytes_kept(model, whole)) / 0.6

@@ -52,8 +52,8 @@ def trained(*methods: Config, **shape: object) -> Run:
             noise = torch.randn(weight.shape, generator=generator)
             weight.grad = noise if weight.requires_grad else None
         optimizer.step()
-        average.after(step, 2, parallel.held())
-        guard.keeps(step, 3.0 - step, 1.0)
+        average.after(step, 2, parallel.local_parameters())
+        guard.accept(step, 3.0 - step, 1.0)
     return run
 
 

@@ -13,7 +13,7 @@ from lm.config import ConfigError
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.schedules import Cosine
-from lm.training.batch import Batch, Figures, backward, cut, equal_parts, rows_at_once
+from lm.training.batch import Batch, Metrics, backward, cut, equal_parts, rows_at_once
 from lm.training.components import Component
 from lm.training.data.conversations import token_logps
 from lm.training.loop import train
@@ -97,7 +97,7 @@ def fit(
     def batch_at(step: int) -> Batch:
         ids = selector.batch(step)
 
-        def loss(rows: slice) -> tuple[Tensor, Figures]:
+        def loss(rows: slice) -> tuple[Tensor, Metrics]:
             everywhere = torch.arange((rows.stop - rows.start) * LENGTH)
             return -token_logps(model, ids[rows], everywhere).sum() / (ROWS * LENGTH), {}
 
@@ -138,7 +138,7 @@ def test_a_checkpoint_of_other_components_is_of_another_run(tmp_path: Path) -> N
 def pairs(model: Decoder, ids: Tensor) -> Batch:
     """A preference loss: of each pair of rows the first is to be likelier."""
 
-    def loss(rows: slice) -> tuple[Tensor, Figures]:
+    def loss(rows: slice) -> tuple[Tensor, Metrics]:
         everywhere = torch.arange((rows.stop - rows.start) * LENGTH)
         sums_P2 = token_logps(model, ids[rows], everywhere).sum(1).view(-1, 2)
         return -torch.nn.functional.logsigmoid(0.1 * (sums_P2[:, 0] - sums_P2[:, 1])).sum() / (len(ids) // 2), {}

@@ -15,45 +15,45 @@ def noise(count: int, seed: int = 0) -> list[float]:
 
 def test_a_spike_of_loss_or_of_gradient_is_skipped() -> None:
     guard = Guard(6.0, 0.0)
-    assert all(guard.keeps(step, loss, 1.0) for step, loss in enumerate(noise(WINDOW)))
-    assert not guard.keeps(128, 4.5, 1.0)
-    assert guard.keeps(129, 3.0, 1.0)
-    assert not guard.keeps(130, 3.0, 5.0)
-    assert guard.keeps(131, 0.1, 0.01)  # only what is too high
+    assert all(guard.accept(step, loss, 1.0) for step, loss in enumerate(noise(WINDOW)))
+    assert not guard.accept(128, 4.5, 1.0)
+    assert guard.accept(129, 3.0, 1.0)
+    assert not guard.accept(130, 3.0, 5.0)
+    assert guard.accept(131, 0.1, 0.01)  # only what is too high
 
 
 def test_nothing_is_skipped_before_half_a_window_or_when_off() -> None:
     early, off = Guard(6.0, 0.0), Guard(0.0, 0.0)
     for step, loss in enumerate(noise(WINDOW // 2 - 1)):
-        early.keeps(step, loss, 1.0)
-        off.keeps(step, loss, 1.0)
-    assert early.keeps(63, 100.0, 1.0)
-    assert all(off.keeps(step, 1000.0, 1000.0) for step in range(200))
+        early.accept(step, loss, 1.0)
+        off.accept(step, loss, 1.0)
+    assert early.accept(63, 100.0, 1.0)
+    assert all(off.accept(step, 1000.0, 1000.0) for step in range(200))
 
 
 def test_a_lasting_change_of_level_is_accepted() -> None:
     guard = Guard(3.0, 0.0)
     for step, loss in enumerate(noise(WINDOW)):
-        guard.keeps(step, loss, 1.0)
-    kept = [guard.keeps(WINDOW + step, loss + 2, 1.0) for step, loss in enumerate(noise(WINDOW, 1))]
+        guard.accept(step, loss, 1.0)
+    kept = [guard.accept(WINDOW + step, loss + 2, 1.0) for step, loss in enumerate(noise(WINDOW, 1))]
     assert not kept[0] and all(kept[WINDOW // 2 :])
 
 
 def test_divergence_ends_training_and_says_where() -> None:
     guard = Guard(0.0, 1.5)
     for step, loss in enumerate(noise(FEW)):
-        assert guard.keeps(step, loss, 1.0)
+        assert guard.accept(step, loss, 1.0)
     # the mean of 32 passes 1.5 * 3 with the 16th or 17th loss of 6
     for step in range(FEW, FEW + 15):
-        guard.keeps(step, 6.0, 1.0)
+        guard.accept(step, 6.0, 1.0)
     with pytest.raises(Diverged, match=r"step 64: the mean loss of 32 steps is .* lower the learning rate"):
-        guard.keeps(64, 50.0, 1.0)
+        guard.accept(64, 50.0, 1.0)
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan)])
 def test_what_is_not_finite_ends_training_at_once(loss: float, norm: float) -> None:
     with pytest.raises(Diverged, match="step 7"):
-        Guard(0.0, 0.0).keeps(7, loss, norm)
+        Guard(0.0, 0.0).accept(7, loss, norm)
 
 
 def test_a_resumed_guard_decides_as_a_whole_one() -> None:
@@ -64,7 +64,7 @@ def test_a_resumed_guard_decides_as_a_whole_one() -> None:
         if step % 50 == 49:
             saved, cut = cut.state(), Guard(4.0, 5.0)
             cut.load(saved)
-        decisions.append((whole.keeps(step, loss, loss), cut.keeps(step, loss, loss)))
+        decisions.append((whole.accept(step, loss, loss), cut.accept(step, loss, loss)))
     assert all(a == b for a, b in decisions) and not all(a for a, _ in decisions)
 
 
@@ -72,7 +72,7 @@ def test_a_resumed_guard_gives_up_where_a_whole_one_does() -> None:
     """It compares with how the run began, which was long before the stop."""
     whole, cut = Guard(0.0, 2.0), Guard(0.0, 2.0)
     for step in range(2 * FEW):
-        assert whole.keeps(step, 1.0, 1.0) and cut.keeps(step, 1.0, 1.0)
+        assert whole.accept(step, 1.0, 1.0) and cut.accept(step, 1.0, 1.0)
     saved, cut = cut.state(), Guard(0.0, 2.0)
     cut.load(saved)
     ended = []
@@ -85,4 +85,4 @@ def test_a_resumed_guard_gives_up_where_a_whole_one_does() -> None:
 
 def see_worse(guard: Guard) -> None:
     for step in range(2 * FEW, 9 * FEW):
-        guard.keeps(step, 3.0, 1.0)
+        guard.accept(step, 3.0, 1.0)

@@ -16,7 +16,7 @@ from lm.linears.base import Held, flops_of, roles_of
 from lm.model import Block, Decoder
 from lm.optimizers import AdamW, Muon
 from lm.schedules import Cosine
-from lm.training.batch import Batch, Figures, backward
+from lm.training.batch import Batch, Metrics, backward
 from lm.training.data.conversations import token_logps
 from lm.training.flops import flops_per_token
 from lm.training.loop import train
@@ -49,7 +49,7 @@ def disturbed(model: Decoder) -> Decoder:
 
 
 def batch_of(model: Decoder) -> Batch:
-    def loss(rows: slice) -> tuple[Tensor, Figures]:
+    def loss(rows: slice) -> tuple[Tensor, Metrics]:
         everywhere = torch.arange((rows.stop - rows.start) * 12)
         return -token_logps(model, IDS[rows], everywhere).sum() / 48, {}
 
@@ -185,6 +185,18 @@ def test_lora_of_some_matrices_leaves_the_others_as_they_are(tmp_path: Path) -> 
     for name in moved:
         singular = torch.linalg.svdvals(end[name] - start[name])
         assert singular[1] > 1e-3 * singular[0] and singular[2] < 1e-4 * singular[0]  # rank 2
+
+
+def test_every_parameter_of_lora_counts(tmp_path: Path) -> None:
+    found: dict[bytes, LoRA] = {}
+    others = [LoRA(rank=4), LoRA(alpha=8.0), LoRA(matrices=["up"]), LoRA(seed=1)]
+    assert {name for other in others for name in other.model_fields_set} == LoRA.model_fields.keys() - {"name"}
+    for number, method in enumerate([LoRA(), *others]):
+        recipe = Recipe(optimizer=AdamW(), schedule=Cosine(), average=Ema(), linear=method)
+        state = fit(recipe, tmp_path / str(number)).state_dict()
+        made = b"".join(weight.numpy().tobytes() for weight in state.values())
+        assert made not in found, f"{method} is {found[made]}"
+        found[made] = method
 
 
 def test_lora_of_a_matrix_that_there_is_not_is_one_line() -> None:

@@ -17,7 +17,7 @@ from lm.hugging_face.config import to_theirs
 from lm.hugging_face.load import their_name
 from lm.model import Block, Cache, Decoder, ModelConfig
 from lm.sampler import generate
-from lm.training.batch import Batch, Figures, backward, with_auxiliary
+from lm.training.batch import Batch, Metrics, backward, with_auxiliary
 from lm.training.flops import flops_per_token
 from tests.lm.models import toy_model, toy_tokenizer
 
@@ -295,7 +295,7 @@ def test_what_a_part_adds_to_the_loss_is_learned_from(recompute: bool) -> None:
     model = toy_model(seed=1)
     ids = ids_of(4, TOKENS)
 
-    def loss(rows: slice) -> tuple[Tensor, Figures]:
+    def loss(rows: slice) -> tuple[Tensor, Metrics]:
         return model(ids[rows]).square().mean() * ((rows.stop - rows.start) / 4), {}
 
     plain, _ = backward(with_auxiliary(Batch(4, TOKENS, 72, loss), model), 1000)
@@ -305,10 +305,10 @@ def test_what_a_part_adds_to_the_loss_is_learned_from(recompute: bool) -> None:
     found = []
     for positions in (1000, TOKENS):
         model.zero_grad()
-        added, figures = backward(with_auxiliary(Batch(4, TOKENS, 72, loss), model), positions)
+        added, metrics = backward(with_auxiliary(Batch(4, TOKENS, 72, loss), model), positions)
         found.append(model.blocks[1].ffn.inner.down.weight.grad.clone())
-        torch.testing.assert_close(added, plain + figures["auxiliary_loss"])
-        assert figures["auxiliary_loss"] > 0
+        torch.testing.assert_close(added, plain + metrics["auxiliary_loss"])
+        assert metrics["auxiliary_loss"] > 0
     torch.testing.assert_close(found[0], found[1])
     assert not torch.allclose(found[0], before)
     with torch.no_grad():

@@ -84,7 +84,7 @@ def a_step_of_fsdp(rank: int) -> None:
     sharded, whole = parallel.distribute(model, method), method.build(named, roles_of(plain))
     for step in range(3):
         for name, grad in gradients(plain, step).items():
-            parallel.held()[name].grad = parallel.part(name, grad)
+            parallel.local_parameters()[name].grad = parallel.shard(name, grad)
             dict(plain.named_parameters())[name].grad = grad
         sharded.step()
         whole.step()

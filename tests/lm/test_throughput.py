@@ -33,7 +33,7 @@ def test_first_steps_and_checkpoints_do_not_count(monkeypatch: pytest.MonkeyPatc
     assert [clock.step(seconds) for seconds in (32.0, 2.0)] == [2.0, 32.0]
     assert clock.step(2.0, pause=1000.0) == 32.0
     assert clock.step(4.0) == pytest.approx(3 * 64 / 8)
-    found = clock.speed.facts()
+    found = clock.speed.run_stats()
     assert found["tokens_per_second"] == pytest.approx(24.0)
     assert found["flops_per_second"] == pytest.approx(24.0 * flops_per_token(MODEL, 16))
 
@@ -47,4 +47,4 @@ def test_the_speed_is_that_of_the_last_steps(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_nothing_is_told_before_the_first_step() -> None:
-    assert Throughput(MODEL, torch.device("cpu")).facts() == {}
+    assert Throughput(MODEL, torch.device("cpu")).run_stats() == {}

@@ -18,7 +18,7 @@ from lm.config import ConfigError, methods_of
 from lm.optimizers import AdamW
 from lm.schedules import Cosine
 from lm.training.batch import Batch
-from lm.training.data.conversations import Conversation, chosen, collate, places, token_logps
+from lm.training.data.conversations import Conversation, collate, places, sample_indices, token_logps
 from lm.training.data.plan import Plan
 from lm.training.flops import flops_per_token
 from lm.training.loop import train
@@ -131,8 +131,8 @@ def test_a_resumed_run_keeps_to_the_parts_of_its_first_batch(tmp_path: Path, mon
             even = batches(model)(step)
 
             def loss(rows: slice):
-                first, figures = even.loss(rows)
-                return (first + 0.5 * even.loss(rows)[0], figures) if step % 2 else (first, figures)
+                first, metrics = even.loss(rows)
+                return (first + 0.5 * even.loss(rows)[0], metrics) if step % 2 else (first, metrics)
 
             return Batch(4, 16, 64, loss)
 
@@ -304,7 +304,7 @@ def test_log_probabilities_where_they_are_asked_for_equal_those_of_all_logits(te
 @settings(deadline=None, max_examples=50, derandomize=True)
 @given(st.integers(1, 40), st.integers(1, 17), st.integers(0, 5))
 def test_every_pass_chooses_each_member_once(population: int, batch: int, seed: int) -> None:
-    picks = [i for step in range(3 * population) for i in chosen(step, batch, population, seed)]
+    picks = [i for step in range(3 * population) for i in sample_indices(step, batch, population, seed)]
     for start in range(0, len(picks) - population + 1, population):
         assert sorted(picks[start : start + population]) == list(range(population))
 

@@ -13,7 +13,7 @@ from lm.averages import Ema
 from lm.optimizers import AdamW, Muon
 from lm.optimizers.adamw import AdamWOptimizer
 from lm.training.ahead import Ahead
-from lm.training.batch import Batch, Figures
+from lm.training.batch import Batch, Metrics
 from lm.training.loop import train
 from lm.training.recipe import Recipe
 from lm.transfer import Tensors
@@ -47,7 +47,7 @@ class Counting(Witness):
 
 
 def fitted(how: Recipe, log: Counting, device: Device | None, more: Callable[[Tensor], Any]) -> Counting:
-    """A run whose batches, figures and traces are those of a stage; `more` makes a figure of the loss."""
+    """A run whose batches, metrics and traces are those of a stage; `more` makes a figure of the loss."""
     model = toy_model(seed=1)
     if device:
         device.put_model(model)
@@ -58,7 +58,7 @@ def fitted(how: Recipe, log: Counting, device: Device | None, more: Callable[[Te
     def batch(step: int, host: Tensors, here: Tensors) -> Batch:
         ids, losses = here[0], []
 
-        def loss(rows: slice) -> tuple[Tensor, Figures]:
+        def loss(rows: slice) -> tuple[Tensor, Metrics]:
             x_TD = model.hidden(ids[rows, :-1]).flatten(0, 1)
             share, cross_entropy = linear_cross_entropy(
                 x_TD, model.head_weight, ids[rows, 1:].flatten(), denominator=64

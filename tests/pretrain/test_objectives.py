@@ -33,7 +33,7 @@ TOKENS = torch.tensor([[1, 2, 0, 2], [0, 0, 1, 1]])
 
 
 def mean(method: Config, model: nn.Module, tokens: Tensor) -> tuple[Tensor, dict]:
-    """Loss and figures over all predictions."""
+    """Loss and metrics over all predictions."""
     return method(model, tokens, None, tokens[:, 1:].numel())
 
 
@@ -96,17 +96,17 @@ def test_is_the_mean_over_all_predictions() -> None:
     model = Bigram(3)
     logp = model.table.weight.log_softmax(-1)
     every = [-logp[row[t], row[t + 1]] for row in TOKENS for t in range(3)]
-    loss, figures = mean(NextToken(), model, TOKENS)
-    assert loss.item() == pytest.approx(sum(every).item() / 6, abs=1e-6) and figures == {}
+    loss, metrics = mean(NextToken(), model, TOKENS)
+    assert loss.item() == pytest.approx(sum(every).item() / 6, abs=1e-6) and metrics == {}
 
 
 def test_uniform_logits_cost_log_vocabulary_and_z_loss_its_square() -> None:
     model = Bigram(8)
     nn.init.zeros_(model.table.weight)
     assert mean(NextToken(), model, TOKENS)[0].item() == pytest.approx(math.log(8))
-    loss, figures = mean(NextToken(z_loss=0.5), model, TOKENS)
+    loss, metrics = mean(NextToken(z_loss=0.5), model, TOKENS)
     assert loss.item() == pytest.approx(math.log(8) + 0.5 * math.log(8) ** 2)
-    assert figures == {
+    assert metrics == {
         "cross_entropy": pytest.approx(math.log(8)),
         "squared_log_partition": pytest.approx(math.log(8) ** 2),
     }

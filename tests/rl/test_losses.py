@@ -66,10 +66,10 @@ def test_parts_of_a_batch_add_up(method: type[Config], over: str) -> None:
     logp, advantages, mask = tokens()
     old = logp.roll(1, 0)
     weights = method(over=over).weights(mask, 5)
-    whole, figures = method(over=over)(logp, old, advantages, weights)
+    whole, metrics = method(over=over)(logp, old, advantages, weights)
     parts = [method(over=over)(logp[s], old[s], advantages[s], weights[s]) for s in (slice(0, 1), slice(1, 4))]
     torch.testing.assert_close(whole, sum(loss for loss, _ in parts))
-    for name, figure in figures.items():
+    for name, figure in metrics.items():
         torch.testing.assert_close(figure, sum(more[name] for _, more in parts))
 
 
@@ -91,8 +91,8 @@ def test_tokens_outside_the_mask_do_not_matter_even_when_infinite(method: type[C
 @OVER
 def test_an_empty_mask_costs_nothing(method: type[Config], over: str) -> None:
     logp, advantages, mask = tokens()
-    loss, figures = method(over=over)(logp, logp, advantages, method(over=over).weights(0 * mask, 5))
-    assert loss == 0 and all(math.isfinite(value) for value in figures.values())
+    loss, metrics = method(over=over)(logp, logp, advantages, method(over=over).weights(0 * mask, 5))
+    assert loss == 0 and all(math.isfinite(value) for value in metrics.values())
 
 
 @EVERY
@@ -113,8 +113,8 @@ def test_the_head_that_sees_answers_alone_gives_the_gradients_of_all_logits(
     old = (plain + 0.4 * torch.randn(4, 8, generator=generator)).detach()
     found = []
     for logps in (plain, token_logps(model, ids, places(mask), temperature)):
-        loss, figures = method()(logps, old, advantages, weights)
-        found.append((loss, figures, torch.autograd.grad(loss, list(model.parameters()))))
+        loss, metrics = method()(logps, old, advantages, weights)
+        found.append((loss, metrics, torch.autograd.grad(loss, list(model.parameters()))))
     (wanted, wanted_figures, wanted_grads), (got, got_figures, got_grads) = found
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(got_figures, wanted_figures, rtol=1e-4, atol=1e-6)
@@ -129,12 +129,12 @@ def test_clipping_by_hand() -> None:
     ratio, advantages = torch.tensor([[1.5], [1.5], [0.5], [0.5], [1.1]]), torch.tensor([2.0, -2.0, 2.0, -2.0, 1.0])
     old, tenths = torch.full((5, 1), -1.0), torch.full((5, 1), 0.1)
     method = PolicyGradient(clip_low=0.2, clip_high=0.3)
-    loss, figures = method(old + ratio.log(), old, advantages, tenths)
+    loss, metrics = method(old + ratio.log(), old, advantages, tenths)
     assert loss.item() == pytest.approx(-0.01, abs=1e-7)  # float32: terms of about 1, each exact to 6e-8, over 10
-    assert figures["clip_fraction"].item() == pytest.approx(0.2)
+    assert metrics["clip_fraction"].item() == pytest.approx(0.2)
     # ratio - 1 - log ratio, a tenth of each
     kl = (2 * (0.5 - math.log(1.5)) + 2 * (-0.5 - math.log(0.5)) + 0.1 - math.log(1.1)) / 10
-    assert figures["approximate_kl"].item() == pytest.approx(kl, abs=1e-6)
+    assert metrics["approximate_kl"].item() == pytest.approx(kl, abs=1e-6)
     grad = gradient(method, old + ratio.log(), old, advantages, tenths)
     torch.testing.assert_close(grad, torch.tensor([[0.0], [0.3], [-0.1], [0.0], [-0.11]]))
 
@@ -143,5 +143,5 @@ def test_reinforce_by_hand() -> None:
     # -(2 * -1 + -3 * -0.5 + -3 * -1) / 4; the third answer has no weight
     logp = torch.tensor([[-1.0, -9.0], [-0.5, -1.0], [-7.0, -7.0]])
     weights = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]) / 4
-    loss, figures = Reinforce()(logp, torch.zeros(3, 2), torch.tensor([2.0, -3.0, 1.0]), weights)
-    assert loss.item() == pytest.approx(-0.625) and figures == {}
+    loss, metrics = Reinforce()(logp, torch.zeros(3, 2), torch.tensor([2.0, -3.0, 1.0]), weights)
+    assert loss.item() == pytest.approx(-0.625) and metrics == {}

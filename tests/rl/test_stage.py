@@ -176,7 +176,7 @@ def test_an_update_reads_what_was_sampled() -> None:
     assert got.mask_BT.tolist() == [[0, 0, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]]
     assert (got.logp_old_BT * got.mask_BT).tolist() == [[0, 0, -0.5, -0.25], [-2, 0, 0, 0], [0, 0, 0, 0]]
     assert got.advantages_B.tolist() == [0.25, -0.25, 0]
-    assert got.figures() == {
+    assert got.metrics() == {
         "reward": 0.75,
         "completion_tokens": pytest.approx(5 / 3),
         "finished": pytest.approx(2 / 3),

@@ -12,7 +12,7 @@ from lm.checkpoint import load_model, save_model
 from lm.optimizers import AdamW
 from lm.problems import Arithmetic
 from lm.schedules import Wsd
-from lm.training.data.conversations import chosen
+from lm.training.data.conversations import sample_indices
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.sft.stage import SftConfig, conversations_of, run
@@ -105,10 +105,10 @@ def test_nothing_that_fits_is_said(tmp_path: Path) -> None:
 
 def test_every_pass_has_every_conversation_once_in_an_order_of_its_own() -> None:
     population, batch = 12, 5
-    seen = [i for step in range(math.ceil(2 * population / batch)) for i in chosen(step, batch, population, 3)]
+    seen = [i for step in range(math.ceil(2 * population / batch)) for i in sample_indices(step, batch, population, 3)]
     first, second = seen[:population], seen[population : 2 * population]
     assert sorted(first) == sorted(second) == list(range(population)) and first != second
-    assert chosen(0, batch, population, 3) != chosen(0, batch, population, 4)
+    assert sample_indices(0, batch, population, 3) != sample_indices(0, batch, population, 4)
 
 
 def test_the_host_waits_for_the_device_once_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

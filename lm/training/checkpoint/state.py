@@ -31,7 +31,7 @@ def tensors_of(run: Run) -> dict[str, Tensor]:
     parallel, average, guard, execution, components = run
     kept = {name: weight for name, weight in parallel.weights().items() if name not in parallel.staying}
     found = {f"model.{name}": weight for name, weight in kept.items()}
-    found |= {f"average.{name}": parallel.whole(name, mean) for name, mean in average.mean.items()}
+    found |= {f"average.{name}": parallel.gather(name, mean) for name, mean in average.mean.items()}
     found |= {f"optimizer.{slot}": value for slot, value in parallel.slots().items()}
     found |= {f"guard.{name}": values for name, values in guard.state().items()}
     found |= {f"execution.{name}": value for name, value in execution.state().items()}
@@ -80,11 +80,11 @@ def put(found: dict[str, Tensor], run: Run) -> None:
     execution.load(_under("execution.", found))
     for component in components:
         component.load(_under(f"components.{component.name}.", found))
-    parallel.put_weights(_under("model.", found))
-    parallel.put_slots(_under("optimizer.", found))
-    held = parallel.held()
+    parallel.load_model_state(_under("model.", found))
+    parallel.load_optimizer_state(_under("optimizer.", found))
+    held = parallel.local_parameters()
     average.mean = {
-        name: parallel.part(name, mean).to(held[name].device, copy=True)
+        name: parallel.shard(name, mean).to(held[name].device, copy=True)
         for name, mean in _under("average.", found).items()
     }
 

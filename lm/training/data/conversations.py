@@ -58,7 +58,7 @@ def token_logps(model: Decoder, ids_BN: Tensor, places_K: Tensor, temperature: f
     return logp_K.new_zeros(targets_BT.numel()).index_copy(0, places_K, logp_K).view_as(targets_BT)
 
 
-def chosen(step: int, batch: int, population: int, seed: int) -> list[int]:
+def sample_indices(step: int, batch: int, population: int, seed: int) -> list[int]:
     """The members of a step's batch: every pass over the population is a new shuffle, and each step finds its place alone."""
     picks = []
     for place in range(step * batch, (step + 1) * batch):

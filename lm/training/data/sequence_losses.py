@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lm.distributed import rank, ranks
+from lm.distributed import rank, world_size
 
 
 class SequenceLosses:
@@ -39,7 +39,7 @@ class SequenceLosses:
         for rows, losses_R in self._rows:
             losses_B[rows] = losses_R
         self._rows.clear()
-        if ranks() > 1:
+        if world_size() > 1:
             dist.all_reduce(losses_B, dist.ReduceOp.MAX)  # a row may be said twice: memory is measured by the first two
         return losses_B
 

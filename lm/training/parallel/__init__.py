@@ -3,14 +3,14 @@
 import os
 
 from lm.config import ConfigError
-from lm.distributed import ranks
+from lm.distributed import world_size
 from lm.settings import OFFLOAD, PARALLEL
 from lm.training.parallel.base import Parallel
 from lm.training.parallel.exact import Exact
 from lm.training.recipe import Recipe
 
 
-def chosen(recipe: Recipe) -> Parallel:
+def make_parallel(recipe: Recipe) -> Parallel:
     """What TOKENMILL_PARALLEL names, exact where it is not set; TOKENMILL_OFFLOAD=1 keeps in host memory what it can.
 
     A run of one process is exact, whatever they say. Raises ConfigError for a kind there is not.
@@ -18,7 +18,7 @@ def chosen(recipe: Recipe) -> Parallel:
     kind, offload = PARALLEL.read(), OFFLOAD.read() == "1"
     if offload and kind in ("exact", "ddp"):
         raise ConfigError(f"{OFFLOAD.name}: {kind} keeps all weights on the device: use fsdp or a zero")
-    if kind == "exact" or ranks() == 1:
+    if kind == "exact" or world_size() == 1:
         return Exact(recipe.shards)
     # each imported when it is chosen: FSDP and DeepSpeed take seconds
     if kind == "ddp":
@@ -36,4 +36,4 @@ def chosen(recipe: Recipe) -> Parallel:
 
 def parts_of_a_batch(recipe: Recipe) -> int:
     """Into how many equal parts the rows of every batch must divide."""
-    return recipe.shards if PARALLEL.read() == "exact" or ranks() == 1 else ranks()
+    return recipe.shards if PARALLEL.read() == "exact" or world_size() == 1 else world_size()

@@ -8,11 +8,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lm.distributed import ranks
+from lm.distributed import world_size
 from lm.linears.base import roles_of
 from lm.model import Decoder
 from lm.optimizers.base import SCALARS, Optimizer
-from lm.training.batch import Batch, Figures
+from lm.training.batch import Batch, Metrics
 
 Result = TypeVar("Result")
 
@@ -47,72 +47,72 @@ class Parallel(ABC):
         self.slot_names = {name: slots[weight] for name, weight in given.items() if weight in slots}
         self.staying = given.keys() - self.slot_names.keys()
 
-    def inside(self, call: Callable[[], Result]) -> Result:
+    def call(self, call: Callable[[], Result]) -> Result:
         """The result of a call that uses the model other than in a batch's loss."""
         return call()
 
     def memory_share(self, device: torch.device) -> float:
         """The part of the device's memory that this rank may use: ranks have a GPU each and share a machine's memory."""
-        return 1.0 if device.type == "cuda" else 1 / ranks()
+        return 1.0 if device.type == "cuda" else 1 / world_size()
 
     @abstractmethod
-    def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Figures]:
-        """(loss, figures) of the whole batch, the same on every rank; the gradients are then ready for `clip` and `step`.
+    def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Metrics]:
+        """(loss, metrics) of the whole batch, the same on every rank; the gradients are then ready for `clip` and `step`.
 
         Raises ConfigError for a batch that the ranks cannot divide.
         """
 
     def clip(self, limit: float) -> Tensor:
         """Scale the gradients down to a norm of `limit`; returns the norm they had."""
-        return torch.nn.utils.clip_grad_norm_(self.held().values(), limit)
+        return torch.nn.utils.clip_grad_norm_(self.local_parameters().values(), limit)
 
     def step(self) -> None:
         """Update the weights."""
         self.optimizer.step()
 
-    def forget(self) -> None:
+    def zero_grad(self) -> None:
         """Drop the gradients."""
         self.optimizer.zero_grad(set_to_none=True)
 
-    def held(self) -> dict[str, Tensor]:
+    def local_parameters(self) -> dict[str, Tensor]:
         """What this rank updates of each parameter, by the parameter's name."""
         return dict(self.model.named_parameters())
 
     def learned(self) -> dict[str, Tensor]:
         """What this rank updates of each parameter that is trained, by its name."""
-        return {name: weight for name, weight in self.held().items() if name not in self.staying}
+        return {name: weight for name, weight in self.local_parameters().items() if name not in self.staying}
 
-    def whole(self, name: str, held: Tensor) -> Tensor:
+    def gather(self, name: str, held: Tensor) -> Tensor:
         """A tensor of this parameter's shape, of which this rank has the part that it updates."""
         return held
 
-    def part(self, name: str, whole: Tensor) -> Tensor:
+    def shard(self, name: str, whole: Tensor) -> Tensor:
         """The part of a whole tensor that this rank updates."""
         return whole
 
     def slots(self) -> dict[str, Tensor]:
         """The optimizer's state as <slot>.<parameter>, whole."""
         found = {}
-        for name, weight in self.held().items():
+        for name, weight in self.local_parameters().items():
             for slot, value in self.optimizer.state.get(weight, {}).items():
-                found[f"{slot}.{name}"] = value if slot in SCALARS else self.whole(name, value)
+                found[f"{slot}.{name}"] = value if slot in SCALARS else self.gather(name, value)
         return found
 
-    def put_slots(self, slots: dict[str, Tensor]) -> None:
+    def load_optimizer_state(self, slots: dict[str, Tensor]) -> None:
         """Bring the optimizer to the state of `slots()`, whatever ranks it came from."""
         self.optimizer.state.clear()
-        held = self.held()
+        held = self.local_parameters()
         for key, value in slots.items():
             slot, _, name = key.partition(".")
             weight = held[name]
-            found = value if slot in SCALARS else self.part(name, value)
+            found = value if slot in SCALARS else self.shard(name, value)
             self.optimizer.state[weight][slot] = found.to("cpu" if slot in SCALARS else weight.device, copy=True)
 
     def weights(self) -> dict[str, Tensor]:
         """The model's state, whole."""
         return self.model.state_dict()
 
-    def put_weights(self, weights: dict[str, Tensor]) -> None:
+    def load_model_state(self, weights: dict[str, Tensor]) -> None:
         """Bring the model to a whole state, in which the parameters that are not trained may be missing."""
         self.model.load_state_dict(weights, strict=False)
 
@@ -120,7 +120,7 @@ class Parallel(ABC):
         """Make the model a plain one again, with all weights on every rank, in evaluation mode."""
         self.model.eval()
 
-    def agree(self, value: int) -> int:
+    def all_reduce_min(self, value: int) -> int:
         """Smallest of the ranks' values."""
         return _reduced([value], dist.ReduceOp.MIN)[0]
 
@@ -130,7 +130,7 @@ class Parallel(ABC):
 
 
 def _reduced(values: list[int], by: Any) -> list[int]:
-    if ranks() == 1:
+    if world_size() == 1:
         return values
     tensor = torch.tensor(values)
     dist.all_reduce(tensor, by)

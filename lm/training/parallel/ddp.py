@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lm.config import ConfigError
-from lm.distributed import rank, ranks
+from lm.distributed import rank, world_size
 from lm.model import Decoder
 from lm.optimizers.base import Optimizer
 from lm.settings import PARALLEL
-from lm.training.batch import Batch, Figures, cut, equal_parts, number_on, rows_at_once
+from lm.training.batch import Batch, Metrics, cut, equal_parts, number_on, rows_at_once
 from lm.training.parallel.base import Parallel
 
 Result = TypeVar("Result")
@@ -62,34 +62,34 @@ class DDP(Parallel):
         self.module = DistributedDataParallel(Call(model), gradient_as_bucket_view=True)
         return optimizer
 
-    def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Figures]:
-        mine = cut(batch, ranks(), "ranks")[rank()]
+    def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Metrics]:
+        mine = cut(batch, world_size(), "ranks")[rank()]
         shares: dict[str, Tensor | float] = {}
         for some in equal_parts(mine, rows_at_once(batch, positions), batch.together):
-            share, figures = self.share(batch, some, last=some.stop == mine.stop)
-            for name, value in {"": share, **figures}.items():
+            share, metrics = self.share(batch, some, last=some.stop == mine.stop)
+            for name, value in {"": share, **metrics}.items():
                 shares[name] = shares.get(name, 0.0) + value
         names, device = sorted(shares), self.model.embedding.weight.device
         summed = torch.stack([number_on(device, shares[name]) for name in names])
         dist.all_reduce(summed)
-        found: Figures = dict(zip(names, summed, strict=True))
+        found: Metrics = dict(zip(names, summed, strict=True))
         return torch.as_tensor(found.pop("")), found
 
-    def share(self, batch: Batch, rows: slice, last: bool) -> tuple[Tensor, Figures]:
-        """(loss, figures) of the rows, after their backward; `last`: of the rank's rows in this step."""
+    def share(self, batch: Batch, rows: slice, last: bool) -> tuple[Tensor, Metrics]:
+        """(loss, metrics) of the rows, after their backward; `last`: of the rank's rows in this step."""
         alone = self.optimizer.exchanges or not last
         with self.module.no_sync() if alone else nullcontext():
-            share, figures = self.module(batch.loss, rows)
+            share, metrics = self.module(batch.loss, rows)
             # the mean over ranks is then their sum
-            (share * ranks()).backward()
-        return share.detach(), figures
+            (share * world_size()).backward()
+        return share.detach(), metrics
 
     def clip(self, limit: float) -> Tensor:
         """An optimizer that exchanges gradients itself has those of the rank clipped; the norm is then the ranks' mean."""
         norm = super().clip(limit)
         if self.optimizer.exchanges:
             dist.all_reduce(norm)
-            norm /= ranks()
+            norm /= world_size()
         return norm
 
     def slots(self) -> dict[str, Tensor]:
@@ -98,13 +98,13 @@ class DDP(Parallel):
         found = super().slots()
         for key, value in found.items():
             if key.partition(".")[0] in self.optimizer.own_slots:
-                rows = [torch.empty_like(value) for _ in range(ranks())]
+                rows = [torch.empty_like(value) for _ in range(world_size())]
                 dist.all_gather(rows, value)
                 found[key] = torch.stack(rows)
         return found
 
-    def put_slots(self, slots: dict[str, Tensor]) -> None:
+    def load_optimizer_state(self, slots: dict[str, Tensor]) -> None:
         """State that is a rank's own comes back where there are as many ranks; else it begins anew."""
         own = {key for key in slots if key.partition(".")[0] in self.optimizer.own_slots}
         kept = {key: value for key, value in slots.items() if key not in own}
-        super().put_slots(kept | {key: slots[key][rank()] for key in own if len(slots[key]) == ranks()})
+        super().load_optimizer_state(kept | {key: slots[key][rank()] for key in own if len(slots[key]) == world_size()})

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from lm.config import ConfigError
-from lm.distributed import rank, ranks
+from lm.distributed import rank, world_size
 from lm.model import Decoder
 from lm.optimizers.base import Optimizer
-from lm.training.batch import Batch, Figures, backward, cut
+from lm.training.batch import Batch, Metrics, backward, cut
 from lm.training.parallel.base import Parallel
 from lm.training.parallel.sums import Sums
 
@@ -23,34 +23,35 @@ class Exact(Parallel):
     """
 
     def __init__(self, shards: int) -> None:
-        if ranks() > shards:  # both are powers of two, else ranks() would not divide either
+        world = world_size()
+        if world > shards:  # both are powers of two, else they would not divide either
             raise ConfigError(
-                f"shards: {shards} cannot be divided among {ranks()} ranks: set it to {ranks()} or more in this stage's "
-                "section, or train in other bits with TOKENMILL_PARALLEL=ddp"
+                f"shards: {shards} cannot be divided among {world} ranks: set it to {world} or more in this stage's section, "
+                "or train in other bits with TOKENMILL_PARALLEL=ddp"
             )
-        if ranks() & (ranks() - 1):
-            raise ConfigError(f"TOKENMILL_RANKS: {ranks()} is no power of two, and shards are")
+        if world_size() & (world_size() - 1):
+            raise ConfigError(f"TOKENMILL_RANKS: {world_size()} is no power of two, and shards are")
         self.shards = shards
 
     def distribute(self, model: Decoder, method: Any) -> Optimizer:
         optimizer = super().distribute(model, method)
-        if optimizer.exchanges and ranks() > 1:
+        if optimizer.exchanges and world_size() > 1:
             raise ConfigError(f"optimizer: {method.name} gives other bits for other ranks: set TOKENMILL_PARALLEL=ddp")
-        self._sums = Sums(list(self.held().values()), self.shards) if self.shards > 1 else None
+        self._sums = Sums(list(self.local_parameters().values()), self.shards) if self.shards > 1 else None
         return optimizer
 
     def memory_share(self, device: torch.device) -> float:
         return 1.0 if device.type == "cuda" else 1 / self.shards
 
-    def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Figures]:
+    def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Metrics]:
         if self._sums is None:
             return backward(batch, positions)
-        each = self.shards // ranks()
+        each = self.shards // world_size()
         mine = cut(batch, self.shards, "shards")[rank() * each : (rank() + 1) * each]
         for rows in mine:
-            loss, figures = backward(batch, positions, rows, self._sums.watch if rows is mine[-1] else None)
-            names = sorted(figures)
-            self._sums.add([loss, *(figures[name] for name in names)])
+            loss, metrics = backward(batch, positions, rows, self._sums.watch if rows is mine[-1] else None)
+            names = sorted(metrics)
+            self._sums.add([loss, *(metrics[name] for name in names)])
         loss, *values = self._sums.hand_out(1 + len(names))
         return loss, dict(zip(names, values, strict=True))
 

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from lm.distributed import mean_, ranks
+from lm.distributed import mean_, world_size
 from lm.linears.base import roles_of
 from lm.model import Decoder
 from lm.optimizers.base import SCALARS, Optimizer, State
 from lm.optimizers.orthogonal import MuonOptimizer, orthogonalised
-from lm.training.batch import Batch, Figures
+from lm.training.batch import Batch, Metrics
 from lm.training.memory import SHARE, memory_bytes
 from lm.training.parallel.ddp import DDP, Call, refuse
 from lm.training.precision import products
@@ -93,33 +93,33 @@ class FSDP(DDP):
 
     def _may_keep(self, model: Decoder, device: torch.device, dtype: torch.dtype) -> bool:
         """Whether a step keeps whole weights and gradients, the same on every rank; takes note of what memory it takes."""
-        cut, gathered = type(self).bytes_a_weight / ranks(), dtype.itemsize + 4.0
+        cut, gathered = type(self).bytes_a_weight / world_size(), dtype.itemsize + 4.0
         room = SHARE * self.memory_share(device) * memory_bytes(device)
         trained = model.num_trained()
-        taken = (cut + gathered) * trained + (4.0 / ranks() + dtype.itemsize) * (model.num_parameters() - trained)
+        taken = (cut + gathered) * trained + (4.0 / world_size() + dtype.itemsize) * (model.num_parameters() - trained)
         fits = not self._offload and taken <= room / 2
-        keeps = bool(self.agree(fits))
+        keeps = bool(self.all_reduce_min(fits))
         self.bytes_a_weight = 0.0 if self._offload else cut + gathered * keeps
         self.between_parts = "keeps whole weights" if keeps else "cuts weights"
         return keeps
 
-    def inside(self, call: Callable[[], Result]) -> Result:
+    def call(self, call: Callable[[], Result]) -> Result:
         return self.module(call)
 
-    def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Figures]:
+    def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Metrics]:
         found = super().backward(batch, positions)
         # the loss was that of the mean over ranks
         mean_([w.grad for w in self._sharded.values() if w.grad is not None and not isinstance(w, DTensor)])
         return found
 
-    def share(self, batch: Batch, rows: slice, last: bool) -> tuple[Tensor, Figures]:
-        share, figures = self.module(batch.loss, rows)
+    def share(self, batch: Batch, rows: slice, last: bool) -> tuple[Tensor, Metrics]:
+        share, metrics = self.module(batch.loss, rows)
         done = last or not self._keeps
         self.module.set_requires_gradient_sync(done)
         self.module.set_reshard_after_backward(done)
         self.module.set_is_last_backward(done)
-        (share * ranks()).backward()
-        return share.detach(), figures
+        (share * world_size()).backward()
+        return share.detach(), metrics
 
     def clip(self, limit: float) -> Tensor:
         cut: list[Tensor] = []
@@ -138,14 +138,14 @@ class FSDP(DDP):
                 torch._foreach_mul_(grads, (limit / (norm + 1e-6)).clamp(max=1.0).to(grads[0].device))
         return norm
 
-    def forget(self) -> None:
+    def zero_grad(self) -> None:
         for weight in [*self._sharded.values(), *self._held.values()]:
             weight.grad = None
 
-    def held(self) -> dict[str, Tensor]:
+    def local_parameters(self) -> dict[str, Tensor]:
         return dict(self._held)
 
-    def whole(self, name: str, held: Tensor) -> Tensor:
+    def gather(self, name: str, held: Tensor) -> Tensor:
         like = self._sharded[name]
         if not isinstance(like, DTensor):
             return held.detach()
@@ -153,19 +153,19 @@ class FSDP(DDP):
         sharded = DTensor.from_local(local, like.device_mesh, [Shard(0)], shape=like.shape, stride=like.stride())
         return sharded.full_tensor()
 
-    def part(self, name: str, whole: Tensor) -> Tensor:
+    def shard(self, name: str, whole: Tensor) -> Tensor:
         like = self._sharded[name]
         if not isinstance(like, DTensor):
             return whole
         return distribute_tensor(whole, like.device_mesh, [Shard(0)], src_data_rank=None).to_local()
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: self.whole(name, held) for name, held in self._held.items()}
+        return {name: self.gather(name, held) for name, held in self._held.items()}
 
     @torch.no_grad()
-    def put_weights(self, weights: dict[str, Tensor]) -> None:
+    def load_model_state(self, weights: dict[str, Tensor]) -> None:
         for name, weight in weights.items():
-            self._held[name].copy_(self.part(name, weight))
+            self._held[name].copy_(self.shard(name, weight))
 
     def finish(self) -> None:
         make_plain(self.model, self.weights())
@@ -174,9 +174,9 @@ class FSDP(DDP):
     def _orthogonal(self, weights: list[Tensor], updates: list[Tensor], steps: int) -> tuple[list[Tensor], list[int]]:
         """This rank's parts of the orthogonalised matrices whose parts the updates are, and the longer sides of those."""
         names = [self._names[weight] for weight in weights]
-        whole = [self.whole(name, update) for name, update in zip(names, updates, strict=True)]
+        whole = [self.gather(name, update) for name, update in zip(names, updates, strict=True)]
         found, sides = orthogonalised(whole, steps)
-        parts = [self.part(name, matrix.contiguous()) for name, matrix in zip(names, found, strict=True)]
+        parts = [self.shard(name, matrix.contiguous()) for name, matrix in zip(names, found, strict=True)]
         return [part.to(update.device) for part, update in zip(parts, updates, strict=True)], sides
 
     def _update_whole(
@@ -190,9 +190,11 @@ class FSDP(DDP):
         """The update of tensors gathered for it, of which each rank keeps its part."""
         names = [self._names[weight] for weight in weights]
         lists = {"weight": weights, **{slot: values for slot, values in state.items() if slot not in SCALARS}}
-        whole = {key: [self.whole(n, t) for n, t in zip(names, tensors, strict=True)] for key, tensors in lists.items()}
-        whole_grads = [self.whole(n, grad) for n, grad in zip(names, grads, strict=True)]
+        whole = {
+            key: [self.gather(n, t) for n, t in zip(names, tensors, strict=True)] for key, tensors in lists.items()
+        }
+        whole_grads = [self.gather(n, grad) for n, grad in zip(names, grads, strict=True)]
         update(whole["weight"], whole_grads, {**state, **{k: v for k, v in whole.items() if k != "weight"}}, group)
         for key, tensors in lists.items():
             for name, held, new in zip(names, tensors, whole[key], strict=True):
-                held.copy_(self.part(name, new))
+                held.copy_(self.shard(name, new))

@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from lm.distributed import ranks
+from lm.distributed import world_size
 from lm.training.batch import number_on
 from lm.training.parallel.tree import Tree, sum_over_ranks_
 
@@ -37,7 +37,7 @@ class Sums:
     def __init__(self, weights: list[Tensor], shards: int) -> None:
         self._weights, self._shards, self._buckets = weights, shards, in_buckets(weights)
         self._place = {weight: place for place, bucket in enumerate(self._buckets) for weight in bucket}
-        self._exchange = Exchange(weights[0].device) if ranks() > 1 else None
+        self._exchange = Exchange(weights[0].device) if world_size() > 1 else None
         learning = [weight for weight in weights if weight.requires_grad] if self._exchange else []
         self._hooks = [weight.register_post_accumulate_grad_hook(self._made) for weight in learning]
         self._begin()

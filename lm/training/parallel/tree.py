@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lm.distributed import rank, ranks
+from lm.distributed import rank, world_size
 
 
 class Tree:
@@ -40,7 +40,7 @@ def sum_over_ranks_(values_N: Tensor) -> None:
     values, as few as a ring, whose order of sums would depend on the ranks. Neighbours begin, since they hold the lowest
     subtrees.
     """
-    me, world = rank(), ranks()
+    me, world = rank(), world_size()
     low, high = 0, len(values_N)
     halved: list[tuple[int, int, int]] = []
     distance = 1

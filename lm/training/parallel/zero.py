@@ -12,11 +12,11 @@ from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimiz
 from torch import Tensor
 
 from lm.config import ConfigError
-from lm.distributed import ranks
+from lm.distributed import world_size
 from lm.linears.base import roles_of
 from lm.model import Decoder
 from lm.optimizers.base import SCALARS, Optimizer
-from lm.training.batch import Batch, Figures
+from lm.training.batch import Batch, Metrics
 from lm.training.parallel.ddp import DDP, Call, refuse
 from lm.training.parallel.fsdp import make_plain
 from lm.training.recipe import Recipe
@@ -55,7 +55,7 @@ class Zero(DDP):
         self._stage, self._offload, self._clip = stage, offload, recipe.clip
         # fp32 weight, gradient, fp32 copy and two moments
         cut = {1: 12, 2: 16, 3: 20}[stage]
-        self.bytes_a_weight = 20 - cut + (0.0 if offload else cut / ranks())
+        self.bytes_a_weight = 20 - cut + (0.0 if offload else cut / world_size())
 
     def distribute(self, model: Decoder, method: Any) -> Optimizer:
         device = model.cos_TE.device
@@ -109,14 +109,14 @@ class Zero(DDP):
             engine._hp_optimizer_states_linked = False
             engine._lazy_init_hp_params_optimizer_state()
 
-    def inside(self, call: Callable[[], Result]) -> Result:
+    def call(self, call: Callable[[], Result]) -> Result:
         return self.module(_in_autocast(call, self.model))
 
-    def share(self, batch: Batch, rows: slice, last: bool) -> tuple[Tensor, Figures]:
-        share, figures = self.module(_in_autocast(batch.loss, self.model), rows)
+    def share(self, batch: Batch, rows: slice, last: bool) -> tuple[Tensor, Metrics]:
+        share, metrics = self.module(_in_autocast(batch.loss, self.model), rows)
         self.module.set_gradient_accumulation_boundary(last)
-        self.module.backward(share * ranks())
-        return share.detach(), figures
+        self.module.backward(share * world_size())
+        return share.detach(), metrics
 
     def clip(self, limit: float) -> Tensor:
         self.module.step()
@@ -125,11 +125,11 @@ class Zero(DDP):
     def step(self) -> None:
         """Do nothing: `clip` has updated the weights."""
 
-    def forget(self) -> None:
+    def zero_grad(self) -> None:
         """Do nothing: the engine drops the gradients after its step."""
 
-    def held(self) -> dict[str, Tensor]:
-        return {} if self._stage == 3 else super().held()
+    def local_parameters(self) -> dict[str, Tensor]:
+        return {} if self._stage == 3 else super().local_parameters()
 
     def weights(self) -> dict[str, Tensor]:
         found = {}
@@ -139,7 +139,7 @@ class Zero(DDP):
         return found
 
     @torch.no_grad()
-    def put_weights(self, weights: dict[str, Tensor]) -> None:
+    def load_model_state(self, weights: dict[str, Tensor]) -> None:
         for name, weight in self.model.named_parameters():
             with deepspeed.zero.GatheredParameters(weight, modifier_rank=0, enabled=self._stage == 3):
                 weight.copy_(weights.get(name, weight))
@@ -154,7 +154,7 @@ class Zero(DDP):
                 found[f"{slot}.{name}"] = whole.view(self.shapes[name].shape if slot not in SCALARS else ())
         return found
 
-    def put_slots(self, slots: dict[str, Tensor]) -> None:
+    def load_optimizer_state(self, slots: dict[str, Tensor]) -> None:
         if not slots:
             return
         # every weight is updated in every step, so one number stands for all

@@ -123,7 +123,7 @@ class Trunks:
 
         return write
 
-    def facts(self) -> dict[str, float]:
+    def run_stats(self) -> dict[str, float]:
         """steps_from_trunk: those that this run did not have to do. trunk_seconds: that keeping trunks held it up."""
         return {"steps_from_trunk": self._from, "trunk_seconds": self.seconds}
 

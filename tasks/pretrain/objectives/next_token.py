@@ -11,7 +11,7 @@ from torch import Tensor
 from kernels.linear_cross_entropy import IGNORED, linear_cross_entropy
 from lm.config import Config
 from lm.model import Decoder
-from lm.training.batch import Figures
+from lm.training.batch import Metrics
 
 
 class NextToken(Config):
@@ -28,9 +28,9 @@ class NextToken(Config):
         denominator: int,
         counted_BT: Tensor | None = None,
         each_BT: Tensor | None = None,
-    ) -> tuple[Tensor, Figures]:
+    ) -> tuple[Tensor, Metrics]:
         """The sum over all B*T predictions of the sequences, which have N = T + 1 tokens, divided by `denominator`, in nats;
-        the figures with z_loss are the same of its two terms. bounds: of the documents that attention stays within.
+        the metrics with z_loss are the same of its two terms. bounds: of the documents that attention stays within.
         counted_BT: which predictions are in the sum; None: all. each_BT: gets the cross-entropy of each that is."""
         x_BTD = model.hidden(tokens_BN[:, :-1], bounds=bounds)
         targets_BT = tokens_BN[:, 1:]

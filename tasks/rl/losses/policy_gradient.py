@@ -14,7 +14,7 @@ def clipped_surrogate(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """-sum(weight * min(ratio * advantage, clipped ratio * advantage)) over the tokens with a weight.
 
-    ratio = exp(logp - logp_old), clipped to [1 - clip_low, 1 + clip_high]. The figures are sums of the same weights:
+    ratio = exp(logp - logp_old), clipped to [1 - clip_low, 1 + clip_high]. The metrics are sums of the same weights:
     clip_fraction counts the tokens that lost their gradient, approximate_kl (nats) estimates KL(old || new) without bias.
     """
     kept_BT = weights_BT > 0
@@ -25,12 +25,12 @@ def clipped_surrogate(
     advantages_BT = torch.where(kept_BT, advantages_B[:, None], 0.0)
     surrogate_BT = torch.minimum(ratio_BT * advantages_BT, clipped_BT * advantages_BT)
     lost_BT = clipped_BT * advantages_BT < ratio_BT * advantages_BT
-    figures = {
+    metrics = {
         "clip_fraction": (weights_BT * lost_BT).sum(),
         # E_old[ratio - 1 - log ratio], the "k3" of http://joschu.net/blog/kl-approx.html
         "approximate_kl": (weights_BT * (ratio_BT - 1 - log_ratio_BT).detach()).sum(),
     }
-    return -(weights_BT * surrogate_BT).sum(), figures
+    return -(weights_BT * surrogate_BT).sum(), metrics
 
 
 class PolicyGradient(PolicyLoss):

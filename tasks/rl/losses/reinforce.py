@@ -9,7 +9,7 @@ from tasks.rl.losses.base import PolicyLoss
 
 
 def score_function(logp_BT: Tensor, advantages_B: Tensor, weights_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """-sum(weight * advantage * logp) over the tokens with a weight; it has no figures of its own."""
+    """-sum(weight * advantage * logp) over the tokens with a weight; it has no metrics of its own."""
     kept_BT = weights_BT > 0
     terms_BT = torch.where(kept_BT, advantages_B[:, None], 0.0) * torch.where(kept_BT, logp_BT, 0.0)
     return -(weights_BT * terms_BT).sum(), {}

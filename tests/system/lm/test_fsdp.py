@@ -87,15 +87,15 @@ def train(rank: int, world: int, folder: str) -> None:
         assert parallel.bytes_a_weight == 20 / RANKS + gathered
         grads = {}
         for step in range(STEPS):
-            parallel.forget()
+            parallel.zero_grad()
             optimizer.begin(step)
             with Collectives() as seen, autocast(precision, CPU):
-                parallel.inside(lambda model=model, step=step: generation(model, step))
+                parallel.call(lambda model=model, step=step: generation(model, step))
                 loss, _ = parallel.backward(batch_of(model, step), LENGTH)
             norm = parallel.clip(1e9)
             if step == 0:
                 first = loss, norm
-                grads = {name: parallel.whole(name, held.grad) for name, held in parallel.held().items()}
+                grads = {name: parallel.gather(name, held.grad) for name, held in parallel.local_parameters().items()}
             if step == 1:
                 made = seen.made
             parallel.step()

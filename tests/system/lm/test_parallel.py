@@ -25,7 +25,7 @@ from lm.model import Decoder
 from lm.optimizers import AdamW, DropMuon, Lamb, Lion, Muon, OneBitAdam, ScheduleFree
 from lm.settings import KINDS as EVERY_KIND
 from lm.training.loop import train
-from lm.training.parallel import chosen
+from lm.training.parallel import make_parallel
 from lm.training.parallel.tree import Tree, sum_over_ranks_
 from lm.training.recipe import Recipe
 from tasks.core.log import Stopped
@@ -285,4 +285,4 @@ def test_what_a_kind_cannot_do_is_refused(
     monkeypatch.setenv("TOKENMILL_OFFLOAD", offload)
     pretend_ranks(monkeypatch, world)
     with pytest.raises(ConfigError, match=reason):
-        chosen(how).distribute(toy_model(), how.optimizer)
+        make_parallel(how).distribute(toy_model(), how.optimizer)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lm.model import Decoder
 from lm.optimizers import AdamW
-from lm.training.batch import Batch, Figures, backward, cut
+from lm.training.batch import Batch, Metrics, backward, cut
 from lm.training.data.conversations import places, token_logps
 from lm.training.parallel import sums
 from lm.training.parallel.exact import Exact
@@ -28,7 +28,7 @@ def batch_of(model: Decoder, step: int) -> Batch:
     """The first shard learns of the embedding alone, so that a bucket has a gradient in some shards and ranks."""
     ids = torch.randint(0, 261, (ROWS, LENGTH + 1), generator=torch.Generator().manual_seed(step))
 
-    def loss(rows: slice) -> tuple[Tensor, Figures]:
+    def loss(rows: slice) -> tuple[Tensor, Metrics]:
         if rows.start < ROWS // SHARDS:
             return model.embedding.weight.square().sum(), {"rows": 1.0}
         logps = token_logps(model, ids[rows], places(torch.ones_like(ids[rows, 1:])))
@@ -37,7 +37,7 @@ def batch_of(model: Decoder, step: int) -> Batch:
     return Batch(ROWS, LENGTH, ROWS * LENGTH, lambda rows: with_all(*loss(rows)))
 
 
-def with_all(share: Tensor, figures: Figures) -> tuple[Tensor, Figures]:
+def with_all(share: Tensor, figures: Metrics) -> tuple[Tensor, Metrics]:
     return share, {"highest": 0.0, **figures}
 
 
