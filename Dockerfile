@@ -11,8 +11,9 @@ WORKDIR /tokenmill
 # by themselves first: the layer of the environment stays while code changes
 COPY --chown=tokenmill constraints.txt pyproject.toml tokenmill.py README.md LICENSE ./
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# an index of builds of torch, such as one for CPUs alone; none: the one that pip asks by itself
 ARG TORCH_INDEX=
-RUN python -m pip install --index-url "$TORCH_INDEX" "$(grep '^torch==' constraints.txt)" \
+RUN python -m pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep '^torch==' constraints.txt)" \
     && python -m pip install -c constraints.txt .
 
 COPY --chown=tokenmill . .
