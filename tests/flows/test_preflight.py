@@ -30,14 +30,7 @@ from tasks.about.sections import Sections
 from tasks.core.config import ConfigError
 from tasks.ingest.inputs import inputs
 from tasks.runner.graph import Entry, graph_of
-from tests.flows.preflight_project import (
-    ROOT,
-    as_nobody,
-    free_port,
-    make_checkpoint,
-    make_project,
-    params_of,
-)
+from tests.flows.preflight_project import ROOT, as_nobody, free_port, make_checkpoint, make_project, params_of
 from tests.small_disk import small_disk
 
 
