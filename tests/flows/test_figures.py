@@ -120,6 +120,12 @@ def test_a_model_bears_figures_of_its_own_evaluation_alone(tmp_path: Path) -> No
     metrics = tmp_path / "data" / "metrics" / "evaluate@quantize.json"
     metrics.parent.mkdir(parents=True)
     metrics.write_text('{"accuracy": 0.5}\n')
+    evaluate = {
+        "foreach": ["quantize"],
+        "do": {"cmd": "true", "deps": ["data/${item}"], "outs": ["data/evaluate/${item}"]},
+    }
+    (tmp_path / "dvc.yaml").write_text(dump_yaml({"stages": {"evaluate": evaluate}}))
+    (tmp_path / "params.yaml").write_text("seed: 1\n")
     entry: dict[str, Any] = {
         "cmd": "python -m tasks.runner evaluate quantize",
         "deps": [{"path": "data/quantize", "md5": "one.dir"}],

@@ -50,6 +50,8 @@ def forked(folder: Path) -> Forked:
 def test_it_finds_what_a_new_process_finds(tmp_path: Path) -> None:
     (tmp_path / "said.py").write_text(SAYS)
     first, second = (json.loads(process.communicate()[0]) for process in (new(tmp_path), forked(tmp_path)))
+    for said in (first, second):  # an empty or relative path of PYTHONPATH is of the folder that both begin in
+        said["path"] = [os.path.abspath(tmp_path / path) for path in said["path"]]
     assert first == second
 
 
