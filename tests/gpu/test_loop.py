@@ -76,15 +76,15 @@ def test_one_rank_of_ddp_and_fsdp_trains_as_exact_does(
     exact = fit(device, recipe(method, precision="bf16"), Recorder(), steps=3)
     used: list[Any] = []
 
-    def chosen(how: Any) -> Any:
+    def make_parallel(how: Any) -> Any:
         """Of this kind, which else takes more than one rank."""
         with monkeypatch.context() as two:
             two.setenv("TOKENMILL_PARALLEL", kind)
-            two.setattr("lm.training.parallel.ranks", lambda: 2)
-            used.append(parallel.chosen(how))
+            two.setattr("lm.training.parallel.world_size", lambda: 2)
+            used.append(parallel.make_parallel(how))
         return used[-1]
 
-    monkeypatch.setattr("lm.training.loop.chosen", chosen)
+    monkeypatch.setattr("lm.training.loop.make_parallel", make_parallel)
     other = fit(device, recipe(method, precision="bf16"), Recorder(), steps=3)
     assert [type(one).__name__ for one in used] == [kind.upper()]
     # bf16 rounds what lies a last bit apart in fp32

@@ -260,7 +260,7 @@ def test_what_cannot_be_divided_is_refused(tmp_path: Path) -> None:
 def pretend_ranks(monkeypatch: pytest.MonkeyPatch, world: int) -> None:
     """As if there were several, for what is refused before any is asked."""
     for module in ("lm.training.parallel", "lm.training.parallel.exact", "lm.training.parallel.zero"):
-        monkeypatch.setattr(f"{module}.ranks", lambda: world)
+        monkeypatch.setattr(f"{module}.world_size", lambda: world)
 
 
 @pytest.mark.parametrize(
