@@ -19,7 +19,8 @@ RUN python -m pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep '^t
 COPY --chown=tokenmill . .
 RUN chown tokenmill /tokenmill
 USER tokenmill
-# what a run leaves (data, DVC's cache, the record of runs) lies below /tokenmill: a volume there keeps it
+# what a run leaves (data, DVC's cache, the record of runs) lies below /tokenmill: a volume there keeps it, and the code, too, so
+# that a new image wants a new volume
 ENV PYTHONUNBUFFERED=1 GOMP_SPINCOUNT=1000
 ENTRYPOINT ["tokenmill"]
 CMD ["help"]

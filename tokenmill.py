@@ -25,7 +25,7 @@ COMMANDS = {
     "show": Command("flows.cli.show", "figures of the models and stages that are up to date", True),
     "why": Command("flows.staleness.why", "why a stage is up to date or not, and which run made it: pretrain", True),
     "trace": Command("tasks.ledger", "what a step saw, what became of a document: --step 100, --document ID", True),
-    "browse": Command("tasks.filter.browse", "what a data stage dropped, and why, beside what it kept: filter", True),
+    "browse": Command("tasks.report.browse", "what a data stage dropped, and why, beside what it kept: filter", True),
     "variant": Command(
         "flows.workspaces.variants", "other parameters in a worktree of their own: --name wide --set ...", True
     ),
@@ -38,7 +38,7 @@ COMMANDS = {
     "agent": Command("flows.agents", "serve a pool's stages with this machine: gpu"),
     "chat": Command("lm.chat", "talk to a model: data/rl"),
     "export": Command("lm.hugging_face.export", "a model in Hugging Face's format: data/rl exported"),
-    "settings": Command("flows.settings", "the environment variables there are, and what holds", True),
+    "settings": Command("flows.settings", "the environment variables there are; with --json also what holds", True),
 }
 
 

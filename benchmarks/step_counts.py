@@ -41,8 +41,8 @@ FOLDERS = {
 PASSES = {("linear_cross_entropy._derivative", 0): 2, ("pick._pick", 0): 3}
 NAMES = {"add": "adds", "add_": "adds", "_to_copy": "casts", "copy_": "casts"}
 MATRIX_PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "addmm_": 1, "baddbmm": 1}  # the place of the left matrix
-# Operators whose result is all that they touch, or nothing
 LOOK_UPS = {"embedding", "gather", "index", "index_select"}  # which read of their table what they return
+# Operators whose result is all that they touch, or nothing
 ONLY_WRITE, NOTHING = {"zeros", "ones", "full", "arange", "scalar_tensor", "fill_", "zero_"}, {"empty", "empty_strided"}
 
 

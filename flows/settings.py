@@ -115,7 +115,7 @@ def page() -> str:
 
 
 def main() -> int:
-    """Exit code: 0, or 2 where a setting has a value that is not allowed."""
+    """Exit code: 0; under --json, which says what holds, 2 where a setting has a value that is not allowed."""
     parser = argparse.ArgumentParser(prog="tokenmill settings", description=__doc__)
     take_json(parser)
     if not parser.parse_args().json:

@@ -1,4 +1,4 @@
-"""`python -m lm.chat [FOLDER]`: talk to a model; a line in, an answer out as it is written, until the input ends."""
+"""`tokenmill chat FOLDER`: talk to a model; a line in, an answer out as it is written, until the input ends."""
 
 import argparse
 import sys

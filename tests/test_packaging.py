@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from tasks.runner.graph import read_graph
 from tests.project import ROOT
 from tokenmill import COMMANDS
 
@@ -73,6 +74,8 @@ def test_the_image_has_the_pins_and_the_command() -> None:
 def test_what_is_large_or_secret_stays_out_of_the_image() -> None:
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert {".venv*", ".scratch", ".dvc/cache", ".dvc/tmp", "mlflow/store", ".variants"} <= set(ignored)
+    outputs = {"/".join(Path(out).parts[:2]) for entry in read_graph(ROOT).values() for out in entry.outs}
+    assert outputs <= set(ignored)
 
 
 def test_the_citation_is_one_and_of_this_version() -> None:

@@ -5,16 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flows.environment import ROOT
 from flows.params import compose
-from flows.pipeline.finish import finish
-from flows.pipeline.naming import named
+from flows.pipeline.finish import end
+from flows.stage.process import DVC_CLI
 from flows.staleness.heal import heal_lock
 from tasks.core.config import ConfigError
-from tasks.report.read import read_params
-from tasks.runner.git import revision
-
-DVC = ROOT / "flows" / "stage" / "dvc_cli.py"
 
 
 def main() -> int:
@@ -31,10 +26,10 @@ def main() -> int:
         return 2
     if code := compose.main():
         return code
-    command = [sys.executable, "-P", str(DVC), "repro", *asked.targets, *(["--force"] if asked.force else [])]
+    command = [sys.executable, "-P", str(DVC_CLI), "repro", *asked.targets, *(["--force"] if asked.force else [])]
     if code := subprocess.run(command, check=False).returncode:
         return code
-    finish(root, revision(ROOT), named(root, read_params(root))[1])
+    end()
     return 0
 
 

@@ -75,22 +75,22 @@ def main() -> int:
     except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    if asked.json:
-        said = [
-            {"stage": stage, "steps": work.steps, **plain(one)}
-            for (stage, work), one in zip(works.items(), found, strict=True)
-        ]
-        print_json({"machine": machine, "stages": said, "fits": all(one.fits for one in found)})
-        return 0 if all(one.fits for one in found) else 1
-    rows = (row_of(stage, work, one) for (stage, work), one in zip(works.items(), found, strict=True))
-    print("\n".join(aligned([HEAD, *rows])))
-    print(in_all(found))
-    print(assumptions(machine))
     short_of = [
         advice(stage, work.lower, one, machine)
         for (stage, work), one in zip(works.items(), found, strict=True)
         if not one.fits
     ]
+    if asked.json:
+        said = [
+            {"stage": stage, "steps": work.steps, **plain(one)}
+            for (stage, work), one in zip(works.items(), found, strict=True)
+        ]
+        print_json({"machine": machine, "stages": said, "fits": not short_of})
+    else:
+        rows = (row_of(stage, work, one) for (stage, work), one in zip(works.items(), found, strict=True))
+        print("\n".join(aligned([HEAD, *rows])))
+        print(in_all(found))
+        print(assumptions(machine))
     for line in short_of:
         print(line, file=sys.stderr)
     return 1 if short_of else 0

@@ -25,6 +25,7 @@ from tasks.about.sections import Sections
 from tasks.about.work import Work
 from tasks.core.config import ConfigError
 from tasks.core.process import use_threads
+from tasks.runner.rooms import part_of
 from tasks.runner.settings import TRACKING
 
 SIDE = 2048  # of the square matrices, as in benchmarks/roofs.py
@@ -70,9 +71,10 @@ def machine_of(name: str) -> Machine:
 
 
 def works_of(params: dict[str, Any], stages: Iterable[str]) -> dict[str, Work]:
-    """The training of each of these stages that trains. Raises ConfigError for what cannot be told."""
+    """The training of each of these stages that trains, which has a step.py; data stages would list their inputs, of which this
+    needs none. Raises ConfigError for what cannot be told."""
     sections = Sections(params)
-    found = {stage: needs_of(stage, sections).work for stage in dict.fromkeys(stages)}
+    found = {stage: needs_of(stage, sections).work for stage in dict.fromkeys(stages) if part_of(stage, "step")}
     return {stage: work for stage, work in found.items() if work}
 
 

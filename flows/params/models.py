@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.config import CHECKPOINT, MODELS
+from tasks.runner.graph import value_of
 
 
 def model_mistakes(stages: list[str], params: dict[str, Any]) -> list[str]:
@@ -34,7 +35,7 @@ def model_mistakes(stages: list[str], params: dict[str, Any]) -> list[str]:
             found.append(f"params.yaml: {where}: no stage {model!r}{meant} (allowed: {', '.join(sorted(known))})")
     found += circles(starts)
     users = [where for where, model in named if model == CHECKPOINT]
-    folder = params.get(CHECKPOINT, {}).get("folder")
+    folder = value_of(f"{CHECKPOINT}.folder", params)
     if users and folder is not None and Path(str(folder)) != Path("data", CHECKPOINT):
         found.append(
             f"params.yaml: {users[0]}: {CHECKPOINT} is the model in data/{CHECKPOINT}, and checkpoint.folder names {folder!r}: "

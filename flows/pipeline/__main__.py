@@ -50,7 +50,7 @@ def choose_server() -> None:
 
 
 def main() -> int:
-    """Exit code: 0 done, 1 a stage failed, 2 a mistake in what was asked for."""
+    """Exit code: 0 done, 1 a stage failed, 2 a mistake in what was asked for, 130 stopped."""
     asked, root = arguments(), Path.cwd()
     os.environ.update(environment(root))
     os.environ["TOKENMILL_ROOT"] = str(root)
@@ -58,7 +58,7 @@ def main() -> int:
     with words_aside(asked.json), one_run(root):
         code = run(root, asked, ran)
     if asked.json and code != 2:
-        print_json({"code": code, "ran": ran, **figures(root)})
+        print_json({"code": code, **({"ran": ran} if code == 0 else {}), **figures(root)})
     gc.freeze()  # else Python walks all of Prefect and mlflow before it ends, which takes it 1.6 s
     return code
 
@@ -73,7 +73,7 @@ def load_flow(temporary: Temporary | None) -> None:
 
 
 def run(root: Path, asked: argparse.Namespace, ran: list[str]) -> int:
-    """The exit code, as of main. ran: gets the stages that ran."""
+    """Exit code, as of main. ran: gets the stages that ran where all went well."""
     said: list[str] = []
 
     def say(line: str) -> None:

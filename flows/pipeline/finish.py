@@ -73,6 +73,11 @@ def finish(root: Path, revision: str, name: str, asked: Collection[str] | None =
     return page
 
 
-if __name__ == "__main__":
+def end() -> None:
+    """Finish the run that plain DVC has made of the project here."""
     here = Path.cwd()
     finish(here, revision_of(ROOT), named(here, read_params(here))[1])
+
+
+if __name__ == "__main__":
+    end()

@@ -23,12 +23,12 @@ LOOKED_AT = 1000
 AGAIN = "make it anew: make pipeline FORCE=1 TARGETS={}"
 
 
-def check_artefacts(data: Path, graph: dict[str, Entry], addresses: list[str]) -> list[Finding]:
+def check_artifacts(data: Path, graph: dict[str, Entry], addresses: list[str]) -> list[Finding]:
     """What is wrong with the outputs of these stages, and between a model and those it was made of."""
     found, edges = list[Finding](), before(graph)
     for address in addresses:
         folder = inside(graph[address])
-        found += check_artefact(data, str(folder))
+        found += check_artifact(data, str(folder))
         models = [
             inside(graph[other]) for other in edges[address] if (data / inside(graph[other]) / "config.json").exists()
         ]
@@ -37,7 +37,7 @@ def check_artefacts(data: Path, graph: dict[str, Entry], addresses: list[str]) -
     return found
 
 
-def check_artefact(data: Path, stage: str) -> list[Finding]:
+def check_artifact(data: Path, stage: str) -> list[Finding]:
     """What is wrong with the folder of a stage, by what it holds: a corpus, a plan, a model, or none of these."""
     folder = data / stage
     if not folder.exists():

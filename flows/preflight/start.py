@@ -102,9 +102,9 @@ def taken_up(root: Path, graph: dict[str, Entry], addresses: list[str]) -> list[
     read = dict.fromkeys(other for address in addresses for other in edges[address] if other not in addresses)
     if not read:
         return []
-    from flows.preflight.artifacts import check_artefacts  # imports torch
+    from flows.preflight.artifacts import check_artifacts  # imports torch
 
-    return check_artefacts(root / "data", graph, list(read))
+    return check_artifacts(root / "data", graph, list(read))
 
 
 def first_time(

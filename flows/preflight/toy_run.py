@@ -6,7 +6,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from flows.preflight.artifacts import check_artefacts
+from flows.preflight.artifacts import check_artifacts
 from flows.preflight.checkpoint import uses_of_checkpoint
 from flows.preflight.child import AT
 from flows.preflight.narrow import narrow_checkpoint
@@ -74,7 +74,7 @@ def rehearse(
         print(f"{AT} {address} ({to_run.index(address) + 1} of {len(to_run)})", flush=True)
         wrong = rehearse_stage(graph[address], toy, folder, problems)
         wrong = wrong or [
-            Finding(f"{address} (toy run)", str(one)) for one in check_artefacts(folder / "data", graph, [address])
+            Finding(f"{address} (toy run)", str(one)) for one in check_artifacts(folder / "data", graph, [address])
         ]
         if wrong:
             failed.add(address)

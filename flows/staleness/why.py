@@ -12,6 +12,7 @@ from flows.staleness.plan import Planned, make_plan, may_run
 from tasks.core.config import ConfigError, read_params
 from tasks.runner.answer import print_json, take_json
 from tasks.runner.git import git
+from tasks.runner.graph import closure
 from tasks.runner.key import locked_key
 from tasks.runner.lock import lock_entry
 from tasks.runner.tracking import maker_of
@@ -61,13 +62,7 @@ def reasons(root: Path, address: str) -> list[Reasons]:
 
 def stale_before(plan: list[Planned], stage: Planned) -> list[Planned]:
     """The stale stages that this one stands on, directly or through others, in order."""
-    known, waiting = {each.address: each for each in plan}, [*stage.after]
-    found: set[str] = set()
-    while waiting:
-        address = waiting.pop()
-        if address not in found:
-            found.add(address)
-            waiting += known[address].after
+    found = closure({each.address: each.after for each in plan}, stage.after)
     return [each for each in plan if each.address in found and each.reason]
 
 
@@ -128,14 +123,13 @@ def main() -> int:
         print(str(error).replace("TARGETS", "STAGE", 1), file=sys.stderr)
         return 2
     try:
-        found = reasons(root, asked.stage)
+        if asked.json:
+            print_json(reasons(root, asked.stage))
+        else:
+            print("\n".join(explain(root, asked.stage)))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
-    if asked.json:
-        print_json(found)
-    else:
-        print("\n".join(line for one in found for line in one.lines()))
     return 0
 
 

@@ -175,6 +175,8 @@ def main() -> int:
             raise ConfigError(f"NAME: {' '.join([asked.name, rest[0]])!r}: a name is one word")
         if asked.remove:
             remove(root, asked.name)
+            if asked.json:
+                print_json({"removed": asked.name})
             return 0
         with words_aside(asked.json):
             folder = make(root, asked.name, asked.revision)

@@ -116,7 +116,7 @@ def main() -> int:
     try:
         save_hf(*load_model(given.model), given.target, getattr(torch, given.dtype))
     except (ValueError, OSError) as error:
-        print(f"make export: {error}", file=sys.stderr)
+        print(f"export: {error}", file=sys.stderr)
         return 2
     print(f"{given.target}: {sum(path.stat().st_size for path in given.target.iterdir()) / 1e6:.1f} MB")
     return 0

@@ -1,6 +1,6 @@
 """How long prompts and answers of the problem set will be, in tokens, before there is a tokenizer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -32,10 +32,11 @@ def conversations(problems: Any, split: Any, vocab_size: int) -> list[tuple[int,
     return [(tokens(e.prompt) + 2, tokens(e.demonstration) + 1) for e in examples]
 
 
-def longest_prompt(stage: str, config: Any, split: str, shape: ModelConfig) -> int:
+def longest_prompt(stage: str, config: Any, splits: Sequence[str], shape: ModelConfig) -> int:
     """Tokens of the longest prompt that leaves room for the answer. Raises ConfigError when none does."""
     room = shape.context - config.max_new_tokens
-    fitting = [prompt for prompt, _ in conversations(config.problems, split, shape.vocab_size) if prompt <= room]
+    prompts = [prompt for split in splits for prompt, _ in conversations(config.problems, split, shape.vocab_size)]
+    fitting = [prompt for prompt in prompts if prompt <= room]
     if not fitting:
         raise ConfigError(
             f"{stage}.max_new_tokens: no prompt fits the context of {shape.context} less {config.max_new_tokens}"
@@ -57,11 +58,12 @@ def check_split(problems: Any, split: str, vocab_size: int) -> Iterator[Finding]
 
 
 def check_room(
-    key: str, problems: Any, split: str, new_tokens: int, sections: Sections, model: str
+    key: str, problems: Any, splits: Sequence[str], new_tokens: int, sections: Sections, model: str
 ) -> Iterator[Finding]:
-    """One prompt of the split at least leaves room in the model's context for as many new tokens as the key asks for."""
+    """One prompt of the splits at least leaves room in the model's context for as many new tokens as the key asks for."""
     shape = sections.shape(model)
-    shortest = min((prompt for prompt, _ in conversations(problems, split, shape.vocab_size)), default=0)
+    prompts = (prompt for split in splits for prompt, _ in conversations(problems, split, shape.vocab_size))
+    shortest = min(prompts, default=0)
     if shortest + new_tokens > shape.context:
         yield Finding(
             f"params.yaml: {key}",

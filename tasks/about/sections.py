@@ -18,9 +18,6 @@ class Sections:
         self._configs: dict[str, Any] = {}
         self._asked: list[str] = []
 
-    def __contains__(self, stage: str) -> bool:
-        return isinstance(self.params.get(stage), dict)
-
     def __getitem__(self, stage: str) -> Any:
         """The section of a stage. Raises ConfigError with a line a mistake."""
         if stage not in self._configs:
@@ -79,7 +76,8 @@ class Sections:
         seen = [model]
         while seen[-1] != CHECKPOINT and (start := self.starts_from(seen[-1])) and start not in seen:
             seen.append(start)
-        return seen[-1]
+        needs = part_of(seen[-1], "needs") if seen[-1] != CHECKPOINT else None
+        return needs.origin(self) if needs and hasattr(needs, "origin") else seen[-1]
 
     def key(self, model: str, name: str) -> str:
         """The parameter that decides this of a model's shape, such as pretrain.model.width."""
@@ -98,5 +96,12 @@ class Sections:
 
     def plan_length(self) -> int:
         """Predictions in the longest sequence of the plan."""
-        method = self["curriculum"].method
-        return getattr(method, "sequence_length", None) or method.max_length
+        return getattr(self["curriculum"].method, self._plan_length)
+
+    def plan_key(self) -> str:
+        """The parameter that decides it."""
+        return f"curriculum.method.{self._plan_length}"
+
+    @property
+    def _plan_length(self) -> str:
+        return "sequence_length" if hasattr(self["curriculum"].method, "sequence_length") else "max_length"

@@ -7,9 +7,10 @@ import shlex
 import subprocess
 import sys
 
+from lm.settings import RUNNER
 from tasks.audit.traces import RECORDS
 from tasks.runner.graph import read_graph
-from tasks.runner.settings import AUDIT
+from tasks.runner.settings import AUDIT, TRACKING
 
 
 def main() -> int:
@@ -22,8 +23,8 @@ def main() -> int:
         return 2
     entry = graph[address]
     command = [sys.executable, *shlex.split(entry.cmd)[1:]]
-    surroundings = {**os.environ, AUDIT.name: "1", "TOKENMILL_TRACKING": "off"}
-    surroundings.pop("TOKENMILL_RUNNER", None)
+    surroundings = {**os.environ, AUDIT.name: "1", TRACKING.name: "off"}
+    surroundings.pop(RUNNER.name, None)
     code = subprocess.run(command, env=surroundings, check=False).returncode
     if not code:
         record = json.loads((RECORDS / f"{address}.json").read_text())

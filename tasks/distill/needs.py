@@ -13,6 +13,14 @@ from tasks.about.work import Sampling, StageNeeds, Step, Work
 from tasks.distill.stage import student_of, taken_layers
 from tasks.distill.step import Compared, loss_of
 
+SPLITS = ("sft", "rl")  # of the problems that the teacher answers, as tasks/distill/stage.py takes them
+
+
+def texts_of(sections: Sections) -> int:
+    """Sequences of text in a step: as many as are asked for, and as a step of the plan has."""
+    a_step = max(1, sections["curriculum"].tokens_per_step // sections.plan_length())
+    return min(sections["distill"].corpus_sequences, a_step)
+
 
 def shape(sections: Sections) -> ModelConfig:
     """The teacher's, with the layers of the student."""
@@ -29,8 +37,8 @@ def needs(sections: Sections) -> StageNeeds:
 def work(sections: Sections, student: ModelConfig) -> Work:
     """A step of B answers of T predictions, sampled from the teacher, and some sequences of text."""
     config, teaches = sections["distill"], sections.start_shape("distill")
-    prompt = longest_prompt("distill", config, "rl", teaches)
-    texts, text_length = config.corpus_sequences, sections.plan_length()
+    prompt = longest_prompt("distill", config, SPLITS, teaches)
+    texts, text_length = texts_of(sections), sections.plan_length()
     B, T = config.batch, prompt + config.max_new_tokens - 1
 
     def step() -> Step:

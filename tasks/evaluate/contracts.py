@@ -14,4 +14,4 @@ def contracts(sections: Sections) -> Iterator[Finding]:
     for model in sections.params.get(MODELS, []):
         yield from check_split(config.problems, "test", sections.shape(model).vocab_size)
         key = "evaluate.max_new_tokens"
-        yield from check_room(key, config.problems, "test", config.max_new_tokens, sections, model)
+        yield from check_room(key, config.problems, ("test",), config.max_new_tokens, sections, model)

@@ -13,9 +13,9 @@ def contracts(sections: Sections) -> Iterator[Finding]:
     config, length, context = sections["pretrain"], sections.plan_length(), sections.shape("pretrain").context
     if length > context:
         yield Finding(
-            "params.yaml: pretrain.model.context",
-            f"{context} is shorter than the plan's sequences of {length} tokens",
-            f"raise it to {length}, or shorten curriculum.method's sequences",
+            f"params.yaml: {sections.key('pretrain', 'context')}",
+            f"a context of {context} is shorter than the plan's sequences of {length} tokens",
+            f"make it {length}, or lower {sections.plan_key()}",
         )
     rows = max(1, sections["curriculum"].tokens_per_step // length)
     yield from check_shards("curriculum.tokens_per_step", config, rows)

@@ -8,7 +8,7 @@ from lm.training.batch import Batch
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import StageNeeds, Step, Work
-from tasks.core.config import ConfigError
+from tasks.core.config import CHECKPOINT, ConfigError
 from tasks.pretrain.step import loss_of
 
 
@@ -16,12 +16,17 @@ def shape(sections: Sections) -> ModelConfig:
     """pretrain.model, or that of the checkpoint it starts from; a vocabulary of 0 is the tokenizer's."""
     config, tokens = sections["pretrain"], sections.corpus_vocabulary()
     try:
-        found = shape_in(sections.checkpoint_folder()) if config.start.name == "hugging_face" else config.model
+        found = shape_in(sections.checkpoint_folder()) if origin(sections) == CHECKPOINT else config.model
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if sections["tokenize"].method.name == "hugging_face":
         return found.model_copy(update={"vocab_size": max(found.vocab_size, tokens)})
     return found.model_copy(update={"vocab_size": found.vocab_size or tokens})
+
+
+def origin(sections: Sections) -> str:
+    """Who has the shape: the checkpoint where training starts from it, and pretrain.model then decides nothing."""
+    return CHECKPOINT if sections["pretrain"].start.name == "hugging_face" else "pretrain"
 
 
 def needs(sections: Sections) -> StageNeeds:
@@ -37,7 +42,8 @@ def work(sections: Sections, made: ModelConfig) -> Work:
     if not B or not steps:
         raise ConfigError(f"curriculum.tokens_per_step: {plan.tokens_per_step} of {plan.tokens} in all make no step")
     if made.context < T:
-        raise ConfigError(f"pretrain.model.context: {made.context} is shorter than the plan's sequences of {T} tokens")
+        key = sections.key("pretrain", "context")
+        raise ConfigError(f"{key}: a context of {made.context} is shorter than the plan's sequences of {T} tokens")
 
     def step() -> Step:
         model, ids_BN = Decoder(made), torch.zeros((B, T + 1), dtype=torch.int64)
@@ -47,5 +53,5 @@ def work(sections: Sections, made: ModelConfig) -> Work:
     # memory-mapped tokens of 2 bytes, whose pages count once they were read; 16 bytes a range of the plan, some a document
     # and a sequence
     data_bytes = steps * B * (2 * T + 60)
-    less = lower(sections, "pretrain", "curriculum.method.sequence_length, then pretrain.model.width")
+    less = lower(sections, "pretrain", f"{sections.plan_key()}, then {sections.key('pretrain', 'width')}")
     return Work(config, made, steps, steps * B * T, step, less, data_bytes)

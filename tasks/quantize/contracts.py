@@ -20,7 +20,7 @@ def contracts(sections: Sections) -> Iterator[Finding]:
     few = config.calibration
     if few.problems and (config.method.needs_calibration or config.embedding.needs_calibration):
         key = "quantize.calibration.max_new_tokens"
-        yield from check_room(key, config.problems, "sft", few.max_new_tokens, sections, config.model)
+        yield from check_room(key, config.problems, ("sft",), few.max_new_tokens, sections, config.model)
     yield from packable(sections)
 
 

@@ -11,13 +11,13 @@ FOLDER = Path("data") / "report" / "curves"
 
 
 def write_curves(root: Path, stages: list[Stage]) -> None:
-    """Write the points of every stage that is up to date, a row a step; a file of a stage that is not is removed."""
-    for stage in stages:
-        path = root / FOLDER / f"{stage.name}.csv"
-        if stage.curves:
-            write_text(path, as_csv(stage))
-        else:
-            path.unlink(missing_ok=True)
+    """Write the points of every stage that is up to date, a row a step; any other file is removed."""
+    drawn = {f"{stage.name}.csv": stage for stage in stages if stage.curves}
+    for old in (root / FOLDER).glob("*.csv"):
+        if old.name not in drawn:
+            old.unlink()
+    for name, stage in drawn.items():
+        write_text(root / FOLDER / name, as_csv(stage))
 
 
 def as_csv(stage: Stage) -> str:

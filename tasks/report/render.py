@@ -32,16 +32,16 @@ class Curve:
 def render(root: Path) -> Path:
     """Write the page for the pipeline in `root`, and the curves for `dvc plots`; the same files give the same. Returns the path
     of the page."""
-    write_curves(root, read_stages(root))
+    stages = read_stages(root)
+    write_curves(root, stages)
     path = root / "data" / "report" / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(root), encoding="utf-8")
+    path.write_text(page(root, stages), encoding="utf-8")
     return path
 
 
-def page(root: Path) -> str:
+def page(root: Path, stages: list[Stage]) -> str:
     """The page as text."""
-    stages = read_stages(root)
     facts = read_facts(root)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,

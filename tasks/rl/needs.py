@@ -22,7 +22,7 @@ def needs(sections: Sections) -> StageNeeds:
 def work(sections: Sections, shape: ModelConfig) -> Work:
     """An update of B answers of T predictions, after a rollout now and then; every answer has all its tokens."""
     config = sections["rl"]
-    prompt = longest_prompt("rl", config, "rl", shape)
+    prompt = longest_prompt("rl", config, ("rl",), shape)
     answers, T = config.prompts * config.samples, prompt + config.max_new_tokens - 1
     B = answers // config.minibatches
 

@@ -1,7 +1,7 @@
 """What a stage read, written as an output beside its own: data/keys/<stage>.json. DVC keeps its digest with those of the other
 outputs, so an entry of dvc.lock or of DVC's run cache says by itself whether what it records is what its bytes were made of.
 
-Nothing beyond the standard library is imported: the process of every DVC command reads this.
+Of the standard library alone, and tasks/core/unseen.py, which is so too: the process of every DVC command reads this.
 """
 
 import hashlib

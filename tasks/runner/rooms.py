@@ -9,7 +9,7 @@ stage's key, since stage.py imports none of them:
     contracts.py  contracts(sections): what its parameters ask of others that does not hold
     inputs.py     inputs(sections): what is wrong with what it reads from outside the graph
     checkpoint.py reads(section): what of the model in checkpoint.folder its methods read
-    compose.py    composed(section), over(section, base, preset): what is made of its section when parameters are composed
+    compose.py    composed(section), under(base, preset): what is made of its section when parameters are composed
 """
 
 import importlib

@@ -41,7 +41,7 @@ PASSED_ON = [
     passed_on("TOKENMILL_FLOW_RUN", "the Prefect run that a stage's run is tagged with"),
     passed_on("TOKENMILL_MEETING", "the file by which ranks of one machine meet"),
     passed_on("TOKENMILL_PARENT", "the process of rank 0"),
-    passed_on("TOKENMILL_LOADED", "the code that a stage's process has loaded"),
-    passed_on("TOKENMILL_HELD", "who holds dvc.lock true while a stage runs"),
+    passed_on("TOKENMILL_LOADED", "the time since which a stage's process reads its code, in ns"),
+    passed_on("TOKENMILL_HELD", "1: our own start of DVC holds what it records to what the stage read"),
     passed_on("TOKENMILL_AUDIT_TRACES", "where an audited stage's processes write what they open"),
 ]

@@ -2,7 +2,6 @@
 
 import errno
 import gc
-import importlib.util
 import math
 import os
 import re
@@ -15,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any, get_type_hints
+from typing import Any
 
 from lm.config import Config
 from lm.files import write_json, write_text
@@ -42,6 +41,7 @@ from tasks.runner.ranks import FollowersLog, Ranks, Trained
 from tasks.runner.record import made_by
 from tasks.runner.recorded import path_of, text_of
 from tasks.runner.resume import aside, take_up
+from tasks.runner.rooms import config_of, room_of
 from tasks.runner.tracker import Tracker
 
 SCRATCH = Path(".scratch")
@@ -113,25 +113,24 @@ class StageLog(Log):
 
 
 def stage_called(arguments: list[str]) -> tuple[str, type[Config], Callable[..., dict[str, float]], str | None]:
-    """(name, class of its config, `run`, item) out of the command's arguments STAGE [ITEM]; the class is that by which `run`
-    annotates `config`. Exits with 2 and a line where there is no such stage."""
+    """(name, class of its config, `run`, item) out of the command's arguments STAGE [ITEM]. Exits with 2 and a line where there
+    is no such stage."""
     name, item = (*arguments, None, None)[:2]
-    if not name or importlib.util.find_spec(f"tasks.{name}") is None:
+    with no_collection():  # 0.25 of the 1.8 s that those with torch take
+        room = room_of(name) if name and name.isidentifier() else None
+    if not name or room is None:
         print(
             f"python -m tasks.runner: no stage {name!r}: a stage is a folder of tasks/ with a stage.py", file=sys.stderr
         )
         sys.exit(BAD_CONFIG)
-    with no_collection():  # 0.25 of the 1.8 s that those with torch take
-        run = importlib.import_module(f"tasks.{name}.stage").run
-    return name, get_type_hints(run)["config"], run, item
+    return name, config_of(name), room.run, item
 
 
 def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]], item: str | None = None) -> None:
     """Run a stage as `dvc repro` starts it: `python -m tasks.runner <name> [item]`, in the project's root.
 
     Exits 0 when the stage is done, 2 for parameters or input that cannot be used (one line each) and for training that
-    diverged, 143 when it was asked
-    to stop and has saved a checkpoint, 1 for anything else.
+    diverged, 143 when it was asked to stop and has saved a checkpoint, 1 for anything else.
     """
     address = f"{name}@{item}" if item else name
     gc.freeze()  # what is imported stays: neither the work nor Python's end, 0.6 s with torch, need look at it again

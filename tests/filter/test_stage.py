@@ -16,11 +16,11 @@ from lm.problems import Arithmetic
 from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
 from tasks.core.tables import read_table, shard, write_table
-from tasks.filter import browse
 from tasks.filter.judge import EXCERPT
 from tasks.filter.methods import C4, Fineweb, GopherQuality, GopherRepetition, KeepAll
 from tasks.filter.rule import Batch, Judgement, Setting
 from tasks.filter.stage import SLOTS, FilterConfig, run
+from tasks.report import browse
 from tests.filter.documents import GOOD
 from tests.project import TINY, digest, make_project, parts_made, run_stage, start_stage
 

@@ -84,7 +84,8 @@ def test_the_job_is_one_of_kubernetes_and_asks_for_the_gpus() -> None:
     job = rendered(VALUES | {"gpus": 2})
     assert unknown(job, "V1Job", models) == []
     [container] = job["spec"]["template"]["spec"]["containers"]
-    assert container["args"] == ["python", "-P", "-m", "flows.agents.engine", "stage"]
+    # the image's own entry point is the command `tokenmill`, whose place the job's takes
+    assert container["command"] + container["args"] == ["python", "-P", "-m", "flows.agents.engine", "stage"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 2
     env = {item["name"]: item["value"] for item in container["env"]}
     assert env["PYTHONPATH"] == "/tokenmill" and "PREFECT__FLOW_RUN_ID" in env

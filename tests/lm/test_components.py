@@ -18,8 +18,9 @@ from lm.training.components import Component
 from lm.training.data.conversations import token_logps
 from lm.training.loop import train
 from lm.training.recipe import Recipe
-from tasks.core.log import Log, Stopped
+from tasks.core.log import Stopped
 from tests.lm.models import toy_model
+from tests.lm.test_training import Recorder
 
 RECIPE = Recipe(optimizer=AdamW(), schedule=Cosine(), average=Ema(), clip=1.0)
 ROWS, LENGTH, STEPS = 8, 12, 7
@@ -76,18 +77,6 @@ class Refresh(Component):
         self._mask = state.get("mask")
 
 
-class Impatient(Log):
-    """Asks to stop after so many steps."""
-
-    def __init__(self, scratch: Path, after: int | None) -> None:
-        self.scratch, self._left = scratch, after
-
-    def __call__(self, step: int, **values: float) -> None:
-        if self._left is not None:
-            self._left -= 1
-            self.stopping = self._left == 0
-
-
 def fit(
     scratch: Path, after: int | None = None, kinds: tuple[str, ...] = ("selector", "refresh")
 ) -> tuple[Decoder, Selector]:
@@ -103,7 +92,7 @@ def fit(
 
         return Batch(ROWS, LENGTH, ROWS * LENGTH, loss)
 
-    train(model, RECIPE, STEPS, batch_at, Impatient(scratch, after), components=[every[kind] for kind in kinds])
+    train(model, RECIPE, STEPS, batch_at, Recorder(scratch, after), components=[every[kind] for kind in kinds])
     return model, selector
 
 

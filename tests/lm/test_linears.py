@@ -22,8 +22,9 @@ from lm.training.flops import flops_per_token
 from lm.training.loop import train
 from lm.training.memory import positions_in
 from lm.training.recipe import Recipe
-from tasks.core.log import Log, Stopped
+from tasks.core.log import Stopped
 from tests.lm.models import toy_model
+from tests.lm.test_training import Recorder
 from tests.project import ROOT
 
 EVERY = pytest.mark.parametrize("method", methods_of(linears), ids=lambda method: method.__name__)
@@ -108,21 +109,9 @@ def test_compiled_blocks_share_a_graph_and_have_the_same_gradients(method: type[
         )
 
 
-class Impatient(Log):
-    """Asks to stop after so many steps."""
-
-    def __init__(self, scratch: Path, after: int | None) -> None:
-        self.scratch, self._left = scratch, after
-
-    def __call__(self, step: int, **values: float) -> None:
-        if self._left is not None:
-            self._left -= 1
-            self.stopping = self._left == 0
-
-
 def fit(recipe: Recipe, scratch: Path, after: int | None = None) -> Decoder:
     model = toy_model(seed=1)
-    train(model, recipe, 6, lambda step: batch_of(model), Impatient(scratch, after))
+    train(model, recipe, 6, lambda step: batch_of(model), Recorder(scratch, after))
     return model
 
 

@@ -259,7 +259,7 @@ def test_the_one_used_last_stays(tmp_path: Path) -> None:
     assert store.used(first)
     put(store, "a", "r", 4, 4096)
     assert first.exists() and third.exists() and not second.exists() and not store.used(second)
-    (tmp_path / "a" / "r" / "step-9.unfinished").write_text("of a process that was killed")
+    (tmp_path / "a" / "r" / ".step-00000009-x.safetensors.unfinished").write_text("of a process that was killed")
     put(store, "a", "r", 5, 10)
     assert not list(tmp_path.rglob("*.unfinished"))
 

@@ -126,7 +126,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "shards": [{"shards": 2}],
     "linear": [{"linear": LoRA(rank=2)}],
 }
-# schedule, average: of every training stage, tests/lm/test_knobs.py; compile, skip_sigmas, stop_factor: tests/lm/test_training.py and
+# schedule, average: of every training stage, tests/test_knobs.py; compile, skip_sigmas, stop_factor: tests/lm/test_training.py and
 # test_guard.py; deterministic, which need change no bit: tests/core/test_stage.py; problems, model: what is learned,
 # not how
 ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model"}

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.synthetic import repository
 from flows.environment import environment
-from flows.preflight.artifacts import check_artefacts
+from flows.preflight.artifacts import check_artifacts
 from flows.preflight.passed import digest, recall, remember
 from flows.preflight.shrink import shrunk
 from flows.preflight.start import look
@@ -182,11 +182,11 @@ ARTEFACTS: dict[str, tuple[str, Callable[[Path], Any], list[str]]] = {
 
 
 @pytest.mark.parametrize("fault", ARTEFACTS)
-def test_artefacts_that_break_a_contract(data: Path, fault: str) -> None:
+def test_artifacts_that_break_a_contract(data: Path, fault: str) -> None:
     stage, change, words = ARTEFACTS[fault]
-    assert check_artefacts(data, GRAPH, [stage]) == []
+    assert check_artifacts(data, GRAPH, [stage]) == []
     change(data)
-    found = [str(finding) for finding in check_artefacts(data, GRAPH, [stage])]
+    found = [str(finding) for finding in check_artifacts(data, GRAPH, [stage])]
     assert any(all(word in line for word in words) for line in found), found
 
 

@@ -4,14 +4,15 @@ REASON=changed shows what rules changed in documents that stay, before and after
 """
 
 import argparse
-import json
 import shutil
+import sys
 import textwrap
 from pathlib import Path
 
 import duckdb
 
 from tasks.core.config import ConfigError
+from tasks.runner.answer import print_json, take_json
 
 LINES = 12
 
@@ -77,32 +78,36 @@ def _rows(table: Path, query: str, **values: object) -> list[tuple]:
         return connection.execute(query.format("read_parquet($files)"), {"files": files, **values}).fetchall()
 
 
-def main() -> None:
+def main() -> int:
+    """Exit code: 0 shown, 2 where there is nothing to show."""
     parser = argparse.ArgumentParser(prog="tokenmill browse", description=__doc__)
     parser.add_argument("stage", nargs="?", default="filter")
     parser.add_argument("reason", nargs="?")
     parser.add_argument("--count", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="answer for programs: JSON on stdout")
+    take_json(parser)
     given = parser.parse_args()
     folder, width = Path("data") / given.stage, shutil.get_terminal_size((160, 40)).columns
     try:
-        if given.json and given.reason is None:
-            print(
-                json.dumps([dict(zip(("reason", "source", "documents"), row, strict=True)) for row in reasons(folder)])
-            )
-            return
-        if given.json:
-            print(json.dumps([{"dropped": a, "kept": b} for a, b in pairs(folder, given.reason, given.count)]))
-            return
         if given.reason is None:
-            for reason, source, count in reasons(folder):
+            found = reasons(folder)
+            if given.json:
+                print_json([dict(zip(("reason", "source", "documents"), row, strict=True)) for row in found])
+                return 0
+            for reason, source, count in found:
                 print(f"{count:>10}  {reason}  ({source})")
-            return
-        for left, right in pairs(folder, given.reason, given.count):
+            return 0
+        names = ("before", "after") if given.reason == "changed" else ("dropped", "kept")
+        shown = pairs(folder, given.reason, given.count)
+        if given.json:
+            print_json([dict(zip(names, pair, strict=True)) for pair in shown])
+            return 0
+        for left, right in shown:
             print(f"{side_by_side(left, right, width)}\n{'-' * width}")
     except ConfigError as error:
-        raise SystemExit(str(error)) from None
+        print(error, file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
