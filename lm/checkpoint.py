@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from lm.config import mistakes
+from lm.files import write_json
 from lm.model import Decoder, ModelConfig
 from lm.quantized import unpack_state
 from lm.tokenizer import Tokenizer
@@ -24,7 +26,7 @@ def save_model(folder: Path, model: Decoder, tokenizer: Tokenizer) -> None:
         {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()},
         folder / "model.safetensors",
     )
-    (folder / "config.json").write_text(json.dumps(description_of(model, tokenizer), indent=2, sort_keys=True) + "\n")
+    write_json(folder / "config.json", description_of(model, tokenizer))
     tokenizer.save(folder)
 
 
@@ -66,8 +68,7 @@ def load_model(folder: Path) -> tuple[Decoder, Tokenizer]:
     try:
         config = ModelConfig.model_validate(description["model"])
     except ValidationError as error:
-        reasons = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise ValueError(f"{folder / 'config.json'}: model: {reasons}") from None
+        raise ValueError(f"{folder / 'config.json'}: model: {mistakes(error)}") from None
     if config.vocab_size < tokenizer.vocab_size:  # more is padding, as Qwen has it
         raise ValueError(
             f"{folder}: the model has {config.vocab_size} tokens, its tokenizer.json {tokenizer.vocab_size}"

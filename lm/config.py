@@ -5,7 +5,7 @@ from operator import or_
 from types import ModuleType
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 class ConfigError(ValueError):
@@ -16,6 +16,11 @@ class Config(BaseModel):
     """A value checked when it is made: unknown keys and wrong types are errors, and it never changes afterwards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def mistakes(error: ValidationError) -> str:
+    """All mistakes of a value in one line, each behind its key."""
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
 
 
 def methods_of(package: ModuleType) -> tuple[type[Config], ...]:

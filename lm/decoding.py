@@ -46,16 +46,16 @@ def cast_once(model: Decoder, dtype: torch.dtype) -> tuple[Decoder, Tensor]:
     return cast, cast.head_weight.to(dtype)
 
 
-def cuda_graph(step: Step) -> Step:
-    """The step's kernels, recorded now and launched by every call as one; nothing of it runs while it is recorded. A step that
-    cannot be recorded is returned as it is."""
+def cuda_graph(step: Step) -> Step | None:
+    """The step's kernels, recorded now and launched by every call as one; nothing of it runs while it is recorded. None if it
+    cannot be recorded."""
     try:
         graph = torch.cuda.CUDAGraph()
         # another thread, such as the one that writes checkpoints, may allocate meanwhile
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             step()
     except RuntimeError:
-        return step
+        return None
     return graph.replay
 
 
@@ -63,11 +63,11 @@ class Rows:
     """Buffers of R rows of up to `capacity` tokens: the cache, logits_RV of each row's next token, ids_R of its last one, and
     what was picked since the last read.
 
-    capture: what makes of the step one that is replayed over the same buffers, after its first call; None: nothing.
+    capture: what makes of the step one that is replayed over the same buffers, after its first call, or None; None: nothing.
     """
 
     def __init__(
-        self, model: Decoder, rows: int, capacity: int, steps: int, capture: Callable[[Step], Step] | None
+        self, model: Decoder, rows: int, capacity: int, steps: int, capture: Callable[[Step], Step | None] | None
     ) -> None:
         device, dtype = model.embedding.weight.device, dtype_of_pass(model)
         self._capture = None if is_sharded(model) else capture
@@ -76,7 +76,8 @@ class Rows:
         self._logits_RV = torch.zeros(rows, model.config.vocab_size, device=device, dtype=dtype)
         self._ids_R = torch.zeros(rows, dtype=torch.int64, device=device)
         self._picked_2SR = torch.zeros(2, steps, rows, dtype=torch.float64, device=device)  # ids and log-probabilities
-        self._step: Step = self._forward
+        # never a method of our own, or buffers and cast weights would stay until Python looks for cycles
+        self._replayed: Step | None = None
 
     def read(self, prompts: list[list[int]], length: int, rows: list[int], which: list[int]) -> None:
         """Fill P prompts up to the length and read them; each of these rows begins as the one of that number."""
@@ -99,9 +100,12 @@ class Rows:
 
     def advance(self) -> None:
         """Logits of what follows the tokens picked last."""
-        self._step()
+        if self._replayed is not None:
+            self._replayed()
+            return
+        self._forward()
         if self._capture is not None:
-            self._step, self._capture = self._capture(self._forward), None
+            self._replayed, self._capture = self._capture(self._forward), None
 
     def picked(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """(ids_SR, logps_SR) of these steps, int64 and fp64: the one moment at which the device is waited for. The second may

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 from lm.checkpoint import load_model
-from lm.config import ConfigError
 from lm.hugging_face.load import files_of, grown, load_hf
 from lm.model import Decoder
 from lm.tokenizer import Tokenizer
@@ -32,11 +31,3 @@ def read_model(folder: Path) -> tuple[Decoder, Tokenizer]:
 def weights_bytes(folder: Path) -> int:
     """Bytes of the files of a model's weights."""
     return sum((folder / name).stat().st_size for name in files_of(folder))
-
-
-def check_tokens(where: str, tokenizer: Tokenizer, corpus: Path) -> None:
-    """Raise ConfigError, which begins with `where`, unless the corpus in this folder is in the model's tokens."""
-    if tokenizer != Tokenizer.load(corpus):
-        raise ConfigError(
-            f"{where}: has other tokens than the corpus; tokenize.method hugging_face gives it those of checkpoint.folder"
-        )

@@ -112,7 +112,7 @@ OFFLOAD = one_of(
     "TOKENMILL_OFFLOAD", "0", ("0", "1"), "1: what fsdp and the zeros cut up is kept in the memory of the host"
 )
 POSITIONS = whole(
-    "TOKENMILL_POSITIONS", None, 0, "positions that a backward pass holds at once, 0: less than a row; recorded with the run",
+    "TOKENMILL_POSITIONS", None, 0, "positions that a backward pass holds at once, 0: the least; recorded with the run",
     of="positions", unset="as many as the memory holds",
 )  # fmt: skip
 CHECKPOINT_SECONDS = seconds(

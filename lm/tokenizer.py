@@ -9,6 +9,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken
 
+from lm.files import write_json
 from lm.hugging_face.folder import advice
 
 EOS, PAD, USER, ASSISTANT, END = SPECIALS = ["<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"]
@@ -102,7 +103,7 @@ class Tokenizer:
 
     def save_contract(self, folder: Path) -> None:
         """Write folder/contract.json, which load() then holds tokenizer.json to."""
-        (folder / "contract.json").write_text(json.dumps(asdict(self.contract), indent=2, sort_keys=True) + "\n")
+        write_json(folder / "contract.json", asdict(self.contract))
 
     def token(self, index: int) -> str:
         """What the vocabulary writes for an id."""

@@ -18,7 +18,7 @@ from flows.forecast import fake_gpu
 from lm.decoding import Rows
 from lm.sampler import LOOK_EVERY, capacity_of, prompts_at_once, whole_pieces
 from lm.training.average import RunningAverage
-from lm.training.batch import backward, equal_parts, rows_at_once
+from lm.training.batch import backward, equal_parts, rows_at_once, with_auxiliary
 from lm.training.memory import positions_at_once, positions_in
 from lm.training.parallel.exact import Exact
 from lm.training.recipe import Recipe
@@ -122,14 +122,14 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
         with fake, cast:
             mean.after(0, steps, parallel.learned())
             positions = (
-                positions_in(memory, step.model, step.batch, parallel.bytes_a_weight)
+                positions_in(memory, step.model, step.batch, parallel.bytes_a_weight, parallel.bytes_a_frozen_weight)
                 if memory
                 else positions_at_once(parallel, step.batch, torch.device("cpu"))
             )
         step.model.recompute = positions == 0
         parts = equal_parts(slice(0, step.batch.rows), rows_at_once(step.batch, positions), step.batch.together)
         largest = max(part.stop - part.start for part in parts)
-        batch = replace(step.batch, rows=min(step.batch.rows, 2 * largest))
+        batch = with_auxiliary(replace(step.batch, rows=min(step.batch.rows, 2 * largest)), step.model)
         live.since()
         optimizer.begin(1)
         with fake, cast:

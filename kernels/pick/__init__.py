@@ -5,7 +5,7 @@ Letters: R rows, V vocabulary.
 
 from torch import Tensor
 
-from kernels.pick import reference
+from kernels.pick import cpu
 
 
 def pick(logits_RV: Tensor, temperature: float, points_R: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,4 +21,4 @@ def pick(logits_RV: Tensor, temperature: float, points_R: Tensor) -> tuple[Tenso
         from kernels.pick import triton
 
         return triton.pick(logits_RV, temperature, points_R)
-    return reference.pick(logits_RV, temperature, points_R)
+    return cpu.pick(logits_RV, temperature, points_R)

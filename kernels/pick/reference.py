@@ -10,7 +10,7 @@ def pick(logits_RV: Tensor, temperature: float, points_R: Tensor) -> tuple[Tenso
     wide_RV = logits_RV.float()
     logps_RV = (wide_RV / temperature if temperature > 0 else wide_RV).log_softmax(-1)
     if temperature > 0:
-        ends_RV = logps_RV.double().exp().cumsum(-1)
+        ends_RV = logps_RV.double().exp_().cumsum_(-1)
         total_R1 = ends_RV[:, -1:]
         # below the end of the last, or a product that rounds up would fall behind all of them
         at_R1 = torch.minimum(points_R[:, None] * total_R1, total_R1.nextafter(torch.zeros_like(total_R1)))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.pick import pick, reference
+from kernels.pick import cpu, pick, reference
 
 # An exponential of fp32 is right to some 1e-7 of itself, and so is where a token ends.
 EDGE = 1e-6
@@ -64,6 +64,19 @@ def test_points_fall_on_tokens_that_have_a_share(size: int, seed: int, given_poi
         ids, _ = f(logits.to(there), 1.0, points.to(there))
         assert_under_the_points(ids, logits, 1.0, points)
         assert (ids.cpu() % 3 != 0).all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("rows", [1, 3, 4, 10])
+def test_some_rows_at_a_time_are_picked_as_all_at_once(
+    rows: int, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "CHUNK_BYTES", 3 * 8 * 261)
+    logits, points = logits_of(rows, 261), torch.linspace(0, 0.999, rows, dtype=torch.float64)
+    for chunked, whole in zip(
+        pick(logits, temperature, points), reference.pick(logits, temperature, points), strict=True
+    ):
+        assert torch.equal(chunked, whole)
 
 
 def test_of_equals_the_lowest_and_a_row_alone(triton: ModuleType, device: torch.device) -> None:

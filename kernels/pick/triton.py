@@ -1,7 +1,7 @@
 """Drawing a token on a GPU: a program reads a row of logits three times, of which the second and third are in its cache.
 
 torch's cumsum of floats has no deterministic order on CUDA (2.13) and raises in the deterministic mode of the stages; and its
-formula holds seven tensors R x V in fp32 and fp64.
+formula holds five tensors R x V in fp32 and fp64.
 Letters: R rows, V vocabulary.
 """
 

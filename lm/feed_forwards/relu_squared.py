@@ -1,6 +1,6 @@
 """Squared ReLU between two matrices: Primer's change that mattered most (So et al. 2021, arXiv:2109.08668, section 4.2)."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,3 @@ class ReluSquared(Part):
 
     def build(self, shape: Shape) -> TwoLayers:
         return TwoLayers(shape)
-
-    def exported(self, shape: Shape) -> dict[str, Any]:
-        raise ValueError(
-            "no Hugging Face family that we write has relu_squared: export a model with feed_forward swiglu"
-        )

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lm.config import mistakes
 from lm.mixers.sliding_window import SlidingWindow
 from lm.model import Layer, ModelConfig
 from lm.rope import Linear, Llama3, Scaling, Yarn
@@ -70,8 +71,8 @@ def from_theirs(theirs: dict[str, Any]) -> ModelConfig:
             tied=bool(theirs.get("tie_word_embeddings", False)),
             pattern=pattern_from(theirs, size["num_hidden_layers"]),
         )
-    except ValidationError as error:  # each on a line of its own, with our names
-        raise ValueError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
+    except ValidationError as error:  # with our names
+        raise ValueError(mistakes(error)) from None
 
 
 def pattern_from(theirs: dict[str, Any], layers: int) -> list[Layer]:
@@ -79,7 +80,7 @@ def pattern_from(theirs: dict[str, Any], layers: int) -> list[Layer]:
     kinds = theirs.get("layer_types")
     windows = bool(theirs.get("use_sliding_window"))
     if kinds is None:
-        first = _whole(theirs, "max_window_layers", 0) if windows else layers
+        first = _whole(theirs, "max_window_layers", 28) if windows else layers
         kinds = ["full_attention" if index < first else "sliding_attention" for index in range(layers)]
     if set(kinds) == {"full_attention"}:
         return []

@@ -59,8 +59,14 @@ class Held(nn.Linear):
 
 
 def flops_of(layer: nn.Linear) -> float:
-    """FLOP of a layer's product for a token, forward and backward: 6 for each weight of a dense one."""
-    return layer.flops() if isinstance(layer, Held) else 6.0 * layer.weight.numel()
+    """FLOP of a layer's product for a token, forward and backward."""
+    return layer.flops() if isinstance(layer, Held) else dense_flops(layer.weight)
+
+
+def dense_flops(weight_OI: Tensor) -> float:
+    """FLOP of a dense product for a token: 2 for each weight forward, 2 for the gradient of its input, and 2 for its own where
+    it is trained."""
+    return (6.0 if weight_OI.requires_grad else 4.0) * weight_OI.numel()
 
 
 def roles_of(model: nn.Module) -> Roles:

@@ -43,7 +43,7 @@ class LoRALinear(Held):
 
 class LoRA(Holding):
     """Differs from the paper: all matrices of a block are adapted unless `matrices` says which, as Schulman et al. 2025
-    ("LoRA without regret") found best; its own are query and value."""
+    ("LoRA without regret") found best; its own are query and value. `down` begins uniform in place of normal."""
 
     name: Literal["lora"] = "lora"
     rank: int = Field(8, gt=0)

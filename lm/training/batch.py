@@ -70,7 +70,7 @@ def backward(
     batch: Batch, positions: int, rows: slice | None = None, before_last: Callable[[], None] | None = None
 ) -> tuple[Tensor, Metrics]:
     """The shares that the rows, or all, have in the batch's loss and metrics, their gradients added to those of the weights;
-    at most `positions` positions at a time but never less than a row. before_last: called before autograd's last pass."""
+    at most `positions` positions at a time, or the rows that stay together. before_last: called before autograd's last pass."""
     loss, metrics = None, dict[str, Tensor | float]()
     parts = equal_parts(rows or slice(0, batch.rows), rows_at_once(batch, positions), batch.together)
     for part in parts:

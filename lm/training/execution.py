@@ -1,7 +1,5 @@
 """How a run computes what its parameters ask for. It decides the order of sums, so a run that goes on keeps its choice."""
 
-import os
-
 import torch
 from torch import Tensor
 
@@ -16,7 +14,7 @@ from lm.training.recipe import Recipe
 
 
 class Execution:
-    """positions: how many a backward pass may hold at once, 0 for less than a row. compiled: whether blocks are. flops: of a
+    """positions: how many a backward pass may hold at once, 0 for too few. compiled: whether blocks are. flops: of a
     step, as the first batch has it. divided: whether positions were too few for a batch so far, and so decided a sum.
 
     All but divided follow from the run's first batch, or from the checkpoint it goes on from.
@@ -53,8 +51,8 @@ class Execution:
             "deterministic": "yes" if recipe.deterministic else "no",
             "positions": f"{self.positions} at once" if self.divided else "whole batches",
         }
-        if self.divided and (given := os.environ.get(POSITIONS.name)):
-            found[POSITIONS.name] = given
+        if self.divided and (given := POSITIONS.read()) is not None:
+            found[POSITIONS.name] = str(given)
         elif self.divided:
             found["memory"] = f"{memory_bytes(device)} bytes"
         if self.divided and self._between_parts:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from lm.linears.base import flops_of
+from lm.linears.base import dense_flops, flops_of
 from lm.model import Decoder
 
 # Dense bf16 with fp32 sums, FLOP/s, from NVIDIA's data sheets, where a figure with sparsity counts half; those of the RTX 5090
@@ -34,13 +34,14 @@ def card_of(device_name: str, cards: Iterable[str]) -> str | None:
 
 
 def flops_per_token(model: Decoder, length: int) -> float:
-    """FLOP a token, forward and backward, in sequences of `length` positions: of each matrix what its holder says, 6 a weight
-    of a dense one, and what mixers and feed-forward layers say of their own, 6 * heads * head width * length of attention.
+    """FLOP a token, forward and backward, in sequences of `length` positions: of each matrix what its holder says, of a
+    dense one `dense_flops`, and what mixers and feed-forward layers say of their own, 6 * heads * head width * length of
+    attention.
 
     Norms and pointwise work are left out; a tied embedding counts as the head alone.
     """
     config = model.config
-    found = 6.0 * model.head_weight.numel()
+    found = dense_flops(model.head_weight)
     for index, block in enumerate(model.blocks):
         parts = config.layer(index)
         found += sum(flops_of(layer) for layer in block.modules() if isinstance(layer, nn.Linear))

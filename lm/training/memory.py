@@ -45,21 +45,21 @@ def bytes_kept(model: nn.Module, batch: Batch, rows: int = 1) -> int:
 
 
 def positions_at_once(parallel: Parallel, batch: Batch, device: torch.device) -> int:
-    """TOKENMILL_POSITIONS, else as many as fit a rank; less than a row is 0. Raises ConfigError for another setting."""
+    """TOKENMILL_POSITIONS, else as many as fit a rank; 0 where too few do. Raises ConfigError for another setting."""
     if (given := POSITIONS.read()) is not None:
         return given
     memory = parallel.memory_share(device) * memory_bytes(device)
-    return positions_in(memory, parallel.model, batch, parallel.bytes_a_weight)
+    return positions_in(memory, parallel.model, batch, parallel.bytes_a_weight, parallel.bytes_a_frozen_weight)
 
 
-def positions_in(memory: float, model: Decoder, batch: Batch, bytes_a_weight: float) -> int:
-    """Positions that fit a memory of so many bytes by the measure of the first two rows, or blocks of
-    rows; less than one is 0.
+def positions_in(memory: float, model: Decoder, batch: Batch, trained: float, frozen: float) -> int:
+    """Positions that fit a memory of so many bytes by the measure of the first two blocks of rows that stay together; 0 where
+    one does not fit. trained, frozen: bytes for each weight that is, and is not, trained.
 
     What two keep only once, such as weights cast to bf16, does not grow with them.
     """
-    trained = model.num_trained()
-    room = SHARE * memory - bytes_a_weight * trained - 4.0 * (model.num_parameters() - trained)
+    learned = model.num_trained()
+    room = SHARE * memory - trained * learned - frozen * (model.num_parameters() - learned)
     block = batch.together
     first = bytes_kept(model, batch, block)
     each = bytes_kept(model, batch, 2 * block) - first if batch.rows > block else first

@@ -20,7 +20,7 @@ from typing import Any
 
 from lm.config import ConfigError
 from lm.settings import RUNNER, SHARD_WORKERS, THREADS
-from tasks.core.process import at_parents_end, cores, is_limited, keep_to_limits, use_threads
+from tasks.core.process import at_parents_end, cores, is_limited, join_audit, keep_to_limits, use_threads
 
 Facts = dict[str, Any]
 # A function of a module and one item, both of which pickle; it writes into the folder it is given and nowhere else.
@@ -156,5 +156,4 @@ def _begin(threads: int, parent: int) -> None:
     os.environ[THREADS.name] = str(threads)
     use_threads()
     keep_to_limits()
-    if "TOKENMILL_AUDIT_TRACES" in os.environ:  # by its name: what audits a stage is no part of what it depends on
-        importlib.import_module("tasks.audit.traces").join_audit()
+    join_audit()

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import importlib
 import os
 import resource
 import sys
@@ -111,3 +112,10 @@ def at_parents_end(signum: int) -> None:
     """Ask the kernel for a signal when the parent ends, where the kernel can do that."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SET_PDEATHSIG, signum)
+
+
+def join_audit() -> None:
+    """Have this process of an audited stage write down what it touches, too. By its name: what audits a stage is no part of
+    what it depends on."""
+    if "TOKENMILL_AUDIT_TRACES" in os.environ:
+        importlib.import_module("tasks.audit.traces").join_audit()

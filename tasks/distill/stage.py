@@ -10,7 +10,7 @@ from lm import problems
 from lm.checkpoint import device, save_model
 from lm.config import choice
 from lm.model import Decoder
-from lm.model_folder import check_tokens, read_model
+from lm.model_folder import read_model
 from lm.sampler import generate, rows_for
 from lm.training.batch import Batch, Metrics
 from lm.training.data.conversations import Conversation, collate, places, sample_indices
@@ -20,6 +20,7 @@ from lm.training.recipe import Recipe
 from lm.transfer import moved
 from tasks.core.config import ConfigError, StartModel
 from tasks.core.log import Log
+from tasks.core.tokens import check_tokens
 from tasks.distill import divergences
 from tasks.distill.step import Compared, loss_of
 

@@ -1,6 +1,5 @@
 """Quantization: a model's matrices in few bits, in a model folder that every reader of models can open."""
 
-import json
 import math
 from itertools import groupby
 from pathlib import Path
@@ -13,12 +12,14 @@ from torch import Tensor
 from lm import problems
 from lm.checkpoint import description_of, device, read_description
 from lm.config import Config, choice
+from lm.files import write_json
 from lm.linears.base import roles_of
 from lm.model import Decoder
-from lm.model_folder import check_tokens, is_hugging_face, read_model, weights_bytes
+from lm.model_folder import is_hugging_face, read_model, weights_bytes
 from lm.quantized import Packed, pack_state
 from tasks.core.config import StartModel
 from tasks.core.log import Log
+from tasks.core.tokens import check_tokens
 from tasks.quantize import methods
 from tasks.quantize.calibration import Batch, Calibration, batches_of, inputs_of
 
@@ -97,7 +98,7 @@ def run(config: QuantizeConfig, data: Path, log: Log) -> dict[str, float]:
     tensors, quantization = pack_state(packed, {name: weight for name, weight in state.items() if name not in packed})
     save_file({name: tensor.cpu() for name, tensor in tensors.items()}, target / "model.safetensors")
     described = {**description_of(model, tokenizer), "quantization": quantization}
-    (target / "config.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
+    write_json(target / "config.json", described)
     tokenizer.save(target)
     size, source_size = weights_bytes(target), weights_bytes(source)
     parameters = sum(weight.numel() for weight in state.values())

@@ -1,7 +1,6 @@
 """What a run has to do for tasks/audit, which it calls by name and only when TOKENMILL_AUDIT=1 asks for an audit."""
 
 import importlib
-import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -30,9 +29,3 @@ def audited(entry: Entry, sections: Sections) -> AbstractContextManager[None]:
     if AUDIT.read() != "1":
         return nullcontext()
     return importlib.import_module("tasks.audit.audited").audited(entry, sections)
-
-
-def join_audit() -> None:
-    """Have a further process of an audited stage write down what it touches, too."""
-    if "TOKENMILL_AUDIT_TRACES" in os.environ:
-        importlib.import_module("tasks.audit.traces").join_audit()

@@ -21,10 +21,10 @@ from lm.files import write_json, write_text
 from tasks.core.config import ConfigError, load, read_params
 from tasks.core.libraries import check_versions
 from tasks.core.log import Log, Stopped
-from tasks.core.process import keep_to_limits, no_collection, peak_memory, use_threads
+from tasks.core.process import join_audit, keep_to_limits, no_collection, peak_memory, use_threads
 from tasks.runner import timings
 from tasks.runner.asked import check_asked
-from tasks.runner.auditing import Sections, audited, join_audit
+from tasks.runner.auditing import Sections, audited
 from tasks.runner.child import PARENT_ENDED, die_with_parent, load_again, loaded_from
 from tasks.runner.devices import device_locks
 from tasks.runner.folders import inside, make_view, replace

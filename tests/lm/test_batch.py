@@ -88,7 +88,7 @@ def test_what_does_not_grow_with_the_rows_is_counted_once() -> None:
 
     batch = Batch(6, 16, whole.tokens, loss)
     memory = (20 * model.num_parameters() + bytes_kept(model, batch) + 2.5 * bytes_kept(model, whole)) / 0.6
-    assert positions_in(memory, model, batch, 20.0) == int(3.5 * 16)
+    assert positions_in(memory, model, batch, 20.0, 4.0) == int(3.5 * 16)
 
 
 def test_recomputed_activations_keep_less_and_change_no_gradient() -> None:
@@ -130,5 +130,7 @@ def test_training_keeps_to_the_limit_of_its_control_groups(
     model, parallel = toy_model(), Exact(1)
     parallel.distribute(model, AdamW())
     assert memory_bytes(torch.device("cpu")) == 64 << 20
-    fits = positions_in(64 << 20, parallel.model, batch_of(model), parallel.bytes_a_weight)
+    fits = positions_in(
+        64 << 20, parallel.model, batch_of(model), parallel.bytes_a_weight, parallel.bytes_a_frozen_weight
+    )
     assert positions_at_once(parallel, batch_of(model), torch.device("cpu")) == fits > 0

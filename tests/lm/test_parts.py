@@ -13,10 +13,12 @@ from torch import Tensor
 from lm import feed_forwards, mixers, norms
 from lm.checkpoint import load_model, save_model
 from lm.config import Config, methods_of
+from lm.feed_forwards import SwiGLU
 from lm.hugging_face.config import to_theirs
 from lm.hugging_face.load import their_name
 from lm.model import Block, Cache, Decoder, ModelConfig
 from lm.sampler import generate
+from lm.shape import Shape
 from lm.training.batch import Batch, Metrics, backward, with_auxiliary
 from lm.training.flops import flops_per_token
 from tests.lm.models import toy_model, toy_tokenizer
@@ -268,6 +270,20 @@ def test_layers_of_a_pattern_are_those_of_a_smaller_model() -> None:
     assert kept == [model.config.layer(index) for index in (0, 2, 4)]
     for mine, theirs in enumerate((0, 2, 4)):
         smaller.blocks[mine].load_state_dict(model.blocks[theirs].state_dict())
+
+
+class Idle(SwiGLU):
+    """A feed-forward layer of which a token leaves out 100 weights, as of experts that it does not visit."""
+
+    def idle(self, shape: Shape) -> int:
+        return 100
+
+
+def test_weights_that_a_token_leaves_out_are_not_active_and_cost_nothing() -> None:
+    whole = toy_model(layers=3)
+    model = Decoder(whole.config.model_copy(update={"feed_forward": Idle()}))
+    assert whole.num_active() == whole.num_parameters() == model.num_parameters() == model.num_active() + 300
+    assert flops_per_token(model, 12) == flops_per_token(whole, 12) - 6 * 300
 
 
 def test_a_model_of_the_default_parts_is_described_without_them(tmp_path: Path) -> None:

@@ -25,8 +25,10 @@ class Parallel(ABC):
     would have them, whatever a rank holds.
     """
 
-    # fp32 weight, gradient, two moments and a running average
+    # of memory that a rank has for a weight that is trained: itself in fp32, gradient, two moments and a running average
     bytes_a_weight = 20.0
+    # and for one that is not
+    bytes_a_frozen_weight = 4.0
     # how it goes from one part of a rank's rows to the next, where that follows from the memory and decides the order of sums
     between_parts = ""
 

@@ -37,7 +37,7 @@ class Exact(Parallel):
         optimizer = super().distribute(model, method)
         if optimizer.exchanges and world_size() > 1:
             raise ConfigError(f"optimizer: {method.name} gives other bits for other ranks: set TOKENMILL_PARALLEL=ddp")
-        self._sums = Sums(list(self.local_parameters().values()), self.shards) if self.shards > 1 else None
+        self._sums = Sums(list(self.learned().values()), self.shards) if self.shards > 1 else None
         return optimizer
 
     def memory_share(self, device: torch.device) -> float:

@@ -96,10 +96,12 @@ class FSDP(DDP):
         cut, gathered = type(self).bytes_a_weight / world_size(), dtype.itemsize + 4.0
         room = SHARE * self.memory_share(device) * memory_bytes(device)
         trained = model.num_trained()
-        taken = (cut + gathered) * trained + (4.0 / world_size() + dtype.itemsize) * (model.num_parameters() - trained)
+        frozen, whole = 4.0 / world_size(), dtype.itemsize  # a weight that is not trained has no gradient
+        taken = (cut + gathered) * trained + (frozen + whole) * (model.num_parameters() - trained)
         fits = not self._offload and taken <= room / 2
         keeps = bool(self.all_reduce_min(fits))
         self.bytes_a_weight = 0.0 if self._offload else cut + gathered * keeps
+        self.bytes_a_frozen_weight = 0.0 if self._offload else frozen + whole * keeps
         self.between_parts = "keeps whole weights" if keeps else "cuts weights"
         return keeps
 

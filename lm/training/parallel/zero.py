@@ -56,6 +56,8 @@ class Zero(DDP):
         # fp32 weight, gradient, fp32 copy and two moments
         cut = {1: 12, 2: 16, 3: 20}[stage]
         self.bytes_a_weight = 20 - cut + (0.0 if offload else cut / world_size())
+        if stage == 3:
+            self.bytes_a_frozen_weight = 0.0 if offload else 4.0 / world_size()
 
     def distribute(self, model: Decoder, method: Any) -> Optimizer:
         device = model.cos_TE.device
