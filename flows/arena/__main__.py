@@ -1,0 +1,56 @@
+"""`make study ROOM=pretrain.optimizer METHODS="adamw muon"`: what a method buys on this corpus and this machine, beside a baseline
+that was tuned as hard."""
+
+import argparse
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+from flows.arena.asked import study_of
+from flows.arena.hold import hold
+from flows.arena.pages.terminal import table
+from tasks.core.config import ConfigError
+from tasks.runner.answer import print_json, take_json, words_aside
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for on the command line."""
+    parser = argparse.ArgumentParser(prog="tokenmill study", description=__doc__)
+    parser.add_argument("--study", help="a file, as in studies/optimizers.yaml")
+    parser.add_argument("--room", help="the parameter whose methods are raced, as in pretrain.optimizer")
+    parser.add_argument("--methods", help="names of the room's methods; the first is the baseline")
+    parser.add_argument("--preset", help="sizes; arena is small")
+    parser.add_argument("--set", nargs="*", default=[], help="parameters of every arm, as in ingest.folder=data/mine")
+    parser.add_argument("--budget", help="as in tokens=300000, flop=1e12, seconds=20, bytes=2000000")
+    parser.add_argument("--target", type=float, help="bits per byte of the smoothed training curve")
+    parser.add_argument("--seeds", type=int, help="paired runs of each arm at its best")
+    parser.add_argument("--trials", type=int, help="of each arm, to tune it")
+    parser.add_argument("--at-once", type=int, default=0, help="runs that go on side by side; 0: one a core")
+    take_json(parser)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Exit code: 0 done, 1 a run failed, 2 a mistake in what was asked for, 130 stopped."""
+    asked, root = arguments(), Path.cwd()
+    try:
+        with words_aside(asked.json):
+            name, study = study_of(root, asked)
+            result, page = hold(root, name, study, asked.at_once, date.today().isoformat(), time.monotonic)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    if asked.json:
+        print_json(result)
+    else:
+        print(table(result))
+        print(f"page: {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

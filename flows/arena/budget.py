@@ -1,0 +1,41 @@
+"""What a budget allows an arm: tokens of pretraining, in whole steps."""
+
+from pathlib import Path
+
+import torch
+
+from flows.arena.study import Study
+from flows.forecast.forecasts import works_of
+from flows.params.compose import compose
+from lm.training.flops import flops_per_token
+from tasks.core.config import ConfigError
+
+STAGE, TOKENS = "pretrain", "curriculum.tokens"
+CALIBRATION_STEPS = 20  # of a run that measures how fast an arm trains here
+
+
+def tokens_of(root: Path, study: Study, arm: str, tokens_per_second: float = 0.0) -> int | None:
+    """Tokens that the arm's runs are trained on, a whole number of steps, so that every schedule ends at the budget; None where the
+    budget is none of training. tokens_per_second: of this arm here, for a budget of seconds. Raises ConfigError for a budget below
+    a step."""
+    kind, amount = study.budget.kind, study.budget.amount
+    if kind == "bytes":
+        return None
+    work = works_of(compose(root, study.preset, study.assignments(arm, {}, study.seed)), [STAGE])[STAGE]
+    a_step = work.tokens / work.steps
+    if kind == "flop":
+        with torch.device("meta"):
+            step = work.step()
+        amount /= flops_per_token(step.model, step.batch.length)
+    elif kind == "seconds":
+        amount *= tokens_per_second
+    steps = int(amount / a_step + 1e-9)
+    if not steps:
+        raise ConfigError(f"budget: {study.budget.amount:g} {kind} is less than a step of {arm}, {a_step:g} tokens")
+    return round(steps * a_step)
+
+
+def calibration_tokens(root: Path, study: Study, arm: str) -> int:
+    """Tokens of a run that measures how fast the arm trains."""
+    work = works_of(compose(root, study.preset, study.assignments(arm, {}, study.seed)), [STAGE])[STAGE]
+    return round(CALIBRATION_STEPS * work.tokens / work.steps)

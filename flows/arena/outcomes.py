@@ -1,0 +1,62 @@
+"""The outcomes of a study's runs, a line each of runs.jsonl."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lm.files import sync
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run. value: the measure, None where training diverged, and `why` says how.
+
+    seconds, flop, tokens: of training, forward and backward. parameters: weights of the trained model. size_bytes: of the
+    measured model on disk, 0 where its stage does not say. data: digest of the data that training followed. curve: [tokens, loss
+    or bits per byte] of training, a point a step. rates: the learning rate at its highest and at the last step.
+    """
+
+    digest: str
+    arm: str
+    tuned: dict[str, float]
+    seed: int
+    value: float | None
+    seconds: float = 0.0
+    flop: float = 0.0
+    tokens: int = 0
+    parameters: int = 0
+    size_bytes: int = 0
+    data: str = ""
+    curve: tuple[tuple[float, float], ...] = ()
+    rates: tuple[float, float] = (0.0, 0.0)
+    why: str = ""
+
+
+class Outcomes:
+    """The outcomes by digest, in a file that a kill leaves whole."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "runs.jsonl"
+        self.known = {found.digest: found for found in _read(self._path)}
+
+    def add(self, outcome: Outcome) -> None:
+        """Write an outcome down; it is on the disk when this returns. Called by one thread at a time."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # on a line of its own, even behind one that a kill cut short
+        text = "\n" + json.dumps(asdict(outcome), sort_keys=True, allow_nan=False) + "\n"
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(text)
+        sync(self._path)
+        self.known[outcome.digest] = outcome
+
+
+def _read(path: Path) -> Iterator[Outcome]:
+    """The outcomes of a file. A line that is not whole is none."""
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        curve = tuple((point[0], point[1]) for point in values["curve"])
+        yield Outcome(**{**values, "curve": curve, "rates": tuple(values["rates"])})

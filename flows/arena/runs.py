@@ -1,0 +1,110 @@
+"""One run of a study: the stages up to its measure, with the run's parameters, in a variant of this checkout."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from json import dumps
+from pathlib import Path
+
+import torch
+
+from flows.arena.outcomes import Outcome
+from flows.arena.study import Study
+from flows.forecast.forecasts import works_of
+from flows.params.compose import check, compose, write
+from flows.stage.process import DVC_CLI, run_stage
+from flows.workspaces.variants import surroundings
+from lm.settings import THREADS
+from lm.training.flops import flops_per_token
+from tasks.about.work import Work
+from tasks.core.config import ConfigError
+from tasks.report.read import Stage, read_stages
+from tasks.runner.graph import needed, read_graph
+from tasks.runner.key import locked_key
+from tasks.runner.lock import locked_in, md5s
+from tasks.runner.timings import settle
+
+# What the data of all arms come from, and what trains where the room is not of a stage that does
+PLAN, START = "curriculum", "pretrain"
+RATE = "learning_rate"
+BAD_CONFIG = 2
+DIVERGED = ": step "  # `pretrain: step 12: the loss is nan ...`, as lm/training/guard.py says it
+
+
+class Failed(Exception):
+    """A run that ended badly, and not by diverging; the message has its last lines."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is asked for: of an arm, with these tuned parameters and this seed of the pipeline."""
+
+    arm: str
+    tuned: dict[str, float]
+    seed: int
+    assignments: list[str]
+
+    def digest(self, decided: list[object]) -> str:
+        """By which the run is known. decided: what else decides its outcome, such as the code."""
+        return sha256(dumps([sorted(self.assignments), *decided]).encode()).hexdigest()[:16]
+
+
+def run(
+    root: Path, folder: Path, study: Study, job: Job, digest: str, threads: int, say: Callable[[str], None]
+) -> Outcome:
+    """Reproduce the stage of the measure in this variant of the checkout, and read what came of it. Raises ConfigError for
+    parameters that cannot be used, and Failed."""
+    params = compose(folder, study.preset, job.assignments)
+    check(folder, params)
+    write(folder, params)
+    stage, metric = study.stage_and_metric
+    graph = read_graph(folder)
+    if stage not in graph:
+        raise ConfigError(f"measure: no stage {stage!r} with these parameters (stages: {', '.join(graph)})")
+    # one process of DVC for all stages: importing it takes 1.5 s
+    command = [sys.executable, "-P", str(DVC_CLI), "--wait-for-lock", "repro", stage]
+    extra = {**surroundings(root, folder), THREADS.name: str(threads)}
+    ended = run_stage(folder, stage, False, say, extra, command)
+    if ended.code:
+        last = next((line for line in reversed(ended.tail) if DIVERGED in line), "")
+        if last:
+            return Outcome(digest, job.arm, job.tuned, job.seed, None, why=last)
+        raise Failed("\n".join(ended.tail[-5:]))
+    locked = locked_in(folder) or {}
+    for address in needed(graph, [stage]):
+        settle(folder, address, locked_key(locked[address]))
+    found = {each.name: each for each in read_stages(folder)}
+    if metric not in found[stage].metrics:
+        raise ConfigError(f"measure: {stage} has no {metric!r} (it has: {', '.join(sorted(found[stage].metrics))})")
+    data = sha256("".join(sorted(md5s(locked.get(PLAN), "outs").values())).encode()).hexdigest()[:12]
+    trained = found[trains(study.room, {name: bool(each.curves) for name, each in found.items()})]
+    (work,) = works_of(params, [trained.name]).values()
+    measured = found[stage].metrics
+    return _outcome(digest, job, measured[metric], trained, work, data, measured.get("size_bytes", 0.0))
+
+
+def trains(room: str, has_curves: dict[str, bool]) -> str:
+    """The stage whose training a study watches: that of the room, or the first."""
+    stage = room.partition(".")[0]
+    return stage if has_curves.get(stage) else START
+
+
+def _outcome(digest: str, job: Job, value: float, trained: Stage, work: Work, data: str, size: float) -> Outcome:
+    """work: of the trained stage, whose tokens and FLOP follow from the parameters alone."""
+    with torch.device("meta"):
+        step = work.step()
+    points = trained.curves.get("bits_per_byte") or trained.curves["loss"]
+    rates = [rate for _, rate in trained.curves.get(RATE, [])] or [0.0]
+    each = work.tokens / work.steps
+    return Outcome(
+        digest, job.arm, job.tuned, job.seed, value,
+        seconds=work.tokens / trained.timings["tokens_per_second"] if trained.timings else 0.0,
+        flop=work.tokens * flops_per_token(step.model, step.batch.length),
+        tokens=round(work.tokens),
+        parameters=step.model.num_parameters(),
+        size_bytes=round(size),
+        data=data,
+        curve=tuple(((number + 1) * each, loss) for number, loss in points),
+        rates=(max(rates), rates[-1]),
+    )  # fmt: skip
