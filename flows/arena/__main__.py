@@ -3,13 +3,13 @@ that was tuned as hard."""
 
 import argparse
 import sys
-import time
 from datetime import date
 from pathlib import Path
 
 from flows.arena.asked import study_of
 from flows.arena.hold import hold
 from flows.arena.pages.terminal import table
+from flows.arena.runs import Failed
 from tasks.core.config import ConfigError
 from tasks.runner.answer import print_json, take_json, words_aside
 
@@ -37,10 +37,10 @@ def main() -> int:
     try:
         with words_aside(asked.json):
             name, study = study_of(root, asked)
-            result, page = hold(root, name, study, asked.at_once, date.today().isoformat(), time.monotonic)
-    except ConfigError as error:
+            result, page = hold(root, name, study, asked.at_once, date.today().isoformat())
+    except (ConfigError, Failed) as error:
         print(error, file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -67,7 +67,9 @@ def changed(study: Study, asked: argparse.Namespace, where: str) -> Study:
     if asked.budget:
         kind, equals, amount = asked.budget.partition("=")
         if not equals:
-            raise ConfigError(f"BUDGET: {asked.budget!r} must read tokens=300000, flop=1e12, seconds=20 or bytes=2000000")
+            raise ConfigError(
+                f"BUDGET: {asked.budget!r} must read tokens=300000, flop=1e12, seconds=20 or bytes=2000000"
+            )
         try:
             number = float(amount)
         except ValueError:

@@ -1,40 +1,94 @@
 """A study from what was asked to its page: held in .studies/<name>, which keeps what is done."""
 
-import json
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flows.arena.budget import TOKENS, calibration_tokens, tokens_of
 from flows.arena.outcomes import Outcome, Outcomes
-from flows.arena.pages.study_page import page_of
-from flows.arena.race import TUNING, race
+from flows.arena.pages.study_page import study_page
+from flows.arena.race import race
 from flows.arena.result import Told, result_of
 from flows.arena.runs import Job
 from flows.arena.slots import Slots, runs_at_once
-from flows.arena.statistics.sequential import is_clear
 from flows.arena.study import Study
 from lm.files import write_json, write_text
 from tasks.core.config import ConfigError
 from tasks.runner.git import git
-from tasks.runner.machine import described
+from tasks.runner.machine import hardware
 from tasks.runner.progress import clock
 
 FOLDER = Path(".studies")
 
 
-def hold(root: Path, name: str, study: Study, at_once: int, today: str, now: Any) -> tuple[dict[str, Any], Path]:
-    """(result, path of its page). Says a line for every run. Raises ConfigError, and Failed where a run ends badly."""
-    if changed := git(root, "status", "--porcelain", "--untracked-files=no", "--", "*.py", "dvc.yaml").strip():
-        print(f"study: {len(changed.splitlines())} files differ from the commit, whose code the arms run: commit first")
+def hold(root: Path, name: str, study: Study, at_once: int, today: str) -> tuple[dict[str, Any], Path]:
+    """(result, path of its page), with a line for every run. Raises ConfigError, and Failed where a run ends badly."""
+    changed = git(root, "status", "--porcelain", "--untracked-files=no", "--", "*.py", "dvc.yaml").splitlines()
+    if changed:
+        print(
+            f"study: {len(changed)} files differ from the commit, whose code the arms run: commit what they are to have"
+        )
     folder = root / FOLDER / name
-    folder.mkdir(parents=True, exist_ok=True)
+    outcomes, at_once = Outcomes(folder), runs_at_once(at_once)
     write_json(folder / "study.json", study.model_dump(mode="json"))
-    slots = Slots(root, study, name, runs_at_once(at_once), Outcomes(folder))
-    teller = Teller(study, now)
-    study = within_budget(root, study, slots, teller)
-    raced = race(study, lambda jobs: slots.do(jobs, teller.say), clear_of(study))
-    told = Told(name, slots.commit[:12], described(), today, slots.threads, slots.at_once)
+    slots = Slots(root, study, name, at_once, outcomes)
+    teller = Teller(name, study)
+    allowed = {arm: tokens for arm in study.arms if (tokens := allowed_tokens(root, study, arm, slots, teller))}
+    raced = race(study, lambda jobs: slots.do([within(job, allowed) for job in jobs], teller.say))
+    told = Told(name, slots.commit[:12], in_words(hardware()), today, slots.threads, at_once)
     result = result_of(study, raced, told)
     write_json(folder / "result.json", result)
-    write_text(folder / "index.html", page_of(result))
+    write_text(folder / "index.html", study_page(result))
     return result, folder / "index.html"
+
+
+def allowed_tokens(root: Path, study: Study, arm: str, slots: Slots, teller: "Teller") -> int | None:
+    """Tokens that the budget allows an arm. For one of seconds a short run tells how fast the arm trains here; what it told is kept
+    with the study, so that a study which goes on has the same budget."""
+    if study.budget.kind != "seconds":
+        return tokens_of(root, study, arm)
+    tokens = calibration_tokens(root, study, arm)
+    job = within(Job(arm, {}, study.seed, study.assignments(arm, {}, study.seed)), {arm: tokens})
+    (measured,) = slots.do([job], teller.say)
+    if not measured.seconds:
+        raise ConfigError(f"budget: how fast {arm} trains is not known: {measured.why or 'its times are gone'}")
+    return tokens_of(root, study, arm, measured.tokens / measured.seconds)
+
+
+def within(job: Job, allowed: dict[str, int]) -> Job:
+    """The job with the tokens that its arm is allowed."""
+    if job.arm not in allowed:
+        return job
+    return replace(job, assignments=[*job.assignments, f"{TOKENS}={allowed[job.arm]}"])
+
+
+def in_words(hardware: dict[str, str]) -> str:
+    """A machine in words, such as `Intel Xeon, AVX512, 2 threads`."""
+    return ", ".join(hardware[name] for name in ("gpu", "cpu", "instructions") if hardware.get(name))
+
+
+class Teller:
+    """Says how far a study is: a line a run, with the time that is left if every arm runs with every seed."""
+
+    def __init__(self, name: str, study: Study) -> None:
+        arms = len(study.arms) + 1  # the baseline's second self
+        trials = sum(study.trials if study.ranges(arm) else 1 for arm in [*study.arms, study.baseline])
+        self._name, self._most = name, trials + arms * study.seeds
+        self._done = self._ran = 0
+        self._since = time.monotonic()
+
+    def say(self, job: Job, outcome: Outcome, known: bool) -> None:
+        """Take note of a run that is done; known: from before."""
+        self._done += 1
+        self._ran += not known
+        said = " ".join(
+            [f"{key.rpartition('.')[2]}={value:g}" for key, value in job.tuned.items()] + [f"seed {job.seed}"]
+        )
+        value = "diverged" if outcome.value is None else f"{outcome.value:.5g}"
+        left = ""
+        if self._ran:
+            each = (time.monotonic() - self._since) / self._ran
+            left = f", at most {clock(each * max(self._most - self._done, 0))} left"
+        again = " (done before)" if known else ""
+        print(f"{self._name} {self._done}/{self._most} {job.arm} {said}: {value}{again}{left}", flush=True)

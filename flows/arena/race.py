@@ -3,21 +3,19 @@
 What is asked next follows from the outcomes so far alone, so a study that was killed goes on as it would have.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from flows.arena.outcomes import Outcome
 from flows.arena.runs import Job
 from flows.arena.search import best, proposals
+from flows.arena.statistics.sequential import Decision, decide, planned_looks
 from flows.arena.study import Study
 
 # Seeds of the pipeline, beside the study's own: of trials, and of the baseline's second self. Runs have the ones from 1 on.
 TUNING, AGAIN = 1_000, 2_000
 # Whoever does the jobs, in any order, and gives their outcomes in that of the jobs.
 Runner = Callable[[Sequence[Job]], list[Outcome]]
-# (values of an arm, values of the baseline, look, of looks) -> whether more pairs would say nothing else
-Clear = Callable[[list[float | None], list[float | None], int, int], bool]
 
 
 @dataclass
@@ -40,34 +38,40 @@ class Arm:
 
 @dataclass(frozen=True)
 class Raced:
-    """The arms of a study by name, all trials and runs done, and the baseline's second self: tuned anew, with seeds of its
-    own, so that it differs from the baseline as two methods would that are the same. looks: by name, the look at which the
-    arm was clear, and of how many."""
+    """The arms of a study by name, all trials and runs done, and the baseline's second self: tuned anew, with seeds of its own, so
+    that it differs from the baseline as two methods would that are the same. looks: counts of pairs at which it was asked whether
+    a case is clear."""
 
     arms: dict[str, Arm]
     again: Arm
-    looks: dict[str, tuple[int, int]]
+    looks: tuple[int, ...]
+
+    def pairs(self, study: Study, arm: Arm) -> list[tuple[Outcome, Outcome]]:
+        """(arm, baseline) of each seed that both have run, in their order."""
+        base = self.arms[study.baseline]
+        return [(arm.runs[number], base.runs[number]) for number in sorted(arm.runs.keys() & base.runs.keys())]
 
 
-def race(study: Study, do: Runner, clear: Clear) -> Raced:
-    """Tune, then run in looks: after each, an arm that is clear beside the baseline ends; the baseline goes on with the last."""
+def race(study: Study, do: Runner) -> Raced:
+    """Tune, then run in looks: an arm that is better or worse than the baseline at one ends there, the baseline with the last.
+    Its second self runs with every seed."""
     arms = {name: Arm(name, name) for name in study.arms}
     again = Arm(study.baseline, f"{study.baseline} again", AGAIN)
-    everyone = [*arms.values(), again]
-    tune(study, everyone, do)
-    looks: dict[str, tuple[int, int]] = {}
+    tune(study, [*arms.values(), again], do)
+    raced = Raced(arms, again, planned_looks(study.seeds, study.looks))
     base = arms[study.baseline]
-    numbers = pairs_at(study.seeds, study.looks)
-    for look, pairs in enumerate(numbers, 1):
-        going = [arm for arm in everyone if arm is not base and arm.search not in looks and arm.best is not None]
-        if base.best is None or not going:
-            break
-        lead(study, [base, *going], pairs, do)
-        for arm in going:
-            pair = [[runner.runs[n].value for n in range(1, pairs + 1)] for runner in (arm, base)]
-            if look == len(numbers) or (arm is not again and clear(pair[0], pair[1], look, len(numbers))):
-                looks[arm.search] = look, len(numbers)
-    return Raced(arms, again, looks)
+    going = [arm for arm in [*arms.values(), again] if arm is not base and arm.best is not None]
+    for pairs in raced.looks if base.best is not None else ():
+        if going:
+            lead(study, [base, *going], pairs, do)
+        going = [arm for arm in going if arm is again or not decided(study, raced, arm).stop]
+    return raced
+
+
+def decided(study: Study, raced: Raced, arm: Arm) -> Decision:
+    """Whether the arm's pairs so far are clear, and what they say."""
+    values = [(one.value, other.value) for one, other in raced.pairs(study, arm)]
+    return decide(values, raced.looks, study.level, study.better)
 
 
 def tune(study: Study, arms: Sequence[Arm], do: Runner) -> None:
@@ -76,7 +80,9 @@ def tune(study: Study, arms: Sequence[Arm], do: Runner) -> None:
     while True:
         asked: list[tuple[Arm, Job]] = []
         for arm in arms:
-            told = [trial.value if trial.value is None or study.better == "lower" else -trial.value for trial in arm.trials]
+            told = [
+                trial.value if trial.value is None or study.better == "lower" else -trial.value for trial in arm.trials
+            ]
             arm.params = proposals(study.ranges(arm.name), study.trials, study.seed, arm.search, told)
             asked += [(arm, arm.job(study, tuned, seed)) for tuned in arm.params[len(arm.trials) :]]
         if not asked:
@@ -84,7 +90,9 @@ def tune(study: Study, arms: Sequence[Arm], do: Runner) -> None:
         for (arm, _), outcome in zip(asked, do([job for _, job in asked]), strict=True):
             arm.trials.append(outcome)
     for arm in arms:
-        values = [trial.value if trial.value is None or study.better == "lower" else -trial.value for trial in arm.trials]
+        values = [
+            trial.value if trial.value is None or study.better == "lower" else -trial.value for trial in arm.trials
+        ]
         arm.best = best(arm.params, values)
 
 
@@ -98,10 +106,3 @@ def lead(study: Study, arms: Sequence[Arm], pairs: int, do: Runner) -> None:
     ]
     for (arm, number, _), outcome in zip(asked, do([job for *_, job in asked]), strict=True):
         arm.runs[number] = outcome
-
-
-def pairs_at(seeds: int, looks: int) -> list[int]:
-    """How many pairs there are at each look, rising, the last time all; none has fewer than 3 unless there are fewer in all."""
-    least = min(3, seeds)
-    found = {max(least, math.ceil(seeds * look / looks)) for look in range(1, looks + 1)}
-    return sorted(found)

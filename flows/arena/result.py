@@ -2,22 +2,21 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 from flows.arena.outcomes import Outcome
-from flows.arena.race import Arm, Raced
-from flows.arena.statistics.flags import flags_of
-from flows.arena.statistics.ratios import Comparison, compare
-from flows.arena.statistics.to_target import reached
+from flows.arena.race import Arm, Raced, decided
+from flows.arena.statistics.sequential import compare_at
+from flows.arena.statistics.to_target import Reached, to_target
 from flows.arena.study import Study
+from flows.arena.warnings import warnings_of
 
-QUANTITIES = ("tokens", "flop", "seconds")  # to a target
+TO_TARGET = ("tokens", "flop", "seconds")
 
 
 @dataclass(frozen=True)
 class Told:
-    """What a result says of where it comes from. threads: of each run."""
+    """Where a result comes from. threads: of each run."""
 
     name: str
     commit: str
@@ -28,11 +27,13 @@ class Told:
 
 
 def result_of(study: Study, raced: Raced, told: Told) -> dict[str, Any]:
-    """The result as JSON: the arms with their trials and runs, each arm beside the baseline, the noise floor, and warnings. Every
+    """The result as JSON: the arms with their trials and runs, each beside the baseline, the noise floor, and warnings. Every
     number is finite or null."""
     stage, metric = study.stage_and_metric
     base = raced.arms[study.baseline]
-    found = next(iter(base.runs.values()), None) or next(iter(base.trials), None)
+    found = next(iter([*base.runs.values(), *base.trials]), None)
+    others = [arm for arm in raced.arms.values() if arm is not base]
+    every = warnings_of(study, raced)
     return {
         **vars(told),
         "room": study.room,
@@ -45,10 +46,10 @@ def result_of(study: Study, raced: Raced, told: Told) -> dict[str, Any]:
         "trials": study.trials,
         "parameters": found.parameters if found else None,
         "tokens": found.tokens if found else None,
-        "arms": [arm_of(study, arm) for arm in raced.arms.values()],
-        "comparisons": [row for arm in raced.arms.values() if arm is not base for row in beside(study, raced, arm, base)],
-        "noise": next(beside(study, raced, raced.again, base), None),
-        "warnings": flags_of(study, raced),
+        "arms": [{**arm_of(study, arm), "warnings": every.get(arm.name, [])} for arm in raced.arms.values()],
+        "comparisons": [row for arm in others for row in beside(study, raced, arm)],
+        "noise": next(beside(study, raced, raced.again)),
+        "warnings": every.get("", []),
     }
 
 
@@ -63,31 +64,20 @@ def arm_of(study: Study, arm: Arm) -> dict[str, Any]:
         "name": arm.name,
         "params": {**study.arms[arm.name], **(arm.best or {})},
         "ranges": {name: list(ends) for name, ends in study.ranges(arm.name).items()},
-        "trials": [
-            {"number": number, "params": trial.tuned, **plain(trial)} for number, trial in enumerate(arm.trials)
-        ],
+        "trials": [{"number": number, "params": trial.tuned, **figures(trial)} for number, trial in enumerate(arm.trials)],
         "runs": [
-            {"seed": trial.seed, **plain(trial), "curve": curve(trial), "to_target": to_target(study, trial)}
-            for _, trial in sorted(arm.runs.items())
+            {"seed": run.seed, **figures(run), "curve": curve(run), "to_target": vars(there) if there else None}
+            for run in (arm.runs[number] for number in sorted(arm.runs))
+            for there in [reached(study, run)]
         ],
-        "search": {
-            "seconds": sum(trial.seconds for trial in arm.trials),
-            "flop": sum(trial.flop for trial in arm.trials),
-        },
-    }
+        "search": {name: sum(getattr(trial, name) for trial in arm.trials) for name in ("seconds", "flop")},
+    }  # fmt: skip
 
 
-def plain(outcome: Outcome) -> dict[str, Any]:
+def figures(outcome: Outcome) -> dict[str, Any]:
     """The figures of a run."""
-    return {
-        "value": outcome.value,
-        "seconds": outcome.seconds,
-        "flop": outcome.flop,
-        "tokens": outcome.tokens,
-        "size_bytes": outcome.size_bytes,
-        "diverged": outcome.value is None,
-        "why": outcome.why,
-    }
+    names = ("value", "seconds", "flop", "tokens", "size_bytes", "why")
+    return {**{name: getattr(outcome, name) for name in names}, "diverged": outcome.value is None}
 
 
 def curve(outcome: Outcome) -> list[list[float]]:
@@ -96,35 +86,24 @@ def curve(outcome: Outcome) -> list[list[float]]:
     return [[tokens, tokens * each, value] for tokens, value in outcome.curve]
 
 
-def to_target(study: Study, outcome: Outcome) -> dict[str, float] | None:
-    """Tokens, FLOP and seconds after which the smoothed curve is at the target; None where it never is, or there is none."""
+def reached(study: Study, outcome: Outcome) -> Reached | None:
+    """Where the run's curve reached the target; None where it did not, or diverged, or there is none."""
     if study.target is None or outcome.value is None:
         return None
-    tokens = reached(outcome.curve, study.target)
-    if tokens is None:
-        return None
-    share = tokens / max(outcome.tokens, 1)
-    return {"tokens": tokens, "flop": share * outcome.flop, "seconds": share * outcome.seconds}
+    return to_target(curve(outcome), study.target, outcome.flop / max(outcome.tokens, 1))
 
 
-def beside(study: Study, raced: Raced, arm: Arm, base: Arm) -> Iterator[dict[str, Any]]:
+def beside(study: Study, raced: Raced, arm: Arm) -> Iterator[dict[str, Any]]:
     """The rows of an arm beside the baseline: the measure, then what it took to the target, then seconds of a run."""
-    pairs = sorted(arm.runs.keys() & base.runs.keys())
-    both = [(arm.runs[n], base.runs[n]) for n in pairs]
-    look, looks = raced.looks.get(arm.search, (1, 1))
-
-    def row(quantity: str, found: Comparison) -> dict[str, Any]:
-        return {
-            "arm": arm.name, "baseline": base.name, "quantity": quantity, **found.row(), "stopped_early": look < looks,
-        }  # fmt: skip
-
-    yield row("value", compare([(a.value, b.value) for a, b in both], study.level, study.better))
-    for quantity in QUANTITIES if study.target is not None else ():
-        ends = [[(to_target(study, run) or {}).get(quantity) for run in pair] for pair in both]
-        yield row(f"{quantity}_to_target", compare([(a, b) for a, b in ends], study.level, lost="did not reach the target"))
-    yield row("seconds", compare([(a.seconds, b.seconds) for a, b in both], study.level))
-
-
-def typical(values: list[float]) -> float:
-    """The median, 0.0 of none."""
-    return median(values) if values else 0.0
+    found = decided(study, raced, arm)
+    both = raced.pairs(study, arm)
+    fixed = {"arm": arm.search, "baseline": study.baseline, "stopped_early": found.stopped_early}
+    yield {**fixed, "quantity": "value", **found.comparison.row()}
+    for name in TO_TARGET if study.target is not None else ():
+        ends = [
+            tuple(getattr(there, name) if (there := reached(study, run)) else None for run in pair) for pair in both
+        ]
+        said = compare_at(ends, raced.looks, study.level, lost="did not reach the target")
+        yield {**fixed, "quantity": f"{name}_to_target", **said.row()}
+    seconds = compare_at([(one.seconds, other.seconds) for one, other in both], raced.looks, study.level)
+    yield {**fixed, "quantity": "seconds", **seconds.row()}

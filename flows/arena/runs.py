@@ -107,4 +107,11 @@ def _outcome(digest: str, job: Job, value: float, trained: Stage, work: Work, da
         data=data,
         curve=tuple(((number + 1) * each, loss) for number, loss in points),
         rates=(max(rates), rates[-1]),
+        decays_from=decays_from(rates) * each,
     )  # fmt: skip
+
+
+def decays_from(rates: list[float]) -> int:
+    """Steps after which the rate is below its peak for good; 0 where the last step has it."""
+    last = max(number for number, rate in enumerate(rates) if rate >= 0.999 * max(rates))
+    return 0 if last == len(rates) - 1 else last + 1

@@ -55,7 +55,7 @@ class Study(Config):
     tune_of: dict[str, dict[str, Range]] = {}
     trials: int = Field(6, gt=0, description="of each arm, the baseline among them")
     seeds: int = Field(5, ge=2, description="paired runs of every arm at its best parameters")
-    looks: int = Field(3, gt=0, description="how often it is asked whether the case is clear, the last time included")
+    looks: int = Field(2, gt=0, description="how often it is asked whether a case is clear, the last time included")
     level: float = Field(0.95, gt=0.5, lt=1, description="of the intervals, whatever the number of looks")
     budget: Budget
     measure: str = "evaluate@pretrain.bits_per_byte"

@@ -1,0 +1,85 @@
+"""What of a study makes its winner doubtful, by arm; under "" what concerns all of them."""
+
+from collections import defaultdict
+
+import numpy as np
+
+from flows.arena.outcomes import Outcome
+from flows.arena.race import Arm, Raced, decided
+from flows.arena.statistics.flags import Tuning, at_edge, diverged, other_data, tuned_less, undecayed, won_by_decay
+from flows.arena.statistics.ratios import Comparison
+from flows.arena.statistics.sequential import compare_at
+from flows.arena.statistics.to_target import smoothed
+from flows.arena.study import Study
+
+# Stages whose parameters decide which data are trained on, so that arms of theirs see other data by their nature
+DATA_STAGES = ("ingest", "dedup", "filter", "tokenize", "curriculum")
+
+
+def warnings_of(study: Study, raced: Raced) -> dict[str, list[str]]:
+    """The warnings, a line each."""
+    said: dict[str, list[str]] = defaultdict(list)
+    base = raced.arms[study.baseline]
+    at_end = {name: factor for name, arm in raced.arms.items() if (factor := end_of_schedule(arm)) is not None}
+    for name, arm in raced.arms.items():
+        said[name] += at_edge(arm.best or {}, study.ranges(name))
+        said[name] += diverged(
+            name, [run.value is None for run in arm.runs.values()], [t.value is None for t in arm.trials]
+        )
+        if name in at_end:
+            said[name] += undecayed(name, at_end)
+        if arm is base:
+            continue
+        own = [key for key in study.ranges(name) if key.startswith(f"{study.room}.")]
+        said[name] += tuned_less(study.baseline, tuning(study, base), name, tuning(study, arm), own)
+        found = decided(study, raced, arm).comparison
+        ends = (at_end[name], at_end[study.baseline]) if {name, study.baseline} <= at_end.keys() else None
+        said[name] += won_by_decay(
+            name, found, before_decay(study, raced, arm), ends, beside_control(study, raced, arm)
+        )
+    seen = {name: [arm.runs[number].data for number in sorted(arm.runs)] for name, arm in raced.arms.items()}
+    if all(
+        not key.startswith(DATA_STAGES) for key in [study.room, *(key for arm in study.arms.values() for key in arm)]
+    ):
+        said[""] += other_data(study.baseline, seen)
+    return dict(said)
+
+
+def end_of_schedule(arm: Arm) -> float | None:
+    """The learning rate at the last step over its peak; None where no run has one."""
+    found = [run.rates[1] / run.rates[0] for run in arm.runs.values() if run.rates[0] > 0]
+    return max(found) if found else None
+
+
+def tuning(study: Study, arm: Arm) -> Tuning:
+    """How hard the arm was tuned; trials that were not done, as a search that was cut short leaves them, do not count."""
+    return Tuning(len(arm.trials), study.ranges(arm.name))
+
+
+def before_decay(study: Study, raced: Raced, arm: Arm) -> Comparison | None:
+    """Arm and baseline by their smoothed training curves where the first of their schedules begins to end; None where none does
+    before the budget."""
+    both = raced.pairs(study, arm)
+    at = min((run.decays_from for pair in both for run in pair if run.decays_from), default=0.0)
+    if not at or any(at >= run.tokens for pair in both for run in pair):
+        return None
+    return compare_at([(value_at(one, at), value_at(other, at)) for one, other in both], raced.looks, study.level)
+
+
+def value_at(run: Outcome, tokens: float) -> float | None:
+    """The smoothed loss of a run after so many tokens; None of one that diverged."""
+    if run.value is None or not run.curve:
+        return None
+    places, values = np.array(run.curve).T
+    return float(np.interp(tokens, places, smoothed(values)))
+
+
+def beside_control(study: Study, raced: Raced, arm: Arm) -> Comparison | None:
+    """The arm beside the study's control, None where there is none or it is the arm itself or the baseline."""
+    if study.control in (None, arm.name, study.baseline):
+        return None
+    control = raced.arms[study.control]
+    numbers = sorted(arm.runs.keys() & control.runs.keys())
+    return compare_at(
+        [(arm.runs[n].value, control.runs[n].value) for n in numbers], raced.looks, study.level, study.better
+    )
