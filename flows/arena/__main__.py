@@ -1,9 +1,10 @@
-"""`make study ROOM=pretrain.optimizer METHODS="adamw muon"`: what a method buys on this corpus and this machine, beside a baseline
-that was tuned as hard."""
+"""`make study ROOM=pretrain.optimizer METHODS="adamw muon"`: what a method buys on this corpus and this machine, beside a
+baseline that was tuned as hard."""
 
 import argparse
 import sys
 from datetime import date
+from json import dumps
 from pathlib import Path
 
 from flows.arena.asked import study_of
@@ -47,7 +48,7 @@ def main() -> int:
     if asked.json:
         print_json(result)
     else:
-        print(table(result))
+        print(table(dumps(result)))
         print(f"page: {page}")
     return 0
 

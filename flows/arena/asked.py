@@ -11,8 +11,8 @@ from flows.arena.study import METHOD, Range, Study, read_study
 from lm.config import ConfigError, mistakes
 from tasks.runner.rooms import config_of
 
-# A rate is tried over this range beside what a method has by default, on a log scale: AdamW's best of four at a laptop's size was 3 times
-# its default, Muon's a third.
+# A rate is tried over this range beside what a method has by default, on a log scale: AdamW's best of four at a laptop's
+# size was 3 times its default, Muon's a third.
 AROUND = 8.0
 COMMON_RATE = "pretrain.optimizer.lr"  # tuned for methods that have no rate of their own
 
@@ -80,8 +80,8 @@ def changed(study: Study, asked: argparse.Namespace, where: str) -> Study:
 
 
 def methods(room: str) -> dict[str, type[BaseModel]]:
-    """The methods that a parameter can have, by name, as in pretrain.optimizer. Raises ConfigError for a parameter that there is
-    not, or that holds no method."""
+    """The methods that a parameter can have, by name, as in pretrain.optimizer. Raises ConfigError for a parameter that
+    there is not, or that holds no method."""
     stage, *keys = room.split(".")
     kind: Any = config_of(stage)
     for key in keys:
@@ -99,7 +99,8 @@ def methods(room: str) -> dict[str, type[BaseModel]]:
 
 
 def ranges_of(room: str, method: type[BaseModel]) -> dict[str, Range]:
-    """What is tuned of a method: its rates, and the optimizer's where it has none; AROUND times below and above the default."""
+    """What is tuned of a method: its rates, and the optimizer's where it has none; AROUND times below and above the
+    default."""
     own = {name: field.default for name, field in method.model_fields.items() if name == "lr" or name.endswith("_lr")}
     if own:
         return {f"{room}.{name}": (rate / AROUND, rate * AROUND) for name, rate in own.items()}

@@ -15,9 +15,9 @@ CALIBRATION_STEPS = 20  # of a run that measures how fast an arm trains here
 
 
 def tokens_of(root: Path, study: Study, arm: str, tokens_per_second: float = 0.0) -> int | None:
-    """Tokens that the arm's runs are trained on, a whole number of steps, so that every schedule ends at the budget; None where the
-    budget is none of training. tokens_per_second: of this arm here, for a budget of seconds. Raises ConfigError for a budget below
-    a step."""
+    """Tokens that the arm's runs are trained on, a whole number of steps, so that every schedule ends at the budget; None
+    where the budget is none of training. tokens_per_second: of this arm here, for a budget of seconds. Raises ConfigError
+    for a budget below a step."""
     kind, amount = study.budget.kind, study.budget.amount
     if kind == "bytes":
         return None

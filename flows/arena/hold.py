@@ -2,12 +2,13 @@
 
 import time
 from dataclasses import replace
+from json import dumps
 from pathlib import Path
 from typing import Any
 
 from flows.arena.budget import TOKENS, calibration_tokens, tokens_of
 from flows.arena.outcomes import Outcome, Outcomes
-from flows.arena.pages.study_page import study_page
+from flows.arena.pages import study_page
 from flows.arena.race import race
 from flows.arena.result import Told, result_of
 from flows.arena.runs import Job
@@ -39,13 +40,13 @@ def hold(root: Path, name: str, study: Study, at_once: int, today: str) -> tuple
     told = Told(name, slots.commit[:12], in_words(hardware()), today, slots.threads, at_once)
     result = result_of(study, raced, told)
     write_json(folder / "result.json", result)
-    write_text(folder / "index.html", study_page(result))
+    write_text(folder / "index.html", study_page.page(dumps(result)))
     return result, folder / "index.html"
 
 
 def allowed_tokens(root: Path, study: Study, arm: str, slots: Slots, teller: "Teller") -> int | None:
-    """Tokens that the budget allows an arm. For one of seconds a short run tells how fast the arm trains here; what it told is kept
-    with the study, so that a study which goes on has the same budget."""
+    """Tokens that the budget allows an arm. For one of seconds a short run tells how fast the arm trains here; what it
+    told is kept with the study, so that a study which goes on has the same budget."""
     if study.budget.kind != "seconds":
         return tokens_of(root, study, arm)
     tokens = calibration_tokens(root, study, arm)

@@ -38,9 +38,9 @@ class Arm:
 
 @dataclass(frozen=True)
 class Raced:
-    """The arms of a study by name, all trials and runs done, and the baseline's second self: tuned anew, with seeds of its own, so
-    that it differs from the baseline as two methods would that are the same. looks: counts of pairs at which it was asked whether
-    a case is clear."""
+    """The arms of a study by name, all trials and runs done, and the baseline's second self: tuned anew, with seeds of its
+    own, so that it differs from the baseline as two methods would that are the same. looks: counts of pairs at which it
+    was asked whether a case is clear."""
 
     arms: dict[str, Arm]
     again: Arm
@@ -53,8 +53,8 @@ class Raced:
 
 
 def race(study: Study, do: Runner) -> Raced:
-    """Tune, then run in looks: an arm that is better or worse than the baseline at one ends there, the baseline with the last.
-    Its second self runs with every seed."""
+    """Tune, then run in looks: an arm that is better or worse than the baseline at one ends there, the baseline with the
+    last. Its second self runs with every seed."""
     arms = {name: Arm(name, name) for name in study.arms}
     again = Arm(study.baseline, f"{study.baseline} again", AGAIN)
     tune(study, [*arms.values(), again], do)

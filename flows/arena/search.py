@@ -6,7 +6,8 @@ from zlib import crc32
 
 from flows.arena.study import Range
 
-# Share of the trials that is spread evenly before any value is known; the others are proposed by a model of those before (TPE).
+# Share of the trials that is spread evenly before any value is known; the others are proposed by a model of those before
+# (TPE).
 EVENLY = 0.5
 ROUND = 2  # trials that are proposed together, so that as many can run at once; the same on every machine
 
@@ -16,8 +17,9 @@ def proposals(
 ) -> list[dict[str, float]]:
     """The parameters of every trial that can be proposed now that the values of the first `len(told)` are known.
 
-    told: of trials in their order, lower is better, None for one that diverged. Asked again with more values the first proposals
-    are the same, so a study that was killed goes on as it would have. Without ranges there is one, with nothing to tune.
+    told: of trials in their order, lower is better, None for one that diverged. Asked again with more values the first
+    proposals are the same, so a study that was killed goes on as it would have. Without ranges there is one, with nothing
+    to tune.
     """
     if not ranges:
         return [{}]
@@ -44,9 +46,9 @@ def proposals(
 
 
 def spread(ranges: dict[str, Range], number: int, of: int) -> dict[str, float]:
-    """Point `number` of `of` points that cover the ranges evenly on a log scale: of each parameter the middle of one of `of` equal
-    parts, each part once. The k-th parameter goes through its parts in steps of the k-th number that shares no divisor with
-    their number (a lattice), so that two parameters do not rise together where that can be."""
+    """Point `number` of `of` points that cover the ranges evenly on a log scale: of each parameter the middle of one of
+    `of` equal parts, each part once. The k-th parameter goes through its parts in steps of the k-th number that shares no
+    divisor with their number (a lattice), so that two parameters do not rise together where that can be."""
     steps = [step for step in range(1, of + 1) if math.gcd(step, of) == 1]
     found = {}
     for place, (name, (low, high)) in enumerate(sorted(ranges.items())):

@@ -16,7 +16,8 @@ from tasks.runner.git import git
 
 
 def runs_at_once(asked: int) -> int:
-    """How many runs go on at once: as asked, else one a core up to 8, the most that shared memory and disk were tried with."""
+    """How many runs go on at once: as asked, else one a core up to 8, the most that shared memory and disk were tried
+    with."""
     return asked or min(8, cores())
 
 
@@ -36,8 +37,8 @@ class Slots:
         self._at_once, self._writing = at_once, Lock()
 
     def do(self, jobs: Sequence[Job], say: Callable[[Job, Outcome, bool], None]) -> list[Outcome]:
-        """The outcomes of the jobs, in their order. say: called for each that is done, True for one that was known. The first that
-        fails ends the others, and its error is raised."""
+        """The outcomes of the jobs, in their order. say: called for each that is done, True for one that was known. The
+        first that fails ends the others, and its error is raised."""
         keys = [job.digest([self._study.preset, self._study.measure, self.threads, self.commit]) for job in jobs]
         todo: dict[str, Job] = {}
         for key, job in zip(keys, jobs, strict=True):

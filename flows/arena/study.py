@@ -1,4 +1,5 @@
-"""What a study asks: which methods of a room, tuned over which ranges, at which budget, measured how, and beside which baseline."""
+"""What a study asks: which methods of a room, tuned over which ranges, at which budget, measured how, and beside which
+baseline."""
 
 import json
 import math
@@ -17,7 +18,7 @@ Range = tuple[float, float]
 class Budget(Config):
     """What every run of a study may spend; one of these.
 
-    tokens: of training. flop: of training, forward and backward. seconds: of training on this machine. bytes: of weights on disk.
+    tokens, flop: of training, forward and backward. seconds: of training on this machine. bytes: of weights on disk.
     """
 
     tokens: int | None = Field(None, gt=0)
@@ -44,8 +45,8 @@ class Budget(Config):
 
 
 class Study(Config):
-    """A race. arms: by name, the parameters that each sets; `method` is the value of the room. tune: parameter -> (low, high), tried
-    on a log scale, for every arm that tune_of does not name. measure: a metric of a stage, as in
+    """A race. arms: by name, the parameters that each sets; `method` is the value of the room. tune: parameter -> (low,
+    high), tried on a log scale, for every arm that tune_of does not name. measure: a metric of a stage, as in
     evaluate@pretrain.bits_per_byte."""
 
     room: str = Field(min_length=1, description="key of params.yaml that an arm chooses, as in pretrain.optimizer")

@@ -57,8 +57,8 @@ def tuning(study: Study, arm: Arm) -> Tuning:
 
 
 def before_decay(study: Study, raced: Raced, arm: Arm) -> Comparison | None:
-    """Arm and baseline by their smoothed training curves where the first of their schedules begins to end; None where none does
-    before the budget."""
+    """Arm and baseline by their smoothed training curves where the first of their schedules begins to end; None where none
+    does before the budget."""
     both = raced.pairs(study, arm)
     at = min((run.decays_from for pair in both for run in pair if run.decays_from), default=0.0)
     if not at or any(at >= run.tokens for pair in both for run in pair):
