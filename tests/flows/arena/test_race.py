@@ -1,0 +1,149 @@
+"""A race asks for the same of every arm, goes on after a kill as it would have, and says what is so of runs whose gain is known."""
+
+from contextlib import suppress
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.arena.outcomes import Outcome
+from flows.arena.race import AGAIN, TUNING, race
+from flows.arena.result import Told, result_of
+from flows.arena.runs import Job
+from tests.flows.arena.races import RATE, losses, raced, study
+
+TOLD = Told("test", "abc", "a machine", "2026-01-01", 1, 2)
+
+
+def verdicts(result: dict) -> dict[str, str]:
+    return {row["arm"]: row["verdict"] for row in result["comparisons"] if row["quantity"] == "value"}
+
+
+def test_every_arm_has_as_many_trials_and_the_seeds_of_the_baseline() -> None:
+    asked = study(["adamw", "muon", "lion"], seeds=4)
+    jobs: list[Job] = []
+    run = losses({}, 0.01)
+
+    def do(some: list[Job]) -> list[Outcome]:
+        jobs.extend(some)
+        return [run(job) for job in some]
+
+    found = race(asked, do)
+    trials = [job for job in jobs if job.seed == asked.seed + TUNING]
+    assert {name: sum(job.arm == name for job in trials) for name in asked.arms} == {"adamw": 12, "muon": 6, "lion": 6}
+    seeds = {name: {job.seed for job in jobs if job.arm == name} - {TUNING} for name in asked.arms}
+    assert seeds["muon"] == seeds["lion"] == {1, 2, 3, 4} and seeds["adamw"] == {
+        1,
+        2,
+        3,
+        4,
+        *range(AGAIN + 1, AGAIN + 5),
+    }
+    assert all(
+        arm.best == arm.trials[min(range(6), key=lambda n: arm.trials[n].value)].tuned for arm in found.arms.values()
+    )
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 40))
+def test_a_race_that_was_stopped_asks_for_what_is_left(stop: int) -> None:
+    """Whatever was done is known, and the result is that of a race in one go."""
+    asked, run = study(), losses({"muon": 0.97}, 0.005)
+    whole = result_of(asked, raced(asked, run), TOLD)
+    known: dict[str, Outcome] = {}
+    done = 0
+
+    class Killed(Exception):
+        pass
+
+    def do(jobs: list[Job]) -> list[Outcome]:
+        nonlocal done
+        for job in jobs:
+            if job.digest([]) not in known:
+                if done == stop:
+                    raise Killed
+                done += 1
+                known[job.digest([])] = run(job)
+        return [known[job.digest([])] for job in jobs]
+
+    with suppress(Killed):
+        race(asked, do)
+    begun, stop = done, 10**9
+    assert result_of(asked, race(asked, do), TOLD) == whole
+    assert begun <= done == len(known)
+
+
+def test_the_same_method_under_two_names_ties() -> None:
+    """In at least 95 of 100 races of 200 that are cheap: 190, less three standard deviations of a binomial."""
+    found = [
+        verdicts(result_of(asked, raced(asked, losses({}, 0.004, salt)), TOLD))["muon"]
+        for salt in range(200)
+        for asked in [study()]
+    ]
+    assert found.count("no difference") >= 190 - 9, {verdict: found.count(verdict) for verdict in set(found)}
+
+
+def test_a_gain_is_found_and_a_loss_too() -> None:
+    asked = study(["adamw", "muon", "lion"])
+    result = result_of(asked, raced(asked, losses({"muon": 0.9, "lion": 1.1}, 0.003)), TOLD)
+    assert verdicts(result) == {"muon": "better", "lion": "worse"}
+    assert result["noise"]["verdict"] == "no difference"
+    early = {row["arm"]: row["stopped_early"] for row in result["comparisons"] if row["quantity"] == "value"}
+    assert early == {"muon": True, "lion": True}  # so clear a case needs no more than the first look
+    assert [len(arm["runs"]) for arm in result["arms"]] == [5, 3, 3]
+
+
+def test_a_baseline_whose_rate_is_pinned_is_said() -> None:
+    asked = study(tune={}, tune_of={"muon": {RATE: [0.001, 0.1]}})
+    result = result_of(asked, raced(asked, losses({}, 0.003)), TOLD)
+    said = " ".join(line for arm in result["arms"] for line in arm["warnings"])
+    assert "adamw was not tuned as hard as muon" in said
+
+
+def test_a_best_at_the_edge_of_its_range_is_said() -> None:
+    asked = study(tune={RATE: [0.00001, 0.0001]})
+    result = result_of(asked, raced(asked, losses({}, 0.0001)), TOLD)
+    assert any("lies at the edge" in line for line in result["arms"][0]["warnings"])
+
+
+def test_a_method_that_wins_because_its_schedule_ended_is_called_so() -> None:
+    """Before its decay it is no better, and the baseline has none."""
+    asked, run = study(["constant", "decayed"]), losses({"decayed": 0.9}, 0.001)
+
+    def ended(job: Job) -> Outcome:
+        found = run(job)
+        late = found.value
+        assert late is not None
+        same = 2.5 + 0.001 * (job.seed % 3)
+        curve = tuple((100.0 * step, same + 3.0 / step if step < 9 else late) for step in range(1, 11))
+        rates, start = ((1.0, 0.0), 700.0) if job.arm == "decayed" else ((1.0, 1.0), 0.0)
+        return replace(found, curve=curve, rates=rates, decays_from=start)
+
+    result = result_of(asked, raced(asked, ended), TOLD)
+    said = next(arm["warnings"] for arm in result["arms"] if arm["name"] == "decayed")
+    assert verdicts(result)["decayed"] == "better"
+    assert any("wins only because its schedule ended" in line for line in said)
+
+
+def test_an_arm_that_diverges_is_counted_and_loses_nothing_of_the_others() -> None:
+    asked, run = study(["adamw", "muon", "lion"]), losses({"muon": 0.9}, 0.003)
+
+    def do(job: Job) -> Outcome:
+        return replace(run(job), value=None, why="pretrain: step 3: the loss is nan") if job.arm == "lion" else run(job)
+
+    result = result_of(asked, raced(asked, do), TOLD)
+    assert verdicts(result) == {"muon": "better", "lion": "cannot be compared"}
+    said = next(arm["warnings"] for arm in result["arms"] if arm["name"] == "lion")
+    assert any("6 of 6 tuning trials" in line for line in said)
+
+
+def test_a_target_that_no_arm_reaches_is_said() -> None:
+    result = result_of(study(target=0.5), raced(study(target=0.5), losses({"muon": 0.9}, 0.003)), TOLD)
+    rows = [row for row in result["comparisons"] if row["quantity"] == "tokens_to_target"]
+    assert [row["verdict"] for row in rows] == ["cannot be compared"] and "did not reach the target" in rows[0]["why"]
+
+
+def test_higher_is_better_where_it_is_said() -> None:
+    asked = study(better="higher", measure="evaluate@rl.accuracy")
+    result = result_of(asked, raced(asked, losses({"muon": 1.1}, 0.003)), TOLD)
+    assert verdicts(result) == {"muon": "better"}
