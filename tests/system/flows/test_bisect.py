@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from tests.flows.runs import (
     texts,
     write_shard,
 )
-from tests.processes import PATIENCE
+from tests.processes import wait_for
 from tests.project import ROOT, digest, run_stage, start_stage
 
 
@@ -111,10 +110,8 @@ def test_another_version_of_a_library(original: Path, again: Path, tmp_path: Pat
 def test_a_weight_that_changed_between_two_steps(original: Path, again: Path) -> None:
     shutil.rmtree(again / "data" / "pretrain")
     process = start_stage(again, "pretrain", TOKENMILL_CHECKPOINT_SECONDS="0")
-    deadline = time.monotonic() + PATIENCE
-    while sum(path.read_bytes().count(b"\n") for path in again.glob(".scratch/pretrain/*/curves.jsonl")) < 9:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)  # watching a file: what is waited for is its length, never the time
+    curves = again.glob
+    wait_for(lambda: sum(p.read_bytes().count(b"\n") for p in curves(".scratch/pretrain/*/curves.jsonl")) >= 9, process)
     process.kill()
     process.communicate()
     newest = max(again.glob(".scratch/pretrain/*/checkpoints/step-*.safetensors"))
