@@ -21,7 +21,7 @@ from flows.servers.prefect_and_mlflow import HOST, child
 from flows.workspaces.smoke import copy_project
 from tests.ports import free_port
 from tests.processes import PATIENCE, wait_for
-from tests.project import ROOT, TINY, write_params
+from tests.project import DATA_STAGES, ROOT, TINY, write_params
 
 DEADLINE = 15  # seconds without a sign of life; agents give one a second
 # Waits until the file named GO is there, and says in MARK who runs it; so a test chooses when it ends.
@@ -32,7 +32,7 @@ SLOW = {
     "outs": ["data/slow"],
     "meta": {"pool": "gpu"},
 }
-REAL = ("ingest", "dedup", "filter", "tokenize")
+REAL = DATA_STAGES[:4]
 SENT = ("dedup", "tokenize")
 # The flow without preflight and the checks of sections, which this graph does not have, and without a report.
 PIPELINE = """

@@ -13,11 +13,10 @@ from tasks.curriculum.plan import Budget, Documents, Prefixes, Ranges
 from tasks.curriculum.stage import CurriculumConfig
 from tasks.curriculum.stream import drawing
 from tests.processes import wait_for
-from tests.project import ROOT, TINY, digest, make_project, run_stage, start_stage
+from tests.project import DATA_STAGES, ROOT, TINY, digest, make_project, run_stage, start_stage
 from tests.tiny import Tiny
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
-DATA = ["ingest", "dedup", "filter", "tokenize"]
 STEP = TINY["curriculum"]["tokens_per_step"]
 SHORT, LONG = 32, 48
 # The order that keeps its beginning in a longer plan, to a hundredth of the corpus
@@ -50,7 +49,7 @@ def variant(before: Path, folder: Path, values: dict[str, Any]) -> Path:
     """A project of these params that is about to pretrain; of the stages before it has what the other project has."""
     folder.mkdir()
     project = make_project(folder, values)
-    for stage in [*DATA, "curriculum"]:
+    for stage in DATA_STAGES:
         if (before / "data" / stage).exists():
             shutil.copytree(before / "data" / stage, project / "data" / stage)
     if not (project / "data" / "curriculum").exists():

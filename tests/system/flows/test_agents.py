@@ -18,6 +18,7 @@ from flows.agents.prefect_worker import TEMPLATE
 from tasks.runner.lock import read_lock
 from tests.flows.served import ENDED
 from tests.flows.team import (
+    REAL,
     SENT,
     Team,
     commit,
@@ -55,7 +56,7 @@ def test_one_lock_from_dvc_and_from_two_agents(crew: Team) -> None:
     assert code == 0, printed + crew.logs()
     assert "ran ['dedup', 'filter', 'ingest', 'tokenize']" in printed
     assert read_lock(coordinator / "dvc.lock") == read_lock(plain / "dvc.lock")
-    for stage in ("ingest", "dedup", "filter", "tokenize"):
+    for stage in REAL:
         assert digest(coordinator / "data" / stage) == digest(plain / "data" / stage)
         metrics = Path("data") / "metrics" / f"{stage}.json"
         assert (coordinator / metrics).read_bytes() == (plain / metrics).read_bytes()

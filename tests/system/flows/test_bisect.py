@@ -16,7 +16,6 @@ from flows.replay.causes import Suspect, of_code, of_hardware, of_libraries, of_
 from flows.replay.finished_run import Side, from_folder
 from tasks.runner.record import Record
 from tests.flows.runs import (
-    BEFORE,
     ROWS,
     copy_of,
     flip_bit_of_weight,
@@ -27,12 +26,12 @@ from tests.flows.runs import (
     write_shard,
 )
 from tests.processes import wait_for
-from tests.project import ROOT, digest, run_stage, start_stage
+from tests.project import DATA_STAGES, ROOT, digest, run_stage, start_stage
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("original"), *BEFORE, "pretrain")
+    return make_run(tmp_path_factory.mktemp("original"), *DATA_STAGES, "pretrain")
 
 
 @pytest.fixture
@@ -100,7 +99,7 @@ def test_another_version_of_a_library(original: Path, again: Path, tmp_path: Pat
     params.write_text(
         re.sub("xxhash: .*", "xxhash: 9.9.9", params.read_text())
     )  # as whatever composes them would there
-    for stage in BEFORE[:4]:
+    for stage in DATA_STAGES[:4]:
         run_again(again, stage, **changed)
     found = first(original, again)
     before = from_folder(original).records["tokenize"].libraries["xxhash"]

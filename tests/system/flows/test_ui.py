@@ -14,9 +14,9 @@ from flows.workspaces.smoke import copy_project
 from tests.flows.browser import Browser, browser, logged_in, missing
 from tests.flows.served import ENDED, Served, make_ui, with_tiny_preset
 from tests.processes import wait_for
-from tests.project import ROOT
+from tests.project import DATA_STAGES, ROOT
 
-UP_TO_SFT = ("ingest", "dedup", "filter", "tokenize", "curriculum", "pretrain", "sft")
+UP_TO_SFT = (*DATA_STAGES, "pretrain", "sft")
 
 
 @pytest.fixture
