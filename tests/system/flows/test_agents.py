@@ -18,6 +18,7 @@ from flows.agents.prefect_worker import TEMPLATE
 from tasks.runner.lock import read_lock
 from tests.flows.served import ENDED
 from tests.flows.team import (
+    REAL,
     SENT,
     Team,
     commit,
@@ -26,9 +27,8 @@ from tests.flows.team import (
     processes_in,
     team,
     use_remote,
-    wait_for,
 )
-from tests.processes import PATIENCE, command_of, ended, files_in
+from tests.processes import PATIENCE, command_of, ended, files_in, wait_for
 from tests.project import digest
 
 
@@ -56,7 +56,7 @@ def test_one_lock_from_dvc_and_from_two_agents(crew: Team) -> None:
     assert code == 0, printed + crew.logs()
     assert "ran ['dedup', 'filter', 'ingest', 'tokenize']" in printed
     assert read_lock(coordinator / "dvc.lock") == read_lock(plain / "dvc.lock")
-    for stage in ("ingest", "dedup", "filter", "tokenize"):
+    for stage in REAL:
         assert digest(coordinator / "data" / stage) == digest(plain / "data" / stage)
         metrics = Path("data") / "metrics" / f"{stage}.json"
         assert (coordinator / metrics).read_bytes() == (plain / metrics).read_bytes()
@@ -99,7 +99,9 @@ def test_an_agent_runs_nothing_that_the_server_names(crew: Team, tmp_path: Path,
         try:
             run = answer(server, f"/deployments/{deployment}/create_flow_run", command).json()["id"]
             place = f"/flow_runs/{run}"
-            wait_for(lambda: answer(server, place, method="GET").json()["state_type"] in ENDED, crew.logs)
+            wait_for(
+                lambda: answer(server, place, method="GET").json()["state_type"] in ENDED, explain=crew.logs, every=0.1
+            )
         finally:
             answer(server, "/work_pools/gpu", {"base_job_template": TEMPLATE}, "PATCH").raise_for_status()
         state = answer(server, place, method="GET").json()["state"]
@@ -159,24 +161,24 @@ def test_cancelling_ends_the_stage_with_its_agent(crew: Team, end: signal.Signal
     crew.again()
     coordinator = crew.folder / "coordinator"
     process = crew.pipeline(coordinator, "slow", FORCE="1")
-    wait_for(lambda: crew.mark != [], crew.logs)
+    wait_for(lambda: crew.mark != [], explain=crew.logs)
     shell = psutil.Process(int(crew.mark[0][1]))
     os.kill(process.pid, end)
-    wait_for(lambda: ended(shell), crew.logs)
+    wait_for(lambda: ended(shell), explain=crew.logs)
     process.wait(PATIENCE)
     lock = coordinator / "dvc.lock"
     assert not lock.exists() or "slow" not in read_lock(lock)
-    wait_for(lambda: not any("repro" in command_of(other) for other in processes_in(crew.folder)))
+    wait_for(lambda: not any("repro" in command_of(other) for other in processes_in(crew.folder)), every=0.1)
 
 
 def test_a_killed_agents_stage_ends_on_the_other(crew: Team) -> None:
     crew.again()
     coordinator = crew.folder / "coordinator"
     process = crew.pipeline(coordinator, "slow", FORCE="1")
-    wait_for(lambda: crew.mark != [], crew.logs)
+    wait_for(lambda: crew.mark != [], explain=crew.logs)
     first = crew.mark[0][0]
     crew.kill(first)
-    wait_for(lambda: len(crew.mark) == 2, crew.logs)
+    wait_for(lambda: len(crew.mark) == 2, explain=crew.logs)
     [other] = crew.agents
     assert crew.mark[1][0] == other
     crew.go()
@@ -195,11 +197,11 @@ def test_an_agent_that_comes_back_does_not_keep_its_sender_waiting(crew: Team) -
     crew.start(*missing)
     clone = crew.clone("patient")
     process = crew.pipeline(clone, "slow", FORCE="1", TOKENMILL_AGENT_DEADLINE="3600")
-    wait_for(lambda: crew.mark != [], crew.logs)
+    wait_for(lambda: crew.mark != [], explain=crew.logs)
     first = crew.mark[0][0]
     crew.kill(first)
     crew.start(first)
-    wait_for(lambda: len(crew.mark) == 2, crew.logs)
+    wait_for(lambda: len(crew.mark) == 2, explain=crew.logs)
     assert crew.mark[1][0] != first
     crew.go()
     code, printed = crew.end_of(process, clone)
@@ -212,7 +214,7 @@ def test_without_a_living_agent_the_stage_runs_here(crew: Team) -> None:
     crew.go()
     for name in list(crew.agents):
         crew.kill(name)
-    wait_for(lambda: not crew.online())
+    wait_for(lambda: not crew.online(), every=0.1)
     clone = crew.clone("alone")
     code, printed = crew.run(clone, "slow")
     assert code == 0 and "pool gpu: no agent is alive; this machine does it" in printed, printed
