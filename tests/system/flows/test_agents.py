@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,9 +68,12 @@ def test_one_lock_from_dvc_and_from_two_agents(crew: Team) -> None:
 
 def answer(server: httpx.Client, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> httpx.Response:
     """What a request is answered, asked again where the server says that its database is busy, as Prefect's clients do."""
-    while (found := server.request(method, path, json=body)).status_code == 503:
-        time.sleep(0.2)
-    return found
+
+    def answered() -> httpx.Response | None:
+        found = server.request(method, path, json=body)
+        return found if found.status_code != 503 else None
+
+    return wait_for(answered, every=0.2)
 
 
 @pytest.mark.parametrize("flow", ["stage", "other"])

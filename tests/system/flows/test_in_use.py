@@ -26,7 +26,7 @@ from tests.flows.small_graph import RUN, make_repo, run_flow, surroundings
 from tests.processes import command_of, ended, wait_for
 
 SET_CHILD_SUBREAPER = 36  # of prctl
-SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+SLEEP = [sys.executable, "-c", "import time; time.sleep(1e6)"]
 LONG_AGO = 10.0  # seconds; more than the kernel may be wrong by when it says when a process began
 
 

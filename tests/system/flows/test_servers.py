@@ -18,17 +18,17 @@ from flows.ui import __main__ as ui
 from tests.processes import wait_for
 from tests.project import ROOT
 
-DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(1e6)"
 PARENT = """
 import os, sys, time
 from pathlib import Path
 from flows.servers.prefect_and_mlflow import child
 log = Path(sys.argv[1])
-code = "import time; print('ready', flush=True); time.sleep(600)"
+code = "import time; print('ready', flush=True); time.sleep(1e6)"
 with child("test", [sys.executable, "-c", code], dict(os.environ), log) as started:
     started.wait_until(lambda: "ready" in log.read_text())  # tied to us by now
     print(started.process.pid, flush=True)
-    time.sleep(600)
+    time.sleep(1e6)
 """
 
 
@@ -63,7 +63,7 @@ def test_port_0_is_a_free_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_child_ends_with_its_block() -> None:
-    with child("test", [sys.executable, "-c", "import time; time.sleep(600)"], dict(os.environ)) as started:
+    with child("test", [sys.executable, "-c", "import time; time.sleep(1e6)"], dict(os.environ)) as started:
         assert alive(started.process.pid)
     assert started.process.returncode == -signal.SIGTERM
 
