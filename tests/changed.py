@@ -20,14 +20,16 @@ from tests.imports import ROOT, file_of, imports_of
 
 MEETS_ANY = re.compile(r"\bROOT\b|\bsys\.executable\b|\b(run_stage|start_stage|started|make_project)\b")
 # They hold these words for others.
-FOR_OTHERS = (ROOT / "tests" / "project.py", ROOT / "tests" / "forks", ROOT / "tests" / "changed.py")
+FOR_OTHERS = tuple(
+    ROOT / "tests" / name for name in ("project.py", "forks", "changed.py", "imports.py", "real_text.py")
+)
 MODULE = re.compile(r"(benchmarks|flows|kernels|lm|tasks|tests)(\.\w+)+")
 DOCUMENTS = (".md", ".cff")
 
 
 def changed(root: Path = ROOT) -> list[Path]:
-    """The files that differ from the commit where this branch left main, or were deleted since, and those that git does not know
-    yet; relative to the root."""
+    """The files that differ from the commit where this branch left main, or were deleted since, and those that git does not
+    know yet; relative to the root."""
     base = next((found for name in ("main", "origin/main") if (found := git(root, "merge-base", "HEAD", name))), "HEAD")
     names = git(root, "diff", "--name-only", "--no-renames", base).splitlines()
     names += git(root, "ls-files", "--others", "--exclude-standard").splitlines()
@@ -48,14 +50,20 @@ def reaches(changes: Iterable[Path], test: Path, root: Path = ROOT) -> bool:
 
 
 def meets_any(test: Path, root: Path) -> bool:
-    """Whether a test file, or what it imports of the tests, starts processes or reads the project's files by their path."""
-    files = [root / path for path in reach(test, root) if path.parts[0] == "tests" and (root / path).is_file()]
+    """Whether a test file, in tests/ or beside a kernel, or what it imports of the tests, starts processes or reads the files of
+    the project by their path."""
+    files = [root / path for path in reach(test, root) if of_tests(path) and (root / path).is_file()]
     return any(MEETS_ANY.search(p.read_text()) for p in files if not any(p.is_relative_to(o) for o in FOR_OTHERS))
+
+
+def of_tests(path: Path) -> bool:
+    """Whether a file is one of the tests', which stand in tests/ and beside the kernels."""
+    return "tests" in path.parts or path.name.startswith("test_")
 
 
 @cache
 def reach(test: Path, root: Path) -> set[Path]:
-    """The files of ours that a test file imports, at however many hands, and those that they name in texts; itself among them."""
+    """The files of ours that a test file imports, at however many hands, and that they name in texts; itself among them."""
     found, waiting = set[Path](), [test]
     while waiting:
         path = waiting.pop()
@@ -71,7 +79,7 @@ def reach(test: Path, root: Path) -> set[Path]:
 @cache
 def named_in(path: Path) -> list[str]:
     """The modules of ours whose names stand in a file of tests as texts."""
-    if "tests" not in path.parts and not path.name.startswith("test_"):
+    if not of_tests(path):
         return []
     texts = [n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)]
     return [found[0] for text in texts if isinstance(text, str) for found in MODULE.finditer(text)]

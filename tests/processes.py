@@ -1,14 +1,41 @@
 """Processes of others, and folders in which they work, as tests look at them: any may be gone at the next look."""
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import IO, Any, Protocol, TypeVar
 
 import psutil
 
 # Seconds for what happens by itself: no machine is so busy that it takes longer, and a test that would wait for ever ends.
 PATIENCE = 1200.0
+Found = TypeVar("Found")
+
+
+class Living(Protocol):
+    """A process that this one started, a Popen or a fork."""
+
+    stdout: IO[Any] | None
+
+    def poll(self) -> int | None: ...
+
+
+def wait_for(
+    happened: Callable[[], Found], *living: Living, explain: Callable[[], str] = lambda: "", every: float = 0.002
+) -> Found:
+    """What `happened` returns once it is true; asked again after `every` seconds, which decide nothing but how soon it is seen.
+    Raises AssertionError with the explanation where one of these processes ends before, or PATIENCE does; with what it said."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := happened()):
+        for process in living:
+            if process.poll() is not None:
+                said = process.stdout.read() if process.stdout else ""
+                raise AssertionError(f"ended with {process.poll()} before it was so: {said}{explain()}")
+        assert time.monotonic() < deadline, f"not so after {PATIENCE} s: {explain()}"
+        time.sleep(every)
+    return found
 
 
 def ended(process: psutil.Process) -> bool:

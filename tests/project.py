@@ -12,9 +12,11 @@ from flows.params.compose import libraries
 from tasks.core.libraries import SECTION, installed
 from tasks.filter.stage import SLOTS
 from tests.forks.process import PLAIN, TRAINING, Forked, started
+from tests.imports import ROOT
 from tests.processes import files_in
 
-ROOT = Path(__file__).parent.parent
+# These hold no torch; what a process has imported is part of its record.
+DATA_STAGES = ("ingest", "dedup", "filter", "tokenize", "curriculum")
 
 TINY: dict[str, Any] = {
     "seed": 0,
@@ -98,10 +100,6 @@ def write_params(folder: Path, params: dict) -> None:
     """params.yaml with these params and the versions of the libraries that run."""
     versions = {SECTION: {name: installed(name) for name in libraries(ROOT)}}
     (folder / "params.yaml").write_text(yaml.safe_dump({**params, **versions}, sort_keys=False))
-
-
-# These hold no torch; what a process has imported is part of its record.
-DATA_STAGES = ("ingest", "dedup", "filter", "tokenize", "curriculum")
 
 
 def start_stage(project: Path, stage: str, **environment: str) -> Forked | subprocess.Popen[str]:

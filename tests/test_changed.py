@@ -9,7 +9,15 @@ from tests.changed import changed, reaches
 
 FILES = {
     "lm/__init__.py": "",
-    "lm/norms.py": "EPS = 1\n",
+    "lm/norms.py": "from kernels.add import add\nEPS = 1\n",
+    "kernels/__init__.py": "",
+    "kernels/add/__init__.py": "def add(x):\n    from kernels.add import cpu\n",
+    "kernels/add/cpu.py": "",
+    "kernels/add/test_add.py": "from kernels.add import add\n",
+    "kernels/sub/__init__.py": "",
+    "kernels/sub/test_sub.py": "from kernels.sub import reference\n",
+    "kernels/sub/reference.py": "",
+    "kernels/test_interpreted.py": "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import torch'])\n",
     "lm/model.py": "from lm.norms import EPS\n",
     "tasks/__init__.py": "",
     "tasks/lazy.py": "def work():\n    from lm import model\n",
@@ -28,7 +36,7 @@ TESTS = sorted(name for name in FILES if "/test_" in name)
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
     for name, text in FILES.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     git(tmp_path, "init", "-q", "-b", "main")
     commit(tmp_path)
@@ -53,14 +61,18 @@ def reached_by(repo: Path, *changes: str) -> list[str]:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ("lm/norms.py", "lazy made model patches starts"),
-        ("lm/model.py", "lazy model starts"),
-        ("tasks/lazy.py", "lazy starts"),
-        ("tests/made.py", "made starts"),
-        ("tests/test_alone.py", "alone starts"),
-        ("README.md", "starts"),
-        ("dvc.yaml", "alone lazy made model patches starts"),
-        ("tests/conftest.py", "alone lazy made model patches starts"),
+        ("lm/norms.py", "interpreted lazy made model patches starts"),
+        ("lm/model.py", "interpreted lazy model starts"),
+        ("tasks/lazy.py", "interpreted lazy starts"),
+        ("kernels/add/cpu.py", "add interpreted lazy made model patches starts"),
+        ("kernels/sub/reference.py", "sub interpreted starts"),
+        ("kernels/sub/test_sub.py", "sub interpreted starts"),
+        ("tests/made.py", "interpreted made starts"),
+        ("tests/test_alone.py", "interpreted alone starts"),
+        ("README.md", "interpreted starts"),
+        ("kernels/add/tuned.json", "add sub interpreted alone lazy made model patches starts"),
+        ("dvc.yaml", "add sub interpreted alone lazy made model patches starts"),
+        ("tests/conftest.py", "add sub interpreted alone lazy made model patches starts"),
     ],
 )
 def test_a_change_reaches_those_that_import_it_at_any_hand(repo: Path, change: str, expected: str) -> None:

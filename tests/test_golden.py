@@ -12,10 +12,9 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
-from tests.project import TINY, make_project, run_stage
+from tests.project import DATA_STAGES, TINY, make_project, run_stage
 
 GOLDEN = Path(__file__).parent / "golden"
-BEFORE = ["ingest", "dedup", "filter", "tokenize", "curriculum"]
 TRAINERS, STEPS = ["pretrain", "sft", "rl", "distill"], 10
 # SFT goes on until some answers are right, and not until all samples of a problem are one: else RL has nothing to reinforce and
 # a loss of 0 whatever it computes.
@@ -39,7 +38,7 @@ def losses(folder: Path) -> dict[str, list[float]]:
     """Of every trainer, from real stages one after another, on one thread."""
     project = make_project(folder, PARAMS)
     found = {}
-    for stage in [*BEFORE, *TRAINERS]:
+    for stage in [*DATA_STAGES, *TRAINERS]:
         run_stage(project, stage)
         if stage in TRAINERS:
             lines = (project / "data" / stage / "curves.jsonl").read_text().splitlines()[:STEPS]

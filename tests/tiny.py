@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.project import TINY, make_project, run_stage
+from tests.project import DATA_STAGES, TINY, make_project, run_stage
 
-STAGES = ("ingest", "dedup", "filter", "tokenize", "curriculum", "pretrain", "sft", "rl", "distill")
+STAGES = (*DATA_STAGES, "pretrain", "sft", "rl", "distill")
 
 
 @dataclass(frozen=True)

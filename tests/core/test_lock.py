@@ -1,7 +1,6 @@
 """dvc.lock as it is read without DVC: whole, absent, broken, and while it is being written."""
 
 import os
-import threading
 from pathlib import Path
 
 import pytest
@@ -37,11 +36,14 @@ def test_what_nobody_is_writing_and_is_no_lock_is_named_at_once(tmp_path: Path, 
         locked_in(tmp_path)
 
 
-def test_a_file_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
-    path, found = tmp_path / "dvc.lock", []
-    path.write_text(TEXT[: len(TEXT) // 2] + "[")
-    reader = threading.Thread(target=lambda: found.append(lock_entry(tmp_path, "b")))
-    reader.start()
-    path.write_text(TEXT)
-    reader.join()
-    assert found == [ENTRY]
+def test_a_file_that_is_being_written_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is whole the second time that the reader has waited."""
+    path, waits = tmp_path / "dvc.lock", list[float]()
+
+    def writes_on(seconds: float) -> None:
+        waits.append(seconds)
+        path.write_text(TEXT if len(waits) == 2 else TEXT[: len(TEXT) // 2] + "[")
+
+    path.write_text(TEXT[:20] + "[")
+    monkeypatch.setattr("tasks.runner.lock.time.sleep", writes_on)
+    assert lock_entry(tmp_path, "b") == ENTRY and len(waits) == 2

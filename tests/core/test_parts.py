@@ -13,7 +13,7 @@ import pytest
 from lm.config import ConfigError
 from tasks.core.log import Log
 from tasks.core.parts import make_part, make_parts
-from tests.processes import PATIENCE
+from tests.processes import wait_for
 from tests.project import ROOT, digest
 
 
@@ -30,7 +30,7 @@ def refuse(item: int, folder: Path) -> dict[str, int]:
 
 def wait(item: int, folder: Path) -> dict[str, int]:
     if item:
-        time.sleep(1000)
+        time.sleep(1e6)  # longer than PATIENCE: it ends for no other reason than the one that is tested
     return double(item, folder)
 
 
@@ -85,10 +85,7 @@ def test_other_processes_end_with_the_one_that_started_them(tmp_path: Path) -> N
     assert len(children) >= 2
     process.send_signal(signal.SIGKILL)
     process.wait()
-    deadline = time.monotonic() + PATIENCE
-    while any(Path(f"/proc/{child}/task").exists() and _alive(child) for child in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: not any(Path(f"/proc/{child}/task").exists() and _alive(child) for child in children))
     assert (tmp_path / "00000" / "facts.json").exists() and not (tmp_path / "00001").exists()
 
 

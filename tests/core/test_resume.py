@@ -2,11 +2,11 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.processes import wait_for
 from tests.project import digest, run_stage, start_stage
 from tests.tiny import Tiny
 
@@ -46,11 +46,13 @@ def kill_after(project: Path, step: int, **environment: str) -> None:
     moved = {path.parent.parent.name for path in checkpoints(project)}
     process = start_stage(project, "pretrain", TOKENMILL_CHECKPOINT_SECONDS="0", **environment)
     # its own folder has no dot in its name; where steps of another kind were left there, it moves these first
-    while len({path.parent.parent.name for path in checkpoints(project)}) == len(moved) or not any(
-        int(path.stem[5:]) >= step for path in checkpoints(project) if "." not in path.parent.parent.name
-    ):
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.002)  # watching for a file
+    wait_for(
+        lambda: (
+            len({path.parent.parent.name for path in checkpoints(project)}) != len(moved)
+            and any(int(p.stem[5:]) >= step for p in checkpoints(project) if "." not in p.parent.parent.name)
+        ),
+        process,
+    )
     process.kill()
     process.communicate()
 

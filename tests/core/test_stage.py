@@ -8,8 +8,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from tasks.runner.key import path_md5, read_ignored
 from tasks.runner.stage import StageLog
 from tasks.runner.tracker import Tracker
 from tests.forks.process import PLAIN, TRAINING, Forked, started
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, wait_for
 from tests.project import ROOT, digest
 
 STAGE = """
@@ -120,13 +118,6 @@ def start(project: Path, **environment: str) -> Forked | subprocess.Popen[str]:
 def finish(process: Forked | subprocess.Popen[str]) -> tuple[int, str]:
     printed, _ = process.communicate()
     return process.returncode, printed
-
-
-def wait_for(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)  # watching a file: what is waited for is its content, never the time
 
 
 def wait_for_step(project: Path, step: int) -> None:

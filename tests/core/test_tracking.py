@@ -17,8 +17,8 @@ from tasks.core.hashed import read_ignored
 from tasks.runner.graph import read_graph
 from tasks.runner.key import dependency_md5s, path_md5
 from tasks.runner.names import flatten, lawful
-from tests.core.test_stage import finish, project, set_params, start, wait_for, wait_for_step  # noqa: F401
-from tests.processes import PATIENCE
+from tests.core.test_stage import finish, project, set_params, start, wait_for_step  # noqa: F401
+from tests.processes import PATIENCE, wait_for
 from tests.project import ROOT
 
 

@@ -8,8 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tasks.runner.tracking_events import Begin, End, Made, Over, Point, Said, Sa
 from tasks.runner.tracking_socket import RECORDER
 from tests.core.test_stage import project, set_params, start  # noqa: F401
 from tests.core.test_tracking import call, client_of, points, runs_of
+from tests.processes import wait_for
 from tests.project import ROOT
 
 SERVE = """
@@ -58,13 +58,6 @@ def served(folder: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]
     finally:
         process.kill()
         shutil.rmtree(Path(recorded[RECORDER]).parent, ignore_errors=True)  # one that was killed leaves it
-
-
-def wait(happened: Callable[[], bool], *living: subprocess.Popen[str]) -> None:
-    """Wait for it as long as these processes live, however busy the machine is."""
-    while not happened():
-        assert all(process.poll() is None for process in living)
-        time.sleep(0.01)  # between two looks: what is waited for is the condition
 
 
 def ended(stage: subprocess.Popen[str]) -> tuple[int, list[str]]:
@@ -111,7 +104,7 @@ def test_a_run_is_the_same_whoever_records_it(project: Path) -> None:  # noqa: F
     parent = {"TOKENMILL_PARENT_RUN": call(project, "start_parent({}, {})"), "TOKENMILL_FLOW_RUN": "f1"}
     set_params(project, mode="waits")  # until mlflow is imported
     alone = start(project, TOKENMILL_TRACKING="on", **parent)
-    wait(lambda: points(project) == 6, alone)
+    wait_for(lambda: points(project) == 6, alone)
     (project / "go").touch()
     assert ended(alone) == (0, [])
     with served(project) as (_, recorded):
@@ -138,11 +131,11 @@ def test_a_killed_stage_is_recorded_as_killed_at_once(project: Path) -> None:  #
     set_params(project, mode="waits")
     with served(project) as (recorder, recorded):
         stage = start(project, **recorded)
-        wait(lambda: points(project) == 6, recorder, stage)
+        wait_for(lambda: points(project) == 6, recorder, stage)
         assert statuses(project) == ["RUNNING"]
         stage.kill()
         stage.communicate()
-        wait(lambda: statuses(project) == ["KILLED"], recorder)
+        wait_for(lambda: statuses(project) == ["KILLED"], recorder)
     assert points(project) == 6
 
 
@@ -154,7 +147,7 @@ def test_several_stages_at_once(project: Path) -> None:  # noqa: F811
         for folder, steps in zip(folders, lengths, strict=True):
             set_params(folder, mode="waits", steps=steps)
         stages = [start(folder, **recorded) for folder in folders]
-        wait(lambda: points(project) == 6 * len(lengths), recorder, *stages)
+        wait_for(lambda: points(project) == 6 * len(lengths), recorder, *stages)
         for folder in folders:
             (folder / "go").touch()
         assert [ended(stage) for stage in stages] == [(0, [])] * len(lengths)
@@ -171,7 +164,7 @@ def test_nobody_waits_for_a_recorder_that_stands_still(project: Path) -> None:  
     with served(project) as (recorder, recorded):
         recorder.send_signal(signal.SIGSTOP)
         stage = start(project, **recorded)
-        wait(lambda: (project / "data/timings/toy.record.json").exists(), stage)
+        wait_for(lambda: (project / "data/timings/toy.record.json").exists(), stage)
         recorder.send_signal(signal.SIGCONT)
         assert ended(stage) == (0, [])
     [run] = runs_of(project)
@@ -187,11 +180,11 @@ def test_a_store_that_takes_nothing_for_a_while_holds_the_run_in_the_end(project
     set_params(project, mode="waits")
     with served(project) as (recorder, recorded):
         stage = start(project, **recorded)
-        wait(lambda: points(project) == 6, recorder, stage)
+        wait_for(lambda: points(project) == 6, recorder, stage)
         store = sqlite3.connect(project / "mlflow/store/mlflow.db", isolation_level=None)
         store.execute("begin exclusive")
         (project / "go").touch()
-        wait(lambda: any((project / ".scratch" / "tracking").rglob("*.json")), stage)
+        wait_for(lambda: any((project / ".scratch" / "tracking").rglob("*.json")), stage)
         if killed:
             recorder.kill()
             assert ended(stage) == (0, [GONE])
@@ -211,7 +204,7 @@ def test_a_recorder_that_goes_is_one_line(project: Path) -> None:  # noqa: F811
     set_params(project, mode="waits")
     with served(project) as (recorder, recorded):
         stage = start(project, **recorded)
-        wait(lambda: points(project) == 6, recorder, stage)
+        wait_for(lambda: points(project) == 6, recorder, stage)
         recorder.kill()
         recorder.wait()
         (project / "go").touch()

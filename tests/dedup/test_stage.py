@@ -1,6 +1,5 @@
 """The stage: what holds with every method of the room, what becomes of the rows, cuts, and a kill."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from tasks.dedup.methods import Exact, KeepAll, Minhash
 from tasks.dedup.output import write_output
 from tests.compiled import arrays_left
 from tests.dedup.made import config_of, found_by, recut, rows_of, run_stage, write_rows
-from tests.processes import PATIENCE
+from tests.processes import wait_for
 from tests.project import TINY, digest, make_project, start_stage
 from tests.project import run_stage as run_real_stage
 
@@ -163,10 +162,8 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     assert len(memo) == 1
     for part in ("near_files_keys", "output"):
         process = start_stage(project, "dedup")
-        deadline = time.monotonic() + PATIENCE
-        while process.poll() is None and not list(project.glob(f".scratch/dedup/*/parts/{part}/00000")):
-            assert time.monotonic() < deadline
-            time.sleep(0.002)  # watching a folder: what is waited for is that it is there, never the time
+        made = f".scratch/dedup/*/parts/{part}/00000"
+        wait_for(lambda process=process, made=made: process.poll() is not None or list(project.glob(made)))
         process.kill()
         process.communicate()
     run_real_stage(project, "dedup")

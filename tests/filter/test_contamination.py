@@ -15,9 +15,8 @@ from tasks.core.log import Log
 from tasks.filter.methods import Contamination
 from tasks.filter.rule import Batch, Setting
 from tests.filter.documents import batch_of
+from tests.real_text import REAL_TEXT, on_real_text
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-real = pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} holds the real text, and is not there")
 PROBLEMS = [
     ("A farmer has 17 sheep, and all but 9 run away before dinner; how many sheep are left?", "Nine are left. #### 9"),
     (
@@ -156,12 +155,14 @@ def test_bad_problem_files_are_named(tmp_path: Path) -> None:
 
 
 def read_rows(name: str) -> list[dict]:
-    with gzip.open(DATA / name, "rt") as lines:
+    with gzip.open(REAL_TEXT / name, "rt") as lines:
         return [json.loads(line) for line in lines]
 
 
 def prose() -> list[str]:
-    return [row["text"] for path in sorted((DATA / "prose").glob("*.gz")) for row in read_rows(f"prose/{path.name}")]
+    return [
+        row["text"] for path in sorted((REAL_TEXT / "prose").glob("*.gz")) for row in read_rows(f"prose/{path.name}")
+    ]
 
 
 def edited(text: str, rng: np.random.Generator, rate: float) -> str:
@@ -172,12 +173,12 @@ def edited(text: str, rng: np.random.Generator, rate: float) -> str:
     return " ".join(word for form in forms for word in form)
 
 
-@real
+@on_real_text
 @pytest.mark.parametrize(("ngram", "light", "heavy"), [(13, 0.75, 0.1), (5, 0.99, 0.7)], ids=["exact", "fuzzy"])
 def test_recall_on_planted_leaks_and_false_positives_on_prose(
     ngram: int, light: float, heavy: float, tmp_path: Path, record_property
 ) -> None:
-    rule = prepared(tmp_path, files=[str(DATA / "math/gsm8k_train.jsonl.gz")], ngram=ngram)
+    rule = prepared(tmp_path, files=[str(REAL_TEXT / "math/gsm8k_train.jsonl.gz")], ngram=ngram)
     texts, rng = prose()[:5000], np.random.default_rng(0)
     assert found(rule, tmp_path, texts).sum() == 0
     questions = [row["question"] for row in read_rows("math/gsm8k_train.jsonl.gz")[::8]]

@@ -17,9 +17,8 @@ from tasks.filter.methods import Language
 from tasks.filter.methods.language import identified
 from tasks.filter.rule import Setting
 from tests.filter.documents import batch_of
+from tests.real_text import REAL_TEXT, on_real_text
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-real = pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} holds the real text, and is not there")
 LIBRARY = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 ENGLISH = "The committee met on Tuesday to hear what the engineers had found beneath the old bridge."
 FRENCH = "Le comité s'est réuni mardi pour entendre ce que les ingénieurs avaient trouvé sous le vieux pont."
@@ -74,12 +73,12 @@ def test_a_document_is_judged_alone(texts: list[str], cut: int) -> None:
     assert scores.tobytes() == whole.scores["language"].tobytes()
 
 
-@real
+@on_real_text
 @pytest.mark.parametrize(("characters", "least"), [(100, 0.96), (200, 0.99)])
 def test_seven_languages_are_told_apart(characters: int, least: float) -> None:
     """Pieces of Genesis; swedish and portuguese have near neighbours."""
     codes = {"english-kjv": "en", "finnish": "fi", "french": "fr", "german": "de", "portuguese": "pt", "swedish": "sv"}
-    with gzip.open(DATA / "prose" / "genesis.jsonl.gz", "rt") as lines:
+    with gzip.open(REAL_TEXT / "prose" / "genesis.jsonl.gz", "rt") as lines:
         texts = {json.loads(line)["id"].split("/")[1].removesuffix(".txt"): json.loads(line)["text"] for line in lines}
     for name, code in codes.items():
         pieces = [texts[name][start : start + characters] for start in range(0, 40_000, characters)]
@@ -87,9 +86,9 @@ def test_seven_languages_are_told_apart(characters: int, least: float) -> None:
         assert np.mean([found == code for found in names]) >= least, name
 
 
-@real
+@on_real_text
 def test_the_librarys_answers_on_real_text() -> None:
-    with gzip.open(DATA / "prose" / "webtext.jsonl.gz", "rt") as lines:
+    with gzip.open(REAL_TEXT / "prose" / "webtext.jsonl.gz", "rt") as lines:
         check_parity([json.loads(line)["text"] for line in lines][:400], 1000)
 
 

@@ -12,8 +12,8 @@ from tasks.filter.methods import PersonalData
 from tasks.filter.methods.personal_data import KINDS, masked, passes_luhn
 from tasks.filter.rule import Judgement
 from tests.filter.documents import batch_of
+from tests.real_text import REAL_TEXT, on_real_text
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 ALL = list(KINDS)
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N"
 PEM = f"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\n{'MIIEow' * 10}\n{'x' * 9}=\n-----END RSA PRIVATE KEY-----"
@@ -138,11 +138,11 @@ def test_a_text_made_to_be_slow_is_done(unit: str) -> None:
     assert masked(f"{text} a@b.io", ALL)[0].endswith(" [email]")
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} holds the real text, and is not there")
+@on_real_text
 def test_real_prose_is_left_alone() -> None:
     """The texts hold no address or number of a person: one four-part version of a program is all that is taken for one."""
     texts = []
-    for path in sorted((DATA / "prose").glob("*.gz")):
+    for path in sorted((REAL_TEXT / "prose").glob("*.gz")):
         with gzip.open(path, "rt") as lines:
             texts += [json.loads(line)["text"] for line in lines]
     judged = PersonalData(kinds=ALL).judge(batch_of(texts), Path())

@@ -21,8 +21,8 @@ from tasks.filter.methods import QualityClassifier
 from tasks.filter.methods.quality_classifier import area_under_curve, trained
 from tasks.filter.rule import Setting
 from tests.filter.documents import batch_of
+from tests.real_text import REAL_TEXT, on_real_text
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 GOOD = [
     f"the {noun} was {verb} by careful people"
     for noun in ("bridge", "letter", "song")
@@ -178,7 +178,7 @@ def test_area_under_curve_by_hand() -> None:
     assert area_under_curve(np.array([0.9, 0.5]), np.array([0.5, 0.1])) == 3.5 / 4
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} holds the real text, and is not there")
+@on_real_text
 def test_real_text_is_told_apart_as_well_as_by_another_library(record_property) -> None:
     """Two hundred characters of a film review or of the Brown corpus: not easy. The other way to do it is logistic regression on
     hashed words and pairs."""
@@ -188,7 +188,7 @@ def test_real_text_is_told_apart_as_well_as_by_another_library(record_property) 
 
     texts = []
     for name in ("brown", "movie_reviews"):
-        with gzip.open(DATA / "prose" / f"{name}.jsonl.gz", "rt") as lines:
+        with gzip.open(REAL_TEXT / "prose" / f"{name}.jsonl.gz", "rt") as lines:
             rows = [json.loads(line)["text"].lower().replace("\n", " ") for line in lines][:400]
         texts.append([row[1000:1200] for row in rows])
     learnt, held = ([t[:300] for t in texts], [t[300:] for t in texts])

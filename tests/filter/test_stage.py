@@ -1,8 +1,6 @@
 """The stage: rules in their order, every row kept or dropped with a reason that is counted, the same bytes from any workers."""
 
 import json
-import subprocess
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +20,7 @@ from tasks.filter.rule import Batch, Judgement, Setting
 from tasks.filter.stage import SLOTS, FilterConfig, run
 from tasks.report import browse
 from tests.filter.documents import GOOD
+from tests.processes import wait_for
 from tests.project import TINY, digest, make_project, parts_made, run_stage, start_stage
 
 DOCUMENTS = [GOOD, "too short", GOOD + " #" * 9, "short too", GOOD + "\nx" * 5]
@@ -186,9 +185,9 @@ def test_killed_and_started_again_it_leaves_the_same(tmp_path: Path) -> None:
         write_documents(project / "data", [[f"{GOOD} {n} {m}" for m in range(200)] for n in range(4)])
         for number in range(kills):
             process = start_stage(project, "filter", TOKENMILL_SHARD_WORKERS="1")
-            while process.poll() is None and parts_made(project, "filter", "shards") <= number:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(0.02)
+            wait_for(
+                lambda p=process, at=project, n=number: p.poll() is not None or parts_made(at, "filter", "shards") > n
+            )
             process.kill()
             process.communicate()
         run_stage(project, "filter", TOKENMILL_SHARD_WORKERS="1")

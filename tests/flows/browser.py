@@ -47,10 +47,10 @@ def logged_in(url: str, password: str | None) -> str:
 
 
 class Browser:
-    """One window. `seconds` bounds every wait for something to show; pages of a busy small machine take a while."""
+    """One window. PATIENCE bounds every wait for something to show; pages of a busy small machine take a while."""
 
-    def __init__(self, driver: Chrome, pictures: Path, seconds: float = PATIENCE) -> None:
-        self.driver, self.pictures, self.seconds = driver, pictures, seconds
+    def __init__(self, driver: Chrome, pictures: Path) -> None:
+        self.driver, self.pictures = driver, pictures
 
     def open(self, url: str) -> None:
         """Go to an address."""
@@ -119,13 +119,13 @@ class Browser:
 
     def until(self, ready: Callable[[], Found | None], what: str) -> Found:
         """The first true value of `ready()`; an AssertionError that quotes the page when there is none in time."""
-        wait = WebDriverWait(self.driver, self.seconds, 0.2, [NoSuchElementException, StaleElementReferenceException])
+        wait = WebDriverWait(self.driver, PATIENCE, 0.2, [NoSuchElementException, StaleElementReferenceException])
         try:
             found = wait.until(lambda _: ready())
         except TimeoutException:
             self.picture("failed")
             page = f"{self.driver.current_url}\n{self.text()[:3000]}"
-            raise AssertionError(f"waited {self.seconds} s for {what}; the page:\n{page}") from None
+            raise AssertionError(f"waited {PATIENCE} s for {what}; the page:\n{page}") from None
         assert found is not None  # or the wait would have gone on
         return found
 

@@ -22,7 +22,6 @@ from flows.preflight.child import ALONE, REMOVED
 from flows.preflight.resources import Needs
 from lm.hugging_face.export import save_hf
 from tests.lm.models import toy_model, toy_tokenizer
-from tests.ports import free_port  # noqa: F401 - for the tests of preflight
 from tests.project import ROOT
 
 NOBODY = 65534

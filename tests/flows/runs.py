@@ -12,7 +12,6 @@ from lm.training.checkpoint.file import read, write
 from lm.training.checkpoint.snapshot import Snapshot
 from tests.project import TINY, make_project, run_stage
 
-BEFORE = ["ingest", "dedup", "filter", "tokenize", "curriculum"]
 PARAMS = {
     **TINY,
     "ingest": {**TINY["ingest"], "sources": [{"name": "parquet", "path": "*.parquet"}]},

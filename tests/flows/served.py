@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import yaml
 from flows.servers.password import header
 from flows.workspaces.smoke import copy_project
 from tests.ports import free_port
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, wait_for
 from tests.project import ROOT, TINY
 
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -68,13 +67,17 @@ class Served:
 
     def until(self, number: str, *types: str) -> dict[str, Any]:
         """The run once it is in a state of one of these types."""
-        deadline = time.monotonic() + PATIENCE
-        while (run := self.run(number))["state_type"] not in types:
-            assert time.monotonic() < deadline and run["state_type"] not in ENDED, (
-                f"{run}\n{self.log.read_text()[-5000:]}"
-            )
-            time.sleep(0.5)
-        return run
+
+        def reached() -> dict[str, Any] | None:
+            run = self.run(number)
+            assert run["state_type"] in types or run["state_type"] not in ENDED, f"{run}\n{self.said()}"
+            return run if run["state_type"] in types else None
+
+        return wait_for(reached, explain=self.said, every=0.5)
+
+    def said(self) -> str:
+        """The last that it printed."""
+        return self.log.read_text()[-5000:]
 
     def artifacts(self, number: str) -> dict[str, dict[str, Any]]:
         """The artifacts of a run by their keys."""
@@ -111,12 +114,8 @@ def make_ui(project: Path, password: str | None = None, **variables: str) -> Ite
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + PATIENCE
         pattern = r"Prefect +(http\S+)[\s\S]*MLflow +(http\S+)[\s\S]*report +(http\S+)[\s\S]*Ctrl-C"
-        while not (ready := re.search(pattern, log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
+        ready = wait_for(lambda: re.search(pattern, log.read_text()), process, explain=log.read_text, every=0.1)
         if password is None:
             [password] = re.findall(r"log in +admin:(\S+)", log.read_text())
         yield Served(ready[1], ready[2], ready[3], log, process, password or None)

@@ -5,8 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +20,8 @@ from flows.servers.answers import get
 from flows.servers.prefect_and_mlflow import HOST, child
 from flows.workspaces.smoke import copy_project
 from tests.ports import free_port
-from tests.processes import PATIENCE
-from tests.project import ROOT, TINY, write_params
+from tests.processes import PATIENCE, wait_for
+from tests.project import DATA_STAGES, ROOT, TINY, write_params
 
 DEADLINE = 15  # seconds without a sign of life; agents give one a second
 # Waits until the file named GO is there, and says in MARK who runs it; so a test chooses when it ends.
@@ -33,7 +32,7 @@ SLOW = {
     "outs": ["data/slow"],
     "meta": {"pool": "gpu"},
 }
-REAL = ("ingest", "dedup", "filter", "tokenize")
+REAL = DATA_STAGES[:4]
 SENT = ("dedup", "tokenize")
 # The flow without preflight and the checks of sections, which this graph does not have, and without a report.
 PIPELINE = """
@@ -119,7 +118,7 @@ class Team:
                     stderr=log,
                     start_new_session=True,
                 )
-        wait_for(lambda: set(names) <= self.online(), self.logs)
+        wait_for(lambda: set(names) <= self.online(), explain=self.logs, every=0.1)
 
     def online(self) -> set[str]:
         """The agents that the server calls alive."""
@@ -203,14 +202,6 @@ def post(url: str, body: dict[str, Any]) -> Any:
             return json.load(reply)
     except OSError:
         return []
-
-
-def wait_for(ready: Callable[[], bool], explain: Callable[[], str] = lambda: "", seconds: float = PATIENCE) -> None:
-    """Return once it is so; fail with the explanation when it is not in time."""
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline, f"not so after {seconds} s: {explain()}"
-        time.sleep(0.1)
 
 
 def processes_in(folder: Path) -> list[psutil.Process]:

@@ -30,7 +30,10 @@ from tasks.about.sections import Sections
 from tasks.core.config import ConfigError
 from tasks.ingest.inputs import inputs
 from tasks.runner.graph import Entry, graph_of
-from tests.flows.preflight_project import ROOT, as_nobody, free_port, make_checkpoint, make_project, params_of
+from tests.flows.preflight_project import as_nobody, make_checkpoint, make_project, params_of
+from tests.ports import free_port
+from tests.processes import PATIENCE
+from tests.project import ROOT
 from tests.small_disk import small_disk
 
 
@@ -322,14 +325,15 @@ def test_servers_that_do_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_prefect_server_that_wants_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.servers import prefect_and_mlflow
     from flows.servers.answers import get
-    from flows.servers.prefect_and_mlflow import child
 
+    monkeypatch.setattr(prefect_and_mlflow, "STARTUP_SECONDS", PATIENCE)
     port = free_port()
     command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--no-ui", "--port", str(port)]
     variables = {**environment(tmp_path), "PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_API_AUTH_STRING": "mill:right"}
     variables.pop("PREFECT_API_URL", None)
-    with child("Prefect server", command, variables) as server:
+    with prefect_and_mlflow.child("Prefect server", command, variables) as server:
         server.wait_until(lambda: get(f"http://127.0.0.1:{port}/api/health") is not None)
         monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port}/api")
         monkeypatch.setenv("PREFECT_API_AUTH_STRING", "mill:right")

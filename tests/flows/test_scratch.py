@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from flows.preflight.start import look
 from flows.staleness.scratch import abandoned, leftovers
+from tests.processes import wait_for
 from tests.project import ROOT, TINY, digest, run_stage, start_stage, write_params
 from tests.tiny import Tiny
 
@@ -42,9 +42,11 @@ def started(project: Path) -> subprocess.Popen[str]:
     """Pretraining that has just written its first checkpoint."""
     there = set(project.glob(".scratch/pretrain/*/checkpoints/step-*.safetensors"))
     process = start_stage(project, "pretrain", TOKENMILL_CHECKPOINT_SECONDS="0")
-    while set(project.glob(".scratch/pretrain/*/checkpoints/step-*.safetensors")) <= there:
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.002)  # watching for a file
+    written = project.glob
+    wait_for(
+        lambda: set(written(".scratch/pretrain/*/checkpoints/step-*.safetensors")) - there,
+        process,
+    )
     return process
 
 

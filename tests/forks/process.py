@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-ROOT = Path(__file__).parents[2]
+from tests.imports import ROOT
+
 # What data stages import; those that train have torch beside it, and their records say so.
 PLAIN = (
     *("numba", "numpy", "orjson", "pathspec", "psutil", "pyarrow.compute", "pyarrow.parquet", "pydantic.json_schema"),

@@ -4,13 +4,12 @@ import json
 import os
 import random
 import signal
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, wait_for
 from tests.project import TINY, digest, make_project, parts_made, run_stage, start_stage
 
 FILES = 6
@@ -35,12 +34,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kill_at(project: Path, work: str, count: int, workers: str) -> bool:
     """SIGKILL the stage once so many parts of this work are whole; false where it ended before."""
     process = start_stage(project, "ingest", TOKENMILL_SHARD_WORKERS=workers, TOKENMILL_MEMORY="64")
-    deadline = time.monotonic() + PATIENCE
-    while parts_made(project, "ingest", f"{work}*") < count:
-        if process.poll() is not None:
-            return False
-        assert time.monotonic() < deadline
-        time.sleep(0.002)  # watching files: what is waited for is their number, never the time
+    wait_for(lambda: parts_made(project, "ingest", f"{work}*") >= count or process.poll() is not None)
+    if process.poll() is not None:
+        return False
     children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()

@@ -24,6 +24,23 @@ def test_the_new_file_takes_the_place_of_the_old_one(tmp_path: Path, durable: bo
         assert (tmp_path / "a.txt").read_bytes() == text.encode() and os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_what_is_durable_is_synced_before_it_gets_its_name_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, fsync = [], os.fsync
+
+    def seen(number: int) -> None:
+        names = {path.stat().st_ino: path.name for path in (tmp_path, *tmp_path.iterdir())}
+        synced.append((names[os.fstat(number).st_ino], (tmp_path / "a.txt").read_text()))
+        fsync(number)
+
+    monkeypatch.setattr("lm.files.os.fsync", seen)
+    write_text(tmp_path / "a.txt", "old")
+    assert synced == []
+    write_text(tmp_path / "a.txt", "new", durable=True)
+    assert synced == [(".a.txt.unfinished", "old"), (tmp_path.name, "new")]
+
+
 def test_what_a_kill_has_left_is_written_over(tmp_path: Path) -> None:
     (tmp_path / ".a.txt.unfinished").write_text("half of a longer text")
     write_text(tmp_path / "a.txt", "new")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ import pytest
 from tasks.curriculum.plan import Budget, Documents, Prefixes, Ranges
 from tasks.curriculum.stage import CurriculumConfig
 from tasks.curriculum.stream import drawing
-from tests.project import ROOT, TINY, digest, make_project, run_stage, start_stage
+from tests.processes import wait_for
+from tests.project import DATA_STAGES, ROOT, TINY, digest, make_project, run_stage, start_stage
 from tests.tiny import Tiny
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
-DATA = ["ingest", "dedup", "filter", "tokenize"]
 STEP = TINY["curriculum"]["tokens_per_step"]
 SHORT, LONG = 32, 48
 # The order that keeps its beginning in a longer plan, to a hundredth of the corpus
@@ -50,7 +49,7 @@ def variant(before: Path, folder: Path, values: dict[str, Any]) -> Path:
     """A project of these params that is about to pretrain; of the stages before it has what the other project has."""
     folder.mkdir()
     project = make_project(folder, values)
-    for stage in [*DATA, "curriculum"]:
+    for stage in DATA_STAGES:
         if (before / "data" / stage).exists():
             shutil.copytree(before / "data" / stage, project / "data" / stage)
     if not (project / "data" / "curriculum").exists():
@@ -106,9 +105,8 @@ def test_killed_after_a_trunk_it_goes_on_from_its_own_checkpoint(
     environment = {"TOKENMILL_TRUNKS": str(trunks(short, tmp_path)), "TOKENMILL_CHECKPOINT_SECONDS": "0"}
     process = start_stage(project, "pretrain", **environment)
     scratch = project / ".scratch" / "pretrain"
-    while not any(int(path.stem[5:]) >= 35 for path in scratch.rglob("step-*.safetensors")):
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.002)  # watching for a file
+    written = scratch.rglob
+    wait_for(lambda: any(int(path.stem[5:]) >= 35 for path in written("step-*.safetensors")), process)
     process.kill()
     process.communicate()
     assert pretrained(project, tmp_path / "trunks") == (alone, 0)

@@ -115,12 +115,12 @@ def test_the_head_that_sees_answers_alone_gives_the_gradients_of_all_logits(
     for logps in (plain, token_logps(model, ids, places(mask), temperature)):
         loss, metrics = method()(logps, old, advantages, weights)
         found.append((loss, metrics, torch.autograd.grad(loss, list(model.parameters()))))
-    (wanted, wanted_figures, wanted_grads), (got, got_figures, got_grads) = found
+    (wanted, wanted_metrics, wanted_grads), (got, got_metrics, got_grads) = found
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(got_figures, wanted_figures, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(got_metrics, wanted_metrics, rtol=1e-4, atol=1e-6)
     for mine, formula in zip(got_grads, wanted_grads, strict=True):
         torch.testing.assert_close(mine, formula, rtol=1e-4, atol=1e-5)
-    assert wanted_grads[0].norm() > 0.01 and (method is not PolicyGradient or 0 < got_figures["clip_fraction"] < 1)
+    assert wanted_grads[0].norm() > 0.01 and (method is not PolicyGradient or 0 < got_metrics["clip_fraction"] < 1)
 
 
 def test_clipping_by_hand() -> None:

@@ -4,18 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.pretrain.test_trunks import DATA, facts, params, wsd
-from tests.project import digest, make_project, run_stage
+from tests.pretrain.test_trunks import facts, params, wsd
+from tests.project import DATA_STAGES, digest, make_project, run_stage
 from tests.tiny import Tiny
 
-BEFORE = [*DATA, "curriculum", "pretrain", "sft", "rl"]
+AFTER = ["curriculum", "pretrain", "sft", "rl"]
+BEFORE = [*DATA_STAGES[:4], *AFTER]
 
 
 @pytest.fixture(scope="module")
 def made(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with every stage before distill."""
-    project = tiny.project(tmp_path_factory.mktemp("made"), DATA[-1], params())
-    for stage in BEFORE[len(DATA) :]:
+    project = tiny.project(tmp_path_factory.mktemp("made"), "tokenize", params())
+    for stage in AFTER:
         run_stage(project, stage)
     return project
 

@@ -1,4 +1,5 @@
-"""For tests of whole runs: one Prefect server for all those of a process that need no other."""
+"""For tests of whole runs: servers have as long as they take, and one Prefect server is there for all tests of a process
+that need no other."""
 
 from collections.abc import Iterator
 

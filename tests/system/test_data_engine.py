@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from tests.project import TINY, digest, make_project, run_stage, start_stage
+from tests.project import DATA_STAGES, TINY, digest, make_project, run_stage, start_stage
 from tests.small_disk import small_disk
 
-STAGES = ["ingest", "dedup", "filter", "tokenize", "curriculum"]
 PARAMS = {
     **TINY,
     "ingest": {
@@ -53,7 +52,7 @@ def lay_out(project: Path, lines: list[bytes], how: str) -> None:
 
 def digests(project: Path) -> dict[str, str]:
     """Of what each stage hands on; where ingest read a document is a matter of the layout."""
-    folders = {stage: f"{stage}/documents" if stage == "ingest" else stage for stage in STAGES}
+    folders = {stage: f"{stage}/documents" if stage == "ingest" else stage for stage in DATA_STAGES}
     return {stage: digest(project / "data" / folder) for stage, folder in folders.items()}
 
 
@@ -66,7 +65,7 @@ def lines() -> list[bytes]:
 def whole(lines: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = make_project(tmp_path_factory.mktemp("whole"), PARAMS)
     lay_out(project, lines, "one file")
-    for stage in STAGES:
+    for stage in DATA_STAGES:
         run_stage(project, stage)
     return project
 
@@ -77,7 +76,7 @@ def test_permuted_split_and_compressed_rows_give_the_same_bytes(
 ) -> None:
     project = make_project(tmp_path, PARAMS)
     lay_out(project, lines, "three files")
-    for stage in STAGES:
+    for stage in DATA_STAGES:
         run_stage(project, stage, TOKENMILL_SHARD_WORKERS=workers, TOKENMILL_THREADS=workers, TOKENMILL_MEMORY="200")
     assert digests(project) == digests(whole)
 
@@ -85,7 +84,7 @@ def test_permuted_split_and_compressed_rows_give_the_same_bytes(
 def test_twenty_kills_at_random_moments_leave_no_trace(lines: list[bytes], whole: Path, tmp_path: Path) -> None:
     project, chance = make_project(tmp_path, PARAMS), random.Random(0)
     lay_out(project, lines, "three files")
-    for stage in STAGES:
+    for stage in DATA_STAGES:
         began = time.monotonic()
         run_stage(project, stage)
         seconds = time.monotonic() - began
@@ -107,10 +106,10 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", DATA_STAGES)
 def test_a_full_disk_is_said_and_leaves_nothing_half_made(whole: Path, disk: Path, stage: str) -> None:
     project = make_project(disk, PARAMS)
-    before = STAGES[: STAGES.index(stage)]
+    before = DATA_STAGES[: DATA_STAGES.index(stage)]
     shutil.copytree(whole / "data" / "raw", project / "data" / "raw", dirs_exist_ok=True)
     for folder in before:
         (project / "data" / folder).symlink_to(whole / "data" / folder)

@@ -2,12 +2,11 @@
 
 import random
 import shutil
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.processes import PATIENCE
+from tests.processes import wait_for
 from tests.project import digest, run_stage, start_stage
 from tests.tiny import Tiny
 
@@ -29,11 +28,7 @@ def curve_points(project: Path, stage: str) -> int:
 def kill_at(project: Path, stage: str, step: int) -> None:
     """Start the stage, checkpointing after every step, and SIGKILL it once it has logged `step` points."""
     process = start_stage(project, stage, TOKENMILL_CHECKPOINT_SECONDS="0")
-    deadline = time.monotonic() + PATIENCE
-    while curve_points(project, stage) < step:
-        assert process.poll() is None, f"{stage} ended before step {step}: {process.stdout.read()}"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)  # watching a file: what is waited for is its length, never the time
+    wait_for(lambda: curve_points(project, stage) >= step, process)
     process.kill()
     process.communicate()
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -15,7 +14,7 @@ import pytest
 
 from lm.checkpoint import load_model
 from tasks.runner.ranks import too_few
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, wait_for
 from tests.project import TINY, digest, run_stage, start_stage
 from tests.tiny import Tiny
 
@@ -61,11 +60,7 @@ def other_ranks(process: subprocess.Popen) -> list[psutil.Process]:
 def at_step(project: Path, step: int, ranks: int) -> tuple[subprocess.Popen, list[psutil.Process]]:
     """Start pretraining, with a checkpoint after every step; (rank 0, the others) once it has logged `step` of them."""
     process = start_stage(project, "pretrain", TOKENMILL_CHECKPOINT_SECONDS="0", TOKENMILL_RANKS=str(ranks))
-    deadline = time.monotonic() + PATIENCE
-    while points(project) < step:
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)  # watching a file: what is waited for is its length, never the time
+    wait_for(lambda: points(project) >= step, process)
     return process, other_ranks(process)
 
 
@@ -105,21 +100,14 @@ def test_a_rank_that_ends_is_named_and_costs_nothing(project: Path, whole: str) 
 
 def test_a_rank_that_ends_before_it_meets_the_others_is_named(project: Path) -> None:
     process = start_stage(project, "pretrain", TOKENMILL_RANKS="2")
-    deadline = time.monotonic() + PATIENCE
-    while not (others := other_ranks(process)):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)  # watching for a process
-    others[0].kill()
+    wait_for(lambda: other_ranks(process), process)[0].kill()
     printed, _ = process.communicate()
     assert process.returncode == 1 and "pretrain: rank 1 ended with -9" in printed
 
 
 def test_a_rank_that_starts_after_its_first_was_killed_ends(project: Path) -> None:
     process = start_stage(project, "pretrain", TOKENMILL_RANKS="2")
-    deadline = time.monotonic() + PATIENCE
-    while not (others := other_ranks(process)):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)  # watching for a process, which has then yet to import torch
+    others = wait_for(lambda: other_ranks(process), process)  # which have then yet to import torch
     process.kill()
     process.communicate()
     assert gone(others)

@@ -16,9 +16,8 @@ from lm.tokenizer import SPECIALS, Tokenizer
 from tasks.tokenize.encoder import PROBES, Encoder, Gigatoken, HuggingFace, why_not_gigatoken
 from tasks.tokenize.methods import Bpe, Bytes
 from tests.lm.models import other_tokenizer
-from tests.project import ROOT
+from tests.real_text import REAL_TEXT, on_real_text
 
-DATA = ROOT / ".." / "shared" / "data"
 CORPUS = [
     "The cat's mat, 12 + 34 = 46.\r\n",
     "def f(x):\n    return x ** 2\n",
@@ -67,11 +66,11 @@ def test_every_character_is_divided_as_tokenizers_does() -> None:
     assert ids_of(fast, joined) == ids_of(slow, joined)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA}: no real text there")
+@on_real_text
 def test_ids_of_real_text_are_those_of_tokenizers() -> None:
     """Every 16th row of all files, for the speed of `tokenizers`."""
     texts = []
-    for path in sorted(DATA.rglob("*.jsonl.gz")):
+    for path in sorted(REAL_TEXT.rglob("*.jsonl.gz")):
         with gzip.open(path, "rt") as file:
             texts += [" ".join(map(str, json.loads(line).values())) for line in list(file)[::16]]
     tokenizer = Bpe(vocab_size=4096)(iter(texts[::10]), Path())

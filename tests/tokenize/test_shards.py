@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.core.tables import shard, write_table
-from tests.processes import PATIENCE
+from tests.processes import wait_for
 from tests.project import ROOT, TINY, digest, make_project, parts_made, run_stage, start_stage
 from tests.tokenize import test_stage
 from tests.tokenize.test_stage import TEXTS, table_of
@@ -85,10 +84,7 @@ def test_killed_and_started_again_equals_whole(project: Path, made: str, workers
     tokenizer: kills in each, and between."""
     for count in (3, 12, 20, 30):
         process = start_stage(project, "tokenize", TOKENMILL_SHARD_WORKERS=workers)
-        deadline = time.monotonic() + PATIENCE
-        while parts_made(project, "tokenize") < count and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)  # watching files: what is waited for is their number, never the time
+        wait_for(lambda p=process, n=count: parts_made(project, "tokenize") >= n or p.poll() is not None)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         if process.returncode == -signal.SIGKILL:

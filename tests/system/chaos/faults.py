@@ -17,14 +17,12 @@ from flows.servers.answers import get
 from flows.servers.prefect_and_mlflow import HOST, child
 from tests.ports import free_port
 from tests.processes import PATIENCE, command_of, ended
+from tests.project import DATA_STAGES
 from tests.system.chaos.world import World, any_in, children, end
 
 Fault = Callable[[World, str, random.Random], None]
-STAGES = [
-    *("ingest", "dedup", "filter", "tokenize", "curriculum", "pretrain", "sft", "rl", "distill", "quantize"),
-    "evaluate@rl",
-]
 TRAINED = ["pretrain", "sft", "rl", "distill"]
+STAGES = [*DATA_STAGES, *TRAINED, "quantize", "evaluate@rl"]
 # Of the seconds that a stage takes: later than this it may have ended.
 LATEST = 0.9
 

@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from flows.environment import environment
 from flows.workspaces.smoke import copy_project
 from tasks.runner.graph import read_graph
 from tasks.runner.lock import read_lock
-from tests.processes import PATIENCE, command_of
+from tests.processes import PATIENCE, command_of, wait_for
 from tests.project import ROOT, TINY, write_params
 
 
@@ -87,14 +86,8 @@ class World:
 
     def wait(self, process: subprocess.Popen[str], found: Callable[[], Any]) -> Any:
         """What `found` returns once it is something; None when the process has ended before."""
-        deadline = time.monotonic() + PATIENCE
-        while process.poll() is None:
-            result = found()
-            if result:
-                return result
-            assert time.monotonic() < deadline
-            time.sleep(0.005)  # between two looks: what is waited for is the condition
-        return None
+        result = wait_for(lambda: process.poll() is not None or found())
+        return result if process.poll() is None else None
 
     def check(self) -> None:
         """A last run ends well, and leaves the bytes of the first, a sound cache, and nothing that still runs."""

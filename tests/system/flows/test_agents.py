@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from flows.agents.prefect_worker import TEMPLATE
 from tasks.runner.lock import read_lock
 from tests.flows.served import ENDED
 from tests.flows.team import (
+    REAL,
     SENT,
     Team,
     commit,
@@ -26,9 +26,8 @@ from tests.flows.team import (
     processes_in,
     team,
     use_remote,
-    wait_for,
 )
-from tests.processes import PATIENCE, command_of, ended, files_in
+from tests.processes import PATIENCE, command_of, ended, files_in, wait_for
 from tests.project import digest
 
 
@@ -56,7 +55,7 @@ def test_one_lock_from_dvc_and_from_two_agents(crew: Team) -> None:
     assert code == 0, printed + crew.logs()
     assert "ran ['dedup', 'filter', 'ingest', 'tokenize']" in printed
     assert read_lock(coordinator / "dvc.lock") == read_lock(plain / "dvc.lock")
-    for stage in ("ingest", "dedup", "filter", "tokenize"):
+    for stage in REAL:
         assert digest(coordinator / "data" / stage) == digest(plain / "data" / stage)
         metrics = Path("data") / "metrics" / f"{stage}.json"
         assert (coordinator / metrics).read_bytes() == (plain / metrics).read_bytes()
@@ -69,9 +68,12 @@ def test_one_lock_from_dvc_and_from_two_agents(crew: Team) -> None:
 
 def answer(server: httpx.Client, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> httpx.Response:
     """What a request is answered, asked again where the server says that its database is busy, as Prefect's clients do."""
-    while (found := server.request(method, path, json=body)).status_code == 503:
-        time.sleep(0.2)
-    return found
+
+    def answered() -> httpx.Response | None:
+        found = server.request(method, path, json=body)
+        return found if found.status_code != 503 else None
+
+    return wait_for(answered, every=0.2)
 
 
 @pytest.mark.parametrize("flow", ["stage", "other"])
@@ -99,7 +101,9 @@ def test_an_agent_runs_nothing_that_the_server_names(crew: Team, tmp_path: Path,
         try:
             run = answer(server, f"/deployments/{deployment}/create_flow_run", command).json()["id"]
             place = f"/flow_runs/{run}"
-            wait_for(lambda: answer(server, place, method="GET").json()["state_type"] in ENDED, crew.logs)
+            wait_for(
+                lambda: answer(server, place, method="GET").json()["state_type"] in ENDED, explain=crew.logs, every=0.1
+            )
         finally:
             answer(server, "/work_pools/gpu", {"base_job_template": TEMPLATE}, "PATCH").raise_for_status()
         state = answer(server, place, method="GET").json()["state"]
@@ -159,24 +163,24 @@ def test_cancelling_ends_the_stage_with_its_agent(crew: Team, end: signal.Signal
     crew.again()
     coordinator = crew.folder / "coordinator"
     process = crew.pipeline(coordinator, "slow", FORCE="1")
-    wait_for(lambda: crew.mark != [], crew.logs)
+    wait_for(lambda: crew.mark != [], explain=crew.logs)
     shell = psutil.Process(int(crew.mark[0][1]))
     os.kill(process.pid, end)
-    wait_for(lambda: ended(shell), crew.logs)
+    wait_for(lambda: ended(shell), explain=crew.logs)
     process.wait(PATIENCE)
     lock = coordinator / "dvc.lock"
     assert not lock.exists() or "slow" not in read_lock(lock)
-    wait_for(lambda: not any("repro" in command_of(other) for other in processes_in(crew.folder)))
+    wait_for(lambda: not any("repro" in command_of(other) for other in processes_in(crew.folder)), every=0.1)
 
 
 def test_a_killed_agents_stage_ends_on_the_other(crew: Team) -> None:
     crew.again()
     coordinator = crew.folder / "coordinator"
     process = crew.pipeline(coordinator, "slow", FORCE="1")
-    wait_for(lambda: crew.mark != [], crew.logs)
+    wait_for(lambda: crew.mark != [], explain=crew.logs)
     first = crew.mark[0][0]
     crew.kill(first)
-    wait_for(lambda: len(crew.mark) == 2, crew.logs)
+    wait_for(lambda: len(crew.mark) == 2, explain=crew.logs)
     [other] = crew.agents
     assert crew.mark[1][0] == other
     crew.go()
@@ -195,11 +199,11 @@ def test_an_agent_that_comes_back_does_not_keep_its_sender_waiting(crew: Team) -
     crew.start(*missing)
     clone = crew.clone("patient")
     process = crew.pipeline(clone, "slow", FORCE="1", TOKENMILL_AGENT_DEADLINE="3600")
-    wait_for(lambda: crew.mark != [], crew.logs)
+    wait_for(lambda: crew.mark != [], explain=crew.logs)
     first = crew.mark[0][0]
     crew.kill(first)
     crew.start(first)
-    wait_for(lambda: len(crew.mark) == 2, crew.logs)
+    wait_for(lambda: len(crew.mark) == 2, explain=crew.logs)
     assert crew.mark[1][0] != first
     crew.go()
     code, printed = crew.end_of(process, clone)
@@ -212,7 +216,7 @@ def test_without_a_living_agent_the_stage_runs_here(crew: Team) -> None:
     crew.go()
     for name in list(crew.agents):
         crew.kill(name)
-    wait_for(lambda: not crew.online())
+    wait_for(lambda: not crew.online(), every=0.1)
     clone = crew.clone("alone")
     code, printed = crew.run(clone, "slow")
     assert code == 0 and "pool gpu: no agent is alive; this machine does it" in printed, printed

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from flows.replay.causes import Suspect, of_code, of_hardware, of_libraries, of_
 from flows.replay.finished_run import Side, from_folder
 from tasks.runner.record import Record
 from tests.flows.runs import (
-    BEFORE,
     ROWS,
     copy_of,
     flip_bit_of_weight,
@@ -27,13 +25,13 @@ from tests.flows.runs import (
     texts,
     write_shard,
 )
-from tests.processes import PATIENCE
-from tests.project import ROOT, digest, run_stage, start_stage
+from tests.processes import wait_for
+from tests.project import DATA_STAGES, ROOT, digest, run_stage, start_stage
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("original"), *BEFORE, "pretrain")
+    return make_run(tmp_path_factory.mktemp("original"), *DATA_STAGES, "pretrain")
 
 
 @pytest.fixture
@@ -101,7 +99,7 @@ def test_another_version_of_a_library(original: Path, again: Path, tmp_path: Pat
     params.write_text(
         re.sub("xxhash: .*", "xxhash: 9.9.9", params.read_text())
     )  # as whatever composes them would there
-    for stage in BEFORE[:4]:
+    for stage in DATA_STAGES[:4]:
         run_again(again, stage, **changed)
     found = first(original, again)
     before = from_folder(original).records["tokenize"].libraries["xxhash"]
@@ -111,10 +109,8 @@ def test_another_version_of_a_library(original: Path, again: Path, tmp_path: Pat
 def test_a_weight_that_changed_between_two_steps(original: Path, again: Path) -> None:
     shutil.rmtree(again / "data" / "pretrain")
     process = start_stage(again, "pretrain", TOKENMILL_CHECKPOINT_SECONDS="0")
-    deadline = time.monotonic() + PATIENCE
-    while sum(path.read_bytes().count(b"\n") for path in again.glob(".scratch/pretrain/*/curves.jsonl")) < 9:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)  # watching a file: what is waited for is its length, never the time
+    curves = again.glob
+    wait_for(lambda: sum(p.read_bytes().count(b"\n") for p in curves(".scratch/pretrain/*/curves.jsonl")) >= 9, process)
     process.kill()
     process.communicate()
     newest = max(again.glob(".scratch/pretrain/*/checkpoints/step-*.safetensors"))

@@ -53,6 +53,12 @@ EDITS = {
     "a source file": ("toy/constant.py", "CONSTANT = 1\n", "CONSTANT = 2\n"),
     "an input": ("data/given/in.txt", "one", "two"),
 }
+# What is said of an output that was made before them
+WORDS = {
+    "a parameter": "toy.threshold: 0.6, not 0.9",
+    "a source file": "another toy",
+    "an input": "another data/given",
+}
 # Edits at random instants: the 200, or a few of them.
 ALL = os.environ.get("TOKENMILL_CHAOS") == "all"
 
@@ -116,14 +122,9 @@ def test_an_edit_between_the_stages_end_and_dvcs_look_fails_it(project: Path, ed
     (project / "afterwards").write_text(f"cp new {path}\n")
     ended = repro(project, OURS)
     said = [line for line in ended.stderr.splitlines() if line.startswith("ERROR")]
-    words = {
-        "a parameter": "toy.threshold: 0.6, not 0.9",
-        "a source file": "another toy",
-        "an input": "another data/given",
-    }
     assert ended.returncode and "Traceback" not in ended.stderr
     assert said == [
-        f"ERROR: failed to reproduce 'toy': its output was made with {words[edit]}; this was edited as it ended: run it again"
+        f"ERROR: failed to reproduce 'toy': its output was made with {WORDS[edit]}; this was edited as it ended: run it again"
     ]
     assert entry_of(project) is None and runs_of(project) == []
     (project / "afterwards").unlink()
@@ -138,12 +139,7 @@ def test_plain_dvc_keeps_nothing_of_it_either(project: Path, edit: str) -> None:
     (project / "afterwards").write_text(f"cp new {path}\n")
     ended = repro(project, PLAIN)
     assert entry_of(project) is None and runs_of(project) == [], ended.stderr
-    words = {
-        "a parameter": "toy.threshold: 0.6, not 0.9",
-        "a source file": "another toy",
-        "an input": "another data/given",
-    }
-    assert f"dvc.lock: toy: its output was made with {words[edit]}; it is taken out, and runs again" in ended.stderr
+    assert f"dvc.lock: toy: its output was made with {WORDS[edit]}; it is taken out, and runs again" in ended.stderr
 
 
 def test_plain_dvc_keeps_what_is_true(project: Path) -> None:

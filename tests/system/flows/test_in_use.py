@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -24,10 +23,10 @@ from flows.staleness.rwlock import Use, as_table, await_free, read_table, releas
 from lm.config import ConfigError
 from tasks.runner.lock import read_lock
 from tests.flows.small_graph import RUN, make_repo, run_flow, surroundings
-from tests.processes import command_of, ended
+from tests.processes import command_of, ended, wait_for
 
 SET_CHILD_SUBREAPER = 36  # of prctl
-SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+SLEEP = [sys.executable, "-c", "import time; time.sleep(1e6)"]
 LONG_AGO = 10.0  # seconds; more than the kernel may be wrong by when it says when a process began
 
 
@@ -162,12 +161,11 @@ def test_a_killed_run_whose_dvc_nobody_waits_for(repo: Path, server: dict[str, s
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        working = wait_for(first, lambda: find(first, "sleep"))
-        dvc = wait_for(first, lambda: find(first, "dvc_cli.py"))
+        working = wait_for(lambda: find(first, "sleep"), first)
+        dvc = wait_for(lambda: find(first, "dvc_cli.py"), first)
         first.kill()
         first.communicate()
-        while not ended(dvc):  # the condition that is waited for
-            time.sleep(0.01)
+        wait_for(lambda: ended(dvc))
         assert dvc.ppid() == os.getpid() and dvc.is_running() and not works(repo)
         (repo / "wait").write_text("0")
         code, printed = run_flow(repo, server)
@@ -181,13 +179,6 @@ def test_a_killed_run_whose_dvc_nobody_waits_for(repo: Path, server: dict[str, s
 def find(run: subprocess.Popen[bytes], word: str) -> psutil.Process | None:
     every = psutil.Process(run.pid).children(recursive=True)
     return next((p for p in every if any(part.endswith(word) for part in command_of(p)[:3])), None)
-
-
-def wait_for(run: subprocess.Popen[bytes], look: Any) -> psutil.Process:
-    while not (found := look()):
-        assert run.poll() is None
-        time.sleep(0.01)  # between two looks: what is waited for is the condition
-    return found
 
 
 def reap() -> None:

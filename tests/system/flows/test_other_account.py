@@ -9,9 +9,8 @@ import yaml
 
 from flows.environment import environment
 from tests.flows.served import make_ui, with_tiny_preset
-from tests.flows.team import wait_for
 from tests.other_account import needs_root, opened_by_other, status_for_other
-from tests.processes import command_of
+from tests.processes import PATIENCE, command_of, wait_for
 
 pytestmark = needs_root
 
@@ -60,7 +59,7 @@ def test_the_server_of_one_run_answers_that_run_alone(tmp_path: Path) -> None:
             [sys.executable, "-c", PIPELINE], cwd=project, env=surroundings, stdout=log, stderr=log
         )
     try:
-        wait_for((project / "begun").exists, (tmp_path / "log").read_text)
+        wait_for((project / "begun").exists, process, explain=(tmp_path / "log").read_text)
         family = [p for p in psutil.Process(process.pid).children(recursive=True) if "uvicorn" in command_of(p)]
         ports = {c.laddr.port for child in family for c in child.net_connections("tcp") if c.status == "LISTEN"}
         assert ports, "no temporary server was found"
@@ -69,5 +68,5 @@ def test_the_server_of_one_run_answers_that_run_alone(tmp_path: Path) -> None:
             assert status_for_other(f"http://127.0.0.1:{port}/api/flow_runs/filter", {}) == 401
     finally:
         (project / "go").touch()
-        code = process.wait(120)
+        code = process.wait(PATIENCE)
     assert code == 0 and (project / "data" / "a" / "x").exists(), (tmp_path / "log").read_text()

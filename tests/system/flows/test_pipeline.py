@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -15,7 +14,7 @@ from flows.staleness.compare import differences
 from flows.staleness.plan import make_plan, may_run
 from tasks.runner.lock import read_lock
 from tests.flows.small_graph import RUN, dvc, make_repo, run_flow, surroundings
-from tests.processes import PATIENCE
+from tests.processes import PATIENCE, wait_for
 
 
 def test_the_flow_and_dvc_write_the_same_lock_and_a_change_reruns_what_follows_it(
@@ -104,9 +103,7 @@ def test_what_is_stopped_is_cancelled_and_says_how_to_go_on(tmp_path: Path, serv
         stderr=subprocess.STDOUT,
         text=True,
     )
-    while not (folder / "begun").exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
+    wait_for((folder / "begun").exists, process)
     process.send_signal(number)
     printed, _ = process.communicate()
     assert "failed stopped in c; run again to go on" in printed and "Traceback" not in printed, printed

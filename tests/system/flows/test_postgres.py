@@ -14,6 +14,7 @@ import pytest
 from flows.environment import environment
 from tests.flows.team import prefect_server
 from tests.ports import free_port
+from tests.processes import wait_for
 from tests.project import ROOT
 
 FOUND = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -71,8 +72,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         )
     try:
         ready = [str(BINARIES / "pg_isready"), "-h", "127.0.0.1", "-p", str(port), "-t", "1"]
-        while subprocess.run(ready, check=False, capture_output=True).returncode:
-            assert server.poll() is None, log.read_text()
+        wait_for(lambda: subprocess.run(ready, capture_output=True).returncode == 0, server, explain=log.read_text)
         for name in ("prefect", "mlflow"):
             create = [str(BINARIES / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "team", name]
             subprocess.run(create, check=True)

@@ -26,7 +26,8 @@ from tasks.core.yaml import read_yaml
 from tasks.ingest.stage import IngestConfig
 from tasks.ingest.toy import DOCUMENTS, sample_sources
 from tasks.runner.graph import before, needed, read_graph
-from tests.flows.preflight_project import ROOT, good_run, make_checkpoint, make_project, params_of
+from tests.flows.preflight_project import good_run, make_checkpoint, make_project, params_of
+from tests.project import DATA_STAGES, ROOT
 
 GRAPH = read_graph(ROOT)
 WHO = ["-c", "user.name=x", "-c", "user.email=x@localhost"]
@@ -104,7 +105,7 @@ def cut_documents(data: Path) -> None:
     pq.write_table(table.slice(0, 3), path)
 
 
-ARTEFACTS: dict[str, tuple[str, Callable[[Path], Any], list[str]]] = {
+ARTIFACTS: dict[str, tuple[str, Callable[[Path], Any], list[str]]] = {
     "wrong EOS": ("tokenize", lambda d: tokens(d, without_eos), ["tokens.npy", "not with EOS"]),
     "a token that there is not": (
         "tokenize",
@@ -181,9 +182,9 @@ ARTEFACTS: dict[str, tuple[str, Callable[[Path], Any], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("fault", ARTEFACTS)
+@pytest.mark.parametrize("fault", ARTIFACTS)
 def test_artifacts_that_break_a_contract(data: Path, fault: str) -> None:
-    stage, change, words = ARTEFACTS[fault]
+    stage, change, words = ARTIFACTS[fault]
     assert check_artifacts(data, GRAPH, [stage]) == []
     change(data)
     found = [str(finding) for finding in check_artifacts(data, GRAPH, [stage])]
@@ -327,7 +328,7 @@ def test_what_passed_is_not_rehearsed_again_for_another_parameter_after_it(tmp_p
         found = look(folder, params_of(*SMALL, *overrides), targets, said.append)
         return [line.split()[1] for line in said if line.startswith("rehearsing")], list(map(str, found))
 
-    asked = ["ingest", "dedup", "filter", "tokenize", "curriculum"]
+    asked = [*DATA_STAGES]
     assert rehearsed(project, asked) == (asked, [])
     assert rehearsed(project, asked) == ([], [])
     assert rehearsed(project, asked, "curriculum.method.sequence_length=64") == (["curriculum"], [])

@@ -20,7 +20,7 @@ from lm.hugging_face.export import save_hf
 from tasks.core.yaml import dump_yaml
 from tasks.report.read import read_stages
 from tests.lm.models import toy_model, toy_tokenizer
-from tests.project import ROOT, TINY
+from tests.project import DATA_STAGES, ROOT, TINY
 
 ROOM = '''"""Prune: hands its model on as it is."""
 
@@ -68,7 +68,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tokenize": {"method": {"name": "hugging_face"}},
     },
 }
-DATA = ["ingest", "dedup", "filter", "tokenize", "curriculum"]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +111,7 @@ def pruned(project: Path) -> set[str]:
 
 def test_a_stage_between_two_is_planned_rehearsed_and_run(project: Path, pruned: set[str], monkeypatch) -> None:
     chain = ["pretrain", "sft", "rl", "distill", "prune", "quantize", "evaluate@prune", "evaluate@quantize"]
-    assert pruned == {*DATA, *chain}
+    assert pruned == {*DATA_STAGES, *chain}
     assert "prune" in json.loads(next((project / ".scratch/preflight").glob("*.json")).read_text())["stages"]
     monkeypatch.chdir(project)
     after = {stage.address: stage.after for stage in make_plan(project, [])}

@@ -6,8 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,20 +15,20 @@ from flows.servers.prefect_and_mlflow import HOST, ServerError, child, port_of
 from flows.servers.prefect_pages import adapted
 from flows.settings import MLFLOW_PORT, PREFECT_PORT
 from flows.ui import __main__ as ui
-from tests.processes import PATIENCE
+from tests.processes import wait_for
 from tests.project import ROOT
 
-DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(1e6)"
 PARENT = """
 import os, sys, time
 from pathlib import Path
 from flows.servers.prefect_and_mlflow import child
 log = Path(sys.argv[1])
-code = "import time; print('ready', flush=True); time.sleep(600)"
+code = "import time; print('ready', flush=True); time.sleep(1e6)"
 with child("test", [sys.executable, "-c", code], dict(os.environ), log) as started:
     started.wait_until(lambda: "ready" in log.read_text())  # tied to us by now
     print(started.process.pid, flush=True)
-    time.sleep(600)
+    time.sleep(1e6)
 """
 
 
@@ -40,13 +38,6 @@ def alive(pid: int) -> bool:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def eventually(done: Callable[[], bool], seconds: float = PATIENCE) -> bool:
-    deadline = time.monotonic() + seconds
-    while not done() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return done()
 
 
 def test_a_taken_port_is_named_with_the_variable_that_changes_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +63,7 @@ def test_port_0_is_a_free_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_child_ends_with_its_block() -> None:
-    with child("test", [sys.executable, "-c", "import time; time.sleep(600)"], dict(os.environ)) as started:
+    with child("test", [sys.executable, "-c", "import time; time.sleep(1e6)"], dict(os.environ)) as started:
         assert alive(started.process.pid)
     assert started.process.returncode == -signal.SIGTERM
 
@@ -95,7 +86,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     assert alive(pid)
     parent.kill()
     parent.wait()
-    assert eventually(lambda: not alive(pid))
+    wait_for(lambda: not alive(pid))
 
 
 def test_a_child_that_ends_while_starting_is_reported_with_its_log() -> None:

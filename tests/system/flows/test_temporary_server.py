@@ -12,8 +12,7 @@ import pytest
 from flows.servers.prefect_and_mlflow import ServerError
 from flows.servers.temporary import temporary_server
 from tests.flows.small_graph import RUN, make_repo, surroundings
-from tests.flows.team import wait_for
-from tests.processes import command_of
+from tests.processes import command_of, wait_for
 
 WITH_ITS_SERVER = """
 import os
@@ -41,7 +40,7 @@ def test_a_signal_to_the_whole_group_ends_run_and_server(tmp_path: Path, number:
             stderr=log,
             start_new_session=True,
         )
-    wait_for((folder / "begun").exists, (tmp_path / "log").read_text)
+    wait_for((folder / "begun").exists, process, explain=(tmp_path / "log").read_text)
     family = psutil.Process(process.pid).children(recursive=True)
     assert any("uvicorn" in command_of(child) for child in family), "no temporary server was found"
     os.killpg(process.pid, number)
@@ -51,7 +50,7 @@ def test_a_signal_to_the_whole_group_ends_run_and_server(tmp_path: Path, number:
         assert process.returncode == 1 and "failed stopped in c; run again to go on" in printed, printed
     assert "Traceback" not in printed and "rror" not in printed, printed
     for child in family:  # without a limit of its own: pytest's ends a run that leaves something
-        wait_for(lambda child=child: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, str)
+        wait_for(lambda child=child: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_a_server_that_cannot_start_is_one_error_with_its_last_words(

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,10 @@ from flows.environment import environment
 from flows.workspaces.smoke import copy_project
 from tests.flows.browser import Browser, browser, logged_in, missing
 from tests.flows.served import ENDED, Served, make_ui, with_tiny_preset
-from tests.processes import PATIENCE
-from tests.project import ROOT
+from tests.processes import wait_for
+from tests.project import DATA_STAGES, ROOT
 
-UP_TO_SFT = ("ingest", "dedup", "filter", "tokenize", "curriculum", "pretrain", "sft")
+UP_TO_SFT = (*DATA_STAGES, "pretrain", "sft")
 
 
 @pytest.fixture
@@ -67,14 +66,13 @@ def submit_tiny(page: Browser) -> None:
 
 def await_run(served: Served) -> dict:
     """The one run of the deployment, once it has ended."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
+
+    def ended() -> list[dict]:
         runs = served.runs()
-        if runs and runs[0]["state_type"] in ENDED:
-            assert len(runs) == 1
-            return runs[0]
-        assert time.monotonic() < deadline, f"no end: {runs}\n{served.log.read_text()[-5000:]}"
-        time.sleep(0.5)
+        return runs if runs and runs[0]["state_type"] in ENDED else []
+
+    [run] = wait_for(ended, explain=lambda: served.log.read_text()[-5000:], every=0.5)
+    return run
 
 
 def see_run(page: Browser, served: Served, run: dict) -> None:

@@ -17,6 +17,7 @@ from lm.training.parallel import sums
 from lm.training.parallel.exact import Exact
 from tests.lm.models import toy_model
 from tests.lm.ranks import join
+from tests.processes import PATIENCE
 from tests.system.lm.test_parallel import recursive_sum
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -37,8 +38,8 @@ def batch_of(model: Decoder, step: int) -> Batch:
     return Batch(ROWS, LENGTH, ROWS * LENGTH, lambda rows: with_all(*loss(rows)))
 
 
-def with_all(share: Tensor, figures: Metrics) -> tuple[Tensor, Metrics]:
-    return share, {"highest": 0.0, **figures}
+def with_all(share: Tensor, metrics: Metrics) -> tuple[Tensor, Metrics]:
+    return share, {"highest": 0.0, **metrics}
 
 
 def frozen_model() -> Decoder:
@@ -50,13 +51,13 @@ def frozen_model() -> Decoder:
 
 
 def summed(model: Decoder, step: int) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """What it must be: gradients of each shard by itself, and its loss and figures, added in the order of a tree."""
+    """What it must be: gradients of each shard by itself, and its loss and metrics, added in the order of a tree."""
     batch, shards = batch_of(model, step), []
     for rows in cut(batch, SHARDS, "shards"):
         model.zero_grad(set_to_none=True)
-        loss, figures = backward(batch, LENGTH, rows)
+        loss, metrics = backward(batch, LENGTH, rows)
         grads = {n: torch.zeros_like(w) if w.grad is None else w.grad for n, w in model.named_parameters()}
-        shards.append((grads, [torch.as_tensor(x) for x in (loss, figures["highest"], figures["rows"])]))
+        shards.append((grads, [torch.as_tensor(x) for x in (loss, metrics["highest"], metrics["rows"])]))
     model.zero_grad(set_to_none=True)
     names = [name for name, weight in model.named_parameters() if weight.requires_grad]
     numbers = [recursive_sum([numbers[place] for _, numbers in shards]) for place in range(3)]
@@ -73,8 +74,8 @@ def check_bits(rank: int, world: int, folder: str) -> None:
     assert len(parallel._sums._buckets) > 4
     for step in range(2):
         grads, numbers = summed(model, step)
-        loss, figures = parallel.backward(batch_of(model, step), LENGTH)  # a row at once: two passes a shard
-        assert [loss, figures["highest"], figures["rows"]] == numbers and figures.keys() == {"highest", "rows"}
+        loss, metrics = parallel.backward(batch_of(model, step), LENGTH)  # a row at once: two passes a shard
+        assert [loss, metrics["highest"], metrics["rows"]] == numbers and metrics.keys() == {"highest", "rows"}
         for name, weight in model.named_parameters():
             if weight.requires_grad:
                 assert torch.equal(weight.grad, grads[name]), name
@@ -117,7 +118,7 @@ def hold_the_backward(rank: int, world: int, folder: str) -> None:
     def at_the_first_layer(grad: Tensor) -> None:
         passes.append(len(events))
         if len(passes) == ROWS // 2:
-            assert summed_one.wait(600), "nothing was exchanged while the backward went on"
+            assert summed_one.wait(PATIENCE), "nothing was exchanged while the backward went on"
             events.append("first layer")
 
     model.embedding.weight.register_hook(at_the_first_layer)
