@@ -3,8 +3,8 @@
 Looks are counts of pairs that are planned before the first run. Each has a share of the error alpha = 1 - level, given by the
 spending function of O'Brien and Fleming's shape, alpha(f) = 2 - 2 Phi(z / sqrt(f)) with z the 1 - alpha/2 quantile and f the
 part of the pairs that a look has (Lan & DeMets 1983, doi:10.1093/biomet/70.3.659): little at first, so that the last look keeps
-most of it. The intervals of a look are taken at 1 - its share (repeated confidence intervals: Jennison & Turnbull 1989,
-doi:10.1111/j.2517-6161.1989.tb01433.x), and by the union bound all of them hold at once with probability `level`, however many
+most of it. The intervals of a look are taken at 1 - its share (repeated confidence intervals: Jennison & Turnbull 1984,
+Controlled Clinical Trials 5:33-45), and by the union bound all of them hold at once with probability `level`, however many
 are looked at and wherever one stops. Differs: a union bound in place of the joint law of the looks, which is known for a known
 variance; so it holds for t intervals of few pairs too, and for a second quantity of the same runs, at the price of wider ones.
 """

@@ -41,8 +41,8 @@ def test_the_errors_of_all_looks_add_up_to_what_is_promised(looks: list[int], le
 
 
 def test_errors_of_looks_by_hand() -> None:
-    """At half of the pairs z / sqrt(1/2) = 1.959964 * 1.414214 = 2.771808, beyond which the normal has 0.005575 on both sides;
-    the table of Lan & DeMets has 0.00557 for it. The rest of 0.05 is 0.044425."""
+    """At half of the pairs z / sqrt(1/2) = 1.959964 * 1.414214 = 2.771808, beyond which the normal has 0.005575 on both sides, and
+    the rest of 0.05 is 0.044425."""
     assert [1 - at for at in nominal_levels((5, 10))] == pytest.approx([0.005575, 0.044425], abs=1e-6)
     assert nominal_levels((7,), 0.95) == pytest.approx((0.95,))
 
