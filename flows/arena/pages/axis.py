@@ -10,6 +10,7 @@ from tasks.report.chart import nice_ticks, tick
 ROUND = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))  # ticks of each power of ten, the coarsest that gives FEWEST
 FEWEST = 3
 MARGIN = 0.04  # of a logarithmic axis beyond its outermost values
+CLOSE = 1.002  # a ratio of the outermost values below which they are drawn as one
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ def linear(values: Iterable[float], label: Callable[[float], str] | None = None,
     """An axis from the round number at or below all values to that at or above them. Raises ValueError for no values."""
     found = list(values)
     ticks = nice_ticks(min(found), max(found), about)
-    return Axis(ticks[0], ticks[-1], tuple((t, label(t) if label else tick(t, ticks)) for t in ticks))
+    return Axis(ticks[0], ticks[-1], tuple(zip(ticks, map(label, ticks) if label else _labels(ticks), strict=True)))
 
 
 def logarithmic(values: Iterable[float]) -> Axis:
     """A logarithmic axis over all values, which must be positive, with a margin. Raises ValueError for no values."""
     found = list(values)
     low, high = min(found), max(found)
-    margin = (high / low) ** MARGIN if high > low else 1.1
+    margin = (high / low) ** MARGIN if high / low > CLOSE else 1.1
     low, high = low / margin, high * margin
     return Axis(low, high, _log_ticks(low, high), log=True)
 
@@ -61,4 +62,14 @@ def _log_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
         if len(within) >= FEWEST:
             return tuple((t, power(t)) for t in within)
     ticks = nice_ticks(low, high, 5)
-    return tuple((t, tick(t, ticks)) for t in ticks if low <= t <= high)
+    return tuple((t, label) for t, label in zip(ticks, _labels(ticks), strict=True) if low <= t <= high)
+
+
+def _labels(ticks: list[float]) -> list[str]:
+    """Labels of ticks, with as many digits as tell them apart: `tick` writes small ones with three."""
+    texts = [tick(t, ticks) for t in ticks]
+    for digits in range(4, 13):
+        if len(set(texts)) == len(ticks):
+            break
+        texts = [f"{t:.{digits}g}" for t in ticks]
+    return texts

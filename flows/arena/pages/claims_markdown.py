@@ -16,8 +16,8 @@ ABOUT = """# Claims
 What papers say of the methods here, and what `make claims` found on one machine at small size. It writes this page from
 `benchmarks/results/claims.jsonl`: a verdict is computed from the intervals, never typed.
 """
-RATIOS = """A ratio is the method's to that of its study's baseline, over pairs of the same seed; below 1 is less. In brackets its
-95% interval by Student's t, and by the bootstrap.
+RATIOS = """A ratio is the method's to that of its study's baseline, over pairs of the same seed; below 1 is less. In brackets
+its 95% interval by Student's t, and by the bootstrap.
 """
 
 
