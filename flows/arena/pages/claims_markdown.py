@@ -64,7 +64,7 @@ def _cells(claim: Claim, links: dict[str, str]) -> list[str]:
         number(claim.seeds),
         ABSENT if claim.seconds is None else f"{duration(claim.seconds)}, {flop(claim.flop)}",
         plain(claim.verdict + (f": {claim.why}" if claim.why else "")),
-        f"[{study}]({links[claim.study]})" if claim.study in links and claim.study else study,
+        f"[{study}]({links[claim.study]})" if claim.study and claim.study in links else study,
     ]
 
 

@@ -5,6 +5,8 @@ import json
 import math
 from typing import Any
 
+from tests.report.test_page import Page
+
 BASELINE = "adamw"
 LONG = "a_method_whose_name_goes_on_and_on_" * 4 + "to_the_end"
 HOSTILE = "<script>alert('x')</script>&\"|`*_[a](b)\x1b[31m"
@@ -163,6 +165,18 @@ def extreme_claims() -> list[dict[str, Any]]:
     )
     longest = dict.fromkeys(("method", "headline", "study", "control", "why", "machine"), LONG)
     return [*claims(40), claim(LONG) | longest | {"ratio": 55.0, "t": [0.01, 90.0]}, claim(HOSTILE) | texts]
+
+
+class _Spaced(Page):
+    """Keeps texts of neighbouring elements apart, as cells of a table."""
+
+    def handle_data(self, data: str) -> None:
+        super().handle_data(f" {data} ")
+
+
+def words_of(html: str) -> str:
+    """What a page says, a space between words."""
+    return " ".join(_Spaced(html).words.split())
 
 
 def as_lines(rows: list[dict[str, Any]]) -> str:
