@@ -1,0 +1,24 @@
+"""Templates of the pages beside this file, filled in: every text is escaped, and a page is one file that needs nothing else."""
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from flows.arena.pages import figures
+from tasks.report import words
+
+HERE = Path(__file__).parent
+REPORT = Path(words.__file__).parent  # its page.css is the ground of ours
+FILTERS = (
+    words.number, words.duration, figures.ratio, figures.interval, figures.with_interval, figures.measured, figures.flop,
+)  # fmt: skip
+
+
+def filled(name: str, **values: object) -> str:
+    """The text of a template with these values in it."""
+    environment = Environment(
+        loader=FileSystemLoader([HERE, REPORT]), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {f.__name__: f for f in FILTERS}
+    return environment.get_template(name).render(**values)
