@@ -1,0 +1,215 @@
+"""claims.yaml and studies/: every name is there, every run's parameters hold, and all of it costs what its head says."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import pytest
+
+from flows.arena.study import METHOD, Study, read_study
+from flows.params.compose import check, compose
+from lm import averages, optimizers, schedules
+from lm.config import ConfigError, methods_of
+from tasks.core.yaml import parse_yaml, read_yaml
+from tasks.curriculum import methods as packings
+from tasks.curriculum import orders, prefixes
+from tasks.distill import divergences
+from tasks.quantize import methods as quantizers
+from tasks.rl import advantages
+from tests.project import ROOT
+
+Entry = dict[str, Any]
+CLAIMS: dict[str, Entry] = read_yaml(ROOT / "claims.yaml")
+FILES = sorted((ROOT / "studies").glob("*.yaml"))
+SAID = {"room", "method", "paper", "source", "headline"}
+SHOWN = SAID | {"study", "quantity", "expects", "control"}
+QUANTITIES = {"value", "tokens_to_target", "flop_to_target", "seconds_to_target", "seconds"}
+PAPER = re.compile(r"\d{3}-\d{2,3}(\+\d{3}-\d{2,3})*")  # papers that were listed twice have two ids
+# Each method of these rooms has an entry, or is what others are compared with.
+ROOMS = {
+    "pretrain.optimizer": optimizers,
+    "pretrain.schedule": schedules,
+    "pretrain.average": averages,
+    "curriculum.method": packings,
+    "curriculum.order": orders,
+    "curriculum.prefix": prefixes,
+    "quantize.method": quantizers,
+    "distill.divergence": divergences,
+    "rl.advantage": advantages,
+}
+MOST_HOURS = 3.0
+
+
+@cache
+def studies() -> dict[str, Study]:
+    return {path.stem: read_study(path) for path in FILES}
+
+
+def given(study: Study, arm: str) -> dict[str, Any]:
+    """What an arm sets, by key of params.yaml; its method under the study's room."""
+    return {study.room if key == METHOD else key: value for key, value in study.arms[arm].items()}
+
+
+def mistakes(name: str, entry: Entry, known: Mapping[str, Study]) -> Iterator[str]:
+    """What is wrong with an entry, whatever its parameters are."""
+    keys = SAID | {"cannot"} if "cannot" in entry else SHOWN
+    if set(entry) != keys:
+        yield f"keys: {sorted(set(entry) ^ keys)} too many or missing"
+        return
+    if entry["paper"] is not None and not PAPER.fullmatch(entry["paper"]):
+        yield f"paper: {entry['paper']!r} is no id"
+    for key in ("source", "headline", "cannot"):
+        if key in entry and not (isinstance(entry[key], str) and entry[key].strip() and "\n" not in entry[key]):
+            yield f"{key}: must be a line"
+    if "cannot" in entry:
+        return
+    if entry["study"] not in known:
+        yield f"study: there is no {entry['study']!r}"
+        return
+    study = known[entry["study"]]
+    if name not in study.arms:
+        yield f"study: {entry['study']} has no arm {name!r}"
+        return
+    if name == study.baseline:
+        yield "the arm is the baseline"
+    if (set_there := given(study, name).get(entry["room"])) != entry["method"]:
+        yield f"method: the arm sets {entry['room']} to {set_there!r}"
+    if entry["control"] is not None and entry["control"] not in set(study.arms) - {name, study.baseline}:
+        yield f"control: no other arm {entry['control']!r}"
+    yield from unclear(entry, study)
+
+
+def unclear(entry: Entry, study: Study) -> Iterator[str]:
+    """What keeps an entry's verdict from being computed."""
+    quantity, expects = entry["quantity"], entry["expects"]
+    if quantity not in QUANTITIES:
+        yield f"quantity: {quantity!r} is none"
+    if quantity.endswith("_to_target") and study.target is None:
+        yield "quantity: the study has no target"
+    better = study.better if quantity == "value" else "lower"
+    if set(expects) != {"ratio", "better"} or expects["better"] != better:
+        yield f"expects: must have a ratio, and better: {better}"
+    elif not 0.5 <= expects["ratio"] <= 2:
+        yield f"expects: a ratio of {expects['ratio']} is beyond what a small study shows"
+
+
+def assigned(entry: Entry) -> list[str]:
+    """The method of an entry as SET has it."""
+    return [f"{entry['room']}={json.dumps(entry['method'])}"]
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_an_entry_has_no_mistakes(name: str) -> None:
+    assert list(mistakes(name, CLAIMS[name], studies())) == []
+
+
+def sound() -> tuple[dict[str, Any], dict[str, Study]]:
+    study = Study.model_validate(
+        {
+            "room": "pretrain.optimizer",
+            "baseline": "adamw",
+            "arms": {name: {"method": {"name": name}} for name in ("adamw", "muon", "lion")},
+            "budget": {"tokens": 4096},
+        },
+        strict=False,
+    )
+    text = (
+        "{room: pretrain.optimizer, method: {name: muon}, paper: 000-39+002-130, source: a, headline: b, study: one, "
+        "quantity: value, expects: {ratio: 0.97, better: lower}, control: null}"
+    )
+    return parse_yaml(text), {"one": study}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("muon", {"study": "two"}, "study: there is no 'two'"),
+        ("moun", {}, "study: one has no arm 'moun'"),
+        ("adamw", {"method": {"name": "adamw"}}, "the arm is the baseline"),
+        ("muon", {"method": {"name": "lion"}}, "method: the arm sets pretrain.optimizer to {'name': 'muon'}"),
+        ("muon", {"room": "sft.optimizer"}, "method: the arm sets sft.optimizer to None"),
+        ("muon", {"control": "sgd"}, "control: no other arm 'sgd'"),
+        ("muon", {"control": "muon"}, "control: no other arm 'muon'"),
+        ("muon", {"control": "adamw"}, "control: no other arm 'adamw'"),
+        ("muon", {"paper": "39"}, "paper: '39' is no id"),
+        ("muon", {"headline": ""}, "headline: must be a line"),
+        ("muon", {"quantity": "tokens_to_target"}, "quantity: the study has no target"),
+        ("muon", {"quantity": "speed"}, "quantity: 'speed' is none"),
+        ("muon", {"expects": {"ratio": 1.1, "better": "higher"}}, "expects: must have a ratio, and better: lower"),
+        (
+            "muon",
+            {"expects": {"ratio": 0.01, "better": "lower"}},
+            "expects: a ratio of 0.01 is beyond what a small study shows",
+        ),
+        ("muon", {"cannot": "no time"}, "keys: ['control', 'expects', 'quantity', 'study'] too many or missing"),
+    ],
+)
+def test_a_planted_mistake_is_found(name: str, change: Entry, said: str) -> None:
+    entry, known = sound()
+    assert list(mistakes("muon", entry, known)) == []
+    assert list(mistakes(name, {**entry, **change}, known)) == [said]
+
+
+@pytest.mark.parametrize("name", [name for name, entry in CLAIMS.items() if "cannot" in entry])
+def test_a_method_that_no_study_has_can_be_chosen(name: str) -> None:
+    check(ROOT, compose(ROOT, "arena", assigned(CLAIMS[name])))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_parameters_of_every_arm_hold_over_the_whole_of_its_range(path: Any) -> None:
+    study = studies()[path.stem]
+    for arm in study.arms:
+        for end in (0, 1):
+            tuned = {key: limits[end] for key, limits in study.ranges(arm).items()}
+            params = compose(ROOT, study.preset, study.assignments(arm, tuned, 1))
+            check(ROOT, params)
+            assert study.stage_and_metric[0].partition("@")[2] in params["models"]
+
+
+def test_a_method_that_there_is_not_does_not_hold() -> None:
+    with pytest.raises(ConfigError, match=r"pretrain\.optimizer\.name: no method 'moun'"):
+        check(ROOT, compose(ROOT, "arena", ["pretrain.optimizer={name: moun}"]))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_arms_of_a_study_are_tuned_alike_and_differ(path: Any) -> None:
+    """Equal trials are there by construction; here as many dimensions, and ranges of one width on the log scale."""
+    study = studies()[path.stem]
+    widths = [sorted(math.log(high / low) for low, high in study.ranges(arm).values()) for arm in study.arms]
+    assert all(own == pytest.approx(widths[0]) for own in widths)
+    assert study.trials == 1 if not any(widths) else study.trials > 1
+    made = [json.dumps(study.assignments(arm, {}, 1), sort_keys=True) for arm in study.arms]
+    assert len(set(made)) == len(made)
+
+
+def test_every_study_is_that_of_a_claim_and_every_arm_has_a_reader() -> None:
+    shown = {(entry["study"], name) for name, entry in CLAIMS.items() if "study" in entry}
+    beside = {(entry["study"], entry["control"]) for entry in CLAIMS.values() if entry.get("control")}
+    bases = {(name, study.baseline) for name, study in studies().items()}
+    assert shown | beside | bases == {(name, arm) for name, study in studies().items() for arm in study.arms}
+
+
+def test_at_least_thirty_claims_have_a_study() -> None:
+    assert sum("study" in entry for entry in CLAIMS.values()) >= 30
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_method_of_a_room_has_an_entry_or_is_a_baseline(room: str) -> None:
+    claimed = {entry["method"]["name"] for entry in CLAIMS.values() if entry["room"] == room}
+    bases = {given(study, study.baseline).get(room, {}).get("name") for study in studies().values()}
+    there = {method.model_fields["name"].default for method in methods_of(ROOMS[room])}
+    assert there - claimed - bases == set()
+    assert claimed <= there
+
+
+def test_the_head_says_what_it_costs_and_that_is_within_the_limit() -> None:
+    head = (ROOT / "claims.yaml").read_text().partition("\n\n")[0].replace("\n#", "")
+    found = re.search(r"(\d+) runs.* of (\d+) s each on one core, two at once: (\d+\.\d) hours", head)
+    assert found
+    runs, seconds, hours = int(found[1]), int(found[2]), float(found[3])
+    assert runs == sum((len(study.arms) + 1) * (study.trials + study.seeds) for study in studies().values())
+    assert hours == pytest.approx(runs * seconds / 2 / 3600, abs=0.05)
+    assert hours <= MOST_HOURS
