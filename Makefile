@@ -43,7 +43,7 @@ MAKEOVERRIDES =
 # a word that was given, as one argument of an option
 arg = $(if $($(1)),--$(2) $(call quoted,$($(1))))
 
-.PHONY: help setup pipeline preflight variant test test-system test-gpu gpu-check gpu-wheels chaos mutants smoke why audit repro reproduce bisect show settings ui agent lint plan bench bench-table peers browse chat export trace clean
+.PHONY: help setup pipeline preflight variant study claims test test-system test-gpu gpu-check gpu-wheels chaos mutants smoke why audit repro reproduce bisect show settings ui agent lint plan bench bench-table peers browse chat export trace clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -73,6 +73,12 @@ pipeline: $(READY)  ## bring the pipeline up to date: PRESET=smoke SET="rl.steps
 
 variant: $(READY)  ## other parameters in a worktree of their own, beside this one: NAME=wide SET="rl.steps=50" REV=HEAD REMOVE=1; no NAME: all
 	@python -m tokenmill variant $(call arg,NAME,name) $(call arg,REV,revision) $(if $(REMOVE),--remove) $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets)
+
+study: $(READY)  ## what methods buy on your data, beside a baseline tuned as hard: ROOM=pretrain.optimizer METHODS="adamw muon" or STUDY=studies/optimizers.yaml; SEEDS TRIALS TARGET BUDGET="tokens=300000" PRESET SET
+	@python -m tokenmill study $(call arg,STUDY,study) $(call arg,ROOM,room) $(call arg,METHODS,methods) $(call arg,SEEDS,seeds) $(call arg,TRIALS,trials) $(call arg,TARGET,target) $(call arg,BUDGET,budget) $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,AT_ONCE,at-once)
+
+claims: $(READY)  ## what papers say of our methods, held to studies on this machine, those that are stale: ONLY="muon"
+	@python -m tokenmill claims $(call arg,ONLY,only) $(call arg,AT_ONCE,at-once)
 
 preflight: $(READY)  ## what a run would fail on, found before it starts: PRESET=smoke SET="rl.steps=50" TARGETS="sft"
 	@python -m tokenmill preflight $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets)

@@ -29,6 +29,14 @@ COMMANDS = {
     "variant": Command(
         "flows.workspaces.variants", "other parameters in a worktree of their own: --name wide --set ...", True
     ),
+    "study": Command(
+        "flows.arena",
+        "race methods of a room beside a tuned baseline: --room pretrain.optimizer --methods 'adamw muon'",
+        True,
+    ),
+    "claims": Command(
+        "flows.arena.claims", "hold what papers say of methods to studies on this machine: --only muon", True
+    ),
     "reproduce": Command("flows.replay.reproduce", "run a committed lock again and say what is the same: HEAD", True),
     "bisect": Command("flows.replay.bisect", "where and why two finished runs differ: ../other .", True),
     "audit": Command("tasks.audit", "fail a stage that touches what is outside its key: filter"),

@@ -2,6 +2,7 @@
 baseline that was tuned as hard."""
 
 import argparse
+import shlex
 import sys
 from datetime import date
 from json import dumps
@@ -11,6 +12,7 @@ from flows.arena.asked import study_of
 from flows.arena.hold import hold
 from flows.arena.pages.terminal import table
 from flows.arena.runs import Failed
+from flows.params.assignments import Split, assignments
 from tasks.core.config import ConfigError
 from tasks.runner.answer import print_json, take_json, words_aside
 
@@ -20,9 +22,13 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tokenmill study", description=__doc__)
     parser.add_argument("--study", help="a file, as in studies/optimizers.yaml")
     parser.add_argument("--room", help="the parameter whose methods are raced, as in pretrain.optimizer")
-    parser.add_argument("--methods", help="names of the room's methods; the first is the baseline")
+    parser.add_argument(
+        "--methods", nargs="+", action=Split, split=str.split, default=[], help="of the room; the first is the baseline"
+    )
     parser.add_argument("--preset", help="sizes; arena is small")
-    parser.add_argument("--set", nargs="*", default=[], help="parameters of every arm, as in ingest.folder=data/mine")
+    parser.add_argument(
+        "--set", nargs="*", action=Split, split=assignments, default=[], help='of every arm: "ingest.folder=data/mine"'
+    )
     parser.add_argument("--budget", help="as in tokens=300000, flop=1e12, seconds=20, bytes=2000000")
     parser.add_argument("--target", type=float, help="bits per byte of the smoothed training curve")
     parser.add_argument("--seeds", type=int, help="paired runs of each arm at its best")
@@ -32,13 +38,18 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def command() -> str:
+    """What runs this study again."""
+    return shlex.join(["tokenmill", "study", *sys.argv[1:]])
+
+
 def main() -> int:
     """Exit code: 0 done, 1 a run failed, 2 a mistake in what was asked for, 130 stopped."""
     asked, root = arguments(), Path.cwd()
     try:
         with words_aside(asked.json):
             name, study = study_of(root, asked)
-            result, page = hold(root, name, study, asked.at_once, date.today().isoformat())
+            result, page = hold(root, name, study, asked.at_once, command(), date.today().isoformat())
     except (ConfigError, Failed) as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1

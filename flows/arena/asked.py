@@ -31,7 +31,7 @@ def study_of(root: Path, asked: argparse.Namespace) -> tuple[str, Study]:
             'ROOM and METHODS are needed, as in ROOM=pretrain.optimizer METHODS="adamw muon", or STUDY, a file of studies/ '
             f"(there are: {there})"
         )
-    names = asked.methods.split()
+    names = asked.methods
     known = methods(asked.room)
     for name in names:
         if name not in known:
@@ -39,7 +39,9 @@ def study_of(root: Path, asked: argparse.Namespace) -> tuple[str, Study]:
             meant = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"METHODS: {asked.room} has no {name!r}{meant} (methods: {', '.join(known)})")
     if len(set(names)) < 2:
-        raise ConfigError(f"METHODS: {asked.methods!r} is one method: name the baseline first, then what is to beat it")
+        raise ConfigError(
+            f"METHODS: {' '.join(names)!r} is one method: name the baseline first, then what is to beat it"
+        )
     values: dict[str, Any] = {
         "room": asked.room,
         "baseline": names[0],

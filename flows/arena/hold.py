@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.arena.budget import TOKENS, calibration_tokens, tokens_of
+from flows.arena.keys import Keys
 from flows.arena.outcomes import Outcome, Outcomes
 from flows.arena.pages import study_page
 from flows.arena.race import race
@@ -16,29 +17,26 @@ from flows.arena.slots import Slots, runs_at_once
 from flows.arena.study import Study
 from lm.files import write_json, write_text
 from tasks.core.config import ConfigError
-from tasks.runner.git import git
 from tasks.runner.machine import hardware
 from tasks.runner.progress import clock
 
 FOLDER = Path(".studies")
 
 
-def hold(root: Path, name: str, study: Study, at_once: int, today: str) -> tuple[dict[str, Any], Path]:
-    """(result, path of its page), with a line for every run. Raises ConfigError, and Failed where a run ends badly."""
-    changed = git(root, "status", "--porcelain", "--untracked-files=no", "--", "*.py", "dvc.yaml").splitlines()
-    if changed:
-        print(
-            f"study: {len(changed)} files differ from the commit, whose code the arms run: commit what they are to have"
-        )
+def hold(
+    root: Path, name: str, study: Study, at_once: int, command: str, today: str, keys: Keys | None = None
+) -> tuple[dict[str, Any], Path]:
+    """(result, path of its page), with a line for every run. Raises ConfigError, and Failed where a run ends badly; what
+    is done is kept."""
     folder = root / FOLDER / name
-    outcomes, at_once = Outcomes(folder), runs_at_once(at_once)
-    write_json(folder / "study.json", study.model_dump(mode="json"))
-    slots = Slots(root, study, name, at_once, outcomes)
+    slots = Slots(root, study, name, runs_at_once(at_once), Outcomes(root / FOLDER), keys or Keys(root))
     teller = Teller(name, study)
     allowed = {arm: tokens for arm in study.arms if (tokens := allowed_tokens(root, study, arm, slots, teller))}
     raced = race(study, lambda jobs: slots.do([within(job, allowed) for job in jobs], teller.say))
-    told = Told(name, slots.commit[:12], in_words(hardware()), today, slots.threads, at_once)
+    told = Told(name, slots.commit[:12], in_words(hardware()), today, slots.threads, runs_at_once(at_once), command)
     result = result_of(study, raced, told)
+    slots.clear()
+    write_json(folder / "study.json", study.model_dump(mode="json"))
     write_json(folder / "result.json", result)
     write_text(folder / "index.html", study_page.page(dumps(result)))
     return result, folder / "index.html"

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from flows.arena.doubts import doubts_of
 from flows.arena.outcomes import Outcome
 from flows.arena.race import Arm, Raced, decided
 from flows.arena.statistics.sequential import compare_at
 from flows.arena.statistics.to_target import Reached, to_target
 from flows.arena.study import Study
-from flows.arena.warnings import warnings_of
 
 TO_TARGET = ("tokens", "flop", "seconds")
 
@@ -24,6 +24,7 @@ class Told:
     date: str
     threads: int
     at_once: int
+    command: str
 
 
 def result_of(study: Study, raced: Raced, told: Told) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def result_of(study: Study, raced: Raced, told: Told) -> dict[str, Any]:
     base = raced.arms[study.baseline]
     found = next(iter([*base.runs.values(), *base.trials]), None)
     others = [arm for arm in raced.arms.values() if arm is not base]
-    every = warnings_of(study, raced)
+    every = doubts_of(study, raced)
     return {
         **vars(told),
         "room": study.room,
@@ -63,7 +64,7 @@ def arm_of(study: Study, arm: Arm) -> dict[str, Any]:
     return {
         "name": arm.name,
         "params": {**study.arms[arm.name], **(arm.best or {})},
-        "ranges": {name: list(ends) for name, ends in study.ranges(arm.name).items()},
+        "tune": {name: list(ends) for name, ends in study.ranges(arm.name).items()},
         "trials": [{"number": number, "params": trial.tuned, **figures(trial)} for number, trial in enumerate(arm.trials)],
         "runs": [
             {"seed": run.seed, **figures(run), "curve": curve(run), "to_target": vars(there) if there else None}

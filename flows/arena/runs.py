@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from json import dumps
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ import torch
 from flows.arena.outcomes import Outcome
 from flows.arena.study import Study
 from flows.forecast.forecasts import works_of
-from flows.params.compose import check, compose, write
+from flows.params.compose import compose, write
 from flows.stage.process import DVC_CLI, run_stage
 from flows.workspaces.variants import surroundings
 from lm.settings import THREADS
@@ -23,6 +22,7 @@ from tasks.report.read import Stage, read_stages
 from tasks.runner.graph import needed, read_graph
 from tasks.runner.key import locked_key
 from tasks.runner.lock import locked_in, md5s
+from tasks.runner.settings import WORKERS
 from tasks.runner.timings import settle
 
 # What the data of all arms come from, and what trains where the room is not of a stage that does
@@ -45,18 +45,19 @@ class Job:
     seed: int
     assignments: list[str]
 
-    def digest(self, decided: list[object]) -> str:
-        """By which the run is known. decided: what else decides its outcome, such as the code."""
-        return sha256(dumps([sorted(self.assignments), *decided]).encode()).hexdigest()[:16]
-
 
 def run(
-    root: Path, folder: Path, study: Study, job: Job, digest: str, threads: int, say: Callable[[str], None]
+    root: Path,
+    folder: Path,
+    study: Study,
+    job: Job,
+    digest: str,
+    threads: int,
+    at_once: int,
+    say: Callable[[str], None],
 ) -> Outcome:
-    """Reproduce the stage of the measure in this variant of the checkout, and read what came of it. Raises ConfigError for
-    parameters that cannot be used, and Failed."""
+    """Reproduce the stage of the measure in this variant of the checkout, and read what came of it. Raises Failed."""
     params = compose(folder, study.preset, job.assignments)
-    check(folder, params)
     write(folder, params)
     stage, metric = study.stage_and_metric
     graph = read_graph(folder)
@@ -64,7 +65,7 @@ def run(
         raise ConfigError(f"measure: no stage {stage!r} with these parameters (stages: {', '.join(graph)})")
     # one process of DVC for all stages: importing it takes 1.5 s
     command = [sys.executable, "-P", str(DVC_CLI), "--wait-for-lock", "repro", stage]
-    extra = {**surroundings(root, folder), THREADS.name: str(threads)}
+    extra = {**surroundings(root, folder), THREADS.name: str(threads), WORKERS.name: str(at_once)}
     ended = run_stage(folder, stage, False, say, extra, command)
     if ended.code:
         last = next((line for line in reversed(ended.tail) if DIVERGED in line), "")

@@ -2,53 +2,74 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
 
+from flows.arena.keys import Keys
 from flows.arena.outcomes import Outcome, Outcomes
 from flows.arena.runs import Job, run
 from flows.arena.study import Study
+from flows.params.compose import check, compose
 from flows.stage.process import stop_all
 from flows.workspaces import variants
+from lm.config import ConfigError
 from tasks.core.process import cores
 from tasks.runner.git import git
 
+Say = Callable[[Job, Outcome, bool], None]
+
 
 def runs_at_once(asked: int) -> int:
-    """How many runs go on at once: as asked, else one a core up to 8, the most that shared memory and disk were tried
-    with."""
+    """How many runs go on at once: as asked, else one a core up to 8, as disk and memory are shared."""
     return asked or min(8, cores())
 
 
 class Slots:
     """Does jobs of a study, several at once; each outcome is written down as it comes, and what is known is not run again."""
 
-    def __init__(self, root: Path, study: Study, name: str, at_once: int, outcomes: Outcomes) -> None:
-        self._root, self._study, self._outcomes = root, study, outcomes
+    def __init__(self, root: Path, study: Study, name: str, at_once: int, outcomes: Outcomes, keys: Keys) -> None:
+        self._root, self._study, self._name, self._outcomes, self._keys = root, study, name, outcomes, keys
+        self._at_once, self._writing = at_once, Lock()
+        self._free: SimpleQueue[Path] | None = None
         self.threads = max(1, cores() // at_once)
         self.commit = git(root, "rev-parse", "HEAD").strip()
-        self._free: SimpleQueue[Path] = SimpleQueue()
-        for number in range(at_once):
-            folder = variants.place(root, f"{name}-{number}")
-            if folder.exists() and git(folder, "rev-parse", "HEAD").strip() != self.commit:
-                variants.remove(root, folder.name)
-            self._free.put(variants.make(root, folder.name, self.commit))
-        self._at_once, self._writing = at_once, Lock()
 
-    def do(self, jobs: Sequence[Job], say: Callable[[Job, Outcome, bool], None]) -> list[Outcome]:
-        """The outcomes of the jobs, in their order. say: called for each that is done, True for one that was known. The
-        first that fails ends the others, and its error is raised."""
-        keys = [job.digest([self._study.preset, self._study.measure, self.threads, self.commit]) for job in jobs]
+    def do(self, jobs: Sequence[Job], say: Say) -> list[Outcome]:
+        """The outcomes of the jobs, in their order. say: called for each that is done, True for one that was known. Raises
+        ConfigError, before anything runs, for parameters that cannot be used. The first run that fails ends the others,
+        and its error is raised."""
+        keys = [self.key(job) for job in jobs]
         todo: dict[str, Job] = {}
         for key, job in zip(keys, jobs, strict=True):
             if key in self._outcomes.known:
                 say(job, self._outcomes.known[key], True)
             else:
                 todo.setdefault(key, job)
+        if todo:
+            self._run(todo, say)
+        return [
+            replace(self._outcomes.known[key], arm=job.arm, tuned=job.tuned, seed=job.seed)
+            for key, job in zip(keys, jobs, strict=True)
+        ]
+
+    def key(self, job: Job) -> str:
+        """By which the run is known, whatever the arm is called. Raises ConfigError."""
+        params = compose(self._root, self._study.preset, job.assignments)
+        try:
+            check(self._root, params)
+        except ConfigError as error:
+            raise ConfigError("\n".join(f"arm {job.arm}: {line}" for line in str(error).splitlines())) from None
+        return self._keys.key(
+            params, self._study.stage_and_metric[0], [self.threads, self._study.measure, self._study.room]
+        )
+
+    def _run(self, todo: dict[str, Job], say: Say) -> None:
+        free = self._places()
         with ThreadPoolExecutor(self._at_once) as pool:
             try:
-                going = [pool.submit(self._one, key, job, say) for key, job in todo.items()]
+                going = [pool.submit(self._one, free, key, job, say) for key, job in todo.items()]
                 done, _ = wait(going, return_when=FIRST_EXCEPTION)
                 for each in done:
                     each.result()
@@ -56,15 +77,37 @@ class Slots:
                 pool.shutdown(wait=False, cancel_futures=True)
                 stop_all()
                 raise
-        return [self._outcomes.known[key] for key in keys]
 
-    def _one(self, key: str, job: Job, say: Callable[[Job, Outcome, bool], None]) -> None:
-        folder = self._free.get()
+    def _one(self, free: "SimpleQueue[Path]", key: str, job: Job, say: Say) -> None:
+        folder = free.get()
         try:
-            lines: list[str] = []
-            outcome = run(self._root, folder, self._study, job, key, self.threads, lines.append)
+            outcome = run(self._root, folder, self._study, job, key, self.threads, self._at_once, lambda line: None)
             with self._writing:
                 self._outcomes.add(outcome)
                 say(job, outcome, False)
         finally:
-            self._free.put(folder)
+            free.put(folder)
+
+    def _places(self) -> "SimpleQueue[Path]":
+        """The variants, made when the first run needs one. One of another commit is made anew. Raises ConfigError where
+        files that the arms run differ from the commit."""
+        if self._free is None:
+            asked = "*.py", "dvc.yaml", "presets"
+            changed = git(self._root, "status", "--porcelain", "--untracked-files=no", "--", *asked).splitlines()
+            if changed:
+                others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+                raise ConfigError(
+                    f"{changed[0][3:]}{others}: not committed, and arms run the commit's code: commit first"
+                )
+            self._free = SimpleQueue()
+            for number in range(self._at_once):
+                folder = variants.place(self._root, f"study-{self._name}-{number}"[:60])
+                if folder.exists() and git(folder, "rev-parse", "HEAD").strip() != self.commit:
+                    variants.remove(self._root, folder.name)
+                self._free.put(variants.make(self._root, folder.name, self.commit))
+        return self._free
+
+    def clear(self) -> None:
+        """Take the variants away; what they made is in DVC's cache."""
+        while self._free is not None and not self._free.empty():
+            variants.remove(self._root, self._free.get().name)

@@ -41,14 +41,14 @@ def take_words(parser: ArgumentParser) -> None:
     """The words that choose parameters and stages, for each command that has them: `preset`, `set`, `targets`."""
     parser.add_argument("--preset", default=CURRENT, help="a file of presets/; params.yaml as it is when absent")
     parser.add_argument(
-        "--set", nargs="*", action=_Split, split=assignments, default=[], help='as in "rl.steps=50 seed=1"'
+        "--set", nargs="*", action=Split, split=assignments, default=[], help='as in "rl.steps=50 seed=1"'
     )
     parser.add_argument(
-        "--targets", nargs="*", action=_Split, split=str.split, default=[], help="stages; all when absent"
+        "--targets", nargs="*", action=Split, split=str.split, default=[], help="stages; all when absent"
     )
 
 
-class _Split(Action):
+class Split(Action):
     """Each argument may hold several: `make` hands a word on as one."""
 
     def __init__(self, *arguments: Any, split: Callable[[str], list[str]], **named: Any) -> None:

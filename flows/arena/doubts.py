@@ -16,7 +16,7 @@ from flows.arena.study import Study
 DATA_STAGES = ("ingest", "dedup", "filter", "tokenize", "curriculum")
 
 
-def warnings_of(study: Study, raced: Raced) -> dict[str, list[str]]:
+def doubts_of(study: Study, raced: Raced) -> dict[str, list[str]]:
     """The warnings, a line each."""
     said: dict[str, list[str]] = defaultdict(list)
     base = raced.arms[study.baseline]

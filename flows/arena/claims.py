@@ -1,0 +1,133 @@
+"""`make claims`: what papers say of methods, held to studies on this machine: claims.yaml ->
+benchmarks/results/claims.jsonl, docs/claims.md and a page. What is up to date is not run again."""
+
+import argparse
+import shlex
+import sys
+from datetime import date
+from difflib import get_close_matches
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+from flows.arena.hold import FOLDER, hold
+from flows.arena.keys import Keys
+from flows.arena.pages import claims_markdown, claims_page
+from flows.arena.runs import Failed
+from flows.arena.study import read_study
+from flows.arena.verdicts import Claim, claims_of, row_of, verdict_of
+from flows.params.assignments import Split
+from lm.files import write_text
+from tasks.core.config import ConfigError
+from tasks.core.yaml import YAMLError, read_yaml
+from tasks.runner.answer import print_json, take_json, words_aside
+
+CLAIMS, STUDIES = Path("claims.yaml"), Path("studies")
+ROWS, DOCS, PAGE = Path("benchmarks/results/claims.jsonl"), Path("docs/claims.md"), FOLDER / "claims.html"
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for on the command line."""
+    parser = argparse.ArgumentParser(prog="tokenmill claims", description=__doc__)
+    parser.add_argument("--only", nargs="*", action=Split, split=str.split, default=[], help="methods; all when absent")
+    parser.add_argument("--at-once", type=int, default=0, help="runs that go on side by side; 0: one a core")
+    take_json(parser)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Exit code: 0 done, 1 a run failed, 2 a mistake in what was asked for, 130 stopped."""
+    asked, root = arguments(), Path.cwd()
+    try:
+        with words_aside(asked.json):
+            rows = settle(root, asked.only, asked.at_once, date.today().isoformat())
+    except (ConfigError, Failed) as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    if asked.json:
+        print_json(rows)
+        return 0
+    for row in rows:
+        print(f"{row['method']:<24} {row['verdict']}{f': {why}' if (why := row['why']) else ''}")
+    print(f"page: {root / PAGE}")
+    return 0
+
+
+def settle(root: Path, only: list[str], at_once: int, today: str) -> list[dict[str, Any]]:
+    """The rows of the claims that were asked for, all others as they were; rows, docs and page are written. Raises
+    ConfigError and Failed."""
+    claims = read(root)
+    for name in only:
+        if name not in claims:
+            near = get_close_matches(name, claims, n=1, cutoff=0.5)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"ONLY: claims.yaml has no {name!r}{meant}")
+    asked = {name: claim for name, claim in claims.items() if not only or name in only}
+    keys, results = Keys(root), dict[str, dict[str, Any]]()
+    rows = {row["method"]: row for row in known(root) if row["method"] in claims}
+    for name, claim in asked.items():
+        if claim.study is not None and claim.study not in results:
+            path = STUDIES / f"{claim.study}.yaml"
+            command = shlex.join(["tokenmill", "study", "--study", str(path)])
+            results[claim.study], _ = hold(root, claim.study, read_study(root / path), at_once, command, today, keys)
+        rows[name] = row(name, claim, results.get(claim.study or ""), today)
+        write(root, [rows[each] for each in claims if each in rows])
+    return [rows[name] for name in asked]
+
+
+def read(root: Path) -> dict[str, Claim]:
+    """The claims of claims.yaml. Raises ConfigError."""
+    try:
+        return claims_of(read_yaml(root / CLAIMS), str(CLAIMS))
+    except FileNotFoundError:
+        raise ConfigError(f"{CLAIMS}: no such file") from None
+    except YAMLError as error:
+        raise ConfigError(f"{CLAIMS}: no YAML: {' '.join(str(error).split())}") from None
+
+
+def known(root: Path) -> list[dict[str, Any]]:
+    """The rows that there are."""
+    from json import loads
+
+    path = root / ROWS
+    return [loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+
+
+def row(name: str, claim: Claim, result: dict[str, Any] | None, today: str) -> dict[str, Any]:
+    """What is said of a claim."""
+    verdict, why = verdict_of(name, claim, result)
+    said: dict[str, Any] = {
+        "method": name, "room": claim.room, "paper": claim.paper, "source": claim.source, "headline": claim.headline,
+        "study": claim.study, "control": claim.control, "quantity": claim.quantity, "verdict": verdict, "why": why,
+        "ratio": None, "t": None, "bootstrap": None, "date": today,
+    }  # fmt: skip
+    if result is None:
+        return said
+    found = row_of(name, claim, result)
+    arm = next(each for each in result["arms"] if each["name"] == name)
+    base = next(each for each in result["arms"] if each["name"] == result["baseline"])
+    runs = [run for each in (arm, base) for run in [*each["trials"], *each["runs"]]]
+    return {
+        **said,
+        **{key: found[key] for key in ("ratio", "t", "bootstrap")},
+        **{key: result[key] for key in ("parameters", "tokens", "commit", "machine", "date")},
+        "seeds": found["pairs"],
+        "seconds": sum(run["seconds"] for run in runs),
+        "flop": sum(run["flop"] for run in runs),
+    }
+
+
+def write(root: Path, rows: list[dict[str, Any]]) -> None:
+    """Rows, docs and page, each whole."""
+    text = "".join(dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows)
+    links = {row["study"]: f"{row['study']}/index.html" for row in rows if row["study"]}
+    write_text(root / ROWS, text)
+    write_text(root / DOCS, claims_markdown.markdown(text))
+    write_text(root / PAGE, claims_page.page(text, links))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""By what a run is known before it is made: all that decides its outcome, seconds aside.
+
+It is what DVC compares, for every stage up to the measure: command, declared parameters, and the digests of code and of
+data that no stage makes. What a stage makes follows from these.
+"""
+
+from contextlib import chdir
+from hashlib import sha256
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+from tasks.core.hashed import read_ignored
+from tasks.runner.graph import graph_of, needed
+from tasks.runner.key import path_md5
+
+
+class Keys:
+    """Keys of the runs of one study, or of many: a file is read once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._ignored = root, read_ignored(root)
+        self._md5s: dict[str, str] = {}
+
+    def key(self, params: dict[str, Any], stage: str, beside: list[Any]) -> str:
+        """The key of a run with these parameters up to this stage. beside: what else decides it, such as the threads."""
+        graph = graph_of(self._root, params)
+        made = {out for entry in graph.values() for out in entry.outs}
+        said = [
+            [
+                address,
+                graph[address].cmd,
+                graph[address].declared(params),
+                {dep: self._md5(dep) for dep in graph[address].deps if dep not in made},
+            ]
+            for address in needed(graph, [stage])
+        ]
+        return sha256(dumps([said, beside], sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def _md5(self, path: str) -> str:
+        """DVC's md5 of a file or folder of the checkout; "" of one that is not there, whose run fails and says so."""
+        if path not in self._md5s:
+            with chdir(self._root):  # .dvcignore speaks of paths as the graph names them
+                self._md5s[path] = path_md5(Path(path), self._ignored) if Path(path).exists() else ""
+        return self._md5s[path]

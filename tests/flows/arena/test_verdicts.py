@@ -1,0 +1,118 @@
+"""A verdict is computed from a study: by the interval, by what was expected, by the control, and never by what is typed."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.arena.verdicts import Claim, Expected, by_interval, claims_of, verdict_of
+from lm.config import ConfigError
+
+GAIN, MARGIN = Expected(ratio=0.97), Expected(ratio=1.01)
+
+
+def claim(**more: Any) -> Claim:
+    values = {
+        "room": "pretrain.optimizer",
+        "method": {"name": "muon"},
+        "source": "a paper",
+        "headline": "faster",
+        "study": "optimizers",
+    }
+    return Claim.model_validate({**values, "expects": {"ratio": 0.97}, **more})
+
+
+def result(values: dict[str, list[float | None]], **row: Any) -> dict[str, Any]:
+    """A study's result, as far as a verdict looks at it."""
+    arms = [
+        {"name": name, "warnings": [], "runs": [{"seed": seed, "value": value} for seed, value in enumerate(each)]}
+        for name, each in values.items()
+    ]
+    said = {
+        "arm": "muon",
+        "quantity": "value",
+        "ratio": 0.95,
+        "t": [0.94, 0.96],
+        "bootstrap": [0.945, 0.955],
+        "verdict": "better",
+        "why": "",
+    }
+    return {"arms": arms, "comparisons": [{**said, **row}], "baseline": "adamw"}
+
+
+PAIRS: dict[str, list[float | None]] = {"adamw": [2.0, 2.1, 2.2, 2.3, 2.4], "muon": [1.9, 2.0, 2.08, 2.19, 2.27]}
+
+
+@pytest.mark.parametrize(
+    ("expected", "ratio", "t", "verdict"),
+    [
+        (GAIN, 0.95, (0.94, 0.96), "shown"),
+        (GAIN, 0.97, (0.95, 0.99), "shown"),
+        (GAIN, 0.99, (0.98, 0.995), "not shown at this size"),  # better, by less than would show it
+        (GAIN, 0.97, (0.93, 1.01), "not shown at this size"),
+        (GAIN, 1.02, (1.01, 1.03), "contradicted"),
+        (MARGIN, 1.0, (0.995, 1.005), "shown"),
+        (MARGIN, 1.0, (0.98, 1.02), "not shown at this size"),
+        (MARGIN, 1.03, (1.02, 1.04), "contradicted"),
+        (Expected(ratio=1.05, better="higher"), 1.07, (1.03, 1.09), "shown"),
+        (Expected(ratio=1.05, better="higher"), 0.9, (0.8, 0.95), "contradicted"),
+        (Expected(ratio=0.99, better="higher"), 1.0, (0.995, 1.005), "shown"),
+    ],
+)
+def test_by_interval(expected: Expected, ratio: float, t: tuple[float, float], verdict: str) -> None:
+    assert by_interval(expected, ratio, t, t)[0] == verdict
+
+
+@given(st.floats(0.5, 2), st.floats(1.001, 1.5), st.floats(1.001, 1.5), st.sampled_from([0.9, 0.99, 1.01, 1.1]))
+def test_higher_is_lower_turned_round_and_the_wider_interval_counts(
+    ratio: float, t: float, wide: float, expected: float
+) -> None:
+    narrow, other = (ratio / t, ratio * t), (ratio / wide, ratio * wide)
+    inverse = [(1 / high, 1 / low) for low, high in (narrow, other)]
+    one = by_interval(Expected(ratio=expected), ratio, narrow, other)[0]
+    assert one == by_interval(Expected(ratio=1 / expected, better="higher"), 1 / ratio, *inverse)[0]
+    assert one == by_interval(Expected(ratio=expected), ratio, other, narrow)[0]
+    if one == "shown" and expected < 1:
+        assert max(narrow[1], other[1]) < 1
+
+
+def test_what_a_control_does_as_well_is_not_shown() -> None:
+    values = {**PAIRS, "random": PAIRS["muon"]}
+    assert verdict_of("muon", claim(), result(PAIRS)) == ("shown", "")
+    verdict, why = verdict_of("muon", claim(control="random"), result(values))
+    assert verdict == "not shown at this size" and "its control random" in why
+    assert verdict_of("muon", claim(control="random"), result({**PAIRS, "random": PAIRS["adamw"]}))[0] == "shown"
+
+
+def test_a_winner_by_its_schedule_is_not_shown() -> None:
+    found = result(PAIRS)
+    found["arms"][1]["warnings"] = ["muon wins only because its schedule ended: before its decay no difference"]
+    assert verdict_of("muon", claim(), found)[0] == "not shown at this size"
+
+
+def test_what_cannot_be_compared_or_held_is_said() -> None:
+    lost = result(
+        PAIRS, ratio=None, t=None, bootstrap=None, verdict="cannot be compared", why="the arm diverged in 5 of 5 pairs"
+    )
+    assert verdict_of("muon", claim(), lost) == ("not shown at this size", "the arm diverged in 5 of 5 pairs")
+    assert verdict_of("muon", claim(study=None, expects=None, cannot="needs ranks"), None) == (
+        "cannot be shown here",
+        "needs ranks",
+    )
+
+
+def test_a_quantity_or_a_control_that_a_study_has_not_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="compares no seconds_to_target of it .it has: muon value"):
+        verdict_of("muon", claim(quantity="seconds_to_target"), result(PAIRS))
+    with pytest.raises(ConfigError, match="has no arm 'randm' .arms: adamw, muon"):
+        verdict_of("muon", claim(control="randm"), result(PAIRS))
+
+
+def test_a_claim_that_is_none_is_one_line_that_names_it() -> None:
+    with pytest.raises(ConfigError) as caught:
+        claims_of({"muon": {"room": "x"}, "lion": {**claim().model_dump(), "cannot": "both"}}, "claims.yaml")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2 and lines[0].startswith("claims.yaml: muon: ") and lines[1].startswith("claims.yaml: lion: ")
+    with pytest.raises(ConfigError, match="claims.yaml: holds no claims by name"):
+        claims_of(["muon"], "claims.yaml")
