@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.core.test_stage import project  # noqa: F401 - a fixture
-from tests.core.test_tracking import runs_of
 from tests.flows.small_graph import run_flow, surroundings
+from tests.system.core.test_tracking import runs_of
 
 
 @pytest.fixture

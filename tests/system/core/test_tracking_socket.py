@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from tasks.runner.tracking_events import Begin, End, Made, Over, Point, Said, Samples, answer_of, event_of, line_of
 from tasks.runner.tracking_socket import RECORDER
 from tests.core.test_stage import project, set_params, start  # noqa: F401
-from tests.core.test_tracking import call, client_of, points, runs_of
 from tests.processes import wait_for
 from tests.project import ROOT
+from tests.system.core.test_tracking import call, client_of, points, runs_of
 
 SERVE = """
 import json, sys
