@@ -9,6 +9,7 @@ from json import dumps
 from pathlib import Path
 
 from flows.arena.asked import study_of
+from flows.arena.fitted import LAWS, fitted, in_words
 from flows.arena.hold import hold
 from flows.arena.pages.terminal import table
 from flows.arena.runs import Failed
@@ -34,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="paired runs of each arm at its best")
     parser.add_argument("--trials", type=int, help="of each arm, to tune it")
     parser.add_argument("--at-once", type=int, default=0, help="runs that go on side by side; 0: one a core")
+    parser.add_argument("--fit", choices=sorted(LAWS), help="a law over the runs, as in docs/laws.md")
     take_json(parser)
     return parser.parse_args()
 
@@ -56,10 +58,14 @@ def main() -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
+    if asked.fit:
+        result = {**result, "fit": fitted(asked.fit, result)}
     if asked.json:
         print_json(result)
     else:
         print(table(dumps(result)))
+        for line in in_words(result.get("fit", {})):
+            print(line)
         print(f"page: {page}")
     return 0
 

@@ -12,7 +12,8 @@ from lm.files import sync
 class Outcome:
     """What came of a run. value: the measure, None where training diverged, and `why` says how.
 
-    seconds, flop, tokens: of training, forward and backward. parameters: weights of the trained model. size_bytes: of the
+    seconds, flop, tokens: of training, forward and backward. parameters, layers: of the trained model. copies: numbers
+    that a token moves through memory in its products. size_bytes: of the
     measured model on disk, 0 where its stage does not say. data: digest of the data that training followed. curve:
     [tokens, loss or bits per byte] of training, a point a step. rates: the learning rate at its highest and at the last step.
     decays_from: tokens after which it was below its highest for good, 0 where it never was.
@@ -27,6 +28,9 @@ class Outcome:
     flop: float = 0.0
     tokens: int = 0
     parameters: int = 0
+    layers: int = 0
+    tokens_a_step: int = 0
+    copies: float = 0.0
     size_bytes: int = 0
     data: str = ""
     curve: tuple[tuple[float, float], ...] = ()

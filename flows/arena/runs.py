@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from flows.arena.fits.seconds import copies_per_token
 from flows.arena.outcomes import Outcome
 from flows.arena.study import Study
 from flows.forecast.forecasts import works_of
@@ -16,7 +17,7 @@ from flows.stage.process import DVC_CLI, run_stage
 from flows.workspaces.variants import surroundings
 from lm.settings import THREADS
 from lm.training.flops import flops_per_token
-from tasks.about.work import Work
+from tasks.about.work import Step, Work
 from tasks.core.config import ConfigError
 from tasks.report.read import Stage, read_stages
 from tasks.runner.graph import needed, read_graph
@@ -25,8 +26,8 @@ from tasks.runner.lock import locked_in, md5s
 from tasks.runner.settings import WORKERS
 from tasks.runner.timings import settle
 
-# What the data of all arms come from, and what trains where the room is not of a stage that does
-PLAN, START = "curriculum", "pretrain"
+# Whose outputs are what an arm trains on, and what trains where the room is not of a stage that does
+DATA, START = ("tokenize", "curriculum"), "pretrain"
 RATE = "learning_rate"
 BAD_CONFIG = 2
 DIVERGED = ": step "  # `pretrain: step 12: the loss is nan ...`, as lm/training/guard.py says it
@@ -78,7 +79,8 @@ def run(
     found = {each.name: each for each in read_stages(folder)}
     if metric not in found[stage].metrics:
         raise ConfigError(f"measure: {stage} has no {metric!r} (it has: {', '.join(sorted(found[stage].metrics))})")
-    data = sha256("".join(sorted(md5s(locked.get(PLAN), "outs").values())).encode()).hexdigest()[:12]
+    seen = [md5s(locked.get(name), "outs").get(f"data/{name}", "") for name in DATA]
+    data = sha256(" ".join(seen).encode()).hexdigest()[:12]
     trained = found[trains(study.room, {name: bool(each.curves) for name, each in found.items()})]
     (work,) = works_of(params, [trained.name]).values()
     measured = found[stage].metrics
@@ -104,12 +106,24 @@ def _outcome(digest: str, job: Job, value: float, trained: Stage, work: Work, da
         flop=work.tokens * flops_per_token(step.model, step.batch.length),
         tokens=round(work.tokens),
         parameters=step.model.num_parameters(),
+        layers=step.model.config.layers,
+        tokens_a_step=round(each),
+        copies=copies_of(step),
         size_bytes=round(size),
         data=data,
         curve=tuple(((number + 1) * each, loss) for number, loss in points),
         rates=(max(rates), rates[-1]),
         decays_from=decays_from(rates) * each,
     )  # fmt: skip
+
+
+def copies_of(step: Step) -> float:
+    """Numbers that a token of the step moves through memory in matrix products, forward."""
+    shape, batch = step.model.config, step.batch
+    vocabulary = step.model.head_weight.shape[0]
+    return copies_per_token(
+        shape.layers, shape.width, shape.heads, shape.ffn_width, vocabulary, batch.length, batch.rows
+    )
 
 
 def decays_from(rates: list[float]) -> int:

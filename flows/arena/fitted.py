@@ -1,0 +1,96 @@
+"""Laws fitted over the runs of a study's result, by the name of the law; flows/arena/fits has the laws."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flows.arena import fits
+from flows.arena.fits.law import CannotFit, Law
+from lm.config import methods_of
+
+Run = dict[str, Any]
+AHEAD = 4.0  # a curve is forecast to this many times its tokens
+
+
+def runs_of(arm: dict[str, Any]) -> list[Run]:
+    """The runs of an arm that have a value, with its best parameters alone."""
+    return [run for run in arm["runs"] if run["value"] is not None]
+
+
+def column(runs: list[Run], name: str) -> list[float]:
+    """A number of each run."""
+    return [float(run[name]) for run in runs]
+
+
+def over_runs(*names: str) -> Callable[[Any, dict[str, Any]], Iterator[tuple[str, Callable[[], Law]]]]:
+    """A law over these numbers of all runs of a study, whose arms are sizes or lengths of one method."""
+
+    def cases(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Callable[[], Law]]]:
+        runs = [run for arm in result["arms"] for run in runs_of(arm)]
+        yield "all arms", lambda: law(*(column(runs, name) for name in names))
+
+    return cases
+
+
+def each_curve(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Callable[[], Law]]]:
+    """The forecast of each arm's first curve."""
+    for arm in result["arms"]:
+        for run in runs_of(arm)[:1]:
+            tokens, _, losses = zip(*run["curve"], strict=True)
+            yield arm["name"], lambda tokens=tokens, losses=losses: law(tokens, losses, AHEAD * max(tokens))
+
+
+def beside_baseline(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Callable[[], Law]]]:
+    """How much more FLOP the baseline needs, by the curves of every arm and of the baseline."""
+    ends = {}
+    for arm in result["arms"]:
+        points = [
+            (tokens / run["tokens"] * run["flop"], loss) for run in runs_of(arm) for tokens, _, loss in run["curve"]
+        ]
+        ends[arm["name"]] = [list(numbers) for numbers in zip(*points, strict=True)]
+    for name, found in ends.items():
+        if name != result["baseline"]:
+            yield name, lambda found=found: law(*ends[result["baseline"]], *found)
+
+
+def to_the_target(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Callable[[], Law]]]:
+    """Tokens to the target by tokens a step, over all runs that reached it."""
+    runs = [run for arm in result["arms"] for run in runs_of(arm) if run["to_target"]]
+    yield "all arms", lambda: law(column(runs, "tokens_a_step"), [run["to_target"]["tokens"] for run in runs])
+
+
+LAWS: dict[str, Callable[[Any, dict[str, Any]], Iterator[tuple[str, Callable[[], Law]]]]] = {
+    "tokens": over_runs("tokens", "value"),
+    "parameters": over_runs("parameters", "tokens", "value"),
+    "seconds": over_runs("parameters", "copies", "tokens", "seconds", "value"),
+    "depth": over_runs("layers", "parameters", "value"),
+    "extrapolation": each_curve,
+    "compute_gain": beside_baseline,
+    "critical_batch": to_the_target,
+}
+
+
+def fitted(name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """The law of this name over a result: by what it was fitted to, its report, or `cannot` with the reason."""
+    law = next(method for method in methods_of(fits) if method.model_fields["name"].default == name)()
+    said: dict[str, Any] = {"law": name, "fits": {}}
+    for case, fit in LAWS[name](law, result):
+        try:
+            said["fits"][case] = fit().report()
+        except CannotFit as error:
+            said["fits"][case] = {"cannot": str(error)}
+    return said
+
+
+def in_words(said: dict[str, Any]) -> list[str]:
+    """A fit for the terminal, a line each."""
+    lines = []
+    for case, found in said.get("fits", {}).items():
+        if "cannot" in found:
+            lines.append(f"{said['law']}: {case}: {found['cannot']}")
+            continue
+        values = [
+            f"{name} {each['value']:.4g} ({', '.join('infinite' if end is None else f'{end:.4g}' for end in each['interval'])})"
+            for name, each in found["parameters"].items()
+        ]
+        lines.append(f"{said['law']}: {case}: {found['formula']}: {', '.join(values)}; {found['points']} points")
+    return lines
