@@ -1,0 +1,137 @@
+"""A study of real runs: killed at any moment it ends in the same table, and what is known is not run again."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.environment import environment
+from flows.workspaces.smoke import copy_project
+from tests.processes import wait_for
+from tests.project import ROOT
+
+# Six steps of a model of 30,000 weights: a run is little more than the start of its stages
+SMALL = """
+room: pretrain.optimizer
+baseline: adamw
+arms: {adamw: {method: {name: adamw}}, muon: {method: {name: muon}}}
+tune: {pretrain.optimizer.lr: [0.002, 0.02]}
+trials: 2
+seeds: 3
+looks: 1
+budget: {tokens: 6144}
+preset: smoke
+set:
+- pretrain.model={width: 32, layers: 2, heads: 2, kv_heads: 1, ffn_width: 48, context: 64}
+- curriculum.method={name: shuffled_packing, sequence_length: 64}
+- evaluate.problems_counted=1
+- ingest.max_bytes=60000
+"""
+RUNS = 3 * (2 + 3)
+
+
+def start(root: Path, *words: str) -> subprocess.Popen[str]:
+    given = {**environment(root), "PYTHONPATH": str(root), "TOKENMILL_TRACKING": "off"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.arena", *words],
+        cwd=root,
+        env=given,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def table(root: Path) -> dict[str, Any]:
+    """The result without what is of the clock."""
+
+    def timeless(value: Any) -> Any:
+        if isinstance(value, dict):
+            left = {k: timeless(v) for k, v in value.items() if k not in ("seconds", "date", "command")}
+            return {k: v for k, v in left.items() if v != {"quantity": "seconds"}}
+        if isinstance(value, list):
+            return [
+                timeless(each) for each in value if not (isinstance(each, dict) and each.get("quantity") == "seconds")
+            ]
+        return value
+
+    found = timeless(json.loads((root / ".studies" / "small" / "result.json").read_text()))
+    for arm in found["arms"]:
+        for run in arm["runs"]:
+            run["curve"] = [[tokens, loss] for tokens, _, loss in run["curve"]]
+    return found
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project in which the study has been held, once, in one go."""
+    folder = tmp_path_factory.mktemp("study") / "project"
+    folder.mkdir()
+    copy_project(ROOT, folder)
+    (folder / "studies" / "small.yaml").write_text(SMALL)
+    process = start(folder, "--study", "studies/small.yaml")
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    assert f"{RUNS}/{RUNS}" in printed and "adamw" in printed and "page:" in printed
+    return folder
+
+
+def test_what_is_known_is_not_run_again(root: Path) -> None:
+    before = (root / ".studies" / "runs.jsonl").read_bytes()
+    process = start(root, "--study", "studies/small.yaml", "--json")
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    assert (root / ".studies" / "runs.jsonl").read_bytes() == before
+    assert not (root / ".variants").exists() or not list((root / ".variants").iterdir())
+
+
+def test_arms_see_the_same_data_and_have_as_many_trials(root: Path) -> None:
+    found = table(root)
+    assert [len(arm["trials"]) for arm in found["arms"]] == [2, 2] and found["warnings"] == []
+    assert all(len(run["curve"]) == 6 for arm in found["arms"] for run in arm["runs"])
+    assert {row["arm"]: row["pairs"] for row in found["comparisons"]} == {"muon": 3}
+    values = [run["value"] for arm in found["arms"] for run in arm["runs"]]
+    assert len(set(values)) == len(values)  # no two runs are one
+
+
+def test_killed_at_random_moments_it_ends_in_the_same_table(root: Path, tmp_path: Path) -> None:
+    """At ten, each after another number of runs or while one goes on."""
+    copy = tmp_path / "project"
+    copy.mkdir()
+    copy_project(root, copy)
+    draw = random.Random(0)
+    for done in sorted(draw.sample(range(RUNS), 10)):
+        process = start(copy, "--study", "studies/small.yaml")
+        wait_for(lambda done=done: lines(copy) >= done or process.poll() is not None, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    process = start(copy, "--study", "studies/small.yaml")
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    ours, theirs = table(copy), table(root)
+    assert {**ours, "commit": ""} == {**theirs, "commit": ""}
+
+
+def lines(root: Path) -> int:
+    path = root / ".studies" / "runs.jsonl"
+    return sum(bool(line.strip()) for line in path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_code_that_is_not_committed_is_one_line(root: Path) -> None:
+    path = root / "lm" / "optimizers" / "adamw.py"
+    before = path.read_text()
+    path.write_text(before + "\n# another\n")
+    try:
+        process = start(root, "--study", "studies/small.yaml")
+        printed, _ = process.communicate()
+    finally:
+        path.write_text(before)
+    assert process.returncode == 2
+    assert printed.strip().splitlines()[-1].startswith("lm/optimizers/adamw.py: not committed")
