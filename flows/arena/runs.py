@@ -14,6 +14,8 @@ from flows.arena.study import Study
 from flows.forecast.forecasts import works_of
 from flows.params.compose import compose, write
 from flows.stage.process import DVC_CLI, run_stage
+from flows.staleness.heal import heal_lock
+from flows.staleness.rwlock import await_free
 from flows.workspaces.variants import surroundings
 from lm.settings import THREADS
 from lm.training.flops import flops_per_token
@@ -60,6 +62,8 @@ def run(
     """Reproduce the stage of the measure in this variant of the checkout, and read what came of it. Raises Failed."""
     params = compose(folder, study.preset, job.assignments)
     write(folder, params)
+    heal_lock(folder)  # what a killed study left
+    await_free(folder, say)
     stage, metric = study.stage_and_metric
     graph = read_graph(folder)
     if stage not in graph:
