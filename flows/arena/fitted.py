@@ -89,8 +89,10 @@ def in_words(said: dict[str, Any]) -> list[str]:
             lines.append(f"{said['law']}: {case}: {found['cannot']}")
             continue
         values = [
-            f"{name} {each['value']:.4g} ({', '.join('infinite' if end is None else f'{end:.4g}' for end in
-            each['interval'])})" for name, each in found["parameters"].items()
+            f"{name} {each['value']:.4g} ({
+                ', '.join('infinite' if end is None else f'{end:.4g}' for end in each['interval'])
+            })"
+            for name, each in found["parameters"].items()
         ]
         lines.append(f"{said['law']}: {case}: {found['formula']}: {', '.join(values)}; {found['points']} points")
     return lines

@@ -101,7 +101,7 @@ class Slots:
                 )
             self._free = SimpleQueue()
             for number in range(self._at_once):
-                folder = variants.place(self._root, f"study-{self._name}-{number}"[:60])
+                folder = variants.place(self._root, f"study-{number}-{self._name}"[:60])
                 if folder.exists() and git(folder, "rev-parse", "HEAD").strip() != self.commit:
                     variants.remove(self._root, folder.name)
                 self._free.put(variants.make(self._root, folder.name, self.commit))
