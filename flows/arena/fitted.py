@@ -88,11 +88,9 @@ def in_words(said: dict[str, Any]) -> list[str]:
         if "cannot" in found:
             lines.append(f"{said['law']}: {case}: {found['cannot']}")
             continue
-        values = [
-            f"{name} {each['value']:.4g} ({
-                ', '.join('infinite' if end is None else f'{end:.4g}' for end in each['interval'])
-            })"
-            for name, each in found["parameters"].items()
-        ]
+        values = []
+        for name, each in found["parameters"].items():
+            low, high = ("infinite" if end is None else f"{end:.4g}" for end in each["interval"])
+            values.append(f"{name} {each['value']:.4g} ({low}, {high})")
         lines.append(f"{said['law']}: {case}: {found['formula']}: {', '.join(values)}; {found['points']} points")
     return lines
