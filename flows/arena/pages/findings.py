@@ -3,9 +3,9 @@
 import shlex
 from dataclasses import dataclass
 
-from flows.arena.pages.figures import compact, interval, ratio
-from flows.arena.pages.records import Arm, Comparison, Cost, Measure, Study, Trial, one_line
-from tasks.report.words import counted, number
+from flows.arena.pages.figures import compact, interval, ratio, signed
+from flows.arena.pages.records import Arm, Comparison, Cost, Estimate, Measure, Study, Trial, one_line
+from tasks.report.words import ABSENT, counted, number
 
 BETTER, WORSE, ALIKE, APART = "better", "worse", "no difference", "cannot be compared"
 VALUE = "value"
@@ -51,13 +51,18 @@ def _row(arm: Arm, comparison: Comparison | None) -> Row:
 def said(comparison: Comparison) -> dict[str, str]:
     """Texts of a comparison: ratio, both intervals, verdict, and a note with its pairs and reason."""
     notes = [counted(comparison.pairs, "pair"), "stopped early" if comparison.stopped_early else "", comparison.why]
-    return {
-        "ratio": ratio(comparison.ratio),
-        "t": interval(comparison.t),
-        "bootstrap": interval(comparison.bootstrap),
-        "verdict": comparison.verdict,
-        "note": ", ".join(note for note in notes if note),
-    }
+    figure, t, bootstrap = estimated(comparison)
+    note = ", ".join(note for note in notes if note)
+    return {"ratio": figure, "t": t, "bootstrap": bootstrap, "verdict": comparison.verdict, "note": note}
+
+
+def estimated(found: Estimate) -> tuple[str, str, str]:
+    """Texts of a ratio and of its t and bootstrap intervals; of a difference, with signs, where there is no ratio."""
+    if found.ratio is None and found.difference is not None:
+        d = found.difference
+        t, bootstrap = (f"{signed(ends[0])} to {signed(ends[1])}" if ends else ABSENT for ends in (d.t, d.bootstrap))
+        return f"diff {signed(d.mean)}", t, bootstrap
+    return ratio(found.ratio), interval(found.t), interval(found.bootstrap)
 
 
 def others(study: Study) -> list[Comparison]:
@@ -143,8 +148,9 @@ def noise(study: Study) -> str:
     found = study.noise
     if found is None:
         return "Noise floor: not measured."
-    ends = f"t {interval(found.t)}, bootstrap {interval(found.bootstrap)}, {counted(found.pairs, 'pair')}"
-    return f"Noise floor: {study.baseline} against itself is {ratio(found.ratio)} ({ends})."
+    figure, t, bootstrap = estimated(found)
+    ends = f"t {t}, bootstrap {bootstrap}, {counted(found.pairs, 'pair')}"
+    return f"Noise floor: {study.baseline} against itself is {figure} ({ends})."
 
 
 def command(study: Study) -> str:
@@ -175,7 +181,8 @@ def _group(verdict: str) -> str:
 
 
 def _names(found: list[Comparison]) -> str:
-    named = [c.arm if c.ratio is None else f"{c.arm} {ratio(c.ratio)}" for c in found[:NAMED]]
+    texts = [(c.arm, estimated(c)[0]) for c in found[:NAMED]]
+    named = [name if figure == ABSENT else f"{name} {figure}" for name, figure in texts]
     more = len(found) - NAMED
     return ", ".join([*named, f"{more} more"] if more > 0 else named)
 
@@ -184,8 +191,10 @@ def _one(c: Comparison, study: Study) -> str:
     """The finding on a single method."""
     if c.verdict == APART:
         return f"{c.arm} cannot be compared with {c.baseline}{f': {c.why}' if c.why else ''}."
-    ends = f"{100 * c.level:g}% interval {interval(c.t)}" if c.t else counted(c.pairs, "pair")
-    figure = f"{ratio(c.ratio)} times its {plain(study.measure.name)} ({ends})"
+    estimate, t, _ = estimated(c)
+    ends = counted(c.pairs, "pair") if t == ABSENT else f"{100 * c.level:g}% interval {t}"
+    name = plain(study.measure.name)
+    figure = f"{name} {estimate} ({ends})" if c.ratio is None else f"{estimate} times its {name} ({ends})"
     if c.verdict not in (BETTER, WORSE):
         return f"{c.arm} against {c.baseline}, {c.verdict}: {figure}."
     spent = next((o for o in others(study) if (o.arm, o.quantity) == (c.arm, "tokens_to_target")), None)

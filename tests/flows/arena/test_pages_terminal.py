@@ -111,6 +111,19 @@ def test_a_single_method_is_said_with_its_interval_and_tokens() -> None:
     )
 
 
+def test_a_difference_stands_where_there_is_no_ratio() -> None:
+    difference = {"mean": -0.02, "t": [-0.03, -0.01], "bootstrap": [-0.028, -0.0125]}
+    compared = examples.comparison("muon", "value", None, "better", difference=difference)
+    noise = {"ratio": None, "t": None, "bootstrap": None, "pairs": 5, "difference": {**difference, "mean": 0.001}}
+    full = examples.study()
+    lines = lines_of({**full, "arms": full["arms"][:2], "comparisons": [compared], "noise": noise})
+    found = row(lines, "muon", "diff")
+    assert "  diff -0.0200  -0.0300 to -0.0100  -0.0280 to -0.0125  better" in found
+    text = " ".join(" ".join(lines).split())
+    assert text.startswith("muon is better than adamw: bits per byte diff -0.0200 (95% interval -0.0300 to -0.0100).")
+    assert "against itself is diff +0.0010 (t -0.0300 to -0.0100, bootstrap -0.0280 to -0.0125, 5 pairs)." in text
+
+
 def test_nothing_measured_is_no_figure() -> None:
     assert "Noise floor: not measured." in lines_of(EXAMPLES["alone"])
     assert row(lines_of(EXAMPLES["one pair"]), "muon", "0.930").split()[2:5] == ["0.930", "-", "-"]
