@@ -9,6 +9,7 @@ from tasks.report.words import ABSENT, counted, number
 
 BETTER, WORSE, ALIKE, APART = "better", "worse", "no difference", "cannot be compared"
 VALUE = "value"
+DIFFERENCE = "diff "  # before a figure that is no ratio, in a column of ratios
 NAMED = 3  # methods of a verdict that the sentence names before it counts
 
 
@@ -61,8 +62,18 @@ def estimated(found: Estimate) -> tuple[str, str, str]:
     if found.ratio is None and found.difference is not None:
         d = found.difference
         t, bootstrap = (f"{signed(ends[0])} to {signed(ends[1])}" if ends else ABSENT for ends in (d.t, d.bootstrap))
-        return f"diff {signed(d.mean)}", t, bootstrap
+        return f"{DIFFERENCE}{signed(d.mean)}", t, bootstrap
     return ratio(found.ratio), interval(found.t), interval(found.bootstrap)
+
+
+def reasons(study: Study) -> list[str]:
+    """What there is to say of comparisons beside their figures: why a verdict, and which were stopped early."""
+    compared = [*(row.comparison for row in rows(study) if row.comparison is not None), *others(study)]
+    found = []
+    for c in compared:
+        early = f"stopped early at {counted(c.pairs, 'pair')}" if c.stopped_early and c.quantity == VALUE else ""
+        found += [f"{c.arm}, {quantity(c.quantity, study)}: {text}" for text in (early, c.why) if text]
+    return found
 
 
 def others(study: Study) -> list[Comparison]:
@@ -124,23 +135,15 @@ def budget(study: Study) -> str:
 def warnings(study: Study) -> list[str]:
     """The study's warnings, then those of each arm behind its name, arms as the study has them.
 
-    What diverged is counted where the arm's own warnings do not speak of it.
+    Runs that diverged are counted where the arm's own warnings do not speak of it.
     """
-    diverged = [
-        f"{arm.name}: {what} diverged"
-        for arm in study.arms
-        if not any("diverged" in text for text in arm.warnings)
-        for what in (
-            _diverged(sum(t.diverged for t in arm.trials), len(arm.trials), "trial"),
-            _diverged(sum(r.diverged for r in arm.runs), len(arm.runs), "run"),
-        )
-        if what
-    ]
-    return [*study.warnings, *(f"{arm.name}: {text}" for arm in study.arms for text in arm.warnings), *diverged]
-
-
-def _diverged(count: int, of: int, what: str) -> str:
-    return f"{count} of {counted(of, what)}" if count else ""
+    found = list(study.warnings)
+    for arm in study.arms:
+        diverged = sum(run.diverged for run in arm.runs)
+        counts = [f"{diverged} of {counted(len(arm.runs), 'run')} diverged"] if diverged else []
+        own = [*arm.warnings, *(counts if not any("diverged" in text for text in arm.warnings) else [])]
+        found += [f"{arm.name}: {text}" for text in own]
+    return found
 
 
 def noise(study: Study) -> str:
@@ -150,7 +153,9 @@ def noise(study: Study) -> str:
         return "Noise floor: not measured."
     figure, t, bootstrap = estimated(found)
     ends = f"t {t}, bootstrap {bootstrap}, {counted(found.pairs, 'pair')}"
-    return f"Noise floor: {study.baseline} against itself is {figure} ({ends})."
+    is_ratio = found.ratio is not None or found.difference is None
+    of = "against itself is" if is_ratio else "differs from itself by"
+    return f"Noise floor: {study.baseline} {of} {figure.removeprefix(DIFFERENCE)} ({ends})."
 
 
 def command(study: Study) -> str:
@@ -194,7 +199,9 @@ def _one(c: Comparison, study: Study) -> str:
     estimate, t, _ = estimated(c)
     ends = counted(c.pairs, "pair") if t == ABSENT else f"{100 * c.level:g}% interval {t}"
     name = plain(study.measure.name)
-    figure = f"{name} {estimate} ({ends})" if c.ratio is None else f"{estimate} times its {name} ({ends})"
+    figure = f"{estimate} times its {name} ({ends})"
+    if c.ratio is None:
+        figure = f"a difference of {estimate.removeprefix(DIFFERENCE)} in {name} ({ends})"
     if c.verdict not in (BETTER, WORSE):
         return f"{c.arm} against {c.baseline}, {c.verdict}: {figure}."
     spent = next((o for o in others(study) if (o.arm, o.quantity) == (c.arm, "tokens_to_target")), None)
