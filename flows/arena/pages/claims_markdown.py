@@ -53,7 +53,8 @@ def _line(cells: list[str] | tuple[str, ...]) -> str:
 
 
 def _cells(claim: Claim, links: dict[str, str]) -> list[str]:
-    paper = f" ({plain(claim.paper)})" if claim.paper else ""
+    told = ", ".join(part for part in (claim.paper, claim.source) if part)
+    paper = f" ({plain(told)})" if told else ""
     study = plain(claim.study) if claim.study else ABSENT
     return [
         plain(claim.method),

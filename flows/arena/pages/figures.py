@@ -25,6 +25,11 @@ def with_interval(value: float | None, ends: tuple[float, float] | None) -> str:
     return ratio(value) + (f" ({interval(ends)})" if ends else "")
 
 
+def signed(value: float | None) -> str:
+    """A difference of measured values with its sign; `-` for None."""
+    return ABSENT if value is None else f"{'+' if value >= 0 else ''}{measured(value)}"
+
+
 def measured(value: float | None) -> str:
     """Five significant digits with their zeros, so that columns line up; whole numbers from 1000 on, powers below 0.001."""
     if value is None:

@@ -3,12 +3,13 @@
 import shlex
 from dataclasses import dataclass
 
-from flows.arena.pages.figures import compact, interval, ratio
-from flows.arena.pages.records import Arm, Comparison, Cost, Measure, Study, Trial, one_line
-from tasks.report.words import counted, number
+from flows.arena.pages.figures import compact, interval, ratio, signed
+from flows.arena.pages.records import Arm, Comparison, Cost, Estimate, Measure, Study, Trial, one_line
+from tasks.report.words import ABSENT, counted, number
 
 BETTER, WORSE, ALIKE, APART = "better", "worse", "no difference", "cannot be compared"
 VALUE = "value"
+DIFFERENCE = "diff "  # before a figure that is no ratio, in a column of ratios
 NAMED = 3  # methods of a verdict that the sentence names before it counts
 
 
@@ -51,13 +52,28 @@ def _row(arm: Arm, comparison: Comparison | None) -> Row:
 def said(comparison: Comparison) -> dict[str, str]:
     """Texts of a comparison: ratio, both intervals, verdict, and a note with its pairs and reason."""
     notes = [counted(comparison.pairs, "pair"), "stopped early" if comparison.stopped_early else "", comparison.why]
-    return {
-        "ratio": ratio(comparison.ratio),
-        "t": interval(comparison.t),
-        "bootstrap": interval(comparison.bootstrap),
-        "verdict": comparison.verdict,
-        "note": ", ".join(note for note in notes if note),
-    }
+    figure, t, bootstrap = estimated(comparison)
+    note = ", ".join(note for note in notes if note)
+    return {"ratio": figure, "t": t, "bootstrap": bootstrap, "verdict": comparison.verdict, "note": note}
+
+
+def estimated(found: Estimate) -> tuple[str, str, str]:
+    """Texts of a ratio and of its t and bootstrap intervals; of a difference, with signs, where there is no ratio."""
+    if found.ratio is None and found.difference is not None:
+        d = found.difference
+        t, bootstrap = (f"{signed(ends[0])} to {signed(ends[1])}" if ends else ABSENT for ends in (d.t, d.bootstrap))
+        return f"{DIFFERENCE}{signed(d.mean)}", t, bootstrap
+    return ratio(found.ratio), interval(found.t), interval(found.bootstrap)
+
+
+def reasons(study: Study) -> list[str]:
+    """What there is to say of comparisons beside their figures: why a verdict, and which were stopped early."""
+    compared = [*(row.comparison for row in rows(study) if row.comparison is not None), *others(study)]
+    found = []
+    for c in compared:
+        early = f"stopped early at {counted(c.pairs, 'pair')}" if c.stopped_early and c.quantity == VALUE else ""
+        found += [f"{c.arm}, {quantity(c.quantity, study)}: {text}" for text in (early, c.why) if text]
+    return found
 
 
 def others(study: Study) -> list[Comparison]:
@@ -119,23 +135,15 @@ def budget(study: Study) -> str:
 def warnings(study: Study) -> list[str]:
     """The study's warnings, then those of each arm behind its name, arms as the study has them.
 
-    What diverged is counted where the arm's own warnings do not speak of it.
+    Runs that diverged are counted where the arm's own warnings do not speak of it.
     """
-    diverged = [
-        f"{arm.name}: {what} diverged"
-        for arm in study.arms
-        if not any("diverged" in text for text in arm.warnings)
-        for what in (
-            _diverged(sum(t.diverged for t in arm.trials), len(arm.trials), "trial"),
-            _diverged(sum(r.diverged for r in arm.runs), len(arm.runs), "run"),
-        )
-        if what
-    ]
-    return [*study.warnings, *(f"{arm.name}: {text}" for arm in study.arms for text in arm.warnings), *diverged]
-
-
-def _diverged(count: int, of: int, what: str) -> str:
-    return f"{count} of {counted(of, what)}" if count else ""
+    found = list(study.warnings)
+    for arm in study.arms:
+        diverged = sum(run.diverged for run in arm.runs)
+        counts = [f"{diverged} of {counted(len(arm.runs), 'run')} diverged"] if diverged else []
+        own = [*arm.warnings, *(counts if not any("diverged" in text for text in arm.warnings) else [])]
+        found += [f"{arm.name}: {text}" for text in own]
+    return found
 
 
 def noise(study: Study) -> str:
@@ -143,8 +151,11 @@ def noise(study: Study) -> str:
     found = study.noise
     if found is None:
         return "Noise floor: not measured."
-    ends = f"t {interval(found.t)}, bootstrap {interval(found.bootstrap)}, {counted(found.pairs, 'pair')}"
-    return f"Noise floor: {study.baseline} against itself is {ratio(found.ratio)} ({ends})."
+    figure, t, bootstrap = estimated(found)
+    ends = f"t {t}, bootstrap {bootstrap}, {counted(found.pairs, 'pair')}"
+    is_ratio = found.ratio is not None or found.difference is None
+    of = "against itself is" if is_ratio else "differs from itself by"
+    return f"Noise floor: {study.baseline} {of} {figure.removeprefix(DIFFERENCE)} ({ends})."
 
 
 def command(study: Study) -> str:
@@ -175,7 +186,8 @@ def _group(verdict: str) -> str:
 
 
 def _names(found: list[Comparison]) -> str:
-    named = [c.arm if c.ratio is None else f"{c.arm} {ratio(c.ratio)}" for c in found[:NAMED]]
+    texts = [(c.arm, estimated(c)[0]) for c in found[:NAMED]]
+    named = [name if figure == ABSENT else f"{name} {figure}" for name, figure in texts]
     more = len(found) - NAMED
     return ", ".join([*named, f"{more} more"] if more > 0 else named)
 
@@ -184,8 +196,12 @@ def _one(c: Comparison, study: Study) -> str:
     """The finding on a single method."""
     if c.verdict == APART:
         return f"{c.arm} cannot be compared with {c.baseline}{f': {c.why}' if c.why else ''}."
-    ends = f"{100 * c.level:g}% interval {interval(c.t)}" if c.t else counted(c.pairs, "pair")
-    figure = f"{ratio(c.ratio)} times its {plain(study.measure.name)} ({ends})"
+    estimate, t, _ = estimated(c)
+    ends = counted(c.pairs, "pair") if t == ABSENT else f"{100 * c.level:g}% interval {t}"
+    name = plain(study.measure.name)
+    figure = f"{estimate} times its {name} ({ends})"
+    if c.ratio is None:
+        figure = f"a difference of {estimate.removeprefix(DIFFERENCE)} in {name} ({ends})"
     if c.verdict not in (BETTER, WORSE):
         return f"{c.arm} against {c.baseline}, {c.verdict}: {figure}."
     spent = next((o for o in others(study) if (o.arm, o.quantity) == (c.arm, "tokens_to_target")), None)

@@ -73,7 +73,8 @@ class ToTarget(Record):
 class Run(Record):
     """One run of an arm at its best parameters.
 
-    curve: (tokens, seconds, training bits per byte) a point; to_target: None where the target was not reached.
+    curve: (tokens, seconds, training bits per byte) a point; to_target: None where the target was not reached; why: how it
+    diverged.
     """
 
     seed: int
@@ -84,6 +85,7 @@ class Run(Record):
     diverged: bool = False
     curve: tuple[tuple[float, float | None, float | None], ...] = ()
     to_target: ToTarget | None = None
+    why: Text = ""
 
 
 class Arm(Record):
@@ -98,33 +100,40 @@ class Arm(Record):
     tune: dict[Text, tuple[float, float]] = {}
 
 
-class Comparison(Record):
+class Difference(Record):
+    """The mean of arm - baseline over pairs, with both intervals: of values that are not all above 0 there is no ratio."""
+
+    mean: float | None
+    t: Interval = None
+    bootstrap: Interval = None
+
+
+class Estimate(Record):
+    """The ratio of two things over pairs of a seed, with both intervals; in its place the difference where it has none."""
+
+    ratio: float | None
+    t: Interval = None
+    bootstrap: Interval = None
+    difference: Difference | None = None
+    pairs: int
+
+
+class Comparison(Estimate):
     """An arm against the baseline over paired seeds: ratio = arm / baseline of a quantity, with both intervals at `level`."""
 
     arm: Text
     baseline: Text
     quantity: Text
-    ratio: float | None
-    t: Interval = None
-    bootstrap: Interval = None
     level: float = 0.95
-    pairs: int
     stopped_early: bool = False
     verdict: Text
     why: Text = ""
 
 
-class Noise(Record):
-    """The baseline against itself with other seeds: the ratio that no method has made."""
-
-    ratio: float | None
-    t: Interval = None
-    bootstrap: Interval = None
-    pairs: int
-
-
 class Study(Record):
-    """result.json. command: what runs it again, where the study left it. parameters: learned numbers of the model."""
+    """A whole result.json. command: what runs it again; parameters: learned numbers of the model; tokens, steps: of a run;
+    noise: the baseline against itself, a ratio that no method has made.
+    """
 
     name: Text
     room: Text
@@ -142,18 +151,23 @@ class Study(Record):
     command: Text = ""
     parameters: float | None = None
     steps: float | None = None
+    tokens: float | None = None
     arms: tuple[Arm, ...]
     comparisons: tuple[Comparison, ...] = ()
-    noise: Noise | None = None
+    noise: Estimate | None = None
     warnings: tuple[Text, ...] = ()
 
 
 class Claim(Record):
-    """A row of claims.jsonl: what a paper says of a method, and what a study of ours found. paper: an id of methods.tsv."""
+    """A row of claims.jsonl: what a paper says of a method, and what a study of ours found.
+
+    paper: an id of methods.tsv; source: authors, year, number.
+    """
 
     method: Text
     room: Text
     paper: Text | None = None
+    source: Text = ""
     headline: Text = ""
     study: Text | None = None
     control: Text | None = None

@@ -10,7 +10,7 @@ from tasks.report.words import ABSENT, counted, duration, number
 from tasks.runner.columns import aligned
 
 WIDTH = 100
-LEAST = 8  # columns that a cut name keeps
+LEAST, MOST = 8, 50  # columns that a cut name keeps, columns of another cell for which a name is cut
 LEFT = {"arm", "quantity", "verdict", "at"}  # columns of texts, which stand to the left
 
 
@@ -24,7 +24,7 @@ def table(text: str) -> str:
         _block(_others(study)),
         _block(_costs(arms, study)),
         _block(_searches(arms, study)),
-        "\n".join(_wrapped(findings.noise(study))),
+        "\n".join(line for text in [*findings.reasons(study), findings.noise(study)] for line in _wrapped(text)),
         "\n".join(line for warning in findings.warnings(study) for line in _wrapped(f"warning: {warning}")),
         "\n".join(_wrapped(_where(study)) + _wrapped(f"again: {findings.command(study)}")),
     ]
@@ -68,7 +68,7 @@ def _others(study: Study) -> list[list[str]]:
 
 
 def _costs(arms: list[Row], study: Study) -> list[list[str]]:
-    head = ["arm", "search", "FLOP", "runs", "FLOP", "count", "diverged", "reached"]
+    head = ["arm", "search time", "search FLOP", "run time", "run FLOP", "runs", "diverged", "reached"]
     found = [
         [
             row.arm.name, duration(row.arm.search.seconds), power(row.arm.search.flop),
@@ -96,8 +96,8 @@ def _block(lines: list[list[str]]) -> str:
     """The cells in columns; names are cut in the middle to what other columns leave, then a line at its end."""
     if not lines:
         return ""
-    taken = sum(max(len(line[i]) for line in lines) + 2 for i in range(1, len(lines[0])) if lines[0][i] != "at")
-    names = max(LEAST, min(max(len(line[0]) for line in lines), WIDTH - taken - (20 if lines[0][-1] == "at" else 0)))
+    taken = sum(min(max(map(len, column)), MOST) + 2 for column in list(zip(*lines, strict=True))[1:])
+    names = max(LEAST, min(max(len(line[0]) for line in lines), WIDTH - taken))
     cut = [[_cut(line[0], names), *line[1:]] for line in lines]
     left = {i for i, name in enumerate(lines[0]) if name in LEFT}
     return "\n".join(line if len(line) <= WIDTH else f"{line[: WIDTH - 2]}.." for line in aligned(cut, left))

@@ -52,10 +52,10 @@ def test_counts_of_verdicts_stand_on_top() -> None:
 
 
 def test_every_figure_of_a_row_is_in_its_line() -> None:
-    row = examples.claim("muon", study="study_0", control="fully_decayed", why="because")
+    row = examples.claim("muon", study="study_0", control="fully_decayed", why="because", source="Jordan 2024")
     words = words_of(page(json.dumps(row), LINKS))
     assert (
-        "muon pretrain.optimizer 2x fewer FLOP than AdamW 002-194 0.930 0.918 to 0.943 bootstrap 0.922 to 0.940 "
+        "muon pretrain.optimizer 2x fewer FLOP than AdamW 002-194, Jordan 2024 0.930 0.918 to 0.943 bootstrap 0.922 to 0.940 "
         "measure at the budget, control fully_decayed 512,000 parameters, 300,000 tokens 5 4 min 20 s 2.12e13 FLOP shown because "
         "study_0 21855c9, 2026-11-28"
     ) in words

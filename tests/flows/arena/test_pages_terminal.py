@@ -73,13 +73,18 @@ def test_costs_noise_and_warnings_are_said() -> None:
     assert "warning: the schedule had not decayed at the budget" in lines
     assert "warning: muon: best lr 0.03 lies at the edge of its range" in lines
     assert "warning: sgd: 5 of 5 runs diverged" in lines
+    assert len([line for line in lines if line.startswith("warning: ")]) == 3
+    assert (
+        "muon, bits per byte: stopped early at 4 pairs" in lines and "sgd, bits per byte: 5 of 5 runs diverged" in lines
+    )
+    assert "slow, tokens to 2.4: slow did not reach the target" in lines
     assert "again: make study STUDY=studies/optimizers.yaml" in lines
     assert "Intel Xeon, 2 cores, avx512, commit 21855c9, 2026-11-28" in lines
 
 
 def test_what_is_spent_to_the_target_stands_beside_what_it_is() -> None:
     lines = lines_of(EXAMPLES["full"])
-    assert "  0.713  0.662 to 0.762  0.677 to 0.752  better" in row(lines, "muon", "tokens to 2.4")
+    assert "  0.713  0.662 to 0.763  0.677 to 0.753  better" in row(lines, "muon", "tokens to 2.4")
     assert "cannot be compared" in row(lines, "slow", "tokens to 2.4")
     assert row(lines, "muon", "FLOP to 2.4") and row(lines, "muon", " seconds ")
 
@@ -109,6 +114,21 @@ def test_a_single_method_is_said_with_its_interval_and_tokens() -> None:
         "muon is better than adamw: 0.930 times its bits per byte (95% interval 0.918 to 0.943). "
         "It needs 0.713 times the tokens to 2.4."
     )
+
+
+def test_a_difference_stands_where_there_is_no_ratio() -> None:
+    difference = {"mean": -0.02, "t": [-0.03, -0.01], "bootstrap": [-0.028, -0.0125]}
+    compared = examples.comparison("muon", "value", None, "better", difference=difference)
+    noise = {"ratio": None, "t": None, "bootstrap": None, "pairs": 5, "difference": {**difference, "mean": 0.001}}
+    full = examples.study()
+    lines = lines_of({**full, "arms": full["arms"][:2], "comparisons": [compared], "noise": noise})
+    found = row(lines, "muon", "  diff")
+    assert "  diff -0.0200  -0.0300 to -0.0100  -0.0280 to -0.0125  better" in found
+    text = " ".join(" ".join(lines).split())
+    assert text.startswith(
+        "muon is better than adamw: a difference of -0.0200 in bits per byte (95% interval -0.0300 to -0.0100)."
+    )
+    assert "adamw differs from itself by +0.0010 (t -0.0300 to -0.0100, bootstrap -0.0280 to -0.0125, 5 pairs)." in text
 
 
 def test_nothing_measured_is_no_figure() -> None:
