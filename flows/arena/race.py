@@ -20,8 +20,9 @@ Runner = Callable[[Sequence[Job]], list[Outcome]]
 
 @dataclass
 class Arm:
-    """An arm of a race. name: in the study. search: by which its proposals are drawn. trials: in the order of the proposals.
-    best: what was tuned, at its best, None where every trial diverged. runs: by the number of their seed, from 1 on."""
+    """An arm of a race. name: in the study. search: by which it is known among the arms. offset: of its seeds. trials: in
+    the order of the proposals. best: what was tuned, at its best, None where every trial diverged. runs: by the number of
+    their seed, from 1 on."""
 
     name: str
     search: str
@@ -83,7 +84,7 @@ def tune(study: Study, arms: Sequence[Arm], do: Runner) -> None:
             told = [
                 trial.value if trial.value is None or study.better == "lower" else -trial.value for trial in arm.trials
             ]
-            arm.params = proposals(study.ranges(arm.name), study.trials, study.seed, arm.search, told)
+            arm.params = proposals(study.ranges(arm.name), study.trials, study.seed + arm.offset, told)
             asked += [(arm, arm.job(study, tuned, seed)) for tuned in arm.params[len(arm.trials) :]]
         if not asked:
             break

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from zlib import crc32
 
 from flows.arena.study import Range
 
@@ -12,21 +11,19 @@ EVENLY = 0.5
 ROUND = 2  # trials that are proposed together, so that as many can run at once; the same on every machine
 
 
-def proposals(
-    ranges: dict[str, Range], trials: int, seed: int, arm: str, told: Sequence[float | None]
-) -> list[dict[str, float]]:
+def proposals(ranges: dict[str, Range], trials: int, seed: int, told: Sequence[float | None]) -> list[dict[str, float]]:
     """The parameters of every trial that can be proposed now that the values of the first `len(told)` are known.
 
-    told: of trials in their order, lower is better, None for one that diverged. Asked again with more values the first
-    proposals are the same, so a study that was killed goes on as it would have. Without ranges there is one, with nothing
-    to tune.
+    Arms with the same ranges are asked for the same until their values differ, so that chance favours none. told: of
+    trials in their order, lower is better, None for one that diverged. Asked again with more values the first proposals
+    are the same, so a study that was killed goes on as it would have. Without ranges there is one, with nothing to tune.
     """
     if not ranges:
         return [{}]
     import optuna  # 0.6 s
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = optuna.samplers.TPESampler(seed=crc32(f"{seed} {arm}".encode()), n_startup_trials=1, constant_liar=True)
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=1, constant_liar=True)
     search = optuna.create_study(sampler=sampler)
     space = {name: optuna.distributions.FloatDistribution(*ranges[name], log=True) for name in sorted(ranges)}
     evenly = math.ceil(trials * EVENLY)

@@ -17,8 +17,8 @@ def test_proposals_with_fewer_values_are_the_first_of_those_with_more(
     told: list[float | None], known: int, trials: int, seed: int
 ) -> None:
     told = told[:trials]
-    every = proposals(RANGES, trials, seed, "muon", told)
-    some = proposals(RANGES, trials, seed, "muon", told[:known])
+    every = proposals(RANGES, trials, seed, told)
+    some = proposals(RANGES, trials, seed, told[:known])
     assert len(every) == trials and every[: len(some)] == some
     assert len(some) > min(known, trials - 1)  # there is always something to do
     for tuned in every:
@@ -47,13 +47,13 @@ def test_later_trials_go_where_the_values_are_low() -> None:
     """Of a parabola around 0.01: the mean distance of the second half is less than that of the first."""
     told: list[float | None] = []
     while len(told) < 16:
-        asked = proposals({"lr": (0.0001, 1.0)}, 16, 0, "x", told)
+        asked = proposals({"lr": (0.0001, 1.0)}, 16, 0, told)
         told += [math.log10(point["lr"] / 0.01) ** 2 for point in asked[len(told) :]]
     assert sum(told[8:]) < 0.5 * sum(told[:8])
 
 
 def test_without_a_range_there_is_one_run() -> None:
-    assert proposals({}, 6, 0, "muon", []) == proposals({}, 6, 0, "muon", [1.0]) == [{}]
+    assert proposals({}, 6, 0, []) == proposals({}, 6, 0, [1.0]) == [{}]
 
 
 def test_the_best_is_the_first_of_the_lowest_and_none_where_all_diverged() -> None:
