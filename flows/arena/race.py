@@ -94,7 +94,7 @@ def tune(study: Study, arms: Sequence[Arm], do: Runner) -> None:
         values = [
             trial.value if trial.value is None or study.better == "lower" else -trial.value for trial in arm.trials
         ]
-        arm.best = best(arm.params, values)
+        arm.best = best(arm.params, values, study.ranges(arm.name))
 
 
 def lead(study: Study, arms: Sequence[Arm], pairs: int, do: Runner) -> None:

@@ -56,8 +56,23 @@ def test_without_a_range_there_is_one_run() -> None:
     assert proposals({}, 6, 0, []) == proposals({}, 6, 0, [1.0]) == [{}]
 
 
-def test_the_best_is_the_first_of_the_lowest_and_none_where_all_diverged() -> None:
-    points = [{"lr": 1.0}, {"lr": 2.0}, {"lr": 3.0}]
-    assert best(points, [3.0, 2.0, 2.0]) == {"lr": 2.0}
-    assert best(points, [None, None, 4.0]) == {"lr": 3.0}
-    assert best(points, [None, None, None]) is None
+def test_the_best_is_the_lowest_of_its_neighbourhood() -> None:
+    ranges = {"lr": (0.001, 1.0)}
+    points = [{"lr": 0.001}, {"lr": 0.03}, {"lr": 1.0}]  # each alone
+    assert best(points, [3.0, 2.0, 2.1], ranges) == {"lr": 0.03}
+    assert best(points, [None, None, 4.0], ranges) == {"lr": 1.0}
+    assert best(points, [None, None, None], ranges) is None
+    crowd = [{"lr": 0.01}, {"lr": 0.011}, {"lr": 0.009}, {"lr": 0.5}]
+    assert best(crowd, [1.0, 2.0, 2.0, 1.5], ranges) == {"lr": 0.5}  # lucky, by its neighbours
+    assert best(crowd, [1.0, 1.1, 1.1, 1.05], ranges) == {"lr": 0.5}
+    assert best(crowd, [1.0, 1.01, 1.02, 1.05], ranges) == {"lr": 0.01}
+    assert best([{"lr": 0.4}, {"lr": 0.5}, {"lr": 0.01}], [1.0, 3.0, 1.1], ranges) == {"lr": 0.01}
+
+
+def test_the_worst_counts_for_what_diverged() -> None:
+    points, ranges = [{"lr": 0.4}, {"lr": 0.45}, {"lr": 0.01}, {"lr": 0.002}], {"lr": (0.001, 1.0)}
+    assert best(points, [1.0, None, 1.1, 5.0], ranges) == {"lr": 0.01}
+
+
+def test_without_a_range_the_one_trial_is_the_best() -> None:
+    assert best([{}], [1.0], {}) == {}
