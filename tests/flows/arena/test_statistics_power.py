@@ -10,7 +10,7 @@ from scipy import stats
 
 from flows.arena.statistics.power import largest_sd, pairs_needed, power_of, smallest_ratio
 from flows.arena.statistics.ratios import compare
-from flows.arena.statistics.sequential import decide, planned_looks
+from flows.arena.statistics.sequential import decide, nominal_levels, planned_looks
 from tests.flows.arena.noise import runs
 
 sds = st.floats(0.001, 0.05)
@@ -36,6 +36,11 @@ def test_power_is_that_of_its_definition(pairs: int, ratio: float, sd: float) ->
     limit = critical * np.sqrt(stats.chi2.ppf(share, pairs - 1) / (pairs - 1))
     expected = np.mean(stats.norm.sf(limit - moved) + stats.norm.cdf(-limit - moved))
     assert power_of(pairs, ratio, sd) == pytest.approx(expected, abs=1e-4)
+
+
+def test_power_with_looks_is_that_of_the_last_one() -> None:
+    last = nominal_levels((5, 10), 0.9)[-1]
+    assert power_of(10, 1.01, 0.01, 0.9, looks=2) == pytest.approx(power_of(10, 1.01, 0.01, last))
 
 
 def test_power_by_simulation_without_a_noncentral_t() -> None:

@@ -47,10 +47,10 @@ def test_the_ratio_by_hand() -> None:
 def test_the_bootstrap_interval_of_three_by_enumeration() -> None:
     """Means of the 27 resamples of 0, 0, 1 are 0, 1/3, 2/3 and 1, of 8, 12, 6 and 1 of them. At 50% t of 2 degrees of freedom is
     0.8165, times sqrt(3 / 2) 1, and beyond 1 the normal has 0.1587: within the 8/27 that are 0, and beyond the 7/27 above 1/3.
-    At 95% it is 5.27, beyond which there is no resample."""
+    At 73.55% it is 1.881 and 0.03, within the 1/27 that are 1; without the root it would be 0.062 and outside."""
     x = np.array([0.0, 1.0, 0.0])
     assert bootstrap_interval(x, 0.5) == pytest.approx((0, 2 / 3))
-    assert bootstrap_interval(x, 0.95) == pytest.approx((0, 1))
+    assert bootstrap_interval(x, 0.7355) == pytest.approx((0, 1))
 
 
 def test_the_bootstrap_interval_is_that_of_scipy() -> None:

@@ -75,6 +75,8 @@ def test_a_clear_case_ends_at_the_first_look() -> None:
     found = decide(CLEAR[:3], (3, 5))
     assert (found.stop, found.stopped_early, found.next_look) == (True, True, None)
     assert found.comparison.verdict == "better" and found.comparison.pairs == 3
+    worse = decide([(b, a) for a, b in CLEAR], (3, 5))
+    assert worse.stopped_early and worse.comparison.verdict == "worse" and worse.comparison.pairs == 3
 
 
 def test_what_is_not_clear_goes_on_to_the_last_look_and_ends_there() -> None:
