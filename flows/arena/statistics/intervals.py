@@ -2,18 +2,19 @@
 
 Why percentiles, not BCa (Efron 1987, doi:10.1080/01621459.1987.10478410): BCa takes its acceleration from a jackknife and its
 bias correction from the share of resamples below the mean, both of which are noise at the 3 to 10 numbers that seeds give. The
-percentiles know no formula and follow the shape of x. They are too narrow by about sqrt((n - 1) / n) and by z in place of t
-(Hesterberg 2015, doi:10.1080/00031305.2015.1089789), so whoever decides by them asks the t interval as well.
+percentiles follow the shape of x. Plain ones are too narrow for few numbers, by sqrt((n - 1) / n) and by z in place of t: those
+of 5 hold the truth in 83% of cases, not 95%. So they are expanded (Hesterberg 2015, doi:10.1080/00031305.2015.1089789): taken
+further out, by as much as makes up for both. Of 3 or 4 numbers that is their whole range, which says less than the t interval.
 """
 
 import math
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtr, stdtrit
 
 Interval = tuple[float, float]  # low, high
-RESAMPLES = 10_000  # the 2.5th percentile then moves by about 2% of the interval's width from one Philox key to another
+RESAMPLES = 10_000  # an end then moves by about 2% of the interval's width from one Philox key to another
 KEY = 18
 
 
@@ -25,12 +26,14 @@ def t_interval(x: np.ndarray, level: float) -> Interval:
 
 
 def bootstrap_interval(x: np.ndarray, level: float) -> Interval:
-    """The percentiles (1 - level) / 2 and (1 + level) / 2 of the means of resamples of x (Efron 1979).
+    """Expanded percentiles of the means of resamples of x (Efron 1979): Phi(-t sqrt(n / (n - 1))) and 1 minus it.
 
     Differs: x is sorted first and the resamples of n numbers are always the same ones, so that neither the order of x nor the
     call changes a digit. x: at least 2 numbers.
     """
-    low, high = np.quantile(resamples(len(x)) @ np.sort(x), [(1 - level) / 2, (1 + level) / 2])
+    n = len(x)
+    tail = float(ndtr(-math.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 + level) / 2)))
+    low, high = np.quantile(resamples(n) @ np.sort(x), [tail, 1 - tail])
     return float(low), float(high)
 
 

@@ -56,7 +56,7 @@ class Comparison:
         """The numbers for JSON, finite or None. On the scale "difference", ratio and its intervals are None, and `difference`
         has the mean and both intervals; else it is None."""
         numbers = {"t": listed(self.t), "bootstrap": listed(self.bootstrap)}
-        ratio = {"ratio": finite(self.estimate), **numbers, "difference": None}
+        ratio: dict[str, Any] = {"ratio": finite(self.estimate), **numbers, "difference": None}
         if self.scale == "difference":
             difference = {"mean": finite(self.estimate), **numbers}
             ratio = {"ratio": None, "t": None, "bootstrap": None, "difference": difference}
@@ -108,8 +108,9 @@ def effects(pairs: Sequence[Pair], scale: Scale | None = None) -> tuple[np.ndarr
     scale = scale or ("ratio" if (both > 0).all() else "difference")
     if scale == "ratio" and not (both > 0).all():
         raise ValueError(f"a ratio needs values above 0: got {both.min():g}")
+    equal = np.isclose(both[:, 0], both[:, 1], rtol=ROUNDING, atol=0)
     arm, baseline = np.log(both).T if scale == "ratio" else both.T
-    return np.where(np.isclose(*both.T, rtol=ROUNDING, atol=0), 0.0, arm - baseline), scale
+    return np.where(equal, 0.0, arm - baseline), scale
 
 
 def verdict_of(

@@ -22,4 +22,5 @@ def runs(shape: str, trials: int, pairs: int, sd: float, ratio: float = 1.0, key
     rng = np.random.Generator(np.random.Philox(key=key))
     luck = rng.normal(size=(trials, pairs, 1)) * 5 * sd
     own = SHAPES[shape](rng, (trials, pairs, 2)) * sd / np.sqrt(2)
-    return 2.4 * np.exp(luck + own + np.log([ratio, 1.0]))
+    values: np.ndarray = 2.4 * np.exp(luck + own + np.log([ratio, 1.0]))
+    return values

@@ -10,7 +10,7 @@ from scipy import stats
 
 from flows.arena.statistics.power import largest_sd, pairs_needed, power_of, smallest_ratio
 from flows.arena.statistics.ratios import compare
-from flows.arena.statistics.sequential import decide, planned_looks
+from flows.arena.statistics.sequential import decide, nominal_levels, planned_looks
 from tests.flows.arena.noise import runs
 
 sds = st.floats(0.001, 0.05)
@@ -28,10 +28,19 @@ def test_the_numbers_of_pairs_of_the_published_tables(effect: float, power: floa
 
 
 @given(st.integers(3, 200), ratios, sds)
-def test_power_is_that_of_the_noncentral_t_distribution(pairs: int, ratio: float, sd: float) -> None:
-    critical, moved = stats.t.ppf(0.975, pairs - 1), math.log(ratio) * math.sqrt(pairs) / sd
-    expected = 1 - stats.nct.cdf(critical, pairs - 1, moved) + stats.nct.cdf(-critical, pairs - 1, moved)
-    assert power_of(pairs, ratio, sd) == pytest.approx(expected, abs=1e-6)
+@settings(max_examples=30)
+def test_power_is_that_of_its_definition(pairs: int, ratio: float, sd: float) -> None:
+    """The mean over chi-square v of n - 1 of P(|Z + moved| > t sqrt(v / (n - 1))), without a noncentral t."""
+    critical, moved = stats.t.isf(0.025, pairs - 1), math.log(ratio) * math.sqrt(pairs) / sd
+    share = (np.arange(5_000) + 0.5) / 5_000
+    limit = critical * np.sqrt(stats.chi2.ppf(share, pairs - 1) / (pairs - 1))
+    expected = np.mean(stats.norm.sf(limit - moved) + stats.norm.cdf(-limit - moved))
+    assert power_of(pairs, ratio, sd) == pytest.approx(expected, abs=1e-4)
+
+
+def test_power_with_looks_is_that_of_the_last_one() -> None:
+    last = nominal_levels((5, 10), 0.9)[-1]
+    assert power_of(10, 1.01, 0.01, 0.9, looks=2) == pytest.approx(power_of(10, 1.01, 0.01, last))
 
 
 def test_power_by_simulation_without_a_noncentral_t() -> None:
@@ -125,7 +134,7 @@ def test_a_planted_gain_is_found_with_looks_too_and_often_early(sd: float, count
     decided = [decide(list(map(tuple, trial)), planned_looks(pairs, count)) for trial in trials]
     found = sum(one.comparison.verdict == "better" for one in decided) / len(trials)
     assert found >= 0.9 - 3 * math.sqrt(0.9 * 0.1 / len(trials))
-    assert sum(one.stopped_early for one in decided) > 0.2 * len(trials)
+    assert sum(one.stopped_early for one in decided) > 0.1 * len(trials)
 
 
 def test_half_of_the_pairs_that_are_named_would_not_do() -> None:

@@ -45,17 +45,21 @@ def test_the_ratio_by_hand() -> None:
 
 
 def test_the_bootstrap_interval_of_three_by_enumeration() -> None:
-    """Means of the 27 resamples of 0, 0, 1 are 0, 1/3, 2/3 and 1, of 8, 12, 6 and 1 of them: the 2.5th percentile is 0, the
-    97.5th is 1, as 1/27 lies above it, and of 90% the 95th is 2/3."""
+    """Means of the 27 resamples of 0, 0, 1 are 0, 1/3, 2/3 and 1, of 8, 12, 6 and 1 of them. At 50% t of 2 degrees of freedom is
+    0.8165, times sqrt(3 / 2) 1, and beyond 1 the normal has 0.1587: within the 8/27 that are 0, and beyond the 7/27 above 1/3.
+    At 73.55% it is 1.881 and 0.03, within the 1/27 that are 1; without the root it would be 0.062 and outside."""
     x = np.array([0.0, 1.0, 0.0])
-    assert bootstrap_interval(x, 0.95) == pytest.approx((0, 1))
-    assert bootstrap_interval(x, 0.90) == pytest.approx((0, 2 / 3))
+    assert bootstrap_interval(x, 0.5) == pytest.approx((0, 2 / 3))
+    assert bootstrap_interval(x, 0.7355) == pytest.approx((0, 1))
 
 
 def test_the_bootstrap_interval_is_that_of_scipy() -> None:
-    """Both draw: an end moves by about 2% of the width from one stream to another, three times that is allowed."""
+    """At the percentiles that make up for 9 numbers. Both draw: an end moves by about 2% of the width from one stream to
+    another, three times that is allowed."""
     x = np.random.Generator(np.random.Philox(key=1)).exponential(size=9)
-    theirs = stats.bootstrap((x,), np.mean, n_resamples=10_000, method="percentile", rng=2).confidence_interval
+    inside = 1 - 2 * stats.norm.sf(math.sqrt(9 / 8) * stats.t.isf(0.025, 8))
+    drawn = stats.bootstrap((x,), np.mean, n_resamples=10_000, method="percentile", confidence_level=inside, rng=2)
+    theirs = drawn.confidence_interval
     assert bootstrap_interval(x, 0.95) == pytest.approx(
         (theirs.low, theirs.high), abs=0.06 * (theirs.high - theirs.low)
     )

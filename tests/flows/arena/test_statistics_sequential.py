@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -75,6 +75,8 @@ def test_a_clear_case_ends_at_the_first_look() -> None:
     found = decide(CLEAR[:3], (3, 5))
     assert (found.stop, found.stopped_early, found.next_look) == (True, True, None)
     assert found.comparison.verdict == "better" and found.comparison.pairs == 3
+    worse = decide([(b, a) for a, b in CLEAR], (3, 5))
+    assert worse.stopped_early and worse.comparison.verdict == "worse" and worse.comparison.pairs == 3
 
 
 def test_what_is_not_clear_goes_on_to_the_last_look_and_ends_there() -> None:
@@ -115,17 +117,26 @@ def test_a_run_that_diverged_counts_as_done() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0.5, 2), st.floats(0.5, 2)), min_size=5, max_size=5))
+@settings(max_examples=40)
 def test_a_study_taken_up_again_decides_the_same(pairs: list[Pair]) -> None:
     """Asked after every pair, or once when all are there."""
     asked = next(found for count in range(len(pairs) + 1) if (found := decide(pairs[:count], (3, 4, 5))).stop)
     assert asked == decide(pairs, (3, 4, 5))
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_identical_methods_tie_in_95_of_100_trials(shape: str) -> None:
-    """Of 200 trials of a study of 5 pairs with looks at 3, 4 and 5, in which either look may claim a difference."""
-    trials = runs(shape, 200, 5, sd=0.01)
+def test_identical_methods_tie_in_95_of_100_trials() -> None:
+    """Of 200 trials of each shape, studies of 5 pairs in which each of the looks at 3, 4 and 5 may claim a difference. No
+    tolerance: by 20,000 trials a shape 97% tie, as the union bound promises less than it keeps."""
+    trials = np.concatenate([runs(shape, 200, 5, sd=0.01) for shape in SHAPES])
     ties = sum(decide(list(map(tuple, trial)), (3, 4, 5)).comparison.verdict == "no difference" for trial in trials)
+    assert ties >= 0.95 * len(trials)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_identical_methods_tie_for_each_shape(shape: str) -> None:
+    """At a level of 98% in 95% of 200 trials: at 95% half of such counts would fall short, since that is what the level says."""
+    trials = runs(shape, 200, 5, sd=0.01)
+    ties = sum(decide(list(map(tuple, trial)), (3, 5), 0.98).comparison.verdict == "no difference" for trial in trials)
     assert ties >= 0.95 * len(trials)
 
 
