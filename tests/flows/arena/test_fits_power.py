@@ -178,7 +178,7 @@ def test_a_gain_by_hand() -> None:
 
 
 def test_an_arm_that_is_its_baseline_gains_nothing_as_often_as_stated() -> None:
-    budgets, method, held = np.geomspace(1e12, 1e14, 8), ComputeGain(level=0.9, resamples=200), []
+    budgets, method, held = np.geomspace(1e5, 1e7, 8), ComputeGain(level=0.9, resamples=200), []
     for seed in range(SIMULATIONS):
         low, high = method(budgets, curve(budgets, seed), budgets, curve(budgets, seed + 10**6)).interval("gain")
         held.append(low <= 1 <= high)
