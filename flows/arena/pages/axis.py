@@ -8,7 +8,7 @@ from flows.arena.pages.figures import power
 from tasks.report.chart import nice_ticks, tick
 
 ROUND = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))  # ticks of each power of ten, the coarsest that gives FEWEST
-FEWEST = 3
+FEWEST = 4
 MARGIN = 0.04  # of a logarithmic axis beyond its outermost values
 CLOSE = 1.002  # a ratio of the outermost values below which they are drawn as one
 
@@ -61,7 +61,7 @@ def _log_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
         within = [t for t in ticks if low <= t <= high]
         if len(within) >= FEWEST:
             return tuple((t, power(t)) for t in within)
-    ticks = nice_ticks(low, high, 5)
+    ticks = nice_ticks(low, high, 7)
     return tuple((t, label) for t, label in zip(ticks, _labels(ticks), strict=True) if low <= t <= high)
 
 

@@ -34,14 +34,14 @@ def by_room(claims: Iterable[Claim]) -> dict[str, list[Claim]]:
 
 
 def quantity(claim: Claim) -> str:
-    """What the ratio is of."""
-    return "measure at the budget" if claim.quantity == VALUE else plain(claim.quantity)
+    """What the ratio is of, "" of the study's measure."""
+    return "" if claim.quantity == VALUE else plain(claim.quantity)
 
 
-def size(claim: Claim) -> str:
-    """`512,000 parameters, 300,000 tokens`, without what is not known; `-` where neither is."""
+def sizes(claim: Claim) -> list[str]:
+    """`512,000 parameters` and `300,000 tokens`, without what is not known; `-` where neither is."""
     known = [(claim.parameters, "parameters"), (claim.tokens, "tokens")]
-    return ", ".join(f"{number(count)} {what}" for count, what in known if count is not None) or ABSENT
+    return [f"{number(count)} {what}" for count, what in known if count is not None] or [ABSENT]
 
 
 def address(link: str) -> str:

@@ -17,7 +17,8 @@ What papers say of the methods here, and what `make claims` found on one machine
 `benchmarks/results/claims.jsonl`: a verdict is computed from the intervals, never typed.
 """
 RATIOS = """A ratio is the method's to that of its study's baseline, over pairs of the same seed; below 1 is less. In brackets
-its 95% interval by Student's t, and by the bootstrap.
+its 95% interval by Student's t, and by the bootstrap. It is of what the study measures at its budget, where nothing else
+is said.
 """
 
 
@@ -61,7 +62,7 @@ def _cells(claim: Claim, links: dict[str, str]) -> list[str]:
         plain(claim.room),
         (plain(claim.headline) or ABSENT) + paper,
         plain(_ours(claim)),
-        rows.size(claim),
+        ", ".join(rows.sizes(claim)),
         number(claim.seeds),
         ABSENT if claim.seconds is None else f"{duration(claim.seconds)}, {flop(claim.flop)}",
         plain(claim.verdict + (f": {claim.why}" if claim.why else "")),
@@ -76,4 +77,5 @@ def _ours(claim: Claim) -> str:
     kinds = [f"{name}{interval(ends)}" for name, ends in (("", claim.t), ("bootstrap ", claim.bootstrap)) if ends]
     control = f", control {claim.control}" if claim.control else ""
     ends = f" ({'; '.join(kinds)})" if kinds else ""
-    return f"{ratio(claim.ratio)}{ends} of {rows.quantity(claim)}{control}"
+    of = f" of {rows.quantity(claim)}" if rows.quantity(claim) else ""
+    return f"{ratio(claim.ratio)}{ends}{of}{control}"

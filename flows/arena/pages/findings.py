@@ -98,8 +98,9 @@ def setting(trial: Trial) -> str:
 
 def parameter(value: object) -> str:
     """A parameter's value: four significant digits of a number, all else as it prints."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number(value) if is_number else one_line(str(value))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number(value)
+    return one_line(str(value))
 
 
 def plain(name: str) -> str:

@@ -13,7 +13,6 @@ from flows.arena.pages.figures import with_interval
 
 MOST = 4.0  # an axis ends at this ratio and at its inverse; what lies beyond is an arrow
 INSET = 3.0  # percent of a lane at each end, so that a dot at it is whole
-HEIGHT = 26
 KINDS = {
     "better": "good", "worse": "bad", "cannot be compared": "none",
     "shown": "good", "contradicted": "bad", "cannot be shown here": "none",
@@ -46,36 +45,34 @@ def kind(verdict: str) -> str:
 
 
 def lane(mark: Mark, on: Axis, noise: Ends = None) -> str:
-    """The SVG of a ratio: the bootstrap interval broad and pale, the t interval a line, both on the noise floor's band."""
+    """The lane of a ratio: the bootstrap interval broad and pale, the t interval a line, both on the noise floor's band."""
     says = f"{mark.name}: {with_interval(mark.ratio, mark.t)}, {mark.verdict}"
-    middle = HEIGHT / 2
-    parts = [
-        f'<svg class="lane {kind(mark.verdict)}" role="img" aria-label="{escape(says)}"><title>{escape(says)}</title>'
-    ]
-    parts += _ground(on, noise)
+    marks = []
     if mark.bootstrap:
         left, right = (_percent(on, end) for end in mark.bootstrap)
-        parts.append(
-            f'<rect class="bootstrap" x="{left:.2f}%" y="{middle - 4:g}" width="{right - left:.2f}%" height="8" rx="2"/>'
-        )
+        marks.append(f'<rect class="bootstrap" x="{left:.2f}%" y="-4" width="{right - left:.2f}%" height="8" rx="2"/>')
     if mark.t:
         left, right = (_percent(on, end) for end in mark.t)
-        parts.append(f'<line class="t" x1="{left:.2f}%" y1="{middle:g}" x2="{right:.2f}%" y2="{middle:g}"/>')
-        parts += [_end(on, end, middle) for end in mark.t]
+        marks.append(f'<line class="t" x1="{left:.2f}%" y1="0" x2="{right:.2f}%" y2="0"/>')
+        marks += [_end(on, end) for end in mark.t]
     if on.beyond(mark.ratio):
-        parts.append(_arrow(on, mark.ratio, middle))
+        marks.append(_arrow(on, mark.ratio))
     else:
-        parts.append(f'<circle class="at" cx="{_percent(on, mark.ratio):.2f}%" cy="{middle:g}" r="4.5"/>')
-    return "".join([*parts, "</svg>"])
+        marks.append(f'<circle class="at" cx="{_percent(on, mark.ratio):.2f}%" cy="0" r="4.5"/>')
+    # a lane is as high as the text beside it, and its marks are around the middle, which is 0 to the inner SVG
+    return (
+        f'<span class="lane {kind(mark.verdict)}"><svg role="img" aria-label="{escape(says)}"><title>{escape(says)}</title>'
+        f'{"".join(_ground(on, noise))}<svg y="50%">{"".join(marks)}</svg></svg></span>'
+    )
 
 
 def scale(on: Axis) -> str:
-    """The SVG of the axis' labels, which stands in a lane's place below or above the others."""
+    """The axis' labels, which stand in a lane's place below or above the others."""
     labels = [
         f'<text class="tick" x="{_percent(on, value):.2f}%" y="13" text-anchor="middle">{text}</text>'
         for value, text in on.ticks
     ]
-    return "".join(['<svg class="lane scale" aria-hidden="true">', *labels, "</svg>"])
+    return f'<span class="lane scale"><svg aria-hidden="true">{"".join(labels)}</svg></span>'
 
 
 def left_out(marks: Iterable[Mark], on: Axis) -> bool:
@@ -96,20 +93,19 @@ def _ground(on: Axis, noise: Ends) -> list[str]:
     return parts
 
 
-def _end(on: Axis, value: float, middle: float) -> str:
+def _end(on: Axis, value: float) -> str:
     """A short bar where an interval ends, an arrow where it goes on beyond the axis."""
     if on.beyond(value):
-        return _arrow(on, value, middle)
+        return _arrow(on, value)
     place = f"{_percent(on, value):.2f}%"
-    return f'<line class="t" x1="{place}" y1="{middle - 4:g}" x2="{place}" y2="{middle + 4:g}"/>'
+    return f'<line class="t" x1="{place}" y1="-4" x2="{place}" y2="4"/>'
 
 
-def _arrow(on: Axis, value: float, middle: float) -> str:
+def _arrow(on: Axis, value: float) -> str:
     """A tip at the end of the axis beyond which a value lies. It is an SVG of its own, since a path knows no percent."""
     low = value < on.low
-    path = "M7 0L0 4.5L7 9z" if low else "M0 0L7 4.5L0 9z"
-    place = 0 if low else 100 - INSET
-    return f'<svg x="{place:g}%" y="{middle - 4.5:g}" width="8" height="9"><path class="at" d="{path}"/></svg>'
+    path = "M7 -4.5L0 0L7 4.5z" if low else "M0 -4.5L7 0L0 4.5z"
+    return f'<svg x="{0 if low else 100 - INSET:g}%"><path class="at" d="{path}"/></svg>'
 
 
 def _percent(on: Axis, value: float) -> float:

@@ -151,7 +151,7 @@ def claims(count: int = 40) -> list[dict[str, Any]]:
     for i in range(count):
         verdict, ratio = verdicts[i % 4], 0.8 + 0.0125 * i
         row = claim(
-            f"method_{i:02d}", room=rooms[(i // 2) % 4], paper=f"002-{i:03d}", verdict=verdict, ratio=ratio,
+            f"method_{i:02d}", room=rooms[(i // 4) % 4], paper=f"002-{i:03d}", verdict=verdict, ratio=ratio,
             t=[ratio - 0.03, ratio + 0.03], bootstrap=[ratio - 0.02, ratio + 0.025], study=f"study_{i % 3}", parameters=100_000 + 7 * i,
         )  # fmt: skip
         found.append({**row, **nothing, "why": "needs 3B parameters"} if verdict == verdicts[3] else row)
@@ -163,7 +163,9 @@ def extreme_claims() -> list[dict[str, Any]]:
     texts = dict.fromkeys(
         ("method", "room", "headline", "study", "control", "verdict", "why", "machine", "commit"), HOSTILE
     )
-    longest = dict.fromkeys(("method", "headline", "study", "control", "why", "machine"), LONG)
+    longest = dict.fromkeys(
+        ("method", "paper", "source", "headline", "study", "control", "why", "machine", "commit", "date"), LONG
+    )
     return [*claims(40), claim(LONG) | longest | {"ratio": 55.0, "t": [0.01, 90.0]}, claim(HOSTILE) | texts]
 
 

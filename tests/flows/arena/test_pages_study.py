@@ -114,7 +114,7 @@ def test_a_forest_plot_a_quantity_with_noise_on_the_value_alone() -> None:
         "seconds: left of 1 is better",
     ]  # fmt: skip
     assert html.count('class="noise"') == 3  # muon, lion, slow: sgd has no ratio
-    assert html.count('<svg class="lane scale"') == 4
+    assert html.count('<span class="lane scale"') == 4
     accuracy = {"name": "accuracy", "unit": "", "better": "higher", "stage": ""}
     assert "accuracy: right of 1 is better" in text_of(examples.study(measure=accuracy))
     assert 'class="noise"' not in text_of(EXAMPLES["one pair"]) and "grey band" not in text_of(EXAMPLES["one pair"])

@@ -19,7 +19,7 @@ STUDIES = {
 }  # fmt: skip
 CLAIMS = {"claims": examples.claims(40), "no-claims": [], "extreme-claims": examples.extreme_claims()}
 PAGES = [*STUDIES, *CLAIMS]
-WIDTHS = (390, 768, 1200)
+WIDTHS = (390, 768, 1200, 1600)
 # What stands further right than the window, but for what lies in a box that scrolls, or is drawn and cut
 OUTSIDE = """
 return [...document.body.querySelectorAll("*")].filter((e) => !e.closest("svg, .wide *, pre") && e.getClientRects().length
