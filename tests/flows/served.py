@@ -46,11 +46,17 @@ class Served:
                 token = self.ask(f"{self.prefect}/api/csrf-token?client=tests")["token"]
                 headers |= {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "tests"}
         data = None if body is None else json.dumps(body).encode()
-        try:
-            with urlopen(Request(url, data, headers), timeout=PATIENCE) as response:
-                return json.load(response)
-        except HTTPError as error:
-            raise AssertionError(f"{url}: {error.code} {error.read().decode()[:1000]}") from error
+
+        def answered() -> list[Any]:
+            try:
+                with urlopen(Request(url, data, headers), timeout=PATIENCE) as response:
+                    return [json.load(response)]
+            except HTTPError as error:
+                if error.code == 503:  # Prefect's store is locked: nothing was done, and it is to be asked again
+                    return []
+                raise AssertionError(f"{url}: {error.code} {error.read().decode()[:1000]}") from error
+
+        return wait_for(answered)[0]
 
     def runs(self) -> list[dict[str, Any]]:
         """The flow runs, the newest first."""
