@@ -74,7 +74,7 @@ def smoothed(values: np.ndarray, window: int | None = None) -> np.ndarray:
     medians = np.array([np.median(values[i - r : i + r + 1]) for i, r in enumerate(reach)])
     inner = medians.copy()
     medians[0] = end_point(values[0], inner[1], inner[2])
-    medians[-1] = end_point(values[-1], inner[-2], inner[-2])
+    medians[-1] = end_point(values[-1], inner[-2], inner[-3])
     return medians
 
 

@@ -91,6 +91,7 @@ def test_all_that_is_less_is_named() -> None:
     [
         (Tuning(6, RANGE), Tuning(6, RANGE)),
         (Tuning(6, {LR: (0.0003, 0.03)}), Tuning(6, RANGE)),  # as wide, elsewhere
+        (Tuning(6, {LR: (0.007, 0.7)}), Tuning(6, RANGE)),  # as wide, but for the rounding of its logarithm
         (Tuning(9, {LR: (0.0001, 1.0), "b": (1.0, 2.0)}), Tuning(6, RANGE)),  # harder
         (Tuning(6), Tuning(6, {LR: (0.01, 0.01)})),  # both pinned
         (Tuning(0), Tuning(0)),
