@@ -89,6 +89,16 @@ def test_what_is_spent_to_the_target_stands_beside_what_it_is() -> None:
     assert row(lines, "muon", "FLOP to 2.4") and row(lines, "muon", " seconds ")
 
 
+def test_what_is_spent_stands_by_quantity_and_then_as_arms_do() -> None:
+    full = examples.study()
+    swapped = [*full["comparisons"][:4], *reversed(full["comparisons"][4:])]
+    lines = lines_of({**full, "comparisons": swapped})
+    place = lines.index(next(line for line in lines if "quantity" in line)) + 1
+    assert [tuple(line.split("  ")[:1] + line.split()[1:2]) for line in lines[place : place + 5]] == [
+        ("muon", "seconds"), ("muon", "tokens"), ("lion", "tokens"), ("slow", "tokens"), ("muon", "FLOP"),
+    ]  # fmt: skip
+
+
 def test_the_best_trial_stands_with_its_parameters() -> None:
     found = row(lines_of(EXAMPLES["full"]), "muon", "pretrain.optimizer.lr=")
     assert found.split() == ["muon", "6", "1", "2.2600", "pretrain.optimizer.lr=0.01194"]
