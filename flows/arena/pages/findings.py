@@ -67,13 +67,17 @@ def estimated(found: Estimate) -> tuple[str, str, str]:
 
 
 def reasons(study: Study) -> list[str]:
-    """What there is to say of comparisons beside their figures: why a verdict, and which were stopped early."""
+    """What there is to say of comparisons beside their figures: why a verdict, and which were stopped early.
+
+    Said once of an arm, whatever number of quantities it is so of.
+    """
     compared = [*(row.comparison for row in rows(study) if row.comparison is not None), *others(study)]
-    found = []
+    found: dict[tuple[str, str], list[str]] = {}
     for c in compared:
         early = f"stopped early at {counted(c.pairs, 'pair')}" if c.stopped_early and c.quantity == VALUE else ""
-        found += [f"{c.arm}, {quantity(c.quantity, study)}: {text}" for text in (early, c.why) if text]
-    return found
+        for text in filter(None, (early, c.why)):
+            found.setdefault((c.arm, text), []).append(quantity(c.quantity, study))
+    return [f"{arm}, {', '.join(names)}: {text}" for (arm, text), names in found.items()]
 
 
 def others(study: Study) -> list[Comparison]:
@@ -143,7 +147,7 @@ def warnings(study: Study) -> list[str]:
         diverged = sum(run.diverged for run in arm.runs)
         counts = [f"{diverged} of {counted(len(arm.runs), 'run')} diverged"] if diverged else []
         own = [*arm.warnings, *(counts if not any("diverged" in text for text in arm.warnings) else [])]
-        found += [f"{arm.name}: {text}" for text in own]
+        found += [text if text.startswith(arm.name) else f"{arm.name}: {text}" for text in own]
     return found
 
 
@@ -187,7 +191,7 @@ def _group(verdict: str) -> str:
 
 
 def _names(found: list[Comparison]) -> str:
-    texts = [(c.arm, estimated(c)[0]) for c in found[:NAMED]]
+    texts = [(c.arm, ABSENT if c.verdict == APART else estimated(c)[0]) for c in found[:NAMED]]
     named = [name if figure == ABSENT else f"{name} {figure}" for name, figure in texts]
     more = len(found) - NAMED
     return ", ".join([*named, f"{more} more"] if more > 0 else named)

@@ -89,6 +89,7 @@ def study(**changes: Any) -> dict[str, Any]:
         comparison("muon", "flop_to_target", 0.7175, "better", 0.05),
         comparison("lion", "tokens_to_target", 0.991, "no difference", 0.06),
         comparison("slow", "tokens_to_target", None, "cannot be compared", why="slow did not reach the target"),
+        comparison("slow", "flop_to_target", None, "cannot be compared", why="slow did not reach the target"),
         comparison("muon", "seconds", 1.0825, "worse", 0.02),
     ]
     made = {

@@ -104,6 +104,13 @@ def test_the_axis_of_a_forest_plot_holds_one_and_ends_where_arrows_begin(ratios:
     assert forest.left_out(marks, on) == any(not on.low <= v <= on.high for m in marks for v in (m.ratio, *(m.t or ())))
 
 
+def test_an_arrow_is_spoken_of_where_an_end_or_a_ratio_lies_beyond() -> None:
+    inside, end, whole = ((1.0, (0.9, 1.1)), (1.0, (0.9, 9.0)), (9.0, None))
+    for (ratio_of, ends), beyond in ((inside, False), (end, True), (whole, True)):
+        marks = [forest.Mark("m", ratio_of, ends, None, "better")]
+        assert forest.left_out(marks, forest.axis(marks)) == beyond
+
+
 def test_a_lane_shows_ratio_intervals_noise_and_arrows() -> None:
     mark = forest.Mark("<b>", 0.93, (0.9, 9.0), (0.92, 0.95), "better")
     on = forest.axis([mark])

@@ -72,6 +72,18 @@ def test_a_line_a_run_over_tokens_seconds_and_flop() -> None:
     assert lines.count(("base", "adamw, seed 3: 2.3750, 12.9 s")) == 3
     for label in ("over tokens", "over seconds", "over FLOP"):
         assert f"training bits per byte {label}" in html
+    assert html.count(">1.25T</text>") == 1  # a run's FLOP at the end of its tokens
+
+
+def test_a_curve_goes_from_its_first_point_to_its_last() -> None:
+    line = plot.Line("r", "base", [(0.0, 3.0), (0.5, 2.5), (1.0, 2.0)])
+    svg = plot.curves([line], axis.linear([0.0, 1.0]), axis.linear([2.0, 3.0]), "l", "x")
+    wide, high = plot.X_END - plot.LEFT, plot.Y_END - plot.TOP
+    assert f'points="0.0,0.0 {wide / 2:.1f},{high / 2:.1f} {wide:.1f},{high:.1f}"' in svg
+    alone = plot.curves(
+        [plot.Line("r", "base", [(1.0, 2.0)])], axis.linear([0.0, 1.0]), axis.linear([2.0, 3.0]), "l", "x"
+    )
+    assert f'cx="{wide:.1f}" cy="{high:.1f}"' in alone
 
 
 def test_curves_show_the_end_of_runs_and_let_the_beginning_leave() -> None:
@@ -116,7 +128,8 @@ def test_a_forest_plot_a_quantity_with_noise_on_the_value_alone() -> None:
     assert html.count('class="noise"') == 3  # muon, lion, slow: sgd has no ratio
     assert html.count('<span class="lane scale"') == 4
     accuracy = {"name": "accuracy", "unit": "", "better": "higher", "stage": ""}
-    assert "accuracy: right of 1 is better" in text_of(examples.study(measure=accuracy))
+    turned = text_of(examples.study(measure=accuracy))
+    assert "accuracy: right of 1 is better" in turned and "seconds: left of 1 is better" in turned
     assert 'class="noise"' not in text_of(EXAMPLES["one pair"]) and "grey band" not in text_of(EXAMPLES["one pair"])
 
 

@@ -52,7 +52,8 @@ def test_higher_is_better_turns_the_order_round() -> None:
 
 
 def test_costs_noise_and_warnings_are_said() -> None:
-    lines = lines_of(EXAMPLES["full"])
+    full = EXAMPLES["full"]
+    lines = lines_of(full)
     # five runs of 12.125 + seed / 4 seconds are 64.375 s, of 1.25e12 FLOP 6.25e12
     assert row(lines, "muon", "90.5 s").split() == [
         "muon",
@@ -74,10 +75,12 @@ def test_costs_noise_and_warnings_are_said() -> None:
     assert "warning: muon: best lr 0.03 lies at the edge of its range" in lines
     assert "warning: sgd: 5 of 5 runs diverged" in lines
     assert len([line for line in lines if line.startswith("warning: ")]) == 3
+    named = {**full["arms"][1], "warnings": ["muon diverged in 1 of 5 runs"]}
+    assert "warning: muon diverged in 1 of 5 runs" in lines_of({**full, "arms": [full["arms"][0], named]})
     assert (
         "muon, bits per byte: stopped early at 4 pairs" in lines and "sgd, bits per byte: 5 of 5 runs diverged" in lines
     )
-    assert "slow, tokens to 2.4: slow did not reach the target" in lines
+    assert "slow, tokens to 2.4, FLOP to 2.4: slow did not reach the target" in lines
     assert "again: make study STUDY=studies/optimizers.yaml" in lines
     assert "Intel Xeon, 2 cores, avx512, commit 21855c9, 2026-11-28" in lines
 
@@ -87,6 +90,17 @@ def test_what_is_spent_to_the_target_stands_beside_what_it_is() -> None:
     assert "  0.713  0.662 to 0.763  0.677 to 0.753  better" in row(lines, "muon", "tokens to 2.4")
     assert "cannot be compared" in row(lines, "slow", "tokens to 2.4")
     assert row(lines, "muon", "FLOP to 2.4") and row(lines, "muon", " seconds ")
+
+
+def test_what_is_spent_stands_by_quantity_and_then_as_arms_do() -> None:
+    full = examples.study()
+    spent = [c for c in full["comparisons"][4:] if (c["arm"], c["quantity"]) != ("slow", "flop_to_target")]
+    swapped = [*full["comparisons"][:4], *reversed(spent)]
+    lines = lines_of({**full, "comparisons": swapped})
+    place = lines.index(next(line for line in lines if "quantity" in line)) + 1
+    assert [tuple(line.split("  ")[:1] + line.split()[1:2]) for line in lines[place : place + 5]] == [
+        ("muon", "seconds"), ("muon", "tokens"), ("lion", "tokens"), ("slow", "tokens"), ("muon", "FLOP"),
+    ]  # fmt: skip
 
 
 def test_the_best_trial_stands_with_its_parameters() -> None:
