@@ -29,7 +29,7 @@ def attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, documents: Documen
         # heads repeated by hand: torch's enable_gqa leaves the fused CPU path (torch 2.13)
         k_BTKE, v_BTKE = cpu.repeated(k_BTKE, H), cpu.repeated(v_BTKE, H)
     if documents is None:
-        if q_BTHE.is_cuda or T not in cpu.ROWS or torch.compiler.is_compiling():
+        if q_BTHE.is_cuda or torch.compiler.is_compiling() or not cpu.in_strips(T):
             if q_BTHE.is_cuda and v_BTKE.dtype == torch.float32:
                 # no fused kernel of torch 2.11 to 2.13 takes grouped heads in fp32: flash and cuDNN want 16 bits, the
                 # memory-efficient one as many heads of each; the plain path would hold H x T x T scores

@@ -18,11 +18,14 @@ from kernels.attention.documents import bounds_of
 
 # strips of 128 cost 1.0 to 1.4 times as much up to 1024 tokens, most for short documents, and 0.93 to 0.98 at 2048
 STRIP = 64
+# by the instructions that torch uses: with AVX-512 (Intel Xeon) 8192 tokens of 4 heads of 64 take 104 ms, 139 in strips of 64,
+# at a mean of 250, 127 and 170 at 512, and at a mean of 60 as long
+STRIPS = {"AVX512": 256}
 # short documents of one length that go together: gathering them costs more than the calls saved if they are fewer, and of 512
 # documents of mean length 15 it saves 0.36 of the time
 COMMON = 4
 # lengths of whole rows that strips are quicker for, too: 16 rows of 512 tokens and 4 heads of 64 take 89 ms, 110 in one call;
-# of 256 as long either way, of 1024 149 and 152
+# of 256 as long either way, of 1024 149 and 152. With AVX-512 one call takes 98 and strips 127 to 156.
 ROWS = range(257, 513)
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -35,34 +38,44 @@ def repeated(x: Tensor, heads: int) -> Tensor:
     return x.unsqueeze(-2).expand(*outer, K, heads // K, E).flatten(-3, -2)
 
 
-def groups(bounds: list[int]) -> Iterator[tuple[int, slice | Tensor]]:
+def strip_length() -> int:
+    """Queries of a strip on this machine."""
+    return STRIPS.get(torch.backends.cpu.get_cpu_capability(), STRIP)
+
+
+def in_strips(length: int) -> bool:
+    """Whether whole rows of this length are quicker in strips than in one call."""
+    return length in ROWS and strip_length() == STRIP
+
+
+def groups(bounds: list[int], strip: int) -> Iterator[tuple[int, slice | Tensor]]:
     """(length, tokens) of each document; short ones of a length that is common go together."""
     by_length: dict[int, list[int]] = {}
     for start, end in pairwise(bounds):
         by_length.setdefault(end - start, []).append(start)
     for length, starts in by_length.items():
-        if length > STRIP or len(starts) < COMMON:
+        if length > strip or len(starts) < COMMON:
             yield from ((length, slice(start, start + length)) for start in starts)
         else:
             yield length, (torch.tensor(starts)[:, None] + torch.arange(length)).flatten()
 
 
-def strips(length: int, mask: Tensor | None) -> Iterator[tuple[slice, slice, Tensor | None]]:
+def strips(length: int, strip: int, mask: Tensor | None) -> Iterator[tuple[slice, slice, Tensor | None]]:
     """(queries, keys, mask) of each strip; the first is a square, so that it needs no mask but is_causal."""
-    yield slice(0, STRIP), slice(0, STRIP), None
-    for begin in range(STRIP, length, STRIP):
+    yield slice(0, strip), slice(0, strip), None
+    for begin in range(strip, length, strip):
         assert mask is not None
-        end, zeros = min(begin + STRIP, length), mask.shape[1] - STRIP
+        end, zeros = min(begin + strip, length), mask.shape[1] - strip
         yield slice(begin, end), slice(0, end), mask[: end - begin, zeros - begin : zeros + end - begin]
 
 
-def mask_of(bounds: list[int], like: Tensor) -> Tensor | None:
+def mask_of(bounds: list[int], strip: int, like: Tensor) -> Tensor | None:
     """What the strips of the longest document cut their masks from: zeros, then a triangle. None: one strip is enough."""
     longest = max(end - start for start, end in pairwise(bounds))
-    if longest <= STRIP:
+    if longest <= strip:
         return None
-    triangle = torch.full((STRIP, STRIP), -torch.inf, dtype=like.dtype).triu(1)
-    return torch.cat((triangle.new_zeros(STRIP, longest), triangle), dim=1)
+    triangle = torch.full((strip, strip), -torch.inf, dtype=like.dtype).triu(1)
+    return torch.cat((triangle.new_zeros(strip, longest), triangle), dim=1)
 
 
 def forward(q_NHE: Tensor, k_NHE: Tensor, v_NHE: Tensor, starts_N: Tensor, ends_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,12 +87,13 @@ def forward(q_NHE: Tensor, k_NHE: Tensor, v_NHE: Tensor, starts_N: Tensor, ends_
     N, H, _ = q_NHE.shape
     bounds, mixed_NHE = bounds_of(starts_N), q_NHE.new_empty(q_NHE.shape)
     logsumexp_HN = q_NHE.new_empty((H, N), dtype=_wide(q_NHE))
-    mask = mask_of(bounds, q_NHE)
-    for length, tokens in groups(bounds):
+    strip = strip_length()
+    mask = mask_of(bounds, strip, q_NHE)
+    for length, tokens in groups(bounds, strip):
         q, k, v = (_documents(x, tokens, length) for x in (q_NHE, k_NHE, v_NHE))
         places = [mixed_NHE, _columns(logsumexp_HN)]
         mixed, logsumexp = rooms = [_room(x, tokens, length) for x in places]
-        for queries, keys, hidden in strips(length, mask):
+        for queries, keys, hidden in strips(length, strip, mask):
             seen = q[:, :, queries], k[:, :, keys], v[:, :, keys]
             mixed[:, :, queries], logsumexp[:, :, queries, 0] = _forward(*seen, 0.0, hidden is None, attn_mask=hidden)
         for whole, part in zip(places, rooms, strict=True):
@@ -98,14 +112,14 @@ def backward(
     logsumexp_HN: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(dq_NHE, dk_NHE, dv_NHE)."""
-    bounds = bounds_of(starts_N)
-    given, mask = [q_NHE, k_NHE, v_NHE, mixed_NHE, grad_NHE, _columns(logsumexp_HN)], mask_of(bounds, q_NHE)
+    bounds, strip = bounds_of(starts_N), strip_length()
+    given, mask = [q_NHE, k_NHE, v_NHE, mixed_NHE, grad_NHE, _columns(logsumexp_HN)], mask_of(bounds, strip, q_NHE)
     # a key's gradient is a sum over strips, which bfloat16 would round after each
     grads = [x.new_empty(x.shape, dtype=_wide(x)) for x in (q_NHE, k_NHE, v_NHE)]
-    for length, tokens in groups(bounds):
+    for length, tokens in groups(bounds, strip):
         q, k, v, mixed, grad, logsumexp = (_documents(x, tokens, length) for x in given)
         dq, dk, dv = parts = [_room(x, tokens, length) for x in grads]
-        for queries, keys, hidden in reversed(list(strips(length, mask))):
+        for queries, keys, hidden in reversed(list(strips(length, strip, mask))):
             seen = q[:, :, queries], k[:, :, keys], v[:, :, keys], mixed[:, :, queries], logsumexp[:, :, queries, 0]
             more = _backward(grad[:, :, queries], *seen, 0.0, hidden is None, attn_mask=hidden)
             dq[:, :, queries] = more[0]

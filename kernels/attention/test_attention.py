@@ -68,7 +68,16 @@ def assert_equals_the_reference(f: Function, parts: list[Tensor], grad: Tensor, 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize(("rows", "bounds"), SHAPES)
-def test_cpu_equals_the_reference(rows: int, bounds: list[int], heads: tuple[int, int], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("strip", [16, 64, 256])
+def test_cpu_equals_the_reference(
+    strip: int,
+    rows: int,
+    bounds: list[int],
+    heads: tuple[int, int],
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpu, "STRIPS", {torch.backends.cpu.get_cpu_capability(): strip})
     parts, grad = inputs(rows, bounds[-1] // rows, heads, dtype=dtype)
     assert_equals_the_reference(packed, parts, grad, torch.tensor(bounds))
     edges = torch.arange(rows + 1) * (bounds[-1] // rows)
@@ -282,7 +291,7 @@ def test_gradients_of_any_layout_and_of_some_inputs() -> None:
 
 
 def test_short_documents_of_one_length_go_together() -> None:
-    (two, these), (long, there), (one, last) = cpu.groups([0, 2, 102, 104, 106, 108, 109])
+    (two, these), (long, there), (one, last) = cpu.groups([0, 2, 102, 104, 106, 108, 109], 64)
     assert isinstance(these, Tensor)
     assert (two, these.tolist()) == (2, [0, 1, 102, 103, 104, 105, 106, 107])
     assert (long, there, one, last) == (100, slice(2, 102), 1, slice(108, 109))
