@@ -24,6 +24,7 @@ from prefect.states import Cancelling, Crashed
 
 from flows.agents.agent import LOGGER
 from flows.agents.order import Answer
+from tasks.runner.say import say as tell
 
 POLL_SECONDS = 1.0
 # An agent that has taken an order begins within seconds, on a busy machine of two cores within 40.
@@ -119,7 +120,7 @@ class Sent:
             self._await_last_lines(run)
             for line in answer.tail if answer.code else []:
                 if line not in self._said.values():
-                    print(line, flush=True)
+                    tell(line)
             return Outcome(agent, answer)
         if state.is_cancelled() or state.is_failed():
             return Outcome(agent, Answer(code=1, tail=[say(f"the agent's run ended as {state.name}: {state.message}")]))
@@ -190,5 +191,5 @@ def claimed_by_nobody_known(run: FlowRun) -> bool:
 
 def say(line: str) -> str:
     """Print a line at once, and give it back."""
-    print(line, flush=True)
+    tell(line)
     return line

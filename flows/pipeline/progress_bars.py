@@ -9,6 +9,7 @@ from tqdm import tqdm
 from flows.pipeline.progress_artifacts import ProgressArtifacts
 from flows.stage.process import PROGRESS
 from tasks.runner.progress import clock
+from tasks.runner.say import say
 
 LINE_SECONDS = 5.0
 
@@ -68,4 +69,4 @@ class Bars:
         if self._terminal:
             tqdm.write(text)
         else:
-            print(text, flush=True)
+            say(text)

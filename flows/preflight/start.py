@@ -20,6 +20,7 @@ from tasks.core.config import ConfigError, read_params
 from tasks.report.words import counted
 from tasks.runner.graph import Entry, before, graph_of
 from tasks.runner.rooms import part_of, room_of
+from tasks.runner.say import say as tell
 
 Say = Callable[[str], None]
 Meanwhile = Callable[[], None]
@@ -31,7 +32,7 @@ def nothing() -> None:
 
 def shown(line: str) -> None:
     """A line of preflight as the terminal has it, beside the lines of stages."""
-    print(f"{'preflight':>18} | {line}", flush=True)
+    tell(f"{'preflight':>18} | {line}")
 
 
 def preflight(

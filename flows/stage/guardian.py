@@ -16,6 +16,7 @@ from tasks.runner.guardian import lock_signature
 from tasks.runner.key import file_md5
 from tasks.runner.lock import entries_of
 from tasks.runner.recorded import claim_of, path_of
+from tasks.runner.say import say
 
 
 def main() -> int:
@@ -23,7 +24,7 @@ def main() -> int:
     while not is_recorded(root, address, before) and is_alive(pid):
         time.sleep(0.02)  # between two looks: what is waited for is DVC's writing or its end
     for line in take_out(root):
-        print(line, file=sys.stderr, flush=True)
+        say(line, error=True)
     return 0
 
 

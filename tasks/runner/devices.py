@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from tasks.runner import own
 from tasks.runner.graph import Entry
 from tasks.runner.own import open_lock
+from tasks.runner.say import say
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 LOOK_AGAIN_SECONDS = 0.2
@@ -52,7 +53,7 @@ def device_locks(entry: Entry, ranks: int = 1, launched: bool = False) -> Iterat
         return
     held = _when_free(names[:wanted] if launched else names, wanted, own.device_locks(), entry.address)
     os.environ[VISIBLE] = ",".join(held)
-    print(f"{entry.address}: on GPU {', '.join(held)} of {len(names)}", flush=True)
+    say(f"{entry.address}: on GPU {', '.join(held)} of {len(names)}")
     try:
         yield
     finally:
@@ -73,7 +74,7 @@ def _when_free(names: Sequence[str], wanted: int, folder: Path, address: str) ->
     while not (held := free(names, wanted, folder)):
         if not waits:
             what = "a GPU" if wanted == 1 else f"{wanted} GPUs"
-            print(f"{address}: waiting for {what} of {', '.join(names)}: other stages hold the rest", flush=True)
+            say(f"{address}: waiting for {what} of {', '.join(names)}: other stages hold the rest")
             waits = True
         time.sleep(LOOK_AGAIN_SECONDS)
     return held

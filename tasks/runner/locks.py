@@ -10,6 +10,7 @@ from typing import Any
 from tasks.core.process import cores
 from tasks.runner.devices import works_on_a_device
 from tasks.runner.own import open_lock
+from tasks.runner.say import say
 from tasks.runner.settings import SHARED_LOCKS, WORKERS
 
 LOCKS = Path(".scratch/locks")
@@ -25,7 +26,7 @@ def lock(name: str, folder: Path = LOCKS) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"{name}: waiting for another process that holds {path}", flush=True)
+            say(f"{name}: waiting for another process that holds {path}")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -58,6 +59,6 @@ def slot(meta: dict[str, Any]) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
         else:
-            print("waiting for another stage to end (TOKENMILL_WORKERS says how many may run at once)", flush=True)
+            say("waiting for another stage to end (TOKENMILL_WORKERS says how many may run at once)")
             fcntl.flock(files[os.getpid() % len(files)], fcntl.LOCK_EX)
         yield

@@ -5,6 +5,7 @@ import time
 
 from tqdm import tqdm
 
+from tasks.runner.say import say
 from tasks.runner.settings import PROGRESS
 
 # Nothing is shown for what ends within a second; plain lines come every 5 s, the flow's twice a second.
@@ -67,7 +68,7 @@ class Progress:
             self._say(" ".join(word for word in words if word), now)
 
     def _say(self, line: str, now: float) -> None:
-        print(line, flush=True)
+        say(line)
         self._said = now
 
     def close(self) -> None:

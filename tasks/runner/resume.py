@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lm.files import write_json
 from tasks.runner.machine import apart
+from tasks.runner.say import say
 from tasks.runner.settings import RESUME
 
 MACHINE = "machine.json"
@@ -34,13 +35,12 @@ def take_up(address: str, folder: Path, here: dict[str, str]) -> dict[str, str]:
     if step and (lines := apart(there, here)):
         if anyway or not _decides(there, here):
             went_on.append(f"at step {step}: {'; '.join(lines)}")
-            print(f"{address}: goes on at step {step} in another way than it began: {_short(lines)}", flush=True)
+            say(f"{address}: goes on at step {step} in another way than it began: {_short(lines)}")
         else:
             kept = _set_aside(folder)
-            print(
+            say(
                 f"{address}: the checkpoint of step {step} is of another kind of machine, which ends in other bytes "
-                f"({_short(lines)}): starts anew; {RESUME.name}=anyway goes on from it, and it stays in {kept} until then",
-                flush=True,
+                f"({_short(lines)}): starts anew; {RESUME.name}=anyway goes on from it, and it stays in {kept} until then"
             )
             went_on = []
     folder.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,7 @@ from tasks.runner.record import made_by
 from tasks.runner.recorded import path_of, text_of
 from tasks.runner.resume import aside, take_up
 from tasks.runner.rooms import config_of, room_of
+from tasks.runner.say import say
 from tasks.runner.tracker import Tracker
 
 SCRATCH = Path(".scratch")
@@ -119,9 +120,7 @@ def stage_called(arguments: list[str]) -> tuple[str, type[Config], Callable[...,
     with no_collection():  # 0.25 of the 1.8 s that those with torch take
         room = room_of(name) if name and name.isidentifier() else None
     if not name or room is None:
-        print(
-            f"python -m tasks.runner: no stage {name!r}: a stage is a folder of tasks/ with a stage.py", file=sys.stderr
-        )
+        say(f"python -m tasks.runner: no stage {name!r}: a stage is a folder of tasks/ with a stage.py", error=True)
         sys.exit(BAD_CONFIG)
     return name, config_of(name), room.run, item
 
@@ -159,25 +158,25 @@ def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]], it
         inputs.check_unchanged()  # once more: the store of runs may have taken its time
         watch_over(entry)
     except Changed as error:
-        print(error, file=sys.stderr)
+        say(error, error=True)
         sys.exit(1)
     except (ConfigError, FloatingPointError) as error:  # neither goes away by trying again
         # the others met the same; torchrun ends all when one has ended, so there the first may never come to say it
         if int(os.environ.get("RANK", "0")) == 0 or "TORCHELASTIC_RUN_ID" in os.environ:
-            print(error if isinstance(error, ConfigError) else f"{address}: {error}", file=sys.stderr)
+            say(error if isinstance(error, ConfigError) else f"{address}: {error}", error=True)
         sys.exit(BAD_CONFIG)
     except OSError as error:
         if not _is_full(error):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(
+        say(
             f"{address}: {where}{error.strerror or error}; make room and run it again: nothing finished is lost",
-            file=sys.stderr,
+            error=True,
         )
         sys.exit(1)
     except Stopped:
         with suppress(OSError):  # its reader may be what ended
-            print(f"{address}: stopped; the next run continues from what it has saved", file=sys.stderr, flush=True)
+            say(f"{address}: stopped; the next run continues from what it has saved", error=True)
         # torch imports when Python exits, and a stage was seen to wait for ever there for an import lock: probably that of an
         # import which the signal had cut short.
         os._exit(STOPPED)

@@ -1,7 +1,6 @@
 """A stage's own record of its run: handed to the process that runs the pipeline, else kept by a thread here."""
 
 import os
-import sys
 import threading
 import time
 from queue import SimpleQueue
@@ -10,6 +9,7 @@ from typing import Any
 from tasks.runner.graph import Entry
 from tasks.runner.names import flatten
 from tasks.runner.record import PARENT_RUN, process_tags
+from tasks.runner.say import say
 from tasks.runner.tracking import CLOSE_SECONDS, enabled, guarded, record
 from tasks.runner.tracking_events import Answer, Begin, End, Event, Made, Point, Said, Samples
 from tasks.runner.tracking_socket import RECORDER, sent
@@ -53,7 +53,7 @@ class Tracker:
             self._events.put(end)
             self._thread.join(CLOSE_SECONDS)
             if self._thread.is_alive():
-                print(f"warning: tracking: gave up after {CLOSE_SECONDS:.0f} s", file=sys.stderr, flush=True)
+                say(f"warning: tracking: gave up after {CLOSE_SECONDS:.0f} s", error=True)
 
     def _tell(self, entry: Entry, key: str, md5s: dict[str, str], params: dict[str, Any]) -> None:
         tags = process_tags() | {"dvc.stage": entry.address, "stage.key": key, "dvc.out": " ".join(entry.outs)}
@@ -69,7 +69,7 @@ class Tracker:
             case Made():
                 self._made = message
             case Said(line):
-                print(line, file=sys.stderr, flush=True)
+                say(line, error=True)
 
 
 def _now() -> int:

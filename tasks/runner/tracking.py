@@ -8,7 +8,6 @@ TOKENMILL_TRACKING=off switches it off.
 import fcntl
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from tasks.runner.names import flatten, lawful, shortened
 from tasks.runner.own import open_lock, stand_ins
 from tasks.runner.proxies import without_proxy
 from tasks.runner.record import process_tags
+from tasks.runner.say import say
 from tasks.runner.settings import TRACKING
 from tasks.runner.tracking_events import Answer, Begin, End, Event, Made, Point, Said, Samples, all_that_wait
 from tasks.runner.unended import Ending, forget, note, noted
@@ -47,7 +47,7 @@ def enabled() -> bool:
 
 
 def _print(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    say(line, error=True)
 
 
 def guarded(what: str, work: Callable[[], Result], say: Callable[[str], None] = _print) -> Result | None:
@@ -108,7 +108,7 @@ def _experiment(client: Any) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found and found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
-        print(f"tracking: the experiment {EXPERIMENT} was deleted; it is restored, with its runs", flush=True)
+        say(f"tracking: the experiment {EXPERIMENT} was deleted; it is restored, with its runs")
     if found:
         return found.experiment_id
     here = None if "MLFLOW_TRACKING_URI" in os.environ else Path("mlflow/store/artifacts").absolute().as_uri()

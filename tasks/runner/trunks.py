@@ -31,6 +31,7 @@ from tasks.core.log import Log
 from tasks.runner.graph import read_graph
 from tasks.runner.key import dependency_md5s, memo_key, signature
 from tasks.runner.machine import hardware
+from tasks.runner.say import say
 from tasks.runner.settings import TRUNKS, TRUNKS_SIZE
 
 # What the links of a chain say of every step, so that it need not be the same for all of them
@@ -61,7 +62,7 @@ def trunks_of(
         return None
     if not branching(config, steps):
         name = config.schedule.name
-        print(f"{stage}: shares no trunk: with {name} every step depends on their number, with wsd not", flush=True)
+        say(f"{stage}: shares no trunk: with {name} every step depends on their number, with wsd not")
         return None
     found = code_of(stage, log)
     if found is None:
