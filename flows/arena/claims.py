@@ -6,7 +6,7 @@ import shlex
 import sys
 from datetime import date
 from difflib import get_close_matches
-from json import dumps
+from json import dumps, loads
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,6 @@ def read(root: Path) -> dict[str, Claim]:
 
 def known(root: Path) -> list[dict[str, Any]]:
     """The rows that there are."""
-    from json import loads
-
     path = root / ROWS
     return [loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
 
@@ -123,10 +121,10 @@ def row(name: str, claim: Claim, result: dict[str, Any] | None, today: str) -> d
 def write(root: Path, rows: list[dict[str, Any]]) -> None:
     """Rows, docs and page, each whole."""
     text = "".join(dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows)
-    links = {row["study"]: f"{row['study']}/index.html" for row in rows if row["study"]}
+    studies = {row["study"] for row in rows if row["study"]}
     write_text(root / ROWS, text)
-    write_text(root / DOCS, claims_markdown.markdown(text))
-    write_text(root / PAGE, claims_page.page(text, links))
+    write_text(root / DOCS, claims_markdown.markdown(text, {study: f"../{STUDIES}/{study}.yaml" for study in studies}))
+    write_text(root / PAGE, claims_page.page(text, {study: f"{study}/index.html" for study in studies}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Laws fitted over the runs of a study's result, by the name of the law; flows/arena/fits has the laws."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from flows.arena import fits
@@ -36,7 +37,7 @@ def each_curve(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Callable
     for arm in result["arms"]:
         for run in runs_of(arm)[:1]:
             tokens, _, losses = zip(*run["curve"], strict=True)
-            yield arm["name"], lambda tokens=tokens, losses=losses: law(tokens, losses, AHEAD * max(tokens))
+            yield arm["name"], partial(law, tokens, losses, AHEAD * max(tokens))
 
 
 def beside_baseline(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Callable[[], Law]]]:
@@ -49,7 +50,7 @@ def beside_baseline(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Cal
         ends[arm["name"]] = [list(numbers) for numbers in zip(*points, strict=True)]
     for name, found in ends.items():
         if name != result["baseline"]:
-            yield name, lambda found=found: law(*ends[result["baseline"]], *found)
+            yield name, partial(law, *ends[result["baseline"]], *found)
 
 
 def to_the_target(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Callable[[], Law]]]:

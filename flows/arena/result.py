@@ -1,5 +1,6 @@
 """What a study found, as it is stored and shown: result.json. flows/arena/pages draws it."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from flows.arena.doubts import doubts_of
 from flows.arena.outcomes import Outcome
 from flows.arena.race import Arm, Raced, decided
+from flows.arena.statistics.power import POWER, largest_sd, pairs_needed, smallest_ratio
+from flows.arena.statistics.ratios import MIN_PAIRS
 from flows.arena.statistics.sequential import compare_at
 from flows.arena.statistics.to_target import Reached, to_target
 from flows.arena.study import Study
@@ -50,6 +53,7 @@ def result_of(study: Study, raced: Raced, told: Told) -> dict[str, Any]:
         "arms": [{**arm_of(study, arm), "warnings": every.get(arm.name, [])} for arm in raced.arms.values()],
         "comparisons": [row for arm in others for row in beside(study, raced, arm)],
         "noise": next(beside(study, raced, raced.again)),
+        "power": power(study, raced),
         "warnings": every.get("", []),
     }
 
@@ -96,6 +100,28 @@ def reached(study: Study, outcome: Outcome) -> Reached | None:
     return to_target(curve(outcome), study.target, outcome.flop / max(outcome.tokens, 1))
 
 
+def power(study: Study, raced: Raced) -> dict[str, Any] | None:
+    """What so many seeds can tell with probability POWER: the ratio nearest to 1, and how many seeds a gain of 1% takes; by the
+    spread of the pairs of all arms, of which few pairs show too little: its 80% bound. None where there is no ratio."""
+    each = [decided(study, raced, arm).comparison for arm in raced.arms.values() if arm.name != study.baseline]
+    spread = [(one.pairs - 1, one.sd) for one in each if one.scale == "ratio" and one.sd and one.pairs >= MIN_PAIRS]
+    if not spread:
+        return None
+    free = sum(count for count, _ in spread)
+    sd = largest_sd(math.sqrt(sum(count * sd**2 for count, sd in spread) / free), free + 1)
+    return {
+        "power": POWER,
+        "ratio": 1 / smallest_ratio(study.seeds, sd, study.level, looks=study.looks),
+        "seeds_for_1_percent": pairs_needed(0.99, sd, study.level, looks=study.looks),
+    }
+
+
+def at_target(study: Study, outcome: Outcome, name: str) -> float | None:
+    """What of tokens, FLOP or seconds the run had spent when it reached the target; None where it did not."""
+    there = reached(study, outcome)
+    return float(getattr(there, name)) if there else None
+
+
 def beside(study: Study, raced: Raced, arm: Arm) -> Iterator[dict[str, Any]]:
     """The rows of an arm beside the baseline: the measure, then what it took to the target, then seconds of a run."""
     found = decided(study, raced, arm)
@@ -103,9 +129,7 @@ def beside(study: Study, raced: Raced, arm: Arm) -> Iterator[dict[str, Any]]:
     fixed = {"arm": arm.search, "baseline": study.baseline, "stopped_early": found.stopped_early}
     yield {**fixed, "quantity": "value", **found.comparison.row()}
     for name in TO_TARGET if study.target is not None else ():
-        ends = [
-            tuple(getattr(there, name) if (there := reached(study, run)) else None for run in pair) for pair in both
-        ]
+        ends = [(at_target(study, one, name), at_target(study, other, name)) for one, other in both]
         said = compare_at(ends, raced.looks, study.level, lost="did not reach the target")
         yield {**fixed, "quantity": f"{name}_to_target", **said.row()}
     seconds = compare_at([(one.seconds, other.seconds) for one, other in both], raced.looks, study.level)

@@ -26,7 +26,9 @@ def proposals(ranges: dict[str, Range], trials: int, seed: int, told: Sequence[f
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=1, constant_liar=True)
     search = optuna.create_study(sampler=sampler)
-    space = {name: optuna.distributions.FloatDistribution(*ranges[name], log=True) for name in sorted(ranges)}
+    space: dict[str, optuna.distributions.BaseDistribution] = {
+        name: optuna.distributions.FloatDistribution(*ranges[name], log=True) for name in sorted(ranges)
+    }
     evenly = math.ceil(trials * EVENLY)
     for number in range(evenly):
         search.enqueue_trial(spread(ranges, number, evenly))

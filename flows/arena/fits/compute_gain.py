@@ -55,8 +55,9 @@ class ComputeGain(Resampling):
         runs, laws = [], []
         for stream, (side, (flop, losses)) in enumerate(given):
             try:
-                runs.append(columns(flop=flop, losses=losses))
-                laws.append(fit_law(self, "flop", *runs[-1], stream)[0])
+                spent, loss = columns(flop=flop, losses=losses)
+                runs.append((spent, loss))
+                laws.append(fit_law(self, "flop", spent, loss, stream)[0])
             except CannotFit as error:
                 raise CannotFit(f"{side}: {error}") from None
         values = np.concatenate([law.values for law in laws])

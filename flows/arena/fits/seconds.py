@@ -69,7 +69,8 @@ class Seconds(Resampling):
             parameters=parameters, copies=copies, tokens=tokens, seconds=seconds, losses=losses
         )
         if len(np.unique(count)) == 1:
-            law, _ = fit_law(self, "tokens", *columns(tokens=seen, losses=loss))
+            by_tokens, losses_by_tokens = columns(tokens=seen, losses=loss)
+            law, _ = fit_law(self, "tokens", by_tokens, losses_by_tokens)
             place = [0, 3, 4]
             values, draws = np.zeros(len(NAMES)), np.zeros((self.resamples, len(NAMES)))
             values[place], draws[:, place] = law.values, law.draws

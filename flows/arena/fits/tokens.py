@@ -22,4 +22,5 @@ class Tokens(Resampling):
 
         Raises CannotFit for fewer than 4 different tokens, equal losses, and losses that do not fall.
         """
-        return fit_law(self, "tokens", *columns(tokens=tokens, losses=losses))[0]
+        seen, loss = columns(tokens=tokens, losses=losses)
+        return fit_law(self, "tokens", seen, loss)[0]

@@ -152,7 +152,7 @@ def warnings(study: Study) -> list[str]:
 
 
 def noise(study: Study) -> str:
-    """Sentence on how far the baseline is from itself."""
+    """How far the baseline is from itself, and what can be told apart beside that."""
     found = study.noise
     if found is None:
         return "Noise floor: not measured."
@@ -160,7 +160,13 @@ def noise(study: Study) -> str:
     ends = f"t {t}, bootstrap {bootstrap}, {counted(found.pairs, 'pair')}"
     is_ratio = found.ratio is not None or found.difference is None
     of = "against itself is" if is_ratio else "differs from itself by"
-    return f"Noise floor: {study.baseline} {of} {figure.removeprefix(DIFFERENCE)} ({ends})."
+    said = f"Noise floor: {study.baseline} {of} {figure.removeprefix(DIFFERENCE)} ({ends})."
+    if study.power is None:
+        return said
+    return (
+        f"{said} By the spread of pairs {counted(study.seeds, 'seed')} find a gain of {1 - study.power.ratio:.1%} in "
+        f"{study.power.power:.0%} of studies; one of 1% takes {study.power.seeds_for_1_percent}."
+    )
 
 
 def command(study: Study) -> str:

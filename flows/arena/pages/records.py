@@ -130,9 +130,17 @@ class Comparison(Estimate):
     why: Text = ""
 
 
+class Power(Record):
+    """What so many pairs tell apart with this probability: the ratio nearest to 1, and the seeds that a gain of 1% takes."""
+
+    power: float
+    ratio: float
+    seeds_for_1_percent: int
+
+
 class Study(Record):
     """A whole result.json. command: what runs it again; parameters: learned numbers of the model; tokens, steps: of a run;
-    noise: the baseline against itself, a ratio that no method has made.
+    noise: the baseline against itself, a ratio that no method has made; power: what the seeds can tell.
     """
 
     name: Text
@@ -155,6 +163,7 @@ class Study(Record):
     arms: tuple[Arm, ...]
     comparisons: tuple[Comparison, ...] = ()
     noise: Estimate | None = None
+    power: Power | None = None
     warnings: tuple[Text, ...] = ()
 
 

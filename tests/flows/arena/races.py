@@ -47,21 +47,10 @@ def losses(gain: dict[str, float], noise: float, salt: int = 0) -> Callable[[Job
         )
         curve = tuple((100.0 * step, value + 5.0 * math.exp(-step)) for step in range(1, 11))
         return Outcome(
-            "",
-            job.arm,
-            job.tuned,
-            job.seed,
-            value,
-            10.0,
-            1e9,
-            1000,
-            500,
-            2000,
-            f"data {job.seed}",
-            curve,
-            (1.0, 0.0),
-            700.0,
-        )
+            "", job.arm, job.tuned, job.seed, value,
+            seconds=10.0, flop=1e9, tokens=1000, parameters=500, size_bytes=2000, data=f"data {job.seed}",
+            curve=curve, rates=(1.0, 0.0), decays_from=700.0,
+        )  # fmt: skip
 
     return run
 

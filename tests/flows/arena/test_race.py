@@ -72,13 +72,13 @@ def test_a_race_that_was_stopped_asks_for_what_is_left(stop: int) -> None:
 
 
 def test_the_same_method_under_two_names_ties() -> None:
-    """In at least 95 of 100 races of 200 that are cheap: 190, less three standard deviations of a binomial."""
+    """In at least 95% of 200 races that are cheap; seen: 194."""
     found = [
         verdicts(result_of(asked, raced(asked, losses({}, 0.004, salt)), TOLD))["muon"]
         for salt in range(200)
         for asked in [study()]
     ]
-    assert found.count("no difference") >= 190 - 9, {verdict: found.count(verdict) for verdict in set(found)}
+    assert found.count("no difference") >= 190, {verdict: found.count(verdict) for verdict in set(found)}
 
 
 def test_a_gain_is_found_and_a_loss_too() -> None:
@@ -89,6 +89,23 @@ def test_a_gain_is_found_and_a_loss_too() -> None:
     early = {row["arm"]: row["stopped_early"] for row in result["comparisons"] if row["quantity"] == "value"}
     assert early == {"muon": True, "lion": True}  # so clear a case needs no more than the first look
     assert [len(arm["runs"]) for arm in result["arms"]] == [5, 3, 3]
+
+
+def test_a_gain_of_one_percent_is_found_by_as_many_seeds_as_a_study_names() -> None:
+    """A study of three seeds names a number; nine in ten studies of that many find the gain, and few of three."""
+    small = study(tune={}, seeds=3)
+    named = result_of(small, raced(small, losses({}, 0.004, 7)), TOLD)["power"]["seeds_for_1_percent"]
+    asked = study(tune={}, seeds=named)
+    found = [
+        verdicts(result_of(asked, raced(asked, losses({"muon": 0.99}, 0.004, salt)), TOLD))["muon"]
+        for salt in range(100)
+    ]
+    few = study(tune={}, seeds=3)
+    missed = [
+        verdicts(result_of(few, raced(few, losses({"muon": 0.99}, 0.004, salt)), TOLD))["muon"] for salt in range(100)
+    ]
+    assert found.count("better") >= 90 - 9  # three standard deviations of a binomial of 100
+    assert missed.count("better") < 60
 
 
 def test_a_baseline_whose_rate_is_pinned_is_said() -> None:
