@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from flows.arena.defaults import defaults
 from flows.arena.study import METHOD, Range, Study, read_study
 from lm.config import ConfigError, mistakes
 from tasks.runner.rooms import config_of
@@ -14,7 +15,6 @@ from tasks.runner.rooms import config_of
 # A rate is tried over this range beside what a method has by default, on a log scale: AdamW's best of four at a laptop's
 # size was 3 times its default, Muon's a third.
 AROUND = 8.0
-COMMON_RATE = "pretrain.optimizer.lr"  # tuned for methods that have no rate of their own
 
 
 def study_of(root: Path, asked: argparse.Namespace) -> tuple[str, Study]:
@@ -106,4 +106,4 @@ def ranges_of(room: str, method: type[BaseModel]) -> dict[str, Range]:
     own = {name: field.default for name, field in method.model_fields.items() if name == "lr" or name.endswith("_lr")}
     if own:
         return {f"{room}.{name}": (rate / AROUND, rate * AROUND) for name, rate in own.items()}
-    return {COMMON_RATE: (0.005 / AROUND, 0.005 * AROUND)}
+    return {defaults().rate: (0.005 / AROUND, 0.005 * AROUND)}

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import torch
 
+from flows.arena.defaults import defaults
 from flows.arena.study import Study
 from flows.forecast.forecasts import works_of
 from flows.params.compose import compose
 from lm.training.flops import flops_per_token
 from tasks.core.config import ConfigError
 
-STAGE, TOKENS = "pretrain", "curriculum.tokens"
 CALIBRATION_STEPS = 20  # of a run that measures how fast an arm trains here
 
 
@@ -21,7 +21,8 @@ def tokens_of(root: Path, study: Study, arm: str, tokens_per_second: float = 0.0
     kind, amount = study.budget.kind, study.budget.amount
     if kind == "bytes":
         return None
-    work = works_of(compose(root, study.preset, study.assignments(arm, {}, study.seed)), [STAGE])[STAGE]
+    trained = defaults().trained
+    work = works_of(compose(root, study.preset, study.assignments(arm, {}, study.seed)), [trained])[trained]
     a_step = work.tokens / work.steps
     if kind == "flop":
         with torch.device("meta"):
@@ -37,5 +38,6 @@ def tokens_of(root: Path, study: Study, arm: str, tokens_per_second: float = 0.0
 
 def calibration_tokens(root: Path, study: Study, arm: str) -> int:
     """Tokens of a run that measures how fast the arm trains."""
-    work = works_of(compose(root, study.preset, study.assignments(arm, {}, study.seed)), [STAGE])[STAGE]
+    trained = defaults().trained
+    work = works_of(compose(root, study.preset, study.assignments(arm, {}, study.seed)), [trained])[trained]
     return round(CALIBRATION_STEPS * work.tokens / work.steps)

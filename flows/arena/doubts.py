@@ -4,16 +4,14 @@ from collections import defaultdict
 
 import numpy as np
 
+from flows.arena.defaults import defaults
 from flows.arena.outcomes import Outcome
 from flows.arena.race import Arm, Raced, decided
 from flows.arena.statistics.flags import Tuning, at_edge, diverged, other_data, tuned_less, undecayed, won_by_decay
-from flows.arena.statistics.ratios import Comparison
+from flows.arena.statistics.ratios import MIN_PAIRS, Comparison
 from flows.arena.statistics.sequential import compare_at
 from flows.arena.statistics.to_target import smoothed
 from flows.arena.study import Study
-
-# Stages whose parameters decide which data are trained on, so that arms of theirs see other data by their nature
-DATA_STAGES = ("ingest", "dedup", "filter", "tokenize", "curriculum")
 
 
 def doubts_of(study: Study, raced: Raced) -> dict[str, list[str]]:
@@ -38,11 +36,26 @@ def doubts_of(study: Study, raced: Raced) -> dict[str, list[str]]:
             name, found, before_decay(study, raced, arm), ends, beside_control(study, raced, arm)
         )
     seen = {name: [arm.runs[number].data for number in sorted(arm.runs)] for name, arm in raced.arms.items()}
+    # arms of a data stage see other data by their nature
     if all(
-        not key.startswith(DATA_STAGES) for key in [study.room, *(key for arm in study.arms.values() for key in arm)]
+        key.partition(".")[0] not in defaults().data
+        for key in [study.room, *(key for arm in study.arms.values() for key in arm)]
     ):
         said[""] += other_data(study.baseline, seen)
+    said[""] += the_same(raced)
     return dict(said)
+
+
+def the_same(raced: Raced) -> list[str]:
+    """A line for each group of arms whose runs are equal to the last digit: nothing tells them apart."""
+    groups = defaultdict(list)
+    for name, arm in raced.arms.items():
+        groups[tuple((n, arm.runs[n].value, arm.runs[n].curve) for n in sorted(arm.runs)[:MIN_PAIRS])].append(name)
+    return [
+        f"{', '.join(names[:-1])} and {names[-1]} are equal in every run: this study does not tell them apart"
+        for runs, names in groups.items()
+        if runs and len(names) > 1
+    ]
 
 
 def end_of_schedule(arm: Arm) -> float | None:

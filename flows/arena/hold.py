@@ -6,7 +6,8 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-from flows.arena.budget import TOKENS, calibration_tokens, tokens_of
+from flows.arena.budget import calibration_tokens, tokens_of
+from flows.arena.defaults import defaults
 from flows.arena.keys import Keys
 from flows.arena.outcomes import Outcome, Outcomes
 from flows.arena.pages import study_page
@@ -59,7 +60,7 @@ def within(job: Job, allowed: dict[str, int]) -> Job:
     """The job with the tokens that its arm is allowed."""
     if job.arm not in allowed:
         return job
-    return replace(job, assignments=[*job.assignments, f"{TOKENS}={allowed[job.arm]}"])
+    return replace(job, assignments=[*job.assignments, f"{defaults().tokens}={allowed[job.arm]}"])
 
 
 def in_words(hardware: dict[str, str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from flows.arena.defaults import defaults
 from flows.arena.fits.seconds import copies_per_token
 from flows.arena.outcomes import Outcome
 from flows.arena.study import Study
@@ -22,14 +23,12 @@ from lm.training.flops import flops_per_token
 from tasks.about.work import Step, Work
 from tasks.core.config import ConfigError
 from tasks.report.read import Stage, read_stages
-from tasks.runner.graph import needed, read_graph
+from tasks.runner.graph import before, needed, read_graph
 from tasks.runner.key import locked_key
 from tasks.runner.lock import locked_in, md5s
 from tasks.runner.settings import WORKERS
 from tasks.runner.timings import settle
 
-# Whose outputs are what an arm trains on, and what trains where the room is not of a stage that does
-DATA, START = ("tokenize", "curriculum"), "pretrain"
 RATE = "learning_rate"
 BAD_CONFIG = 2
 DIVERGED = ": step "  # `pretrain: step 12: the loss is nan ...`, as lm/training/guard.py says it
@@ -83,7 +82,11 @@ def run(
     found = {each.name: each for each in read_stages(folder)}
     if metric not in found[stage].metrics:
         raise ConfigError(f"measure: {stage} has no {metric!r} (it has: {', '.join(sorted(found[stage].metrics))})")
-    seen = [md5s(locked.get(name), "outs").get(f"data/{name}", "") for name in DATA]
+    seen = [
+        md5s(locked.get(name), "outs").get(f"data/{name}", "")
+        for name in graph
+        if name in before(graph)[defaults().trained]
+    ]
     data = sha256(" ".join(seen).encode()).hexdigest()[:12]
     trained = found[trains(study.room, {name: bool(each.curves) for name, each in found.items()})]
     (work,) = works_of(params, [trained.name]).values()
@@ -94,7 +97,7 @@ def run(
 def trains(room: str, has_curves: dict[str, bool]) -> str:
     """The stage whose training a study watches: that of the room, or the first."""
     stage = room.partition(".")[0]
-    return stage if has_curves.get(stage) else START
+    return stage if has_curves.get(stage) else defaults().trained
 
 
 def _outcome(digest: str, job: Job, value: float, trained: Stage, work: Work, data: str, size: float) -> Outcome:

@@ -55,7 +55,7 @@ class Slots:
         ]
 
     def key(self, job: Job) -> str:
-        """By which the run is known, whatever the arm is called. Raises ConfigError."""
+        """Key of the run, whatever the arm is called. Raises ConfigError."""
         params = compose(self._root, self._study.preset, job.assignments)
         try:
             check(self._root, params)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from flows.arena.defaults import defaults
 from lm.config import Config, ConfigError, mistakes
 from tasks.core.yaml import YAMLError, read_yaml
 
@@ -61,7 +62,7 @@ class Study(Config):
     # differed in 5 to 11% of 200 races, at 98% in 3 to 6%
     level: float = Field(0.98, gt=0.5, lt=1, description="of the intervals, whatever the number of looks")
     budget: Budget
-    measure: str = "evaluate@pretrain.bits_per_byte"
+    measure: str = Field(default_factory=lambda: defaults().measure)
     better: Literal["lower", "higher"] = "lower"
     target: float | None = Field(None, description="of the smoothed training curve, in bits per byte")
     preset: str = "arena"

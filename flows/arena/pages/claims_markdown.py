@@ -1,4 +1,5 @@
-"""docs/claims.md: the rows of claims.jsonl as a Markdown table, in an order that does not depend on when they were measured."""
+"""docs/claims.md: the rows of claims.jsonl as a Markdown table, in an order that does not depend on when they were
+measured."""
 
 import re
 from collections.abc import Mapping
@@ -17,8 +18,8 @@ What papers say of the methods here, and what `make claims` found on one machine
 `benchmarks/results/claims.jsonl`: a verdict is computed from the intervals, never typed.
 """
 RATIOS = """A ratio is the method's to that of its study's baseline, over pairs of the same seed; below 1 is less. In brackets
-its interval (98% unless its study says another) by Student's t, and by the bootstrap. It is of what the study measures at its budget, where nothing else
-is said.
+its interval (98% unless its study says another) by Student's t, and by the bootstrap. It is of what the study measures at
+its budget, where nothing else is said.
 """
 
 

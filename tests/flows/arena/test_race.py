@@ -115,6 +115,19 @@ def test_a_baseline_whose_rate_is_pinned_is_said() -> None:
     assert "adamw was not tuned as hard as muon" in said
 
 
+def test_arms_that_change_nothing_beside_each_other_are_said() -> None:
+    asked = study(["adamw", "muon", "lion", "lamb"], tune={})
+    run = losses({"lion": 0.95}, 0.003)
+
+    def do(job: Job) -> Outcome:
+        return run(replace(job, arm="adamw")) if job.arm in ("muon", "lamb") else run(job)
+
+    found = result_of(asked, raced(asked, do), TOLD)
+    assert found["warnings"] == ["adamw, muon and lamb are equal in every run: this study does not tell them apart"]
+    apart = result_of(asked, raced(asked, losses({}, 0.003)), TOLD)
+    assert apart["warnings"] == []
+
+
 def test_a_best_at_the_edge_of_its_range_is_said() -> None:
     asked = study(tune={RATE: [0.00001, 0.0001]})
     result = result_of(asked, raced(asked, losses({}, 0.0001)), TOLD)
