@@ -20,6 +20,7 @@ from lm.files import write_json, write_text
 from tasks.core.config import ConfigError
 from tasks.runner.machine import hardware
 from tasks.runner.progress import clock
+from tasks.runner.tracking_socket import recorder
 
 FOLDER = Path(".studies")
 
@@ -30,10 +31,11 @@ def hold(
     """(result, path of its page), with a line for every run. Raises ConfigError, and Failed where a run ends badly; what
     is done is kept."""
     folder = root / FOLDER / name
-    slots = Slots(root, study, name, runs_at_once(at_once), Outcomes(root / FOLDER), keys or Keys(root))
-    teller = Teller(name, study)
-    allowed = {arm: tokens for arm in study.arms if (tokens := allowed_tokens(root, study, arm, slots, teller))}
-    raced = race(study, lambda jobs: slots.do([within(job, allowed) for job in jobs], teller.say))
+    teller, outcomes = Teller(name, study), Outcomes(root / FOLDER)
+    with recorder() as recorded:
+        slots = Slots(root, study, name, runs_at_once(at_once), outcomes, keys or Keys(root), recorded)
+        allowed = {arm: tokens for arm in study.arms if (tokens := allowed_tokens(root, study, arm, slots, teller))}
+        raced = race(study, lambda jobs: slots.do([within(job, allowed) for job in jobs], teller.say))
     told = Told(name, slots.commit[:12], in_words(hardware()), today, slots.threads, runs_at_once(at_once), command)
     result = result_of(study, raced, told)
     slots.clear()

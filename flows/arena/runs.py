@@ -56,9 +56,11 @@ def run(
     digest: str,
     threads: int,
     at_once: int,
+    recorded: dict[str, str],
     say: Callable[[str], None],
 ) -> Outcome:
-    """Reproduce the stage of the measure in this variant of the checkout, and read what came of it. Raises Failed."""
+    """Reproduce the stage of the measure in this variant of the checkout, and read what came of it. recorded: the environment
+    of a recorder. Raises Failed."""
     params = compose(folder, study.preset, job.assignments)
     write(folder, params)
     heal_lock(folder)  # what a killed study left
@@ -69,7 +71,7 @@ def run(
         raise ConfigError(f"measure: no stage {stage!r} with these parameters (stages: {', '.join(graph)})")
     # one process of DVC for all stages: importing it takes 1.5 s
     command = [sys.executable, "-P", str(DVC_CLI), "--wait-for-lock", "repro", stage]
-    extra = {**surroundings(root, folder), THREADS.name: str(threads), WORKERS.name: str(at_once)}
+    extra = {**surroundings(root, folder), **recorded, THREADS.name: str(threads), WORKERS.name: str(at_once)}
     ended = run_stage(folder, stage, False, say, extra, command)
     if ended.code:
         last = next((line for line in reversed(ended.tail) if DIVERGED in line), "")

@@ -27,9 +27,20 @@ def runs_at_once(asked: int) -> int:
 
 
 class Slots:
-    """Does jobs of a study, several at once; each outcome is written down as it comes, and what is known is not run again."""
+    """Does jobs of a study, several at once; each outcome is written down as it comes, and what is known is not run again.
+    recorded: the environment by which stages have this process record their runs."""
 
-    def __init__(self, root: Path, study: Study, name: str, at_once: int, outcomes: Outcomes, keys: Keys) -> None:
+    def __init__(
+        self,
+        root: Path,
+        study: Study,
+        name: str,
+        at_once: int,
+        outcomes: Outcomes,
+        keys: Keys,
+        recorded: dict[str, str],
+    ) -> None:
+        self._recorded = recorded
         self._root, self._study, self._name, self._outcomes, self._keys = root, study, name, outcomes, keys
         self._at_once, self._writing = at_once, Lock()
         self._free: SimpleQueue[Path] | None = None
@@ -81,7 +92,17 @@ class Slots:
     def _one(self, free: "SimpleQueue[Path]", key: str, job: Job, say: Say) -> None:
         folder = free.get()
         try:
-            outcome = run(self._root, folder, self._study, job, key, self.threads, self._at_once, lambda line: None)
+            outcome = run(
+                self._root,
+                folder,
+                self._study,
+                job,
+                key,
+                self.threads,
+                self._at_once,
+                self._recorded,
+                lambda line: None,
+            )
             with self._writing:
                 self._outcomes.add(outcome)
                 say(job, outcome, False)

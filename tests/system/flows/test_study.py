@@ -28,8 +28,8 @@ looks: 1
 budget: {tokens: 6144}
 preset: smoke
 set:
-- pretrain.model={width: 32, layers: 2, heads: 2, kv_heads: 1, ffn_width: 48, context: 64}
-- curriculum.method={name: shuffled_packing, sequence_length: 64}
+- "pretrain.model={width: 32, layers: 2, heads: 2, kv_heads: 1, ffn_width: 48, context: 64}"
+- "curriculum.method={name: shuffled_packing, sequence_length: 64}"
 - evaluate.problems_counted=1
 - ingest.max_bytes=60000
 """
