@@ -20,6 +20,7 @@ from lm.files import write_json, write_text
 from tasks.core.config import ConfigError
 from tasks.runner.machine import hardware
 from tasks.runner.progress import clock
+from tasks.runner.say import say as tell
 from tasks.runner.tracking_socket import recorder
 
 FOLDER = Path(".studies")
@@ -93,4 +94,4 @@ class Teller:
             each = (time.monotonic() - self._since) / self._ran
             left = f", at most {clock(each * max(self._most - self._done, 0))} left"
         again = " (done before)" if known else ""
-        print(f"{self._name} {self._done}/{self._most} {job.arm} {said}: {value}{again}{left}", flush=True)
+        tell(f"{self._name} {self._done}/{self._most} {job.arm} {said}: {value}{again}{left}")

@@ -17,6 +17,7 @@ from flows.workspaces import variants
 from lm.config import ConfigError
 from tasks.core.process import cores
 from tasks.runner.git import git
+from tasks.runner.say import say as tell
 
 Say = Callable[[Job, Outcome, bool], None]
 
@@ -41,6 +42,7 @@ class Slots:
         recorded: dict[str, str],
     ) -> None:
         self._recorded = recorded
+        self._warned: set[str] = set()
         self._root, self._study, self._name, self._outcomes, self._keys = root, study, name, outcomes, keys
         self._at_once, self._writing = at_once, Lock()
         self._free: SimpleQueue[Path] | None = None
@@ -53,13 +55,16 @@ class Slots:
         and its error is raised."""
         keys = [self.key(job) for job in jobs]
         todo: dict[str, Job] = {}
+        others: list[tuple[str, Job]] = []
         for key, job in zip(keys, jobs, strict=True):
-            if key in self._outcomes.known:
-                say(job, self._outcomes.known[key], True)
+            if key in self._outcomes.known or key in todo:
+                others.append((key, job))
             else:
-                todo.setdefault(key, job)
+                todo[key] = job
         if todo:
             self._run(todo, say)
+        for key, job in others:
+            say(job, self._outcomes.known[key], True)
         return [
             replace(self._outcomes.known[key], arm=job.arm, tuned=job.tuned, seed=job.seed)
             for key, job in zip(keys, jobs, strict=True)
@@ -101,13 +106,19 @@ class Slots:
                 self.threads,
                 self._at_once,
                 self._recorded,
-                lambda line: None,
+                self._pass_on,
             )
             with self._writing:
                 self._outcomes.add(outcome)
                 say(job, outcome, False)
         finally:
             free.put(folder)
+
+    def _pass_on(self, line: str) -> None:
+        """Say a warning of a stage, once however many runs have it."""
+        if line.startswith("warning: ") and line not in self._warned:
+            self._warned.add(line)
+            tell(line, error=True)
 
     def _places(self) -> "SimpleQueue[Path]":
         """The variants, made when the first run needs one. One of another commit is made anew. Raises ConfigError where

@@ -72,7 +72,8 @@ def _warning(what: str, error: Exception) -> str:
 
 
 def connect() -> Any:
-    """An MLflow client of MLFLOW_TRACKING_URI, else of the store under mlflow/store, which is made once, under a lock."""
+    """An MLflow client of MLFLOW_TRACKING_URI, else of the store under mlflow/store. A store of SQLite is made once, under a
+    lock."""
     os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true", **without_proxy(), **stand_ins())
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # it tells of every table it makes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -90,8 +91,11 @@ def _connect() -> Any:
     uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
     if not uri.startswith("sqlite:"):
         return mlflow.MlflowClient(uri)
-    store.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(open_lock(store / "create.lock"), "w") as lock:
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        store.mkdir(parents=True, exist_ok=True)
+    # beside the database, whoever makes it: of two that make its tables at once one fails, and may leave it unusable
+    database = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    with os.fdopen(open_lock(database.parent / "create.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         client = mlflow.MlflowClient(uri)
         client.search_experiments(max_results=1)

@@ -77,6 +77,37 @@ def test_a_pipelines_run_has_its_name_figures_and_report(project: Path) -> None:
     assert [file.path for file in client_of(project).list_artifacts(parent)] == ["index.html"]
 
 
+def test_processes_in_other_folders_make_one_store_that_is_named_once(tmp_path: Path) -> None:
+    """As the variants of one checkout do at their first runs: of two that make its tables at once both failed, and all after
+    them."""
+    code = "import os; from tasks.runner.tracking import connect; print(os.read(0, 1) and connect().get_experiment('0').name)"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+    }
+    processes = []
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", f"import mlflow; mlflow.MlflowClient; {code}"],
+                cwd=tmp_path / name,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(".")
+        process.stdin.flush()
+    said = [process.communicate()[0].splitlines()[-1] for process in processes]
+    assert said == ["Default"] * 3
+
+
 def test_a_killed_run_is_closed_at_the_next_start(project: Path) -> None:  # noqa: F811
     set_params(project, mode="waits")
     process = start(project, TOKENMILL_TRACKING="on")
