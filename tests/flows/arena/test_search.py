@@ -49,7 +49,7 @@ def test_later_trials_go_where_the_values_are_low() -> None:
     while len(told) < 16:
         asked = proposals({"lr": (0.0001, 1.0)}, 16, 0, told)
         told += [math.log10(point["lr"] / 0.01) ** 2 for point in asked[len(told) :]]
-    assert sum(told[8:]) < 0.5 * sum(told[:8])
+    assert sum(told[11:]) / 5 < 0.5 * sum(told[:11]) / 11  # two thirds are spread evenly
 
 
 def test_without_a_range_there_is_one_run() -> None:
