@@ -44,7 +44,7 @@ def test_two_parameters_do_not_rise_together() -> None:
 
 
 def test_later_trials_go_where_the_values_are_low() -> None:
-    """Of a parabola around 0.01: the mean distance of the second half is less than that of the first."""
+    """Of a parabola around 0.01: the mean distance of those that are proposed is less than that of those spread evenly."""
     told: list[float | None] = []
     while len(told) < 16:
         asked = proposals({"lr": (0.0001, 1.0)}, 16, 0, told)
