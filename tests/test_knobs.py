@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Hashable
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
+from pydantic import Field
 
 from lm import averages, optimizers, schedules
 from lm.config import Config, methods_of
 from lm.linears.base import roles_of
 from lm.model import Decoder, ModelConfig
 from tasks.quantize import methods as quantizers
+from tests.neighbours import assert_all_differ, every_neighbour, neighbours
 
 STEPS = 12
-# Where the default and its neighbour, by `other`, cannot be told apart in so little: settings in which the parameter binds
+# Where the default and its neighbour, by tests/neighbours.py, cannot be told apart in so little: settings in which the parameter binds
 BINDING: dict[str, dict[str, Any]] = {
     "Lamb.max_norm": {"max_norm": 0.5},
     "OneBitAdam.freeze_after": {"freeze_after": 4},
@@ -26,15 +28,6 @@ BINDING: dict[str, dict[str, Any]] = {
     "Power.knee_steps": {"knee_steps": 3},
     "Power.exponent": {"knee_steps": 3},
 }
-
-
-def other(value: Any) -> Any:
-    """A valid value next to this one."""
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int):
-        return value + 1
-    return value * 0.75 if value else 0.25
 
 
 def weights_of(method: Config) -> Hashable:
@@ -95,5 +88,35 @@ KNOBS = [
 @pytest.mark.parametrize(("method", "name", "made"), KNOBS)
 def test_a_parameter_of_a_method_counts(method: type[Config], name: str, made: Callable[[Config], Hashable]) -> None:
     base = method(**BINDING.get(f"{method.__name__}.{name}", {}))
-    changed = type(base).model_validate({**base.model_dump(), name: other(getattr(base, name))})
-    assert made(base) != made(changed)
+    for tries in neighbours(base, name):
+        assert any(made(other) != made(base) for other in tries)
+
+
+class Heard(Config):
+    """A method whose factor counts from 2 on, and whose offset counts for nothing."""
+
+    name: Literal["heard"] = "heard"
+    kind: Literal["a", "b", "c"] = "b"
+    factor: float = Field(1.0, gt=0)
+    offset: int = Field(3, ge=3)
+    files: str = "all"
+
+    def made(self) -> Hashable:
+        return self.kind, max(self.factor, 2.0)
+
+
+def test_every_value_near_a_parameter_is_tried_and_one_that_counts_suffices() -> None:
+    heard = Heard()
+    tried = {name: neighbours(heard, name) for name in ("kind", "factor", "offset")}
+    values = {name: [[getattr(other, name) for other in some] for some in found] for name, found in tried.items()}
+    assert values == {"kind": [["a"], ["c"]], "factor": [[0.75, 0.25, 1.1, 4.0]], "offset": [[4, 6]]}
+    with pytest.raises(AssertionError, match=r"Heard\.files: .* knows no other value"):
+        every_neighbour((Heard,))
+
+    def made(changes: dict[str, Any]) -> Hashable:
+        return changes.get("method", heard).made()
+
+    told = {name: [[{"method": other} for other in some] for some in found] for name, found in tried.items()}
+    assert_all_differ(made, told["kind"] + told["factor"])
+    with pytest.raises(AssertionError, match="is what is made without changes"):
+        assert_all_differ(made, told["offset"])

@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import yaml
+from pathspec import GitIgnoreSpec
 
 from tasks.runner.graph import read_graph
 from tests.project import ROOT
@@ -72,10 +73,15 @@ def test_the_image_has_the_pins_and_the_command() -> None:
 
 
 def test_what_is_large_or_secret_stays_out_of_the_image() -> None:
-    ignored = (ROOT / ".dockerignore").read_text().split()
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert {".venv*", ".scratch", ".dvc/cache", ".dvc/tmp", "mlflow/store", ".variants"} <= set(ignored)
+    left_out = GitIgnoreSpec.from_lines(ignored)  # Docker's patterns of this file mean what git's do
     outputs = {"/".join(Path(out).parts[:2]) for entry in read_graph(ROOT).values() for out in entry.outs}
-    assert outputs <= set(ignored)
+    for name in (*outputs, "data/a_stage_more", "data/report", "data/timings"):
+        assert left_out.match_file(f"{name}/file"), name
+    for path in (ROOT / "data").glob("*/README.md"):
+        assert not left_out.match_file(f"data/{path.parent.name}/a/file"), path
+    assert not left_out.match_file("data/metrics/rl.json")
 
 
 def test_the_citation_is_one_and_of_this_version() -> None:

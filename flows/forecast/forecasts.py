@@ -22,10 +22,10 @@ from lm.training.loop import checkpoint_seconds
 from lm.training.memory import memory_bytes
 from tasks.about.needs import needs_of
 from tasks.about.sections import Sections
+from tasks.about.training import trains
 from tasks.about.work import Work
 from tasks.core.config import ConfigError
 from tasks.core.process import use_threads
-from tasks.runner.rooms import part_of
 from tasks.runner.settings import TRACKING
 
 SIDE = 2048  # of the square matrices, as in benchmarks/roofs.py
@@ -71,10 +71,10 @@ def machine_of(name: str) -> Machine:
 
 
 def works_of(params: dict[str, Any], stages: Iterable[str]) -> dict[str, Work]:
-    """The training of each of these stages that trains, which has a step.py; data stages would list their inputs, of which this
-    needs none. Raises ConfigError for what cannot be told."""
+    """The training of each of these stages that trains; data stages would list their inputs, of which this needs none. Raises
+    ConfigError for what cannot be told."""
     sections = Sections(params)
-    found = {stage: needs_of(stage, sections).work for stage in dict.fromkeys(stages) if part_of(stage, "step")}
+    found = {stage: needs_of(stage, sections).work for stage in dict.fromkeys(stages) if trains(stage)}
     return {stage: work for stage, work in found.items() if work}
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,13 +65,13 @@ def override(params: dict[str, Any], assignment: str) -> dict[str, Any]:
 
 
 def compose(root: Path, preset: str, overrides: list[str]) -> dict[str, Any]:
-    """All parameters: those of the preset over the base, or of params.yaml as it is, with the overrides applied.
+    """All parameters: those of the preset over the base, or of params.yaml, with the overrides applied.
 
     What a room makes of its section (its compose.py) is in it, and in the section `libraries` what is installed of the
     libraries that a stage declares. Raises ConfigError.
     """
     if preset == CURRENT:
-        params = read_params(root / "params.yaml")
+        params = completed(root, read_params(root / "params.yaml"))
     else:
         known = presets(root)
         if preset not in known:
@@ -89,6 +90,18 @@ def compose(root: Path, preset: str, overrides: list[str]) -> dict[str, Any]:
     if names := libraries(root):
         params = {**params, SECTION: {name: installed(name) for name in names}}
     return params
+
+
+def completed(root: Path, params: dict[str, Any]) -> dict[str, Any]:
+    """The params with the base's section, where it has one, of each stage of dvc.yaml that they lack: of one that is new. It
+    stands behind the section that it follows in the base."""
+    path, names = root / "presets" / f"{BASE}.yaml", list(params)
+    stages = read_yaml(root / "dvc.yaml")["stages"]
+    base = read_params(path) if any(stage not in params for stage in stages) and path.exists() else {}
+    for before, name in pairwise(["", *base]):
+        if name in stages and name not in names:
+            names.insert(names.index(before) + 1 if before in names else len(names), name)
+    return {name: params.get(name, base.get(name)) for name in names}
 
 
 def under(root: Path, base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

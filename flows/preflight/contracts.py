@@ -7,13 +7,12 @@ The toy run makes all of these numbers small, so whatever depends on their true 
 from collections.abc import Iterable
 from typing import Any
 
+from tasks.about.contracts import contracts_of
 from tasks.about.finding import Finding, findings_of
 from tasks.about.sections import Sections
-from tasks.runner.rooms import part_of
 
 
 def check_edges(params: dict[str, Any], stages: Iterable[str]) -> list[Finding]:
     """All that is broken among these stages; a section that cannot be read at all is a finding, too."""
     sections = Sections(params)
-    rooms = [room for stage in dict.fromkeys(stages) if (room := part_of(stage, "contracts"))]
-    return findings_of(*(lambda room=room: room.contracts(sections) for room in rooms))
+    return findings_of(*(lambda stage=stage: contracts_of(stage, sections) for stage in dict.fromkeys(stages)))

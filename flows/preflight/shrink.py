@@ -11,16 +11,16 @@ from typing import Any
 from lm.config import Config
 from lm.problems.example import Example, Score
 from tasks.about.shrink import PROBLEMS
+from tasks.about.toy import toy_of
 from tasks.core.config import CHECKPOINT
-from tasks.runner.rooms import part_of
 
 
 def shrunk(params: dict[str, Any], stages: Iterable[str], folder: Path) -> dict[str, Any]:
     """Params of the toy run, which has its inputs and its data in this folder."""
     toy = moved(params, params.get(CHECKPOINT, {}).get("folder"), str(folder / "data" / CHECKPOINT))
     for stage in dict.fromkeys(stages):
-        if (room := part_of(stage, "toy")) and isinstance(toy.get(stage), dict):
-            toy[stage] = {**toy[stage], **room.toy(toy, folder)}
+        if isinstance(toy.get(stage), dict):
+            toy[stage] = {**toy[stage], **toy_of(stage, toy, folder)}
     return toy
 
 

@@ -5,15 +5,19 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
 from flows.environment import environment
+from tasks.core.yaml import read_yaml
 from tasks.runner.git import ask, git
 from tasks.runner.locks import lock
 
 PLACE = Path(".scratch") / "smoke"
+# of data/, what the runner and the report write beside the stages' own folders
+MADE = ("keys", "metrics", "report", "timings")
 
 
 def copy_project(root: Path, target: Path) -> Path:
@@ -32,20 +36,34 @@ def copy_project(root: Path, target: Path) -> Path:
 
 
 def ours(root: Path) -> list[str]:
-    """The files that git tracks or does not ignore, by their names in the project; without a repository, those that .gitignore
-    does not name."""
+    """The files that git tracks or does not ignore, and those of a user's own folders in data/, by their names in the project;
+    without a repository, those that .gitignore does not name."""
+    found = set(own_data(root))
     listed = ask(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", binary=True)
     if not listed.returncode:
-        return list(filter(None, listed.stdout.decode().split("\0")))
+        return sorted(found.union(filter(None, listed.stdout.decode().split("\0"))))
     ignored = GitIgnoreSpec.from_lines([*(root / ".gitignore").read_text().splitlines(), "/.dvc/tmp", "/.dvc/cache"])
-    found, waiting = [], [root]
-    while waiting:
-        for path in waiting.pop().iterdir():
-            name = path.relative_to(root).as_posix()
-            if not ignored.match_file(f"{name}/" if path.is_dir() else name) and name != ".git":
-                waiting += [path] if path.is_dir() and not path.is_symlink() else []
-                found += [name] if path.is_file() else []
-    return sorted(found)
+    return sorted(found.union(files(root, root, lambda name: name.rstrip("/") == ".git" or ignored.match_file(name))))
+
+
+def own_data(root: Path) -> Iterator[str]:
+    """The files of data/ in folders that no stage makes: `ingest.folder` and others may name such a one, which git is not to
+    have and a copy of the project is."""
+    made = {f"data/{name}" for name in (*read_yaml(root / "dvc.yaml")["stages"], *MADE)}
+    return files(root, root / "data", lambda name: name.rstrip("/") in made or name.rstrip("/").endswith(".unfinished"))
+
+
+def files(root: Path, folder: Path, left_out: Callable[[str], bool]) -> Iterator[str]:
+    """The files below a folder by their names in the project, behind no link to a folder; left_out: of names of files, and of
+    folders with a / behind."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        name = path.relative_to(root).as_posix()
+        if left_out(f"{name}/" if path.is_dir() else name):
+            continue
+        if path.is_file():
+            yield name
+        elif path.is_dir() and not path.is_symlink():
+            yield from files(root, path, left_out)
 
 
 def main() -> int:

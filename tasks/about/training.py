@@ -10,17 +10,26 @@ from lm.training.recipe import Recipe
 from tasks.about.finding import Finding
 from tasks.about.sections import Sections
 from tasks.about.work import Lower
+from tasks.runner.rooms import config_of, room_of
 
 # Bytes of a token in tokenizer.json; of a weight, its gradient and AdamW's moments.
 TOKENIZER_ROW, STATE = 60, 16
 
 
-def check_shards(key: str, recipe: Recipe, rows: int) -> Iterator[Finding]:
-    """The rows of a step divide into the parts that the stage's shards or ranks ask for."""
+def trains(stage: str) -> bool:
+    """Whether a stage's section is a recipe of training."""
+    return bool(room_of(stage)) and issubclass(config_of(stage), Recipe)
+
+
+def check_shards(key: str, recipe: Recipe, rows: int, together: int = 1) -> Iterator[Finding]:
+    """The rows of a step divide into the parts that the stage's shards or ranks ask for, with so many rows in one part."""
     parts = parts_of_a_batch(recipe)
-    if rows % parts:
+    if rows % (parts * together):
+        blocks = "" if together == 1 else f", {together} of which stay together,"
         yield Finding(
-            f"params.yaml: {key}", f"{rows} rows a step cannot be divided into {parts} shards", "change either"
+            f"params.yaml: {key}",
+            f"{rows} rows a step{blocks} cannot be divided into {parts} shards",
+            "change either",
         )
 
 

@@ -24,11 +24,16 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Step:
-    """What a stage does in a step: the model it trains, what it samples first, if anything, and the batch."""
+    """What a stage does in a step: the model it trains, what it samples first, if anything, and the batch.
+
+    frozen: models that the batch's loss reads its rows with beside that, and does not train: a teacher, or the reference that a
+    policy is held to.
+    """
 
     model: Decoder
     batch: Batch
     sampling: Sampling | None = None
+    frozen: tuple[Decoder, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Lower:
 @dataclass(frozen=True)
 class Work:
     """The training of a stage. tokens: that count, in all steps. shape: of the model it trains. step(): what is done in each,
-    with the longest sequences that there are. data_bytes: tokens and plan in the process's memory at its end."""
+    with the longest sequences that there are; every model that it makes counts in the memory. data_bytes: tokens and plan in
+    the process's memory at its end."""
 
     recipe: Recipe
     shape: ModelConfig

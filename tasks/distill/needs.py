@@ -54,7 +54,8 @@ def work(sections: Sections, student: ModelConfig) -> Work:
             return loss_of(model, teacher, config.divergence, answers, compared(texts_BT[there], text_length))
 
         batch = Batch(B + texts, max(T, text_length), B * T + texts * text_length, loss)
-        return Step(model, batch, Sampling(teacher, B, rows_for(teacher, B), B, prompt, config.max_new_tokens))
+        sampling = Sampling(teacher, B, rows_for(teacher, B), B, prompt, config.max_new_tokens)
+        return Step(model, batch, sampling, frozen=(teacher,))
 
     tokens = config.steps * (B * config.max_new_tokens + texts * text_length)
     less = lower(sections, config.model, "distill.max_new_tokens", "distill.batch or distill.max_new_tokens")

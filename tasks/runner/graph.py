@@ -67,7 +67,9 @@ def _text(name: str, values: dict[str, Any]) -> str:
     try:
         return str(value_at(name.strip(), values))
     except KeyError:
-        raise ConfigError(f"params.yaml: {name.strip()}: dvc.yaml needs this key") from None
+        new = name.strip().partition(".")[0] not in values
+        remedy = "; `make pipeline` takes a new stage's section from presets/laptop.yaml" if new else ""
+        raise ConfigError(f"params.yaml: {name.strip()}: dvc.yaml needs this key{remedy}") from None
 
 
 def _filled(template: Any, values: dict[str, Any]) -> Any:

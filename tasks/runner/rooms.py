@@ -3,10 +3,10 @@
 stage.py has the stage's config, called <Stage>Config, and its `run`. Beside it, where the stage has something to say, and in no
 stage's key, since stage.py imports none of them:
 
-    toy.py        toy(params, folder): what of its section is otherwise in the toy run
+    toy.py        toy(params, folder): what of its section is otherwise in the toy run (tasks/about/toy.py: what without it)
                   inputs(params, folder): the same, with small inputs made in the folder
     needs.py      needs(sections): bytes of disk, and the step that it trains by; shape(sections): of the model that it makes
-    contracts.py  contracts(sections): what its parameters ask of others that does not hold
+    contracts.py  contracts(sections): what its parameters ask of others that does not hold (tasks/about/contracts.py: the same)
     inputs.py     inputs(sections): what is wrong with what it reads from outside the graph
     checkpoint.py reads(section): what of the model in checkpoint.folder its methods read
     compose.py    composed(section), under(base, preset): what is made of its section when parameters are composed

@@ -14,6 +14,7 @@ from tasks.distill import divergences
 from tasks.distill.divergences import ForwardKl, ReverseKl
 
 EVERY = pytest.mark.parametrize("method", methods_of(divergences), ids=lambda method: method.__name__)
+OF_KULLBACK_LEIBLER = pytest.mark.parametrize("method", [ForwardKl, ReverseKl])
 SHAPES = [(8, 16), (5, 123), (1, 2)]
 
 
@@ -23,15 +24,14 @@ def logits(shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> tuple[
     return student, teacher
 
 
-@EVERY
+@OF_KULLBACK_LEIBLER
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 def test_equals_torch(method: type[Config], shape: tuple[int, int], temperature: float) -> None:
     student, teacher = logits(shape)
     s, t = (F.log_softmax(x / temperature, dim=-1) for x in (student, teacher))
-    peer_T = F.kl_div(s, t, reduction="none", log_target=True).sum(1)
-    if method is ReverseKl:
-        peer_T = F.kl_div(t, s, reduction="none", log_target=True).sum(1)
+    given, target = (t, s) if method is ReverseKl else (s, t)
+    peer_T = F.kl_div(given, target, reduction="none", log_target=True).sum(1)
     mine_T = method(temperature=temperature)(student, teacher)
     # sums of up to 123 terms in another order
     torch.testing.assert_close(mine_T, temperature**2 * peer_T, rtol=1e-5, atol=1e-6)
@@ -82,7 +82,7 @@ def test_gradient_equals_finite_differences(method: type[Config]) -> None:
     assert torch.autograd.gradcheck(lambda x: method(temperature=2.0)(x, teacher), student.requires_grad_())
 
 
-@EVERY
+@OF_KULLBACK_LEIBLER
 def test_the_gradient_keeps_its_size_at_high_temperature(method: type[Config]) -> None:
     # Hinton et al., section 2: at high temperature the gradient tends to (student - teacher) / V for centred logits.
     student, teacher = (x - x.mean(-1, keepdim=True) for x in logits((1, 16), torch.float64))

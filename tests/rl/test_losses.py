@@ -2,16 +2,19 @@
 B answers of up to T sampled tokens."""
 
 import math
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.gradcheck import GradcheckError
 
 from lm.config import Config, methods_of
 from lm.training.data.conversations import places, token_logps
 from tasks.rl import losses
 from tasks.rl.losses import PolicyGradient, Reinforce
-from tasks.rl.losses.base import shares
+from tasks.rl.losses.base import PolicyLoss, shares
+from tests.gradients import equals_finite_differences
 from tests.lm.models import toy_model
 
 EVERY = pytest.mark.parametrize("method", methods_of(losses), ids=lambda method: method.__name__)
@@ -57,7 +60,58 @@ def test_gradient_equals_finite_differences(method: type[Config]) -> None:
     logp, advantages, mask = tokens()
     old = logp + 0.1 * torch.sin(torch.arange(20.0).view(4, 5))
     weights = method().weights(mask, 5)
-    assert torch.autograd.gradcheck(lambda x: method()(x, old, advantages, weights)[0], logp.clone().requires_grad_())
+    equals_finite_differences(lambda x: method()(x, old, advantages, weights)[0], logp, method.holds)
+
+
+class Clipped(PolicyLoss):
+    """-advantage * logp, times a ratio that is clipped at 1.05 and held."""
+
+    name: Literal["clipped"] = "clipped"
+    holds: ClassVar[bool] = True
+
+    def __call__(
+        self, logp_BT: Tensor, logp_old_BT: Tensor, advantages_B: Tensor, weights_BT: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        held_BT = (logp_BT - logp_old_BT).exp().clamp(max=1.05).detach()
+        return -(weights_BT * advantages_B[:, None] * held_BT * logp_BT).sum(), {}
+
+
+class Unsaid(Clipped):
+    """It does not say that it holds anything."""
+
+    holds: ClassVar[bool] = False
+
+
+class Halved(torch.autograd.Function):
+    """What it is given, with half of the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient / 2
+
+
+class Wrong(Clipped):
+    def __call__(self, logp_BT: Tensor, *rest: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return super().__call__(Halved.apply(logp_BT), *rest)
+
+
+class Nothing(PolicyGradient):
+    """It holds nothing but what its metrics are of, which changes no gradient."""
+
+    name: Literal["nothing"] = "nothing"
+    holds: ClassVar[bool] = True
+
+
+def test_a_loss_may_hold_what_it_says_and_no_other_gradient_is_taken_for_right() -> None:
+    for method in (Clipped, Nothing):
+        test_gradient_equals_finite_differences(method)
+    for method in (Unsaid, Wrong):
+        with pytest.raises(GradcheckError):
+            test_gradient_equals_finite_differences(method)
 
 
 @EVERY

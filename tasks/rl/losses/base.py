@@ -1,6 +1,6 @@
 """What every policy loss shares: what it is the mean of. B answers, T predictions of each."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -22,6 +22,10 @@ def shares(mask_BT: Tensor, over: Literal["tokens", "answers", "length"], longes
 
 
 class PolicyLoss(Config):
+    """holds: whether its gradient takes something made of logp for constant, as CISPO's (arXiv:2506.13585) does a clipped
+    ratio; what that is, `detach` says."""
+
+    holds: ClassVar[bool] = False
     over: Literal["tokens", "answers", "length"] = Field(
         "tokens", description="mean over all tokens (DAPO), over answers (GRPO), or per max_new_tokens (Dr. GRPO)"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.plan_accuracy import CASES, measured, near, told
@@ -20,8 +21,10 @@ from flows.params.compose import compose
 from lm import optimizers
 from lm.config import methods_of
 from lm.model import Decoder, ModelConfig
+from lm.training.batch import Metrics
+from lm.training.flops import flops_per_token
 from lm.training.memory import positions_in
-from tasks.about.work import Sampling, Work
+from tasks.about.work import Sampling, Step, Work
 from tasks.core.config import ConfigError
 from tests.project import ROOT
 
@@ -125,6 +128,32 @@ def test_a_forecast_does_not_depend_on_when_python_looks_for_cycles() -> None:
     finally:
         gc.set_threshold(*before)
     assert never == always
+
+
+def test_a_model_that_reads_and_does_not_learn_counts_in_memory_and_time() -> None:
+    """A reference of the size of the policy, as preference optimisation has: its weights, and 2 FLOP more for each a token."""
+    work = works_of(small(), ["sft"])["sft"]
+
+    def step() -> Step:
+        made, reference = work.step(), Decoder(work.shape).requires_grad_(False)
+
+        def loss(rows: slice) -> tuple[Tensor, Metrics]:
+            with torch.no_grad():
+                reference.hidden(torch.zeros((rows.stop - rows.start, made.batch.length), dtype=torch.int64))
+            return made.batch.loss(rows)
+
+        return replace(made, batch=replace(made.batch, loss=loss), frozen=(reference,))
+
+    alone, beside = (forecast_of(w, MACHINES["h100"]) for w in (work, replace(work, step=step)))
+    assert beside.bytes - alone.bytes == pytest.approx(4 * alone.parameters, rel=0.1)
+    more = 2 * alone.parameters / flops_per_token(work.step().model, alone.length)
+    assert 0.2 < more < 0.4 and beside.seconds == pytest.approx((1 + more) * alone.seconds)
+    assert (beside.flops, beside.parameters) == (alone.flops, alone.parameters)
+
+
+def test_a_teacher_reads_the_answers_and_texts_of_its_student() -> None:
+    step = works_of(compose(ROOT, "laptop", []), ["distill"])["distill"].step()
+    assert step.sampling and step.frozen == (step.sampling.model,) and step.model is not step.sampling.model
 
 
 def test_an_unknown_machine_is_one_line() -> None:

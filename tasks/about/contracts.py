@@ -1,0 +1,23 @@
+"""What a stage's parameters ask of others that does not hold, as its room says; of a room that says nothing and trains, whether
+the rows of its step divide."""
+
+from collections.abc import Iterator
+
+import torch
+
+from tasks.about.finding import Finding
+from tasks.about.needs import needs_of
+from tasks.about.sections import Sections
+from tasks.about.training import check_shards, trains
+from tasks.runner.rooms import part_of
+
+
+def contracts_of(stage: str, sections: Sections) -> Iterator[Finding]:
+    """Raises ConfigError for what its needs.py cannot tell, such as of problems that do not fit."""
+    room = part_of(stage, "contracts")
+    if room:
+        yield from room.contracts(sections)
+    elif trains(stage) and (work := needs_of(stage, sections).work):
+        with torch.device("meta"):
+            batch = work.step().batch
+        yield from check_shards(stage, work.recipe, batch.rows, batch.together)
