@@ -20,6 +20,7 @@ KEYS = (
     "machine", "threads", "versions", "commit", "date",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
+CLAIMS = "claims.jsonl"  # what studies found, whose rows flows/arena reads
 
 
 def row(bench: str, result: Result, threads: int, facts: dict[str, Any]) -> dict[str, Any]:
@@ -51,8 +52,9 @@ def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read(folder: Path = RESULTS) -> Iterator[dict[str, Any]]:
-    """All rows of a results folder, files by name, oldest first in each. Raises ValueError naming file and line."""
-    for path in sorted(folder.glob("*.jsonl")):
+    """All rows of a results folder, files by name, oldest first in each; `make claims` has a file of its own there. Raises
+    ValueError naming file and line."""
+    for path in sorted(path for path in folder.glob("*.jsonl") if path.name != CLAIMS):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             try:
                 yield json.loads(line)

@@ -106,6 +106,7 @@ def test_a_row_has_exactly_its_keys_and_survives_the_file(tmp_path: Path) -> Non
 
 
 def test_a_torn_results_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "claims.jsonl").write_text("{")
     (tmp_path / "toy.jsonl").write_text("{}\n{")
     with pytest.raises(ValueError, match=r"toy\.jsonl:2"):
         list(read(tmp_path))
