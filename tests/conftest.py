@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tasks.runner.own import keep_compiled_code
+
 if TYPE_CHECKING:  # a bare machine with a GPU, which runs tests/gpu, has not all that its stages import
     from tests.tiny import Tiny
 
+# Before anything imports numba, here or in the server that tests' stages fork from (tests/forks): numba reads again what it finds
+# in the environment when that has changed, forgets what tasks/core/jit.py has told it, and each of the two compiles all anew.
+keep_compiled_code()
 settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
 

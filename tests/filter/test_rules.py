@@ -36,7 +36,7 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     (folder / "own").mkdir()
     try:
         rule = request.param()
-        rule.prepare(Setting(folder / "documents", Arithmetic(), folder / "own", Log()))
+        rule.prepare(Setting(folder / "documents", Arithmetic(digits=1), folder / "own", Log()))
     except (ValidationError, ConfigError) as error:
         pytest.skip(f"{request.param.__name__} needs more than its defaults: {error}")
     return rule, folder / "own"

@@ -1,6 +1,7 @@
 """What was found up to date is not asked about again, and whatever changes is: as DVC itself says, and at once."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,25 +26,33 @@ def dvc(root: Path, *arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "dvc", *arguments, "--quiet"], cwd=root, env=environment(root), check=True)
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A graph that has run, one file of its input a link; and the plan has been asked for until it knows so."""
-    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / ".scratch" / "dvc"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "raw" / "below").mkdir(parents=True)
-    (tmp_path / "raw" / "below" / "a").write_text("one\n")
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph that has run, one file of its input a link."""
+    root = tmp_path_factory.mktemp("ran")
+    (root / "raw" / "below").mkdir(parents=True)
+    (root / "raw" / "below" / "a").write_text("one\n")
     for name in ("b", "elsewhere"):
-        (tmp_path / name).write_text(f"{name}\n")
-    (tmp_path / "raw" / "link").symlink_to(tmp_path / "b")
-    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": GRAPH}))
-    (tmp_path / "params.yaml").write_text("first: {value: 1}\n")
-    dvc(tmp_path, "init", "--no-scm")
-    dvc(tmp_path, "add", "elsewhere")
-    dvc(tmp_path, "repro")
+        (root / name).write_text(f"{name}\n")
+    (root / "raw" / "link").symlink_to(Path("..", "b"))
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": GRAPH}))
+    (root / "params.yaml").write_text("first: {value: 1}\n")
+    dvc(root, "init", "--no-scm")
+    dvc(root, "add", "elsewhere")
+    dvc(root, "repro")
+    return root
+
+
+@pytest.fixture
+def root(ran: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the graph, of which the plan has been asked until it knows that all is up to date."""
+    root = Path(shutil.copytree(ran, tmp_path / "root", symlinks=True))
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(root / ".scratch" / "dvc"))
+    monkeypatch.chdir(root)
     for _ in range(100):  # files of this moment are not remembered
-        if not stale(tmp_path) and len(seen.recall(tmp_path)) == 3:
-            return tmp_path
-    raise AssertionError(seen.recall(tmp_path))
+        if not stale(root) and len(seen.recall(root)) == 3:
+            return root
+    raise AssertionError(seen.recall(root))
 
 
 def stale(root: Path) -> set[str]:

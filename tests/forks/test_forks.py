@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core import jit
 from tests.forks.process import PLAIN, Forked, may_fork, started
+from tests.imports import ROOT
 
 SAYS = """
 import json, os, signal, sys, threading
@@ -83,3 +85,21 @@ def test_a_variable_that_is_read_at_the_start_takes_a_new_process() -> None:
     given = dict(os.environ)
     assert may_fork({**given, "TOKENMILL_THREADS": "2"})
     assert not may_fork({**given, "OMP_NUM_THREADS": "7"}) and not may_fork({**given, "PYTHONPATH": "/elsewhere"})
+
+
+COMPILES = """
+from tasks.runner.own import keep_compiled_code
+keep_compiled_code()  # as a stage does
+import numba, tasks.core.jit as jit
+numba.config.reload_config()  # as numba does before it compiles
+print(numba.config.CACHE_DIR == str(jit._folder / f"compiled-{jit.digest()}"), numba.config.CACHE_LOCATOR_CLASSES)
+"""
+
+
+def test_it_keeps_compiled_code_where_every_process_of_this_code_does(tmp_path: Path) -> None:
+    (tmp_path / "said.py").write_text(COMPILES)
+    here = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = started("said", [], tmp_path, here, PLAIN)
+    assert isinstance(process, Forked)
+    assert process.communicate()[0] == "True tasks.core.jit.ByName\n"
+    assert jit._folder == Path(os.environ["NUMBA_CACHE_DIR"])

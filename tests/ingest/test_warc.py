@@ -3,8 +3,9 @@
 import gzip
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import brotli
 import pytest
@@ -129,42 +130,55 @@ PACK: dict[str, Callable[[list[bytes]], bytes]] = {
 }
 
 
-def read_around(folder: Path, one: bytes, pack: str) -> tuple[list[dict], list[dict]]:
-    """Documents and quarantine of an archive with this record between pages 0 and 1, and 2 and 3."""
-    content = PACK[pack]([page(0), page(1), one, page(2), page(3)])
-    (folder / "in" / "a.warc").write_bytes(content)
-    documents, quarantine, _ = ingest(folder, Warc(path="*"))
-    assert {f"urn:uuid:{n}" for n in range(4)} <= {d["id"] for d in documents}
-    return [d for d in documents if "page odd" in d["text"]], quarantine
+def own_id(document: dict[str, Any]) -> str:
+    """The id of a document, without the number that tells it from the same one in another archive."""
+    return document["id"].partition("#")[0]
 
 
-@pytest.mark.parametrize("pack", ["plain", "a member a record"])
+def read_packed(
+    folder: Path, records: list[bytes], packs: Iterable[str], **settings: Any
+) -> Iterator[tuple[list[dict], list[dict]]]:
+    """Documents and quarantine of an archive of these records, packed in each of these ways."""
+    names = {pack: f"{number}.warc" for number, pack in enumerate(packs)}
+    for pack, name in names.items():
+        (folder / "in" / name).write_bytes(PACK[pack](records))
+    sources = (Warc(path=name, label=name, **settings) for name in names.values())
+    documents, quarantine, _ = ingest(folder, *sources)
+    for name in names.values():
+        yield [d for d in documents if d["source"] == name], [q for q in quarantine if q["file"] == name]
+
+
+def read_around(folder: Path, one: bytes, *packs: str) -> Iterator[tuple[list[dict], list[dict]]]:
+    """Documents of this record and quarantine, from archives in which it stands between pages 0 and 1, and 2 and 3."""
+    for documents, quarantine in read_packed(folder, [page(0), page(1), one, page(2), page(3)], packs):
+        assert {f"urn:uuid:{n}" for n in range(4)} <= {own_id(d) for d in documents}
+        yield [d for d in documents if "page odd" in d["text"]], quarantine
+
+
 @pytest.mark.parametrize("kind", READ)
-def test_a_page_is_read_however_it_was_stored(folder: Path, kind: str, pack: str) -> None:
-    found, quarantine = read_around(folder, READ[kind], pack)
-    assert [d["text"].strip().startswith("The main text of page odd") for d in found] == [True] and not quarantine
-    assert kind == "no id" or found[0]["id"] == "urn:uuid:99"
-    assert kind != "no id" or found[0]["id"].startswith("warc:")
+def test_a_page_is_read_however_it_was_stored(folder: Path, kind: str) -> None:
+    for found, quarantine in read_around(folder, READ[kind], "plain", "a member a record"):
+        assert [d["text"].strip().startswith("The main text of page odd") for d in found] == [True] and not quarantine
+        assert kind == "no id" or own_id(found[0]) == "urn:uuid:99"
+        assert kind != "no id" or found[0]["id"].startswith(f"{found[0]['source']}:")
 
 
 @pytest.mark.parametrize("kind", PASSED_OVER)
 def test_records_that_are_no_pages_are_passed_over(folder: Path, kind: str) -> None:
-    assert read_around(folder, PASSED_OVER[kind], "a member a record") == ([], [])
+    assert list(read_around(folder, PASSED_OVER[kind], "a member a record")) == [([], [])]
 
 
-@pytest.mark.parametrize("pack", PACK)
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_record_that_cannot_be_read_is_quarantined_alone(folder: Path, kind: str, pack: str) -> None:
+def test_a_record_that_cannot_be_read_is_quarantined_alone(folder: Path, kind: str) -> None:
     one, reason = REFUSED[kind]
-    found, quarantine = read_around(folder, one, pack)
-    assert not found and reasons(quarantine)[0] == ("a.warc", 3, reason)
-    assert len(quarantine) == 1 or kind == "too short"
+    for number, (found, quarantine) in enumerate(read_around(folder, one, *PACK)):
+        assert not found and reasons(quarantine)[0] == (f"{number}.warc", 3, reason)
+        assert len(quarantine) == 1 or kind == "too short"
 
 
 @pytest.mark.parametrize("kind", ["too long by little", "too long by much"])
-@pytest.mark.parametrize("pack", PACK)
 def test_a_wrong_length_is_found_out_beyond_what_is_held(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str, pack: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr("tasks.ingest.sources.warc.LONGEST_HEAD", 100)
     padded = odd(BODY + b" " * 4000)
@@ -172,11 +186,12 @@ def test_a_wrong_length_is_found_out_beyond_what_is_held(
     if kind == "too long by little":
         stated = padded.split(b"Content-Length: ")[1].split(b"\r\n")[0]
         long = padded.replace(b"Content-Length: " + stated, b"Content-Length: %d" % (int(stated) + 40))
-    content = PACK[pack]([page(0), page(1), long, page(2), page(3)])
-    (folder / "in" / "a.warc").write_bytes(content)
-    documents, quarantine, _ = ingest(folder, Warc(path="*", max_document_bytes=len(page(0))))
-    assert sorted(d["id"] for d in documents) == [f"urn:uuid:{n}" for n in range(4)]
-    assert reasons(quarantine) == [("a.warc", 3, "wrong_length")]
+    records = [page(0), page(1), long, page(2), page(3)]
+    for number, (documents, quarantine) in enumerate(
+        read_packed(folder, records, PACK, max_document_bytes=len(page(0)))
+    ):
+        assert sorted(own_id(d) for d in documents) == [f"urn:uuid:{n}" for n in range(4)]
+        assert reasons(quarantine) == [(f"{number}.warc", 3, "wrong_length")]
 
 
 def test_a_damaged_member_costs_its_record_alone(folder: Path) -> None:
