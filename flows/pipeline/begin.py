@@ -31,7 +31,7 @@ def begin(root: Path, asked: argparse.Namespace, prepared: Prepared, say: Callab
 def run_stages(
     root: Path, asked: argparse.Namespace, prepared: Prepared, say: Callable[[str], None], ran: list[str]
 ) -> int:
-    """As `begin`, once what its stages need is on its way."""
+    """Exit code of a run whose stages have a DVC on its way: preflight, a server that shows it, and the flow."""
     todo = prepared.todo
     try:
         choose_server()
