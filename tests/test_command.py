@@ -25,7 +25,8 @@ def tokenmill(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]
 
 def source_of(name: str) -> str:
     place = ROOT / COMMANDS[name].module.replace(".", "/")
-    return (place / "__main__.py" if place.is_dir() else place.with_suffix(".py")).read_text()
+    parts = [place / "command.py", place / "__main__.py", place.with_suffix(".py")]  # the first of these that there is
+    return next(path for path in parts if path.exists()).read_text()
 
 
 @pytest.mark.parametrize("name", COMMANDS)

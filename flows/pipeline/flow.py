@@ -29,6 +29,7 @@ from flows.pipeline.run_lock import one_run
 from flows.preflight.start import preflight
 from flows.stage.pools import run_anywhere
 from flows.stage.process import TRANSIENT_CODES, stop_all, stopping
+from flows.stage.ready import ready
 from flows.staleness.plan import Planned
 from tasks.core.config import ConfigError
 from tasks.runner.git import revision as revision_of
@@ -148,7 +149,7 @@ def bring_up_to_date(root: Path, asked: Asked, where: str, publish: str) -> list
     gc.freeze()  # Prefect, DVC and mlflow stay: else the collector walks them at every turn, 1 s in a run of five stages
     status = "KILLED"
     futures: dict[str, PrefectFuture] = {}
-    with recorder() as recorded:
+    with recorder() as recorded, ready(root, len(todo)):
         extra = {
             FLOW_RUN: this_run,
             "TOKENMILL_PROGRESS": "lines",

@@ -16,12 +16,12 @@ from pathlib import Path
 import psutil
 
 from flows.environment import environment
+from flows.stage.ready import DVC_CLI, Forked, forked
 from tasks.runner.key import locked_key
 from tasks.runner.lock import lock_entry
 from tasks.runner.timings import settle
 
 PROGRESS = re.compile(r"progress (\S+) (\d+) (\d+) (\S+) eta=(\d+)(?: (.+))?")
-DVC_CLI = Path(__file__).with_name("dvc_cli.py")
 STOP_SECONDS = 20
 # Exit codes that another try may mend: the stage was killed, not wrong. 2 is a mistake in the parameters or the input.
 TRANSIENT_CODES = {137, 143}
@@ -37,7 +37,8 @@ CHATTER = (
     "Use `dvc push`",
     "Updating lock file",
 )
-_running: dict[int, subprocess.Popen[str]] = {}
+Process = subprocess.Popen[str] | Forked
+_running: dict[int, Process] = {}
 _asked: set[int] = set()
 _guard = threading.Lock()
 _stopping = threading.Event()
@@ -58,9 +59,25 @@ def timing_signature(root: Path, address: str) -> tuple[int, int] | None:
     return (path.stat().st_mtime_ns, path.stat().st_ino) if path.exists() else None
 
 
-def run_here(address: str) -> list[str]:
-    """The command that brings one stage up to date on this machine; by path, as the project may be of a revision without it."""
-    return [sys.executable, "-P", str(DVC_CLI), "--wait-for-lock", "repro", "--single-item", address]
+def begin(command: Sequence[str], root: Path, variables: dict[str, str]) -> subprocess.Popen[str]:
+    """A command in a session of its own, whose two outputs come by one pipe."""
+    if setpriv := shutil.which("setpriv"):  # the stage ends with us, however we end
+        command = [setpriv, "--pdeathsig", "TERM", *command]
+    return subprocess.Popen(
+        command,
+        cwd=root,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+
+
+def begin_here(words: Sequence[str], root: Path, variables: dict[str, str]) -> Process:
+    """DVC on this machine; by path, as the project may be of a revision without it."""
+    return forked(words, root, variables) or begin([sys.executable, "-P", str(DVC_CLI), *words], root, variables)
 
 
 def exit_code(code: int, tail: Sequence[str]) -> int:
@@ -81,40 +98,30 @@ def run_stage(
     """Bring one stage up to date, by `dvc repro` or by another command that does. Its lines go to `say`; stages it depends on
     must be up to date already."""
     before = lock_entry(root, address), timing_signature(root, address)
-    command = [*(command or run_here(address)), *(["--force"] if force else [])]
-    if setpriv := shutil.which("setpriv"):  # the stage ends with us, however we end
-        command = [setpriv, "--pdeathsig", "TERM", *command]
+    words = [*(command or ("--wait-for-lock", "repro", "--single-item", address)), *(["--force"] if force else [])]
     with _guard:
         if _stopping.is_set():  # a stage that was ended must not be tried again for having been ended
             return Ended(INTERRUPTED, "Stopped")
-        process = subprocess.Popen(
-            command,
-            cwd=root,
-            env={**environment(root), **extra},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        process = (begin if command else begin_here)(words, root, {**environment(root), **extra})
         _running[process.pid] = process
     tail: deque[str] = deque(maxlen=30)
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith(CHATTER) or not line.strip():
-                continue
-            if not PROGRESS.fullmatch(line.strip()):
-                tail.append(line.rstrip())
-            say(line.rstrip())
-        code = process.wait()
-    except BaseException:  # a signal to the thread that waits here
-        _end([process])
-        raise
-    finally:
-        with _guard:
-            _running.pop(process.pid, None)
-            _asked.discard(process.pid)
+    with process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith(CHATTER) or not line.strip():
+                    continue
+                if not PROGRESS.fullmatch(line.strip()):
+                    tail.append(line.rstrip())
+                say(line.rstrip())
+            code = process.wait()
+        except BaseException:  # a signal to the thread that waits here
+            _end([process])
+            raise
+        finally:
+            with _guard:
+                _running.pop(process.pid, None)
+                _asked.discard(process.pid)
     after = lock_entry(root, address), timing_signature(root, address)
     how = "Ran" if after[1] != before[1] else "Unchanged" if after[0] == before[0] else "Restored"
     if how == "Restored" and after[0]:
@@ -135,7 +142,7 @@ def stopping() -> bool:
     return _stopping.is_set()
 
 
-def _end(processes: list[subprocess.Popen[str]]) -> None:
+def _end(processes: list[Process]) -> None:
     """SIGTERM to the process group of each, so that it can checkpoint, and SIGKILL if it will not. DVC itself ends at once, so
     what counts is the last process of the group. A group is asked once: a second SIGTERM would cut its saving short."""
     with _guard:

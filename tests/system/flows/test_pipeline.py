@@ -49,10 +49,11 @@ def test_a_failed_stage_stops_only_what_follows_it(tmp_path: Path, server) -> No
     assert set(read_lock(folder / "dvc.lock")) == {"a", "b", "each@b"}
 
 
-def test_nothing_to_do_needs_no_prefect(tmp_path: Path) -> None:
+def test_nothing_to_do_needs_nothing_of_a_run(tmp_path: Path) -> None:
     folder = make_repo(tmp_path / "repo")
     dvc(folder, "repro")
-    program = "import sys; from flows.pipeline.__main__ import main; code = main(); assert 'prefect' not in sys.modules; sys.exit(code)"
+    program = "import sys; from flows.pipeline.__main__ import main, leave; code = main();"
+    program += "assert not {'prefect', 'flows.preflight.start', 'flows.stage.process'} & set(sys.modules); leave(code)"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=folder,
