@@ -129,7 +129,7 @@ class Slots:
             if changed:
                 others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
                 raise ConfigError(
-                    f"{changed[0][3:]}{others}: not committed, and arms run the commit's code: commit first"
+                    f"{changed[0].split(maxsplit=1)[1]}{others}: not committed, and arms run the commit's code: commit first"
                 )
             self._free = SimpleQueue()
             for number in range(self._at_once):
