@@ -217,7 +217,7 @@ def test_edited_code_is_read_anew(tmp_path: Path) -> None:
 
 def test_a_name_without_room_is_shown_all_the_same(tmp_path: Path) -> None:
     long = "a" * 500
-    folder = repo_of(tmp_path / "repo", **{long: "ps -o args= -p $PPID; exit 3"})
+    folder = repo_of(tmp_path / "repo", **{long: "ps -ww -o args= -p $PPID; exit 3"})
     with ready(folder, LEAST):
         told = run(folder, long)
     assert told.code == 3 and any(line.endswith(f"--single-item {long} --force") for line in told.tail)
