@@ -66,7 +66,7 @@ def _put(root: Path, address: str, facts: dict[str, float], record: dict[str, An
 
 def _keep(root: Path, address: str, facts: dict[str, float], record: dict[str, Any]) -> None:
     both: dict[str, Any] = {"facts": facts, "record": record}
-    write_json(_kept(root, address, record["key"]), both)
+    write_json(_kept(root, address, record["key"]), both, shared=True)  # variants of one checkout keep theirs here, too
 
 
 def _kept(root: Path, address: str, key: str) -> Path:

@@ -19,7 +19,7 @@ from tasks.core.yaml import dump_yaml
 from tasks.report.read import read_facts, read_stages
 from tasks.runner.key import file_md5, locked_key
 from tasks.runner.lock import lock_entry
-from tasks.runner.timings import facts_of, paths, settle
+from tasks.runner.timings import STORE, facts_of, paths, settle, write
 from tests.project import ROOT, TINY, make_project, write_params
 
 
@@ -153,3 +153,11 @@ def test_where_git_cannot_tell_the_report_does_not_say_clean(tmp_path: Path, mon
     empty.mkdir()
     monkeypatch.setitem(os.environ, "PATH", str(empty))
     assert read_facts(tmp_path).dirty is None
+
+
+def test_runs_of_one_key_side_by_side_write_into_no_file_of_each_other(tmp_path: Path) -> None:
+    """Variants of a checkout keep their figures in one place: what another process is writing there is not this one's."""
+    others = tmp_path / STORE / "toy" / ".k.json.unfinished"
+    others.mkdir(parents=True)
+    write(tmp_path, "toy", {"seconds": 1.5}, {"key": "k"})
+    assert facts_of(tmp_path, "toy", "k") == {"seconds": 1.5} and others.exists()
