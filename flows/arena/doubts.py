@@ -24,6 +24,7 @@ def doubts_of(study: Study, raced: Raced) -> dict[str, list[str]]:
         said[name] += diverged(
             name, [run.value is None for run in arm.runs.values()], [t.value is None for t in arm.trials]
         )
+        said[name] += too_large(study, arm)
         if name in at_end:
             said[name] += undecayed(name, at_end)
         if arm is base:
@@ -56,6 +57,14 @@ def the_same(raced: Raced) -> list[str]:
         for runs, names in groups.items()
         if runs and len(names) > 1
     ]
+
+
+def too_large(study: Study, arm: Arm) -> list[str]:
+    """A line for an arm whose weights take more than a budget of bytes."""
+    size = max((run.size_bytes for run in arm.runs.values()), default=0)
+    if study.budget.kind != "bytes" or size <= study.budget.amount:
+        return []
+    return [f"takes {size:,} bytes of weights, and the budget is {study.budget.amount:,.0f}"]
 
 
 def end_of_schedule(arm: Arm) -> float | None:

@@ -13,8 +13,8 @@ class Outcome:
     """What came of a run. value: the measure, None where training diverged, and `why` says how.
 
     seconds, flop, tokens: of training, forward and backward. parameters, layers: of the trained model. copies: numbers
-    that a token moves through memory in its products. size_bytes: of the
-    measured model on disk, 0 where its stage does not say. data: digest of the data that training followed. curve:
+    that a token moves through memory in its products. size_bytes: of the measured model on disk, 0 where its stage does
+    not say. data: digest of the data that training followed. curve:
     [tokens, loss or bits per byte] of training, a point a step. rates: the learning rate at its highest and at the last step.
     decays_from: tokens after which it was below its highest for good, 0 where it never was.
     """

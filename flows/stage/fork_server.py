@@ -54,9 +54,8 @@ def serve(control: int, code: Path) -> list[str]:
             if ready != control:
                 events.unregister(ready)
                 answer, pid = children.pop(ready)
-                if (
-                    ready == answer.fileno()
-                ):  # its code is wanted, or who began it has ended: no reason to wait for it here
+                # its code is wanted, or who began it has ended: no reason to wait for it here
+                if ready == answer.fileno():
                     ending = os.pidfd_open(pid)
                     children[ending] = answer, pid
                     events.register(ending, select.POLLIN)

@@ -128,6 +128,16 @@ def test_arms_that_change_nothing_beside_each_other_are_said() -> None:
     assert apart["warnings"] == []
 
 
+def test_an_arm_beyond_a_budget_of_bytes_is_said() -> None:
+    """Runs here take 2000 bytes of weights."""
+    said = {}
+    for size in (1999, 2000):
+        asked = study(budget={"bytes": size}, tune={})
+        result = result_of(asked, raced(asked, losses({"muon": 0.9}, 0.003)), TOLD)
+        said[size] = [line for arm in result["arms"] for line in arm["warnings"] if "bytes" in line]
+    assert said == {1999: ["takes 2,000 bytes of weights, and the budget is 1,999"] * 2, 2000: []}
+
+
 def test_a_best_at_the_edge_of_its_range_is_said() -> None:
     asked = study(tune={RATE: [0.00001, 0.0001]})
     result = result_of(asked, raced(asked, losses({}, 0.0001)), TOLD)
