@@ -50,8 +50,8 @@ def grouped_trainer(folder: str, threads: int) -> tuple[dict[str, float], float]
 
 
 def trl_sft(folder: str, threads: int, packing: bool) -> tuple[dict[str, float], float]:
-    """SFTTrainer on prompts and completions. Packed rows are as long as ours; a step takes as many of them as hold as many tokens
-    as sixteen conversations on the mean, and its epoch has every row as well."""
+    """SFTTrainer on prompts and completions. Packed rows are as long as ours; a step takes as many of them as hold as many
+    tokens as sixteen conversations on the mean, and its epoch has every row as well."""
     torch.set_num_threads(threads)
     os.environ["HF_HUB_OFFLINE"] = "1"
     from datasets import Dataset

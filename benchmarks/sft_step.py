@@ -28,7 +28,7 @@ from lm.optimizers import AdamW
 from lm.problems import Arithmetic
 from lm.schedules import Wsd
 from lm.tokenizer import Tokenizer
-from lm.training.data.conversations import collate, token_logps, places
+from lm.training.data.conversations import collate, places, token_logps
 from tasks.core.config import Conversations
 from tasks.core.log import Log
 from tasks.core.process import use_threads
@@ -71,7 +71,9 @@ def prepare(folder: Path) -> None:
     """folder/model, and rows.jsonl: conversations of at most CONTEXT tokens. Raises ValueError without instruction data."""
     files = sorted(DATA.glob("*.jsonl.gz"))
     if not files:
-        raise ValueError(f"{DATA}: no *.jsonl.gz there; give this benchmark a folder of instruction data, as docs/post-training.md has it")
+        raise ValueError(
+            f"{DATA}: no *.jsonl.gz there; give this benchmark a folder of instruction data, as docs/post-training.md has it"
+        )
     rows = [json.loads(line) for file in files for line in gzip.decompress(file.read_bytes()).splitlines()]
     tokenizer = Bpe(vocab_size=8192)((row["instruction"] + row["output"] for row in rows), Path())
     wanted = JUDGED + BATCH * (WARM + TIMED)
@@ -82,7 +84,14 @@ def prepare(folder: Path) -> None:
         if len(made) <= CONTEXT and len(kept) < wanted:
             kept.append({"prompt": dialogue.messages[:1], "completion": dialogue.messages[1:]})
     shape = ModelConfig(
-        vocab_size=tokenizer.vocab_size, width=192, layers=6, heads=6, kv_heads=6, ffn_width=512, context=CONTEXT, qk_norm=False
+        vocab_size=tokenizer.vocab_size,
+        width=192,
+        layers=6,
+        heads=6,
+        kv_heads=6,
+        ffn_width=512,
+        context=CONTEXT,
+        qk_norm=False,
     )
     save_hf(Decoder(shape), tokenizer, folder / "model", torch.float32)
     for name, some in (("judged", kept[:JUDGED]), ("rows", kept[JUDGED:])):

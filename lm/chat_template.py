@@ -55,8 +55,8 @@ class ChatTemplate:
 
     @classmethod
     def adopt(cls, folder: Path, described: dict[str, Any]) -> "ChatTemplate | None":
-        """The template of a folder: chat_template.jinja, else what its tokenizer_config.json, `described`, has; None where there
-        is neither, or it is ours. Raises ValueError naming the file of one that is no template."""
+        """The template of a folder: chat_template.jinja, else what its tokenizer_config.json, `described`, has; None where
+        there is neither, or it is ours. Raises ValueError naming the file of one that is no template."""
         path = folder / FILES[0]
         if path.exists():
             text: Any = path.read_text(encoding="utf-8-sig")
@@ -107,7 +107,8 @@ class ChatTemplate:
 
 
 def _with_tokens(text: str, described: dict[str, Any]) -> str:
-    """The template with the special tokens of its tokenizer set before it: transformers gives them to it beside the messages."""
+    """The template with the special tokens of its tokenizer set before it: transformers gives them to it beside the
+    messages."""
     tokens = {}
     for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
         value = described.get(name)
@@ -115,7 +116,9 @@ def _with_tokens(text: str, described: dict[str, Any]) -> str:
         if isinstance(value, str):
             tokens[name] = value
     said = "".join(f"{{%- set {name} = {dumps(value, ensure_ascii=False)} %}}" for name, value in tokens.items())
-    return f"{said}{{{{ '' }}}}{text}" if said else text  # a block takes a line feed behind it away, an expression does not
+    return (
+        f"{said}{{{{ '' }}}}{text}" if said else text
+    )  # a block takes a line feed behind it away, an expression does not
 
 
 @lru_cache(maxsize=8)

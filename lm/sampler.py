@@ -74,11 +74,11 @@ def generate(
     """One completion a prompt, in their order, of at most `max_new_tokens` and of what its own prompt leaves of the context.
 
     A completion depends on the model, its prompt, the numbers given here and, where it is sampled, on its place in the list;
-    never on the other prompts. Its draws are of the seed and the place, or of the number that `draws` has there, from 0 on. On a CPU that holds to the last bit: a matrix product's
-    rounding depends on the shape, so every forward has `rows` rows (an eighth of it where prompts are read) of a length that
-    follows from each of its prompts alone, and a row that ended makes room for the next prompt.
-    Computed in the dtype of autocast where it is on. Raises ValueError for an empty prompt or one that leaves no room in the
-    context.
+    never on the other prompts. Its draws are of the seed and the place, or of the number that `draws` has there, from 0 on. On
+    a CPU that holds to the last bit: a matrix product's rounding depends on the shape, so every forward has `rows` rows (an
+    eighth of it where prompts are read) of a length that follows from each of its prompts alone, and a row that ended makes
+    room for the next prompt. Computed in the dtype of autocast where it is on. Raises ValueError for an empty prompt or one
+    that leaves no room in the context.
     """
     if not prompts or max_new_tokens < 1:
         return [Completion() for _ in prompts]
@@ -104,7 +104,8 @@ def generate(
 class _Table:
     """Rows that completions are written in, and whose: `running` has the prompts' places by row."""
 
-    def __init__(self, model: Decoder, rows: int, capacity: int, budgets: list[int], seed: int, draws: Sequence[int] | None
+    def __init__(
+        self, model: Decoder, rows: int, capacity: int, budgets: list[int], seed: int, draws: Sequence[int] | None
     ) -> None:
         kind = "cuda" if model.embedding.weight.is_cuda else "cpu"
         self._every, self._budgets, self._seed = LOOK_EVERY[kind], budgets, seed

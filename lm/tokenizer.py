@@ -80,8 +80,8 @@ class Tokenizer:
 
     @cached_property
     def end_id(self) -> int:
-        """The token that ends an answer: of a template that is not ours, the first control token that it puts behind one. Raises
-        ValueError where it puts none there."""
+        """The token that ends an answer: of a template that is not ours, the first control token that it puts behind one.
+        Raises ValueError where it puts none there."""
         if not self.own_template:
             return self._our_end_id
         answer = "xyzzy"
@@ -119,8 +119,8 @@ class Tokenizer:
         return self._inner.decode(ids, skip_special_tokens=False)
 
     def chat(self, prompt: str) -> list[int]:
-        """The ids of a conversation that awaits its answer; the answer is to end with end_id. Raises ValueError for a prompt that
-        spells a control token of a template that is not ours."""
+        """The ids of a conversation that awaits its answer; the answer is to end with end_id. Raises ValueError for a prompt
+        that spells a control token of a template that is not ours."""
         if not self.own_template:
             return [self.user_id, *self.encode(prompt), self.assistant_id]
         if name := self.spelled(prompt):
@@ -132,7 +132,8 @@ class Tokenizer:
         return next((name for name in self._controls if name in text), None)
 
     def encode_written(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """(ids, [start, end) of each in characters) of a text that a template has written: what spells a control token is it."""
+        """(ids, [start, end) of each in characters) of a text that a template has written: what spells a control token is
+        it."""
         found = self._with_controls.encode(text, add_special_tokens=False)
         return found.ids, found.offsets
 
@@ -186,8 +187,8 @@ class Tokenizer:
     def adopt(cls, folder: Path) -> "Tokenizer":
         """Read another model's folder/tokenizer.json; special tokens that it lacks come after all it has. `before` and `after`
         are what its post-processor puts around a text: as in transformers 5, add_bos_token and add_eos_token of
-        tokenizer_config.json say nothing beside a tokenizer.json. Conversations are written by the folder's chat template, where
-        it has one.
+        tokenizer_config.json say nothing beside a tokenizer.json. Conversations are written by the folder's chat template,
+        where it has one.
 
         Raises ValueError naming the file when it is missing, no tokenizer, or one whose texts can spell a control token.
         """

@@ -1,5 +1,5 @@
-"""`tokenmill show`: the figures of the models and stages that are up to date, as the end of a run prints them; with --stage what a
-stage learns from."""
+"""`tokenmill show`: the figures of the models and stages that are up to date, as the end of a run prints them; with --stage
+what a stage learns from."""
 
 import argparse
 import sys

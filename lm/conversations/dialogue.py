@@ -8,9 +8,10 @@ from typing import Any
 class Dialogue:
     """Messages of one conversation, as chat templates know them.
 
-    where: `file:row`, by which a message names it. messages: each with `role` and `content`, and `tool_calls` where it has them.
-    weights: of each message, how much its tokens count in a loss; 0 of what is not learned. tools: JSON schemas of the tools there
-    are, None where there are none. level: how hard it is, or how high in a curriculum; None where its file says nothing.
+    where: `file:row`, by which a message names it. messages: each with `role` and `content`, and `tool_calls` where it has
+    them. weights: of each message, how much its tokens count in a loss; 0 of what is not learned. tools: JSON schemas of the
+    tools there are, None where there are none. level: how hard it is, or how high in a curriculum; None where its file says
+    nothing.
     """
 
     where: str

@@ -16,9 +16,10 @@ def encoded(dialogue: Dialogue, tokenizer: Tokenizer, learned: Learned = "all") 
     """The conversation in tokens, as its model's chat template writes it; the ids are those that transformers makes of it.
 
     Messages count by their weights, each up to the token that ends it and that token too. learned: "last" has the last of them
-    count alone. Where the template writes a message otherwise once others follow it, as those do that drop what a model thought,
-    each message that counts comes as a conversation of its own, which ends with it.
-    Raises ValueError with the reason for one that the template refuses, that spells a control token, or of which no token counts.
+    count alone. Where the template writes a message otherwise once others follow it, as those do that drop what a model
+    thought, each message that counts comes as a conversation of its own, which ends with it.
+    Raises ValueError with the reason for one that the template refuses, that spells a control token, or of which no token
+    counts.
     """
     for message in dialogue.messages:
         if name := tokenizer.spelled(message["content"]):
@@ -32,7 +33,9 @@ def encoded(dialogue: Dialogue, tokenizer: Tokenizer, learned: Learned = "all") 
     found = [_span(dialogue, number, whole.text, tokenizer) for number in turns]
     if all(span is not None for span in found):
         return [
-            _conversation(whole.text, [(s, dialogue.weights[n]) for s, n in zip(found, turns, strict=True) if s], tokenizer)
+            _conversation(
+                whole.text, [(s, dialogue.weights[n]) for s, n in zip(found, turns, strict=True) if s], tokenizer
+            )
         ]
     return [_alone(dialogue, number, tokenizer) for number in turns]
 
@@ -65,9 +68,7 @@ def _alone(dialogue: Dialogue, number: int, tokenizer: Tokenizer) -> Conversatio
     return _conversation(text, [((len(before), len(text)), dialogue.weights[number])], tokenizer)
 
 
-def _conversation(
-    text: str, spans: Sequence[tuple[tuple[int, int], float]], tokenizer: Tokenizer
-) -> Conversation:
+def _conversation(text: str, spans: Sequence[tuple[tuple[int, int], float]], tokenizer: Tokenizer) -> Conversation:
     """The text in tokens, with the weight of the span that a token begins in."""
     ids, offsets = tokenizer.encode_written(text)
     starts = np.array([start for start, _ in offsets], dtype=np.int64)

@@ -19,7 +19,8 @@ NEEDS = "a JSON object"
 
 
 def files_of(place: Path) -> list[Path]:
-    """The files of a place, which is one of them or a folder with some anywhere in it. Raises ConfigError where there is none."""
+    """The files of a place, which is one of them or a folder with some anywhere in it. Raises ConfigError where there is
+    none."""
     found = [place] if place.is_file() else sorted({path for pattern in PATTERNS for path in place.rglob(pattern)})
     if not found:
         raise ConfigError(f"{place}: holds no {', '.join(PATTERNS)}; put files of conversations there")

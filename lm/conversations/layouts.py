@@ -24,10 +24,11 @@ KNOWN = "`messages` or `conversations` (a list), or two of text: `prompt` and `c
 def dialogue_of(row: Row, where: str) -> Dialogue:
     """The conversation of a row. Raises ValueError with the reason for one that is none, or that nothing can be learned from.
 
-    Layouts: `messages` with `role` and `content` (OpenAI, Hugging Face), where `weight`, or `train` (true or false), says how much
-    a message counts; `conversations` with `from` and `value` (ShareGPT); a question in `prompt`, `instruction`, `question` or
-    `query`, with what stands in `input` or `context` behind it, and an answer in `completion`, `response`, `output`, `answer` or
-    `chosen`, either a text or a list of messages. `system` and `tools` may stand beside any of them, and `level`, a number.
+    Layouts: `messages` with `role` and `content` (OpenAI, Hugging Face), where `weight`, or `train` (true or false), says how
+    much a message counts; `conversations` with `from` and `value` (ShareGPT); a question in `prompt`, `instruction`, `question`
+    or `query`, with what stands in `input` or `context` behind it, and an answer in `completion`, `response`, `output`,
+    `answer` or `chosen`, either a text or a list of messages. `system` and `tools` may stand beside any of them, and `level`, a
+    number.
     """
     turns = next((row[name] for name in LISTS if isinstance(row.get(name), list)), None)
     messages = _messages(turns, row) if turns is not None else _pair(row)

@@ -26,8 +26,8 @@ def rows_of(path: Path, needs: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, bytes]]:
-    """(`path:line`, line) of every line that is not blank, the first without its byte order mark. Raises ConfigError for a broken
-    gzip, for an encoding that is not UTF-8's, and for a file without line feeds."""
+    """(`path:line`, line) of every line that is not blank, the first without its byte order mark. Raises ConfigError for a
+    broken gzip, for an encoding that is not UTF-8's, and for a file without line feeds."""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
         number = 0
         while True:
@@ -54,7 +54,8 @@ def _first(line: bytes, path: Path) -> bytes:
 
 
 def object_of(line: bytes, where: str, needs: str) -> dict[str, Any]:
-    """The JSON object of a line. Raises ConfigError, in which `needs` says what a line is to be, for one that is none in UTF-8."""
+    """The JSON object of a line. Raises ConfigError, in which `needs` says what a line is to be, for one that is none in
+    UTF-8."""
     try:
         text = line.decode()
         row = json.loads(text)

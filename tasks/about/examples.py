@@ -15,8 +15,8 @@ class Piece(NamedTuple):
 
 
 def shown(pieces: Sequence[Piece], coloured: bool) -> str:
-    """An example with its pieces coloured by their weights; without colours what is learned stands in brackets, a weight other than
-    1 behind it."""
+    """An example with its pieces coloured by their weights; without colours what is learned stands in brackets, a weight other
+    than 1 behind it."""
     if coloured:
         return "".join(f"{FULL if p.weight >= 1 else PART if p.weight else READ}{p.text}{PLAIN}" for p in pieces)
     return "".join(

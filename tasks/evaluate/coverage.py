@@ -18,8 +18,9 @@ def sampled_scores(
     progress,
     batch: int = 4 * ROWS,
 ) -> list[list[Score]]:
-    """Verdicts on so many sampled answers to each problem, in the order of the examples; of one whose prompt leaves no room in the
-    context on empty answers. The draws of an answer are of its problem's id and of its number: no other problem changes them."""
+    """Verdicts on so many sampled answers to each problem, in the order of the examples; of one whose prompt leaves no room in
+    the context on empty answers. The draws of an answer are of its problem's id and of its number: no other problem changes
+    them."""
     prompts = [tokenizer.chat(e.prompt) for e in examples]
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) < model.config.context]
     scores = [[verifier.score(e, "")] * samples for e in examples]
@@ -39,8 +40,8 @@ def sampled_scores(
 
 
 def coverage(scores: list[list[Score]]) -> dict[str, float]:
-    """pass_at_n: the share of problems that some of their N answers is right of, with its 95% interval (Wilson); pass_at_1, the mean
-    score of an answer. An answer without a verdict is none; a problem without any is not counted."""
+    """pass_at_n: the share of problems that some of their N answers is right of, with its 95% interval (Wilson); pass_at_1, the
+    mean score of an answer. An answer without a verdict is none; a problem without any is not counted."""
     valid = [[score.value for score in some if score.valid] for some in scores]
     counted = [some for some in valid if some]
     if not counted:

@@ -26,7 +26,9 @@ class EvaluateConfig(Config):
         2000, gt=0, description="problems of the test split to answer; fewer where it has fewer"
     )
     max_new_tokens: int = Field(32, gt=0)
-    samples: int = Field(0, ge=0, description="answers sampled to each problem, for pass@N beside the greedy one; 0: none")
+    samples: int = Field(
+        0, ge=0, description="answers sampled to each problem, for pass@N beside the greedy one; 0: none"
+    )
     temperature: float = Field(1.0, gt=0, description="of those answers")
     problems: choice(problems)
 

@@ -1,5 +1,5 @@
-"""Whether a process computes what this machine computed before. One whose floating-point state is another, by a library that left it
-so or by a fault of the machine, would write other bytes and say nothing."""
+"""Whether a process computes what this machine computed before. One whose floating-point state is another, by a library that
+left it so or by a fault of the machine, would write other bytes and say nothing."""
 
 import json
 import sys
@@ -17,7 +17,8 @@ SIDE = 384
 
 
 def digest() -> str:
-    """Digest of a product, an exponential, a division and a sum of fixed numbers, by the threads that a stage has. Imports torch."""
+    """Digest of a product, an exponential, a division and a sum of fixed numbers, by the threads that a stage has. Imports
+    torch."""
     import torch
 
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
@@ -28,8 +29,8 @@ def digest() -> str:
 
 
 class Arithmetic:
-    """What a stage's process computes, held to what others of this machine have, and at the end to itself. Nothing where the stage
-    has no torch: whole numbers decide the data stages' bytes."""
+    """What a stage's process computes, held to what others of this machine have, and at the end to itself. Nothing where the
+    stage has no torch: whole numbers decide the data stages' bytes."""
 
     def __init__(self, address: str, known: Path = KNOWN) -> None:
         """Raises Changed in one line where this machine computed something else before."""
@@ -50,7 +51,9 @@ class Arithmetic:
     def check(self) -> None:
         """Raise Changed where this process no longer computes what it did when the stage began."""
         if self.found and digest() != self.found:
-            raise Changed(f"{self._address}: its arithmetic changed while it ran, so what it made is not kept: run it again")
+            raise Changed(
+                f"{self._address}: its arithmetic changed while it ran, so what it made is not kept: run it again"
+            )
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -13,8 +13,8 @@ from tasks.sft.data import read_data
 
 
 def examples(sections: Sections, data: Path, count: int) -> Iterator[list[Piece]]:
-    """The first conversations of a run, each in pieces of tokens that count alike. Raises ValueError naming what is missing, such as
-    the tokenizer of a model that has not been made."""
+    """The first conversations of a run, each in pieces of tokens that count alike. Raises ValueError naming what is missing,
+    such as the tokenizer of a model that has not been made."""
     config = sections["sft"]
     folder = sections.checkpoint_folder() if config.model == CHECKPOINT else data / config.model
     tokenizer, shape = read_tokenizer(folder), sections.shape("sft")

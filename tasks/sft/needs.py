@@ -32,8 +32,8 @@ def needs(sections: Sections) -> StageNeeds:
 
 @cache
 def lengths_of(source: Any, problems: Any, folder: Path, vocab_size: int) -> list[tuple[int, int]]:
-    """(what is read before it, what is learned) of a source's conversations in tokens, as `problem_lengths.conversations` counts them; of
-    files the first of them. Raises ConfigError where there are no files."""
+    """(what is read before it, what is learned) of a source's conversations in tokens, as `problem_lengths.conversations`
+    counts them; of files the first of them. Raises ConfigError where there are no files."""
     if source.name == "problems":
         return conversations(problems, "sft", vocab_size)
     tokens = counter(vocab_size)
@@ -54,12 +54,15 @@ def every_length(sections: Sections) -> list[tuple[int, int]]:
 
 
 def work(sections: Sections, shape: ModelConfig) -> Work:
-    """A step of B conversations of T predictions, of which as many count as in the mean answer. Packed ones are counted as rows of the
-    longest all the same, of which there are no more."""
+    """A step of B conversations of T predictions, of which as many count as in the mean answer. Packed ones are counted as rows
+    of the longest all the same, of which there are no more."""
     config = sections["sft"]
     every = every_length(sections)
     if config.too_long == "cut":
-        every = [(min(before, shape.context - 1), min(said, shape.context - min(before, shape.context - 1))) for before, said in every]
+        every = [
+            (min(before, shape.context - 1), min(said, shape.context - min(before, shape.context - 1)))
+            for before, said in every
+        ]
     lengths = [pair for pair in every if sum(pair) <= shape.context]
     if not lengths:
         raise ConfigError(f"sft: none of the demonstrations fits the context of {shape.context} tokens")

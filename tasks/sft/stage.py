@@ -20,7 +20,7 @@ from lm.training.loop import train
 from lm.training.parallel import parts_of_a_batch
 from lm.training.recipe import Recipe
 from lm.transfer import Tensors
-from tasks.core.config import ConfigError, Conversations, StartModel
+from tasks.core.config import Conversations, StartModel
 from tasks.core.log import Log
 from tasks.sft import corruptions, losses, orders, sources
 from tasks.sft.data import read_data, reasons
@@ -33,11 +33,14 @@ class SftConfig(Recipe):
     model: StartModel
     steps: int = Field(200, gt=0)
     batch: int = Field(64, gt=0, description="conversations a step")
-    sources: list[choice(sources)] = Field([sources.Problems()], min_length=1, description="where conversations come from")
+    sources: list[choice(sources)] = Field(
+        [sources.Problems()], min_length=1, description="where conversations come from"
+    )
     learned: Literal["all", "last"] = Field("all", description="answers of a conversation: all, or the last alone")
     too_long: Literal["drop", "cut"] = Field("drop", description="what is done with more than the context")
     packing: bool = Field(
-        False, description="conversations behind each other in rows of the context, none of which sees another; off: one a row"
+        False,
+        description="conversations behind each other in rows of the context, none of which sees another; off: one a row",
     )
     order: choice(orders) = orders.Shuffled()
     corruption: choice(corruptions) = corruptions.Untouched()
@@ -59,43 +62,52 @@ def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
     if found.refused:
         lines = [json.dumps(vars(row), ensure_ascii=False, sort_keys=True) for row in found.refused]
         write_text(data / "sft" / QUARANTINE, "\n".join(lines) + "\n")
-        print(f"sft: {len(lines)} rows are no conversation, see data/sft/{QUARANTINE}: {reasons(found.refused)}", flush=True)
+        print(
+            f"sft: {len(lines)} rows are no conversation, see data/sft/{QUARANTINE}: {reasons(found.refused)}",
+            flush=True,
+        )
     parts = parts_of_a_batch(config)
 
     def chosen_at(step: int) -> list[Conversation]:
         return [found.conversations[i] for i in found.picks_P[step * batch : (step + 1) * batch]]
 
     def fetch(step: int) -> Tensors:
-        """ids_BN, mask_BT; of the K predictions that count the places among all B x T, the weights (None where all are 1) and the
-        conversations' numbers; what is read in the place of ids (None: they are); bounds; and how many tokens there are."""
+        """ids_BN, mask_BT; of the K predictions that count the places among all B x T, the weights (None where all are 1) and
+        the conversations' numbers; what is read in the place of ids (None: they are); the length of each one's conversation
+        (None: no noise asks for it); bounds; and how many tokens there are."""
         chosen_now = chosen_at(step)
-        tokens, bounds = torch.tensor(sum(map(len, chosen_now))), None
+        lengths_C = torch.tensor([len(c) for c in chosen_now])
+        bounds = None
         if config.packing:
             packed = pack(chosen_now, tokenizer.pad_id, context, parts)
             ids_BN, mask_BT, bounds = packed.ids_BN, packed.mask_BT, packed.bounds
             places_K = places(mask_BT)
-            owners_K = packed.owners_BT.flatten()[places_K]
+            owners_BT = packed.owners_BT
         else:
             ids_BN, mask_BT = collate(chosen_now, tokenizer.pad_id)
             places_K = places(mask_BT)
-            owners_K = places_K // mask_BT.shape[1]
+            owners_BT = torch.arange(len(ids_BN))[:, None].expand(mask_BT.shape)
         weights_K = mask_BT.flatten()[places_K]
         asked_BT = ids_BN[:, :-1]
         inputs_BT = config.corruption(asked_BT, mask_BT, tokenizer.pad_id, config.seed, step, config.steps)
         return (
-            ids_BN, mask_BT, places_K, None if (weights_K == 1).all() else weights_K, owners_K,
-            None if inputs_BT is asked_BT else inputs_BT, bounds, tokens,
+            ids_BN, mask_BT, places_K, None if (weights_K == 1).all() else weights_K, owners_BT.flatten()[places_K],
+            None if inputs_BT is asked_BT else inputs_BT, lengths_C[owners_BT] if config.corruption.noisy else None, bounds,
+            lengths_C.sum(),
         )  # fmt: skip
 
     def batch_of(step: int, host: Tensors, here: Tensors) -> Batch:
         ids, mask, host_K, *_, bounds, tokens = host
-        ids_BN, mask_BT, places_K, weights_K, owners_K, given_BT, *_ = here
+        ids_BN, mask_BT, places_K, weights_K, owners_K, given_BT, lengths_BT, *_ = here
         T, counted = mask.shape[1], mask_BT.sum()
         inputs_BT, targets_BT = ids_BN[:, :-1] if given_BT is None else given_BT, ids_BN[:, 1:]
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             """The head sees no position that counts nothing; the host knows which, so that it need not ask the device."""
             first, end = torch.searchsorted(host_K, torch.tensor([rows.start * T, rows.stop * T])).tolist()
+            noise_RTD = None
+            if lengths_BT is not None:
+                noise_RTD = config.corruption.noise(lengths_BT[rows], model.config.width, rows.start, config.seed, step)
             return loss_of(
                 config.loss,
                 model,
@@ -107,6 +119,7 @@ def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
                 counted,
                 None if weights_K is None else weights_K[first:end],
                 bounds_within(bounds, rows, T),
+                noise_RTD,
             )
 
         content = tuple(x for x in (ids, mask, host[5], bounds) if x is not None)

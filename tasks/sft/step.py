@@ -22,14 +22,15 @@ def loss_of(
     total: Tensor | float,
     weights_K: Tensor | None = None,
     bounds: Tensor | None = None,
+    noise_RTD: Tensor | None = None,
 ) -> tuple[Tensor, Metrics]:
-    """The loss (nats) and metrics that a method of losses/ makes of R rows: of the K predictions at these places of the rows laid
-    end to end, where alone the head makes logits.
+    """The loss (nats) and metrics that a method of losses/ makes of R rows: of the K predictions at these places of the rows
+    laid end to end, where alone the head makes logits.
 
-    owners_K: the number of each one's conversation in the step, which has so many. total: the sum of the step's weights. bounds: of
-    the conversations in the rows; None: a row is one.
+    owners_K: the number of each one's conversation in the step, which has so many. total: the sum of the step's weights.
+    bounds: of the conversations in the rows; None: a row is one. noise_RTD: added to embeddings.
     """
-    x_KD = hidden_at(model, inputs_RT, places_K, bounds)
+    x_KD = hidden_at(model, inputs_RT, places_K, bounds, noise_RTD)
     targets_K = targets_RT.flatten()[places_K]
     return loss(Learned(x_KD, model.head_weight, targets_K, weights_K, owners_K, conversations, total))
 

@@ -1,4 +1,5 @@
-"""Model folders of strangers: a tokenizer in the manner of GPT-2 with control tokens and a chat template, as they are on the Hub."""
+"""Model folders of strangers: a tokenizer in the manner of GPT-2 with control tokens and a chat template, as they are on the
+Hub."""
 
 import json
 from pathlib import Path

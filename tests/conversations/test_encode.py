@@ -83,7 +83,10 @@ def test_what_a_template_forgets_is_learned_one_answer_at_a_time(tmp_path: Path)
     tokenizer = Tokenizer.adopt(strangers_folder(tmp_path, FORGETS))
     turns = [TURNS[0], {"role": "assistant", "content": "<think>6</think>46"}, *TURNS[2:]]
     found = encoded(dialogue(turns), tokenizer)
-    assert [learned(tokenizer, each) for each in found] == [[("<think>6</think>46<|im_end|>", 1.0)], [("4<|im_end|>", 1.0)]]
+    assert [learned(tokenizer, each) for each in found] == [
+        [("<think>6</think>46<|im_end|>", 1.0)],
+        [("4<|im_end|>", 1.0)],
+    ]
     assert "<think>" not in tokenizer.decode(found[1].prompt) and "46" in tokenizer.decode(found[1].prompt)
 
 

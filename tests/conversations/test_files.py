@@ -49,7 +49,9 @@ def test_a_kind_of_file_is_read_row_by_row(tmp_path: Path, name: str) -> None:
 def test_a_broken_row_is_refused_and_the_others_are_kept(tmp_path: Path, name: str) -> None:
     path, good = tmp_path / name, json.dumps(ROWS[0])
     broken = ['{"prompt": "x', "[1]", '{"text": "a"}', '{"prompt": "\\ud800", "completion": "y"}']
-    path.write_text("\n".join([good, *broken, good]) if name == "a.jsonl" else f'[{good}, 3, {{"text": "a"}}, {broken[3]}, {good}]')
+    path.write_text(
+        "\n".join([good, *broken, good]) if name == "a.jsonl" else f'[{good}, 3, {{"text": "a"}}, {broken[3]}, {good}]'
+    )
     found = list(dialogues_of(path))
     refused = [row for row in found if isinstance(row, Refused)]
     assert sum(isinstance(row, Dialogue) for row in found) == 2
@@ -64,7 +66,12 @@ def test_a_file_that_cannot_be_read_on_is_named(tmp_path: Path) -> None:
     utf16.write_bytes(LINES.encode("utf-16"))
     torn.write_bytes(b"PAR1 and no more")
     (tmp_path / "half.json").write_text("[{")
-    for path, reason in ((cut, "gzip ends"), (utf16, "UTF-16"), (torn, "cannot be read"), (tmp_path / "half.json", "not JSON")):
+    for path, reason in (
+        (cut, "gzip ends"),
+        (utf16, "UTF-16"),
+        (torn, "cannot be read"),
+        (tmp_path / "half.json", "not JSON"),
+    ):
         with pytest.raises(ConfigError, match=reason) as said:
             list(dialogues_of(path))
         assert str(path) in str(said.value)

@@ -44,7 +44,12 @@ def test_a_message_says_how_much_it_counts() -> None:
 
 def test_tools_and_their_calls_are_kept() -> None:
     calls = [{"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 2}}}]
-    turns = [QUESTION, {"role": "assistant", "content": None, "tool_calls": calls}, {"role": "tool", "name": "add", "content": "4"}, ANSWER]
+    turns = [
+        QUESTION,
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "name": "add", "content": "4"},
+        ANSWER,
+    ]
     found = dialogue_of({"messages": turns, "tools": '[{"name": "add"}]'}, "a:1")
     assert found.messages == [
         QUESTION, {"role": "assistant", "content": "", "tool_calls": calls}, {"role": "tool", "content": "4", "name": "add"}, ANSWER,

@@ -22,7 +22,13 @@ from tasks.sft.sources import Files
 from tasks.sft.stage import SftConfig, run
 from tests.conversations.folders import CHATML, LLAMA2, strangers_folder
 
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 KINDS = {"Llama": LLAMA2, "Qwen2": CHATML}
 ROWS = [
     {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}

@@ -38,7 +38,9 @@ def test_other_rounding_is_noticed_before_and_after(tmp_path: Path) -> None:
         assert digest() != plain.found
         with pytest.raises(Changed, match="sft: its arithmetic changed while it ran"):
             plain.check()
-        with pytest.raises(Changed, match=r"rl: this process computes other numbers than this machine did before \(\w+ -> \w+\)"):
+        with pytest.raises(
+            Changed, match=r"rl: this process computes other numbers than this machine did before \(\w+ -> \w+\)"
+        ):
             Arithmetic("rl", known)
     assert Arithmetic("rl", known).found == plain.found == next(iter(json.loads(known.read_text()).values()))
 

@@ -14,11 +14,13 @@ RIGHT, WRONG, NONE = Score(1.0), Score(0.0), Score(1.0, valid=False)
 
 
 def test_coverage_by_hand() -> None:
-    # Of four problems one has no verdict at all. Answers are right 2/2 (the third has none), 1/3 and 0/3: a mean of 4/9; two of three
-    # are covered.
+    # Of four problems one has no verdict at all. Answers are right 2/2 (the third has none), 1/3 and 0/3: a mean of 4/9; two of
+    # three are covered.
     found = coverage([[RIGHT, NONE, RIGHT], [WRONG, RIGHT, WRONG], [WRONG] * 3, [NONE] * 3])
     assert found["pass_at_1"] == pytest.approx(4 / 9) and found["pass_at_n"] == pytest.approx(2 / 3)
-    assert found["pass_at_n_low"] == pytest.approx(0.2077, abs=1e-4) and found["pass_at_n_high"] == pytest.approx(0.9385, abs=1e-4)
+    assert found["pass_at_n_low"] == pytest.approx(0.2077, abs=1e-4) and found["pass_at_n_high"] == pytest.approx(
+        0.9385, abs=1e-4
+    )
     assert coverage([[NONE]])["pass_at_n"] == 0 and coverage([])["pass_at_n_high"] == 1
 
 

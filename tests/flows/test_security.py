@@ -1,4 +1,5 @@
-"""What is asked of us from outside stays where it may be: passwords, the report's page, and every path out of params or data."""
+"""What is asked of us from outside stays where it may be: passwords, the report's page, and every path out of params or
+data."""
 
 import gzip
 import http.client

@@ -2,7 +2,6 @@
 
 import math
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,8 @@ from lm.config import Config, methods_of
 from lm.training.data.conversations import Conversation, collate, hidden_at, pack, places, sample_indices
 from tasks.core.config import ConfigError
 from tasks.sft import corruptions, orders
-from tasks.sft.corruptions import MaskedThought, Untouched
+from tasks.sft.corruptions import MaskedThought, Neftune, Untouched
+from tasks.sft.corruptions.neftune import uniform_noise
 from tasks.sft.data import spread
 from tasks.sft.orders import Ascending, Shuffled
 from tests.lm.models import toy_model
@@ -79,7 +79,9 @@ def test_packing_loses_nothing_and_cuts_nothing(lengths: list[int], multiple: in
         found[owner] = packed.ids_BN[row, column : column + n].tolist()
         _, mask = collate([given[owner]], 0)
         assert torch.equal(packed.mask_BT[row, column : column + n - 1], mask[0])
-        assert not packed.mask_BT[row, column + n - 1 : end - row * T].any(), "no prediction from one conversation to another"
+        assert not packed.mask_BT[row, column + n - 1 : end - row * T].any(), (
+            "no prediction from one conversation to another"
+        )
         assert (packed.owners_BT.flatten()[begin:end] == owner).all()
     assert found == {i: c.prompt + c.completion for i, c in enumerate(given)}
 
@@ -117,14 +119,32 @@ def test_a_corruption_leaves_prompts_and_follows_from_seed_and_step(method: type
     answer[:, 1:] = mask[:, :-1] > 0
     assert torch.equal(found[~answer], ids[:, :-1][~answer])
     assert torch.equal(step_of(method(), 25), found)
-    if method is not Untouched:
+    if method not in (Untouched, Neftune):  # Neftune leaves the tokens as they are
         assert not torch.equal(step_of(method(), 26), found) and not torch.equal(step_of(method(), 25, seed=1), found)
 
 
 def test_thoughts_are_hidden_by_a_share_that_grows() -> None:
     ids, mask = torch.full((50, 41), 9), torch.ones(50, 40)
-    shares = [(MaskedThought(share=0.4, warmup=0.5)(ids[:, :-1], mask, 1, 0, step, 40) == 1).float().mean().item() for step in range(40)]
+    shares = [
+        (MaskedThought(share=0.4, warmup=0.5)(ids[:, :-1], mask, 1, 0, step, 40) == 1).float().mean().item()
+        for step in range(40)
+    ]
     assert shares[0] == 0
     for step in (5, 10, 20, 30):  # of 1,950 tokens: 4 standard deviations are 0.045
         assert shares[step] == pytest.approx(0.4 * min(1, step / 20) * 39 / 40, abs=0.045)
     assert (MaskedThought(warmup=0)(ids[:, :-1], mask, 1, 0, 0, 40) == 1).float().mean() > 0.3
+
+
+def test_noise_is_of_a_rows_place_and_the_conversations_length() -> None:
+    lengths = torch.tensor([[16] * 4 + [64] * 4, [4] * 8])
+    whole = uniform_noise(lengths, 32, 5.0, 6, 1, 2)
+    assert torch.equal(
+        torch.cat([uniform_noise(lengths[:1], 32, 5.0, 6, 1, 2), uniform_noise(lengths[1:], 32, 5.0, 7, 1, 2)]), whole
+    )
+    for seed, step, first in ((2, 2, 6), (1, 3, 6), (1, 2, 7)):
+        assert not torch.equal(uniform_noise(lengths, 32, 5.0, first, seed, step), whole)
+    for place, length in ((whole[0, :4], 16), (whole[0, 4:], 64), (whole[1], 4)):
+        bound = 5 / math.sqrt(length * 32)
+        # of at least 128 draws the largest is within a tenth of the bound but once in 10^5
+        assert 0.9 * bound < place.abs().max() <= bound and abs(place.mean()) < bound / 4
+    assert Untouched().noise(lengths, 32, 0, 0, 0) is None and Neftune().noise(lengths, 32, 6, 1, 2).equal(whole)

@@ -32,7 +32,9 @@ def learned(weighted: bool = False) -> Learned:
 
 def some(whole: Learned, rows: slice) -> Learned:
     weights = None if whole.weights_K is None else whole.weights_K[rows]
-    return replace(whole, x_KD=whole.x_KD[rows], targets_K=whole.targets_K[rows], weights_K=weights, owners_K=whole.owners_K[rows])
+    return replace(
+        whole, x_KD=whole.x_KD[rows], targets_K=whole.targets_K[rows], weights_K=weights, owners_K=whole.owners_K[rows]
+    )
 
 
 def formula(method: Config, whole: Learned) -> Tensor:

@@ -41,7 +41,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [talk(n, 1 + (n == 4)) for n in range(12)]
     long = {"prompt": "x", "completion": "long " * 20, "level": 1}
     (place / "a").mkdir()
-    (place / "a" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows[:6], {"text": "none"}, *rows[6:], long]))
+    (place / "a" / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in [*rows[:6], {"text": "none"}, *rows[6:], long])
+    )
     return place
 
 
@@ -91,12 +93,21 @@ def test_every_parameter_changes_the_weights(tmp_path: Path, folder: Path) -> No
     assert_all_differ(lambda changes: trained(tmp_path / str(next(folders)), folder, **changes)[0], tries)
 
 
-def test_what_is_no_conversation_is_kept_apart_with_its_reason(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_conversation_is_kept_apart_with_its_reason(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, metrics = trained(tmp_path, folder)
     assert metrics == {"steps": 6, "examples": 12, "too_long": 1, "quarantined": 1}
     (row,) = map(json.loads, (tmp_path / "sft" / QUARANTINE).read_text().splitlines())
-    assert row["where"] == f"{folder}/a/rows.jsonl:7" and "its fields are text" in row["reason"] and "none" in row["excerpt"]
-    assert "sft: 1 rows are no conversation, see data/sft/quarantine.jsonl: 1 x needs `messages`" in capsys.readouterr().out
+    assert (
+        row["where"] == f"{folder}/a/rows.jsonl:7"
+        and "its fields are text" in row["reason"]
+        and "none" in row["excerpt"]
+    )
+    assert (
+        "sft: 1 rows are no conversation, see data/sft/quarantine.jsonl: 1 x needs `messages`"
+        in capsys.readouterr().out
+    )
     _, metrics = trained(tmp_path / "cut", folder, too_long="cut")
     assert metrics == {"steps": 6, "examples": 13, "too_long": 1, "quarantined": 1}
 
@@ -142,7 +153,11 @@ class Killed(Log):
         self.stopping = step + 1 == self._after
 
 
-@pytest.mark.parametrize("changes", [{"corruption": MaskedThought(), "packing": True}, {"loss": ConfidenceLimited()}], ids=["hidden", "limited"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"corruption": MaskedThought(), "packing": True}, {"loss": ConfidenceLimited()}],
+    ids=["hidden", "limited"],
+)
 def test_a_run_that_was_stopped_ends_in_the_same_bytes(tmp_path: Path, folder: Path, changes: dict[str, Any]) -> None:
     whole, _ = trained(tmp_path / "whole", folder, **changes)
     (tmp_path / "scratch").mkdir()

@@ -54,7 +54,8 @@ def train(
 
 @torch.no_grad()
 def expected_loss() -> float:
-    """Mean cross-entropy of the start model over the demonstrations' tokens and their end tokens, one conversation at a time."""
+    """Mean cross-entropy of the start model over the demonstrations' tokens and their end tokens, one conversation at a
+    time."""
     model, tokenizer = toy_model(), toy_tokenizer()
     total = count = 0.0
     for example in SFT:

@@ -43,9 +43,10 @@ def collate(conversations: list[Conversation], pad_id: int) -> tuple[Tensor, Ten
 
 @dataclass(frozen=True)
 class Packed:
-    """Conversations laid behind each other in rows. ids_BN; mask_BT as `collate` has it, 0 where the predicted token is of another
-    conversation than the one before it; owners_BT, the number of the conversation that the predicting token is of, or of the last
-    one in padding; bounds as kernels.attention takes them, where conversations begin in the B x T tokens that predict, and B x T."""
+    """Conversations laid behind each other in rows. ids_BN; mask_BT as `collate` has it, 0 where the predicted token is of
+    another conversation than the one before it; owners_BT, the number of the conversation that the predicting token is of, or
+    of the last one in padding; bounds as kernels.attention takes them, where conversations begin in the B x T tokens that
+    predict, and B x T."""
 
     ids_BN: Tensor
     mask_BT: Tensor
@@ -54,9 +55,9 @@ class Packed:
 
 
 def pack(conversations: list[Conversation], pad_id: int, length: int, multiple: int = 1) -> Packed:
-    """The conversations in rows of at most `length` tokens, none of them cut: the longest first, each in the fullest row that it
-    fits (best-fit decreasing). Where the rows are no multiple of `multiple`, rows of several give their last one away until they
-    are, as far as there are such.
+    """The conversations in rows of at most `length` tokens, none of them cut: the longest first, each in the fullest row that
+    it fits (best-fit decreasing). Where the rows are no multiple of `multiple`, rows of several give their last one away until
+    they are, as far as there are such.
 
     Raises ValueError for a conversation that is longer.
     """
@@ -96,10 +97,12 @@ def places(mask_BT: Tensor) -> Tensor:
     return mask_BT.flatten().nonzero()[:, 0]
 
 
-def hidden_at(model: Decoder, ids_BT: Tensor, places_K: Tensor, bounds: Tensor | None = None) -> Tensor:
-    """x_KD of which the head makes logits, at these places of the rows alone. bounds: of the conversations in them; None: a row is
-    one."""
-    return model.hidden(ids_BT, bounds=bounds).flatten(0, 1)[places_K]
+def hidden_at(
+    model: Decoder, ids_BT: Tensor, places_K: Tensor, bounds: Tensor | None = None, noise_BTD: Tensor | None = None
+) -> Tensor:
+    """x_KD of which the head makes logits, at these places of the rows alone. bounds: of the conversations in them; None: a row
+    is one. noise_BTD: added to embeddings."""
+    return model.hidden(ids_BT, bounds=bounds, noise_BTD=noise_BTD).flatten(0, 1)[places_K]
 
 
 def token_logps(model: Decoder, ids_BN: Tensor, places_K: Tensor, temperature: float = 1.0) -> Tensor:

@@ -2,13 +2,8 @@
 
 from typing import Literal
 
-from torch import Tensor
-
-from lm.config import Config
+from tasks.sft.corruptions.base import Corruption
 
 
-class Untouched(Config):
+class Untouched(Corruption):
     name: Literal["untouched"] = "untouched"
-
-    def __call__(self, ids_BT: Tensor, mask_BT: Tensor, pad_id: int, seed: int, step: int, steps: int) -> Tensor:
-        return ids_BT

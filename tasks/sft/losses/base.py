@@ -12,9 +12,9 @@ from kernels.linear_cross_entropy import linear_log_probabilities
 class Learned:
     """The K predictions of some rows that count.
 
-    x_KD, of which head_VD makes logits; targets_K, the tokens to predict; weights_K of each, None where all are 1; owners_K, the
-    number that each one's conversation has in the step. conversations: how many the step has. total: the sum of the weights of the
-    whole step.
+    x_KD, of which head_VD makes logits; targets_K, the tokens to predict; weights_K of each, None where all are 1; owners_K,
+    the number that each one's conversation has in the step. conversations: how many the step has. total: the sum of the weights
+    of the whole step.
     """
 
     x_KD: Tensor

@@ -1,7 +1,8 @@
-"""A curriculum: from easy to hard, in every pass anew (Lee et al. 2023, arXiv:2310.09518, "Instruction Tuning with Human Curriculum").
+"""A curriculum: from easy to hard, in every pass anew (Lee et al. 2023, arXiv:2310.09518, "Instruction Tuning with Human
+Curriculum").
 
-Their questions rise by stage of education and by Bloom's cognitive level, all subjects at one level before the next ("interleaved"):
-so do the `level`s of rows, whatever they count. Conversations of one level come shuffled.
+Their questions rise by stage of education and by Bloom's cognitive level, all subjects at one level before the next
+("interleaved"): so do the `level`s of rows, whatever they count. Conversations of one level come shuffled.
 """
 
 from typing import Literal
