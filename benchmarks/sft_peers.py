@@ -66,7 +66,8 @@ def trl_sft(folder: str, threads: int, packing: bool) -> tuple[dict[str, float],
         output_dir=str(place / "trl"), use_cpu=True, num_train_epochs=1, per_device_train_batch_size=5 if packing else BATCH,
         per_device_eval_batch_size=64, packing=packing, eval_packing=False, max_length=CONTEXT, completion_only_loss=True,
         bf16=False, gradient_checkpointing=False, optim="adamw_torch_fused", learning_rate=RATE, weight_decay=0.0,
-        max_grad_norm=1.0, lr_scheduler_type="constant", save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True,
+        max_grad_norm=1.0, lr_scheduler_type="constant", save_strategy="no", logging_strategy="no", report_to=[],
+        disable_tqdm=True,
     )  # fmt: skip
     trainer = SFTTrainer(
         model,

@@ -12,13 +12,17 @@ Row = Mapping[str, Any]
 ROLES = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatgpt": "assistant", "bing": "assistant",
+    "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatgpt": "assistant",
+    "bing": "assistant",
     "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool", "ipython": "tool",
 }  # fmt: skip
 QUESTIONS, CONTEXTS = ("prompt", "instruction", "question", "query"), ("input", "context")
 ANSWERS = ("completion", "response", "output", "answer", "chosen")
 LISTS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns")
-KNOWN = "`messages` or `conversations` (a list), or two of text: `prompt` and `completion`, `instruction` and `output`, `question` and `answer`"
+KNOWN = (
+    "`messages` or `conversations` (a list), or two of text: `prompt` and `completion`, `instruction` and `output`, `question` and "
+    "`answer`"
+)
 
 
 def dialogue_of(row: Row, where: str) -> Dialogue:

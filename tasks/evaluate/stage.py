@@ -98,7 +98,8 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
     covered = {}
     if config.samples:
         tried = sampled_scores(
-            decoder, tokenizer, config.problems, examples, config.samples, config.max_new_tokens, config.temperature, log.progress
+            decoder, tokenizer, config.problems, examples, config.samples, config.max_new_tokens, config.temperature,
+            log.progress,
         )  # fmt: skip
         covered = coverage(tried)
     valid = [a.score.value for a in answers if a.score.valid]

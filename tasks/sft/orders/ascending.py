@@ -32,7 +32,7 @@ class Ascending(Config):
     def __call__(self, lengths_N: np.ndarray, levels_N: np.ndarray, places: int, seed: int) -> np.ndarray:
         if self.by == "level" and np.isnan(levels_N).any():
             raise ConfigError(
-                f"sft.order: ascending by level, but {int(np.isnan(levels_N).sum())} of {len(levels_N)} conversations have no number "
-                "in the field `level`: give them one, or take `by: length`"
+                f"sft.order: ascending by level, but {int(np.isnan(levels_N).sum())} of {len(levels_N)} conversations have no "
+                "number in the field `level`: give them one, or take `by: length`"
             )
         return ascending(levels_N if self.by == "level" else lengths_N, places, seed)
