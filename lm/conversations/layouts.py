@@ -20,8 +20,8 @@ QUESTIONS, CONTEXTS = ("prompt", "instruction", "question", "query"), ("input", 
 ANSWERS = ("completion", "response", "output", "answer", "chosen")
 LISTS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns")
 KNOWN = (
-    "`messages` or `conversations` (a list), or two of text: `prompt` and `completion`, `instruction` and `output`, `question` and "
-    "`answer`"
+    "`messages` or `conversations` (a list), or two of text: `prompt` and `completion`, `instruction` and `output`, "
+    "`question` and `answer`"
 )
 
 

@@ -42,7 +42,8 @@ class Arithmetic:
         if before.get(kind, self.found) != self.found:
             raise Changed(
                 f"{address}: this process computes other numbers than this machine did before "
-                f"({before[kind]} -> {self.found}): nothing was run. Run it again; if it stays so, and the system was updated, delete {known}",
+                f"({before[kind]} -> {self.found}): nothing was run. Run it again; if it stays so, and the system was "
+                f"updated, delete {known}",
                 spared=True,
             )
         if kind not in before:
