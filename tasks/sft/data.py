@@ -11,6 +11,7 @@ import numpy as np
 
 from lm.conversations.dialogue import Refused
 from lm.conversations.encode import Learned, cut
+from lm.model import Decoder
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import Conversation
 from tasks.core.config import ConfigError
@@ -39,17 +40,19 @@ def read_data(
     context: int,
     places: int,
     seed: int,
+    model: Decoder | None = None,
 ) -> Data:
     """What the sources have that fits the context, and the order in which so many places of a run take it.
 
-    cuts: whether what is too long is cut, rather than left out. Raises ConfigError for a source of which nothing is left.
+    cuts: whether what is too long is cut, rather than left out. model: what some sources write with. Raises ConfigError for a
+    source of which nothing is left.
     """
     conversations: list[Conversation] = []
     refused: list[Refused] = []
     source_P = spread([source.weight for source in sources], places)
     picks_P, too_long = np.zeros(places, dtype=np.int64), 0
     for number, source in enumerate(sources):
-        read: Read = source(tokenizer, problems, folder, learned)
+        read: Read = source(tokenizer, problems, folder, learned, model, seed)
         fitting = [(c if len(c) <= context else cut(c, context) if cuts else None) for c in read.conversations]
         kept = [(c, level) for c, level in zip(fitting, read.levels, strict=True) if c is not None]
         too_long += sum(len(c) > context for c in read.conversations)

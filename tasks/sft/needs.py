@@ -34,8 +34,8 @@ def needs(sections: Sections) -> StageNeeds:
 def lengths_of(source: Any, problems: Any, folder: Path, vocab_size: int) -> list[tuple[int, int]]:
     """(what is read before it, what is learned) of a source's conversations in tokens, as `problem_lengths.conversations`
     counts them; of files the first of them. Raises ConfigError where there are no files."""
-    if source.name == "problems":
-        return conversations(problems, "sft", vocab_size)
+    if source.name != "files":
+        return conversations(problems, getattr(source, "split", "sft"), vocab_size)
     tokens = counter(vocab_size)
     rows = (row for path in files_of(folder / source.path) for row in dialogues_of(path) if isinstance(row, Dialogue))
     found = []

@@ -57,7 +57,7 @@ def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
     context, batch = model.config.context, config.batch
     found = read_data(
         config.sources, config.order, tokenizer, config.problems, Path(config.conversations.folder), config.learned,
-        config.too_long == "cut", context, config.steps * batch, config.seed,
+        config.too_long == "cut", context, config.steps * batch, config.seed, model,
     )  # fmt: skip
     if found.refused:
         lines = [json.dumps(vars(row), ensure_ascii=False, sort_keys=True) for row in found.refused]

@@ -22,7 +22,7 @@ from tasks.sft import corruptions, losses
 from tasks.sft.corruptions import MaskedThought, Untouched
 from tasks.sft.losses import ConfidenceLimited, CrossEntropy
 from tasks.sft.orders import Ascending
-from tasks.sft.sources import Files, Problems
+from tasks.sft.sources import Files, OwnAnswers, Problems
 from tasks.sft.stage import QUARANTINE, SftConfig, run
 from tests.lm.models import toy_model, toy_tokenizer
 from tests.neighbours import assert_all_differ, every_neighbour
@@ -67,6 +67,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "batch": [{"batch": 5}],
     "sources": [
         {"sources": [Files(path="a", fraction=0.6)]}, {"sources": [Problems()]}, {"sources": [Files(path="a"), Problems()]},
+        {"sources": [OwnAnswers(samples=2, max_new_tokens=6)]},
         {"sources": [Files(path="a"), Problems(weight=3.0)]}, {"sources": [Files(path="a", weight=3.0), Problems()]},
     ],
     "learned": [{"learned": "last"}],

@@ -10,6 +10,7 @@ from lm.config import Config
 from lm.conversations.dialogue import Dialogue, Refused
 from lm.conversations.encode import Learned, encoded
 from lm.conversations.files import dialogues_of, files_of, refused
+from lm.model import Decoder
 from lm.problems.example import unit_hash
 from lm.tokenizer import Tokenizer
 from tasks.sft.sources.base import Read
@@ -30,7 +31,9 @@ class Files(Config):
             raise ValueError("must lie in conversations.folder, which DVC watches")
         return path
 
-    def __call__(self, tokenizer: Tokenizer, problems: Any, folder: Path, learned: Learned) -> Read:
+    def __call__(
+        self, tokenizer: Tokenizer, problems: Any, folder: Path, learned: Learned, model: Decoder | None, seed: int
+    ) -> Read:
         read = Read([], [])
         for row in self.rows(folder):
             if isinstance(row, Refused):
