@@ -50,7 +50,7 @@ def read(**changes: Any) -> list[tuple[list[int], list[int]]]:
 
 def test_the_likeliest_of_more_answers_is_likelier() -> None:
     model = speaks()
-    found = {samples: dict((tuple(p), a) for p, a in read(samples=samples)) for samples in (1, 8, 32)}
+    found = {samples: {tuple(p): a for p, a in read(samples=samples)} for samples in (1, 8, 32)}
     assert len(found[32]) == 6 and all(answer[-1] == TOKENIZER.end_id for answer in found[32].values())
     for prompt, answer in found[8].items():
         better = log_probability(model, list(prompt), found[32][prompt])
