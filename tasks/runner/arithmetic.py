@@ -53,7 +53,8 @@ class Arithmetic:
         """Raise Changed where this process no longer computes what it did when the stage began."""
         if self.found and digest() != self.found:
             raise Changed(
-                f"{self._address}: its arithmetic changed while it ran, so what it made is not kept: run it again"
+                f"{self._address}: its arithmetic changed while it ran, so what it made is not kept: run it again",
+                spared=False,
             )
 
 

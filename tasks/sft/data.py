@@ -68,8 +68,8 @@ def read_data(
 
 
 def spread(weights: Sequence[float], places: int) -> np.ndarray:
-    """source_P of each place: sources by their weights, as evenly as can be, so that no stretch of places has one more or less
-    of a source than its share by more than 1. The first of more places are those of fewer."""
+    """source_P of each place: sources by their weights, spread evenly: in the first places, however many, a source has its
+    share of them to within (S + 1) / 2, where there are S sources. The first of more places are those of fewer."""
     total = sum(weights)
     turns, sources = [], []
     for number, weight in enumerate(weights):

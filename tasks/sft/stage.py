@@ -22,7 +22,8 @@ from lm.training.recipe import Recipe
 from lm.transfer import Tensors
 from tasks.core.config import Conversations, StartModel
 from tasks.core.log import Log
-from tasks.sft import corruptions, losses, orders, sources
+from tasks.sft import corruptions, losses, orders
+from tasks.sft import sources as every_source
 from tasks.sft.data import read_data, reasons
 from tasks.sft.step import bounds_within, loss_of
 
@@ -33,8 +34,8 @@ class SftConfig(Recipe):
     model: StartModel
     steps: int = Field(200, gt=0)
     batch: int = Field(64, gt=0, description="conversations a step")
-    sources: list[choice(sources)] = Field(
-        [sources.Problems()], min_length=1, description="where conversations come from"
+    sources: list[choice(every_source)] = Field(
+        [every_source.Problems()], min_length=1, description="where conversations come from"
     )
     learned: Literal["all", "last"] = Field("all", description="answers of a conversation: all, or the last alone")
     too_long: Literal["drop", "cut"] = Field("drop", description="what is done with more than the context")

@@ -4,6 +4,9 @@ Hub."""
 import json
 from pathlib import Path
 
+from tokenizers import Regex, pre_tokenizers
+
+from lm.tokenizer import WORDS
 from tests.lm.models import other_tokenizer
 
 CHATML = (
@@ -36,14 +39,19 @@ ENDLESS = "{% for message in messages %}{{ message['role'] + ': ' + message['con
 TEMPLATES = {"chatml": CHATML, "marked": MARKED, "llama2": LLAMA2, "forgets": FORGETS}
 
 
-def strangers_folder(folder: Path, template: str | None, as_file: bool = False) -> Path:
-    """The folder, with tokenizer.json, tokenizer_config.json and the template in either of its places."""
+def strangers_folder(folder: Path, template: str | None, as_file: bool = False, qwen: bool = False) -> Path:
+    """The folder, with tokenizer.json, tokenizer_config.json and the template in either of its places. qwen: words are divided as
+    transformers divides them for every model of that family, whatever tokenizer.json says."""
     folder.mkdir(parents=True, exist_ok=True)
     inner = other_tokenizer()
+    if qwen:
+        split, level = pre_tokenizers.Split(Regex(WORDS), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)
+        inner.pre_tokenizer = pre_tokenizers.Sequence([split, level])
     inner.add_special_tokens(["<s>", "</s>", "<|im_start|>", "<|im_end|>"])
     inner.save(str(folder / "tokenizer.json"))
     described = {
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": {"content": "</s>", "special": True},
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": {"__type": "AddedToken", "content": "</s>", "lstrip": False, "normalized": False, "rstrip": False,
+        "single_word": False, "special": True},
         "clean_up_tokenization_spaces": False,
     }  # fmt: skip
     if template and as_file:

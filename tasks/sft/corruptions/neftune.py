@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lm.problems.example import unit_hash
 from tasks.sft.corruptions.base import Corruption
 
 
@@ -14,7 +15,9 @@ def uniform_noise(lengths_RT: Tensor, width: int, alpha: float, first: int, seed
     of its own, so that it does not matter which rows come together; on a GPU they are others than on a CPU."""
     rows = []
     for row in range(len(lengths_RT)):
-        generator = torch.Generator(lengths_RT.device).manual_seed((seed << 40) + (step << 20) + first + row)
+        # torch's generator on a CPU takes 32 bits of a seed, and says nothing of the others
+        number = int(unit_hash(f"noise:{seed}:{step}:{first + row}") * 2**32)
+        generator = torch.Generator(lengths_RT.device).manual_seed(number)
         rows.append(torch.rand(lengths_RT.shape[1], width, generator=generator, device=lengths_RT.device))
     scale_RT = alpha / (lengths_RT * width).sqrt()
     return (2 * torch.stack(rows) - 1) * scale_RT[..., None]
