@@ -78,7 +78,7 @@ class ChatTemplate:
 
     @property
     def digest(self) -> str:
-        """By which two templates are told apart."""
+        """Digest by which two templates are told apart."""
         return "sha256:" + sha256(self.text.encode()).hexdigest()[:16]
 
     def write(self, messages: Sequence[Message], awaiting: bool = False, tools: list[Any] | None = None) -> Written:

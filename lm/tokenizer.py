@@ -160,7 +160,7 @@ class Tokenizer:
 
     @cached_property
     def _with_controls(self) -> tokenizers.Tokenizer:
-        """The same tokenizer, to which a text can spell control tokens."""
+        """Tokenizer of the same vocabulary to which a text can spell control tokens."""
         made = tokenizers.Tokenizer.from_str(self.to_json())
         made.encode_special_tokens = False
         return made

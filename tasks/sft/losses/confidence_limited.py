@@ -31,8 +31,8 @@ def negative_log_coverage(logp_C: Tensor, samples: int) -> Tensor:
 
 
 class ConfidenceLimited(Config):
-    """Its gradient is that of the answer's log-likelihood times N p (1 - p)^(N - 1) / (1 - (1 - p)^N): 1 where the answer is
-    rare, and towards 0 once N samples are sure to have it.
+    """Cost of missing an answer in N samples. The gradient is that of the answer's log-likelihood times
+    N p (1 - p)^(N - 1) / (1 - (1 - p)^N): 1 where the answer is rare, and towards 0 once N samples are sure to have it.
 
     A mean over the conversations of a step. Differs from the paper: p is of all that is learned of a conversation, so that one
     of several answers counts as one; a weight of a message multiplies its log-probability.
