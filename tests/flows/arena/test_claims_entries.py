@@ -20,7 +20,6 @@ from tasks.distill import divergences
 from tasks.quantize import methods as quantizers
 from tasks.rl import advantages
 from tasks.sft import corruptions, losses
-from tasks.sft import orders as sft_orders
 from tests.project import ROOT
 
 Entry = dict[str, Any]
@@ -42,7 +41,6 @@ ROOMS = {
     "distill.divergence": divergences,
     "sft.loss": losses,
     "sft.corruption": corruptions,
-    "sft.order": sft_orders,
     "rl.advantage": advantages,
 }
 MOST_HOURS = 3.0
