@@ -16,7 +16,7 @@ from lm.training.data.conversations import Conversation
 from tasks.core.tables import write_table
 
 SIDES = ("chosen", "rejected")
-IDS = pa.list_(pa.int32())
+IDS = pa.list_(pa.field("element", pa.int32()))  # as Parquet calls it: what is read back is written as it was
 PAIRS = pa.schema(
     [("source", pa.string()), ("prompt", pa.string()), ("chosen", pa.string()), ("rejected", pa.string()),
      ("prompt_ids", IDS), ("chosen_ids", IDS), ("rejected_ids", IDS), ("held_out", pa.bool_())]

@@ -36,11 +36,12 @@ def writer(seed: int = 4) -> Decoder:
 
 
 def rows(count: int = 12) -> list[dict[str, Any]]:
-    """Pairs to as many prompts; answers of other lengths, of which neither side has all long ones."""
-    return [
-        {"prompt": f"ask {n}", "chosen": "yes " * (1 + n % 3) + str(n), "rejected": "no" * (1 + n % 4)}
-        for n in range(count)
-    ]
+    """Pairs to as many prompts, of answers of other lengths; what is chosen here is like what is rejected there."""
+    found = []
+    for n in range(count):
+        answers = ["yes " * (1 + n % 3) + str(n), "no" * (1 + n % 4)]
+        found.append({"prompt": f"ask {n}", "chosen": answers[n % 2], "rejected": answers[1 - n % 2]})
+    return found
 
 
 def write_rows(folder: Path, found: list[Any], name: str = "pairs.jsonl") -> Path:

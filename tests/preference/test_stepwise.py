@@ -73,6 +73,9 @@ def test_depth_is_how_many_steps_are_looked_at() -> None:
 def test_without_a_delimiter_a_step_is_the_answer() -> None:
     script = {"": ["ag.", "ab.", "ab.", "zg."]}
     assert pairs_of(script=script) == [("one, step 1", "", "ag.", "ab.")]
+    script = {"": ["a|g.", "b|h.", "a-h.", "b|h."]}
+    found = {pairs_of(script=script, delimiter=delimiter)[0][2:] for delimiter in "|-h"}
+    assert found == {("a|", "b|"), ("a|g.", "b|h."), ("a|g.", "b|h")}
 
 
 def test_what_teaches_nothing_is_named() -> None:
