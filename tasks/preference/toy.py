@@ -19,7 +19,7 @@ def toy(params: Params, folder: Path) -> Params:
 
 
 def inputs(params: Params, folder: Path) -> Params:
-    """The same, once its file is made."""
+    """Section of the toy run, once its file is made."""
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     found = ({"prompt": f"{n}+1=", "chosen": str(n + 1), "rejected": str(n + 2)} for n in range(ROWS))
     (folder / FOLDER / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))

@@ -15,7 +15,7 @@ from tasks.preference.pairs.sampled import Sampling
 
 
 class Mined(Sampling):
-    """Of each problem as many pairs as it has right and wrong answers for, the first with the first; an answer is in one pair.
+    """Pairs of each problem, as many as it has right and wrong answers for, the first with the first; an answer is in one pair.
 
     Problems whose answers are all right, or all wrong, or have no verdict, give none, and are named with the reason.
     """

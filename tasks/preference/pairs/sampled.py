@@ -50,7 +50,7 @@ class Sampling(Source):
             given.progress(min(first + PROBLEMS, len(examples)), len(examples))
 
     def sampled(self, given: Given, prompts: list[list[int]], seed: int) -> list[list[Completion]]:
-        """So many completions of each prompt."""
+        """Completions of each prompt, `samples` of them."""
         every = [prompt for prompt in prompts for _ in range(self.samples)]
         rows, end = rows_for(given.model, PROBLEMS * self.samples), given.tokenizer.end_id
         found = generate(given.model, every, self.max_new_tokens, self.temperature, end, seed, rows)
