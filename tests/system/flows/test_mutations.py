@@ -47,7 +47,8 @@ LITTLE: dict[str, dict[str, Any]] = {
     },
     "curriculum": {"tokens": 512},
     "sft": {"steps": 1},
-    "rl": {"steps": 1},
+    "preference": {"steps": 1, "batch": 2, "pairs": [{"name": "files"}]},
+    "rl": {"steps": 1, "model": "preference"},
     "distill": {"steps": 1},
     "evaluate": {"problems_counted": 4},
 }
@@ -63,6 +64,7 @@ OTHER = {
     "curriculum": ("curriculum.tokens", 256),
     "pretrain": ("pretrain.optimizer.lr", 0.01),
     "sft": ("sft.batch", 8),
+    "preference": ("preference.batch", 3),
     "rl": ("rl.max_new_tokens", 8),
     "distill": ("distill.batch", 4),
     "quantize": ("quantize.method.group", 16),
@@ -85,6 +87,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "data/raw/a.jsonl").write_text(
         "".join(row % f"the {n} of {n * n} things that are told here" for n in range(300))
     )
+    pair = '{"prompt": "%s+1=", "chosen": "%s", "rejected": "none"}\n'
+    (folder / "data/preferences/a.jsonl").write_text("".join(pair % (n, n + 1) for n in range(30)))
     for name in ("problems", "checkpoint", "references", "conversations"):
         (folder / "data" / name / "given.txt").write_text("one\ntwo\nthree\n")
     (folder / "dvc.lock").unlink()
