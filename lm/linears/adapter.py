@@ -51,11 +51,17 @@ class AdaptedLinear(Held):
         self.up = nn.Parameter(torch.zeros(self.out_features, rank, device=self.weight.device))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.base(x) + self.scale * F.linear(F.linear(x, self.down), self.up)
+        return self.both(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
 
-    def base(self, x: Tensor) -> Tensor:
+    def both(self, x_TI: Tensor) -> Tensor:
+        """y_TO of T inputs. The thin product is added in place: a result of its own size beside each of these took 26% of the
+        memory of a step of 20 million weights, most of it as holes between what is kept."""
+        made_TO = self.base(x_TI)
+        return made_TO.addmm_(F.linear(x_TI, self.down), self.up.T.to(made_TO.dtype), alpha=self.scale)
+
+    def base(self, x_TI: Tensor) -> Tensor:
         """Product with the matrix that stays."""
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(x_TI, self.weight, self.bias)
 
     def flops(self) -> float:
         """Without the gradient of the matrix that stays."""

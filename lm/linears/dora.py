@@ -44,10 +44,13 @@ class DoRALinear(AdaptedLinear):
         with torch.autocast(self.up.device.type, enabled=False):
             return lengths(low_rank(self.weight.detach(), self.up.detach(), self.down.detach(), self.scale))
 
-    def forward(self, x: Tensor) -> Tensor:
-        turned = F.linear(x, self.weight) + self.scale * F.linear(F.linear(x, self.down), self.up)
-        made = turned * (self.magnitude / self.length()).to(turned.dtype)
-        return made if self.bias is None else made + self.bias.to(made.dtype)
+    def both(self, x_TI: Tensor) -> Tensor:
+        turned_TO = super().both(x_TI)
+        made_TO = turned_TO * (self.magnitude / self.length()).to(turned_TO.dtype)
+        return made_TO if self.bias is None else made_TO + self.bias.to(made_TO.dtype)
+
+    def base(self, x_TI: Tensor) -> Tensor:
+        return F.linear(x_TI, self.weight)
 
     def dense(self) -> Tensor:
         return resized(super().dense(), self.magnitude)

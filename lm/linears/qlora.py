@@ -95,9 +95,9 @@ class QLoRALinear(AdaptedLinear):
         self.register_buffer("codes", codes, persistent=False)
         self.register_buffer("scales_ON", scales_ON, persistent=False)
 
-    def base(self, x: Tensor) -> Tensor:
-        made = _Product.apply(x, self.codes, self.scales_ON, self.levels_16, self.block, self.in_features)
-        return made if self.bias is None else made + self.bias.to(made.dtype)
+    def base(self, x_TI: Tensor) -> Tensor:
+        made_TO = _Product.apply(x_TI, self.codes, self.scales_ON, self.levels_16, self.block, self.in_features)
+        return made_TO if self.bias is None else made_TO + self.bias.to(made_TO.dtype)
 
     def stays(self) -> Tensor:
         """weight_OI of the matrix that stays, dequantized."""

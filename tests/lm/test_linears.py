@@ -147,6 +147,23 @@ def test_every_number_has_a_role_and_a_gradient_if_it_is_trained(method: type[Co
 
 
 @EVERY
+def test_products_in_bf16_give_the_same_gradients_to_its_rounding(method: type[Config]) -> None:
+    model, grads = disturbed(held(method)), []
+    layer = model.blocks[1].ffn.up
+    made: list[torch.dtype] = []
+    layer.register_forward_hook(lambda module, inputs, result: made.append(result.dtype))
+    for low in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            backward(batch_of(model), 48)
+        grads.append({name: weight.grad.flatten() for name, weight in model.named_parameters() if weight.requires_grad})
+    assert set(made) == {torch.float32, torch.bfloat16}
+    for name, grad in grads[0].items():
+        assert torch.nn.functional.cosine_similarity(grads[1][name], grad, dim=0) > 0.99, name
+        assert grads[1][name].dtype == torch.float32
+
+
+@EVERY
 def test_compiled_blocks_share_a_graph_and_have_the_same_gradients(method: type[Config]) -> None:
     """Where the embedding is not trained, the input of the first block needs no gradient, and it has a graph of its own."""
     model = toy_model(seed=1)
