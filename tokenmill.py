@@ -46,6 +46,9 @@ COMMANDS = {
     "agent": Command("flows.agents", "serve a pool's stages with this machine: gpu"),
     "chat": Command("lm.chat", "talk to a model: data/rl"),
     "export": Command("lm.hugging_face.export", "a model in Hugging Face's format: data/rl exported"),
+    "merge": Command(
+        "lm.hugging_face.merge", "a model with an adapter of peft in its weights: data/pretrain adapter merged"
+    ),
     "settings": Command("flows.settings", "the environment variables there are; with --json also what holds", True),
 }
 

@@ -161,6 +161,10 @@ class Decoder(nn.Module):
         self.register_buffer("sin_TE", sin_TE, persistent=False)
         self.recompute = self.low_stream = False
         self.linear: Holding = linears.Dense()
+        self.learned: Any = None
+        # layers that are held otherwise than dense, and parameters that are not trained meanwhile
+        self.held: dict[str, Held] = {}
+        self._staying: set[str] = set()
         self._run: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]] = Block.__call__
         self._losses: list[Tensor] = []
         self._mixers = [config.layer(index).mixer for index in range(config.layers)]
@@ -186,20 +190,24 @@ class Decoder(nn.Module):
     def hold(self, linear: Holding) -> None:
         """Have the matrices of the blocks held by this choice of lm/linears, from what they are now; a dense model is not
         changed. Raises ConfigError for a choice that does not fit."""
-        layers = {name: layer for name, layer in self.blocks.named_modules() if isinstance(layer, nn.Linear)}
-        linear.check(list(layers))
+        names = [name for name, layer in self.blocks.named_modules() if isinstance(layer, nn.Linear)]
+        linear.check(names)
         self.linear = linear
-        if linear.alone:
-            self.requires_grad_(False)
-        replace_layers(self.blocks, {name: linear.build(f"blocks.{name}", layer) for name, layer in layers.items()})
+        for name in linear.staying([name for name, _ in self.named_parameters()]):
+            self.get_parameter(name).requires_grad_(False)
+        for name in names:  # one at a time: what takes a dense layer's place may be smaller
+            layer: Any = self.blocks.get_submodule(name)
+            replace_layers(self.blocks, {name: linear.build(f"blocks.{name}", layer)})
+        self._staying = {name for name, weight in self.named_parameters() if not weight.requires_grad}
+        self.held = {name: layer for name, layer in self.named_modules() if isinstance(layer, Held)}
 
     def merge(self) -> None:
-        """Make dense what is held otherwise; then all of the model is trained again."""
-        held = {name: layer for name, layer in self.blocks.named_modules() if isinstance(layer, Held)}
-        replace_layers(self.blocks, {name: layer.merged() for name, layer in held.items()})
-        if self.linear.alone:
+        """Make dense what is held otherwise; then all of the model is trained again. `learned` is what is left of it."""
+        self.learned = self.linear.learned(self.held)
+        replace_layers(self, {name: layer.merged() for name, layer in self.held.items()})
+        if self._staying:
             self.requires_grad_(True)
-        self.linear = linears.Dense()
+        self.linear, self.held, self._staying = linears.Dense(), {}, set()
 
     def compile_blocks(self, wanted: bool) -> None:
         """Whether passes without a cache run compiled: one graph for all blocks of the same parts, which differ in weights
@@ -275,9 +283,12 @@ class Decoder(nn.Module):
         return self.norm(x_BTD, waiting_BTD)[1]
 
     def auxiliary_loss(self) -> Tensor | None:
-        """Sum of what the parts have to add to the loss of the passes since this was last asked, in training with gradients;
-        None where that is nothing. Each is a mean over the tokens of its pass."""
+        """Sum of what the parts have to add to the loss of the passes since this was last asked, in training with gradients,
+        and of what the layers that are held have to; None where that is nothing. That of a part is a mean over the tokens of
+        its pass."""
         losses, self._losses = self._losses, []
+        if self.training and torch.is_grad_enabled():
+            losses += [loss for layer in self.held.values() if (loss := layer.penalty()) is not None]
         return torch.stack(losses).sum() if losses else None
 
     def _by_layer(self, context: Context, cache: Cache | None, rows: int, length: int) -> list[Context]:
@@ -297,9 +308,7 @@ class Decoder(nn.Module):
 
     def num_trained(self) -> int:
         """Numbers that training changes, now that matrices are held as they are."""
-        if not self.linear.alone:
-            return self.num_parameters()
-        return sum(weight.numel() for weight in self.parameters() if weight.requires_grad)
+        return sum(weight.numel() for name, weight in self.named_parameters() if name not in self._staying)
 
     def num_active(self) -> int:
         """Numbers learned that one token meets: all but those which a part leaves out for it."""

@@ -30,10 +30,10 @@ class Packed:
     def dequantize(self) -> Tensor:
         """weight_OI in float32."""
         columns = self.shape[1]
-        counts = _unpack(self.codes, self.bits, columns).float()
+        counts = unpacked(self.codes, self.bits, columns).float()
         if self.minima is None:
-            return (counts - 2 ** (self.bits - 1)) * _by_column(self.scales, self.group, columns)
-        return _by_column(self.minima, self.group, columns) + counts * _by_column(self.scales, self.group, columns)
+            return (counts - 2 ** (self.bits - 1)) * by_column(self.scales, self.group, columns)
+        return by_column(self.minima, self.group, columns) + counts * by_column(self.scales, self.group, columns)
 
     @property
     def num_bytes(self) -> int:
@@ -117,11 +117,13 @@ def unpack_state(tensors: dict[str, Tensor], description: dict[str, Any]) -> dic
     return state | {name: tensor.float() for name, tensor in tensors.items() if name not in parts}
 
 
-def _unpack(codes: Tensor, bits: int, columns: int) -> Tensor:
+def unpacked(codes: Tensor, bits: int, columns: int) -> Tensor:
+    """codes_OI, the whole numbers that a packed matrix is made of."""
     if bits == 8:
         return codes
     return torch.stack((codes & 15, codes >> 4), dim=2).flatten(1)[:, :columns]
 
 
-def _by_column(values_ON: Tensor, group: int, columns: int) -> Tensor:
+def by_column(values_ON: Tensor, group: int, columns: int) -> Tensor:
+    """values_OI in fp32: those of groups, for each of their columns."""
     return values_ON.float().repeat_interleave(group or columns, dim=1)[:, :columns]

@@ -19,6 +19,8 @@ from lm.decoding import Rows
 from lm.sampler import LOOK_EVERY, capacity_of, prompts_at_once, whole_pieces
 from lm.training.average import RunningAverage
 from lm.training.batch import backward, equal_parts, rows_at_once, with_auxiliary
+from lm.training.flops import flops_per_token
+from lm.training.held import HeldLayers
 from lm.training.memory import positions_at_once, positions_in
 from lm.training.parallel.exact import Exact
 from lm.training.recipe import Recipe
@@ -33,12 +35,13 @@ MAPPED, HOLES = 2**25, 1.23
 @dataclass(frozen=True)
 class Rehearsed:
     """positions: that a backward holds at once, 0 where activations are recomputed. Bytes at most: in the step, while
-    sampling, and of the state that a checkpoint copies."""
+    sampling, and of the state that a checkpoint copies. flops: of a token, with the matrices held as they are."""
 
     positions: int
     step_bytes: float
     sampling_bytes: float
     state_bytes: float
+    flops: float
 
 
 class Live(TorchDispatchMode):
@@ -112,6 +115,8 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
             step.model.train()
             step.model.low_stream = recipe.stream == "bf16"
             step.model.hold(recipe.linear)
+            before = live.since()  # what is held in fewer bytes than a dense matrix is made of one
+            HeldLayers(step.model).begin(0)
             for weight in step.model.parameters():
                 weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
         parallel = Exact(recipe.shards)
@@ -146,7 +151,9 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
         state += [value for slots in optimizer.state.values() for value in slots.values()]
     # the gradients of a shard, and the sums that wait for it
     tree = 4 * step.model.num_trained() * recipe.shards.bit_length() if recipe.shards > 1 else 0
-    return Rehearsed(positions, live.peak + tree, sampled, float(sum(tensor.nbytes for tensor in state)))
+    at_most = max(before, live.peak + tree)
+    flops = flops_per_token(step.model, step.batch.length)
+    return Rehearsed(positions, at_most, sampled, float(sum(tensor.nbytes for tensor in state)), flops)
 
 
 @torch.no_grad()

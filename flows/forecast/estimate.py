@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from flows.forecast.dry_run import Rehearsed
 from lm.sampler import capacity_of, whole_pieces
-from lm.training.flops import PEAKS, card_of, flops_per_token
+from lm.training.flops import PEAKS, card_of
 from tasks.about.work import Lower, Sampling, Step
 
 # Of a stage's process beside its model: Python, torch 2.13 for CPUs, pyarrow; and mlflow where it records. What the peak of a
@@ -93,7 +93,7 @@ def forecast(
 ) -> Forecast:
     """Forecast of a stage of `steps` steps. process_bytes: of its process beside model and training, for a CPU. A checkpoint's
     copy of the state counts where the stage is long enough for one."""
-    per_token = flops_per_token(step.model, step.batch.length)
+    per_token = rehearsed.flops
     forward_again = 4 / 3 if rehearsed.positions == 0 else 1.0
     reached = UTILIZATION["gpu" if machine.gpu else "cpu"] * machine.flops
     sampled = step.sampling

@@ -16,7 +16,9 @@ def advice(folder: Path) -> str:
     if "dataset_info.json" in there or "dataset_dict.json" in there:
         return f"{folder} is a data set that save_to_disk of the library datasets wrote, and no model"
     if "adapter_config.json" in there:
-        return f"{folder} is an adapter: merge it into its model (merge_and_unload of the library peft), and save that"
+        return (
+            f"{folder} is an adapter: `make merge MODEL=<its model> ADAPTER={folder} TO=merged` makes a model of both"
+        )
     if any(name.endswith(".gguf") for name in there):
         return f"{folder} holds GGUF, which is not read: take the model's folder with safetensors"
     return f"is {folder} a model folder, and has what writes it run?"

@@ -2,4 +2,8 @@
 place of torch's. lm/linears/base.py has the contract, and tests hold every choice to it."""
 
 from lm.linears.dense import Dense
+from lm.linears.dora import DoRA
+from lm.linears.frozen_lower import FrozenLower
 from lm.linears.lora import LoRA
+from lm.linears.qlora import QLoRA
+from lm.linears.sara import SaRA

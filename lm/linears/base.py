@@ -4,7 +4,9 @@ Letters: O outputs, I inputs.
 """
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -17,19 +19,23 @@ Roles = dict[str, Role]
 
 
 class Holding(Config):
-    """A method of lm/linears.
-
-    alone: True if nothing of the model is trained but what its layers have of their own.
-    """
-
-    alone: ClassVar[bool] = False
+    """A method of lm/linears."""
 
     def check(self, names: list[str]) -> None:
         """Raises ConfigError for a parameter that does not fit a model with layers of these names."""
 
+    def staying(self, names: list[str]) -> set[str]:
+        """Parameters that are not trained, of those of a dense model, whose names these are. What its layers have of their own
+        is trained beside the others."""
+        return set()
+
     @abstractmethod
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """The layer that takes the place of torch's layer of this name, from whose weight it begins; or that layer itself."""
+
+    def learned(self, layers: "dict[str, Held]") -> Any:
+        """What is left of its layers, by their names, when they are merged: for a file beside the model. None: nothing."""
+        return None
 
 
 class Held(nn.Linear):
@@ -37,9 +43,25 @@ class Held(nn.Linear):
     that are trained, and says what `forward` computes of them.
 
     roles: of each parameter of its own. Those that it does not train have requires_grad False.
+    rates: factors on the learning rate of parameters of its own, 1 where one is not named.
     """
 
     roles: ClassVar[Roles] = {"weight": "matrix", "bias": "vector"}
+    rates: Mapping[str, float] = MappingProxyType({})
+
+    def begin(self, step: int, turn: bool) -> None:
+        """Called before the batch of a step is made. turn: whether it is this layer's, each step being that of one."""
+
+    def penalty(self) -> Tensor | None:
+        """What it adds to the loss of a step; None: nothing."""
+        return None
+
+    def state(self) -> dict[str, Tensor]:
+        """What it keeps from step to step beside its parameters, so that a run that was killed goes on in the same bits."""
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
 
     def flops(self) -> float:
         """FLOP of its product for a token, forward and backward."""
@@ -80,6 +102,12 @@ def roles_of(model: nn.Module) -> Roles:
         for name, _ in module.named_parameters(path, recurse=False):
             found[name] = own.get(name.rpartition(".")[2], "vector")
     return found
+
+
+def rates_of(model: nn.Module) -> dict[str, float]:
+    """Factor on the learning rate of each parameter that has another than the optimizer's."""
+    held = [(path, module) for path, module in model.named_modules() if isinstance(module, Held)]
+    return {f"{path}.{name}": rate for path, module in held for name, rate in module.rates.items() if rate != 1}
 
 
 def replace_layers(model: nn.Module, layers: dict[str, nn.Linear]) -> None:

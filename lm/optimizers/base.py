@@ -57,6 +57,21 @@ class Optimizer(torch.optim.Optimizer, ABC):
         """Change weights and state in place; the lists are in one order."""
 
 
+def with_rates(optimizer: Optimizer, named: Named, rates: dict[str, float]) -> Optimizer:
+    """The optimizer, in which the learning rate of the weights that `rates` names is so many times that of their group."""
+    if not rates:
+        return optimizer
+    factors = {weight: rates.get(name, 1.0) for name, weight in named}
+    groups = []
+    for group in optimizer.param_groups:
+        # 1 first: of the first group the rate is told
+        for factor in sorted({factors[weight] for weight in group["params"]}, key=lambda one: (one != 1, one)):
+            own = {"params": [weight for weight in group["params"] if factors[weight] == factor]}
+            groups.append({**group, **own, "base_lr": group["base_lr"] * factor, "lr": group["lr"] * factor})
+    optimizer.param_groups = groups
+    return optimizer
+
+
 def decayed_and_plain(named: Named, roles: Roles) -> list[dict[str, Any]]:
     """A group of matrices and tables, and one of vectors, which never decay; each where it has members."""
     decayed = [weight for name, weight in named if roles[name] != "vector"]

@@ -15,6 +15,7 @@ from lm.training.components import Component
 from lm.training.digests import Digests
 from lm.training.execution import Execution
 from lm.training.guard import Guard
+from lm.training.held import HeldLayers
 from lm.training.parallel import make_parallel
 from lm.training.precision import autocast
 from lm.training.reading import read
@@ -65,8 +66,9 @@ def train(
     model.hold(recipe.linear)
     parallel = make_parallel(recipe)
     optimizer = parallel.distribute(model, recipe.optimizer)
+    components = (HeldLayers(model), *components)
     mean, guard, execution = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor), Execution()
-    run = Run(parallel, mean, guard, execution, tuple(components))
+    run = Run(parallel, mean, guard, execution, components)
     checkpoints = Checkpoints(log.scratch, trunks=trunks, every=checkpoint_seconds())
     start = checkpoints.load(run)
     checkpoints.reserve(run, steps)

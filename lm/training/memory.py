@@ -59,7 +59,8 @@ def positions_in(memory: float, model: Decoder, batch: Batch, trained: float, fr
     What two keep only once, such as weights cast to bf16, does not grow with them.
     """
     learned = model.num_trained()
-    room = SHARE * memory - trained * learned - frozen * (model.num_parameters() - learned)
+    held = sum(buffer.nbytes for layer in model.held.values() for buffer in layer.buffers())
+    room = SHARE * memory - trained * learned - frozen * (model.num_parameters() - learned) - held
     block = batch.together
     first = bytes_kept(model, batch, block)
     each = bytes_kept(model, batch, 2 * block) - first if batch.rows > block else first

@@ -163,7 +163,10 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pickle": (replaced(WEIGHTS, "pytorch_model.bin"), "has pytorch_model.bin and no safetensors; .*save_pretrained"),
     "pickled shards": (replaced(WEIGHTS, "pytorch_model-00001-of-00002.bin"), "pickles are not read"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "model.safetensors: no such file"),
-    "an adapter": (emptied("adapter_config.json"), "config.json: no such file; .* is an adapter: merge it"),
+    "an adapter": (
+        emptied("adapter_config.json"),
+        "config.json: no such file; .* is an adapter: `make merge MODEL=.* ADAPTER=",
+    ),
     "GGUF": (emptied("model.Q4.gguf"), "holds GGUF, which is not read"),
     "a data set": (emptied("dataset_info.json", "state.json"), "is a data set that save_to_disk"),
     "a pointer": (replaced(WEIGHTS, WEIGHTS, b"version https://git-lfs.github.com/spec/v1\noid 1\n"), "`git lfs pull`"),

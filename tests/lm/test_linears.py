@@ -1,35 +1,46 @@
 """What every way to hold a matrix must be, whichever there are: a new file in lm/linears is held to it by itself."""
 
+from collections.abc import Hashable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lm import linears
 from lm.averages import Ema
-from lm.config import Config, ConfigError, methods_of
-from lm.linears import Dense, LoRA
-from lm.linears.base import Held, flops_of, roles_of
+from lm.config import Config, methods_of
+from lm.linears import Dense, FrozenLower, QLoRA
+from lm.linears.base import Held, roles_of
+from lm.linears.dora import DoRALinear
 from lm.model import Decoder
 from lm.optimizers import AdamW, Muon
 from lm.schedules import Cosine
 from lm.training.batch import Batch, Metrics, backward
 from lm.training.data.conversations import token_logps
-from lm.training.flops import flops_per_token
 from lm.training.loop import train
-from lm.training.memory import positions_in
 from lm.training.recipe import Recipe
 from tasks.core.log import Stopped
 from tests.lm.models import plain_and_compiled, toy_model
 from tests.lm.test_training import Recorder
+from tests.neighbours import neighbours
 from tests.project import ROOT
 
 EVERY = pytest.mark.parametrize("method", methods_of(linears), ids=lambda method: method.__name__)
 # fp32 with sums in another order, of values of the order of 1
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+# Those that begin as a model of rounded weights
+ROUNDS = {QLoRA}
+# Settings in which a parameter binds, the other values of parameters that are lists, and shapes that tell them apart
+BINDING: dict[str, dict[str, Any]] = {"repick": {"repick": 1}, "block": {"block": 8}}
+LISTS: dict[str, list[Any]] = {
+    "matrices": [["up"], ["attention"], ["0.ffn"]],
+    "ranks": [{"query": 3}, {"0.attention": 1}],
+}
+SHAPES: dict[type[Config], dict[str, Any]] = {FrozenLower: {"layers": 4}}
 IDS = torch.randint(0, 261, (4, 13), generator=torch.Generator().manual_seed(0))
 
 
@@ -59,16 +70,60 @@ def batch_of(model: Decoder) -> Batch:
 
 @EVERY
 def test_a_model_begins_as_what_it_was_and_what_it_became_can_be_merged(method: type[Config]) -> None:
-    dense, model = toy_model(seed=1), held(method)
+    dense, model, start = toy_model(seed=1), held(method), held(method)
+    start.merge()
+    for name, weight in dense.state_dict().items():
+        if method in ROUNDS:  # a step of 16 levels over the range of some dozen normal weights
+            assert (start.state_dict()[name] - weight).norm() < 0.15 * weight.norm(), name
+        else:
+            assert torch.equal(start.state_dict()[name], weight), name
     with torch.no_grad():
-        torch.testing.assert_close(model(IDS), dense(IDS), **CLOSE)
+        assert torch.equal(model(IDS), start(IDS))
         changed = disturbed(model)(IDS)
-        assert not torch.allclose(changed, dense(IDS), **CLOSE)
+        assert not torch.allclose(changed, start(IDS), **CLOSE)
         model.merge()
         torch.testing.assert_close(model(IDS), changed, **CLOSE)
     assert {n: w.shape for n, w in model.state_dict().items()} == {n: w.shape for n, w in dense.state_dict().items()}
     assert all(weight.requires_grad for weight in model.parameters())
     assert not any(isinstance(module, Held) for module in model.modules())
+
+
+@EVERY
+def test_gradients_are_the_differences(method: type[Config]) -> None:
+    """By torch's gradcheck, in fp64. What a method holds constant in its backward is held here, too."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        plain, names = nn.Linear(6, 5), ["blocks.0.ffn.up.weight", "blocks.0.ffn.up.bias"]
+        for name in method().staying(names):
+            plain.get_parameter(name.rpartition(".")[2]).requires_grad_(False)
+        layer = method().build("blocks.0.ffn.up", plain)
+        with torch.no_grad():
+            for weight in layer.parameters():
+                weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)) * 0.3)
+        if isinstance(layer, DoRALinear):
+            length_O = layer.length()
+            layer.length = lambda: length_O
+        trained = {name: weight for name, weight in layer.named_parameters() if weight.requires_grad}
+        x = torch.linspace(-1, 1, 2 * 3 * 6).view(2, 3, 6).requires_grad_()
+
+        def made(x: Tensor, *weights: Tensor) -> Tensor:
+            return functional_call(layer, dict(zip(trained, weights, strict=True)), (x,))
+
+        assert trained and torch.autograd.gradcheck(made, (x, *trained.values()))
+    finally:
+        torch.set_default_dtype(before)
+
+
+@EVERY
+def test_what_stays_is_not_trained_and_all_else_is(method: type[Config], tmp_path: Path) -> None:
+    recipe = Recipe(optimizer=AdamW(), schedule=Cosine(), average=Ema(), linear=method())
+    start, end = toy_model(seed=1), fit(recipe, tmp_path).state_dict()
+    staying, roles = method().staying(list(start.state_dict())), roles_of(start)
+    for name, weight in start.state_dict().items():
+        # a matrix that stays has something beside it, unless its whole layer stays
+        still = name in staying and (roles[name] != "matrix" or method is FrozenLower)
+        assert torch.equal(end[name], weight) == still, name
 
 
 @EVERY
@@ -92,10 +147,31 @@ def test_every_number_has_a_role_and_a_gradient_if_it_is_trained(method: type[Co
 
 
 @EVERY
+def test_products_in_bf16_give_the_same_gradients_to_its_rounding(method: type[Config]) -> None:
+    model, grads = disturbed(held(method)), []
+    layer = model.blocks[1].ffn.up
+    made: list[torch.dtype] = []
+    layer.register_forward_hook(lambda module, inputs, result: made.append(result.dtype))
+    for low in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            backward(batch_of(model), 48)
+        grads.append({name: weight.grad.flatten() for name, weight in model.named_parameters() if weight.requires_grad})
+    assert set(made) == {torch.float32, torch.bfloat16}
+    for name, grad in grads[0].items():
+        assert torch.nn.functional.cosine_similarity(grads[1][name], grad, dim=0) > 0.99, name
+        assert grads[1][name].dtype == torch.float32
+
+
+@EVERY
 def test_compiled_blocks_share_a_graph_and_have_the_same_gradients(method: type[Config]) -> None:
     """Where the embedding is not trained, the input of the first block needs no gradient, and it has a graph of its own."""
-    model = disturbed(held(method))
-    assert plain_and_compiled(model, lambda: backward(batch_of(model), 48)) == (2 if method().alone else 1)
+    model = toy_model(seed=1)
+    model.hold(method(**{"matrices": ["query"]} if "matrices" in method.model_fields else {}))
+    disturbed(model)
+    assert plain_and_compiled(model, lambda: backward(batch_of(model), 48)) == (
+        1 if model.embedding.weight.requires_grad else 2
+    )
 
 
 def fit(recipe: Recipe, scratch: Path, after: int | None = None) -> Decoder:
@@ -120,6 +196,30 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes_and_dense(
         assert batch_of(whole).loss(slice(0, 4))[0] < batch_of(start).loss(slice(0, 4))[0]
 
 
+def weights_after(method: Config, folder: Path, **shape: Any) -> Hashable:
+    """What three steps make of a toy, and whether an adapter is left of them."""
+    model = toy_model(seed=1, **{"width": 16, "ffn_width": 24, **shape})
+    recipe = Recipe(optimizer=AdamW(), schedule=Cosine(), average=Ema(), linear=method)
+    train(model, recipe, 3, lambda step: batch_of(model), Recorder(folder))
+    return b"".join(weight.numpy().tobytes() for weight in model.state_dict().values()), model.learned is None
+
+
+@EVERY
+def test_every_parameter_counts(method: type[Config], tmp_path: Path) -> None:
+    shape, folders = SHAPES.get(method, {}), count()
+    for name in method.model_fields.keys() - {"name"}:
+        base = method(**BINDING.get(name, {}))
+        lists = [[method(**{name: value})] for value in LISTS[name]] if name in LISTS else neighbours(base, name)
+        made = weights_after(base, tmp_path / str(next(folders)), **shape)
+        for tries in lists:
+            assert any(weights_after(other, tmp_path / str(next(folders)), **shape) != made for other in tries), name
+
+
+def test_methods_differ(tmp_path: Path) -> None:
+    made = {method: weights_after(method(), tmp_path / method.__name__) for method in methods_of(linears)}
+    assert len(set(made.values())) == len(made)
+
+
 @EVERY
 def test_shards_train_as_one_batch(method: type[Config], tmp_path: Path) -> None:
     given = {"optimizer": AdamW(), "schedule": Cosine(), "average": Ema(), "linear": method()}
@@ -127,89 +227,6 @@ def test_shards_train_as_one_batch(method: type[Config], tmp_path: Path) -> None
     for name, weight in one.state_dict().items():
         # AdamW divides by the gradient's size, so rounding of a tiny gradient may turn a whole step
         assert torch.nn.functional.cosine_similarity(two.state_dict()[name].flatten(), weight.flatten(), dim=0) > 0.999
-
-
-def test_lora_trains_its_thin_matrices_alone_and_costs_what_they_do() -> None:
-    dense, model = toy_model(seed=1), held(LoRA)
-    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    assert {name.rpartition(".")[2] for name in trained} == {"down", "up"} and len(trained) == 2 * 2 * 7
-    # of each of the 2 blocks q, k, v, o and three of the ffn: rank 8 times the two sides
-    sides = (32 + 32) + 2 * (16 + 32) + (32 + 32) + 3 * (32 + 48)
-    assert model.num_trained() == 2 * 8 * sides
-    matrices = 2 * (32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 48)
-    stays = matrices + model.head_weight.numel()
-    assert flops_per_token(model, 12) == flops_per_token(dense, 12) - 2 * stays + 6 * model.num_trained()
-    # of a memory that holds a dense model's training state, and no more, LoRA leaves most to activations
-    memory = 20 * dense.num_parameters() / 0.6
-    assert positions_in(memory, dense, batch_of(dense), 20.0, 4.0) == 0
-    more, fewer = (positions_in(memory, model, batch_of(model), 20.0, frozen) for frozen in (0.0, 4.0))
-    assert 0 < fewer < more
-
-
-def test_a_checkpoint_of_lora_holds_what_is_trained_and_no_more(tmp_path: Path) -> None:
-    recipe = Recipe(optimizer=AdamW(), schedule=Cosine(), average=Ema(), linear=LoRA(matrices=["query"]))
-    with pytest.raises(Stopped):
-        fit(recipe, tmp_path, 4)
-    (path,) = tmp_path.glob("step-*.safetensors")
-    thin = {f"blocks.{n}.attention.query.{part}" for n in (0, 1) for part in ("down", "up")}
-    held = {name for name in load_file(path) if name.startswith(("model.", "average.", "optimizer."))}
-    slots = ("model", "average", "optimizer.step", "optimizer.exp_avg", "optimizer.exp_avg_sq")
-    assert held == {f"{slot}.{name}" for slot in slots for name in thin}
-
-
-def test_lora_of_some_matrices_leaves_the_others_as_they_are(tmp_path: Path) -> None:
-    method = LoRA(rank=2, matrices=["query", "down"])
-    recipe = Recipe(optimizer=AdamW(), schedule=Cosine(), average=Ema(), linear=method)
-    start, end = toy_model(seed=1).state_dict(), fit(recipe, tmp_path).state_dict()
-    moved = {name for name in start if not torch.equal(start[name], end[name])}
-    assert moved == {f"blocks.{n}.{part}.weight" for n in (0, 1) for part in ("attention.query", "ffn.down")}
-    for name in moved:
-        singular = torch.linalg.svdvals(end[name] - start[name])
-        assert singular[1] > 1e-3 * singular[0] and singular[2] < 1e-4 * singular[0]  # rank 2
-
-
-def test_lora_in_shards_learns_as_lora_at_once(tmp_path: Path) -> None:
-    once, shards = (
-        fit(
-            Recipe(optimizer=AdamW(), schedule=Cosine(), average=Ema(), linear=LoRA(), shards=shards),
-            tmp_path / str(shards),
-        )
-        for shards in (1, 2)
-    )
-    for name, weight in once.state_dict().items():  # fp32 sums in another order
-        torch.testing.assert_close(shards.state_dict()[name], weight, rtol=1e-4, atol=1e-6)
-
-
-def test_every_parameter_of_lora_counts(tmp_path: Path) -> None:
-    found: dict[bytes, LoRA] = {}
-    others = [LoRA(rank=4), LoRA(alpha=8.0), LoRA(matrices=["up"]), LoRA(seed=1)]
-    assert {name for other in others for name in other.model_fields_set} == LoRA.model_fields.keys() - {"name"}
-    for number, method in enumerate([LoRA(), *others]):
-        recipe = Recipe(optimizer=AdamW(), schedule=Cosine(), average=Ema(), linear=method)
-        state = fit(recipe, tmp_path / str(number)).state_dict()
-        made = b"".join(weight.numpy().tobytes() for weight in state.values())
-        assert made not in found, f"{method} is {found[made]}"
-        found[made] = method
-
-
-def test_lora_of_a_matrix_that_there_is_not_is_one_line() -> None:
-    with pytest.raises(
-        ConfigError, match="linear.matrices: no 'querry' .allowed: down, gate, key, output, query, up, value"
-    ):
-        toy_model().hold(LoRA(matrices=["query", "querry"]))
-
-
-def test_lora_by_hand() -> None:
-    plain = nn.Linear(2, 2, bias=False)
-    plain.weight = nn.Parameter(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
-    layer = LoRA(rank=1, alpha=3.0).build("x", plain)
-    with torch.no_grad():
-        layer.down.copy_(torch.tensor([[1.0, -1.0]]))
-        layer.up.copy_(torch.tensor([[1.0], [2.0]]))
-    # 3 up down = [[3, -3], [6, -6]]
-    assert layer.merged().weight.tolist() == [[4.0, -1.0], [9.0, -2.0]]
-    assert layer(torch.tensor([1.0, 1.0])).tolist() == [3.0, 7.0]
-    assert flops_of(layer) == 4 * 4 + 6 * 4 and flops_of(plain) == 6 * 4
 
 
 def test_what_trains_asks_modules_what_weights_are_for() -> None:

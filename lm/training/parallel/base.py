@@ -9,9 +9,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lm.distributed import world_size
-from lm.linears.base import roles_of
+from lm.linears.base import rates_of, roles_of
 from lm.model import Decoder
-from lm.optimizers.base import SCALARS, Optimizer
+from lm.optimizers.base import SCALARS, Optimizer, with_rates
 from lm.training.batch import Batch, Metrics
 
 Result = TypeVar("Result")
@@ -34,9 +34,8 @@ class Parallel(ABC):
 
     def distribute(self, model: Decoder, method: Any) -> Optimizer:
         """Spread the model over the ranks, in place, and build the method's optimizer of what this rank holds."""
-        optimizer: Optimizer = method.build(
-            [(n, w) for n, w in model.named_parameters() if w.requires_grad], roles_of(model)
-        )
+        named = [(n, w) for n, w in model.named_parameters() if w.requires_grad]
+        optimizer = with_rates(method.build(named, roles_of(model)), named, rates_of(model))
         self._know(model, optimizer, dict(model.named_parameters()), model.state_dict())
         return optimizer
 

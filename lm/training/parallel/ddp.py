@@ -59,7 +59,8 @@ class DDP(Parallel):
     def distribute(self, model: Decoder, method: Any) -> Optimizer:
         optimizer = super().distribute(model, method)
         refuse(method, freezes=optimizer.freezes)
-        self.module = DistributedDataParallel(Call(model), gradient_as_bucket_view=True)
+        # buffers, which may hold whole matrices, are the same on every rank
+        self.module = DistributedDataParallel(Call(model), gradient_as_bucket_view=True, broadcast_buffers=False)
         return optimizer
 
     def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Metrics]:

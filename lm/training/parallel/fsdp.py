@@ -11,9 +11,9 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, Offlo
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from lm.distributed import mean_, world_size
-from lm.linears.base import roles_of
+from lm.linears.base import rates_of, roles_of
 from lm.model import Decoder
-from lm.optimizers.base import SCALARS, Optimizer, State
+from lm.optimizers.base import SCALARS, Optimizer, State, with_rates
 from lm.optimizers.orthogonal import MuonOptimizer, orthogonalised
 from lm.training.batch import Batch, Metrics
 from lm.training.memory import SHARE, memory_bytes
@@ -29,6 +29,8 @@ def make_plain(model: Decoder, weights: dict[str, Tensor]) -> None:
     plain = Decoder(model.config)
     plain.hold(model.linear)
     plain.load_state_dict(weights)
+    for name, buffer in plain.named_buffers():  # what a matrix is held by beside weights
+        buffer.copy_(model.get_buffer(name))
     model.__class__, model.__dict__ = Decoder, plain.to(model.cos_TE.device).__dict__
 
 
@@ -81,7 +83,8 @@ class FSDP(DDP):
             name: nn.Parameter(w.to_local(), w.requires_grad) if isinstance(w, DTensor) else w
             for name, w in self._sharded.items()
         }
-        optimizer: Optimizer = method.build([(n, w) for n, w in self._held.items() if w.requires_grad], roles)
+        named = [(n, w) for n, w in self._held.items() if w.requires_grad]
+        optimizer = with_rates(method.build(named, roles), named, rates_of(model))
         refuse(method, freezes=optimizer.freezes, exchanges=optimizer.exchanges)
         self._names: dict[Tensor, str] = {held: name for name, held in self._held.items()}
         if isinstance(optimizer, MuonOptimizer):

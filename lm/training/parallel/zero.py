@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lm.config import ConfigError
 from lm.distributed import world_size
-from lm.linears.base import roles_of
+from lm.linears.base import rates_of, roles_of
 from lm.model import Decoder
-from lm.optimizers.base import SCALARS, Optimizer
+from lm.optimizers.base import SCALARS, Optimizer, with_rates
 from lm.training.batch import Batch, Metrics
 from lm.training.parallel.ddp import DDP, Call, refuse
 from lm.training.parallel.fsdp import make_plain
@@ -61,9 +61,8 @@ class Zero(DDP):
 
     def distribute(self, model: Decoder, method: Any) -> Optimizer:
         device = model.cos_TE.device
-        optimizer: Optimizer = method.build(
-            [(n, w) for n, w in model.named_parameters() if w.requires_grad], roles_of(model)
-        )
+        named = [(n, w) for n, w in model.named_parameters() if w.requires_grad]
+        optimizer = with_rates(method.build(named, roles_of(model)), named, rates_of(model))
         refuse(
             method,
             freezes=optimizer.freezes,

@@ -18,7 +18,7 @@ from flows.forecast.dry_run import HOLES, Live, rehearse, sample
 from flows.forecast.estimate import GPUS, MACHINES, machine_called
 from flows.forecast.forecasts import forecast_of, machine_of, this_machine, works_of
 from flows.params.compose import compose
-from lm import optimizers
+from lm import averages, linears, optimizers
 from lm.config import methods_of
 from lm.model import Decoder, ModelConfig
 from lm.training.batch import Metrics
@@ -58,6 +58,21 @@ def test_every_optimizer_can_be_rehearsed(method) -> None:
     found = rehearse(work.step, recipe, 10, 10**9, False)
     weights = 4 * work.step().model.num_parameters()
     assert 2 * weights - 4096 <= found.state_bytes <= 4 * weights + 4096 and found.step_bytes > found.state_bytes
+
+
+@pytest.mark.parametrize("method", methods_of(linears), ids=lambda m: m.model_fields["name"].default)
+def test_every_way_to_hold_a_matrix_can_be_rehearsed(method) -> None:
+    """Real tensors or fake ones: one function measures positions, and FLOP; and a checkpoint holds what is trained."""
+    work, memory = pretraining(small()), 40_000_000
+    recipe = work.recipe.model_copy(
+        update={"linear": method(), "optimizer": optimizers.AdamW(), "average": averages.Last()}
+    )
+    found, step = rehearse(work.step, recipe, 10, memory, False), work.step()
+    step.model.hold(method())
+    assert found.positions == positions_in(memory, step.model, step.batch, 20.0, 4.0) > 0
+    assert found.flops == flops_per_token(step.model, step.batch.length)
+    steps = 8 * sum(weight.requires_grad for weight in step.model.parameters())  # AdamW counts them for each
+    assert found.state_bytes == 3 * 4 * step.model.num_trained() + steps
 
 
 def pretraining(params: dict) -> Work:

@@ -1,0 +1,261 @@
+"""Adapters in the format of the library peft, both ways, and `make merge`.
+
+peft itself is not installed: what we write is read, and what we read is written, by a few lines of this file that follow peft's own
+description of its files (docs/source/developer_guides/checkpoint.md there).
+"""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lm.averages import Ema
+from lm.checkpoint import load_model, save_model
+from lm.config import Config
+from lm.hugging_face.adapters import read_adapter
+from lm.hugging_face.export import save_hf
+from lm.hugging_face.merge import main, merge
+from lm.linears import DoRA, LoRA, QLoRA
+from lm.optimizers import AdamW
+from lm.schedules import Cosine
+from lm.training.loop import train
+from lm.training.recipe import Recipe
+from tests.lm.models import toy_model, toy_tokenizer
+from tests.lm.test_linears import batch_of
+from tests.lm.test_training import Recorder
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+METHODS = [
+    LoRA(keep=True, ranks={"ffn": 3}),
+    LoRA(keep=True, matrices=["query", "down"], scaling="root_rank", rank=4, alpha=6.5),
+    DoRA(keep=True, matrices=["attention"]),
+    QLoRA(keep=True),
+]
+# fp32 products in another order, of weights of 0.02 to 0.1
+CLOSE = {"rtol": 0, "atol": 1e-6}
+
+
+def trained(folder: Path, method: Config, **shape: Any) -> Path:
+    """The folder of a toy after four steps, its adapter beside it."""
+    model = toy_model(seed=1, **shape)
+    recipe = Recipe(optimizer=AdamW(), schedule=Cosine(), average=Ema(), linear=method)
+    train(model, recipe, 4, lambda step: batch_of(model), Recorder(folder / "scratch"))
+    (folder / "made").mkdir(parents=True)
+    save_model(folder / "made", model, toy_tokenizer())
+    return folder / "made"
+
+
+def start(folder: Path, **shape: Any) -> Path:
+    """The folder of the toy before its first step."""
+    folder.mkdir(parents=True)
+    save_model(folder, toy_model(seed=1, **shape), toy_tokenizer())
+    return folder
+
+
+def by_peft(folder: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a Hugging Face model with an adapter merged, as peft describes it."""
+    config, tensors = json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS)
+    assert config["peft_type"] == "LORA" and config["bias"] == "none"
+    found, layers = dict(weights), {name.split(".lora_")[0] for name in tensors}
+    assert {layer.removeprefix("base_model.model.") for layer in layers} == set(config["target_modules"])
+    for layer in layers:
+        name = layer.removeprefix("base_model.model.")
+        down, up = tensors[f"{layer}.lora_A.weight"], tensors[f"{layer}.lora_B.weight"]
+        rank = config["rank_pattern"].get(name, config["r"])
+        assert down.shape[0] == up.shape[1] == rank
+        scale = config["lora_alpha"] / (math.sqrt(rank) if config["use_rslora"] else rank)
+        weight = weights[f"{name}.weight"] + scale * up @ down
+        if config["use_dora"]:
+            weight = tensors[f"{layer}.lora_magnitude_vector"][:, None] * weight / weight.norm(dim=1, keepdim=True)
+        found[f"{name}.weight"] = weight
+    return found
+
+
+def exported(folder: Path, target: Path, **how: Any) -> dict[str, Tensor]:
+    save_hf(*load_model(folder), target, torch.float32, **how)
+    return {name: t for file in target.glob("model*.safetensors") for name, t in load_file(file).items()}
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: f"{method.name}-{method.rank}")
+def test_what_is_kept_is_what_peft_reads(method: Config, tmp_path: Path) -> None:
+    made = trained(tmp_path, method)
+    base = toy_model(seed=1)
+    if isinstance(method, QLoRA):  # its adapter belongs to the matrices that it rounded
+        base.hold(method)
+        base.merge()
+    (tmp_path / "base").mkdir()
+    save_model(tmp_path / "base", base, toy_tokenizer())
+    here = exported(made, tmp_path / "here")
+    theirs = by_peft(made, exported(tmp_path / "base", tmp_path / "there"))
+    assert theirs.keys() == here.keys()
+    for name, weight in here.items():
+        torch.testing.assert_close(theirs[name], weight, **CLOSE, msg=name)
+    assert merge(tmp_path / "base", made, tmp_path / "merged") == len(load_file(made / WEIGHTS)) // (
+        3 if method.name == "dora" else 2
+    )
+    # to the bit: training ends with the same product of the same numbers
+    for file in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "merged" / file).read_bytes() == (made / file).read_bytes()
+
+
+def test_nothing_is_kept_that_was_not_asked_for(tmp_path: Path) -> None:
+    names = {path.name for path in trained(tmp_path / "a", LoRA()).iterdir()}
+    assert names == {path.name for path in start(tmp_path / "b").iterdir()}
+    kept = {path.name for path in trained(tmp_path / "c", LoRA(keep=True)).iterdir()}
+    assert kept == names | {CONFIG, WEIGHTS}
+
+
+@pytest.mark.parametrize("shard_bytes", [5_000_000_000, 40_000])
+def test_a_model_of_hugging_face_stays_one(shard_bytes: int, tmp_path: Path) -> None:
+    adapter = trained(tmp_path, DoRA(keep=True))
+    weights = exported(start(tmp_path / "start"), tmp_path / "theirs", shard_bytes=shard_bytes)
+    (tmp_path / "theirs" / "adapter_config.json").write_text("{}")  # of some other adapter
+    (tmp_path / "theirs" / "chat_template.jinja").write_text("its own")
+    merge(tmp_path / "theirs", adapter, tmp_path / "merged")
+    there, here = ({path.name for path in (tmp_path / name).iterdir()} for name in ("theirs", "merged"))
+    assert here == there - {CONFIG} and (tmp_path / "merged" / "chat_template.jinja").read_text() == "its own"
+    found = {n: t for path in (tmp_path / "merged").glob("*.safetensors") for n, t in load_file(path).items()}
+    for name, weight in by_peft(adapter, weights).items():
+        torch.testing.assert_close(found[name], weight, **CLOSE, msg=name)
+
+
+def test_a_part_without_a_name_at_hugging_face_keeps_ours(tmp_path: Path) -> None:
+    shape = {"feed_forward": {"name": "relu_squared"}}
+    made, base = trained(tmp_path, LoRA(keep=True), **shape), start(tmp_path / "start", **shape)
+    assert "blocks.1.ffn.up" in json.loads((made / CONFIG).read_text())["target_modules"]
+    merge(base, made, tmp_path / "merged")
+    assert (tmp_path / "merged" / "model.safetensors").read_bytes() == (made / "model.safetensors").read_bytes()
+
+
+QUERY, UP = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj"
+
+
+def peft_folder(folder: Path, dtype: torch.dtype = torch.float32, **config: Any) -> dict[str, Tensor]:
+    """An adapter of two layers of the toy as peft would save it."""
+    folder.mkdir(exist_ok=True)
+    draw = torch.Generator().manual_seed(0)
+    shapes = {
+        f"{QUERY}.lora_A.weight": (2, 32), f"{QUERY}.lora_B.weight": (32, 2),
+        f"{UP}.lora_A.weight": (4, 32), f"{UP}.lora_B.weight": (48, 4),
+    }  # fmt: skip
+    tensors = {f"base_model.model.{n}": torch.randn(s, generator=draw).to(dtype) for n, s in shapes.items()}
+    save_file(tensors, folder / WEIGHTS)
+    described = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "target_modules": ["q_proj", "up_proj"], **config}
+    (folder / CONFIG).write_text(json.dumps({"rank_pattern": {r"layers\.1\.mlp\.up_proj": 4}, **described}))
+    return tensors
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_peft_writes_is_merged(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Ranks and alphas by pattern, the scale of rsLoRA, and a model and an adapter in bf16, which are added in fp32."""
+    tensors = peft_folder(tmp_path / "adapter", dtype, use_rslora=True, alpha_pattern={"q_proj": 3}, lora_dropout=0.1)
+    theirs = tmp_path / "theirs"
+    save_hf(*load_model(start(tmp_path / "start")), theirs, dtype)
+    merge(theirs, tmp_path / "adapter", tmp_path / "merged")
+    before, after = (load_file(folder / "model.safetensors") for folder in (theirs, tmp_path / "merged"))
+    changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
+    assert changed == {f"{QUERY}.weight", f"{UP}.weight"}
+    for layer, scale in ((QUERY, 3 / math.sqrt(2)), (UP, 8 / math.sqrt(4))):
+        down, up = (tensors[f"base_model.model.{layer}.lora_{part}.weight"].float() for part in "AB")
+        wanted = (before[f"{layer}.weight"].float() + scale * up @ down).to(dtype)
+        rounding = 1e-5 if dtype == torch.float32 else 2**-7  # a sum near the middle of two may be rounded to either
+        torch.testing.assert_close(after[f"{layer}.weight"], wanted, rtol=rounding, atol=1e-5)
+
+
+def changed(key: str, value: Any) -> Callable[[Path], object]:
+    return lambda folder: peft_folder(folder, **{key: value})
+
+
+def tensors_changed(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path], object]:
+    def apply(folder: Path) -> None:
+        tensors = peft_folder(folder)
+        change(tensors)
+        save_file(tensors, folder / WEIGHTS)
+
+    return apply
+
+
+A, B = (f"base_model.model.{QUERY}.lora_{part}.weight" for part in "AB")
+MODULE = "base_model.model.model.layers.7.self_attn.q_proj"
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no config": (lambda f: (f / CONFIG).unlink(), "adapter_config.json: no such file; is .* the folder of an adapter"),
+    "no JSON": (lambda f: (f / CONFIG).write_text("{"), "adapter_config.json: not JSON"),
+    "another kind": (changed("peft_type", "IA3"), "peft_type 'IA3' is not supported: only LoRA and DoRA"),
+    "biases": (changed("bias", "all"), "bias 'all' is not supported"),
+    "whole modules": (changed("modules_to_save", ["lm_head"]), "modules_to_save .'lm_head'. is not supported"),
+    "another base": (changed("init_lora_weights", "pissa"), "init_lora_weights 'pissa' is not supported"),
+    "no rank": (changed("r", 0), "r 0 is no number above 0"),
+    "no alpha": (changed("lora_alpha", "8"), "lora_alpha '8' is no number above 0"),
+    "another rank": (changed("r", 3), r"lora_A \(2, 32\), lora_B \(32, 2\) do not fit each other and the rank 3"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), "adapter_model.safetensors: no such file"),
+    "a pickle": (
+        lambda f: (f / WEIGHTS).rename(f / "adapter_model.bin"),
+        "no such file; adapter_model.bin is a pickle, which is not read",
+    ),
+    "cut off": (
+        lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-9]),
+        "adapter_model.safetensors: cannot be read",
+    ),
+    "nothing": (tensors_changed(lambda t: t.clear()), "has no tensors"),
+    "half": (tensors_changed(lambda t: t.pop(B)), "has no model.layers.0.self_attn.q_proj.lora_B.weight"),
+    "an embedding": (
+        tensors_changed(lambda t: t.update({"base_model.model.model.embed_tokens.lora_embedding_A": torch.ones(2, 9)})),
+        "embed_tokens.lora_embedding_A is no part of a LoRA of a matrix",
+    ),
+    "a length that is not said": (
+        tensors_changed(lambda t: t.update({A.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(32)})),
+        "has .*q_proj.lora_magnitude_vector, and adapter_config.json does not say use_dora",
+    ),
+    "a length that is not there": (changed("use_dora", True), "has no .*lora_magnitude_vector"),
+    "not finite": (tensors_changed(lambda t: t[A].fill_(torch.nan)), "q_proj has NaN or infinite entries"),
+    "another depth": (
+        tensors_changed(lambda t: t.update({f"{MODULE}.lora_A.weight": t[A] + 0, f"{MODULE}.lora_B.weight": t[B] + 0})),
+        "has no layer model.layers.7.self_attn.q_proj: it is an adapter of another model",
+    ),
+    "another width": (
+        tensors_changed(lambda t: t.update({A: torch.ones(2, 33)})),
+        r"model.layers.0.self_attn.q_proj is \(32, 33\) there and \(32, 32\) in ",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_adapter_that_does_not_fit_is_one_line_and_nothing_is_written(fault: str, tmp_path: Path) -> None:
+    base, adapter = start(tmp_path / "start"), tmp_path / "adapter"
+    peft_folder(adapter)
+    assert len(read_adapter(adapter)) == 2
+    change, said = FAULTS[fault]
+    change(adapter)
+    with pytest.raises(ValueError, match=said) as raised:
+        merge(base, adapter, tmp_path / "merged")
+    assert "\n" not in str(raised.value) and str(adapter) in str(raised.value)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_folders_that_cannot_be_merged_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, adapter, target = start(tmp_path / "start"), tmp_path / "adapter", tmp_path / "merged"
+    peft_folder(adapter)
+
+    def run(*folders: Path) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["merge", *map(str, folders)])
+        return (main(), *capsys.readouterr())
+
+    code, out, err = run(tmp_path / "none", adapter, target)
+    assert (code, out) == (2, "") and err.count("\n") == 1 and err.startswith(f"merge: {tmp_path / 'none'}/model.safe")
+    description = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**description, "quantization": {"weights": {}}}))
+    code, out, err = run(base, adapter, target)
+    assert (code, err) == (2, f"merge: {base}: is quantized: merge into the model that it was made of\n")
+    (base / "config.json").write_text(json.dumps(description))
+    assert run(base, adapter, target) == (0, f"{target}: {base} with 2 matrices changed by {adapter}\n", "")
+    before = (target / "model.safetensors").read_bytes()
+    assert run(base, adapter, target)[::2] == (2, f"merge: {target}: is there, and not empty: name another folder\n")
+    assert (target / "model.safetensors").read_bytes() == before
