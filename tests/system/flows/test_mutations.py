@@ -85,7 +85,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "data/raw/a.jsonl").write_text(
         "".join(row % f"the {n} of {n * n} things that are told here" for n in range(300))
     )
-    for name in ("problems", "checkpoint", "references"):
+    for name in ("problems", "checkpoint", "references", "rewards"):
         (folder / "data" / name / "given.txt").write_text("one\ntwo\nthree\n")
     (folder / "dvc.lock").unlink()
     (folder / "params.yaml").write_text(dump_yaml(PARAMS))
