@@ -14,7 +14,8 @@ from lm.sampler import Completion
 from lm.training.components import Component
 from lm.training.data.conversations import Conversation, collate
 
-FIGURE = "figure."  # what the names of figures begin with in a checkpoint
+# What the names of figures begin with in a checkpoint, which does not keep the order of its tensors, as curves do.
+FIGURE = "figure"
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,19 @@ class Rollout:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it as tensors by name, for a checkpoint."""
-        figures = {FIGURE + name: torch.tensor(value, dtype=torch.float64) for name, value in self.figures.items()}
         parts = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        figures = {
+            f"{FIGURE}.{place:04}.{name}": torch.tensor(value, dtype=torch.float64)
+            for place, (name, value) in enumerate(self.figures.items())
+        }
         return {**parts, **figures}
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor]) -> "Rollout":
         """The rollout that `tensors` gave."""
-        figures = {
-            name.removeprefix(FIGURE): value.item() for name, value in tensors.items() if name.startswith(FIGURE)
-        }
-        return cls(**{name: value for name, value in tensors.items() if not name.startswith(FIGURE)}, figures=figures)
+        parts = {name: value for name, value in tensors.items() if not name.startswith(FIGURE)}
+        kept = sorted((name, value.item()) for name, value in tensors.items() if name.startswith(FIGURE))
+        return cls(**parts, figures={name.split(".", 2)[2]: value for name, value in kept})
 
 
 def rollout_of(

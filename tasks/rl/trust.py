@@ -93,4 +93,5 @@ class Watch(Component):
 
 def entropy_of(rollout: Rollout) -> float:
     """Nats of a token: the mean of -log p over tokens that the policy drew, which estimates its entropy without bias."""
-    return -((rollout.logp_old_BT * rollout.mask_BT).sum() / rollout.mask_BT.sum().clamp(min=1)).item()
+    mean = (rollout.logp_old_BT * rollout.mask_BT).sum() / rollout.mask_BT.sum().clamp(min=1)
+    return abs(mean.item())

@@ -33,7 +33,7 @@ def _rollout(problems: int, samples: int = 2) -> Rollout:
         mask,
         -numbers,
         numbers[:, 0],
-        {"reward": 0.1},
+        {"reward": 0.1, "a second": 0.2},
         -2 * numbers,
     )
 
@@ -63,9 +63,9 @@ def test_a_rollout_is_made_once_and_carried_over() -> None:
         found, rows = parts.at(step)
         wanted = expected[step][0].tensors()
         assert all(torch.equal(tensor, wanted.pop(name)) for name, tensor in found.tensors().items()) and not wanted
-        assert found.figures == {"reward": 0.1}
+        assert list(found.figures.items()) == [("reward", 0.1), ("a second", 0.2)]
         assert torch.equal(rows, expected[step][1])
-        state = {name: tensor.clone() for name, tensor in parts.state().items()}
+        state = {name: tensor.clone() for name, tensor in sorted(parts.state().items())}
         assert bool(state) == (step < 3)
         parts = Rollouts(make, 4, updates=2, minibatches=2, seed=0)
         parts.load(state)
