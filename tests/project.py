@@ -97,7 +97,7 @@ def make_project(folder: Path, params: dict) -> Path:
     """A project folder with these params: code and graph are links to ours, so a stage's key is as in the real one."""
     for name in ("tasks", "lm", "kernels", "dvc.yaml", ".dvcignore"):
         (folder / name).symlink_to(ROOT / name)
-    for name in ("raw", "problems", "preferences", "conversations", "checkpoint", "references"):
+    for name in ("raw", "problems", "preferences", "conversations", "checkpoint", "references", "rewards"):
         (folder / "data" / name).mkdir(parents=True)
         (folder / "data" / name / "README.md").write_text("inputs\n")
     write_params(folder, params)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lm.config import Config, methods_of
 from tasks.rl import advantages
-from tasks.rl.advantages import Grpo, Remax
+from tasks.rl.advantages import Grpo, Remax, Rloo
 
 EVERY = pytest.mark.parametrize("method", methods_of(advantages), ids=lambda method: method.__name__)
 quick = settings(deadline=None, max_examples=25, derandomize=True)
@@ -109,3 +109,19 @@ def test_remax_says_that_it_needs_the_greedy_rewards() -> None:
     assert Remax.needs_greedy and not Grpo.needs_greedy
     with pytest.raises(ValueError, match="greedy"):
         Remax()(torch.ones(1, 1), torch.ones(1, 1))
+
+
+def test_rloo_by_hand() -> None:
+    # Valid rewards 3, 0, 0: the others' means are 0, 1.5, 1.5; the fourth does not count. A single sample has no baseline.
+    rewards, mask = (
+        torch.tensor([[3.0, 0.0, 0.0, 9.0], [1.0, 9.0, 9.0, 9.0]]),
+        torch.tensor([[1.0, 1, 1, 0], [1, 0, 0, 0]]),
+    )
+    assert Rloo()(rewards, mask).tolist() == [[3.0, -1.5, -1.5, 0.0], [0.0, 0.0, 0.0, 0.0]]
+
+
+def test_rloo_is_dr_grpo_by_how_many_are_valid() -> None:
+    rewards, mask, _ = group_of(3, 6, 8)
+    valid = mask.sum(1, keepdim=True)
+    expected = Grpo(normalise_std=False)(rewards, mask) * valid / (valid - 1)
+    torch.testing.assert_close(Rloo()(rewards, mask), expected)

@@ -6,3 +6,4 @@ mask is 0 where the verifier failed: such a sample has advantage 0 and no influe
 
 from tasks.rl.advantages.grpo import Grpo
 from tasks.rl.advantages.remax import Remax
+from tasks.rl.advantages.rloo import Rloo
