@@ -36,7 +36,9 @@ def test_every_stretch_of_places_has_its_share_of_each_source(weights: list[floa
     assert len(found) == count and np.array_equal(found, spread(weights, count + 17)[:count])
     for source, weight in enumerate(weights):
         reached = np.cumsum(found == source)
-        assert np.all(np.abs(reached - weight / sum(weights) * np.arange(1, count + 1)) <= (len(weights) + 1) / 2 + 1e-9)
+        assert np.all(
+            np.abs(reached - weight / sum(weights) * np.arange(1, count + 1)) <= (len(weights) + 1) / 2 + 1e-9
+        )
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=["shuffled", "level", "length"])

@@ -14,7 +14,9 @@ from tests.lm.models import toy_model, toy_tokenizer
 from tests.project import TINY
 
 
-def test_a_run_is_shown_as_it_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_run_is_shown_as_it_will_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "data" / "pretrain").mkdir(parents=True)
     save_model(tmp_path / "data" / "pretrain", toy_model(), toy_tokenizer())
     found = list(examples(Sections(TINY), tmp_path / "data", 3))
@@ -30,7 +32,9 @@ def test_a_run_is_shown_as_it_will_be(tmp_path: Path, monkeypatch: pytest.Monkey
     assert print_examples("sft", 1, True) == 0 and '"weight": 1.0' in capsys.readouterr().out
 
 
-def test_what_has_no_examples_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_what_has_no_examples_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(dump_yaml(TINY))
     for stage in ("dedup", "nothing"):
