@@ -40,5 +40,5 @@ def advantages(config: RlConfig) -> Iterator[Finding]:
         yield Finding(
             "params.yaml: rl.samples",
             f"with {config.samples} to a problem, rl.advantage {config.advantage.name} is always 0 and nothing is learned",
-            "ask for 2 at least",
+            "ask for more",
         )
