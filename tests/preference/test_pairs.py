@@ -198,7 +198,7 @@ def test_self_play_sets_what_is_shown_beside_what_the_model_makes() -> None:
 
 SAMPLED: dict[str, Any] = {"samples": 16, "max_new_tokens": 6}
 OTHERWISE: list[dict[str, Any]] = [
-    {"samples": 12}, {"max_new_tokens": 5}, {"temperature": 0.5}, {"split": "sft"}, {"most": 2},
+    {"limit": 11}, {"samples": 12}, {"max_new_tokens": 5}, {"temperature": 0.5}, {"split": "sft"}, {"most": 2},
 ]  # fmt: skip
 SCRIPTED = {"depth", "delimiter"}  # tests/preference/test_stepwise.py
 

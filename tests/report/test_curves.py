@@ -62,6 +62,6 @@ def test_dvc_draws_them_with_no_network(tmp_path: Path) -> None:
     assert "<html>" in (tmp_path / "plots" / "index.html").read_text().lower()
 
 
-@pytest.mark.parametrize("name", ["pretrain", "sft", "preference", "rl", "distill"])
+@pytest.mark.parametrize("name", ["pretrain", "sft", "rl", "distill"])
 def test_every_stage_with_a_curve_of_loss_is_drawn(name: str) -> None:
     assert any(f"{name}.csv" in path for plot in PLOTS for body in plot.values() for path in body["y"])

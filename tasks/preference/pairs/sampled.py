@@ -30,6 +30,7 @@ class Sampling(Source):
     samples_model: ClassVar[bool] = True
 
     split: Literal["sft", "rl"] = Field("rl", description="of the problem set, whose problems are asked")
+    limit: int | None = Field(None, gt=0, description="problems that are asked, from the first on; all where none is given")
     samples: int = Field(8, gt=0, description="answers to each problem")
     max_new_tokens: int = Field(32, gt=0)
     temperature: float = Field(1.0, gt=0)
@@ -45,9 +46,10 @@ class Sampling(Source):
                 f"preference.pairs: {self.name}: max_new_tokens: none of the {len(every)} prompts fits the context of "
                 f"{given.model.config.context} less {self.max_new_tokens}"
             )
-        for first in range(0, len(examples), PROBLEMS):
-            yield first, examples[first : first + PROBLEMS]
-            given.progress(min(first + PROBLEMS, len(examples)), len(examples))
+        asked = examples[: self.limit]
+        for first in range(0, len(asked), PROBLEMS):
+            yield first, asked[first : first + PROBLEMS]
+            given.progress(min(first + PROBLEMS, len(asked)), len(asked))
 
     def sampled(self, given: Given, prompts: list[list[int]], seed: int) -> list[list[Completion]]:
         """Completions of each prompt, `samples` of them."""
