@@ -99,6 +99,7 @@ def test_a_name_that_means_no_layer_is_one_line() -> None:
     allowed = "allowed: attention, down, ffn, gate, key, output, query, up, value, and rows of them"
     for given, said in (
         ({"matrices": ["query", "querry"]}, f"linear.matrices: no 'querry' .{allowed}"),
+        ({"matrices": ["quer"]}, f"linear.matrices: no 'quer' .{allowed}"),
         ({"ranks": {"2.ffn": 4}}, f"linear.ranks: no '2.ffn' .{allowed}"),
     ):
         with pytest.raises(ConfigError, match=said):
