@@ -25,7 +25,7 @@ def grouped_trainer(folder: str, threads: int) -> tuple[dict[str, float], float]
 
     place = Path(folder)
     model = AutoModelForCausalLM.from_pretrained(place / "model", dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(place / "model")
+    tokenizer = AutoTokenizer.from_pretrained(place / "model", padding_side="right")
 
     def tokens(row: dict[str, Any]) -> dict[str, list[int]]:
         before = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
@@ -44,7 +44,7 @@ def grouped_trainer(folder: str, threads: int) -> tuple[dict[str, float], float]
         arguments,
         train_dataset=[tokens(row) for row in rows_of(place / "rows")],
         eval_dataset=[tokens(row) for row in rows_of(place / "judged")],
-        data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True, padding_side="right"),
+        data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True),
     )
     return timed.over(trainer)
 

@@ -30,7 +30,9 @@ class Sampling(Source):
     samples_model: ClassVar[bool] = True
 
     split: Literal["sft", "rl"] = Field("rl", description="of the problem set, whose problems are asked")
-    limit: int | None = Field(None, gt=0, description="problems that are asked, from the first on; all where none is given")
+    limit: int | None = Field(
+        None, gt=0, description="problems that are asked, from the first on; all where none is given"
+    )
     samples: int = Field(8, gt=0, description="answers to each problem")
     max_new_tokens: int = Field(32, gt=0)
     temperature: float = Field(1.0, gt=0)
