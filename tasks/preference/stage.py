@@ -114,6 +114,7 @@ def run(config: PreferenceConfig, data: Path, log: Log) -> dict[str, float]:
     model made of them, and what was no pair."""
     model, tokenizer = read_model(data / config.model)
     model.to(device())
+    model.low_stream = config.stream == "bf16"  # the start model is read as the one that learns will be
     with autocast(config.precision, device()):
         found = prepared(config, model, tokenizer, log)
     learning = Learning(config, model, tokenizer, found)

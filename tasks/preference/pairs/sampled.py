@@ -30,7 +30,9 @@ class Sampling(Source):
     samples_model: ClassVar[bool] = True
 
     split: Literal["sft", "rl"] = Field("rl", description="of the problem set, whose problems are asked")
-    limit: int | None = Field(None, gt=0, description="problems that are asked, from the first on; all where none is given")
+    limit: int | None = Field(
+        None, gt=0, description="problems that are asked, from the first on; all where none is given"
+    )
     samples: int = Field(8, gt=0, description="answers to each problem")
     max_new_tokens: int = Field(32, gt=0)
     temperature: float = Field(1.0, gt=0)
@@ -43,7 +45,7 @@ class Sampling(Source):
         examples = [e for e in every if len(given.tokenizer.chat(e.prompt)) <= room]
         if not examples:
             raise ConfigError(
-                f"preference.pairs: {self.name}: max_new_tokens: none of the {len(every)} prompts fits the context of "
+                f"preference.pairs: max_new_tokens: none of the {len(every)} prompts fits the context of "
                 f"{given.model.config.context} less {self.max_new_tokens}"
             )
         asked = examples[: self.limit]
