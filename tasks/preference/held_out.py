@@ -1,6 +1,5 @@
 """How well pairs that were not learned from are ranked, before training and after it."""
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from lm.model import Decoder
 from lm.tokenizer import Tokenizer
-from tasks.preference.logps import answer_logps
+from tasks.preference.logps import side_logps
 from tasks.preference.losses.base import Logps
 from tasks.preference.table import SIDES, Pairs
 
@@ -29,10 +28,7 @@ def after(pairs: Pairs, loss: Any, model: Decoder, tokenizer: Tokenizer) -> dict
     held = pairs.places(held_out=True)
     if not held:
         return {}
-    prompts, now = pairs.lengths("prompt")[held], list[Tensor]()
-    for side in SIDES:
-        lengths, read = (prompts + pairs.lengths(side)[held]).tolist(), partial(pairs.conversation, side)
-        now.append(answer_logps(model, lengths, lambda n, read=read: read(held[n]), tokenizer.pad_id))
+    now = [side_logps(model, pairs, side, held, tokenizer.pad_id) for side in SIDES]
     tokens = [torch.from_numpy(pairs.lengths(side)[held]) for side in SIDES]
     reference = [pairs.logps(f"reference_{side}")[held] for side in SIDES]
     _, margin_P = loss(Logps(now[0], now[1], reference[0], reference[1], tokens[0], tokens[1]))

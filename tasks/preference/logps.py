@@ -8,9 +8,16 @@ from torch import Tensor
 from lm.model import Decoder
 from lm.training.data.conversations import Conversation, collate, places, token_logps
 from lm.transfer import moved
+from tasks.preference.table import Pairs
 
 # Read together at most, padding counted; a constant, since how many rows a product has decides its last bits.
 POSITIONS = 8192
+
+Progress = Callable[[int, int], None]
+
+
+def unheard(done: int, total: int) -> None:
+    """Nobody is told how far it is."""
 
 
 @torch.no_grad()
@@ -19,7 +26,7 @@ def answer_logps(
     lengths: Sequence[int],
     conversation: Callable[[int], Conversation],
     pad_id: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = unheard,
 ) -> Tensor:
     """logp_N (nats, fp32, in host memory) of N answers given their prompts: sums over their tokens.
 
@@ -41,6 +48,18 @@ def answer_logps(
         first = end
     model.train(training)
     return found_N
+
+
+def side_logps(
+    model: Decoder, pairs: Pairs, side: str, places: list[int], pad_id: int, progress: Progress = unheard
+) -> Tensor:
+    """Log-probabilities of the answers of one side behind their prompts, in these rows."""
+
+    def conversation(number: int) -> Conversation:
+        return pairs.conversation(side, places[number])
+
+    lengths = pairs.lengths("prompt")[places] + pairs.lengths(side)[places]
+    return answer_logps(model, lengths.tolist(), conversation, pad_id, progress)
 
 
 def end_of(ascending: Sequence[int], first: int) -> int:

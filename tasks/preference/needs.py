@@ -30,7 +30,7 @@ def lengths_of(source: Any, problems: Any, shape: ModelConfig) -> tuple[int, int
     fitting = [prompt for prompt, _ in known if prompt + source.max_new_tokens <= shape.context]
     if not fitting:
         raise ConfigError(
-            f"preference.pairs: {source.name}: no prompt fits the context of {shape.context} less {source.max_new_tokens}"
+            f"preference.pairs: max_new_tokens: no prompt fits the context of {shape.context} less {source.max_new_tokens}"
         )
     return max(fitting) + source.max_new_tokens, source.max_new_tokens
 

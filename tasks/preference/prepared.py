@@ -2,8 +2,6 @@
 in the stage's scratch until the stage is done, so that one that was killed has paid for it."""
 
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from lm.problems.example import unit_hash
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import Conversation
 from tasks.core.log import Log
-from tasks.preference.logps import answer_logps
+from tasks.preference.logps import Progress, answer_logps, side_logps
 from tasks.preference.pairs.base import EXCERPT, Given, Pair, Rejected
 from tasks.preference.table import PAIRS, QUARANTINE, SIDES, Pairs, read_pairs
 
@@ -26,7 +24,7 @@ SEED_APART = 7919  # two sources that sample do not draw the same answers
 
 def prepared(config: Any, model: Decoder, tokenizer: Tokenizer, log: Log) -> Pairs:
     """What stands in the scratch, or is made now and put there. Raises ConfigError where there is no pair to learn from."""
-    if log.scratch and (found := read_pairs(log.scratch)):
+    if log.scratch and (found := read_pairs(log.scratch)) is not None:
         return found
     pairs = gathered(config, model, tokenizer, log)
     pairs = with_reference(pairs, config, model, tokenizer, log)
@@ -79,11 +77,9 @@ def with_reference(pairs: Pairs, config: Any, model: Decoder, tokenizer: Tokeniz
     """Log-probabilities of the answers under the start model: of pairs held out in any case, of the others where the loss
     compares with them."""
     known = sorted(pairs.places(True) + (pairs.places(False) if config.loss.needs_reference else []))
-    prompts = pairs.lengths("prompt")[known]
     for side in SIDES:
-        lengths, read = prompts + pairs.lengths(side)[known], partial(pairs.conversation, side)
-        logps = of_start(model, known, lengths.tolist(), read, tokenizer, log)
-        pairs = pairs.with_column(f"reference_{side}", spread(known, logps, len(pairs)), pa.float32())
+        logps = side_logps(model, pairs, side, known, tokenizer.pad_id, answers_of(log))
+        pairs = pairs.with_column(f"reference_{side}", spread(known, logps.tolist(), len(pairs)), pa.float32())
     return pairs
 
 
@@ -94,27 +90,19 @@ def with_point(pairs: Pairs, model: Decoder, tokenizer: Tokenizer, log: Log) -> 
     pairs = pairs.with_column("other", spread(learned, following, len(pairs)), pa.int64())
     prompts = pairs.lengths("prompt")[following]
     for side in SIDES:
-        lengths = np.minimum(prompts + pairs.lengths(side)[learned], context)
-        read = partial(pairs.crossed, side, context)
-        logps = of_start(model, learned, lengths.tolist(), read, tokenizer, log)
-        pairs = pairs.with_column(f"other_{side}", spread(learned, logps, len(pairs)), pa.float32())
+        lengths = np.minimum(prompts + pairs.lengths(side)[learned], context).tolist()
+
+        def crossed(number: int, pairs: Pairs = pairs, side: str = side) -> Conversation:
+            return pairs.crossed(side, context, learned[number])
+
+        logps = answer_logps(model, lengths, crossed, tokenizer.pad_id, answers_of(log))
+        pairs = pairs.with_column(f"other_{side}", spread(learned, logps.tolist(), len(pairs)), pa.float32())
     return pairs
 
 
-def of_start(
-    model: Decoder,
-    places: list[int],
-    lengths: list[int],
-    read: Callable[[int], Conversation],
-    tokenizer: Tokenizer,
-    log: Log,
-) -> list[float]:
-    """Log-probabilities of answers, those of these rows, under the model that the stage begins with."""
-
-    def progress(done: int, total: int) -> None:
-        log.progress(done, total, "answer")
-
-    return answer_logps(model, lengths, lambda n: read(places[n]), tokenizer.pad_id, progress).tolist()
+def answers_of(log: Log) -> Progress:
+    """What tells a log how many answers the start model has read."""
+    return lambda done, total: log.progress(done, total, "answer")
 
 
 def spread(places: list[int], values: list[Any], rows: int) -> list[Any]:

@@ -86,6 +86,7 @@ class Learning:
         ids_RN, _, reference_R, places_K, tokens_R, _ = here
         config, model, T = self._config, self._model, mask.shape[1]
         point = self._point(step) if config.loss.needs_point else 0.0
+        content = (ids, mask, reference, torch.tensor(point))
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             """The host knows which positions count, so that it need not ask the device."""
@@ -95,7 +96,7 @@ class Learning:
             return loss_of(config.loss, model, *rows_of, point, config.batch)
 
         metrics: Metrics = {"point": point} if config.loss.needs_point else {}
-        return Batch(len(ids), T, int(tokens), loss, metrics, content=(ids, mask, reference), together=len(SIDES))
+        return Batch(len(ids), T, int(tokens), loss, metrics, content=content, together=len(SIDES))
 
     def _crossed(self, rows: list[int]) -> list[Any]:
         context = self._model.config.context
@@ -114,6 +115,7 @@ def run(config: PreferenceConfig, data: Path, log: Log) -> dict[str, float]:
     model made of them, and what was no pair."""
     model, tokenizer = read_model(data / config.model)
     model.to(device())
+    model.low_stream = config.stream == "bf16"  # the start model is read as the one that learns will be
     with autocast(config.precision, device()):
         found = prepared(config, model, tokenizer, log)
     learning = Learning(config, model, tokenizer, found)

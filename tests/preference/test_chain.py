@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lm.checkpoint import save_model
+from lm.hugging_face.export import save_hf
+from lm.model_folder import read_model
 from tasks.core.log import Log
 from tasks.preference.stage import PreferenceConfig
 from tasks.preference.stage import run as prefer
@@ -14,6 +17,7 @@ from tasks.rl.stage import run as reinforce
 from tasks.sft.stage import SftConfig
 from tasks.sft.stage import run as tune
 from tests.lm.models import toy_model, toy_tokenizer
+from tests.preference.made import rows, write_rows
 from tests.project import digest
 
 RECIPE: dict[str, Any] = {
@@ -41,6 +45,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     metrics = prefer(PreferenceConfig.model_validate(config), folder, Log())
     assert metrics["pairs"] > 8
     return folder
+
+
+def test_it_begins_with_a_model_of_somebody_elses(tmp_path: Path) -> None:
+    """A folder of Hugging Face's, as `preference.model: checkpoint` names it."""
+    for name in ("checkpoint", "preference", "in"):
+        (tmp_path / name).mkdir()
+    save_hf(toy_model(), toy_tokenizer(), tmp_path / "checkpoint", torch.float32)
+    section = {"model": "checkpoint", "steps": 8, "batch": 12, "held_out_fraction": 0.0, "loss": {"name": "dpo"}}
+    section |= {"pairs": [{"name": "files"}], "folder": str(write_rows(tmp_path / "in", rows()))}
+    prefer(PreferenceConfig.model_validate({**section, **RECIPE}), tmp_path, Log())
+    model, tokenizer = read_model(tmp_path / "preference")
+    assert tokenizer == toy_tokenizer()
+    before, after = (w.state_dict() for w in (read_model(tmp_path / "checkpoint")[0], model))
+    assert before.keys() == after.keys() and not any(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_rl_begins_with_what_preference_made(data: Path) -> None:

@@ -215,6 +215,6 @@ def test_every_parameter_and_the_seed_give_other_pairs(method: type[Source]) -> 
 
 def test_no_prompt_that_fits_is_said() -> None:
     with pytest.raises(
-        ConfigError, match=r"^preference.pairs: mined: max_new_tokens: none of the 12 prompts fits the context of 48"
+        ConfigError, match=r"^preference.pairs: max_new_tokens: none of the 12 prompts fits the context of 48"
     ):
         list(Mined(max_new_tokens=48)(given_of()))

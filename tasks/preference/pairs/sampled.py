@@ -45,7 +45,7 @@ class Sampling(Source):
         examples = [e for e in every if len(given.tokenizer.chat(e.prompt)) <= room]
         if not examples:
             raise ConfigError(
-                f"preference.pairs: {self.name}: max_new_tokens: none of the {len(every)} prompts fits the context of "
+                f"preference.pairs: max_new_tokens: none of the {len(every)} prompts fits the context of "
                 f"{given.model.config.context} less {self.max_new_tokens}"
             )
         asked = examples[: self.limit]

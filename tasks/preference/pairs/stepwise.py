@@ -55,7 +55,9 @@ class Stepwise(Sampling):
                 if not going:
                     break
             for state in states:
-                yield from state.pairs or [Rejected(state.example.id, "no_step_matters", state.example.prompt)]
+                yield from state.pairs
+                if not state.pairs:
+                    yield Rejected(state.example.id, "no_step_matters", state.example.prompt)
 
     def _advance(self, state: State, completions: list[Completion], given: Given, depth: int) -> bool:
         """Make the pair of this step, if its candidates differ in worth, and go on from a random one that is not the end; False
