@@ -124,8 +124,8 @@ audit: $(READY)  ## run a stage and fail if it touches a file, a parameter or a 
 repro: $(READY)  ## the same by `dvc repro` alone: no server
 	@python -m tokenmill repro $(TARGETS) $(if $(filter-out 0 no false,$(FORCE)),--force)
 
-show: $(READY)  ## figures of the models and stages that are up to date
-	@python -m tokenmill show
+show: $(READY)  ## figures of the models and stages that are up to date; STAGE=sft: what it learns from, and how much of that counts
+	@python -m tokenmill show $(if $(filter command,$(origin STAGE)),--stage $(call quoted,$(STAGE)))
 
 settings: $(READY)  ## the environment variables there are (docs/settings.md)
 	@python -m tokenmill settings

@@ -231,6 +231,7 @@ class Decoder(nn.Module):
         cache: Cache | None = None,
         bounds: Tensor | None = None,
         counts_B: Tensor | None = None,
+        noise_BTD: Tensor | None = None,
     ) -> Tensor:
         """x_BTD, of which the head makes logits. With a cache, ids are the tokens that follow its rows, which
         grow by them; a row's positions go on from its own length. counts_B: how many of the T tokens are the row's, all others
@@ -239,6 +240,7 @@ class Decoder(nn.Module):
         bounds: where documents begin in the B x T tokens, as documents_of has them; a token sees its own document alone. None:
         a row is one document. Positions go on counting along the row all the same, since rotary attention depends on
         their differences alone.
+        noise_BTD: added to the embeddings; None: nothing.
         Without a cache, and with `recompute` set, the backward makes each block's activations anew from its input, which alone
         is kept (Chen et al. 2016, arXiv:1604.06174). With `low_stream` set, the residual stream has the dtype of autocast.
         Raises ValueError when the sequence is longer than the context, for bounds with a cache, and for bounds that do not fit.
@@ -258,6 +260,8 @@ class Decoder(nn.Module):
             context = Context(cos, sin, None, None, None, positions_BT, lengths_B, counts_B, cache.first)
         contexts = self._by_layer(context, cache, B, T)
         x_BTD = self.embedding(ids_BT)
+        if noise_BTD is not None:
+            x_BTD = x_BTD + noise_BTD
         products = autocast_dtype(x_BTD)
         if self.low_stream and products:
             x_BTD = x_BTD.to(products)

@@ -28,6 +28,11 @@ def read_model(folder: Path) -> tuple[Decoder, Tokenizer]:
     return grown(load_hf(folder), tokenizer.vocab_size), tokenizer
 
 
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of `read_model`, without its weights. Raises ValueError naming the file that cannot be used."""
+    return Tokenizer.adopt(folder) if is_hugging_face(folder) else Tokenizer.load(folder)
+
+
 def weights_bytes(folder: Path) -> int:
     """Bytes of the files of a model's weights."""
     return sum((folder / name).stat().st_size for name in files_of(folder))

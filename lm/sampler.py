@@ -1,6 +1,7 @@
 """Batched generation with a KV cache: what follows a prompt depends on no other prompt. Letters as in lm/decoding.py."""
 
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -68,15 +69,16 @@ def generate(
     stop_id: int,
     seed: int,
     rows: int = ROWS,
+    draws: Sequence[int] | None = None,
 ) -> list[Completion]:
     """One completion a prompt, in their order, of at most `max_new_tokens` and of what its own prompt leaves of the context.
 
     A completion depends on the model, its prompt, the numbers given here and, where it is sampled, on its place in the list;
-    never on the other prompts. Its draws are of the seed and the place. On a CPU that holds to the last bit: a matrix product's
-    rounding depends on the shape, so every forward has `rows` rows (an eighth of it where prompts are read) of a length that
-    follows from each of its prompts alone, and a row that ended makes room for the next prompt.
-    Computed in the dtype of autocast where it is on. Raises ValueError for an empty prompt or one that leaves no room in the
-    context.
+    never on the other prompts. Its draws are of the seed and the place, or of the number that `draws` has there, from 0 on. On
+    a CPU that holds to the last bit: a matrix product's rounding depends on the shape, so every forward has `rows` rows (an
+    eighth of it where prompts are read) of a length that follows from each of its prompts alone, and a row that ended makes
+    room for the next prompt. Computed in the dtype of autocast where it is on. Raises ValueError for an empty prompt or one
+    that leaves no room in the context.
     """
     if not prompts or max_new_tokens < 1:
         return [Completion() for _ in prompts]
@@ -90,7 +92,7 @@ def generate(
     completions = [Completion() for _ in prompts]
     for capacity, places in sorted(alike.items()):
         places.sort(key=lambda place: (len(prompts[place]), prompts[place], place))
-        table = _Table(model, rows, capacity, [min(max_new_tokens, context - len(p)) for p in prompts], seed)
+        table = _Table(model, rows, capacity, [min(max_new_tokens, context - len(p)) for p in prompts], seed, draws)
         waiting = deque(places)
         while waiting or table.running:
             while waiting and len(table.running) <= rows - table.at_once:
@@ -102,9 +104,12 @@ def generate(
 class _Table:
     """Rows that completions are written in, and whose: `running` has the prompts' places by row."""
 
-    def __init__(self, model: Decoder, rows: int, capacity: int, budgets: list[int], seed: int) -> None:
+    def __init__(
+        self, model: Decoder, rows: int, capacity: int, budgets: list[int], seed: int, draws: Sequence[int] | None
+    ) -> None:
         kind = "cuda" if model.embedding.weight.is_cuda else "cpu"
         self._every, self._budgets, self._seed = LOOK_EVERY[kind], budgets, seed
+        self._numbers = range(len(budgets)) if draws is None else draws
         self._rows = Rows(model, rows, capacity, self._every, CAPTURE[kind])
         self._context, self._device = model.config.context, model.embedding.weight.device
         # Of each row its draws and what they wrote, with room for what is written while nobody looks; tokens done, and at most,
@@ -131,7 +136,7 @@ class _Table:
                 read.append(prompts[waiting[0]])
             place = self.running[row] = waiting.popleft()
             taken[row] = len(read) - 1
-            draws = np.random.Generator(np.random.Philox(key=[self._seed, place]))
+            draws = np.random.Generator(np.random.Philox(key=[self._seed, self._numbers[place]]))
             most = self._most_R[row] = self._budgets[place]
             self._points_RN[row, :most] = draws.random(most)
         read += read[:1] * (self.at_once - len(read))

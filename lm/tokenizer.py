@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken
 
-from lm.files import write_json
+from lm.chat_template import FILES, OURS, ChatTemplate
+from lm.files import write_json, write_text
 from lm.hugging_face.folder import advice
 
 EOS, PAD, USER, ASSISTANT, END = SPECIALS = ["<|endoftext|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"]
@@ -17,7 +19,7 @@ EOS, PAD, USER, ASSISTANT, END = SPECIALS = ["<|endoftext|>", "<|pad|>", "<|user
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# One turn of a conversation. Tokenizer.chat says it up to the answer; lm/hugging_face/export.py says it in Jinja.
+# One turn of a conversation, where the template is ours: what contracts say of it.
 TURN = USER + "{prompt}" + ASSISTANT + "{answer}" + END
 
 
@@ -49,16 +51,18 @@ class Tokenizer:
 
     Special tokens never come out of text: a text that spells one is encoded as the characters it is made of. before, after: ids
     that somebody else's has around a text, without the end that we put there; a document is before, its text, after, eos_id.
+    template: how conversations are written, its model's own or ours; own_template: whether it is another's than ours.
     """
 
-    def __init__(self, inner: tokenizers.Tokenizer, text: str = "") -> None:
-        """text: the tokenizer.json that it was read from, which then stays as it is in whatever format it was written."""
+    def __init__(self, inner: tokenizers.Tokenizer, text: str = "", template: ChatTemplate | None = None) -> None:
+        """text: the tokenizer.json that it was read from, which then stays as it is in whatever format it was written. Raises
+        ValueError where a special token is missing."""
         missing = [name for name in SPECIALS if inner.token_to_id(name) is None]
         if missing:
             raise ValueError(f"the special tokens are {' '.join(SPECIALS)}; {missing[0]} is missing")
         vocabulary = inner.get_vocab()
         ids = [vocabulary[name] for name in SPECIALS]
-        self.eos_id, self.pad_id, self.user_id, self.assistant_id, self.end_id = ids
+        self.eos_id, self.pad_id, self.user_id, self.assistant_id, self._our_end_id = ids
         inner.encode_special_tokens = True
         self._inner, self._text = inner, text
         around = inner.encode("a")  # what its post-processor puts around a text, such as a token for the beginning
@@ -67,17 +71,34 @@ class Tokenizer:
         self.before, self.after = around.ids[:first], around.ids[end:]
         if self.after[-1:] == [self.eos_id]:
             self.after.pop()
+        self.own_template, self.template = template is not None, template or ChatTemplate(OURS)
 
     @property
     def vocab_size(self) -> int:
         """The largest id and one more: what an embedding must have rows for."""
         return max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
 
+    @cached_property
+    def end_id(self) -> int:
+        """The token that ends an answer: of a template that is not ours, the first control token that it puts behind one.
+        Raises ValueError where it puts none there."""
+        if not self.own_template:
+            return self._our_end_id
+        answer = "xyzzy"
+        written = self.template.write([{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]).text
+        behind = written.rfind(answer) + len(answer)
+        controls = {self._inner.token_to_id(name) for name in self._controls}
+        for index, (start, _) in zip(*self.encode_written(written), strict=True):
+            if start >= behind and index in controls:
+                return index
+        raise ValueError("the chat template puts no control token behind an answer, so that no answer would end")
+
     @property
     def contract(self) -> Contract:
-        ids = [self.eos_id, self.pad_id, self.user_id, self.assistant_id, self.end_id]
+        ids = [self.eos_id, self.pad_id, self.user_id, self.assistant_id, self._our_end_id]
         digest = sha256(self.to_json().encode()).hexdigest()
-        return Contract(dict(zip(SPECIALS, ids, strict=True)), self.vocab_size, TURN, digest)
+        turn = self.template.digest if self.own_template else TURN
+        return Contract(dict(zip(SPECIALS, ids, strict=True)), self.vocab_size, turn, digest)
 
     def to_json(self) -> str:
         """What tokenizer.json holds, in the format of Hugging Face."""
@@ -93,13 +114,34 @@ class Tokenizer:
         """The text; special tokens are left out, and bytes that are no UTF-8 become U+FFFD."""
         return self._inner.decode(ids, skip_special_tokens=True)
 
+    def spell(self, ids: list[int]) -> str:
+        """The text with its special tokens spelled out."""
+        return self._inner.decode(ids, skip_special_tokens=False)
+
     def chat(self, prompt: str) -> list[int]:
-        """The ids of a conversation that awaits its answer; the answer is to end with end_id."""
-        return [self.user_id, *self.encode(prompt), self.assistant_id]
+        """The ids of a conversation that awaits its answer; the answer is to end with end_id. Raises ValueError for a prompt
+        that spells a control token of a template that is not ours."""
+        if not self.own_template:
+            return [self.user_id, *self.encode(prompt), self.assistant_id]
+        if name := self.spelled(prompt):
+            raise ValueError(f"a prompt spells the control token {name}, which would end its turn: {prompt[:80]!r}")
+        return self.encode_written(self.template.write([{"role": "user", "content": prompt}], awaiting=True).text)[0]
+
+    def spelled(self, text: str) -> str | None:
+        """A control token that the text spells; None where there is none."""
+        return next((name for name in self._controls if name in text), None)
+
+    def encode_written(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """(ids, [start, end) of each in characters) of a text that a template has written: what spells a control token is
+        it."""
+        found = self._with_controls.encode(text, add_special_tokens=False)
+        return found.ids, found.offsets
 
     def save(self, folder: Path) -> None:
-        """Write folder/tokenizer.json."""
+        """Write folder/tokenizer.json, and beside it chat_template.jinja where the template is not ours."""
         (folder / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
+        if self.own_template:
+            write_text(folder / FILES[0], self.template.text)
 
     def save_contract(self, folder: Path) -> None:
         """Write folder/contract.json, which load() then holds tokenizer.json to."""
@@ -110,10 +152,22 @@ class Tokenizer:
         return str(self._inner.id_to_token(index))
 
     def __eq__(self, other: object) -> bool:
-        """Whether both make the same tokens of every text."""
-        return isinstance(other, Tokenizer) and self._inner.to_str() == other._inner.to_str()
+        """Whether both make the same tokens of every text, and of every conversation."""
+        same = isinstance(other, Tokenizer) and self._inner.to_str() == other._inner.to_str()
+        return same and self.template.text == other.template.text
 
     __hash__ = None  # type: ignore[assignment]
+
+    @cached_property
+    def _with_controls(self) -> tokenizers.Tokenizer:
+        """Tokenizer of the same vocabulary to which a text can spell control tokens."""
+        made = tokenizers.Tokenizer.from_str(self.to_json())
+        made.encode_special_tokens = False
+        return made
+
+    @cached_property
+    def _controls(self) -> list[str]:
+        return [token.content for token in self._inner.get_added_tokens_decoder().values() if token.special]
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -122,7 +176,7 @@ class Tokenizer:
         path, promised = folder / "tokenizer.json", folder / "contract.json"
         inner, text = _read(path)
         try:
-            found = cls(inner, text)
+            found = cls(inner, text, ChatTemplate.adopt(folder, {}))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         if promised.exists():
@@ -133,7 +187,8 @@ class Tokenizer:
     def adopt(cls, folder: Path) -> "Tokenizer":
         """Read another model's folder/tokenizer.json; special tokens that it lacks come after all it has. `before` and `after`
         are what its post-processor puts around a text: as in transformers 5, add_bos_token and add_eos_token of
-        tokenizer_config.json say nothing beside a tokenizer.json.
+        tokenizer_config.json say nothing beside a tokenizer.json. Conversations are written by the folder's chat template,
+        where it has one.
 
         Raises ValueError naming the file when it is missing, no tokenizer, or one whose texts can spell a control token.
         """
@@ -146,7 +201,10 @@ class Tokenizer:
         controls = [name for name in (*SPECIALS, begin, end) if name is not None]
         # one that is there becomes special too: what is not, texts can spell, and answers show
         inner.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in dict.fromkeys(controls)])
-        found = cls(inner)
+        try:
+            found = cls(inner, "", ChatTemplate.adopt(folder, described))
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
         for name in controls:
             for text in (name, f"a{name}b", f"a {name} b"):
                 if inner.token_to_id(name) in found.encode(text):

@@ -25,6 +25,7 @@ TINY: dict[str, Any] = {
     "problems": {"name": "arithmetic", "folder": "data/problems", "digits": 1},
     "checkpoint": {"folder": "data/checkpoint"},
     "references": {"folder": "data/references"},
+    "conversations": {"folder": "data/conversations"},
     "ingest": {"folder": "data/raw", "max_bytes": 60_000, "sources": [{"name": "worksheets", "digits": 1}]},
     "dedup": {
         "against": {"name": "keep_all"},
@@ -96,7 +97,7 @@ def make_project(folder: Path, params: dict) -> Path:
     """A project folder with these params: code and graph are links to ours, so a stage's key is as in the real one."""
     for name in ("tasks", "lm", "kernels", "dvc.yaml", ".dvcignore"):
         (folder / name).symlink_to(ROOT / name)
-    for name in ("raw", "problems", "checkpoint", "references"):
+    for name in ("raw", "problems", "preferences", "conversations", "checkpoint", "references", "rewards"):
         (folder / "data" / name).mkdir(parents=True)
         (folder / "data" / name / "README.md").write_text("inputs\n")
     write_params(folder, params)

@@ -28,7 +28,7 @@ WINGS = [
 # of tasks/ what is no stage and looks at what stages have left: it may import the runner
 BESIDE = ("about", "audit", "ledger", "report")
 # of a stage's room what speaks of the stage before it runs, and decides none of its bytes
-ABOUT = {"toy.py", "needs.py", "contracts.py", "inputs.py", "checkpoint.py", "compose.py"}
+ABOUT = {"toy.py", "examples.py", "needs.py", "contracts.py", "inputs.py", "checkpoint.py", "compose.py"}
 GRAPH = read_graph(ROOT)
 SOURCES = sorted(path for folder in ORDER for path in (ROOT / folder).rglob("*.py"))
 

@@ -1,6 +1,5 @@
 """What travels between the machine that runs a pipeline and an agent: the order of one stage, and the answer to it."""
 
-from contextlib import chdir
 from pathlib import Path
 from typing import Annotated
 
@@ -108,9 +107,8 @@ def make_order(root: Path, address: str, force: bool, environment: dict[str, str
     if outside := [dep for dep in given if not within(dep)]:
         raise ValueError(f"{address}: reads {', '.join(outside)}, outside the project, which an agent cannot get")
     revision = committed(root, address, [*GRAPH_FILES, *given])
-    with chdir(root):  # md5s are of paths relative to the project
-        ignored = read_ignored()
-        inputs = {dep: path_md5(Path(dep), ignored) for dep in given}
+    ignored = read_ignored(root)
+    inputs = {dep: path_md5(Path(ignored.root, dep), ignored) for dep in given}
     return Order(
         address=address,
         revision=revision,

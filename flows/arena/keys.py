@@ -4,7 +4,6 @@ It is what DVC compares, for every stage up to the measure: command, declared pa
 data that no stage makes. What a stage makes follows from these.
 """
 
-from contextlib import chdir
 from hashlib import sha256
 from json import dumps
 from pathlib import Path
@@ -40,6 +39,6 @@ class Keys:
     def _md5(self, path: str) -> str:
         """DVC's md5 of a file or folder of the checkout; "" of one that is not there, whose run fails and says so."""
         if path not in self._md5s:
-            with chdir(self._root):  # .dvcignore speaks of paths as the graph names them
-                self._md5s[path] = path_md5(Path(path), self._ignored) if Path(path).exists() else ""
+            place = Path(self._ignored.root, path)
+            self._md5s[path] = path_md5(place, self._ignored) if place.exists() else ""
         return self._md5s[path]

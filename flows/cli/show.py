@@ -1,19 +1,28 @@
-"""`tokenmill show`: the figures of the models and stages that are up to date, as the end of a run prints them."""
+"""`tokenmill show`: the figures of the models and stages that are up to date, as the end of a run prints them; with --stage
+what a stage learns from."""
 
 import argparse
 import sys
 from pathlib import Path
 
+from tasks.about.examples import shown
+from tasks.about.sections import Sections
+from tasks.core.config import read_params
 from tasks.report.terminal import figures, table
 from tasks.runner.answer import print_json, take_json
+from tasks.runner.rooms import part_of, room_of
 
 
 def main() -> int:
-    """Exit code: 0, or 2 for a stage that there is not."""
+    """Exit code: 0, or 2 for a stage that there is not, or that has no examples."""
     parser = argparse.ArgumentParser(prog="tokenmill show", description=__doc__)
     parser.add_argument("stages", nargs="*", help="such as pretrain or evaluate@rl; all when absent")
+    parser.add_argument("--stage", help="print examples of what this stage learns from, coloured by what counts: sft")
+    parser.add_argument("--count", type=int, default=3, help="how many examples (3)")
     take_json(parser)
     asked, root = parser.parse_args(), Path.cwd()
+    if asked.stage:
+        return print_examples(asked.stage, asked.count, asked.json)
     found = figures(root)
     unknown = [name for name in asked.stages if name not in found["stages"]]
     if unknown:
@@ -23,6 +32,25 @@ def main() -> int:
         print_json(figures(root, asked.stages or None))
     else:
         print(table(root, asked.stages or None))
+    return 0
+
+
+def print_examples(stage: str, count: int, as_json: bool) -> int:
+    """Print what the stage's room gives. Exit code: 2 where that is nothing, or something for it is missing."""
+    room = part_of(stage, "examples") if room_of(stage) else None
+    if room is None:
+        print(f"show: {stage}: no stage that learns from conversations", file=sys.stderr)
+        return 2
+    try:
+        found = list(room.examples(Sections(read_params()), Path("data"), count))
+    except ValueError as error:
+        print(f"show: {error}", file=sys.stderr)
+        return 2
+    if as_json:
+        print_json({"examples": [[piece._asdict() for piece in pieces] for pieces in found]})
+    else:
+        for number, pieces in enumerate(found, 1):
+            print(f"--- {number}\n{shown(pieces, sys.stdout.isatty())}")
     return 0
 
 

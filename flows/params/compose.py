@@ -11,7 +11,7 @@ from flows.params.models import model_mistakes
 from flows.params.paths import path_mistakes
 from flows.params.text import edited
 from lm.files import write_text
-from tasks.core.config import ConfigError, load, read_params, unknown_sections
+from tasks.core.config import SHARED, ConfigError, load, read_params, unknown_sections
 from tasks.core.libraries import SECTION, installed, libraries_in
 from tasks.core.yaml import YAMLError, dump_yaml, parse_yaml, read_yaml
 from tasks.report.words import ABSENT
@@ -93,13 +93,13 @@ def compose(root: Path, preset: str, overrides: list[str]) -> dict[str, Any]:
 
 
 def completed(root: Path, params: dict[str, Any]) -> dict[str, Any]:
-    """The params with the base's section, where it has one, of each stage of dvc.yaml that they lack: of one that is new. It
-    stands behind the section that it follows in the base."""
+    """The params with the base's section, where it has one, of each stage of dvc.yaml that they lack, and of those that stages
+    share: of one that is new. It stands behind the section that it follows in the base."""
     path, names = root / "presets" / f"{BASE}.yaml", list(params)
-    stages = read_yaml(root / "dvc.yaml")["stages"]
-    base = read_params(path) if any(stage not in params for stage in stages) and path.exists() else {}
+    known = [*read_yaml(root / "dvc.yaml")["stages"], *SHARED]
+    base = read_params(path) if any(name not in params for name in known) and path.exists() else {}
     for before, name in pairwise(["", *base]):
-        if name in stages and name not in names:
+        if name in known and name not in names:
             names.insert(names.index(before) + 1 if before in names else len(names), name)
     return {name: params.get(name, base.get(name)) for name in names}
 

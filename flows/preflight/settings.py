@@ -2,7 +2,7 @@
 
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any
 
@@ -45,9 +45,9 @@ def gpus() -> int:
     return torch.cuda.device_count()
 
 
-def check_ranks(params: dict[str, Any]) -> Iterator[Finding]:
+def check_ranks(params: dict[str, Any], stages: Iterable[str]) -> Iterator[Finding]:
     """TOKENMILL_RANKS processes need a GPU each, where the stages that train run here and find any, and share the shards of
-    each, unless TOKENMILL_PARALLEL says otherwise."""
+    each of these stages, unless TOKENMILL_PARALLEL says otherwise."""
     try:
         ranks, pools, parallel = RANKS.read(), POOLS.read(), PARALLEL.read()
     except ConfigError:  # check_settings says so
@@ -58,7 +58,8 @@ def check_ranks(params: dict[str, Any]) -> Iterator[Finding]:
         return
     if ranks & (ranks - 1):
         yield Finding("TOKENMILL_RANKS", f"{ranks} is no power of two, and shards are", "set it to one")
-    for name, section in params.items():
+    for name in dict.fromkeys(stages):
+        section = params.get(name)
         shards = section.get("shards", 1) if isinstance(section, dict) and "optimizer" in section else ranks
         if shards < ranks:
             yield Finding(

@@ -57,7 +57,9 @@ def look(
     ours = [address for address in addresses if room_of(graph[address].name)]
     if not ours:
         return found
-    found += findings_of(lambda: check_ranks(params), lambda: taken_up(root, graph, ours))
+    found += findings_of(
+        lambda: check_ranks(params, [graph[address].name for address in ours]), lambda: taken_up(root, graph, ours)
+    )
     if unusable := findings_of(lambda: inputs(params, [graph[address].name for address in ours])):
         return found + unusable  # there is nothing to rehearse with
     key = digest(root, params, graph)

@@ -20,14 +20,6 @@ from lm.tokenizer import SPECIALS, Tokenizer
 
 # What transformers writes itself (its save_pretrained).
 SHARD_BYTES = 5_000_000_000
-# One turn: what Tokenizer.chat says, and an answer ended by the end token.
-TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] == 'user' %}<|user|>{{ message['content'] }}"
-    "{% elif message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|end|>"
-    "{% else %}{{ raise_exception('this model knows the roles user and assistant, not ' + message['role']) }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-
 
 # Files by which an earlier export, or somebody's model, would be taken for this one, in whole or in part.
 STALE = (
@@ -68,9 +60,9 @@ def cast(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
 def save_hf(
     model: Decoder, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype, shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """A folder that AutoModelForCausalLM and AutoTokenizer open: answers end at the end token, and the chat template says
-    what Tokenizer.chat says. A text that spells a special token is read as that token there, as text here. Files of another
-    export that would be read with it, or instead of it, are removed.
+    """A folder that AutoModelForCausalLM and AutoTokenizer open: answers end at the end token, and the chat template is the
+    model's own where it has one, else ours, which says what Tokenizer.chat says. A text that spells a special token is read
+    as that token there, as text here. Files of another export that would be read with it, or instead of it, are removed.
 
     Raises ValueError, with nothing written, when no family of theirs has what the model uses, or the dtype is too small.
     """
@@ -89,17 +81,16 @@ def save_hf(
     write_json(folder / "config.json", {**described, **ends, "dtype": str(dtype).removeprefix("torch.")})
     write_json(folder / "generation_config.json", {**ends, "do_sample": False, "max_length": model.config.context})
     tokenizer.save(folder)
-    _, pad, *_, end = SPECIALS
     tokens = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **({"bos_token": tokenizer.token(tokenizer.before[0])} if tokenizer.before else {}),
-        "eos_token": end,
-        "pad_token": pad,
+        "eos_token": tokenizer.token(tokenizer.end_id),
+        "pad_token": tokenizer.token(tokenizer.pad_id),
         "padding_side": "left",  # generation goes on from the right
         "additional_special_tokens": SPECIALS,
         "model_max_length": model.config.context,
         "clean_up_tokenization_spaces": False,
-        "chat_template": TEMPLATE,
+        "chat_template": tokenizer.template.text,
     }
     write_json(folder / "tokenizer_config.json", tokens)
 

@@ -64,6 +64,11 @@ def worked_answer(left: int, operator: str, right: int) -> str:
     return f"{working(left, operator, right)}: {solve(left, operator, right)}"
 
 
+def level_of(left: int, operator: str, right: int) -> str:
+    """Operation and digits of the longer number: 47+8 gives 'add 2'."""
+    return f"{'add' if operator == '+' else 'subtract'} {len(str(max(left, right)))}"
+
+
 class Arithmetic(Config):
     """Problems of up to `digits` digits; a demonstration shows its working in `worked_fraction` of the cases.
 
@@ -84,7 +89,8 @@ class Arithmetic(Config):
     def _example(self, left: int, operator: str, right: int) -> Example:
         prompt, answer = f"{left}{operator}{right}=", str(solve(left, operator, right))
         worked = unit_hash(f"style:{prompt}") < self.worked_fraction
-        return Example(prompt, prompt, answer, worked_answer(left, operator, right) if worked else answer)
+        shown = worked_answer(left, operator, right) if worked else answer
+        return Example(prompt, prompt, answer, shown, level_of(left, operator, right))
 
     def score(self, example: Example, text: str) -> Score:
         """1 when the text is the answer, or ends in it after a colon; else 0."""

@@ -6,12 +6,14 @@ from hashlib import blake2b
 
 @dataclass(frozen=True)
 class Example:
-    """One problem. `demonstration` is what a model is shown in SFT; `answer` is what the verifier looks for."""
+    """One problem. `demonstration` is what a model is shown in SFT; `answer` is what the verifier looks for; `level` is what
+    its problem set tells hard from easy by, or one source from another, where it does."""
 
     id: str
     prompt: str
     answer: str
     demonstration: str
+    level: str | None = None
 
 
 @dataclass(frozen=True)

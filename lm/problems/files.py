@@ -21,6 +21,13 @@ def rows_of(path: Path, needs: str) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises ConfigError, in which `needs` says what a line is to be, for one that is no JSON object in UTF-8, and for a broken
     gzip.
     """
+    for where, line in lines_of(path):
+        yield where, object_of(line, where, needs)
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(`path:line`, line) of every line that is not blank, the first without its byte order mark. Raises ConfigError for a
+    broken gzip, for an encoding that is not UTF-8's, and for a file without line feeds."""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
         number = 0
         while True:
@@ -34,8 +41,7 @@ def rows_of(path: Path, needs: str) -> Iterator[tuple[str, dict[str, Any]]]:
             if number == 1:
                 line = _first(line, path)
             if line.strip():
-                where = f"{path}:{number}"
-                yield where, _object(line, where, needs)
+                yield f"{path}:{number}", line
 
 
 def _first(line: bytes, path: Path) -> bytes:
@@ -47,7 +53,9 @@ def _first(line: bytes, path: Path) -> bytes:
     return line.removeprefix(BOM)
 
 
-def _object(line: bytes, where: str, needs: str) -> dict[str, Any]:
+def object_of(line: bytes, where: str, needs: str) -> dict[str, Any]:
+    """The JSON object of a line. Raises ConfigError, in which `needs` says what a line is to be, for one that is none in
+    UTF-8."""
     try:
         text = line.decode()
         row = json.loads(text)

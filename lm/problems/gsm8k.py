@@ -1,4 +1,5 @@
-"""Grade-school word problems in the layout of GSM8K (arXiv:2110.14168): JSON lines of `question` and `answer`."""
+"""Grade-school word problems in the layout of GSM8K (arXiv:2110.14168): JSON lines of `question` and `answer`, with an `id` and
+a `level` where they have them."""
 
 import sys
 import unicodedata
@@ -23,12 +24,14 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def _example(where: str, row: dict) -> Example:
-    question, answer, own = row.get("question"), row.get("answer"), row.get("id")
+    question, answer, own, level = row.get("question"), row.get("answer"), row.get("id"), row.get("level")
     for name, value in (("question", question), ("answer", answer)):
         if not isinstance(value, str) or not value.strip():
             raise ConfigError(
                 f"{where}: needs {NEEDS}: `{name}` is {'blank' if isinstance(value, str) else repr(value)}"
             )
+    if level is not None and not isinstance(level, str | int | float):
+        raise ConfigError(f"{where}: `level` must be a string or a number, not {level!r}")
     final = final_answer(str(answer))
     if final is None:
         raise ConfigError(f"{where}: the answer has no number after '####', and no \\boxed{{}}")
@@ -36,7 +39,7 @@ def _example(where: str, row: dict) -> Example:
     if value is None:
         raise ConfigError(f"{where}: the answer's final {final!r} is not one number; write it as 18, 1/2, 0.5 or 50%")
     name = str(own) if isinstance(own, str | int) and str(own) else where.rpartition("/")[2]
-    return Example(name, str(question), str(value), str(answer))
+    return Example(name, str(question), str(value), str(answer), None if level is None else str(level))
 
 
 def normalised(question: str) -> str:

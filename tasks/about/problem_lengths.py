@@ -1,6 +1,6 @@
 """How long prompts and answers of the problem set will be, in tokens, before there is a tokenizer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -24,12 +24,18 @@ def conversations(problems: Any, split: Any, vocab_size: int) -> list[tuple[int,
         examples: list[Example] = problems.examples(split)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    tokens = counter(vocab_size)
+    return [(tokens(e.prompt) + 2, tokens(e.demonstration) + 1) for e in examples]
+
+
+def counter(vocab_size: int) -> Callable[[str], int]:
+    """How many tokens a text has, about: as many as words, or as bytes where the vocabulary has no merges."""
     words = pre_tokenizers.Split(Regex(WORDS), "isolated")
 
     def tokens(text: str) -> int:
         return len(words.pre_tokenize_str(text)) if vocab_size > 256 + len(SPECIALS) else len(text.encode())
 
-    return [(tokens(e.prompt) + 2, tokens(e.demonstration) + 1) for e in examples]
+    return tokens
 
 
 def longest_prompt(stage: str, config: Any, splits: Sequence[str], shape: ModelConfig) -> int:

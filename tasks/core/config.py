@@ -13,7 +13,7 @@ from tasks.core.unseen import UNSEEN, unseen_keys
 from tasks.core.yaml import YAMLError, read_yaml
 
 # Sections that several stages read; each is a field of the same name in their configs.
-SHARED = ("seed", "problems", "checkpoint", "references")
+SHARED = ("seed", "problems", "checkpoint", "references", "conversations")
 # The models that are asked for: each is evaluated, and the last one is what the pipeline is for.
 MODELS = "models"
 # The name of the model in data/checkpoint, which is somebody else's.
@@ -39,6 +39,12 @@ class References(Config):
     """Texts that documents are compared with: what dedup and filter methods read lies in this folder."""
 
     folder: str = "data/references"
+
+
+class Conversations(Config):
+    """Conversations to learn from: what the sources named files read lies in this folder."""
+
+    folder: str = "data/conversations"
 
 
 def check_watched(slot: str, paths: list[str], folders: list[str]) -> None:

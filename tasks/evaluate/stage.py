@@ -18,6 +18,7 @@ from tasks.core.tables import read_table, write_table
 from tasks.core.tokens import check_tokens
 from tasks.evaluate.accuracy import answer_all, wilson
 from tasks.evaluate.bits_per_byte import document_bits, gzip_bits, per_byte
+from tasks.evaluate.coverage import coverage, sampled_scores
 
 
 class EvaluateConfig(Config):
@@ -25,6 +26,10 @@ class EvaluateConfig(Config):
         2000, gt=0, description="problems of the test split to answer; fewer where it has fewer"
     )
     max_new_tokens: int = Field(32, gt=0)
+    samples: int = Field(
+        0, ge=0, description="answers sampled to each problem, for pass@N beside the greedy one; 0: none"
+    )
+    temperature: float = Field(1.0, gt=0, description="of those answers")
     problems: choice(problems)
 
 
@@ -90,6 +95,13 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
             }
         ),
     )
+    covered = {}
+    if config.samples:
+        tried = sampled_scores(
+            decoder, tokenizer, config.problems, examples, config.samples, config.max_new_tokens, config.temperature,
+            log.progress,
+        )  # fmt: skip
+        covered = coverage(tried)
     valid = [a.score.value for a in answers if a.score.valid]
     low, high = wilson(sum(valid), len(valid))
     return {
@@ -97,6 +109,7 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
         "accuracy": sum(valid) / len(valid) if valid else 0.0,
         "accuracy_low": low,
         "accuracy_high": high,
+        **covered,
         "problems": len(answers),
         "invalid": len(answers) - len(valid),
         "held_out_documents": len(rows),

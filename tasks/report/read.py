@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,8 +128,8 @@ def current(root: Path, graph: dict[str, Entry], makers: dict[str, str]) -> set[
     made = {path: md5 for entry in locked.values() for path, md5 in md5s(entry, "outs").items()}
     code = sorted({dep for entry in graph.values() for dep in entry.deps if not dep.startswith("data/")})
     ignored = read_ignored(root)
-    with chdir(root):  # .dvcignore speaks of paths as the graph names them
-        made |= {dep: path_md5(Path(dep), ignored) for dep in code if Path(dep).exists()}
+    # where the process stands is no matter: other threads, of a study, read other checkouts
+    made |= {dep: path_md5(Path(ignored.root, dep), ignored) for dep in code if (root / dep).exists()}
     params = read_params(root)
     fresh: set[str] = set()
     waiting = [address for address in graph if address in locked]

@@ -8,6 +8,7 @@ from tasks.about.finding import Finding
 from tasks.about.problem_lengths import check_room, check_split
 from tasks.about.sections import Sections
 from tasks.about.training import check_shards
+from tasks.rl.curricula import Bandit
 from tasks.rl.stage import RlConfig
 
 
@@ -18,6 +19,17 @@ def contracts(sections: Sections) -> Iterator[Finding]:
     yield from check_split(config.problems, "rl", sections.shape("rl").vocab_size)
     yield from check_room("rl.max_new_tokens", config.problems, ("rl",), config.max_new_tokens, sections, "rl")
     yield from advantages(config)
+    yield from levels(config)
+
+
+def levels(config: RlConfig) -> Iterator[Finding]:
+    """A bandit has more than one level of problems to choose from."""
+    if isinstance(config.curriculum, Bandit) and len({e.level for e in config.problems.examples("rl")}) < 2:
+        yield Finding(
+            "params.yaml: rl.curriculum",
+            "bandit chooses between levels, of which these problems have none or one",
+            "give them a `level`, or take shuffled",
+        )
 
 
 def advantages(config: RlConfig) -> Iterator[Finding]:
@@ -28,5 +40,5 @@ def advantages(config: RlConfig) -> Iterator[Finding]:
         yield Finding(
             "params.yaml: rl.samples",
             f"with {config.samples} to a problem, rl.advantage {config.advantage.name} is always 0 and nothing is learned",
-            "ask for 2 at least",
+            "ask for more",
         )

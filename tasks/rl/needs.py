@@ -6,43 +6,65 @@ from torch import Tensor
 from lm.model import Decoder, ModelConfig
 from lm.sampler import rows_for
 from lm.training.batch import Batch, Metrics
-from tasks.about.problem_lengths import last_of, longest_prompt
+from tasks.about.problem_lengths import conversations, last_of, longest_prompt
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import Sampling, StageNeeds, Step, Work
+from tasks.rl.stage import RlConfig
 from tasks.rl.step import loss_of
+
+ROW = 64  # bytes of an answer's other columns
 
 
 def needs(sections: Sections) -> StageNeeds:
     """Raises ConfigError where no prompt fits the context."""
-    shape = sections.shape("rl")
-    return StageNeeds(model_bytes(shape), checkpoint_bytes(shape), work(sections, shape))
+    shape, config = sections.shape("rl"), sections["rl"]
+    kept = ledger_bytes(config, longest_start(config, shape)) if config.keep_rollouts else 0.0
+    return StageNeeds(model_bytes(shape) + kept, checkpoint_bytes(shape) + kept, work(sections, shape))
+
+
+def ledger_bytes(config: RlConfig, prompt: int) -> float:
+    """Bytes of all rollouts, where each asks as often as it may: 4 a token, 4 more for its probability, and some columns."""
+    answers = config.prompts * config.samples * (1 + config.resample) * -(-config.steps // config.steps_a_rollout)
+    return answers * (4.0 * prompt + 8.0 * config.max_new_tokens + ROW)
 
 
 def work(sections: Sections, shape: ModelConfig) -> Work:
-    """An update of B answers of T predictions, after a rollout now and then; every answer has all its tokens."""
+    """An update of B answers of T predictions, after a rollout now and then; every answer has all its tokens, and no rollout
+    asks again."""
     config = sections["rl"]
-    prompt = longest_prompt("rl", config, ("rl",), shape)
+    prompt = longest_start(config, shape)
     answers, T = config.prompts * config.samples, prompt + config.max_new_tokens - 1
     B = answers // config.minibatches
 
     def step() -> Step:
         model, ids_BN = Decoder(shape), torch.zeros((B, T + 1), dtype=torch.int64)
+        frozen = (Decoder(shape).requires_grad_(False),) if config.loss.kl else ()
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             R = rows.stop - rows.start
             places_K, ones_RT = last_of(R, T, config.max_new_tokens), torch.ones(R, T)
             old_RT = torch.zeros(R, T)
+            reference_RT = old_RT if config.loss.kl else None
             return loss_of(
-                config.loss, config.temperature, model, ids_BN[rows], places_K, old_RT, torch.ones(R), ones_RT
-            )
+                config.loss, config.temperature, model, ids_BN[rows], places_K, old_RT, torch.ones(R), ones_RT, reference_RT
+            )  # fmt: skip
 
         each = config.steps_a_rollout
         rows, new_tokens = rows_for(model, answers), config.max_new_tokens
-        return Step(
-            model, Batch(B, T, B * T, loss), Sampling(model, answers, rows, config.prompts, prompt, new_tokens, each)
-        )
+        sampling = Sampling(model, answers, rows, config.prompts, prompt, new_tokens, each)
+        return Step(model, Batch(B, T, B * T, loss), sampling, frozen)
 
     tokens = config.steps * B * config.max_new_tokens
     less = lower(sections, config.model, "rl.max_new_tokens", "rl.prompts or rl.samples")
     return Work(config, shape, config.steps, tokens, step, less)
+
+
+def longest_start(config: RlConfig, shape: ModelConfig) -> int:
+    """Tokens of the longest prompt with the longest hint that may follow it. Raises ConfigError where no prompt fits."""
+    prompt = longest_prompt("rl", config, ("rl",), shape)
+    if not config.curriculum.hints:
+        return prompt
+    room = shape.context - config.max_new_tokens
+    lengths = conversations(config.problems, "rl", shape.vocab_size)
+    return max(min(prompt + shown, room) for prompt, shown in lengths if prompt <= room)

@@ -18,11 +18,14 @@ def loss_of(
     old_RT: Tensor,
     advantages_R: Tensor,
     weights_RT: Tensor,
+    reference_RT: Tensor | None = None,
 ) -> tuple[Tensor, Metrics]:
     """The loss and metrics that a method of losses/ makes of R answers.
 
     places_K: of the predictions that count, in the rows laid end to end. old_RT (nats): log-probabilities when they were
-    sampled at the temperature.
+    sampled at the temperature. reference_RT: those of the model that the policy is held to, at the same temperature, if it is
+    held to one.
     """
     logps_RT = token_logps(model, ids_RN, places_K, temperature)
-    return loss(logps_RT, old_RT, advantages_R, weights_RT)
+    found, metrics = loss(logps_RT, old_RT, advantages_R, weights_RT)
+    return loss.held(found, metrics, logps_RT, reference_RT, weights_RT)

@@ -9,6 +9,7 @@ stage's key, since stage.py imports none of them:
     contracts.py  contracts(sections): what its parameters ask of others that does not hold (tasks/about/contracts.py: the same)
     inputs.py     inputs(sections): what is wrong with what it reads from outside the graph
     checkpoint.py reads(section): what of the model in checkpoint.folder its methods read
+    examples.py   examples(sections, data, count): what it learns from, in pieces with their weights (`make show STAGE=...`)
     compose.py    composed(section), under(base, preset): what is made of its section when parameters are composed
 """
 

@@ -23,6 +23,7 @@ from tasks.core.libraries import check_versions
 from tasks.core.log import Log, Stopped
 from tasks.core.process import join_audit, keep_to_limits, no_collection, peak_memory, use_threads
 from tasks.runner import timings
+from tasks.runner.arithmetic import Arithmetic
 from tasks.runner.asked import check_asked
 from tasks.runner.auditing import Sections, audited
 from tasks.runner.child import PARENT_ENDED, die_with_parent, load_again, loaded_from
@@ -209,6 +210,7 @@ def _work(
     folder = SCRATCH / entry.address / inputs.key
     use_threads(is_deterministic(config))
     keep_to_limits()
+    arithmetic = Arithmetic(entry.address)
     memo = SCRATCH / "memo" / entry.address / inputs.memo_key
     spread = {"parallel": ranks.spread}
     went_on = take_up(entry.address, folder, hardware() | spread)
@@ -220,6 +222,7 @@ def _work(
         with audited(entry, sections), ranks.lead(folder, view):
             metrics = run(config, view, log, *([entry.item] if entry.item else []))
         log.close()
+        arithmetic.check()
         facts = {"seconds": time.monotonic() - began, "peak_memory_bytes": peak_memory(), **log.facts}
         _check_finite(entry, metrics | log.facts)
         inputs.check_unchanged()
@@ -227,7 +230,8 @@ def _work(
             shutil.copyfile(path, view / inside(entry) / path.name)
         replace(view / inside(entry), Path(entry.outs[0]))
         write_json(Path("data/metrics") / f"{entry.address}.json", metrics)
-        machine = hardware() | spread | log.execution | went_on
+        computes = {"arithmetic": arithmetic.found} if arithmetic.found else {}
+        machine = hardware() | computes | spread | log.execution | went_on
         record = made_by(entry, inputs.key, inputs.md5s, inputs.params, machine)
         timings.write(Path(), entry.address, facts, asdict(record))
         if path_of(entry.address) in entry.outs:

@@ -1,19 +1,26 @@
-"""What supervised fine-tuning asks of its problems and its model: demonstrations that fit, rows that divide."""
+"""What supervised fine-tuning asks of its sources and its model: conversations that fit, rows that divide."""
 
 from collections.abc import Iterator
 
 from tasks.about.finding import Finding
-from tasks.about.problem_lengths import check_split, conversations
+from tasks.about.problem_lengths import check_split
 from tasks.about.sections import Sections
 from tasks.about.training import check_shards
+from tasks.core.config import ConfigError
+from tasks.sft.needs import every_length
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
     """What does not hold."""
     config, shape = sections["sft"], sections.shape("sft")
-    yield from check_split(config.problems, "sft", shape.vocab_size)
-    lengths = [sum(pair) for pair in conversations(config.problems, "sft", shape.vocab_size)]
-    if lengths and min(lengths) > shape.context:
+    if any(source.name == "problems" for source in config.sources):
+        yield from check_split(config.problems, "sft", shape.vocab_size)
+    try:
+        lengths = [sum(pair) for pair in every_length(sections)]
+    except ConfigError as error:
+        yield Finding("params.yaml: sft.sources", str(error), "put files there, or take another source")
+        return
+    if lengths and min(lengths) > shape.context and config.too_long == "drop":
         yield Finding(
             f"params.yaml: {sections.key(config.model, 'context')}",
             f"{shape.context} is too short for sft: the shortest demonstration has about {min(lengths)} tokens",

@@ -1,30 +1,69 @@
 """What supervised fine-tuning takes: its model and checkpoints on disk, and the step that it repeats."""
 
+from functools import cache
+from itertools import islice
+from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lm.conversations.dialogue import Dialogue
+from lm.conversations.files import dialogues_of, files_of
 from lm.model import Decoder, ModelConfig
 from lm.training.batch import Batch, Metrics
-from tasks.about.problem_lengths import conversations
+from tasks.about.problem_lengths import conversations, counter
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import StageNeeds, Step, Work
 from tasks.core.config import ConfigError
 from tasks.sft.step import loss_of
 
+# Of a source of files, how many conversations are looked at
+LOOKED_AT = 512
+
 
 def needs(sections: Sections) -> StageNeeds:
-    """Raises ConfigError where no demonstration fits the context."""
+    """Raises ConfigError where no conversation fits the context."""
     shape = sections.shape("sft")
     return StageNeeds(model_bytes(shape), checkpoint_bytes(shape), work(sections, shape))
 
 
+@cache
+def lengths_of(source: Any, problems: Any, folder: Path, vocab_size: int) -> list[tuple[int, int]]:
+    """(what is read before it, what is learned) of a source's conversations in tokens, as `problem_lengths.conversations`
+    counts them; of files the first of them. Raises ConfigError where there are no files."""
+    if source.name != "files":
+        return conversations(problems, getattr(source, "split", "sft"), vocab_size)
+    tokens = counter(vocab_size)
+    rows = (row for path in files_of(folder / source.path) for row in dialogues_of(path) if isinstance(row, Dialogue))
+    found = []
+    for row in islice(rows, LOOKED_AT):
+        lengths = [tokens(message["content"]) + 2 for message in row.messages]
+        learned = sum(length for length, weight in zip(lengths, row.weights, strict=True) if weight)
+        found.append((sum(lengths) - learned, learned))
+    return found
+
+
+def every_length(sections: Sections) -> list[tuple[int, int]]:
+    """Lengths of all sources."""
+    config, vocabulary = sections["sft"], sections.shape("sft").vocab_size
+    folder = Path(config.conversations.folder)
+    return [pair for source in config.sources for pair in lengths_of(source, config.problems, folder, vocabulary)]
+
+
 def work(sections: Sections, shape: ModelConfig) -> Work:
-    """A step of B conversations of T predictions, of which as many count as in the mean answer."""
+    """A step of B conversations of T predictions, of which as many count as in the mean answer. Packed ones are counted as rows
+    of the longest all the same, of which there are no more."""
     config = sections["sft"]
-    lengths = [pair for pair in conversations(config.problems, "sft", shape.vocab_size) if sum(pair) <= shape.context]
+    every = every_length(sections)
+    if config.too_long == "cut":
+        every = [
+            (min(before, shape.context - 1), min(said, shape.context - min(before, shape.context - 1)))
+            for before, said in every
+        ]
+    lengths = [pair for pair in every if sum(pair) <= shape.context]
     if not lengths:
         raise ConfigError(f"sft: none of the demonstrations fits the context of {shape.context} tokens")
     B, T = config.batch, max(map(sum, lengths)) - 1
@@ -35,7 +74,8 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             kept_K = torch.arange(int((rows.stop - rows.start) * T * answered) + 1)
-            return loss_of(model, ids_BN[rows], kept_K, denominator=1.0)
+            inputs_RT, targets_RT = ids_BN[rows, :-1], ids_BN[rows, 1:]
+            return loss_of(config.loss, model, inputs_RT, targets_RT, kept_K, kept_K // T, B, 1.0)
 
         return Step(model, Batch(B, T, B * T, loss))
 

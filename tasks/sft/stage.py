@@ -1,6 +1,8 @@
-"""Supervised fine-tuning: the model learns to answer problems from demonstrations."""
+"""Supervised fine-tuning: the model learns what assistants say in conversations, and to answer problems from demonstrations."""
 
+import json
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -9,71 +11,124 @@ from torch import Tensor
 from lm import problems
 from lm.checkpoint import device, save_model
 from lm.config import choice
+from lm.files import write_text
 from lm.model_folder import read_model
-from lm.problems.example import Example
-from lm.tokenizer import Tokenizer
 from lm.training.ahead import Ahead
 from lm.training.batch import Batch, Metrics
-from lm.training.data.conversations import Conversation, collate, places, sample_indices
+from lm.training.data.conversations import Conversation, collate, pack, places
 from lm.training.loop import train
+from lm.training.parallel import parts_of_a_batch
 from lm.training.recipe import Recipe
 from lm.transfer import Tensors
-from tasks.core.config import ConfigError, StartModel
+from tasks.core.config import Conversations, StartModel
 from tasks.core.log import Log
-from tasks.sft.step import loss_of
+from tasks.sft import corruptions, losses, orders
+from tasks.sft import sources as every_source
+from tasks.sft.data import read_data, reasons
+from tasks.sft.step import bounds_within, loss_of
+
+QUARANTINE = "quarantine.jsonl"
 
 
 class SftConfig(Recipe):
     model: StartModel
     steps: int = Field(200, gt=0)
     batch: int = Field(64, gt=0, description="conversations a step")
+    sources: list[choice(every_source)] = Field(
+        [every_source.Problems()], min_length=1, description="where conversations come from"
+    )
+    learned: Literal["all", "last"] = Field("all", description="answers of a conversation: all, or the last alone")
+    too_long: Literal["drop", "cut"] = Field("drop", description="what is done with more than the context")
+    packing: bool = Field(
+        False,
+        description="conversations behind each other in rows of the context, none of which sees another; off: one a row",
+    )
+    order: choice(orders) = orders.Shuffled()
+    corruption: choice(corruptions) = corruptions.Untouched()
+    loss: choice(losses) = losses.CrossEntropy()
+    conversations: Conversations = Conversations()
     problems: choice(problems)
     seed: int
 
 
-def conversations_of(examples: list[Example], tokenizer: Tokenizer, context: int) -> list[Conversation]:
-    """The demonstrations that fit the context, each ended by the end token."""
-    every = (
-        Conversation(tokenizer.chat(e.prompt), [*tokenizer.encode(e.demonstration), tokenizer.end_id]) for e in examples
-    )
-    return [c for c in every if len(c) <= context]
-
-
 def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
-    """data/<model> -> data/sft. Loss: mean cross-entropy (nats) over the completion tokens of the step."""
+    """data/<model> -> data/sft. Rows of files that are no conversation stand in data/sft/quarantine.jsonl, with the reason."""
     model, tokenizer = read_model(data / config.model)
     model.to(device())
-    examples = config.problems.examples("sft")
-    conversations = conversations_of(examples, tokenizer, model.config.context)
-    if not conversations:
-        raise ConfigError(
-            f"sft: none of the {len(examples)} demonstrations fits the context of {model.config.context} tokens"
+    context, batch = model.config.context, config.batch
+    found = read_data(
+        config.sources, config.order, tokenizer, config.problems, Path(config.conversations.folder), config.learned,
+        config.too_long == "cut", context, config.steps * batch, config.seed, model,
+    )  # fmt: skip
+    if found.refused:
+        lines = [json.dumps(vars(row), ensure_ascii=False, sort_keys=True) for row in found.refused]
+        write_text(data / "sft" / QUARANTINE, "\n".join(lines) + "\n")
+        print(
+            f"sft: {len(lines)} rows are no conversation, see data/sft/{QUARANTINE}: {reasons(found.refused)}",
+            flush=True,
         )
+    parts = parts_of_a_batch(config)
 
     def chosen_at(step: int) -> list[Conversation]:
-        return [conversations[i] for i in sample_indices(step, config.batch, len(conversations), config.seed)]
+        return [found.conversations[i] for i in found.picks_P[step * batch : (step + 1) * batch]]
 
     def fetch(step: int) -> Tensors:
-        """ids_BN, mask_BT, the places of the K predictions that count among all B x T, and how many tokens there are."""
+        """ids_BN, mask_BT; of the K predictions that count the places among all B x T, the weights (None where all are 1) and
+        the conversations' numbers; what is read in the place of ids (None: they are); the length of each one's conversation
+        (None: no noise asks for it); bounds; and how many tokens there are."""
         chosen_now = chosen_at(step)
-        ids_BN, mask_BT = collate(chosen_now, tokenizer.pad_id)
-        return ids_BN, mask_BT, places(mask_BT), torch.tensor(sum(map(len, chosen_now)))
+        lengths_C = torch.tensor([len(c) for c in chosen_now])
+        bounds = None
+        if config.packing:
+            packed = pack(chosen_now, tokenizer.pad_id, context, parts)
+            ids_BN, mask_BT, bounds = packed.ids_BN, packed.mask_BT, packed.bounds
+            places_K = places(mask_BT)
+            owners_BT = packed.owners_BT
+        else:
+            ids_BN, mask_BT = collate(chosen_now, tokenizer.pad_id)
+            places_K = places(mask_BT)
+            owners_BT = torch.arange(len(ids_BN))[:, None].expand(mask_BT.shape)
+        weights_K = mask_BT.flatten()[places_K]
+        asked_BT = ids_BN[:, :-1]
+        inputs_BT = config.corruption(asked_BT, mask_BT, tokenizer.pad_id, config.seed, step, config.steps)
+        return (
+            ids_BN, mask_BT, places_K, None if (weights_K == 1).all() else weights_K, owners_BT.flatten()[places_K],
+            None if inputs_BT is asked_BT else inputs_BT, lengths_C[owners_BT] if config.corruption.noisy else None, bounds,
+            lengths_C.sum(),
+        )  # fmt: skip
 
     def batch_of(step: int, host: Tensors, here: Tensors) -> Batch:
-        ids, mask, host_K, tokens = host
-        ids_BN, mask_BT, places_K, _ = here
+        ids, mask, host_K, *_, bounds, tokens = host
+        ids_BN, mask_BT, places_K, weights_K, owners_K, given_BT, lengths_BT, *_ = here
         T, counted = mask.shape[1], mask_BT.sum()
+        inputs_BT, targets_BT = ids_BN[:, :-1] if given_BT is None else given_BT, ids_BN[:, 1:]
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             """The head sees no position that counts nothing; the host knows which, so that it need not ask the device."""
             first, end = torch.searchsorted(host_K, torch.tensor([rows.start * T, rows.stop * T])).tolist()
-            kept_K = places_K[first:end] - rows.start * T
-            return loss_of(model, ids_BN[rows], kept_K, denominator=counted)
+            noise_RTD = None
+            if lengths_BT is not None:
+                noise_RTD = config.corruption.noise(lengths_BT[rows], model.config.width, rows.start, config.seed, step)
+            return loss_of(
+                config.loss,
+                model,
+                inputs_BT[rows],
+                targets_BT[rows],
+                places_K[first:end] - rows.start * T,
+                owners_K[first:end],
+                batch,
+                counted,
+                None if weights_K is None else weights_K[first:end],
+                bounds_within(bounds, rows, T),
+                noise_RTD,
+            )
 
-        return Batch(len(ids), T, int(tokens), loss, content=(ids, mask))
+        content = tuple(x for x in (ids, mask, host[5], bounds) if x is not None)
+        return Batch(len(ids), T, int(tokens), loss, content=content)
 
-    trunks = log.trunks(config, config.steps, [model], [tokenizer.to_json()], chosen_at)
+    trunks = log.trunks(config, config.steps, [model], [tokenizer.to_json()], fetch)
     with Ahead(fetch, batch_of, config.steps, model.embedding.weight.device) as batch_at:
         train(model, config, config.steps, batch_at, log, trunks)
     save_model(data / "sft", model, tokenizer)
-    return {"steps": config.steps, "examples": len(conversations), "too_long": len(examples) - len(conversations)}
+    said = {"steps": config.steps, "examples": len(found.conversations), "too_long": found.too_long}
+    return said | ({"quarantined": len(found.refused)} if any(s.name == "files" for s in config.sources) else {})

@@ -1,18 +1,43 @@
 """The step of supervised fine-tuning: the share that some conversations have in its loss."""
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from kernels.linear_cross_entropy import linear_cross_entropy
 from lm.model import Decoder
 from lm.training.batch import Metrics
 from lm.training.data.conversations import hidden_at
+from tasks.sft.losses.base import Learned
 
 
-def loss_of(model: Decoder, ids_RN: Tensor, kept_K: Tensor, denominator: Tensor | float) -> tuple[Tensor, Metrics]:
-    """Cross-entropy (nats) of the K predictions at these places of the rows laid end to end, over the denominator.
+def loss_of(
+    loss: Any,
+    model: Decoder,
+    inputs_RT: Tensor,
+    targets_RT: Tensor,
+    places_K: Tensor,
+    owners_K: Tensor,
+    conversations: int,
+    total: Tensor | float,
+    weights_K: Tensor | None = None,
+    bounds: Tensor | None = None,
+    noise_RTD: Tensor | None = None,
+) -> tuple[Tensor, Metrics]:
+    """The loss (nats) and metrics that a method of losses/ makes of R rows: of the K predictions at these places of the rows
+    laid end to end, where alone the head makes logits.
 
-    The head makes logits at these places alone.
+    owners_K: the number of each one's conversation in the step, which has so many. total: the sum of the step's weights.
+    bounds: of the conversations in the rows; None: a row is one. noise_RTD: added to embeddings.
     """
-    x_KD = hidden_at(model, ids_RN[:, :-1], kept_K)
-    targets_K = ids_RN[:, 1:].flatten()[kept_K]
-    return linear_cross_entropy(x_KD, model.head_weight, targets_K, denominator=denominator)[0], {}
+    x_KD = hidden_at(model, inputs_RT, places_K, bounds, noise_RTD)
+    targets_K = targets_RT.flatten()[places_K]
+    return loss(Learned(x_KD, model.head_weight, targets_K, weights_K, owners_K, conversations, total))
+
+
+def bounds_within(bounds: Tensor | None, rows: slice, length: int) -> Tensor | None:
+    """Bounds of some rows of so many predictions, counted from the first of them."""
+    if bounds is None:
+        return None
+    begin, end = torch.searchsorted(bounds, torch.tensor([rows.start * length, rows.stop * length]))
+    return bounds[begin : end + 1] - rows.start * length

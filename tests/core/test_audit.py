@@ -246,7 +246,7 @@ def test_a_method_that_is_not_chosen_may_be_imported_and_other_code_may_not() ->
         "lm/optimizers/__init__.py": "unchosen",
         "tasks/sft/__init__.py": "unchosen",
         "tasks/rl/rollout.py": "outside",
-        "lm/sampler.py": "outside",
+        "lm/chat.py": "outside",
         "flows/staleness/plan.py": "outside",
     }.items():
         assert kind(str(ROOT / name)) == (expected, name)

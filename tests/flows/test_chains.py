@@ -31,9 +31,10 @@ def test_a_model_that_cannot_be_is_one_line(changes: dict[str, Any], words: str)
 @pytest.mark.parametrize(
     ("models", "left_out"),
     [
-        (["pretrain", "sft", "rl", "distill", "quantize"], set()),
-        (["rl"], {"distill", "quantize"}),
-        (["pretrain", "checkpoint"], {"sft", "rl", "distill", "quantize"}),
+        (["pretrain", "sft", "rl", "distill", "quantize"], {"preference"}),
+        (["preference"], {"rl", "distill", "quantize"}),
+        (["rl"], {"preference", "distill", "quantize"}),
+        (["pretrain", "checkpoint"], {"sft", "preference", "rl", "distill", "quantize"}),
     ],
 )
 def test_what_is_asked_for_is_what_the_models_need(models: list[str], left_out: set[str]) -> None:

@@ -11,7 +11,8 @@ from flows.workspaces.smoke import copy_project, ours
 from tasks.runner.git import git
 from tests.project import ROOT
 
-INPUTS = ["data/checkpoint/config.json", "data/problems/a/own.jsonl", "data/raw/a/b.txt", "data/references/x.txt"]
+INPUTS = ["data/checkpoint/config.json", "data/preferences/own.jsonl", "data/problems/a/own.jsonl", "data/raw/a/b.txt"]
+INPUTS += ["data/references/x.txt", "data/rewards/mine.py", "data/conversations/a.parquet"]
 OWN = ["data/mine/a.jsonl", "data/mine/more/b.jsonl", "data/one.txt"]
 MADE = ["data/sft/model.safetensors", "data/dpo/model.safetensors", "data/evaluate/rl/answers.jsonl"]
 MADE += ["data/keys/dpo.json", "data/timings/rl.json", "data/report/index.html", "data/x.unfinished/part"]

@@ -254,14 +254,17 @@ def test_a_name_that_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert named(found, "TOKENMILL_THREAD", "did you mean TOKENMILL_THREADS?") and named(found, "TOKENMILL_SPEED")
 
 
+TRAINED = ("pretrain", "sft", "rl", "distill")  # of the default run
+
+
 def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENMILL_RANKS", "4")
-    params = params_of(*(f"{stage}.shards=4" for stage in ("pretrain", "sft", "rl", "distill")))
+    params = params_of(*(f"{stage}.shards=4" for stage in TRAINED))
     for gpus, kind, what in ((0, "exact", []), (1, "exact", ["1 GPU"]), (2, "ddp", ["2 GPUs"]), (4, "exact", [])):
         monkeypatch.setattr("flows.preflight.settings.gpus", lambda gpus=gpus: gpus)
         monkeypatch.setenv("TOKENMILL_PARALLEL", kind)
         wanted = [f"4 ranks need a GPU each, and this machine shows {there}" for there in what]
-        assert [(finding.where, finding.what) for finding in check_ranks(params)] == [
+        assert [(finding.where, finding.what) for finding in check_ranks(params, TRAINED)] == [
             ("TOKENMILL_RANKS", line) for line in wanted
         ]
 
@@ -269,7 +272,7 @@ def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_more_ranks_than_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENMILL_RANKS", "2")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    found = list(check_ranks(params_of("rl.shards=4")))
+    found = list(check_ranks(params_of("rl.shards=4"), TRAINED))
     assert {finding.where for finding in found} == {f"params.yaml: {s}.shards" for s in ("pretrain", "sft", "distill")}
 
 

@@ -1,4 +1,5 @@
-"""What is asked of us from outside stays where it may be: passwords, the report's page, and every path out of params or data."""
+"""What is asked of us from outside stays where it may be: passwords, the report's page, and every path out of params or
+data."""
 
 import gzip
 import http.client
@@ -177,7 +178,7 @@ def test_a_checkpoint_names_no_file_beside_its_own(tmp_path: Path) -> None:
 def test_what_dvc_makes_a_path_of_must_be_one(folder: str) -> None:
     params = compose(ROOT, "laptop", [])
     assert path_mistakes(ROOT, params) == []
-    for section in ("ingest", "references", "checkpoint", "problems"):
+    for section in ("ingest", "references", "checkpoint", "problems", "conversations"):
         [line] = path_mistakes(ROOT, {**params, section: {**params[section], "folder": folder}})
         assert line == f"params.yaml: {section}.folder: {folder!r} is no path, and dvc.yaml makes one of it"
 

@@ -1,8 +1,4 @@
-"""Adapters in the format of the library peft, both ways, and `make merge`.
-
-peft itself is not installed: what we write is read, and what we read is written, by a few lines of this file that follow peft's own
-description of its files (docs/source/developer_guides/checkpoint.md there).
-"""
+"""Adapters in the format of the library peft, both ways and by peft itself, and `make merge`."""
 
 import json
 import math
@@ -10,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from lm.averages import Ema
 from lm.checkpoint import load_model, save_model
@@ -58,23 +56,10 @@ def start(folder: Path, **shape: Any) -> Path:
     return folder
 
 
-def by_peft(folder: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a Hugging Face model with an adapter merged, as peft describes it."""
-    config, tensors = json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS)
-    assert config["peft_type"] == "LORA" and config["bias"] == "none"
-    found, layers = dict(weights), {name.split(".lora_")[0] for name in tensors}
-    assert {layer.removeprefix("base_model.model.") for layer in layers} == set(config["target_modules"])
-    for layer in layers:
-        name = layer.removeprefix("base_model.model.")
-        down, up = tensors[f"{layer}.lora_A.weight"], tensors[f"{layer}.lora_B.weight"]
-        rank = config["rank_pattern"].get(name, config["r"])
-        assert down.shape[0] == up.shape[1] == rank
-        scale = config["lora_alpha"] / (math.sqrt(rank) if config["use_rslora"] else rank)
-        weight = weights[f"{name}.weight"] + scale * up @ down
-        if config["use_dora"]:
-            weight = tensors[f"{layer}.lora_magnitude_vector"][:, None] * weight / weight.norm(dim=1, keepdim=True)
-        found[f"{name}.weight"] = weight
-    return found
+def by_peft(adapter: Path, model: Path) -> dict[str, Tensor]:
+    """The weights of a Hugging Face folder with an adapter merged, by peft."""
+    read = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), adapter)
+    return read.merge_and_unload().state_dict()
 
 
 def exported(folder: Path, target: Path, **how: Any) -> dict[str, Tensor]:
@@ -92,8 +77,9 @@ def test_what_is_kept_is_what_peft_reads(method: Config, tmp_path: Path) -> None
     (tmp_path / "base").mkdir()
     save_model(tmp_path / "base", base, toy_tokenizer())
     here = exported(made, tmp_path / "here")
-    theirs = by_peft(made, exported(tmp_path / "base", tmp_path / "there"))
-    assert theirs.keys() == here.keys()
+    exported(tmp_path / "base", tmp_path / "there")
+    theirs = by_peft(made, tmp_path / "there")
+    assert theirs.keys() >= here.keys()
     for name, weight in here.items():
         torch.testing.assert_close(theirs[name], weight, **CLOSE, msg=name)
     assert merge(tmp_path / "base", made, tmp_path / "merged") == len(load_file(made / WEIGHTS)) // (
@@ -114,15 +100,16 @@ def test_nothing_is_kept_that_was_not_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shard_bytes", [5_000_000_000, 40_000])
 def test_a_model_of_hugging_face_stays_one(shard_bytes: int, tmp_path: Path) -> None:
     adapter = trained(tmp_path, DoRA(keep=True))
-    weights = exported(start(tmp_path / "start"), tmp_path / "theirs", shard_bytes=shard_bytes)
+    exported(start(tmp_path / "start"), tmp_path / "theirs", shard_bytes=shard_bytes)
+    wanted = by_peft(adapter, tmp_path / "theirs")
     (tmp_path / "theirs" / "adapter_config.json").write_text("{}")  # of some other adapter
     (tmp_path / "theirs" / "chat_template.jinja").write_text("its own")
     merge(tmp_path / "theirs", adapter, tmp_path / "merged")
     there, here = ({path.name for path in (tmp_path / name).iterdir()} for name in ("theirs", "merged"))
     assert here == there - {CONFIG} and (tmp_path / "merged" / "chat_template.jinja").read_text() == "its own"
     found = {n: t for path in (tmp_path / "merged").glob("*.safetensors") for n, t in load_file(path).items()}
-    for name, weight in by_peft(adapter, weights).items():
-        torch.testing.assert_close(found[name], weight, **CLOSE, msg=name)
+    for name, weight in found.items():
+        torch.testing.assert_close(wanted[name], weight, **CLOSE, msg=name)
 
 
 def test_a_part_without_a_name_at_hugging_face_keeps_ours(tmp_path: Path) -> None:
@@ -166,6 +153,23 @@ def test_what_peft_writes_is_merged(dtype: torch.dtype, tmp_path: Path) -> None:
         wanted = (before[f"{layer}.weight"].float() + scale * up @ down).to(dtype)
         rounding = 1e-5 if dtype == torch.float32 else 2**-7  # a sum near the middle of two may be rounded to either
         torch.testing.assert_close(after[f"{layer}.weight"], wanted, rtol=rounding, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [{}, {"use_rslora": True}, {"use_dora": True}], ids=["lora", "rslora", "dora"])
+def test_what_peft_saves_is_merged_as_peft_merges_it(kind: dict[str, Any], tmp_path: Path) -> None:
+    exported(start(tmp_path / "start"), tmp_path / "theirs")
+    torch.manual_seed(0)
+    config = peft.LoraConfig(
+        r=3, lora_alpha=5, target_modules=["q_proj", "down_proj"], rank_pattern={"down_proj": 2}, init_lora_weights=False, **kind
+    )  # fmt: skip
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "theirs"), config)
+    model.save_pretrained(tmp_path / "adapter")
+    merge(tmp_path / "theirs", tmp_path / "adapter", tmp_path / "merged")
+    wanted, found = model.merge_and_unload().state_dict(), load_file(tmp_path / "merged" / "model.safetensors")
+    before = load_file(tmp_path / "theirs" / "model.safetensors")
+    assert sum(not torch.equal(weight, before[name]) for name, weight in found.items()) == 4
+    for name, weight in found.items():
+        torch.testing.assert_close(weight, wanted[name], **CLOSE, msg=name)
 
 
 def changed(key: str, value: Any) -> Callable[[Path], object]:

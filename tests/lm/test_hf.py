@@ -150,8 +150,8 @@ def test_generation_ends_where_ours_does_and_the_chat_template_says_what_chat_sa
     assert theirs.apply_chat_template(asked, add_generation_prompt=True, return_dict=False) == tokenizer.chat(text)
     whole = theirs.apply_chat_template([*asked, {"role": "assistant", "content": "46"}], return_dict=False)
     assert whole == [*tokenizer.chat(text), *tokenizer.encode("46"), tokenizer.end_id]
-    with pytest.raises(Exception, match="roles user and assistant, not system"):
-        theirs.apply_chat_template([{"role": "system", "content": "x"}])
+    with pytest.raises(Exception, match="the roles are system, user, assistant and tool, not judge"):
+        theirs.apply_chat_template([{"role": "judge", "content": "x"}])
     assert (theirs.eos_token_id, theirs.pad_token_id) == (tokenizer.end_id, tokenizer.pad_id)
     ends = transformers.GenerationConfig.from_pretrained(tmp_path)
     assert ends.eos_token_id == [tokenizer.end_id, tokenizer.eos_id] and ends.pad_token_id == tokenizer.pad_id

@@ -110,6 +110,7 @@ def test_worked_by_hand() -> None:
         ('{"question": "q", "answer": "so \\\\boxed{\\\\sqrt{2}}"}', "sqrt.* is not one number"),
         ('{"question": "q", "answer": "#### 1/0"}', "'1/0' is not one number"),
         (b'{"question": "\xff", "answer": "#### 7"}', "JSON object.*utf-8"),
+        ('{"question": "q", "answer": "#### 7", "level": ["hard"]}', "`level` must be a string or a number"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, row: str | bytes, reason: str) -> None:
@@ -118,6 +119,17 @@ def test_a_bad_row_is_named(tmp_path: Path, row: str | bytes, reason: str) -> No
     (tmp_path / "p.jsonl").write_bytes(b'{"question": "q", "answer": "#### 7"}\n\n' + line + b"\n")
     with pytest.raises(ConfigError, match=rf"p\.jsonl:3: .*{reason}"):
         Gsm8k(folder=str(tmp_path)).examples("sft")
+
+
+def test_a_level_is_told_where_there_is_one(tmp_path: Path) -> None:
+    levels = ['"Level 5"', "5", "0.5", "null"]
+    rows = [f'{{"question": "q{i}", "answer": "#### 7", "level": {level}}}' for i, level in enumerate(levels)]
+    (tmp_path / "p.jsonl").write_text("\n".join([*rows, '{"question": "q", "answer": "#### 7"}']))
+    found = [example.level for split in SPLITS for example in Gsm8k(folder=str(tmp_path)).examples(split)]
+    assert sorted(map(str, found)) == ["0.5", "5", "Level 5", "None", "None"]
+    level = {example.prompt: example.level for example in Arithmetic(digits=2).examples("rl")}
+    assert set(level.values()) == {"add 1", "add 2", "subtract 1", "subtract 2"}
+    assert all(kind == ("add " if "+" in prompt else "subtract ") + kind[-1] for prompt, kind in level.items())
 
 
 def test_a_broken_gzip_is_named(tmp_path: Path) -> None:

@@ -43,6 +43,23 @@ def test_a_lock_that_agrees_vouches_for_all(tmp_path: Path) -> None:
     assert current(root, lock(root)) == ["ingest", "dedup", "pretrain", "rl", "evaluate@pretrain", "evaluate@rl"]
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_where_the_process_stands_is_no_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool) -> None:
+    """Runs of a study read their checkouts in threads of one process, of which one's folder would be everyone's."""
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    root.mkdir()
+    build(root)
+    stages = lock(root)
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    if linked:
+        (tmp_path / "link").symlink_to(root)
+        root = tmp_path / "link"
+    with monkeypatch.context() as patch:
+        patch.setattr("os.chdir", lambda folder: pytest.fail(f"went to {folder}"))
+        assert current(root, stages) == ["ingest", "dedup", "pretrain", "rl", "evaluate@pretrain", "evaluate@rl"]
+
+
 @pytest.mark.parametrize("change", ["params", "method", "folder", "command", "data", "new dependency"])
 def test_a_change_blanks_the_stage_and_what_follows(tmp_path: Path, change: str) -> None:
     root = build(tmp_path)

@@ -1,5 +1,7 @@
 """Advantages: what every one of them must do, and small cases worked by hand. G problems, S samples of each."""
 
+from itertools import combinations, product
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from torch import Tensor
 
 from lm.config import Config, methods_of
 from tasks.rl import advantages
-from tasks.rl.advantages import Grpo, Remax
+from tasks.rl.advantages import BestOfK, Grpo, Remax, Rloo
 
 EVERY = pytest.mark.parametrize("method", methods_of(advantages), ids=lambda method: method.__name__)
 quick = settings(deadline=None, max_examples=25, derandomize=True)
@@ -109,3 +111,52 @@ def test_remax_says_that_it_needs_the_greedy_rewards() -> None:
     assert Remax.needs_greedy and not Grpo.needs_greedy
     with pytest.raises(ValueError, match="greedy"):
         Remax()(torch.ones(1, 1), torch.ones(1, 1))
+
+
+def test_rloo_by_hand() -> None:
+    # Valid rewards 3, 0, 0: the others' means are 0, 1.5, 1.5; the fourth does not count. A single sample has no baseline.
+    rewards, mask = (
+        torch.tensor([[3.0, 0.0, 0.0, 9.0], [1.0, 9.0, 9.0, 9.0]]),
+        torch.tensor([[1.0, 1, 1, 0], [1, 0, 0, 0]]),
+    )
+    assert Rloo()(rewards, mask).tolist() == [[3.0, -1.5, -1.5, 0.0], [0.0, 0.0, 0.0, 0.0]]
+
+
+def test_rloo_is_dr_grpo_by_how_many_are_valid() -> None:
+    rewards, mask, _ = group_of(3, 6, 8)
+    valid = mask.sum(1, keepdim=True)
+    expected = Grpo(normalise_std=False)(rewards, mask) * valid / (valid - 1)
+    torch.testing.assert_close(Rloo()(rewards, mask), expected)
+
+
+def test_best_of_k_by_hand() -> None:
+    # Pairs of the valid 3, 1, 0: 3 adds 2 beside 1 and 3 beside 0, 1 adds 1 beside 0; three pairs. Two valid are too few for k = 3.
+    rewards, mask = torch.tensor([[1.0, 9.0, 3.0, 0.0]]), torch.tensor([[1.0, 0.0, 1.0, 1.0]])
+    torch.testing.assert_close(BestOfK(k=2)(rewards, mask), torch.tensor([[1 / 3, 0.0, 5 / 3, 0.0]]))
+    assert not BestOfK(k=3)(rewards, torch.tensor([[1.0, 0.0, 1.0, 0.0]])).any()
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_best_of_k_is_the_mean_over_all_sets(k: int) -> None:
+    rewards, mask, _ = group_of(4, 3, 6)
+    found = BestOfK(k=k)(rewards, mask)
+    for row, kept, values in zip(rewards.tolist(), mask.tolist(), found.tolist(), strict=True):
+        sets = list(combinations([i for i in range(6) if kept[i]], k))
+        for i in range(6):
+            added = [max(row[j] for j in each) - max(row[j] for j in each if j != i) for each in sets if i in each]
+            assert values[i] == pytest.approx(sum(added) / max(len(sets), 1), abs=1e-6)
+
+
+def test_best_of_k_has_the_gradient_of_the_best_of_k() -> None:
+    """Of a policy over three answers, in the mean over all that four samples may be: to float64's rounding."""
+    logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
+    worth, k = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64), 3
+    p = logits.softmax(0)
+    best = sum(p[list(each)].prod() * worth[list(each)].max() for each in product(range(3), repeat=k))
+    (exact,) = torch.autograd.grad(best, logits)
+    estimate = torch.zeros(3, dtype=torch.float64)
+    for each in map(list, product(range(3), repeat=4)):
+        advantages = BestOfK(k=k)(worth[each][None], torch.ones(1, 4))[0]
+        score = torch.eye(3, dtype=torch.float64)[each] - p.detach()
+        estimate += p.detach()[each].prod() * (advantages.double() @ score)
+    torch.testing.assert_close(estimate, exact, rtol=0, atol=1e-6)

@@ -12,8 +12,8 @@ from torch.autograd.gradcheck import GradcheckError
 from lm.config import Config, methods_of
 from lm.training.data.conversations import places, token_logps
 from tasks.rl import losses
-from tasks.rl.losses import PolicyGradient, Reinforce
-from tasks.rl.losses.base import PolicyLoss, shares
+from tasks.rl.losses import Cispo, Gspo, MacroAction, PolicyGradient, Reinforce
+from tasks.rl.losses.base import PolicyLoss, divergence, shares
 from tests.gradients import equals_finite_differences
 from tests.lm.models import toy_model
 
@@ -199,3 +199,85 @@ def test_reinforce_by_hand() -> None:
     weights = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]) / 4
     loss, metrics = Reinforce()(logp, torch.zeros(3, 2), torch.tensor([2.0, -3.0, 1.0]), weights)
     assert loss.item() == pytest.approx(-0.625) and metrics == {}
+
+
+def test_cispo_by_hand() -> None:
+    # Ratios 1.5, 1.1, 0.5, of which the first counts as 1.3: weights 1.3, 1.1, 0.5, times advantages 2, -1, 2, held.
+    ratio, advantages = torch.tensor([[1.5], [1.1], [0.5]]), torch.tensor([2.0, -1.0, 2.0])
+    old, thirds = torch.full((3, 1), -1.0), torch.full((3, 1), 1 / 3)
+    method = Cispo(clip_high=0.3)
+    loss, metrics = method(old + ratio.log(), old, advantages, thirds)
+    logp = [-1 + math.log(r) for r in (1.5, 1.1, 0.5)]
+    assert loss.item() == pytest.approx(-(2.6 * logp[0] - 1.1 * logp[1] + 1.0 * logp[2]) / 3, abs=1e-6)
+    assert metrics["clip_fraction"].item() == pytest.approx(1 / 3)
+    grad = gradient(method, old + ratio.log(), old, advantages, thirds)
+    torch.testing.assert_close(grad, torch.tensor([[-2.6], [1.1], [-1.0]]) / 3)
+
+
+def test_gspo_by_hand() -> None:
+    # Log ratios 0.3 and 0.1 of one answer, whose ratio is exp(0.2); -0.1 of another, exp(-0.1), and one that is masked.
+    log_ratio, mask = torch.tensor([[0.3, 0.1], [-0.1, 5.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    old, advantages = torch.full((2, 2), -1.0), torch.tensor([1.0, 2.0])
+    method = Gspo(clip_low=0.2, clip_high=0.15)
+    weights = method.weights(mask, 2)
+    loss, metrics = method(old + log_ratio, old, advantages, weights)
+    # the mean over two answers; the first is clipped at 1.15, since exp(0.2) = 1.221
+    assert loss.item() == pytest.approx(-(1.15 + 2 * math.exp(-0.1)) / 2, abs=1e-6)
+    assert metrics["clip_fraction"].item() == pytest.approx(0.5)
+    grad = gradient(method, old + log_ratio, old, advantages, weights)
+    torch.testing.assert_close(grad, torch.tensor([[0.0, 0.0], [-math.exp(-0.1), 0.0]]))
+    wide = gradient(Gspo(clip_high=1.0), old + log_ratio, old, advantages, weights)
+    # a token of two has half of its answer's gradient
+    torch.testing.assert_close(wide[0], torch.full((2,), -math.exp(0.2) / 4))
+
+
+def test_macro_actions_by_hand() -> None:
+    # Bigrams of an answer of three tokens that begins in the second column: ratios exp(0.3 - 0.1) and exp(-0.5).
+    log_ratio, mask = torch.tensor([[9.0, 0.3, -0.1, -0.5]]), torch.tensor([[0.0, 1.0, 1.0, 1.0]])
+    old, advantages, thirds = torch.full((1, 4), -1.0), torch.tensor([2.0]), mask / 3
+    method = MacroAction(n=2, clip_low=0.2, clip_high=0.1)
+    loss, metrics = method(old + log_ratio, old, advantages, thirds)
+    # each macro action weighs a third, as a token does; the first is clipped at 1.1
+    assert loss.item() == pytest.approx(-(2 * 1.1 + 2 * math.exp(-0.5)) / 3, abs=1e-6)
+    assert metrics["clip_fraction"].item() == pytest.approx(1 / 3)
+    grad = gradient(MacroAction(n=2, clip_high=1.0), old + log_ratio, old, advantages, thirds)
+    first, last = -2 * math.exp(0.2) / 3, -2 * math.exp(-0.5) / 3
+    torch.testing.assert_close(grad, torch.tensor([[0.0, first, first, last]]))
+
+
+def test_macro_actions_of_one_token_are_the_policy_gradient() -> None:
+    logp, advantages, mask = tokens()
+    old, weights = logp.roll(1, 0), PolicyGradient().weights(mask, 5)
+    assert torch.equal(
+        MacroAction(n=1)(logp, old, advantages, weights)[0], PolicyGradient()(logp, old, advantages, weights)[0]
+    )
+
+
+def test_the_divergence_by_hand() -> None:
+    # ratios of reference to policy 2, 0.5 and 1, the last two of weight 0.25, and a token without weight
+    logp, weights = torch.tensor([-1.0, -1.0, -1.0, -torch.inf]), torch.tensor([0.5, 0.25, 0.25, 0.0])
+    reference = torch.tensor([-1 + math.log(2), -1 - math.log(2), -1.0, 0.0])
+    expected = 0.5 * (2 - math.log(2) - 1) + 0.25 * (0.5 + math.log(2) - 1)
+    assert divergence(logp, reference, weights).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_divergence_is_that_of_the_distributions() -> None:
+    """Its mean over tokens that the policy draws is KL(policy || reference), and its gradient the KL's, with the score's share."""
+    policy, reference = torch.tensor([0.1, 0.2, 0.7]).double(), torch.tensor([0.5, 0.3, 0.2]).double()
+    exact = (policy * (policy / reference).log()).sum()
+    assert divergence(policy.log()[None], reference.log()[None], policy[None]).item() == pytest.approx(exact.item())
+
+
+@EVERY
+def test_the_divergence_is_added_with_its_weight_and_none_without_a_reference(method: type[Config]) -> None:
+    logp, advantages, mask = tokens()
+    reference, weights = logp.roll(1, 0), method().weights(mask, 5)
+    reference = torch.where(mask > 0, reference, torch.nan)
+    found = method(kl=0.5)(logp, logp, advantages, weights)
+    assert method(kl=0.5).held(*found, logp, None, weights) == found
+    loss, metrics = method(kl=0.5).held(*found, logp, reference, weights)
+    torch.testing.assert_close(loss, found[0] + 0.5 * divergence(logp, reference, weights))
+    assert set(metrics) == {*found[1], "reference_kl"} and metrics["reference_kl"] > 0
+    equals_finite_differences(lambda x: divergence(x, reference, weights), logp)
+    parts = [divergence(logp[s], reference[s], weights[s]) for s in (slice(0, 1), slice(1, 4))]
+    torch.testing.assert_close(sum(parts), metrics["reference_kl"])

@@ -8,84 +8,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lm.averages import Last
 from lm.checkpoint import save_model
 from lm.config import methods_of
 from lm.linears import LoRA
-from lm.model import Decoder
 from lm.optimizers import AdamW
-from lm.problems.example import Example, Score
-from lm.sampler import Completion
-from lm.schedules import Cosine
+from lm.problems.example import Example
 from lm.training.data import conversations
-from tasks.core.log import Log
 from tasks.core.process import Stopped
 from tasks.rl import advantages, losses
 from tasks.rl.advantages import Grpo
+from tasks.rl.curricula import Bandit
 from tasks.rl.losses import PolicyGradient
-from tasks.rl.rollout import Rollout, Rollouts, Verdicts, rollout_of
-from tasks.rl.stage import Learning, RlConfig, run
-from tests.lm.models import toy_model, toy_tokenizer
-from tests.neighbours import assert_all_differ, every_neighbour
+from tasks.rl.rewards import Correct, Format, LengthBudget, Overlong, Repetition
+from tasks.rl.stage import RlConfig, run
+from tests.neighbours import assert_all_differ, every_neighbour, neighbours
 from tests.project import digest
-
-TOKENIZER = toy_tokenizer()
-
-
-class Parity:
-    """Twelve problems. Answers with an even sum of characters are right; of those that begin with a character divisible by
-    three there is no verdict, but a value, which must not matter."""
-
-    def __init__(self, unheard: float = 0.0, verdicts: bool = True) -> None:
-        self._unheard, self._verdicts = unheard, verdicts
-
-    def examples(self, split: str) -> list[Example]:
-        assert split == "rl"
-        return [Example(str(i), "x" * (1 + i % 3) + str(i), "", "") for i in range(12)]
-
-    def score(self, example: Example, text: str) -> Score:
-        heard = self._verdicts and (not text or ord(text[0]) % 3)
-        return Score(float(sum(map(ord, text)) % 2 == 0)) if heard else Score(self._unheard, valid=False)
-
-
-class Said(Log):
-    """Keeps what is said of each step."""
-
-    def __init__(self) -> None:
-        self.steps: list[dict[str, float]] = []
-
-    def __call__(self, step: int, **values: float) -> None:
-        self.steps.append(values)
-
-
-def policy() -> Decoder:
-    """A model that ends its answers now and then, so that they differ in length."""
-    model = toy_model(seed=4, tied=False)
-    with torch.no_grad():
-        x_D = model.hidden(torch.arange(40)[None])[0].mean(0)
-        model.head.weight[TOKENIZER.end_id] = 4 * x_D / x_D.square().sum()
-    return model
-
-
-def config(problems: Any = None, **changes: Any) -> RlConfig:
-    """Two rollouts of four updates each, at a rate at which clips bind."""
-    given = {
-        "model": "sft", "steps": 8, "prompts": 4, "samples": 4, "updates": 2, "minibatches": 2, "max_new_tokens": 6, "temperature": 0.7,
-        "advantage": Grpo(), "loss": PolicyGradient(), "optimizer": AdamW(lr=0.01), "schedule": Cosine(), "average": Last(),
-        "seed": 0,
-    }  # fmt: skip
-    checked = RlConfig.model_validate({**given, **changes, "problems": {"name": "arithmetic"}})
-    return checked.model_copy(update={"problems": problems or Parity()})
-
-
-def trained(folder: Path, given: RlConfig, model: Decoder | None = None) -> tuple[str, list[dict[str, float]]]:
-    """(digest of the model, what was said of each step)."""
-    (folder / "sft").mkdir(parents=True)
-    (folder / "rl").mkdir()
-    save_model(folder / "sft", model or policy(), TOKENIZER)
-    said = Said()
-    run(given, folder, said)
-    return digest(folder / "rl"), said.steps
+from tests.rl.toys import TOKENIZER, Interrupted, Parity, config, learning, policy, trained
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +61,25 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "stream": [{"precision": "bf16", "stream": "bf16"}],
     "shards": [{"shards": 2}],
     "linear": [{"linear": LoRA(rank=2)}],
+    "curriculum": [{"curriculum": Bandit()}],
+    "resample": [{"resample": 2}],
+    "replay": [{"replay": 4}],
+    "rewards": [
+        {"rewards": [Correct(), part]}
+        for part in (
+            Correct(weight=0.5),
+            LengthBudget(),
+            Overlong(buffer=0.5),
+            Repetition(n=1),
+            Format(pattern=".*[aeiou].*"),
+        )
+    ],
 }
 # schedule, average: of every training stage, tests/test_knobs.py; compile, skip_sigmas, stop_factor: tests/lm/test_training.py and
 # test_guard.py; deterministic, which need change no bit: tests/core/test_stage.py; problems, model: what is learned,
-# not how
+# not how. What else curricula and rewards are made of: test_curricula.py, test_function.py
 ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model"}
+ELSEWHERE |= {"keep_rollouts"}  # which changes no weight: test_ledger.py
 
 
 def test_every_parameter_changes_the_weights(tmp_path: Path) -> None:
@@ -137,6 +89,10 @@ def test_every_parameter_changes_the_weights(tmp_path: Path) -> None:
     tries = [[changes] for settings in CHANGES.values() for changes in settings]
     for field, room in (("advantage", advantages), ("loss", losses)):
         tries += [[{field: method} for method in methods] for methods in every_neighbour(methods_of(room))]
+    for part in (LengthBudget(), Overlong(buffer=0.5), Repetition(n=1)):
+        # n: in six random bytes no two stand twice; test_rewards.py
+        others = [neighbours(part, name) for name in type(part).model_fields if name not in ("name", "n")]
+        tries += [[{"rewards": [Correct(), other]} for other in each] for lists in others for each in lists]
     folders = count()
     assert_all_differ(lambda changes: trained(tmp_path / str(next(folders)), config(**changes))[0], tries)
 
@@ -155,34 +111,9 @@ def test_answers_without_a_verdict_teach_nothing(base: tuple[str, list[dict[str,
     assert all(said["loss"] == said["reward"] == 0 for said in steps)
 
 
-def test_an_update_reads_what_was_sampled() -> None:
-    """Tokens of answers with a verdict, each with its own log-probability; neither prompts, nor padding, nor the others."""
-    sampled = Verdicts(
-        [[1, 2, 3], [4], [1, 2]],
-        [
-            Completion([5, 6], [-0.5, -0.25], True),
-            Completion([7], [-2.0], False),
-            Completion([8, 9], [-1.0, -3.0], True),
-        ],
-        torch.tensor([[1.0, 0.5, 9.0]]),
-        torch.tensor([[1.0, 1.0, 0.0]]),
-    )
-    got = rollout_of(sampled, torch.tensor([[0.25, -0.25, 0.0]]), 0)
-    assert got.ids_BN.tolist() == [[1, 2, 3, 5, 6], [4, 7, 0, 0, 0], [1, 2, 8, 9, 0]]
-    assert got.mask_BT.tolist() == [[0, 0, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]]
-    assert (got.logp_old_BT * got.mask_BT).tolist() == [[0, 0, -0.5, -0.25], [-2, 0, 0, 0], [0, 0, 0, 0]]
-    assert got.advantages_B.tolist() == [0.25, -0.25, 0]
-    assert got.metrics() == {
-        "reward": 0.75,
-        "completion_tokens": pytest.approx(5 / 3),
-        "finished": pytest.approx(2 / 3),
-    }
-
-
 def test_prompts_and_padding_are_not_given_to_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor are answers without a verdict: the head gets as many positions as the update counts, in parts as in one."""
-    learning = Learning(config(), policy(), TOKENIZER, Parity().examples("rl"))
-    batch, given, head = learning.batch_at(0), list[int](), conversations.linear_log_probabilities
+    batch, given, head = learning(config()).batch_at(0), list[int](), conversations.linear_log_probabilities
 
     def counted(x_KD: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
         given.append(len(x_KD))
@@ -197,63 +128,17 @@ def test_prompts_and_padding_are_not_given_to_the_head(monkeypatch: pytest.Monke
 
 def test_each_seed_and_each_rollout_has_answers_of_its_own() -> None:
     """To one problem, so that its choice tells nothing."""
-    only, model = Parity().examples("rl")[:1], policy().eval()
+
+    class One(Parity):
+        def examples(self, split: str) -> list[Example]:
+            return super().examples(split)[:1]
 
     def drawn(seed: int, number: int) -> list[list[int]]:
-        learning = Learning(config(seed=seed, prompts=2), model, TOKENIZER, only)
-        return learning._rollout(number).ids_BN.tolist()
+        return learning(config(One(), seed=seed, prompts=2))._rollout(number).ids_BN.tolist()
 
     sets = [drawn(seed, number) for seed in (0, 1) for number in (0, 1)]
     assert all(one != other for place, one in enumerate(sets) for other in sets[:place])
     assert drawn(1, 0) == sets[2]
-
-
-def _rollout(problems: int, samples: int = 2) -> Rollout:
-    B = problems * samples
-    numbers = torch.arange(B * 3.0).view(B, 3)
-    mask = torch.ones(B, 3)
-    mask[1] = 0
-    return Rollout(
-        torch.arange(B * 4).view(B, 4),
-        mask,
-        -numbers,
-        numbers[:, 0],
-        torch.tensor([0.5, 3.0, 1.0], dtype=torch.float64),
-    )
-
-
-def test_a_pass_is_over_every_answer_once_in_whole_problems() -> None:
-    rollouts = Rollouts(lambda number: _rollout(6), 6, updates=2, minibatches=3, seed=0)
-    orders = []
-    for turn in range(4):
-        rows = [rollouts.at(3 * turn + part)[1] for part in range(3)]
-        assert sorted(torch.cat(rows).tolist()) == list(range(12))
-        assert all((part.view(2, 2)[:, 0] % 2 == 0).all() and (part.view(2, 2).diff() == 1).all() for part in rows)
-        orders.append(torch.cat(rows).tolist())
-    assert len(set(map(tuple, orders))) > 1
-
-
-def test_a_rollout_is_made_once_and_carried_over() -> None:
-    made: list[int] = []
-
-    def make(number: int) -> Rollout:
-        made.append(number)
-        return _rollout(4 + number, 2)
-
-    whole, parts = (Rollouts(make, 4, updates=2, minibatches=2, seed=0) for _ in range(2))
-    expected = [whole.at(step) for step in range(4)]
-    assert made == [0] and not whole.state()
-    for step in range(4):
-        found, rows = parts.at(step)
-        assert all(
-            torch.equal(a, b) for a, b in zip(vars(found).values(), vars(expected[step][0]).values(), strict=True)
-        )
-        assert torch.equal(rows, expected[step][1])
-        state = {name: tensor.clone() for name, tensor in parts.state().items()}
-        assert bool(state) == (step < 3)
-        parts = Rollouts(make, 4, updates=2, minibatches=2, seed=0)
-        parts.load(state)
-    assert made == [0, 0]
 
 
 def test_minibatches_must_divide_the_problems() -> None:
@@ -261,28 +146,41 @@ def test_minibatches_must_divide_the_problems() -> None:
         config(prompts=5)
 
 
-class Interrupted(Said):
-    """Asked to stop after every step."""
+EVERYTHING = {
+    "curriculum": Bandit(),
+    "resample": 1,
+    "replay": 4,
+    "loss": PolicyGradient(kl=0.1),
+    "rewards": [Correct(), LengthBudget()],
+    "steps": 12,
+}
 
-    stopping = True
 
-    def __init__(self, scratch: Path) -> None:
-        super().__init__()
-        self.scratch = scratch
-
-
-def test_stopped_after_every_update_it_ends_in_the_same_bytes(
-    base: tuple[str, list[dict[str, float]]], tmp_path: Path
-) -> None:
-    """A checkpoint in the middle of a rollout holds the answers, and under which probabilities they were drawn."""
+@pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["default", "all that has a state"])
+def test_stopped_after_every_update_it_ends_in_the_same_bytes(changes: dict[str, Any], tmp_path: Path) -> None:
+    """A checkpoint in the middle of a rollout holds the answers, and under which probabilities they were drawn; one between two,
+    what was learned of the problems and which answers may come again."""
+    given = config(**changes)
+    whole, all_said = trained(tmp_path / "whole", given)
     for folder in ("sft", "rl", "scratch"):
         (tmp_path / folder).mkdir()
     save_model(tmp_path / "sft", policy(), TOKENIZER)
     said: list[dict[str, float]] = []
-    for _ in range(8):
+    for _ in range(given.steps):
         log = Interrupted(tmp_path / "scratch")
         with pytest.raises(Stopped):
-            run(config(), tmp_path, log)
+            run(given, tmp_path, log)
         said += log.steps
-    run(config(), tmp_path, Interrupted(tmp_path / "scratch"))
-    assert (digest(tmp_path / "rl"), said) == base
+    run(given, tmp_path, Interrupted(tmp_path / "scratch"))
+    assert digest(tmp_path / "rl") == whole
+    assert [list(each.items()) for each in said] == [list(each.items()) for each in all_said]
+
+
+def test_the_reference_is_the_model_that_the_stage_began_with(tmp_path: Path) -> None:
+    """Nothing is apart from it at first; a weight that outweighs all rewards leaves the policy nearer to it than none does."""
+    free, held = (
+        trained(tmp_path / str(kl), config(loss=PolicyGradient(kl=kl), updates=1, minibatches=1))[1]
+        for kl in (1e-6, 10.0)
+    )
+    assert free[0]["reference_kl"] < 1e-9 and held[0]["reference_kl"] < 1e-9
+    assert held[-1]["reference_kl"] < 0.3 * free[-1]["reference_kl"]

@@ -15,7 +15,7 @@ from lm.schedules import Wsd
 from lm.training.data.conversations import sample_indices
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
-from tasks.sft.stage import SftConfig, conversations_of, run
+from tasks.sft.stage import SftConfig, run
 from tests.lm.models import toy_model, toy_tokenizer
 from tests.lm.waits import Device
 
@@ -54,7 +54,8 @@ def train(
 
 @torch.no_grad()
 def expected_loss() -> float:
-    """Mean cross-entropy of the start model over the demonstrations' tokens and their end tokens, one conversation at a time."""
+    """Mean cross-entropy of the start model over the demonstrations' tokens and their end tokens, one conversation at a
+    time."""
     model, tokenizer = toy_model(), toy_tokenizer()
     total = count = 0.0
     for example in SFT:
@@ -90,12 +91,13 @@ def test_the_seed_chooses_the_batches(tmp_path: Path) -> None:
     assert first[0] != other[0]
 
 
-def test_what_fits_the_context_is_kept_and_no_more() -> None:
+def test_what_fits_the_context_is_kept_and_no_more(tmp_path: Path) -> None:
     tokenizer = toy_tokenizer()
-    lengths = [len(c) for c in conversations_of(SFT, tokenizer, 10**6)]
+    lengths = [len(tokenizer.chat(e.prompt)) + len(tokenizer.encode(e.demonstration)) + 1 for e in SFT]
     longest = max(lengths)
-    assert len(conversations_of(SFT, tokenizer, longest)) == len(SFT) == len(lengths)
-    assert len(conversations_of(SFT, tokenizer, longest - 1)) == sum(n < longest for n in lengths) < len(SFT)
+    for context, kept in ((longest, len(SFT)), (longest - 1, sum(n < longest for n in lengths))):
+        _, metrics, _ = train(tmp_path / str(context), context=context)
+        assert metrics == {"steps": 1, "examples": kept, "too_long": len(SFT) - kept}
 
 
 def test_nothing_that_fits_is_said(tmp_path: Path) -> None:

@@ -7,16 +7,20 @@ from pathlib import Path
 import pytest
 
 from tests.processes import wait_for
-from tests.project import digest, run_stage, start_stage
+from tests.project import TINY, digest, run_stage, start_stage
 from tests.tiny import Tiny
 
-KILLED = ["pretrain", "sft", "rl", "distill"]
+KILLED = ["pretrain", "sft", "preference", "rl", "distill"]
+PREFERENCE = {**TINY["preference"], "steps": 20, "batch": 4, "pairs": [{"name": "files"}]}
 
 
 @pytest.fixture(scope="module")
 def project(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with every stage before distill made."""
-    return tiny.project(tmp_path_factory.mktemp("project"), "rl")
+    folder = tiny.project(tmp_path_factory.mktemp("project"), "rl", {**TINY, "preference": PREFERENCE})
+    pair = '{"prompt": "%s+1=", "chosen": "%s", "rejected": "none"}\n'
+    (folder / "data/preferences/a.jsonl").write_text("".join(pair % (n, n + 1) for n in range(30)))
+    return folder
 
 
 def curve_points(project: Path, stage: str) -> int:

@@ -12,10 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lm.checkpoint import load_model
+from lm.checkpoint import load_model, save_model
 from tasks.runner.ranks import too_few
+from tests.preference.made import TOKENIZER, rows, write_rows, writer
 from tests.processes import PATIENCE, wait_for
-from tests.project import TINY, digest, run_stage, start_stage
+from tests.project import TINY, digest, make_project, run_stage, start_stage
 from tests.tiny import Tiny
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
@@ -194,3 +195,22 @@ def test_more_ranks_than_gpus_is_one_line_before_anything_starts(
         "train on the CPU"
     ])  # fmt: skip
     assert not (project / ".scratch" / "pretrain").exists()
+
+
+@pytest.mark.parametrize(
+    "loss", [{"name": "dpo"}, {"name": "kto", "undesirable_weight": 0.01}], ids=lambda loss: loss["name"]
+)
+def test_pairs_on_ranks_equal_one_process(loss: dict[str, object], tmp_path: Path) -> None:
+    """What is made once before the first step, and what the start model makes of a step, is the same on each rank."""
+    sources = [{"name": "files"}, {"name": "self_play", "samples": 2, "max_new_tokens": 6}]
+    section = {**TINY["preference"], "steps": 6, "batch": 4, "shards": 2, "loss": loss, "pairs": sources}
+    project = make_project(tmp_path, {**TINY, "preference": section})
+    (project / "data/sft").mkdir()
+    save_model(project / "data/sft", writer(), TOKENIZER)
+    write_rows(project / "data/preferences", rows(30))
+    found = []
+    for ranks in ("1", "2"):
+        run_stage(project, "preference", TOKENMILL_RANKS=ranks)
+        found.append(digest(project / "data/preference"))
+        shutil.rmtree(project / "data/preference")
+    assert found[0] == found[1]

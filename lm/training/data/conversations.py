@@ -1,6 +1,6 @@
-"""Prompts and answers as padded batches, with a mask on what the model is to learn.
+"""Prompts and answers as batches, padded or packed, with weights on what the model is to learn.
 
-Letters: B batch, T time (predictions), so ids are B x (T + 1); K predictions that count, D width.
+Letters: B rows, T time (predictions), N = T + 1 tokens of a row; K predictions that count, D width.
 """
 
 from dataclasses import dataclass
@@ -16,17 +16,19 @@ from lm.model import Decoder
 
 @dataclass(frozen=True)
 class Conversation:
-    """Token ids of a prompt and of what follows it, the end token included."""
+    """Token ids of a prompt and of what follows it, the end token included. weights: how much each token of the completion
+    counts; None: 1."""
 
     prompt: list[int]
     completion: list[int]
+    weights: list[float] | None = None
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
 
 
 def collate(conversations: list[Conversation], pad_id: int) -> tuple[Tensor, Tensor]:
-    """ids_BN padded on the right, and mask_BT that is 1 where the predicted token belongs to a completion.
+    """ids_BN padded on the right, and mask_BT: 1 where the predicted token belongs to a completion, or its weight; 0 elsewhere.
 
     Attention is causal, so padding on the right reaches no prediction that counts.
     """
@@ -35,8 +37,59 @@ def collate(conversations: list[Conversation], pad_id: int) -> tuple[Tensor, Ten
     mask = torch.zeros(len(conversations), longest - 1)
     for row, c in enumerate(conversations):
         ids[row, : len(c)] = torch.tensor(c.prompt + c.completion)
-        mask[row, len(c.prompt) - 1 : len(c) - 1] = 1
+        mask[row, len(c.prompt) - 1 : len(c) - 1] = 1.0 if c.weights is None else torch.tensor(c.weights)
     return ids, mask
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Conversations laid behind each other in rows. ids_BN; mask_BT as `collate` has it, 0 where the predicted token is of
+    another conversation than the one before it; owners_BT, the number of the conversation that the predicting token is of, or
+    of the last one in padding; bounds as kernels.attention takes them, where conversations begin in the B x T tokens that
+    predict, and B x T."""
+
+    ids_BN: Tensor
+    mask_BT: Tensor
+    owners_BT: Tensor
+    bounds: Tensor
+
+
+def pack(conversations: list[Conversation], pad_id: int, length: int, multiple: int = 1) -> Packed:
+    """The conversations in rows of at most `length` tokens, none of them cut: the longest first, each in the fullest row that
+    it fits (best-fit decreasing). Where the rows are no multiple of `multiple`, rows of several give their last one away until
+    they are, as far as there are such.
+
+    Raises ValueError for a conversation that is longer.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for number in sorted(range(len(conversations)), key=lambda n: (-len(conversations[n]), n)):
+        needed = len(conversations[number])
+        if needed > length:
+            raise ValueError(f"a conversation of {needed} tokens for rows of {length}")
+        fitting = [row for row, left in enumerate(room) if left >= needed]
+        row = min(fitting, key=lambda row: (room[row], row), default=len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(length)
+        rows[row].append(number)
+        room[row] -= needed
+    while len(rows) % multiple and (most := max(rows, key=len))[1:]:
+        rows.append([most.pop()])
+    N = max(sum(len(conversations[number]) for number in numbers) for numbers in rows)
+    ids, mask = torch.full((len(rows), N), pad_id), torch.zeros(len(rows), N - 1)
+    owners, bounds = torch.zeros(len(rows), N - 1, dtype=torch.int64), list[int]()
+    for row, numbers in enumerate(rows):
+        start = 0
+        for number in numbers:
+            c = conversations[number]
+            end = start + len(c)
+            ids[row, start:end] = torch.tensor(c.prompt + c.completion)
+            mask[row, start + len(c.prompt) - 1 : end - 1] = 1.0 if c.weights is None else torch.tensor(c.weights)
+            owners[row, start:] = number
+            bounds.append((N - 1) * row + start)
+            start = end
+    return Packed(ids, mask, owners, torch.tensor([*bounds, len(rows) * (N - 1)]))
 
 
 def places(mask_BT: Tensor) -> Tensor:
@@ -44,9 +97,12 @@ def places(mask_BT: Tensor) -> Tensor:
     return mask_BT.flatten().nonzero()[:, 0]
 
 
-def hidden_at(model: Decoder, ids_BT: Tensor, places_K: Tensor) -> Tensor:
-    """x_KD of which the head makes logits, at these places of the rows alone."""
-    return model.hidden(ids_BT).flatten(0, 1)[places_K]
+def hidden_at(
+    model: Decoder, ids_BT: Tensor, places_K: Tensor, bounds: Tensor | None = None, noise_BTD: Tensor | None = None
+) -> Tensor:
+    """x_KD of which the head makes logits, at these places of the rows alone. bounds: of the conversations in them; None: a row
+    is one. noise_BTD: added to embeddings."""
+    return model.hidden(ids_BT, bounds=bounds, noise_BTD=noise_BTD).flatten(0, 1)[places_K]
 
 
 def token_logps(model: Decoder, ids_BN: Tensor, places_K: Tensor, temperature: float = 1.0) -> Tensor:
@@ -63,10 +119,11 @@ def sample_indices(step: int, batch: int, population: int, seed: int) -> list[in
     picks = []
     for place in range(step * batch, (step + 1) * batch):
         passes, index = divmod(place, population)
-        picks.append(int(_shuffle(population, passes, seed)[index]))
+        picks.append(int(shuffle(population, passes, seed)[index]))
     return picks
 
 
 @lru_cache(maxsize=4)
-def _shuffle(population: int, passes: int, seed: int) -> np.ndarray:
+def shuffle(population: int, passes: int, seed: int) -> np.ndarray:
+    """The order of a pass over so many, which is not to be changed in place."""
     return np.random.Generator(np.random.Philox(key=[seed, passes])).permutation(population)

@@ -4,5 +4,7 @@ mask is 0 where the verifier failed: such a sample has advantage 0 and no influe
 `needs_greedy` is true is given the reward of the greedy answer to each problem, NaN where the verifier failed on it.
 """
 
+from tasks.rl.advantages.best_of_k import BestOfK
 from tasks.rl.advantages.grpo import Grpo
 from tasks.rl.advantages.remax import Remax
+from tasks.rl.advantages.rloo import Rloo

@@ -1,7 +1,8 @@
-"""What every policy loss shares: what it is the mean of. B answers, T predictions of each."""
+"""What every policy loss shares: what it is the mean of, and what holds it to a reference. B answers, T predictions of each."""
 
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -21,6 +22,13 @@ def shares(mask_BT: Tensor, over: Literal["tokens", "answers", "length"], longes
     return mask_BT / denominators[over].clamp(min=1)
 
 
+def divergence(logp_BT: Tensor, reference_BT: Tensor, weights_BT: Tensor) -> Tensor:
+    """Sum of weight * (reference / p - log(reference / p) - 1), nats, over the tokens with a weight: GRPO (arXiv:2402.03300),
+    equation 4, which estimates KL(policy || reference) without bias of tokens that the policy drew, and is never negative."""
+    log_ratio_BT = torch.where(weights_BT > 0, reference_BT - logp_BT, 0.0)
+    return (weights_BT * (log_ratio_BT.exp() - log_ratio_BT - 1)).sum()
+
+
 class PolicyLoss(Config):
     """holds: whether its gradient takes something made of logp for constant, as CISPO's (arXiv:2506.13585) does a clipped
     ratio; what that is, `detach` says."""
@@ -29,7 +37,27 @@ class PolicyLoss(Config):
     over: Literal["tokens", "answers", "length"] = Field(
         "tokens", description="mean over all tokens (DAPO), over answers (GRPO), or per max_new_tokens (Dr. GRPO)"
     )
+    kl: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the divergence from the model that the stage begins with; GRPO has 0.04, DAPO and Dr. GRPO 0",
+    )
 
     def weights(self, mask_BT: Tensor, longest: int) -> Tensor:
         """weights_BT of all that one update learns from."""
         return shares(mask_BT, self.over, longest)
+
+    def held(
+        self,
+        loss: Tensor,
+        metrics: dict[str, Tensor],
+        logp_BT: Tensor,
+        reference_BT: Tensor | None,
+        weights_BT: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics with the divergence from the reference, of which logp are nats at the temperature of sampling, too;
+        as they were without one."""
+        if reference_BT is None:
+            return loss, metrics
+        kl = divergence(logp_BT, reference_BT, weights_BT)
+        return loss + self.kl * kl, {**metrics, "reference_kl": kl.detach()}

@@ -17,7 +17,7 @@ def score_function(logp_BT: Tensor, advantages_B: Tensor, weights_BT: Tensor) ->
 
 class Reinforce(PolicyLoss):
     """Differs from the paper: the mean over all tokens of a batch, unless `over` says otherwise, instead of an update an
-    episode; no KL term. Exact for the first update of a rollout alone: with more of them (rl.updates, rl.minibatches) it goes
+    episode. Exact for the first update of a rollout alone: with more of them (rl.updates, rl.minibatches) it goes
     on as if the policy that learns had sampled, which nothing corrects and nothing bounds."""
 
     name: Literal["reinforce"] = "reinforce"

@@ -19,6 +19,7 @@ from tasks.curriculum import orders, prefixes
 from tasks.distill import divergences
 from tasks.quantize import methods as quantizers
 from tasks.rl import advantages
+from tasks.sft import corruptions, losses
 from tests.project import ROOT
 
 Entry = dict[str, Any]
@@ -38,6 +39,8 @@ ROOMS = {
     "curriculum.prefix": prefixes,
     "quantize.method": quantizers,
     "distill.divergence": divergences,
+    "sft.loss": losses,
+    "sft.corruption": corruptions,
     "rl.advantage": advantages,
 }
 MOST_HOURS = 3.0

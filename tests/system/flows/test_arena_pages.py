@@ -54,7 +54,7 @@ def window(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
         yield opened
 
 
-def show(window: Browser, folder: Path, name: str, width: int = 1200, dark: bool = False) -> None:
+def show(window: Browser, folder: Path, name: str, width: int = 1600, dark: bool = False) -> None:
     """Open a page in a window of this width; below 500 a window of its own would be wider."""
     metrics = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
     window.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)

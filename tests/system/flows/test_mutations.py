@@ -1,7 +1,7 @@
 """No stale hit: whatever decides a stage's output is flipped, and in no case does the stage count as up to date.
 
-In a copy of the project, all stages run once by DVC, audited. Status is asked, many flips at a time where each belongs to one stage, and
-DVC's run cache: for its key, of every flip, and for what it gives back, of one flip of every stage.
+In a copy of the project, all stages run once by DVC, audited. Status is asked, many flips at a time where each belongs to one
+stage, and DVC's run cache: for its key, of every flip, and for what it gives back, of one flip of every stage.
 """
 
 import importlib
@@ -47,7 +47,8 @@ LITTLE: dict[str, dict[str, Any]] = {
     },
     "curriculum": {"tokens": 512},
     "sft": {"steps": 1},
-    "rl": {"steps": 1},
+    "preference": {"steps": 1, "batch": 2, "pairs": [{"name": "files"}]},
+    "rl": {"steps": 1, "model": "preference"},
     "distill": {"steps": 1},
     "evaluate": {"problems_counted": 4},
 }
@@ -63,6 +64,7 @@ OTHER = {
     "curriculum": ("curriculum.tokens", 256),
     "pretrain": ("pretrain.optimizer.lr", 0.01),
     "sft": ("sft.batch", 8),
+    "preference": ("preference.batch", 3),
     "rl": ("rl.max_new_tokens", 8),
     "distill": ("distill.batch", 4),
     "quantize": ("quantize.method.group", 16),
@@ -85,7 +87,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "data/raw/a.jsonl").write_text(
         "".join(row % f"the {n} of {n * n} things that are told here" for n in range(300))
     )
-    for name in ("problems", "checkpoint", "references"):
+    pair = '{"prompt": "%s+1=", "chosen": "%s", "rejected": "none"}\n'
+    (folder / "data/preferences/a.jsonl").write_text("".join(pair % (n, n + 1) for n in range(30)))
+    for name in ("problems", "checkpoint", "references", "conversations", "rewards"):
         (folder / "data" / name / "given.txt").write_text("one\ntwo\nthree\n")
     (folder / "dvc.lock").unlink()
     (folder / "params.yaml").write_text(dump_yaml(PARAMS))
@@ -209,8 +213,8 @@ def test_a_value_and_another_in_turn_give_the_bytes_of_each(
 
 
 def test_equal_numbers_are_one_value_to_dvc_and_to_the_stage_key(graph: dict[str, Entry]) -> None:
-    """1, 1.0 and true are equal in Python, by which DVC compares: whichever of them stands there, nothing is stale, the key is the
-    same, and the stage either refuses the value or takes it for the same."""
+    """1, 1.0 and true are equal in Python, by which DVC compares: whichever of them stands there, nothing is stale, the key is
+    the same, and the stage either refuses the value or takes it for the same."""
     params = read_params()
     changed, rewritten = params, 0
     for place in [place for section, value in params.items() for place in places(value, (section,))]:

@@ -1,0 +1,70 @@
+"""Answers that the model which the stage begins with samples to the problems of a split."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from lm.config import ConfigError
+from lm.problems.example import Example
+from lm.sampler import Completion, generate, rows_for
+from tasks.preference.pairs.base import Given, Source
+
+# Problems that are asked together: what is told of progress, and what the memory of their answers is for.
+PROBLEMS = 256
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A problem, its prompt, and each answer to it that ended, once: ids up to the end token, in the order of sampling."""
+
+    example: Example
+    prompt_ids: list[int]
+    answers: list[list[int]]
+
+
+class Sampling(Source):
+    """A source that samples: the same seed gives the same answers."""
+
+    samples_model: ClassVar[bool] = True
+
+    split: Literal["sft", "rl"] = Field("rl", description="of the problem set, whose problems are asked")
+    limit: int | None = Field(
+        None, gt=0, description="problems that are asked, from the first on; all where none is given"
+    )
+    samples: int = Field(8, gt=0, description="answers to each problem")
+    max_new_tokens: int = Field(32, gt=0)
+    temperature: float = Field(1.0, gt=0)
+
+    def asked(self, given: Given) -> Iterator[tuple[int, list[Example]]]:
+        """The problems that leave room in the context, some at a time, with the number of the first. Raises ConfigError where
+        there is none."""
+        room = given.model.config.context - self.max_new_tokens
+        every = given.problems.examples(self.split)
+        examples = [e for e in every if len(given.tokenizer.chat(e.prompt)) <= room]
+        if not examples:
+            raise ConfigError(
+                f"preference.pairs: {self.name}: max_new_tokens: none of the {len(every)} prompts fits the context of "
+                f"{given.model.config.context} less {self.max_new_tokens}"
+            )
+        asked = examples[: self.limit]
+        for first in range(0, len(asked), PROBLEMS):
+            yield first, asked[first : first + PROBLEMS]
+            given.progress(min(first + PROBLEMS, len(asked)), len(asked))
+
+    def sampled(self, given: Given, prompts: list[list[int]], seed: int) -> list[list[Completion]]:
+        """Completions of each prompt, `samples` of them."""
+        every = [prompt for prompt in prompts for _ in range(self.samples)]
+        rows, end = rows_for(given.model, PROBLEMS * self.samples), given.tokenizer.end_id
+        found = generate(given.model, every, self.max_new_tokens, self.temperature, end, seed, rows)
+        return [found[n : n + self.samples] for n in range(0, len(found), self.samples)]
+
+    def answered(self, given: Given) -> Iterator[Answered]:
+        """Every problem with its answers."""
+        for first, examples in self.asked(given):
+            prompts = [given.tokenizer.chat(e.prompt) for e in examples]
+            found = self.sampled(given, prompts, given.seed * 1_000_003 + first)
+            for example, prompt, completions in zip(examples, prompts, found, strict=True):
+                ended = dict.fromkeys(tuple(c.ids) for c in completions if c.finished)
+                yield Answered(example, prompt, [list(ids) for ids in ended])

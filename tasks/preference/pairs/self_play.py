@@ -1,0 +1,24 @@
+"""Pairs of a demonstration and a sample of the model's own: what is real beside what the start model makes, which is what
+`ddo` discriminates (arXiv:2503.01103), and self-play fine-tuning (Chen et al. 2024, arXiv:2401.01335) with it."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from tasks.preference.pairs.base import Given, Pair, Rejected
+from tasks.preference.pairs.sampled import Sampling
+
+
+class SelfPlay(Sampling):
+    """Demonstration of each problem beside each of its samples that is another answer, right or wrong: no verifier is asked."""
+
+    name: Literal["self_play"] = "self_play"
+
+    def __call__(self, given: Given) -> Iterator[Pair | Rejected]:
+        for found in self.answered(given):
+            shown = given.encoded(found.example.demonstration)
+            others = [ids for ids in found.answers if ids != shown]
+            for rejected in others:
+                yield Pair(found.example.id, found.example.prompt, found.prompt_ids, shown, rejected)
+            if not others:
+                reason = "all_answers_as_shown" if found.answers else "no_answer_ended"
+                yield Rejected(found.example.id, reason, found.example.prompt)

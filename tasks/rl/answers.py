@@ -1,0 +1,116 @@
+"""Answers of the policy to some problems, sampled, scored by the verifier and rewarded: what a rollout is made of.
+
+G problems, S samples of each, B = G x S answers problem by problem.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lm.model import Decoder
+from lm.problems.example import Example
+from lm.sampler import Completion, generate, rows_for
+from lm.tokenizer import Tokenizer
+from tasks.rl.rewards.base import Answer, Moment, Part, total
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Answers to problems: rewards_GS, mask_GS, which is 1 where every part of the reward could be told, scores_GS, the
+    verifier's, NaN where it failed, and values, of each part one of each answer."""
+
+    prompts: list[list[int]]
+    completions: list[Completion]
+    rewards_GS: Tensor
+    mask_GS: Tensor
+    scores_GS: Tensor
+    values: list[list[float]]
+
+    def groups(self, places: list[int]) -> "Verdicts":
+        """Answers to the problems at these places alone, in this order."""
+        samples = self.rewards_GS.shape[1]
+        rows = [place * samples + sample for place in places for sample in range(samples)]
+        return Verdicts(
+            [self.prompts[row] for row in rows],
+            [self.completions[row] for row in rows],
+            self.rewards_GS[places],
+            self.mask_GS[places],
+            self.scores_GS[places],
+            [[part[row] for row in rows] for part in self.values],
+        )
+
+    def equal_G(self) -> Tensor:
+        """Whether the rewards of all valid answers to a problem are the same, as they are of fewer than two."""
+        valid_GS = self.mask_GS > 0
+        highest_G = torch.where(valid_GS, self.rewards_GS, -torch.inf).amax(1)
+        lowest_G = torch.where(valid_GS, self.rewards_GS, torch.inf).amin(1)
+        return highest_G <= lowest_G
+
+    def figures(self) -> dict[str, float]:
+        """The mean reward, the mean tokens of an answer, the share that ended."""
+        valid = self.mask_GS.sum().clamp(min=1)
+        reward = (self.rewards_GS.where(self.mask_GS > 0, 0)).sum() / valid
+        lengths, ended = (
+            sum(of(c) for c in self.completions) / len(self.completions)
+            for of in (lambda c: len(c.ids), lambda c: c.finished)
+        )
+        return {"reward": reward.item(), "completion_tokens": lengths, "finished": ended}
+
+
+def joined(verdicts: Sequence[Verdicts]) -> Verdicts:
+    """All of them, one after another."""
+    return Verdicts(
+        [prompt for each in verdicts for prompt in each.prompts],
+        [completion for each in verdicts for completion in each.completions],
+        torch.cat([each.rewards_GS for each in verdicts]),
+        torch.cat([each.mask_GS for each in verdicts]),
+        torch.cat([each.scores_GS for each in verdicts]),
+        [
+            [value for part in parts for value in part]
+            for parts in zip(*(each.values for each in verdicts), strict=True)
+        ],
+    )
+
+
+def answered(
+    model: Decoder,
+    tokenizer: Tokenizer,
+    verifier: Any,
+    rewards: Sequence[Part],
+    moment: Moment,
+    examples: list[Example],
+    hints: list[list[int]],
+    samples: int,
+    temperature: float,
+    seed: int,
+) -> Verdicts:
+    """Verdicts on answers of the model as it is now; an answer that never ended is scored as it stands. hints: the tokens that
+    the answers to a problem are given to begin with, which belong to the prompt of an update and to the text that is scored."""
+    places = [place for place in range(len(examples)) for _ in range(samples)]
+    prompts = [tokenizer.chat(examples[place].prompt) + hints[place] for place in places]
+    rows = rows_for(model, len(prompts))
+    completions = generate(model, prompts, moment.longest, temperature, tokenizer.end_id, seed, rows)
+    answers = [
+        answer_of(tokenizer, verifier, examples[place], hints[place], completion)
+        for place, completion in zip(places, completions, strict=True)
+    ]
+    reward, values = total(rewards, answers, moment)
+    shape = (len(examples), samples)
+    return Verdicts(
+        prompts,
+        completions,
+        torch.tensor(reward).view(shape),
+        torch.tensor([float(not math.isnan(value)) for value in reward]).view(shape),
+        torch.tensor([a.score.value if a.score.valid else math.nan for a in answers]).view(shape),
+        values,
+    )
+
+
+def answer_of(tokenizer: Tokenizer, verifier: Any, example: Example, hint: list[int], written: Completion) -> Answer:
+    """The answer, scored."""
+    text = tokenizer.decode(hint + written.ids)
+    return Answer(example, written.ids, text, written.finished, verifier.score(example, text))

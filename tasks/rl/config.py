@@ -1,0 +1,58 @@
+"""The parameters of reinforcement learning."""
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from lm import problems
+from lm.config import choice
+from lm.training.recipe import Recipe
+from tasks.core.config import StartModel, check_watched
+from tasks.rl import advantages, curricula, losses, rewards
+from tasks.rl.curricula import Shuffled
+from tasks.rl.rewards import Correct
+from tasks.rl.rewards.function import FOLDER
+
+Part: Any = choice(rewards)
+
+
+class RlConfig(Recipe):
+    model: StartModel
+    steps: int = Field(120, gt=0, description="updates of the weights")
+    prompts: int = Field(32, gt=0, description="problems a rollout; a multiple of minibatches")
+    samples: int = Field(8, gt=0, description="answers to each problem")
+    updates: int = Field(1, gt=0, description="passes over the answers of a rollout")
+    minibatches: int = Field(2, gt=0, description="steps that make a pass, each of as many whole problems")
+    max_new_tokens: int = Field(32, gt=0)
+    temperature: float = Field(1.0, gt=0)
+    rewards: list[Part] = Field([Correct()], min_length=1, description="parts that add up to the reward of an answer")
+    curriculum: choice(curricula) = Shuffled()
+    resample: int = Field(
+        0,
+        ge=0,
+        le=4095,
+        description="how often a rollout may ask other problems in place of those whose answers all earned the same, which are "
+        "then left out; 0: none are. DAPO's dynamic sampling (arXiv:2503.14476, section 3.2), which asks without end",
+    )
+    replay: int = Field(
+        0, ge=0, description="groups of answers kept to take the place of ones whose advantages are all 0; 0: none are"
+    )
+    keep_rollouts: bool = Field(
+        False,
+        description="write all answers, their probabilities and rewards to data/rl/rollouts.parquet; shares no trunks",
+    )
+    advantage: choice(advantages)
+    loss: choice(losses)
+    problems: choice(problems)
+    seed: int
+
+    @model_validator(mode="after")
+    def _divides(self) -> "RlConfig":
+        if self.prompts % self.minibatches:
+            raise ValueError(f"prompts must be a multiple of minibatches (got {self.prompts} and {self.minibatches})")
+        check_watched("rewards", [path for part in self.rewards for path in part.reads], [FOLDER])
+        return self
+
+    @property
+    def steps_a_rollout(self) -> int:
+        return self.updates * self.minibatches

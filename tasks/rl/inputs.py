@@ -1,0 +1,35 @@
+"""The user's own reward functions: their files are there, are Python, and have a function of the name."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.about.finding import Finding
+from tasks.about.sections import Sections
+from tasks.rl.rewards import Function
+
+
+def inputs(sections: Sections) -> Iterator[Finding]:
+    """What is wrong with them."""
+    for place, part in enumerate(sections["rl"].rewards):
+        if isinstance(part, Function) and (wrong := trouble_of(Path(part.file), part.function)):
+            yield Finding(f"params.yaml: rl.rewards.{place}.file: {part.file}", wrong, "put the file there, or mend it")
+
+
+def trouble_of(path: Path, name: str) -> str | None:
+    """Why the file has no such function; None where it has one, or may have one that it imports or makes."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    except (SyntaxError, ValueError) as error:
+        return f"is no Python: {' '.join(str(error).split())}"
+    bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    bound |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    bound |= {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    return None if name in bound or "*" in bound else f"has no function {name}"

@@ -1,0 +1,170 @@
+"""How a policy learns from rollouts: which problems it is asked, what its answers earn, and the batch of each update."""
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lm.checkpoint import device
+from lm.model import Decoder
+from lm.problems.example import Example
+from lm.tokenizer import Tokenizer
+from lm.training.batch import Batch, Metrics
+from lm.training.components import Component
+from lm.training.data.conversations import places
+from lm.transfer import moved
+from tasks.rl.answers import Verdicts, answered, joined
+from tasks.rl.config import RlConfig
+from tasks.rl.curricula.base import Asked, Outcome
+from tasks.rl.ledger import Ledger
+from tasks.rl.replay import Replay
+from tasks.rl.rewards import Correct
+from tasks.rl.rewards.base import Moment, means, names
+from tasks.rl.rollout import Rollout, Rollouts, rollout_of
+from tasks.rl.step import loss_of
+from tasks.rl.trust import Watch, check_sampler, logps
+
+
+class Learning:
+    """Everything of a run that is not the loop's. The model that the policy is held to, where it is, is what it began as."""
+
+    def __init__(
+        self,
+        config: RlConfig,
+        model: Decoder,
+        tokenizer: Tokenizer,
+        examples: list[Example],
+        ledger: Ledger | None = None,
+    ) -> None:
+        self._config, self._model, self._tokenizer, self._examples = config, model, tokenizer, examples
+        self._ledger = ledger
+        self.rollouts = Rollouts(self._rollout, config.prompts, config.updates, config.minibatches, config.seed)
+        self.chooser = config.curriculum.chooser(examples, config.seed)
+        self.watch = Watch(config.prompts)
+        self._replay = Replay(config.replay, config.prompts, tokenizer.pad_id, config.seed) if config.replay else None
+        self._reference = None
+        if config.loss.kl:
+            self._reference = copy.deepcopy(model).requires_grad_(False).eval()
+            self._reference.low_stream = config.stream == "bf16"
+
+    @property
+    def components(self) -> list[Component]:
+        """What of it is in checkpoints."""
+        return [self.rollouts, self.chooser, self.watch, *([self._replay] if self._replay else [])]
+
+    def moment(self, number: int) -> Moment:
+        """When a rollout is scored, rollouts counted from 0."""
+        config = self._config
+        return Moment(number * config.steps_a_rollout / config.steps, config.max_new_tokens)
+
+    def _rollout(self, number: int) -> Rollout:
+        """Rollout of the policy as it is now."""
+        config = self._config
+        self._model.eval()
+        found, advantages_GS, figures = self._asked(number)
+        self._model.train()
+        rollout = rollout_of(
+            found.prompts, found.completions, found.mask_GS, advantages_GS, figures, self._tokenizer.pad_id
+        )
+        if number == 0:
+            check_sampler(self._model, rollout, config.temperature, config.samples)
+        self.watch.see(number, rollout)
+        if self._reference is not None:
+            reference_BT = logps(self._reference, rollout, config.temperature, config.samples)
+            rollout = replace(rollout, reference_BT=reference_BT)
+        return self._replay.filled(number, rollout) if self._replay else rollout
+
+    def _asked(self, number: int) -> tuple[Verdicts, Tensor, dict[str, float]]:
+        """(answers to the problems of a rollout, advantages_GS, figures). Where it may ask again, a problem whose answers all
+        earned the same is left out for another one; what is left of such at the end counts for nothing."""
+        config, drawn, asked = self._config, list[tuple[Verdicts, Tensor]](), list[Asked]()
+        missing = config.prompts
+        for draw in range(1 + config.resample):
+            chosen = self.chooser.choose(number, draw, missing)
+            drawn.append(self._draw(chosen, number, draw))
+            asked += chosen
+            missing = config.prompts - sum(int((~each.equal_G()).sum()) for each, _ in drawn)
+            if not missing:
+                break
+        whole, advantages_GS = joined([each for each, _ in drawn]), torch.cat([each for _, each in drawn])
+        equal = whole.equal_G().tolist() if config.resample else [False] * len(asked)
+        if self._ledger:
+            policy = number * config.steps_a_rollout
+            learned = [not each for each in equal]
+            self._ledger.write(number, policy, asked, self._examples, whole, advantages_GS, learned)
+        figures = {**whole.figures(), **self._parts(whole), **self.chooser.figures(asked)}
+        if not config.resample:
+            return whole, advantages_GS, figures
+        kept = sorted(range(len(equal)), key=lambda place: equal[place])[: config.prompts]
+        counts_G1 = 1 - torch.tensor(equal, dtype=whole.mask_GS.dtype)[kept, None]
+        found = whole.groups(kept)
+        figures |= {"problems_asked": float(len(equal)), "left_out": sum(equal) / len(equal)}
+        return replace(found, mask_GS=found.mask_GS * counts_G1), advantages_GS[kept] * counts_G1, figures
+
+    def _draw(self, chosen: list[Asked], number: int, draw: int) -> tuple[Verdicts, Tensor]:
+        """(answers to these problems, advantages_GS), of which the curriculum is told."""
+        config = self._config
+        examples = [self._examples[problem.index] for problem in chosen]
+        hints = [self._hint(problem) for problem in chosen]
+
+        def answers(samples: int, temperature: float) -> Verdicts:
+            seed = config.seed * 1_000_003 + number + (draw << 44)
+            return answered(
+                self._model, self._tokenizer, config.problems, config.rewards, self.moment(number), examples, hints, samples,
+                temperature, seed,
+            )  # fmt: skip
+
+        sampled, greedy_G = answers(config.samples, config.temperature), None
+        if config.advantage.needs_greedy:
+            greedy = answers(1, 0.0)
+            greedy_G = greedy.rewards_GS[:, 0].where(greedy.mask_GS[:, 0] > 0, torch.nan)  # no verdict, no baseline
+        advantages_GS = config.advantage(sampled.rewards_GS, sampled.mask_GS, greedy_G)
+        known_GS = advantages_GS.where(sampled.mask_GS > 0, torch.nan)
+        self.chooser.learn(chosen, Outcome(sampled.scores_GS, known_GS))
+        return sampled, advantages_GS
+
+    def _hint(self, problem: Asked) -> list[int]:
+        """The first tokens of the demonstration, as many as its share says and as the context has room for."""
+        if not problem.hint:
+            return []
+        example = self._examples[problem.index]
+        demonstration = self._tokenizer.encode(example.demonstration)
+        room = self._model.config.context - self._config.max_new_tokens - len(self._tokenizer.chat(example.prompt))
+        return demonstration[: min(int(problem.hint * len(demonstration)), room)]
+
+    def _parts(self, found: Verdicts) -> dict[str, float]:
+        """The mean of each part of the reward, the share of answers without one; nothing where it is the verifier's score."""
+        rewards = self._config.rewards
+        if rewards == [Correct()]:
+            return {}
+        parts = {f"reward_{name}": mean for name, mean in zip(names(rewards), means(found.values), strict=True)}
+        return {**parts, "invalid": 1 - found.mask_GS.mean().item()}
+
+    def batch_at(self, step: int) -> Batch:
+        """What an update is of. M answers; predictions behind the last one that counts are left out, and none that does not
+        count has logits."""
+        config, model = self._config, self._model
+        rollout, rows_M = self.rollouts.at(step)
+        mask_MT = rollout.mask_BT[rows_M]
+        T = int(mask_MT.any(0).nonzero().max()) + 1 if mask_MT.any() else 1
+        content = (
+            rollout.ids_BN[rows_M, : T + 1],
+            mask_MT[:, :T],
+            rollout.logp_old_BT[rows_M, :T],
+            rollout.advantages_B[rows_M],
+            *([] if rollout.reference_BT is None else [rollout.reference_BT[rows_M, :T]]),
+        )
+        tokens = int(content[1].sum())
+        ids_MN, mask_MT, old_MT, advantages_M, *reference_MT = moved(content, device())
+        weights_MT = config.loss.weights(mask_MT, config.max_new_tokens)
+
+        def loss(rows: slice) -> tuple[Tensor, Metrics]:
+            (places_K,) = moved([places(content[1][rows])], device())  # of the host's copy: a GPU's would be waited for
+            old_RT, advantages_R, weights_RT = old_MT[rows], advantages_M[rows], weights_MT[rows]
+            reference_RT = reference_MT[0][rows] if reference_MT else None
+            return loss_of(
+                config.loss, config.temperature, model, ids_MN[rows], places_K, old_RT, advantages_R, weights_RT, reference_RT
+            )  # fmt: skip
+
+        return Batch(len(rows_M), T, tokens, loss, dict(rollout.figures), content=content)

@@ -1,0 +1,71 @@
+"""What every part of a reward is given of an answer, and how parts are added up."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from lm.config import Config
+from lm.problems.example import Example, Score
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer to a problem. ids: the tokens that the model wrote, the end token included where it is `finished`; text: the
+    whole answer, what it was given to begin with included; score: the verifier's."""
+
+    example: Example
+    ids: list[int]
+    text: str
+    finished: bool
+    score: Score
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When answers are scored. share: of the run's steps that are done. longest: the tokens that an answer may have."""
+
+    share: float
+    longest: int
+
+
+class Part(Config):
+    """reads: the files that decide its values beside its parameters."""
+
+    weight: float = Field(
+        1.0, description="what its value is multiplied by before the parts are added; may be negative"
+    )
+
+    @property
+    def reads(self) -> list[str]:
+        return []
+
+    def at(self, moment: Moment) -> float:
+        """What of its values depends on the moment; the same number, the same values."""
+        return 0.0
+
+    def __call__(self, answers: list[Answer], moment: Moment) -> list[float]:
+        """The value of each answer, NaN where it cannot be told."""
+        raise NotImplementedError
+
+
+def total(parts: Sequence[Part], answers: list[Answer], moment: Moment) -> tuple[list[float], list[list[float]]]:
+    """(reward of each answer, NaN of an invalid one; the values of each part before their weights)."""
+    values = [part(answers, moment) for part in parts]
+    weights = [part.weight for part in parts]
+    rewards = [sum(w * v for w, v in zip(weights, each, strict=True)) for each in zip(*values, strict=True)]
+    return rewards, values
+
+
+def means(values: list[list[float]]) -> list[float]:
+    """The mean of each part's values over the answers to which all parts could tell theirs; 0 where there are none."""
+    valid = [each for each in zip(*values, strict=True) if not any(map(math.isnan, each))]
+    return [sum(part) / len(valid) for part in zip(*valid, strict=True)] if valid else [0.0] * len(values)
+
+
+def names(parts: Sequence[Config]) -> list[str]:
+    """The parts' names, by which they are logged; a name that stood before gets its number."""
+    own = [part.model_dump()["name"] for part in parts]
+    before = [own[:place].count(name) for place, name in enumerate(own)]
+    return [f"{name}_{count + 1}" if count else name for name, count in zip(own, before, strict=True)]

@@ -1,0 +1,15 @@
+"""The verifier's score: the reward where nothing else is asked for."""
+
+import math
+from typing import Literal
+
+from tasks.rl.rewards.base import Answer, Moment, Part
+
+
+class Correct(Part):
+    """An answer on which the verifier failed is invalid where this is a part."""
+
+    name: Literal["correct"] = "correct"
+
+    def __call__(self, answers: list[Answer], moment: Moment) -> list[float]:
+        return [answer.score.value if answer.score.valid else math.nan for answer in answers]

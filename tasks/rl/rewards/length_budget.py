@@ -1,0 +1,40 @@
+"""A budget of tokens that tightens as the run goes on: Train Long, Think Short, Hammoud et al. 2025 (arXiv:2508.08940)."""
+
+from math import floor
+from typing import Literal
+
+from pydantic import Field
+
+from tasks.rl.rewards.base import Answer, Moment, Part
+
+
+def budget(start: float, decay: float, cuts: int, share: float) -> float:
+    """Tokens: max(1, start * decay ** floor(t / T)), where t is the step and the interval T is 1 / cuts of the run."""
+    return max(1.0, start * decay ** floor(share * cuts))
+
+
+def within(tokens: int, limit: float) -> float:
+    """1 up to the limit, then less and less, 0 from twice the limit on."""
+    return min(1.0, max(0.0, 2 - tokens / limit))
+
+
+class LengthBudget(Part):
+    """Beside the parts correct and format, as in the paper. Differs from the paper: what an answer past the budget loses is a
+    line that ends at twice the budget, whatever shape the paper's length reward has; the start is a share of max_new_tokens,
+    and the interval one of the run, so that the budget's course is that of a longer run, too."""
+
+    name: Literal["length_budget"] = "length_budget"
+    start: float = Field(1.0, gt=0, description="tokens of the first budget, as a share of max_new_tokens")
+    decay: float = Field(0.7, gt=0, lt=1, description="what is left of the budget after each cut")
+    cuts: int = Field(4, gt=0, description="equal intervals of the run, after each of which the budget is cut")
+
+    def limit(self, moment: Moment) -> float:
+        """Tokens that an answer may have without loss."""
+        return budget(self.start * moment.longest, self.decay, self.cuts, moment.share)
+
+    def at(self, moment: Moment) -> float:
+        return self.limit(moment)
+
+    def __call__(self, answers: list[Answer], moment: Moment) -> list[float]:
+        limit = self.limit(moment)
+        return [within(len(answer.ids), limit) for answer in answers]

@@ -1,0 +1,26 @@
+"""The mean negative log-likelihood of what is learned."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from kernels.linear_cross_entropy import linear_cross_entropy
+from lm.config import Config
+from lm.training.batch import Metrics
+from tasks.sft.losses.base import Learned
+
+
+class CrossEntropy(Config):
+    """A mean over the tokens of the step, each by its weight: a long answer weighs more than a short one."""
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+
+    def __call__(self, learned: Learned) -> tuple[Tensor, Metrics]:
+        loss, _ = linear_cross_entropy(
+            learned.x_KD,
+            learned.head_VD,
+            learned.targets_K,
+            weights_T=learned.weights_K,
+            denominator=learned.total,
+        )
+        return loss, {}

@@ -1,0 +1,220 @@
+"""Sources of pairs: what each makes of good and of bad input, and that nothing of it is lost."""
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lm.config import ConfigError, methods_of
+from lm.problems.example import Example, Score
+from tasks.preference import pairs
+from tasks.preference.pairs import Files, Mined, SelfPlay
+from tasks.preference.pairs.base import Given, Pair, Rejected, Source
+from tasks.preference.pairs.rows import texts_of
+from tests.preference.made import TOKENIZER, Parity, rows, write_rows, writer
+
+USER, ANSWER, OTHER = (
+    {"role": role, "content": text} for role, text in (("user", "2+2"), ("assistant", "4"), ("assistant", "5"))
+)
+
+
+def given_of(folder: Path = Path(), seed: int = 0) -> Given:
+    return Given(folder, Parity(), writer(), TOKENIZER, seed)
+
+
+def parted(source: Source, given: Given) -> tuple[list[Pair], list[Rejected]]:
+    found = list(source(given))
+    return [one for one in found if isinstance(one, Pair)], [one for one in found if isinstance(one, Rejected)]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "2+2", "chosen": "4", "rejected": "5", "score": 3},
+        {"prompt": "2+2", "chosen": [ANSWER], "rejected": [OTHER]},
+        {"prompt": [USER], "chosen": "4", "rejected": [OTHER]},
+        {"chosen": [USER, ANSWER], "rejected": [USER, OTHER]},
+        {"prompt": "2+2", "chosen": [USER, ANSWER], "rejected": [USER, OTHER], "messages": []},
+    ],
+)
+def test_texts_and_messages_say_the_same(row: dict[str, Any]) -> None:
+    assert texts_of(row) == ("2+2", "4", "5")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ([1], "not_an_object"),
+        ({"prompt": "a", "rejected": "b"}, "missing_chosen"),
+        ({"prompt": "a", "chosen": "b", "rejected": None}, "missing_rejected"),
+        ({"chosen": "a", "rejected": "b"}, "missing_prompt"),
+        ({"chosen": [ANSWER], "rejected": [OTHER]}, "missing_prompt"),
+        ({"prompt": " \n", "chosen": "a", "rejected": "b"}, "empty_prompt"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "answers_are_the_same"),
+        ({"prompt": 3, "chosen": "a", "rejected": "b"}, "prompt_is_not_a_text"),
+        ({"prompt": "a", "chosen": "b", "rejected": "\ud800"}, "rejected_is_not_a_text"),
+        ({"prompt": "a", "chosen": [{"role": "assistant", "content": None}], "rejected": "b"}, "chosen_is_not_a_text"),
+        ({"prompt": "a", "chosen": ["b"], "rejected": "c"}, "chosen_has_no_roles"),
+        ({"prompt": [ANSWER], "chosen": "b", "rejected": "c"}, "prompt_is_not_one_turn"),
+        ({"chosen": [USER, ANSWER, USER, ANSWER], "rejected": [USER, OTHER]}, "chosen_is_not_one_turn"),
+        ({"prompt": [{"role": "system", "content": "x"}, USER], "chosen": "b", "rejected": "c"}, "prompt_is_not_one_turn"),
+        ({"prompt": "3+3", "chosen": [USER, ANSWER], "rejected": "5"}, "prompts_differ"),
+        ({"chosen": [USER, ANSWER], "rejected": [{"role": "user", "content": "x"}, OTHER]}, "prompts_differ"),
+    ],
+)  # fmt: skip
+def test_a_row_that_is_no_pair_says_why(row: Any, reason: str) -> None:
+    assert texts_of(row) == reason
+
+
+def test_files_of_all_kinds_give_the_same_pairs(tmp_path: Path) -> None:
+    wanted = rows(5)
+    write_rows(tmp_path / "plain", ["", *wanted, "  "])
+    (tmp_path / "mark").mkdir()
+    lines = "\r\n".join(map(json.dumps, wanted))
+    (tmp_path / "mark/pairs.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    (tmp_path / "packed/deep").mkdir(parents=True)
+    (tmp_path / "packed/deep/pairs.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "columns").mkdir()
+    table = pa.table({name: [row[name] for row in wanted] for name in ("rejected", "prompt", "chosen")})
+    pq.write_table(table.append_column("more", pa.array(range(5))), tmp_path / "columns/pairs.parquet")
+    found = {}
+    for folder in ("plain", "mark", "packed", "columns"):
+        made, wrong = parted(Files(), given_of(tmp_path / folder))
+        found[folder] = [replace(pair, where="") for pair in made]
+        assert not wrong
+    assert found["plain"] == found["mark"] == found["packed"] == found["columns"] and len(found["plain"]) == 5
+    first = found["plain"][0]
+    assert TOKENIZER.decode(first.chosen) == wanted[0]["chosen"] and first.prompt == wanted[0]["prompt"]
+    assert first.chosen[-1] == first.rejected[-1] == TOKENIZER.end_id
+    assert parted(Files(), given_of(tmp_path / "plain"))[0][0].where == "pairs.jsonl:2"
+
+
+def test_rows_that_cannot_be_used_are_named_and_the_others_kept(tmp_path: Path) -> None:
+    good = rows(6)
+    write_rows(tmp_path, ["{", good[0], '"text"', "NaN", {"prompt": "a"}, good[1]], "a.jsonl")
+    packed = gzip.compress("".join(json.dumps(row) + "\n" for row in [*good[2:4], *rows(900)]).encode())
+    (tmp_path / "b.jsonl.gz").write_bytes(packed[:60])
+    (tmp_path / "c.jsonl.gz").write_bytes(b"no gzip\n")
+    (tmp_path / "d.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "e.jsonl").write_bytes(b"\xff\xfe\n" + json.dumps(good[4]).encode())
+    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "f.parquet")
+    (tmp_path / "README.md").write_text("no pairs\n")
+    made, wrong = parted(Files(), given_of(tmp_path))
+    assert [pair.where for pair in made if pair.where[0] != "b"] == ["a.jsonl:2", "a.jsonl:6", "e.jsonl:2"]
+    assert [(one.where, one.reason) for one in wrong if one.where[0] != "b"] == [
+        ("a.jsonl:1", "not_json"),
+        ("a.jsonl:3", "not_an_object"),
+        ("a.jsonl:4", "not_an_object"),
+        ("a.jsonl:5", "missing_chosen"),
+        ("c.jsonl.gz:1", "unreadable"),
+        ("d.parquet:1", "unreadable"),
+        ("e.jsonl:1", "not_json"),
+        ("f.parquet:1", "missing_chosen"),
+        ("f.parquet:2", "missing_chosen"),
+    ]
+    [cut] = [one for one in wrong if one.where[0] == "b"]
+    assert cut.reason == "unreadable" and "gzip ends" in cut.excerpt
+
+
+def test_the_pattern_chooses_files_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for number, name in enumerate(("b.jsonl", "a.jsonl", "more/a.jsonl", "c.txt")):
+        write_rows((tmp_path / name).parent, [rows(4)[number]], Path(name).name)
+    names = {
+        path: [p.relative_to(tmp_path).as_posix() for p in Files(path=path).listed(tmp_path)] for path in ("*", "a*")
+    }
+    assert names == {"*": ["a.jsonl", "b.jsonl", "more/a.jsonl"], "a*": ["a.jsonl"]}
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(
+            ConfigError, match=rf"^preference.folder: {folder}: holds no file that fits 'z\*' and ends in"
+        ):
+            Files(path="z*").listed(folder)
+
+
+@pytest.fixture(scope="module")
+def mined() -> tuple[list[Pair], list[Rejected]]:
+    return parted(Mined(samples=16, max_new_tokens=6, most=2), given_of())
+
+
+def test_a_mined_pair_has_an_answer_that_is_right_and_one_that_is_wrong(
+    mined: tuple[list[Pair], list[Rejected]],
+) -> None:
+    made, wrong = mined
+    problems = {e.id: e for e in Parity().examples("rl")}
+    assert len(made) >= 6 and {pair.where for pair in made} | {one.where for one in wrong} == set(problems)
+    for pair in made:
+        assert pair.prompt == problems[pair.where].prompt
+        for answer, value in ((pair.chosen, 1), (pair.rejected, 0)):
+            score = Parity().score(problems[pair.where], TOKENIZER.decode(answer))
+            assert score.valid and score.value == value and answer[-1] == TOKENIZER.end_id
+    assert {pair.where for pair in made}.isdisjoint(one.where for one in wrong)
+    of_each = [[pair for pair in made if pair.where == where] for where in {pair.where for pair in made}]
+    assert max(map(len, of_each)) == 2
+    for some in of_each:
+        answers = [tuple(answer) for pair in some for answer in (pair.chosen, pair.rejected)]
+        assert len(set(answers)) == len(answers)
+
+
+class Verdict(Parity):
+    """One verdict on all answers."""
+
+    def __init__(self, value: float, valid: bool = True) -> None:
+        self._score = Score(value, valid)
+
+    def score(self, example: Example, text: str) -> Score:
+        return self._score
+
+
+@pytest.mark.parametrize(
+    ("problems", "reason"),
+    [
+        (Verdict(1.0), "all_answers_right"),
+        (Verdict(0.0), "no_answer_right"),
+        (Verdict(1.0, valid=False), "no_verdict"),
+    ],
+)
+def test_problems_that_teach_nothing_are_named(problems: Parity, reason: str) -> None:
+    made, wrong = parted(Mined(samples=6, max_new_tokens=6), replace(given_of(), problems=problems))
+    reasons = {one.reason for one in wrong}
+    assert not made and len(wrong) == 12 and reason in reasons <= {reason, "no_answer_ended"}
+
+
+def test_answers_that_did_not_end_are_in_no_pair() -> None:
+    made, wrong = parted(Mined(samples=2, max_new_tokens=1), replace(given_of(), model=writer(seed=11)))
+    assert all(pair.chosen[-1] == TOKENIZER.end_id for pair in made) and "no_answer_ended" in {o.reason for o in wrong}
+
+
+def test_self_play_sets_what_is_shown_beside_what_the_model_makes() -> None:
+    made, wrong = parted(SelfPlay(samples=3, max_new_tokens=6), given_of())
+    shown = {e.id: e.demonstration for e in Parity().examples("rl")}
+    assert made and all(TOKENIZER.decode(pair.chosen) == shown[pair.where] for pair in made)
+    assert all(pair.rejected != pair.chosen and pair.rejected[-1] == TOKENIZER.end_id for pair in made)
+    assert {pair.where for pair in made} | {one.where for one in wrong} == set(shown)
+
+
+SAMPLED: dict[str, Any] = {"samples": 16, "max_new_tokens": 6}
+OTHERWISE: list[dict[str, Any]] = [
+    {"limit": 11}, {"samples": 12}, {"max_new_tokens": 5}, {"temperature": 0.5}, {"split": "sft"}, {"most": 2},
+]  # fmt: skip
+SCRIPTED = {"depth", "delimiter"}  # tests/preference/test_stepwise.py
+
+
+@pytest.mark.parametrize("method", [m for m in methods_of(pairs) if m.samples_model], ids=lambda m: m.__name__)
+def test_every_parameter_and_the_seed_give_other_pairs(method: type[Source]) -> None:
+    assert {name for change in OTHERWISE for name in change} >= set(method.model_fields) - {"name"} - SCRIPTED
+    changes = [{}, *(change for change in OTHERWISE if change.keys() <= method.model_fields.keys())]
+    found = [list(method(**{**SAMPLED, **change})(given_of())) for change in changes]
+    found.append(list(method(**SAMPLED)(given_of(seed=1))))
+    assert all(one != other for place, one in enumerate(found) for other in found[:place])
+    assert list(method(**SAMPLED)(given_of())) == found[0]
+
+
+def test_no_prompt_that_fits_is_said() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^preference.pairs: mined: max_new_tokens: none of the 12 prompts fits the context of 48"
+    ):
+        list(Mined(max_new_tokens=48)(given_of()))

@@ -1,0 +1,67 @@
+"""What the stage says before it runs: what its parameters ask for, what they take, and what of its inputs is wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.params.compose import compose
+from tasks.about.sections import Sections
+from tasks.rl.contracts import contracts
+from tasks.rl.inputs import inputs
+from tasks.rl.needs import needs
+from tests.project import ROOT
+
+
+def sections(*changes: str) -> Sections:
+    return Sections(compose(ROOT, "laptop", list(changes)))
+
+
+def step(*changes: str) -> Any:
+    work = needs(sections(*changes)).work
+    assert work
+    return work.step()
+
+
+def test_the_reference_is_a_frozen_model_of_the_forecast() -> None:
+    assert step().frozen == ()
+    held = step("rl.loss={name: cispo, kl: 0.1}")
+    (reference,) = held.frozen
+    assert reference.num_parameters() == held.model.num_parameters() and not any(
+        weight.requires_grad for weight in reference.parameters()
+    )
+    loss, metrics = held.batch.loss(slice(0, 2))
+    assert loss.requires_grad and "reference_kl" in metrics
+
+
+def test_hints_make_prompts_longer_in_the_forecast() -> None:
+    # the longest demonstration beside the longest prompt: of 99+99= it is worked out column by column
+    plain, hinted = step().sampling.prompt, step("rl.curriculum={name: hints}").sampling.prompt
+    assert plain < hinted <= plain + 60
+
+
+def test_rollouts_that_are_kept_take_disk() -> None:
+    plain, kept = (needs(sections(*changes)) for changes in ([], ["rl.keep_rollouts=true"]))
+    # 60 rollouts of 256 answers with up to 32 tokens
+    assert 60 * 256 * 32 * 8 < kept.output - plain.output == kept.scratch - plain.scratch < 10e6
+
+
+def test_a_bandit_asks_for_levels(tmp_path: Path) -> None:
+    rows = [{"question": f"what is {i}?", "answer": f"#### {i}"} for i in range(40)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = f"problems={{name: gsm8k, folder: {tmp_path}}}"
+    (found,) = contracts(sections("rl.curriculum={name: bandit}", files))
+    assert found.where == "params.yaml: rl.curriculum" and "none or one" in found.what
+    assert list(contracts(sections("rl.curriculum={name: bandit}"))) == []
+    assert list(contracts(sections(files))) == []
+
+
+def test_a_reward_function_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = sections("rl.rewards=[{name: correct},{name: function,file: data/rewards/mine.py}]")
+    monkeypatch.chdir(tmp_path)
+    (found,) = inputs(asked)
+    assert str(found).startswith("params.yaml: rl.rewards.1.file: data/rewards/mine.py: cannot be read")
+    (tmp_path / "data/rewards").mkdir(parents=True)
+    (tmp_path / "data/rewards/mine.py").write_text("def reward(completions, **_): ...\n")
+    assert list(inputs(asked)) == []

@@ -1,0 +1,215 @@
+"""Curricula: what every one of them must do, and cases worked by hand."""
+
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lm.config import methods_of
+from lm.optimizers import AdamW
+from lm.problems.example import Example, Score
+from tasks.core.config import ConfigError
+from tasks.rl import curricula
+from tasks.rl.curricula import Bandit, Hints, Shuffled
+from tasks.rl.curricula.bandit import softmax, upper_bounds
+from tasks.rl.curricula.base import Asked, Chooser, Curriculum, Outcome
+from tasks.rl.curricula.hints import moved
+from tasks.rl.rewards import Overlong, Repetition
+from tests.neighbours import assert_all_differ, neighbours
+from tests.rl.toys import TOKENIZER, Parity, config, learning, trained
+
+METHODS = methods_of(curricula)
+EVERY = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+EXAMPLES = [Example(str(i), f"p{i}", "", "0123456789", "easy" if i < 4 else "hard") for i in range(10)]
+NAN = float("nan")
+
+
+def outcome(asked: list[Asked], scores: list[list[float]], advantages: list[list[float]] | None = None) -> Outcome:
+    given = torch.tensor(scores, dtype=torch.float32)
+    assert len(given) == len(asked)
+    return Outcome(given, torch.tensor(advantages) if advantages else given - given.nanmean(1, keepdim=True))
+
+
+def random_outcome(asked: list[Asked], seed: int) -> Outcome:
+    return outcome(asked, torch.randint(0, 2, (len(asked), 3), generator=torch.Generator().manual_seed(seed)).tolist())
+
+
+@EVERY
+def test_as_many_problems_are_asked_as_are_wanted_and_the_same_again(method: type[Curriculum]) -> None:
+    for number, draw, wanted in ((0, 0, 3), (1, 0, 12), (0, 1, 25)):
+        first, again = (method().chooser(EXAMPLES, 5).choose(number, draw, wanted) for _ in range(2))
+        assert first == again and len(first) == wanted
+        assert all(0 <= asked.index < len(EXAMPLES) and 0 <= asked.hint < 1 for asked in first)
+    other = method().chooser(EXAMPLES, 6)
+    assert [other.choose(n, 0, 8) for n in range(2)] != [
+        method().chooser(EXAMPLES, 5).choose(n, 0, 8) for n in range(2)
+    ]
+
+
+@EVERY
+def test_it_goes_on_from_its_state_as_if_it_had_not_stopped(method: type[Curriculum]) -> None:
+    whole, parts = (method().chooser(EXAMPLES, 1) for _ in range(2))
+    for number in range(6):
+        for draw in range(2):
+            expected, found = (each.choose(number, draw, 4) for each in (whole, parts))
+            assert expected == found and whole.figures(expected) == parts.figures(found)
+            for each in (whole, parts):
+                each.learn(expected, random_outcome(expected, number))
+            state = {name: tensor.clone() for name, tensor in parts.state().items()}
+            parts = method().chooser(EXAMPLES, 1)
+            parts.load(state)
+
+
+@EVERY
+def test_answers_without_a_verdict_tell_nothing(method: type[Curriculum]) -> None:
+    with_them, without = (method().chooser(EXAMPLES, 1) for _ in range(2))
+    for number in range(4):
+        asked, same = (each.choose(number, 0, 5) for each in (with_them, without))
+        assert asked == same
+        known = random_outcome(asked, number)
+        blind = torch.full((5, 1), NAN)
+        with_them.learn(asked, known)
+        without.learn(
+            asked, Outcome(torch.cat([known.scores_GS, blind], 1), torch.cat([known.advantages_GS, blind], 1))
+        )
+
+
+def test_shuffled_asks_each_once_a_pass_and_then_in_another_order() -> None:
+    chooser = Shuffled().chooser(EXAMPLES, 0)
+    asked = [problem.index for number in range(4) for problem in chooser.choose(number, 0, 5)]
+    assert sorted(asked[:10]) == sorted(asked[10:]) == list(range(10)) and asked[:10] != asked[10:]
+    assert type(chooser) is Chooser and chooser.state() == {} == chooser.figures([])
+
+
+def test_the_bounds_and_their_softmax_by_hand() -> None:
+    # 8 asked of the first and 0 of the second: 2 ln 9 is 4.394
+    bounds = upper_bounds(np.array([0.5, 0.25]), np.array([8, 0]))
+    assert bounds.tolist() == pytest.approx([0.5 + np.sqrt(4.394449 / 9), 0.25 + np.sqrt(4.394449)], abs=1e-6)
+    assert softmax(np.array([1.0, 1.0 + 0.5 * np.log(3)]), 0.5).tolist() == pytest.approx([0.25, 0.75])
+
+
+def test_a_level_that_teaches_is_asked_more_and_one_that_was_forgotten_again() -> None:
+    chooser = Bandit(temperature=0.1, window=4).chooser(EXAMPLES, 0)
+    assert chooser.probabilities_L.tolist() == [0.5, 0.5]
+    easy, hard = Asked(0), Asked(5)
+    for _ in range(50):
+        chooser.learn([easy, hard], outcome([easy, hard], [[0, 0], [0, 1]], [[0.0, 0.0], [1.0, -1.0]]))
+    assert chooser.probabilities_L[1] > 0.99  # 0.1 of exp(10)
+    chosen = [problem.index >= 4 for problem in chooser.choose(0, 0, 40)]
+    assert sum(chosen) > 35
+    # the window is of four advantages: two problems of two answers each, and what was before is forgotten
+    chooser.learn([hard, hard], outcome([hard, hard], [[1, 1], [1, 1]], [[0.0, 0.0], [0.0, 0.0]]))
+    assert chooser.probabilities_L[1] < 0.5
+
+
+def test_a_level_passes_over_its_own_problems() -> None:
+    chooser = Bandit().chooser(EXAMPLES, 3)
+    asked = [problem.index for number in range(6) for problem in chooser.choose(number, 0, 10)]
+    for members in (range(4), range(4, 10)):
+        of_level = [index for index in asked if index in members]
+        turns = [of_level[start : start + len(members)] for start in range(0, len(of_level), len(members))]
+        assert len(turns) > 2 and all(sorted(turn) == list(members) for turn in turns[:-1])
+    assert chooser.figures([Asked(0), Asked(1), Asked(9)]) == {"asked 0 easy": 2 / 3, "asked 1 hard": 1 / 3}
+
+
+def test_a_bandit_without_levels_says_so() -> None:
+    with pytest.raises(ConfigError, match="rl.curriculum: bandit chooses between levels, .* none: .* or take shuffled"):
+        Bandit().chooser([Example("1", "p", "", "")], 0)
+
+
+@pytest.mark.parametrize(
+    ("level", "scores", "expected"),
+    [
+        (0, [0.0, 0.0], 1),
+        (2, [0.0, NAN], 3),
+        (3, [0.0, 0.0], 3),
+        (2, [0.0, 1.0], 2),
+        (2, [0.5, 0.5], 2),
+        (2, [1.0, 1.0, NAN], 1),
+        (0, [1.0], 0),
+        (2, [NAN, NAN], 2),
+    ],
+)
+def test_a_hint_grows_where_all_fail_and_shrinks_where_all_are_right(
+    level: int, scores: list[float], expected: int
+) -> None:
+    assert moved(level, scores, 3) == expected
+
+
+def test_a_problem_is_asked_with_its_own_hint() -> None:
+    chooser = Hints(levels=4).chooser(EXAMPLES, 0)
+    first = chooser.choose(0, 0, 10)
+    assert {problem.hint for problem in first} == {0.0}
+    chooser.learn(first, outcome(first, [[0.0, float(problem.index > 2)] for problem in first]))
+    again = chooser.choose(1, 0, 10)
+    assert {problem.index: problem.hint for problem in again} == {i: 0.2 if i <= 2 else 0.0 for i in range(10)}
+    assert chooser.figures(again) == {"hinted": pytest.approx(0.3), "hint": pytest.approx(0.06)}
+
+
+class Failing(Parity):
+    """Problems at which every answer fails, with the texts that were scored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def score(self, example: Example, text: str) -> Score:
+        self.texts.append(text)
+        return Score(0.0)
+
+
+def test_an_answer_goes_on_from_its_hint_which_is_scored_and_not_learned() -> None:
+    """The loss has the model's own tokens alone; a part that counts tokens, too."""
+    problems = Failing()
+    whole = learning(config(problems, curriculum=Hints(levels=1), rewards=[Repetition(n=1)], prompts=12))
+    plain, hinted = whole._rollout(0), whole._rollout(1)
+    # half of "shown"
+    assert not any(text.startswith("sh") for text in problems.texts[:48])
+    assert all(text.startswith("sh") for text in problems.texts[48:])
+    assert hinted.figures["hinted"] == 1 and plain.figures["hinted"] == 0
+    prompts = [
+        TOKENIZER.chat(problems.examples("rl")[problem.index].prompt) for problem in whole.chooser.choose(1, 0, 12)
+    ]
+    for row, prompt in zip(range(0, 48, 4), prompts, strict=True):
+        start = len(prompt) + 2
+        assert hinted.ids_BN[row, : len(prompt) + 2].tolist() == prompt + TOKENIZER.encode("sh")
+        assert hinted.mask_BT[row].nonzero()[0].item() == start - 1
+
+
+def test_a_hint_leaves_room_in_the_context() -> None:
+    problems = Failing()
+    whole = learning(
+        config(problems, curriculum=Hints(levels=1), rewards=[Repetition(n=1)], prompts=12, max_new_tokens=41)
+    )
+    assert whole._rollout(1).ids_BN.shape[1] <= 48
+
+
+class Long(Failing):
+    """The same with demonstrations long enough that every step of a hint is a token at least."""
+
+    def examples(self, split: str) -> list[Example]:
+        return [replace(example, demonstration="shown" * 4) for example in super().examples(split)]
+
+
+def changes(curriculum: Curriculum) -> dict[str, Any]:
+    """Eight rollouts of twelve problems, of which some come again; the policy learns slowly enough to be still of two minds."""
+    few = {"samples": 2, "updates": 1, "minibatches": 1, "max_new_tokens": 4, "optimizer": AdamW(lr=0.0005)}
+    return {**few, "curriculum": curriculum, "rewards": [Overlong(buffer=1.0)]}
+
+
+def test_every_parameter_changes_the_weights(tmp_path: Path) -> None:
+    base = [Bandit(window=4), Hints(), Shuffled()]
+    assert {type(method) for method in base} == set(METHODS)
+    lists = [[method] for method in base[1:]]
+    for method in base:
+        lists += [each for name in type(method).model_fields if name != "name" for each in neighbours(method, name)]
+    folders = count()
+
+    def made(given: dict[str, Any]) -> str:
+        return trained(tmp_path / str(next(folders)), config(Long(), **(given or changes(base[0]))))[0]
+
+    assert_all_differ(made, [[changes(method) for method in each] for each in lists])

@@ -1,0 +1,107 @@
+"""Parts of a reward: what every one of them must do, and cases worked by hand."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lm.config import methods_of
+from lm.problems.example import Example, Score
+from tasks.rl import rewards
+from tasks.rl.rewards import Correct, Format, Function, LengthBudget, Overlong, Repetition
+from tasks.rl.rewards.base import Answer, Moment, Part, means, names, total
+
+PARTS = [Correct(), Format(pattern="a*b?"), LengthBudget(), Overlong(), Repetition(n=2)]
+EVERY = pytest.mark.parametrize("part", PARTS, ids=lambda part: type(part).__name__)
+quick = settings(deadline=None, max_examples=25, derandomize=True)
+NOW = Moment(0.0, 10)
+EXAMPLE = Example("1", "1+1=", "2", "2")
+
+
+def answer(ids: list[int], text: str = "", score: Score | None = None) -> Answer:
+    return Answer(EXAMPLE, ids, text, True, score or Score(1.0))
+
+
+written = st.builds(answer, st.lists(st.integers(0, 3), min_size=1, max_size=12), st.text("ab", max_size=5))
+
+
+def test_every_part_is_tried() -> None:
+    assert {type(part) for part in PARTS} | {Function} == set(methods_of(rewards))
+
+
+@EVERY
+@quick
+@given(answers=st.lists(written, min_size=1, max_size=5), share=st.floats(0, 1))
+def test_a_value_is_of_its_own_answer_alone_and_bounded(part: Part, answers: list[Answer], share: float) -> None:
+    moment = Moment(share, 10)
+    values = part(answers, moment)
+    assert values == [part([one], moment)[0] for one in answers]
+    assert all(-1 <= value <= 1 for value in values)
+
+
+@EVERY
+@quick
+@given(one=written, share=st.floats(0, 1), other=st.floats(0, 1))
+def test_what_depends_on_the_moment_is_said(part: Part, one: Answer, share: float, other: float) -> None:
+    now, then = Moment(share, 10), Moment(other, 10)
+    assert part.at(now) != part.at(then) or part([one], now) == part([one], then)
+
+
+def test_correct_is_the_score_and_a_verifier_that_fails_is_no_zero() -> None:
+    values = Correct()([answer([1]), answer([1], score=Score(0.25)), answer([1], score=Score(0.0, valid=False))], NOW)
+    assert values[:2] == [1.0, 0.25] and math.isnan(values[2])
+
+
+def test_a_format_is_matched_from_the_first_character_to_the_last_over_lines() -> None:
+    form = Format(pattern=r"<think>.*</think>\s*<answer>\d+</answer>\s*")
+    texts = [
+        "<think>a\nb</think>\n<answer>42</answer>\n",
+        "x<think></think><answer>4</answer>",
+        "<answer>42</answer>",
+        "",
+    ]
+    assert form([answer([1], text) for text in texts], NOW) == [1.0, 0.0, 0.0, 0.0]
+    with pytest.raises(ValueError, match="pattern: .*no regular expression: .*unterminated|missing"):
+        Format.model_validate({"pattern": "("})
+
+
+def test_the_budget_is_cut_at_equal_intervals_and_never_below_a_token() -> None:
+    part = LengthBudget(start=1.0, decay=0.5, cuts=4)
+    limits = [part.limit(Moment(share, 16)) for share in (0.0, 0.24, 0.25, 0.5, 0.99)]
+    assert limits == [16, 16, 8, 4, 2]
+    assert LengthBudget(decay=0.01).limit(Moment(0.9, 16)) == 1
+
+
+def test_the_length_budget_by_hand() -> None:
+    # a budget of 4: whole up to it, half at 6, nothing from 8 on
+    part, moment = LengthBudget(start=0.5, decay=0.5, cuts=2), Moment(0.5, 16)
+    assert part([answer([0] * count) for count in (1, 4, 6, 8, 12)], moment) == [1, 1, 0.5, 0, 0]
+
+
+def test_the_overlong_punishment_by_hand() -> None:
+    # of 20 tokens at most the last 5 are the buffer
+    part = Overlong(buffer=0.25)
+    assert part([answer([0] * count) for count in (1, 15, 17, 20)], Moment(0, 20)) == [0, 0, -0.4, -1]
+
+
+def test_repetition_by_hand() -> None:
+    # bigrams of 1 2 1 2 1: 12 21 12 21, two of four are new; three different tokens have none; one token has no bigram
+    part = Repetition(n=2)
+    assert part([answer([1, 2, 1, 2, 1]), answer([1, 2, 3]), answer([1])], NOW) == [0.5, 0, 0]
+    assert part.weight < 0
+
+
+def test_parts_add_up_by_their_weights_and_any_that_fails_makes_the_answer_invalid() -> None:
+    answers = [answer([1, 1, 1], "a"), answer([1, 2, 3], "c"), answer([1], "a", Score(1.0, valid=False))]
+    parts = [Correct(weight=2.0), Format(pattern="a", weight=0.5), Repetition(n=1, weight=-0.3)]
+    rewards, values = total(parts, answers, NOW)
+    # 2 + 0.5 - 0.3 * 2/3, and 2 + 0 - 0
+    assert rewards[:2] == pytest.approx([2.3, 2.0]) and math.isnan(rewards[2])
+    # means of the first two alone
+    assert means(values) == pytest.approx([1.0, 0.5, 1 / 3])
+    assert means([[math.nan]]) == [0.0]
+
+
+def test_parts_of_one_name_are_told_apart() -> None:
+    assert names([Correct(), Format(pattern="a"), Format(pattern="b")]) == ["correct", "format", "format_2"]
