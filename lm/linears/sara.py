@@ -96,12 +96,10 @@ class SaRALinear(Held):
 
     @torch.no_grad()
     def begin(self, step: int, turn: bool) -> None:
+        if self.values.numel() != self.places_K.numel():
+            raise ConfigError("linear: zero3 cuts what sara picks from: set TOKENMILL_PARALLEL to fsdp or zero2")
         self._turn = turn
         if step == self._repick and step:
-            if self.values.numel() != self.places_K.numel():
-                raise ConfigError(
-                    "linear.repick: zero3 has cut the weights that it looks at: set it to 0, or take fsdp"
-                )
             settles = self.values.abs() > self.threshold
             self.settled_K.copy_(torch.where(settles, self.values, torch.nan))
 

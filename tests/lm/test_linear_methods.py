@@ -280,8 +280,8 @@ def test_matrices_take_turns_in_the_nuclear_norm() -> None:
 def test_zero3_that_has_cut_what_sara_picks_from_is_refused() -> None:
     layer = layer_of(SaRA(repick=1), [1.0, 2.0])
     layer.values.data = torch.empty(0)
-    with pytest.raises(ConfigError, match=r"linear\.repick: zero3 has cut"):
-        layer.begin(1, False)
+    with pytest.raises(ConfigError, match="linear: zero3 cuts what sara picks from: set TOKENMILL_PARALLEL to fsdp"):
+        layer.begin(0, False)
 
 
 class Products(TorchDispatchMode):

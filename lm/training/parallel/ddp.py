@@ -59,8 +59,9 @@ class DDP(Parallel):
     def distribute(self, model: Decoder, method: Any) -> Optimizer:
         optimizer = super().distribute(model, method)
         refuse(method, freezes=optimizer.freezes)
-        # buffers, which may hold whole matrices, are the same on every rank
-        self.module = DistributedDataParallel(Call(model), gradient_as_bucket_view=True, broadcast_buffers=False)
+        self.module = DistributedDataParallel(Call(model), gradient_as_bucket_view=True)
+        # they may hold whole matrices, and are the same on every rank; as an argument torch 2.13 warns of it
+        self.module.broadcast_buffers = False
         return optimizer
 
     def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Metrics]:

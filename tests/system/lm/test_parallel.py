@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lm.averages import Ema, Last
 from lm.config import ConfigError
+from lm.linears import DoRA, FrozenLower, LoRA, QLoRA, SaRA
 from lm.model import Decoder
 from lm.optimizers import AdamW, DropMuon, Lamb, Lion, Muon, OneBitAdam, ScheduleFree
 from lm.settings import KINDS as EVERY_KIND
@@ -52,7 +53,8 @@ class Case:
     @property
     def name(self) -> str:
         offload = "-offload" if self.offload else ""
-        return f"{self.how.optimizer.name}-{self.how.average.name}-{self.first}-{self.then}{offload}"
+        names = (self.how.optimizer.name, self.how.linear.name, self.how.average.name, self.first, self.then)
+        return "-".join(names) + offload
 
 
 def how(optimizer=AdamW, average=Last, **more) -> Recipe:
@@ -60,6 +62,8 @@ def how(optimizer=AdamW, average=Last, **more) -> Recipe:
 
 
 EVERY = how(AdamW)
+# A rate of its own, weights picked anew in the third step, and layers that are not trained
+HELD = [LoRA(up_rate=4.0), DoRA(), QLoRA(block=16), SaRA(repick=3, penalty=0.01), FrozenLower()]
 CASES = [
     *(Case(EVERY, first, then) for first, then in pairwise((*KINDS, KINDS[0]))),
     *(Case(EVERY, kind, kind, offload=True) for kind in ("fsdp", "zero2") if kind in KINDS),
@@ -71,6 +75,8 @@ CASES = [
     Case(how(Muon), "exact", "exact"),
     *(Case(how(ScheduleFree), first, then) for first, then in (("fsdp", "ddp"), ("exact", "fsdp"))),
     Case(how(Muon, skip_sigmas=6.0), "ddp", "fsdp"),
+    *(Case(how(linear=held), *kinds) for held in HELD for kinds in (("exact", "exact"), ("fsdp", "ddp"))),
+    *(Case(how(linear=held), "zero3", "zero3") for held in HELD if "zero3" in KINDS and held.name != "sara"),
 ]
 BF16 = [Case(how(precision="bf16"), kind, kind) for kind in KINDS]
 
