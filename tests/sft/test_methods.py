@@ -4,9 +4,10 @@ import json
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from lm.averages import Last
@@ -15,13 +16,15 @@ from lm.config import methods_of
 from lm.optimizers import AdamW
 from lm.problems import Arithmetic
 from lm.schedules import Wsd
+from lm.training.data.conversations import collate
 from tasks.core.config import ConfigError, Conversations
 from tasks.core.log import Log
 from tasks.core.process import Stopped
 from tasks.sft import corruptions, losses
 from tasks.sft.corruptions import MaskedThought, Untouched
+from tasks.sft.data import read_data
 from tasks.sft.losses import ConfidenceLimited, CrossEntropy
-from tasks.sft.orders import Ascending
+from tasks.sft.orders import Ascending, Shuffled
 from tasks.sft.sources import Files, OwnAnswers, Problems
 from tasks.sft.stage import QUARANTINE, SftConfig, run
 from tests.lm.models import toy_model, toy_tokenizer
@@ -172,3 +175,24 @@ def test_a_packed_step_divides_into_shards(tmp_path: Path, folder: Path) -> None
     one, two = (trained(tmp_path / str(shards), folder, packing=True, shards=shards, batch=6)[0] for shards in (1, 2))
     assert one != two
     assert trained(tmp_path / "again", folder, packing=True, shards=2, batch=6)[0] == two
+
+
+@torch.no_grad()
+def test_what_is_hidden_is_predicted_all_the_same(tmp_path: Path, folder: Path) -> None:
+    """Tokens are hidden from what comes after them alone: the loss is that of all that was said."""
+
+    class Said(Log):
+        losses: ClassVar[list[float]] = []
+
+        def __call__(self, step: int, **values: float) -> None:
+            self.losses.append(values["loss"])
+
+    method, tokenizer, model = MaskedThought(share=0.6, warmup=0.0), toy_tokenizer(), toy_model()
+    with torch.enable_grad():
+        trained(tmp_path, folder, Said(), corruption=method, steps=1, batch=12)
+    found = read_data([Files(path="a")], Shuffled(), tokenizer, None, folder, "all", False, model.config.context, 12, 0)
+    ids, mask = collate([found.conversations[i] for i in found.picks_P], tokenizer.pad_id)
+    read = method(ids[:, :-1], mask, tokenizer.pad_id, 0, 0, 1)
+    assert not torch.equal(read, ids[:, :-1])
+    logps = model(read).log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
+    assert Said.losses == [pytest.approx(float(-(logps * mask).sum() / mask.sum()), rel=1e-5)]
