@@ -62,7 +62,7 @@ def trl_grpo(folder: str, threads: int) -> tuple[dict[str, float], dict[str, lis
 
 
 def judged(model: Any, place: Path) -> dict[str, list[float]]:
-    """As benchmarks/grpo_step.py has it."""
+    """Log-probabilities and gradient of the judged answers, as benchmarks/grpo_step.py has them of ours."""
     given = json.loads((place / "judged.json").read_text())
     ids_BN, advantages_B = torch.tensor(given["ids"]), torch.tensor(given["advantages"])
     logps_BTV = model(ids_BN[:, :-1]).logits.log_softmax(-1)
