@@ -157,7 +157,7 @@ def ours(folder: str, threads: int) -> tuple[dict[str, float], dict[str, list[fl
     )  # fmt: skip
     config = config.model_copy(update={"problems": Prompts(json.loads((place / "prompts.json").read_text()))})
     log, timed = Paced(), Timed()
-    Learning._rollout = lambda learning, number: timed.rollout(learning, number)  # type: ignore[method-assign]
+    Learning._rollout = lambda learning, number: timed.rollout(learning, number)  # type: ignore[method-assign,assignment]
     run(config, place, log)
     step = (time.perf_counter() - log.began) / TIMED
     return {STEP.name: step, ROLLOUT.name: timed.tokens / timed.seconds}, found

@@ -28,8 +28,8 @@ def grouped_trainer(folder: str, threads: int) -> tuple[dict[str, float], float]
     tokenizer = AutoTokenizer.from_pretrained(place / "model", padding_side="right")
 
     def tokens(row: dict[str, Any]) -> dict[str, list[int]]:
-        before = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
-        whole = tokenizer.apply_chat_template(row["prompt"] + row["completion"], return_dict=False)
+        before: Any = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+        whole: Any = tokenizer.apply_chat_template(row["prompt"] + row["completion"], return_dict=False)
         return {"input_ids": whole, "labels": [-100] * len(before) + whole[len(before) :]}
 
     timed = _Timed()

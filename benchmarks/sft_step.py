@@ -77,7 +77,7 @@ def prepare(folder: Path) -> None:
     rows = [json.loads(line) for file in files for line in gzip.decompress(file.read_bytes()).splitlines()]
     tokenizer = Bpe(vocab_size=8192)((row["instruction"] + row["output"] for row in rows), Path())
     wanted = JUDGED + BATCH * (WARM + TIMED)
-    kept = []
+    kept: list[dict[str, Any]] = []
     for row in rows[:: len(rows) // (3 * wanted)]:
         dialogue = dialogue_of(row, "row")
         (made,) = encoded(dialogue, tokenizer)

@@ -153,8 +153,9 @@ class Tokenizer:
 
     def __eq__(self, other: object) -> bool:
         """Whether both make the same tokens of every text, and of every conversation."""
-        same = isinstance(other, Tokenizer) and self._inner.to_str() == other._inner.to_str()
-        return same and self.template.text == other.template.text
+        if not isinstance(other, Tokenizer) or self.template.text != other.template.text:
+            return False
+        return self._inner.to_str() == other._inner.to_str()
 
     __hash__ = None  # type: ignore[assignment]
 

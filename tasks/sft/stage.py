@@ -130,5 +130,5 @@ def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
     with Ahead(fetch, batch_of, config.steps, model.embedding.weight.device) as batch_at:
         train(model, config, config.steps, batch_at, log, trunks)
     save_model(data / "sft", model, tokenizer)
-    said = {"steps": config.steps, "examples": len(found.conversations), "too_long": found.too_long}
+    said: dict[str, float] = {"steps": config.steps, "examples": len(found.conversations), "too_long": found.too_long}
     return said | ({"quarantined": len(found.refused)} if any(s.name == "files" for s in config.sources) else {})
