@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.apart import PEERS, ROOT, apart
 from benchmarks.contest import Contest, Metric
+from benchmarks.paced import Paced
 from lm.averages import Last
 from lm.checkpoint import save_model
 from lm.hugging_face.export import save_hf
@@ -28,7 +29,6 @@ from lm.optimizers import AdamW
 from lm.problems.example import Example, Score
 from lm.schedules import Wsd
 from lm.training.data.conversations import places, token_logps
-from tasks.core.log import Log
 from tasks.core.process import use_threads
 from tasks.rl.advantages import Grpo
 from tasks.rl.config import RlConfig
@@ -48,7 +48,7 @@ MEMORY = Metric("peak_memory_bytes", "bytes")
 
 
 def contests(threads: int) -> Iterator[Contest]:
-    """Ours beside TRL with the sampler of transformers, in one batch and by its continuous batching."""
+    """Ours beside TRL with the sampler of transformers."""
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))
         ours_arm = apart("rl", "benchmarks.grpo_step:ours", folder=folder, threads=threads)
@@ -110,17 +110,6 @@ class Prompts:
         return Score(len(text) % 7 / 6)
 
 
-class Paced(Log):
-    """The log of a stage that is told when its step to get going in is over."""
-
-    def __init__(self) -> None:
-        self.began = 0.0
-
-    def progress(self, done: int, total: int, unit: str = "step", **shown: float) -> None:
-        if done == WARM:
-            self.began = time.perf_counter()
-
-
 class Timed:
     """The sampling of a run, in seconds and tokens."""
 
@@ -156,7 +145,7 @@ def ours(folder: str, threads: int) -> tuple[dict[str, float], dict[str, list[fl
         }
     )  # fmt: skip
     config = config.model_copy(update={"problems": Prompts(json.loads((place / "prompts.json").read_text()))})
-    log, timed = Paced(), Timed()
+    log, timed = Paced(WARM), Timed()
     Learning._rollout = lambda learning, number: timed.rollout(learning, number)  # type: ignore[method-assign,assignment]
     run(config, place, log)
     step = (time.perf_counter() - log.began) / TIMED

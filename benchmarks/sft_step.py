@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.apart import PEERS, ROOT, apart
 from benchmarks.contest import Contest, Metric
+from benchmarks.paced import Paced
 from lm.averages import Last
 from lm.checkpoint import save_model
 from lm.conversations.encode import encoded
@@ -30,7 +31,6 @@ from lm.schedules import Wsd
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import collate, places, token_logps
 from tasks.core.config import Conversations
-from tasks.core.log import Log
 from tasks.core.process import use_threads
 from tasks.sft.sources import Files
 from tasks.sft.stage import SftConfig, run
@@ -99,17 +99,6 @@ def prepare(folder: Path) -> None:
         (folder / name / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
 
 
-class Paced(Log):
-    """The log of a stage that is told when the steps to get going in are over."""
-
-    def __init__(self) -> None:
-        self.began = 0.0
-
-    def progress(self, done: int, total: int, unit: str = "step", **shown: float) -> None:
-        if done == WARM:
-            self.began = time.perf_counter()
-
-
 def ours(folder: str, threads: int) -> tuple[dict[str, float], float]:
     """The arm: the stage itself."""
     os.environ["TOKENMILL_THREADS"] = str(threads)
@@ -126,7 +115,7 @@ def ours(folder: str, threads: int) -> tuple[dict[str, float], float]:
         schedule=Wsd(warmup_fraction=0.0, decay_fraction=0.0), average=Last(), compile="off",
         conversations=Conversations(folder=str(place / "rows")),
     )  # fmt: skip
-    log = Paced()
+    log = Paced(WARM)
     run(config, place, log)
     seconds = time.perf_counter() - log.began
     return {SPEED.name: answered(place, tokenizer) / seconds}, judged(model, tokenizer, place)

@@ -97,28 +97,29 @@ class ChatTemplate:
         return Written("".join(parts), spans)
 
     def _rendered(self, messages: Sequence[Message], awaiting: bool, tools: list[Any] | None) -> str:
+        if any(mark in str(message.get("content")) for message in messages for mark in (BEGIN, END)):
+            raise ValueError("it has the character U+FDD0 or U+FDD1, which no text may have")
         try:
-            made = _compiled(self.text).render(messages=list(messages), tools=tools, add_generation_prompt=awaiting)
+            return _compiled(self.text).render(messages=list(messages), tools=tools, add_generation_prompt=awaiting)
         except Exception as error:  # jinja2's, and what the template's own expressions raise: a message without a role
             raise ValueError(f"the chat template refuses it: {' '.join(str(error).split())}") from None
-        if not self.marks and (BEGIN in made or END in made):
-            raise ValueError("it has the character U+FDD0 or U+FDD1, which no text may have")
-        return made
 
 
 def _with_tokens(text: str, described: dict[str, Any]) -> str:
     """The template with the special tokens of its tokenizer set before it: transformers gives them to it beside the
     messages."""
-    tokens = {}
-    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
-        value = described.get(name)
-        value = value.get("content") if isinstance(value, dict) else value
-        if isinstance(value, str):
-            tokens[name] = value
-    said = "".join(f"{{%- set {name} = {dumps(value, ensure_ascii=False)} %}}" for name, value in tokens.items())
-    return (
-        f"{said}{{{{ '' }}}}{text}" if said else text
-    )  # a block takes a line feed behind it away, an expression does not
+    names = ("bos_token", "eos_token", "pad_token", "unk_token")
+    tokens = {name: token for name in names if (token := named_token(described, name))}
+    said = "".join(f"{{%- set {name} = {dumps(token, ensure_ascii=False)} %}}" for name, token in tokens.items())
+    # a block takes a line feed behind it away, an expression does not
+    return f"{said}{{{{ '' }}}}{text}" if said else text
+
+
+def named_token(described: dict[str, Any], name: str) -> str | None:
+    """A token as transformers writes it: a string, or an object with its content."""
+    value = described.get(name)
+    value = value.get("content") if isinstance(value, dict) else value
+    return value if isinstance(value, str) and value else None
 
 
 @lru_cache(maxsize=8)
@@ -145,10 +146,7 @@ def _environment() -> Any:
             return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
 
         def _marked(self, caller: Any) -> str:
-            said = str(caller())
-            if BEGIN in said or END in said:
-                raise TemplateError("it has the character U+FDD0 or U+FDD1, which no text may have")
-            return f"{BEGIN}{said}{END}"
+            return f"{BEGIN}{caller()}{END}"
 
     def refuse(message: str) -> None:
         raise TemplateError(message)

@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken
 
-from lm.chat_template import FILES, OURS, ChatTemplate
+from lm.chat_template import FILES, OURS, ChatTemplate, named_token
 from lm.files import write_json, write_text
 from lm.hugging_face.folder import advice
 
@@ -198,7 +198,7 @@ class Tokenizer:
         inner.no_truncation()
         inner.no_padding()
         described = _config_of(folder)
-        begin, end = _named(described, "bos_token"), _named(described, "eos_token")
+        begin, end = named_token(described, "bos_token"), named_token(described, "eos_token")
         controls = [name for name in (*SPECIALS, begin, end) if name is not None]
         # one that is there becomes special too: what is not, texts can spell, and answers show
         inner.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in dict.fromkeys(controls)])
@@ -227,13 +227,6 @@ def _config_of(folder: Path) -> dict[str, Any]:
                 raise ValueError(f"{path}: not a JSON object")
             found |= {key: value for key, value in read.items() if value is not None}
     return found
-
-
-def _named(described: dict[str, Any], name: str) -> str | None:
-    """A token as transformers writes it: a string, or an object with its content."""
-    value = described.get(name)
-    value = value.get("content") if isinstance(value, dict) else value
-    return value if isinstance(value, str) and value else None
 
 
 def _read_json(path: Path) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from lm.files import write_json
 from tasks.runner.key import Changed
 from tasks.runner.machine import hardware
+from tasks.runner.timings import read_object
 
 KNOWN = Path(".scratch/arithmetic.json")
 # Large enough that every thread has a part of it: 7 ms in all on two cores
@@ -38,7 +39,7 @@ class Arithmetic:
         if not self.found:
             return
         kind = sha256(json.dumps([version("torch"), hardware()], sort_keys=True).encode()).hexdigest()[:16]
-        before = _read(known)
+        before = read_object(known)
         if before.get(kind, self.found) != self.found:
             raise Changed(
                 f"{address}: this process computes other numbers than this machine did before "
@@ -56,11 +57,3 @@ class Arithmetic:
                 f"{self._address}: its arithmetic changed while it ran, so what it made is not kept: run it again",
                 spared=False,
             )
-
-
-def _read(path: Path) -> dict[str, str]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

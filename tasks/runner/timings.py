@@ -28,7 +28,7 @@ def write(root: Path, address: str, facts: dict[str, float], record: dict[str, A
 
 def keep(root: Path, address: str) -> None:
     """Keep under its key what another machine's run left here."""
-    facts, record = (_read(root / path) for path in paths(address))
+    facts, record = (read_object(root / path) for path in paths(address))
     if record.get("key"):
         _keep(root, address, facts, record)
 
@@ -36,9 +36,9 @@ def keep(root: Path, address: str) -> None:
 def settle(root: Path, address: str, key: str) -> None:
     """Have in place what belongs to this key; nothing where no run here had it."""
     facts, record = (root / path for path in paths(address))
-    if _read(record).get("key") == key and facts.exists():
+    if read_object(record).get("key") == key and facts.exists():
         return
-    if kept := _read(_kept(root, address, key)):
+    if kept := read_object(_kept(root, address, key)):
         _put(root, address, kept["facts"], kept["record"])
     else:
         facts.unlink(missing_ok=True)
@@ -48,14 +48,14 @@ def settle(root: Path, address: str, key: str) -> None:
 def facts_of(root: Path, address: str, key: str) -> dict[str, float]:
     """What the run took that made the bytes of this key; empty where none is known."""
     facts, record = paths(address)
-    in_place = _read(root / record).get("key") == key
-    return _read(root / facts) if in_place else _read(_kept(root, address, key)).get("facts", {})
+    in_place = read_object(root / record).get("key") == key
+    return read_object(root / facts) if in_place else read_object(_kept(root, address, key)).get("facts", {})
 
 
 def record_of(root: Path, address: str, key: str) -> dict[str, Any]:
     """The record of the run that made the bytes of this key; empty where none is known."""
-    in_place = _read(root / paths(address)[1])
-    return in_place if in_place.get("key") == key else _read(_kept(root, address, key)).get("record", {})
+    in_place = read_object(root / paths(address)[1])
+    return in_place if in_place.get("key") == key else read_object(_kept(root, address, key)).get("record", {})
 
 
 def _put(root: Path, address: str, facts: dict[str, float], record: dict[str, Any]) -> None:
@@ -73,7 +73,7 @@ def _kept(root: Path, address: str, key: str) -> Path:
     return root / STORE / address / f"{key}.json"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is none, or one that was cut off or spoiled: facts of a run are no reason to fail."""
     try:
         found = json.loads(path.read_text())

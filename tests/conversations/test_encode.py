@@ -95,6 +95,7 @@ def test_what_cannot_be_learned_is_refused(tmp_path: Path) -> None:
     for turns, reason in (
         ([TURNS[0], {**TURNS[1], "content": "a<|im_start|>b"}], r"spells the control token <\|im_start\|>"),
         ([TURNS[0], {**TURNS[1], "content": "a\ufdd0b"}], "U\\+FDD0"),
+        ([{**TURNS[0], "content": "a\ufdd0b"}, TURNS[1]], "U\\+FDD0"),
     ):
         with pytest.raises(ValueError, match=reason):
             encoded(dialogue(turns), tokenizer)

@@ -52,6 +52,7 @@ def named(found: list[Finding], *words: str) -> bool:
     return sum(all(word in line for word in words) for line in lines) == 1
 
 
+TRAINED = ("pretrain", "sft", "rl", "distill")  # of the default run
 PARAMS = {
     "unknown key": (["rl.stepz=5"], "params.yaml: rl.stepz", "did you mean 'steps'"),
     "unknown method": (["dedup.near={name: minhsh}"], "params.yaml: dedup.near.name", "'minhash'"),
@@ -252,9 +253,6 @@ def test_a_name_that_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENMILL_SPEED", "high")
     found = list(check_settings())
     assert named(found, "TOKENMILL_THREAD", "did you mean TOKENMILL_THREADS?") and named(found, "TOKENMILL_SPEED")
-
-
-TRAINED = ("pretrain", "sft", "rl", "distill")  # of the default run
 
 
 def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
