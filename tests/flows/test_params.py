@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from flows.params.compose import check, check_targets, compose, merged, presets, write
 from tasks.core.config import ConfigError, read_params
@@ -125,7 +124,7 @@ def test_a_mistake_ends_the_command_before_prefect_is_imported(root: Path) -> No
         == "params.yaml: rl.stepz: unknown key; did you mean 'steps'? (allowed: "
         + done.stderr.partition("(allowed: ")[2]
     )
-    assert yaml.safe_load((root / "params.yaml").read_text()) == read_params(ROOT / "params.yaml")
+    assert read_params(root / "params.yaml") == read_params(ROOT / "params.yaml")
 
 
 def test_a_change_keeps_the_text_of_all_else_and_is_said(root: Path) -> None:

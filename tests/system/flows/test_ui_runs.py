@@ -22,6 +22,7 @@ from selenium.webdriver import ActionChains, Keys
 from flows.pipeline.form import as_overrides
 from flows.servers.password import header
 from flows.servers.prefect_and_mlflow import HOST
+from tasks.core.config import read_params
 from tests.flows.browser import Browser, browser, logged_in, missing
 from tests.flows.served import EXTRA, Served, make_ui, with_tiny_preset
 from tests.processes import bytes_of, files_in
@@ -133,7 +134,7 @@ def test_the_form_submits_what_was_set_and_nothing_else(trained: dict[str, Any],
     assert (asked["preset"], asked["targets"], asked["seed"], asked["publish"]) == ("tiny", ["pretrain"], 3, "no")
     [line] = as_overrides(asked["sections"])
     assert line == 'pretrain={"optimizer": {"name": "lion", "lr": 0.002}, "within_documents": false}'
-    params = yaml.safe_load((project / "params.yaml").read_text())
+    params = read_params(project / "params.yaml")
     assert params["pretrain"]["optimizer"] == {"name": "lion", "lr": 0.002}
     assert params["pretrain"]["model"]["width"] == TINY["pretrain"]["model"]["width"] and params["seed"] == 3
     assert params["pretrain"]["within_documents"] is False
