@@ -49,13 +49,13 @@ def run_stages(
         return 2
     for stage in todo:
         print(f"{stage.address:>18} | {stage.reason or 'follows what comes before it'}", flush=True)
+    load_flow(temporary)  # while the server begins
     if temporary:
         try:
             os.environ.update(temporary.wait())
         except ServerError as error:
             print(error, file=sys.stderr)
             return 1
-    load_flow(temporary)
     from prefect.exceptions import CancelledRun
 
     from flows.pipeline.flow import pipeline

@@ -13,6 +13,7 @@ from lm.tokenizer import Tokenizer
 from lm.training.batch import Batch, Metrics
 from lm.training.components import Component
 from lm.training.data.conversations import places
+from lm.training.parallel import parts_of_a_batch
 from lm.transfer import moved
 from tasks.rl.answers import Verdicts, answered, joined
 from tasks.rl.config import RlConfig
@@ -142,29 +143,42 @@ class Learning:
         return {**parts, "invalid": 1 - found.mask_GS.mean().item()}
 
     def batch_at(self, step: int) -> Batch:
-        """What an update is of. M answers; predictions behind the last one that counts are left out, and none that does not
-        count has logits."""
+        """What an update is of. M answers: those that teach. Predictions behind the last one of theirs that counts are left out,
+        and none that does not count has logits."""
         config, model = self._config, self._model
         rollout, rows_M = self.rollouts.at(step)
-        mask_MT = rollout.mask_BT[rows_M]
-        T = int(mask_MT.any(0).nonzero().max()) + 1 if mask_MT.any() else 1
+        weights_MT = config.loss.weights(rollout.mask_BT[rows_M], config.max_new_tokens)
+        if not config.loss.kl:
+            taught_M = (rollout.advantages_B[rows_M] != 0) & weights_MT.any(1)
+            learned = filled(taught_M, parts_of_a_batch(config))
+            rows_M, weights_MT = rows_M[learned], weights_MT[learned]
+        share = weights_MT.sum().item() or 1.0
+        T = int(weights_MT.any(0).nonzero().max()) + 1 if weights_MT.any() else 1
         content = (
             rollout.ids_BN[rows_M, : T + 1],
-            mask_MT[:, :T],
+            weights_MT[:, :T],
             rollout.logp_old_BT[rows_M, :T],
             rollout.advantages_B[rows_M],
             *([] if rollout.reference_BT is None else [rollout.reference_BT[rows_M, :T]]),
         )
-        tokens = int(content[1].sum())
-        ids_MN, mask_MT, old_MT, advantages_M, *reference_MT = moved(content, device())
-        weights_MT = config.loss.weights(mask_MT, config.max_new_tokens)
+        tokens = int((content[1] > 0).sum())
+        ids_MN, weights_MT, old_MT, advantages_M, *reference_MT = moved(content, device())
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             (places_K,) = moved([places(content[1][rows])], device())  # of the host's copy: a GPU's would be waited for
             old_RT, advantages_R, weights_RT = old_MT[rows], advantages_M[rows], weights_MT[rows]
             reference_RT = reference_MT[0][rows] if reference_MT else None
-            return loss_of(
+            found, metrics = loss_of(
                 config.loss, config.temperature, model, ids_MN[rows], places_K, old_RT, advantages_R, weights_RT, reference_RT
             )  # fmt: skip
+            return found, {name: value / share for name, value in metrics.items()}
 
         return Batch(len(rows_M), T, tokens, loss, dict(rollout.figures), content=content)
+
+
+def filled(taught_M: Tensor, parts: int) -> Tensor:
+    """Places of the answers that teach, in order, and of as many others, from the first on, as make their number a multiple of
+    `parts` and no less."""
+    order_M = (~taught_M).to(torch.uint8).sort(stable=True).indices
+    count = max(-(-int(taught_M.sum()) // parts), 1) * parts
+    return order_M[:count].sort().values

@@ -56,6 +56,15 @@ def test_of_the_sampling_policy_it_is_the_policy_gradient(method: type[Config], 
 
 
 @EVERY
+def test_an_answer_without_an_advantage_has_no_gradient(method: type[Config]) -> None:
+    """On which updates that leave such answers out rely, whatever the ratio."""
+    logp, advantages, mask = tokens()
+    advantages[1] = 0
+    found = gradient(method(), logp, logp + 0.3, advantages, method().weights(mask, 6))
+    assert not found[1].any() and found[3].any()
+
+
+@EVERY
 def test_gradient_equals_finite_differences(method: type[Config]) -> None:
     logp, advantages, mask = tokens()
     old = logp + 0.1 * torch.sin(torch.arange(20.0).view(4, 5))

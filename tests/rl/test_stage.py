@@ -19,8 +19,10 @@ from tasks.rl import advantages, losses
 from tasks.rl.advantages import Grpo
 from tasks.rl.curricula import Bandit
 from tasks.rl.losses import PolicyGradient
+from tasks.rl.losses.base import PolicyLoss
 from tasks.rl.rewards import Correct, Format, LengthBudget, Overlong, Repetition
 from tasks.rl.stage import RlConfig, run
+from tasks.rl.step import loss_of
 from tests.neighbours import assert_all_differ, every_neighbour, neighbours
 from tests.project import digest
 from tests.rl.toys import TOKENIZER, Interrupted, Parity, config, learning, policy, trained
@@ -124,6 +126,31 @@ def test_prompts_and_padding_are_not_given_to_the_head(monkeypatch: pytest.Monke
     parts = [batch.loss(rows)[0] for rows in (slice(0, 3), slice(3, batch.rows))]
     assert given[0] == given[1] + given[2] == batch.tokens < batch.rows * batch.length
     torch.testing.assert_close(sum(parts), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", methods_of(losses), ids=lambda method: method.__name__)
+@pytest.mark.parametrize("shards", [1, 4])
+def test_answers_that_teach_nothing_are_not_computed(method: type[PolicyLoss], shards: int) -> None:
+    """Those without an advantage or a verdict, but for as many as cut the update into equal parts; the gradient is that of all
+    answers, up to the order of sums."""
+    model, of_all = policy(), policy()
+    given = config(loss=method(), shards=shards, prompts=6, updates=1)
+    learner = learning(given, model)
+    learner.batch_at(0)
+    held = learner.rollouts.state()
+    batch = learner.batch_at(1)
+    learner.rollouts.load(held)
+    rollout, rows_M = learner.rollouts.at(1)
+    weights_MT = given.loss.weights(rollout.mask_BT[rows_M], given.max_new_tokens)
+    taught = int(((rollout.advantages_B[rows_M] != 0) & weights_MT.any(1)).sum())
+    assert 0 < taught < len(rows_M) and batch.rows == -(-taught // shards) * shards
+    batch.loss(slice(0, batch.rows))[0].backward()
+    loss_of(
+        given.loss, given.temperature, of_all, rollout.ids_BN[rows_M], conversations.places(weights_MT),
+        rollout.logp_old_BT[rows_M], rollout.advantages_B[rows_M], weights_MT,
+    )[0].backward()  # fmt: skip
+    for got, wanted in zip(model.parameters(), of_all.parameters(), strict=True):
+        torch.testing.assert_close(got.grad, wanted.grad, rtol=1e-4, atol=1e-6)  # sums in another order, fp32
 
 
 def test_each_seed_and_each_rollout_has_answers_of_its_own() -> None:

@@ -30,7 +30,10 @@ def divergence(logp_BT: Tensor, reference_BT: Tensor, weights_BT: Tensor) -> Ten
 
 
 class PolicyLoss(Config):
-    """holds: whether its gradient takes something made of logp for constant, as CISPO's (arXiv:2506.13585) does a clipped
+    """A method gives the tokens of an answer whose advantage is 0 no gradient: such answers are left out of an update, unless
+    `kl` holds them. Metrics are means over the tokens of the others.
+
+    holds: whether its gradient takes something made of logp for constant, as CISPO's (arXiv:2506.13585) does a clipped
     ratio; what that is, `detach` says."""
 
     holds: ClassVar[bool] = False
