@@ -14,6 +14,7 @@ from tasks.report.curves import write_curves
 from tasks.report.drawing import graph
 from tasks.report.history import figures_of, params_changed, read_runs, run_before
 from tasks.report.read import Stage, not_comparable, read_facts, read_stages
+from tasks.report.rollouts import rollouts
 from tasks.report.scatter import Dot, scatter
 
 # The ends of the interval of the figure over all sources; ingest lets no source have such a name.
@@ -71,7 +72,7 @@ def page(root: Path, stages: list[Stage]) -> str:
         gzip_all=next((s.metrics["gzip_bits_per_byte"] for s in models if "gzip_bits_per_byte" in s.metrics), None),
         data=[(s, *s.flow, examples.kept(s.folder), examples.dropped(s.folder)) for s in stages if s.flow],
         answers=[(s, examples.answers(s.folder)) for s in models if s.current],
-        curves=[(s, _curves(s), _level(s), examples.samples(s.folder)) for s in stages if s.curves],
+        curves=[(s, _curves(s), _level(s), examples.samples(s.folder), rollouts(s.folder)) for s in stages if s.curves],
         params=_params(facts.params),
     )
 

@@ -143,8 +143,8 @@ class Learning:
         return {**parts, "invalid": 1 - found.mask_GS.mean().item()}
 
     def batch_at(self, step: int) -> Batch:
-        """What an update is of. M answers: those that teach. Predictions behind the last one of theirs that counts are left out,
-        and none that does not count has logits."""
+        """What an update is of. M answers: those that teach. Predictions behind the last one of theirs that counts are left
+        out, and none that does not count has logits."""
         config, model = self._config, self._model
         rollout, rows_M = self.rollouts.at(step)
         weights_MT = config.loss.weights(rollout.mask_BT[rows_M], config.max_new_tokens)
