@@ -9,7 +9,9 @@ from lm.config import choice
 from lm.training.recipe import Recipe
 from tasks.core.config import StartModel, check_watched
 from tasks.rl import advantages, curricula, losses, rewards
+from tasks.rl import demonstrations as kinds_of_demonstrations
 from tasks.rl.curricula import Shuffled
+from tasks.rl.demonstrations import Unused
 from tasks.rl.rewards import Correct
 from tasks.rl.rewards.function import FOLDER
 
@@ -27,6 +29,7 @@ class RlConfig(Recipe):
     temperature: float = Field(1.0, gt=0)
     rewards: list[Part] = Field([Correct()], min_length=1, description="parts that add up to the reward of an answer")
     curriculum: choice(curricula) = Shuffled()
+    demonstrations: choice(kinds_of_demonstrations) = Unused()
     resample: int = Field(
         0,
         ge=0,

@@ -12,19 +12,22 @@ from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
 from lm.training.batch import Batch, Metrics
 from lm.training.components import Component
-from lm.training.data.conversations import places
+from lm.training.data.conversations import Conversation, places
 from lm.training.parallel import parts_of_a_batch
 from lm.transfer import moved
 from tasks.rl.answers import Verdicts, answered, joined
 from tasks.rl.config import RlConfig
 from tasks.rl.curricula.base import Asked, Outcome
+from tasks.rl.demonstrations import Unused
+from tasks.rl.demonstrations.base import Shown
 from tasks.rl.ledger import Ledger
 from tasks.rl.replay import Replay
 from tasks.rl.rewards import Correct
 from tasks.rl.rewards.base import Moment, means, names
-from tasks.rl.rollout import Rollout, Rollouts, rollout_of
+from tasks.rl.rollout import Rollout, Rollouts, rollout_of, with_shown
 from tasks.rl.step import loss_of
 from tasks.rl.trust import Watch, check_sampler, logps
+from tasks.rl.update import answers_of, counted, in_parts, with_demonstrations
 
 
 class Learning:
@@ -42,6 +45,7 @@ class Learning:
         self._ledger = ledger
         self.rollouts = Rollouts(self._rollout, config.prompts, config.updates, config.minibatches, config.seed)
         self.chooser = config.curriculum.chooser(examples, config.seed)
+        self.keeper = config.demonstrations.keeper()
         self.watch = Watch(config.prompts)
         self._replay = Replay(config.replay, config.prompts, tokenizer.pad_id, config.seed) if config.replay else None
         self._reference = None
@@ -52,7 +56,7 @@ class Learning:
     @property
     def components(self) -> list[Component]:
         """What of it is in checkpoints."""
-        return [self.rollouts, self.chooser, self.watch, *([self._replay] if self._replay else [])]
+        return [self.rollouts, self.chooser, self.keeper, self.watch, *([self._replay] if self._replay else [])]
 
     def moment(self, number: int) -> Moment:
         """When a rollout is scored, rollouts counted from 0."""
@@ -63,8 +67,10 @@ class Learning:
         """Rollout of the policy as it is now."""
         config = self._config
         self._model.eval()
-        found, advantages_GS, figures = self._asked(number)
+        found, asked, advantages_GS, figures = self._asked(number)
         self._model.train()
+        shown = self.keeper.shown([problem.index for problem in asked], found.scores_GS)
+        advantages_GS = advantages_GS.where(~shown.instead_G[:, None], 0.0)
         rollout = rollout_of(
             found.prompts, found.completions, found.mask_GS, advantages_GS, figures, self._tokenizer.pad_id
         )
@@ -74,11 +80,23 @@ class Learning:
         if self._reference is not None:
             reference_BT = logps(self._reference, rollout, config.temperature, config.samples)
             rollout = replace(rollout, reference_BT=reference_BT)
-        return self._replay.filled(number, rollout) if self._replay else rollout
+        rollout = self._replay.filled(number, rollout) if self._replay else rollout
+        if config.demonstrations == Unused():
+            return rollout
+        return with_shown(rollout, self._shown(shown), shown.share, self._tokenizer.pad_id)
 
-    def _asked(self, number: int) -> tuple[Verdicts, Tensor, dict[str, float]]:
-        """(answers to the problems of a rollout, advantages_GS, figures). Where it may ask again, a problem whose answers all
-        earned the same is left out for another one; what is left of such at the end counts for nothing."""
+    def _shown(self, shown: Shown) -> list[Conversation]:
+        """The demonstrations that fit the context, as fine-tuning has them."""
+        tokenizer, found = self._tokenizer, [self._examples[place] for place in shown.places_D]
+        whole = [
+            Conversation(tokenizer.chat(e.prompt), [*tokenizer.encode(e.demonstration), tokenizer.end_id])
+            for e in found
+        ]
+        return [conversation for conversation in whole if len(conversation) <= self._model.config.context]
+
+    def _asked(self, number: int) -> tuple[Verdicts, list[Asked], Tensor, dict[str, float]]:
+        """(answers to the problems of a rollout, those problems, advantages_GS, figures). Where it may ask again, a problem
+        whose answers all earned the same is left out for another one; what is left of such at the end counts for nothing."""
         config, drawn, asked = self._config, list[tuple[Verdicts, Tensor]](), list[Asked]()
         missing = config.prompts
         for draw in range(1 + config.resample):
@@ -96,12 +114,13 @@ class Learning:
             self._ledger.write(number, policy, asked, self._examples, whole, advantages_GS, learned)
         figures = {**whole.figures(), **self._parts(whole), **self.chooser.figures(asked)}
         if not config.resample:
-            return whole, advantages_GS, figures
+            return whole, asked, advantages_GS, figures
         kept = sorted(range(len(equal)), key=lambda place: equal[place])[: config.prompts]
         counts_G1 = 1 - torch.tensor(equal, dtype=whole.mask_GS.dtype)[kept, None]
         found = whole.groups(kept)
         figures |= {"problems_asked": float(len(equal)), "left_out": sum(equal) / len(equal)}
-        return replace(found, mask_GS=found.mask_GS * counts_G1), advantages_GS[kept] * counts_G1, figures
+        found = replace(found, mask_GS=found.mask_GS * counts_G1)
+        return found, [asked[place] for place in kept], advantages_GS[kept] * counts_G1, figures
 
     def _draw(self, chosen: list[Asked], number: int, draw: int) -> tuple[Verdicts, Tensor]:
         """(answers to these problems, advantages_GS), of which the curriculum is told."""
@@ -143,42 +162,28 @@ class Learning:
         return {**parts, "invalid": 1 - found.mask_GS.mean().item()}
 
     def batch_at(self, step: int) -> Batch:
-        """What an update is of. M answers: those that teach. Predictions behind the last one of theirs that counts are left
-        out, and none that does not count has logits."""
+        """What an update is of: the answers that teach, and its demonstrations. M rows; none that does not count has logits."""
         config, model = self._config, self._model
         rollout, rows_M = self.rollouts.at(step)
         weights_MT = config.loss.weights(rollout.mask_BT[rows_M], config.max_new_tokens)
-        if not config.loss.kl:
-            taught_M = (rollout.advantages_B[rows_M] != 0) & weights_MT.any(1)
-            learned = filled(taught_M, parts_of_a_batch(config))
-            rows_M, weights_MT = rows_M[learned], weights_MT[learned]
-        share = weights_MT.sum().item() or 1.0
-        T = int(weights_MT.any(0).nonzero().max()) + 1 if weights_MT.any() else 1
-        content = (
-            rollout.ids_BN[rows_M, : T + 1],
-            weights_MT[:, :T],
-            rollout.logp_old_BT[rows_M, :T],
-            rollout.advantages_B[rows_M],
-            *([] if rollout.reference_BT is None else [rollout.reference_BT[rows_M, :T]]),
-        )
-        tokens = int((content[1] > 0).sum())
-        ids_MN, weights_MT, old_MT, advantages_M, *reference_MT = moved(content, device())
+        rows = answers_of(rollout, rows_M, weights_MT, every=config.loss.kl > 0)
+        share = rows["weights"].sum().item() or 1.0
+        if rollout.shown_DN is not None and rollout.shown_weights_DT is not None:
+            mine = slice(self.rollouts.turn(step), None, config.minibatches)
+            weights_DT = config.minibatches * rollout.shown_weights_DT[mine]
+            rows = with_demonstrations(rows, rollout.shown_DN[mine], weights_DT, self._tokenizer.pad_id)
+        rows = in_parts(rows, parts_of_a_batch(config))
+        counts_MT = counted(rows)
+        here = dict(zip(rows, moved(list(rows.values()), device()), strict=True))
 
-        def loss(rows: slice) -> tuple[Tensor, Metrics]:
-            (places_K,) = moved([places(content[1][rows])], device())  # of the host's copy: a GPU's would be waited for
-            old_RT, advantages_R, weights_RT = old_MT[rows], advantages_M[rows], weights_MT[rows]
-            reference_RT = reference_MT[0][rows] if reference_MT else None
+        def loss(some: slice) -> tuple[Tensor, Metrics]:
+            (places_K,) = moved([places(counts_MT[some])], device())  # of the host's copy: a GPU's would be waited for
+            part = {name: x[some] for name, x in here.items()}
             found, metrics = loss_of(
-                config.loss, config.temperature, model, ids_MN[rows], places_K, old_RT, advantages_R, weights_RT, reference_RT
+                config.loss, config.temperature, model, part["ids"], places_K, part["old"], part["advantages"],
+                part["weights"], part.get("reference"), part.get("shown"),
             )  # fmt: skip
             return found, {name: value / share for name, value in metrics.items()}
 
-        return Batch(len(rows_M), T, tokens, loss, dict(rollout.figures), content=content)
-
-
-def filled(taught_M: Tensor, parts: int) -> Tensor:
-    """Places of the answers that teach, in order, and of as many others, from the first on, as make their number a multiple of
-    `parts` and no less."""
-    order_M = (~taught_M).to(torch.uint8).sort(stable=True).indices
-    count = max(-(-int(taught_M.sum()) // parts), 1) * parts
-    return order_M[:count].sort().values
+        tokens, content = int(counts_MT.sum()), tuple(rows.values())
+        return Batch(len(rows["ids"]), counts_MT.shape[1], tokens, loss, dict(rollout.figures), content=content)

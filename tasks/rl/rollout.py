@@ -4,7 +4,7 @@ G problems, S samples of each, B = G x S answers problem by problem, T predictio
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,7 +22,9 @@ FIGURE = "figure"
 class Rollout:
     """ids_BN; mask_BT, 1 where the predicted token is of an answer that counts; logp_old_BT (nats), that of each token of an
     answer when it was sampled; advantages_B; figures, such as the mean reward, by their names; reference_BT (nats), that of
-    the same tokens by the model that the policy is held to, if it is held to one."""
+    the same tokens by the model that the policy is held to, if it is held to one. shown_DN, shown_weights_DT: demonstrations
+    that are learned from beside the answers, and the weight that the negative log-likelihood of each of their tokens has in
+    the loss of all updates of a pass, whose mean the policy's loss is; None without any."""
 
     ids_BN: Tensor
     mask_BT: Tensor
@@ -30,6 +32,8 @@ class Rollout:
     advantages_B: Tensor
     figures: dict[str, float]
     reference_BT: Tensor | None = None
+    shown_DN: Tensor | None = None
+    shown_weights_DT: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it as tensors by name, for a checkpoint."""
@@ -66,6 +70,16 @@ def rollout_of(
     return Rollout(ids_BN, mask_BT * mask_GS.flatten()[:, None], logp_old_BT, advantages_GS.flatten(), figures)
 
 
+def with_shown(rollout: Rollout, demonstrations: list[Conversation], share: float, pad_id: int) -> Rollout:
+    """The rollout with demonstrations, each of which has this share of the loss, its tokens alike; its figure `demonstrations`
+    counts them."""
+    rollout = replace(rollout, figures={**rollout.figures, "demonstrations": float(len(demonstrations))})
+    if not demonstrations:
+        return rollout
+    shown_DN, mask_DT = collate(demonstrations, pad_id)
+    return replace(rollout, shown_DN=shown_DN, shown_weights_DT=share * mask_DT / mask_DT.sum(1, keepdim=True))
+
+
 class Rollouts(Component):
     """The rollout that is being learned from: made before its first update, and kept for those that follow, in checkpoints too.
 
@@ -94,6 +108,10 @@ class Rollouts(Component):
         size, samples = self._problems // self._minibatches, len(rollout.ids_BN) // self._problems
         chosen_M = torch.from_numpy(np.sort(order[minibatch * size : (minibatch + 1) * size]))
         return rollout, (chosen_M[:, None] * samples + torch.arange(samples)).flatten()
+
+    def turn(self, step: int) -> int:
+        """Which update of a pass over the rollout a step is, from 0 on."""
+        return step % self.each % self._minibatches
 
     def state(self) -> dict[str, Tensor]:
         """What the next step needs of the rollout before it; empty where it makes a new one."""

@@ -18,6 +18,7 @@ from tasks.core.process import Stopped
 from tasks.rl import advantages, losses
 from tasks.rl.advantages import Grpo
 from tasks.rl.curricula import Bandit
+from tasks.rl.demonstrations import Hybrid, Interleaved
 from tasks.rl.losses import PolicyGradient
 from tasks.rl.losses.base import PolicyLoss
 from tasks.rl.rewards import Correct, Format, LengthBudget, Overlong, Repetition
@@ -66,6 +67,16 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "curriculum": [{"curriculum": Bandit()}],
     "resample": [{"resample": 2}],
     "replay": [{"replay": 4}],
+    "demonstrations": [
+        {"demonstrations": method}
+        for method in (
+            Hybrid(),
+            Hybrid(gate=0.5),
+            Hybrid(weight=0.5),
+            Interleaved(batch=2),
+            Interleaved(batch=2, weight=0.5),
+        )
+    ],
     "rewards": [
         {"rewards": [Correct(), part]}
         for part in (
@@ -177,6 +188,7 @@ EVERYTHING = {
     "curriculum": Bandit(),
     "resample": 1,
     "replay": 4,
+    "demonstrations": Interleaved(batch=3),
     "loss": PolicyGradient(kl=0.1),
     "rewards": [Correct(), LengthBudget()],
     "steps": 12,

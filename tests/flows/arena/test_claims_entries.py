@@ -18,7 +18,7 @@ from tasks.curriculum import methods as packings
 from tasks.curriculum import orders, prefixes
 from tasks.distill import divergences
 from tasks.quantize import methods as quantizers
-from tasks.rl import advantages
+from tasks.rl import advantages, demonstrations
 from tasks.sft import corruptions, losses
 from tests.project import ROOT
 
@@ -42,6 +42,7 @@ ROOMS = {
     "sft.loss": losses,
     "sft.corruption": corruptions,
     "rl.advantage": advantages,
+    "rl.demonstrations": demonstrations,
 }
 MOST_HOURS = 3.0
 OF_NO_PAPER = {"recipes"}  # whole recipes beside each other, for a reader to hold

@@ -1,0 +1,42 @@
+"""What every way to learn from demonstrations beside rollouts shares. G problems of a rollout, S answers of each, D shown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lm.config import Config
+from lm.training.components import Component
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Demonstrations that the updates of a rollout learn from as fine-tuning does: places_D of their problems among the
+    examples; instead_G, of which problems the answers are left out for it; share, that of one demonstration in the loss of all
+    updates that make one pass over the rollout, whose mean the policy's loss is."""
+
+    places_D: list[int]
+    instead_G: Tensor
+    share: float
+
+
+class Keeper(Component):
+    """Keeper that shows nothing."""
+
+    name = "demonstrations"
+
+    def shown(self, places_G: Sequence[int], scores_GS: Tensor) -> Shown:
+        """What to show with a rollout that asked the problems at these places among the examples. scores_GS: the verifier's,
+        NaN where it failed."""
+        return Shown([], torch.zeros(len(places_G), dtype=torch.bool), 0.0)
+
+
+class Demonstrations(Config):
+    def keeper(self) -> Keeper:
+        return Keeper()
+
+
+def solved(scores_GS: Tensor) -> Tensor:
+    """share_G: the mean score of the answers with a verdict; NaN of a problem without any."""
+    return scores_GS.nanmean(1)

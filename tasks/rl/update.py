@@ -1,0 +1,64 @@
+"""What one update learns from, as its loss reads it: the answers that teach, and demonstrations beside them.
+
+M rows, T predictions, N = T + 1 tokens, D demonstrations.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from tasks.rl.rollout import Rollout
+
+# ids (M, N); weights, old (nats) and, where there are any, reference (nats) and shown, the weights of demonstrations (M, T);
+# advantages (M)
+Rows = dict[str, Tensor]
+
+
+def answers_of(rollout: Rollout, rows_M: Tensor, weights_MT: Tensor, every: bool) -> Rows:
+    """Those of these answers of a rollout that teach, or every one that counts: without an advantage a policy's loss has no
+    gradient. weights_MT: what all of them have."""
+    chosen_M = ((rollout.advantages_B[rows_M] != 0) | every) & weights_MT.any(1)
+    rows_M = rows_M[chosen_M]
+    found = {
+        "ids": rollout.ids_BN[rows_M],
+        "weights": weights_MT[chosen_M],
+        "old": rollout.logp_old_BT[rows_M],
+        "advantages": rollout.advantages_B[rows_M],
+    }
+    return found if rollout.reference_BT is None else {**found, "reference": rollout.reference_BT[rows_M]}
+
+
+def with_demonstrations(rows: Rows, shown_DN: Tensor, weights_DT: Tensor, pad_id: int) -> Rows:
+    """The rows and demonstrations after them, whose tokens have these weights and none of the policy's loss."""
+    D, M = len(shown_DN), len(rows["ids"])
+    T = max(weights_DT.shape[1], rows["weights"].shape[1])
+
+    def wide(x: Tensor, width: int, value: int = 0) -> Tensor:
+        return pad(x, (0, width - x.shape[1]), value=value)
+
+    found = {}
+    for name, x in rows.items():
+        if name == "ids":
+            found[name] = torch.cat((wide(x, T + 1, pad_id), wide(shown_DN, T + 1, pad_id)))
+        elif name == "advantages":
+            found[name] = pad(x, (0, D))
+        else:
+            found[name] = pad(wide(x, T), (0, 0, 0, D))
+    return {**found, "shown": torch.cat((weights_DT.new_zeros(M, T), wide(weights_DT, T)))}
+
+
+def in_parts(rows: Rows, parts: int) -> Rows:
+    """The rows, and as many of no weight as make their number a multiple of `parts`, and no less; without the predictions
+    behind the last one that counts."""
+    M = len(rows["ids"])
+    missing = max(-(-M // parts), 1) * parts - M
+    found = {name: pad(x, (0,) * (2 * x.ndim - 1) + (missing,)) for name, x in rows.items()}
+    counts_T = counted(found).any(0)
+    T = int(counts_T.nonzero().max()) + 1 if counts_T.any() else 1
+    return {name: x if name == "advantages" else x[:, : T + (name == "ids")].contiguous() for name, x in found.items()}
+
+
+def counted(rows: Rows) -> Tensor:
+    """Whether each prediction counts, (M, T)."""
+    weights_MT = rows["weights"] > 0
+    return weights_MT | (rows["shown"] > 0) if "shown" in rows else weights_MT
