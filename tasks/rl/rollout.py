@@ -110,7 +110,7 @@ class Rollouts(Component):
         return rollout, (chosen_M[:, None] * samples + torch.arange(samples)).flatten()
 
     def turn(self, step: int) -> int:
-        """Which update of a pass over the rollout a step is, from 0 on."""
+        """Number of the update that a step is in its pass over the rollout, from 0 on."""
         return step % self.each % self._minibatches
 
     def state(self) -> dict[str, Tensor]:

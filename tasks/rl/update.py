@@ -15,8 +15,8 @@ Rows = dict[str, Tensor]
 
 
 def answers_of(rollout: Rollout, rows_M: Tensor, weights_MT: Tensor, every: bool) -> Rows:
-    """Those of these answers of a rollout that teach, or every one that counts: without an advantage a policy's loss has no
-    gradient. weights_MT: what all of them have."""
+    """Rows of the answers, among these of a rollout, that teach, or of every one that counts: without an advantage a policy's
+    loss has no gradient. weights_MT: what all of them have."""
     chosen_M = ((rollout.advantages_B[rows_M] != 0) | every) & weights_MT.any(1)
     rows_M = rows_M[chosen_M]
     found = {
@@ -29,7 +29,7 @@ def answers_of(rollout: Rollout, rows_M: Tensor, weights_MT: Tensor, every: bool
 
 
 def with_demonstrations(rows: Rows, shown_DN: Tensor, weights_DT: Tensor, pad_id: int) -> Rows:
-    """The rows and demonstrations after them, whose tokens have these weights and none of the policy's loss."""
+    """Rows of answers with those of demonstrations behind them, whose tokens have these weights and none of the policy's."""
     D, M = len(shown_DN), len(rows["ids"])
     T = max(weights_DT.shape[1], rows["weights"].shape[1])
 
@@ -48,8 +48,8 @@ def with_demonstrations(rows: Rows, shown_DN: Tensor, weights_DT: Tensor, pad_id
 
 
 def in_parts(rows: Rows, parts: int) -> Rows:
-    """The rows, and as many of no weight as make their number a multiple of `parts`, and no less; without the predictions
-    behind the last one that counts."""
+    """Rows with as many of no weight behind them as make their number a multiple of `parts`, and no less; without
+    the predictions behind the last one that counts."""
     M = len(rows["ids"])
     missing = max(-(-M // parts), 1) * parts - M
     found = {name: pad(x, (0,) * (2 * x.ndim - 1) + (missing,)) for name, x in rows.items()}

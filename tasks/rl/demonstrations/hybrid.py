@@ -23,8 +23,8 @@ class Switching(Keeper):
 
 
 class Hybrid(Demonstrations):
-    """Of each problem either the policy's loss or that of its demonstration counts, by the share of its answers that are right;
-    a demonstration has the share of one problem in the loss, the mean of its tokens' negative log-likelihoods.
+    """A switch for each problem: either the policy's loss or that of its demonstration counts, by the share of its answers that
+    are right; a demonstration has the share of one problem in the loss, the mean of its tokens' negative log-likelihoods.
 
     Differs from the paper: the policy's loss is that of rl.loss (there: Dr. GRPO's), so its own mean may weigh answers by
     their tokens; the likelihood is that at rl.temperature; the demonstrations of a rollout are dealt to the updates of a pass
