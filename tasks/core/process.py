@@ -85,11 +85,15 @@ def use_threads(deterministic: bool = True) -> None:
     """Threads change the order of sums, so the number is fixed for a machine: TOKENMILL_THREADS, else its cores. deterministic:
     whether torch is held to algorithms that give the same bits each time.
 
-    cuBLAS is reproducible only with a workspace of a fixed size, and torch refuses to use it without. Of the compiler, which
+    cuBLAS is reproducible only with a workspace of a fixed size, and torch refuses to use it without. MKL promises the same
+    bits from run to run only where it is asked for static schedules and sizes of caches that it does not look up: else it may
+    divide a product otherwise when a machine is busy. Products of a laptop's model keep their bits by it and take as long.
+    Of the compiler, which
     takes 1.0 s to import, Decoder.compile_blocks tells where it is used.
     """
     if "torch" in sys.modules:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault("MKL_CBWR", "AUTO")  # it is read by the first product
         torch = sys.modules["torch"]
         torch.set_num_threads(threads())
         torch.set_deterministic_debug_mode("error" if deterministic else "default")
