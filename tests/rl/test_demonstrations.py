@@ -2,15 +2,19 @@
 
 import math
 from dataclasses import replace
+from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
 
+from lm.optimizers import AdamW
 from lm.problems.example import Example, Score
 from lm.training.data.conversations import places, token_logps
 from tasks.rl.demonstrations import Hybrid, Interleaved, Unused
 from tasks.rl.update import answers_of, counted, in_parts, with_demonstrations
-from tests.rl.toys import TOKENIZER, Parity, config, learning, policy
+from tests.neighbours import assert_all_differ
+from tests.rl.toys import TOKENIZER, Parity, config, learning, policy, trained
 
 NAN = math.nan
 # of four problems three quarters, nothing, a quarter and nothing were right; of a fifth nothing is known
@@ -96,3 +100,22 @@ def test_a_demonstration_that_does_not_fit_the_context_is_left_out() -> None:
     assert rollout.shown_DN is not None and 0 < len(rollout.shown_DN) < 4
     assert rollout.shown_DN.shape[1] <= policy().config.context
     assert rollout.figures["demonstrations"] == len(rollout.shown_DN)
+
+
+def test_every_parameter_changes_the_weights(tmp_path: Path) -> None:
+    """Of two answers to a problem both fail often enough, at a rate that does not unteach that within a rollout."""
+    methods = [
+        Hybrid(),
+        Hybrid(gate=0.5),
+        Hybrid(weight=0.5),
+        Interleaved(batch=1),
+        Interleaved(batch=2),
+        Interleaved(batch=2, weight=0.5),
+    ]
+    folders = count()
+    assert_all_differ(
+        lambda changes: trained(tmp_path / str(next(folders)), config(samples=2, optimizer=AdamW(lr=0.001), **changes))[
+            0
+        ],
+        [[{"demonstrations": method}] for method in methods],
+    )

@@ -18,7 +18,7 @@ from tasks.core.process import Stopped
 from tasks.rl import advantages, losses
 from tasks.rl.advantages import Grpo
 from tasks.rl.curricula import Bandit
-from tasks.rl.demonstrations import Hybrid, Interleaved
+from tasks.rl.demonstrations import Interleaved
 from tasks.rl.losses import PolicyGradient
 from tasks.rl.losses.base import PolicyLoss
 from tasks.rl.rewards import Correct, Format, LengthBudget, Overlong, Repetition
@@ -67,16 +67,6 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "curriculum": [{"curriculum": Bandit()}],
     "resample": [{"resample": 2}],
     "replay": [{"replay": 4}],
-    "demonstrations": [
-        {"demonstrations": method}
-        for method in (
-            Hybrid(),
-            Hybrid(gate=0.5),
-            Hybrid(weight=0.5),
-            Interleaved(batch=2),
-            Interleaved(batch=2, weight=0.5),
-        )
-    ],
     "rewards": [
         {"rewards": [Correct(), part]}
         for part in (
@@ -92,6 +82,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
 # test_guard.py; deterministic, which need change no bit: tests/core/test_stage.py; problems, model: what is learned,
 # not how. What else curricula and rewards are made of: test_curricula.py, test_function.py
 ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model"}
+ELSEWHERE |= {"demonstrations"}  # which binds where all answers to a problem fail: test_demonstrations.py
 ELSEWHERE |= {"keep_rollouts"}  # which changes no weight: test_ledger.py
 
 
