@@ -10,6 +10,8 @@ import unicodedata
 from fractions import Fraction
 from typing import NamedTuple
 
+from lm.problems.example import Score
+
 # A final answer is short; what is longer is a text, or a number made to take long.
 LONGEST = 200
 MARK = "####"
@@ -85,6 +87,17 @@ def equal(left: Value, right: Value) -> bool:
         return left.number == right.number
     of_hundred, other = (left, right) if left.percent else (right, left)
     return other.number in (of_hundred.number, of_hundred.number / 100)
+
+
+def score_of_number(expected: str, text: str) -> Score:
+    """1 when the number that the text ends in, after '####' or in \\boxed{}, equals the expected one; else 0. Invalid where the
+    expected one cannot be read."""
+    value = read_value(expected)
+    if value is None:
+        return Score(0.0, valid=False)
+    final = final_answer(text)
+    found = read_value(final) if final is not None else None
+    return Score(float(found is not None and equal(found, value)))
 
 
 def final_answer(text: str) -> str | None:

@@ -5,7 +5,6 @@ and their sum; a+b, b+a, and what takes either from the sum are one fact, so no 
 turned round.
 """
 
-import re
 from collections.abc import Iterator
 from itertools import combinations_with_replacement
 from typing import Literal
@@ -14,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from lm.config import Config
-from lm.problems.example import Example, Score, split_of, unit_hash
+from lm.problems.example import Example, Score, behind_working, split_of, unit_hash
 
 SHARES = {"worksheets": 0.55, "held_out": 0.05, "sft": 0.1, "rl": 0.15, "test": 0.15}
 
@@ -94,8 +93,7 @@ class Arithmetic(Config):
 
     def score(self, example: Example, text: str) -> Score:
         """1 when the text is the answer, or ends in it after a colon; else 0."""
-        final = re.fullmatch(r"(?:[^:]*:)?\s*(\d+)\s*", text, flags=re.ASCII)
-        return Score(float(final is not None and final[1] == example.answer))
+        return Score(float(behind_working(text, r"\d+") == example.answer))
 
     def worksheet_lines(self, seed: int, split: Literal["worksheets", "held_out"] = "worksheets") -> Iterator[str]:
         """Endless solved problems of a split kept for pretraining, or for its held-out text; terse and worked at random."""

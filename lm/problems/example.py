@@ -1,5 +1,6 @@
 """What every problem set is made of: an example with a demonstration, a score, and the split an example belongs to."""
 
+import re
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -22,6 +23,13 @@ class Score:
 
     value: float
     valid: bool = True
+
+
+def behind_working(text: str, form: str) -> str | None:
+    """What of a text matches the form, a regular expression in ASCII: all of it, or all behind its only colon, before which the
+    working is; None where it is something else. White space around it does not count."""
+    found = re.fullmatch(rf"(?:[^:]*:)?\s*({form})\s*", text, flags=re.ASCII)
+    return found[1] if found else None
 
 
 def unit_hash(key: str) -> float:

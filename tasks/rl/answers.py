@@ -15,6 +15,7 @@ from lm.model import Decoder
 from lm.problems.example import Example
 from lm.sampler import Completion, generate, rows_for
 from lm.tokenizer import Tokenizer
+from tasks.rl.environments.base import Environment, Written
 from tasks.rl.rewards.base import Answer, Moment, Part, total
 
 
@@ -24,7 +25,7 @@ class Verdicts:
     verifier's, NaN where it failed, and values, of each part one of each answer."""
 
     prompts: list[list[int]]
-    completions: list[Completion]
+    completions: list[Written]
     rewards_GS: Tensor
     mask_GS: Tensor
     scores_GS: Tensor
@@ -51,12 +52,12 @@ class Verdicts:
         return highest_G <= lowest_G
 
     def figures(self) -> dict[str, float]:
-        """The mean reward, the mean tokens of an answer, the share that ended."""
+        """The mean reward, the mean tokens that the model wrote of an answer, the share that ended."""
         valid = self.mask_GS.sum().clamp(min=1)
         reward = (self.rewards_GS.where(self.mask_GS > 0, 0)).sum() / valid
         lengths, ended = (
             sum(of(c) for c in self.completions) / len(self.completions)
-            for of in (lambda c: len(c.ids), lambda c: c.finished)
+            for of in (lambda c: sum(c.own), lambda c: c.finished)
         )
         return {"reward": reward.item(), "completion_tokens": lengths, "finished": ended}
 
@@ -80,6 +81,7 @@ def answered(
     model: Decoder,
     tokenizer: Tokenizer,
     verifier: Any,
+    environment: Environment,
     rewards: Sequence[Part],
     moment: Moment,
     examples: list[Example],
@@ -93,7 +95,11 @@ def answered(
     places = [place for place in range(len(examples)) for _ in range(samples)]
     prompts = [tokenizer.chat(examples[place].prompt) + hints[place] for place in places]
     rows = rows_for(model, len(prompts))
-    completions = generate(model, prompts, moment.longest, temperature, tokenizer.end_id, seed, rows)
+
+    def sample(prompts: list[list[int]], draws: list[int]) -> list[Completion]:
+        return generate(model, prompts, moment.longest, temperature, tokenizer.end_id, seed, rows, draws)
+
+    completions = environment(sample, tokenizer, prompts, moment.longest)
     answers = [
         answer_of(tokenizer, verifier, examples[place], hints[place], completion)
         for place, completion in zip(places, completions, strict=True)
@@ -110,7 +116,8 @@ def answered(
     )
 
 
-def answer_of(tokenizer: Tokenizer, verifier: Any, example: Example, hint: list[int], written: Completion) -> Answer:
-    """The answer, scored."""
-    text = tokenizer.decode(hint + written.ids)
-    return Answer(example, written.ids, text, written.finished, verifier.score(example, text))
+def answer_of(tokenizer: Tokenizer, verifier: Any, example: Example, hint: list[int], written: Written) -> Answer:
+    """The answer, scored. The verifier is not shown what an environment added: the answer must be the model's own."""
+    own, text = written.own_ids, tokenizer.decode(hint + written.ids)
+    said = text if len(own) == len(written.ids) else tokenizer.decode(hint + own)
+    return Answer(example, own, text, written.finished, verifier.score(example, said))

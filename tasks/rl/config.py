@@ -8,10 +8,11 @@ from lm import problems
 from lm.config import choice
 from lm.training.recipe import Recipe
 from tasks.core.config import StartModel, check_watched
-from tasks.rl import advantages, curricula, losses, rewards
+from tasks.rl import advantages, curricula, environments, losses, rewards
 from tasks.rl import demonstrations as kinds_of_demonstrations
 from tasks.rl.curricula import Shuffled
 from tasks.rl.demonstrations import Unused
+from tasks.rl.environments import SingleTurn
 from tasks.rl.rewards import Correct
 from tasks.rl.rewards.function import FOLDER
 
@@ -25,7 +26,8 @@ class RlConfig(Recipe):
     samples: int = Field(8, gt=0, description="answers to each problem")
     updates: int = Field(1, gt=0, description="passes over the answers of a rollout")
     minibatches: int = Field(2, gt=0, description="steps that make a pass, each of as many whole problems")
-    max_new_tokens: int = Field(32, gt=0)
+    max_new_tokens: int = Field(32, gt=0, description="tokens of an answer that the model itself may write")
+    environment: choice(environments) = SingleTurn()
     temperature: float = Field(1.0, gt=0)
     rewards: list[Part] = Field([Correct()], min_length=1, description="parts that add up to the reward of an answer")
     curriculum: choice(curricula) = Shuffled()
@@ -55,6 +57,11 @@ class RlConfig(Recipe):
             raise ValueError(f"prompts must be a multiple of minibatches (got {self.prompts} and {self.minibatches})")
         check_watched("rewards", [path for part in self.rewards for path in part.reads], [FOLDER])
         return self
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of the longest answer, with what the environment adds to it."""
+        return self.max_new_tokens + self.environment.room
 
     @property
     def steps_a_rollout(self) -> int:

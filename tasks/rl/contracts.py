@@ -17,7 +17,7 @@ def contracts(sections: Sections) -> Iterator[Finding]:
     config = sections["rl"]
     yield from check_shards("rl.prompts", config, config.prompts * config.samples // config.minibatches)
     yield from check_split(config.problems, "rl", sections.shape("rl").vocab_size)
-    yield from check_room("rl.max_new_tokens", config.problems, ("rl",), config.max_new_tokens, sections, "rl")
+    yield from check_room("rl.max_new_tokens", config.problems, ("rl",), config.answer_tokens, sections, "rl")
     yield from advantages(config)
     yield from levels(config)
 

@@ -1,16 +1,25 @@
-"""The user's own reward functions: their files are there, are Python, and have a function of the name."""
+"""The user's own reward functions: their files are there, are Python, and have a function of the name. And a sandbox, where
+there are programs to run."""
 
 import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from lm.sandbox.run import mode
 from tasks.about.finding import Finding
 from tasks.about.sections import Sections
+from tasks.core.config import ConfigError
+from tasks.rl.environments import Python
 from tasks.rl.rewards import Function
 
 
 def inputs(sections: Sections) -> Iterator[Finding]:
     """What is wrong with them."""
+    if isinstance(sections["rl"].environment, Python):
+        try:
+            mode()
+        except ConfigError as error:
+            yield Finding("params.yaml: rl.environment", str(error), "take another environment, or another machine")
     for place, part in enumerate(sections["rl"].rewards):
         if isinstance(part, Function) and (wrong := trouble_of(Path(part.file), part.function)):
             yield Finding(f"params.yaml: rl.rewards.{place}.file: {part.file}", wrong, "put the file there, or mend it")

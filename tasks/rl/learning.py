@@ -112,7 +112,7 @@ class Learning:
             policy = number * config.steps_a_rollout
             learned = [not each for each in equal]
             self._ledger.write(number, policy, asked, self._examples, whole, advantages_GS, learned)
-        figures = {**whole.figures(), **self._parts(whole), **self.chooser.figures(asked)}
+        figures = {**whole.figures(), **self._calls(whole), **self._parts(whole), **self.chooser.figures(asked)}
         if not config.resample:
             return whole, asked, advantages_GS, figures
         kept = sorted(range(len(equal)), key=lambda place: equal[place])[: config.prompts]
@@ -131,8 +131,8 @@ class Learning:
         def answers(samples: int, temperature: float) -> Verdicts:
             seed = config.seed * 1_000_003 + number + (draw << 44)
             return answered(
-                self._model, self._tokenizer, config.problems, config.rewards, self.moment(number), examples, hints, samples,
-                temperature, seed,
+                self._model, self._tokenizer, config.problems, config.environment, config.rewards, self.moment(number),
+                examples, hints, samples, temperature, seed,
             )  # fmt: skip
 
         sampled, greedy_G = answers(config.samples, config.temperature), None
@@ -150,8 +150,14 @@ class Learning:
             return []
         example = self._examples[problem.index]
         demonstration = self._tokenizer.encode(example.demonstration)
-        room = self._model.config.context - self._config.max_new_tokens - len(self._tokenizer.chat(example.prompt))
+        room = self._model.config.context - self._config.answer_tokens - len(self._tokenizer.chat(example.prompt))
         return demonstration[: min(int(problem.hint * len(demonstration)), room)]
+
+    def _calls(self, found: Verdicts) -> dict[str, float]:
+        """The mean number of times that the environment answered; nothing where there is none."""
+        if not self._config.environment.adds:
+            return {}
+        return {"calls": sum(each.calls for each in found.completions) / len(found.completions)}
 
     def _parts(self, found: Verdicts) -> dict[str, float]:
         """The mean of each part of the reward, the share of answers without one; nothing where it is the verifier's score."""

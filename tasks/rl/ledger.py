@@ -24,7 +24,7 @@ SCHEMA = pa.schema(
         pa.field("sample", pa.int32()),
         pa.field("prompt_ids", pa.list_(pa.int32())),  # a hint included
         pa.field("ids", pa.list_(pa.int32())),
-        pa.field("logps", pa.list_(pa.float32())),  # nats, under which each token was drawn
+        pa.field("logps", pa.list_(pa.float32())),  # nats, under which each token was drawn; 0 of an environment's
         pa.field("finished", pa.bool_()),
         pa.field("score", pa.float32()),  # the verifier's; null where it failed
         pa.field("reward", pa.float32()),  # null of an invalid answer
@@ -34,15 +34,19 @@ SCHEMA = pa.schema(
         ),  # whether updates learn from it; those from a replay say so of its first rollout
     ]
 )
+OWN = pa.field("own", pa.list_(pa.bool_()))  # of each token whether the model wrote it, and so learns from it
 
 
 class Ledger:
     """A file a rollout in a folder that outlives a kill, put together at the end. A rollout that is made again, since the run
     was killed, replaces its file by the same bytes."""
 
-    def __init__(self, folder: Path, rewards: Sequence[Part]) -> None:
+    def __init__(self, folder: Path, rewards: Sequence[Part], results: bool = False) -> None:
+        """results: whether answers hold what an environment added, so that the column `own` says which tokens are the
+        model's."""
         self._folder, self._parts = folder, [f"reward_{name}" for name in names(rewards)]
-        self.schema = pa.schema([*SCHEMA, *(pa.field(name, pa.float32()) for name in self._parts)])
+        self._own = [OWN] if results else []
+        self.schema = pa.schema([*SCHEMA, *self._own, *(pa.field(name, pa.float32()) for name in self._parts)])
 
     def write(
         self,
@@ -73,6 +77,8 @@ class Ledger:
             "advantage": advantages_GS.flatten().tolist(),
             "learned": [bool(learned_G[place] and valid[row]) for row, (place, _) in enumerate(rows)],
         }
+        if self._own:
+            columns[OWN.name] = [completion.own for completion in found.completions]
         columns |= dict(zip(self._parts, map(known, found.values), strict=True))
         with replacing(self._path(number)) as unfinished:
             pq.write_table(pa.table(columns, self.schema), unfinished)

@@ -24,17 +24,18 @@ def needs(sections: Sections) -> StageNeeds:
 
 
 def ledger_bytes(config: RlConfig, prompt: int) -> float:
-    """Bytes of all rollouts, where each asks as often as it may: 4 a token, 4 more for its probability, and some columns."""
+    """Bytes of all rollouts, where each asks as often as it may: 4 a token, 4 more for its probability, 1 for whose
+    it is where an environment adds some, and some columns."""
     answers = config.prompts * config.samples * (1 + config.resample) * -(-config.steps // config.steps_a_rollout)
-    return answers * (4.0 * prompt + 8.0 * config.max_new_tokens + ROW)
+    return answers * (4.0 * prompt + (8.0 + config.environment.adds) * config.answer_tokens + ROW)
 
 
 def work(sections: Sections, shape: ModelConfig) -> Work:
-    """An update of B answers of T predictions, after a rollout now and then; every answer has all its tokens, and no rollout
-    asks again."""
+    """An update of B answers of T predictions, after a rollout now and then; every answer has all its tokens, its environment's
+    included and as if the model had written them, and no rollout asks again."""
     config = sections["rl"]
     prompt = longest_start(config, shape)
-    answers, T = config.prompts * config.samples, prompt + config.max_new_tokens - 1
+    answers, T = config.prompts * config.samples, prompt + config.answer_tokens - 1
     B = answers // config.minibatches
 
     def step() -> Step:
@@ -51,7 +52,7 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
             )  # fmt: skip
 
         each = config.steps_a_rollout
-        rows, new_tokens = rows_for(model, answers), config.max_new_tokens
+        rows, new_tokens = rows_for(model, answers), config.answer_tokens
         sampling = Sampling(model, answers, rows, config.prompts, prompt, new_tokens, each)
         return Step(model, Batch(B, T, B * T, loss), sampling, frozen)
 
@@ -62,9 +63,9 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
 
 def longest_start(config: RlConfig, shape: ModelConfig) -> int:
     """Tokens of the longest prompt with the longest hint that may follow it. Raises ConfigError where no prompt fits."""
-    prompt = longest_prompt("rl", config, ("rl",), shape)
+    prompt = longest_prompt("rl", config.model_copy(update={"max_new_tokens": config.answer_tokens}), ("rl",), shape)
     if not config.curriculum.hints:
         return prompt
-    room = shape.context - config.max_new_tokens
+    room = shape.context - config.answer_tokens
     lengths = conversations(config.problems, "rl", shape.vocab_size)
     return max(min(prompt + shown, room) for prompt, shown in lengths if prompt <= room)

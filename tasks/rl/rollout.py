@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lm.sampler import Completion
 from lm.training.components import Component
 from lm.training.data.conversations import Conversation, collate
+from tasks.rl.environments.base import Written
 
 # What the names of figures begin with in a checkpoint, which does not keep the order of its tensors, as curves do.
 FIGURE = "figure"
@@ -20,11 +20,11 @@ FIGURE = "figure"
 
 @dataclass(frozen=True)
 class Rollout:
-    """ids_BN; mask_BT, 1 where the predicted token is of an answer that counts; logp_old_BT (nats), that of each token of an
-    answer when it was sampled; advantages_B; figures, such as the mean reward, by their names; reference_BT (nats), that of
-    the same tokens by the model that the policy is held to, if it is held to one. shown_DN, shown_weights_DT: demonstrations
-    that are learned from beside the answers, and the weight that the negative log-likelihood of each of their tokens has in
-    the loss of all updates of a pass, whose mean the policy's loss is; None without any."""
+    """ids_BN; mask_BT, 1 where the predicted token is the model's own, of an answer that counts; logp_old_BT (nats), that of
+    each token of an answer when it was sampled; advantages_B; figures, such as the mean reward, by their names; reference_BT
+    (nats), that of the same tokens by the model that the policy is held to, if it is held to one. shown_DN, shown_weights_DT:
+    demonstrations that are learned from beside the answers, and the weight that the negative log-likelihood of each of their
+    tokens has in the loss of all updates of a pass, whose mean the policy's loss is; None without any."""
 
     ids_BN: Tensor
     mask_BT: Tensor
@@ -54,14 +54,18 @@ class Rollout:
 
 def rollout_of(
     prompts: list[list[int]],
-    completions: list[Completion],
+    completions: list[Written],
     mask_GS: Tensor,
     advantages_GS: Tensor,
     figures: dict[str, float],
     pad_id: int,
 ) -> Rollout:
-    """What an update reads of the answers; of those whose mask is 0 nothing counts, nor do their lengths in a mean."""
-    conversations = [Conversation(p, c.ids) for p, c in zip(prompts, completions, strict=True)]
+    """What an update reads of the answers; of those whose mask is 0 nothing counts, nor do their lengths in a mean, and of the
+    others what the model wrote itself."""
+    conversations = [
+        Conversation(prompt, written.ids, [float(own) for own in written.own])
+        for prompt, written in zip(prompts, completions, strict=True)
+    ]
     ids_BN, mask_BT = collate(conversations, pad_id)
     logp_old_BT = torch.zeros_like(mask_BT)
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):

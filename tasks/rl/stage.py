@@ -19,13 +19,14 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
     with are those under which the sampler drew."""
     model, tokenizer = read_model(data / config.model)
     model.to(device())
-    room = model.config.context - config.max_new_tokens
+    room = model.config.context - config.answer_tokens
     examples = [e for e in config.problems.examples("rl") if len(tokenizer.chat(e.prompt)) <= room]
     if not examples:
         raise ConfigError(
-            f"rl.max_new_tokens: no prompt fits the context of {model.config.context} less {config.max_new_tokens}"
+            f"rl.max_new_tokens: no prompt fits the context of {model.config.context} less {config.answer_tokens}"
         )
-    ledger = Ledger((log.scratch or log.parts) / "rollouts", config.rewards) if config.keep_rollouts else None
+    folder = (log.scratch or log.parts) / "rollouts"
+    ledger = Ledger(folder, config.rewards, config.environment.adds) if config.keep_rollouts else None
     learning = Learning(config, model, tokenizer, examples, ledger)
 
     def seen(step: int) -> list[float]:

@@ -8,6 +8,7 @@ import pytest
 
 from flows.params.compose import compose
 from tasks.about.sections import Sections
+from tasks.core.config import ConfigError
 from tasks.rl.contracts import contracts
 from tasks.rl.inputs import inputs
 from tasks.rl.needs import needs
@@ -45,6 +46,25 @@ def test_rollouts_that_are_kept_take_disk() -> None:
     plain, kept = (needs(sections(*changes)) for changes in ([], ["rl.keep_rollouts=true"]))
     # 60 rollouts of 256 answers with up to 32 tokens
     assert 60 * 256 * 32 * 8 < kept.output - plain.output == kept.scratch - plain.scratch < 10e6
+
+
+def test_results_of_an_environment_take_room_disk_and_a_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = "rl.environment={name: calculator, turns: 2, result_tokens: 10}"
+    plain, longer = step(), step(called)
+    assert longer.batch.length == plain.batch.length + 20 and longer.sampling.prompt == plain.sampling.prompt
+    kept = [needs(sections("rl.keep_rollouts=true", *more)).output for more in ([], [called])]
+    # 60 rollouts of 256 answers: 20 tokens more of 9 bytes, and one byte more of each of the 32
+    assert kept[1] - kept[0] == 60 * 256 * (20 * 9 + 32)
+    (found,) = contracts(sections("rl.environment={name: python}"))  # four results of 128 tokens in a context of 256
+    assert found.where == "params.yaml: rl.max_new_tokens" and "less 544" in found.what
+
+    def none() -> str:
+        raise ConfigError("sandbox: there is none")
+
+    monkeypatch.setattr("tasks.rl.inputs.mode", none)
+    (found,) = inputs(sections("rl.environment={name: python}"))
+    assert (found.where, found.what) == ("params.yaml: rl.environment", "sandbox: there is none")
+    assert list(inputs(sections(called))) == []
 
 
 def test_a_bandit_asks_for_levels(tmp_path: Path) -> None:

@@ -2,17 +2,18 @@
 
 import torch
 
-from lm.sampler import Completion
+from tasks.rl.environments.base import Written
 from tasks.rl.rollout import Rollout, Rollouts, rollout_of
 
 
 def test_an_update_reads_what_was_sampled() -> None:
-    """Tokens of answers with a verdict, each with its own log-probability; neither prompts, nor padding, nor the others."""
+    """Tokens of answers with a verdict, each with its own log-probability; neither prompts, nor padding, nor results, nor the
+    others."""
     prompts = [[1, 2, 3], [4], [1, 2]]
     completions = [
-        Completion([5, 6], [-0.5, -0.25], True),
-        Completion([7], [-2.0], False),
-        Completion([8, 9], [-1.0, -3.0], True),
+        Written([5, 6], [-0.5, -0.25], True, [True, True]),
+        Written([7], [-2.0], False, [True]),
+        Written([8, 9], [-1.0, -3.0], True, [True, True]),
     ]
     mask, advantages = torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[0.25, -0.25, 0.0]])
     got = rollout_of(prompts, completions, mask, advantages, {"reward": 0.75}, 0)
@@ -21,6 +22,9 @@ def test_an_update_reads_what_was_sampled() -> None:
     assert (got.logp_old_BT * got.mask_BT).tolist() == [[0, 0, -0.5, -0.25], [-2, 0, 0, 0], [0, 0, 0, 0]]
     assert got.advantages_B.tolist() == [0.25, -0.25, 0]
     assert got.figures == {"reward": 0.75} and got.reference_BT is None
+    called = Written([5, 7, 7, 6], [-0.5, 0.0, 0.0, -0.25], True, [True, False, False, True])
+    (mask_T,) = rollout_of(prompts[:1], [called], torch.ones(1, 1), torch.ones(1, 1), {}, 0).mask_BT.tolist()
+    assert mask_T == [0, 0, 1, 0, 0, 1]
 
 
 def _rollout(problems: int, samples: int = 2) -> Rollout:

@@ -84,6 +84,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
 ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model"}
 ELSEWHERE |= {"demonstrations"}  # which binds where all answers to a problem fail: test_demonstrations.py
 ELSEWHERE |= {"keep_rollouts"}  # which changes no weight: test_ledger.py
+ELSEWHERE |= {"environment"}  # which a policy must call: test_environments.py
 
 
 def test_every_parameter_changes_the_weights(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from lm.problems.example import Example, Score
 @dataclass(frozen=True)
 class Answer:
     """One answer to a problem. ids: the tokens that the model wrote, the end token included where it is `finished`; text: the
-    whole answer, what it was given to begin with included; score: the verifier's."""
+    whole answer, with what it was given to begin with and what an environment added to it; score: the verifier's."""
 
     example: Example
     ids: list[int]

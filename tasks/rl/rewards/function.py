@@ -3,10 +3,8 @@
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
-from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from lm.config import ConfigError
+from lm.sandbox.run import end_group
 from tasks.rl.rewards.base import Answer, Moment, Part
 
 FOLDER = "data/rewards"
@@ -82,16 +81,10 @@ class Function(Part):
             out, _ = process.communicate(request, START_SECONDS + self.seconds * (answers + len(groups)))
             reason = f"its process ended with {process.returncode}"
         except subprocess.TimeoutExpired:
-            end(process)
+            end_group(process)
             out, _ = process.communicate()
             reason = "its process took too long and was killed"
         finally:
-            end(process)
+            end_group(process)
         lines = [json.loads(line) for line in out.rpartition("\n")[0].splitlines()]
         return lines + [[(None, reason)] * len(group) for group in groups[len(lines) :]]
-
-
-def end(process: subprocess.Popen[str]) -> None:
-    """Kill what is left of the process and of all that it started."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
