@@ -17,8 +17,8 @@ PART = "reward_"
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer. reward and advantage: None of one without a verdict. parts: what each part of the reward gave, where there
-    are several. learned: whether an update learned from it."""
+    """One answer; tokens: the model's own. reward and advantage: None of one without a verdict. parts: what each part of the
+    reward gave, where there are several. learned: whether an update learned from it."""
 
     text: str
     tokens: int
@@ -42,7 +42,7 @@ class Group:
 @dataclass(frozen=True)
 class Rollout:
     """A rollout, counted from 0, after so many updates. reward: the mean of valid answers. equal: share of problems to which
-    all answers earned the same. tokens, entropy (nats a token): means over answers."""
+    all answers earned the same. tokens, the model's own, and entropy (nats a token): means over answers."""
 
     number: int
     updates: int
@@ -74,13 +74,13 @@ def rollout_of(table: pa.Table, tokenizer: Any) -> Rollout:
     starts = [place for place, row in enumerate(rows) if row["sample"] == 0]
     groups = [rows[start:end] for start, end in zip(starts, [*starts[1:], len(rows)], strict=True)]
     rewards = [row["reward"] for row in rows if row["reward"] is not None]
-    drawn = [logp for row in rows for logp in row["logps"] if logp is not None]
+    drawn = [logp for row in rows for logp in own_of(row, "logps")]
     return Rollout(
         rows[0]["rollout"],
         rows[0]["policy"],
         mean(rewards),
         mean([float(spread(group) == 0) for group in groups]),
-        mean([float(len(row["ids"])) for row in rows]),
+        mean([float(len(own_of(row, "ids"))) for row in rows]),
         -mean(drawn),
         [group_of(group, tokenizer) for group in chosen(groups)],
     )
@@ -108,13 +108,18 @@ def sample_of(row: dict[str, Any], tokenizer: Any) -> Sample:
     parts = {name.removeprefix(PART): value for name, value in row.items() if name.startswith(PART)}
     return Sample(
         short(tokenizer.decode(row["ids"])),
-        len(row["ids"]),
+        len(own_of(row, "ids")),
         row["finished"],
         row["reward"],
         parts if len(parts) > 1 else {},
         row["advantage"] if row["reward"] is not None else None,
         row["learned"],
     )
+
+
+def own_of(row: dict[str, Any], name: str) -> list[Any]:
+    """Values of the tokens that the model wrote itself; all, where no environment wrote any."""
+    return [value for value, own in zip(row[name], row.get("own") or [True] * len(row[name]), strict=True) if own]
 
 
 def earned(row: dict[str, Any]) -> float:

@@ -10,7 +10,7 @@ import pytest
 from tasks.report.read import read_stages
 from tasks.report.render import page
 from tasks.report.rollouts import chosen, rollouts
-from tasks.rl.ledger import SCHEMA
+from tasks.rl.ledger import OWN, SCHEMA
 from tests.lm.models import toy_tokenizer
 from tests.report.tree import HOSTILE, build
 
@@ -27,11 +27,11 @@ def row(number: int, problem: int, sample: int, reward: float | None, text: str,
     }  # fmt: skip
 
 
-def write(folder: Path, rows: list[dict[str, Any]]) -> Path:
+def write(folder: Path, rows: list[dict[str, Any]], schema: pa.Schema = SCHEMA) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     TOKENIZER.save(folder)
     parts = [pa.field(name, pa.float32()) for name in ("reward_correct", "reward_format")]
-    pq.write_table(pa.Table.from_pylist(rows, pa.schema([*SCHEMA, *parts])), folder / "rollouts.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema([*schema, *parts])), folder / "rollouts.parquet")
     return folder
 
 
@@ -62,6 +62,15 @@ def test_what_is_said_of_a_rollout_by_hand(tmp_path: Path) -> None:
     assert [sample.reward for sample in second.samples] == [0.0, None]
     assert second.samples[1].advantage is None and not second.samples[1].learned
     assert first.prompt.startswith("question 0") and first.samples[0].parts == {"correct": 1.0, "format": 0.25}
+
+
+def test_what_an_environment_wrote_is_shown_and_not_counted(tmp_path: Path) -> None:
+    given = row(0, 0, 0, 1.0, "<<1+1>>[[2]]")
+    own = [True] * 7 + [False] * (len(given["ids"]) - 7)
+    logps = [-1.0 if mine else 0.0 for mine in own]
+    [found] = rollouts(write(tmp_path, [{**given, "own": own, "logps": logps}], pa.schema([*SCHEMA, OWN])))
+    assert found.tokens == 7 and found.entropy == 1.0
+    assert found.groups[0].samples[0].text == "<<1+1>>[[2]]" and found.groups[0].samples[0].tokens == 7
 
 
 def test_the_problem_that_divides_answers_and_the_best_and_the_worst_of_those_that_do_not() -> None:

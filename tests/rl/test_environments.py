@@ -310,7 +310,7 @@ def called(**changes: Any) -> Any:
 
 
 def asked(own: Learning, samples: int = 4) -> Verdicts:
-    found, _, _ = own._asked(0)
+    found, *_ = own._asked(0)
     assert any(written.calls for written in found.completions) and any(all(w.own) for w in found.completions)
     return found
 
@@ -355,7 +355,8 @@ def test_a_planted_bug_that_trains_on_results_is_caught_by_its_name(monkeypatch:
 def test_the_gradient_is_that_of_the_models_own_tokens() -> None:
     """Of logits at each place of an answer, the loss has none where the next token is a result."""
     batch = learning(called(), calling()).batch_at(0)
-    ids, mask, old, advantages, *_ = batch.content
+    _, weights, old, advantages, *_ = batch.content
+    mask = (weights > 0).float()
     model_logps = old.clone().requires_grad_(True)
     loss, _ = PolicyGradient()(model_logps, old, advantages, PolicyGradient().weights(mask, 8))
     loss.backward()
