@@ -10,8 +10,9 @@ class Dialogue:
 
     where: `file:row`, by which a message names it. messages: each with `role` and `content`, and `tool_calls` where it has
     them. weights: of each message, how much its tokens count in a loss; 0 of what is not learned. tools: JSON schemas of the
-    tools there are, None where there are none. level: how hard it is, or how high in a curriculum; None where its file says
-    nothing.
+    tools there are, None where there are none. Where its file says nothing, None or nothing: level, how hard it is, or how high
+    in a curriculum; confidence, how sure one is of its answers; rationale, what leads to the last answer; markers, what kind of
+    row it is, by name.
     """
 
     where: str
@@ -19,6 +20,9 @@ class Dialogue:
     weights: list[float] = field(default_factory=list)
     tools: list[Any] | None = None
     level: float | None = None
+    confidence: float | None = None
+    rationale: str | None = None
+    markers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

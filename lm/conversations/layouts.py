@@ -31,8 +31,9 @@ def dialogue_of(row: Row, where: str) -> Dialogue:
     Layouts: `messages` with `role` and `content` (OpenAI, Hugging Face), where `weight`, or `train` (true or false), says how
     much a message counts; `conversations` with `from` and `value` (ShareGPT); a question in `prompt`, `instruction`, `question`
     or `query`, with what stands in `input` or `context` behind it, and an answer in `completion`, `response`, `output`,
-    `answer` or `chosen`, either a text or a list of messages. `system` and `tools` may stand beside any of them, and `level`, a
-    number.
+    `answer` or `chosen`, either a text or a list of messages. `system` and `tools` may stand beside any of them; `level` and
+    `confidence`, numbers; `rationale`, a text; `markers`, an object of texts and numbers. Of these four what is of another kind
+    counts as not there.
     """
     turns = next((row[name] for name in LISTS if isinstance(row.get(name), list)), None)
     messages = _messages(turns, row) if turns is not None else _pair(row)
@@ -43,14 +44,32 @@ def dialogue_of(row: Row, where: str) -> Dialogue:
     if not any(weights):
         roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
         raise ValueError(f"no message of an assistant counts; its roles are {roles}")
-    level = row.get("level")
+    rationale = row.get("rationale")
     return Dialogue(
         where,
         messages,
         weights,
         _tools(row.get("tools")),
-        float(level) if isinstance(level, int | float) and not isinstance(level, bool) else None,
+        _number(row.get("level")),
+        _number(row.get("confidence")),
+        rationale if isinstance(rationale, str) and rationale.strip() else None,
+        _markers(row.get("markers")),
     )
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _markers(value: Any) -> dict[str, str]:
+    """Texts and numbers of an object by their names, as texts; what is blank or of another kind is left out."""
+    found = value.items() if isinstance(value, Mapping) else ()
+    kept = {
+        str(name): str(mark)
+        for name, mark in found
+        if isinstance(mark, str | int | float) and not isinstance(mark, bool)
+    }
+    return {name: mark for name, mark in kept.items() if mark.strip()}
 
 
 def _messages(turns: list[Any], row: Row) -> list[dict[str, Any]]:

@@ -9,11 +9,14 @@ from tasks.about.training import check_shards
 from tasks.core.config import ConfigError
 from tasks.sft.needs import every_length
 
+# Sources that read the problem set's split for fine-tuning
+OF_PROBLEMS = ("problems", "subtasks", "attempts")
+
 
 def contracts(sections: Sections) -> Iterator[Finding]:
     """What does not hold."""
     config, shape = sections["sft"], sections.shape("sft")
-    if any(source.name == "problems" for source in config.sources):
+    if any(source.name in OF_PROBLEMS for source in config.sources):
         yield from check_split(config.problems, "sft", shape.vocab_size)
     try:
         lengths = [sum(pair) for pair in every_length(sections)]

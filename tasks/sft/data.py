@@ -1,16 +1,15 @@
 """The conversations that fine-tuning learns from, and which of them each step takes."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lm.conversations.dialogue import Refused
-from lm.conversations.encode import Learned, cut
+from lm.conversations.encode import cut
 from lm.model import Decoder
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import Conversation
@@ -20,8 +19,8 @@ from tasks.sft.sources.base import Read
 
 @dataclass(frozen=True)
 class Data:
-    """conversations of all sources; picks_P, which of them stands at each place of the run; too_long: how many did not fit the
-    context, and were cut or left out; refused: rows that are no conversation."""
+    """conversations of all sources, with weights that their confidence is in; picks_P, which of them stands at each place of
+    the run; too_long: how many did not fit the context, and were cut or left out; refused: rows that are no conversation."""
 
     conversations: list[Conversation]
     picks_P: np.ndarray
@@ -29,55 +28,55 @@ class Data:
     refused: list[Refused]
 
 
-def read_data(
-    sources: Sequence[Any],
-    order: Any,
-    tokenizer: Tokenizer,
-    problems: Any,
-    folder: Path,
-    learned: Learned,
-    cuts: bool,
-    context: int,
-    places: int,
-    seed: int,
-    model: Decoder | None = None,
-) -> Data:
-    """What the sources have that fits the context, and the order in which so many places of a run take it.
+def read_data(config: Any, tokenizer: Tokenizer, context: int, places: int, model: Decoder | None = None) -> Data:
+    """What the sources of a SftConfig have that fits the context, and the order in which so many places of a run take it.
 
-    cuts: whether what is too long is cut, rather than left out. model: what some sources write with. Raises ConfigError for a
-    source of which nothing is left.
+    model: what some sources write with, and some confidences ask. Raises ConfigError for a source of which nothing is left.
     """
-    conversations: list[Conversation] = []
-    refused: list[Refused] = []
-    source_P = spread([source.weight for source in sources], places)
-    picks_P, too_long = np.zeros(places, dtype=np.int64), 0
-    for number, source in enumerate(sources):
-        read: Read = source(tokenizer, problems, folder, learned, model, seed)
-        fitting = [(c if len(c) <= context else cut(c, context) if cuts else None) for c in read.conversations]
-        kept = [(c, level) for c, level in zip(fitting, read.levels, strict=True) if c is not None]
-        too_long += sum(len(c) > context for c in read.conversations)
-        refused += read.refused
-        if not kept:
-            raise ConfigError(_nothing(source.name, read, context))
+    reads = [_fitting(source, config, tokenizer, context, model) for source in config.sources]
+    counts = [len(read.conversations) for read, _ in reads]
+    conversations = [conversation for read, _ in reads for conversation in read.conversations]
+    stated_N = np.array([stated for read, _ in reads for stated in read.stated()], dtype=np.float64)
+    levels_N = np.array([level for read, _ in reads for level in read.levels], dtype=np.float64)
+    confidence_N = config.confidence(conversations, stated_N, model, tokenizer.pad_id)
+    first, kept, members = 0, list[Conversation](), list[np.ndarray]()
+    for source, count in zip(config.sources, counts, strict=True):
+        mine = np.arange(first, first + count)[confidence_N[first : first + count] > 0]
+        if not len(mine):
+            raise ConfigError(f"sft.sources: {source.name}: none of its {count} conversations has a confidence above 0")
+        members.append(mine)
+        first += count
+    source_P = config.mixture([source.weight for source in config.sources], [len(mine) for mine in members], places)
+    picks_P = np.zeros(places, dtype=np.int64)
+    for number, mine in enumerate(members):
         mine_P = np.flatnonzero(source_P == number)
-        lengths_N = np.array([len(c) for c, _ in kept])
-        levels_N = np.array([level for _, level in kept], dtype=np.float64)
-        picks_P[mine_P] = len(conversations) + order(lengths_N, levels_N, len(mine_P), seed + 1_000_003 * number)
-        conversations += [c for c, _ in kept]
-    return Data(conversations, picks_P, too_long, refused)
+        lengths_M = np.array([len(conversations[n]) for n in mine])
+        seed = config.seed + 1_000_003 * number
+        picks_P[mine_P] = len(kept) + config.order(lengths_M, levels_N[mine], len(mine_P), seed)
+        kept += [weighted(conversations[n], float(confidence_N[n])) for n in mine]
+    refused = [row for read, _ in reads for row in read.refused]
+    return Data(kept, picks_P, sum(too_long for _, too_long in reads), refused)
 
 
-def spread(weights: Sequence[float], places: int) -> np.ndarray:
-    """source_P of each place: sources by their weights, spread evenly: in the first places, however many, a source has its
-    share of them to within (S + 1) / 2, where there are S sources. The first of more places are those of fewer."""
-    total = sum(weights)
-    turns, sources = [], []
-    for number, weight in enumerate(weights):
-        count = math.ceil(places * weight / total) + 1
-        turns.append((np.arange(count) + 0.5) * (total / weight))
-        sources.append(np.full(count, number))
-    source = np.concatenate(sources)
-    return source[np.lexsort((source, np.concatenate(turns)))][:places]
+def weighted(conversation: Conversation, confidence: float) -> Conversation:
+    """The conversation, its weights multiplied by the confidence."""
+    if confidence == 1:
+        return conversation
+    weights = conversation.weights or [1.0] * len(conversation.completion)
+    return replace(conversation, weights=[weight * confidence for weight in weights])
+
+
+def _fitting(source: Any, config: Any, tokenizer: Tokenizer, context: int, model: Decoder | None) -> tuple[Read, int]:
+    """(what a source has that fits the context, how many did not and were cut or left out)."""
+    folder, cuts = Path(config.conversations.folder), config.too_long == "cut"
+    read: Read = source(tokenizer, config.problems, folder, config.learned, model, config.seed)
+    fitting = [(c if len(c) <= context else cut(c, context) if cuts else None) for c in read.conversations]
+    kept = [each for each in zip(fitting, read.levels, read.stated(), strict=True) if each[0] is not None]
+    if not kept:
+        raise ConfigError(_nothing(source.name, read, context))
+    conversations = [c for c, _, _ in kept if c is not None]
+    found = Read(conversations, [level for _, level, _ in kept], read.refused, [stated for *_, stated in kept])
+    return found, sum(len(c) > context for c in read.conversations)
 
 
 def reasons(refused: Sequence[Refused]) -> str:

@@ -18,11 +18,8 @@ def examples(sections: Sections, data: Path, count: int) -> Iterator[list[Piece]
     config = sections["sft"]
     folder = sections.checkpoint_folder() if config.model == CHECKPOINT else data / config.model
     tokenizer, shape = read_tokenizer(folder), sections.shape("sft")
-    found = read_data(
-        config.sources, config.order, tokenizer, config.problems, Path(config.conversations.folder), config.learned,
-        config.too_long == "cut", shape.context, count, config.seed,
-    )  # fmt: skip
-    for index in found.picks_P:
+    found = read_data(config, tokenizer, shape.context, max(count, config.steps * config.batch))
+    for index in found.picks_P[:count]:
         yield pieces(tokenizer, found.conversations[index])
 
 

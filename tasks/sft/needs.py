@@ -1,5 +1,6 @@
 """What supervised fine-tuning takes: its model and checkpoints on disk, and the step that it repeats."""
 
+from collections.abc import Callable
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import StageNeeds, Step, Work
 from tasks.core.config import ConfigError
+from tasks.sft.sources.attempts import AGAIN
 from tasks.sft.step import loss_of
 
 # Of a source of files, how many conversations are looked at
@@ -33,13 +35,27 @@ def needs(sections: Sections) -> StageNeeds:
 @cache
 def lengths_of(source: Any, problems: Any, folder: Path, vocab_size: int) -> list[tuple[int, int]]:
     """(what is read before it, what is learned) of a source's conversations in tokens, as `problem_lengths.conversations`
-    counts them; of files the first of them. Raises ConfigError where there are no files."""
-    if source.name != "files":
-        return conversations(problems, getattr(source, "split", "sft"), vocab_size)
+    counts them; of files, and of what a format writes, the first of them. Raises ConfigError where there are no files."""
     tokens = counter(vocab_size)
-    rows = (row for path in files_of(folder / source.path) for row in dialogues_of(path) if isinstance(row, Dialogue))
+    if source.name == "files":
+        rows = (
+            row for path in files_of(folder / source.path) for row in dialogues_of(path) if isinstance(row, Dialogue)
+        )
+        return written_lengths(list(islice(rows, LOOKED_AT)), source, tokens)
+    every = conversations(problems, getattr(source, "split", "sft"), vocab_size)
+    if source.name == "problems" and source.format.name != "plain":
+        return written_lengths(source.rows(problems)[:LOOKED_AT], source, tokens)
+    if source.name == "subtasks":
+        return [(tokens(prompt) + 2, tokens(answer) + 1) for prompt, answer in source.pairs(problems)]
+    if source.name == "attempts":  # each about as long as the answer
+        return [(asked + source.samples * (said + tokens(AGAIN) + 2), said) for asked, said in every]
+    return every
+
+
+def written_lengths(rows: list[Dialogue], source: Any, tokens: Callable[[str], int]) -> list[tuple[int, int]]:
+    """(what is read before it, what is learned) of dialogues as the source's format writes them."""
     found = []
-    for row in islice(rows, LOOKED_AT):
+    for row in (example for examples in source.format(rows, 0) for example in examples):
         lengths = [tokens(message["content"]) + 2 for message in row.messages]
         learned = sum(length for length, weight in zip(lengths, row.weights, strict=True) if weight)
         found.append((sum(lengths) - learned, learned))

@@ -22,7 +22,7 @@ from lm.training.recipe import Recipe
 from lm.transfer import Tensors
 from tasks.core.config import Conversations, StartModel
 from tasks.core.log import Log
-from tasks.sft import corruptions, losses, orders
+from tasks.sft import confidences, corruptions, losses, mixtures, orders
 from tasks.sft import sources as every_source
 from tasks.sft.data import read_data, reasons
 from tasks.sft.step import bounds_within, loss_of
@@ -43,7 +43,9 @@ class SftConfig(Recipe):
         False,
         description="conversations behind each other in rows of the context, none of which sees another; off: one a row",
     )
+    mixture: choice(mixtures) = mixtures.Even()
     order: choice(orders) = orders.Shuffled()
+    confidence: choice(confidences) = confidences.Certain()
     corruption: choice(corruptions) = corruptions.Untouched()
     loss: choice(losses) = losses.CrossEntropy()
     conversations: Conversations = Conversations()
@@ -56,10 +58,7 @@ def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
     model, tokenizer = read_model(data / config.model)
     model.to(device())
     context, batch = model.config.context, config.batch
-    found = read_data(
-        config.sources, config.order, tokenizer, config.problems, Path(config.conversations.folder), config.learned,
-        config.too_long == "cut", context, config.steps * batch, config.seed, model,
-    )  # fmt: skip
+    found = read_data(config, tokenizer, context, config.steps * batch, model)
     if found.refused:
         lines = [json.dumps(vars(row), ensure_ascii=False, sort_keys=True) for row in found.refused]
         write_text(data / "sft" / QUARANTINE, "\n".join(lines) + "\n")

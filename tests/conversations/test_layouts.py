@@ -57,6 +57,24 @@ def test_tools_and_their_calls_are_kept() -> None:
     assert found.tools == [{"name": "add"}] and found.weights == [0, 1, 0, 1]
 
 
+def test_a_row_says_how_sure_it_is_why_and_of_what_kind() -> None:
+    pair = {"prompt": "2+2", "completion": "4"}
+    found = dialogue_of(
+        {**pair, "confidence": 0.5, "rationale": "1+1+1+1", "markers": {"domain": "sums", "digits": 1}}, "a:1"
+    )
+    assert (found.confidence, found.rationale, found.markers) == (0.5, "1+1+1+1", {"domain": "sums", "digits": "1"})
+    for row in (
+        pair,
+        {**pair, "confidence": "high", "rationale": [], "markers": ["sums"]},
+        {**pair, "confidence": True, "rationale": " "},
+    ):
+        found = dialogue_of(row, "a:1")
+        assert (found.confidence, found.rationale, found.markers) == (None, None, {})
+    assert dialogue_of({**pair, "markers": {"a": True, "b": None, "c": " ", "d": "x", "e": {}}}, "a:1").markers == {
+        "d": "x"
+    }
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"text": "2+2=4", "id": 1}, "needs `messages` or .* its fields are id, text"),
     ({}, "its fields are none"),

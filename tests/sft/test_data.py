@@ -15,7 +15,6 @@ from tasks.core.config import ConfigError
 from tasks.sft import corruptions, orders
 from tasks.sft.corruptions import MaskedThought, Neftune, Untouched
 from tasks.sft.corruptions.neftune import uniform_noise
-from tasks.sft.data import spread
 from tasks.sft.orders import Ascending, Shuffled
 from tests.lm.models import toy_model
 
@@ -27,18 +26,6 @@ def conversation(length: int, seed: int) -> Conversation:
     ids = torch.randint(5, 261, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
     prompt = 1 + seed % (length - 1)
     return Conversation(ids[:prompt], ids[prompt:], [1.0, 0.5, 0.0][seed % 3 :][:1] * (length - prompt))
-
-
-@settings(max_examples=60, derandomize=True)
-@given(weights=st.lists(st.floats(0.05, 20), min_size=1, max_size=5), count=st.integers(0, 300))
-def test_every_stretch_of_places_has_its_share_of_each_source(weights: list[float], count: int) -> None:
-    found = spread(weights, count)
-    assert len(found) == count and np.array_equal(found, spread(weights, count + 17)[:count])
-    for source, weight in enumerate(weights):
-        reached = np.cumsum(found == source)
-        assert np.all(
-            np.abs(reached - weight / sum(weights) * np.arange(1, count + 1)) <= (len(weights) + 1) / 2 + 1e-9
-        )
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=["shuffled", "level", "length"])

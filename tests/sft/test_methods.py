@@ -20,20 +20,30 @@ from lm.training.data.conversations import collate
 from tasks.core.config import ConfigError, Conversations
 from tasks.core.log import Log
 from tasks.core.process import Stopped
-from tasks.sft import corruptions, losses
+from tasks.sft import confidences, corruptions, formats, losses, mixtures
+from tasks.sft.confidences import Certain, Likelihood, Stated
 from tasks.sft.corruptions import MaskedThought, Untouched
 from tasks.sft.data import read_data
+from tasks.sft.formats import Flipped, Markers, Plain, Rationales, Retrieved
 from tasks.sft.losses import ConfidenceLimited, CrossEntropy
-from tasks.sft.orders import Ascending, Shuffled
-from tasks.sft.sources import Files, OwnAnswers, Problems
+from tasks.sft.mixtures import Even, InTurn, Proportional
+from tasks.sft.orders import Ascending
+from tasks.sft.sources import Attempts, Files, OwnAnswers, Problems, Subtasks
 from tasks.sft.stage import QUARANTINE, SftConfig, run
-from tests.lm.models import toy_model, toy_tokenizer
+from tests.lm.models import toy_tokenizer
 from tests.neighbours import assert_all_differ, every_neighbour
+from tests.sft.models import speaks
 
 
 def talk(n: int, turns: int = 1) -> dict[str, Any]:
     messages = [{"role": ("user", "assistant")[i % 2], "content": "ab cd"[: 1 + (n + i) % 5]} for i in range(2 * turns)]
-    return {"messages": messages, "level": n % 3}
+    return {
+        "messages": messages,
+        "level": n % 3,
+        "confidence": 0.25 + n / 16,
+        "rationale": "abc"[: n % 4],
+        "markers": {"n": n % 2},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -49,32 +59,49 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def settings(folder: Path, **changes: Any) -> SftConfig:
+    """Six steps of four conversations, but for the changes."""
+    given = {
+        "steps": 6, "batch": 4, "seed": 0, "optimizer": AdamW(lr=1e-2), "schedule": Wsd(), "average": Last(), "model": "pretrain",
+        "problems": Arithmetic(digits=1, worked_fraction=0.5), "conversations": Conversations(folder=str(folder)),
+        "sources": [Files(path="a")],
+    }  # fmt: skip
+    return SftConfig(**{**given, **changes})
+
+
 def trained(data: Path, folder: Path, log: Log | None = None, **changes: Any) -> tuple[str, dict[str, float]]:
     """(digest of the weights, metrics)."""
     for name in ("pretrain", "sft"):
         (data / name).mkdir(parents=True, exist_ok=True)
-    save_model(data / "pretrain", toy_model(), toy_tokenizer())
-    given = {
-        "steps": 6, "batch": 4, "seed": 0, "optimizer": AdamW(lr=1e-2), "schedule": Wsd(), "average": Last(), "model": "pretrain",
-        "problems": Arithmetic(digits=1), "conversations": Conversations(folder=str(folder)), "sources": [Files(path="a")],
-    }  # fmt: skip
-    metrics = run(SftConfig(**{**given, **changes}), data, log or Log())
+    save_model(data / "pretrain", speaks(context=96), toy_tokenizer())
+    metrics = run(settings(folder, **changes), data, log or Log())
     path = data / "sft" / "model.safetensors"
     assert all(weight.isfinite().all() for weight in load_file(path).values())
     return sha256(path.read_bytes()).hexdigest(), metrics
 
 
+FORMS = [
+    Markers(), Markers(silent=0.0), Markers(silent=1.0), Markers(silent=0.0, dropped=0.0), Markers(length=False), Markers(predicted=False),
+    Flipped(), Rationales(), Rationales(weight=0.5), Retrieved(shots=1), Retrieved(), Retrieved(by="random"), Retrieved(bank=4), Retrieved(by="trigrams"),
+]  # fmt: skip
+MIXTURES = [Even(), InTurn(), Proportional(), Proportional(temperature=3.0), Proportional(limit=4)]
 CHANGES: dict[str, list[dict[str, Any]]] = {
     "steps": [{"steps": 8}],
     "batch": [{"batch": 5}],
     "sources": [
         {"sources": [Files(path="a", fraction=0.6)]}, {"sources": [Problems()]}, {"sources": [Files(path="a"), Problems()]},
-        {"sources": [OwnAnswers(samples=2, max_new_tokens=6)]},
+        {"sources": [Problems(fraction=0.5)]}, {"sources": [Subtasks()]}, {"sources": [Files(path="a"), Subtasks()]},
+        {"sources": [OwnAnswers(samples=2, max_new_tokens=6)]}, {"sources": [OwnAnswers(samples=3, max_new_tokens=6)]},
+        {"sources": [Attempts(samples=2, max_new_tokens=6, kept="all")]},
+        *({"sources": [Files(path="a", format=form)]} for form in FORMS),
+        *({"sources": [Problems(format=method())]} for method in methods_of(formats) if method is not Plain),
         {"sources": [Files(path="a"), Problems(weight=3.0)]}, {"sources": [Files(path="a", weight=3.0), Problems()]},
     ],
     "learned": [{"learned": "last"}],
     "too_long": [{"too_long": "cut"}],
     "packing": [{"packing": True}],
+    "mixture": [{"sources": [Files(path="a", fraction=0.3), Subtasks()], "mixture": method} for method in MIXTURES],
+    "confidence": [{"confidence": Stated()}, {"confidence": Likelihood()}, {"confidence": Likelihood(power=2.0)}],
     "order": [{"order": Ascending()}, {"order": Ascending(by="length")}],
     "corruption": [{"corruption": method()} for method in methods_of(corruptions) if method is not Untouched],
     "loss": [{"loss": method()} for method in methods_of(losses) if method is not CrossEntropy],
@@ -89,7 +116,12 @@ ELSEWHERE = {
 
 def test_every_parameter_changes_the_weights(tmp_path: Path, folder: Path) -> None:
     assert set(CHANGES) | ELSEWHERE == set(SftConfig.model_fields)
-    tries = [[changes] for settings in CHANGES.values() for changes in settings]
+    assert {type(form) for form in FORMS} | {Plain} == set(methods_of(formats))
+    assert {type(method) for method in MIXTURES} == set(methods_of(mixtures))
+    assert {type(changes["confidence"]) for changes in CHANGES["confidence"]} | {Certain} == set(
+        methods_of(confidences)
+    )
+    tries = [[changes] for choices in CHANGES.values() for changes in choices]
     for field, room in (("corruption", corruptions), ("loss", losses)):
         tries += [[{field: method} for method in methods] for methods in every_neighbour(methods_of(room))]
     folders = count()
@@ -187,10 +219,10 @@ def test_what_is_hidden_is_predicted_all_the_same(tmp_path: Path, folder: Path) 
         def __call__(self, step: int, **values: float) -> None:
             self.losses.append(values["loss"])
 
-    method, tokenizer, model = MaskedThought(share=0.6, warmup=0.0), toy_tokenizer(), toy_model()
+    method, tokenizer, model = MaskedThought(share=0.6, warmup=0.0), toy_tokenizer(), speaks(context=96)
     with torch.enable_grad():
         trained(tmp_path, folder, Said(), corruption=method, steps=1, batch=12)
-    found = read_data([Files(path="a")], Shuffled(), tokenizer, None, folder, "all", False, model.config.context, 12, 0)
+    found = read_data(settings(folder), tokenizer, model.config.context, 12)
     ids, mask = collate([found.conversations[i] for i in found.picks_P], tokenizer.pad_id)
     read = method(ids[:, :-1], mask, tokenizer.pad_id, 0, 0, 1)
     assert not torch.equal(read, ids[:, :-1])

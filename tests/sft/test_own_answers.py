@@ -7,22 +7,14 @@ import pytest
 import torch
 
 from lm.model import Decoder
-from lm.problems.example import Example, Score
-from lm.sampler import Completion
+from lm.problems.example import Example, Score, unit_hash
+from lm.sampler import Completion, generate
 from tasks.sft.sources import OwnAnswers
-from tasks.sft.sources.own_answers import likeliest
-from tests.lm.models import toy_model, toy_tokenizer
+from tasks.sft.sources.own_answers import VERDICT, likeliest, reflecting
+from tests.lm.models import toy_tokenizer
+from tests.sft.models import speaks
 
 TOKENIZER = toy_tokenizer()
-
-
-def speaks() -> Decoder:
-    """A model that ends its answers now and then."""
-    model = toy_model(seed=4, tied=False)
-    with torch.no_grad():
-        x_D = model.hidden(torch.arange(40)[None])[0].mean(0)
-        model.head.weight[TOKENIZER.end_id] = 4 * x_D / x_D.square().sum()
-    return model
 
 
 class Even:
@@ -81,3 +73,47 @@ def test_an_answer_that_never_ended_is_none() -> None:
     assert likeliest([one, two, three]) is three and likeliest([two]) is None and likeliest([]) is None
     with pytest.raises(ValueError, match="own_answers are written by the model when the stage runs"):
         OwnAnswers()(TOKENIZER, Even(), Path(), "all", None, 0)
+
+
+def reflected(rewriter: str) -> dict[str, list[int]]:
+    """The answers that are learned of each question, by a model that has room to look back; one answer to each is drawn."""
+    method = OwnAnswers(samples=1, max_new_tokens=24, judge="verifier", rewriter=rewriter)
+    found = method(TOKENIZER, Even(), Path(), "all", speaks(context=128), 3)
+    assert len(found.levels) == len(found.conversations)
+    return {TOKENIZER.decode(c.prompt): c.completion for c in found.conversations}
+
+
+def test_a_wrong_answer_is_answered_again_with_the_verdict_in_sight() -> None:
+    plain, again = reflected("none"), reflected("reflection")
+    assert len(plain) < len(again) and {question: again[question] for question in plain} == plain
+    assert all(len(TOKENIZER.decode(answer)) % 2 == 0 for answer in again.values())
+    written = TOKENIZER.spell(reflecting("0?", "odd", TOKENIZER) or [])
+    assert written == f"<|user|>0?<|assistant|>odd<|end|><|user|>{VERDICT}<|assistant|>"
+    assert reflecting("0?", "<|end|>", TOKENIZER) is None
+
+
+def test_what_is_learned_at_the_second_try_is_what_the_model_says_to_that() -> None:
+    """Each new answer is one of the first tokens that the model puts behind the question, the wrong answer and the verdict."""
+    method, model, even = OwnAnswers(samples=1, max_new_tokens=24), speaks(context=128), Even()
+    first = {
+        e.prompt: answers[0]
+        for some in method.answered(even.examples("sft"), TOKENIZER, model, 3)
+        for e, answers in some
+    }
+    new = {
+        question: answer for question, answer in reflected("reflection").items() if question not in reflected("none")
+    }
+    for question, answer in new.items():
+        wrong = first[question]
+        assert wrong.finished and len(TOKENIZER.decode(wrong.ids)) % 2 == 1
+        prompt = reflecting(question, TOKENIZER.decode(wrong.ids), TOKENIZER)
+        assert prompt is not None
+        draws = [int(unit_hash(f"reflected:sft{question[:-1]}:0") * 2**53)]
+        assert generate(model, [prompt], 24, 1.0, TOKENIZER.end_id, 3, 64, draws)[0].ids == answer
+
+
+def test_reflection_needs_a_verdict() -> None:
+    with pytest.raises(
+        ValueError, match="rewriter reflection answers again what the verifier refuses: it needs `judge: verifier`"
+    ):
+        OwnAnswers(rewriter="reflection")

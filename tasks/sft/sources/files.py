@@ -1,19 +1,19 @@
 """Files of conversations in conversations.folder, in the layouts of lm/conversations/layouts.py."""
 
-import math
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from lm.config import Config
+from lm.config import Config, choice
 from lm.conversations.dialogue import Dialogue, Refused
-from lm.conversations.encode import Learned, encoded
-from lm.conversations.files import dialogues_of, files_of, refused
+from lm.conversations.encode import Learned
+from lm.conversations.files import dialogues_of, files_of
 from lm.model import Decoder
 from lm.problems.example import unit_hash
 from lm.tokenizer import Tokenizer
-from tasks.sft.sources.base import Read
+from tasks.sft import formats
+from tasks.sft.sources.base import Read, read_rows
 
 
 class Files(Config):
@@ -23,6 +23,7 @@ class Files(Config):
     path: str = Field(".", description="a file or folder in conversations.folder")
     weight: float = Field(1.0, gt=0, description="of the conversations in a step, beside the other sources' weights")
     fraction: float = Field(1.0, gt=0, le=1, description="of the rows that are used")
+    format: choice(formats) = formats.Plain()
 
     @field_validator("path")
     @classmethod
@@ -34,19 +35,7 @@ class Files(Config):
     def __call__(
         self, tokenizer: Tokenizer, problems: Any, folder: Path, learned: Learned, model: Decoder | None, seed: int
     ) -> Read:
-        read = Read([], [])
-        for row in self.rows(folder):
-            if isinstance(row, Refused):
-                read.refused.append(row)
-                continue
-            try:
-                made = encoded(row, tokenizer, learned)
-            except ValueError as error:
-                read.refused.append(refused(row.where, str(error), row.messages))
-                continue
-            read.conversations.extend(made)
-            read.levels.extend([math.nan if row.level is None else row.level] * len(made))
-        return read
+        return read_rows(self.rows(folder), self.format, tokenizer, learned, seed)
 
     def rows(self, folder: Path) -> "list[Dialogue | Refused]":
         """Rows of all files, in the order of their names. Raises ConfigError where there is no file, or one cannot be read."""

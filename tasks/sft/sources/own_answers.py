@@ -2,26 +2,27 @@
 
 Judged by its own likelihood it is the sharpening of Huang et al. 2024 (arXiv:2412.01951, section 3, "SFT-Sharpening": the best
 of N by self-reward, then fine-tuning on it), which moves the cost of choosing among samples from inference to training. Judged
-by the verifier it is rejection sampling (STaR, arXiv:2203.14465, without its hints). B answers.
+by the verifier it is rejection sampling (STaR, arXiv:2203.14465, without its hints). With reflection, problems of which no
+answer was right are answered anew with the wrong one and the verdict in sight (Dou et al. 2024, Re-ReST, arXiv:2406.01495).
 """
 
 import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from lm.config import Config
 from lm.conversations.encode import Learned
 from lm.model import Decoder
-from lm.problems.example import Example, unit_hash
-from lm.sampler import Completion, generate, rows_for
+from lm.problems.example import Example
+from lm.sampler import Completion
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import Conversation
 from tasks.sft.sources.base import Read
+from tasks.sft.sources.sampled import Sampled, is_right, is_wrong
 
-# Prompts that are answered in one call, so that answers of a hundred thousand problems are not all waited for at once
-AT_ONCE = 64
+# What the verifier has to say of an answer that it refuses
+VERDICT = "That is wrong. Answer again."
 
 
 def likeliest(answers: list[Completion]) -> Completion | None:
@@ -31,22 +32,31 @@ def likeliest(answers: list[Completion]) -> Completion | None:
     return max(ended, key=lambda answer: sum(answer.logps), default=None)
 
 
-class OwnAnswers(Config):
+class OwnAnswers(Sampled):
     """Problems of which no answer ended, or none was right, are left out.
 
     Differs from the sharpening paper: an answer counts only where it ended, and no two rounds are run; `sft.model` makes
-    rounds.
+    rounds. Differs from Re-ReST: the start model itself reflects, and none is trained to; its verifier's verdict is all that
+    it is told; what is learned is the question with the answer that turned out right.
     """
 
     name: Literal["own_answers"] = "own_answers"
-    weight: float = Field(1.0, gt=0, description="of the conversations in a step, beside the other sources' weights")
     samples: int = Field(16, gt=0, description="answers to each problem, of which one is learned")
     judge: Literal["likelihood", "verifier"] = Field(
         "likelihood", description="the likeliest answer, or the likeliest of those that the verifier accepts"
     )
+    rewriter: Literal["none", "reflection"] = Field(
+        "none",
+        description="what becomes of a problem without a right answer: left out, or answered again with its likeliest wrong "
+        "answer and the verdict in sight, as often as there are samples",
+    )
     split: Literal["sft", "rl"] = Field("sft", description="of the problem set")
-    max_new_tokens: int = Field(32, gt=0)
-    temperature: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _judged(self) -> "OwnAnswers":
+        if self.rewriter == "reflection" and self.judge != "verifier":
+            raise ValueError("rewriter reflection answers again what the verifier refuses: it needs `judge: verifier`")
+        return self
 
     def __call__(
         self, tokenizer: Tokenizer, problems: Any, folder: Path, learned: Learned, model: Decoder | None, seed: int
@@ -54,29 +64,61 @@ class OwnAnswers(Config):
         """Raises ValueError without a model, which alone can answer."""
         if model is None:
             raise ValueError("sft.sources: own_answers are written by the model when the stage runs")
-        room = model.config.context - self.max_new_tokens
-        asked = [e for e in problems.examples(self.split) if len(tokenizer.chat(e.prompt)) <= room]
         read = Read([], [])
-        for start in range(0, len(asked), AT_ONCE):
-            for example, answers in self._answered(asked[start : start + AT_ONCE], tokenizer, model, seed):
-                if self.judge == "verifier":
-                    answers = [a for a in answers if _is_right(problems.score(example, tokenizer.decode(a.ids)))]
-                if best := likeliest(answers):
-                    read.conversations.append(Conversation(tokenizer.chat(example.prompt), best.ids))
-                    read.levels.append(math.nan)
+        for some in self.answered(problems.examples(self.split), tokenizer, model, seed):
+            missed = []
+            for example, answers in some:
+                best = self._best(example, answers, problems, tokenizer)
+                if best is None:
+                    missed.append((example, answers))
+                else:
+                    _learn(read, tokenizer.chat(example.prompt), best)
+            if self.rewriter == "reflection":
+                self._reflect(read, missed, problems, tokenizer, model, seed)
         return read
 
-    def _answered(
-        self, examples: list[Example], tokenizer: Tokenizer, model: Decoder, seed: int
-    ) -> list[tuple[Example, list[Completion]]]:
-        """Each problem with its answers, whose draws are of its id."""
-        S = self.samples
-        prompts = [tokenizer.chat(e.prompt) for e in examples for _ in range(S)]
-        draws = [int(unit_hash(f"own:{e.id}:{sample}") * 2**53) for e in examples for sample in range(S)]
-        rows = rows_for(model, AT_ONCE * S)
-        made = generate(model, prompts, self.max_new_tokens, self.temperature, tokenizer.end_id, seed, rows, draws)
-        return [(example, made[n * S : (n + 1) * S]) for n, example in enumerate(examples)]
+    def _best(
+        self, example: Example, answers: list[Completion], problems: Any, tokenizer: Tokenizer
+    ) -> Completion | None:
+        if self.judge == "verifier":
+            answers = [a for a in answers if is_right(problems.score(example, tokenizer.decode(a.ids)))]
+        return likeliest(answers)
+
+    def _reflect(
+        self,
+        read: Read,
+        missed: list[tuple[Example, list[Completion]]],
+        problems: Any,
+        tokenizer: Tokenizer,
+        model: Decoder,
+        seed: int,
+    ) -> None:
+        """Add what turns out right at the second try."""
+        again, prompts = [], []
+        for example, answers in missed:
+            wrong = [a for a in answers if is_wrong(problems.score(example, tokenizer.decode(a.ids)))]
+            if worst := likeliest(wrong):
+                prompt = reflecting(example.prompt, tokenizer.decode(worst.ids), tokenizer)
+                if prompt and len(prompt) <= model.config.context - self.max_new_tokens:
+                    again.append(example)
+                    prompts.append(prompt)
+        keys = [f"reflected:{example.id}" for example in again]
+        made = self.completions(prompts, keys, tokenizer, model, seed)
+        for example, answers in zip(again, made, strict=True):
+            if best := self._best(example, answers, problems, tokenizer):
+                _learn(read, tokenizer.chat(example.prompt), best)
 
 
-def _is_right(score: Any) -> bool:
-    return score.valid and score.value >= 1
+def reflecting(question: str, answer: str, tokenizer: Tokenizer) -> list[int] | None:
+    """Tokens of the question, the wrong answer and the verdict, which await another answer; None where a text spells a control
+    token."""
+    turns = [("user", question), ("assistant", answer), ("user", VERDICT)]
+    if any(tokenizer.spelled(text) for _, text in turns):
+        return None
+    messages = [{"role": role, "content": text} for role, text in turns]
+    return tokenizer.encode_written(tokenizer.template.write(messages, awaiting=True).text)[0]
+
+
+def _learn(read: Read, prompt: list[int], answer: Completion) -> None:
+    read.conversations.append(Conversation(prompt, answer.ids))
+    read.levels.append(math.nan)
