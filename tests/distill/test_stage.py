@@ -83,6 +83,7 @@ def trained(data: Path, given: DistillConfig) -> str:
     return digest(data / "distill")
 
 
+SLOW = AdamW(lr=0.0002)
 CHANGES: dict[str, list[dict[str, Any]]] = {
     "student_layers": [{"student_layers": 1}, {"student_layers": 3}],
     "steps": [{"steps": 5}],
@@ -107,7 +108,8 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
             AdaLoRA(rank=1, first_rank=2, cut_until=2),
         )
     ],
-    "fast_forward": [{"fast_forward": FastForward(every=1, most=2)}],
+    # at a rate that the loss of the next batch falls with
+    "fast_forward": [{"optimizer": SLOW}, {"optimizer": SLOW, "fast_forward": FastForward(every=1, most=2)}],
 }
 # As for tests/rl/test_stage.py
 ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model"}
