@@ -190,14 +190,19 @@ class Decoder(nn.Module):
     def hold(self, linear: Holding) -> None:
         """Have the matrices of the blocks held by this choice of lm/linears, from what they are now; a dense model is not
         changed. Raises ConfigError for a choice that does not fit."""
-        names = [name for name, layer in self.blocks.named_modules() if isinstance(layer, nn.Linear)]
-        linear.check(names)
+        shapes = {
+            name: (layer.out_features, layer.in_features)
+            for name, layer in self.blocks.named_modules()
+            if isinstance(layer, nn.Linear)
+        }
+        linear.check(list(shapes))
+        build = linear.builder({f"blocks.{name}": shape for name, shape in shapes.items()})
         self.linear = linear
         for name in linear.staying([name for name, _ in self.named_parameters()]):
             self.get_parameter(name).requires_grad_(False)
-        for name in names:  # one at a time: what takes a dense layer's place may be smaller
+        for name in shapes:  # one at a time: what takes a dense layer's place may be smaller
             layer: Any = self.blocks.get_submodule(name)
-            replace_layers(self.blocks, {name: linear.build(f"blocks.{name}", layer)})
+            replace_layers(self.blocks, {name: build(f"blocks.{name}", layer)})
         self._staying = {name for name, weight in self.named_parameters() if not weight.requires_grad}
         self.held = {name: layer for name, layer in self.named_modules() if isinstance(layer, Held)}
 

@@ -151,7 +151,9 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
         state += [value for slots in optimizer.state.values() for value in slots.values()]
     # the gradients of a shard, and the sums that wait for it
     tree = 4 * step.model.num_trained() * recipe.shards.bit_length() if recipe.shards > 1 else 0
-    at_most = max(before, live.peak + tree)
+    # weights before the last update, and while it is repeated those after it and itself
+    repeated = 12 * step.model.num_trained() if recipe.fast_forward.every else 0
+    at_most = max(before, live.peak + tree + repeated)
     flops = flops_per_token(step.model, step.batch.length)
     return Rehearsed(positions, at_most, sampled, float(sum(tensor.nbytes for tensor in state)), flops)
 

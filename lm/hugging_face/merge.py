@@ -39,9 +39,10 @@ def merge(model: Path, adapter: Path, target: Path) -> int:
         name = named.get(f"{layer}.weight")
         if name is None:
             raise ValueError(f"{adapter}: {model} has no layer {layer}: it is an adapter of another model")
-        if shapes[name] != delta.shape:
-            raise ValueError(f"{adapter}: {layer} is {delta.shape} there and {shapes[name]} in {model}")
-        found[name] = delta
+        fitted = delta.of(shapes[name][-1])
+        if shapes[name] != fitted.shape:
+            raise ValueError(f"{adapter}: {layer} is {fitted.shape} there and {shapes[name]} in {model}")
+        found[name] = fitted
     write(model, found, target)
     return len(found)
 

@@ -1,9 +1,11 @@
 """How the matrices of a model's blocks are held while it is trained: `build(name, linear) -> linear`, the layer that takes the
 place of torch's. lm/linears/base.py has the contract, and tests hold every choice to it."""
 
+from lm.linears.adalora import AdaLoRA
 from lm.linears.dense import Dense
 from lm.linears.dora import DoRA
 from lm.linears.frozen_lower import FrozenLower
 from lm.linears.lora import LoRA
 from lm.linears.qlora import QLoRA
 from lm.linears.sara import SaRA
+from lm.linears.vera import VeRA

@@ -4,7 +4,7 @@ Letters: O outputs, I inputs.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -29,9 +29,18 @@ class Holding(Config):
         is trained beside the others."""
         return set()
 
+    def builder(self, shapes: Mapping[str, tuple[int, int]]) -> Callable[[str, nn.Linear], nn.Linear]:
+        """`build` for a model whose layers, by name, have these shapes, (outputs, inputs). A method whose layers have something
+        in common makes it here."""
+        return self.build
+
     @abstractmethod
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """The layer that takes the place of torch's layer of this name, from whose weight it begins; or that layer itself."""
+
+    def after(self, step: int, layers: "Mapping[str, Held]") -> None:
+        """Called when the weights have been updated, or the step skipped, with its gradients still there. layers: the model's
+        held ones, by their names. Raises ConfigError where ranks hold parts that it needs whole."""
 
     def learned(self, layers: "dict[str, Held]") -> Any:
         """What is left of its layers, by their names, when they are merged: for a file beside the model. None: nothing."""

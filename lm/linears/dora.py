@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lm.linears.adapter import AdaptedLinear, Adapter, low_rank
+from lm.linears.adapter import AdaptedLinear, LowRank, low_rank
 
 # Of a row of zeros, so that it is divided by something
 SHORTEST = 1e-30
@@ -35,8 +35,8 @@ class DoRALinear(AdaptedLinear):
 
     roles = {**AdaptedLinear.roles, "magnitude": "vector"}  # noqa: RUF012
 
-    def __init__(self, linear: nn.Linear, rank: int, scale: float, up_rate: float, generator: torch.Generator) -> None:
-        super().__init__(linear, rank, scale, up_rate, generator)
+    def __init__(self, linear: nn.Linear, method: LowRank, rank: int, scale: float, generator: torch.Generator) -> None:
+        super().__init__(linear, method, rank, scale, generator)
         self.magnitude = nn.Parameter(self.length().clone())
 
     def length(self) -> Tensor:
@@ -55,9 +55,12 @@ class DoRALinear(AdaptedLinear):
     def dense(self) -> Tensor:
         return resized(super().dense(), self.magnitude)
 
+    def parts(self) -> dict[str, Tensor]:
+        return {**super().parts(), "magnitude": self.magnitude.detach()}
 
-class DoRA(Adapter):
+
+class DoRA(LowRank):
     name: Literal["dora"] = "dora"
 
     def adapted(self, linear: nn.Linear, rank: int, scale: float, generator: torch.Generator) -> AdaptedLinear:
-        return DoRALinear(linear, rank, scale, self.up_rate, generator)
+        return DoRALinear(linear, self, rank, scale, generator)

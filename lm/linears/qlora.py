@@ -3,7 +3,8 @@
 Dettmers et al. 2023, arXiv:2305.14314. A pass makes the matrix anew from its codes, and so does its backward, so that no more
 than one lies in memory at a time. Differs from the paper: scales are not quantized a second time, and take 0.5 bits a weight
 in place of 0.127; blocks of weights lie within rows; and the optimizer is not paged. A run ends with the matrix that was
-multiplied with: what the codes say, and the adapter, added in fp32.
+multiplied with: what the codes say, and the adapter, added in fp32. With `start: pissa` the codes are those of what is left of
+the matrix without its largest singular values, which is QPiSSA (Meng et al. 2024, arXiv:2404.02948).
 
 Letters: O outputs, I inputs, N blocks of columns in a row, R rank.
 """
@@ -16,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lm.linears.adapter import AdaptedLinear, Adapter, low_rank
+from lm.linears.adapter import AdaptedLinear, LowRank, low_rank
 from lm.quantized import by_column, pack, unpacked
 
 # What the codes 0 to 15 are, in shares of the largest magnitude of a block. nf4: quantiles of a normal distribution (appendix E
@@ -78,14 +79,14 @@ class QLoRALinear(AdaptedLinear):
     def __init__(
         self,
         linear: nn.Linear,
+        method: LowRank,
         rank: int,
         scale: float,
-        up_rate: float,
         generator: torch.Generator,
         levels: tuple[float, ...],
         block: int,
     ) -> None:
-        super().__init__(linear, rank, scale, up_rate, generator)
+        super().__init__(linear, method, rank, scale, generator)
         weight_OI = self.weight.detach()
         del self.weight
         self.block = block
@@ -107,10 +108,10 @@ class QLoRALinear(AdaptedLinear):
         return low_rank(self.stays(), self.up, self.down, self.scale)
 
 
-class QLoRA(Adapter):
+class QLoRA(LowRank):
     name: Literal["qlora"] = "qlora"
     data_type: Literal["nf4", "int4"] = Field("nf4", description="what the 16 codes are: NormalFloat, or whole numbers")
     block: int = Field(64, gt=0, description="columns of a row that share a scale, of 32 bits")
 
     def adapted(self, linear: nn.Linear, rank: int, scale: float, generator: torch.Generator) -> AdaptedLinear:
-        return QLoRALinear(linear, rank, scale, self.up_rate, generator, LEVELS[self.data_type], self.block)
+        return QLoRALinear(linear, self, rank, scale, generator, LEVELS[self.data_type], self.block)

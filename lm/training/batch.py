@@ -87,6 +87,13 @@ def backward(
     return loss, metrics
 
 
+@torch.no_grad()
+def evaluated(batch: Batch, positions: int, rows: slice | None = None) -> Tensor:
+    """The share that the rows, or all, have in the batch's loss, in as many passes as `backward` has, without gradients."""
+    parts = equal_parts(rows or slice(0, batch.rows), rows_at_once(batch, positions), batch.together)
+    return torch.stack([batch.loss(part)[0].detach().float() for part in parts]).sum()
+
+
 def number_on(device: torch.device, number: Tensor | float) -> Tensor:
     """An fp32 scalar on the device, where the number is already if it is a tensor; made without a copy, since the host would
     wait for one."""

@@ -12,11 +12,14 @@ class HeldLayers(Component):
     name = "linear"
 
     def __init__(self, model: Decoder) -> None:
-        self._layers = model.held
+        self._method, self._layers = model.linear, model.held
 
     def begin(self, step: int) -> None:
         for number, layer in enumerate(self._layers.values()):
             layer.begin(step, step % len(self._layers) == number)
+
+    def after(self, step: int, loss: float, norm: float) -> None:
+        self._method.after(step, self._layers)
 
     def state(self) -> dict[str, Tensor]:
         return {f"{name}.{key}": t for name, layer in self._layers.items() for key, t in layer.state().items()}

@@ -14,6 +14,7 @@ from lm.training.checkpoint.state import Run
 from lm.training.components import Component
 from lm.training.digests import Digests
 from lm.training.execution import Execution
+from lm.training.forwarding import Forwarding
 from lm.training.guard import Guard
 from lm.training.held import HeldLayers
 from lm.training.parallel import make_parallel
@@ -66,7 +67,8 @@ def train(
     model.hold(recipe.linear)
     parallel = make_parallel(recipe)
     optimizer = parallel.distribute(model, recipe.optimizer)
-    components = (HeldLayers(model), *components)
+    forwarding = Forwarding(recipe.fast_forward, parallel)
+    components = (HeldLayers(model), forwarding, *components)
     mean, guard, execution = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor), Execution()
     run = Run(parallel, mean, guard, execution, components)
     checkpoints = Checkpoints(log.scratch, trunks=trunks, every=checkpoint_seconds())
@@ -88,14 +90,18 @@ def train(
             digests.begin(step, batch.content)
             if step == start:
                 parallel.call(partial(execution.decide, recipe, steps, batch, parallel))
+            forwarded = forwarding.stage(batch, execution.positions)
             loss, metrics = parallel.backward(batch, execution.positions)
             execution.saw(batch, recipe)
         norm = parallel.clip(recipe.clip)
         # The host's one wait for the device in a step: before the update, which the guard may refuse
-        values, traces = read({"loss": loss, "norm": norm, **batch.metrics, **metrics}, batch.traces(), device)
+        values, traces = read(
+            {"loss": loss, "norm": norm, **forwarded, **batch.metrics, **metrics}, batch.traces(), device
+        )
         loss_value, gradient_norm = values.pop("loss"), values.pop("norm")
         batch.after(traces)
         if guard.accept(step, loss_value, gradient_norm):
+            forwarding.before_update()
             parallel.step()
         else:
             values["skipped"] = 1.0

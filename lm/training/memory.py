@@ -59,8 +59,11 @@ def positions_in(memory: float, model: Decoder, batch: Batch, trained: float, fr
     What two keep only once, such as weights cast to bf16, does not grow with them.
     """
     learned = model.num_trained()
-    held = sum(buffer.nbytes for layer in model.held.values() for buffer in layer.buffers())
-    room = SHARE * memory - trained * learned - frozen * (model.num_parameters() - learned) - held
+    held: dict[int, int] = {}  # layers may share what they hold
+    for buffer in (buffer for layer in model.held.values() for buffer in layer.buffers()):
+        storage = buffer.untyped_storage()._cdata
+        held[storage] = max(held.get(storage, 0), buffer.nbytes)
+    room = SHARE * memory - trained * learned - frozen * (model.num_parameters() - learned) - sum(held.values())
     block = batch.together
     first = bytes_kept(model, batch, block)
     each = bytes_kept(model, batch, 2 * block) - first if batch.rows > block else first

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 from lm import averages, linears, optimizers, schedules
 from lm.config import Config, choice
+from lm.training.fast_forward import FastForward
 
 
 class Recipe(Config):
@@ -16,6 +17,7 @@ class Recipe(Config):
     average: choice(averages)
     linear: choice(linears) = linears.Dense()
     clip: float = Field(1.0, gt=0, description="gradient norm")
+    fast_forward: FastForward = FastForward()
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of products; weights, sums and optimizer stay fp32. auto: bf16 on a GPU, fp32 on a CPU"
     )

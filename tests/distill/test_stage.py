@@ -13,10 +13,11 @@ import torch
 from lm.averages import Last
 from lm.checkpoint import save_model
 from lm.config import ConfigError, methods_of
-from lm.linears import LoRA
+from lm.linears import AdaLoRA, LoRA, VeRA
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.schedules import Cosine
+from lm.training.fast_forward import FastForward
 from tasks.core.log import Log
 from tasks.distill import divergences
 from tasks.distill.divergences import ForwardKl
@@ -82,6 +83,7 @@ def trained(data: Path, given: DistillConfig) -> str:
     return digest(data / "distill")
 
 
+SLOW = AdamW(lr=0.0002)
 CHANGES: dict[str, list[dict[str, Any]]] = {
     "student_layers": [{"student_layers": 1}, {"student_layers": 3}],
     "steps": [{"steps": 5}],
@@ -96,7 +98,18 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "precision": [{"precision": "bf16"}],
     "stream": [{"precision": "bf16", "stream": "bf16"}],
     "shards": [{"shards": 2}],
-    "linear": [{"linear": LoRA(rank=2)}],
+    "linear": [
+        {"linear": held}
+        for held in (
+            LoRA(rank=2),
+            LoRA(rank=2, start="pissa"),
+            LoRA(rank=2, trained="up"),
+            VeRA(rank=4),
+            AdaLoRA(rank=1, first_rank=2, cut_until=2),
+        )
+    ],
+    # at a rate that the loss of the next batch falls with
+    "fast_forward": [{"optimizer": SLOW}, {"optimizer": SLOW, "fast_forward": FastForward(every=1, most=2)}],
 }
 # As for tests/rl/test_stage.py
 ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model"}

@@ -18,14 +18,17 @@ from lm.checkpoint import load_model, save_model
 from lm.config import Config
 from lm.hugging_face.adapters import read_adapter
 from lm.hugging_face.export import save_hf
+from lm.hugging_face.load import their_name
 from lm.hugging_face.merge import main, merge
-from lm.linears import DoRA, LoRA, QLoRA
+from lm.linears import AdaLoRA, DoRA, LoRA, QLoRA, VeRA
+from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.schedules import Cosine
+from lm.training.held import HeldLayers
 from lm.training.loop import train
 from lm.training.recipe import Recipe
 from tests.lm.models import toy_model, toy_tokenizer
-from tests.lm.test_linears import batch_of
+from tests.lm.test_linears import IDS, batch_of
 from tests.lm.test_training import Recorder
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -34,6 +37,17 @@ METHODS = [
     LoRA(keep=True, matrices=["query", "down"], scaling="root_rank", rank=4, alpha=6.5),
     DoRA(keep=True, matrices=["attention"]),
     QLoRA(keep=True),
+    VeRA(keep=True, rank=24),
+    VeRA(keep=True, matrices=["key", "ffn.down"], rank=5, seed=3),
+]
+# Those whose adapter is another sum than training ended with
+CONVERTED = [
+    LoRA(keep=True, start="pissa", rank=4, ranks={"ffn": 3}),
+    LoRA(keep=True, start="pissa", rank=20),
+    LoRA(keep=True, start="olora", rank=4, scaling="root_rank", trained="up"),
+    DoRA(keep=True, start="pissa", rank=5),
+    QLoRA(keep=True, start="pissa", alpha=3.5),
+    AdaLoRA(keep=True, rank=1, first_rank=2, cut_until=2, alpha=64.0),
 ]
 # fp32 products in another order, of weights of 0.02 to 0.1
 CLOSE = {"rtol": 0, "atol": 1e-6}
@@ -67,7 +81,7 @@ def exported(folder: Path, target: Path, **how: Any) -> dict[str, Tensor]:
     return {name: t for file in target.glob("model*.safetensors") for name, t in load_file(file).items()}
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: f"{method.name}-{method.rank}")
+@pytest.mark.parametrize("method", METHODS + CONVERTED, ids=lambda method: f"{method.name}-{method.rank}")
 def test_what_is_kept_is_what_peft_reads(method: Config, tmp_path: Path) -> None:
     made = trained(tmp_path, method)
     base = toy_model(seed=1)
@@ -82,12 +96,17 @@ def test_what_is_kept_is_what_peft_reads(method: Config, tmp_path: Path) -> None
     assert theirs.keys() >= here.keys()
     for name, weight in here.items():
         torch.testing.assert_close(theirs[name], weight, **CLOSE, msg=name)
-    assert merge(tmp_path / "base", made, tmp_path / "merged") == len(load_file(made / WEIGHTS)) // (
-        3 if method.name == "dora" else 2
-    )
-    # to the bit: training ends with the same product of the same numbers
-    for file in ("model.safetensors", "config.json", "tokenizer.json"):
+    before, after = load_file(tmp_path / "base" / "model.safetensors"), load_file(made / "model.safetensors")
+    moved = {name for name, weight in before.items() if (weight - after[name]).abs().max() > CLOSE["atol"]}
+    layers = merge(tmp_path / "base", made, tmp_path / "merged")
+    assert 1 < len(moved) <= layers == len(read_adapter(made)) <= 14
+    for file in ("config.json", "tokenizer.json"):
         assert (tmp_path / "merged" / file).read_bytes() == (made / file).read_bytes()
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    for name, weight in after.items():
+        if method in METHODS:  # to the bit: training ends with the same product of the same numbers
+            assert torch.equal(merged[name], weight), name
+        torch.testing.assert_close(merged[name], weight, **CLOSE, msg=name)
 
 
 def test_nothing_is_kept_that_was_not_asked_for(tmp_path: Path) -> None:
@@ -172,6 +191,165 @@ def test_what_peft_saves_is_merged_as_peft_merges_it(kind: dict[str, Any], tmp_p
         torch.testing.assert_close(weight, wanted[name], **CLOSE, msg=name)
 
 
+EVERY_MATRIX = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.VeraConfig(r=6, target_modules=["q_proj", "k_proj", "down_proj"], projection_prng_key=3, init_weights=False),
+        peft.AdaLoraConfig(
+            init_r=4, target_r=2, lora_alpha=5, total_step=9, target_modules=["q_proj", "up_proj"], init_lora_weights=False
+        ),
+        peft.AdaLoraConfig(
+            init_r=4, target_r=2, total_step=9, target_modules=["q_proj", "up_proj"], init_lora_weights=False,
+            rank_pattern={
+                f"model.layers.{n}.{name}.lora_E": [True, bool(n), False, True]
+                for n in (0, 1) for name in ("self_attn.q_proj", "mlp.up_proj")
+            },
+        ),
+    ],
+    ids=["vera", "adalora", "adalora-cut"],
+)  # fmt: skip
+def test_another_kind_that_peft_saves_is_merged_as_peft_merges_it(config: Any, tmp_path: Path) -> None:
+    exported(start(tmp_path / "start"), tmp_path / "theirs")
+    torch.manual_seed(0)
+    pattern, config.rank_pattern = getattr(config, "rank_pattern", None), None
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "theirs"), config)
+    if pattern:  # as a run of it leaves them: what has gone is 0, and not saved
+        config.rank_pattern = pattern
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if "lora_E" in name:
+                    key = name.removeprefix("base_model.model.").removesuffix(".default")
+                    weight.masked_fill_(~torch.tensor(pattern[key])[:, None], 0.0)
+    model.save_pretrained(tmp_path / "adapter")
+    merge(tmp_path / "theirs", tmp_path / "adapter", tmp_path / "merged")
+    wanted, found = model.merge_and_unload().state_dict(), load_file(tmp_path / "merged" / "model.safetensors")
+    before = load_file(tmp_path / "theirs" / "model.safetensors")
+    changed_there = sum(not torch.equal(weight, before[name]) for name, weight in found.items())
+    assert changed_there == 2 * len(config.target_modules)
+    for name, weight in found.items():
+        torch.testing.assert_close(weight, wanted[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+def beside_peft(method: Config, config: Any, folder: Path) -> tuple[Decoder, Any, dict[str, Any]]:
+    """(our toy, held; the same one adapted by peft; its layers by our names)."""
+    exported(start(folder / "start"), folder / "theirs")
+    torch.manual_seed(0)
+    theirs = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder / "theirs"), config)
+    ours = toy_model(seed=1)
+    ours.hold(method)
+    names = {name: their_name(f"{name}.weight", ours.config).removesuffix(".weight") for name in ours.held}
+    return ours.train(), theirs, {name: theirs.base_model.model.get_submodule(names[name]) for name in ours.held}
+
+
+@pytest.mark.parametrize("begin", ["pissa", "olora"])
+@pytest.mark.parametrize("scaling", ["rank", "root_rank"])
+def test_what_begins_as_a_part_of_the_matrix_begins_as_in_peft(begin: str, scaling: str, tmp_path: Path) -> None:
+    config = peft.LoraConfig(
+        r=4, lora_alpha=6, target_modules=EVERY_MATRIX, init_lora_weights=begin, use_rslora=scaling == "root_rank"
+    )
+    ours, _, layers = beside_peft(LoRA(rank=4, alpha=6.0, scaling=scaling, start=begin), config, tmp_path)
+    for name, layer in ours.held.items():
+        up, down = layers[name].lora_B["default"].weight, layers[name].lora_A["default"].weight
+        # vectors of a decomposition are so to a sign, which they share
+        torch.testing.assert_close(layer.up @ layer.down, up @ down, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(layer.up.abs(), up.abs(), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(layer.down.abs(), down.abs(), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(layer.weight, layers[name].base_layer.weight, rtol=1e-4, atol=1e-6)
+
+
+def test_what_the_layers_of_vera_share_is_what_peft_draws(tmp_path: Path) -> None:
+    config = peft.VeraConfig(r=7, target_modules=EVERY_MATRIX, projection_prng_key=5, d_initial=0.2)
+    ours, _, layers = beside_peft(VeRA(rank=7, seed=5, inner=0.2), config, tmp_path)
+    for name, layer in ours.held.items():
+        theirs = layers[name]
+        assert torch.equal(layer.down_RI, theirs.vera_A["default"][:, : layer.in_features])
+        assert torch.equal(layer.up_OR, theirs.vera_B["default"][: layer.out_features])
+        assert torch.equal(layer.inner, theirs.vera_lambda_d["default"])
+        assert torch.equal(layer.outer, theirs.vera_lambda_b["default"])
+
+
+def copied(
+    ours: Decoder, layers: dict[str, Any], names: dict[str, str]
+) -> list[tuple[str, torch.nn.Parameter, Tensor]]:
+    """(name, ours, peft's) of all that is trained, peft's brought to ours. names: peft's of a layer's parameters."""
+    found = []
+    with torch.no_grad():
+        for name, layer in ours.held.items():
+            for part, there in names.items():
+                theirs = layers[name].get_parameter(there)
+                theirs.copy_(layer.get_parameter(part).view_as(theirs))
+                found.append((f"{name}.{part}", layer.get_parameter(part), theirs))
+    return found
+
+
+LORA = {"down": "lora_A.default.weight", "up": "lora_B.default.weight"}
+ADALORA = {"down": "lora_A.default", "up": "lora_B.default", "values": "lora_E.default"}
+LIKE_PEFT: dict[str, tuple[Config, Any, dict[str, str]]] = {
+    "lora": (LoRA(rank=4), peft.LoraConfig(r=4, lora_alpha=16, target_modules=EVERY_MATRIX), LORA),
+    "rslora": (
+        LoRA(rank=4, scaling="root_rank"),
+        peft.LoraConfig(r=4, lora_alpha=16, target_modules=EVERY_MATRIX, use_rslora=True),
+        LORA,
+    ),
+    "dora": (
+        DoRA(rank=4),
+        peft.LoraConfig(r=4, lora_alpha=16, target_modules=EVERY_MATRIX, use_dora=True),
+        {**LORA, "magnitude": "lora_magnitude_vector.default.weight"},
+    ),
+    "vera": (
+        VeRA(rank=7, seed=5),
+        peft.VeraConfig(r=7, target_modules=EVERY_MATRIX, projection_prng_key=5),
+        {"inner": "vera_lambda_d.default", "outer": "vera_lambda_b.default"},
+    ),
+    "adalora": (
+        AdaLoRA(rank=2, first_rank=4, alpha=64.0, cut_from=1, cut_until=6, cut_every=2, orthogonality=0.3),
+        peft.AdaLoraConfig(
+            target_r=2, init_r=4, lora_alpha=64, tinit=1, tfinal=3, total_step=9, deltaT=2, orth_reg_weight=0.3,
+            target_modules=EVERY_MATRIX,
+        ),
+        ADALORA,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LIKE_PEFT)
+def test_nine_updates_are_those_of_peft(kind: str, tmp_path: Path) -> None:
+    """By plain gradient descent, whose updates are as near as gradients are, of what is drawn here."""
+    method, config, names = LIKE_PEFT[kind]
+    ours, theirs, layers = beside_peft(method, config, tmp_path)
+    pairs = copied(ours, layers, names)
+    begun = [mine.detach().clone() for _, mine, _ in pairs]
+    rate = 0.1 if kind == "rslora" else 0.5  # of a product that counts more
+    optimizers = [torch.optim.SGD([pair[side] for pair in pairs], rate) for side in (1, 2)]
+    held = HeldLayers(ours)
+    for step in range(9):
+        held.begin(step)
+        loss = batch_of(ours).loss(slice(0, 4))[0]
+        added = ours.auxiliary_loss()
+        loss = loss if added is None else loss + added
+        there = theirs.base_model(input_ids=IDS, labels=IDS).loss  # which adds what AdaLoRA adds
+        torch.testing.assert_close(loss, there, rtol=1e-5, atol=1e-5)
+        loss.backward()
+        there.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        held.after(step, 0.0, 0.0)
+        if kind == "adalora":
+            theirs.base_model.update_and_allocate(step)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+    for (name, mine, other), first in zip(pairs, begun, strict=True):
+        torch.testing.assert_close(
+            mine, other.view_as(mine), rtol=1e-3, atol=1e-5, msg=lambda said, name=name: f"{name}: {said}"
+        )
+        assert kind == "adalora" or not torch.equal(mine, first), name
+    if kind == "adalora":
+        assert 0 < sum(int((layer.values != 0).sum()) for layer in ours.held.values()) <= 2 * 14
+
+
 def changed(key: str, value: Any) -> Callable[[Path], object]:
     return lambda folder: peft_folder(folder, **{key: value})
 
@@ -190,7 +368,10 @@ MODULE = "base_model.model.model.layers.7.self_attn.q_proj"
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda f: (f / CONFIG).unlink(), "adapter_config.json: no such file; is .* the folder of an adapter"),
     "no JSON": (lambda f: (f / CONFIG).write_text("{"), "adapter_config.json: not JSON"),
-    "another kind": (changed("peft_type", "IA3"), "peft_type 'IA3' is not supported: only LoRA and DoRA"),
+    "another kind": (
+        changed("peft_type", "IA3"),
+        "peft_type 'IA3' is not supported: only LoRA, DoRA, AdaLoRA and VeRA",
+    ),
     "biases": (changed("bias", "all"), "bias 'all' is not supported"),
     "whole modules": (changed("modules_to_save", ["lm_head"]), "modules_to_save .'lm_head'. is not supported"),
     "another base": (changed("init_lora_weights", "pissa"), "init_lora_weights 'pissa' is not supported"),
@@ -240,6 +421,63 @@ def test_an_adapter_that_does_not_fit_is_one_line_and_nothing_is_written(fault: 
         merge(base, adapter, tmp_path / "merged")
     assert "\n" not in str(raised.value) and str(adapter) in str(raised.value)
     assert not (tmp_path / "merged").exists()
+
+
+def kept_of(method: Config, folder: Path, change: Callable[[dict[str, Tensor]], object]) -> Path:
+    """The folder of an adapter of ours with some tensors changed."""
+    made = trained(folder, method)
+    tensors = load_file(made / WEIGHTS)
+    change(tensors)
+    save_file(tensors, made / WEIGHTS)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda t: t.pop("base_model.vera_A"),
+            "has no base_model.vera_A and base_model.vera_B: save it again with save_proj",
+        ),
+        (
+            lambda t: t.pop(f"base_model.model.{QUERY}.vera_lambda_d"),
+            "has no model.layers.0.self_attn.q_proj.vera_lambda_d",
+        ),
+        (
+            lambda t: t.update({f"base_model.model.{QUERY}.vera_lambda_d": torch.ones(4)}),
+            r"q_proj: vera_lambda_d, vera_lambda_b, vera_A and vera_B of \(4,\), \(32,\), \(3, 48\), \(48, 3\) do not fit",
+        ),
+        (
+            lambda t: t.update({f"base_model.model.{QUERY}.vera_lambda_b": torch.ones(31)}),
+            r"q_proj is \(31, 32\) there and \(32, 32\) in ",
+        ),
+        (lambda t: t["base_model.vera_B"].fill_(torch.nan), "has NaN or infinite entries"),
+    ],
+)
+def test_a_vera_that_does_not_fit_is_one_line(change: Any, said: str, tmp_path: Path) -> None:
+    made = kept_of(VeRA(keep=True, rank=3), tmp_path, change)
+    with pytest.raises(ValueError, match=said) as raised:
+        merge(start(tmp_path / "start"), made, tmp_path / "merged")
+    assert "\n" not in str(raised.value) and str(made) in str(raised.value) and not (tmp_path / "merged").exists()
+
+
+def test_an_adalora_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / CONFIG).write_text(json.dumps({"peft_type": "ADALORA", "init_r": 2}))
+    parts = {"lora_A": torch.ones(2, 32), "lora_B": torch.ones(32, 2), "lora_E": torch.ones(2, 1)}
+    for changes, said in (
+        (
+            {"lora_E": torch.ones(3, 1)},
+            r"lora_A, lora_B and lora_E of \(2, 32\), \(32, 2\), \(3, 1\) do not fit each other",
+        ),
+        ({"lora_F": torch.ones(1)}, "lora_F is no part of a AdaLoRA of a matrix"),
+        ({}, ""),
+    ):
+        save_file({f"base_model.model.{QUERY}.{n}": t for n, t in {**parts, **changes}.items()}, tmp_path / WEIGHTS)
+        if said:
+            with pytest.raises(ValueError, match=said):
+                read_adapter(tmp_path)
+    (delta,) = read_adapter(tmp_path).values()
+    assert delta.scale == 8 / (2 + 1e-5)
 
 
 def test_folders_that_cannot_be_merged_are_one_line(

@@ -35,7 +35,10 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 # Those that begin as a model of rounded weights
 ROUNDS = {QLoRA}
 # Settings in which a parameter binds, the other values of parameters that are lists, and shapes that tell them apart
-BINDING: dict[str, dict[str, Any]] = {"repick": {"repick": 1}, "block": {"block": 8}}
+BINDING: dict[str, dict[str, Any]] = {
+    "repick": {"repick": 1}, "block": {"block": 8}, "cut_from": {"cut_until": 3}, "cut_until": {"cut_until": 2},
+    "cut_every": {"cut_until": 3}, "beta1": {"cut_until": 2}, "beta2": {"cut_until": 2},
+}  # fmt: skip
 LISTS: dict[str, list[Any]] = {
     "matrices": [["up"], ["attention"], ["0.ffn"]],
     "ranks": [{"query": 3}, {"0.attention": 1}],

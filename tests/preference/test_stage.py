@@ -14,12 +14,13 @@ from torch import Tensor
 from lm.averages import Last
 from lm.checkpoint import load_model, save_model
 from lm.config import ConfigError, methods_of
-from lm.linears import LoRA
+from lm.linears import AdaLoRA, LoRA, VeRA
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.schedules import Cosine, Wsd
 from lm.training.data import conversations
 from lm.training.data.conversations import sample_indices
+from lm.training.fast_forward import FastForward
 from tasks.core.log import Log
 from tasks.core.process import Stopped
 from tasks.preference import losses, prepared
@@ -181,7 +182,17 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "precision": [{"precision": "bf16"}],
     "stream": [{"precision": "bf16", "stream": "bf16"}],
     "shards": [{"shards": 2}],
-    "linear": [{"linear": LoRA(rank=2)}],
+    "linear": [
+        {"linear": held}
+        for held in (
+            LoRA(rank=2),
+            LoRA(rank=2, start="pissa"),
+            LoRA(rank=2, trained="up"),
+            VeRA(rank=4),
+            AdaLoRA(rank=1, first_rank=2, cut_until=2),
+        )
+    ],
+    "fast_forward": [{"fast_forward": FastForward(every=1, most=2)}],
 }
 # As for tests/rl/test_stage.py; folder: what is learned, not how
 ELSEWHERE = {

@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 
 from lm.checkpoint import save_model
 from lm.config import methods_of
-from lm.linears import LoRA
+from lm.linears import AdaLoRA, LoRA, VeRA
 from lm.optimizers import AdamW
 from lm.problems.example import Example
 from lm.training.data import conversations
+from lm.training.fast_forward import FastForward
 from tasks.core.process import Stopped
 from tasks.rl import advantages, losses
 from tasks.rl.advantages import Grpo
@@ -63,7 +64,17 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "precision": [{"precision": "bf16"}],
     "stream": [{"precision": "bf16", "stream": "bf16"}],
     "shards": [{"shards": 2}],
-    "linear": [{"linear": LoRA(rank=2)}],
+    "linear": [
+        {"linear": held}
+        for held in (
+            LoRA(rank=2),
+            LoRA(rank=2, start="pissa"),
+            LoRA(rank=2, trained="up"),
+            VeRA(rank=4),
+            AdaLoRA(rank=1, first_rank=2, cut_until=2),
+        )
+    ],
+    "fast_forward": [{"fast_forward": FastForward(every=1, most=2)}],
     "curriculum": [{"curriculum": Bandit()}],
     "resample": [{"resample": 2}],
     "replay": [{"replay": 4}],

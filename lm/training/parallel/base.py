@@ -31,6 +31,8 @@ class Parallel(ABC):
     bytes_a_frozen_weight = 4.0
     # how it goes from one part of a rank's rows to the next, where that follows from the memory and decides the order of sums
     between_parts = ""
+    # whether `local_parameters` may be changed between two passes
+    can_move = True
 
     def distribute(self, model: Decoder, method: Any) -> Optimizer:
         """Spread the model over the ranks, in place, and build the method's optimizer of what this rank holds."""
@@ -62,6 +64,14 @@ class Parallel(ABC):
 
         Raises ConfigError for a batch that the ranks cannot divide.
         """
+
+    @abstractmethod
+    def evaluate(self, batch: Batch, positions: int) -> Tensor:
+        """Loss of the whole batch under the weights as they are, the same on every rank, without gradients and without what
+        the model adds to it. Raises ConfigError for a batch that the ranks cannot divide."""
+
+    def moved(self) -> None:  # noqa: B027, most have nothing to do
+        """Called when `local_parameters` have been changed other than by `step`."""
 
     def clip(self, limit: float) -> Tensor:
         """Scale the gradients down to a norm of `limit`; returns the norm they had."""

@@ -77,6 +77,14 @@ class DDP(Parallel):
         found: Metrics = dict(zip(names, summed, strict=True))
         return torch.as_tensor(found.pop("")), found
 
+    @torch.no_grad()
+    def evaluate(self, batch: Batch, positions: int) -> Tensor:
+        mine = cut(batch, world_size(), "ranks")[rank()]
+        parts = equal_parts(mine, rows_at_once(batch, positions), batch.together)
+        total = torch.stack([self.module(batch.loss, some)[0].float() for some in parts]).sum()
+        dist.all_reduce(total)
+        return total
+
     def share(self, batch: Batch, rows: slice, last: bool) -> tuple[Tensor, Metrics]:
         """(loss, metrics) of the rows, after their backward; `last`: of the rank's rows in this step."""
         alone = self.optimizer.exchanges or not last

@@ -9,9 +9,10 @@ from lm.config import ConfigError
 from lm.distributed import rank, world_size
 from lm.model import Decoder
 from lm.optimizers.base import Optimizer
-from lm.training.batch import Batch, Metrics, backward, cut
+from lm.training.batch import Batch, Metrics, backward, cut, evaluated
 from lm.training.parallel.base import Parallel
 from lm.training.parallel.sums import Sums
+from lm.training.parallel.tree import Tree, sum_over_ranks_
 
 
 class Exact(Parallel):
@@ -54,6 +55,16 @@ class Exact(Parallel):
             self._sums.add([loss, *(metrics[name] for name in names)])
         loss, *values = self._sums.hand_out(1 + len(names))
         return loss, dict(zip(names, values, strict=True))
+
+    def evaluate(self, batch: Batch, positions: int) -> Tensor:
+        each, tree = self.shards // world_size(), Tree()
+        for rows in cut(batch, self.shards, "shards")[rank() * each : (rank() + 1) * each]:
+            # as many equal numbers as there are ranks, which sum them by halves
+            tree.add(evaluated(batch, positions, rows).repeat(world_size()))
+        total = tree.sum()
+        if world_size() > 1:
+            sum_over_ranks_(total)
+        return total[0]
 
     def finish(self) -> None:
         if self._sums:

@@ -126,6 +126,10 @@ class FSDP(DDP):
         (share * world_size()).backward()
         return share.detach(), metrics
 
+    def moved(self) -> None:
+        for group in (*self.model.blocks, self.module):  # what was gathered is of the weights before
+            group.reshard()
+
     def clip(self, limit: float) -> Tensor:
         cut: list[Tensor] = []
         same: list[Tensor] = []

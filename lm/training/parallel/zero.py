@@ -43,6 +43,8 @@ class Zero(DDP):
     memory.
     """
 
+    can_move = False
+
     def __init__(self, stage: int, offload: bool, recipe: Recipe) -> None:
         if recipe.skip_sigmas:
             raise ConfigError(

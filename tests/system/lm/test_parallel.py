@@ -21,10 +21,11 @@ from torch import Tensor
 
 from lm.averages import Ema, Last
 from lm.config import ConfigError
-from lm.linears import DoRA, FrozenLower, LoRA, QLoRA, SaRA
+from lm.linears import AdaLoRA, DoRA, FrozenLower, LoRA, QLoRA, SaRA, VeRA
 from lm.model import Decoder
 from lm.optimizers import AdamW, DropMuon, Lamb, Lion, Muon, OneBitAdam, ScheduleFree
 from lm.settings import KINDS as EVERY_KIND
+from lm.training.fast_forward import FastForward
 from lm.training.loop import train
 from lm.training.parallel import make_parallel
 from lm.training.parallel.tree import Tree, sum_over_ranks_
@@ -53,8 +54,14 @@ class Case:
     @property
     def name(self) -> str:
         offload = "-offload" if self.offload else ""
-        names = (self.how.optimizer.name, self.how.linear.name, self.how.average.name, self.first, self.then)
-        return "-".join(names) + offload
+        start = getattr(self.how.linear, "start", "uniform")
+        linear = self.how.linear.name + ("" if start == "uniform" else f"_{start}")
+        forward = "-forward" if self.how.fast_forward.every else ""
+        return (
+            "-".join((self.how.optimizer.name, linear, self.how.average.name, self.first, self.then))
+            + offload
+            + forward
+        )
 
 
 def how(optimizer=AdamW, average=Last, **more) -> Recipe:
@@ -63,7 +70,11 @@ def how(optimizer=AdamW, average=Last, **more) -> Recipe:
 
 EVERY = how(AdamW)
 # A rate of its own, weights picked anew in the third step, and layers that are not trained
-HELD = [LoRA(up_rate=4.0), DoRA(), QLoRA(block=16), SaRA(repick=3, penalty=0.01), FrozenLower()]
+HELD = [
+    LoRA(up_rate=4.0), LoRA(start="pissa", trained="up", keep=True), DoRA(), QLoRA(block=16), SaRA(repick=3, penalty=0.01),
+    FrozenLower(), VeRA(rank=8),
+]  # fmt: skip
+FORWARD = how(linear=LoRA(), fast_forward=FastForward(every=2, most=4))
 CASES = [
     *(Case(EVERY, first, then) for first, then in pairwise((*KINDS, KINDS[0]))),
     *(Case(EVERY, kind, kind, offload=True) for kind in ("fsdp", "zero2") if kind in KINDS),
@@ -76,6 +87,8 @@ CASES = [
     *(Case(how(ScheduleFree), first, then) for first, then in (("fsdp", "ddp"), ("exact", "fsdp"))),
     Case(how(Muon, skip_sigmas=6.0), "ddp", "fsdp"),
     *(Case(how(linear=held), *kinds) for held in HELD for kinds in (("exact", "exact"), ("fsdp", "ddp"))),
+    *(Case(FORWARD, *kinds) for kinds in (("exact", "exact"), ("fsdp", "ddp"), ("ddp", "fsdp"))),
+    *(Case(how(linear=AdaLoRA(cut_until=4)), *kinds) for kinds in (("exact", "exact"), ("ddp", "exact"))),
     *(Case(how(linear=held), "zero3", "zero3") for held in HELD if "zero3" in KINDS and held.name != "sara"),
 ]
 BF16 = [Case(how(precision="bf16"), kind, kind) for kind in KINDS]
