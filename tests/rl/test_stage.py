@@ -80,6 +80,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
 # not how. What else curricula and rewards are made of: test_curricula.py, test_function.py
 ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model"}
 ELSEWHERE |= {"keep_rollouts"}  # which changes no weight: test_ledger.py
+ELSEWHERE |= {"scorer"}  # which some rewards read: test_scorers.py
 
 
 def test_every_parameter_changes_the_weights(tmp_path: Path) -> None:
