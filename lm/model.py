@@ -24,6 +24,9 @@ from lm.linears.base import Held, Holding, Roles, replace_layers
 from lm.rope import rotary_cos_sin
 from lm.shape import Shape
 
+# Where a decoder carries what lm/heads.py puts on it, beside its own layers
+HEADS = "heads"
+
 
 class Layer(Config):
     """What a layer has in the place of the model's own mixer and feed-forward."""
@@ -189,7 +192,7 @@ class Decoder(nn.Module):
 
     def hold(self, linear: Holding) -> None:
         """Have the matrices of the blocks held by this choice of lm/linears, from what they are now; a dense model is not
-        changed. Raises ConfigError for a choice that does not fit."""
+        changed, and heads that it carries are trained in any case. Raises ConfigError for a choice that does not fit."""
         shapes = {
             name: (layer.out_features, layer.in_features)
             for name, layer in self.blocks.named_modules()
@@ -198,7 +201,8 @@ class Decoder(nn.Module):
         linear.check(list(shapes))
         build = linear.builder({f"blocks.{name}": shape for name, shape in shapes.items()})
         self.linear = linear
-        for name in linear.staying([name for name, _ in self.named_parameters()]):
+        own = [name for name, _ in self.named_parameters() if not name.startswith(f"{HEADS}.")]
+        for name in linear.staying(own):
             self.get_parameter(name).requires_grad_(False)
         for name in shapes:  # one at a time: what takes a dense layer's place may be smaller
             layer: Any = self.blocks.get_submodule(name)

@@ -7,7 +7,17 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ROOMS = sorted(path.parent for path in (ROOT / "tasks").glob("*/*/__init__.py") if path.read_text()) + [
     ROOT / "lm" / room
-    for room in ("averages", "feed_forwards", "linears", "mixers", "norms", "optimizers", "problems", "schedules")
+    for room in (
+        "averages",
+        "feed_forwards",
+        "linears",
+        "mixers",
+        "norms",
+        "optimizers",
+        "pairs",
+        "problems",
+        "schedules",
+    )
 ]
 
 

@@ -59,6 +59,7 @@ TINY: dict[str, Any] = {
     },
     "rl": {
         "model": "sft",
+        "scorer": "checkpoint",
         "steps": 24,
         "prompts": 4,
         "samples": 4,

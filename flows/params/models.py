@@ -17,7 +17,13 @@ def model_mistakes(stages: list[str], params: dict[str, Any]) -> list[str]:
         for stage in stages
         if isinstance(params.get(stage), dict) and isinstance(params[stage].get("model"), str)
     }
+    scorers = {
+        stage: params[stage]["scorer"]
+        for stage in stages
+        if isinstance(params.get(stage), dict) and isinstance(params[stage].get("scorer"), str)
+    }
     named = [(f"{stage}.model", model) for stage, model in starts.items()]
+    named += [(f"{stage}.scorer", model) for stage, model in scorers.items() if model != CHECKPOINT]
     found = []
     if MODELS in params:
         asked = params[MODELS]
@@ -34,6 +40,7 @@ def model_mistakes(stages: list[str], params: dict[str, Any]) -> list[str]:
             meant = f"; did you mean {near[0]!r}?" if near else ""
             found.append(f"params.yaml: {where}: no stage {model!r}{meant} (allowed: {', '.join(sorted(known))})")
     found += circles(starts)
+    found += scorer_circles(starts, scorers)
     users = [where for where, model in named if model == CHECKPOINT]
     folder = value_of(f"{CHECKPOINT}.folder", params)
     if users and folder is not None and Path(str(folder)) != Path("data", CHECKPOINT):
@@ -54,3 +61,14 @@ def circles(starts: dict[str, str]) -> Iterator[str]:
         if model == stage and stage not in told:
             told.update(way)
             yield f"params.yaml: {stage}.model: {' <- '.join([*way, stage])}: a model cannot begin with itself"
+
+
+def scorer_circles(starts: dict[str, str], scorers: dict[str, str]) -> Iterator[str]:
+    """A line for each stage whose scorer is its own model, or comes of it."""
+    for stage, scorer in scorers.items():
+        way = [scorer]
+        while (model := starts.get(way[-1])) and model not in way:
+            way.append(model)
+        if stage in way:
+            ways = " <- ".join(reversed(way[: way.index(stage) + 1]))
+            yield f"params.yaml: {stage}.scorer: {ways}: a model cannot be scored by what comes of it"

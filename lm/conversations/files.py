@@ -29,7 +29,7 @@ def files_of(place: Path) -> list[Path]:
 
 def dialogues_of(path: Path) -> Iterator[Dialogue | Refused]:
     """Every row of a file, in order. Raises ConfigError naming a file that cannot be read on."""
-    for where, row in _rows_of(path):
+    for where, row in rows_of(path):
         if isinstance(row, Refused):
             yield row
             continue
@@ -45,7 +45,9 @@ def refused(where: str, reason: str, row: Any) -> Refused:
     return Refused(where, reason, text[:EXCERPT])
 
 
-def _rows_of(path: Path) -> Iterator[tuple[str, Any]]:
+def rows_of(path: Path) -> Iterator[tuple[str, Any]]:
+    """(`path:row`, row) of every row of a file, in order; in the place of one that is no object stands Refused. Raises
+    ConfigError naming a file that cannot be read on."""
     if path.suffix in (".parquet", ".arrow"):
         yield from _table_rows(path)
         return

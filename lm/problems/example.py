@@ -3,6 +3,11 @@
 import re
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Literal
+
+# Problems that are learned from: those with demonstrations to show, and those whose answers a verifier is to judge
+Split = Literal["sft", "rl"]
+JUDGED: Split = "rl"
 
 
 @dataclass(frozen=True)

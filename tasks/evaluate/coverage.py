@@ -1,10 +1,10 @@
 """How many unseen problems a model answers if it may try several times: pass@N."""
 
+from lm.intervals import wilson
 from lm.model import Decoder
 from lm.problems.example import Example, Score, unit_hash
 from lm.sampler import ROWS, generate
 from lm.tokenizer import Tokenizer
-from tasks.evaluate.accuracy import wilson
 
 
 def sampled_scores(

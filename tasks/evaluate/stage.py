@@ -11,12 +11,13 @@ from pydantic import Field
 from lm import problems
 from lm.checkpoint import device
 from lm.config import Config, choice
+from lm.intervals import wilson
 from lm.model_folder import read_model, weights_bytes
 from lm.tokenizer import Tokenizer
 from tasks.core.log import Log
 from tasks.core.tables import read_table, write_table
 from tasks.core.tokens import check_tokens
-from tasks.evaluate.accuracy import answer_all, wilson
+from tasks.evaluate.accuracy import answer_all
 from tasks.evaluate.bits_per_byte import document_bits, gzip_bits, per_byte
 from tasks.evaluate.coverage import coverage, sampled_scores
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from lm.model import Decoder
+from lm.pairs.table import SIDES, Pairs
 from lm.tokenizer import Tokenizer
 from tasks.preference.logps import side_logps
 from tasks.preference.losses.base import Logps
-from tasks.preference.table import SIDES, Pairs
 
 
 def before(pairs: Pairs) -> dict[str, float]:

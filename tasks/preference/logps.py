@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from lm.model import Decoder
+from lm.pairs.table import Pairs
 from lm.training.data.conversations import Conversation, collate, places, token_logps
 from lm.transfer import moved
-from tasks.preference.table import Pairs
 
 # Read together at most, padding counted; a constant, since how many rows a product has decides its last bits.
 POSITIONS = 8192

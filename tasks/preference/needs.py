@@ -1,17 +1,15 @@
 """What preference takes: its model and checkpoints on disk, and the step that it repeats."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from lm.model import Decoder, ModelConfig
 from lm.training.batch import Batch, Metrics
-from tasks.about.problem_lengths import conversations, last_of
+from tasks.about.pairs import lengths_of
+from tasks.about.problem_lengths import last_of
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import StageNeeds, Step, Work
-from tasks.core.config import ConfigError
 from tasks.preference.step import loss_of
 
 
@@ -21,24 +19,10 @@ def needs(sections: Sections) -> StageNeeds:
     return StageNeeds(model_bytes(shape), checkpoint_bytes(shape), work(sections, shape))
 
 
-def lengths_of(source: Any, problems: Any, shape: ModelConfig) -> tuple[int, int]:
-    """(tokens of the longest prompt and answer together, of the answer). Of files as many as the context has, with answers that
-    have half of them: nobody has read them yet."""
-    if not source.samples_model:
-        return shape.context, shape.context // 2
-    known = conversations(problems, source.split, shape.vocab_size)
-    fitting = [prompt for prompt, _ in known if prompt + source.max_new_tokens <= shape.context]
-    if not fitting:
-        raise ConfigError(
-            f"preference.pairs: max_new_tokens: no prompt fits the context of {shape.context} less {source.max_new_tokens}"
-        )
-    return max(fitting) + source.max_new_tokens, source.max_new_tokens
-
-
 def work(sections: Sections, shape: ModelConfig) -> Work:
     """A step of pairs as long as the longest there are. What is sampled and read before the first step is not counted."""
     config = sections["preference"]
-    longest, answer = max(lengths_of(source, config.problems, shape) for source in config.pairs)
+    longest, answer = max(lengths_of("preference", source, config.problems, shape) for source in config.pairs)
     B, T = 2 * config.batch, longest - 1
 
     def step() -> Step:

@@ -1,76 +1,42 @@
 """What training reads, made once before its first step: the pairs, and what the start model makes of their answers. It stands
 in the stage's scratch until the stage is done, so that one that was killed has paid for it."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from lm.config import ConfigError
 from lm.model import Decoder
-from lm.problems.example import unit_hash
+from lm.pairs.base import Given
+from lm.pairs.gathered import gathered
+from lm.pairs.table import SIDES, Pairs, read_pairs
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import Conversation
+from tasks.core.hashed import hashed, read_ignored
 from tasks.core.log import Log
+from tasks.core.tables import write_table
 from tasks.preference.logps import Progress, answer_logps, side_logps
-from tasks.preference.pairs.base import EXCERPT, Given, Pair, Rejected
-from tasks.preference.table import PAIRS, QUARANTINE, SIDES, Pairs, read_pairs
 
-Row = dict[str, Any]
-SEED_APART = 7919  # two sources that sample do not draw the same answers
+SLOT = "preference.pairs"
 
 
 def prepared(config: Any, model: Decoder, tokenizer: Tokenizer, log: Log) -> Pairs:
     """What stands in the scratch, or is made now and put there. Raises ConfigError where there is no pair to learn from."""
     if log.scratch and (found := read_pairs(log.scratch)) is not None:
         return found
-    pairs = gathered(config, model, tokenizer, log)
+    folder = Path(config.folder)
+    given = Given(
+        SLOT, folder, lambda: hashed(folder, read_ignored()).files, config.problems, model, tokenizer, config.seed,
+        lambda done, total: log.progress(done, total, "problem"),
+    )  # fmt: skip
+    pairs = gathered(config.pairs, given, config.held_out_fraction)
     pairs = with_reference(pairs, config, model, tokenizer, log)
     if config.loss.needs_point:
         pairs = with_point(pairs, model, tokenizer, log)
     if log.scratch:
-        pairs.write(log.scratch)
+        pairs.write(log.scratch, write_table)
     return pairs
-
-
-def gathered(config: Any, model: Decoder, tokenizer: Tokenizer, log: Log) -> Pairs:
-    """Pairs of all sources, in their order, and what is none of them or does not fit the context."""
-    rows, left_out = list[Row](), list[Row]()
-
-    def progress(done: int, total: int) -> None:
-        log.progress(done, total, "problem")
-
-    for place, source in enumerate(config.pairs):
-        seed = config.seed + SEED_APART * place
-        given = Given(Path(config.folder), config.problems, model, tokenizer, seed, progress)
-        for found in source(given):
-            row = found if isinstance(found, Rejected) else row_of(found, config, tokenizer, model.config.context)
-            if isinstance(row, Rejected):
-                left_out.append({"source": source.name, **vars(row)})
-            else:
-                rows.append({"source": source.name, **row})
-    if all(row["held_out"] for row in rows):
-        reasons = Counter(row["reason"] for row in left_out).most_common(3)
-        why = ", ".join(f"{reason} {count}" for reason, count in reasons)
-        held_out = f"{len(rows)} of held_out_fraction" if rows else ""
-        raise ConfigError(f"preference.pairs: not one pair to learn from ({'; '.join(filter(None, (why, held_out)))})")
-    return Pairs(pa.Table.from_pylist(rows, PAIRS), pa.Table.from_pylist(left_out, QUARANTINE))
-
-
-def row_of(pair: Pair, config: Any, tokenizer: Tokenizer, context: int) -> Row | Rejected:
-    """The pair as a row. All pairs of one prompt are on one side of what is held out."""
-    longest = len(pair.prompt_ids) + max(len(pair.chosen), len(pair.rejected))
-    if longest > context:
-        return Rejected(
-            pair.where, "too_long", f"{longest} tokens, and the context has {context}: {pair.prompt}"[:EXCERPT]
-        )
-    held_out = unit_hash(f"preference:{pair.prompt}") < config.held_out_fraction
-    texts = {"chosen": tokenizer.decode(pair.chosen), "rejected": tokenizer.decode(pair.rejected)}
-    every = {"prompt": pair.prompt_ids, "chosen": pair.chosen, "rejected": pair.rejected}
-    ids = {f"{name}_ids": np.array(some, np.int32) for name, some in every.items()}
-    return {"prompt": pair.prompt, **texts, **ids, "held_out": held_out}
 
 
 def with_reference(pairs: Pairs, config: Any, model: Decoder, tokenizer: Tokenizer, log: Log) -> Pairs:

@@ -7,11 +7,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lm import problems
+from lm import pairs, problems
 from lm.checkpoint import device, save_model
 from lm.config import choice
 from lm.model import Decoder
 from lm.model_folder import read_model
+from lm.pairs.table import SIDES, Pairs
 from lm.tokenizer import Tokenizer
 from lm.training.ahead import Ahead
 from lm.training.batch import Batch, Metrics
@@ -22,12 +23,12 @@ from lm.training.recipe import Recipe
 from lm.transfer import Tensors
 from tasks.core.config import StartModel
 from tasks.core.log import Log
-from tasks.preference import losses, pairs
+from tasks.core.tables import write_table
+from tasks.preference import losses
 from tasks.preference.held_out import after, before
 from tasks.preference.logps import answer_logps
 from tasks.preference.prepared import prepared
 from tasks.preference.step import loss_of
-from tasks.preference.table import SIDES, Pairs
 
 AnyPairs: Any = choice(pairs)  # named before a field of the same name hides the module
 
@@ -125,7 +126,7 @@ def run(config: PreferenceConfig, data: Path, log: Log) -> dict[str, float]:
     with autocast(config.precision, device()):
         now = after(found, config.loss, model, tokenizer)
     save_model(data / "preference", model, tokenizer)
-    found.write(data / "preference")
+    found.write(data / "preference", write_table)
     reasons = found.reasons()
     return {
         "steps": config.steps,

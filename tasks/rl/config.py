@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from lm import problems
 from lm.config import choice
 from lm.training.recipe import Recipe
-from tasks.core.config import StartModel, check_watched
+from tasks.core.config import CHECKPOINT, StartModel, check_watched
 from tasks.rl import advantages, curricula, environments, losses, rewards
 from tasks.rl import demonstrations as kinds_of_demonstrations
 from tasks.rl.curricula import Shuffled
@@ -30,6 +30,11 @@ class RlConfig(Recipe):
     environment: choice(environments) = SingleTurn()
     temperature: float = Field(1.0, gt=0)
     rewards: list[Part] = Field([Correct()], min_length=1, description="parts that add up to the reward of an answer")
+    scorer: str = Field(
+        CHECKPOINT,
+        pattern="^[a-z0-9_]+$",
+        description="the stage whose model the rewards `model` and `judge` score with; read by no other reward",
+    )
     curriculum: choice(curricula) = Shuffled()
     demonstrations: choice(kinds_of_demonstrations) = Unused()
     resample: int = Field(

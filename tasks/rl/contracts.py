@@ -8,7 +8,9 @@ from tasks.about.finding import Finding
 from tasks.about.problem_lengths import check_room, check_split
 from tasks.about.sections import Sections
 from tasks.about.training import check_shards
+from tasks.core.config import CHECKPOINT
 from tasks.rl.curricula import Bandit
+from tasks.rl.rewards import Model
 from tasks.rl.stage import RlConfig
 
 
@@ -20,6 +22,7 @@ def contracts(sections: Sections) -> Iterator[Finding]:
     yield from check_room("rl.max_new_tokens", config.problems, ("rl",), config.answer_tokens, sections, "rl")
     yield from advantages(config)
     yield from levels(config)
+    yield from scorers(config)
 
 
 def levels(config: RlConfig) -> Iterator[Finding]:
@@ -29,6 +32,16 @@ def levels(config: RlConfig) -> Iterator[Finding]:
             "params.yaml: rl.curriculum",
             "bandit chooses between levels, of which these problems have none or one",
             "give them a `level`, or take shuffled",
+        )
+
+
+def scorers(config: RlConfig) -> Iterator[Finding]:
+    """A reward that scores with a reward model has one to score with."""
+    if config.scorer == CHECKPOINT and any(isinstance(part, Model) for part in config.rewards):
+        yield Finding(
+            "params.yaml: rl.scorer",
+            f"{CHECKPOINT} is no reward model, by which rl.rewards model scores",
+            "set it to reward",
         )
 
 

@@ -10,6 +10,7 @@ from tasks.about.problem_lengths import conversations, last_of, longest_prompt
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import Sampling, StageNeeds, Step, Work
+from tasks.rl.rewards import Judge, Model
 from tasks.rl.stage import RlConfig
 from tasks.rl.step import loss_of
 
@@ -32,15 +33,18 @@ def ledger_bytes(config: RlConfig, prompt: int) -> float:
 
 def work(sections: Sections, shape: ModelConfig) -> Work:
     """An update of B answers of T predictions, after a rollout now and then; every answer has all its tokens, its environment's
-    included and as if the model had written them, and no rollout asks again."""
+    included and as if the model had written them, and no rollout asks again. What rewards score with is counted as read once
+    with each update; verdicts that are written are not."""
     config = sections["rl"]
     prompt = longest_start(config, shape)
     answers, T = config.prompts * config.samples, prompt + config.answer_tokens - 1
     B = answers // config.minibatches
 
+    scoring = [sections.shape(model) for model in scorers(config)]
+
     def step() -> Step:
         model, ids_BN = Decoder(shape), torch.zeros((B, T + 1), dtype=torch.int64)
-        frozen = (Decoder(shape).requires_grad_(False),) if config.loss.kl else ()
+        frozen = tuple(Decoder(each).requires_grad_(False) for each in [shape] * bool(config.loss.kl) + scoring)
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             R = rows.stop - rows.start
@@ -59,6 +63,15 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
     tokens = config.steps * B * config.max_new_tokens
     less = lower(sections, config.model, "rl.max_new_tokens", "rl.prompts or rl.samples")
     return Work(config, shape, config.steps, tokens, step, less)
+
+
+def scorers(config: RlConfig) -> list[str]:
+    """Names of the models that rewards score with, each held by itself."""
+    found = []
+    for part in config.rewards:
+        if isinstance(part, Judge | Model):
+            found.append(config.model if isinstance(part, Judge) and part.by == "start" else config.scorer)
+    return found
 
 
 def longest_start(config: RlConfig, shape: ModelConfig) -> int:

@@ -11,6 +11,7 @@ from tasks.core.log import Log
 from tasks.rl.config import RlConfig
 from tasks.rl.learning import Learning
 from tasks.rl.ledger import Ledger
+from tasks.rl.rewards.base import Models
 from tasks.rl.rewards.function import FOLDER
 
 
@@ -25,6 +26,8 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
         raise ConfigError(
             f"rl.max_new_tokens: no prompt fits the context of {model.config.context} less {config.answer_tokens}"
         )
+    for part in config.rewards:
+        part.open(Models(data / config.model, data / config.scorer, tokenizer))
     folder = (log.scratch or log.parts) / "rollouts"
     ledger = Ledger(folder, config.rewards, config.environment.adds) if config.keep_rollouts else None
     learning = Learning(config, model, tokenizer, examples, ledger)
@@ -35,8 +38,9 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
         return [part.at(moment) for part in config.rewards]
 
     given = [tokenizer.to_json(), *examples, *files_read(config)]
+    scorers = [scorer for part in config.rewards for scorer in part.models]
     # a trunk has nothing of the rollouts before it
-    trunks = None if ledger else log.trunks(config, config.steps, [model], given, seen)
+    trunks = None if ledger else log.trunks(config, config.steps, [model, *scorers], given, seen)
     train(model, config, config.steps, learning.batch_at, log, trunks, learning.components)
     save_model(data / "rl", model, tokenizer)
     if ledger:

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lm.intervals import wilson
 from lm.problems.arithmetic import Arithmetic
 from lm.problems.example import Example, Score
-from tasks.evaluate.accuracy import answer_all, wilson
+from tasks.evaluate.accuracy import answer_all
 from tasks.evaluate.bits_per_byte import document_bits, gzip_bits, interval, per_byte, windows_of
 from tests.lm.models import toy_model, toy_tokenizer
 

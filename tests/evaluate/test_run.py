@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.checkpoint import save_model
+from lm.intervals import wilson
 from lm.model import Decoder
 from lm.problems import Arithmetic, Gsm8k
 from lm.problems.example import Example, Score
 from tasks.core.log import Log
 from tasks.core.tables import read_table, write_table
-from tasks.evaluate.accuracy import answer_all, wilson
+from tasks.evaluate.accuracy import answer_all
 from tasks.evaluate.stage import EvaluateConfig, run
 from tests.lm.models import toy_model, toy_tokenizer
 

@@ -18,6 +18,9 @@ from tests.project import ROOT, TINY
         ({"models": ["rl", "rl"]}, "models: names a model twice"),
         ({"models": []}, "models: must be a list of models, one at least"),
         ({"sft": {"model": "rl"}}, "sft.model: sft <- rl <- sft: a model cannot begin with itself"),
+        ({"rl": {"scorer": "rewrad"}}, "rl.scorer: no stage 'rewrad'; did you mean 'reward'"),
+        ({"rl": {"scorer": "rl"}}, "rl.scorer: rl: a model cannot be scored by what comes of it"),
+        ({"rl": {"scorer": "distill"}}, "rl.scorer: rl <- distill: a model cannot be scored by what comes of it"),
         ({"rl": {"model": "checkpoint"}, "checkpoint": {"folder": "/models/x"}}, "put it into data/checkpoint"),
     ],
 )
@@ -28,13 +31,19 @@ def test_a_model_that_cannot_be_is_one_line(changes: dict[str, Any], words: str)
     assert line.startswith("params.yaml: ") and words in line
 
 
+def test_a_model_that_is_scored_with_is_made_before_what_it_scores() -> None:
+    graph = graph_of(ROOT, {**TINY, "rl": {**TINY["rl"], "scorer": "reward"}})
+    order = asked_for(graph)
+    assert "data/reward" in graph["rl"].deps and order.index("reward") < order.index("rl")
+
+
 @pytest.mark.parametrize(
     ("models", "left_out"),
     [
-        (["pretrain", "sft", "rl", "distill", "quantize"], {"preference"}),
-        (["preference"], {"rl", "distill", "quantize"}),
-        (["rl"], {"preference", "distill", "quantize"}),
-        (["pretrain", "checkpoint"], {"sft", "preference", "rl", "distill", "quantize"}),
+        (["pretrain", "sft", "rl", "distill", "quantize"], {"preference", "reward"}),
+        (["preference"], {"reward", "rl", "distill", "quantize"}),
+        (["rl"], {"preference", "reward", "distill", "quantize"}),
+        (["pretrain", "checkpoint"], {"sft", "preference", "reward", "rl", "distill", "quantize"}),
     ],
 )
 def test_what_is_asked_for_is_what_the_models_need(models: list[str], left_out: set[str]) -> None:

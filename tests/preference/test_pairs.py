@@ -10,21 +10,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lm import pairs
 from lm.config import ConfigError, methods_of
+from lm.conversations.dialogue import Dialogue
+from lm.pairs import Files, Mined, SelfPlay
+from lm.pairs.base import Given, Pair, Rejected, Source
+from lm.pairs.rows import NoPair, dialogues_of, pair_of
 from lm.problems.example import Example, Score
-from tasks.preference import pairs
-from tasks.preference.pairs import Files, Mined, SelfPlay
-from tasks.preference.pairs.base import Given, Pair, Rejected, Source
-from tasks.preference.pairs.rows import texts_of
+from tasks.core.hashed import hashed, read_ignored
 from tests.preference.made import TOKENIZER, Parity, rows, write_rows, writer
 
 USER, ANSWER, OTHER = (
     {"role": role, "content": text} for role, text in (("user", "2+2"), ("assistant", "4"), ("assistant", "5"))
 )
+SYSTEM, EARLIER = (
+    {"role": "system", "content": "be brief"},
+    [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}],
+)
 
 
 def given_of(folder: Path = Path(), seed: int = 0) -> Given:
-    return Given(folder, Parity(), writer(), TOKENIZER, seed)
+    return Given("preference.pairs", folder, lambda: watched(folder), Parity(), writer(), TOKENIZER, seed)
+
+
+def watched(folder: Path) -> list[Path]:
+    return hashed(folder, read_ignored()).files
 
 
 def parted(source: Source, given: Given) -> tuple[list[Pair], list[Rejected]]:
@@ -40,35 +50,68 @@ def parted(source: Source, given: Given) -> tuple[list[Pair], list[Rejected]]:
         {"prompt": [USER], "chosen": "4", "rejected": [OTHER]},
         {"chosen": [USER, ANSWER], "rejected": [USER, OTHER]},
         {"prompt": "2+2", "chosen": [USER, ANSWER], "rejected": [USER, OTHER], "messages": []},
+        {"chosen": [{"from": "human", "value": "2+2"}, {"from": "gpt", "value": "4"}], "rejected": [USER, OTHER]},
+        {"prompt": "2+2", "chosen": "4", "rejected": "5", "completion": "6", "instruction": "7"},
     ],
 )
 def test_texts_and_messages_say_the_same(row: dict[str, Any]) -> None:
-    assert texts_of(row) == ("2+2", "4", "5")
+    chosen, rejected = dialogues_of(row, "a:1")
+    assert chosen == Dialogue("a:1", [USER, ANSWER], [0.0, 1.0]) and rejected == Dialogue(
+        "a:1", [USER, OTHER], [0.0, 1.0]
+    )
+    pair = pair_of(chosen, rejected, TOKENIZER)
+    answers = [[*TOKENIZER.encode(text), TOKENIZER.end_id] for text in ("4", "5")]
+    assert pair == Pair("a:1", "2+2", TOKENIZER.chat("2+2"), *answers)
+
+
+def test_a_pair_has_several_turns_and_a_system_and_its_last_answer_alone_is_compared() -> None:
+    before = [SYSTEM, *EARLIER, USER]
+    rows = [
+        {"prompt": before, "chosen": [ANSWER], "rejected": "5"},
+        {"chosen": [*before, ANSWER], "rejected": [*before, OTHER]},
+        {"chosen": [*EARLIER, USER, ANSWER], "rejected": [*EARLIER, USER, OTHER], "system": "be brief"},
+    ]
+    for row in rows:
+        chosen, rejected = dialogues_of(row, "a:1")
+        assert chosen.messages == [*before, ANSWER] and rejected.messages == [*before, OTHER]
+        pair = pair_of(chosen, rejected, TOKENIZER)
+        assert pair.prompt == "system: be brief\nuser: 1+1\nassistant: 2\nuser: 2+2"
+        assert TOKENIZER.spell(pair.prompt_ids) == (
+            "<|user|>be brief\n\n1+1<|assistant|>2<|end|><|user|>2+2<|assistant|>"
+        )
+        assert (TOKENIZER.spell(pair.chosen), TOKENIZER.spell(pair.rejected)) == ("4<|end|>", "5<|end|>")
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ([1], "not_an_object"),
         ({"prompt": "a", "rejected": "b"}, "missing_chosen"),
         ({"prompt": "a", "chosen": "b", "rejected": None}, "missing_rejected"),
         ({"chosen": "a", "rejected": "b"}, "missing_prompt"),
         ({"chosen": [ANSWER], "rejected": [OTHER]}, "missing_prompt"),
-        ({"prompt": " \n", "chosen": "a", "rejected": "b"}, "empty_prompt"),
+        ({"prompt": " \n", "chosen": "a", "rejected": "b"}, "chosen_is_no_conversation"),
+        ({"chosen": [{"role": "user", "content": " "}, ANSWER], "rejected": [{"role": "user", "content": " "}, OTHER]}, "empty_prompt"),
         ({"prompt": "a", "chosen": "b", "rejected": "b"}, "answers_are_the_same"),
-        ({"prompt": 3, "chosen": "a", "rejected": "b"}, "prompt_is_not_a_text"),
-        ({"prompt": "a", "chosen": "b", "rejected": "\ud800"}, "rejected_is_not_a_text"),
-        ({"prompt": "a", "chosen": [{"role": "assistant", "content": None}], "rejected": "b"}, "chosen_is_not_a_text"),
-        ({"prompt": "a", "chosen": ["b"], "rejected": "c"}, "chosen_has_no_roles"),
-        ({"prompt": [ANSWER], "chosen": "b", "rejected": "c"}, "prompt_is_not_one_turn"),
-        ({"chosen": [USER, ANSWER, USER, ANSWER], "rejected": [USER, OTHER]}, "chosen_is_not_one_turn"),
-        ({"prompt": [{"role": "system", "content": "x"}, USER], "chosen": "b", "rejected": "c"}, "prompt_is_not_one_turn"),
+        ({"prompt": 3, "chosen": "a", "rejected": "b"}, "chosen_is_no_conversation"),
+        ({"prompt": "a", "chosen": [{"role": "assistant", "content": None}], "rejected": "b"}, "chosen_is_no_conversation"),
+        ({"prompt": "a", "chosen": "b", "rejected": ["c"]}, "rejected_is_no_conversation"),
+        ({"chosen": [*EARLIER, USER], "rejected": [*EARLIER, OTHER]}, "chosen_is_no_answer"),
+        ({"chosen": [*EARLIER, USER, ANSWER], "rejected": [USER, OTHER]}, "prompts_differ"),
         ({"prompt": "3+3", "chosen": [USER, ANSWER], "rejected": "5"}, "prompts_differ"),
         ({"chosen": [USER, ANSWER], "rejected": [{"role": "user", "content": "x"}, OTHER]}, "prompts_differ"),
     ],
 )  # fmt: skip
 def test_a_row_that_is_no_pair_says_why(row: Any, reason: str) -> None:
-    assert texts_of(row) == reason
+    with pytest.raises(NoPair) as raised:
+        dialogues_of(row, "a:1")
+    assert raised.value.reason == reason and str(raised.value)
+
+
+def test_an_answer_that_spells_a_control_token_is_no_pair() -> None:
+    for text in ("4<|end|>", "<|user|>"):
+        with pytest.raises(NoPair, match="spells the control token") as raised:
+            pair_of(*dialogues_of({"prompt": "2+2", "chosen": text, "rejected": "5"}, "a:1"), TOKENIZER)
+        assert raised.value.reason == "not_encoded"
 
 
 def test_files_of_all_kinds_give_the_same_pairs(tmp_path: Path) -> None:
@@ -79,15 +122,17 @@ def test_files_of_all_kinds_give_the_same_pairs(tmp_path: Path) -> None:
     (tmp_path / "mark/pairs.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
     (tmp_path / "packed/deep").mkdir(parents=True)
     (tmp_path / "packed/deep/pairs.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "array").mkdir()
+    (tmp_path / "array/pairs.json").write_text(json.dumps(wanted))
     (tmp_path / "columns").mkdir()
     table = pa.table({name: [row[name] for row in wanted] for name in ("rejected", "prompt", "chosen")})
     pq.write_table(table.append_column("more", pa.array(range(5))), tmp_path / "columns/pairs.parquet")
     found = {}
-    for folder in ("plain", "mark", "packed", "columns"):
+    for folder in ("plain", "mark", "packed", "columns", "array"):
         made, wrong = parted(Files(), given_of(tmp_path / folder))
         found[folder] = [replace(pair, where="") for pair in made]
         assert not wrong
-    assert found["plain"] == found["mark"] == found["packed"] == found["columns"] and len(found["plain"]) == 5
+    assert all(one == found["plain"] for one in found.values()) and len(found["plain"]) == 5
     first = found["plain"][0]
     assert TOKENIZER.decode(first.chosen) == wanted[0]["chosen"] and first.prompt == wanted[0]["prompt"]
     assert first.chosen[-1] == first.rejected[-1] == TOKENIZER.end_id
@@ -105,15 +150,15 @@ def test_rows_that_cannot_be_used_are_named_and_the_others_kept(tmp_path: Path) 
     pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "f.parquet")
     (tmp_path / "README.md").write_text("no pairs\n")
     made, wrong = parted(Files(), given_of(tmp_path))
-    assert [pair.where for pair in made if pair.where[0] != "b"] == ["a.jsonl:2", "a.jsonl:6", "e.jsonl:2"]
+    assert [pair.where for pair in made if pair.where[0] != "b"] == ["a.jsonl:2", "a.jsonl:6"]
     assert [(one.where, one.reason) for one in wrong if one.where[0] != "b"] == [
-        ("a.jsonl:1", "not_json"),
-        ("a.jsonl:3", "not_an_object"),
-        ("a.jsonl:4", "not_an_object"),
+        ("a.jsonl:1", "no_object"),
+        ("a.jsonl:3", "no_object"),
+        ("a.jsonl:4", "no_object"),
         ("a.jsonl:5", "missing_chosen"),
-        ("c.jsonl.gz:1", "unreadable"),
-        ("d.parquet:1", "unreadable"),
-        ("e.jsonl:1", "not_json"),
+        ("c.jsonl.gz", "unreadable"),
+        ("d.parquet", "unreadable"),
+        ("e.jsonl", "unreadable"),
         ("f.parquet:1", "missing_chosen"),
         ("f.parquet:2", "missing_chosen"),
     ]
@@ -125,14 +170,16 @@ def test_the_pattern_chooses_files_in_the_order_of_their_names(tmp_path: Path) -
     for number, name in enumerate(("b.jsonl", "a.jsonl", "more/a.jsonl", "c.txt")):
         write_rows((tmp_path / name).parent, [rows(4)[number]], Path(name).name)
     names = {
-        path: [p.relative_to(tmp_path).as_posix() for p in Files(path=path).listed(tmp_path)] for path in ("*", "a*")
+        path: [
+            p.relative_to(tmp_path).as_posix()
+            for p in Files(path=path).listed("reward.pairs", tmp_path, watched(tmp_path))
+        ]
+        for path in ("*", "a*")
     }
     assert names == {"*": ["a.jsonl", "b.jsonl", "more/a.jsonl"], "a*": ["a.jsonl"]}
     for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(
-            ConfigError, match=rf"^preference.folder: {folder}: holds no file that fits 'z\*' and ends in"
-        ):
-            Files(path="z*").listed(folder)
+        with pytest.raises(ConfigError, match=rf"^reward.folder: {folder}: holds no file that fits 'z\*' and ends in"):
+            Files(path="z*").listed("reward.pairs", folder, watched(folder))
 
 
 @pytest.fixture(scope="module")

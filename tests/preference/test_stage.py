@@ -17,6 +17,8 @@ from lm.config import ConfigError, methods_of
 from lm.linears import AdaLoRA, LoRA, VeRA
 from lm.model import Decoder
 from lm.optimizers import AdamW
+from lm.pairs import Files, Mined, SelfPlay
+from lm.pairs.table import read_pairs
 from lm.schedules import Cosine, Wsd
 from lm.training.data import conversations
 from lm.training.data.conversations import sample_indices
@@ -26,10 +28,8 @@ from tasks.core.process import Stopped
 from tasks.preference import losses, prepared
 from tasks.preference.losses import Dpo, Kto
 from tasks.preference.losses.base import Logps, PreferenceLoss
-from tasks.preference.pairs import Files, Mined, SelfPlay
 from tasks.preference.prepared import others
 from tasks.preference.stage import Learning, PreferenceConfig, run
-from tasks.preference.table import read_pairs
 from tests.neighbours import assert_all_differ, every_neighbour
 from tests.preference.made import TOKENIZER, Parity, rows, write_rows, writer
 from tests.project import digest
@@ -314,11 +314,11 @@ def test_what_cannot_be_used_is_counted_and_stands_beside_the_model(tmp_path: Pa
     write_rows(tmp_path / "in", [*rows(5), "{", long, {"prompt": "a", "chosen": "b", "rejected": "b"}])
     _, metrics, _ = trained(tmp_path, config(tmp_path / "in", held_out_fraction=0.0))
     assert {name: value for name, value in metrics.items() if name.startswith("quarantined") or name == "pairs"} == {
-        "pairs": 5, "quarantined": 3, "quarantined_answers_are_the_same": 1, "quarantined_not_json": 1, "quarantined_too_long": 1,
+        "pairs": 5, "quarantined": 3, "quarantined_answers_are_the_same": 1, "quarantined_no_object": 1, "quarantined_too_long": 1,
     }  # fmt: skip
     found = pq.read_table(tmp_path / "preference/quarantine.parquet").to_pylist()
     assert [(row["source"], row["where"], row["reason"]) for row in found] == [
-        ("files", "pairs.jsonl:6", "not_json"),
+        ("files", "pairs.jsonl:6", "no_object"),
         ("files", "pairs.jsonl:7", "too_long"),
         ("files", "pairs.jsonl:8", "answers_are_the_same"),
     ]
@@ -335,7 +335,7 @@ def test_what_just_fits_the_context_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("found", "changes", "words"),
     [
-        (["{", "3"], {}, r"not one pair to learn from \(not_json 1, not_an_object 1\)"),
+        (["{", "3"], {}, r"not one pair to learn from \(no_object 2\)"),
         ([{"prompt": "ask 2", "chosen": "a", "rejected": "b"}], {"held_out_fraction": 0.999}, r"\(1 of held_out_fraction\)"),
     ],
 )  # fmt: skip

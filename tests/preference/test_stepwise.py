@@ -2,10 +2,10 @@
 
 from typing import Any, Literal
 
+from lm.pairs import Stepwise
+from lm.pairs.base import Given, Pair, Rejected
 from lm.problems.example import Example, Score
 from lm.sampler import Completion
-from tasks.preference.pairs import Stepwise
-from tasks.preference.pairs.base import Given, Pair, Rejected
 from tests.preference.made import TOKENIZER, writer
 
 # By what was written: what is sampled next. A dot is the end token; an answer is right if it has a "g" in it.
@@ -48,7 +48,7 @@ def completion(text: str) -> Completion:
 
 def pairs_of(seed: int = 0, **settings: Any) -> list[tuple[str, str, str, str]]:
     """(place, beginning, better step, worse step), with a dot for the end token."""
-    given = Given(None, Judge(), writer(), TOKENIZER, seed)  # type: ignore[arg-type] - reads no file
+    given = Given("", None, list, Judge(), writer(), TOKENIZER, seed)  # type: ignore[arg-type] - reads no file
     found = list(Scripted(**{"delimiter": "|", "max_new_tokens": 8, **settings})(given))
     assert all(isinstance(one, Pair) for one in found), found
 
@@ -79,7 +79,7 @@ def test_without_a_delimiter_a_step_is_the_answer() -> None:
 
 
 def test_what_teaches_nothing_is_named() -> None:
-    given = Given(None, Judge(), writer(), TOKENIZER, 0)  # type: ignore[arg-type] - reads no file
+    given = Given("", None, list, Judge(), writer(), TOKENIZER, 0)  # type: ignore[arg-type] - reads no file
     for script in ({"": ["ag.", "bg."]}, {"": ["ag", "b"]}, {"": ["zg.", "z."]}):
         found = list(Scripted(delimiter="|", max_new_tokens=8, script=script)(given))
         assert found == [Rejected("one", "no_step_matters", "ask")]

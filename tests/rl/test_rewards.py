@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lm.config import methods_of
 from lm.problems.example import Example, Score
 from tasks.rl import rewards
-from tasks.rl.rewards import Correct, Format, Function, LengthBudget, Overlong, Repetition
+from tasks.rl.rewards import Correct, Format, Function, Judge, LengthBudget, Model, Overlong, Repetition
 from tasks.rl.rewards.base import Answer, Moment, Part, means, names, total
 
 PARTS = [Correct(), Format(pattern="a*b?"), LengthBudget(), Overlong(), Repetition(n=2)]
@@ -27,7 +27,8 @@ written = st.builds(answer, st.lists(st.integers(0, 3), min_size=1, max_size=12)
 
 
 def test_every_part_is_tried() -> None:
-    assert {type(part) for part in PARTS} | {Function} == set(methods_of(rewards))
+    """Those that ask a process or a model in test_function.py and test_scorers.py."""
+    assert {type(part) for part in PARTS} | {Function, Judge, Model} == set(methods_of(rewards))
 
 
 @EVERY

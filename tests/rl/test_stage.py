@@ -96,6 +96,7 @@ ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "
 ELSEWHERE |= {"demonstrations"}  # which binds where all answers to a problem fail: test_demonstrations.py
 ELSEWHERE |= {"keep_rollouts"}  # which changes no weight: test_ledger.py
 ELSEWHERE |= {"environment"}  # which a policy must call: test_environments.py
+ELSEWHERE |= {"scorer"}  # which some rewards read: test_scorers.py
 
 
 def test_every_parameter_changes_the_weights(tmp_path: Path) -> None:

@@ -10,14 +10,18 @@ from tests.processes import wait_for
 from tests.project import TINY, digest, run_stage, start_stage
 from tests.tiny import Tiny
 
-KILLED = ["pretrain", "sft", "preference", "rl", "distill"]
+KILLED = ["pretrain", "sft", "preference", "reward", "rl", "distill"]
 PREFERENCE = {**TINY["preference"], "steps": 20, "batch": 4, "pairs": [{"name": "files"}]}
+
+REWARD = {**TINY["reward"], "steps": 20, "batch": 4, "rounds": 4, "pairs": [{"name": "files"}]}
 
 
 @pytest.fixture(scope="module")
 def project(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with every stage before distill made."""
-    folder = tiny.project(tmp_path_factory.mktemp("project"), "rl", {**TINY, "preference": PREFERENCE})
+    folder = tiny.project(
+        tmp_path_factory.mktemp("project"), "rl", {**TINY, "preference": PREFERENCE, "reward": REWARD}
+    )
     pair = '{"prompt": "%s+1=", "chosen": "%s", "rejected": "none"}\n'
     (folder / "data/preferences/a.jsonl").write_text("".join(pair % (n, n + 1) for n in range(30)))
     return folder

@@ -8,6 +8,8 @@ far the run is, so that runs of other lengths share no trunk where it differs.
 from tasks.rl.rewards.correct import Correct
 from tasks.rl.rewards.format import Format
 from tasks.rl.rewards.function import Function
+from tasks.rl.rewards.judge import Judge
 from tasks.rl.rewards.length_budget import LengthBudget
+from tasks.rl.rewards.model import Model
 from tasks.rl.rewards.overlong import Overlong
 from tasks.rl.rewards.repetition import Repetition

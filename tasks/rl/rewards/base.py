@@ -3,11 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import Field
 
 from lm.config import Config
+from lm.model import Decoder
 from lm.problems.example import Example, Score
+from lm.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,18 @@ class Moment:
     longest: int
 
 
+@dataclass(frozen=True)
+class Models:
+    """What parts may score with. start: the folder of the model that the policy begins as; scorer: that of `rl.scorer`.
+    tokenizer: the policy's."""
+
+    start: Path
+    scorer: Path
+    tokenizer: Tokenizer
+
+
 class Part(Config):
-    """reads: the files that decide its values beside its parameters."""
+    """reads: the files that decide its values beside its parameters. models: the models that do, once they are open."""
 
     weight: float = Field(
         1.0, description="what its value is multiplied by before the parts are added; may be negative"
@@ -40,6 +53,13 @@ class Part(Config):
     @property
     def reads(self) -> list[str]:
         return []
+
+    @property
+    def models(self) -> list[Decoder]:
+        return []
+
+    def open(self, models: Models) -> None:
+        """Read what its values need, before the first of them is asked for. Raises ConfigError for a model that does not do."""
 
     def at(self, moment: Moment) -> float:
         """What of its values depends on the moment; the same number, the same values."""

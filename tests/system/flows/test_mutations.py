@@ -48,7 +48,8 @@ LITTLE: dict[str, dict[str, Any]] = {
     "curriculum": {"tokens": 512},
     "sft": {"steps": 1},
     "preference": {"steps": 1, "batch": 2, "pairs": [{"name": "files"}]},
-    "rl": {"steps": 1, "model": "preference"},
+    "reward": {"steps": 1, "batch": 2, "pairs": [{"name": "files"}]},
+    "rl": {"steps": 1, "model": "preference", "scorer": "reward"},
     "distill": {"steps": 1},
     "evaluate": {"problems_counted": 4},
 }
@@ -65,6 +66,7 @@ OTHER = {
     "pretrain": ("pretrain.optimizer.lr", 0.01),
     "sft": ("sft.batch", 8),
     "preference": ("preference.batch", 3),
+    "reward": ("reward.batch", 3),
     "rl": ("rl.max_new_tokens", 8),
     "distill": ("distill.batch", 4),
     "quantize": ("quantize.method.group", 16),

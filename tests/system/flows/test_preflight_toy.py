@@ -49,7 +49,7 @@ def test_the_default_params_give_no_finding_and_a_forecast() -> None:
     good = good_run()
     assert good.found == []
     assert {path.name for path in (good.folder / "data").iterdir()} == {entry.name for entry in GRAPH.values()}
-    assert set(good.needs.memory) == {"pretrain", "sft", "preference", "rl", "distill"}
+    assert set(good.needs.memory) == {"pretrain", "sft", "preference", "reward", "rl", "distill"}
     assert all(3e8 < needed < 4e9 for needed in good.needs.memory.values())
 
 

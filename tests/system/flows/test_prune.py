@@ -136,7 +136,7 @@ def test_a_preset_quantizes_the_model_of_another_stage(project: Path, pruned: se
     assert {"distill", "prune"}.isdisjoint(stage.name for stage in read_stages(project))
 
     plain = run(project, "-m", "dvc", "repro", "-q")
-    unasked = re.search(r"(distill|preference): leads to nothing that is asked for", plain.stderr)
+    unasked = re.search(r"(distill|preference|reward): leads to nothing that is asked for", plain.stderr)
     assert plain.returncode and unasked, plain.stderr
     for command in (["flows/stage/dvc_cli.py", "repro"], ["-m", "dvc", "repro", "evaluate"]):
         done = run(project, *command)

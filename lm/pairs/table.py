@@ -1,6 +1,7 @@
-"""Pairs as a table: their texts and ids, where they came from, which are held out, and what the start model makes of them."""
+"""Pairs as a table: their texts and ids, where they came from, which are held out, and what a start model makes of them."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,8 @@ from torch import Tensor
 
 from lm.files import replacing
 from lm.training.data.conversations import Conversation
-from tasks.core.tables import write_table
 
-SIDES = ("chosen", "rejected")
+SIDES = ("chosen", "rejected")  # of a pair, the better one first
 IDS = pa.list_(pa.field("element", pa.int32()))  # as Parquet calls it: what is read back is written as it was
 PAIRS = pa.schema(
     [("source", pa.string()), ("prompt", pa.string()), ("chosen", pa.string()), ("rejected", pa.string()),
@@ -74,8 +74,8 @@ class Pairs:
         """How many rows are in quarantine, by reason."""
         return dict(sorted(Counter(self.quarantine["reason"].to_pylist()).items()))
 
-    def write(self, folder: Path) -> None:
-        """Both tables, the pairs last: where they stand, the other does, too."""
+    def write(self, folder: Path, write_table: Callable[[Path, pa.Table], None]) -> None:
+        """Write both tables, the pairs last: where they stand, the other does, too."""
         for name, table in ((QUARANTINE_FILE, self.quarantine), (PAIRS_FILE, self.table)):
             with replacing(folder / name, durable=True) as unfinished:
                 write_table(unfinished, table)

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
 from lm.config import ConfigError
-from lm.problems.example import Example
+from lm.pairs.base import Given, Source
+from lm.problems.example import JUDGED, Example, Split
 from lm.sampler import Completion, generate, rows_for
-from tasks.preference.pairs.base import Given, Source
 
 # Problems that are asked together: what is told of progress, and what the memory of their answers is for.
 PROBLEMS = 256
@@ -29,7 +29,7 @@ class Sampling(Source):
 
     samples_model: ClassVar[bool] = True
 
-    split: Literal["sft", "rl"] = Field("rl", description="of the problem set, whose problems are asked")
+    split: Split = Field(JUDGED, description="of the problem set, whose problems are asked")
     limit: int | None = Field(
         None, gt=0, description="problems that are asked, from the first on; all where none is given"
     )
@@ -45,7 +45,7 @@ class Sampling(Source):
         examples = [e for e in every if len(given.tokenizer.chat(e.prompt)) <= room]
         if not examples:
             raise ConfigError(
-                f"preference.pairs: max_new_tokens: none of the {len(every)} prompts fits the context of "
+                f"{given.slot}: max_new_tokens: none of the {len(every)} prompts fits the context of "
                 f"{given.model.config.context} less {self.max_new_tokens}"
             )
         asked = examples[: self.limit]

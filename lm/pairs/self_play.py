@@ -4,8 +4,8 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from tasks.preference.pairs.base import Given, Pair, Rejected
-from tasks.preference.pairs.sampled import Sampling
+from lm.pairs.base import Given, Pair, Rejected
+from lm.pairs.sampled import Sampling
 
 
 class SelfPlay(Sampling):

@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from tasks.preference.pairs.base import Given, Pair, Rejected
-from tasks.preference.pairs.sampled import Sampling
+from lm.pairs.base import Given, Pair, Rejected
+from lm.pairs.sampled import Sampling
 
 
 class Mined(Sampling):

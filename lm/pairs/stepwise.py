@@ -13,10 +13,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from lm.pairs.base import Given, Pair, Rejected
+from lm.pairs.sampled import Sampling
 from lm.problems.example import Example
 from lm.sampler import Completion
-from tasks.preference.pairs.base import Given, Pair, Rejected
-from tasks.preference.pairs.sampled import Sampling
 
 
 @dataclass

@@ -3,7 +3,7 @@
 The same files, model and seed give the same pairs in the same order. What cannot be used comes with its place and the reason.
 """
 
-from tasks.preference.pairs.files import Files
-from tasks.preference.pairs.mined import Mined
-from tasks.preference.pairs.self_play import SelfPlay
-from tasks.preference.pairs.stepwise import Stepwise
+from lm.pairs.files import Files
+from lm.pairs.mined import Mined
+from lm.pairs.self_play import SelfPlay
+from lm.pairs.stepwise import Stepwise

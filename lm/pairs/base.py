@@ -1,6 +1,6 @@
 """What sources of pairs are given and give."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,10 +37,13 @@ class Rejected:
 class Given:
     """What a source may read: files in `folder`, the problem set, and the model that the stage begins with, in evaluation mode.
 
+    slot: the parameter that lists the sources, by which messages name it. files(): those of the folder that DVC watches.
     progress(done, total): to be called now and then by one that takes long.
     """
 
+    slot: str
     folder: Path
+    files: Callable[[], Sequence[Path]]
     problems: Any
     model: Decoder
     tokenizer: Tokenizer

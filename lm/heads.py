@@ -1,0 +1,135 @@
+"""Scalar heads on a decoder: what scores a conversation, read at its last token.
+
+Letters: N conversations, R rows read together, L tokens of a row, D width, M heads.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lm.checkpoint import save_model
+from lm.linears.base import Roles
+from lm.model import HEADS, Decoder
+from lm.model_folder import read_model
+from lm.sampler import whole_pieces
+from lm.tokenizer import Tokenizer
+from lm.training.data.conversations import hidden_at
+
+# Beside a model's files in its folder
+FILE = "heads.safetensors"
+# Rows that are read together, whatever there is to read: how many a product has decides its last bits
+ROWS = 16
+
+
+class ScalarHeads(nn.Linear):
+    """x_RD -> score_RM in fp32, whatever the precision of products. Weights begin normal with a variance of 1 / (D + 1), as
+    Stiennon et al. 2020 (arXiv:2009.01325) draw theirs, each head its own; biases as zeros. `seed` decides them."""
+
+    roles: ClassVar[Roles] = {"weight": "table", "bias": "vector"}
+
+    def __init__(self, width: int, members: int, seed: int) -> None:
+        super().__init__(width, members)
+        with torch.no_grad():
+            self.weight.normal_(0, 1 / math.sqrt(width + 1), generator=torch.Generator().manual_seed(seed))
+            self.bias.zero_()
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return F.linear(input.float(), self.weight, self.bias)
+
+
+def put_heads(model: Decoder, heads: ScalarHeads) -> None:
+    """Have the model carry these heads, which are then trained with it. Its output head is not: nothing reads it meanwhile."""
+    model.add_module(HEADS, heads.to(model.embedding.weight.device))
+    if not model.config.tied:
+        model.head.requires_grad_(False)
+
+
+def take_heads(model: Decoder) -> ScalarHeads:
+    """The heads, which the model carries no more; then all of it can be trained again."""
+    heads = heads_of(model)
+    delattr(model, HEADS)
+    model.requires_grad_(True)
+    return heads
+
+
+def heads_of(model: Decoder) -> ScalarHeads:
+    """The heads that the model carries."""
+    found = model.get_submodule(HEADS)
+    assert isinstance(found, ScalarHeads)
+    return found
+
+
+def scores_at(model: Decoder, ids_RL: Tensor, last_R: Tensor) -> Tensor:
+    """score_RM of rows whose last tokens stand at last_R; what stands behind them is padding."""
+    rows, length = ids_RL.shape
+    places_R = torch.arange(rows, device=ids_RL.device) * length + last_R
+    return heads_of(model)(hidden_at(model, ids_RL, places_R))
+
+
+@torch.no_grad()
+def scores_of(model: Decoder, conversations: Sequence[Sequence[int]], pad_id: int) -> Tensor:
+    """score_NM, fp32 in host memory, of whole conversations as token ids, none of them longer than the context.
+
+    A score follows from the model and its own conversation alone, on a CPU to the last bit: every pass has ROWS rows of a
+    length that follows from each of them. The model is left in the mode in which it was.
+    """
+    training = model.training
+    model.eval()
+    where, members = model.embedding.weight.device, heads_of(model).out_features
+    alike: dict[int, list[int]] = defaultdict(list)
+    for place, ids in enumerate(conversations):
+        alike[whole_pieces(len(ids), model.config.context)].append(place)
+    found_NM = torch.zeros(len(conversations), members)
+    for length, places in sorted(alike.items()):
+        for first in range(0, len(places), ROWS):
+            some = places[first : first + ROWS]
+            ids_RL, last_R = torch.full((ROWS, length), pad_id), torch.zeros(ROWS, dtype=torch.int64)
+            for row, place in enumerate(some):
+                ids = conversations[place]
+                ids_RL[row, : len(ids)], last_R[row] = torch.tensor(ids), len(ids) - 1
+            score_RM = scores_at(model, ids_RL.to(where), last_R.to(where))
+            found_NM[some] = score_RM[: len(some)].float().cpu()
+    model.train(training)
+    return found_NM
+
+
+def lower_bound(scores_NM: Tensor, penalty: float) -> Tensor:
+    """bound_N: the mean over heads less so many times their standard deviation, that of the M heads themselves (over M); of one
+    head its score."""
+    return scores_NM.mean(1) - penalty * scores_NM.std(1, correction=0)
+
+
+def save_scorer(folder: Path, model: Decoder, tokenizer: Tokenizer) -> None:
+    """Write the model as any other, and its heads beside it, which it carries no more; the same weights give the same bytes."""
+    heads = take_heads(model)
+    save_model(folder, model, tokenizer)
+    save_file({name: weight.detach().cpu().contiguous() for name, weight in heads.state_dict().items()}, folder / FILE)
+
+
+def read_scorer(folder: Path) -> tuple[Decoder, Tokenizer]:
+    """The model with its heads, in fp32 and evaluation mode, and its tokenizer. Raises ValueError naming the file that is
+    missing, torn or does not fit."""
+    path = folder / FILE
+    if not path.exists():
+        raise ValueError(f"{path}: no such file: the model in {folder} has no heads that score")
+    model, tokenizer = read_model(folder)
+    try:
+        state = load_file(path)
+        members, width = state["weight"].shape
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    if width != model.config.width or state.keys() != {"weight", "bias"} or state["bias"].shape != (members,):
+        raise ValueError(f"{path}: heads of width {width}, and the model beside them has {model.config.width}")
+    heads = ScalarHeads(width, members, 0)
+    heads.load_state_dict(state)
+    put_heads(model, heads)
+    return model.eval(), tokenizer

@@ -1,0 +1,52 @@
+"""The pairs of all sources of a stage, and which of them are held out."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lm.config import ConfigError
+from lm.pairs.base import EXCERPT, Given, Pair, Rejected, Source
+from lm.pairs.table import PAIRS, QUARANTINE, Pairs
+from lm.problems.example import unit_hash
+
+Row = dict[str, Any]
+SEED_APART = 7919  # two sources that sample do not draw the same answers
+
+
+def gathered(sources: Sequence[Source], given: Given, held_out_fraction: float) -> Pairs:
+    """Pairs of all sources, in their order, and what is none of them or does not fit the context. Raises ConfigError, which
+    names given.slot, where there is no pair to learn from."""
+    rows, left_out = list[Row](), list[Row]()
+    for place, source in enumerate(sources):
+        name = source.model_dump()["name"]
+        for found in source(replace(given, seed=given.seed + SEED_APART * place)):
+            row = found if isinstance(found, Rejected) else row_of(found, given, held_out_fraction)
+            if isinstance(row, Rejected):
+                left_out.append({"source": name, **vars(row)})
+            else:
+                rows.append({"source": name, **row})
+    if all(row["held_out"] for row in rows):
+        reasons = Counter(row["reason"] for row in left_out).most_common(3)
+        why = ", ".join(f"{reason} {count}" for reason, count in reasons)
+        held_out = f"{len(rows)} of held_out_fraction" if rows else ""
+        raise ConfigError(f"{given.slot}: not one pair to learn from ({'; '.join(filter(None, (why, held_out)))})")
+    return Pairs(pa.Table.from_pylist(rows, PAIRS), pa.Table.from_pylist(left_out, QUARANTINE))
+
+
+def row_of(pair: Pair, given: Given, held_out_fraction: float) -> Row | Rejected:
+    """The pair as a row. All pairs of one prompt are on one side of what is held out."""
+    longest = len(pair.prompt_ids) + max(len(pair.chosen), len(pair.rejected))
+    context = given.model.config.context
+    if longest > context:
+        return Rejected(
+            pair.where, "too_long", f"{longest} tokens, and the context has {context}: {pair.prompt}"[:EXCERPT]
+        )
+    held_out = unit_hash(f"{given.slot.partition('.')[0]}:{pair.prompt}") < held_out_fraction
+    texts = {"chosen": given.tokenizer.decode(pair.chosen), "rejected": given.tokenizer.decode(pair.rejected)}
+    every = {"prompt": pair.prompt_ids, "chosen": pair.chosen, "rejected": pair.rejected}
+    ids = {f"{name}_ids": np.array(some, np.int32) for name, some in every.items()}
+    return {"prompt": pair.prompt, **texts, **ids, "held_out": held_out}
