@@ -56,4 +56,5 @@ def main():
     exec(compile(source, "program.py", "exec"), {"__name__": "__main__", "__builtins__": builtins})
 
 
-main()
+if __name__ == "__main__":
+    main()
