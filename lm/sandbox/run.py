@@ -87,7 +87,7 @@ def run_programs(sources: Sequence[str], limits: Limits | None = None) -> list[O
 def mode() -> str:
     """The strongest of MODES that works here. Says on stderr what is not defended where that is not the first one. Raises
     ConfigError where none does."""
-    found: dict[str, str] = {}
+    found = dict[str, str]()
     for name in MODES if sys.platform == "linux" else ():
         outcome = _run("print(6 * 7)", Limits(seconds=60.0), name)
         if outcome.out == "42\n":

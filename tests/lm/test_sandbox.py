@@ -1,6 +1,7 @@
 """Programs that mean harm, each of them contained: what it took is given back, and the process that asked for it goes on."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from lm.config import ConfigError
 from lm.sandbox import run
 from lm.sandbox.launcher import OWN_USERS, below
 from lm.sandbox.run import Limits, Outcome, run_program, run_programs
+from tests.other_account import UID, as_other, needs_root
 from tests.project import ROOT
 
 SYSTEM = "/usr/bin/python3"  # one that every user may read, where ours lies in root's own folder
@@ -43,15 +45,16 @@ def mode(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.fixture(autouse=True)
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every sandbox has a folder, and none is left."""
-    (tmp_path / "sandboxes").mkdir()
-    tmp_path.chmod(0o755)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "sandboxes"))
-    for folder in (tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)  # pytest's are its user's alone, and the program is run by another one
-    yield
-    assert list((tmp_path / "sandboxes").iterdir()) == []
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that other users may enter, as pytest's own (made before) is not: every sandbox has one in it, and none is left."""
+    with tempfile.TemporaryDirectory(prefix="tokenmill-test-") as folder:
+        sandboxes = Path(folder) / "sandboxes"
+        sandboxes.mkdir()
+        Path(folder).chmod(0o755)
+        sandboxes.chmod(0o777)
+        monkeypatch.setattr(tempfile, "tempdir", str(sandboxes))
+        yield Path(folder)
+        assert list(sandboxes.iterdir()) == []
 
 
 def ended(mode: str, source: str, limits: Limits = QUICK) -> Outcome:
@@ -190,7 +193,8 @@ def test_ten_gigabytes_are_not_to_be_had(mode: str) -> None:
 
 def test_a_flood_is_cut_and_ends(mode: str) -> None:
     outcome = ended(mode, "while True: print('x' * 999)", Limits(output=5000))
-    assert outcome.reason == "wrote more than 5000 bytes" and outcome.code is None and len(outcome.out) > 4900
+    assert outcome.reason == "wrote more than 5000 bytes" and outcome.code is None
+    assert len(run._run("while True: print('x' * 999)", Limits(output=5000), mode.split()[0]).out) == 5000
     assert ended(mode, "print('x' * 4000)", Limits(output=5000)).reason is None
 
 
@@ -237,8 +241,52 @@ for work in (lambda: open({str(ROOT / "README.md")!r}).read(), lambda: os.listdi
     except OSError as error:
         print(type(error).__name__)
 """
-    kinds = {"namespaces": "FileNotFoundError", "bare": "PermissionError", "bare without its hook": "read"}
-    assert ended(mode, source).out == f"{kinds[mode]}\n" * 2
+    if mode == "bare without its hook":
+        pytest.skip("nothing keeps it from what its user may read")
+    kind = {"namespaces": "FileNotFoundError", "bare": "PermissionError"}[mode]
+    assert ended(mode, source).out == f"{kind}\n" * 2
+
+
+@needs_root
+def test_a_user_who_is_not_root_is_shut_in_as_well(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a namespace in which it may do what root does, of which its program has nothing."""
+    for name in ("LAUNCHER", "BOOT"):  # where every user may read them
+        path = shutil.copy(getattr(run, name), place)
+        monkeypatch.setattr(run, name, Path(path))
+    monkeypatch.setattr(run, "interpreter", lambda: (SYSTEM, "/usr"))
+    sources = [
+        "import os; print(os.getuid())",
+        "open('/written', 'w')",
+        "open('/usr/written', 'w')",
+        "import os; os.chmod('/', 0o777)",
+        "import os; os.chmod('/program.py', 0o777); print(open('/program.py', 'a').write('x'))",
+        "import os; os.chroot('/tmp')",
+        "import socket; socket.create_connection(('127.0.0.1', 9))",
+        "import os; print(os.getpid(), os.getppid(), flush=True); os.kill(-1, 0)",
+        DAEMON.replace("import time", "import os, time"),
+        "import os\nfor _ in range(9):\n    if not os.fork():\n        while True: pass",
+    ]
+    limits = Limits(cpu_seconds=1, seconds=60.0, processes=5)
+
+    def outcomes() -> list[str]:
+        found = [run._run(source, limits, "namespaces") for source in sources]
+        return [outcome.reason or outcome.err.strip().rpartition("\n")[2] or outcome.out.strip() for outcome in found]
+
+    if not Path(SYSTEM).exists() or as_other(lambda: run._run("print(1)", limits, "namespaces").out) != "1\n":
+        pytest.skip("no namespaces for other users here")
+    assert as_other(outcomes) == [
+        str(UID),
+        "OSError: [Errno 30] Read-only file system: '/written'",
+        "OSError: [Errno 30] Read-only file system: '/usr/written'",
+        "OSError: [Errno 30] Read-only file system: '/'",
+        "OSError: [Errno 30] Read-only file system: '/program.py'",
+        "PermissionError: [Errno 1] Operation not permitted: '/tmp'",
+        "OSError: [Errno 101] Network is unreachable",
+        "ProcessLookupError: [Errno 3] No such process",
+        "gone",
+        "BlockingIOError: [Errno 11] Resource temporarily unavailable",
+    ]
+    assert processes_of(UID) == []
 
 
 def test_a_project_below_usr_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
