@@ -35,7 +35,7 @@ def principal(weight_OI: Tensor, rank: int, scale: float) -> tuple[Tensor, Tenso
     are in either matrix, so that scale * up down is the best approximation of that rank."""
     left_OK, values_K, right_KI = torch.linalg.svd(weight_OI, full_matrices=False)
     roots_R = (values_K[:rank] / scale).sqrt()
-    return left_OK[:, :rank] * roots_R, roots_R[:, None] * right_KI[:rank]
+    return (left_OK[:, :rank] * roots_R).contiguous(), (roots_R[:, None] * right_KI[:rank]).contiguous()
 
 
 def orthonormal(weight_OI: Tensor, rank: int) -> tuple[Tensor, Tensor]:
