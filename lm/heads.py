@@ -48,7 +48,9 @@ class ScalarHeads(nn.Linear):
 
 def put_heads(model: Decoder, heads: ScalarHeads) -> None:
     """Have the model carry these heads, which are then trained with it. Its output head is not: nothing reads it meanwhile."""
-    model.add_module(HEADS, heads.to(model.embedding.weight.device))
+    where = model.embedding.weight.device
+    # fake tensors, of which forecasts are made, cannot be moved
+    model.add_module(HEADS, heads if heads.weight.device == where else heads.to(where))
     if not model.config.tied:
         model.head.requires_grad_(False)
 
