@@ -43,7 +43,7 @@ MAKEOVERRIDES =
 # a word that was given, as one argument of an option
 arg = $(if $($(1)),--$(2) $(call quoted,$($(1))))
 
-.PHONY: help setup pipeline preflight variant study claims test test-system test-gpu gpu-check gpu-wheels chaos mutants smoke why audit repro reproduce bisect show settings ui agent lint plan bench bench-table peers browse chat export merge trace clean
+.PHONY: help setup pipeline preflight variant study claims test test-system test-gpu gpu-check gpu-wheels chaos mutants smoke why audit repro reproduce bisect show settings ui agent lint plan bench bench-table peers browse chat serve export merge trace clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -162,8 +162,11 @@ browse: $(READY)  ## what a data stage dropped, and why, beside what it kept: ST
 chat: $(READY)  ## talk to the model: MODEL=data/rl TEMPERATURE=0.8 TOKENS=64, COMPLETE=1 to go on with a text
 	@python -m tokenmill chat $(or $(MODEL),data/rl) $(call arg,TEMPERATURE,temperature) $(call arg,TOKENS,max-new-tokens) $(if $(filter-out 0 no false,$(COMPLETE)),--complete)
 
-export: $(READY)  ## a model in Hugging Face's format: MODEL=data/rl TO=exported
-	@python -m tokenmill export $(or $(MODEL),data/rl) $(or $(TO),exported)
+serve: $(READY)  ## a model behind OpenAI's API on this machine: MODEL=data/rl PORT=8000 ROWS=8 CONTEXT=4096 NAME=rl; it asks for the key that it prints, or TOKENMILL_PASSWORD
+	@python -m tokenmill serve $(or $(MODEL),data/rl) $(call arg,PORT,port) $(call arg,ROWS,rows) $(call arg,CONTEXT,context) $(call arg,NAME,name)
+
+export: $(READY)  ## a model in Hugging Face's format: MODEL=data/rl TO=exported; or for llama.cpp and Ollama: TO=model.gguf FORMAT=q8_0 (f16, q4_0)
+	@python -m tokenmill export $(or $(MODEL),data/rl) $(or $(TO),exported) $(call arg,FORMAT,format)
 
 merge: $(READY)  ## a model with an adapter of the library peft in its weights: MODEL=data/pretrain ADAPTER=folder TO=merged
 	@python -m tokenmill merge $(MODEL) $(ADAPTER) $(TO)

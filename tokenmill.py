@@ -45,7 +45,8 @@ COMMANDS = {
     "ui": Command("flows.ui", "Prefect, MLflow and the report, and the form that starts the pipeline"),
     "agent": Command("flows.agents", "serve a pool's stages with this machine: gpu"),
     "chat": Command("lm.chat", "talk to a model: data/rl"),
-    "export": Command("lm.hugging_face.export", "a model in Hugging Face's format: data/rl exported"),
+    "serve": Command("flows.serve", "a model behind OpenAI's API on this machine: data/rl --port 8000"),
+    "export": Command("lm.hugging_face.export", "a model in Hugging Face's format, or GGUF: data/rl exported"),
     "merge": Command(
         "lm.hugging_face.merge", "a model with an adapter of peft in its weights: data/pretrain adapter merged"
     ),

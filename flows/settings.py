@@ -53,7 +53,8 @@ MLFLOW_PORT = port("TOKENMILL_MLFLOW_PORT", 5000, "port of MLflow's pages", read
 REPORT_PORT = port("TOKENMILL_REPORT_PORT", 5001, "port of the report", reader="ui")
 PASSWORD = text(
     "TOKENMILL_PASSWORD", None, "12 or more characters of printable ASCII",
-    "password of all pages; set and empty: none asks for one", unset="one is made for each start, and printed", reader="ui",
+    "password of all pages, and key of `make serve`; set and empty: none asks for one",
+    unset="one is made for each start, and printed", reader="ui",
 )  # fmt: skip
 
 PASSED_ON = [

@@ -1,11 +1,12 @@
-"""A model in the format of Hugging Face: `make export MODEL=data/rl TO=folder`.
+"""A model in the format of Hugging Face: `make export MODEL=data/rl TO=folder`; or as GGUF, where TO ends in .gguf.
 
-AutoModelForCausalLM and AutoTokenizer open such a folder.
+AutoModelForCausalLM and AutoTokenizer open such a folder, llama.cpp and Ollama such a file (lm/gguf/export.py).
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -14,8 +15,10 @@ from torch import Tensor
 from lm.checkpoint import load_model
 from lm.files import write_json
 from lm.hugging_face.config import to_theirs
+from lm.hugging_face.folder import advice
 from lm.hugging_face.load import their_name
 from lm.model import Decoder
+from lm.model_folder import read_model
 from lm.tokenizer import SPECIALS, Tokenizer
 
 # What transformers writes itself (its save_pretrained).
@@ -101,16 +104,35 @@ def main() -> int:
     parser.add_argument(
         "model", type=Path, help="a model folder, such as data/rl; a quantized one comes out dequantized"
     )
-    parser.add_argument("target", type=Path)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("target", type=Path, help="a folder, or a file that ends in .gguf")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of a folder's weights: float32")
+    parser.add_argument("--format", choices=["f16", "q8_0", "q4_0"], help="of a GGUF file's weights: f16")
     given = parser.parse_args()
+    is_gguf = given.target.suffix == ".gguf"
     try:
-        save_hf(*load_model(given.model), given.target, getattr(torch, given.dtype))
+        if given.dtype if is_gguf else given.format:
+            raise ValueError("--format goes with a target that ends in .gguf, and --dtype with a folder")
+        if is_gguf:
+            said = as_gguf(given.model, given.target, given.format or "f16")
+        else:
+            save_hf(*load_model(given.model), given.target, getattr(torch, given.dtype or "float32"))
+            said = f"{sum(path.stat().st_size for path in given.target.iterdir()) / 1e6:.1f} MB"
     except (ValueError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 2
-    print(f"{given.target}: {sum(path.stat().st_size for path in given.target.iterdir()) / 1e6:.1f} MB")
+    print(f"{given.target}: {said}")
     return 0
+
+
+def as_gguf(folder: Path, target: Path, chosen: Any) -> str:
+    """Write a model folder, ours or one of Hugging Face, as a GGUF file. Returns what is said of it. Raises ValueError."""
+    from lm.gguf.export import save_gguf
+
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        raise ValueError(advice(folder))
+    wider = save_gguf(*read_model(folder), target, chosen)
+    said = f"{target.stat().st_size / 1e6:.1f} MB, and a Modelfile beside it"
+    return f"{said}; {len(wider)} matrices have 16 bits, since their rows are no multiple of 32" if wider else said
 
 
 if __name__ == "__main__":

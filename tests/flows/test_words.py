@@ -34,6 +34,7 @@ WORK |= {
     "test-gpu",
     "mutants",
     "reproduce",
+    "serve",
     "setup",
     "smoke",
     "test",

@@ -1,0 +1,71 @@
+"""The pieces of all texts of a request, as they are written."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from flows.serve.asked import Asked, Refusal
+from lm.continuous import Token, Wanted, Writer
+from lm.pieces import Pieces
+from lm.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What came of the text of this number: `tokens`, and the text that is known since the piece before. finish: why it ended,
+    "stop" at a token or text that ends it, "length" for want of room; None of one that goes on."""
+
+    number: int
+    text: str
+    tokens: list[Token]
+    finish: str | None
+
+
+async def pieces_of(asked: Asked, writer: Writer, tokenizer: Tokenizer, ends: frozenset[int]) -> AsyncIterator[Piece]:
+    """Pieces of every text, as they come: `choices` of the first prompt, then those of the next. What is not read to its end is
+    no longer written. Raises Refusal where the model fails."""
+    told: asyncio.Queue[tuple[int, Token | Exception]] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def teller(number: int) -> Callable[[Token | Exception], None]:
+        def tell(token: Token | Exception) -> None:  # from the thread that writes
+            loop.call_soon_threadsafe(told.put_nowait, (number, token))
+
+        return tell
+
+    seed = secrets.randbits(63) if asked.seed is None else asked.seed
+    groups: list[list[Wanted]] = []
+    for place, prompt in enumerate(asked.prompts):
+        room = writer.context - len(prompt)
+        groups.append([
+            Wanted(
+                prompt, min(asked.most or room, room), asked.temperature, seed, choice, ends,
+                teller(place * asked.choices + choice), asked.likeliest,
+            )
+            for choice in range(asked.choices)
+        ])  # fmt: skip
+    every = [one for group in groups for one in group]
+    texts = [Pieces(tokenizer, asked.stops) for _ in every]
+    waiting: dict[int, list[Token]] = {number: [] for number in range(len(every))}
+    try:
+        for group in groups:
+            writer.write(group)
+        while waiting:
+            number, token = await told.get()
+            if isinstance(token, Exception):
+                raise Refusal(f"the model failed: {' '.join(str(token).split())}", status=500)
+            if number not in waiting:  # it went on for a step or two behind a text that stopped it
+                continue
+            said = texts[number].add(token.id) + (texts[number].end() if token.last else "")
+            ended = texts[number].stopped or token.id in ends
+            waiting[number].append(token)
+            if token.last or texts[number].stopped:
+                every[number].gone = True
+                yield Piece(number, said, waiting.pop(number), "stop" if ended else "length")
+            elif said:
+                yield Piece(number, said, waiting[number], None)
+                waiting[number] = []
+    finally:
+        for one in every:
+            one.gone = True
