@@ -86,6 +86,7 @@ def _entry(address: str, body: dict[str, Any], values: dict[str, Any]) -> Entry:
     declared = {
         key: _filled(body.get(key, [] if key != "meta" else {}), values) for key in ("deps", "params", "outs", "meta")
     }
+    declared["deps"] = list(dict.fromkeys(declared["deps"]))  # two parameters may name one folder
     return Entry(address, _filled(body["cmd"], values), **declared)
 
 

@@ -37,6 +37,11 @@ def test_a_model_that_is_scored_with_is_made_before_what_it_scores() -> None:
     assert "data/reward" in graph["rl"].deps and order.index("reward") < order.index("rl")
 
 
+def test_a_folder_that_two_parameters_name_is_one_dependency() -> None:
+    graph = graph_of(ROOT, {**TINY, "rl": {**TINY["rl"], "model": "checkpoint", "scorer": "checkpoint"}})
+    assert graph["rl"].deps.count("data/checkpoint") == 1
+
+
 @pytest.mark.parametrize(
     ("models", "left_out"),
     [
