@@ -240,6 +240,7 @@ def test_self_play_sets_what_is_shown_beside_what_the_model_makes() -> None:
     shown = {e.id: e.demonstration for e in Parity().examples("rl")}
     assert made and all(TOKENIZER.decode(pair.chosen) == shown[pair.where] for pair in made)
     assert all(pair.rejected != pair.chosen and pair.rejected[-1] == TOKENIZER.end_id for pair in made)
+    assert all(pair.chosen == [*TOKENIZER.encode(shown[pair.where]), TOKENIZER.end_id] for pair in made)
     assert {pair.where for pair in made} | {one.where for one in wrong} == set(shown)
 
 
