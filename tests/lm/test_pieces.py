@@ -51,6 +51,12 @@ def test_it_ends_before_the_first_text_that_stops_it(
         assert found == whole
 
 
+def test_of_two_that_stop_it_in_one_token_the_first_counts(tokenizer: Tokenizer) -> None:
+    ids, pieces = tokenizer.encode(" cat"), Pieces(tokenizer, ["t", "a"])
+    assert len(ids) in (1, 4)
+    assert "".join(map(pieces.add, ids)) == " c" and pieces.stopped
+
+
 def test_a_character_is_said_when_it_is_whole_and_what_may_stop_when_it_may_not() -> None:
     tokenizer = toy_tokenizer()  # a byte a token
 
