@@ -23,7 +23,7 @@ def test_the_graph_is_the_one_dvc_reads() -> None:
     assert set(ours) == set(theirs)
     for address, stage in theirs.items():
         assert ours[address].cmd == stage.cmd
-        assert sorted(ours[address].deps) == sorted(d.def_path for d in stage.deps if not hasattr(d, "params"))
+        assert sorted(ours[address].deps) == sorted({d.def_path for d in stage.deps if not hasattr(d, "params")})
         assert ours[address].params == [name for d in stage.deps if hasattr(d, "params") for name in d.params]
         assert ours[address].outs == [o.def_path for o in stage.outs if not o.metric]
         assert ours[address].meta == (stage.meta or {})

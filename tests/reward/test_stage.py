@@ -21,6 +21,7 @@ from lm.pairs import Files, Mined, SelfPlay
 from lm.pairs.table import read_pairs
 from lm.schedules import Cosine, Wsd
 from lm.training.data.conversations import sample_indices
+from lm.training.fast_forward import FastForward
 from tasks.core.process import Stopped
 from tasks.reward import losses
 from tasks.reward.held_out import calibration_error
@@ -173,6 +174,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "stream": [{"precision": "bf16", "stream": "bf16"}],
     "shards": [{"shards": 2}],
     "linear": [{"linear": LoRA(rank=2)}],
+    "fast_forward": [{"fast_forward": FastForward(every=1, most=2)}],
 }
 # As for tests/rl/test_stage.py; folder: what is learned, not how
 ELSEWHERE = {
