@@ -14,7 +14,6 @@ from lm.problems import canonical as canonical_file
 from lm.problems.canonical import canonical
 from lm.problems.example import Example, Score
 from lm.problems.folder import Folder, id_of, level_of, text_of
-from lm.sandbox.run import Limits, run_program
 
 MBPP = {"text": "question", "code": "solution", "test_list": "tests"}
 FENCE = re.compile(r"^```[a-z]*[ \t]*\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
@@ -71,6 +70,9 @@ class Code(Folder):
     def score(self, example: Example, text: str) -> Score:
         """1 when all tests pass, else 0. Invalid where the sandbox ended the program: it took too long, or wrote too much.
         Raises ConfigError where this machine can make no sandbox."""
+        # here, since whoever imports the room, as ingest does, would else read the sandbox too, and be made anew by its changes
+        from lm.sandbox.run import Limits, run_program
+
         tests = json.loads(example.answer)
         outcome = run_program(
             harness(program_of(text), tests["calls"]),
