@@ -49,7 +49,12 @@ LITTLE: dict[str, dict[str, Any]] = {
     "sft": {"steps": 1},
     "preference": {"steps": 1, "batch": 2, "pairs": [{"name": "files"}]},
     "reward": {"steps": 1, "batch": 2, "pairs": [{"name": "files"}]},
-    "rl": {"steps": 1, "model": "preference", "scorer": "reward"},
+    "rl": {
+        "steps": 1,
+        "model": "preference",
+        "scorer": "reward",
+        "rewards": [{"name": "correct"}, {"name": "model"}],
+    },
     "distill": {"steps": 1},
     "evaluate": {"problems_counted": 4},
 }
