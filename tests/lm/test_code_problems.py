@@ -152,9 +152,7 @@ def test_the_last_whole_fence_is_the_program() -> None:
 
 
 def test_a_sandbox_that_fails_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lm.problems import code
-
     outcome = run_program("print(1)")
     failed = type(outcome)("", "", None, "its sandbox was killed")
-    monkeypatch.setattr(code, "run_program", lambda *_: failed)
+    monkeypatch.setattr("lm.sandbox.run.run_program", lambda *_: failed)
     assert Code().score(example(*TESTS), RIGHT) == Score(0.0, valid=False)
