@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from lm import pairs, problems
 from lm.checkpoint import device, save_model
 from lm.config import choice
 from lm.model import Decoder
 from lm.model_folder import read_model
+from lm.pairs.recipe import PairsRecipe
 from lm.pairs.table import SIDES, Pairs
 from lm.tokenizer import Tokenizer
 from lm.training.ahead import Ahead
@@ -19,7 +18,6 @@ from lm.training.batch import Batch, Metrics
 from lm.training.data.conversations import collate, places, sample_indices
 from lm.training.loop import train
 from lm.training.precision import autocast
-from lm.training.recipe import Recipe
 from lm.transfer import Tensors
 from tasks.core.config import StartModel
 from tasks.core.log import Log
@@ -30,24 +28,10 @@ from tasks.preference.logps import answer_logps
 from tasks.preference.prepared import prepared
 from tasks.preference.step import loss_of
 
-AnyPairs: Any = choice(pairs)  # named before a field of the same name hides the module
 
-
-class PreferenceConfig(Recipe):
+class PreferenceConfig(PairsRecipe):
     model: StartModel
-    steps: int = Field(100, gt=0)
-    batch: int = Field(32, gt=0, description="pairs a step")
-    held_out_fraction: float = Field(
-        0.05,
-        ge=0,
-        lt=1,
-        description="of the prompts, whose pairs are not learned from and tell how well others are ranked",
-    )
     loss: choice(losses)
-    pairs: list[AnyPairs] = Field(min_length=1, description="where pairs come from: each of these gives all it has")
-    folder: str = Field("data/preferences", description="where files of pairs are; all of it is a DVC dependency")
-    problems: choice(problems)
-    seed: int
 
 
 class Learning:

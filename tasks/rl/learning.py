@@ -12,7 +12,7 @@ from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
 from lm.training.batch import Batch, Metrics
 from lm.training.components import Component
-from lm.training.data.conversations import Conversation, places
+from lm.training.data.conversations import Conversation, demonstrated, places
 from lm.training.parallel import parts_of_a_batch
 from lm.transfer import moved
 from tasks.rl.answers import Verdicts, answered, joined
@@ -87,11 +87,7 @@ class Learning:
 
     def _shown(self, shown: Shown) -> list[Conversation]:
         """The demonstrations that fit the context, as fine-tuning has them."""
-        tokenizer, found = self._tokenizer, [self._examples[place] for place in shown.places_D]
-        whole = [
-            Conversation(tokenizer.chat(e.prompt), [*tokenizer.encode(e.demonstration), tokenizer.end_id])
-            for e in found
-        ]
+        whole = [demonstrated(self._tokenizer, self._examples[place]) for place in shown.places_D]
         return [conversation for conversation in whole if len(conversation) <= self._model.config.context]
 
     def _asked(self, number: int) -> tuple[Verdicts, list[Asked], Tensor, dict[str, float]]:

@@ -33,12 +33,17 @@ def ledger_bytes(config: RlConfig, prompt: int) -> float:
 
 def work(sections: Sections, shape: ModelConfig) -> Work:
     """An update of B answers of T predictions, after a rollout now and then; every answer has all its tokens, its environment's
-    included and as if the model had written them, and no rollout asks again. What rewards score with is counted as read once
-    with each update; verdicts that are written are not."""
+    included and as if the model had written them, demonstrations stand beside them all, and no rollout asks again. What rewards
+    score with is counted as read once with each update; verdicts that are written are not."""
     config = sections["rl"]
     prompt = longest_start(config, shape)
     answers, T = config.prompts * config.samples, prompt + config.answer_tokens - 1
-    B = answers // config.minibatches
+    D, shown = -(-config.demonstrations.most(config.prompts) // config.minibatches), config.max_new_tokens
+    if D:
+        lengths = conversations(config.problems, "rl", shape.vocab_size)
+        T = max(T, min(max(map(sum, lengths)), shape.context) - 1)
+        shown = max(shown, min(max(answer for _, answer in lengths), T))
+    B = answers // config.minibatches + D
 
     scoring = [sections.shape(model) for model in scorers(config)]
 
@@ -48,11 +53,12 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             R = rows.stop - rows.start
-            places_K, ones_RT = last_of(R, T, config.max_new_tokens), torch.ones(R, T)
+            places_K, ones_RT = last_of(R, T, shown), torch.ones(R, T)
             old_RT = torch.zeros(R, T)
             reference_RT = old_RT if config.loss.kl else None
             return loss_of(
-                config.loss, config.temperature, model, ids_BN[rows], places_K, old_RT, torch.ones(R), ones_RT, reference_RT
+                config.loss, config.temperature, model, ids_BN[rows], places_K, old_RT, torch.ones(R), ones_RT, reference_RT,
+                ones_RT if D else None,
             )  # fmt: skip
 
         each = config.steps_a_rollout

@@ -10,6 +10,7 @@ from pathlib import Path
 from tasks.core.yaml import read_yaml
 
 PLANTED = Path(__file__).parent / "planted"
+CAUGHT = Path(__file__).parent / "caught.json"  # the test that caught each bug last, by the bug's room and name
 KINDS = (
     "split",
     "mask",

@@ -3,12 +3,13 @@
 `make mutants` plants them.
 """
 
+import json
 from collections import Counter
 
 import pytest
 
 from tasks.runner.graph import read_graph
-from tests.mutants.mutant import KINDS, Mutant, read_mutants
+from tests.mutants.mutant import CAUGHT, KINDS, Mutant, read_mutants
 from tests.project import ROOT
 
 MUTANTS = read_mutants()
@@ -37,3 +38,9 @@ def test_a_bug_that_no_longer_fits_is_said() -> None:
     assert "no kind" in (
         Mutant(first.name, first.room, "odd", first.file, first.find, "x", first.tests).problem(ROOT) or ""
     )
+
+
+def test_what_caught_a_bug_is_kept_of_bugs_and_tests_that_are_there() -> None:
+    kept = json.loads(CAUGHT.read_text())
+    assert set(kept) <= {str(mutant) for mutant in MUTANTS}
+    assert [test for test in kept.values() if not (ROOT / test.partition("::")[0]).is_file()] == []

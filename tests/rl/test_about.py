@@ -42,6 +42,17 @@ def test_hints_make_prompts_longer_in_the_forecast() -> None:
     assert plain < hinted <= plain + 60
 
 
+def test_demonstrations_are_rows_of_the_forecast() -> None:
+    plain = step().batch
+    hybrid = step("rl.demonstrations={name: hybrid}").batch
+    gathered = step("rl.demonstrations={name: interleaved, batch: 9}").batch
+    # 32 problems and two updates a rollout: 16 demonstrations at most in each, and of 9 the half that is larger
+    assert hybrid.rows - plain.rows == 16 and gathered.rows - plain.rows == 5
+    assert hybrid.length == gathered.length >= plain.length
+    loss, _ = hybrid.loss(slice(0, 2))
+    assert loss.requires_grad
+
+
 def test_rollouts_that_are_kept_take_disk() -> None:
     plain, kept = (needs(sections(*changes)) for changes in ([], ["rl.keep_rollouts=true"]))
     # 60 rollouts of 256 answers with up to 32 tokens

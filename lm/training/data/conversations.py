@@ -12,6 +12,8 @@ from torch import Tensor
 
 from kernels.linear_cross_entropy import linear_log_probabilities
 from lm.model import Decoder
+from lm.problems.example import Example
+from lm.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class Conversation:
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
+
+
+def demonstrated(tokenizer: Tokenizer, example: Example) -> Conversation:
+    """A problem and its demonstration, as the model is asked and answers."""
+    return Conversation(tokenizer.chat(example.prompt), [*tokenizer.encode(example.demonstration), tokenizer.end_id])
 
 
 def collate(conversations: list[Conversation], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,10 @@ class Keeper(Component):
 
 
 class Demonstrations(Config):
+    def most(self, problems: int) -> int:
+        """How many demonstrations are shown with a rollout of so many problems, at the most."""
+        return 0
+
     def keeper(self) -> Keeper:
         return Keeper()
 

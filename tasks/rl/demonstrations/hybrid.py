@@ -36,5 +36,8 @@ class Hybrid(Demonstrations):
     )
     weight: float = Field(1.0, gt=0, description="of a demonstration beside the answers to a problem")
 
+    def most(self, problems: int) -> int:
+        return problems
+
     def keeper(self) -> Keeper:
         return Switching(self.gate, self.weight)

@@ -47,5 +47,8 @@ class Interleaved(Demonstrations):
     batch: int = Field(32, gt=0, description="problems that are gathered before their demonstrations are learned from")
     weight: float = Field(1.0, gt=0, description="of a batch of demonstrations beside the answers of a rollout")
 
+    def most(self, problems: int) -> int:
+        return self.batch
+
     def keeper(self) -> Keeper:
         return Gathering(self.batch, self.weight)

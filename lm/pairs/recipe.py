@@ -1,0 +1,26 @@
+"""The parameters of every stage that learns from pairs of answers."""
+
+from typing import Any
+
+from pydantic import Field
+
+from lm import pairs, problems
+from lm.config import choice
+from lm.training.recipe import Recipe
+
+AnyPairs: Any = choice(pairs)  # named before a field of the same name hides the module
+
+
+class PairsRecipe(Recipe):
+    steps: int = Field(100, gt=0)
+    batch: int = Field(32, gt=0, description="pairs a step")
+    held_out_fraction: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="of the prompts, whose pairs are not learned from and tell how well others are ranked",
+    )
+    pairs: list[AnyPairs] = Field(min_length=1, description="where pairs come from: each of these gives all it has")
+    folder: str = Field("data/preferences", description="where files of pairs are; all of it is a DVC dependency")
+    problems: choice(problems)
+    seed: int
