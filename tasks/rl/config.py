@@ -33,7 +33,7 @@ class RlConfig(Recipe):
     scorer: str = Field(
         CHECKPOINT,
         pattern="^[a-z0-9_]+$",
-        description="the stage whose model the rewards `model` and `judge` score with; read by no other reward",
+        description="the stage whose model the rewards `model` and `judge` score with, and the critic of `gae` may begin as",
     )
     curriculum: choice(curricula) = Shuffled()
     demonstrations: choice(kinds_of_demonstrations) = Unused()
@@ -60,6 +60,10 @@ class RlConfig(Recipe):
     def _divides(self) -> "RlConfig":
         if self.prompts % self.minibatches:
             raise ValueError(f"prompts must be a multiple of minibatches (got {self.prompts} and {self.minibatches})")
+        if self.replay and self.advantage.baseline == "critic":
+            raise ValueError(
+                "replay keeps advantages, and those of gae are of a critic that has gone on: set replay to 0"
+            )
         check_watched("rewards", [path for part in self.rewards for path in part.reads], [FOLDER])
         return self
 

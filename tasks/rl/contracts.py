@@ -9,6 +9,7 @@ from tasks.about.problem_lengths import check_room, check_split
 from tasks.about.sections import Sections
 from tasks.about.training import check_shards
 from tasks.core.config import CHECKPOINT
+from tasks.rl.advantages import Gae
 from tasks.rl.curricula import Bandit
 from tasks.rl.rewards import Model
 from tasks.rl.stage import RlConfig
@@ -36,11 +37,17 @@ def levels(config: RlConfig) -> Iterator[Finding]:
 
 
 def scorers(config: RlConfig) -> Iterator[Finding]:
-    """A reward that scores with a reward model has one to score with."""
+    """Who scores with a reward model, or begins as one, has one."""
     if config.scorer == CHECKPOINT and any(isinstance(part, Model) for part in config.rewards):
         yield Finding(
             "params.yaml: rl.scorer",
             f"{CHECKPOINT} is no reward model, by which rl.rewards model scores",
+            "set it to reward",
+        )
+    if config.scorer == CHECKPOINT and isinstance(config.advantage, Gae) and config.advantage.start == "scorer":
+        yield Finding(
+            "params.yaml: rl.scorer",
+            f"{CHECKPOINT} is no reward model, as which gae's critic is to begin",
             "set it to reward",
         )
 

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from lm.training.parallel import parts_of_a_batch
 from lm.transfer import moved
 from tasks.rl.answers import Verdicts, answered, joined
 from tasks.rl.config import RlConfig
+from tasks.rl.critic import Critic, critic_of
 from tasks.rl.curricula.base import Asked, Outcome
 from tasks.rl.demonstrations import Unused
 from tasks.rl.demonstrations.base import Shown
@@ -40,7 +42,9 @@ class Learning:
         tokenizer: Tokenizer,
         examples: list[Example],
         ledger: Ledger | None = None,
+        scorer: Path | None = None,
     ) -> None:
+        """scorer: the folder of the reward model that a critic may begin as."""
         self._config, self._model, self._tokenizer, self._examples = config, model, tokenizer, examples
         self._ledger = ledger
         self.rollouts = Rollouts(self._rollout, config.prompts, config.updates, config.minibatches, config.seed)
@@ -48,6 +52,11 @@ class Learning:
         self.keeper = config.demonstrations.keeper()
         self.watch = Watch(config.prompts)
         self._replay = Replay(config.replay, config.prompts, tokenizer.pad_id, config.seed) if config.replay else None
+        self.critic = None
+        if config.advantage.baseline == "critic":
+            start = critic_of(config.advantage, model, scorer, tokenizer)
+            start.low_stream = config.stream == "bf16"
+            self.critic = Critic(config.advantage, start, config, config.steps, config.samples, tokenizer.pad_id)
         self._reference = None
         if config.loss.kl:
             self._reference = copy.deepcopy(model).requires_grad_(False).eval()
@@ -56,7 +65,8 @@ class Learning:
     @property
     def components(self) -> list[Component]:
         """What of it is in checkpoints."""
-        return [self.rollouts, self.chooser, self.keeper, self.watch, *([self._replay] if self._replay else [])]
+        more = [each for each in (self._replay, self.critic) if each]
+        return [self.rollouts, self.chooser, self.keeper, self.watch, *more]
 
     def moment(self, number: int) -> Moment:
         """When a rollout is scored, rollouts counted from 0."""
@@ -74,6 +84,10 @@ class Learning:
         rollout = rollout_of(
             found.prompts, found.completions, found.mask_GS, advantages_GS, figures, self._tokenizer.pad_id
         )
+        if self.critic:
+            rewards_GS = found.rewards_GS.where(found.mask_GS > 0, 0.0)
+            instead_B = shown.instead_G.repeat_interleave(config.samples)
+            rollout = self.critic.judged(rollout, rewards_GS.flatten(), instead_B)
         if number == 0:
             check_sampler(self._model, rollout, config.temperature, config.samples)
         self.watch.see(number, rollout)
@@ -131,11 +145,13 @@ class Learning:
                 examples, hints, samples, temperature, seed,
             )  # fmt: skip
 
-        sampled, greedy_G = answers(config.samples, config.temperature), None
-        if config.advantage.needs_greedy:
+        sampled, baseline_G = answers(config.samples, config.temperature), None
+        if config.advantage.baseline == "greedy":
             greedy = answers(1, 0.0)
-            greedy_G = greedy.rewards_GS[:, 0].where(greedy.mask_GS[:, 0] > 0, torch.nan)  # no verdict, no baseline
-        advantages_GS = config.advantage(sampled.rewards_GS, sampled.mask_GS, greedy_G)
+            baseline_G = greedy.rewards_GS[:, 0].where(greedy.mask_GS[:, 0] > 0, torch.nan)  # no verdict, no baseline
+        elif self.critic:
+            baseline_G = self.critic.expected(sampled.prompts[:: config.samples])
+        advantages_GS = config.advantage(sampled.rewards_GS, sampled.mask_GS, baseline_G)
         known_GS = advantages_GS.where(sampled.mask_GS > 0, torch.nan)
         self.chooser.learn(chosen, Outcome(sampled.scores_GS, known_GS))
         return sampled, advantages_GS
@@ -188,4 +204,5 @@ class Learning:
             return found, {name: value / share for name, value in metrics.items()}
 
         tokens, content = int(counts_MT.sum()), tuple(rows.values())
-        return Batch(len(rows["ids"]), counts_MT.shape[1], tokens, loss, dict(rollout.figures), content=content)
+        figures: Metrics = {**rollout.figures, **(self.critic.learn(step, rollout, rows_M) if self.critic else {})}
+        return Batch(len(rows["ids"]), counts_MT.shape[1], tokens, loss, figures, content=content)

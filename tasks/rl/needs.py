@@ -10,11 +10,14 @@ from tasks.about.problem_lengths import conversations, last_of, longest_prompt
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import Sampling, StageNeeds, Step, Work
+from tasks.rl.advantages import Gae
 from tasks.rl.rewards import Judge, Model
 from tasks.rl.stage import RlConfig
 from tasks.rl.step import loss_of
 
 ROW = 64  # bytes of an answer's other columns
+# A critic's weights and their optimizer's two slots; and what it computes, forward and backward, is as much as three readings
+CRITIC = 3
 
 
 def needs(sections: Sections) -> StageNeeds:
@@ -46,10 +49,16 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
     B = answers // config.minibatches + D
 
     scoring = [sections.shape(model) for model in scorers(config)]
+    critic = isinstance(config.advantage, Gae)
+    judging = (
+        [sections.shape(config.scorer) if critic and config.advantage.start == "scorer" else shape] * CRITIC * critic
+    )
 
     def step() -> Step:
         model, ids_BN = Decoder(shape), torch.zeros((B, T + 1), dtype=torch.int64)
-        frozen = tuple(Decoder(each).requires_grad_(False) for each in [shape] * bool(config.loss.kl) + scoring)
+        frozen = tuple(
+            Decoder(each).requires_grad_(False) for each in [shape] * bool(config.loss.kl) + scoring + judging
+        )
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             R = rows.stop - rows.start
@@ -57,7 +66,7 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
             old_RT = torch.zeros(R, T)
             reference_RT = old_RT if config.loss.kl else None
             return loss_of(
-                config.loss, config.temperature, model, ids_BN[rows], places_K, old_RT, torch.ones(R), ones_RT, reference_RT,
+                config.loss, config.temperature, model, ids_BN[rows], places_K, old_RT, torch.ones(R, 1), ones_RT, reference_RT,
                 ones_RT if D else None,
             )  # fmt: skip
 

@@ -62,7 +62,7 @@ class Replay(Component):
             "ids": rollout.ids_BN,
             "mask": rollout.mask_BT,
             "old": rollout.logp_old_BT,
-            "advantages": rollout.advantages_B,
+            "advantages": rollout.advantages_BT,
         }
         if rollout.reference_BT is not None:
             whole["reference"] = rollout.reference_BT

@@ -21,19 +21,23 @@ FIGURE = "figure"
 @dataclass(frozen=True)
 class Rollout:
     """ids_BN; mask_BT, 1 where the predicted token is the model's own, of an answer that counts; logp_old_BT (nats), that of
-    each token of an answer when it was sampled; advantages_B; figures, such as the mean reward, by their names; reference_BT
-    (nats), that of the same tokens by the model that the policy is held to, if it is held to one. shown_DN, shown_weights_DT:
-    demonstrations that are learned from beside the answers, and the weight that the negative log-likelihood of each of their
-    tokens has in the loss of all updates of a pass, whose mean the policy's loss is; None without any."""
+    each token of an answer when it was sampled; advantages_BT, (B, 1) where all tokens of an answer share one; figures, such as
+    the mean reward, by their names; reference_BT (nats), that of the same tokens by the model that the policy is held to, if it
+    is held to one. shown_DN, shown_weights_DT: demonstrations that are learned from beside the answers, and the weight that the
+    negative log-likelihood of each of their tokens has in the loss of all updates of a pass, whose mean the policy's loss is;
+    None without any. values_BT, returns_BT: what a critic held each token of an answer to be worth when it was sampled, and
+    what it should have; None without one."""
 
     ids_BN: Tensor
     mask_BT: Tensor
     logp_old_BT: Tensor
-    advantages_B: Tensor
+    advantages_BT: Tensor
     figures: dict[str, float]
     reference_BT: Tensor | None = None
     shown_DN: Tensor | None = None
     shown_weights_DT: Tensor | None = None
+    values_BT: Tensor | None = None
+    returns_BT: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it as tensors by name, for a checkpoint."""
@@ -71,7 +75,7 @@ def rollout_of(
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         start = len(prompt) - 1
         logp_old_BT[row, start : start + len(completion.ids)] = torch.tensor(completion.logps)
-    return Rollout(ids_BN, mask_BT * mask_GS.flatten()[:, None], logp_old_BT, advantages_GS.flatten(), figures)
+    return Rollout(ids_BN, mask_BT * mask_GS.flatten()[:, None], logp_old_BT, advantages_GS.reshape(-1, 1), figures)
 
 
 def with_shown(rollout: Rollout, demonstrations: list[Conversation], share: float, pad_id: int) -> Rollout:

@@ -30,7 +30,7 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
         part.open(Models(data / config.model, data / config.scorer, tokenizer))
     folder = (log.scratch or log.parts) / "rollouts"
     ledger = Ledger(folder, config.rewards, config.environment.adds) if config.keep_rollouts else None
-    learning = Learning(config, model, tokenizer, examples, ledger)
+    learning = Learning(config, model, tokenizer, examples, ledger, data / config.scorer)
 
     def seen(step: int) -> list[float]:
         """What of a step depends on how long the run is: all else follows from the examples and the weights."""
@@ -39,6 +39,7 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
 
     given = [tokenizer.to_json(), *examples, *files_read(config)]
     scorers = [scorer for part in config.rewards for scorer in part.models]
+    scorers += [learning.critic.model] if learning.critic else []
     # a trunk has nothing of the rollouts before it
     trunks = None if ledger else log.trunks(config, config.steps, [model, *scorers], given, seen)
     train(model, config, config.steps, learning.batch_at, log, trunks, learning.components)

@@ -16,7 +16,7 @@ def loss_of(
     ids_RN: Tensor,
     places_K: Tensor,
     old_RT: Tensor,
-    advantages_R: Tensor,
+    advantages_RT: Tensor,
     weights_RT: Tensor,
     reference_RT: Tensor | None = None,
     shown_RT: Tensor | None = None,
@@ -24,11 +24,11 @@ def loss_of(
     """The loss and metrics that a method of losses/ makes of R answers.
 
     places_K: of the predictions that count, in the rows laid end to end. old_RT (nats): log-probabilities when they were
-    sampled at the temperature. reference_RT: those of the model that the policy is held to, at the same temperature, if it is
-    held to one. shown_RT: weights of the tokens of demonstrations, which have none in weights_RT; their negative
-    log-likelihoods (nats) are added to the loss.
+    sampled at the temperature. advantages_RT: (R, 1) where all tokens of an answer share one. reference_RT: those of the model
+    that the policy is held to, at the same temperature, if it is held to one. shown_RT: weights of the tokens of
+    demonstrations, which have none in weights_RT; their negative log-likelihoods (nats) are added to the loss.
     """
     logps_RT = token_logps(model, ids_RN, places_K, temperature)
-    found, metrics = loss(logps_RT, old_RT, advantages_R, weights_RT)
+    found, metrics = loss(logps_RT, old_RT, advantages_RT, weights_RT)
     found, metrics = loss.held(found, metrics, logps_RT, reference_RT, weights_RT)
     return (found, metrics) if shown_RT is None else (found - (shown_RT * logps_RT).sum(), metrics)

@@ -72,7 +72,7 @@ class Watch(Component):
 
     def _signs(self, rollout: Rollout, entropy: float) -> Iterator[tuple[str, str]]:
         before, tokens = self._first.tolist()
-        equal = (rollout.advantages_B.view(self._problems, -1) == 0).all(1).double().mean().item()
+        equal = (rollout.advantages_BT.view(self._problems, -1) == 0).all(1).double().mean().item()
         if equal >= EQUAL_SHARE and self._problems >= EQUAL_PROBLEMS:
             yield "equal", f"to {equal:.0%} of the problems all answers earned the same, from which nothing is learned"
         if entropy < ENTROPY_LEFT * before:

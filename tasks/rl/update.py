@@ -9,21 +9,21 @@ from torch.nn.functional import pad
 
 from tasks.rl.rollout import Rollout
 
-# ids (M, N); weights, old (nats) and, where there are any, reference (nats) and shown, the weights of demonstrations (M, T);
-# advantages (M)
+# ids (M, N); weights, old (nats), advantages and, where there are any, reference (nats) and shown, the weights of
+# demonstrations (M, T); advantages are (M, 1) where all tokens of an answer share one
 Rows = dict[str, Tensor]
 
 
 def answers_of(rollout: Rollout, rows_M: Tensor, weights_MT: Tensor, every: bool) -> Rows:
     """Rows of the answers, among these of a rollout, that teach, or of every one that counts: without an advantage a policy's
     loss has no gradient. weights_MT: what all of them have."""
-    chosen_M = ((rollout.advantages_B[rows_M] != 0) | every) & weights_MT.any(1)
+    chosen_M = ((rollout.advantages_BT[rows_M] != 0).any(1) | every) & weights_MT.any(1)
     rows_M = rows_M[chosen_M]
     found = {
         "ids": rollout.ids_BN[rows_M],
         "weights": weights_MT[chosen_M],
         "old": rollout.logp_old_BT[rows_M],
-        "advantages": rollout.advantages_B[rows_M],
+        "advantages": rollout.advantages_BT[rows_M],
     }
     return found if rollout.reference_BT is None else {**found, "reference": rollout.reference_BT[rows_M]}
 
@@ -40,10 +40,8 @@ def with_demonstrations(rows: Rows, shown_DN: Tensor, weights_DT: Tensor, pad_id
     for name, x in rows.items():
         if name == "ids":
             found[name] = torch.cat((wide(x, T + 1, pad_id), wide(shown_DN, T + 1, pad_id)))
-        elif name == "advantages":
-            found[name] = pad(x, (0, D))
         else:
-            found[name] = pad(wide(x, T), (0, 0, 0, D))
+            found[name] = pad(x if x.shape[1] == 1 else wide(x, T), (0, 0, 0, D))
     return {**found, "shown": torch.cat((weights_DT.new_zeros(M, T), wide(weights_DT, T)))}
 
 
@@ -55,7 +53,7 @@ def in_parts(rows: Rows, parts: int) -> Rows:
     found = {name: pad(x, (0,) * (2 * x.ndim - 1) + (missing,)) for name, x in rows.items()}
     counts_T = counted(found).any(0)
     T = int(counts_T.nonzero().max()) + 1 if counts_T.any() else 1
-    return {name: x if name == "advantages" else x[:, : T + (name == "ids")].contiguous() for name, x in found.items()}
+    return {name: x[:, : T + (name == "ids")].contiguous() for name, x in found.items()}
 
 
 def counted(rows: Rows) -> Tensor:

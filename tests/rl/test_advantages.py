@@ -108,8 +108,8 @@ def test_remax_by_hand() -> None:
 
 
 def test_remax_says_that_it_needs_the_greedy_rewards() -> None:
-    assert Remax.needs_greedy and not Grpo.needs_greedy
-    with pytest.raises(ValueError, match="greedy"):
+    assert Remax.baseline == "greedy" and Grpo.baseline == "none"
+    with pytest.raises(ValueError, match="greedy answer"):
         Remax()(torch.ones(1, 1), torch.ones(1, 1))
 
 

@@ -22,10 +22,10 @@ OVER = pytest.mark.parametrize("over", ["tokens", "answers", "length"])
 
 
 def tokens(answers: int = 4, longest: int = 5) -> tuple[Tensor, Tensor, Tensor]:
-    """logp_BT, advantages_B, mask_BT; float64. Answers of 1, 2, 3... tokens, the third without a verdict."""
+    """logp_BT, advantages_B1, mask_BT; float64. Answers of 1, 2, 3... tokens, the third without a verdict."""
     generator = torch.Generator().manual_seed(0)
     logp = -torch.rand(answers, longest, generator=generator, dtype=torch.float64) * 3
-    advantages = torch.randn(answers, generator=generator, dtype=torch.float64)
+    advantages = torch.randn(answers, 1, generator=generator, dtype=torch.float64)
     mask = (torch.arange(longest) <= torch.arange(answers)[:, None]).double()
     mask[2] = 0
     return logp, advantages, mask
@@ -51,7 +51,7 @@ def test_shares_by_hand() -> None:
 def test_of_the_sampling_policy_it_is_the_policy_gradient(method: type[Config], over: str) -> None:
     logp, advantages, mask = tokens()
     weights = method(over=over).weights(mask, 6)
-    expected = -advantages[:, None] * weights
+    expected = -advantages * weights
     torch.testing.assert_close(gradient(method(over=over), logp, logp, advantages, weights), expected)
 
 
@@ -62,6 +62,23 @@ def test_an_answer_without_an_advantage_has_no_gradient(method: type[Config]) ->
     advantages[1] = 0
     found = gradient(method(), logp, logp + 0.3, advantages, method().weights(mask, 6))
     assert not found[1].any() and found[3].any()
+
+
+@EVERY
+@OVER
+def test_tokens_may_have_advantages_of_their_own(method: type[Config], over: str) -> None:
+    """Of the sampling policy: a loss that takes tokens together gives each of them what they have in the mean."""
+    logp, advantages, mask = tokens()
+    weights = method(over=over).weights(mask, 6)
+    each = advantages + torch.arange(5) / 10
+    found = gradient(method(over=over), logp, logp, each, weights)
+    torch.testing.assert_close(found.sum(1), -(each * weights).sum(1))
+    if method in (Gspo, MacroAction):
+        assert not torch.allclose(found[3], -(each * weights)[3])
+    else:
+        torch.testing.assert_close(found, -each * weights)
+    spread = gradient(method(over=over), logp, logp, advantages.expand(4, 5), weights)
+    torch.testing.assert_close(spread, gradient(method(over=over), logp, logp, advantages, weights))
 
 
 @EVERY
@@ -79,10 +96,10 @@ class Clipped(PolicyLoss):
     holds: ClassVar[bool] = True
 
     def __call__(
-        self, logp_BT: Tensor, logp_old_BT: Tensor, advantages_B: Tensor, weights_BT: Tensor
+        self, logp_BT: Tensor, logp_old_BT: Tensor, advantages_BT: Tensor, weights_BT: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         held_BT = (logp_BT - logp_old_BT).exp().clamp(max=1.05).detach()
-        return -(weights_BT * advantages_B[:, None] * held_BT * logp_BT).sum(), {}
+        return -(weights_BT * advantages_BT * held_BT * logp_BT).sum(), {}
 
 
 class Unsaid(Clipped):
@@ -143,7 +160,7 @@ def test_tokens_outside_the_mask_do_not_matter_even_when_infinite(method: type[C
     spoiled = torch.where(mask > 0, logp, -torch.inf)
     old = torch.where(mask > 0, logp, -1e9)
     clean = method()(logp, logp, advantages, weights)
-    without = advantages.where(mask.any(1), torch.nan)
+    without = advantages.where(mask.any(1, keepdim=True), torch.nan)
     dirty = method()(spoiled, old, without, weights)
     assert clean[0] == dirty[0] and clean[1] == dirty[1]
     grad = gradient(method(), spoiled, old, without, weights)
@@ -171,7 +188,7 @@ def test_the_head_that_sees_answers_alone_gives_the_gradients_of_all_logits(
     ids, mask = torch.randint(0, 261, (4, 9), generator=generator), torch.zeros(4, 8)
     for row, (start, end) in enumerate(((3, 8), (5, 6), (2, 5), (0, 8))):
         mask[row, start:end] = row != 2  # the third has no verdict
-    advantages, weights = torch.tensor([1.0, -2.0, 3.0, -0.5]), method().weights(mask, 8)
+    advantages, weights = torch.tensor([[1.0], [-2.0], [3.0], [-0.5]]), method().weights(mask, 8)
     plain = (model(ids[:, :-1]) / temperature).log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
     old = (plain + 0.4 * torch.randn(4, 8, generator=generator)).detach()
     found = []
@@ -189,7 +206,10 @@ def test_the_head_that_sees_answers_alone_gives_the_gradients_of_all_logits(
 def test_clipping_by_hand() -> None:
     # Ratios 1.5, 1.5, 0.5, 0.5, 1.1; advantages 2, -2, 2, -2, 1. min(ratio A, clipped A) with clips 0.2 and 0.3:
     # min(3, 2.6), min(-3, -2.6), min(1, 1.6), min(-1, -1.6), 1.1, in all 0.1. The first and the fourth are clipped.
-    ratio, advantages = torch.tensor([[1.5], [1.5], [0.5], [0.5], [1.1]]), torch.tensor([2.0, -2.0, 2.0, -2.0, 1.0])
+    ratio, advantages = (
+        torch.tensor([[1.5], [1.5], [0.5], [0.5], [1.1]]),
+        torch.tensor([[2.0], [-2.0], [2.0], [-2.0], [1.0]]),
+    )
     old, tenths = torch.full((5, 1), -1.0), torch.full((5, 1), 0.1)
     method = PolicyGradient(clip_low=0.2, clip_high=0.3)
     loss, metrics = method(old + ratio.log(), old, advantages, tenths)
@@ -206,13 +226,13 @@ def test_reinforce_by_hand() -> None:
     # -(2 * -1 + -3 * -0.5 + -3 * -1) / 4; the third answer has no weight
     logp = torch.tensor([[-1.0, -9.0], [-0.5, -1.0], [-7.0, -7.0]])
     weights = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]]) / 4
-    loss, metrics = Reinforce()(logp, torch.zeros(3, 2), torch.tensor([2.0, -3.0, 1.0]), weights)
+    loss, metrics = Reinforce()(logp, torch.zeros(3, 2), torch.tensor([[2.0], [-3.0], [1.0]]), weights)
     assert loss.item() == pytest.approx(-0.625) and metrics == {}
 
 
 def test_cispo_by_hand() -> None:
     # Ratios 1.5, 1.1, 0.5, of which the first counts as 1.3: weights 1.3, 1.1, 0.5, times advantages 2, -1, 2, held.
-    ratio, advantages = torch.tensor([[1.5], [1.1], [0.5]]), torch.tensor([2.0, -1.0, 2.0])
+    ratio, advantages = torch.tensor([[1.5], [1.1], [0.5]]), torch.tensor([[2.0], [-1.0], [2.0]])
     old, thirds = torch.full((3, 1), -1.0), torch.full((3, 1), 1 / 3)
     method = Cispo(clip_high=0.3)
     loss, metrics = method(old + ratio.log(), old, advantages, thirds)
@@ -226,7 +246,7 @@ def test_cispo_by_hand() -> None:
 def test_gspo_by_hand() -> None:
     # Log ratios 0.3 and 0.1 of one answer, whose ratio is exp(0.2); -0.1 of another, exp(-0.1), and one that is masked.
     log_ratio, mask = torch.tensor([[0.3, 0.1], [-0.1, 5.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]])
-    old, advantages = torch.full((2, 2), -1.0), torch.tensor([1.0, 2.0])
+    old, advantages = torch.full((2, 2), -1.0), torch.tensor([[1.0], [2.0]])
     method = Gspo(clip_low=0.2, clip_high=0.15)
     weights = method.weights(mask, 2)
     loss, metrics = method(old + log_ratio, old, advantages, weights)
@@ -243,7 +263,7 @@ def test_gspo_by_hand() -> None:
 def test_macro_actions_by_hand() -> None:
     # Bigrams of an answer of three tokens that begins in the second column: ratios exp(0.3 - 0.1) and exp(-0.5).
     log_ratio, mask = torch.tensor([[9.0, 0.3, -0.1, -0.5]]), torch.tensor([[0.0, 1.0, 1.0, 1.0]])
-    old, advantages, thirds = torch.full((1, 4), -1.0), torch.tensor([2.0]), mask / 3
+    old, advantages, thirds = torch.full((1, 4), -1.0), torch.tensor([[2.0]]), mask / 3
     method = MacroAction(n=2, clip_low=0.2, clip_high=0.1)
     loss, metrics = method(old + log_ratio, old, advantages, thirds)
     # each macro action weighs a third, as a token does; the first is clipped at 1.1

@@ -39,7 +39,7 @@ def test_a_group_that_teaches_nothing_gives_way_to_one_that_did() -> None:
         [509, 510, 511, PAD],
     ]
     assert second.mask_BT.tolist() == [[1, 1, 1], [1, 1, 0], [1, 1, 0], [1, 0, 0]]
-    assert second.advantages_B.tolist() == [1.0, -1.0, 0.5, -0.5]
+    assert second.advantages_BT.flatten().tolist() == [1.0, -1.0, 0.5, -0.5]
     assert second.logp_old_BT[0].tolist() == [-101, -102, -103] and second.reference_BT[0].tolist() == [
         -202,
         -204,
@@ -48,7 +48,12 @@ def test_a_group_that_teaches_nothing_gives_way_to_one_that_did() -> None:
 
 
 def test_a_group_of_its_own_rollout_is_no_replay() -> None:
-    assert replay().filled(0, rollout([[1.0, -1.0], [0.0, 0.0]], 3, 0)).advantages_B.tolist() == [1, -1, 0, 0]
+    assert replay().filled(0, rollout([[1.0, -1.0], [0.0, 0.0]], 3, 0)).advantages_BT.flatten().tolist() == [
+        1,
+        -1,
+        0,
+        0,
+    ]
 
 
 def test_groups_come_by_their_mean_absolute_advantage_and_once_a_rollout() -> None:
@@ -57,8 +62,8 @@ def test_groups_come_by_their_mean_absolute_advantage_and_once_a_rollout() -> No
         kept = replay(seed=seed)
         kept.filled(0, rollout([[3.0, -3.0], [1.0, -1.0]], 1, 0))
         both = kept.filled(1, rollout([[0.0, 0.0], [0.0, 0.0]], 1, 50))
-        assert sorted(both.advantages_B.tolist()) == [-3, -1, 1, 3]
-        drawn.append(both.advantages_B[0].item())
+        assert sorted(both.advantages_BT.flatten().tolist()) == [-3, -1, 1, 3]
+        drawn.append(both.advantages_BT[0].item())
     # three of four in the mean; 60 draws lie within 0.15 of it but for one time in 200
     assert drawn.count(3.0) / 60 == pytest.approx(0.75, abs=0.15)
 
@@ -67,7 +72,7 @@ def test_the_oldest_are_forgotten() -> None:
     kept = replay(most=1)
     kept.filled(0, rollout([[1.0, -1.0], [2.0, -2.0]], 1, 0))
     filled = kept.filled(1, rollout([[0.0, 0.0], [0.0, 0.0]], 1, 0))
-    assert filled.advantages_B.tolist() == [2, -2, 0, 0] and filled.figures["replayed"] == 0.5
+    assert filled.advantages_BT.flatten().tolist() == [2, -2, 0, 0] and filled.figures["replayed"] == 0.5
 
 
 def test_it_goes_on_from_its_state_as_if_it_had_not_stopped() -> None:

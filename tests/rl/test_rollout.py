@@ -20,7 +20,7 @@ def test_an_update_reads_what_was_sampled() -> None:
     assert got.ids_BN.tolist() == [[1, 2, 3, 5, 6], [4, 7, 0, 0, 0], [1, 2, 8, 9, 0]]
     assert got.mask_BT.tolist() == [[0, 0, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]]
     assert (got.logp_old_BT * got.mask_BT).tolist() == [[0, 0, -0.5, -0.25], [-2, 0, 0, 0], [0, 0, 0, 0]]
-    assert got.advantages_B.tolist() == [0.25, -0.25, 0]
+    assert got.advantages_BT.flatten().tolist() == [0.25, -0.25, 0]
     assert got.figures == {"reward": 0.75} and got.reference_BT is None
     called = Written([5, 7, 7, 6], [-0.5, 0.0, 0.0, -0.25], True, [True, False, False, True])
     (mask_T,) = rollout_of(prompts[:1], [called], torch.ones(1, 1), torch.ones(1, 1), {}, 0).mask_BT.tolist()

@@ -11,7 +11,7 @@ import torch
 from lm.averages import Last
 from lm.checkpoint import save_model
 from lm.config import ConfigError
-from lm.heads import ScalarHeads, put_heads, save_scorer
+from lm.heads import save_scorer
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.problems.example import Example, Score
@@ -31,10 +31,9 @@ from tasks.rl.rewards.base import Answer, Models, Moment
 from tasks.rl.rewards.judge import mean_vote
 from tasks.rl.rewards.model import bounded, written
 from tasks.rl.stage import run
-from tests.lm.models import toy_model
 from tests.preference.made import write_rows
 from tests.project import TINY, digest
-from tests.rl.toys import TOKENIZER, Interrupted, Said, config, policy, trained
+from tests.rl.toys import TOKENIZER, Interrupted, Said, config, policy, scorer, trained
 
 NOW = Moment(0.0, 10)
 EXAMPLE = Example("1", "1+1=", "2", "2")
@@ -43,15 +42,6 @@ EXAMPLE = Example("1", "1+1=", "2", "2")
 def answer(text: str, finished: bool = True, example: Example = EXAMPLE) -> Answer:
     ids = TOKENIZER.encode(text) + [TOKENIZER.end_id] * finished
     return Answer(example, ids, text, finished, Score(1.0))
-
-
-def scorer(bias: float = 0.0, members: int = 3) -> Decoder:
-    model = toy_model(seed=7)
-    heads = ScalarHeads(model.config.width, members, 0)
-    with torch.no_grad():
-        heads.bias += bias
-    put_heads(model, heads)
-    return model
 
 
 def folders(data: Path, **models: Decoder) -> Models:

@@ -17,7 +17,7 @@ from lm.training.data import conversations
 from lm.training.fast_forward import FastForward
 from tasks.core.process import Stopped
 from tasks.rl import advantages, losses
-from tasks.rl.advantages import Grpo
+from tasks.rl.advantages import Gae, Grpo
 from tasks.rl.curricula import Bandit
 from tasks.rl.demonstrations import Interleaved
 from tasks.rl.losses import PolicyGradient
@@ -105,7 +105,10 @@ def test_every_parameter_changes_the_weights(tmp_path: Path) -> None:
     assert set(CHANGES) | ELSEWHERE == set(RlConfig.model_fields)
     tries = [[changes] for settings in CHANGES.values() for changes in settings]
     for field, room in (("advantage", advantages), ("loss", losses)):
-        tries += [[{field: method} for method in methods] for methods in every_neighbour(methods_of(room))]
+        near = every_neighbour(methods_of(room))
+        # gae's clip binds where values go far: test_critic.py
+        near = [methods for methods in near if not any(isinstance(m, Gae) and m.clip != Gae().clip for m in methods)]
+        tries += [[{field: method} for method in methods] for methods in near]
     for part in (LengthBudget(), Overlong(buffer=0.5), Repetition(n=1)):
         # n: in six random bytes no two stand twice; test_rewards.py
         others = [neighbours(part, name) for name in type(part).model_fields if name not in ("name", "n")]
@@ -157,12 +160,12 @@ def test_answers_that_teach_nothing_are_not_computed(method: type[PolicyLoss], s
     learner.rollouts.load(held)
     rollout, rows_M = learner.rollouts.at(1)
     weights_MT = given.loss.weights(rollout.mask_BT[rows_M], given.max_new_tokens)
-    taught = int(((rollout.advantages_B[rows_M] != 0) & weights_MT.any(1)).sum())
+    taught = int(((rollout.advantages_BT[rows_M, 0] != 0) & weights_MT.any(1)).sum())
     assert 0 < taught < len(rows_M) and batch.rows == -(-taught // shards) * shards
     batch.loss(slice(0, batch.rows))[0].backward()
     loss_of(
         given.loss, given.temperature, of_all, rollout.ids_BN[rows_M], conversations.places(weights_MT),
-        rollout.logp_old_BT[rows_M], rollout.advantages_B[rows_M], weights_MT,
+        rollout.logp_old_BT[rows_M], rollout.advantages_BT[rows_M], weights_MT,
     )[0].backward()  # fmt: skip
     for got, wanted in zip(model.parameters(), of_all.parameters(), strict=True):
         torch.testing.assert_close(got.grad, wanted.grad, rtol=1e-4, atol=1e-6)  # sums in another order, fp32

@@ -7,6 +7,7 @@ import torch
 
 from lm.averages import Last
 from lm.checkpoint import save_model
+from lm.heads import ScalarHeads, put_heads, save_scorer
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.problems.example import Example, Score
@@ -57,6 +58,16 @@ def policy() -> Decoder:
     return model
 
 
+def scorer(bias: float = 0.0, members: int = 3) -> Decoder:
+    """A reward model."""
+    model = toy_model(seed=7)
+    heads = ScalarHeads(model.config.width, members, 0)
+    with torch.no_grad():
+        heads.bias += bias
+    put_heads(model, heads)
+    return model
+
+
 def config(problems: Any = None, **changes: Any) -> RlConfig:
     """Two rollouts of four updates each, at a rate at which clips bind."""
     given = {
@@ -72,7 +83,9 @@ def trained(folder: Path, given: RlConfig, model: Decoder | None = None) -> tupl
     """(digest of the model, what was said of each step)."""
     (folder / "sft").mkdir(parents=True)
     (folder / "rl").mkdir()
+    (folder / "checkpoint").mkdir()
     save_model(folder / "sft", model or policy(), TOKENIZER)
+    save_scorer(folder / "checkpoint", scorer(), TOKENIZER)
     said = Said()
     run(given, folder, said)
     return digest(folder / "rl"), said.steps

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lm.config import Config
+from tasks.rl.advantages.base import Baseline
 
 
 def added_to_the_best(rewards_GS: Tensor, mask_GS: Tensor, k: int) -> Tensor:
@@ -38,8 +39,8 @@ class BestOfK(Config):
     minus one"). Differs from the paper: k stays what it is, and is not lowered as the run goes on."""
 
     name: Literal["best_of_k"] = "best_of_k"
-    needs_greedy: ClassVar[bool] = False
+    baseline: ClassVar[Baseline] = "none"
     k: int = Field(4, ge=2, description="answers of which the best counts; rl.samples at most")
 
-    def __call__(self, rewards_GS: Tensor, mask_GS: Tensor, greedy_G: Tensor | None = None) -> Tensor:
+    def __call__(self, rewards_GS: Tensor, mask_GS: Tensor, baseline_G: Tensor | None = None) -> Tensor:
         return added_to_the_best(rewards_GS, mask_GS, self.k)

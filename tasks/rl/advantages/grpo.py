@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lm.config import Config
+from tasks.rl.advantages.base import Baseline
 
 
 def group_relative(rewards_GS: Tensor, mask_GS: Tensor, normalise_std: bool, eps: float) -> Tensor:
@@ -26,11 +27,11 @@ def group_relative(rewards_GS: Tensor, mask_GS: Tensor, normalise_std: bool, eps
 
 class Grpo(Config):
     name: Literal["grpo"] = "grpo"
-    needs_greedy: ClassVar[bool] = False
+    baseline: ClassVar[Baseline] = "none"
     normalise_std: bool = Field(True, description="false: Dr. GRPO, arXiv:2503.20783, which finds the division a bias")
     eps: float = Field(
         1e-4, gt=0, description="added to the standard deviation; keeps rounding from becoming an advantage"
     )
 
-    def __call__(self, rewards_GS: Tensor, mask_GS: Tensor, greedy_G: Tensor | None = None) -> Tensor:
+    def __call__(self, rewards_GS: Tensor, mask_GS: Tensor, baseline_G: Tensor | None = None) -> Tensor:
         return group_relative(rewards_GS, mask_GS, self.normalise_std, self.eps)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lm.config import Config
+from tasks.rl.advantages.base import Baseline
 
 
 def leave_one_out(rewards_GS: Tensor, mask_GS: Tensor) -> Tensor:
@@ -26,7 +27,7 @@ class Rloo(Config):
     whether ratios are clipped; the paper takes one step a sample, in which nothing can be, and its KL term is in the reward."""
 
     name: Literal["rloo"] = "rloo"
-    needs_greedy: ClassVar[bool] = False
+    baseline: ClassVar[Baseline] = "none"
 
-    def __call__(self, rewards_GS: Tensor, mask_GS: Tensor, greedy_G: Tensor | None = None) -> Tensor:
+    def __call__(self, rewards_GS: Tensor, mask_GS: Tensor, baseline_G: Tensor | None = None) -> Tensor:
         return leave_one_out(rewards_GS, mask_GS)

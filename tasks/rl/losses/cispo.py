@@ -10,7 +10,7 @@ from tasks.rl.losses.base import PolicyLoss
 
 
 def weighted_score(
-    logp_BT: Tensor, logp_old_BT: Tensor, advantages_B: Tensor, weights_BT: Tensor, clip_high: float
+    logp_BT: Tensor, logp_old_BT: Tensor, advantages_BT: Tensor, weights_BT: Tensor, clip_high: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """-sum(weight * held(min(ratio, 1 + clip_high)) * advantage * logp) over the tokens with a weight.
 
@@ -20,7 +20,7 @@ def weighted_score(
     kept_BT = weights_BT > 0
     log_ratio_BT = torch.where(kept_BT, logp_BT - logp_old_BT, 0.0).detach()
     ratio_BT = log_ratio_BT.exp()
-    advantages_BT = torch.where(kept_BT, advantages_B[:, None], 0.0)
+    advantages_BT = torch.where(kept_BT, advantages_BT, 0.0)
     terms_BT = ratio_BT.clamp(max=1 + clip_high) * advantages_BT * torch.where(kept_BT, logp_BT, 0.0)
     metrics = {
         "clip_fraction": (weights_BT * (ratio_BT > 1 + clip_high)).sum(),
@@ -38,6 +38,6 @@ class Cispo(PolicyLoss):
     clip_high: float = Field(0.28, ge=0, description="a ratio above 1 + clip_high counts as that")
 
     def __call__(
-        self, logp_BT: Tensor, logp_old_BT: Tensor, advantages_B: Tensor, weights_BT: Tensor
+        self, logp_BT: Tensor, logp_old_BT: Tensor, advantages_BT: Tensor, weights_BT: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        return weighted_score(logp_BT, logp_old_BT, advantages_B, weights_BT, self.clip_high)
+        return weighted_score(logp_BT, logp_old_BT, advantages_BT, weights_BT, self.clip_high)

@@ -25,10 +25,10 @@ class Gspo(Clipped):
     clip_high: float = Field(4e-4, ge=0, description="a ratio above 1 + clip_high earns no more")
 
     def __call__(
-        self, logp_BT: Tensor, logp_old_BT: Tensor, advantages_B: Tensor, weights_BT: Tensor
+        self, logp_BT: Tensor, logp_old_BT: Tensor, advantages_BT: Tensor, weights_BT: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         kept_BT = weights_BT > 0
         ratio_B1 = sequence_log_ratio(torch.where(kept_BT, logp_BT - logp_old_BT, 0.0), kept_BT)
         log_ratio_BT = torch.where(kept_BT, ratio_B1, 0.0)
-        advantages_BT = torch.where(kept_BT, advantages_B[:, None], 0.0)
+        advantages_BT = torch.where(kept_BT, advantages_BT, 0.0)
         return clipped_surrogate(log_ratio_BT, advantages_BT, weights_BT, self.clip_low, self.clip_high)

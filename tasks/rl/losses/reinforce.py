@@ -8,10 +8,10 @@ from torch import Tensor
 from tasks.rl.losses.base import PolicyLoss
 
 
-def score_function(logp_BT: Tensor, advantages_B: Tensor, weights_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def score_function(logp_BT: Tensor, advantages_BT: Tensor, weights_BT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """-sum(weight * advantage * logp) over the tokens with a weight; it has no metrics of its own."""
     kept_BT = weights_BT > 0
-    terms_BT = torch.where(kept_BT, advantages_B[:, None], 0.0) * torch.where(kept_BT, logp_BT, 0.0)
+    terms_BT = torch.where(kept_BT, advantages_BT, 0.0) * torch.where(kept_BT, logp_BT, 0.0)
     return -(weights_BT * terms_BT).sum(), {}
 
 
@@ -23,6 +23,6 @@ class Reinforce(PolicyLoss):
     name: Literal["reinforce"] = "reinforce"
 
     def __call__(
-        self, logp_BT: Tensor, logp_old_BT: Tensor, advantages_B: Tensor, weights_BT: Tensor
+        self, logp_BT: Tensor, logp_old_BT: Tensor, advantages_BT: Tensor, weights_BT: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        return score_function(logp_BT, advantages_B, weights_BT)
+        return score_function(logp_BT, advantages_BT, weights_BT)
