@@ -1,7 +1,7 @@
 """The order of test files: those that take longest first, or the last of them would be waited for alone.
 
 tests/seconds.json has the seconds of the files that take more than LEAST, as `pytest --keep-seconds` has found them; a run without
-that option changes no file. The others come after, in the order of their names.
+that option changes no file. The others come after, in the order of their names. With --as-given nothing is sorted.
 """
 
 import json
@@ -54,9 +54,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--keep-seconds", action="store_true", help=f"write what files took to {SECONDS}, the order of later runs"
     )
 
+    parser.addoption("--as-given", action="store_true", help="files in the order in which they are named")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     path, given = config.rootpath / SECONDS, getattr(config, "workerinput", None)
     known = given["seconds"] if given else json.loads(path.read_text())
     order = Order(path, known, keeps=given is None and config.getoption("keep_seconds"))
-    config.pluginmanager.register(order, "longest first")
+    if not config.getoption("as_given"):
+        config.pluginmanager.register(order, "longest first")

@@ -73,7 +73,7 @@ TINY: dict[str, Any] = {
     },
     "distill": {
         "model": "rl",
-        "student_layers": 1,
+        "student": {"name": "layers", "layers": 1},
         "steps": 24,
         "batch": 8,
         "corpus_sequences": 2,
@@ -98,7 +98,17 @@ def make_project(folder: Path, params: dict) -> Path:
     """A project folder with these params: code and graph are links to ours, so a stage's key is as in the real one."""
     for name in ("tasks", "lm", "kernels", "dvc.yaml", ".dvcignore"):
         (folder / name).symlink_to(ROOT / name)
-    for name in ("raw", "problems", "preferences", "conversations", "checkpoint", "references", "rewards"):
+    for name in (
+        "raw",
+        "problems",
+        "preferences",
+        "conversations",
+        "checkpoint",
+        "references",
+        "rewards",
+        "tasks",
+        "teachers",
+    ):
         (folder / "data" / name).mkdir(parents=True)
         (folder / "data" / name / "README.md").write_text("inputs\n")
     write_params(folder, params)

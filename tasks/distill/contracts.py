@@ -7,18 +7,25 @@ from tasks.about.problem_lengths import check_room
 from tasks.about.sections import Sections
 from tasks.about.training import check_shards
 from tasks.distill.needs import SPLITS, texts_of
+from tasks.distill.students import Layers, Whole
+from tasks.distill.teachers import Alone
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
-    """What does not hold; the student is smaller than its teacher, whose width and vocabulary it shares."""
+    """What does not hold."""
     config, teacher = sections["distill"], sections.start_shape("distill")
     yield from check_shards("distill.batch", config, config.batch + texts_of(sections))
-    if config.student_layers >= teacher.layers:
+    if isinstance(config.student, Layers) and config.student.layers >= teacher.layers:
         yield Finding(
-            "params.yaml: distill.student_layers",
-            f"{config.student_layers} is no fewer than the teacher's {teacher.layers}",
+            "params.yaml: distill.student.layers",
+            f"{config.student.layers} is no fewer than the teacher's {teacher.layers}",
             f"lower it, or raise {sections.key(config.model, 'layers')}",
         )
+    elif isinstance(config.student, Whole) and isinstance(config.teachers, Alone) and config.labels == 0:
+        yield Finding(
+            "params.yaml: distill.student", "the teacher begins as what it teaches, alone: nothing is learned",
+            "take layers or fresh, other teachers, or labels",
+        )  # fmt: skip
     yield from check_room(
         "distill.max_new_tokens", config.problems, SPLITS, config.max_new_tokens, sections, config.model
     )

@@ -1,17 +1,23 @@
 """What distillation takes: its student and checkpoints on disk, and the step that it repeats."""
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from lm.checkpoint import read_description
+from lm.hugging_face.load import config_of
 from lm.model import Decoder, ModelConfig
+from lm.model_folder import is_hugging_face
 from lm.sampler import rows_for
 from lm.training.batch import Batch, Metrics
 from tasks.about.problem_lengths import last_of, longest_prompt
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import Sampling, StageNeeds, Step, Work
-from tasks.distill.stage import student_of, taken_layers
 from tasks.distill.step import Compared, loss_of
+from tasks.distill.teachers import Past
 
 SPLITS = ("sft", "rl")  # of the problems that the teacher answers, as tasks/distill/stage.py takes them
 
@@ -23,9 +29,8 @@ def texts_of(sections: Sections) -> int:
 
 
 def shape(sections: Sections) -> ModelConfig:
-    """The teacher's, with the layers of the student."""
-    teacher = sections.start_shape("distill")
-    return teacher.of_layers(taken_layers(teacher.layers, sections["distill"].student_layers))
+    """The student's."""
+    return sections["distill"].student.shape(sections.start_shape("distill"))
 
 
 def needs(sections: Sections) -> StageNeeds:
@@ -43,19 +48,21 @@ def work(sections: Sections, student: ModelConfig) -> Work:
 
     def step() -> Step:
         teacher = Decoder(teaches)
-        model = student_of(teacher, config.student_layers)
+        model = config.student.build(teacher, 0)
         teacher.requires_grad_(False)
+        others = [Decoder(each).requires_grad_(False) for each in beside(config.teachers, student)]
         answers_BT = torch.zeros((B, T), dtype=torch.int64)
         texts_BT = torch.zeros((texts, text_length), dtype=torch.int64)
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             there = slice(max(rows.start - B, 0), max(rows.stop - B, 0))
             answers = compared(answers_BT[rows], config.max_new_tokens)
-            return loss_of(model, teacher, config.divergence, answers, compared(texts_BT[there], text_length))
+            text = compared(texts_BT[there], text_length)
+            return loss_of(model, [teacher, *others], config.divergence, config.labels, answers, text)
 
         batch = Batch(B + texts, max(T, text_length), B * T + texts * text_length, loss)
         sampling = Sampling(teacher, B, rows_for(teacher, B), B, prompt, config.max_new_tokens)
-        return Step(model, batch, sampling, frozen=(teacher,))
+        return Step(model, batch, sampling, frozen=(teacher, *others))
 
     tokens = config.steps * (B * config.max_new_tokens + texts * text_length)
     less = lower(sections, config.model, "distill.max_new_tokens", "distill.batch or distill.max_new_tokens")
@@ -65,4 +72,19 @@ def work(sections: Sections, student: ModelConfig) -> Work:
 def compared(ids_RT: Tensor, counted: int) -> Compared:
     """Rows of which the last `counted` predictions count."""
     R, T = ids_RT.shape
-    return Compared(ids_RT, last_of(R, T, counted), 1.0)
+    places_K = last_of(R, T, counted)
+    return Compared(ids_RT, places_K, ids_RT.flatten()[places_K], 1.0)
+
+
+def beside(teachers: Any, student: ModelConfig) -> list[ModelConfig]:
+    """Shapes of the models that are held beside the one that is distilled: those of other folders, or the student's past."""
+    if isinstance(teachers, Past):
+        return [student]
+    if not teachers.folder or not teachers.folder.is_dir():
+        return []
+    return [shape_in(folder) for folder in sorted(teachers.folder.glob("*")) if folder.is_dir()]
+
+
+def shape_in(folder: Path) -> ModelConfig:
+    """Shape of the model in a folder. Raises ValueError naming the file."""
+    return config_of(folder) if is_hugging_face(folder) else ModelConfig(**read_description(folder)["model"])

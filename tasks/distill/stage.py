@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -9,11 +10,10 @@ from torch import Tensor
 from lm import problems
 from lm.checkpoint import device, save_model
 from lm.config import choice
-from lm.model import Decoder
 from lm.model_folder import read_model
 from lm.sampler import generate, rows_for
 from lm.training.batch import Batch, Metrics
-from lm.training.data.conversations import Conversation, collate, places, sample_indices
+from lm.training.data.conversations import Conversation, collate, demonstrated, places, sample_indices
 from lm.training.data.plan import Plan
 from lm.training.loop import train
 from lm.training.recipe import Recipe
@@ -21,104 +21,122 @@ from lm.transfer import moved
 from tasks.core.config import ConfigError, StartModel
 from tasks.core.log import Log
 from tasks.core.tokens import check_tokens
-from tasks.distill import divergences
+from tasks.distill import answers as kinds_of_answers
+from tasks.distill import divergences, students
+from tasks.distill import teachers as kinds_of_teachers
+from tasks.distill.answers import Teacher
+from tasks.distill.answers.base import Asked
 from tasks.distill.step import Compared, loss_of
+from tasks.distill.teachers import Alone
+from tasks.distill.teachers.base import Fixed
 
 
 class DistillConfig(Recipe):
     model: StartModel
-    student_layers: int = Field(2, gt=0, description="layers of the student, which begin as layers of the teacher")
+    student: choice(students)
+    teachers: choice(kinds_of_teachers) = Alone()
     steps: int = Field(200, gt=0)
-    batch: int = Field(48, gt=0, description="problems a step, answered by the teacher")
+    batch: int = Field(48, gt=0, description="problems a step")
+    answers: choice(kinds_of_answers) = Teacher()
     corpus_sequences: int = Field(4, ge=0, description="sequences of pretraining text a step")
     max_new_tokens: int = Field(32, gt=0)
-    temperature: float = Field(1.0, ge=0, description="of the teacher's answers")
     divergence: choice(divergences)
+    labels: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="weight of the negative log-likelihood of the tokens that are there; 1 - labels is the divergence's",
+    )
     problems: choice(problems)
     seed: int
-
-
-def taken_layers(teacher: int, student: int) -> list[int]:
-    """Numbers of the teacher's layers that a student begins with: evenly spaced, the first and the last among them."""
-    return [round(mine * (teacher - 1) / max(student - 1, 1)) for mine in range(student)]
-
-
-def student_of(teacher: Decoder, layers: int) -> Decoder:
-    """A decoder with evenly spaced layers of the teacher, the first and the last among them (as DistilBERT,
-    arXiv:1910.01108), and its embeddings and norms. Raises ConfigError unless it is smaller than the teacher."""
-    if layers >= teacher.config.layers:
-        raise ConfigError(f"distill.student_layers: {layers} is no fewer than the teacher's {teacher.config.layers}")
-    taken = taken_layers(teacher.config.layers, layers)
-    student = Decoder(teacher.config.of_layers(taken))
-    student.load_state_dict(
-        {n: w for n, w in teacher.state_dict().items() if not n.startswith("blocks.")}, strict=False
-    )
-    for mine, theirs in enumerate(taken):
-        student.blocks[mine].load_state_dict(teacher.blocks[theirs].state_dict())
-    return student
 
 
 def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
     """data/<model>, the teacher, data/curriculum and data/tokenize -> data/distill.
 
-    Loss: divergence (nats a token) over the teacher's answers, plus the same over pretraining text, each its own mean.
+    Loss: divergence (nats a token) over answers to problems, plus the same over pretraining text, each its own mean.
     """
     teacher, tokenizer = read_model(data / config.model)
     if config.corpus_sequences:
         check_tokens(f"distill.model: {config.model}", tokenizer, data / "tokenize")
-    student = student_of(teacher, config.student_layers)
+    student = config.student.build(teacher, config.seed)
     teacher.to(device()).requires_grad_(False)
     student.to(device())
+    taught = config.teachers.open(teacher, tokenizer)
     plan = Plan(data / "curriculum", data / "tokenize")
     room = teacher.config.context - config.max_new_tokens
-    every = [tokenizer.chat(e.prompt) for split in ("sft", "rl") for e in config.problems.examples(split)]
-    prompts = [prompt for prompt in every if len(prompt) <= room]
-    if not prompts:
+    every = [demonstrated(tokenizer, e) for split in ("sft", "rl") for e in config.problems.examples(split)]
+    problems = [
+        each
+        for each in every
+        if len(each.prompt) <= room and config.answers.fits(each.completion, config.max_new_tokens)
+    ]
+    if not problems:
         raise ConfigError(
             f"distill.max_new_tokens: no prompt fits the context of {teacher.config.context} less {config.max_new_tokens}"
         )
 
-    def compared(ids_RT: Tensor, mask_RT: Tensor, denominator: int) -> Compared:
+    def compared(ids_RN: Tensor, mask_RT: Tensor, denominator: int) -> Compared:
         """Where the mask, which is in host memory, is not 0."""
         (places_K,) = moved([places(mask_RT)], device())
-        return Compared(ids_RT, places_K, denominator)
+        return Compared(ids_RN[:, :-1], places_K, ids_RN[:, 1:].flatten()[places_K], denominator)
 
-    def chosen_at(step: int) -> list[list[int]]:
-        return [prompts[i] for i in sample_indices(step, config.batch, len(prompts), config.seed)]
+    def chosen_at(step: int) -> list[Conversation]:
+        return [problems[i] for i in sample_indices(step, config.batch, len(problems), config.seed)]
 
     def text_at(step: int) -> Tensor:
-        return plan.batch(step % plan.steps)[: config.corpus_sequences, :-1]
+        return plan.batch(step % plan.steps)[: config.corpus_sequences]
+
+    def answers_at(step: int, chosen: list[Conversation]) -> list[Conversation]:
+        seed = config.seed * 1_000_003 + step
+
+        def sample(by_student: bool, prompts: list[list[int]], temperature: float) -> list[list[int]]:
+            model = student if by_student else teacher
+            model.eval()
+            rows = rows_for(model, config.batch)
+            found = generate(model, prompts, config.max_new_tokens, temperature, tokenizer.end_id, seed, rows)
+            model.train(by_student)
+            return [each.ids for each in found]
+
+        coin = np.random.Generator(np.random.Philox(key=[config.seed, (1 << 42) + step])).random()
+        prompts, shown = [each.prompt for each in chosen], [each.completion for each in chosen]
+        written = config.answers(Asked(prompts, shown, coin, sample))
+        return [Conversation(prompt, ids) for prompt, ids in zip(prompts, written, strict=True)]
 
     def batch_at(step: int) -> Batch:
-        batch = chosen_at(step)
-        seed, rows = config.seed * 1_000_003 + step, rows_for(teacher, config.batch)
-        answers = generate(teacher, batch, config.max_new_tokens, config.temperature, tokenizer.end_id, seed, rows)
-        conversations = [Conversation(p, a.ids) for p, a in zip(batch, answers, strict=True)]
-        content = (*collate(conversations, tokenizer.pad_id), text_at(step))
-        mask_BT = content[1]  # on the host, where places are found without waiting for a GPU
+        models, labels = taught.at(step, student), config.teachers.labels(config.labels, step, config.steps)
+        answers, text = collate(answers_at(step, chosen_at(step)), tokenizer.pad_id), text_at(step)
+        mask_BT = answers[1]  # on the host, where places are found without waiting for a GPU
+        content = (*answers, text[:, :-1])
         counted = int(mask_BT.sum())
-        ids_BN, text_BT = moved((content[0], content[2]), device())
-        everywhere_BT = torch.ones(text_BT.shape)
+        ids_BN, text_BN = moved((answers[0], text), device())
+        everywhere_BT = torch.ones(content[2].shape)
         answered = len(ids_BN)
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             """Rows count the answers first, then the sequences of text."""
             here, there = rows, slice(max(rows.start - answered, 0), max(rows.stop - answered, 0))
-            answers = compared(ids_BN[here, :-1], mask_BT[here], counted)
-            text = compared(text_BT[there], everywhere_BT[there], text_BT.numel()) if config.corpus_sequences else None
-            return loss_of(student, teacher, config.divergence, answers, text)
+            answers = compared(ids_BN[here], mask_BT[here], counted)
+            everywhere = everywhere_BT.numel()
+            text = compared(text_BN[there], everywhere_BT[there], everywhere) if config.corpus_sequences else None
+            return loss_of(student, models, config.divergence, labels, answers, text)
 
-        length = max(mask_BT.shape[1], text_BT.shape[1])
-        return Batch(answered + len(text_BT), length, counted + text_BT.numel(), loss, content=content)
+        length = max(mask_BT.shape[1], everywhere_BT.shape[1])
+        return Batch(answered + len(text_BN), length, counted + everywhere_BT.numel(), loss, content=content)
 
+    others = taught.at(0, student) if isinstance(taught, Fixed) else [teacher]
     trunks = log.trunks(
         config,
         config.steps,
-        [student, teacher],
+        [student, *others],
         [tokenizer.to_json()],
-        lambda step: [chosen_at(step), text_at(step)],
+        lambda step: [
+            [each.prompt for each in chosen_at(step)],
+            text_at(step)[:, :-1],
+            config.teachers.labels(0.0, step, config.steps),
+        ],
     )
-    train(student, config, config.steps, batch_at, log, trunks)
+    train(student, config, config.steps, batch_at, log, trunks, [taught])
     save_model(data / "distill", student, tokenizer)
     share = student.num_parameters() / teacher.num_parameters()
     return {"steps": config.steps, "parameters": student.num_parameters(), "parameter_fraction": share}

@@ -1,11 +1,13 @@
 """The step of distillation: the share that some answers and some sequences of text have in its loss."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kernels.linear_cross_entropy import linear_cross_entropy
 from kernels.linear_divergence import linear_divergence
 from lm.model import Decoder
 from lm.training.batch import Metrics
@@ -14,33 +16,49 @@ from lm.training.data.conversations import hidden_at
 
 @dataclass(frozen=True)
 class Compared:
-    """Rows whose predictions at places_K, in the rows laid end to end, are compared; `denominator` are in the whole step."""
+    """Rows whose predictions at places_K, in the rows laid end to end, are compared, and the tokens that follow there;
+    `denominator` predictions are in the whole step."""
 
     ids_RT: Tensor
     places_K: Tensor
+    targets_K: Tensor
     denominator: float
 
 
-def divergence_of(student: Decoder, teacher: Decoder, method: Any, compared: Compared) -> Tensor:
-    """The divergence (nats) at these places, over the denominator; logits are made nowhere else, and none where there are no
-    places."""
+def shares_of(
+    student: Decoder, teachers: Sequence[Decoder], method: Any, labels: float, compared: Compared
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(loss, its parts by their names) in nats at these places, over the denominator: (1 - labels) times the mean of the
+    divergences from the teachers, and labels times the negative log-likelihood of the tokens that follow. Logits are made
+    nowhere else, none where there are no places, and none of teachers where labels is 1."""
+    none = torch.zeros((), device=student.embedding.weight.device)
+    found: dict[str, Tensor] = {"divergence": none} if labels < 1 else {}
+    found |= {"nll": none} if labels else {}
     if not len(compared.places_K):
-        return torch.zeros((), device=student.embedding.weight.device)
-    with torch.no_grad():
-        theirs_KD = hidden_at(teacher, compared.ids_RT, compared.places_K)
+        return none, found
     mine_KD = hidden_at(student, compared.ids_RT, compared.places_K)
-    heads = student.head_weight, theirs_KD, teacher.head_weight
-    return linear_divergence(mine_KD, *heads, method, compared.denominator)
+    for teacher in teachers if labels < 1 else ():
+        with torch.no_grad():
+            theirs_KD = hidden_at(teacher, compared.ids_RT, compared.places_K)
+        heads = student.head_weight, theirs_KD, teacher.head_weight
+        part = linear_divergence(mine_KD, *heads, method, compared.denominator * len(teachers))
+        found["divergence"] = part if found["divergence"] is none else found["divergence"] + part
+    if not labels:
+        return found["divergence"], found
+    found["nll"], _ = linear_cross_entropy(
+        mine_KD, student.head_weight, compared.targets_K, denominator=compared.denominator
+    )
+    return (1 - labels) * found.get("divergence", none) + labels * found["nll"], found
 
 
 def loss_of(
-    student: Decoder, teacher: Decoder, method: Any, answers: Compared, text: Compared | None
+    student: Decoder, teachers: Sequence[Decoder], method: Any, labels: float, answers: Compared, text: Compared | None
 ) -> tuple[Tensor, Metrics]:
-    """The sum of both divergences, each its own mean over the step, and each as a figure."""
-    share = divergence_of(student, teacher, method, answers)
-    metrics: Metrics = {"answer_divergence": share.detach()}
+    """The sum of what answers and text have, each its own mean over the step, and each part as a figure."""
+    share, parts = shares_of(student, teachers, method, labels, answers)
+    metrics: Metrics = {f"answer_{name}": part.detach() for name, part in parts.items()}
     if text:
-        text_share = divergence_of(student, teacher, method, text)
-        metrics["text_divergence"] = text_share.detach()
+        text_share, parts = shares_of(student, teachers, method, labels, text)
+        metrics |= {f"text_{name}": part.detach() for name, part in parts.items()}
         share = share + text_share
     return share, metrics

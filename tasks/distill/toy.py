@@ -6,13 +6,22 @@ from tasks.about.shrink import Params, rows
 
 
 def toy(params: Params, folder: Path) -> Params:
-    """Two steps of a student of one layer."""
+    """Two steps of a student of one layer, or of the model itself where it is to be."""
     section = params["distill"]
     texts = rows(section, 1) if section.get("corpus_sequences", 4) else 0
+    teachers = section.get("teachers", {"name": "alone"})
+    if teachers.get("name") == "ensemble":  # of models with the user's tokenizer
+        teachers = {"name": "alone"}
     return {
         "steps": 2,
         "batch": rows(section, 2),
         "corpus_sequences": texts,
-        "student_layers": 1,
+        "student": few_layers(section.get("student", {})),
+        "teachers": teachers,
         "compile": "off",
     }
+
+
+def few_layers(student: Params) -> Params:
+    """The student of one layer."""
+    return {"name": student["name"], "layers": 1} if student.get("name") in ("layers", "fresh") else student

@@ -1,12 +1,12 @@
 """Evaluation of one model: bits per byte on held-out documents, accuracy on unseen problems, size on disk."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lm import problems
 from lm.checkpoint import device
@@ -17,9 +17,14 @@ from lm.tokenizer import Tokenizer
 from tasks.core.log import Log
 from tasks.core.tables import read_table, write_table
 from tasks.core.tokens import check_tokens
+from tasks.evaluate import tasks
 from tasks.evaluate.accuracy import answer_all
 from tasks.evaluate.bits_per_byte import document_bits, gzip_bits, per_byte
 from tasks.evaluate.coverage import coverage, sampled_scores
+from tasks.evaluate.likelihood import log_likelihoods
+from tasks.evaluate.tasks.base import figures_of, rows_of_items
+
+AnyTask: Any = choice(tasks)  # named before a field of the same name hides the module
 
 
 class EvaluateConfig(Config):
@@ -31,7 +36,15 @@ class EvaluateConfig(Config):
         0, ge=0, description="answers sampled to each problem, for pass@N beside the greedy one; 0: none"
     )
     temperature: float = Field(1.0, gt=0, description="of those answers")
+    tasks: list[AnyTask] = Field([], description="what is asked beside the problem set, answered by likelihood")
     problems: choice(problems)
+
+    @model_validator(mode="after")
+    def _labelled(self) -> "EvaluateConfig":
+        labels = [task.label for task in self.tasks]
+        if again := [label for place, label in enumerate(labels) if label in labels[:place]]:
+            raise ValueError(f"two tasks would have the figures {again[0]}_accuracy: name their files apart")
+        return self
 
 
 class HeldOut(NamedTuple):
@@ -103,6 +116,12 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
             log.progress,
         )  # fmt: skip
         covered = coverage(tried)
+    asked: dict[str, float] = {}
+    for task in config.tasks:
+        items = task.items(tokenizer, decoder.config, data)
+        found = rows_of_items(items, log_likelihoods(decoder, [item.asked for item in items], log.progress))
+        write_table(out / f"{task.label}.parquet", pa.Table.from_pylist(found))
+        asked |= figures_of(task.label, found)
     valid = [a.score.value for a in answers if a.score.valid]
     low, high = wilson(sum(valid), len(valid))
     return {
@@ -111,6 +130,7 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
         "accuracy_low": low,
         "accuracy_high": high,
         **covered,
+        **asked,
         "problems": len(answers),
         "invalid": len(answers) - len(valid),
         "held_out_documents": len(rows),

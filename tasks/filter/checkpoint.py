@@ -4,5 +4,5 @@ from typing import Any
 
 
 def reads(section: dict[str, Any]) -> str:
-    """`model`, where a rule judges by perplexity; else nothing."""
-    return "model" if any(rule.get("name") == "perplexity" for rule in section.values()) else ""
+    """`model`, where a rule judges by what it makes of a text; else nothing."""
+    return "model" if any(rule.get("name") in ("perplexity", "difference") for rule in section.values()) else ""

@@ -16,13 +16,14 @@ from lm.problems.example import Example
 from lm.sampler import Completion, generate, rows_for
 from lm.tokenizer import Tokenizer
 from tasks.rl.environments.base import Environment, Written
-from tasks.rl.rewards.base import Answer, Moment, Part, total
+from tasks.rl.rewards.base import Answer, Earned, Moment, Part, total
 
 
 @dataclass(frozen=True)
 class Verdicts:
     """Answers to problems: rewards_GS, mask_GS, which is 1 where every part of the reward could be told, scores_GS, the
-    verifier's, NaN where it failed, and values, of each part one of each answer."""
+    verifier's, NaN where it failed, values, of each part one of each answer, and steps, what of each answer's reward is earned
+    before its last token."""
 
     prompts: list[list[int]]
     completions: list[Written]
@@ -30,6 +31,7 @@ class Verdicts:
     mask_GS: Tensor
     scores_GS: Tensor
     values: list[list[float]]
+    steps: list[Earned]
 
     def groups(self, places: list[int]) -> "Verdicts":
         """Answers to the problems at these places alone, in this order."""
@@ -42,6 +44,7 @@ class Verdicts:
             self.mask_GS[places],
             self.scores_GS[places],
             [[part[row] for row in rows] for part in self.values],
+            [self.steps[row] for row in rows],
         )
 
     def equal_G(self) -> Tensor:
@@ -74,6 +77,7 @@ def joined(verdicts: Sequence[Verdicts]) -> Verdicts:
             [value for part in parts for value in part]
             for parts in zip(*(each.values for each in verdicts), strict=True)
         ],
+        [steps for each in verdicts for steps in each.steps],
     )
 
 
@@ -104,15 +108,16 @@ def answered(
         answer_of(tokenizer, verifier, examples[place], hints[place], completion)
         for place, completion in zip(places, completions, strict=True)
     ]
-    reward, values = total(rewards, answers, moment)
+    found = total(rewards, answers, moment)
     shape = (len(examples), samples)
     return Verdicts(
         prompts,
         completions,
-        torch.tensor(reward).view(shape),
-        torch.tensor([float(not math.isnan(value)) for value in reward]).view(shape),
+        torch.tensor(found.each).view(shape),
+        torch.tensor([float(not math.isnan(value)) for value in found.each]).view(shape),
         torch.tensor([a.score.value if a.score.valid else math.nan for a in answers]).view(shape),
-        values,
+        found.values,
+        found.steps,
     )
 
 

@@ -24,6 +24,12 @@ def contracts(sections: Sections) -> Iterator[Finding]:
     yield from advantages(config)
     yield from levels(config)
     yield from scorers(config)
+    if config.environment.adds and any(part.by_step for part in config.rewards):
+        yield Finding(
+            "params.yaml: rl.rewards",
+            "process scores the steps of answers that the model writes alone, and rl.environment adds to them",
+            "leave one of them out",
+        )
 
 
 def levels(config: RlConfig) -> Iterator[Finding]:

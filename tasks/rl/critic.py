@@ -4,6 +4,8 @@ B answers of a rollout, M of them in an update, R read together; T predictions, 
 """
 
 import copy
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from lm.training.data.conversations import hidden_at, places
 from lm.training.recipe import Recipe
 from lm.transfer import moved
 from tasks.rl.advantages.base import Judged, advantages_and_returns
+from tasks.rl.rewards.base import Earned
 from tasks.rl.rollout import Rollout
 
 
@@ -44,6 +47,20 @@ def critic_of(method: Judged, policy: Decoder, scorer: Path | None, tokenizer: A
             f"rl.advantage: gae: {scorer} has another tokenizer than the policy: begin both with one model"
         )
     return model.to(device())
+
+
+def rewards_at(rewards_B: Tensor, steps: Sequence[Earned], mask_BT: Tensor) -> Tensor:
+    """rewards_BT of answers with these rewards: what steps say is earned at the token of that number among those that count,
+    and all that is left at the last of them; 0 of an answer of which nothing counts."""
+    found_BT = torch.zeros_like(mask_BT)
+    for row, (reward, each) in enumerate(zip(rewards_B.tolist(), steps, strict=True)):
+        places = mask_BT[row].nonzero()[:, 0].tolist()
+        if not places:
+            continue
+        for number, value in each:
+            found_BT[row, places[number]] += value
+        found_BT[row, places[-1]] += reward - math.fsum(value for _, value in each)
+    return found_BT
 
 
 def value_loss(values_K: Tensor, old_K: Tensor, returns_K: Tensor, clip: float) -> Tensor:
@@ -91,13 +108,13 @@ class Critic(Component):
             ids_GN[row, : len(prompt)], mask_GT[row, len(prompt) - 1] = torch.tensor(prompt), 1.0
         return self.values(ids_GN, mask_GT).sum(1)
 
-    def judged(self, rollout: Rollout, rewards_B: Tensor, instead_B: Tensor) -> Rollout:
-        """The rollout with an advantage for each token and what the critic is to learn. instead_B: answers that a demonstration
-        is learned from in the place of, which have no advantages. Its figures are the mean value and the share of the returns'
-        variance that values explain."""
+    def judged(self, rollout: Rollout, rewards_BT: Tensor, instead_B: Tensor) -> Rollout:
+        """The rollout with an advantage for each token and what the critic is to learn. rewards_BT: what is earned at each
+        token; instead_B: answers that a demonstration is learned from in the place of, which have no advantages. Its figures
+        are the mean value and the share of the returns' variance that values explain."""
         values_BT, mask_BT = self.values(rollout.ids_BN, rollout.mask_BT), rollout.mask_BT
         advantages_BT, returns_BT = advantages_and_returns(
-            rewards_B, values_BT, mask_BT, self._method.discount, self._method.decay
+            rewards_BT, values_BT, mask_BT, self._method.discount, self._method.decay
         )
         kept_BT = mask_BT > 0
         returns, values = returns_BT[kept_BT].double(), values_BT[kept_BT].double()

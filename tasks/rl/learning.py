@@ -18,7 +18,7 @@ from lm.training.parallel import parts_of_a_batch
 from lm.transfer import moved
 from tasks.rl.answers import Verdicts, answered, joined
 from tasks.rl.config import RlConfig
-from tasks.rl.critic import Critic, critic_of
+from tasks.rl.critic import Critic, critic_of, rewards_at
 from tasks.rl.curricula.base import Asked, Outcome
 from tasks.rl.demonstrations import Unused
 from tasks.rl.demonstrations.base import Shown
@@ -86,8 +86,9 @@ class Learning:
         )
         if self.critic:
             rewards_GS = found.rewards_GS.where(found.mask_GS > 0, 0.0)
+            rewards_BT = rewards_at(rewards_GS.flatten(), found.steps, rollout.mask_BT)
             instead_B = shown.instead_G.repeat_interleave(config.samples)
-            rollout = self.critic.judged(rollout, rewards_GS.flatten(), instead_B)
+            rollout = self.critic.judged(rollout, rewards_BT, instead_B)
         if number == 0:
             check_sampler(self._model, rollout, config.temperature, config.samples)
         self.watch.see(number, rollout)

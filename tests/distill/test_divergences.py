@@ -11,7 +11,8 @@ from kernels.linear_cross_entropy import cpu
 from kernels.linear_divergence import linear_divergence
 from lm.config import Config, methods_of
 from tasks.distill import divergences
-from tasks.distill.divergences import ForwardKl, ReverseKl
+from tasks.distill.divergences import ForwardKl, Jsd, ReverseKl, Skewed
+from tasks.distill.divergences.base import over_the_top
 
 EVERY = pytest.mark.parametrize("method", methods_of(divergences), ids=lambda method: method.__name__)
 OF_KULLBACK_LEIBLER = pytest.mark.parametrize("method", [ForwardKl, ReverseKl])
@@ -103,3 +104,58 @@ def test_both_directions_by_hand() -> None:
 def test_reverse_forgives_a_missed_mode_and_forward_does_not() -> None:
     teacher, student = torch.tensor([[5.0, 5.0, -5.0]]), torch.tensor([[5.0, -5.0, -5.0]])
     assert ForwardKl()(student, teacher) > 4 > 1 > ReverseKl()(student, teacher)
+
+
+def test_jensen_and_shannon_by_hand() -> None:
+    # Teacher (3/4, 1/4), student (1/2, 1/2), a quarter of the mixture the teacher's: (9/16, 7/16).
+    teacher, student = torch.tensor([[math.log(3), 0.0]]), torch.zeros(1, 2)
+    of_teacher = 0.75 * math.log(0.75 * 16 / 9) + 0.25 * math.log(0.25 * 16 / 7)
+    of_student = 0.5 * math.log(8 / 9) + 0.5 * math.log(8 / 7)
+    found = Jsd(beta=0.25)(student, teacher).item()
+    assert found == pytest.approx(0.25 * of_teacher + 0.75 * of_student, abs=1e-6)
+
+
+@pytest.mark.parametrize(("beta", "limit"), [(1e-4, ForwardKl), (1 - 1e-4, ReverseKl)])
+def test_jensen_and_shannon_tends_to_both_directions(beta: float, limit: type[Config]) -> None:
+    """As GKD's section 2 has it: over beta, or over 1 - beta, to first order in what is left."""
+    student, teacher = logits((5, 8), torch.float64)
+    student, teacher = student / 3, teacher / 3
+    found = Jsd(beta=beta)(student, teacher) / min(beta, 1 - beta)
+    torch.testing.assert_close(found, limit()(student, teacher), rtol=5e-3, atol=0)
+
+
+def test_it_is_bounded_where_one_finds_impossible_what_the_other_says() -> None:
+    student, teacher = torch.tensor([[60.0, 0.0, 0.0]]), torch.tensor([[0.0, 60.0, 0.0]])
+    assert ForwardKl()(student, teacher).item() > 50
+    assert Jsd()(student, teacher).item() == pytest.approx(math.log(2), abs=1e-4)
+    for direction in ("forward", "reverse"):
+        assert Skewed(direction=direction)(student, teacher).item() == pytest.approx(math.log(10), abs=1e-4)
+
+
+def test_skewed_by_hand() -> None:
+    # Teacher (3/4, 1/4), student (1/2, 1/2): mixtures 0.2 x teacher + 0.8 x student = (0.55, 0.45), and turned round (0.7, 0.3).
+    teacher, student = torch.tensor([[math.log(3), 0.0]]), torch.zeros(1, 2)
+    forward = 0.75 * math.log(0.75 / 0.55) + 0.25 * math.log(0.25 / 0.45)
+    reverse = 0.5 * math.log(0.5 / 0.7) + 0.5 * math.log(0.5 / 0.3)
+    assert Skewed(alpha=0.2)(student, teacher).item() == pytest.approx(forward, abs=1e-6)
+    assert Skewed(alpha=0.2, direction="reverse")(student, teacher).item() == pytest.approx(reverse, abs=1e-6)
+
+
+def test_the_top_by_hand() -> None:
+    # The teacher's two likeliest of four are the last and the first; the student has 0.1 and 0.4 there, and 0.5 in between.
+    teacher, student = torch.tensor([[0.3, 0.1, 0.2, 0.4]]).log(), torch.tensor([[0.4, 0.2, 0.3, 0.1]]).log()
+    mine, theirs = over_the_top(student, teacher, 2)
+    torch.testing.assert_close(theirs.exp(), torch.tensor([[0.4, 0.3, 0.3]]))
+    torch.testing.assert_close(mine.exp(), torch.tensor([[0.1, 0.4, 0.5]]))
+
+
+@EVERY
+@pytest.mark.parametrize("k", [1, 4, 122])
+def test_coarser_distributions_are_no_further_apart(method: type[Config], k: int) -> None:
+    """Data processing: to tell less tokens apart takes nothing but distance, and with all but one told apart nothing."""
+    student, teacher = logits((5, 123), torch.float64)
+    whole, coarse = method()(student, teacher), method(top_k=k)(student, teacher)
+    assert (coarse <= whole + 1e-12).all() and (coarse > 0).all()
+    if k == 122:
+        torch.testing.assert_close(coarse, whole)
+    assert torch.equal(method(top_k=123)(student, teacher), whole)

@@ -20,8 +20,11 @@ from lm.schedules import Cosine
 from lm.training.fast_forward import FastForward
 from tasks.core.log import Log
 from tasks.distill import divergences
+from tasks.distill.answers import Demonstrations, Student, Teacher
 from tasks.distill.divergences import ForwardKl
-from tasks.distill.stage import DistillConfig, run, student_of
+from tasks.distill.stage import DistillConfig, run
+from tasks.distill.students import Fresh, Layers, Whole
+from tasks.distill.teachers import Past
 from tests.lm.models import toy_model, toy_tokenizer
 from tests.neighbours import assert_all_differ, every_neighbour
 from tests.project import digest
@@ -40,7 +43,7 @@ def decided(layers: int) -> Decoder:
 )
 def test_a_student_begins_with_evenly_spaced_layers(teacher: int, layers: list[int]) -> None:
     big = decided(teacher)
-    student = student_of(big, len(layers))
+    student = Layers(layers=len(layers)).build(big, 0)
     assert student.config == big.config.model_copy(update={"layers": len(layers)})
     theirs = big.state_dict()
     for name, weight in student.state_dict().items():
@@ -53,20 +56,21 @@ def test_a_student_begins_with_evenly_spaced_layers(teacher: int, layers: list[i
 
 
 def test_a_student_is_smaller_than_its_teacher() -> None:
-    with pytest.raises(ConfigError, match=r"distill.student_layers: 3 is no fewer than the teacher's 3"):
-        student_of(decided(3), 3)
+    with pytest.raises(ConfigError, match=r"distill.student.layers: 3 is no fewer than the teacher's 3"):
+        Layers(layers=3).build(decided(3), 0)
 
 
 def config(**changes: Any) -> DistillConfig:
     given = {
-        "model": "rl", "student_layers": 2, "steps": 4, "batch": 6, "corpus_sequences": 2, "max_new_tokens": 6, "temperature": 0.8,
+        "model": "rl", "student": Layers(layers=2), "steps": 4, "batch": 6, "corpus_sequences": 2, "max_new_tokens": 6,
+        "answers": Teacher(temperature=0.8),
         "divergence": ForwardKl(), "optimizer": AdamW(lr=0.003), "schedule": Cosine(), "average": Last(), "seed": 0,
     }  # fmt: skip
     return DistillConfig.model_validate({**given, **changes, "problems": {"name": "arithmetic", "digits": 1}})
 
 
-def trained(data: Path, given: DistillConfig) -> str:
-    """Digest of the student."""
+def prepared(data: Path) -> Path:
+    """The folder with all that the stage reads."""
     for folder in ("rl", "distill", "curriculum", "tokenize"):
         (data / folder).mkdir(parents=True)
     save_model(data / "rl", decided(4), toy_tokenizer())
@@ -79,18 +83,48 @@ def trained(data: Path, given: DistillConfig) -> str:
         pa.table(plan | {"offset": [20 * row for row in rows], "length": [40 for _ in rows]}),
         data / "curriculum/plan.parquet",
     )
-    run(given, data, Log())
+    return data
+
+
+def trained(data: Path, given: DistillConfig) -> str:
+    """Digest of the student."""
+    run(given, prepared(data), Log())
     return digest(data / "distill")
 
 
 SLOW = AdamW(lr=0.0002)
 CHANGES: dict[str, list[dict[str, Any]]] = {
-    "student_layers": [{"student_layers": 1}, {"student_layers": 3}],
+    "student": [
+        {"student": student}
+        for student in (
+            Layers(layers=1),
+            Layers(layers=3),
+            Fresh(),
+            Fresh(layers=0),
+            Fresh(width=24, heads=2),
+            Fresh(ffn_width=40),
+        )
+    ],
+    "teachers": [
+        {"student": Whole(), "answers": Demonstrations(), "teachers": Past(every=every), "optimizer": AdamW(lr=0.01)}
+        for every in (1, 2)
+    ],
     "steps": [{"steps": 5}],
     "batch": [{"batch": 7}],
     "corpus_sequences": [{"corpus_sequences": 0}, {"corpus_sequences": 3}],
     "max_new_tokens": [{"max_new_tokens": 5}],
-    "temperature": [{"temperature": 0.0}, {"temperature": 1.0}],
+    "answers": [
+        {"answers": answers}
+        for answers in (
+            Teacher(temperature=0.0),
+            Teacher(),
+            Student(),
+            Student(share=0.5),
+            Student(temperature=0.5),
+            Demonstrations(),
+        )
+    ],
+    "labels": [{"labels": 0.5}, {"labels": 1.0}],
     "divergence": [{"divergence": method()} for method in methods_of(divergences) if method is not ForwardKl],
     "seed": [{"seed": 1}],
     "optimizer": [{"optimizer": AdamW(lr=0.002)}],

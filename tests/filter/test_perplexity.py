@@ -16,8 +16,8 @@ from lm.hugging_face.export import save_hf
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.core.tables import shard, write_table
+from tasks.filter.engine.model_scores import bits_per_byte, read_checkpoint
 from tasks.filter.methods import Perplexity
-from tasks.filter.methods.perplexity import bits_per_byte, read_checkpoint
 from tasks.filter.rule import Batch, Judgement, Setting
 from tests.lm.models import other_tokenizer, toy_model, toy_tokenizer
 from tests.project import digest
@@ -71,7 +71,7 @@ def judged(rule: Perplexity, folder: Path, number: int, first: int, texts: list[
 
 def test_bits_by_hand(checkpoint: Path) -> None:
     """Of the model's own logits, token by token; a text longer than the context of 48 counts as far as it is read."""
-    model, tokenizer, first = read_checkpoint(checkpoint)
+    model, tokenizer, first = read_checkpoint("filter.perplexity", checkpoint)
     assert first == tokenizer.eos_id
     for text, read in (("the cat", 7), ("zq" * 40, 48), ("x" + "\N{EURO SIGN}" * 20, 46)):
         ids = [first, *tokenizer.encode(text)][:49]
@@ -87,11 +87,11 @@ def test_a_model_with_a_beginning_of_text_begins_with_it(checkpoint: Path, tmp_p
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "bos_token_id": 7}))
-    assert read_checkpoint(tmp_path)[2] == 7
+    assert read_checkpoint("filter.perplexity", tmp_path)[2] == 7
     other_tokenizer().save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="needs a bos_token_id"):
-        read_checkpoint(tmp_path)
+        read_checkpoint("filter.perplexity", tmp_path)
 
 
 @settings(deadline=None, max_examples=8, derandomize=True)

@@ -70,7 +70,17 @@ def make_project(folder: Path) -> Path:
         (folder / name).symlink_to(ROOT / name)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, folder / name)
-    for name in ("raw", "problems", "preferences", "conversations", "checkpoint", "references", "rewards"):
+    for name in (
+        "raw",
+        "problems",
+        "preferences",
+        "conversations",
+        "checkpoint",
+        "references",
+        "rewards",
+        "tasks",
+        "teachers",
+    ):
         (folder / "data" / name).mkdir(parents=True)
         (folder / "data" / name / "README.md").write_text("inputs\n")
     Repo.init(str(folder), no_scm=True).close()

@@ -109,7 +109,7 @@ EDGES: dict[str, tuple[list[str], list[str]]] = {
         ["tokenize.method={name: bytes}", "pretrain.model.vocab_size=2048"],
         ["pretrain.model.vocab_size", "makes 261"],
     ),
-    "student as deep as its teacher": (["distill.student_layers=6"], ["distill.student_layers", "teacher's 6"]),
+    "student as deep as its teacher": (["distill.student.layers=6"], ["distill.student.layers", "teacher's 6"]),
     "no room for answers in rl": (["rl.max_new_tokens=255"], ["params.yaml: rl.max_new_tokens", "less 255"]),
     "no room for answers in distill": (["distill.max_new_tokens=300"], ["params.yaml: distill.max_new_tokens"]),
     "no room for answers in evaluate": (["evaluate.max_new_tokens=300"], ["params.yaml: evaluate.max_new_tokens"]),
@@ -277,13 +277,13 @@ def test_more_ranks_than_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_make_pipeline_says_all_and_starts_nothing(project: Path) -> None:
     """What the environment, the remote, the parameters' edges and the toy run find comes in one answer, with exit code 2."""
     configure(project, "[core]\n    remote = r\n    no_scm = True\n")
-    overrides = ["distill.student_layers=6", "dedup.against={name: against, folder: data/references}"]
+    overrides = ["distill.student.layers=6", "dedup.against={name: against, folder: data/references}"]
     command = [sys.executable, "-m", "flows.pipeline", "--targets", "filter", "--set", *overrides]
     variables = {**environment(project), "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}
     variables.pop("TOKENMILL_TRACKING", None)
     done = subprocess.run(command, cwd=project, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
-    for words in ("MLFLOW_TRACKING_URI", "core.remote r", "distill.student_layers: 6", "dedup (toy run)"):
+    for words in ("MLFLOW_TRACKING_URI", "core.remote r", "distill.student.layers: 6", "dedup (toy run)"):
         assert sum(words in line for line in done.stderr.splitlines()) == 1, done.stderr
     assert not (project / "data/ingest").exists() and not (project / "dvc.lock").exists()
     assert not list((project / ".scratch/preflight").glob("*.json"))

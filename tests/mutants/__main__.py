@@ -35,7 +35,7 @@ def pytest(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def first_failing(root: Path, *tests: str) -> tuple[str, str]:
     """(the first of these tests that fails, or ""; where none does by name, why not)."""
-    done = pytest(root, "-x", "-p", "no:xdist", *tests)
+    done = pytest(root, "-x", "--as-given", "-p", "no:xdist", *tests)
     if done.returncode == 0:
         return "", "survived"
     failed = FAILED.search(done.stdout)
@@ -49,7 +49,7 @@ def verdict(mutant: Mutant, root: Path, known: str | None) -> tuple[str, str]:
     before = mutant.plant(root)
     try:
         caught, why = first_failing(root, known) if known else ("", "")
-        return (caught, why) if caught else first_failing(root, *mutant.tests)
+        return (caught, why) if caught else first_failing(root, *mutant.files(root))
     finally:
         (root / mutant.file).write_text(before)
 

@@ -54,6 +54,19 @@ class Mutant:
         missing = [path for path in self.tests if not (root / path.partition("::")[0]).exists()]
         return f"{self}: there are no tests {', '.join(missing)}" if missing else None
 
+    def files(self, root: Path) -> list[str]:
+        """Its tests, a file each: those first that import what it changes, then those that name it, so that what catches it is
+        found sooner."""
+        module, stem = self.file.removesuffix(".py").replace("/", "."), Path(self.file).stem
+        found: dict[str, int] = {}
+        for test in self.tests:
+            path = root / test.partition("::")[0]
+            for file in sorted(path.rglob("test_*.py")) if path.is_dir() else [path]:
+                text = file.read_text()
+                name = test if file == path else file.relative_to(root).as_posix()
+                found[name] = 0 if f"{module} import" in text else 1 if stem in text else 2
+        return sorted(found, key=lambda name: found[name])
+
     def plant(self, root: Path) -> str:
         """Put the bug into the checkout at root. Returns what the file was."""
         path = root / self.file

@@ -44,3 +44,11 @@ def test_what_caught_a_bug_is_kept_of_bugs_and_tests_that_are_there() -> None:
     kept = json.loads(CAUGHT.read_text())
     assert set(kept) <= {str(mutant) for mutant in MUTANTS}
     assert [test for test in kept.values() if not (ROOT / test.partition("::")[0]).is_file()] == []
+
+
+@pytest.mark.parametrize("mutant", MUTANTS[::17], ids=str)
+def test_its_files_are_all_that_its_tests_name(mutant: Mutant) -> None:
+    files = mutant.files(ROOT)
+    assert len(set(files)) == len(files) > 0 and all((ROOT / name.partition("::")[0]).is_file() for name in files)
+    for test in mutant.tests:
+        assert any(name == test or name.startswith(f"{test}/") for name in files)

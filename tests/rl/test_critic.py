@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from torch import Tensor
 
 from lm.config import ConfigError
 from lm.optimizers import AdamW
@@ -16,7 +17,7 @@ from tasks.core.process import Stopped
 from tasks.rl.advantages import Gae, Grpo
 from tasks.rl.advantages.base import advantages_and_returns
 from tasks.rl.contracts import contracts
-from tasks.rl.critic import Critic, critic_of, value_loss
+from tasks.rl.critic import Critic, critic_of, rewards_at, value_loss
 from tasks.rl.demonstrations import Hybrid
 from tasks.rl.needs import needs
 from tasks.rl.stage import run
@@ -26,10 +27,15 @@ from tests.rl.toys import TOKENIZER, Interrupted, Parity, config, learning, poli
 quick = settings(deadline=None, max_examples=40, derandomize=True)
 
 
+def earned(rewards: list[float], mask: Tensor) -> Tensor:
+    """Rewards at each answer's last token that counts."""
+    return rewards_at(torch.tensor(rewards), [[]] * len(rewards), mask)
+
+
 def test_by_hand() -> None:
     # values 0.5, 0.2, 0.4 of an answer that earns 1: errors -0.3, 0.2, 0.6; decay 0.5 adds half of the one behind
     values, mask = torch.tensor([[9.0, 0.5, 0.2, 0.4, 9.0]]), torch.tensor([[0.0, 1, 1, 1, 0]])
-    advantages, returns = advantages_and_returns(torch.ones(1), values, mask, 1.0, 0.5)
+    advantages, returns = advantages_and_returns(earned([1.0], mask), values, mask, 1.0, 0.5)
     torch.testing.assert_close(advantages, torch.tensor([[0, -0.3 + 0.25, 0.2 + 0.3, 0.6, 0]]))
     torch.testing.assert_close(returns, torch.tensor([[0, 0.45, 0.7, 1.0, 0]]))
 
@@ -54,7 +60,9 @@ def test_by_the_formula_over_the_tokens_that_the_model_wrote(
     generator = torch.Generator().manual_seed(seed)
     values, rewards = torch.randn(answers, longest, generator=generator), torch.randn(answers, generator=generator)
     mask = (torch.rand(answers, longest, generator=generator) < 0.6).float()
-    advantages, returns = advantages_and_returns(rewards, values, mask, discount, decay)
+    advantages, returns = advantages_and_returns(
+        rewards_at(rewards, [[]] * answers, mask), values, mask, discount, decay
+    )
     assert not advantages[mask == 0].any() and not returns[mask == 0].any()
     torch.testing.assert_close((advantages + values)[mask > 0], returns[mask > 0])
     for row in range(answers):
@@ -66,9 +74,19 @@ def test_by_the_formula_over_the_tokens_that_the_model_wrote(
 
 def test_without_decay_of_its_trust_in_rewards_it_is_the_reward_less_the_value() -> None:
     values, mask = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.ones(3, 5)
-    advantages, returns = advantages_and_returns(torch.tensor([1.0, 0.0, 0.5]), values, mask, 1.0, 1.0)
+    advantages, returns = advantages_and_returns(earned([1.0, 0.0, 0.5], mask), values, mask, 1.0, 1.0)
     torch.testing.assert_close(returns, torch.tensor([[1.0], [0.0], [0.5]]).expand(3, 5), rtol=0, atol=1e-6)
     torch.testing.assert_close(advantages, returns - values)
+
+
+def test_what_is_earned_on_the_way_stands_where_it_is() -> None:
+    """Of an answer of three tokens and one of an environment; a second one without a token."""
+    mask = torch.tensor([[0.0, 1, 0, 1, 1], [0, 0, 0, 0, 0]])
+    found = rewards_at(torch.tensor([1.0, 5.0]), [[(0, 0.25), (1, -0.5)], [(0, 1.0)]], mask)
+    assert found.tolist() == [[0, 0.25, 0, -0.5, 1.25], [0] * 5]
+    # without a critic's word and without decay a token's advantage is all that comes from it on
+    advantages, _ = advantages_and_returns(found, torch.zeros(2, 5), mask, 1.0, 1.0)
+    assert advantages.tolist() == [[0, 1.0, 0, 0.75, 1.25], [0] * 5]
 
 
 def test_the_loss_of_a_value_by_hand() -> None:

@@ -24,7 +24,7 @@ class Alike(Parity):
 def test_which_problems_teach() -> None:
     rewards = torch.tensor([[1.0, 1.0, 0.0], [0.5, 0.5, 9.0], [1.0, 9.0, 9.0], [torch.nan] * 3])
     mask = torch.tensor([[1.0, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]])
-    assert Verdicts([], [], rewards, mask, rewards, []).equal_G().tolist() == [False, True, True, True]
+    assert Verdicts([], [], rewards, mask, rewards, [], []).equal_G().tolist() == [False, True, True, True]
 
 
 def test_problems_that_teach_nothing_give_way_to_others() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lm.config import methods_of
 from lm.problems.example import Example, Score
 from tasks.rl import rewards
-from tasks.rl.rewards import Correct, Format, Function, Judge, LengthBudget, Model, Overlong, Repetition
+from tasks.rl.rewards import Correct, Format, Function, Judge, LengthBudget, Model, Overlong, Process, Repetition
 from tasks.rl.rewards.base import Answer, Moment, Part, means, names, total
 
 PARTS = [Correct(), Format(pattern="a*b?"), LengthBudget(), Overlong(), Repetition(n=2)]
@@ -28,7 +28,7 @@ written = st.builds(answer, st.lists(st.integers(0, 3), min_size=1, max_size=12)
 
 def test_every_part_is_tried() -> None:
     """Those that ask a process or a model in test_function.py and test_scorers.py."""
-    assert {type(part) for part in PARTS} | {Function, Judge, Model} == set(methods_of(rewards))
+    assert {type(part) for part in PARTS} | {Function, Judge, Model, Process} == set(methods_of(rewards))
 
 
 @EVERY
@@ -96,7 +96,8 @@ def test_repetition_by_hand() -> None:
 def test_parts_add_up_by_their_weights_and_any_that_fails_makes_the_answer_invalid() -> None:
     answers = [answer([1, 1, 1], "a"), answer([1, 2, 3], "c"), answer([1], "a", Score(1.0, valid=False))]
     parts = [Correct(weight=2.0), Format(pattern="a", weight=0.5), Repetition(n=1, weight=-0.3)]
-    rewards, values = total(parts, answers, NOW)
+    found = total(parts, answers, NOW)
+    rewards, values = found.each, found.values
     # 2 + 0.5 - 0.3 * 2/3, and 2 + 0 - 0
     assert rewards[:2] == pytest.approx([2.3, 2.0]) and math.isnan(rewards[2])
     # means of the first two alone

@@ -4,4 +4,6 @@ A step's loss is the mean over the tokens that count, which are compared in chun
 """
 
 from tasks.distill.divergences.forward_kl import ForwardKl
+from tasks.distill.divergences.jsd import Jsd
 from tasks.distill.divergences.reverse_kl import ReverseKl
+from tasks.distill.divergences.skewed import Skewed

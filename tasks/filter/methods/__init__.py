@@ -2,6 +2,7 @@
 
 from tasks.filter.methods.c4 import C4
 from tasks.filter.methods.contamination import Contamination
+from tasks.filter.methods.difference import Difference
 from tasks.filter.methods.fineweb import Fineweb
 from tasks.filter.methods.gopher_quality import GopherQuality
 from tasks.filter.methods.gopher_repetition import GopherRepetition

@@ -12,64 +12,18 @@ document of 200 tokens fills it, a GPU would gain from batches that this does wi
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from lm.config import Config
-from lm.files import replacing
 from tasks.core.config import ConfigError
-from tasks.core.tables import count_rows, read_batches, shards
+from tasks.core.tables import shards
 from tasks.filter.engine.kept import kept
+from tasks.filter.engine.model_scores import bits_per_byte, read_checkpoint, write_scores
 from tasks.filter.engine.ranks import score_at
 from tasks.filter.rule import Batch, Judgement, Setting
-
-if TYPE_CHECKING:
-    from lm.model import Decoder
-    from lm.tokenizer import Tokenizer
-
-# Characters of a text that are given to the tokenizer, a token of the context: more than tokens have in any language.
-CHARACTERS_A_TOKEN = 32
-
-
-def bits_per_byte(model: "Decoder", tokenizer: "Tokenizer", first: int, text: str) -> float:
-    """Bits for the text's first `context` tokens after the token `first`, over the bytes of those tokens; NaN of no text."""
-    import torch
-
-    context, device = model.config.context, model.head_weight.device
-    excerpt = text[: CHARACTERS_A_TOKEN * context]
-    ids = tokenizer.encode(excerpt)
-    if len(ids) > context:
-        ids = ids[:context]
-        excerpt = tokenizer.decode(ids).rstrip("\N{REPLACEMENT CHARACTER}")  # of a character cut in two
-    if not ids or not excerpt:
-        return math.nan
-    row = torch.tensor([first, *ids], device=device)
-    with torch.inference_mode():
-        nats = torch.nn.functional.cross_entropy(model(row[None, :-1])[0].float(), row[1:], reduction="sum")
-    return nats.item() / math.log(2) / len(excerpt.encode())
-
-
-def read_checkpoint(folder: Path) -> tuple["Decoder", "Tokenizer", int]:
-    """(model, tokenizer, the token before a text: the model's beginning of a text, else our end of the text before).
-
-    Raises ConfigError naming the file that cannot be used.
-    """
-    import torch
-
-    from lm.hugging_face.load import load_hf, read_json
-    from lm.tokenizer import Tokenizer
-
-    try:
-        model, tokenizer, said = load_hf(folder), Tokenizer.adopt(folder), read_json(folder / "config.json")
-    except ValueError as error:
-        raise ConfigError(f"filter.perplexity reads checkpoint.folder: {error}") from None
-    known = [token for token in (said.get("bos_token_id"), tokenizer.eos_id) if isinstance(token, int)]
-    known = [token for token in known if token < model.config.vocab_size]
-    if not known:
-        raise ConfigError(f"{folder / 'config.json'}: needs a bos_token_id, the token that a text begins after")
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, known[0]
 
 
 @kept
@@ -99,7 +53,8 @@ class Perplexity(Config):
         """Score every document of the sources, a file a shard; those that are there already are not made again."""
         files = [setting.folder / f"{number:05}.npy" for number in range(len(shards(setting.documents)))]
         if not all(file.exists() for file in files):
-            self._score(setting, files)
+            model, tokenizer, begins = read_checkpoint("filter.perplexity", setting.checkpoint)
+            write_scores(setting, files, self.sources, lambda text: bits_per_byte(model, tokenizer, begins, text))
         total = sum(int((~np.isnan(np.load(file))).sum()) for file in files)
         if not total:
             raise ConfigError("filter.perplexity: no document of its sources has any text")
@@ -107,23 +62,6 @@ class Perplexity(Config):
         high = score_at(files, max(1, math.ceil(self.high_quantile * total)))
         limits = {"least": max(self.least, low), "most": min(self.most, high)}
         (setting.folder / "limits.json").write_text(json.dumps(limits))
-
-    def _score(self, setting: Setting, files: list[Path]) -> None:
-        if setting.checkpoint is None:
-            raise ConfigError("filter.perplexity: needs a checkpoint.folder in params.yaml")
-        model, tokenizer, begins = read_checkpoint(setting.checkpoint)
-        done, total = 0, count_rows(setting.documents)
-        for table, file in zip(shards(setting.documents), files, strict=True):
-            scores: list[float] = []
-            for batch in read_batches(table, ["source", "text"]) if not file.exists() else ():
-                for source, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                    heard = self.sources is None or source in self.sources
-                    scores.append(bits_per_byte(model, tokenizer, begins, text) if heard else math.nan)
-                    done += 1
-                    setting.log.progress(done, total, "document")
-            if not file.exists():
-                with replacing(file) as unfinished, unfinished.open("wb") as out:
-                    np.save(out, np.array(scores, np.float32))
 
     def judge(self, batch: Batch, folder: Path) -> Judgement:
         """score_bits_per_byte is of the text as the stage got it, whatever rules before this one changed; NaN of no text."""

@@ -1,6 +1,6 @@
 """What every advantage says that it needs, and what those with a baseline from outside of the group share.
 
-G problems, S answers to each; B answers, T predictions of each, one reward an answer, for its last token.
+G problems, S answers to each; B answers, T predictions of each.
 """
 
 from typing import ClassVar, Literal
@@ -23,21 +23,20 @@ def above(rewards_GS: Tensor, mask_GS: Tensor, baseline_G: Tensor) -> Tensor:
 
 
 def advantages_and_returns(
-    rewards_B: Tensor, values_BT: Tensor, mask_BT: Tensor, discount: float, decay: float
+    rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, discount: float, decay: float
 ) -> tuple[Tensor, Tensor]:
     """(advantages_BT, returns_BT), 0 outside of the mask. The advantage of a token is the sum of discount x decay to the power
     of the tokens in between, times reward + discount x value of the next - value, over itself and those behind it (equation 16
     of generalized advantage estimation, Schulman et al. 2015, arXiv:1506.02438); the return, which its value should be, is the
     advantage and the value. Tokens outside of the mask are no steps: what an environment adds takes no time."""
     advantages_BT = torch.zeros_like(values_BT)
-    ahead_B, sum_B, reward_B = torch.zeros_like(rewards_B), torch.zeros_like(rewards_B), rewards_B
+    ahead_B, sum_B = torch.zeros_like(values_BT[:, 0]), torch.zeros_like(values_BT[:, 0])
     for t in reversed(range(values_BT.shape[1])):
         own_B = mask_BT[:, t] > 0
-        here_B = reward_B + discount * ahead_B - values_BT[:, t] + discount * decay * sum_B
+        here_B = rewards_BT[:, t] + discount * ahead_B - values_BT[:, t] + discount * decay * sum_B
         advantages_BT[:, t] = torch.where(own_B, here_B, 0.0)
         sum_B = torch.where(own_B, here_B, sum_B)
         ahead_B = torch.where(own_B, values_BT[:, t], ahead_B)
-        reward_B = torch.where(own_B, 0.0, reward_B)
     return advantages_BT, torch.where(mask_BT > 0, advantages_BT + values_BT, 0.0)
 
 

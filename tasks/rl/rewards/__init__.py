@@ -12,4 +12,5 @@ from tasks.rl.rewards.judge import Judge
 from tasks.rl.rewards.length_budget import LengthBudget
 from tasks.rl.rewards.model import Model
 from tasks.rl.rewards.overlong import Overlong
+from tasks.rl.rewards.process import Process
 from tasks.rl.rewards.repetition import Repetition

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -43,8 +44,15 @@ class Models:
     tokenizer: Tokenizer
 
 
+# (place among the tokens that the model wrote, what is earned there) of each step of an answer
+Earned = list[tuple[int, float]]
+
+
 class Part(Config):
-    """reads: the files that decide its values beside its parameters. models: the models that do, once they are open."""
+    """reads: the files that decide its values beside its parameters. models: the models that do, once they are open. by_step:
+    whether `earned` says where in an answer its value is earned; else all of it is at the last token."""
+
+    by_step: ClassVar[bool] = False
 
     weight: float = Field(
         1.0, description="what its value is multiplied by before the parts are added; may be negative"
@@ -69,13 +77,36 @@ class Part(Config):
         """The value of each answer, NaN where it cannot be told."""
         raise NotImplementedError
 
+    def earned(self, answers: list[Answer], moment: Moment) -> list[Earned | None]:
+        """Where each answer earns its value, of a part that is by step; None where it cannot be told."""
+        raise NotImplementedError
 
-def total(parts: Sequence[Part], answers: list[Answer], moment: Moment) -> tuple[list[float], list[list[float]]]:
-    """(reward of each answer, NaN of an invalid one; the values of each part before their weights)."""
-    values = [part(answers, moment) for part in parts]
+
+@dataclass(frozen=True)
+class Rewards:
+    """each: the reward of each answer, NaN of an invalid one; values: those of each part before their weights; steps: what of a
+    reward is earned before the last token, weights counted."""
+
+    each: list[float]
+    values: list[list[float]]
+    steps: list[Earned]
+
+
+def total(parts: Sequence[Part], answers: list[Answer], moment: Moment) -> Rewards:
+    """What the answers earn."""
+    steps: list[Earned] = [[] for _ in answers]
+    values = []
+    for part in parts:
+        if not part.by_step:
+            values.append(part(answers, moment))
+            continue
+        found = part.earned(answers, moment)
+        values.append([math.nan if each is None else math.fsum(value for _, value in each) for each in found])
+        for answer, into, each in zip(answers, steps, found, strict=True):
+            into += [(place, part.weight * value) for place, value in each or [] if place < len(answer.ids) - 1]
     weights = [part.weight for part in parts]
     rewards = [sum(w * v for w, v in zip(weights, each, strict=True)) for each in zip(*values, strict=True)]
-    return rewards, values
+    return Rewards(rewards, values, steps)
 
 
 def means(values: list[list[float]]) -> list[float]:

@@ -1,0 +1,17 @@
+"""Answers of the problem set, which cost no sampling: supervised distillation, as in GKD (arXiv:2306.13649), section 2."""
+
+from typing import Literal
+
+from tasks.distill.answers.base import Answers, Asked
+
+
+class Demonstrations(Answers):
+    """Problems whose demonstration is longer than max_new_tokens are left out."""
+
+    name: Literal["demonstrations"] = "demonstrations"
+
+    def fits(self, demonstration: list[int], longest: int) -> bool:
+        return len(demonstration) <= longest
+
+    def __call__(self, asked: Asked) -> list[list[int]]:
+        return asked.demonstrations

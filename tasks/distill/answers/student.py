@@ -1,0 +1,21 @@
+"""Answers by the student, so that it is corrected where it errs: on-policy distillation, GKD, Agarwal et al. 2024
+(arXiv:2306.13649), algorithm 1."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tasks.distill.answers.base import Answers, Asked
+
+
+class Student(Answers):
+    """Each step's answers are all the student's with the chance `share`, else the teacher's, at one temperature; no gradient
+    flows through what was drawn. Differs from the paper: steps that are not the student's have answers that the teacher writes
+    now, where the paper has a fixed set, its own or labelled."""
+
+    name: Literal["student"] = "student"
+    share: float = Field(1.0, gt=0, le=1, description="of steps whose answers the student writes: the paper's lambda")
+    temperature: float = Field(1.0, ge=0)
+
+    def __call__(self, asked: Asked) -> list[list[int]]:
+        return asked.sample(asked.coin < self.share, asked.prompts, self.temperature)

@@ -1,0 +1,16 @@
+"""Answers by the teacher: what it would say itself. At temperature 0 with `labels: 1` this is sequence-level distillation, Kim
+and Rush 2016 (arXiv:1606.07947), of greedy answers in the place of those of a beam."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tasks.distill.answers.base import Answers, Asked
+
+
+class Teacher(Answers):
+    name: Literal["teacher"] = "teacher"
+    temperature: float = Field(1.0, ge=0)
+
+    def __call__(self, asked: Asked) -> list[list[int]]:
+        return asked.sample(False, asked.prompts, self.temperature)

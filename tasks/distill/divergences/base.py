@@ -1,0 +1,44 @@
+"""What every divergence compares: two distributions of the next token, softened, over the vocabulary or what is coarser.
+
+T tokens, V vocabulary, C classes that are compared: V, or the teacher's top k tokens and one class of all others.
+"""
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from lm.config import Config
+
+
+def over_the_top(student_TV: Tensor, teacher_TV: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(student_TC, teacher_TC), C = k + 1, log-probabilities of the k tokens that the teacher finds the likeliest and, last, of
+    all others together, from those of all V; k must be below V."""
+    top_TK = teacher_TV.topk(k, dim=-1).indices
+    return _coarse(student_TV, top_TK), _coarse(teacher_TV, top_TK)
+
+
+def _coarse(logp_TV: Tensor, top_TK: Tensor) -> Tensor:
+    rest_T1 = logp_TV.scatter(1, top_TK, -torch.inf).logsumexp(-1, keepdim=True)
+    return torch.cat((logp_TV.gather(1, top_TK), rest_T1), dim=1)
+
+
+class Divergence(Config):
+    """A divergence of distributions at a temperature, times its square, which keeps the gradient's size the same at every
+    temperature (Hinton et al. 2015, arXiv:1503.02531, section 2)."""
+
+    temperature: float = Field(1.0, gt=0, description="above 1: more weight on what is unlikely")
+    top_k: int = Field(
+        0, ge=0, description="so many of the teacher's likeliest tokens are told apart, all others are one; 0: all are"
+    )
+
+    def __call__(self, student_TV: Tensor, teacher_TV: Tensor) -> Tensor:
+        """nats_T from logits."""
+        student, teacher = (F.log_softmax(x / self.temperature, dim=-1) for x in (student_TV, teacher_TV))
+        if 0 < self.top_k < student.shape[-1]:
+            student, teacher = over_the_top(student, teacher, self.top_k)
+        return self.temperature**2 * self.nats(student, teacher)
+
+    def nats(self, student_TC: Tensor, teacher_TC: Tensor) -> Tensor:
+        """nats_T from log-probabilities."""
+        raise NotImplementedError

@@ -1,0 +1,58 @@
+"""The student's own past: self-knowledge distillation with progressive refinement of targets, Kim et al. 2021
+(arXiv:2006.12000)."""
+
+import copy
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lm.model import Decoder
+from lm.tokenizer import Tokenizer
+from tasks.distill.teachers.base import Taught, Teachers
+
+
+class Earlier(Taught):
+    """The student as it was when `every` steps last came to an end."""
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self._held: Decoder | None = None
+        self._waiting: dict[str, Tensor] = {}
+
+    def at(self, step: int, student: Decoder) -> list[Decoder]:
+        if self._held is None or step % self._every == 0:
+            self._held = copy.deepcopy(student).requires_grad_(False)
+            if self._waiting and step % self._every:
+                with torch.no_grad():
+                    for name, weight in self._held.named_parameters():
+                        weight.copy_(self._waiting[name])
+            self._waiting = {}
+        return [self._held]
+
+    def state(self) -> dict[str, Tensor]:
+        return (
+            {name: weight.detach() for name, weight in self._held.named_parameters()} if self._held else self._waiting
+        )
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self._held, self._waiting = None, {name: x.clone() for name, x in state.items()}
+
+
+class Past(Teachers):
+    """The targets of a step are a mixture of the written tokens and of what the model said as it was `every` steps ago at most;
+    its own part grows from 0 as the run goes on, linearly, to 1 - labels at the end (equation 6). For student: whole, with
+    answers: demonstrations.
+
+    Differs from the paper: a divergence to the past beside the loss of labels, which for forward_kl at temperature 1 has the
+    gradient of the paper's soft targets; the past is of so many steps, not of an epoch."""
+
+    name: Literal["past"] = "past"
+    every: int = Field(50, gt=0, description="steps for which the model that teaches stays what it is")
+
+    def open(self, start: Decoder, tokenizer: Tokenizer) -> Taught:
+        return Earlier(self.every)
+
+    def labels(self, labels: float, step: int, steps: int) -> float:
+        return 1 - (1 - labels) * (step + 1) / steps
