@@ -17,7 +17,7 @@ from flows.replay.bisect import DIVERGED, compare, order_of, report
 from flows.replay.finished_run import Side, from_folder, from_revision, locked_at, revision_of
 from flows.stage.process import run_stage
 from tasks.runner.answer import print_json, take_json, words_aside
-from tasks.runner.git import git
+from tasks.runner.git import forget_worktrees, git
 
 
 def bring_inputs(root: Path, copy: Path, lock: dict[str, Any]) -> None:
@@ -44,7 +44,7 @@ def up_to(side: Side, stage: str | None) -> Side:
 def run_again(root: Path, copy: Path, commit: str, stages: list[str]) -> int:
     """Check the commit out into `copy` and run these stages there, in this order, whatever a lock or a cache says, until one
     fails; the exit code. What they say and how far they are is printed as `make pipeline` does."""
-    git(root, "worktree", "prune")
+    forget_worktrees(root)
     if copy.exists():
         git(root, "worktree", "remove", "--force", str(copy))
     git(root, "worktree", "add", "--detach", "--force", str(copy), commit)

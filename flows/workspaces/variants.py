@@ -19,7 +19,7 @@ from flows.environment import environment
 from flows.workspaces.variant_table import changed, evaluated, table
 from tasks.core.config import ConfigError
 from tasks.runner.answer import print_json, take_json, words_aside
-from tasks.runner.git import git
+from tasks.runner.git import forget_worktrees, git
 from tasks.runner.graph import read_graph
 from tasks.runner.locks import LOCKS, lock
 from tasks.runner.timings import STORE
@@ -47,7 +47,7 @@ def make(root: Path, name: str, revision: str) -> Path:
         return folder
     repair(root)  # else git takes those of a project that was moved for gone
     with lock("worktrees", root / LOCKS):  # a prune takes away the folder that another's add is about to use
-        git(root, "worktree", "prune")
+        forget_worktrees(root)
         git(root, "worktree", "add", "--quiet", "--detach", str(folder), revision)
     try:
         for file in ("params.yaml", "dvc.lock"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dvc.config import Config
 
-from tasks.runner.git import git
+from tasks.runner.git import forget_worktrees, git
 from tasks.runner.own import open_lock
 
 FOLDER = Path(".scratch") / "worktrees"
@@ -52,7 +52,7 @@ def worktree(clone: Path, owner: str, revision: str) -> Iterator[Path]:
             for other in folder.iterdir():
                 if other.is_dir() and other != tree:
                     shutil.rmtree(other)
-            git(clone, "worktree", "prune")
+            forget_worktrees(clone)
             if (tree / ".git").exists():
                 git(tree, "reset", "--quiet", "--hard", revision)
                 git(tree, "clean", "--quiet", "-d", "--force")

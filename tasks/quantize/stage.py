@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lm import problems
+from lm.calibration import Batch, Calibration, batches_of, inputs_of
 from lm.checkpoint import description_of, device, read_description
 from lm.config import Config, choice
 from lm.files import write_json
@@ -17,11 +18,11 @@ from lm.linears.base import roles_of
 from lm.model import Decoder
 from lm.model_folder import is_hugging_face, read_model, weights_bytes
 from lm.quantized import Packed, pack_state
+from lm.training.data.plan import Plan
 from tasks.core.config import StartModel
 from tasks.core.log import Log
 from tasks.core.tokens import check_tokens
 from tasks.quantize import methods
-from tasks.quantize.calibration import Batch, Calibration, batches_of, inputs_of
 
 
 class QuantizeConfig(Config):
@@ -89,8 +90,9 @@ def run(config: QuantizeConfig, data: Path, log: Log) -> dict[str, float]:
     if config.method.needs_calibration or config.embedding.needs_calibration:
         if config.calibration.sequences:
             check_tokens(f"quantize.model: {config.model}", tokenizer, data / "tokenize")
+        plan = Plan(data / "curriculum", data / "tokenize")
         prompts = [example.prompt for example in config.problems.examples("sft")]
-        batches = batches_of(model, tokenizer, prompts, data, config.calibration, config.seed)
+        batches = batches_of(model, tokenizer, prompts, plan, config.calibration, config.seed, "quantize.calibration")
     try:
         packed = quantize(model, config, batches, log)
     except ValueError as error:

@@ -42,6 +42,11 @@ def git(root: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+def forget_worktrees(root: Path) -> None:
+    """Have git forget those of its worktrees whose folders are gone."""
+    git(root, "worktree", "prune")
+
+
 def printed(root: Path, *arguments: str) -> bytes:
     """What git prints, nothing where it fails or there is no repository."""
     done = ask(root, *arguments, binary=True)

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lm.calibration import upper_factor
 from lm.config import Config, methods_of
 from lm.quantized import Packed
 from tasks.quantize import methods
 from tasks.quantize.methods import Gptq, Int4Group, Int8
-from tasks.quantize.methods.gptq import upper_factor
 
 EVERY = pytest.mark.parametrize("method", methods_of(methods), ids=lambda method: method.__name__)
 SHAPES = [(64, 64), (5, 123), (1, 1), (1, 33), (40, 2)]

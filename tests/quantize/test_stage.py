@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lm.calibration import Calibration, batches_of, inputs_of
 from lm.checkpoint import load_model, save_model
 from lm.model import Decoder
 from lm.problems import Arithmetic
 from lm.quantized import unpack_state
+from lm.training.data.plan import Plan
 from tasks.core.log import Log
-from tasks.quantize.calibration import Calibration, batches_of, inputs_of
 from tasks.quantize.methods import Gptq, Int4Group, Int8
 from tasks.quantize.stage import QuantizeConfig, run
 from tests.lm.models import toy_model, toy_tokenizer
@@ -50,6 +51,10 @@ def source(data: Path, **changes: Tensor) -> dict[str, Tensor]:
     plan = {"step": [0, 0, 1, 1], "sequence": [0, 1, 0, 1], "document": [0] * 4, "offset": [0, 40, 80, 120]}
     pq.write_table(pa.table(plan | {"length": [40] * 4}), data / "curriculum/plan.parquet")
     return state
+
+
+def plan(data: Path) -> Plan:
+    return Plan(data / "curriculum", data / "tokenize")
 
 
 def read_back(data: Path) -> dict[str, Tensor]:
@@ -131,7 +136,13 @@ def test_what_calibrates_is_what_the_layers_see(tmp_path: Path, capsys: pytest.C
     source(tmp_path)
     model, tokenizer = load_model(tmp_path / "distill")
     batches = batches_of(
-        model, tokenizer, ["1+1=", "x" * 60], tmp_path, Calibration(problems=2, sequences=3, max_new_tokens=4), 0
+        model,
+        tokenizer,
+        ["1+1=", "x" * 60],
+        plan(tmp_path),
+        Calibration(problems=2, sequences=3, max_new_tokens=4),
+        0,
+        "quantize.calibration",
     )
     tokens = sum(int(mask.sum()) for _, mask in batches)
     assert 3 * 40 + 6 + 1 <= tokens <= 3 * 40 + 6 + 4  # the second prompt does not fit
@@ -165,7 +176,7 @@ def test_padding_calibrates_nothing_and_every_batch_counts(tmp_path: Path) -> No
     model, tokenizer = load_model(tmp_path / "distill")
     prompts = ["1", "x" * 20] * 10  # two batches of at most 16
     calibration = Calibration(problems=20, sequences=0, max_new_tokens=2)
-    batches = batches_of(model, tokenizer, prompts, tmp_path, calibration, 0)
+    batches = batches_of(model, tokenizer, prompts, plan(tmp_path), calibration, 0, "quantize.calibration")
     assert [len(ids) for ids, _ in batches] == [16, 4]
     for ids, mask in batches:
         for row, (tokens, real) in enumerate(zip(ids, mask, strict=True)):
@@ -188,7 +199,7 @@ def test_the_seed_draws_the_answers_that_calibrate(tmp_path: Path) -> None:
     model, tokenizer = load_model(tmp_path / "distill")
     calibration = Calibration(problems=4, sequences=0, max_new_tokens=6)
     first, again, other = (
-        batches_of(model, tokenizer, ["1+1="] * 4, tmp_path, calibration, seed)[0][0] for seed in (0, 0, 1)
+        batches_of(model, tokenizer, ["1+1="] * 4, plan(tmp_path), calibration, seed, "x")[0][0] for seed in (0, 0, 1)
     )
     assert torch.equal(first, again) and not (first.shape == other.shape and torch.equal(first, other))
 
@@ -200,7 +211,7 @@ def test_later_layers_are_packed_for_what_the_earlier_have_become(tmp_path: Path
     run(given, tmp_path, Log())
     model, tokenizer = load_model(tmp_path / "distill")
     prompts = [example.prompt for example in given.problems.examples("sft")]
-    batches = batches_of(model, tokenizer, prompts, tmp_path, given.calibration, 0)
+    batches = batches_of(model, tokenizer, prompts, plan(tmp_path), given.calibration, 0, "x")
     packed = read_back(tmp_path)
     with torch.no_grad():
         for name, weight in model.named_parameters():

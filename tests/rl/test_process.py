@@ -119,7 +119,7 @@ def test_every_parameter_changes_what_is_earned(tmp_path: Path) -> None:
         Process(bound="spread"),
         Process(bound="spread", penalty=2.0),
     ]
-    found = [opened(tmp_path / str(place), part, bias=-0.3).earned(answers, NOW) for place, part in enumerate(arms)]
+    found = [opened(tmp_path / str(place), part, bias=-3.0).earned(answers, NOW) for place, part in enumerate(arms)]
     assert all(found.count(each) == 1 for each in found)
 
 

@@ -10,22 +10,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lm.calibration import upper_factor
 from lm.config import Config
 from lm.quantized import Packed, check_matrix, pack
 from tasks.quantize.grid import codes_of, fit
 
 # Columns whose changes reach the rest of the matrix at once; changes speed alone.
 BLOCK = 128
-
-
-def upper_factor(inputs_NI: Tensor, damping: float) -> Tensor:
-    """U_II, upper triangular, with U' U the inverse of H = X' X / N + damping x mean diagonal; 1 for an input never seen."""
-    inputs = inputs_NI.double()
-    hessian = inputs.T @ inputs / len(inputs)
-    diagonal = hessian.diagonal()
-    diagonal[diagonal == 0] = 1
-    diagonal += damping * diagonal.mean()
-    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
 
 
 def gptq(weight_OI: Tensor, inputs_NI: Tensor, group: int, damping: float) -> Packed:

@@ -23,7 +23,7 @@ from tasks.report.read import read_stages
 from tests.lm.models import toy_model, toy_tokenizer
 from tests.project import DATA_STAGES, ROOT, TINY
 
-ROOM = '''"""Prune: hands its model on as it is."""
+ROOM = '''"""Handed: hands its model on as it is."""
 
 from pathlib import Path
 
@@ -34,31 +34,31 @@ from tasks.core.config import StartModel
 from tasks.core.log import Log
 
 
-class PruneConfig(Config):
+class HandedConfig(Config):
     model: StartModel
 
 
-def run(config: PruneConfig, data: Path, log: Log) -> dict[str, float]:
-    """data/<model> -> data/prune."""
+def run(config: HandedConfig, data: Path, log: Log) -> dict[str, float]:
+    """data/<model> -> data/handed."""
     model, tokenizer = read_model(data / config.model)
-    save_model(data / "prune", model, tokenizer)
+    save_model(data / "handed", model, tokenizer)
     return {"parameters": model.num_parameters()}
 '''
-BLOCK = """  prune:
-    cmd: python -m tasks.runner prune
-    deps: [kernels, tasks/core, lm, tasks/prune/stage.py, "data/${prune.model}"]
-    params: [prune, libraries.python, libraries.torch, libraries.tokenizers, libraries.safetensors]
-    outs: [data/prune, data/keys/prune.json]
+BLOCK = """  handed:
+    cmd: python -m tasks.runner handed
+    deps: [kernels, tasks/core, lm, tasks/handed/stage.py, "data/${handed.model}"]
+    params: [handed, libraries.python, libraries.torch, libraries.tokenizers, libraries.safetensors]
+    outs: [data/handed, data/keys/handed.json]
     metrics:
-    - data/metrics/prune.json: {cache: false}
+    - data/metrics/handed.json: {cache: false}
 """
 FEW = {"sft": {"steps": 2}, "rl": {"steps": 2}, "distill": {"steps": 2}, "evaluate": {"problems_counted": 4}}
 BASE = {
     **{name: value | FEW.get(name, {}) if isinstance(value, dict) else value for name, value in TINY.items()},
     "curriculum": {**TINY["curriculum"], "tokens": 512},
-    "models": ["prune", "quantize"],
-    "prune": {"model": "distill"},
-    "quantize": {**TINY["quantize"], "model": "prune"},
+    "models": ["handed", "quantize"],
+    "handed": {"model": "distill"},
+    "quantize": {**TINY["quantize"], "model": "handed"},
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "laptop": BASE,
@@ -77,8 +77,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = copy_project(ROOT, tmp_path_factory.mktemp("project"))
     (folder / "dvc.lock").unlink()
     (folder / "params.yaml").unlink()
-    (folder / "tasks/prune").mkdir()
-    (folder / "tasks/prune/stage.py").write_text(ROOM)
+    (folder / "tasks/handed").mkdir()
+    (folder / "tasks/handed/stage.py").write_text(ROOM)
     (folder / "dvc.yaml").write_text(
         (folder / "dvc.yaml").read_text().replace("  quantize:\n", f"{BLOCK}  quantize:\n", 1)
     )
@@ -111,14 +111,14 @@ def pruned(project: Path) -> set[str]:
 
 
 def test_a_stage_between_two_is_planned_rehearsed_and_run(project: Path, pruned: set[str], monkeypatch) -> None:
-    chain = ["pretrain", "sft", "rl", "distill", "prune", "quantize", "evaluate@prune", "evaluate@quantize"]
+    chain = ["pretrain", "sft", "rl", "distill", "handed", "quantize", "evaluate@handed", "evaluate@quantize"]
     assert pruned == {*DATA_STAGES, *chain}
-    assert "prune" in json.loads(next((project / ".scratch/preflight").glob("*.json")).read_text())["stages"]
+    assert "handed" in json.loads(next((project / ".scratch/preflight").glob("*.json")).read_text())["stages"]
     monkeypatch.chdir(project)
     after = {stage.address: stage.after for stage in make_plan(project, [])}
-    assert after["prune"] == ["distill"] and "prune" in after["quantize"] and "distill" not in after["quantize"]
+    assert after["handed"] == ["distill"] and "handed" in after["quantize"] and "distill" not in after["quantize"]
     assert final_model(project) == "quantize"
-    assert {stage.model for stage in read_stages(project) if stage.model} == {"prune", "quantize"}
+    assert {stage.model for stage in read_stages(project) if stage.model} == {"handed", "quantize"}
     forecast = run(project, "-m", "flows.forecast")
     assert forecast.returncode == 0 and [row.split()[0] for row in forecast.stdout.splitlines()[1:5]] == chain[:4]
 
@@ -132,11 +132,11 @@ def test_a_preset_quantizes_the_model_of_another_stage(project: Path, pruned: se
     }
     assert layers == {"rl": 2, "quantize": 2, "distill": 1}
     monkeypatch.chdir(project)
-    assert {"distill", "prune", "evaluate@prune"}.isdisjoint(stage.address for stage in make_plan(project, []))
-    assert {"distill", "prune"}.isdisjoint(stage.name for stage in read_stages(project))
+    assert {"distill", "handed", "evaluate@handed"}.isdisjoint(stage.address for stage in make_plan(project, []))
+    assert {"distill", "handed"}.isdisjoint(stage.name for stage in read_stages(project))
 
     plain = run(project, "-m", "dvc", "repro", "-q")
-    unasked = re.search(r"(distill|preference|reward): leads to nothing that is asked for", plain.stderr)
+    unasked = re.search(r"(distill|preference|reward|prune): leads to nothing that is asked for", plain.stderr)
     assert plain.returncode and unasked, plain.stderr
     for command in (["flows/stage/dvc_cli.py", "repro"], ["-m", "dvc", "repro", "evaluate"]):
         done = run(project, *command)

@@ -1,7 +1,5 @@
 """What flows into each matrix while a model does its work: the text of its pretraining, and its own answers to problems."""
 
-from pathlib import Path
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -26,11 +24,10 @@ class Calibration(Config):
 
 
 def batches_of(
-    model: Decoder, tokenizer: Tokenizer, prompts: list[str], data: Path, config: Calibration, seed: int
+    model: Decoder, tokenizer: Tokenizer, prompts: list[str], plan: Plan, config: Calibration, seed: int, slot: str
 ) -> list[Batch]:
     """(ids_BT, mask_BT) of everything; the mask is true where a token is no padding. Prompts that do not fit are left out,
-    which is said."""
-    plan = Plan(data / "curriculum", data / "tokenize")
+    which is said of `slot`."""
     batches: list[Batch] = []
     step = 0
     while sum(len(ids) for ids, _ in batches) < config.sequences:
@@ -41,7 +38,7 @@ def batches_of(
     fitting = [p for p in map(tokenizer.chat, prompts) if len(p) + config.max_new_tokens <= model.config.context]
     if config.problems and len(fitting) < len(prompts):
         print(
-            f"quantize.calibration: {len(prompts) - len(fitting)} of {len(prompts)} prompts are left out: they and "
+            f"{slot}: {len(prompts) - len(fitting)} of {len(prompts)} prompts are left out: they and "
             f"{config.max_new_tokens} new tokens are more than the context of {model.config.context}",
             flush=True,
         )
@@ -76,3 +73,13 @@ def inputs_of(model: Decoder, names: list[str], batches: list[Batch]) -> dict[st
     for hook in hooks:
         hook.remove()
     return {name: torch.cat(parts) for name, parts in seen.items()}
+
+
+def upper_factor(inputs_NI: Tensor, damping: float) -> Tensor:
+    """U_II, upper triangular, with U' U the inverse of H = X' X / N + damping x mean diagonal; 1 for an input never seen."""
+    inputs = inputs_NI.double()
+    hessian = inputs.T @ inputs / len(inputs)
+    diagonal = hessian.diagonal()
+    diagonal[diagonal == 0] = 1
+    diagonal += damping * diagonal.mean()
+    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)

@@ -1,0 +1,18 @@
+"""The smallest weights go: Han et al. 2015 (arXiv:1506.02626); once and without retraining, as in Jaiswal et al. 2023
+(arXiv:2306.03805)."""
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from tasks.prune.weights.base import Emptying, gone
+
+
+class Magnitude(Emptying):
+    """Compared among all of a matrix."""
+
+    name: Literal["magnitude"] = "magnitude"
+    needs_inputs: ClassVar[bool] = False
+
+    def __call__(self, weight_OI: Tensor, inputs_NI: Tensor | None) -> Tensor:
+        return weight_OI.masked_fill(gone(weight_OI.abs(), self.share, self.of, by_row=False), 0)

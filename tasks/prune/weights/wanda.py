@@ -1,0 +1,21 @@
+"""The weights go whose product with the norm of their input is smallest: Wanda, Sun et al. 2023 (arXiv:2306.11695), equation
+1."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from tasks.prune.weights.base import Emptying, gone
+
+
+class Wanda(Emptying):
+    """Compared within a row, which is an output."""
+
+    name: Literal["wanda"] = "wanda"
+
+    def __call__(self, weight_OI: Tensor, inputs_NI: Tensor | None) -> Tensor:
+        """Raises ValueError without inputs."""
+        if inputs_NI is None:
+            raise ValueError("wanda needs the inputs that the matrix has seen")
+        scores_OI = weight_OI.double().abs() * inputs_NI.double().norm(dim=0)
+        return weight_OI.masked_fill(gone(scores_OI, self.share, self.of, by_row=True), 0)
