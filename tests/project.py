@@ -83,7 +83,11 @@ TINY: dict[str, Any] = {
         "schedule": {"name": "cosine"},
         "average": {"name": "last"},
     },
-    "prune": {"model": "distill", "ffn_width": 16, "calibration": {"problems": 4, "sequences": 2, "max_new_tokens": 8}},
+    "prune": {
+        "model": "distill",
+        "weights": {"name": "wanda"},
+        "calibration": {"problems": 4, "sequences": 2, "max_new_tokens": 8},
+    },
     "quantize": {"model": "distill", "method": {"name": "int4_group"}, "embedding": {"name": "int8"}},
     "evaluate": {"problems_counted": 20, "max_new_tokens": 16},
 }

@@ -12,8 +12,11 @@ from lm.model import Decoder
 
 
 def narrow_checkpoint(folder: Path, target: Path) -> None:
-    """A model of the checkpoint's kind with two layers and two heads, random weights, and its files for text as they are."""
+    """A model of the checkpoint's kind with two layers and two heads, random weights, and its files for text as they are; of
+    each model in a folder of it the same."""
     target.mkdir(parents=True)
+    for path in sorted(folder.glob("*/config.json")):
+        narrow_checkpoint(path.parent, target / path.parent.name)
     for path in folder.glob("*.json"):
         shutil.copyfile(path, target / path.name)
     (target / "model.safetensors.index.json").unlink(missing_ok=True)

@@ -23,7 +23,7 @@ def contracts(sections: Sections) -> Iterator[Finding]:
         )
     elif isinstance(config.student, Whole) and isinstance(config.teachers, Alone) and config.labels == 0:
         yield Finding(
-            "params.yaml: distill.student", "the teacher begins as what it teaches, alone: nothing is learned",
+            "params.yaml: distill.student", "the student begins as its teacher, which is alone: nothing is learned",
             "take layers or fresh, other teachers, or labels",
         )  # fmt: skip
     yield from check_room(

@@ -16,6 +16,8 @@ from tasks.about.problem_lengths import last_of, longest_prompt
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import Sampling, StageNeeds, Step, Work
+from tasks.core.config import ConfigError
+from tasks.distill.answers import Demonstrations
 from tasks.distill.step import Compared, loss_of
 from tasks.distill.teachers import Past
 
@@ -36,7 +38,10 @@ def shape(sections: Sections) -> ModelConfig:
 def needs(sections: Sections) -> StageNeeds:
     """Raises ConfigError where no prompt fits the context."""
     student = shape(sections)
-    return StageNeeds(model_bytes(student), checkpoint_bytes(student), work(sections, student))
+    past = isinstance(sections["distill"].teachers, Past)
+    # a checkpoint is written beside the one before it, and holds the student's past
+    scratch = checkpoint_bytes(student) + (2 * model_bytes(student) if past else 0.0)
+    return StageNeeds(model_bytes(student), scratch, work(sections, student))
 
 
 def work(sections: Sections, student: ModelConfig) -> Work:
@@ -45,6 +50,8 @@ def work(sections: Sections, student: ModelConfig) -> Work:
     prompt = longest_prompt("distill", config, SPLITS, teaches)
     texts, text_length = texts_of(sections), sections.plan_length()
     B, T = config.batch, prompt + config.max_new_tokens - 1
+
+    labels = config.teachers.labels(config.labels, 0, config.steps)
 
     def step() -> Step:
         teacher = Decoder(teaches)
@@ -58,11 +65,12 @@ def work(sections: Sections, student: ModelConfig) -> Work:
             there = slice(max(rows.start - B, 0), max(rows.stop - B, 0))
             answers = compared(answers_BT[rows], config.max_new_tokens)
             text = compared(texts_BT[there], text_length)
-            return loss_of(model, [teacher, *others], config.divergence, config.labels, answers, text)
+            return loss_of(model, [teacher, *others], config.divergence, labels, answers, text)
 
         batch = Batch(B + texts, max(T, text_length), B * T + texts * text_length, loss)
-        sampling = Sampling(teacher, B, rows_for(teacher, B), B, prompt, config.max_new_tokens)
-        return Step(model, batch, sampling, frozen=(teacher, *others))
+        writer = None if isinstance(config.answers, Demonstrations) else teacher
+        sampling = Sampling(writer, B, rows_for(writer, B), B, prompt, config.max_new_tokens) if writer else None
+        return Step(model, batch, sampling, frozen=(teacher, *others) if labels < 1 or writer else ())
 
     tokens = config.steps * (B * config.max_new_tokens + texts * text_length)
     less = lower(sections, config.model, "distill.max_new_tokens", "distill.batch or distill.max_new_tokens")
@@ -86,5 +94,8 @@ def beside(teachers: Any, student: ModelConfig) -> list[ModelConfig]:
 
 
 def shape_in(folder: Path) -> ModelConfig:
-    """Shape of the model in a folder. Raises ValueError naming the file."""
-    return config_of(folder) if is_hugging_face(folder) else ModelConfig(**read_description(folder)["model"])
+    """Shape of the model in a folder. Raises ConfigError naming the file."""
+    try:
+        return config_of(folder) if is_hugging_face(folder) else ModelConfig(**read_description(folder)["model"])
+    except ValueError as error:
+        raise ConfigError(f"distill.teachers: {error}") from None

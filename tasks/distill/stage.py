@@ -72,9 +72,10 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         if len(each.prompt) <= room and config.answers.fits(each.completion, config.max_new_tokens)
     ]
     if not problems:
-        raise ConfigError(
-            f"distill.max_new_tokens: no prompt fits the context of {teacher.config.context} less {config.max_new_tokens}"
-        )
+        why = f"no prompt fits the context of {teacher.config.context} less {config.max_new_tokens}"
+        if any(len(each.prompt) <= room for each in every):
+            why = f"no demonstration has {config.max_new_tokens} tokens at the most: raise it"
+        raise ConfigError(f"distill.max_new_tokens: {why}")
 
     def compared(ids_RN: Tensor, mask_RT: Tensor, denominator: int) -> Compared:
         """Where the mask, which is in host memory, is not 0."""
@@ -131,7 +132,7 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         [student, *others],
         [tokenizer.to_json()],
         lambda step: [
-            [each.prompt for each in chosen_at(step)],
+            [[each.prompt, each.completion] for each in chosen_at(step)],
             text_at(step)[:, :-1],
             config.teachers.labels(0.0, step, config.steps),
         ],

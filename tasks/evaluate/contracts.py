@@ -6,6 +6,7 @@ from tasks.about.finding import Finding
 from tasks.about.problem_lengths import check_room, check_split
 from tasks.about.sections import Sections
 from tasks.core.config import MODELS
+from tasks.evaluate.tasks import Needle
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
@@ -15,3 +16,11 @@ def contracts(sections: Sections) -> Iterator[Finding]:
         yield from check_split(config.problems, "test", sections.shape(model).vocab_size)
         key = "evaluate.max_new_tokens"
         yield from check_room(key, config.problems, ("test",), config.max_new_tokens, sections, model)
+        context = sections.shape(model).context
+        for place, task in enumerate(config.tasks):
+            if isinstance(task, Needle) and task.length > context:
+                yield Finding(
+                    f"params.yaml: evaluate.tasks.{place}.length",
+                    f"{task.length} is more than the context of {model}, {context}",
+                    f"lower it, or raise {sections.key(model, 'context')}",
+                )

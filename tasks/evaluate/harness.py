@@ -8,6 +8,7 @@ FOLDER gets a YAML file and the questions of each of evaluate.tasks of params.ya
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tasks.evaluate.harness", description=__doc__)
     parser.add_argument("folder", type=Path)
     given = parser.parse_args()
+    try:
+        write_all(given.folder)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def write_all(folder: Path) -> None:
+    """Write every task of params.yaml that has a file. Raises ConfigError where there is none, or it would write over one."""
     tasks = [each for each in load("evaluate", EvaluateConfig, read_params()).tasks if isinstance(each, Choices)]
     if not tasks:
         raise ConfigError("params.yaml: evaluate.tasks has no task with a file")
     for task in tasks:
-        write(task, given.folder)
-        print(f"{given.folder / task.label}.yaml")
+        if folder.resolve() == Path(task.file).resolve().parent:
+            raise ConfigError(f"{folder}: the questions themselves are there: name another folder")
+        write(task, folder)
+        print(f"{folder / task.label}.yaml")
 
 
 if __name__ == "__main__":

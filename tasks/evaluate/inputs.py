@@ -17,6 +17,7 @@ def inputs(sections: Sections) -> Iterator[Finding]:
             continue
         try:
             task.beginning()
-            read(Path(task.file), 1)
+            if not read(Path(task.file)):
+                raise ConfigError(f"{task.file}: has no question")
         except ConfigError as error:
             yield Finding(f"params.yaml: evaluate.tasks.{place}", str(error), "mend the file, or leave the task out")

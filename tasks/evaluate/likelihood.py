@@ -19,7 +19,11 @@ from lm.sampler import whole_pieces
 
 # Texts that are read together, and what follows some of them: always as many, since how many a product has decides its last
 # bits
-TEXTS, FOLLOWING = 16, 64
+TEXTS, FOLLOWING, LOGITS = 16, 64, 64
+FOLLOWING_LONG, LONG = (
+    16,
+    1024,
+)  # rows of what follows where a cache has more tokens: 64 of 2,048 are 21 GB of a billion weights
 PIECE = 8  # tokens: what follows is filled up to a multiple
 
 
@@ -58,8 +62,11 @@ def log_likelihoods(
             rest = len(part.text) - part.shared
             kind = _Kind(tuple(part.text[: part.shared]), min(whole_pieces(rest, context), context - part.shared))
             kinds[kind].append((place, part, numbers))
-    for kind, parts in sorted(kinds.items()):
-        beginning = _read_beginning(model, kind.beginning)
+    read: tuple[int, ...] | None = None
+    beginning: Cache | None = None
+    for kind, parts in sorted(kinds.items()):  # those of one beginning are neighbours
+        if kind.beginning != read:
+            beginning, read = _read_beginning(model, kind.beginning), kind.beginning
         for start in range(0, len(parts), TEXTS):
             some = parts[start : start + TEXTS]
             for (place, _, numbers), nats in zip(
@@ -114,21 +121,28 @@ def _of_texts(model: Decoder, kind: _Kind, beginning: Cache | None, parts: list[
             room = model.config.context - len(parts[row].text)
             longer[min(-(-(len(ids) - 1) // PIECE) * PIECE, room)].append(number)
     for length, numbers in sorted(longer.items()):
-        for start in range(0, len(numbers), FOLLOWING):
-            some = numbers[start : start + FOLLOWING]
+        at_once = following_at_once(cache.capacity + length)
+        for start in range(0, len(numbers), at_once):
+            some = numbers[start : start + at_once]
             for number, value in zip(some, _of_following(model, cache, length, [asked[n] for n in some]), strict=True):
                 nats[number] += value
     found = iter(nats)
     return [[next(found) for _ in part.following] for part in parts]
 
 
+def following_at_once(capacity: int) -> int:
+    """Rows of what follows texts, by the tokens of a row's cache alone."""
+    return FOLLOWING if capacity <= LONG else FOLLOWING_LONG
+
+
 def _of_following(model: Decoder, texts: Cache, length: int, asked: list[tuple[int, list[int]]]) -> list[float]:
     """Nats of all but the first token of what follows texts, given (row of the text, ids)."""
     device = model.embedding.weight.device
     capacity = min(texts.capacity + length, model.config.context)
-    cache = Cache(model.config, FOLLOWING, capacity, device, texts.dtype)
-    filled = [*asked, *[asked[0]] * (FOLLOWING - len(asked))]
-    cache.take(torch.arange(FOLLOWING, device=device), texts, torch.tensor([row for row, _ in filled], device=device))
+    rows = following_at_once(texts.capacity + length)
+    cache = Cache(model.config, rows, capacity, device, texts.dtype)
+    filled = [*asked, *[asked[0]] * (rows - len(asked))]
+    cache.take(torch.arange(rows, device=device), texts, torch.tensor([row for row, _ in filled], device=device))
     ids_RT, counts_R = _filled([ids[:-1] for _, ids in filled], length, device)
     x_RTD = model.hidden(ids_RT, cache, counts_B=counts_R)
     places = [(row, t) for row, (_, ids) in enumerate(asked) for t in range(len(ids) - 1)]
@@ -145,6 +159,10 @@ def _filled(rows: Sequence[list[int]], length: int, device: torch.device) -> tup
 
 
 def _nats(model: Decoder, x_KD: Tensor, targets_K: Tensor) -> list[float]:
-    """Log-probability of each target, a row's from that row alone."""
-    logits_KV = F.linear(x_KD.to(model.head_weight.dtype), model.head_weight).float()
-    return logits_KV.log_softmax(-1).gather(1, targets_K[:, None])[:, 0].double().tolist()
+    """Log-probability of each target: always as many rows of a product, the last ones filled up."""
+    found: list[float] = []
+    for x_RD, targets_R in zip(x_KD.split(LOGITS), targets_K.split(LOGITS), strict=True):
+        filled_RD = F.pad(x_RD, (0, 0, 0, LOGITS - len(x_RD))).to(model.head_weight.dtype)
+        logits_RV = F.linear(filled_RD, model.head_weight)[: len(x_RD)].float()
+        found += logits_RV.log_softmax(-1).gather(1, targets_R[:, None])[:, 0].double().tolist()
+    return found

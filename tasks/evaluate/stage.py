@@ -42,6 +42,8 @@ class EvaluateConfig(Config):
     @model_validator(mode="after")
     def _labelled(self) -> "EvaluateConfig":
         labels = [task.label for task in self.tasks]
+        if wrong := [label for label in labels if label in ("", "answers", "bits")]:
+            raise ValueError(f"a task cannot be called {wrong[0]!r}: give its file another name, of letters and digits")
         if again := [label for place, label in enumerate(labels) if label in labels[:place]]:
             raise ValueError(f"two tasks would have the figures {again[0]}_accuracy: name their files apart")
         return self

@@ -16,7 +16,7 @@ def contracts(sections: Sections) -> Iterator[Finding]:
             yield Finding(
                 f"params.yaml: prune.{name}",
                 f"{asked} is more than the model's {there}",
-                f"lower it, or raise {sections.key(config.model, name)}",
+                f"lower it, or keep more in {config.model}",
             )
     if config.heads and start.heads > start.kv_heads and config.heads % start.kv_heads:
         yield Finding(

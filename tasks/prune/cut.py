@@ -55,9 +55,10 @@ def with_units(model: Decoder, heads: int, ffn_width: int, score: Any, batches: 
         raise ConfigError(
             f"prune: heads and channels of this model's layers cannot be told apart: it has no {missing[0]}"
         )
-    inputs = inputs_of(model, names, batches) if score.needs_inputs else {}
     pairs: Any = zip(model.blocks, made.blocks, strict=True)
     for n, (old, new) in enumerate(pairs):
+        # a layer at a time: what all of them have seen is far more than the model
+        inputs = inputs_of(model, names[2 * n : 2 * n + 2], batches) if score.needs_inputs else {}
         new.attention_norm.load_state_dict(old.attention_norm.state_dict())
         new.ffn_norm.load_state_dict(old.ffn_norm.state_dict())
         of_heads = score(old.attention.output.weight, inputs.get(names[2 * n]), shape.head_dim)

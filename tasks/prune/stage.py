@@ -86,6 +86,10 @@ def run(config: PruneConfig, data: Path, log: Log) -> dict[str, float]:
     plan = Plan(data / "curriculum", data / "tokenize")
     prompts = [example.prompt for example in config.problems.examples("sft")]
     batches = batches_of(model, tokenizer, prompts, plan, config.calibration, config.seed, "prune.calibration")
+    if not batches:
+        raise ConfigError(
+            "prune.calibration: there is nothing to calibrate with: ask for sequences, or for shorter answers"
+        )
     before = {"parameters_before": model.num_parameters(), "nats_before": nats_of(model, batches)}
     told: dict[str, Any] = {}
     if config.sparsities:

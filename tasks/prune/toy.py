@@ -6,7 +6,7 @@ from tasks.about.shrink import Params
 
 
 def toy(params: Params, folder: Path) -> Params:
-    """A few batches to calibrate with; of a toy's layers and heads all stay, of its channels half."""
+    """A few batches to calibrate with; of a toy's layers and heads all stay, of its channels some where some are to go."""
     section = params["prune"]
     few = {**section.get("calibration", {}), "problems": 4, "sequences": 2}
     return {

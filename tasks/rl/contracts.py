@@ -44,10 +44,11 @@ def levels(config: RlConfig) -> Iterator[Finding]:
 
 def scorers(config: RlConfig) -> Iterator[Finding]:
     """Who scores with a reward model, or begins as one, has one."""
-    if config.scorer == CHECKPOINT and any(isinstance(part, Model) for part in config.rewards):
+    part = next((part for part in config.rewards if isinstance(part, Model)), None)
+    if config.scorer == CHECKPOINT and part:
         yield Finding(
             "params.yaml: rl.scorer",
-            f"{CHECKPOINT} is no reward model, by which rl.rewards model scores",
+            f"{CHECKPOINT} is no reward model, by which rl.rewards {part.name} scores",
             "set it to reward",
         )
     if config.scorer == CHECKPOINT and isinstance(config.advantage, Gae) and config.advantage.start == "scorer":

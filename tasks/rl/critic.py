@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lm.checkpoint import device
 from lm.config import ConfigError
+from lm.distributed import world_size
 from lm.heads import ScalarHeads, heads_of, put_heads, read_scorer
 from lm.linears.base import roles_of
 from lm.model import Decoder
@@ -46,6 +47,9 @@ def critic_of(method: Judged, policy: Decoder, scorer: Path | None, tokenizer: A
         raise ConfigError(
             f"rl.advantage: gae: {scorer} has another tokenizer than the policy: begin both with one model"
         )
+    if model.config.context < policy.config.context:
+        reads = f"{model.config.context} tokens, the policy {policy.config.context}"
+        raise ConfigError(f"rl.advantage: gae: {scorer} reads {reads}: take another scorer")
     return model.to(device())
 
 
@@ -82,6 +86,10 @@ class Critic(Component):
         named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         self._named = named
         self._optimizer = recipe.optimizer.build(named, roles_of(model))
+        if self._optimizer.exchanges and world_size() > 1:
+            raise ConfigError(
+                f"rl.advantage: gae: {recipe.optimizer.name} averages over ranks itself: take another optimizer"
+            )
 
     def _values(self, ids_RN: Tensor, mask_RT: Tensor) -> tuple[Tensor, Tensor]:
         """(value_K, before each token that counts is chosen; where those stand)."""
@@ -154,6 +162,7 @@ class Critic(Component):
             total += loss.detach()
         torch.nn.utils.clip_grad_norm_([weight for _, weight in self._named], self._recipe.clip)
         self._optimizer.step()
+        self._optimizer.zero_grad()
         if step + 1 == self._steps:
             self._optimizer.finish()
         return {"value_loss": total.item()}

@@ -24,7 +24,8 @@ def needs(sections: Sections) -> StageNeeds:
     """Raises ConfigError where no prompt fits the context."""
     shape, config = sections.shape("rl"), sections["rl"]
     kept = ledger_bytes(config, longest_start(config, shape)) if config.keep_rollouts else 0.0
-    return StageNeeds(model_bytes(shape) + kept, checkpoint_bytes(shape) + kept, work(sections, shape))
+    critic = checkpoint_bytes(critic_shape(sections)) if isinstance(config.advantage, Gae) else 0.0
+    return StageNeeds(model_bytes(shape) + kept, checkpoint_bytes(shape) + critic + kept, work(sections, shape))
 
 
 def ledger_bytes(config: RlConfig, prompt: int) -> float:
@@ -50,9 +51,7 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
 
     scoring = [sections.shape(model) for model in scorers(config)]
     critic = isinstance(config.advantage, Gae)
-    judging = (
-        [sections.shape(config.scorer) if critic and config.advantage.start == "scorer" else shape] * CRITIC * critic
-    )
+    judging = [critic_shape(sections)] * CRITIC * critic
 
     def step() -> Step:
         model, ids_BN = Decoder(shape), torch.zeros((B, T + 1), dtype=torch.int64)
@@ -78,6 +77,13 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
     tokens = config.steps * B * config.max_new_tokens
     less = lower(sections, config.model, "rl.max_new_tokens", "rl.prompts or rl.samples")
     return Work(config, shape, config.steps, tokens, step, less)
+
+
+def critic_shape(sections: Sections) -> ModelConfig:
+    """Shape of the model that a critic begins as."""
+    config = sections["rl"]
+    scored = isinstance(config.advantage, Gae) and config.advantage.start == "scorer"
+    return sections.shape(config.scorer if scored else "rl")
 
 
 def scorers(config: RlConfig) -> list[str]:

@@ -107,7 +107,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     ],
     "teachers": [
         {"student": Whole(), "answers": Demonstrations(), "teachers": Past(every=every), "optimizer": AdamW(lr=0.01)}
-        for every in (1, 2)
+        for every in (2, 3)
     ],
     "steps": [{"steps": 5}],
     "batch": [{"batch": 7}],

@@ -1,5 +1,6 @@
 """Teachers: several at once by hand, those that do not fit, and a student's own past through a kill."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from lm.checkpoint import save_model
 from lm.config import ConfigError
 from lm.hugging_face.export import save_hf
+from lm.linears import SaRA
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from tasks.about.sections import Sections
@@ -76,6 +78,10 @@ def test_a_teacher_that_does_not_fit_is_named(here: Path) -> None:
     with pytest.raises(ConfigError, match=r"data/teachers/short reads 32 tokens, the model that is distilled"):
         trained(here / "a", config(teachers=Ensemble()))
     (here / "data/teachers/short/model.safetensors").write_bytes(b"torn")
+    (here / "data/teachers/empty").mkdir()
+    with pytest.raises(ConfigError, match=r"data/teachers/empty/config.json: no such file"):
+        needs(sections({"teachers": {"name": "ensemble"}})).work.step()
+    (here / "data/teachers/empty").rmdir()
     with pytest.raises(ConfigError, match=r"distill.teachers: data/teachers/short/model.safetensors: cannot be read"):
         trained(here / "b", config(teachers=Ensemble()))
 
@@ -89,11 +95,16 @@ class Interrupted(Log):
         self.scratch = scratch
 
 
-@pytest.mark.parametrize("every", [1, 3])
-def test_the_past_is_the_same_after_a_kill(tmp_path: Path, every: int) -> None:
+@pytest.mark.parametrize(
+    ("every", "more"),
+    [(2, {}), (3, {}), (3, {"linear": SaRA(share=0.3, repick=4)}), (3, {"compile": "on"})],
+    ids=["2", "3", "a buffer that changes", "compiled"],
+)
+def test_the_past_is_the_same_after_a_kill(tmp_path: Path, every: int, more: dict[str, Any]) -> None:
     given = config(
-        student=Whole(), teachers=Past(every=every), answers=Demonstrations(), steps=8, optimizer=AdamW(lr=0.01)
+        student=Whole(), teachers=Past(every=every), answers=Demonstrations(), steps=8, optimizer=AdamW(lr=0.01), **more
     )
+    torch.compiler.reset()  # of what other tests of this process compiled for other shapes
     whole = trained(tmp_path / "whole", given)
     folder = prepared(tmp_path / "killed")
     (tmp_path / "scratch").mkdir()
@@ -104,6 +115,29 @@ def test_the_past_is_the_same_after_a_kill(tmp_path: Path, every: int) -> None:
     log.stopping = False
     run(given, folder, log)
     assert digest(folder / "distill") == whole
+
+
+class Told(Log):
+    """Keeps what trunks are told of each step."""
+
+    def trunks(self, recipe: Any, steps: int, models: Any, given: Any, seen: Any) -> None:
+        self.seen = [repr(seen(step)) for step in range(steps)]
+
+
+def test_trunks_are_told_of_every_token_that_is_learned_from(tmp_path: Path) -> None:
+    """Demonstrations that say something else are another trunk."""
+    told = []
+    for place, shown in enumerate(("1", "2")):
+        log = Told()
+        given = config(answers=Demonstrations())
+
+        class Other(type(given.problems)):  # type: ignore[misc]
+            def examples(self, split: Any, said: str = shown) -> Any:
+                return [replace(each, demonstration=said) for each in super().examples(split)]
+
+        run(given.model_copy(update={"problems": Other(digits=1)}), prepared(tmp_path / str(place)), log)
+        told.append(log.seen)
+    assert all(one != other for one, other in zip(*told, strict=True))
 
 
 def test_the_past_teaches_more_as_the_run_goes_on() -> None:
@@ -139,6 +173,21 @@ def test_what_teachers_take_and_what_teaches_nothing(here: Path) -> None:
     (found,) = contracts(sections({"student": {"name": "whole"}}))
     assert found.where == "params.yaml: distill.student" and "nothing is learned" in found.what
     assert list(contracts(sections({"student": {"name": "whole"}, "labels": 0.5}))) == []
+
+
+def test_demonstrations_that_are_all_too_long_are_said(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"distill.max_new_tokens: no demonstration has 1 tokens at the most: raise it"
+    ):
+        trained(tmp_path, config(answers=Demonstrations(), max_new_tokens=1))
+
+
+def test_a_teacher_with_rows_for_other_tokens_is_named(here: Path) -> None:
+    saved(here / "data/teachers/wide", toy_model(seed=9, vocab_size=toy_tokenizer().vocab_size + 8))
+    with pytest.raises(
+        ConfigError, match=r"data/teachers/wide has rows for 269 tokens, the model that is distilled for 261"
+    ):
+        trained(here / "a", config(teachers=Ensemble()))
 
 
 def test_a_student_of_its_own_shape() -> None:

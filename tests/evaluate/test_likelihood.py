@@ -67,6 +67,14 @@ def test_the_same_bits_in_any_company(order: list[int], count: int) -> None:
     assert log_likelihoods(model, [asked[place] for place in some], silent) == [alone[place] for place in some]
 
 
+def test_the_same_bits_where_a_product_of_few_rows_has_others() -> None:
+    """Of a width and a vocabulary at which MKL divides products of few rows otherwise."""
+    model = toy_model(seed=2, context=CONTEXT, width=256, heads=4, vocab_size=8192)
+    asked = [Asked(ids(10, place), [ids(1, place), ids(2, place + 1), ids(5, place)]) for place in range(6)]
+    together = log_likelihoods(model, asked, silent)
+    assert together == [log_likelihoods(model, [one], silent)[0] for one in asked]
+
+
 def test_more_than_are_read_together() -> None:
     model = MODELS["attention"]()
     asked = [Asked(ids(12, place), [ids(3, place), ids(4, place + 1), ids(2, place)] * 4) for place in range(37)]
@@ -85,5 +93,7 @@ def test_a_shared_beginning_is_read_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(Decoder, "hidden", counted)
     shots = ids(40, 1)
-    log_likelihoods(model, [Asked(shots + ids(5, place), [[7], [8]], 40) for place in range(40)], silent)
-    assert lengths == [(1, 40), (16, 16), (16, 16), (16, 16)]
+    log_likelihoods(
+        model, [Asked(shots + ids(5 + place % 2 * 14, place), [[7], [8]], 40) for place in range(40)], silent
+    )
+    assert lengths == [(1, 40), (16, 16), (16, 16), (16, 24), (16, 24)]

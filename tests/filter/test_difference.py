@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import torch
 from lm.hugging_face.export import save_hf
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
-from tasks.filter.engine.model_scores import bits_per_byte, read_checkpoint
+from tasks.filter.engine.model_scores import bits_per_byte, excerpt_of, read_checkpoint
 from tasks.filter.methods import Difference
+from tasks.filter.methods.difference import saved
 from tasks.filter.rule import Setting
 from tests.filter.test_perplexity import TEXTS, documents, judged
 from tests.lm.models import toy_model, toy_tokenizer
@@ -42,10 +44,27 @@ def test_a_score_by_hand(models: Path, tmp_path: Path) -> None:
         if not text:
             assert math.isnan(score)
             continue
-        saved = bits_per_byte(*small, text, 20) - bits_per_byte(*large, text, 20)
+        saved = bits_per_byte(*small, text[:20]) - bits_per_byte(*large, excerpt_of(small[1], text, 20)[0])
         assert score == pytest.approx(saved, rel=1e-6)
-    long = TEXTS[2]  # of 80 bytes, of which both read 20
-    assert bits_per_byte(*large, long, 20) == bits_per_byte(*large, long[:20])
+
+
+def test_both_read_the_same_of_a_text_whatever_their_tokenizers(models: Path, tmp_path: Path) -> None:
+    """A tokenizer of letters alone, whose twenty tokens are less than the other's."""
+    large, small = (read_checkpoint("filter.difference", folder) for folder in (models, models / "reference"))
+
+    class Slow:
+        """Two tokens a letter."""
+
+        def encode(self, text: str) -> list[int]:
+            return [token for index in small[1].encode(text) for token in (index, index)]
+
+        def decode(self, ids: list[int]) -> str:
+            return small[1].decode(ids[::2])
+
+    text = "a long text that goes on for a while, and on"
+    slow: Any = (small[0], Slow(), small[2])
+    assert excerpt_of(slow[1], text, 20)[0] == text[:10]
+    assert saved(large, slow, text) == bits_per_byte(*slow, text[:10]) - bits_per_byte(*large, text[:10])
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0.5, 4), (0.01, 1), (1.0, 7)])

@@ -41,6 +41,9 @@ def test_steps_end_with_what_stands_between_them() -> None:
     ids = [*TOKENIZER.encode("ab\ncd\n\ne"), TOKENIZER.end_id]  # a token a byte
     assert ends_of(ids, TOKENIZER, "\n") == [2, 5, 6, 8]
     assert ends_of(ids, TOKENIZER, "\n\n") == [6, 8]
+    # what stands behind the last mark is no step where it is nothing, and no step is bought by an empty line
+    assert ends_of([*TOKENIZER.encode("ab\n"), TOKENIZER.end_id], TOKENIZER, "\n") == [2]
+    assert ends_of([*TOKENIZER.encode("ab\n \n"), TOKENIZER.end_id], TOKENIZER, "\n") == [2, 4]
     assert ends_of(TOKENIZER.encode("ab"), TOKENIZER, "\n") == [1]
     assert ends_of(TOKENIZER.encode("ab\n"), TOKENIZER, "\n") == [2]
 
@@ -54,6 +57,7 @@ def test_a_step_ends_before_a_token_that_begins_the_next_one() -> None:
 
     assert ends_of([0, 1, 2, 3], Words(), " ") == [0, 1, 2, 3]
     assert ends_of([0, 1], Words(), " ") == [0, 1]
+    assert ends_of([0, 2, 0, 3], Words(), "5 ") == [0, 2, 3]
 
 
 def test_clip_and_delta_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""What a student begins as: `shape(teacher) -> ModelConfig` and `build(teacher, seed) -> Decoder`, both raising ConfigError for
+"""What a student begins as: `shape(teacher) -> ModelConfig` and `build(teacher, seed) -> Decoder`, which raises ConfigError for
 a teacher that it does not fit."""
 
 from tasks.distill.students.fresh import Fresh

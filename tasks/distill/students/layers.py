@@ -21,13 +21,13 @@ class Layers(Config):
     layers: int = Field(2, gt=0, description="of the student; fewer than the teacher's")
 
     def shape(self, teacher: ModelConfig) -> ModelConfig:
-        if self.layers >= teacher.layers:
-            raise ConfigError(
-                f"distill.student.layers: {self.layers} is no fewer than the teacher's {teacher.layers}; lower it"
-            )
         return teacher.of_layers(taken_layers(teacher.layers, self.layers))
 
     def build(self, teacher: Decoder, seed: int) -> Decoder:
+        if self.layers >= teacher.config.layers:
+            raise ConfigError(
+                f"distill.student.layers: {self.layers} is no fewer than the teacher's {teacher.config.layers}; lower it"
+            )
         student = Decoder(self.shape(teacher.config))
         student.load_state_dict(
             {n: w for n, w in teacher.state_dict().items() if not n.startswith("blocks.")}, strict=False

@@ -15,8 +15,9 @@ FOLDER = "data/teachers"
 
 class Ensemble(Teachers):
     """The model in data/<distill.model>, which writes the answers, and every model in the folders of data/teachers, of any
-    shape, with an equal share in the divergence. For forward_kl this has the gradient of the arithmetic mean of their softened
-    distributions, as the paper has it. Differs from it: for other divergences it is the mean of divergences; no specialists."""
+    shape, with an equal share in the divergence. For forward_kl without top_k this has the gradient of the arithmetic mean of
+    their softened distributions, as the paper has it. Differs from it: for other divergences it is the mean of divergences; no
+    specialists."""
 
     name: Literal["ensemble"] = "ensemble"
 
@@ -38,6 +39,9 @@ class Ensemble(Teachers):
                 raise ConfigError(f"distill.teachers: {error}") from None
             if own.to_json() != tokenizer.to_json():
                 raise ConfigError(f"distill.teachers: {folder} has another tokenizer than the model that is distilled")
+            if model.config.vocab_size != start.config.vocab_size:
+                rows = f"{model.config.vocab_size} tokens, the model that is distilled for {start.config.vocab_size}"
+                raise ConfigError(f"distill.teachers: {folder} has rows for {rows}: leave it out")
             if model.config.context < start.config.context:
                 raise ConfigError(
                     f"distill.teachers: {folder} reads {model.config.context} tokens, the model that is distilled "

@@ -8,6 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lm.config import ConfigError
+from lm.decoding import is_sharded
 from lm.model import Decoder
 from lm.tokenizer import Tokenizer
 from tasks.distill.teachers.base import Taught, Teachers
@@ -22,22 +24,33 @@ class Earlier(Taught):
         self._waiting: dict[str, Tensor] = {}
 
     def at(self, step: int, student: Decoder) -> list[Decoder]:
+        """Raises ConfigError where the student's weights are shared out among ranks."""
         if self._held is None or step % self._every == 0:
-            self._held = copy.deepcopy(student).requires_grad_(False)
+            if is_sharded(student):
+                raise ConfigError(
+                    "distill.teachers: past copies the student, which TOKENMILL_PARALLEL shares out: set it to exact or ddp"
+                )
+            self._held = copy.deepcopy(student).requires_grad_(False).eval()
+            # as it is read whether the run was killed or not
+            self._held.compile_blocks(False)
+            self._held.recompute = False
             if self._waiting and step % self._every:
                 with torch.no_grad():
-                    for name, weight in self._held.named_parameters():
-                        weight.copy_(self._waiting[name])
+                    for name, held in tensors_of(self._held).items():
+                        held.copy_(self._waiting[name])
             self._waiting = {}
         return [self._held]
 
     def state(self) -> dict[str, Tensor]:
-        return (
-            {name: weight.detach() for name, weight in self._held.named_parameters()} if self._held else self._waiting
-        )
+        return {name: x.detach() for name, x in tensors_of(self._held).items()} if self._held else self._waiting
 
     def load(self, state: dict[str, Tensor]) -> None:
         self._held, self._waiting = None, {name: x.clone() for name, x in state.items()}
+
+
+def tensors_of(model: Decoder) -> dict[str, Tensor]:
+    """Weights and buffers: how a matrix is held may keep what it reads in one."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 class Past(Teachers):
@@ -49,7 +62,11 @@ class Past(Teachers):
     gradient of the paper's soft targets; the past is of so many steps, not of an epoch."""
 
     name: Literal["past"] = "past"
-    every: int = Field(50, gt=0, description="steps for which the model that teaches stays what it is")
+    every: int = Field(
+        50,
+        gt=1,
+        description="steps for which what teaches stays as it is; in the first of them it is the student itself",
+    )
 
     def open(self, start: Decoder, tokenizer: Tokenizer) -> Taught:
         return Earlier(self.every)

@@ -37,8 +37,14 @@ class Needle(Task):
         return "needle"
 
     def items(self, tokenizer: Tokenizer, shape: ModelConfig, data: Path) -> list[Item]:
-        question = tokenizer.encode(" The secret number is")
+        question, whole = tokenizer.encode(" The secret number is"), self.length or shape.context
+        if whole > shape.context:
+            raise ConfigError(
+                f"evaluate.tasks: needle: length {whole} is more than the model's context, {shape.context}"
+            )
         hay = held_out_tokens(data / "tokenize")
+        if not len(hay):
+            raise ConfigError("evaluate.tasks: needle: no document is held out, whose text a needle stands in")
         items = []
         for attempt in range(self.tries):
             numbers = numbers_of(f"needle:{attempt}")
@@ -46,11 +52,9 @@ class Needle(Task):
             for depth in range(self.depths):
                 right = int(unit_hash(f"needle:{attempt}:{depth}") * CHOICES)
                 needle = tokenizer.encode(f" The secret number is {numbers[right]}.")
-                room = (self.length or shape.context) - len(needle) - len(question) - max(map(len, following))
-                if room < 1 or not len(hay):
-                    raise ConfigError(
-                        f"evaluate.tasks: needle: {self.length or shape.context} tokens leave no room for text"
-                    )
+                room = whole - len(tokenizer.before) - len(needle) - len(question) - max(map(len, following))
+                if room < 1:
+                    raise ConfigError(f"evaluate.tasks: needle: {whole} tokens leave no room for text")
                 start = int(unit_hash(f"needle:text:{attempt}") * len(hay))
                 text = np.resize(np.roll(hay, -start), room).tolist()
                 at = round(depth * room / (self.depths - 1))

@@ -20,21 +20,27 @@ if TYPE_CHECKING:
     from lm.model import Decoder
     from lm.tokenizer import Tokenizer
 
+Reader = tuple["Decoder", "Tokenizer", int]  # a model, its tokenizer, and the token before a text
 # Characters of a text that are given to the tokenizer, a token of the context: more than tokens have in any language.
 CHARACTERS_A_TOKEN = 32
 
 
-def bits_per_byte(model: "Decoder", tokenizer: "Tokenizer", first: int, text: str, most: int = 0) -> float:
-    """Bits for the text's first tokens after the token `first`, as many as the context has or, where it is given, `most`, over
-    the bytes of those tokens; NaN of no text."""
-    import torch
-
-    context, device = most or model.config.context, model.head_weight.device
+def excerpt_of(tokenizer: "Tokenizer", text: str, context: int) -> tuple[str, list[int]]:
+    """(as much of the text's front as so many tokens hold, those tokens)."""
     excerpt = text[: CHARACTERS_A_TOKEN * context]
     ids = tokenizer.encode(excerpt)
     if len(ids) > context:
         ids = ids[:context]
         excerpt = tokenizer.decode(ids).rstrip("\N{REPLACEMENT CHARACTER}")  # of a character cut in two
+    return excerpt, ids
+
+
+def bits_per_byte(model: "Decoder", tokenizer: "Tokenizer", first: int, text: str) -> float:
+    """Bits for the text's first `context` tokens after the token `first`, over the bytes of those tokens; NaN of no text."""
+    import torch
+
+    context, device = model.config.context, model.head_weight.device
+    excerpt, ids = excerpt_of(tokenizer, text, context)
     if not ids or not excerpt:
         return math.nan
     row = torch.tensor([first, *ids], device=device)
@@ -43,7 +49,7 @@ def bits_per_byte(model: "Decoder", tokenizer: "Tokenizer", first: int, text: st
     return nats.item() / math.log(2) / len(excerpt.encode())
 
 
-def read_checkpoint(slot: str, folder: Path | None) -> tuple["Decoder", "Tokenizer", int]:
+def read_checkpoint(slot: str, folder: Path | None) -> Reader:
     """(model, tokenizer, the token before a text: the model's beginning of a text, else our end of the text before), of a rule
     that messages call `slot`. Raises ConfigError naming the file that cannot be used, and for no folder."""
     import torch

@@ -13,7 +13,7 @@ from lm.config import Config
 from tasks.core.config import ConfigError
 from tasks.core.tables import shards
 from tasks.filter.engine.kept import kept
-from tasks.filter.engine.model_scores import bits_per_byte, read_checkpoint, write_scores
+from tasks.filter.engine.model_scores import Reader, bits_per_byte, excerpt_of, read_checkpoint, write_scores
 from tasks.filter.engine.ranks import score_at
 from tasks.filter.rule import Batch, Judgement, Setting
 
@@ -24,6 +24,13 @@ REFERENCE = "reference"  # the folder of the small model, within that of the lar
 def read_least(path: Path) -> float:
     """The least difference that `prepare` wrote."""
     return float(json.loads(path.read_text())["least"])
+
+
+def saved(large: Reader, small: Reader, text: str) -> float:
+    """Bits a byte that the large model saves on the front of a text, as much of it as both read; NaN of no text."""
+    fronts = [excerpt_of(tokenizer, text, model.config.context)[0] for model, tokenizer, _ in (large, small)]
+    shorter = min(fronts, key=len)
+    return bits_per_byte(*small, shorter) - bits_per_byte(*large, shorter)
 
 
 class Difference(Config):
@@ -44,13 +51,7 @@ class Difference(Config):
         if not all(file.exists() for file in files):
             large = read_checkpoint("filter.difference", setting.checkpoint)
             small = read_checkpoint("filter.difference", setting.checkpoint and setting.checkpoint / REFERENCE)
-            context = min(large[0].config.context, small[0].config.context)
-            write_scores(
-                setting,
-                files,
-                self.sources,
-                lambda text: bits_per_byte(*small, text, context) - bits_per_byte(*large, text, context),
-            )
+            write_scores(setting, files, self.sources, lambda text: saved(large, small, text))
         total = sum(int((~np.isnan(np.load(file))).sum()) for file in files)
         if not total:
             raise ConfigError("filter.difference: no document of its sources has any text")

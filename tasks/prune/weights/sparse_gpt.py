@@ -16,7 +16,8 @@ BLOCK = 128
 
 class SparseGpt(Emptying):
     """Weights are chosen by w^2 over the diagonal of the inverse of the inputs' second moments, of BLOCK columns at a time as
-    they are then. Differs from the paper: float64, and no weight is quantized on the way."""
+    they are then, or of each group of `of` when its turn comes; those of an input never seen go first. Differs from the paper:
+    float64, and no weight is quantized on the way."""
 
     name: Literal["sparse_gpt"] = "sparse_gpt"
     damping: float = Field(0.01, gt=0, description="of the mean diagonal of the inputs' second moments")
@@ -27,14 +28,18 @@ class SparseGpt(Emptying):
             raise ValueError("sparse_gpt needs the inputs that the matrix has seen")
         weight, upper_II = weight_OI.double().clone(), upper_factor(inputs_NI, self.damping)
         columns = weight.shape[1]
+        weight[:, (inputs_NI == 0).all(0)] = 0
         # groups are not cut by blocks
         block = BLOCK // self.of * self.of if self.of and self.of < BLOCK else self.of or BLOCK
         for start in range(0, columns, block):
             end = min(start + block, columns)
-            scores = weight[:, start:end].square() / upper_II.diagonal()[start:end].square()
-            going = gone(scores, self.share, self.of, by_row=False)
-            lost = torch.zeros_like(scores)
+            going = torch.zeros(len(weight), end - start, dtype=torch.bool, device=weight.device)
+            lost = torch.zeros_like(weight[:, start:end])
             for column in range(start, end):
+                if column == start or (self.of and (column - start) % self.of == 0):
+                    some = slice(column, min(column + self.of, columns) if self.of else end)
+                    scores = weight[:, some].square() / upper_II.diagonal()[some].square()
+                    going[:, some.start - start : some.stop - start] = gone(scores, self.share, self.of, by_row=False)
                 value = weight[:, column].clone()
                 left = value.masked_fill(going[:, column - start], 0)
                 lost[:, column - start] = (value - left) / upper_II[column, column]

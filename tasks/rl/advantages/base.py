@@ -49,5 +49,9 @@ class Judged(Config):
     )
     discount: float = Field(1.0, gt=0, le=1, description="of what is one token further away")
     decay: float = Field(0.95, ge=0, le=1, description="lambda: 0 trusts the critic alone, 1 the reward alone")
-    clip: float = Field(0.2, gt=0, description="how far a value may leave that of the rollout before it is held")
+    clip: float = Field(
+        0.2,
+        gt=0,
+        description="how far a value may leave the rollout's before it is held; binds from its second update on",
+    )
     rate: float = Field(1.0, gt=0, description="the critic's learning rate, times that of rl.optimizer")

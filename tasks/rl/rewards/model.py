@@ -50,10 +50,12 @@ class Model(Part):
         try:
             scorer, tokenizer = read_scorer(models.scorer)
         except ValueError as error:
-            raise ConfigError(f"rl.rewards: model: {error}; set rl.scorer: reward, or leave the part out") from None
+            raise ConfigError(
+                f"rl.rewards: {self.name}: {error}; set rl.scorer: reward, or leave the part out"
+            ) from None
         if tokenizer != models.tokenizer:
             raise ConfigError(
-                f"rl.rewards: model: {models.scorer} has another tokenizer than {models.start}: begin both with one model"
+                f"rl.rewards: {self.name}: {models.scorer} has another tokenizer than {models.start}: begin both with one model"
             )
         self._scorer = scorer.to(device()).requires_grad_(False), tokenizer
 

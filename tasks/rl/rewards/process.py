@@ -14,24 +14,33 @@ from tasks.rl.rewards.model import Model, bounded, written
 
 def ends_of(ids: Sequence[int], tokenizer: Tokenizer, mark: str) -> list[int]:
     """Places among the tokens of an answer of the last token of each of its steps: the one in which the mark behind a step
-    comes to its end, or the one before it where that token goes on; and the answer's last."""
-    ends, text, seen = list[int](), "", 0
+    comes to its end, or the one before it where that token goes on; and the answer's last, where something stands behind the
+    last mark."""
+    ends, first, passed = (
+        list[int](),
+        0,
+        0,
+    )  # of the step that goes on: its first token, and characters of it to pass over
     for place in range(len(ids)):
-        text = tokenizer.decode(list(ids[: place + 1]))
-        found = text.rfind(mark, seen)
-        if found < 0 or found + len(mark) > len(text):
+        text = tokenizer.decode(list(ids[first : place + 1]))
+        found = text.rfind(mark, passed)
+        if found < 0:
             continue
-        seen = found + len(mark)
-        end = place if seen == len(text) else place - 1
+        behind = len(text) - found - len(mark)
+        end = place if not behind else place - 1
+        first = end + 1
+        passed = len(tokenizer.decode([ids[place]])) - behind if behind else 0
         if end >= 0 and end not in ends:
             ends.append(end)
-    return [*(end for end in ends if end < len(ids) - 1), len(ids) - 1]
+    left = tokenizer.decode(list(ids[first:]))[passed:]
+    last = len(ids) - 1
+    return ends if ends and not left.strip() else [*(end for end in ends if end < last), last]
 
 
 def shaped(scores: Sequence[float], threshold: float | None, delta: bool) -> list[float]:
     """Values of K steps with these scores. threshold: a score counts by what it is short of it, and no more than 0
     (Clip); delta: each step but the last two has its score less that of the next one, the last but one its own, and the
-    last 0, so that what they add up to is the first step's (Delta)."""
+    last 0, so that what they add up to is the first step's, or 0 of a single step (Delta)."""
     held = [score if threshold is None else min(score - threshold, 0.0) for score in scores]
     if not delta:
         return held
