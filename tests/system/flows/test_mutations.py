@@ -56,6 +56,7 @@ LITTLE: dict[str, dict[str, Any]] = {
         "rewards": [{"name": "correct"}, {"name": "model"}],
     },
     "distill": {"steps": 1},
+    "quantize": {"model": "prune"},
     "evaluate": {"problems_counted": 4},
 }
 PARAMS = {
@@ -74,6 +75,7 @@ OTHER = {
     "reward": ("reward.batch", 3),
     "rl": ("rl.max_new_tokens", 8),
     "distill": ("distill.batch", 4),
+    "prune": ("prune.weights.share", 0.25),
     "quantize": ("quantize.method.group", 16),
     "evaluate@pretrain": ("evaluate.problems_counted", 3),
 }
@@ -96,7 +98,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     pair = '{"prompt": "%s+1=", "chosen": "%s", "rejected": "none"}\n'
     (folder / "data/preferences/a.jsonl").write_text("".join(pair % (n, n + 1) for n in range(30)))
-    for name in ("problems", "checkpoint", "references", "conversations", "rewards"):
+    for name in ("problems", "checkpoint", "references", "conversations", "rewards", "tasks", "teachers"):
         (folder / "data" / name / "given.txt").write_text("one\ntwo\nthree\n")
     (folder / "dvc.lock").unlink()
     (folder / "params.yaml").write_text(dump_yaml(PARAMS))
@@ -346,7 +348,7 @@ def test_a_command_and_an_output_count() -> None:
     assert found["sft"] == "its command: python -m tasks.runner sft -> python -O -m tasks.runner sft"
     assert found["rl"] == "its output was edited: data/metrics/rl.json"
     assert found["distill"] == "its output was edited: data/distill/config.json removed"
-    assert found["quantize"] == "data/distill/config.json removed"
+    assert found["prune"] == "data/distill/config.json removed"
     Path("data/distill/config.json").write_bytes(kept)
 
 
