@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lm.config import Config, methods_of
 from tasks.prune import weights
-from tasks.prune.weights import Magnitude, SparseGpt, Wanda, Whole
+from tasks.prune.weights import Magnitude, SparseGpt, Wanda, Whole, sparse_gpt
 from tasks.prune.weights.base import gone
 
 METHODS = [method for method in methods_of(weights) if method is not Whole]
@@ -113,6 +113,14 @@ def test_sparse_gpt_equals_the_plain_algorithm() -> None:
         inverse[column, :] = 0
     made = SparseGpt(share=0.5)(weight, inputs)
     torch.testing.assert_close(made, left.where(~going, 0.0), rtol=1e-6, atol=1e-8)
+
+
+def test_what_is_lost_is_handed_on_from_block_to_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where groups are chosen as their turn comes, columns handed on sooner or later give the same."""
+    weight, inputs = normal((6, 60)).double(), correlated(200, 60).double()
+    whole = SparseGpt(share=0.5, of=4)(weight, inputs)
+    monkeypatch.setattr(sparse_gpt, "BLOCK", 16)
+    torch.testing.assert_close(SparseGpt(share=0.5, of=4)(weight, inputs), whole, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", [Wanda, SparseGpt])
