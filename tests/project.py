@@ -92,6 +92,8 @@ TINY: dict[str, Any] = {
     "evaluate": {"problems_counted": 20, "max_new_tokens": 16},
 }
 # of any other stage, which no test here runs, dvc.yaml needs the section
+# Folders of data/ that are a user's own: each says so in the README that stands there
+OWN = sorted(path.parent.name for path in (ROOT / "data").glob("*/README.md"))
 TINY |= {
     stage: section
     for stage, section in read_yaml(ROOT / "presets/laptop.yaml").items()
@@ -99,23 +101,18 @@ TINY |= {
 }
 
 
+def make_inputs(folder: Path) -> None:
+    """The folders of a user's own in data/, each with a file."""
+    for name in OWN:
+        (folder / "data" / name).mkdir(parents=True)
+        (folder / "data" / name / "README.md").write_text("inputs\n")
+
+
 def make_project(folder: Path, params: dict) -> Path:
     """A project folder with these params: code and graph are links to ours, so a stage's key is as in the real one."""
     for name in ("tasks", "lm", "kernels", "dvc.yaml", ".dvcignore"):
         (folder / name).symlink_to(ROOT / name)
-    for name in (
-        "raw",
-        "problems",
-        "preferences",
-        "conversations",
-        "checkpoint",
-        "references",
-        "rewards",
-        "tasks",
-        "teachers",
-    ):
-        (folder / "data" / name).mkdir(parents=True)
-        (folder / "data" / name / "README.md").write_text("inputs\n")
+    make_inputs(folder)
     write_params(folder, params)
     return folder
 

@@ -22,7 +22,7 @@ from flows.preflight.child import ALONE, REMOVED
 from flows.preflight.resources import Needs
 from lm.hugging_face.export import save_hf
 from tests.lm.models import toy_model, toy_tokenizer
-from tests.project import ROOT
+from tests.project import ROOT, make_inputs
 
 NOBODY = 65534
 PROGRAM = """
@@ -70,19 +70,7 @@ def make_project(folder: Path) -> Path:
         (folder / name).symlink_to(ROOT / name)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, folder / name)
-    for name in (
-        "raw",
-        "problems",
-        "preferences",
-        "conversations",
-        "checkpoint",
-        "references",
-        "rewards",
-        "tasks",
-        "teachers",
-    ):
-        (folder / "data" / name).mkdir(parents=True)
-        (folder / "data" / name / "README.md").write_text("inputs\n")
+    make_inputs(folder)
     Repo.init(str(folder), no_scm=True).close()
     return folder
 
