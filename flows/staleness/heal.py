@@ -3,6 +3,7 @@ of a stage that read something else is taken out."""
 
 import re
 from pathlib import Path
+from typing import Any
 
 from flows.staleness.false_entries import take_out
 from lm.files import write_text
@@ -47,13 +48,21 @@ def cut_back(root: Path) -> str:
 
 
 def is_whole(text: str) -> bool:
-    """Whether it is YAML in which every stage has its command and the digest of every output."""
+    """Whether every line is and every stage has its command and all that DVC writes of every output, as its schema asks."""
     try:
         stages = parse_yaml(text)["stages"]
-        return bool(stages) and all(entry["cmd"] and _has_digests(entry["outs"]) for entry in stages.values())
+        last_line = text.endswith("\n")
+        return (
+            last_line and bool(stages) and all(entry["cmd"] and _are_whole(entry["outs"]) for entry in stages.values())
+        )
     except (YAMLError, KeyError, TypeError, AttributeError):
         return False
 
 
-def _has_digests(outs: list[dict[str, str]]) -> bool:
-    return bool(outs) and all(DIGEST.fullmatch(str(out["md5"])) for out in outs)
+def _are_whole(outs: list[dict[str, Any]]) -> bool:
+    return bool(outs) and all(
+        DIGEST.fullmatch(out["md5"])
+        and isinstance(out["size"], int)
+        and (not out["md5"].endswith(".dir") or isinstance(out["nfiles"], int))
+        for out in outs
+    )

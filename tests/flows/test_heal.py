@@ -1,8 +1,11 @@
 """A dvc.lock cut off anywhere keeps the stages before the cut, and one that is whole stays as it is."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,16 +22,32 @@ STAGES = read_lock(ROOT / "dvc.lock")
 @settings(deadline=None)
 @given(st.integers(0, len(WHOLE)))
 def test_what_is_left_are_whole_stages_in_their_order(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
-    folder = tmp_path_factory.mktemp("cut")
-    (folder / "dvc.lock").write_text(WHOLE[:cut])
+    left = left_of(tmp_path_factory.mktemp("cut"), cut)
+    assert list(left) == list(STAGES)[: len(left)] and len(left) >= len(STAGES) * cut // len(WHOLE) - 3
+    assert all(left[name] == STAGES[name] for name in list(left)[:-1])
+
+
+def test_wherever_the_outputs_of_the_last_stage_are_cut_what_is_left_of_them_is_true(tmp_path: Path) -> None:
+    head, *stages = re.split(r"^(?=  \S)", WHOLE, flags=re.MULTILINE)
+    text = head + stages[0] + stages[-1]  # an evaluation has a folder and files among its outputs
+    first, last = next(iter(STAGES)), list(STAGES)[-1]
+    for cut in range(text.rindex("    outs:"), len(text)):
+        left = left_of(tmp_path, cut, text)
+        assert list(left) in ([first], [first, last]), cut
+        outs = left.get(last, {"outs": []})["outs"]
+        assert outs == STAGES[last]["outs"][: len(outs)], cut
+
+
+def left_of(folder: Path, cut: int, whole: str = WHOLE) -> dict[str, Any]:
+    """The stages that are left of a lock cut off there, which DVC's own schema takes, and which stays as it is then."""
+    (folder / "dvc.lock").write_text(whole[:cut])
     said = cut_back(folder)
     if not (folder / "dvc.lock").exists():
         assert said.startswith("dvc.lock: not one stage")
-        return
-    left = read_lock(folder / "dvc.lock")
-    assert list(left) == list(STAGES)[: len(left)] and len(left) >= len(STAGES) * cut // len(WHOLE) - 3
-    assert all(left[name]["outs"][0]["md5"] == STAGES[name]["outs"][0]["md5"] for name in left)
+        return {}
+    COMPILED_LOCKFILE_SCHEMA(parse_yaml((folder / "dvc.lock").read_text()))
     assert cut_back(folder) == ""
+    return read_lock(folder / "dvc.lock")
 
 
 def test_a_whole_lock_is_left_alone(tmp_path: Path) -> None:
