@@ -218,12 +218,13 @@ class Decoder(nn.Module):
             self.requires_grad_(True)
         self.linear, self.held, self._staying = linears.Dense(), {}, set()
 
-    def compile_blocks(self, wanted: bool) -> None:
+    def compile_blocks(self, wanted: bool, any_length: bool = False) -> None:
         """Whether passes without a cache run compiled: one graph for all blocks of the same parts, which differ in weights
-        alone. The compiler is held to the same bits each time where torch is."""
+        alone, and for rows and lengths of all sizes, or one for each size. The compiler is held to the same bits each time
+        where torch is."""
         if wanted:
             torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
-        self._run = torch.compile(Block.__call__) if wanted else Block.__call__
+        self._run = torch.compile(Block.__call__, dynamic=any_length) if wanted else Block.__call__
 
     @property
     def head_weight(self) -> Tensor:

@@ -24,6 +24,7 @@ class Batch:
     traces: called once the gradients are made, on every rank: more numbers of the step, in one dimension, which the loop reads
     together with its own. after: then gets them, in host memory as float64, on every rank.
     content: all that the loss is of, token ids first, in host memory, for the record of what a step saw.
+    shapes: how many sizes, rows x length, the batches of the run have between them; 0: not known beforehand.
     """
 
     rows: int
@@ -35,6 +36,7 @@ class Batch:
     after: Callable[[Tensor], None] = lambda traces: None
     content: tuple[Tensor, ...] = ()
     together: int = 1
+    shapes: int = 0
 
 
 def with_auxiliary(batch: Batch, model: Decoder) -> Batch:

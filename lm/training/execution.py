@@ -12,6 +12,9 @@ from lm.training.parallel.base import Parallel
 from lm.training.precision import compiles, products
 from lm.training.recipe import Recipe
 
+# Sizes of batches for which there is compiled code each. Parts of a batch double them, and torch gives up after 8.
+FEW_SHAPES = 4
+
 
 class Execution:
     """positions: how many a backward pass may hold at once, 0 for too few. compiled: whether blocks are. flops: of a
@@ -35,7 +38,8 @@ class Execution:
             self.compiled = bool(parallel.all_reduce_min(compiles(recipe.compile, device, steps * self.flops)))
             self._decided = True
         model.recompute = self.positions == 0
-        model.compile_blocks(self.compiled)
+        # Left to itself torch makes code for the first length, then for any, so that bits of a length hang on what came before
+        model.compile_blocks(self.compiled, any_length=not 0 < batch.shapes <= FEW_SHAPES)
 
     def saw(self, batch: Batch, recipe: Recipe) -> None:
         """Take note of a batch whose gradients were made."""

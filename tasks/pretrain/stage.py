@@ -69,6 +69,8 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
         [*tokenizer.before, *tokenizer.encode(text)][:PROMPT_TOKENS] for text in held_out_texts(data / "tokenize")
     ]
 
+    shapes = plan.shapes
+
     def fetch(step: int) -> Tensors:
         return plan.batch(step), plan.counted(step), plan.bounds(step) if config.within_documents else None
 
@@ -88,7 +90,7 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
             return share, {**metrics, "bits_per_byte": cross_entropy * bits_per_byte}
 
         traces, after = partial(losses.of_step, step), partial(losses.keep, step)
-        return Batch(B, T, tokens, loss, traces=traces, after=after, content=(ids_BN,))
+        return Batch(B, T, tokens, loss, traces=traces, after=after, content=(ids_BN,), shapes=shapes)
 
     given = [tokenizer.to_json(), prompts, bits_per_byte]
     trunks = log.trunks(config, plan.steps, [model], given, fetch, losses)

@@ -45,6 +45,7 @@ def test_ranges_of_prefixes_and_padding_are_read(tmp_path: Path) -> None:
         [30, 31, 32, 33, 255, 255],
     ]
     assert plan.batch(1).tolist() == [[44, 45, 46, 47, 48, 49]] and plan.longest == 6
+    assert plan.shapes == 2  # 3 x 6 and 1 x 6
 
 
 def test_their_tokens_are_not_predicted(tmp_path: Path) -> None:

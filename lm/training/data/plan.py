@@ -120,6 +120,12 @@ class Plan:
         sequences = np.union1d(firsts, self._first_row[:-1])
         return int(np.add.reduceat(self._length, sequences).max()) if self.steps else 0
 
+    @property
+    def shapes(self) -> int:
+        """How many sizes, sequences x tokens, the steps have between them."""
+        tokens = np.add.reduceat(self._length, self._first_row[:-1]) if self.steps else np.empty(0, np.int64)
+        return len(np.unique(np.stack((self.sequences, tokens)), axis=1).T)
+
     def _rows(self, step: int) -> slice:
         """The rows of the plan that are the step's."""
         return slice(self._first_row[step], self._first_row[step + 1])
