@@ -1,5 +1,7 @@
 """What flows into each matrix while a model does its work: the text of its pretraining, and its own answers to problems."""
 
+from functools import cached_property
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -52,14 +54,64 @@ def batches_of(
     return batches
 
 
+class Inputs:
+    """What a matrix has seen: rows_NI, and what methods make of it. Matrices that read the same have one between them, so that
+    what is made is made once, as of query, key and value."""
+
+    def __init__(self, rows_NI: Tensor) -> None:
+        self.rows_NI = rows_NI
+        self._factors: dict[tuple[float, bool], Tensor] = {}
+
+    def check(self) -> None:
+        """Raises ValueError unless they are finite."""
+        if not self._finite:
+            raise ValueError("its inputs have NaN or infinite entries")
+
+    @cached_property
+    def _finite(self) -> bool:
+        return bool(torch.isfinite(self.rows_NI).all())
+
+    @cached_property
+    def moments_II(self) -> Tensor:
+        """X' X / N in float64."""
+        rows = self.rows_NI.double()
+        return rows.T @ rows / len(rows)
+
+    @cached_property
+    def magnitude_I(self) -> Tensor:
+        """The mean of |x| in float64."""
+        return self.rows_NI.double().abs().mean(0)
+
+    @cached_property
+    def order_I(self) -> Tensor:
+        """Inputs by their second moments, the largest first; of equals the first."""
+        return self.moments_II.diagonal().sort(descending=True, stable=True).indices
+
+    def factor(self, damping: float, ordered: bool = False) -> Tensor:
+        """upper_factor of the moments, of inputs in order_I where `ordered`."""
+        key = damping, ordered
+        if key not in self._factors:
+            moments = self.moments_II[self.order_I][:, self.order_I] if ordered else self.moments_II
+            self._factors[key] = upper_factor(moments, damping)
+        return self._factors[key]
+
+
 @torch.no_grad()
-def inputs_of(model: Decoder, names: list[str], batches: list[Batch]) -> dict[str, Tensor]:
-    """inputs_NI that each of these weights of linear layers sees over the batches, padding left out."""
+def inputs_of(model: Decoder, names: list[str], batches: list[Batch]) -> dict[str, Inputs]:
+    """What each of these weights of linear layers sees over the batches, padding left out; one object for those that read the
+    same."""
     seen: dict[str, list[Tensor]] = {name: [] for name in names}
     mask = torch.empty(0)
+    last: tuple[Tensor, Tensor] = (
+        mask,
+        mask,
+    )  # what was given last and its rows without padding: the next may read it too
 
     def keep(name: str, inputs: Tensor) -> None:
-        seen[name].append(inputs[mask])
+        nonlocal last
+        if inputs is not last[0]:
+            last = inputs, inputs[mask]
+        seen[name].append(last[1])
 
     hooks = [
         model.get_submodule(name.removesuffix(".weight")).register_forward_pre_hook(
@@ -72,13 +124,18 @@ def inputs_of(model: Decoder, names: list[str], batches: list[Batch]) -> dict[st
         model(ids.to(device()))
     for hook in hooks:
         hook.remove()
-    return {name: torch.cat(parts) for name, parts in seen.items()}
+    found: dict[str, Inputs] = {}
+    made: list[tuple[list[Tensor], Inputs]] = []
+    for name, parts in seen.items():
+        same = next((each for known, each in made if all(x is y for x, y in zip(known, parts, strict=True))), None)
+        found[name] = same or Inputs(torch.cat(parts))
+        made.append((parts, found[name]))
+    return found
 
 
-def upper_factor(inputs_NI: Tensor, damping: float) -> Tensor:
-    """U_II, upper triangular, with U' U the inverse of H = X' X / N + damping x mean diagonal; 1 for an input never seen."""
-    inputs = inputs_NI.double()
-    hessian = inputs.T @ inputs / len(inputs)
+def upper_factor(moments_II: Tensor, damping: float) -> Tensor:
+    """U_II, upper triangular, with U' U the inverse of H = moments + damping x mean diagonal; 1 for an input never seen."""
+    hessian = moments_II.clone()
     diagonal = hessian.diagonal()
     diagonal[diagonal == 0] = 1
     diagonal += damping * diagonal.mean()

@@ -17,19 +17,23 @@ from lm.config import mistakes
 from lm.files import write_json
 from lm.hugging_face.adapters import save_adapter
 from lm.model import Decoder, ModelConfig
-from lm.quantized import unpack_state
+from lm.quantized.state import unpack_state
+from lm.quantized.trained import TrainedIn, save_trained_in
 from lm.tokenizer import Tokenizer
 
 
 def save_model(folder: Path, model: Decoder, tokenizer: Tokenizer) -> None:
-    """Write the model, and the adapter that is left of its training; the same weights give the same bytes."""
+    """Write the model, and what is left of how its matrices were held: an adapter, or the whole numbers that it was trained in;
+    the same weights give the same bytes."""
     save_file(
         {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()},
         folder / "model.safetensors",
     )
     write_json(folder / "config.json", description_of(model, tokenizer))
     tokenizer.save(folder)
-    if model.learned:
+    if isinstance(model.learned, TrainedIn):
+        save_trained_in(folder, model.learned)
+    elif model.learned:
         save_adapter(folder, model.learned, model.config)
 
 

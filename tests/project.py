@@ -88,7 +88,7 @@ TINY: dict[str, Any] = {
         "weights": {"name": "wanda"},
         "calibration": {"problems": 4, "sequences": 2, "max_new_tokens": 8},
     },
-    "quantize": {"model": "distill", "method": {"name": "int4_group"}, "embedding": {"name": "int8"}},
+    "quantize": {"model": "distill", "method": {"name": "rtn"}, "embedding": {"name": "int8"}},
     "evaluate": {"problems_counted": 20, "max_new_tokens": 16},
 }
 # of any other stage, which no test here runs, dvc.yaml needs the section

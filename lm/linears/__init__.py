@@ -4,8 +4,10 @@ place of torch's. lm/linears/base.py has the contract, and tests hold every choi
 from lm.linears.adalora import AdaLoRA
 from lm.linears.dense import Dense
 from lm.linears.dora import DoRA
+from lm.linears.few_bits import FewBits
 from lm.linears.frozen_lower import FrozenLower
 from lm.linears.lora import LoRA
+from lm.linears.one_bit import OneBit
 from lm.linears.qlora import QLoRA
 from lm.linears.sara import SaRA
 from lm.linears.vera import VeRA

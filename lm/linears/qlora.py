@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lm.linears.adapter import AdaptedLinear, LowRank, low_rank
-from lm.quantized import by_column, pack, unpacked
+from lm.quantized.base import by_column
+from lm.quantized.counts import pack, unpacked
 
 # What the codes 0 to 15 are, in shares of the largest magnitude of a block. nf4: quantiles of a normal distribution (appendix E
 # of the paper). int4: whole numbers of -7 to 7; code 15 is no nearest one of anything.

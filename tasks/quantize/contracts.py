@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
+from lm.config import ConfigError
 from lm.linears.base import roles_of
 from lm.model import Decoder
 from tasks.about.finding import Finding
@@ -18,9 +19,14 @@ def contracts(sections: Sections) -> Iterator[Finding]:
     """What does not hold."""
     config = sections["quantize"]
     few = config.calibration
-    if few.problems and (config.method.needs_calibration or config.embedding.needs_calibration):
+    if few.problems and config.needs_calibration:
         key = "quantize.calibration.max_new_tokens"
         yield from check_room(key, config.problems, ("sft",), few.max_new_tokens, sections, config.model)
+    try:
+        config.width.check(config.method)
+    except ConfigError as error:
+        yield Finding("params.yaml", str(error), "or take width same")
+        return
     yield from packable(sections)
 
 

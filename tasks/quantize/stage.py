@@ -17,12 +17,14 @@ from lm.files import write_json
 from lm.linears.base import roles_of
 from lm.model import Decoder
 from lm.model_folder import is_hugging_face, read_model, weights_bytes
-from lm.quantized import Packed, pack_state
+from lm.quantized.base import Packed
+from lm.quantized.state import pack_state
+from lm.quantized.trained import FILE, load_trained_in
 from lm.training.data.plan import Plan
 from tasks.core.config import StartModel
 from tasks.core.log import Log
 from tasks.core.tokens import check_tokens
-from tasks.quantize import methods
+from tasks.quantize import methods, widths
 
 
 class QuantizeConfig(Config):
@@ -31,6 +33,7 @@ class QuantizeConfig(Config):
     model: StartModel
     method: choice(methods)
     embedding: choice(methods) = methods.Int8()
+    width: choice(widths) = widths.Same()
     calibration: Calibration = Calibration()
     problems: choice(problems)
     seed: int
@@ -39,6 +42,10 @@ class QuantizeConfig(Config):
         """The embedding and the output head, often one matrix, feel few bits the most and have a method of their own."""
         return self.embedding if name in ("embedding.weight", "head.weight") else self.method
 
+    @property
+    def needs_calibration(self) -> bool:
+        return any(part.needs_calibration for part in (self.method, self.embedding, self.width))
+
 
 def depth_of(name: str) -> list[str]:
     """The block that a weight belongs to, or the weight's own name."""
@@ -46,25 +53,48 @@ def depth_of(name: str) -> list[str]:
 
 
 @torch.no_grad()
-def quantize(model: Decoder, config: QuantizeConfig, batches: list[Batch], log: Log) -> dict[str, Packed]:
-    """Every matrix of the model, packed by its method. Later layers are packed for what the earlier ones have become: the
-    model is left dequantized. Raises ValueError naming the weight that cannot be."""
+def quantize(
+    model: Decoder,
+    config: QuantizeConfig,
+    bits: dict[str, int],
+    trained: dict[str, Packed],
+    batches: list[Batch],
+    log: Log,
+) -> dict[str, Packed]:
+    """Every matrix of the model, packed as it was trained where it was in few bits, and else by its method, in the bits that
+    are named for it. Later layers are packed for what the earlier ones have become: the model is left dequantized. Raises
+    ValueError naming the weight that cannot be."""
     packed: dict[str, Packed] = {}
     roles = roles_of(model)
     weights = {name: weight for name, weight in model.named_parameters() if roles[name] != "vector"}
+    method_of = {
+        name: config.method_of(name).model_copy(update={"bits": bits[name]} if name in bits else {}) for name in weights
+    }
     for _, group in groupby(weights, depth_of):
         names = list(group)
         # an embedding is looked up, not multiplied: it has no inputs to calibrate with
-        wanting = [n for n in names if config.method_of(n).needs_calibration and n != "embedding.weight"]
+        wanting = [n for n in names if method_of[n].needs_calibration and n not in {"embedding.weight", *trained}]
         inputs = inputs_of(model, wanting, batches) if batches and wanting else {}
         for name in names:
             try:
-                packed[name] = config.method_of(name)(weights[name], inputs.get(name))
+                packed[name] = trained.get(name) or method_of[name](weights[name], inputs.get(name))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
             weights[name].copy_(packed[name].dequantize())
             log.progress(len(packed), len(weights), "matrix")
     return packed
+
+
+def trained_in(model: Decoder, source: Path) -> dict[str, Packed]:
+    """Matrices that the model was trained in few bits with, by the names of their weights. Raises ValueError naming the file
+    and the weight where they are not the model's to the bit."""
+    found, state = load_trained_in(source), model.state_dict()
+    for name, packed in found.items():
+        if name not in state or not torch.equal(packed.dequantize(), state[name].cpu()):
+            raise ValueError(
+                f"{source / FILE}: {name}: is not the weight in model.safetensors: remove the file to pack it anew"
+            )
+    return found
 
 
 def relative_squared_error(state: dict[str, Tensor], packed: dict[str, Packed]) -> float:
@@ -84,17 +114,19 @@ def run(config: QuantizeConfig, data: Path, log: Log) -> dict[str, float]:
     if not is_hugging_face(source) and "quantization" in read_description(source):
         raise ValueError(f"{source / 'config.json'}: the model is quantized already; quantize needs its float32 source")
     model, tokenizer = read_model(source)
+    trained = trained_in(model, source)
     model.to(device())
     state = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
     batches: list[Batch] = []
-    if config.method.needs_calibration or config.embedding.needs_calibration:
+    if config.needs_calibration:
         if config.calibration.sequences:
             check_tokens(f"quantize.model: {config.model}", tokenizer, data / "tokenize")
         plan = Plan(data / "curriculum", data / "tokenize")
         prompts = [example.prompt for example in config.problems.examples("sft")]
         batches = batches_of(model, tokenizer, prompts, plan, config.calibration, config.seed, "quantize.calibration")
+    bits = config.width.given(model, config.method, batches, log.progress)
     try:
-        packed = quantize(model, config, batches, log)
+        packed = quantize(model, config, bits, trained, batches, log)
     except ValueError as error:
         raise ValueError(f"{source / 'model.safetensors'}: {error}") from None
     tensors, quantization = pack_state(packed, {name: weight for name, weight in state.items() if name not in packed})
@@ -110,6 +142,9 @@ def run(config: QuantizeConfig, data: Path, log: Log) -> dict[str, float]:
         "ratio": source_size / size,
         "bits_per_weight": 8 * sum(tensor.nbytes for tensor in tensors.values()) / parameters,
         "relative_squared_error": relative_squared_error(state, packed),
+        "entropy_bytes": sum(weight.entropy_bytes for weight in packed.values())
+        + sum(weight.nbytes for name, weight in tensors.items() if name in state),
+        "matrices_as_trained": len(trained),
         "parameters": parameters,
         "calibration_tokens": sum(int(mask.sum()) for _, mask in batches),
     }

@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from lm.quantized import Packed, check_matrix, pack, pack_state, unpack_state
+from lm.quantized.base import Packed, check_matrix
+from lm.quantized.counts import pack
+from lm.quantized.state import pack_state, unpack_state
+from lm.quantized.trits import pack_trits
 
 
 def packed(rows: int = 3, columns: int = 7, bits: int = 4, group: int = 4, minima: bool = True) -> Packed:
@@ -23,7 +26,7 @@ def packed(rows: int = 3, columns: int = 7, bits: int = 4, group: int = 4, minim
 @given(
     rows=st.integers(1, 5),
     columns=st.integers(1, 70),
-    bits=st.sampled_from([4, 8]),
+    bits=st.integers(1, 8),
     group=st.sampled_from([0, 1, 5, 32]),
     minima=st.booleans(),
 )
@@ -34,6 +37,38 @@ def test_through_a_file_and_json_to_the_bit(rows: int, columns: int, bits: int, 
     assert set(state) == {"a.weight", "norm"}
     assert torch.equal(state["a.weight"], weight.dequantize()) and torch.equal(state["norm"], norm)
     assert state["a.weight"].shape == (rows, columns) and state["a.weight"].dtype == torch.float32
+
+
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(
+    rows=st.integers(1, 5), columns=st.integers(1, 23), group=st.sampled_from([1, 5, 32]), planes=st.integers(1, 3)
+)  # fmt: skip
+def test_trits_through_a_file_and_json_to_the_bit(rows: int, columns: int, group: int, planes: int) -> None:
+    generator = torch.Generator().manual_seed(columns)
+    trits = torch.randint(-1, 2, (planes, rows, columns), generator=generator)
+    scales = torch.rand(planes, rows, -(-columns // group), generator=generator).to(torch.bfloat16)
+    weight = pack_trits(trits, scales, group)
+    tensors, description = pack_state({"a.weight": weight}, {})
+    found = unpack_state(load(save(tensors)), json.loads(json.dumps(description)))["a.weight"]
+    each = scales.float().repeat_interleave(group, dim=2)[:, :, :columns]
+    torch.testing.assert_close(found, (trits * each).sum(0), rtol=1e-6, atol=1e-7)  # sums in another order
+    assert torch.equal(found, weight.dequantize())
+
+
+def test_columns_that_were_multiplied_are_divided_again() -> None:
+    columns = torch.tensor([2.0, 0.5], dtype=torch.bfloat16)
+    weight = pack(torch.tensor([[3, 1]]), torch.tensor([[1.0]]), None, bits=2, group=0, columns_I=columns)
+    tensors, description = pack_state({"a.weight": weight}, {})
+    assert unpack_state(tensors, description)["a.weight"].tolist() == [[0.5, -2.0]]
+    with pytest.raises(ValueError, match="a.weight: .*shape"):
+        unpack_state(tensors | {"a.weight.columns": columns[:1]}, description)
+
+
+def test_three_bits_by_hand() -> None:
+    # 1 + 8 x 7 + 64 x 2 = 185 of the first byte's bits 1 0 0, 1 1 1, 0 1 and the third code's high bit, 0, in the second: 5 x 2
+    weight = pack(torch.tensor([[1, 7, 2, 5]]), torch.tensor([[1.0]]), None, bits=3, group=0)
+    assert weight.codes.tolist() == [[185, 10]]
+    assert weight.dequantize().tolist() == [[-3.0, 3.0, -2.0, 1.0]]
 
 
 def test_four_bits_by_hand() -> None:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.calibration import Batch
+from lm.calibration import Batch, Inputs
 from lm.config import ConfigError, methods_of
 from lm.feed_forwards import ReluSquared
 from lm.model import Decoder
@@ -133,7 +133,7 @@ def test_scores_of_units_by_hand() -> None:
     assert Magnitude()(weight, None, 2) == [5.0, 2.0] and Magnitude()(weight, None, 1) == pytest.approx(
         [5, 0, 2**0.5, 2**0.5]
     )
-    assert Activation()(weight, inputs, 2) == [2.5, 1.0]
+    assert Activation()(weight, Inputs(inputs), 2) == [2.5, 1.0]
     with pytest.raises(ValueError, match="needs the inputs"):
         Activation()(weight, None, 1)
 

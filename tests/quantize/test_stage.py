@@ -13,12 +13,13 @@ from torch import Tensor
 
 from lm.calibration import Calibration, batches_of, inputs_of
 from lm.checkpoint import load_model, save_model
+from lm.linears import FewBits
 from lm.model import Decoder
 from lm.problems import Arithmetic
-from lm.quantized import unpack_state
+from lm.quantized.state import unpack_state
 from lm.training.data.plan import Plan
 from tasks.core.log import Log
-from tasks.quantize.methods import Gptq, Int4Group, Int8
+from tasks.quantize.methods import Gptq, Int8, Rtn
 from tasks.quantize.stage import QuantizeConfig, run
 from tests.lm.models import toy_model, toy_tokenizer
 
@@ -34,7 +35,7 @@ def config(method: object, problems: Path, **more: object) -> QuantizeConfig:
 
 @pytest.fixture
 def four(tmp_path: Path) -> QuantizeConfig:
-    return config(Int4Group(), tmp_path)
+    return config(Rtn(), tmp_path)
 
 
 def source(data: Path, **changes: Tensor) -> dict[str, Tensor]:
@@ -70,7 +71,7 @@ def test_comes_back_nearly_as_it_was(tmp_path: Path, four: QuantizeConfig) -> No
     assert set(restored) == set(state)
     assert torch.equal(restored["norm.weight"], state["norm.weight"])
     assert torch.equal(restored["embedding.weight"], Int8()(state["embedding.weight"]).dequantize())
-    assert torch.equal(restored["blocks.0.ffn.up.weight"], Int4Group()(state["blocks.0.ffn.up.weight"]).dequantize())
+    assert torch.equal(restored["blocks.0.ffn.up.weight"], Rtn()(state["blocks.0.ffn.up.weight"]).dequantize())
     matrices = [name for name, weight in state.items() if weight.ndim == 2]
     lost = sum((restored[name] - state[name]).square().sum() for name in matrices)
     total = sum(state[name].square().sum() for name in matrices)
@@ -96,7 +97,7 @@ def test_sizes(tmp_path: Path, four: QuantizeConfig) -> None:
     assert metrics["ratio"] == metrics["source_size_bytes"] / metrics["size_bytes"] > 3.5
 
 
-@pytest.mark.parametrize("method", [Int4Group(), Gptq()], ids=lambda method: method.name)
+@pytest.mark.parametrize("method", [Rtn(), Gptq()], ids=lambda method: method.name)
 def test_the_same_bytes_on_every_run(tmp_path: Path, method: object) -> None:
     for name in ("first", "second"):
         source(tmp_path / name)
@@ -107,7 +108,7 @@ def test_the_same_bytes_on_every_run(tmp_path: Path, method: object) -> None:
 
 def test_eight_bits_lose_less_and_take_more(tmp_path: Path) -> None:
     results = []
-    for method in (Int4Group(), Int8()):
+    for method in (Rtn(), Int8()):
         source(tmp_path / method.name)
         results.append(run(config(method, tmp_path), tmp_path / method.name, Log()))
     four, eight = results
@@ -121,15 +122,15 @@ def logits(data: Path, folder: str) -> Tensor:
 
 def test_calibrated_outputs_are_nearer_than_rounded_ones(tmp_path: Path) -> None:
     lost, metrics = {}, {}
-    for method in (Int4Group(), Gptq()):
+    for method in (Rtn(), Gptq()):
         data = tmp_path / method.name
         source(data)
         metrics[method.name] = run(config(method, tmp_path), data, Log())
         lost[method.name] = (logits(data, "quantize") - logits(data, "distill")).square().mean().item()
     # by 5%: random weights see inputs of no direction, and the embedding's own rounding is in both
-    assert lost["gptq"] < lost["int4_group"]
-    assert metrics["gptq"]["size_bytes"] == metrics["int4_group"]["size_bytes"]
-    assert metrics["gptq"]["calibration_tokens"] > 4 * 40 + 20 * 5 and metrics["int4_group"]["calibration_tokens"] == 0
+    assert lost["gptq"] < lost["rtn"]
+    assert metrics["gptq"]["size_bytes"] == metrics["rtn"]["size_bytes"]
+    assert metrics["gptq"]["calibration_tokens"] > 4 * 40 + 20 * 5 and metrics["rtn"]["calibration_tokens"] == 0
 
 
 def test_what_calibrates_is_what_the_layers_see(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,9 +150,9 @@ def test_what_calibrates_is_what_the_layers_see(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().out.startswith("quantize.calibration: 1 of 2 prompts are left out")
     names = ["blocks.0.attention.query.weight", "blocks.1.ffn.down.weight"]
     inputs = inputs_of(model, names, batches)
-    assert [tuple(inputs[name].shape) for name in names] == [(tokens, 64), (tokens, 128)]
+    assert [tuple(inputs[name].rows_NI.shape) for name in names] == [(tokens, 64), (tokens, 128)]
     expected = first_inputs(model, batches[0][0])
-    torch.testing.assert_close(inputs[names[0]][: len(expected)], expected)
+    torch.testing.assert_close(inputs[names[0]].rows_NI[: len(expected)], expected)
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
@@ -191,7 +192,7 @@ def test_padding_calibrates_nothing_and_every_batch_counts(tmp_path: Path) -> No
             for tokens, real in zip(ids, mask, strict=True)
         ]
     )
-    torch.testing.assert_close(inputs_of(model, [name], batches)[name], alone)
+    torch.testing.assert_close(inputs_of(model, [name], batches)[name].rows_NI, alone)
 
 
 def test_the_seed_draws_the_answers_that_calibrate(tmp_path: Path) -> None:
@@ -245,3 +246,26 @@ def test_what_is_no_source_is_refused(tmp_path: Path, four: QuantizeConfig) -> N
     (tmp_path / "distill/model.safetensors").write_bytes(b"torn")
     with pytest.raises(ValueError, match=r"model\.safetensors: cannot be read"):
         run(four, tmp_path, Log())
+
+
+def test_a_model_trained_in_few_bits_is_packed_as_it_was_trained(tmp_path: Path) -> None:
+    source(tmp_path)
+    model = toy_model(width=64, ffn_width=128, seed=3)
+    model.hold(FewBits(bits=3, group=16, matrices=["ffn"]))
+    model.merge()
+    save_model(tmp_path / "distill", model, toy_tokenizer())
+    metrics = run(config(Gptq(), tmp_path), tmp_path, Log())
+    state, packed = load_file(tmp_path / "distill/model.safetensors"), read_back(tmp_path)
+    described = json.loads((tmp_path / "quantize/config.json").read_text())["quantization"]["weights"]
+    assert metrics["matrices_as_trained"] == 6
+    for name, weight in state.items():
+        if ".ffn." in name and weight.ndim == 2:
+            assert torch.equal(packed[name], weight) and described[name]["bits"] == 3
+        elif name.startswith("blocks.") and weight.ndim == 2:
+            assert not torch.equal(packed[name], weight) and described[name]["bits"] == 4
+    other = {**state, "blocks.0.ffn.up.weight": state["blocks.0.ffn.up.weight"] * 1.001}
+    save_file(other, tmp_path / "distill/model.safetensors")
+    with pytest.raises(
+        ValueError, match=r"trained_in\.safetensors: blocks\.0\.ffn\.up\.weight: is not the weight in model"
+    ):
+        run(config(Gptq(), tmp_path), tmp_path, Log())

@@ -1,4 +1,4 @@
-"""What heads and channels are worth: `(weight_OI, inputs_NI or None, width) -> a score of each I / width inputs` of the matrix
+"""What heads and channels are worth: `(weight_OI, inputs or None, width) -> a score of each I / width inputs` of the matrix
 that reads them."""
 
 from tasks.prune.units.activation import Activation

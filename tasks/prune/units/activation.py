@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from lm.calibration import Inputs
 from lm.config import Config
 
 
@@ -15,8 +16,8 @@ class Activation(Config):
     name: Literal["activation"] = "activation"
     needs_inputs: ClassVar[bool] = True
 
-    def __call__(self, weight_OI: Tensor, inputs_NI: Tensor | None, width: int) -> list[float]:
+    def __call__(self, weight_OI: Tensor, inputs: Inputs | None, width: int) -> list[float]:
         """Raises ValueError without inputs."""
-        if inputs_NI is None:
+        if inputs is None:
             raise ValueError("activation needs the inputs that the matrix has seen")
-        return inputs_NI.double().unflatten(1, (-1, width)).norm(dim=2).mean(0).tolist()
+        return inputs.rows_NI.double().unflatten(1, (-1, width)).norm(dim=2).mean(0).tolist()

@@ -1,4 +1,4 @@
-"""Which single weights go: `(weight_OI, inputs_NI or None) -> weight_OI` with zeros, of each matrix of the blocks."""
+"""Which single weights go: `(weight_OI, inputs or None) -> weight_OI` with zeros, of each matrix of the blocks."""
 
 from tasks.prune.weights.magnitude import Magnitude
 from tasks.prune.weights.sparse_gpt import SparseGpt

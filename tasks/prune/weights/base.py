@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from lm.calibration import Inputs
 from lm.config import Config
 
 
@@ -29,7 +30,7 @@ class Emptying(Config):
             raise ValueError(f"of {self.of} weights a share of {self.share} is none or all: take a larger group")
         return self
 
-    def __call__(self, weight_OI: Tensor, inputs_NI: Tensor | None) -> Tensor:
+    def __call__(self, weight_OI: Tensor, inputs: Inputs | None) -> Tensor:
         raise NotImplementedError
 
 

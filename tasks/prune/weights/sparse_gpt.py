@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lm.calibration import upper_factor
+from lm.calibration import Inputs
 from tasks.prune.weights.base import Emptying, gone
 
 # Columns of which the weights that go are chosen together: the paper's adaptive mask selection
@@ -22,13 +22,13 @@ class SparseGpt(Emptying):
     name: Literal["sparse_gpt"] = "sparse_gpt"
     damping: float = Field(0.01, gt=0, description="of the mean diagonal of the inputs' second moments")
 
-    def __call__(self, weight_OI: Tensor, inputs_NI: Tensor | None) -> Tensor:
+    def __call__(self, weight_OI: Tensor, inputs: Inputs | None) -> Tensor:
         """Raises ValueError without inputs."""
-        if inputs_NI is None:
+        if inputs is None:
             raise ValueError("sparse_gpt needs the inputs that the matrix has seen")
-        weight, upper_II = weight_OI.double().clone(), upper_factor(inputs_NI, self.damping)
+        weight, upper_II = weight_OI.double().clone(), inputs.factor(self.damping)
         columns = weight.shape[1]
-        weight[:, (inputs_NI == 0).all(0)] = 0
+        weight[:, (inputs.rows_NI == 0).all(0)] = 0
         # groups are not cut by blocks
         block = BLOCK // self.of * self.of if self.of and self.of < BLOCK else self.of or BLOCK
         for start in range(0, columns, block):

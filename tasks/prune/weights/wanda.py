@@ -5,6 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from lm.calibration import Inputs
 from tasks.prune.weights.base import Emptying, gone
 
 
@@ -13,9 +14,9 @@ class Wanda(Emptying):
 
     name: Literal["wanda"] = "wanda"
 
-    def __call__(self, weight_OI: Tensor, inputs_NI: Tensor | None) -> Tensor:
+    def __call__(self, weight_OI: Tensor, inputs: Inputs | None) -> Tensor:
         """Raises ValueError without inputs."""
-        if inputs_NI is None:
+        if inputs is None:
             raise ValueError("wanda needs the inputs that the matrix has seen")
-        scores_OI = weight_OI.double().abs() * inputs_NI.double().norm(dim=0)
+        scores_OI = weight_OI.double().abs() * inputs.rows_NI.double().norm(dim=0)
         return weight_OI.masked_fill(gone(scores_OI, self.share, self.of, by_row=True), 0)

@@ -1,5 +1,8 @@
-"""Ways to quantize: `(weight_OI, calibration_NI or None) -> Packed`; calibration_NI are inputs the matrix has seen."""
+"""Ways to quantize: `(weight_OI, Inputs or None) -> Packed`; Inputs are what the matrix has seen."""
 
+from tasks.quantize.methods.awq import Awq
 from tasks.quantize.methods.gptq import Gptq
-from tasks.quantize.methods.int4_group import Int4Group
 from tasks.quantize.methods.int8 import Int8
+from tasks.quantize.methods.learned_rounding import LearnedRounding
+from tasks.quantize.methods.rtn import Rtn
+from tasks.quantize.methods.trit_planes import TritPlanes

@@ -5,11 +5,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from lm.calibration import Inputs
 from lm.config import Config
-from lm.quantized import Packed, check_matrix, pack
+from lm.quantized.base import check_matrix
+from lm.quantized.counts import Counts, pack
 
 
-def round_by_row(weight_OI: Tensor) -> Packed:
+def round_by_row(weight_OI: Tensor) -> Counts:
     """Codes 1 to 255 for -127 to 127 steps of max|row| / 127; no entry moves by more than half a step.
 
     Scales are bfloat16: its range is float32's, and as the codes count the stored step, its rounding costs no accuracy.
@@ -26,5 +28,5 @@ class Int8(Config):
     name: Literal["int8"] = "int8"
     needs_calibration: ClassVar[bool] = False
 
-    def __call__(self, weight_OI: Tensor, calibration_NI: Tensor | None = None) -> Packed:
+    def __call__(self, weight_OI: Tensor, inputs: Inputs | None = None) -> Counts:
         return round_by_row(weight_OI)

@@ -19,7 +19,7 @@ from lm.continuous import Batch
 from lm.files import write_json
 from lm.hugging_face.export import save_hf
 from lm.model_folder import read_model
-from lm.quantized import pack_state
+from lm.quantized.state import pack_state
 from lm.sampler import generate
 from tasks.quantize.methods import Int8
 from tests.flows.serve.api import CONTEXT, KEY, NAME, ROWS, client, served, toy
@@ -116,7 +116,8 @@ def test_a_stream_put_together_is_the_whole_answer(api: openai.OpenAI, choices: 
 
 
 def test_a_request_is_answered_alike_alone_and_beside_others(api: openai.OpenAI) -> None:
-    """Of lengths, temperatures and seeds of all kinds, more at once than there are rows, which come while others are written."""
+    """Of lengths, temperatures and seeds of all kinds, more at once than there are rows, which come while others are
+    written."""
 
     def ask(place: int) -> str:
         text = "abcdefghijk" * (place % 7)

@@ -148,7 +148,7 @@ def test_every_stage_kept_inside_its_key_and_read_all_that_it_declares(graph: di
         assert record["outside"] == []
         assert set(record["params"]) == {name for name in entry.params if not name.startswith("libraries.")}, address
         made = [f"data/{before}/" for before in graph if f"data/{before}" in entry.deps]
-        if address != "quantize":  # what it calibrates with, int4_group does not need
+        if address != "quantize":  # what it calibrates with, rtn does not need
             assert [d for d in made if not any(f.startswith(d) for f in record["files"]["dependency"])] == []
 
 

@@ -1,0 +1,25 @@
+"""What a choice of bits is asked, and how it says how far it is."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from lm.calibration import Batch
+from lm.config import Config
+from lm.model import Decoder
+
+# done, of how many, and of what
+Told = Callable[[int, int, str], None]
+
+
+class Width(Config):
+    """needs_calibration: whether it asks what the model does."""
+
+    needs_calibration: ClassVar[bool] = False
+
+    def check(self, method: Any) -> None:
+        """Raises ConfigError for a method of quantize.method that it cannot choose for."""
+
+    @abstractmethod
+    def given(self, model: Decoder, method: Any, batches: list[Batch], progress: Told) -> dict[str, int]:
+        """Bits by the name of each matrix of the blocks; none for what quantize.method says. The model is left as it is."""
