@@ -316,6 +316,14 @@ class Decoder(nn.Module):
             found.append(known if state is known.state else replace(known, state=state))
         return found
 
+    def of_layers(self, indices: Sequence[int]) -> "Decoder":
+        """The model of these of its layers alone, in this order, with copies of its weights, in evaluation mode."""
+        made = Decoder(self.config.of_layers(indices)).to(self.embedding.weight.device)
+        made.load_state_dict({n: w for n, w in self.state_dict().items() if not n.startswith("blocks.")}, strict=False)
+        for mine, theirs in enumerate(indices):
+            made.blocks[mine].load_state_dict(self.blocks[theirs].state_dict())
+        return made.eval()
+
     def num_trained(self) -> int:
         """Numbers that training changes, now that matrices are held as they are."""
         return sum(weight.numel() for name, weight in self.named_parameters() if name not in self._staying)

@@ -1,4 +1,4 @@
-"""Models of some of another's layers, heads and channels, whose weights are the other's.
+"""Models of some of another's heads and channels, whose weights are the other's.
 
 Letters: H query heads, K key/value heads, E head width, F channels of a feed-forward layer, D width, N tokens.
 """
@@ -18,15 +18,6 @@ def kept(scores: Sequence[float], count: int) -> list[int]:
     """Places of the `count` highest scores, in their order; of equals the first."""
     order = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
     return sorted(order[:count])
-
-
-def without_layers(model: Decoder, layers: Sequence[int]) -> Decoder:
-    """The model of these of its layers alone, in this order."""
-    made = Decoder(model.config.of_layers(layers)).to(model.embedding.weight.device)
-    made.load_state_dict({n: w for n, w in model.state_dict().items() if not n.startswith("blocks.")}, strict=False)
-    for mine, theirs in enumerate(layers):
-        made.blocks[mine].load_state_dict(model.blocks[theirs].state_dict())
-    return made.eval()
 
 
 def shape_of(shape: ModelConfig, heads: int, ffn_width: int) -> ModelConfig:

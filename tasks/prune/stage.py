@@ -21,7 +21,7 @@ from tasks.core.tokens import check_tokens
 from tasks.prune import layers as layer_scores
 from tasks.prune import units as unit_scores
 from tasks.prune import weights as ways
-from tasks.prune.cut import kept, with_units, without_layers
+from tasks.prune.cut import kept, with_units
 from tasks.prune.nats import nats_of
 from tasks.prune.sparse import emptied, essential
 from tasks.prune.weights import Whole
@@ -60,7 +60,7 @@ def prune(model: Decoder, config: PruneConfig, batches: list[Batch], log: Log) -
     if config.layers:
         check("layers", config.layers, shape.layers)
         scores = config.layer_score(model, batches, log.progress)
-        model = without_layers(model, kept(scores, config.layers))
+        model = model.of_layers(kept(scores, config.layers))
     if config.heads or config.ffn_width:
         check("heads", config.heads or shape.heads, shape.heads)
         check("ffn_width", config.ffn_width or shape.ffn_width, shape.ffn_width)

@@ -46,6 +46,18 @@ def test_is_zero_for_equal_distributions_and_positive_else(method: type[Config])
     assert (method()(student, teacher) > 0.1).all()
 
 
+@pytest.mark.parametrize(
+    "made",
+    [m() for m in methods_of(divergences)] + [Jsd(beta=0.1), Jsd(beta=0.9, top_k=4), Skewed(direction="reverse"),
+     Skewed(direction="reverse", alpha=0.8, temperature=2.0), Skewed(alpha=0.6, top_k=3, temperature=0.5)],
+    ids=repr,
+)  # fmt: skip
+def test_the_slope_is_the_differences(made: Config) -> None:
+    """By torch's gradcheck in fp64: what is made by a formula is what the value itself has."""
+    student, teacher = logits((5, 9), torch.float64)
+    assert torch.autograd.gradcheck(lambda x: made(x, teacher), (student.requires_grad_(),))
+
+
 @EVERY
 def test_a_token_depends_on_no_other(method: type[Config]) -> None:
     student, teacher = logits((5, 123))

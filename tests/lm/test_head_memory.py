@@ -17,7 +17,6 @@ from kernels.linear_divergence import linear_divergence
 from lm.config import Config, methods_of
 from lm.training.data.conversations import hidden_at, token_logps
 from tasks.distill import divergences
-from tasks.distill.divergences import Jsd, Skewed
 from tests.lm.models import toy_model
 
 GB = 10**9
@@ -66,7 +65,7 @@ def test_log_probabilities_hold_a_chunk_in_either_direction() -> None:
 @pytest.mark.parametrize("method", methods_of(divergences), ids=lambda method: method.__name__)
 def test_a_divergence_holds_some_chunks_whatever_the_tokens(method: type[Config]) -> None:
     """8192 tokens of a vocabulary of 128256: seven matrices of fp32 logits of a chunk, 3.7 GB, where all logits are 4.2 once; of
-    divergences from a mixture up to eleven, since autograd keeps what logaddexp and both logarithms were made of."""
+    divergences from a mixture too, whose slope is made by its formula: by autograd they held eleven."""
 
     def counted(tokens: int) -> float:
         with on_gpu(), Live(1.0) as live, FakeTensorMode():
@@ -76,8 +75,7 @@ def test_a_divergence_holds_some_chunks_whatever_the_tokens(method: type[Config]
             return extra(lambda x, w: linear_divergence(x, w, theirs, head, method(), 1.0), inputs, live)
 
     few, many = counted(8192), counted(65536)
-    matrices = 11 if method in (Jsd, Skewed) else 7
-    assert triton.CHUNK_BYTES < few < matrices * triton.CHUNK_BYTES
+    assert triton.CHUNK_BYTES < few < 7 * triton.CHUNK_BYTES
     assert many < 1.02 * few  # chunks are a little larger where there are more of them
 
 

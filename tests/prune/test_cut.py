@@ -10,7 +10,7 @@ from lm.config import ConfigError, methods_of
 from lm.feed_forwards import ReluSquared
 from lm.model import Decoder
 from tasks.prune import layers, units
-from tasks.prune.cut import heads_kept, kept, shape_of, with_units, without_layers
+from tasks.prune.cut import heads_kept, kept, shape_of, with_units
 from tasks.prune.layers import Influence, Shift
 from tasks.prune.units import Activation, Magnitude
 from tests.lm.models import toy_model
@@ -49,7 +49,7 @@ def test_a_layer_that_does_nothing_is_worth_nothing(method: type) -> None:
         scores = method()(model, batches(), silent)
     assert scores.index(min(scores)) == 2 and scores[2] == pytest.approx(0, abs=1e-9)
     assert min(scores[n] for n in (0, 1, 3)) > 1e-6
-    smaller = without_layers(model, kept(scores, 3))
+    smaller = model.of_layers(kept(scores, 3))
     assert smaller.config.layers == 3
     torch.testing.assert_close(logits(smaller), logits(model), rtol=0, atol=1e-5)  # the same sums but for a zero
 
@@ -58,7 +58,7 @@ def test_the_shift_of_a_layer_by_hand() -> None:
     model = toy_model(seed=3, layers=3)
     with torch.no_grad():
         scores = Shift()(model, batches(), silent)
-        other = without_layers(model, [0, 2])
+        other = model.of_layers([0, 2])
         moved = length = 0.0
         for ids, real in batches():
             whole, less = model.hidden(ids)[real].double(), other.hidden(ids)[real].double()

@@ -3,6 +3,9 @@
 T tokens, V vocabulary, C classes that are compared: V, or the teacher's top k tokens and one class of all others.
 """
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -42,3 +45,24 @@ class Divergence(Config):
     def nats(self, student_TC: Tensor, teacher_TC: Tensor) -> Tensor:
         """nats_T from log-probabilities."""
         raise NotImplementedError
+
+
+def mixed(own_TC: Tensor, other_TC: Tensor, share: float) -> Tensor:
+    """log(share x own + (1 - share) x other) from the logarithms of both, for what takes no gradient of it."""
+    own_TC = own_TC + math.log(share)
+    return torch.logaddexp(own_TC, other_TC + math.log1p(-share), out=own_TC)
+
+
+class WithSlope(torch.autograd.Function):
+    """`apply(student_TC, nats_T, slope_TC)`: the nats, whose gradient by student_TC is the slope. Where a formula has it,
+    nothing else of the size of the distributions is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, student_TC: Tensor, nats_T: Tensor, slope_TC: Tensor) -> Tensor:
+        ctx.save_for_backward(slope_TC)
+        return nats_T
+
+    @staticmethod
+    def backward(ctx: Any, grad_T: Tensor) -> tuple[Tensor, None, None]:
+        (slope_TC,) = ctx.saved_tensors
+        return grad_T[:, None] * slope_TC, None, None

@@ -1,13 +1,11 @@
 """The generalized Jensen-Shannon divergence: GKD, Agarwal et al. 2024 (arXiv:2306.13649), equation 1."""
 
-import math
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from tasks.distill.divergences.base import Divergence
+from tasks.distill.divergences.base import Divergence, WithSlope, mixed
 
 
 class Jsd(Divergence):
@@ -18,7 +16,13 @@ class Jsd(Divergence):
     beta: float = Field(0.5, gt=0, lt=1, description="the teacher's share of the mixture")
 
     def nats(self, student_TC: Tensor, teacher_TC: Tensor) -> Tensor:
-        mixture_TC = torch.logaddexp(teacher_TC + math.log(self.beta), student_TC + math.log1p(-self.beta))
-        of_teacher_T = (teacher_TC.exp() * (teacher_TC - mixture_TC)).sum(-1)
-        of_student_T = (student_TC.exp() * (student_TC - mixture_TC)).sum(-1)
-        return self.beta * of_teacher_T + (1 - self.beta) * of_student_T
+        return WithSlope.apply(student_TC, *jsd(student_TC.detach(), teacher_TC, self.beta))
+
+
+def jsd(student_TC: Tensor, teacher_TC: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """(nats_T, their slope_TC by the student's log-probabilities). By a probability of the student it is (1 - beta) (log p -
+    log mixture), since what the mixture moves by adds up to nothing."""
+    mixture_TC = mixed(teacher_TC, student_TC, beta)
+    nats_T = beta * (teacher_TC - mixture_TC).mul_(teacher_TC.exp()).sum(-1)
+    slope_TC = mixture_TC.neg_().add_(student_TC).mul_(student_TC.exp()).mul_(1 - beta)
+    return nats_T + slope_TC.sum(-1), slope_TC

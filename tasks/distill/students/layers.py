@@ -28,10 +28,4 @@ class Layers(Config):
             raise ConfigError(
                 f"distill.student.layers: {self.layers} is no fewer than the teacher's {teacher.config.layers}; lower it"
             )
-        student = Decoder(self.shape(teacher.config))
-        student.load_state_dict(
-            {n: w for n, w in teacher.state_dict().items() if not n.startswith("blocks.")}, strict=False
-        )
-        for mine, theirs in enumerate(taken_layers(teacher.config.layers, self.layers)):
-            student.blocks[mine].load_state_dict(teacher.blocks[theirs].state_dict())
-        return student
+        return teacher.of_layers(taken_layers(teacher.config.layers, self.layers))

@@ -7,7 +7,6 @@ from typing import Literal
 from lm.calibration import Batch
 from lm.config import Config
 from lm.model import Decoder
-from tasks.prune.cut import without_layers
 
 
 class Shift(Config):
@@ -21,7 +20,7 @@ class Shift(Config):
         layers, device = model.config.layers, model.embedding.weight.device
         scores = []
         for gone in range(layers):
-            other = without_layers(model, [n for n in range(layers) if n != gone])
+            other = model.of_layers([n for n in range(layers) if n != gone])
             moved = length = 0.0
             for ids_BT, real_BT in batches:
                 mask = real_BT.to(device)
