@@ -17,8 +17,10 @@ from lm.files import write_json
 from lm.hugging_face.config import to_theirs
 from lm.hugging_face.folder import advice
 from lm.hugging_face.load import their_name
+from lm.hugging_face.packed import fitting, packed_in, quantization_config, tensors_of
 from lm.model import Decoder
 from lm.model_folder import read_model
+from lm.quantized.base import Packed
 from lm.tokenizer import SPECIALS, Tokenizer
 
 # What transformers writes itself (its save_pretrained).
@@ -61,17 +63,47 @@ def cast(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def save_hf(
-    model: Decoder, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype, shard_bytes: int = SHARD_BYTES
-) -> None:
+    model: Decoder,
+    tokenizer: Tokenizer,
+    folder: Path,
+    dtype: torch.dtype,
+    shard_bytes: int = SHARD_BYTES,
+    packed: dict[str, Packed] | None = None,
+) -> int:
     """A folder that AutoModelForCausalLM and AutoTokenizer open: answers end at the end token, and the chat template is the
     model's own where it has one, else ours, which says what Tokenizer.chat says. A text that spells a special token is read
     as that token there, as text here. Files of another export that would be read with it, or instead of it, are removed.
 
-    Raises ValueError, with nothing written, when no family of theirs has what the model uses, or the dtype is too small.
+    packed: matrices of the model, by our names, that are written as they are packed where the format has such ones; all others
+    are dequantized. Returns how many there are. Raises ValueError, with nothing written, when no family of theirs has what the
+    model uses, the dtype is too small, or none of what is packed can be written so.
     """
     described = to_theirs(model.config)
-    theirs = {their_name(name, model.config): weight for name, weight in model.state_dict().items()}
-    weights = {name: cast(name, weight, dtype) for name, weight in theirs.items()}
+    theirs = {their_name(name, model.config): (name, weight) for name, weight in model.state_dict().items()}
+    written = fitting(packed or {})
+    weights: dict[str, Tensor] = {}
+    for name, (ours, weight) in theirs.items():
+        if ours in written:
+            module = name.removesuffix(".weight")
+            weights |= {f"{module}.{part}": tensor for part, tensor in tensors_of(written[ours], dtype).items()}
+        else:
+            weights[name] = cast(name, weight, dtype)
+    if packed is not None:
+        if not written:
+            raise ValueError(
+                "no matrix is packed as compressed-tensors has it: take a symmetric method, such as "
+                "quantize.method={name: gptq, symmetric: true}, of groups that divide the columns; or export without packed"
+            )
+        modules = {name.removesuffix(".weight"): (ours, weight) for name, (ours, weight) in theirs.items()}
+        described["quantization_config"] = quantization_config(
+            {module: written[ours] for module, (ours, _) in modules.items() if ours in written},
+            ["lm_head"]
+            + [
+                module
+                for module, (ours, w) in modules.items()
+                if w.ndim == 2 and ours.startswith("blocks.") and ours not in written
+            ],
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for path in [path for pattern in STALE for path in folder.glob(pattern) if path.is_file()]:
         path.unlink()
@@ -96,6 +128,7 @@ def save_hf(
         "chat_template": tokenizer.template.text,
     }
     write_json(folder / "tokenizer_config.json", tokens)
+    return len(written)
 
 
 def main() -> int:
@@ -106,17 +139,25 @@ def main() -> int:
     )
     parser.add_argument("target", type=Path, help="a folder, or a file that ends in .gguf")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of a folder's weights: float32")
+    parser.add_argument(
+        "--packed", action="store_true", help="a quantized model as it is packed (compressed-tensors), for vLLM"
+    )
     parser.add_argument("--format", choices=["f16", "q8_0", "q4_0"], help="of a GGUF file's weights: f16")
     given = parser.parse_args()
     is_gguf = given.target.suffix == ".gguf"
     try:
         if given.dtype if is_gguf else given.format:
             raise ValueError("--format goes with a target that ends in .gguf, and --dtype with a folder")
+        if is_gguf and given.packed:
+            raise ValueError("--packed goes with a folder: a GGUF file is packed by --format")
         if is_gguf:
             said = as_gguf(given.model, given.target, given.format or "f16")
         else:
-            save_hf(*load_model(given.model), given.target, getattr(torch, given.dtype or "float32"))
+            packed = packed_in(given.model) if given.packed else None
+            dtype = getattr(torch, given.dtype or "float32")
+            written = save_hf(*load_model(given.model), given.target, dtype, packed=packed)
             said = f"{sum(path.stat().st_size for path in given.target.iterdir()) / 1e6:.1f} MB"
+            said += f", {written} of {len(packed)} matrices packed" if packed else ""
     except (ValueError, OSError) as error:
         print(f"export: {error}", file=sys.stderr)
         return 2

@@ -153,6 +153,15 @@ def test_int4_by_hand() -> None:
     assert packed.scales.tolist() == [[1.0, 0.050048828125, 0.0]]
 
 
+def test_symmetric_by_hand() -> None:
+    # from -8 to 7 steps: of 1, since -8 is the larger of the ends, and of 2
+    packed = Rtn(group=4, symmetric=True)(torch.tensor([[6.5, -8.0, 0.4, 0.0, 14.0, -14.0, 3.1]]), None)
+    assert unpacked(packed.codes, 4, 7).tolist() == [[14, 0, 8, 8, 15, 1, 10]] and packed.scales.tolist() == [
+        [1.0, 2.0]
+    ]
+    assert packed.dequantize().tolist() == [[6.0, -8.0, 0.0, 0.0, 14.0, -14.0, 4.0]]
+
+
 def test_bits_per_weight() -> None:
     assert Rtn()(normal((8, 64)), None).bits_per_weight == 4 + 32 / 32
     assert Rtn(group=64)(normal((8, 64)), None).bits_per_weight == 4 + 32 / 64
@@ -216,25 +225,33 @@ def test_gptq_survives_inputs_that_are_never_seen_and_fewer_rows_than_columns() 
         Gptq()(weight, Inputs(torch.full((3, 64), torch.nan)))
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("method", GRIDS, ids=lambda method: method.__name__)
 def test_whatever_the_bits_no_entry_moves_by_more_than_half_a_step_and_all_codes_are_used(
-    method: type[Config], bits: int
+    method: type[Config], bits: int, symmetric: bool
 ) -> None:
     weight = normal((6, 131))
-    packed = method(bits=bits, group=33)(weight, None)
+    packed = method(bits=bits, group=33, symmetric=symmetric)(weight, None)
+    assert (packed.minima is None) == symmetric
     assert_within_half_a_step(weight, packed)
     codes = set(unpacked(packed.codes, bits, 131).flatten().tolist())
-    assert codes == set(range(2**bits)) if bits < 8 else {0, 255} <= codes  # 256 codes are more than chance meets
+    # 256 codes are more than chance meets, and not every group of a symmetric grid reaches its ends
+    assert codes == set(range(2**bits)) if bits < 8 else {symmetric, 255} <= codes
+    least = method(bits=bits, group=33)(weight, None).bits_per_weight
+    assert packed.bits_per_weight == pytest.approx(least - (16 * 4 / 131 if symmetric else 0))
     assert packed.codes.shape == (6, -(-131 * bits // 8))
 
 
 @pytest.mark.parametrize("method", [Gptq, Awq, LearnedRounding], ids=lambda method: method.__name__)
-@pytest.mark.parametrize("bits", [2, 3, 4])
-def test_what_calibrates_loses_less_of_the_output_than_rounding(method: type[Config], bits: int) -> None:
+@pytest.mark.parametrize(("bits", "symmetric"), [(2, False), (3, False), (4, False), (4, True)])
+def test_what_calibrates_loses_less_of_the_output_than_rounding(
+    method: type[Config], bits: int, symmetric: bool
+) -> None:
     weight, inputs = normal((24, 96)), Inputs(uneven(400, 96))
-    lost, nearest = (lost_of(m(bits=bits)(weight, inputs), weight, inputs) for m in (method, Rtn))
-    assert lost < (0.7 if method is Awq else 0.5) * nearest
+    made = (m(bits=bits, symmetric=symmetric)(weight, inputs) for m in (method, Rtn))
+    lost, nearest = (lost_of(packed, weight, inputs) for packed in made)
+    assert lost < ((0.95 if symmetric else 0.7) if method is Awq else 0.5) * nearest
 
 
 def uneven(rows: int, columns: int) -> Tensor:

@@ -34,13 +34,14 @@ class Awq(Grid):
     def __call__(self, weight_OI: Tensor, inputs: Inputs | None = None) -> Counts:
         """Weights packed with the factors by which least of the output is lost; without calibration, or where no factor helps,
         rounded to nearest by group. Raises ValueError when an entry is not finite."""
-        best = round_by_group(weight_OI, self.bits, self.group)
+        best = round_by_group(weight_OI, self.bits, self.group, self.symmetric)
         if inputs is None:
             return best
         least = output_error(weight_OI, best.dequantize(), inputs)
         for number in range(1, self.tried + 1):
             columns_I = factors(inputs.magnitude_I, number / self.tried)
-            found = round_by_group(weight_OI.double() * columns_I.double(), self.bits, self.group, columns_I)
+            scaled = weight_OI.double() * columns_I.double()
+            found = round_by_group(scaled, self.bits, self.group, self.symmetric, columns_I)
             error = output_error(weight_OI, found.dequantize(), inputs)
             if error < least:
                 best, least = found, error

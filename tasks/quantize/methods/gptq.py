@@ -1,6 +1,7 @@
 """GPTQ: columns are rounded one after the other, and what one loses the later ones make up for (Frantar et al. 2023).
 
-arXiv:2210.17323, algorithm 1. Differs from the paper: float64, and a minimum beside the scale of a group.
+arXiv:2210.17323, algorithm 1. Differs from the paper: float64, and a minimum beside the scale of a group unless it is
+symmetric.
 """
 
 from typing import Literal
@@ -18,7 +19,15 @@ from tasks.quantize.grid import Grid, codes_of, fit, grouped
 BLOCK = 128
 
 
-def gptq(weight_OI: Tensor, inputs: Inputs, bits: int, group: int, damping: float, ordered: bool = False) -> Counts:
+def gptq(
+    weight_OI: Tensor,
+    inputs: Inputs,
+    bits: int,
+    group: int,
+    damping: float,
+    ordered: bool = False,
+    symmetric: bool = False,
+) -> Counts:
     """Codes that keep inputs @ weight' near what it was. Raises ValueError when a weight or an input is not finite.
 
     ordered: the columns whose inputs are largest come first, while there are others to make up for them (act-order of the
@@ -31,7 +40,7 @@ def gptq(weight_OI: Tensor, inputs: Inputs, bits: int, group: int, damping: floa
     columns = weight_OI.shape[1]
     order_I = inputs.order_I if ordered else torch.arange(columns, device=weight_OI.device)
     weight, upper_II = weight_OI.double()[:, order_I], inputs.factor(damping, ordered)
-    minima, scales = fit(grouped(weight_OI, group), bits)
+    minima, scales = fit(grouped(weight_OI, group), bits, symmetric)
     codes, place_of = torch.empty_like(weight), order_I.tolist()
     block = group * max(BLOCK // group, 1)
     for start in range(0, columns, block):
@@ -40,11 +49,15 @@ def gptq(weight_OI: Tensor, inputs: Inputs, bits: int, group: int, damping: floa
         for column in range(start, end):
             mine = place_of[column] // group
             if not ordered and column % group == 0:
-                low, step = fit(weight[:, None, column : min(column + group, columns)], bits)
-                minima[:, mine], scales[:, mine] = low[:, 0], step[:, 0]
-            low, step, value = minima[:, mine, None], scales[:, mine, None], weight[:, column]
+                low, step = fit(weight[:, None, column : min(column + group, columns)], bits, symmetric)
+                scales[:, mine] = step[:, 0]
+                if minima is not None and low is not None:
+                    minima[:, mine] = low[:, 0]
+            low, step = None if minima is None else minima[:, mine, None], scales[:, mine, None]
+            value = weight[:, column]
             codes[:, column] = codes_of(value[:, None, None], low, step, bits).flatten()
-            rounded = (low.double() + codes[:, column, None] * step.double()).flatten()
+            zero = -step.double() * 2 ** (bits - 1) if low is None else low.double()
+            rounded = (zero + codes[:, column, None] * step.double()).flatten()
             lost[:, column - start] = (value - rounded) / upper_II[column, column]
             weight[:, column:end] -= lost[:, column - start, None] * upper_II[column, column:end]
         weight[:, end:] -= lost @ upper_II[start:end, end:]
@@ -63,4 +76,4 @@ class Gptq(Grid):
     def __call__(self, weight_OI: Tensor, inputs: Inputs | None = None) -> Counts:
         """Weights packed by GPTQ. With no calibration every input counts the same, which is round to nearest by group."""
         given = inputs or Inputs(torch.eye(weight_OI.shape[1], device=weight_OI.device))
-        return gptq(weight_OI, given, self.bits, self.group, self.damping, self.order == "activations")
+        return gptq(weight_OI, given, self.bits, self.group, self.damping, self.order == "activations", self.symmetric)

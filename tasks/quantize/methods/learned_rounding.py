@@ -14,7 +14,7 @@ from torch import Tensor
 from lm.calibration import Inputs
 from lm.quantized.counts import Counts, pack, unpacked
 from tasks.quantize.error import output_error, row_errors
-from tasks.quantize.grid import Grid, fit, grouped, round_by_group, steps_of
+from tasks.quantize.grid import Grid, counts_of, fit, grouped, round_by_group, steps_of
 
 # The rectified sigmoid's stretch (equation 23), by which it reaches 0 and 1
 LOW, HIGH = -0.1, 1.1
@@ -72,14 +72,14 @@ class LearnedRounding(Grid):
     def __call__(self, weight_OI: Tensor, inputs: Inputs | None = None) -> Counts:
         """Weights packed by what is learned; without calibration rounded to nearest by group, which then loses least. Raises
         ValueError when an entry is not finite."""
-        nearest = round_by_group(weight_OI, self.bits, self.group)
+        nearest = round_by_group(weight_OI, self.bits, self.group, self.symmetric)
         if inputs is None or output_error(weight_OI, nearest.dequantize(), inputs) == 0:
             return nearest
         rows, columns = weight_OI.shape
         groups = grouped(weight_OI, self.group)
-        minima, scales = fit(groups, self.bits)
+        minima, scales = fit(groups, self.bits, self.symmetric)
         steps = steps_of(scales)[:, :, None]
-        counts = ((groups - minima.double()[:, :, None]) / steps).view(rows, -1)[:, :columns]
+        counts = counts_of(groups, minima, scales, self.bits).view(rows, -1)[:, :columns]
         steps_OI = steps.expand_as(groups).reshape(rows, -1)[:, :columns]
         with torch.enable_grad():
             codes = learned(counts, steps_OI, inputs, 2**self.bits - 1, self.steps)

@@ -14,4 +14,4 @@ class Rtn(Grid):
     needs_calibration: ClassVar[bool] = False
 
     def __call__(self, weight_OI: Tensor, inputs: Inputs | None = None) -> Counts:
-        return round_by_group(weight_OI, self.bits, self.group)
+        return round_by_group(weight_OI, self.bits, self.group, self.symmetric)

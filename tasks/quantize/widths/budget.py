@@ -96,7 +96,7 @@ class Budget(Width):
         for name, weight in weights.items():
             exact = weight.clone()
             for bits in self.of:
-                rounded = round_by_group(exact, bits, method.group)
+                rounded = round_by_group(exact, bits, method.group, method.symmetric)
                 weight.copy_(rounded.dequantize())
                 nats[name].append(divergence(model, before, some))
                 sizes[name].append(rounded.num_bytes + weight.shape[1] * method.bytes_a_column)
