@@ -45,7 +45,7 @@ def packed_in(folder: Path) -> dict[str, Packed]:
 
 
 def fitting(packed: dict[str, Packed]) -> dict[str, Counts]:
-    """Those that the format has: matrices of blocks, in steps either way of 0, of whole groups."""
+    """Matrices that the format has, of those that are packed: of blocks, in steps either way of 0, of whole groups."""
     return {
         name: matrix
         for name, matrix in packed.items()
