@@ -117,7 +117,7 @@ class Routed(nn.Module):
         dtype = autocast_dtype(x_ND) or x_ND.dtype
         order_M = experts_NA.flatten().argsort(stable=True)
         places_XM = torch.arange(len(self.experts), device=x_ND.device)[:, None] == experts_NA.flatten()
-        counts_X = places_XM.sum(1)
+        counts_X = places_XM.sum(1).cpu()  # read by each product: a GPU's host waits here, once a layer
         # repeated first, and then put in order: no sum of the backward depends on who comes first
         many_MD = x_ND.to(dtype)[:, None].expand(-1, self.part.active, -1).flatten(0, 1).index_select(0, order_M)
         gates, ups, downs = (

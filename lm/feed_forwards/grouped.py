@@ -1,7 +1,7 @@
 """Products of rows with one matrix of several each, as an operator of torch: to Dynamo, and to a forecast, one node, whose
 shapes are the same however many rows each matrix has. lm/feed_forwards/experts.py sorts the tokens for it.
 
-One product a matrix, in the order of the matrices: the same bits each time. On a GPU the host waits for the counts.
+One product a matrix, in the order of the matrices: the same bits each time. The counts are read by the host.
 Registered as kernels/attention/operator.py is, and for its reasons.
 Letters: M rows, X matrices, O outputs, I inputs.
 """
@@ -76,5 +76,6 @@ torch.library.register_autograd(PRODUCTS, _backward, setup_context=_keep)
 
 def grouped_product(rows_MI: Tensor, counts_X: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """y_MO: the first counts_X[0] rows times the first weight_OI, transposed, those that follow times the second, and so on.
-    Counts sum to M, and all are of one dtype. Differentiable once in rows and weights."""
+    Counts sum to M and are best on the CPU, for which a GPU would wait; all else is of one dtype. Differentiable once in rows
+    and weights."""
     return torch.ops.tokenmill.grouped_products.default(rows_MI, counts_X, list(weights), False)

@@ -1,5 +1,6 @@
 """Experts by hand, against loops over tokens, and against the losses that transformers has of them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +15,15 @@ from lm.calibration import inputs_of
 from lm.feed_forwards import Experts
 from lm.feed_forwards.experts import Routed, balance_loss, chosen, logit_loss
 from lm.feed_forwards.grouped import grouped_product
+from lm.hugging_face.adapters import save_adapter
+from lm.hugging_face.export import save_hf
+from lm.hugging_face.load import load_hf
+from lm.hugging_face.merge import merge
 from lm.model import Decoder
 from lm.training.batch import Batch, Metrics, backward, with_auxiliary
 from lm.training.flops import flops_per_token
 from tests.lm.made_parts import CLOSE, decided, ids_of, stirred
-from tests.lm.models import toy_model
+from tests.lm.models import toy_model, toy_tokenizer
 
 WAYS: list[dict[str, Any]] = [
     {"experts": 4, "active": 2},
@@ -161,6 +166,23 @@ def test_no_product_is_made_for_weights_that_stay() -> None:
         made.append([operators.names.count(f"tokenmill.grouped_{what}.default") for what in ("products", "gradients")])
         assert model.blocks[0].attention.query.weight.grad is None or not matrices
     assert made == [[12, 0], [12, 6]]  # of 2 layers, forward and backward through 3 matrices
+
+
+@torch.no_grad()
+def test_an_adapter_of_experts_is_merged_into_a_folder_of_mixtral(tmp_path: Path) -> None:
+    model = toy({"experts": 4, "active": 2}, qk_norm=False)
+    save_hf(model, toy_tokenizer(), tmp_path / "theirs", torch.float32)
+    before = model(ids_of(1, 9))
+    model.hold(linears.LoRA(rank=2, matrices=["experts"], keep=True))
+    for layer in model.held.values():
+        layer.up.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+    model.merge()
+    (tmp_path / "adapter").mkdir()
+    save_adapter(tmp_path / "adapter", model.learned, model.config)
+    assert merge(tmp_path / "theirs", tmp_path / "adapter", tmp_path / "merged") == 2 * 4 * 3
+    wanted = model(ids_of(1, 9))
+    torch.testing.assert_close(load_hf(tmp_path / "merged")(ids_of(1, 9)), wanted, **CLOSE)
+    assert not torch.allclose(wanted, before, **CLOSE)
 
 
 def test_grouped_products_have_exact_gradients_whatever_the_counts() -> None:
