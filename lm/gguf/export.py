@@ -14,7 +14,7 @@ from torch import Tensor
 from lm.files import replacing, write_text
 from lm.gguf.modelfile import modelfile
 from lm.gguf.vocabulary import Vocabulary
-from lm.hugging_face.config import to_theirs
+from lm.hugging_face.config import OF_EXPERTS, to_theirs
 from lm.hugging_face.load import OUTER, their_name
 from lm.model import Decoder, ModelConfig
 from lm.tokenizer import Tokenizer
@@ -33,6 +33,8 @@ def family_of(config: ModelConfig) -> str:
     described = to_theirs(config)
     if "layer_types" in described:
         raise ValueError("sliding_window is not written to GGUF: no reader has shown that it is read")
+    if described["model_type"] in OF_EXPERTS:
+        raise ValueError("experts are not written to GGUF: no reader has shown that they are read")
     if config.rope_scaling:
         raise ValueError(
             f"rope_scaling {config.rope_scaling.kind} is not written to GGUF: no reader has shown that it is read"

@@ -5,11 +5,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from lm.config import mistakes
+from lm.feed_forwards.experts import Experts
+from lm.feed_forwards.swiglu import SwiGLU
 from lm.mixers.sliding_window import SlidingWindow
 from lm.model import Layer, ModelConfig
 from lm.rope import Linear, Llama3, Scaling, Yarn
 
-FAMILIES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+FAMILIES = {
+    "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
+    "mixtral": "MixtralForCausalLM", "qwen2_moe": "Qwen2MoeForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM",
+}  # fmt: skip
+OF_EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe")
 # What the decoder does not have, by key, with the values that ask for nothing.
 ABSENT = {
     "hidden_act": ("silu", None),
@@ -53,6 +59,8 @@ def from_theirs(theirs: dict[str, Any]) -> ModelConfig:
     rope = {key: value for key, value in rope.items() if value is not None}
     # files before transformers 4.x leave out what their class has by default: 128 in Qwen 3, the quotient elsewhere
     head_width = size["head_dim"] or (128 if family == "qwen3" else size["hidden_size"] // heads)
+    # what classes have by default
+    theta, epsilon = (1e6, 1e-5) if family == "mixtral" else (1e4, 1e-6)
     try:
         return ModelConfig(
             vocab_size=size["vocab_size"],
@@ -63,13 +71,14 @@ def from_theirs(theirs: dict[str, Any]) -> ModelConfig:
             head_width=head_width,
             ffn_width=size["intermediate_size"],
             context=context,
-            rope_theta=_number(rope, "rope_theta", _number(theirs, "rope_theta", 10_000.0)),
+            rope_theta=_number(rope, "rope_theta", _number(theirs, "rope_theta", theta)),
             rope_scaling=scaling_from(rope, context),
-            norm_eps=_number(theirs, "rms_norm_eps", 1e-6),
-            qk_norm=family == "qwen3",
-            qkv_bias=family == "qwen2",
+            norm_eps=_number(theirs, "rms_norm_eps", epsilon),
+            qk_norm=family in ("qwen3", "qwen3_moe"),
+            qkv_bias=family == "qwen2" or (family == "qwen2_moe" and bool(theirs.get("qkv_bias", True))),
             tied=bool(theirs.get("tie_word_embeddings", False)),
-            pattern=pattern_from(theirs, size["num_hidden_layers"]),
+            feed_forward=experts_from(theirs) if family in OF_EXPERTS else SwiGLU(),
+            pattern=(dense_among if family in OF_EXPERTS else pattern_from)(theirs, size["num_hidden_layers"]),
         )
     except ValidationError as error:  # with our names
         raise ValueError(mistakes(error)) from None
@@ -89,9 +98,50 @@ def pattern_from(theirs: dict[str, Any], layers: int) -> list[Layer]:
     if not windows or theirs["model_type"] == "llama":
         raise ValueError(f"sliding_attention in {theirs['model_type']} without use_sliding_window is not supported")
     window = SlidingWindow(window=_whole(theirs, "sliding_window", None))
-    every = [Layer(mixer=window if kind == "sliding_attention" else None) for kind in kinds]
-    period = next(n for n in range(1, layers + 1) if every == [every[index % n] for index in range(layers)])
-    return every[:period]
+    return _repeated([Layer(mixer=window if kind == "sliding_attention" else None) for kind in kinds])
+
+
+def _repeated(every: list[Layer]) -> list[Layer]:
+    """The shortest pattern that gives these layers."""
+    layers = len(every)
+    return every[: next(n for n in range(1, layers + 1) if every == [every[index % n] for index in range(layers)])]
+
+
+def experts_from(theirs: dict[str, Any]) -> Experts:
+    """The experts of a layer."""
+    active, balance = _whole(theirs, "num_experts_per_tok", None), _share(theirs, "router_aux_loss_coef", 0.001)
+    count = _whole(theirs, "num_experts" if "num_experts" in theirs else "num_local_experts", None)
+    if theirs["model_type"] == "mixtral":
+        return Experts(experts=count, active=active, balance=balance, router_z=0.0)
+    width = _whole(theirs, "moe_intermediate_size", None)
+    beside = _whole(theirs, "shared_expert_intermediate_size", None) if theirs["model_type"] == "qwen2_moe" else 0
+    if beside % width:
+        raise ValueError(f"shared_expert_intermediate_size {beside} is no multiple of moe_intermediate_size {width}")
+    return Experts(
+        experts=count,
+        active=active,
+        width=width,
+        normalised=bool(theirs.get("norm_topk_prob", False)),
+        shared=beside // width,
+        shared_gate=beside > 0,
+        balance=balance,
+        router_z=0.0,
+    )
+
+
+def dense_among(theirs: dict[str, Any], layers: int) -> list[Layer]:
+    """The pattern of a model of experts, some of whose layers may have none."""
+    window = theirs.get("sliding_window") if theirs["model_type"] == "mixtral" else theirs.get("use_sliding_window")
+    if window or set(theirs.get("layer_types") or ()) - {"full_attention"}:
+        raise ValueError(f"a window in {theirs['model_type']} is not supported")
+    if theirs.get("decoder_sparse_step", 1) != 1:
+        raise ValueError(f"decoder_sparse_step {theirs['decoder_sparse_step']!r} is not supported")
+    dense = theirs.get("mlp_only_layers") or []
+    if not isinstance(dense, list):
+        raise ValueError(f"mlp_only_layers {dense!r} is no list of layers")
+    if not dense:
+        return []
+    return _repeated([Layer(feed_forward=SwiGLU() if index in dense else None) for index in range(layers)])
 
 
 def _whole(theirs: dict[str, Any], name: str, default: int | None) -> int:
@@ -106,6 +156,11 @@ def _number(theirs: dict[str, Any], name: str, default: float | None = None) -> 
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
         raise ValueError(f"{name} {value!r} is no number above 0")
     return float(value)
+
+
+def _share(theirs: dict[str, Any], name: str, default: float) -> float:
+    """A number that may be 0."""
+    return 0.0 if theirs.get(name) == 0 else _number(theirs, name, default)
 
 
 def scaling_from(rope: dict[str, Any], context: int) -> Scaling | None:
@@ -149,11 +204,8 @@ def to_theirs(config: ModelConfig) -> dict[str, Any]:
     if config.qk_norm and config.qkv_bias:
         raise ValueError("no Hugging Face family has both qk_norm and qkv_bias")
     family = "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
-    if family == "qwen2" and config.head_dim * config.heads != config.width:
-        raise ValueError("Qwen 2 has no head width of its own: width must be heads x head_width")
-    return {
+    described = {
         "model_type": family,
-        "architectures": [FAMILIES[family]],
         "vocab_size": config.vocab_size,
         "hidden_size": config.width,
         "num_hidden_layers": config.layers,
@@ -170,6 +222,9 @@ def to_theirs(config: ModelConfig) -> dict[str, Any]:
         "use_sliding_window": False,
         **parts_to(config, family),
     }
+    if described["model_type"].startswith("qwen2") and config.head_dim * config.heads != config.width:
+        raise ValueError("Qwen 2 has no head width of its own: width must be heads x head_width")
+    return {**described, "architectures": [FAMILIES[described["model_type"]]]}
 
 
 def parts_to(config: ModelConfig, family: str) -> dict[str, Any]:
@@ -177,15 +232,24 @@ def parts_to(config: ModelConfig, family: str) -> dict[str, Any]:
     config.norm.exported()
     kinds: list[str] = []
     keys: dict[str, Any] = {}
+    dense: list[int] = []
     for index in range(config.layers):
         layer = config.layer(index)
         said = {**layer.mixer.exported(config), **layer.feed_forward.exported(config)}
         kinds.append(said.pop("layer_type"))
+        if "model_type" not in said:
+            dense.append(index)
         for key, value in said.items():
             if keys.setdefault(key, value) != value:
                 raise ValueError(f"no Hugging Face family has layers with {key} {keys[key]} and others with {value}")
+    if "model_type" in keys:
+        if dense and keys["model_type"] == "mixtral":
+            raise ValueError("Mixtral has experts in every layer: with qk_norm layers of both kinds are Qwen3-MoE")
+        keys |= {"mlp_only_layers": dense} if dense else {}
     if set(kinds) == {"full_attention"}:
         return keys
+    if "model_type" in keys:
+        raise ValueError("experts are exported without sliding_window: no family of both has been read back")
     if family == "llama":
         raise ValueError(
             "Llama has no sliding_window: a model with qk_norm or qkv_bias can be exported, as Qwen 3 or 2"

@@ -1,4 +1,5 @@
-"""Hugging Face model folders: Llama 2 and 3, Qwen 2 and 3, SmolLM 1 and 2. lm/hugging_face/export.py writes them."""
+"""Hugging Face model folders: Llama 2 and 3, Qwen 2 and 3, SmolLM 1 and 2; of experts Mixtral, Qwen2-MoE and Qwen3-MoE.
+lm/hugging_face/export.py writes them."""
 
 import json
 import sys
@@ -10,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lm.feed_forwards.experts import Experts
 from lm.hugging_face.config import from_theirs
 from lm.hugging_face.folder import advice
 from lm.model import Decoder, ModelConfig
@@ -19,6 +21,8 @@ OUTER = {
     "norm.weight": "model.norm.weight",
     "head.weight": "lm_head.weight",
 }
+# Mixtral's names where Qwen's experts have others
+MIXTRAL = {".mlp.": ".block_sparse_moe.", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 NORMS = {"attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 
 
@@ -35,7 +39,11 @@ def their_name(name: str, config: ModelConfig) -> str:
         part = layer.mixer if slot == "attention" else layer.feed_forward
         if module not in part.hugging_face:
             raise ValueError(f"{name}: Hugging Face has no name for it")
-        return f"model.layers.{index}.{part.hugging_face[module]}.{kind}"
+        named = f"model.layers.{index}.{part.hugging_face[module]}.{kind}"
+        if isinstance(part, Experts) and part.family(config) == "mixtral":
+            for qwens, own in MIXTRAL.items():
+                named = named.replace(qwens, own)
+        return named
     return f"model.layers.{index}.{NORMS[inside]}.{kind}"
 
 

@@ -36,7 +36,7 @@ def card_of(device_name: str, cards: Iterable[str]) -> str | None:
 def flops_per_token(model: Decoder, length: int) -> float:
     """FLOP a token, forward and backward, in sequences of `length` positions: of each matrix what its holder says, of a
     dense one `dense_flops`, and what mixers and feed-forward layers say of their own, 6 * heads * head width * length of
-    attention.
+    attention. Weights that a token leaves out cost nothing, each counting as the mean one of its part.
 
     Norms and pointwise work are left out; a tied embedding counts as the head alone.
     """
@@ -44,9 +44,11 @@ def flops_per_token(model: Decoder, length: int) -> float:
     found = dense_flops(model.head_weight)
     for index, block in enumerate(model.blocks):
         parts = config.layer(index)
-        found += sum(flops_of(layer) for layer in block.modules() if isinstance(layer, nn.Linear))
-        for part in (parts.mixer, parts.feed_forward):
-            found += part.flops(config, length) - 6.0 * part.idle(config)
+        for part, name in ((parts.mixer, "attention"), (parts.feed_forward, "ffn")):
+            layers = [layer for layer in block.get_submodule(name).modules() if isinstance(layer, nn.Linear)]
+            products = sum(flops_of(layer) for layer in layers)
+            weights = sum(layer.in_features * layer.out_features for layer in layers)
+            found += products - products * part.idle(config) / max(weights, 1) + part.flops(config, length)
     return found
 
 

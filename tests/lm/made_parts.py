@@ -1,6 +1,6 @@
 """Toys of any parts, for what must hold of every mixer, feed-forward layer and norm."""
 
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from hypothesis import assume
@@ -20,14 +20,17 @@ TOKENS = 18
 
 
 def method_of(draw: st.DrawFn, methods: tuple[type[Config], ...]) -> Config:
-    """One of a room's methods, its whole numbers small, so that they bind."""
+    """One of a room's methods, its whole numbers small, so that they bind; 0 where a number may be 0."""
     method = draw(st.sampled_from(methods))
     given_ = {}
     for name, field in method.model_fields.items():
         if field.annotation is int:
-            given_[name] = draw(st.integers(1, 9), label=name)
+            least = 0 if any(getattr(rule, "ge", 1) == 0 for rule in field.metadata) else 1
+            given_[name] = draw(st.integers(least, 9), label=name)
         elif field.annotation is bool:
             given_[name] = draw(st.booleans(), label=name)
+        elif name != "name" and get_origin(field.annotation) is Literal:
+            given_[name] = draw(st.sampled_from(get_args(field.annotation)), label=name)
     try:
         return method(**given_)
     except ValidationError:

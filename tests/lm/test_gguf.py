@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
 from lm.checkpoint import save_model
+from lm.feed_forwards import Experts
 from lm.gguf.export import BLOCK, FORMATS, Format, in_pairs, save_gguf
 from lm.gguf.vocabulary import CONTROL, UNUSED, name_of_words
 from lm.hugging_face.export import save_hf
@@ -267,6 +268,7 @@ def overflowing() -> Decoder:
     [
         (lambda: model_of("llama", norm=LayerNorm()), TOKENIZER, "layer_norm"),
         (lambda: model_of("qwen3", mixer=SlidingWindow(window=8)), TOKENIZER, "sliding_window is not written to GGUF"),
+        (lambda: model_of("qwen3", feed_forward=Experts()), TOKENIZER, "experts are not written to GGUF"),
         (lambda: model_of("qwen3", qkv_bias=True), TOKENIZER, "both qk_norm and qkv_bias"),
         (lambda: model_of("llama", rope_scaling=Linear(factor=2.0)), TOKENIZER, "rope_scaling linear is not written"),
         (adapted, TOKENIZER, "an adapter beside its weights: merge it first"),

@@ -75,6 +75,31 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "qwen-3": ("Qwen3", {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 20}),
+    "mixtral": ("Mixtral", {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4}),
+    "qwen-2-moe": (
+        "Qwen2Moe",
+        {
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 48,
+        },
+    ),
+    "qwen-3-moe": (
+        "Qwen3Moe",
+        {
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 20,
+            "num_experts": 5,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 40,
+            "norm_topk_prob": True,
+            "mlp_only_layers": [1],
+        },
+    ),
 }
 # fp32 with sums in another order; logits are of the order of 1 to 10
 LOGITS = {"rtol": 0, "atol": 1e-4}
@@ -208,6 +233,49 @@ def test_what_the_decoder_has_not_is_refused_with_file_and_key(tmp_path: Path) -
     path.unlink()
     with pytest.raises(ValueError, match="config.json: no such file"):
         load_hf(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "reason"),
+    [
+        ("mixtral", {"sliding_window": 8}, "a window in mixtral is not supported"),
+        ("mixtral", {"num_experts_per_tok": 5}, "active: 5 of 4 experts"),
+        ("mixtral", {"num_experts_per_tok": 1}, "one expert's weight is always 1"),
+        ("mixtral", {"num_local_experts": None}, "has no 'num_local_experts'"),
+        ("mixtral", {"router_aux_loss_coef": "much"}, "router_aux_loss_coef 'much' is no number"),
+        ("qwen-2-moe", {"shared_expert_intermediate_size": 40}, "40 is no multiple of moe_intermediate_size 24"),
+        ("qwen-3-moe", {"decoder_sparse_step": 2}, "decoder_sparse_step 2 is not supported"),
+        ("qwen-3-moe", {"mlp_only_layers": "all"}, "mlp_only_layers 'all' is no list of layers"),
+    ],
+)
+def test_experts_that_the_decoder_has_not_are_refused(
+    family: str, change: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    theirs_of(family).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=reason) as caught:
+        load_hf(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        ({"experts": {"shared": 1}, "qk_norm": False}, "with shared_gate and without qk_norm"),
+        ({"experts": {"shared": 1, "shared_gate": True}}, "with shared_gate and without qk_norm"),
+        ({"experts": {}, "qk_norm": False, "qkv_bias": True}, "Mixtral, which has no qkv_bias without a shared expert"),
+        ({"experts": {"normalised": False}, "qk_norm": False}, "has no weights that are not normalised"),
+        ({"experts": {}, "mixer": {"name": "sliding_window"}}, "exported without sliding_window"),
+        ({"experts": {}, "qk_norm": False, "pattern": [{}, {"feed_forward": {"name": "swiglu"}}]}, "in every layer"),
+        ({"experts": {}, "pattern": [{}, {"feed_forward": {"name": "experts", "active": 3}}]}, "num_experts_per_tok 2"),
+    ],
+)
+def test_experts_that_no_family_has_are_refused(shape: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    experts = {"name": "experts", **shape.pop("experts")}
+    with pytest.raises(ValueError, match=reason) as caught:
+        save_hf(toy_model(feed_forward=experts, **shape), toy_tokenizer(), tmp_path, torch.float32)
+    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
 
 
 def test_no_family_has_both_norms_and_biases(tmp_path: Path) -> None:

@@ -1,0 +1,223 @@
+"""A mixture of experts: of several SwiGLU layers a token goes through those that a router scores highest.
+
+Routing is top-k by token: Shazeer et al. 2017 (arXiv:1701.06538), equations 1 to 5 without noise, as Mixtral (Jiang et al.
+2024, arXiv:2401.04088, section 2.1) has it; with `active: 1` and `normalised: false` the Switch Transformer's (Fedus et al.
+2021, arXiv:2101.03961, equations 1 and 2). Shared experts, which every token goes through, are DeepSeekMoE's (Dai et al. 2024,
+arXiv:2401.06066, section 3.2), their gate Qwen2-MoE's. Balance loss: Switch, equations 4 to 6. Loss of the router's
+logits: ST-MoE (Zoph et al. 2022, arXiv:2202.08906, equation 5).
+
+Differs from the papers: no expert has a capacity, so no token is dropped and what becomes of one does not depend on others.
+The balance is that of each row, a mean over rows (as in DeepSeek-V3, arXiv:2412.19437, equations 17 to 20), where Switch takes
+a batch: how memory and ranks divide a batch then changes nothing. Padding counts as tokens in both losses.
+Experts that choose tokens (arXiv:2202.09368) are left out: their choice depends on later tokens, which a sampler has not.
+Balance by a bias that follows the load (arXiv:2408.15664) is left out: a part has no state from step to step.
+
+Letters as in lm/shape.py; N tokens of a pass, X experts, A experts that a token goes through, M = N x A.
+"""
+
+from functools import cache
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from kernels.swiglu import swiglu
+from lm.context import autocast_dtype
+from lm.feed_forwards.grouped import grouped_product
+from lm.feed_forwards.swiglu import Gated
+from lm.parts import Part
+from lm.shape import Shape
+
+
+def chosen(logits_NX: Tensor, active: int, normalised: bool) -> tuple[Tensor, Tensor]:
+    """(weights_NA, experts_NA) of the experts with the largest logits: their share of the softmax over all experts, or, where
+    normalised, the softmax over those A."""
+    largest_NA, experts_NA = logits_NX.topk(active, -1)
+    if normalised:
+        return largest_NA.softmax(-1), experts_NA
+    return (largest_NA - logits_NX.logsumexp(-1, keepdim=True)).exp(), experts_NA
+
+
+def balance_loss(logits_BTX: Tensor, experts_BTA: Tensor) -> Tensor:
+    """X times the sum over experts of (share of the choices that fell on it) x (mean probability of it), of each row, its mean
+    over rows: 1 where both are even. The shares have no gradient."""
+    X = logits_BTX.shape[-1]
+    taken_BTX = torch.zeros_like(logits_BTX).scatter_(-1, experts_BTA, 1.0)
+    shares_BX = taken_BTX.mean(1) / experts_BTA.shape[-1]
+    return X * (shares_BX * logits_BTX.softmax(-1).mean(1)).sum(-1).mean()
+
+
+def logit_loss(logits_BTX: Tensor) -> Tensor:
+    """The squared log-sum-exp of the logits, its mean over tokens."""
+    return logits_BTX.logsumexp(-1).square().mean()
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer is no more than its weight: neither held otherwise nor watched by hooks, as a calibration's or ZeRO's."""
+    return type(layer) is nn.Linear and not layer._forward_pre_hooks
+
+
+def is_recorded(x: Tensor) -> bool:
+    """Whether a CUDA graph of a sampler's step is being recorded, in which the host reads no counts."""
+    on_gpu = not torch.is_grad_enabled() and x.is_cuda and torch.cuda.is_available()
+    return on_gpu and torch.cuda.is_current_stream_capturing()
+
+
+class Routed(nn.Module):
+    """(y_BTD, loss) of x_BTD, the loss being there in training alone.
+
+    Tokens are sorted by expert, and each expert has one product a matrix. Where a matrix of an expert is more than its weight
+    (`is_plain`), and while a CUDA graph is recorded, every expert reads every token and those not chosen count 0: X / A times
+    the products, the same numbers to rounding.
+    """
+
+    def __init__(self, part: "Experts", shape: Shape) -> None:
+        super().__init__()
+        self.part = part
+        self.router = nn.Linear(shape.width, part.experts, bias=False)
+        self.experts = nn.ModuleList(Gated(part.of_expert(shape, 1)) for _ in range(part.experts))
+        if part.shared:
+            self.shared = Gated(part.of_expert(shape, part.shared))
+        if part.shared_gate:
+            self.shared_gate = nn.Linear(shape.width, 1, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor | None]:
+        part, x_ND = self.part, x_BTD.flatten(0, -2)
+        logits_NX = self.logits(x_BTD).flatten(0, -2)
+        weights_NA, experts_NA = chosen(logits_NX, part.active, part.normalised)
+        matrices = [layer for layer in self.experts.modules() if isinstance(layer, nn.Linear)]
+        if all(map(is_plain, matrices)) and not is_recorded(x_BTD):
+            y_BTD = self.by_expert(x_ND, weights_NA, experts_NA).view(x_BTD.shape)
+        else:
+            y_BTD = self.by_all(x_BTD, weights_NA, experts_NA)
+        if part.shared:
+            shared_BTD = self.shared(x_BTD)
+            y_BTD = y_BTD + (self.shared_gate(x_BTD).sigmoid() * shared_BTD if part.shared_gate else shared_BTD)
+        if not (self.training and (part.balance or part.router_z)):
+            return y_BTD, None
+        logits_BTX = logits_NX.unflatten(0, x_BTD.shape[:-1])
+        loss = part.balance * balance_loss(logits_BTX, experts_NA.view(*x_BTD.shape[:-1], -1))
+        return y_BTD, loss + part.router_z * logit_loss(logits_BTX)
+
+    def logits(self, x_BTD: Tensor) -> Tensor:
+        """logits_BTX, in fp32 at least. Under autocast the factors are rounded, as a sampler's weights are, and the sums are
+        not: rounded, they would often be equal."""
+        if not is_plain(self.router):
+            made_BTX = self.router(x_BTD)
+            return made_BTX.to(torch.promote_types(made_BTX.dtype, torch.float32))
+        dtype = autocast_dtype(x_BTD) or x_BTD.dtype
+        wide = torch.promote_types(dtype, torch.float32)
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            return F.linear(x_BTD.to(dtype).to(wide), self.router.weight.to(dtype).to(wide))
+
+    def by_expert(self, x_ND: Tensor, weights_NA: Tensor, experts_NA: Tensor) -> Tensor:
+        """y_ND by products over the tokens of each expert."""
+        dtype = autocast_dtype(x_ND) or x_ND.dtype
+        order_M = experts_NA.flatten().argsort(stable=True)
+        places_XM = torch.arange(len(self.experts), device=x_ND.device)[:, None] == experts_NA.flatten()
+        counts_X = places_XM.sum(1).cpu()  # read by each product: a GPU's host waits here, once a layer
+        # repeated first, and then put in order: no sum of the backward depends on who comes first
+        many_MD = x_ND.to(dtype)[:, None].expand(-1, self.part.active, -1).flatten(0, 1).index_select(0, order_M)
+        gates, ups, downs = (
+            [expert.get_parameter(f"{name}.weight").to(dtype) for expert in self.experts]
+            for name in ("gate", "up", "down")
+        )
+        inner_MF = swiglu(grouped_product(many_MD, counts_X, gates), grouped_product(many_MD, counts_X, ups))
+        made_MD = grouped_product(inner_MF, counts_X, downs).index_select(0, order_M.argsort())
+        return (made_MD.view(*experts_NA.shape, -1) * weights_NA[..., None].to(dtype)).sum(1)
+
+    def by_all(self, x_BTD: Tensor, weights_NA: Tensor, experts_NA: Tensor) -> Tensor:
+        """y_BTD by products over all tokens."""
+        weights_NX = weights_NA.new_zeros(len(weights_NA), len(self.experts)).scatter(1, experts_NA, weights_NA)
+        y_BTD = torch.zeros_like(x_BTD, dtype=autocast_dtype(x_BTD))
+        for expert, weights_N in zip(self.experts, weights_NX.unbind(1), strict=True):
+            made_BTD = expert(x_BTD)
+            y_BTD = y_BTD + made_BTD * weights_N.view(*x_BTD.shape[:-1], 1).to(made_BTD.dtype)
+        return y_BTD
+
+
+class Experts(Part):
+    name: Literal["experts"] = "experts"
+    experts: int = Field(8, gt=1)
+    active: int = Field(2, gt=0, description="experts that a token goes through, at most as many as there are")
+    width: int = Field(0, ge=0, description="of each expert's inner layer; 0: ffn_width")
+    normalised: bool = Field(
+        True,
+        description="a token's weights are the softmax over its experts (Mixtral), and not their share of that over all",
+    )
+    shared: int = Field(0, ge=0, description="experts of that width that every token goes through beside its own")
+    shared_gate: bool = Field(
+        False, description="what these make is weighed by the sigmoid of a product with the token"
+    )
+    balance: float = Field(0.01, ge=0, description="weight of the loss that is 1 where experts have equal loads")
+    router_z: float = Field(0.001, ge=0, description="weight of the squared log-sum-exp of the router's logits")
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> "Experts":
+        if self.active > self.experts:
+            raise ValueError(f"active: {self.active} of {self.experts} experts: take as many at most")
+        if self.active == 1 and self.normalised:
+            raise ValueError(
+                "active: one expert's weight is always 1, of which a router learns nothing: normalised: false"
+            )
+        if self.shared_gate and not self.shared:
+            raise ValueError("shared_gate: there is no shared expert: shared: 1")
+        return self
+
+    @property
+    def into_stream(self) -> tuple[str, ...]:  # type: ignore[override]
+        own = tuple(f"experts.{index}.down" for index in range(self.experts))
+        return (*own, "shared.down") if self.shared else own
+
+    @property
+    def hugging_face(self) -> dict[str, str]:  # type: ignore[override]
+        """Names of Qwen's; lm/hugging_face/load.py has Mixtral's."""
+        return _names(self.experts)
+
+    def of_expert(self, shape: Shape, count: int) -> Shape:
+        """The shape in which `count` experts are one feed-forward layer."""
+        return shape.model_copy(update={"ffn_width": count * (self.width or shape.ffn_width)})
+
+    def build(self, shape: Shape) -> Routed:
+        return Routed(self, shape)
+
+    def family(self, shape: Shape) -> str:
+        """Hugging Face's name of the architecture that a decoder of this shape with these experts has. Raises ValueError where
+        there is none."""
+        if self.shared:
+            if shape.qk_norm or not self.shared_gate:
+                raise ValueError("a shared expert is exported as Qwen2-MoE alone: with shared_gate and without qk_norm")
+            return "qwen2_moe"
+        if shape.qk_norm:
+            return "qwen3_moe"
+        if shape.qkv_bias or not self.normalised:
+            missing = "qkv_bias without a shared expert" if shape.qkv_bias else "weights that are not normalised"
+            raise ValueError(f"experts without qk_norm are exported as Mixtral, which has no {missing}")
+        return "mixtral"
+
+    def exported(self, shape: Shape) -> dict[str, Any]:
+        """Keys of the whole model's. Its loss in training is not said in full: no family has router_z."""
+        family, width = self.family(shape), self.width or shape.ffn_width
+        said = {"model_type": family, "hidden_act": "silu", "num_experts_per_tok": self.active}
+        said |= {"router_aux_loss_coef": self.balance, "output_router_logits": False}
+        if family == "mixtral":
+            return {**said, "num_local_experts": self.experts, "intermediate_size": width, "sliding_window": None}
+        said |= {"num_experts": self.experts, "moe_intermediate_size": width, "norm_topk_prob": self.normalised}
+        if family == "qwen2_moe":
+            said |= {"shared_expert_intermediate_size": self.shared * width, "qkv_bias": shape.qkv_bias}
+        return {**said, "decoder_sparse_step": 1}
+
+    def idle(self, shape: Shape) -> int:
+        return (self.experts - self.active) * 3 * shape.width * (self.width or shape.ffn_width)
+
+
+@cache
+def _names(experts: int) -> dict[str, str]:
+    layers = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+    found = {"router": "mlp.gate", "shared_gate": "mlp.shared_expert_gate"}
+    for ours, theirs in layers.items():
+        found[f"shared.{ours}"] = f"mlp.shared_expert.{theirs}"
+        found |= {f"experts.{index}.{ours}": f"mlp.experts.{index}.{theirs}" for index in range(experts)}
+    return found
