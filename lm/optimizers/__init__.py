@@ -5,6 +5,7 @@ from lm.optimizers.drop_muon import DropMuon
 from lm.optimizers.lamb import Lamb
 from lm.optimizers.lion import Lion
 from lm.optimizers.muon import Muon
+from lm.optimizers.normuon import NorMuon
 from lm.optimizers.onebit_adam import OneBitAdam
 from lm.optimizers.radam import RAdam
 from lm.optimizers.schedule_free import ScheduleFree

@@ -11,13 +11,22 @@ from lm.linears.base import Roles
 Named = list[tuple[str, nn.Parameter]]
 State = dict[str, list[Tensor]]
 SCALARS = {"step": torch.int64, "rate_sum": torch.float32}
+ROWS = {"row_square"}
+
+
+def begun(slot: str, weight: Tensor) -> Tensor:
+    """The state of a weight before its first update: zeros, on the weight's device where they are no single number."""
+    if slot in SCALARS:
+        return torch.zeros((), dtype=SCALARS[slot])
+    return weight.new_zeros(weight.shape[0], 1) if slot in ROWS else torch.zeros_like(weight)
 
 
 class Optimizer(torch.optim.Optimizer, ABC):
     """Calls `update` once a group, with those of its weights that have a gradient.
 
     group["slots"] names the state of each weight, which begins as zeros: `step`, its updates with this one, and what else
-    is in SCALARS are single numbers, every other slot has the weight's shape. All are tensors, as safetensors wants them.
+    is in SCALARS are single numbers, what is in ROWS has one for each row of a matrix, as a column, and every other slot has
+    the weight's shape. All are tensors, as safetensors wants them.
 
     What lm/training/parallel must know: whole_tensors: an update depends on more of a tensor than the entry updated.
     freezes: `begin` chooses the weights that get a gradient. exchanges: the update averages over the ranks of
@@ -33,6 +42,11 @@ class Optimizer(torch.optim.Optimizer, ABC):
     def finish(self) -> None:
         """Called after the last update: leaves in the weights what the model is to be."""
 
+    def totals(self, weights: list[Tensor], sums: list[Tensor]) -> list[Tensor]:
+        """Sums over the entries of whole weights, of which these are the sums over what `update` was given; of one shape. One
+        who gives parts of weights puts something else in the place of this."""
+        return sums
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
@@ -46,8 +60,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
         state = self.state[weight]
         if not state:
             for slot in slots:
-                scalar = SCALARS.get(slot)
-                state[slot] = torch.zeros((), dtype=scalar) if scalar else torch.zeros_like(weight)
+                state[slot] = begun(slot, weight)
         if "step" in state:
             state["step"].add_(1)
         return state

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lm.linears.base import roles_of
 from lm.model import Decoder, ModelConfig
-from lm.optimizers import DropMuon, Lamb, Lion, Muon, RAdam, ScheduleFree
+from lm.optimizers import DropMuon, Lamb, Lion, Muon, NorMuon, RAdam, ScheduleFree
 from lm.optimizers.drop_muon import cut_at, layers_of
 from lm.optimizers.radam import rectification
 from tests.lm.test_optimizers import ROLES, set_gradients, values, weights
@@ -93,6 +93,36 @@ def test_schedule_free_equals_the_algorithm_in_x_y_and_z() -> None:
         optimizer.step()
     optimizer.finish()
     torch.testing.assert_close(weight.detach(), x, rtol=1e-6, atol=1e-7)  # rate_sum is kept in fp32
+
+
+def test_normuon_by_hand() -> None:
+    # A 2 x 1 gradient without momentum: Newton-Schulz gives c (a, b) for g / |g| = (a, b), and c goes where norms are taken.
+    # g1 = (3, 4): a row's mean square is its square, v = 0.05 (0.36, 0.64), so both rows are divided to one length. Each moves
+    # by 0.2 lr, as the rms is. g2 = (4, -3): v = 0.05 (0.95 * 0.36 + 0.64, 0.95 * 0.64 + 0.36) = 0.05 (0.982, 0.968), and
+    # (0.8 / sqrt(0.982), -0.6 / sqrt(0.968)) comes to an rms of 0.2.
+    method = NorMuon(lr=0.5, momentum=0.0, weight_decay=0.0)
+    weight = nn.Parameter(torch.zeros(2, 1))
+    optimizer = method.build([("blocks.0.up.weight", weight)], ROLES)
+    weight.grad = torch.tensor([[3.0], [4.0]])
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.tensor([[-0.1], [-0.1]]), rtol=1e-4, atol=0)
+    before, weight.grad = weight.detach().clone(), torch.tensor([[4.0], [-3.0]])
+    optimizer.step()
+    rows = torch.tensor([[0.8 / math.sqrt(0.982)], [-0.6 / math.sqrt(0.968)]])
+    moved = before - 0.5 * 0.2 * rows / rows.square().mean().sqrt()
+    torch.testing.assert_close(weight.detach(), moved, rtol=1e-4, atol=0)
+    assert optimizer.state[weight]["row_square"].shape == (2, 1)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (16, 200), (200, 16)])
+def test_normuon_moves_every_shape_by_exactly_its_rms(shape: tuple[int, int]) -> None:
+    weight = nn.Parameter(torch.zeros(shape))
+    optimizer = NorMuon(lr=1.0).build([("blocks.0.up.weight", weight)], ROLES)
+    weight.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    optimizer.step()
+    assert weight.detach().square().mean().sqrt().item() == pytest.approx(0.2, rel=1e-5)
+    rows = weight.detach().square().mean(1).sqrt()  # of one size, each from its own first mean square
+    torch.testing.assert_close(rows, torch.full_like(rows, 0.2), rtol=1e-4, atol=0)
 
 
 def decoder(tied: bool) -> Decoder:
