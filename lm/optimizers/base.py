@@ -70,6 +70,27 @@ class Optimizer(torch.optim.Optimizer, ABC):
         """Change weights and state in place; the lists are in one order."""
 
 
+def adam_directions_(
+    grads: list[Tensor],
+    means: list[Tensor],
+    squares: list[Tensor],
+    steps: list[int],
+    beta1: float,
+    beta2: float,
+    eps: float,
+) -> list[Tensor]:
+    """Directions of Adam's update number `steps`, from 1: the mean over the root of the square, each corrected for having begun
+    at 0. Both have taken the gradients in, in place."""
+    torch._foreach_lerp_(means, grads, 1 - beta1)
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, grads, grads, value=1 - beta2)
+    updates = torch._foreach_div(means, [1 - beta1**step for step in steps])
+    roots = torch._foreach_sqrt(torch._foreach_div(squares, [1 - beta2**step for step in steps]))
+    torch._foreach_add_(roots, eps)
+    torch._foreach_div_(updates, roots)
+    return list(updates)
+
+
 def with_rates(optimizer: Optimizer, named: Named, rates: dict[str, float]) -> Optimizer:
     """The optimizer, in which the learning rate of the weights that `rates` names is so many times that of their group."""
     if not rates:

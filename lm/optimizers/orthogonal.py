@@ -9,13 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kernels.adamw import adamw_
 from kernels.newton_schulz import batches, cost, newton_schulz, products
 from kernels.newton_schulz.reference import Coefficients
-from lm.config import Config
 from lm.distributed import from_owners, rank, shared_out, world_size
 from lm.linears.base import Roles
 from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
+from lm.optimizers.cautious import Cautious, Totals, adam_step_, agreeing, coefficient, decay_
 
 
 class Iteration(NamedTuple):
@@ -57,17 +56,22 @@ def muon_(
     iteration: Iteration,
     weight_decay: float,
     orthogonal: Callable[[list[Tensor], Iteration], tuple[list[Tensor], list[int]]] = orthogonalised,
+    cautious: bool = False,
+    cautious_decay: bool = False,
+    totals: Totals = list,
 ) -> None:
     """Update weights and momenta in place; each weight moves by 0.2 lr root-mean-square, whatever its shape.
 
     An orthogonal (O, I) matrix has rms 1/sqrt(max(O, I)), so it is scaled by 0.2 sqrt(max(O, I)): the rms of a typical
     AdamW update (Liu et al., equation 4). Differs from both sources on a CPU alone: fp32, not bf16, which many only emulate.
-    orthogonal: `orthogonalised`, or what does the same to parts of matrices.
+    orthogonal: `orthogonalised`, or what does the same to parts of matrices. totals: what `agreeing` sums with.
     """
     torch._foreach_lerp_(momenta, grads, 1 - momentum)
     updates = torch._foreach_lerp(grads, momenta, momentum) if nesterov else momenta
     updates, sides = orthogonal(list(updates), iteration)
-    torch._foreach_mul_(weights, 1 - lr * weight_decay)
+    if cautious:
+        updates = agreeing(updates, grads, totals)
+    decay_(weights, updates, lr * weight_decay, cautious_decay)
     torch._foreach_mul_(updates, [-lr * 0.2 * math.sqrt(side) for side in sides])
     torch._foreach_add_(weights, updates)
 
@@ -92,25 +96,22 @@ class MuonOptimizer(Optimizer):
 
     def update(self, weights: list[Tensor], grads: list[Tensor], state: State, group: dict[str, Any]) -> None:
         if group["orthogonal"]:
-            settings = {key: group[key] for key in ("lr", "momentum", "nesterov", "weight_decay")}
-            settings["iteration"] = Iteration(group["steps"], group["coefficients"])
-            muon_(weights, grads, state["momentum"], orthogonal=self.direction(weights, state, group), **settings)
+            muon_(
+                weights,
+                grads,
+                state["momentum"],
+                **{key: group[key] for key in ("lr", "momentum", "nesterov", "cautious", "cautious_decay")},
+                iteration=Iteration(group["steps"], group["coefficients"]),
+                weight_decay=coefficient(group),
+                orthogonal=self.direction(weights, state, group),
+                totals=partial(self.totals, weights),
+            )
             return
-        adamw_(
-            weights,
-            grads,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            [int(step) for step in state["step"]],
-            lr=group["lr"],
-            beta1=group["adamw_beta1"],
-            beta2=group["adamw_beta2"],
-            eps=group["adamw_eps"],
-            weight_decay=group["weight_decay"],
-        )
+        by = {key: group[f"adamw_{key}"] for key in ("beta1", "beta2", "eps")}
+        adam_step_(weights, grads, state, group, partial(self.totals, weights), **by)
 
 
-class OrthogonalConfig(Config):
+class OrthogonalConfig(Cautious):
     """The parameters of Muon and its variants."""
 
     lr: float = Field(

@@ -17,7 +17,7 @@ from kernels.newton_schulz import cpu, newton_schulz
 from lm.config import Config
 from lm.distributed import shared_out
 from lm.linears.base import roles_of
-from lm.optimizers import Muon, NorMuon, orthogonal
+from lm.optimizers import AdamW, Muon, NorMuon, orthogonal
 from lm.training.parallel.fsdp import FSDP
 from tests.lm.models import toy_model
 from tests.lm.ranks import join
@@ -75,8 +75,9 @@ def share(rank: int, world: int, folder: str) -> None:
     assert total == len(SHAPES)  # nothing twice
     for method, atol in (
         (Muon(lr=0.1), 0.0),
-        (Muon(lr=0.1, coefficients="polar_express"), 0.0),
-        (NorMuon(lr=0.1), 1e-6),
+        (Muon(lr=0.1, coefficients="polar_express", cautious_decay=True), 0.0),
+        (NorMuon(lr=0.1, cautious=True), 1e-6),
+        (AdamW(lr=0.1, cautious=True), 0.0),
     ):
         steps_of_fsdp(method, atol)
     dist.destroy_process_group()
