@@ -32,7 +32,8 @@ BINDING: dict[str, dict[str, Any]] = {
 
 def weights_of(method: Config) -> Hashable:
     """Of a small model after STEPS updates, with a rate and a decay that show."""
-    model = Decoder(ModelConfig(vocab_size=16, width=8, layers=3, heads=2, kv_heads=1, ffn_width=8, context=8), seed=0)
+    shape = {"vocab_size": 16, "width": 8, "layers": 3, "heads": 2, "kv_heads": 1, "ffn_width": 8, "context": 8}
+    model = Decoder(ModelConfig(**shape, tied=False), seed=0)
     optimizer = method.build(list(model.named_parameters()), roles_of(model))
     ids = torch.arange(8)[None]
     for step in range(STEPS):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lm.linears.base import Roles
 from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
+from lm.optimizers.by_role import ByRole
 from lm.optimizers.cautious import Cautious, adam_step_
 
 
@@ -23,7 +24,7 @@ class AdamWOptimizer(Optimizer):
         adam_step_(weights, grads, state, group, partial(self.totals, weights), **by)
 
 
-class AdamW(Cautious):
+class AdamW(Cautious, ByRole):
     name: Literal["adamw"] = "adamw"
     lr: float = Field(
         3e-3, gt=0, description="weight per update, at factor 1 of the schedule; for models of a few million weights"
@@ -36,6 +37,7 @@ class AdamW(Cautious):
     weight_decay: float = Field(0.1, ge=0, description="times lr, per update; matrices only, never norms or biases")
 
     def build(self, named_parameters: Named, roles: Roles) -> AdamWOptimizer:
-        """The optimizer of these weights: a group with decay and one without."""
-        settings = {"base_lr": self.lr, "slots": ("step", "exp_avg", "exp_avg_sq"), **self.model_dump(exclude={"name"})}
-        return AdamWOptimizer(decayed_and_plain(named_parameters, roles), settings)
+        """The optimizer of these weights: a group with decay and one without, and those of roles with settings of their own."""
+        groups = self.split(decayed_and_plain(named_parameters, roles), named_parameters, roles)
+        settings = {"base_lr": self.lr, "slots": ("step", "exp_avg", "exp_avg_sq"), **self.settings()}
+        return AdamWOptimizer(groups, settings)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lm.linears.base import Roles
 from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
+from lm.optimizers.by_role import ByRole
 from lm.optimizers.cautious import Cautious, agreeing, coefficient, decay_
 
 
@@ -30,7 +31,7 @@ class LionOptimizer(Optimizer):
         torch._foreach_lerp_(momenta, grads, 1 - group["beta2"])
 
 
-class Lion(Cautious):
+class Lion(Cautious, ByRole):
     name: Literal["lion"] = "lion"
     lr: float = Field(
         1e-3, gt=0, description="what each weight moves by; a third to a tenth of AdamW's, as in section 5"
@@ -40,6 +41,6 @@ class Lion(Cautious):
     weight_decay: float = Field(0.5, ge=0, description="times lr, per update; matrices only")
 
     def build(self, named_parameters: Named, roles: Roles) -> LionOptimizer:
-        """The optimizer of these weights: a group with decay and one without."""
-        settings = {"base_lr": self.lr, "slots": ("momentum",), **self.model_dump(exclude={"name"})}
-        return LionOptimizer(decayed_and_plain(named_parameters, roles), settings)
+        """The optimizer of these weights: a group with decay and one without, and those of roles with settings of their own."""
+        groups = self.split(decayed_and_plain(named_parameters, roles), named_parameters, roles)
+        return LionOptimizer(groups, {"base_lr": self.lr, "slots": ("momentum",), **self.settings()})

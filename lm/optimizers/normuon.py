@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lm.linears.base import Roles
 from lm.optimizers.base import Named, State
-from lm.optimizers.orthogonal import Iteration, MuonOptimizer, OrthogonalConfig, orthogonal_groups
+from lm.optimizers.orthogonal import Iteration, MuonOptimizer, OrthogonalConfig
 
 # Beside the root of a mean square that is 1 / (longer side) in a matrix that is orthogonal
 EPS = 1e-8
@@ -62,6 +62,5 @@ class NorMuon(OrthogonalConfig):
 
     def build(self, named_parameters: Named, roles: Roles) -> NorMuonOptimizer:
         """The optimizer of these weights."""
-        slots = ("momentum", "row_square")
-        groups = orthogonal_groups(named_parameters, roles, self.lr, self.adamw_lr, slots)
-        return NorMuonOptimizer(groups, self.model_dump(exclude={"name"}))
+        groups = self.groups(named_parameters, roles, ("momentum", "row_square"))
+        return NorMuonOptimizer(groups, self.settings())

@@ -14,6 +14,7 @@ from kernels.newton_schulz.reference import Coefficients
 from lm.distributed import from_owners, rank, shared_out, world_size
 from lm.linears.base import Roles
 from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
+from lm.optimizers.by_role import ByRole
 from lm.optimizers.cautious import Cautious, Totals, adam_step_, agreeing, coefficient, decay_
 
 
@@ -111,7 +112,7 @@ class MuonOptimizer(Optimizer):
         adam_step_(weights, grads, state, group, partial(self.totals, weights), **by)
 
 
-class OrthogonalConfig(Cautious):
+class OrthogonalConfig(Cautious, ByRole):
     """The parameters of Muon and its variants."""
 
     lr: float = Field(
@@ -131,14 +132,17 @@ class OrthogonalConfig(Cautious):
     adamw_beta2: float = Field(0.95, ge=0, lt=1)
     adamw_eps: float = Field(1e-8, gt=0)
 
-
-def orthogonal_groups(
-    named: Named, roles: Roles, lr: float, adamw_lr: float, slots: tuple[str, ...] = ("momentum",)
-) -> list[dict[str, Any]]:
-    """Groups of matrices, whose state has these slots, of tables, and of vectors, without decay; each where it has members."""
-    hidden = [weight for name, weight in named if roles[name] == "matrix"]
-    others = [(name, weight) for name, weight in named if roles[name] != "matrix"]
-    by_muon = {"orthogonal": True, "slots": slots, "base_lr": lr, "lr": lr}
-    by_adamw = {"orthogonal": False, "slots": ("step", "exp_avg", "exp_avg_sq"), "base_lr": adamw_lr, "lr": adamw_lr}
-    groups = [{"params": hidden, **by_muon}] if hidden else []
-    return groups + [{**by_adamw, **group} for group in decayed_and_plain(others, roles)]
+    def groups(self, named: Named, roles: Roles, slots: tuple[str, ...] = ("momentum",)) -> list[dict[str, Any]]:
+        """Groups of matrices, whose state has these slots, of tables, and of vectors, without decay, and of roles with settings
+        of their own; each where it has members."""
+        hidden = [weight for name, weight in named if roles[name] == "matrix"]
+        others = [(name, weight) for name, weight in named if roles[name] != "matrix"]
+        of_adamw = {"orthogonal": False, "slots": ("step", "exp_avg", "exp_avg_sq")}
+        by_adamw = {**of_adamw, "base_lr": self.adamw_lr, "lr": self.adamw_lr}
+        groups = (
+            [{"params": hidden, "orthogonal": True, "slots": slots, "base_lr": self.lr, "lr": self.lr}]
+            if hidden
+            else []
+        )
+        rest = [{**by_adamw, **group} for group in decayed_and_plain(others, roles)]
+        return groups + self.split(rest, others, roles, "adamw_")
