@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from lm.linears.base import roles_of
 from lm.model import Decoder, ModelConfig
-from lm.optimizers import DropMuon, Lamb, Lion, Muon, NorMuon, RAdam, ScheduleFree
+from lm.optimizers import AdaBound, AdaMod, AdamW, DropMuon, Lamb, Lars, Lion, Muon, NorMuon, RAdam, ScheduleFree
+from lm.optimizers.adabound import bounds
 from lm.optimizers.drop_muon import cut_at, layers_of
 from lm.optimizers.radam import rectification
 from tests.lm.test_optimizers import ROLES, set_gradients, values, weights
@@ -175,3 +176,81 @@ def test_the_cuts_are_uniform() -> None:
 def test_another_seed_cuts_elsewhere() -> None:
     first, again, other = ([cut_at(step, 4, 0.5, seed) for step in range(50)] for seed in (0, 0, 1))
     assert first == again and first != other
+
+
+def test_adamod_by_hand() -> None:
+    # beta1 = beta2 = 0 and eps = 0: a rate is lr / |g|, and its direction g. beta3 = 0.5: s1 = lr / 2 |g1|, half of the first rate,
+    # so the first update is lr / 2. g2 = (1, 4) after (2, 2): rates lr (1, 1/4), s2 = lr (1/8 + 1/2, 1/8 + 1/8) = lr (5/8, 1/4);
+    # the first is held to 5/8 g, the second has its own 1/4, which moves it by lr.
+    method = AdaMod(lr=0.1, beta1=0.0, beta2=0.0, beta3=0.5, eps=1e-12, weight_decay=0.0)
+    weight, optimizer = one(method, [1.0, 1.0], [[2.0, -2.0]])
+    torch.testing.assert_close(weight, torch.tensor([[0.95, 1.05]]))
+    (state,) = optimizer.state.values()
+    torch.testing.assert_close(state["exp_avg_rate"], torch.full((1, 2), 0.025))
+    weight, _ = one(method, [1.0, 1.0], [[2.0, 2.0], [1.0, 4.0]])
+    torch.testing.assert_close(weight, torch.tensor([[0.95 - 0.0625, 0.95 - 0.1]]))
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_adamod_without_a_memory_of_rates_is_adamw(weight_decay: float) -> None:
+    mine, theirs = weights(), weights()
+    ours = AdaMod(lr=0.01, beta3=0.0, weight_decay=weight_decay).build(mine, ROLES)
+    peer = AdamW(lr=0.01, weight_decay=weight_decay).build(theirs, ROLES)
+    for step in range(6):
+        for named, optimizer in ((mine, ours), (theirs, peer)):
+            set_gradients(named, step)
+            optimizer.step()
+    for a, b in zip(values(mine), values(theirs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)  # the fused kernel's order of rounding
+
+
+def test_adabound_by_hand() -> None:
+    # gamma = 1, final_lr = 0.1: in update 1 rates lie in (0.05, 0.2), in update 2 in (0.0667, 0.15). beta1 = beta2 = 0: Adam's
+    # rate is lr / |g| = 0.02 / |g|. g1 = (1, 0.25, 0.01): 0.02, 0.08, 2 become 0.05, 0.08, 0.2; g2 = (1, 0.25, 0.01) alike
+    # 0.0667, 0.08, 0.15. Beside the rate at half of the schedule the bounds are halved, too.
+    assert bounds(1, 0.1, 1.0) == pytest.approx((0.05, 0.2)) and bounds(2, 0.1, 1.0) == pytest.approx((1 / 15, 0.15))
+    method = AdaBound(lr=0.02, final_lr=0.1, gamma=0.999999, beta1=0.0, beta2=0.0, eps=1e-12, weight_decay=0.0)
+    grad = [1.0, 0.25, 0.01]
+    weight, _ = one(method, [0.0, 0.0, 0.0], [grad])
+    torch.testing.assert_close(weight, -torch.tensor([[0.05, 0.02, 0.002]]), rtol=1e-4, atol=0)
+    weight, _ = one(method, [0.0, 0.0, 0.0], [grad, grad])
+    torch.testing.assert_close(weight, -torch.tensor([[0.05 + 1 / 15, 0.04, 0.0035]]), rtol=1e-4, atol=0)
+    half = nn.Parameter(torch.zeros(1, 3))
+    optimizer = method.build([("blocks.0.up.weight", half)], ROLES)
+    optimizer.param_groups[0]["lr"], half.grad = 0.01, torch.tensor([grad])
+    optimizer.step()
+    torch.testing.assert_close(half.detach(), -torch.tensor([[0.025, 0.01, 0.001]]), rtol=1e-4, atol=0)
+
+
+def test_adabound_begins_as_adamw_and_ends_as_sgd_with_momentum() -> None:
+    mine, theirs = weights(), weights()
+    ours = AdaBound(final_lr=1.0, gamma=1e-9).build(mine, ROLES)
+    peer = AdamW(lr=3e-3).build(theirs, ROLES)
+    for step in range(6):
+        for named, optimizer in ((mine, ours), (theirs, peer)):
+            set_gradients(named, step)
+            optimizer.step()
+    for a, b in zip(values(mine), values(theirs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)  # eps before its correction; the order of rounding
+    low, high = bounds(10**9, 0.1, 1e-3)
+    assert low == pytest.approx(high, rel=1e-5) and (low + high) / 2 == pytest.approx(0.1)
+
+
+def test_lars_by_hand() -> None:
+    # |w| = 5, |g| = 2, decay 0.1: the rate is 5 / (2 + 0.5) = 2, v1 = 0.1 * 2 (g + 0.1 w) = 0.2 (0.3, 2.4) = (0.06, 0.48);
+    # then g = 0 moves by 0.9 v1 and what decays at the ratio of 1: v2 = 0.9 v1 + 0.1 * 0.1 w1.
+    weight, optimizer = one(Lars(lr=0.1, weight_decay=0.1), [3.0, 4.0], [[0.0, 2.0]])
+    torch.testing.assert_close(weight, torch.tensor([[2.94, 3.52]]))
+    (state,) = optimizer.state.values()
+    torch.testing.assert_close(state["momentum"], torch.tensor([[0.06, 0.48]]))
+    weight, _ = one(Lars(lr=0.1, weight_decay=0.1), [3.0, 4.0], [[0.0, 2.0], [0.0, 0.0]])
+    torch.testing.assert_close(weight, torch.tensor([[2.94 - 0.054 - 0.0294, 3.52 - 0.432 - 0.0352]]))
+
+
+def test_lars_moves_every_tensor_by_the_same_share_of_its_norm() -> None:
+    for scale in (1e-3, 1.0, 1e3):
+        weight, _ = one(Lars(lr=0.01, weight_decay=0.0), [3.0 * scale, 4.0 * scale], [[0.7 / scale, -1.0]])
+        moved = torch.tensor([[3.0, 4.0]]) * scale - weight
+        assert moved.norm().item() == pytest.approx(0.05 * scale, rel=1e-3)
+    weight, _ = one(Lars(lr=0.1), [0.0, 0.0], [[1.0, -1.0]])
+    torch.testing.assert_close(weight, torch.tensor([[-0.1, 0.1]]))
