@@ -29,6 +29,8 @@ def others(method: Config, name: str) -> list[list[Any]]:
         return [[value + 1, value - 1, 2 * value]]
     if isinstance(value, float):
         return [[value * 0.75 if value else 0.25, value / 4, value + 0.1, 4 * value]]
+    if isinstance(value, list) and get_args(annotation) == (float,):
+        return [[[*value, 2 * value[-1]], [3 * value[0], *value]]]
     if value is None and float in get_args(annotation):
         return [[0.02, 0.5]]
     if isinstance(value, Config):

@@ -25,6 +25,8 @@ BINDING: dict[str, dict[str, Any]] = {
     "Lawa.every": {"checkpoints": 3, "every": 2},
     "Infinite.cooldown_steps": {"cooldown_steps": 4},
     "Infinite.constant_fraction": {"cooldown_steps": 4},
+    "Refined.smoothing": {"norms": [1.0, 3.0, 1.0] * 10},
+    "Refined.exponent": {"norms": [2.0, 1.0]},
     "Power.knee_steps": {"knee_steps": 3},
     "Power.exponent": {"knee_steps": 3},
 }
