@@ -12,3 +12,4 @@ from lm.optimizers.normuon import NorMuon
 from lm.optimizers.onebit_adam import OneBitAdam
 from lm.optimizers.radam import RAdam
 from lm.optimizers.schedule_free import ScheduleFree
+from lm.optimizers.soap import Soap

@@ -12,12 +12,15 @@ Named = list[tuple[str, nn.Parameter]]
 State = dict[str, list[Tensor]]
 SCALARS = {"step": torch.int64, "rate_sum": torch.float32}
 ROWS = {"row_square"}
+SIDES = {"left": 0, "left_basis": 0, "right": 1, "right_basis": 1}
 
 
 def begun(slot: str, weight: Tensor) -> Tensor:
     """The state of a weight before its first update: zeros, on the weight's device where they are no single number."""
     if slot in SCALARS:
         return torch.zeros((), dtype=SCALARS[slot])
+    if slot in SIDES:
+        return weight.new_zeros(2 * (weight.shape[SIDES[slot]],))
     return weight.new_zeros(weight.shape[0], 1) if slot in ROWS else torch.zeros_like(weight)
 
 
@@ -25,15 +28,17 @@ class Optimizer(torch.optim.Optimizer, ABC):
     """Calls `update` once a group, with those of its weights that have a gradient.
 
     group["slots"] names the state of each weight, which begins as zeros: `step`, its updates with this one, and what else
-    is in SCALARS are single numbers, what is in ROWS has one for each row of a matrix, as a column, and every other slot has
-    the weight's shape. All are tensors, as safetensors wants them.
+    is in SCALARS are single numbers, what is in ROWS has one for each row of a matrix, as a column, what is in SIDES is a
+    square over a matrix's rows (0) or columns (1), and every other slot has the weight's shape. All are tensors, as
+    safetensors wants them.
 
     What lm/training/parallel must know: whole_tensors: an update depends on more of a tensor than the entry updated.
-    freezes: `begin` chooses the weights that get a gradient. exchanges: the update averages over the ranks of
-    torch.distributed itself, and gets each rank's own gradients. own_slots: state that differs from rank to rank.
+    squares: there are slots of SIDES, of which a part of a weight has no part. freezes: `begin` chooses the weights that get a
+    gradient. exchanges: the update averages over the ranks of torch.distributed itself, and gets each rank's own gradients.
+    own_slots: state that differs from rank to rank.
     """
 
-    whole_tensors = freezes = exchanges = False
+    whole_tensors = squares = freezes = exchanges = False
     own_slots: tuple[str, ...] = ()
 
     def begin(self, step: int) -> None:

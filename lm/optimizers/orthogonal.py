@@ -85,8 +85,8 @@ class MuonOptimizer(Optimizer):
     def orthogonal(
         self, weights: list[Tensor], updates: list[Tensor], iteration: Iteration
     ) -> tuple[list[Tensor], list[int]]:
-        """`orthogonalised` updates of these weights. What of a matrix is needed whole is needed here alone: one who holds parts
-        of weights puts something else in the place of this, and everything else holds for the parts."""
+        """`orthogonalised` updates of these weights. What of a matrix is needed whole is needed here and in `totals` alone: one
+        who holds parts of weights puts something else in the place of both, and everything else holds for the parts."""
         return orthogonalised(updates, iteration)
 
     def direction(

@@ -1,4 +1,4 @@
-"""The gradient norms of a run, as the schedule `refined` takes them: `python -m lm.schedules.norms data/pretrain/curves.jsonl`."""
+"""The gradient norms of a run, as `refined` takes them: `python -m lm.schedules.norms data/pretrain/curves.jsonl`."""
 
 import json
 import sys

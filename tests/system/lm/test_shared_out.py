@@ -14,10 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from flows.forecast.fake_gpu import on_gpu
 from kernels.newton_schulz import cpu, newton_schulz
-from lm.config import Config
+from lm.config import Config, ConfigError
 from lm.distributed import shared_out
 from lm.linears.base import roles_of
-from lm.optimizers import AdamW, Muon, NorMuon, orthogonal
+from lm.optimizers import AdamW, Muon, NorMuon, Soap, orthogonal
 from lm.training.parallel.fsdp import FSDP
 from tests.lm.models import toy_model
 from tests.lm.ranks import join
@@ -80,6 +80,8 @@ def share(rank: int, world: int, folder: str) -> None:
         (AdamW(lr=0.1, cautious=True), 0.0),
     ):
         steps_of_fsdp(method, atol)
+    with pytest.raises(ConfigError, match="soap keeps matrices over all rows and columns of a weight"):
+        FSDP(recipe(optimizer=Soap)).distribute(toy_model(seed=1), Soap())
     dist.destroy_process_group()
 
 
