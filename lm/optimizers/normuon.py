@@ -24,6 +24,8 @@ EPS = 1e-8
 def by_rows_(updates: list[Tensor], squares: list[Tensor], beta2: float) -> list[Tensor]:
     """Each (O, I) update with its rows divided by the roots of `squares`, (O, 1), which have been brought up to date in place:
     running means, from 0 on, of the mean square of a row."""
+    # Rows in a row: the order of a sum goes by the layout, which turned matrices have from the rank that made them alone
+    updates = [update.contiguous() for update in updates]
     torch._foreach_lerp_(squares, [update.square().mean(1, keepdim=True) for update in updates], 1 - beta2)
     roots = torch._foreach_sqrt(squares)
     torch._foreach_add_(roots, EPS)

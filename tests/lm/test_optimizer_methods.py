@@ -11,6 +11,7 @@ from lm.model import Decoder, ModelConfig
 from lm.optimizers import AdaBound, AdaMod, AdamW, DropMuon, Lamb, Lars, Lion, Muon, NorMuon, RAdam, ScheduleFree, Soap
 from lm.optimizers.adabound import bounds
 from lm.optimizers.drop_muon import cut_at, layers_of
+from lm.optimizers.normuon import by_rows_
 from lm.optimizers.radam import rectification
 from tests.lm.test_optimizers import ROLES, set_gradients, values, weights
 
@@ -113,6 +114,17 @@ def test_normuon_by_hand() -> None:
     moved = before - 0.5 * 0.2 * rows / rows.square().mean().sqrt()
     torch.testing.assert_close(weight.detach(), moved, rtol=1e-4, atol=0)
     assert optimizer.state[weight]["row_square"].shape == (2, 1)
+
+
+def test_rows_are_divided_alike_however_a_matrix_lies_in_memory() -> None:
+    """To the bit: a turned matrix lies by columns where it was made, and by rows on the ranks that it was sent to."""
+    turned = torch.randn(37, 211, generator=torch.Generator().manual_seed(0)).T
+    found = []
+    for update in (turned, turned.contiguous()):
+        square = torch.zeros(211, 1)
+        (rows,) = by_rows_([update], [square], 0.95)
+        found.append((rows, square, rows.square().sum()))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (16, 200), (200, 16)])
