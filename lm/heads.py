@@ -33,7 +33,7 @@ class ScalarHeads(nn.Linear):
     """x_RD -> score_RM in fp32, whatever the precision of products. Weights begin normal with a variance of 1 / (D + 1), as
     Stiennon et al. 2020 (arXiv:2009.01325) draw theirs, each head its own; biases as zeros. `seed` decides them."""
 
-    roles: ClassVar[Roles] = {"weight": "table", "bias": "vector"}
+    roles: ClassVar[Roles] = {"weight": "output", "bias": "vector"}
 
     def __init__(self, width: int, members: int, seed: int) -> None:
         super().__init__(width, members)

@@ -142,7 +142,7 @@ class Block(nn.Module):
 class Head(nn.Linear):
     """The output head where it is not the embedding."""
 
-    roles: ClassVar[Roles] = {"weight": "table"}
+    roles: ClassVar[Roles] = {"weight": "output"}
 
 
 class Decoder(nn.Module):

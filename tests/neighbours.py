@@ -11,8 +11,8 @@ from lm.config import Config
 
 def neighbours(method: Config, name: str) -> list[list[Config]]:
     """Lists of methods that differ from this one in this parameter, of each of which one at least must do something else: one
-    list for each other name of a choice, and one for a number, with values near and far, since it need not bind at each.
-    Raises AssertionError where none is known."""
+    list for each other name of a choice, one for a number, with values near and far, since it need not bind at each, and those of
+    the parameters of a config within it. Raises AssertionError where none is known."""
     found = [[other for value in values if (other := changed(method, name, value))] for values in others(method, name)]
     assert found and all(found), f"{type(method).__name__}.{name}: tests/neighbours.py knows no other value of it"
     return found
@@ -29,6 +29,13 @@ def others(method: Config, name: str) -> list[list[Any]]:
         return [[value + 1, value - 1, 2 * value]]
     if isinstance(value, float):
         return [[value * 0.75 if value else 0.25, value / 4, value + 0.1, 4 * value]]
+    if isinstance(value, list) and get_args(annotation) == (float,):
+        return [[[*value, 2 * value[-1]], [3 * value[0], *value]]]
+    if value is None and float in get_args(annotation):
+        return [[0.02, 0.5]]
+    if isinstance(value, Config):
+        inner = [(key, few) for key in type(value).model_fields for few in others(value, key)]
+        return [[{**value.model_dump(), key: other} for other in few] for key, few in inner]
     return []
 
 

@@ -25,6 +25,8 @@ BINDING: dict[str, dict[str, Any]] = {
     "Lawa.every": {"checkpoints": 3, "every": 2},
     "Infinite.cooldown_steps": {"cooldown_steps": 4},
     "Infinite.constant_fraction": {"cooldown_steps": 4},
+    "Refined.smoothing": {"norms": [1.0, 3.0, 1.0] * 10},
+    "Refined.exponent": {"norms": [2.0, 1.0]},
     "Power.knee_steps": {"knee_steps": 3},
     "Power.exponent": {"knee_steps": 3},
 }
@@ -32,12 +34,13 @@ BINDING: dict[str, dict[str, Any]] = {
 
 def weights_of(method: Config) -> Hashable:
     """Of a small model after STEPS updates, with a rate and a decay that show."""
-    model = Decoder(ModelConfig(vocab_size=16, width=8, layers=3, heads=2, kv_heads=1, ffn_width=8, context=8), seed=0)
+    shape = {"vocab_size": 16, "width": 8, "layers": 3, "heads": 2, "kv_heads": 1, "ffn_width": 8, "context": 8}
+    model = Decoder(ModelConfig(**shape, tied=False), seed=0)
     optimizer = method.build(list(model.named_parameters()), roles_of(model))
     ids = torch.arange(8)[None]
     for step in range(STEPS):
         for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"]
+            group["lr"] = group["base_lr"] * (1 - step / 2 / STEPS)
         optimizer.begin(step)
         optimizer.zero_grad(set_to_none=True)
         (model(ids).log_softmax(-1)[0, :, 3].square().mean() * (1 + step % 3)).backward()

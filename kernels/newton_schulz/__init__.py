@@ -4,16 +4,17 @@ import torch
 from torch import Tensor
 
 from kernels.newton_schulz import cpu
+from kernels.newton_schulz.reference import Coefficients
 
 
-def newton_schulz(matrices: list[Tensor], steps: int) -> list[Tensor]:
+def newton_schulz(matrices: list[Tensor], steps: int, coefficients: Coefficients = "jordan") -> list[Tensor]:
     """Each matrix with its singular values brought to about 1: in bf16 on a GPU, as Keller Jordan's Muon and Moonlight
     (arXiv:2502.16982) have it, and in fp32 on a CPU, where bf16 is emulated more often than not.
 
     The batched products of cpu.py are one launch a batch on a GPU, so both devices take them. What a matrix becomes depends on
     those of its batch at most (`batches`), never on how many batches one call is given.
     """
-    return cpu.newton_schulz(matrices, steps, products(matrices[0])) if matrices else []
+    return cpu.newton_schulz(matrices, steps, products(matrices[0]), coefficients) if matrices else []
 
 
 def products(matrix: Tensor) -> torch.dtype:

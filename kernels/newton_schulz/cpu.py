@@ -3,19 +3,22 @@
 import torch
 from torch import Tensor
 
-from kernels.newton_schulz.reference import EPS, A, B, C
+from kernels.newton_schulz.reference import Coefficients, divisor, polynomials
 
 # Entries of a batch. The matrices of a small model are one batch a shape; of 768 x 2048 two go together, of 2048 x 2048 one.
 # The 84 matrices of gpu-124m are 25 batches, and the busiest of 8 ranks has 1.09 times its share of the work.
 BATCH = 2**22
 
 
-def newton_schulz(matrices: list[Tensor], steps: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def newton_schulz(
+    matrices: list[Tensor], steps: int, dtype: torch.dtype = torch.float32, coefficients: Coefficients = "jordan"
+) -> list[Tensor]:
     """What the reference gives for each matrix in this dtype, up to the order of rounding."""
     results = list(matrices)
     for indices in batches([(matrix.shape[0], matrix.shape[1]) for matrix in matrices]):
         wide = [matrices[i].T if matrices[i].shape[0] > matrices[i].shape[1] else matrices[i] for i in indices]
-        for index, result in zip(indices, _iterate(torch.stack(wide).float(), steps, dtype).unbind(), strict=True):
+        found = _iterate(torch.stack(wide).float(), steps, dtype, coefficients)
+        for index, result in zip(indices, found.unbind(), strict=True):
             results[index] = result.T if matrices[index].shape[0] > matrices[index].shape[1] else result
     return results
 
@@ -33,10 +36,10 @@ def batches(shapes: list[tuple[int, int]]) -> list[list[int]]:
     ]
 
 
-def _iterate(x: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
+def _iterate(x: Tensor, steps: int, dtype: torch.dtype, coefficients: Coefficients) -> Tensor:
     """The norm is taken in fp32 whatever the dtype: that of a large matrix has more terms than bf16 can count."""
-    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=EPS)).to(dtype)
-    for _ in range(steps):
+    x = (x / divisor(x.norm(dim=(1, 2), keepdim=True), coefficients)).to(dtype)
+    for a, b, c in polynomials(coefficients, steps):
         gram = torch.bmm(x, x.mT)
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x

@@ -18,10 +18,11 @@ def matrices(seed: int = 0) -> list[Tensor]:
     return [torch.randn(shape, generator=generator) for shape in SHAPES]
 
 
-def test_equals_the_reference_in_order_whatever_the_mix_of_shapes() -> None:
-    for got, matrix in zip(newton_schulz(matrices(), 5), matrices(), strict=True):
+@pytest.mark.parametrize("coefficients", ["jordan", "polar_express"])
+def test_equals_the_reference_in_order_whatever_the_mix_of_shapes(coefficients: reference.Coefficients) -> None:
+    for got, matrix in zip(newton_schulz(matrices(), 5, coefficients), matrices(), strict=True):
         assert got.shape == matrix.shape
-        torch.testing.assert_close(got, reference.newton_schulz(matrix, 5), rtol=0, atol=ATOL)
+        torch.testing.assert_close(got, reference.newton_schulz(matrix, 5, coefficients), rtol=0, atol=ATOL)
 
 
 def test_singular_values_end_in_a_band_around_one() -> None:
@@ -45,6 +46,26 @@ def test_directions_are_kept() -> None:
 def test_one_step_worked_by_hand() -> None:
     # 1 x 1: the normed entry is 1, so a step gives 3.4445 - 4.7750 + 2.0315 = 0.7010; the sign is kept.
     assert newton_schulz([torch.tensor([[-8.0]])], 1)[0].item() == pytest.approx(-0.7010, abs=1e-5)
+
+
+def test_one_step_of_polar_express_worked_by_hand() -> None:
+    # 1 x 1: the entry is 1 / 1.01, and 1.01 is in every coefficient, so x = 1 / 1.01^2 in the polynomial as it is printed
+    x = 1 / 1.01**2
+    by_hand = 8.28721201814563 * x - 23.595886519098837 * x**3 + 17.300387312530933 * x**5
+    assert newton_schulz([torch.tensor([[-8.0]])], 1, "polar_express")[0].item() == pytest.approx(-by_hand, abs=1e-5)
+
+
+def test_polar_express_comes_to_the_polar_factor() -> None:
+    """The factor of torch's SVD: near it after five steps, as near as rounding allows after eight and more."""
+    for matrix in matrices():
+        if matrix.shape == (64, 64):  # a smallest singular value of 1e-4 of the norm: it lags
+            continue
+        u, _, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
+        values = torch.linalg.svdvals(newton_schulz([matrix], 5, "polar_express")[0])
+        assert values.min() > 0.84 and values.max() < 1.125  # the optimum for 0.001 of the norm and more
+        for steps in (8, 11):
+            got = newton_schulz([matrix], steps, "polar_express")[0]
+            torch.testing.assert_close(got, (u @ vh).float(), rtol=0, atol=ATOL)
 
 
 def test_zero_stays_zero_and_scale_does_not_matter() -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from lm.config import Config
 
-# matrix: of a product within a block, O x I. table: an embedding or the output head, a row a token. vector: all else, such as
-# norms and biases, which never decays and is never cut.
-Role = Literal["matrix", "table", "vector"]
+# matrix: of a product within a block, O x I. table: an embedding, a row a token. output: a head on what the blocks give, a row
+# a token or a score. vector: all else, such as norms and biases, which never decays and is never cut.
+Role = Literal["matrix", "table", "output", "vector"]
 Roles = dict[str, Role]
 
 

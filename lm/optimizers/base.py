@@ -11,20 +11,34 @@ from lm.linears.base import Roles
 Named = list[tuple[str, nn.Parameter]]
 State = dict[str, list[Tensor]]
 SCALARS = {"step": torch.int64, "rate_sum": torch.float32}
+ROWS = {"row_square"}
+SIDES = {"left": 0, "left_basis": 0, "right": 1, "right_basis": 1}
+
+
+def begun(slot: str, weight: Tensor) -> Tensor:
+    """The state of a weight before its first update: zeros, on the weight's device where they are no single number."""
+    if slot in SCALARS:
+        return torch.zeros((), dtype=SCALARS[slot])
+    if slot in SIDES:
+        return weight.new_zeros(2 * (weight.shape[SIDES[slot]],))
+    return weight.new_zeros(weight.shape[0], 1) if slot in ROWS else torch.zeros_like(weight)
 
 
 class Optimizer(torch.optim.Optimizer, ABC):
     """Calls `update` once a group, with those of its weights that have a gradient.
 
     group["slots"] names the state of each weight, which begins as zeros: `step`, its updates with this one, and what else
-    is in SCALARS are single numbers, every other slot has the weight's shape. All are tensors, as safetensors wants them.
+    is in SCALARS are single numbers, what is in ROWS has one for each row of a matrix, as a column, what is in SIDES is a
+    square over a matrix's rows (0) or columns (1), and every other slot has the weight's shape. All are tensors, as
+    safetensors wants them.
 
     What lm/training/parallel must know: whole_tensors: an update depends on more of a tensor than the entry updated.
-    freezes: `begin` chooses the weights that get a gradient. exchanges: the update averages over the ranks of
-    torch.distributed itself, and gets each rank's own gradients. own_slots: state that differs from rank to rank.
+    squares: there are slots of SIDES, of which a part of a weight has no part. freezes: `begin` chooses the weights that get a
+    gradient. exchanges: the update averages over the ranks of torch.distributed itself, and gets each rank's own gradients.
+    own_slots: state that differs from rank to rank.
     """
 
-    whole_tensors = freezes = exchanges = False
+    whole_tensors = squares = freezes = exchanges = False
     own_slots: tuple[str, ...] = ()
 
     def begin(self, step: int) -> None:
@@ -32,6 +46,11 @@ class Optimizer(torch.optim.Optimizer, ABC):
 
     def finish(self) -> None:
         """Called after the last update: leaves in the weights what the model is to be."""
+
+    def totals(self, weights: list[Tensor], sums: list[Tensor]) -> list[Tensor]:
+        """Sums over the entries of whole weights, of which these are the sums over what `update` was given; of one shape. One
+        who gives parts of weights puts something else in the place of this."""
+        return sums
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -46,8 +65,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
         state = self.state[weight]
         if not state:
             for slot in slots:
-                scalar = SCALARS.get(slot)
-                state[slot] = torch.zeros((), dtype=scalar) if scalar else torch.zeros_like(weight)
+                state[slot] = begun(slot, weight)
         if "step" in state:
             state["step"].add_(1)
         return state
@@ -55,6 +73,27 @@ class Optimizer(torch.optim.Optimizer, ABC):
     @abstractmethod
     def update(self, weights: list[Tensor], grads: list[Tensor], state: State, group: dict[str, Any]) -> None:
         """Change weights and state in place; the lists are in one order."""
+
+
+def adam_directions_(
+    grads: list[Tensor],
+    means: list[Tensor],
+    squares: list[Tensor],
+    steps: list[int],
+    beta1: float,
+    beta2: float,
+    eps: float,
+) -> list[Tensor]:
+    """Directions of Adam's update number `steps`, from 1: the mean over the root of the square, each corrected for having begun
+    at 0. Both have taken the gradients in, in place."""
+    torch._foreach_lerp_(means, grads, 1 - beta1)
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, grads, grads, value=1 - beta2)
+    updates = torch._foreach_div(means, [1 - beta1**step for step in steps])
+    roots = torch._foreach_sqrt(torch._foreach_div(squares, [1 - beta2**step for step in steps]))
+    torch._foreach_add_(roots, eps)
+    torch._foreach_div_(updates, roots)
+    return list(updates)
 
 
 def with_rates(optimizer: Optimizer, named: Named, rates: dict[str, float]) -> Optimizer:

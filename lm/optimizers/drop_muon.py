@@ -12,7 +12,7 @@ from pydantic import Field
 
 from lm.linears.base import Roles
 from lm.optimizers.base import Named
-from lm.optimizers.orthogonal import MuonOptimizer, OrthogonalConfig, orthogonal_groups
+from lm.optimizers.orthogonal import MuonOptimizer, OrthogonalConfig
 
 
 def cut_at(step: int, layers: int, whole: float, seed: int) -> int:
@@ -56,5 +56,4 @@ class DropMuon(OrthogonalConfig):
 
     def build(self, named_parameters: Named, roles: Roles) -> DropMuonOptimizer:
         """The optimizer of these weights."""
-        groups = orthogonal_groups(named_parameters, roles, self.lr, self.adamw_lr)
-        return DropMuonOptimizer(groups, self.model_dump(exclude={"name"}), named_parameters)
+        return DropMuonOptimizer(self.groups(named_parameters, roles), self.settings(), named_parameters)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lm.config import Config
 from lm.linears.base import Roles
-from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
+from lm.optimizers.base import Named, Optimizer, State, adam_directions_, decayed_and_plain
 
 
 class LambOptimizer(Optimizer):
@@ -17,14 +17,9 @@ class LambOptimizer(Optimizer):
     whole_tensors = True
 
     def update(self, weights: list[Tensor], grads: list[Tensor], state: State, group: dict[str, Any]) -> None:
-        beta1, beta2, steps = group["beta1"], group["beta2"], [int(step) for step in state["step"]]
-        torch._foreach_lerp_(state["exp_avg"], grads, 1 - beta1)
-        torch._foreach_mul_(state["exp_avg_sq"], beta2)
-        torch._foreach_addcmul_(state["exp_avg_sq"], grads, grads, value=1 - beta2)
-        updates = torch._foreach_div(state["exp_avg"], [1 - beta1**step for step in steps])
-        roots = torch._foreach_sqrt(torch._foreach_div(state["exp_avg_sq"], [1 - beta2**step for step in steps]))
-        torch._foreach_add_(roots, group["eps"])
-        torch._foreach_div_(updates, roots)
+        by = {key: group[key] for key in ("beta1", "beta2", "eps")}
+        steps = [int(step) for step in state["step"]]
+        updates = adam_directions_(grads, state["exp_avg"], state["exp_avg_sq"], steps, **by)
         torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
         ratios = [
             trust(weight_norm, update_norm, group["max_norm"])

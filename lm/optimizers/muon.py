@@ -8,7 +8,7 @@ from typing import Literal
 
 from lm.linears.base import Roles
 from lm.optimizers.base import Named
-from lm.optimizers.orthogonal import MuonOptimizer, OrthogonalConfig, orthogonal_groups
+from lm.optimizers.orthogonal import MuonOptimizer, OrthogonalConfig
 
 
 class Muon(OrthogonalConfig):
@@ -16,5 +16,4 @@ class Muon(OrthogonalConfig):
 
     def build(self, named_parameters: Named, roles: Roles) -> MuonOptimizer:
         """The optimizer of these weights."""
-        groups = orthogonal_groups(named_parameters, roles, self.lr, self.adamw_lr)
-        return MuonOptimizer(groups, self.model_dump(exclude={"name"}))
+        return MuonOptimizer(self.groups(named_parameters, roles), self.settings())

@@ -5,4 +5,5 @@ from lm.schedules.infinite import Infinite
 from lm.schedules.linear import Linear
 from lm.schedules.one_cycle import OneCycle
 from lm.schedules.power import Power
+from lm.schedules.refined import Refined
 from lm.schedules.wsd import Wsd

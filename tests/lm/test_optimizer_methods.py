@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from lm.linears.base import roles_of
 from lm.model import Decoder, ModelConfig
-from lm.optimizers import DropMuon, Lamb, Lion, Muon, RAdam, ScheduleFree
+from lm.optimizers import AdaBound, AdaMod, AdamW, DropMuon, Lamb, Lars, Lion, Muon, NorMuon, RAdam, ScheduleFree, Soap
+from lm.optimizers.adabound import bounds
 from lm.optimizers.drop_muon import cut_at, layers_of
+from lm.optimizers.normuon import by_rows_
 from lm.optimizers.radam import rectification
 from tests.lm.test_optimizers import ROLES, set_gradients, values, weights
 
@@ -95,6 +97,47 @@ def test_schedule_free_equals_the_algorithm_in_x_y_and_z() -> None:
     torch.testing.assert_close(weight.detach(), x, rtol=1e-6, atol=1e-7)  # rate_sum is kept in fp32
 
 
+def test_normuon_by_hand() -> None:
+    # A 2 x 1 gradient without momentum: Newton-Schulz gives c (a, b) for g / |g| = (a, b), and c goes where norms are taken.
+    # g1 = (3, 4): a row's mean square is its square, v = 0.05 (0.36, 0.64), so both rows are divided to one length. Each moves
+    # by 0.2 lr, as the rms is. g2 = (4, -3): v = 0.05 (0.95 * 0.36 + 0.64, 0.95 * 0.64 + 0.36) = 0.05 (0.982, 0.968), and
+    # (0.8 / sqrt(0.982), -0.6 / sqrt(0.968)) comes to an rms of 0.2.
+    method = NorMuon(lr=0.5, momentum=0.0, weight_decay=0.0)
+    weight = nn.Parameter(torch.zeros(2, 1))
+    optimizer = method.build([("blocks.0.up.weight", weight)], ROLES)
+    weight.grad = torch.tensor([[3.0], [4.0]])
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.tensor([[-0.1], [-0.1]]), rtol=1e-4, atol=0)
+    before, weight.grad = weight.detach().clone(), torch.tensor([[4.0], [-3.0]])
+    optimizer.step()
+    rows = torch.tensor([[0.8 / math.sqrt(0.982)], [-0.6 / math.sqrt(0.968)]])
+    moved = before - 0.5 * 0.2 * rows / rows.square().mean().sqrt()
+    torch.testing.assert_close(weight.detach(), moved, rtol=1e-4, atol=0)
+    assert optimizer.state[weight]["row_square"].shape == (2, 1)
+
+
+def test_rows_are_divided_alike_however_a_matrix_lies_in_memory() -> None:
+    """To the bit: a turned matrix lies by columns where it was made, and by rows on the ranks that it was sent to."""
+    turned = torch.randn(37, 211, generator=torch.Generator().manual_seed(0)).T
+    found = []
+    for update in (turned, turned.contiguous()):
+        square = torch.zeros(211, 1)
+        (rows,) = by_rows_([update], [square], 0.95)
+        found.append((rows, square, rows.square().sum()))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (16, 200), (200, 16)])
+def test_normuon_moves_every_shape_by_exactly_its_rms(shape: tuple[int, int]) -> None:
+    weight = nn.Parameter(torch.zeros(shape))
+    optimizer = NorMuon(lr=1.0).build([("blocks.0.up.weight", weight)], ROLES)
+    weight.grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    optimizer.step()
+    assert weight.detach().square().mean().sqrt().item() == pytest.approx(0.2, rel=1e-5)
+    rows = weight.detach().square().mean(1).sqrt()  # of one size, each from its own first mean square
+    torch.testing.assert_close(rows, torch.full_like(rows, 0.2), rtol=1e-4, atol=0)
+
+
 def decoder(tied: bool) -> Decoder:
     return Decoder(
         ModelConfig(vocab_size=16, width=8, layers=3, heads=2, kv_heads=1, ffn_width=8, context=8, tied=tied), seed=0
@@ -145,3 +188,154 @@ def test_the_cuts_are_uniform() -> None:
 def test_another_seed_cuts_elsewhere() -> None:
     first, again, other = ([cut_at(step, 4, 0.5, seed) for step in range(50)] for seed in (0, 0, 1))
     assert first == again and first != other
+
+
+def test_adamod_by_hand() -> None:
+    # beta1 = beta2 = 0 and eps = 0: a rate is lr / |g|, and its direction g. beta3 = 0.5: s1 = lr / 2 |g1|, half of the first rate,
+    # so the first update is lr / 2. g2 = (1, 4) after (2, 2): rates lr (1, 1/4), s2 = lr (1/8 + 1/2, 1/8 + 1/8) = lr (5/8, 1/4);
+    # the first is held to 5/8 g, the second has its own 1/4, which moves it by lr.
+    method = AdaMod(lr=0.1, beta1=0.0, beta2=0.0, beta3=0.5, eps=1e-12, weight_decay=0.0)
+    weight, optimizer = one(method, [1.0, 1.0], [[2.0, -2.0]])
+    torch.testing.assert_close(weight, torch.tensor([[0.95, 1.05]]))
+    (state,) = optimizer.state.values()
+    torch.testing.assert_close(state["exp_avg_rate"], torch.full((1, 2), 0.025))
+    weight, _ = one(method, [1.0, 1.0], [[2.0, 2.0], [1.0, 4.0]])
+    torch.testing.assert_close(weight, torch.tensor([[0.95 - 0.0625, 0.95 - 0.1]]))
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_adamod_without_a_memory_of_rates_is_adamw(weight_decay: float) -> None:
+    mine, theirs = weights(), weights()
+    ours = AdaMod(lr=0.01, beta3=0.0, weight_decay=weight_decay).build(mine, ROLES)
+    peer = AdamW(lr=0.01, weight_decay=weight_decay).build(theirs, ROLES)
+    for step in range(6):
+        for named, optimizer in ((mine, ours), (theirs, peer)):
+            set_gradients(named, step)
+            optimizer.step()
+    for a, b in zip(values(mine), values(theirs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)  # the fused kernel's order of rounding
+
+
+def test_adabound_by_hand() -> None:
+    # gamma = 1, final_lr = 0.1: in update 1 rates lie in (0.05, 0.2), in update 2 in (0.0667, 0.15). beta1 = beta2 = 0: Adam's
+    # rate is lr / |g| = 0.02 / |g|. g1 = (1, 0.25, 0.01): 0.02, 0.08, 2 become 0.05, 0.08, 0.2; g2 = (1, 0.25, 0.01) alike
+    # 0.0667, 0.08, 0.15. Beside the rate at half of the schedule the bounds are halved, too.
+    assert bounds(1, 0.1, 1.0) == pytest.approx((0.05, 0.2)) and bounds(2, 0.1, 1.0) == pytest.approx((1 / 15, 0.15))
+    method = AdaBound(lr=0.02, final_lr=0.1, gamma=0.999999, beta1=0.0, beta2=0.0, eps=1e-12, weight_decay=0.0)
+    grad = [1.0, 0.25, 0.01]
+    weight, _ = one(method, [0.0, 0.0, 0.0], [grad])
+    torch.testing.assert_close(weight, -torch.tensor([[0.05, 0.02, 0.002]]), rtol=1e-4, atol=0)
+    weight, _ = one(method, [0.0, 0.0, 0.0], [grad, grad])
+    torch.testing.assert_close(weight, -torch.tensor([[0.05 + 1 / 15, 0.04, 0.0035]]), rtol=1e-4, atol=0)
+    half = nn.Parameter(torch.zeros(1, 3))
+    optimizer = method.build([("blocks.0.up.weight", half)], ROLES)
+    optimizer.param_groups[0]["lr"], half.grad = 0.01, torch.tensor([grad])
+    optimizer.step()
+    torch.testing.assert_close(half.detach(), -torch.tensor([[0.025, 0.01, 0.001]]), rtol=1e-4, atol=0)
+
+
+def test_adabound_begins_as_adamw_and_ends_as_sgd_with_momentum() -> None:
+    mine, theirs = weights(), weights()
+    ours = AdaBound(final_lr=1.0, gamma=1e-9).build(mine, ROLES)
+    peer = AdamW(lr=3e-3).build(theirs, ROLES)
+    for step in range(6):
+        for named, optimizer in ((mine, ours), (theirs, peer)):
+            set_gradients(named, step)
+            optimizer.step()
+    for a, b in zip(values(mine), values(theirs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)  # eps before its correction; the order of rounding
+    low, high = bounds(10**9, 0.1, 1e-3)
+    assert low == pytest.approx(high, rel=1e-5) and (low + high) / 2 == pytest.approx(0.1)
+
+
+def test_lars_by_hand() -> None:
+    # |w| = 5, |g| = 2, decay 0.1: the rate is 5 / (2 + 0.5) = 2, v1 = 0.1 * 2 (g + 0.1 w) = 0.2 (0.3, 2.4) = (0.06, 0.48);
+    # then g = 0 moves by 0.9 v1 and what decays at the ratio of 1: v2 = 0.9 v1 + 0.1 * 0.1 w1.
+    weight, optimizer = one(Lars(lr=0.1, weight_decay=0.1), [3.0, 4.0], [[0.0, 2.0]])
+    torch.testing.assert_close(weight, torch.tensor([[2.94, 3.52]]))
+    (state,) = optimizer.state.values()
+    torch.testing.assert_close(state["momentum"], torch.tensor([[0.06, 0.48]]))
+    weight, _ = one(Lars(lr=0.1, weight_decay=0.1), [3.0, 4.0], [[0.0, 2.0], [0.0, 0.0]])
+    torch.testing.assert_close(weight, torch.tensor([[2.94 - 0.054 - 0.0294, 3.52 - 0.432 - 0.0352]]))
+
+
+def test_lars_moves_every_tensor_by_the_same_share_of_its_norm() -> None:
+    for scale in (1e-3, 1.0, 1e3):
+        weight, _ = one(Lars(lr=0.01, weight_decay=0.0), [3.0 * scale, 4.0 * scale], [[0.7 / scale, -1.0]])
+        moved = torch.tensor([[3.0, 4.0]]) * scale - weight
+        assert moved.norm().item() == pytest.approx(0.05 * scale, rel=1e-3)
+    weight, _ = one(Lars(lr=0.1), [0.0, 0.0], [[1.0, -1.0]])
+    torch.testing.assert_close(weight, torch.tensor([[-0.1, 0.1]]))
+
+
+def soap_moves(method: Soap, grads: list[Tensor]) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """What each of these updates subtracts from a matrix, and the state after the last."""
+    weight = nn.Parameter(torch.zeros_like(grads[0]))
+    optimizer = method.build([("blocks.0.up.weight", weight)], ROLES)
+    moves = []
+    for grad in grads:
+        before, weight.grad = weight.detach().clone(), grad
+        optimizer.step()
+        moves.append(before - weight.detach())
+    return moves, optimizer.state[weight]
+
+
+def random_grads(count: int, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    scale = torch.logspace(0, -1.5, 6, dtype=torch.float64)[:, None] * torch.logspace(0, -1, 6, dtype=torch.float64)
+    return [torch.randn(6, 6, dtype=torch.float64, generator=generator) * scale for _ in range(count)]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_soap_turns_with_the_gradients(every: int) -> None:
+    """Turned rows and columns of all gradients turn every update but the first, which is Adam's; those of Adam they do not."""
+    generator, grads = torch.Generator().manual_seed(1), random_grads(7)
+    left, right = (torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=generator)).Q for _ in range(2))
+    method = Soap(lr=1.0, every=every, weight_decay=0.0)
+    plain, _ = soap_moves(method, grads)
+    turned, _ = soap_moves(method, [left @ grad @ right.T for grad in grads])
+    for step, (move, other) in enumerate(zip(plain, turned, strict=True)):
+        back = left.T @ other @ right
+        near = (back - move).norm() < 1e-4 * move.norm()  # the eps of 1e-8 beside roots of 0.01
+        assert near == (step > 0)
+
+
+def test_soap_of_diagonal_gradients_by_hand() -> None:
+    # Their eigenvectors are the axes, so that updates are Adam's, whose squares begin with the second. beta1 = 0 and beta2 = 0.5:
+    # directions sign(g), then g2 / |g2|, then g3 / sqrt(v / 0.75) with v = 0.5 (0.5 g2^2) + 0.5 g3^2; nothing off the diagonal.
+    grads = [torch.diag(torch.tensor([a, b], dtype=torch.float64)) for a, b in ((4.0, 1.0), (2.0, -3.0), (1.0, 6.0))]
+    moves, state = soap_moves(Soap(lr=0.1, beta1=0.0, beta2=0.5, weight_decay=0.0), grads)
+    expected = [
+        torch.tensor([1.0, 1.0]),
+        torch.tensor([1.0, -1.0]),
+        torch.tensor([1 / math.sqrt((0.25 * 4 + 0.5) / 0.75), 6 / math.sqrt((0.25 * 9 + 18) / 0.75)]),
+    ]
+    for move, diagonal in zip(moves, expected, strict=True):
+        torch.testing.assert_close(move, 0.1 * torch.diag(diagonal.double()), rtol=1e-6, atol=1e-9)
+    # L = G G^T: 0.5 (0.5 (0.5 (16, 1) + (4, 9)) + (1, 36))
+    torch.testing.assert_close(state["left"], torch.diag(torch.tensor([3.5, 20.375], dtype=torch.float64)))
+    torch.testing.assert_close(state["left_basis"].abs(), torch.eye(2, dtype=torch.float64))
+
+
+def test_bases_of_soap_are_orthonormal_and_come_to_the_eigenvectors() -> None:
+    _, few = soap_moves(Soap(every=100, weight_decay=0.0), random_grads(60))
+    _, many = soap_moves(Soap(every=1, weight_decay=0.0), random_grads(60))
+    off = {}
+    for name, state in (("few", few), ("many", many)):
+        for side in ("left", "right"):
+            basis = state[f"{side}_basis"]
+            torch.testing.assert_close(basis.T @ basis, torch.eye(6, dtype=torch.float64), rtol=0, atol=1e-9)
+            there = basis.T @ state[side] @ basis
+            off[name, side] = ((there - torch.diag(there.diag())).norm() / there.norm()).item()
+    assert all(off["many", side] < 0.5 * off["few", side] for side in ("left", "right"))
+
+
+def test_soap_leaves_embeddings_head_and_vectors_to_adamw() -> None:
+    mine, theirs = weights(), weights()
+    ours, peer = Soap(lr=0.01).build(mine, ROLES), AdamW(lr=0.01, beta1=0.95).build(theirs, ROLES)
+    for step in range(4):
+        for named, optimizer in ((mine, ours), (theirs, peer)):
+            set_gradients(named, step)
+            optimizer.step()
+    same = [torch.equal(a, b) for a, b in zip(values(mine), values(theirs), strict=True)]
+    assert same == [True, False, False, True]

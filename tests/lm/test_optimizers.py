@@ -11,7 +11,7 @@ from lm import optimizers
 from lm.config import Config, methods_of
 from lm.linears.base import Roles
 from lm.optimizers import AdamW, Muon
-from lm.optimizers.orthogonal import muon_
+from lm.optimizers.orthogonal import Iteration, muon_
 
 EVERY = pytest.mark.parametrize("method", methods_of(optimizers), ids=lambda method: method.__name__)
 SHAPES = {
@@ -166,7 +166,7 @@ def test_muon_step_of_one_matrix_by_hand() -> None:
     # Step: -lr * 0.2 * sqrt(4) * 0.7010 * g / |g| after the decay by 1 - lr * 0.5; |(1, 2, 2, 4)| = 5.
     weight, grad = torch.tensor([[1.0, 1.0, 1.0, 1.0]]), torch.tensor([[1.0, 2.0, 2.0, 4.0]])
     momentum = torch.zeros(1, 4)
-    muon_([weight], [grad], [momentum], lr=0.1, momentum=0.95, nesterov=True, steps=1, weight_decay=0.5)
+    muon_([weight], [grad], [momentum], lr=0.1, momentum=0.95, nesterov=True, iteration=Iteration(1), weight_decay=0.5)
     torch.testing.assert_close(momentum, 0.05 * grad)
     torch.testing.assert_close(weight, 0.95 - 0.1 * 0.2 * 2 * 0.7010 * grad / 5, rtol=1e-5, atol=0)
 
@@ -197,7 +197,16 @@ def test_muon_moves_every_shape_by_the_same_rms() -> None:
     for shape in [(64, 64), (16, 200), (200, 16)]:
         weight = torch.zeros(shape)
         grad = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        muon_([weight], [grad], [torch.zeros(shape)], lr=1.0, momentum=0.95, nesterov=True, steps=5, weight_decay=0.0)
+        muon_(
+            [weight],
+            [grad],
+            [torch.zeros(shape)],
+            lr=1.0,
+            momentum=0.95,
+            nesterov=True,
+            iteration=Iteration(5),
+            weight_decay=0.0,
+        )
         # 0.2, times singular values of 0.7 to 1.2
         assert 0.13 < weight.square().mean().sqrt() < 0.25
 

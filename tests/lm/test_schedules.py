@@ -1,15 +1,21 @@
 """Schedules: what every one of them must do, and sequences worked by hand."""
 
+import json
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from scipy.ndimage import median_filter
 
 from lm import schedules
 from lm.config import Config, methods_of
-from lm.schedules import Cosine, Infinite, Linear, OneCycle, Power, Wsd
+from lm.schedules import Cosine, Infinite, Linear, OneCycle, Power, Refined, Wsd
+from lm.schedules.norms import norms_of
+from lm.schedules.refined import smoothed
 
 EVERY = pytest.mark.parametrize("method", methods_of(schedules), ids=lambda method: method.__name__)
 quick = settings(deadline=None, max_examples=25, derandomize=True)
@@ -104,3 +110,69 @@ def test_one_cycle_by_hand() -> None:
 def test_wsd_refuses_a_decay_that_begins_before_the_warmup_ends() -> None:
     with pytest.raises(ValidationError, match="at most 1"):
         Wsd(warmup_fraction=0.5, decay_fraction=0.6)
+
+
+def test_refined_by_constant_norms_is_a_straight_line() -> None:
+    for norms in ([1.0], [3.0] * 7):
+        assert [Refined(norms=norms)(step, 10) for step in range(11)] == pytest.approx([1 - k / 10 for k in range(11)])
+
+
+def test_refined_by_hand() -> None:
+    # norms 2, 1, 1 at steps 0, 1, 2 of 2, the last of which is not made: w = 1/4, 1, 1, and w times all later w is 1/2, 1, 0. With
+    # the exponent 1, w = 1/2, 1, 1 and 1, 1, 0. Of 4 steps the norms are 2, 1.5, 1, 1, 1, so w = 1/4, 4/9, 1, 1, 1 and
+    # 1/4 (31/9), 4/9 (3), 2, 1, 0, over 2.
+    schedule = Refined(norms=[2.0, 1.0, 1.0], smoothing=0.0)
+    assert [schedule(step, 2) for step in range(3)] == pytest.approx([0.5, 1, 0])
+    assert [schedule(step, 4) for step in range(5)] == pytest.approx([31 / 72, 2 / 3, 1, 0.5, 0])
+    slower = Refined(norms=[2.0, 1.0, 1.0], smoothing=0.0, exponent=1.0)
+    assert [slower(step, 2) for step in range(3)] == pytest.approx([1, 1, 0])
+    after = Refined(norms=[2.0, 1.0, 1.0], smoothing=0.0, warmup_fraction=0.5, final_fraction=0.2)
+    assert [after(step, 4) for step in range(5)] == pytest.approx([1 / 3, 2 / 3, 1, 0.6, 0.2])
+
+
+@quick
+@given(
+    norms=st.lists(st.floats(0.01, 100), min_size=1, max_size=40), total=st.integers(1, 60), scale=st.floats(0.1, 10)
+)
+def test_refined_knows_ratios_of_norms_alone(norms: list[float], total: int, scale: float) -> None:
+    found, scaled = (
+        [Refined(norms=[norm * factor for norm in norms])(step, total) for step in range(total + 1)]
+        for factor in (1.0, scale)
+    )
+    assert scaled == pytest.approx(found)
+    assert max(found) == pytest.approx(1) and found[-1] == 0 and min(found[:-1]) > 0
+
+
+@quick
+@given(norms=st.lists(st.floats(0.01, 100), min_size=4, max_size=60), share=st.floats(0, 0.3))
+def test_norms_are_smoothed_as_the_authors_do(norms: list[float], share: float) -> None:
+    """By scipy's filter, with the padding that stands in the README of their code."""
+    width = 2 * (int(share * len(norms)) // 2) + 1
+    pad = 2 * width if 2 * width < len(norms) else width // 2
+    wide = np.pad(norms, (0, pad), mode="reflect")
+    expected = median_filter(wide, size=width, mode="nearest")[: len(norms)]
+    assert smoothed(norms, share).tolist() == pytest.approx(expected.tolist())
+
+
+def test_one_spike_changes_no_schedule() -> None:
+    norms = [1.0] * 50
+    norms[20] = 100.0
+    assert [Refined(norms=norms)(step, 50) for step in range(51)] == [Refined()(step, 50) for step in range(51)]
+
+
+def test_norms_come_out_of_a_runs_curves(tmp_path: Path) -> None:
+    curves = tmp_path / "curves.jsonl"
+    curves.write_text("".join(json.dumps({"step": k, "gradient_norm": k + 1.0}) + "\n" for k in range(10)))
+    assert norms_of(curves, 5) == [1.5, 3.5, 5.5, 7.5, 9.5]
+    assert norms_of(curves) == [k + 1.0 for k in range(10)]
+    curves.write_text('{"step": 0, "loss": 1.0}\n')
+    with pytest.raises(ValueError, match=r"curves\.jsonl: no line has a gradient_norm: give the curves"):
+        norms_of(curves)
+
+
+@pytest.mark.parametrize(
+    ("norms", "said"), [([], "at least 1"), ([1.0, 0.0], r"norms must be positive, and one is 0\.0")]
+)
+def test_norms_that_no_run_has_are_refused(norms: list[float], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Refined(norms=norms)

@@ -5,10 +5,9 @@ ranks matter; guard.*, execution.*, and components.<name>.*, what each component
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from lm.optimizers.base import SCALARS
+from lm.optimizers.base import begun
 from lm.training.average import RunningAverage
 from lm.training.components import Component
 from lm.training.execution import Execution
@@ -44,11 +43,7 @@ def bytes_at_most(run: Run, steps: int) -> int:
     """Bytes of the state of a run of so many steps in which all has begun: weights, slots, and the average where it is one of
     more than the last weights. What the guard and the stage keep is not counted."""
     shapes = _shapes(run)
-    slots = [
-        torch.empty((), dtype=SCALARS[slot], device="meta") if slot in SCALARS else shapes[name]
-        for name, names in run.parallel.slot_names.items()
-        for slot in names
-    ]
+    slots = [begun(slot, shapes[name]) for name, names in run.parallel.slot_names.items() for slot in names]
     copies = 2 if run.average.begins(steps) else 1
     return copies * sum(weight.nbytes for weight in shapes.values()) + sum(slot.nbytes for slot in slots)
 
@@ -102,15 +97,15 @@ def _wanted(names: Iterable[str], run: Run) -> dict[str, Tensor]:
     """Tensors of the shape and dtype of what a state must have. An average is of all parameters or not yet begun; so is the
     optimizer's state of each parameter, since one without a gradient so far has none."""
     shapes, slots = _shapes(run), run.parallel.slot_names
-    begun = {name.split(".", 2)[2] for name in names if name.startswith("optimizer.") and name.count(".") > 1}
+    there = {name.split(".", 2)[2] for name in names if name.startswith("optimizer.") and name.count(".") > 1}
     averaged = any(name.startswith("average.") for name in names)
     wanted = {f"model.{name}": weight for name, weight in shapes.items()}
     wanted |= {f"execution.{name}": value for name, value in run.execution.state().items()}
     for name, shape in shapes.items():
         if averaged:
             wanted[f"average.{name}"] = shape
-        for slot in slots.get(name, ()) if name in begun else ():
-            wanted[f"optimizer.{slot}.{name}"] = torch.empty((), dtype=SCALARS[slot]) if slot in SCALARS else shape
+        for slot in slots.get(name, ()) if name in there else ():
+            wanted[f"optimizer.{slot}.{name}"] = begun(slot, shape)
     return wanted
 
 

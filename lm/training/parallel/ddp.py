@@ -37,6 +37,7 @@ def refuse(method: Any, **needs: bool) -> None:
         "freezes": "chooses anew in each step which weights have gradients",
         "exchanges": "exchanges gradients itself",
         "whole_tensors": "needs whole tensors",
+        "squares": "keeps matrices over all rows and columns of a weight",
         "finishes": "changes the weights after the last update",
     }
     for need, needed in needs.items():

@@ -14,7 +14,7 @@ from lm.distributed import mean_, world_size
 from lm.linears.base import rates_of, roles_of
 from lm.model import Decoder
 from lm.optimizers.base import SCALARS, Optimizer, State, with_rates
-from lm.optimizers.orthogonal import MuonOptimizer, orthogonalised
+from lm.optimizers.orthogonal import Iteration, MuonOptimizer, orthogonalised
 from lm.training.batch import Batch, Metrics
 from lm.training.memory import SHARE, memory_bytes
 from lm.training.parallel.ddp import DDP, Call, refuse
@@ -85,10 +85,11 @@ class FSDP(DDP):
         }
         named = [(n, w) for n, w in self._held.items() if w.requires_grad]
         optimizer = with_rates(method.build(named, roles), named, rates_of(model))
-        refuse(method, freezes=optimizer.freezes, exchanges=optimizer.exchanges)
+        refuse(method, freezes=optimizer.freezes, exchanges=optimizer.exchanges, squares=optimizer.squares)
         self._names: dict[Tensor, str] = {held: name for name, held in self._held.items()}
         if isinstance(optimizer, MuonOptimizer):
             optimizer.orthogonal = self._orthogonal  # type: ignore[method-assign]
+            optimizer.totals = self._totals  # type: ignore[method-assign]
         elif optimizer.whole_tensors:
             optimizer.update = partial(self._update_whole, optimizer.update)  # type: ignore[method-assign]
         self._know(model, optimizer, self._held, whole)
@@ -159,7 +160,10 @@ class FSDP(DDP):
         if not isinstance(like, DTensor):
             return held.detach()
         local = held.detach().to(like.device_mesh.device_type)
-        sharded = DTensor.from_local(local, like.device_mesh, [Shard(0)], shape=like.shape, stride=like.stride())
+        whole = torch.empty(
+            like.shape[0], *held.shape[1:], device="meta"
+        )  # less of a row than the weight has, of some slots
+        sharded = DTensor.from_local(local, like.device_mesh, [Shard(0)], shape=whole.shape, stride=whole.stride())
         return sharded.full_tensor()
 
     def shard(self, name: str, whole: Tensor) -> Tensor:
@@ -180,13 +184,23 @@ class FSDP(DDP):
         make_plain(self.model, self.weights())
         super().finish()
 
-    def _orthogonal(self, weights: list[Tensor], updates: list[Tensor], steps: int) -> tuple[list[Tensor], list[int]]:
+    def _orthogonal(
+        self, weights: list[Tensor], updates: list[Tensor], iteration: Iteration
+    ) -> tuple[list[Tensor], list[int]]:
         """This rank's parts of the orthogonalised matrices whose parts the updates are, and the longer sides of those."""
         names = [self._names[weight] for weight in weights]
         whole = [self.gather(name, update) for name, update in zip(names, updates, strict=True)]
-        found, sides = orthogonalised(whole, steps)
+        found, sides = orthogonalised(whole, iteration)
         parts = [self.shard(name, matrix.contiguous()) for name, matrix in zip(names, found, strict=True)]
         return [part.to(update.device) for part, update in zip(parts, updates, strict=True)], sides
+
+    def _totals(self, weights: list[Tensor], sums: list[Tensor]) -> list[Tensor]:
+        """Sums over whole weights, of which these are the sums over this rank's parts, in fp32; vectors are whole already."""
+        cut = [isinstance(self._sharded[self._names[weight]], DTensor) for weight in weights]
+        found = torch.stack([one.float() for one in sums]).to(self.model.cos_TE.device)
+        whole = found.clone()
+        dist.all_reduce(whole)
+        return [(whole if of_parts else found)[i].to(sums[i].device) for i, of_parts in enumerate(cut)]
 
     def _update_whole(
         self,

@@ -23,7 +23,7 @@ from lm.averages import Ema, Last
 from lm.config import ConfigError
 from lm.linears import AdaLoRA, DoRA, FrozenLower, LoRA, QLoRA, SaRA, VeRA
 from lm.model import Decoder
-from lm.optimizers import AdamW, DropMuon, Lamb, Lion, Muon, OneBitAdam, ScheduleFree
+from lm.optimizers import AdaMod, AdamW, DropMuon, Lamb, Lars, Lion, Muon, NorMuon, OneBitAdam, ScheduleFree, Soap
 from lm.settings import KINDS as EVERY_KIND
 from lm.training.fast_forward import FastForward
 from lm.training.loop import train
@@ -82,10 +82,12 @@ CASES = [
         Case(how(AdamW, Ema), first, then)
         for first, then in pairwise(k for k in ("fsdp", "zero2", "ddp", "fsdp") if k in KINDS)
     ),
-    *(Case(how(method), "exact", "fsdp") for method in (Muon, Lamb, Lion)),
-    Case(how(Muon), "exact", "exact"),
+    *(Case(how(method), "exact", "fsdp") for method in (Muon, Lamb, Lars, Lion)),
+    *(Case(how(method), "exact", "exact") for method in (Muon, NorMuon, Soap)),
+    *(Case(how(NorMuon), first, then) for first, then in (("ddp", "fsdp"), ("fsdp", "exact"))),
     *(Case(how(ScheduleFree), first, then) for first, then in (("fsdp", "ddp"), ("exact", "fsdp"))),
     Case(how(Muon, skip_sigmas=6.0), "ddp", "fsdp"),
+    *(Case(how(AdaMod), first, then) for first, then in (("fsdp", "zero2"), ("zero2", "ddp")) if "zero2" in KINDS),
     *(Case(how(linear=held), *kinds) for held in HELD for kinds in (("exact", "exact"), ("fsdp", "ddp"))),
     *(Case(FORWARD, *kinds) for kinds in (("exact", "exact"), ("fsdp", "ddp"), ("ddp", "fsdp"))),
     *(Case(how(linear=AdaLoRA(cut_until=4)), *kinds) for kinds in (("exact", "exact"), ("ddp", "exact"))),

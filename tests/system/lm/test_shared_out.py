@@ -1,6 +1,7 @@
 """Newton-Schulz shared out among ranks: as much work for each, and the bits of one process."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from flows.forecast.fake_gpu import on_gpu
 from kernels.newton_schulz import cpu, newton_schulz
+from lm.config import Config, ConfigError
 from lm.distributed import shared_out
 from lm.linears.base import roles_of
-from lm.optimizers import Muon, orthogonal
+from lm.optimizers import AdamW, Muon, NorMuon, Soap, orthogonal
 from lm.training.parallel.fsdp import FSDP
 from tests.lm.models import toy_model
 from tests.lm.ranks import join
@@ -58,12 +60,12 @@ def share(rank: int, world: int, folder: str) -> None:
     cpu.BATCH = 96  # a matrix or two
     worked: list[int] = []
 
-    def counted(some: list[Tensor], steps: int) -> list[Tensor]:
+    def counted(some: list[Tensor], *iteration: Any) -> list[Tensor]:
         worked.append(len(some))
-        return newton_schulz(some, steps)
+        return newton_schulz(some, *iteration)
 
     orthogonal.newton_schulz = counted  # type: ignore[attr-defined]
-    found, sides = orthogonal.orthogonalised(matrices(), 5)
+    found, sides = orthogonal.orthogonalised(matrices(), orthogonal.Iteration(5))
     alone = newton_schulz(matrices(), 5)
     assert sides == [12, 12, 8, 40, 12, 8, 5, 12, 40]
     assert all(torch.equal(mine, matrix) for mine, matrix in zip(found, alone, strict=True))
@@ -71,15 +73,23 @@ def share(rank: int, world: int, folder: str) -> None:
     total = torch.tensor(sum(worked))
     dist.all_reduce(total)
     assert total == len(SHAPES)  # nothing twice
-    a_step_of_fsdp(rank)
+    for method, atol in (
+        (Muon(lr=0.1), 0.0),
+        (Muon(lr=0.1, coefficients="polar_express", cautious_decay=True), 0.0),
+        (NorMuon(lr=0.1, cautious=True), 1e-6),
+        (AdamW(lr=0.1, cautious=True), 0.0),
+    ):
+        steps_of_fsdp(method, atol)
+    with pytest.raises(ConfigError, match="soap keeps matrices over all rows and columns of a weight"):
+        FSDP(recipe(optimizer=Soap)).distribute(toy_model(seed=1), Soap())
     dist.destroy_process_group()
 
 
-def a_step_of_fsdp(rank: int) -> None:
-    """From the same gradients, three steps of the optimizer on parts of weights and of one on whole ones."""
+def steps_of_fsdp(method: Config, atol: float) -> None:
+    """From the same gradients, three steps of the optimizer on parts of weights and of one on whole ones. atol: where a norm is
+    the root of the ranks' sums, in another order."""
     model, plain = toy_model(seed=1), toy_model(seed=1)
-    parallel = FSDP(recipe(optimizer=lambda: Muon(lr=0.1)))
-    method = Muon(lr=0.1)
+    parallel = FSDP(recipe(optimizer=lambda: method))
     named = list(plain.named_parameters())
     sharded, whole = parallel.distribute(model, method), method.build(named, roles_of(plain))
     for step in range(3):
@@ -90,7 +100,7 @@ def a_step_of_fsdp(rank: int) -> None:
         whole.step()
     weights = parallel.weights()
     for name, weight in plain.named_parameters():
-        assert torch.equal(weights[name], weight), name
+        torch.testing.assert_close(weights[name], weight.detach(), rtol=0, atol=atol, msg=name)
 
 
 @pytest.mark.parametrize("world", RANKS)
@@ -101,5 +111,5 @@ def test_ranks_share_the_work_and_find_the_bits_of_one(world: int, tmp_path: Pat
 def test_a_gpu_multiplies_in_bf16() -> None:
     with on_gpu(), FakeTensorMode():
         assert newton_schulz([torch.empty(8, 6)], 5)[0].dtype == torch.bfloat16
-        updated, sides = orthogonal.orthogonalised([torch.empty(8, 6), torch.empty(3, 4)], 5)
+        updated, sides = orthogonal.orthogonalised([torch.empty(8, 6), torch.empty(3, 4)], orthogonal.Iteration(5))
     assert [matrix.dtype for matrix in updated] == [torch.float32] * 2 and sides == [8, 4]
