@@ -44,7 +44,9 @@ class ProxyRows(FilteredRows):
     def advance(self) -> None:
         for one in (self._tuned, self._untuned):
             one._ids_R.copy_(self._ids_R)
-            one.cache.lengths_B.copy_(self.cache.lengths_B)  # whoever writes sets them to 0 where a row ended
+            one.cache.lengths_B.copy_(
+                self.cache.lengths_B
+            )  # 0 where a row ended, which computes on over as little as may be
             one.advance()
         super().advance()
 

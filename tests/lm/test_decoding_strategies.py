@@ -272,6 +272,7 @@ def test_budget_forcing_without_a_budget_is_greedy_and_what_is_put_counts() -> N
     prompt = next([5, n] for n in range(200) if len(without_cache(lambda x: MODEL(x)[0, -1], [5, n], 9)) == 3)
     (plain,) = Greedy()(MODEL, asked([prompt]))
     assert plain.ids[-1] == END
+    assert BudgetForcing(minimum=3, trigger="ab")(MODEL, asked([prompt])) == [plain]  # is long enough
     (longer,) = BudgetForcing(minimum=4, times=1, trigger="ab")(MODEL, asked([prompt]))
     assert longer.ids[:4] == [*plain.ids[:2], *TOKENIZER.encode("ab")]
     # 3 tokens, of which the end is taken away, 2 that are put there, and what follows
