@@ -1,7 +1,7 @@
 """Batched generation with a KV cache: what follows a prompt depends on no other prompt. Letters as in lm/decoding.py."""
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,8 @@ PIECE = 16
 # in any case.
 LOOK_EVERY = {"cpu": 1, "cuda": 8}
 CAPTURE = {"cpu": None, "cuda": cuda_graph}
+# What makes the rows, from what Rows is made of: what picks otherwise than Rows is a choice of lm/strategies
+MakeRows = Callable[..., Rows]
 
 
 @dataclass
@@ -70,6 +72,7 @@ def generate(
     seed: int,
     rows: int = ROWS,
     draws: Sequence[int] | None = None,
+    make_rows: MakeRows = Rows,
 ) -> list[Completion]:
     """One completion a prompt, in their order, of at most `max_new_tokens` and of what its own prompt leaves of the context.
 
@@ -92,7 +95,8 @@ def generate(
     completions = [Completion() for _ in prompts]
     for capacity, places in sorted(alike.items()):
         places.sort(key=lambda place: (len(prompts[place]), prompts[place], place))
-        table = _Table(model, rows, capacity, [min(max_new_tokens, context - len(p)) for p in prompts], seed, draws)
+        budgets = [min(max_new_tokens, context - len(p)) for p in prompts]
+        table = _Table(model, rows, capacity, budgets, seed, draws, make_rows)
         waiting = deque(places)
         while waiting or table.running:
             while waiting and len(table.running) <= rows - table.at_once:
@@ -105,12 +109,19 @@ class _Table:
     """Rows that completions are written in, and whose: `running` has the prompts' places by row."""
 
     def __init__(
-        self, model: Decoder, rows: int, capacity: int, budgets: list[int], seed: int, draws: Sequence[int] | None
+        self,
+        model: Decoder,
+        rows: int,
+        capacity: int,
+        budgets: list[int],
+        seed: int,
+        draws: Sequence[int] | None,
+        make_rows: MakeRows,
     ) -> None:
         kind = "cuda" if model.embedding.weight.is_cuda else "cpu"
         self._every, self._budgets, self._seed = LOOK_EVERY[kind], budgets, seed
         self._numbers = range(len(budgets)) if draws is None else draws
-        self._rows = Rows(model, rows, capacity, self._every, CAPTURE[kind])
+        self._rows = make_rows(model, rows, capacity, self._every, CAPTURE[kind])
         self._context, self._device = model.config.context, model.embedding.weight.device
         # Of each row its draws and what they wrote, with room for what is written while nobody looks; tokens done, and at most,
         # 0 of an idle row. Arrays: a loop over 64 rows at every token took a hundredth of the time of a laptop's model.

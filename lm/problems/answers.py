@@ -52,10 +52,11 @@ VALUE = (
 )
 SCALE = rf"(?: (?P<scale>{'|'.join(SCALES)})s?\b)?"
 PERCENT = r"(?P<percent> ?%| per ?cent\b)?"
-AFTER = rf"(?P<after>(?:[ ]?{CURRENCY}|[ ]?\(?[-/*]?[ ]?(?:\u00b0|[^\W\d_]+)(?:\^?-?[23]\b|[\u00b2\u00b3])?['.]?\)?)*)"
+# What repeats gives nothing back (`*+`): else a text of n words or blanks that states no number is tried in 2^n ways
+AFTER = rf"(?P<after>(?:[ ]?\(?[-/*]?[ ]?(?:\u00b0|[^\W\d_]+)(?:\^?-?[23]\b|[\u00b2\u00b3])?['.]?\)?|[ ]?{CURRENCY})*+)"
 SIGN = r"(?P<sign{0}>[-+]|minus |negative )?"
 ANSWER = re.compile(
-    rf"(?:{BEFORE} ?)*{SIGN.format(1)} ?{CURRENCY}? ?(?:{SIGN.format(2)} ?{VALUE}|(?P<open>\()(?P<inner>[^()]+)\))"
+    rf"(?:{BEFORE} ?)*+{SIGN.format(1)} ?{CURRENCY}? ?(?:{SIGN.format(2)} ?{VALUE}|(?P<open>\()(?P<inner>[^()]+)\))"
     rf"{SCALE}{PERCENT}{AFTER}",
     re.IGNORECASE,
 )

@@ -2,8 +2,9 @@
 
 from lm.intervals import wilson
 from lm.model import Decoder
-from lm.problems.example import Example, Score, unit_hash
+from lm.problems.example import Example, Score
 from lm.sampler import ROWS, generate
+from lm.strategies.base import number_of
 from lm.tokenizer import Tokenizer
 
 
@@ -27,7 +28,7 @@ def sampled_scores(
     at_once = max(1, batch // samples)
     for start in range(0, len(fits), at_once):
         asked = [(i, sample) for i in fits[start : start + at_once] for sample in range(samples)]
-        draws = [int(unit_hash(f"draws:{examples[i].id}:{sample}") * 2**53) for i, sample in asked]
+        draws = [number_of(examples[i].id, sample) for i, sample in asked]
         written = generate(
             model, [prompts[i] for i, _ in asked], max_new_tokens, temperature, tokenizer.end_id, 0, draws=draws
         )

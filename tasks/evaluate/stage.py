@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 from pydantic import Field, model_validator
 
-from lm import problems
+from lm import problems, strategies
 from lm.checkpoint import device
 from lm.config import Config, choice
 from lm.intervals import wilson
@@ -21,6 +21,7 @@ from tasks.evaluate import tasks
 from tasks.evaluate.accuracy import answer_all
 from tasks.evaluate.bits_per_byte import document_bits, gzip_bits, per_byte
 from tasks.evaluate.coverage import coverage, sampled_scores
+from tasks.evaluate.decoding import ANSWERS, CURVE, decode_all, figures_of_curve, point_of
 from tasks.evaluate.likelihood import log_likelihoods
 from tasks.evaluate.tasks.base import figures_of, rows_of_items
 
@@ -37,15 +38,26 @@ class EvaluateConfig(Config):
     )
     temperature: float = Field(1.0, gt=0, description="of those answers")
     tasks: list[AnyTask] = Field([], description="what is asked beside the problem set, answered by likelihood")
+    decoding: list[choice(strategies)] = Field(
+        [],
+        description="ways to find answers to the problems, each with its accuracy and what it spends beside the greedy ones",
+    )
     problems: choice(problems)
 
     @model_validator(mode="after")
     def _labelled(self) -> "EvaluateConfig":
         labels = [task.label for task in self.tasks]
-        if wrong := [label for label in labels if label in ("", "answers", "bits")]:
+        if wrong := [label for label in labels if label in ("", "answers", "bits", ANSWERS, CURVE)]:
             raise ValueError(f"a task cannot be called {wrong[0]!r}: give its file another name, of letters and digits")
         if again := [label for place, label in enumerate(labels) if label in labels[:place]]:
             raise ValueError(f"two tasks would have the figures {again[0]}_accuracy: name their files apart")
+        for strategy in self.decoding:
+            strategy.check(self.max_new_tokens)
+        called = [strategy.called for strategy in self.decoding]
+        if again := [name for place, name in enumerate(called) if name in called[:place]]:
+            raise ValueError(f"decoding: two strategies are called {again[0]}: give one another `label`")
+        if both := {f"{CURVE}_{name}" for name in called} & set(labels):
+            raise ValueError(f"a task cannot be called {min(both)!r}, which a strategy is: give its file another name")
         return self
 
 
@@ -124,6 +136,16 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
         found = rows_of_items(items, log_likelihoods(decoder, [item.asked for item in items], log.progress))
         write_table(out / f"{task.label}.parquet", pa.Table.from_pylist(found))
         asked |= figures_of(task.label, found)
+    every: list[dict[str, Any]] = []
+    curve: list[dict[str, Any]] = []
+    for strategy in config.decoding:
+        found = decode_all(strategy, decoder, tokenizer, config.problems, examples, config.max_new_tokens)
+        every += found
+        curve.append(point_of(found))
+        log.progress(len(curve), len(config.decoding), "strategy")
+    if curve:
+        write_table(out / f"{ANSWERS}.parquet", pa.Table.from_pylist(every))
+        write_table(out / f"{CURVE}.parquet", pa.Table.from_pylist(curve))
     valid = [a.score.value for a in answers if a.score.valid]
     low, high = wilson(sum(valid), len(valid))
     return {
@@ -133,6 +155,7 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
         "accuracy_high": high,
         **covered,
         **asked,
+        **figures_of_curve(curve),
         "problems": len(answers),
         "invalid": len(answers) - len(valid),
         "held_out_documents": len(rows),

@@ -21,6 +21,22 @@ from tasks.report.scatter import Dot, scatter
 NO_SOURCES = ("low", "high")
 
 
+# What figures of a strategy of decoding begin with
+DECODING = "decoding_"
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a strategy of decoding gets right, with its interval, and what it spends a problem."""
+
+    name: str
+    accuracy: float
+    low: float
+    high: float
+    tokens: float
+    passes: float
+
+
 @dataclass(frozen=True)
 class Curve:
     """One plot under its name, with the last value."""
@@ -67,6 +83,7 @@ def page(root: Path, stages: list[Stage]) -> str:
         graph=Markup(graph({s.name: s.needs for s in stages}, {s.name: _note(s) for s in stages})),
         models=models,
         not_comparable=not_comparable(stages),
+        decoding=[(s, spent) for s in models if (spent := _spent(s.metrics))],
         sources=_by_source(models, "bits_per_byte_"),
         gzip=_by_source(models, "gzip_bits_per_byte_"),
         gzip_all=next((s.metrics["gzip_bits_per_byte"] for s in models if "gzip_bits_per_byte" in s.metrics), None),
@@ -90,6 +107,16 @@ def _headline(models: list[Stage]) -> str:
 def _dots(models: list[Stage]) -> list[Dot]:
     keys = ("size_bytes", "accuracy", "accuracy_low", "accuracy_high")
     return [Dot(s.model or "", *(s.metrics[k] for k in keys)) for s in models if all(k in s.metrics for k in keys)]
+
+
+def _spent(metrics: dict[str, float]) -> list[Spent]:
+    """What each strategy that was asked for spends, the least first."""
+    names = [
+        key[len(DECODING) : -len("_tokens")] for key in metrics if key.startswith(DECODING) and key.endswith("_tokens")
+    ]
+    figures = ("accuracy", "accuracy_low", "accuracy_high", "tokens", "passes")
+    found = [Spent(name, *(metrics[f"{DECODING}{name}_{figure}"] for figure in figures)) for name in names]
+    return sorted(found, key=lambda one: (one.tokens, one.name))
 
 
 def _note(stage: Stage) -> str:

@@ -55,6 +55,20 @@ def root(tmp_path: Path) -> Path:
     return build(tmp_path)
 
 
+def test_strategies_of_decoding_stand_in_the_order_of_what_they_spend(root: Path) -> None:
+    assert "Accuracy against tokens spent" not in read(root)
+    path = root / "data/metrics/evaluate@rl.json"
+    figures = {"accuracy": 0.5, "accuracy_low": 0.25, "accuracy_high": 0.75, "passes": 9.5}
+    spent = {"majority_8": 81.25, "beam_4": 44.0, "greedy": 9.5}
+    more = {f"decoding_{name}_{figure}": value for name in spent for figure, value in figures.items()}
+    more |= {f"decoding_{name}_tokens": tokens for name, tokens in spent.items()}
+    path.write_text(json.dumps({**METRICS["evaluate@rl"], **more}))
+    page = Page(read(root))
+    told = page.words.partition("Accuracy against tokens spent")[2]
+    found = re.findall(r"rl(greedy|beam_4|majority_8)(\d+\.\d)9\.550\.0%25\.0% to 75\.0%", told)
+    assert found == [("greedy", "9.5"), ("beam_4", "44.0"), ("majority_8", "81.2")]
+
+
 def test_every_figure_is_on_the_page(root: Path) -> None:
     page = Page(read(root))
     for model, bits, accuracy, interval in (

@@ -98,7 +98,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     pair = '{"prompt": "%s+1=", "chosen": "%s", "rejected": "none"}\n'
     (folder / "data/preferences/a.jsonl").write_text("".join(pair % (n, n + 1) for n in range(30)))
-    for name in ("problems", "checkpoint", "references", "conversations", "rewards", "tasks", "teachers"):
+    for name in ("problems", "checkpoint", "references", "conversations", "rewards", "tasks", "teachers", "assistants"):
         (folder / "data" / name / "given.txt").write_text("one\ntwo\nthree\n")
     (folder / "dvc.lock").unlink()
     (folder / "params.yaml").write_text(dump_yaml(PARAMS))

@@ -1,0 +1,51 @@
+"""The answer that most of several drawn ones end in: self-consistency, Wang et al. 2022 (arXiv:2203.11171), section 2."""
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from lm.model import Decoder
+from lm.problems.answers import final_answer, read_value
+from lm.strategies.base import Asked, Decoded, of_several
+from lm.strategies.sample import Drawing
+
+
+def vote_of(text: str) -> Hashable | None:
+    """What a text votes for: its last \\boxed{} or what follows its last '####', else what follows its last colon, else all of
+    it; a number by its value, anything else without white space at will. None where nothing is there."""
+    final = final_answer(text)
+    stated = " ".join((text.rpartition(":")[2] if final is None else final).split())
+    value = read_value(stated)
+    return (value.number, value.percent) if value is not None else stated or None
+
+
+def winner(votes: Sequence[Hashable | None]) -> int:
+    """Place of the first vote of those that are most; of kinds that are equally many, of that which came first. None is no
+    vote; 0 where there is no other."""
+    counts = Counter(vote for vote in votes if vote is not None)
+    if not counts:
+        return 0
+    most = max(counts.values())
+    return next(place for place, vote in enumerate(votes) if vote is not None and counts[vote] == most)
+
+
+class Majority(Drawing):
+    """The first answer that ends as most do, whatever stands before. Each has one vote, the unweighted sum of the paper's table
+    1, also one that was cut off. Differs from the paper: what an answer ends in is found by its form alone, the same for all
+    problem sets; forms of a letter, `B` and `(B)`, are different votes."""
+
+    name: Literal["majority"] = "majority"
+    samples: int = Field(8, gt=0, description="answers that vote")
+
+    @property
+    def usual(self) -> str:
+        return f"majority_{self.samples}"
+
+    def __call__(self, model: Decoder, asked: Asked) -> list[Decoded]:
+        found = []
+        for completions in self.drawn(model, asked, self.samples):
+            votes = [vote_of(asked.text(completion.ids)) for completion in completions]
+            found.append(of_several(completions, winner(votes)))
+        return found

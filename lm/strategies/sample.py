@@ -1,0 +1,39 @@
+"""A drawn answer, and what strategies that draw have in common: temperature, top-p and min-p."""
+
+from functools import partial
+from typing import Literal
+
+from pydantic import Field
+
+from lm.decoding import Rows
+from lm.model import Decoder
+from lm.sampler import Completion, MakeRows, generate
+from lm.strategies.base import Asked, Decoded, Strategy, number_of, taken
+from lm.strategies.filters import FilteredRows
+
+
+class Drawing(Strategy):
+    temperature: float = Field(1.0, gt=0, description="logits are divided by it before a token is drawn")
+    top_p: float = Field(1.0, gt=0, le=1, description="draw from the fewest tokens of so much probability; 1: from all")
+    min_p: float = Field(0.0, ge=0, lt=1, description="and of so much of the likeliest one's probability; 0: from all")
+
+    def drawn(self, model: Decoder, asked: Asked, samples: int) -> list[list[Completion]]:
+        """This number of completions to each prompt. The draws of one are of its prompt's name and its own number: more samples are
+        those of fewer and others."""
+        make: MakeRows = Rows
+        if self.top_p < 1 or self.min_p > 0:
+            make = partial(FilteredRows, top_p=self.top_p, min_p=self.min_p)
+        prompts = [prompt for prompt in asked.prompts for _ in range(samples)]
+        numbers = [number_of(name, sample) for name in asked.names for sample in range(samples)]
+        end, most = asked.tokenizer.end_id, asked.max_new_tokens
+        found = generate(model, prompts, most, self.temperature, end, asked.seed, draws=numbers, make_rows=make)
+        return [found[first : first + samples] for first in range(0, len(found), samples)]
+
+
+class Sample(Drawing):
+    """One drawn answer."""
+
+    name: Literal["sample"] = "sample"
+
+    def __call__(self, model: Decoder, asked: Asked) -> list[Decoded]:
+        return [taken(completion) for (completion,) in self.drawn(model, asked, 1)]
