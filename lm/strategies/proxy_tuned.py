@@ -54,8 +54,9 @@ class ProxyRows(FilteredRows):
 class ProxyTuned(Strategy):
     """The model's logits, and `weight` times what a tuned model has beyond the same model untuned; both are folders of
     data/assistants and have the model's tokens. With weight 1 this is the paper's up-scaling: what a large model would be after
-    the tuning that a small one had. Differs from the paper: temperature 0, greedy, unless another is chosen, and the weight,
-    which it does not have. `tokens` counts the evaluated model's alone: each of the two others is asked as often."""
+    the tuning that a small one had. Differs from the paper: temperature 0, greedy, unless another is chosen; other weights are
+    ours. `tokens` counts the evaluated model's alone: each of the two others is asked as often.
+    """
 
     name: Literal["proxy_tuned"] = "proxy_tuned"
     tuned: Assistant

@@ -18,8 +18,8 @@ class Drawing(Strategy):
     min_p: float = Field(0.0, ge=0, lt=1, description="and of so much of the likeliest one's probability; 0: from all")
 
     def drawn(self, model: Decoder, asked: Asked, samples: int) -> list[list[Completion]]:
-        """This number of completions to each prompt. The draws of one are of its prompt's name and its own number: more samples are
-        those of fewer and others."""
+        """Drawn completions to each prompt, `samples` of each. The draws of one are of its prompt's name and its own number:
+        more samples are those of fewer and others."""
         make: MakeRows = Rows
         if self.top_p < 1 or self.min_p > 0:
             make = partial(FilteredRows, top_p=self.top_p, min_p=self.min_p)

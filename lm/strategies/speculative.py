@@ -82,11 +82,11 @@ class Speculative(Strategy):
     of the model tells its own token behind each, and those are taken up to the first that differs from the draft, and that one
     too.
 
-    Not a token differs from `greedy`: where the two likeliest tokens are so close that a pass over several tokens might order
-    them otherwise than one over each, and for prompts of one token or so long that proposals have no room, the answer is
-    written by `greedy`, and both are paid for. Differs from the papers: all of that, which they leave to luck; temperature 0
-    alone; `tokens` counts the places at which the model was asked, proposals that were refused included, and not the draft's
-    own."""
+    No token differs from `greedy`: where the two likeliest tokens are so close that a pass over several tokens might order them
+    otherwise than one over each, and for prompts of one token or so long that proposals have no room, the answer is written by
+    `greedy`, and both are paid for. How close that is was measured, not proven (UNITS). Differs from the papers: all of that,
+    which they do not have; temperature 0 alone; `tokens` counts the places at which the model was asked, refused proposals
+    included, and not the draft's own."""
 
     name: Literal["speculative"] = "speculative"
     draft: Assistant

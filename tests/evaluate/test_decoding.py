@@ -9,12 +9,13 @@ import torch
 from lm.config import ConfigError
 from lm.intervals import wilson
 from lm.problems import Arithmetic
-from lm.problems.example import Example
+from lm.problems.example import Example, Score
 from lm.strategies import Beam, BestOf, BudgetForcing, Greedy, Majority, Sample, Speculative
 from tasks.about.sections import Sections
 from tasks.core.config import load
 from tasks.core.log import Log
 from tasks.core.tables import read_table
+from tasks.evaluate.coverage import sampled_scores
 from tasks.evaluate.decoding import decode_all, figures_of_curve, point_of
 from tasks.evaluate.inputs import inputs
 from tasks.evaluate.stage import EvaluateConfig, run
@@ -88,6 +89,28 @@ def test_an_answer_without_a_verdict_is_not_the_best() -> None:
     first = decode_all(Sample(), model, TOKENIZER, Judge(1.0), examples, 6)
     assert [row["completion"] for row in best[7:]] == [row["completion"] for row in first[7:]]
     assert [row["valid"] for row in best] == [True] * 7 + [False] * 3
+
+
+class Own(Judge):
+    """Right by the length of an answer and the number of its problem; of every third length no verdict, whose value must not
+    matter."""
+
+    def score(self, example: Example, text: str) -> Score:
+        length = len(text)
+        return Score(1.0, valid=False) if length % 3 == 0 else Score(float((length + int(example.id)) % 2))
+
+
+def test_the_best_is_that_of_its_own_problem_among_those_that_have_a_verdict() -> None:
+    model, judge = decided(), Own(0.0)
+    examples = judge.examples("test")
+    tried = sampled_scores(model, TOKENIZER, judge, examples, 6, 12, 1.0, lambda *_: None)
+    best = decode_all(BestOf(samples=6), model, TOKENIZER, judge, examples, 12)
+    told = 0
+    for row, scores in zip(best, tried, strict=True):
+        known = [score.value for score in scores if score.valid]
+        assert row["valid"] == bool(known) and (not known or row["score"] == max(known))
+        told += 0 < len(known) < 6 and max(known) == 0
+    assert told and len({row["score"] for row in best if row["valid"]}) == 2
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: strategy.called)

@@ -119,8 +119,8 @@ def test_nearly_equal_by_hand() -> None:
 
 @pytest.mark.parametrize(("width", "layers"), [(160, 6), (384, 8)])
 def test_passes_differ_by_less_than_a_sixteenth_of_what_counts_as_equal(width: int, layers: int) -> None:
-    """Logits of one pass over five tokens, beside one pass for each in as many rows as the sampler has, whose keys are their own.
-    Of the wider model some differ, by 2 units."""
+    """Logits of one pass over five tokens, beside one pass for each in as many rows as the sampler has, whose keys are their
+    own. Of the wider model some differ, by 2 units."""
     model = lively(1, 3.0, width=width, layers=layers, heads=width // 32, kv_heads=1, ffn_width=3 * width)
     ids_RT = torch.randint(0, 261, (ROWS, 25), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
