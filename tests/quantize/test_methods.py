@@ -182,6 +182,14 @@ def test_the_factor_of_gptq_by_hand() -> None:
     torch.testing.assert_close(upper_factor(moments, 0.0), torch.tensor([[2 / root, -1 / root], [0, 1]]).double())
 
 
+def test_each_order_has_a_factor_of_its_own_whichever_was_asked_first() -> None:
+    inputs = Inputs(uneven(50, 12))
+    plain, ordered = inputs.factor(0.01), inputs.factor(0.01, ordered=True)
+    permuted = inputs.moments_II[inputs.order_I][:, inputs.order_I]
+    assert torch.equal(ordered, upper_factor(permuted, 0.01)) and torch.equal(plain, inputs.factor(0.01))
+    assert not torch.equal(plain, ordered) and not torch.equal(plain, inputs.factor(0.1))
+
+
 def correlated(rows: int, columns: int) -> Tensor:
     """Inputs that lie near a few directions, as those of a real layer do."""
     return normal((rows, columns // 8), 1) @ normal((columns // 8, columns), 2) + 0.1 * normal((rows, columns), 3)
