@@ -44,7 +44,7 @@ MAKEOVERRIDES =
 # a word that was given, as one argument of an option
 arg = $(if $($(1)),--$(2) $(call quoted,$($(1))))
 
-.PHONY: help setup pipeline preflight variant study claims test test-system test-gpu gpu-check gpu-wheels chaos mutants smoke why audit repro reproduce bisect show settings ui agent lint plan bench bench-table peers browse chat serve export merge trace clean
+.PHONY: help setup pipeline preflight variant study claims test test-system test-gpu gpu-check gpu-wheels chaos mutants smoke why audit repro reproduce bisect show settings ui agent lint plan bench bench-table peers browse chat serve export card verify-card merge trace clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -168,6 +168,12 @@ serve: $(READY)  ## a model behind OpenAI's API on this machine: MODEL=data/rl P
 
 export: $(READY)  ## a model in Hugging Face's format: MODEL=data/rl TO=exported; PACKED=1 as it is quantized, for vLLM; or for llama.cpp and Ollama: TO=model.gguf FORMAT=q8_0 (f16, q4_0)
 	@python -m tokenmill export $(or $(MODEL),data/rl) $(or $(TO),exported) $(call arg,FORMAT,format) $(if $(filter-out 0 no false,$(PACKED)),--packed)
+
+card: $(READY)  ## the model card of an exported model, by what the pipeline recorded: MODEL=data/quantize TO=exported LICENSE=apache-2.0 NOTES=notes.md
+	@python -m tokenmill card $(or $(TO),exported) --model $(call quoted,$(or $(MODEL),data/rl)) $(call arg,LICENSE,license) $(call arg,NOTES,notes)
+
+verify-card: $(READY)  ## what of a card is not so: of itself, its files and this checkout's pipeline: TO=exported; ALONE=1 without the last
+	@python -m tokenmill card $(or $(TO),exported) --verify $(if $(filter-out 0 no false,$(ALONE)),--alone)
 
 merge: $(READY)  ## a model with an adapter of the library peft in its weights: MODEL=data/pretrain ADAPTER=folder TO=merged
 	@python -m tokenmill merge $(MODEL) $(ADAPTER) $(TO)

@@ -47,6 +47,9 @@ COMMANDS = {
     "chat": Command("lm.chat", "talk to a model: data/rl"),
     "serve": Command("flows.serve", "a model behind OpenAI's API on this machine: data/rl --port 8000"),
     "export": Command("lm.hugging_face.export", "a model in Hugging Face's format, or GGUF: data/rl exported"),
+    "card": Command(
+        "flows.card", "the model card of an exported model, and whether it is true: exported --model quantize"
+    ),
     "merge": Command(
         "lm.hugging_face.merge", "a model with an adapter of peft in its weights: data/pretrain adapter merged"
     ),

@@ -23,7 +23,7 @@ ORDER = ["kernels", "lm", "tasks", "flows"]  # each may import itself and what s
 # wings of flows/: each may import itself and what stands before it
 WINGS = [
     "settings", "environment", "params", "servers", "staleness", "stage", "forecast", "shards", "preflight", "pipeline", "workspaces",
-    "replay", "agents", "ui", "serve", "arena", "cli",
+    "replay", "agents", "ui", "serve", "arena", "card", "cli",
 ]  # fmt: skip
 # of tasks/ what is no stage and looks at what stages have left: it may import the runner
 BESIDE = ("about", "audit", "ledger", "report")

@@ -1,0 +1,143 @@
+"""A card as text, in the Hub's format: YAML for machines, then Markdown for readers, and its own digest in the last line."""
+
+import hashlib
+import json
+from typing import Any
+
+from flows.card.lineage import Lineage
+from tasks.core.yaml import dump_yaml
+from tasks.report.words import duration, number, percent, size
+
+SEAL = "<!-- sha256 of all above: {} -->\n"
+# What of the scores is a share; all else is told as it is
+SHARES = ("accuracy", "choices", "needle")
+
+
+def card_text(lineage: Lineage, files: dict[str, str], license_name: str, notes: str) -> str:
+    """files: sha256 of each file that the card lies beside. notes: of the user, Markdown, after the title."""
+    parts = [
+        f"---\n{dump_yaml(front(lineage, license_name))}---\n",
+        f"# {lineage.model}\n",
+        opening(lineage),
+        notes.strip(),
+        f"## Scores\n\n{scores(lineage.scores)}",
+        f"## Data\n\n{data(lineage)}",
+        f"## Training\n\n{training(lineage)}",
+        f"## Made of\n\n{digests(lineage)}",
+        f"## Files\n\n{table(['file', 'sha256'], [[f'`{name}`', f'`{digest}`'] for name, digest in files.items()])}",
+    ]
+    text = "\n\n".join(part.strip() for part in parts if part.strip()) + "\n\n"
+    return text + SEAL.format(digest_of(text))
+
+
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def front(lineage: Lineage, license_name: str) -> dict[str, Any]:
+    """What the Hub reads: no language and no base model is claimed, since the pipeline knows neither."""
+    metrics = [
+        {"type": name, "value": value, "name": name}
+        for name, value in sorted(lineage.scores.items())
+        if not name.endswith(("_low", "_high")) and name not in ("parameters", "size_bytes")
+    ]
+    data = {"name": "held out by tokenmill", "type": "tokenmill"}
+    result = {"task": {"type": "text-generation"}, "dataset": data, "metrics": metrics}
+    known = {"license": license_name} if license_name else {}
+    return {
+        **known,
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["tokenmill"],
+        "model-index": [{"name": lineage.model, "results": [result]}],
+    }
+
+
+def opening(lineage: Lineage) -> str:
+    facts, scores = lineage.facts, lineage.scores
+    made = f"revision `{facts.revision}`" if facts.revision else "a checkout without git"
+    changed = ", with changes that are not committed," if facts.dirty else ""
+    bits = next((s.metrics.get("bits_per_weight") for s in lineage.stages if s.name == lineage.model), None)
+    stored = f", {bits:.2f} bits a weight" if bits else ""
+    return (
+        f"{number(scores.get('parameters'))} parameters, {size(scores.get('size_bytes'))}{stored}. Made by tokenmill from "
+        f"{made}{changed} with parameters of digest `{facts.digest}`. Everything below is what the pipeline recorded; licences "
+        "of the data are not known to it."
+    )
+
+
+def scores(found: dict[str, float]) -> str:
+    """A row for each score, with its interval where it has one."""
+    rows = []
+    for name, value in sorted(found.items()):
+        if name.endswith(("_low", "_high")):
+            continue
+        low, high = found.get(f"{name}_low"), found.get(f"{name}_high")
+        between = f"{told(name, low)} to {told(name, high)}" if low is not None and high is not None else ""
+        rows.append([name, told(name, value), between])
+    return table(["score", "value", "interval"], rows)
+
+
+def told(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    if name.startswith(SHARES) and 0 <= value <= 1:
+        return percent(value)
+    return f"{value:g}" if isinstance(value, int) or value == int(value) else f"{value:.4f}"
+
+
+def data(lineage: Lineage) -> str:
+    """What came in by source, and what each stage kept of it and why it dropped the rest."""
+    first = lineage.stages[0].metrics
+    sources = [name.removeprefix("documents_") for name in first if name.startswith("documents_")]
+    rows = [[name, number(first[f"documents_{name}"]), size(first.get(f"bytes_{name}"))] for name in sorted(sources)]
+    flows = []
+    for stage in lineage.stages:
+        if stage.flow is not None:
+            given, kept = stage.flow
+            why = ", ".join(f"{reason} {count}" for reason, count in stage.drops.items())
+            flows.append([stage.name, number(given), number(kept), why])
+    text = table(["source", "documents", "size"], rows) + "\n\n" if rows else ""
+    return text + table(["stage", "documents", "kept", "dropped for"], flows)
+
+
+def training(lineage: Lineage) -> str:
+    """A row for each stage with its figures and seconds, then the parameters of all of them."""
+    rows = []
+    for stage in lineage.stages:
+        figures = ", ".join(
+            f"{name} {value:g}" for name, value in sorted(stage.metrics.items()) if not name.startswith("dropped")
+        )
+        rows.append([stage.name, figures, duration(stage.timings.get("seconds"))])
+    names = [stage.name.partition("@")[0] for stage in lineage.stages]
+    params = {name: lineage.section(name) for name in dict.fromkeys(names) if lineage.section(name) is not None}
+    shared = {name: value for name, value in lineage.facts.params.items() if name in ("seed", "problems")}
+    return f"{table(['stage', 'figures', 'took'], rows)}\n\n```yaml\n{dump_yaml({**shared, **params})}```"
+
+
+def digests(lineage: Lineage) -> str:
+    """DVC's digests of what each stage made: `dvc pull` of the revision brings these bytes back, `make reproduce` makes
+    them."""
+    return table(["output", "md5"], [[f"`{path}`", f"`{md5}`"] for path, md5 in lineage.made.items()])
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *[[cell(text) for text in row] for row in rows]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell(text: str) -> str:
+    """A text on one line, without what would end the cell or begin HTML."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def figures_in(text: str) -> dict[str, float]:
+    """The scores that a card's front matter has. Raises ValueError where it is no card of this kind."""
+    from tasks.core.yaml import YAMLError, parse_yaml
+
+    try:
+        head = parse_yaml(text.split("---\n")[1])
+        metrics = head["model-index"][0]["results"][0]["metrics"]
+        return {str(each["type"]): float(each["value"]) for each in metrics}
+    except (YAMLError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"its first lines are not those of a card: {json.dumps(str(error))}") from None
