@@ -83,7 +83,7 @@ def told(name: str, value: float | None) -> str:
         return ""
     if name.startswith(SHARES) and 0 <= value <= 1:
         return percent(value)
-    return f"{value:g}" if isinstance(value, int) or value == int(value) else f"{value:.4f}"
+    return f"{int(value):,}" if value == int(value) else f"{value:.4g}"
 
 
 def data(lineage: Lineage) -> str:
@@ -105,9 +105,8 @@ def training(lineage: Lineage) -> str:
     """A row for each stage with its figures and seconds, then the parameters of all of them."""
     rows = []
     for stage in lineage.stages:
-        figures = ", ".join(
-            f"{name} {value:g}" for name, value in sorted(stage.metrics.items()) if not name.startswith("dropped")
-        )
+        shown = {name: value for name, value in sorted(stage.metrics.items()) if not name.startswith("dropped")}
+        figures = ", ".join(f"{name} {told(name, value)}" for name, value in shown.items())
         rows.append([stage.name, figures, duration(stage.timings.get("seconds"))])
     names = [stage.name.partition("@")[0] for stage in lineage.stages]
     params = {name: lineage.section(name) for name in dict.fromkeys(names) if lineage.section(name) is not None}

@@ -66,7 +66,7 @@ def test_the_hub_reads_it_with_its_scores(root: Path) -> None:
 def test_it_says_where_the_model_comes_from(root: Path) -> None:
     text = (root / "exported" / CARD).read_text()
     for said in (
-        "1,080,250 parameters, 4.32 MB", "| accuracy | 87.5% | 75.0% to 93.8% |", "| bits_per_byte | 1.9990 |  |",
+        "1,080,250 parameters, 4.32 MB", "| accuracy | 87.5% | 75.0% to 93.8% |", "| bits_per_byte | 1.999 |  |",
         "| dedup | 40 | 31 | duplicate_of 8, empty 1 |", "  method:\n    name: minhash", "| `data/rl` | ",
         f"| `model.safetensors` | `{hashlib.sha256(bytes(range(64))).hexdigest()}` |", "| `more/config.json` | ",
     ):  # fmt: skip
@@ -169,7 +169,7 @@ def test_what_would_break_a_table_is_escaped() -> None:
     assert (
         cell(f"a|b\n{HOSTILE}").startswith("a\\|b &lt;script>") and "\n" not in table(["x"], [["a\nb"]]).split("\n")[2]
     )
-    assert [told("accuracy", 0.5), told("accuracy_margin", 1.5), told("steps", 3), told("loss", 0.12345)] == [
-        "50.0%", "1.5000", "3", "0.1235",
+    assert [told("accuracy", 0.5), told("accuracy_margin", 1.5), told("steps", 3000), told("loss", 0.123456)] == [
+        "50.0%", "1.5", "3,000", "0.1235",
     ]  # fmt: skip
     assert json.dumps(cell("x")) == '"x"'
