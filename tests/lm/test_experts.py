@@ -129,7 +129,7 @@ def test_experts_that_are_held_or_watched_say_the_same(way: dict[str, Any]) -> N
         before = model(ids)
         names = [name for name, _ in model.blocks.named_parameters() if "ffn." in name and "norm" not in name]
         seen = inputs_of(model, [f"blocks.{name}" for name in names], [(ids, torch.ones(2, 12, dtype=torch.bool))])
-        assert {len(inputs) for inputs in seen.values()} == {24}
+        assert {len(inputs.rows_NI) for inputs in seen.values()} == {24}
         torch.testing.assert_close(model(ids), before, rtol=0, atol=0)
         for block in model.blocks:
             block.ffn.experts[1].up.register_forward_pre_hook(lambda *_: None)
