@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 RULE = re.compile(r"^([a-z][a-z-]*):", re.MULTILINE)
-READ = re.compile(r"\$\((?:call arg,)?([A-Z]+)\b")
+READ = re.compile(r"\$\((?:call arg,)?([A-Z][A-Z_]*)\b")
 # The Makefile's own, which no recipe asks a user for, and settings of the environment: make hands them on to what it starts.
 ANYWHERE = {"PYTHON", "VENV", "SHELL"}
 SETTINGS = re.compile(r"(TOKENMILL|PREFECT|MLFLOW|DVC|CUDA|OMP|GOMP|AWS|PIP|HF)_[A-Z_]+|[a-z]+_proxy")
@@ -26,7 +26,7 @@ def recipes(makefile: str) -> dict[str, str]:
 
 def taken(recipe: str) -> list[str]:
     """The words that a recipe reads, in its order."""
-    own = ANYWHERE | {"BIN", "CURDIR", "READY"}
+    own = ANYWHERE | {"BIN", "CURDIR", "MAKEFILE_LIST", "READY"}
     return [word for word in dict.fromkeys(READ.findall(recipe)) if word not in own]
 
 

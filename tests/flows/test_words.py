@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from benchmarks.run import names
 from flows.environment import environment
 from flows.params.assignments import assignments
+from flows.params.make_words import refusal
 from flows.workspaces.smoke import copy_project
 from tasks.core.yaml import parse_yaml
 from tests.project import ROOT
@@ -101,6 +102,19 @@ def test_words_of_any_goal_settings_and_those_make_hands_to_what_it_starts_are_t
     (tmp_path / "flows").symlink_to(ROOT / "flows")
     done = make("within", "JOBS=7", root=tmp_path)  # the command that is made within it does not read JOBS
     assert done.returncode == 0 and "make pipeline" in done.stdout and done.stdout.rstrip().endswith("7"), done.stderr
+
+
+def test_every_word_that_a_recipe_hands_on_is_taken() -> None:
+    """`$(call arg,AT_ONCE,at-once)` reads AT_ONCE, underscore and all."""
+    handed = re.compile(r"^([a-z-]+):|\$\(call arg,([^,)]+),", re.MULTILINE)
+    goal, found = "", 0
+    for rule, word in handed.findall((ROOT / "Makefile").read_text()):
+        goal = rule or goal
+        if word:
+            found += 1
+            assert not refusal((ROOT / "Makefile").read_text(), [goal], [word]), f"make {goal} {word}=x"
+    assert found > 30
+    assert make("-n", "study", "STUDY=studies/quantizers.yaml", "AT_ONCE=1").returncode == 0
 
 
 def test_a_word_that_says_no_is_no() -> None:
