@@ -55,7 +55,7 @@ def work(sections: Sections, student: ModelConfig) -> Work:
 
     def step() -> Step:
         teacher = Decoder(teaches)
-        model = config.student.build(teacher, 0)
+        model = Decoder(student)
         teacher.requires_grad_(False)
         others = [Decoder(each).requires_grad_(False) for each in beside(config.teachers, student)]
         answers_BT = torch.zeros((B, T), dtype=torch.int64)

@@ -43,8 +43,11 @@ def whole(made: Path) -> str:
 
 
 def points(project: Path) -> int:
-    """Steps that the run has logged so far."""
-    return sum(path.read_bytes().count(b"\n") for path in (project / ".scratch" / "pretrain").rglob("curves.jsonl"))
+    """Steps that the run has logged so far; 0 where a folder that the run puts away goes while it is looked into."""
+    try:
+        return sum(path.read_bytes().count(b"\n") for path in (project / ".scratch" / "pretrain").rglob("curves.jsonl"))
+    except FileNotFoundError:
+        return 0
 
 
 def other_ranks(process: subprocess.Popen) -> list[psutil.Process]:
