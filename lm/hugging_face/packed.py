@@ -35,11 +35,16 @@ CONFIG = {
 
 
 def packed_in(folder: Path) -> dict[str, Packed]:
-    """Packed matrices of a quantized model folder, by the names of their weights. Raises ConfigError where it has none."""
+    """Packed matrices of a quantized model folder, by the names of their weights. Raises ConfigError where it has none, and for
+    experts: transformers 5 holds those of a layer as one tensor, and does not read a folder with others packed beside."""
     description = read_description(folder)
     weights = description.get("quantization", {}).get("weights", {})
     if not weights:
         raise ConfigError(f"{folder}: is not quantized: export data/quantize packed, or this one as it is")
+    if any(".experts." in name for name in weights):
+        raise ConfigError(
+            f"{folder}: has experts, which no reader has been seen to read packed: export it without packed"
+        )
     tensors = load_file(folder / "model.safetensors")
     return {name: packed_of(name, tensors, weights[name]) for name in weights}
 

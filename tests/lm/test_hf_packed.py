@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lm.checkpoint import description_of, load_model
 from lm.config import Config
+from lm.feed_forwards import Experts
 from lm.files import write_json
 from lm.hugging_face.export import save_hf
 from lm.hugging_face.packed import packed_in
@@ -82,6 +83,12 @@ def test_transformers_has_the_logits_of_the_model(methods: dict[str, Config], ti
     assert dense == 0
     whole, small = ((tmp_path / f / "model.safetensors").stat().st_size for f in ("dense", "out"))
     assert small < whole
+
+
+def test_experts_are_refused_in_a_line(tmp_path: Path) -> None:
+    quantized(tmp_path / "model", {"blocks.": Rtn(symmetric=True)}, feed_forward=Experts(experts=4, width=32))
+    with pytest.raises(ValueError, match="has experts, which no reader has been seen to read packed"):
+        packed_in(tmp_path / "model")
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
