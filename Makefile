@@ -166,7 +166,7 @@ chat: $(READY)  ## talk to the model: MODEL=data/rl TEMPERATURE=0.8 TOKENS=64, C
 serve: $(READY)  ## a model behind OpenAI's API on this machine: MODEL=data/rl PORT=8000 ROWS=8 CONTEXT=4096 NAME=rl; it asks for the key that it prints, or TOKENMILL_PASSWORD
 	@python -m tokenmill serve $(or $(MODEL),data/rl) $(call arg,PORT,port) $(call arg,ROWS,rows) $(call arg,CONTEXT,context) $(call arg,NAME,name)
 
-export: $(READY)  ## a model in Hugging Face's format: MODEL=data/rl TO=exported; PACKED=1 as it is quantized, for vLLM; or for llama.cpp and Ollama: TO=model.gguf FORMAT=q8_0 (f16, q4_0)
+export: $(READY)  ## a model in Hugging Face's format: MODEL=data/rl TO=exported; PACKED=1 as it is quantized (compressed-tensors); or for llama.cpp and Ollama: TO=model.gguf FORMAT=q8_0 (f16, q4_0)
 	@python -m tokenmill export $(or $(MODEL),data/rl) $(or $(TO),exported) $(call arg,FORMAT,format) $(if $(filter-out 0 no false,$(PACKED)),--packed)
 
 card: $(READY)  ## the model card of an exported model, by what the pipeline recorded: MODEL=data/quantize TO=exported LICENSE=apache-2.0 NOTES=notes.md

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tasks.report.read import EVALUATE, Facts, Stage, read_facts, read_stages
 from tasks.runner.graph import before, closure, read_graph
@@ -19,10 +18,6 @@ class Lineage:
     scores: dict[str, float]
     made: dict[str, str]
     facts: Facts
-
-    def section(self, stage: str) -> Any:
-        """What params.yaml says of a stage."""
-        return self.facts.params.get(stage)
 
 
 def lineage_of(root: Path, model: str) -> Lineage:

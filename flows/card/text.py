@@ -1,11 +1,11 @@
 """A card as text, in the Hub's format: YAML for machines, then Markdown for readers, and its own digest in the last line."""
 
 import hashlib
-import json
 from typing import Any
 
 from flows.card.lineage import Lineage
-from tasks.core.yaml import dump_yaml
+from tasks.about.finding import one_line
+from tasks.core.yaml import YAMLError, dump_yaml, parse_yaml
 from tasks.report.words import duration, number, percent, size
 
 SEAL = "<!-- sha256 of all above: {} -->\n"
@@ -108,10 +108,10 @@ def training(lineage: Lineage) -> str:
         shown = {name: value for name, value in sorted(stage.metrics.items()) if not name.startswith("dropped")}
         figures = ", ".join(f"{name} {told(name, value)}" for name, value in shown.items())
         rows.append([stage.name, figures, duration(stage.timings.get("seconds"))])
-    names = [stage.name.partition("@")[0] for stage in lineage.stages]
-    params = {name: lineage.section(name) for name in dict.fromkeys(names) if lineage.section(name) is not None}
-    shared = {name: value for name, value in lineage.facts.params.items() if name in ("seed", "problems")}
-    return f"{table(['stage', 'figures', 'took'], rows)}\n\n```yaml\n{dump_yaml({**shared, **params})}```"
+    said = lineage.facts.params
+    names = ["seed", "problems", *dict.fromkeys(stage.name.partition("@")[0] for stage in lineage.stages)]
+    params = {name: said[name] for name in names if name in said}
+    return f"{table(['stage', 'figures', 'took'], rows)}\n\n```yaml\n{dump_yaml(params)}```"
 
 
 def digests(lineage: Lineage) -> str:
@@ -132,11 +132,9 @@ def cell(text: str) -> str:
 
 def figures_in(text: str) -> dict[str, float]:
     """The scores that a card's front matter has. Raises ValueError where it is no card of this kind."""
-    from tasks.core.yaml import YAMLError, parse_yaml
-
     try:
         head = parse_yaml(text.split("---\n")[1])
         metrics = head["model-index"][0]["results"][0]["metrics"]
         return {str(each["type"]): float(each["value"]) for each in metrics}
     except (YAMLError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"its first lines are not those of a card: {json.dumps(str(error))}") from None
+        raise ValueError(f"its first lines are not those of a card: {one_line(error)}") from None

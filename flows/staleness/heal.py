@@ -51,10 +51,8 @@ def is_whole(text: str) -> bool:
     """Whether every line is and every stage has its command and all that DVC writes of every output, as its schema asks."""
     try:
         stages = parse_yaml(text)["stages"]
-        last_line = text.endswith("\n")
-        return (
-            last_line and bool(stages) and all(entry["cmd"] and _are_whole(entry["outs"]) for entry in stages.values())
-        )
+        lines_are_whole = text.endswith("\n") and bool(stages)
+        return lines_are_whole and all(entry["cmd"] and _are_whole(entry["outs"]) for entry in stages.values())
     except (YAMLError, KeyError, TypeError, AttributeError):
         return False
 

@@ -140,7 +140,7 @@ def main() -> int:
     parser.add_argument("target", type=Path, help="a folder, or a file that ends in .gguf")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of a folder's weights: float32")
     parser.add_argument(
-        "--packed", action="store_true", help="a quantized model as it is packed (compressed-tensors), for vLLM"
+        "--packed", action="store_true", help="a quantized model as it is packed, in the format compressed-tensors"
     )
     parser.add_argument("--format", choices=["f16", "q8_0", "q4_0"], help="of a GGUF file's weights: f16")
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""A quantized model as it is packed, in the format compressed-tensors (`pack-quantized`), which transformers and vLLM load.
+"""A quantized model as it is packed, in the format compressed-tensors (`pack-quantized`), which transformers loads.
 
 The format is that of the library compressed-tensors, 0.20: of each matrix `weight_packed`, int32 words of a row's codes, the
 low bits of each first, `weight_scale` and `weight_shape`; and which matrices are so in config.json's quantization_config.

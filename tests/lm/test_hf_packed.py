@@ -110,9 +110,14 @@ def test_words_are_those_of_the_library(bits: int, columns: int) -> None:
 def test_what_was_trained_in_few_bits_is_written_packed(tmp_path: Path) -> None:
     model = toy_model(seed=1, **SHAPE)
     model.hold(FewBits(bits=4, group=32))
-    layer = model.held["blocks.0.ffn.up"]
-    packed = layer.packed()
-    assert packed.minima is None and torch.equal(packed.dequantize(), layer.dense())
+    packed: dict[str, Packed] = {
+        f"{name}.weight": matrix for name, matrix in model.linear.learned(model.held).layers.items()
+    }
+    model.merge()
+    written = save_hf(model, toy_tokenizer(), tmp_path, torch.float32, packed=packed)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert written == len(packed) == 14
+    torch.testing.assert_close(logits(theirs), logits(model), rtol=2e-5, atol=2e-5)  # as above
 
 
 @pytest.mark.parametrize("method", [Rtn(), Awq(), TritPlanes(group=32), Rtn(symmetric=True, group=48)], ids=repr)
