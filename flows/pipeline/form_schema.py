@@ -77,10 +77,14 @@ def _property(key: str, schema: Schema, definitions: dict[str, Schema]) -> Schem
 
 
 def _method(name: str, tag: str, schema: Schema, definitions: dict[str, Schema]) -> Schema:
-    """A tab for a method: its hyperparameters, and its name as the one choice, which the form then submits."""
+    """A tab for a method: its name as the one choice, which the form then submits, its hyperparameters, then groups of them.
+
+    A group repeats names of hyperparameters (`lr` of `embedding`), and the first `lr` of a form is taken for the method's.
+    """
     found = _property(name, schema, definitions)
     named = {tag: {"type": "string", "enum": [name], "default": name, "title": tag}}
-    return {**found, "properties": {**named, **found["properties"]}}
+    groups_last = sorted(found["properties"].items(), key=lambda item: "properties" in item[1])
+    return {**found, "properties": {**named, **dict(groups_last)}}
 
 
 def _tabs(key: str, choices: list[Schema], description: str | None = None) -> Schema:

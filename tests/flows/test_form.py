@@ -115,3 +115,14 @@ def test_what_comes_back_is_checked_as_any_override() -> None:
     choose_where(HERE)
     for name in target_names(ROOT):
         check_targets(ROOT, compose(ROOT, "laptop", []), [name])
+
+
+def test_a_methods_own_fields_stand_before_groups_of_them() -> None:
+    """As Prefect's form draws them: in the order of the schema."""
+    [lion] = [
+        method
+        for method in tabs(SECTIONS["pretrain"]["anyOf"][-1]["properties"]["optimizer"])
+        if method["title"] == "lion"
+    ]
+    names = list(lion["properties"])
+    assert names[0] == "name" and names.index("lr") < names.index("embedding") < names.index("vectors")
