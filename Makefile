@@ -95,8 +95,8 @@ test: $(if $(TORCH),.venv-torch-$(TORCH)/.ready,$(READY))  ## the tests but test
 	@CUDA_VISIBLE_DEVICES= $(if $(TORCH),TOKENMILL_TEST_DEVICE=cpu .venv-torch-$(TORCH)/bin/)python -m pytest -q -n $(JOBS) $(BY_FILE) $(if $(filter-out 0 no false,$(CHANGED)),--changed) $(if $(TORCH),kernels tests/lm tests/gpu,kernels tests --ignore=tests/system)
 
 # three by default: who waits for a server leaves a core idle, and on 2 cores they take 24 minutes where two take 29
-test-system: $(READY)  ## the tests of whole runs: servers, a browser, agents, Dask, PostgreSQL, ranks, kills: JOBS=8 CHANGED=1
-	@CUDA_VISIBLE_DEVICES= python -m pytest -q -n $(if $(filter command,$(origin JOBS)),$(JOBS),3) $(BY_FILE) $(if $(filter-out 0 no false,$(CHANGED)),--changed) tests/system
+test-system: $(READY)  ## the tests of whole runs: servers, a browser, agents, Dask, PostgreSQL, ranks, kills: JOBS=8 CHANGED=1 SHARE=2/3
+	@CUDA_VISIBLE_DEVICES= python -m pytest -q -n $(if $(filter command,$(origin JOBS)),$(JOBS),3) $(BY_FILE) $(call arg,SHARE,share) $(if $(filter-out 0 no false,$(CHANGED)),--changed) tests/system
 
 test-gpu: $(READY)  ## what a GPU decides: the kernels' tests, and model, loop, sampler, quantization and ranks on it
 	@python -m pytest -q kernels tests/gpu

@@ -28,11 +28,6 @@ class Order:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._now[file_of(report.nodeid)] += report.duration
 
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_configure_node(self, node: Any) -> None:
-        """xdist: every worker has the table of the process that started it, or they might not agree on an order."""
-        node.workerinput["seconds"] = self._known
-
     def pytest_sessionfinish(self) -> None:
         if self._keeps:
             others = {name: seconds for name, seconds in self._known.items() if name not in self._now}
@@ -57,9 +52,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--as-given", action="store_true", help="files in the order in which they are named")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """xdist: every worker has the table of the process that started it, or they might not agree on an order."""
+    node.workerinput["seconds"] = known_seconds(node.config)
+
+
+def known_seconds(config: pytest.Config) -> dict[str, int]:
+    """The table of this run: of a worker, that of the process that started it."""
+    given = getattr(config, "workerinput", None)
+    found: dict[str, int] = given["seconds"] if given else json.loads((config.rootpath / SECONDS).read_text())
+    return found
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    path, given = config.rootpath / SECONDS, getattr(config, "workerinput", None)
-    known = given["seconds"] if given else json.loads(path.read_text())
-    order = Order(path, known, keeps=given is None and config.getoption("keep_seconds"))
+    keeps = not hasattr(config, "workerinput") and config.getoption("keep_seconds")
+    order = Order(config.rootpath / SECONDS, known_seconds(config), keeps)
     if not config.getoption("as_given"):
         config.pluginmanager.register(order, "longest first")

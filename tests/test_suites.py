@@ -2,11 +2,15 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.project import ROOT
+from tests.share import dealt, parsed
 
 
 def files_of(target: str) -> set[Path]:
@@ -35,8 +39,35 @@ def test_the_two_are_every_test_file_once() -> None:
 
 
 def test_both_are_run_before_a_change_lands() -> None:
-    commands = re.findall(r"^make (test\S*)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
-    assert commands == ["test", "test-system"]
+    """All of the first, and of the second one share."""
+    commands = re.findall(r"^make (test\S*)(.*)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert commands == [("test", ""), ("test-system", " SHARE=$third/3")]
+
+
+@given(st.dictionaries(st.text("abc", min_size=1, max_size=4), st.integers(0, 300), min_size=1), st.integers(1, 5))
+def test_the_parts_are_every_file_once_and_about_as_long(seconds: dict[str, int], parts: int) -> None:
+    unknown = {"of no known seconds"}
+    found = dealt([*seconds, *unknown], seconds, parts)
+    assert len(found) == parts and set().union(*found) == {*seconds} | unknown
+    assert sum(map(len, found)) == len(seconds) + 1
+    took = [sum(seconds.get(name, 1) for name in part) for part in found]
+    assert max(took) - min(took) <= max(1, *seconds.values())  # the last one dealt went to the part that had least
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "1/0", ""])
+def test_what_is_no_share_is_said(text: str) -> None:
+    with pytest.raises(pytest.UsageError, match="such as 2/3"):
+        parsed(text)
+
+
+def test_three_shares_collect_what_the_whole_does() -> None:
+    def collected(*words: str) -> list[str]:
+        command = [sys.executable, "-m", "pytest", "-q", "--collect-only", *words, "tests/core", "tests/sft"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return [line for line in done.stdout.splitlines() if "::" in line]
+
+    shares = [collected("--share", f"{part}/3") for part in (1, 2, 3)]
+    assert all(shares) and sorted(test for share in shares for test in share) == sorted(collected())
 
 
 def test_a_file_with_seconds_is_there() -> None:
