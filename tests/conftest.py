@@ -1,4 +1,4 @@
-"""For every test: the same examples in every run, one worker, and a `make` that is nobody's child.
+"""For every test: the same examples in every run, however long one takes, one worker, and a `make` that is nobody's child.
 
 Hypothesis draws its examples from the test's own source; `pytest --hypothesis-profile=default` looks at others.
 """
@@ -18,7 +18,8 @@ if TYPE_CHECKING:  # a bare machine with a GPU, which runs tests/gpu, has not al
 # Before anything imports numba, here or in the server that tests' stages fork from (tests/forks): numba reads again what it finds
 # in the environment when that has changed, forgets what tasks/core/jit.py has told it, and each of the two compiles all anew.
 keep_compiled_code()
-settings.register_profile("fixed", derandomize=True)
+# and none fails because the machine is busy
+settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
 
 # `make test` hands these to what it starts; a `make` that a test starts would then speak of the directory that it enters

@@ -2,6 +2,7 @@
 place of torch's. lm/linears/base.py has the contract, and tests hold every choice to it."""
 
 from lm.linears.adalora import AdaLoRA
+from lm.linears.clustered import Centroids
 from lm.linears.dense import Dense
 from lm.linears.dora import DoRA
 from lm.linears.few_bits import FewBits

@@ -71,15 +71,19 @@ def pack(
 ) -> Counts:
     """The packed matrix of codes that are whole numbers from 0 to 2^bits - 1."""
     shape = (codes_OI.shape[0], codes_OI.shape[1])
-    codes = codes_OI.to(torch.uint8)
+    return Counts(packed_codes(codes_OI.to(torch.uint8), bits), scales_ON, minima_ON, bits, group, shape, columns_I)
+
+
+def packed_codes(codes_OI: Tensor, bits: int) -> Tensor:
+    """The bytes of codes, uint8, as Counts has them."""
+    if bits == 8:
+        return codes_OI.contiguous()
     if bits == 4:
-        codes = torch.nn.functional.pad(codes, (0, shape[1] % 2))
-        codes = codes[:, 0::2] | codes[:, 1::2] << 4
-    elif bits != 8:
-        stream = (codes[:, :, None] >> _places(bits, codes.device) & 1).flatten(1)
-        stream = torch.nn.functional.pad(stream, (0, -stream.shape[1] % 8)).unflatten(1, (-1, 8))
-        codes = (stream << _places(8, codes.device)).sum(2, dtype=torch.uint8)
-    return Counts(codes.contiguous(), scales_ON, minima_ON, bits, group, shape, columns_I)
+        codes = torch.nn.functional.pad(codes_OI, (0, codes_OI.shape[1] % 2))
+        return codes[:, 0::2] | codes[:, 1::2] << 4
+    stream = (codes_OI[:, :, None] >> _places(bits, codes_OI.device) & 1).flatten(1)
+    stream = torch.nn.functional.pad(stream, (0, -stream.shape[1] % 8)).unflatten(1, (-1, 8))
+    return (stream << _places(8, codes_OI.device)).sum(2, dtype=torch.uint8)
 
 
 def unpacked(codes: Tensor, bits: int, columns: int) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lm.quantized.base import Packed
 from lm.quantized.counts import Counts
+from lm.quantized.palette import Palette
 from lm.quantized.trits import Trits
 
 # What a weight's tensors may be called behind its name; the first two are there in any case
@@ -32,7 +33,8 @@ def packed_of(name: str, tensors: dict[str, Tensor], description: dict[str, Any]
     try:
         if missing := [part for part in PARTS[:2] if part not in parts]:
             raise KeyError(f"{name}.{missing[0]}")
-        return (Trits if "planes" in description else Counts).of(name, parts, description)
+        kind = Trits if "planes" in description else Palette if "palette" in description else Counts
+        return kind.of(name, parts, description)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{name}: the packed weight is not whole: {type(error).__name__} {error}") from None
 

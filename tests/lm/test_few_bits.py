@@ -13,7 +13,7 @@ from lm import averages
 from lm.averages import Ema
 from lm.checkpoint import load_model, save_model
 from lm.config import Config, methods_of
-from lm.linears import Dense, FewBits, OneBit
+from lm.linears import Centroids, Dense, FewBits, OneBit
 from lm.linears.few_bits import first_steps
 from lm.model import Decoder
 from lm.optimizers import AdamW, Muon
@@ -28,7 +28,7 @@ from tests.lm.test_training import Recorder
 
 METHODS = [
     FewBits(), FewBits(bits=2, group=8), FewBits(bits=3, steps="fixed"), FewBits(bits=8, group=100), FewBits(rank=4),
-    FewBits(rank=4, bits=3, steps="fixed"), OneBit(),
+    FewBits(rank=4, bits=3, steps="fixed"), OneBit(), Centroids(), Centroids(bits=2, iterations=1),
 ]  # fmt: skip
 EVERY = pytest.mark.parametrize("method", METHODS, ids=repr)
 
