@@ -83,6 +83,11 @@ class Inputs:
         return self.rows_NI.double().abs().mean(0)
 
     @cached_property
+    def largest_I(self) -> Tensor:
+        """The largest |x| in float64."""
+        return self.rows_NI.double().abs().amax(0)
+
+    @cached_property
     def order_I(self) -> Tensor:
         """Inputs by their second moments, the largest first; of equals the first."""
         return self.moments_II.diagonal().sort(descending=True, stable=True).indices

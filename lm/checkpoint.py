@@ -17,6 +17,7 @@ from lm.config import mistakes
 from lm.files import write_json
 from lm.hugging_face.adapters import save_adapter
 from lm.model import Decoder, ModelConfig
+from lm.quantized.inputs import Rounding, round_inputs_of
 from lm.quantized.state import unpack_state
 from lm.quantized.trained import TrainedIn, save_trained_in
 from lm.tokenizer import Tokenizer
@@ -59,7 +60,8 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def load_model(folder: Path) -> tuple[Decoder, Tokenizer]:
-    """The model, in fp32 and evaluation mode, and its tokenizer; a quantized model comes back dequantized.
+    """The model, in fp32 and evaluation mode, and its tokenizer; a quantized model comes back dequantized,
+    its matrices seeing rounded inputs where it was made so.
 
     Raises ValueError naming the file that is missing, torn or does not fit the others.
     """
@@ -68,7 +70,11 @@ def load_model(folder: Path) -> tuple[Decoder, Tokenizer]:
         state = load_file(folder / "model.safetensors")
     except (FileNotFoundError, SafetensorError) as error:
         raise ValueError(f"{folder / 'model.safetensors'}: cannot be read: {error}") from None
+    rounding, columns = None, {}
     if "quantization" in description:
+        if "inputs" in description["quantization"]:
+            rounding = Rounding.of(description["quantization"]["inputs"])
+            columns = {name.removesuffix(".columns"): t for name, t in state.items() if name.endswith(".columns")}
         state = unpack_state(state, description["quantization"])
     tokenizer = Tokenizer.load(folder)
     tokenizer.contract.check(description.get("contract"), f"{folder / 'config.json'}: contract")
@@ -87,6 +93,8 @@ def load_model(folder: Path) -> tuple[Decoder, Tokenizer]:
         raise ValueError(
             f"{folder / 'model.safetensors'}: does not fit config.json: {' '.join(str(error).split())}"
         ) from None
+    if rounding:
+        round_inputs_of(model, rounding, columns)
     return model.eval(), tokenizer
 
 

@@ -17,6 +17,7 @@ from lm.gguf.vocabulary import Vocabulary
 from lm.hugging_face.config import OF_EXPERTS, to_theirs
 from lm.hugging_face.load import OUTER, their_name
 from lm.model import Decoder, ModelConfig
+from lm.quantized.inputs import check_exact_inputs
 from lm.tokenizer import Tokenizer
 
 Format = Literal["f16", "q8_0", "q4_0"]
@@ -80,6 +81,7 @@ def save_gguf(model: Decoder, tokenizer: Tokenizer, path: Path, chosen: Format) 
 
     if model.held:
         raise ValueError("the model has an adapter beside its weights: merge it first")
+    check_exact_inputs(model)
     family, vocabulary = family_of(model.config), Vocabulary.of(tokenizer, model.config.vocab_size)
     weights = theirs(model)
     kinds = {name: kind_of(name, weight, chosen) for name, weight in weights.items()}

@@ -21,6 +21,7 @@ from lm.hugging_face.packed import fitting, packed_in, quantization_config, tens
 from lm.model import Decoder
 from lm.model_folder import read_model
 from lm.quantized.base import Packed
+from lm.quantized.inputs import check_exact_inputs
 from lm.tokenizer import SPECIALS, Tokenizer
 
 # What transformers writes itself (its save_pretrained).
@@ -78,6 +79,7 @@ def save_hf(
     are dequantized. Returns how many there are. Raises ValueError, with nothing written, when no family of theirs has what the
     model uses, the dtype is too small, or none of what is packed can be written so.
     """
+    check_exact_inputs(model)
     described = to_theirs(model.config)
     theirs = {their_name(name, model.config): (name, weight) for name, weight in model.state_dict().items()}
     written = fitting(packed or {})

@@ -18,13 +18,14 @@ from lm.linears.base import roles_of
 from lm.model import Decoder
 from lm.model_folder import is_hugging_face, read_model, weights_bytes
 from lm.quantized.base import Packed
+from lm.quantized.inputs import columns_of, round_inputs
 from lm.quantized.state import pack_state
 from lm.quantized.trained import FILE, load_trained_in
 from lm.training.data.plan import Plan
 from tasks.core.config import StartModel
 from tasks.core.log import Log
 from tasks.core.tokens import check_tokens
-from tasks.quantize import methods, widths
+from tasks.quantize import activations, methods, widths
 
 
 class QuantizeConfig(Config):
@@ -34,6 +35,7 @@ class QuantizeConfig(Config):
     method: choice(methods)
     embedding: choice(methods) = methods.Int8()
     width: choice(widths) = widths.Same()
+    activation: choice(activations) = activations.Exact()
     calibration: Calibration = Calibration()
     problems: choice(problems)
     seed: int
@@ -62,8 +64,9 @@ def quantize(
     log: Log,
 ) -> dict[str, Packed]:
     """Every matrix of the model, packed as it was trained where it was in few bits, and else by its method, in the bits that
-    are named for it. Later layers are packed for what the earlier ones have become: the model is left dequantized. Raises
-    ValueError naming the weight that cannot be."""
+    are named for it. Later layers are packed for what the earlier ones have become: the model is left dequantized, with inputs
+    that are rounded where the config says so. Raises ValueError naming the weight that cannot be."""
+    rounding = config.activation.rounding()
     packed: dict[str, Packed] = {}
     roles = roles_of(model)
     weights = {name: weight for name, weight in model.named_parameters() if roles[name] != "vector"}
@@ -81,6 +84,8 @@ def quantize(
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
             weights[name].copy_(packed[name].dequantize())
+            if rounding and name.startswith("blocks."):
+                round_inputs(model.get_submodule(name.removesuffix(".weight")), rounding, columns_of(packed[name]))
             log.progress(len(packed), len(weights), "matrix")
     return packed
 
@@ -131,6 +136,8 @@ def run(config: QuantizeConfig, data: Path, log: Log) -> dict[str, float]:
         raise ValueError(f"{source / 'model.safetensors'}: {error}") from None
     tensors, quantization = pack_state(packed, {name: weight for name, weight in state.items() if name not in packed})
     save_file({name: tensor.cpu() for name, tensor in tensors.items()}, target / "model.safetensors")
+    if rounding := config.activation.rounding():
+        quantization["inputs"] = rounding._asdict()
     described = {**description_of(model, tokenizer), "quantization": quantization}
     write_json(target / "config.json", described)
     tokenizer.save(target)

@@ -1,0 +1,84 @@
+"""What a matrix of a quantized model multiplies, in whole numbers too: each token's inputs by a step of their own.
+
+Letters: I inputs, G inputs that share a step.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lm.quantized.base import Packed
+
+
+class Rounding(NamedTuple):
+    """bits: of a whole number, symmetric about 0. group: inputs of a token that share a step, 0 for all of them."""
+
+    bits: int
+    group: int
+
+    @classmethod
+    def of(cls, description: Any) -> "Rounding":
+        """The inverse of _asdict(). Raises ValueError for what does not say it."""
+        try:
+            found = cls(**description)
+        except TypeError as error:
+            raise ValueError(f"quantization: inputs: {error}") from None
+        if not (
+            isinstance(found.bits, int) and 2 <= found.bits <= 8 and isinstance(found.group, int) and found.group >= 0
+        ):
+            raise ValueError(f"quantization: inputs: {description}: 2 to 8 bits and a group of 0 or more")
+        return found
+
+
+def rounded(x: Tensor, rounding: Rounding, columns_I: Tensor | None = None) -> Tensor:
+    """x, (..., I), each token's (or its groups') to the nearest of 2^bits - 1 equal steps from minus to plus its largest
+    magnitude; a token that is all 0 stays so. columns_I: what inputs are divided by before, and multiplied by behind."""
+    inputs, most = x.shape[-1], 2 ** (rounding.bits - 1) - 1
+    scaled = x.detach().float() if columns_I is None else x.detach().float() / columns_I
+    group = rounding.group or inputs
+    groups = F.pad(scaled, (0, -inputs % group)).unflatten(-1, (-1, group))
+    steps = groups.abs().amax(-1, keepdim=True) / most
+    steps = torch.where(steps > 0, steps, 1.0)
+    found = ((groups / steps).round() * steps).flatten(-2)[..., :inputs]
+    return (found if columns_I is None else found * columns_I).to(x.dtype)
+
+
+def round_inputs(layer: nn.Module, rounding: Rounding, columns_I: Tensor | None = None) -> None:
+    """Let a layer see what `rounded` gives in place of its input, from now on. Gradients pass as if nothing were rounded."""
+    layer.register_forward_pre_hook(partial(_straight, rounding=rounding, columns_I=columns_I))
+
+
+def _straight(layer: nn.Module, given: tuple[Tensor], rounding: Rounding, columns_I: Tensor | None) -> tuple[Tensor]:
+    [x] = given
+    columns_I = None if columns_I is None else columns_I.to(x.device)
+    return (
+        (x + (rounded(x, rounding, columns_I) - x).detach(),) if x.requires_grad else (rounded(x, rounding, columns_I),)
+    )
+
+
+def check_exact_inputs(model: nn.Module) -> None:
+    """Raises ValueError for a model that rounds what its matrices multiply: for formats that cannot say so."""
+    hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
+    if any(isinstance(hook, partial) and hook.func is _straight for hook in hooks):
+        raise ValueError(
+            "the model rounds its inputs (quantize.activation), which no format of export says: make it with "
+            "quantize.activation={name: exact}"
+        )
+
+
+def columns_of(packed: Packed) -> Tensor | None:
+    """What the columns of a matrix were multiplied by, in float32; None: nothing."""
+    columns = packed.parts().get("columns")
+    return None if columns is None else columns.float()
+
+
+def round_inputs_of(model: nn.Module, rounding: Rounding, columns: Mapping[str, Tensor]) -> None:
+    """Let the matrices of the blocks see rounded inputs. columns: by a weight's name, what its columns were multiplied by."""
+    for name, layer in model.named_modules():
+        if name.startswith("blocks.") and isinstance(layer, nn.Linear):
+            found = columns.get(f"{name}.weight")
+            round_inputs(layer, rounding, None if found is None else found.float())

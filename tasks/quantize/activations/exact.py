@@ -1,0 +1,12 @@
+"""Inputs as they are."""
+
+from typing import Literal
+
+from lm.config import Config
+
+
+class Exact(Config):
+    name: Literal["exact"] = "exact"
+
+    def rounding(self) -> None:
+        return None
