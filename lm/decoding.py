@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kernels.pick import pick
 from lm.context import autocast_dtype
 from lm.model import Cache, Decoder
+from lm.quantized.inputs import is_rounding
 
 Step = Callable[[], None]
 
@@ -29,7 +30,8 @@ def dtype_of_pass(model: Decoder) -> torch.dtype:
 
 def is_sharded(model: Decoder) -> bool:
     """Whether the weights come from other ranks when a module is called, as FSDP and ZeRO arrange it by hooks."""
-    return any(module._forward_pre_hooks for module in model.modules())
+    hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
+    return not all(map(is_rounding, hooks))
 
 
 def cast_once(model: Decoder, dtype: torch.dtype) -> tuple[Decoder, Tensor]:

@@ -60,10 +60,15 @@ def _straight(layer: nn.Module, given: tuple[Tensor], rounding: Rounding, column
     )
 
 
+def is_rounding(hook: Any) -> bool:
+    """Whether a hook that a layer calls before its product is that of `round_inputs`."""
+    return isinstance(hook, partial) and hook.func is _straight
+
+
 def check_exact_inputs(model: nn.Module) -> None:
     """Raises ValueError for a model that rounds what its matrices multiply: for formats that cannot say so."""
     hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
-    if any(isinstance(hook, partial) and hook.func is _straight for hook in hooks):
+    if any(map(is_rounding, hooks)):
         raise ValueError(
             "the model rounds its inputs (quantize.activation), which no format of export says: make it with "
             "quantize.activation={name: exact}"

@@ -8,10 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lm.calibration import Inputs
 from lm.checkpoint import load_model
+from lm.decoding import cast_once, is_sharded
 from lm.gguf.export import save_gguf
 from lm.hugging_face.export import save_hf
 from lm.quantized.inputs import Rounding, round_inputs, rounded
@@ -107,11 +109,19 @@ def test_layers_are_packed_for_inputs_that_are_rounded_before_them(tmp_path: Pat
     for name, more in (("exact", {}), ("rounded", {"activation": Int8Inputs()})):
         source(tmp_path / name)
         run(config(SmoothQuant(bits=4), tmp_path / "problems", **more), tmp_path / name, Log())
-        from safetensors.torch import load_file
-
         codes.append(load_file(tmp_path / name / "quantize/model.safetensors"))
     first, last = "blocks.0.attention.query.weight.columns", "blocks.1.ffn.down.weight.columns"
     assert torch.equal(codes[0][first], codes[1][first]) and not torch.equal(codes[0][last], codes[1][last])
+
+
+def test_a_sampler_does_not_take_rounding_for_a_rank_that_sends_weights(tmp_path: Path) -> None:
+    """Its products would be cast at every call."""
+    source(tmp_path)
+    run(config(Rtn(), tmp_path / "problems", activation=Int8Inputs()), tmp_path, Log())
+    model, _ = load_model(tmp_path / "quantize")
+    assert not is_sharded(model) and cast_once(model, torch.bfloat16)[0] is not model
+    model.register_forward_pre_hook(lambda module, given: None)
+    assert is_sharded(model)
 
 
 def test_what_no_other_format_says_is_refused_and_nothing_written(tmp_path: Path) -> None:
