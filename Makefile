@@ -44,7 +44,7 @@ MAKEOVERRIDES =
 # a word that was given, as one argument of an option
 arg = $(if $($(1)),--$(2) $(call quoted,$($(1))))
 
-.PHONY: help setup pipeline preflight variant study claims test test-system test-gpu gpu-check gpu-wheels chaos mutants smoke why audit repro reproduce bisect show settings ui agent lint plan bench bench-table peers browse chat serve export card verify-card merge trace clean
+.PHONY: help setup pipeline preset preflight variant study claims test test-system test-gpu gpu-check gpu-wheels chaos mutants smoke why audit repro reproduce bisect show settings ui agent lint plan bench bench-table peers browse chat serve export card verify-card merge trace clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -83,6 +83,9 @@ claims: $(READY)  ## what papers say of our methods, held to studies on this mac
 
 preflight: $(READY)  ## what a run would fail on, found before it starts: PRESET=smoke SET="rl.steps=50" TARGETS="sft"
 	@python -m tokenmill preflight $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets)
+
+preset: $(READY)  ## write presets/NAME.yaml, whose width, batch, rates and tokens follow from a depth: DEPTH=12 TOKENS=2.5e9 NAME=mine
+	@python -m tokenmill preset $(call arg,DEPTH,depth) $(call arg,TOKENS,tokens) $(call arg,NAME,name)
 
 plan: $(READY)  ## memory, time and FLOP of a pipeline before it runs: PRESET=gpu-124m MACHINE=h100 SET="rl.steps=50"
 	@python -m tokenmill plan $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,MACHINE,machine)

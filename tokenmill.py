@@ -21,6 +21,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "pipeline": Command("flows.pipeline", "bring the pipeline up to date: --preset smoke --set rl.steps=50", True),
     "plan": Command("flows.forecast", "memory, time and FLOP of a pipeline before it runs: --machine h100", True),
+    "preset": Command("flows.cli.preset", "write a preset whose numbers follow from a depth: --depth 12", True),
     "preflight": Command("flows.preflight", "what a run would fail on, found before it starts", True),
     "show": Command("flows.cli.show", "figures of the models and stages that are up to date", True),
     "why": Command("flows.staleness.why", "why a stage is up to date or not, and which run made it: pretrain", True),

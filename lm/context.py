@@ -25,6 +25,8 @@ class Context:
     kept. Beside a state only: positions_BT of the tokens in their rows; lengths_B, how many tokens each row had before;
     counts_B, how many of the T tokens are the row's, from the first on, the others being padding (None: all).
     first: nothing has been kept of any row yet.
+    Where layers have embeddings only: ids_BT; embedded_BTD, the stream as it began; values, (share, more_BTX) by which the
+    layer's attention replaces its values v by share v + more.
     """
 
     cos: Tensor
@@ -36,6 +38,9 @@ class Context:
     lengths_B: Tensor | None = None
     counts_B: Tensor | None = None
     first: bool = True
+    ids_BT: Tensor | None = None
+    embedded_BTD: Tensor | None = None
+    values: tuple[Tensor, Tensor] | None = None
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:

@@ -5,22 +5,24 @@ query, key and value, and tied embeddings are options. Llama 2 and 3, Qwen 2 and
 lm/hugging_face/load.py reads and writes theirs. Letters as in lm/shape.py.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kernels.attention.documents import documents_of
+from lm import embeddings as tables
 from lm import feed_forwards, linears, mixers, norms
 from lm.config import Config, choice
 from lm.context import Context, autocast_dtype
+from lm.embeddings.base import Tokens, before_of, check_layer, check_lists, embedded
 from lm.linears.base import Held, Holding, Roles, replace_layers
+from lm.parts import draw_
 from lm.rope import rotary_cos_sin
 from lm.shape import Shape
 
@@ -29,10 +31,11 @@ HEADS = "heads"
 
 
 class Layer(Config):
-    """What a layer has in the place of the model's own mixer and feed-forward."""
+    """What a layer has in the place of the model's own mixer, feed-forward and embeddings of layers."""
 
     mixer: choice(mixers) | None = None
     feed_forward: choice(feed_forwards) | None = None
+    embeddings: list[choice(tables)] | None = None
 
 
 class Parts(NamedTuple):
@@ -40,6 +43,7 @@ class Parts(NamedTuple):
 
     mixer: Any
     feed_forward: Any
+    embeddings: list[Any]
 
 
 class ModelConfig(Shape):
@@ -48,12 +52,30 @@ class ModelConfig(Shape):
     mixer: choice(mixers) = mixers.Attention()
     feed_forward: choice(feed_forwards) = feed_forwards.SwiGLU()
     norm: choice(norms) = norms.RMSNorm()
+    embeddings: list[choice(tables)] = Field(
+        [], description="beside the one that the stream begins with: of the input, and of all layers without their own"
+    )
     pattern: list[Layer] = Field([], description="the layers' own parts, again and again from the first layer on")
 
     def layer(self, index: int) -> Parts:
         """The parts of a layer: those of the pattern, else the model's own."""
         own = self.pattern[index % len(self.pattern)] if self.pattern else Layer()
-        return Parts(own.mixer or self.mixer, own.feed_forward or self.feed_forward)
+        beside = [one for one in self.embeddings if one.in_layers] if own.embeddings is None else own.embeddings
+        return Parts(own.mixer or self.mixer, own.feed_forward or self.feed_forward, beside)
+
+    @model_validator(mode="after")
+    def _fitting_embeddings(self) -> "ModelConfig":
+        of_pattern = [layer.embeddings or [] for layer in self.pattern]
+        check_lists(self.embeddings, of_pattern)
+        for index in range(max(len(self.pattern), 1)):
+            mixer, _, beside = self.layer(index)
+            check_layer(index, beside, mixer)
+        return self
+
+    @property
+    def of_input(self) -> list[Any]:
+        """The embeddings that change the embedded tokens, in their order."""
+        return [one for one in self.embeddings if not one.in_layers]
 
     def of_layers(self, indices: Sequence[int]) -> "ModelConfig":
         """The model of these of its layers alone, in this order."""
@@ -62,7 +84,8 @@ class ModelConfig(Shape):
 
     def kept(self, tokens: float) -> float:
         """Numbers that a cache holds for a row of so many tokens."""
-        return sum(self.layer(index).mixer.kept(self, tokens) for index in range(self.layers))
+        ids = tokens if self.of_input else 0.0
+        return ids + sum(self.layer(index).mixer.kept(self, tokens) for index in range(self.layers))
 
     def described(self) -> dict[str, Any]:
         """What config.json says of the model. Of the parts only those that are not the default: a model of these is described
@@ -91,6 +114,8 @@ class Cache:
         layers = [config.layer(index) for index in range(config.layers)]
         self.states = [layer.mixer.state(config, rows, capacity, device, dtype) for layer in layers]
         self.lengths_B = torch.zeros(rows, dtype=torch.int64, device=device)
+        # what embeddings of the input look back at; all ids, since tokens may be taken back
+        self.ids_BC = torch.zeros(rows, capacity, dtype=torch.int64, device=device) if config.of_input else None
         self.capacity, self.dtype, self.first = capacity, dtype, True
 
     def grow(self, tokens: int, counts_B: Tensor | None) -> None:
@@ -103,6 +128,8 @@ class Cache:
         # a layer at a time: what is taken lies twice in memory meanwhile
         for state, others in zip(self.states, other.states, strict=True):
             state.take(rows, others, theirs)
+        if self.ids_BC is not None and other.ids_BC is not None:
+            self.ids_BC[rows, : other.capacity] = other.ids_BC[theirs]
         self.lengths_B[rows] = other.lengths_B[theirs]
         self.first = False
 
@@ -127,10 +154,18 @@ class Block(nn.Module):
         self.attention = parts.mixer.build(config)
         self.ffn_norm = config.norm.build(config.width, config.norm_eps)
         self.ffn = parts.feed_forward.build(config)
+        self.embeddings: Any = None
+        if parts.embeddings:
+            self.embeddings = nn.ModuleList(one.build(config) for one in parts.embeddings)
 
     def forward(
         self, x: Tensor, waiting: Tensor | None, context: Context
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        if self.embeddings is not None:
+            if waiting is not None:
+                x, waiting = x + waiting, torch.zeros_like(waiting)
+            for embedding in self.embeddings:
+                x, context = embedding(x, context)
         x, normed = self.attention_norm(x, waiting)
         mixed, loss = with_loss(self.attention(normed, context))
         x, normed = self.ffn_norm(x, mixed)
@@ -155,6 +190,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
+        if config.of_input:
+            self.of_input = nn.ModuleList(one.build(config) for one in config.of_input)
         self.blocks = nn.ModuleList(Block(config, index) for index in range(config.layers))
         self.norm = config.norm.build(config.width, config.norm_eps)
         if not config.tied:
@@ -171,24 +208,8 @@ class Decoder(nn.Module):
         self._run: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]] = Block.__call__
         self._losses: list[Tensor] = []
         self._mixers = [config.layer(index).mixer for index in range(config.layers)]
-        self._initialise(seed)
-
-    @torch.no_grad()
-    def _initialise(self, seed: int) -> None:
-        """Biases 0; matrices normal, std 0.02, and 1/sqrt(2 layers) of that in the projections back into the stream, as in
-        GPT-2."""
-        generator = torch.Generator().manual_seed(seed)
-        into_stream: set[nn.Module] = set()
-        for index, block in enumerate(self.blocks):
-            parts = self.config.layer(index)
-            for part, module in ((parts.mixer, block.attention), (parts.feed_forward, block.ffn)):
-                into_stream |= {module.get_submodule(name) for name in part.into_stream}  # type: ignore[union-attr]
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                share = 1 / math.sqrt(2 * self.config.layers) if module in into_stream else 1
-                module.weight.normal_(0, 0.02 * share, generator=generator)
-                if getattr(module, "bias", None) is not None:
-                    module.bias.zero_()  # type: ignore[operator]
+        self._told = any(config.layer(index).embeddings for index in range(config.layers))
+        draw_(self, list(enumerate(self.blocks)), config, torch.Generator().manual_seed(seed))
 
     def hold(self, linear: Holding) -> None:
         """Have the matrices of the blocks held by this choice of lm/linears, from what they are now; a dense model is not
@@ -255,6 +276,23 @@ class Decoder(nn.Module):
         is kept (Chen et al. 2016, arXiv:1604.06174). With `low_stream` set, the residual stream has the dtype of autocast.
         Raises ValueError when the sequence is longer than the context, for bounds with a cache, and for bounds that do not fit.
         """
+        x_BTD, waiting_BTD, contexts = self.begun(ids_BT, cache, bounds, counts_B, noise_BTD)
+        for block, context in zip(self.blocks, contexts, strict=True):
+            x_BTD, waiting_BTD = self.through(block, x_BTD, waiting_BTD, context, cache)
+        if cache is not None:
+            cache.grow(ids_BT.shape[1], counts_B)
+        return self.norm(x_BTD, waiting_BTD)[1]
+
+    def begun(
+        self,
+        ids_BT: Tensor,
+        cache: Cache | None,
+        bounds: Tensor | None,
+        counts_B: Tensor | None = None,
+        noise_BTD: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None, list[Context]]:
+        """(x_BTD, what waits to be added to it, the pass as each layer sees it) in front of the first block; as `hidden` has
+        them."""
         if cache is not None and bounds is not None:
             raise ValueError("a cache holds one document a row: give bounds to a forward without a cache")
         B, T = ids_BT.shape
@@ -272,25 +310,35 @@ class Decoder(nn.Module):
         x_BTD = self.embedding(ids_BT)
         if noise_BTD is not None:
             x_BTD = x_BTD + noise_BTD
+        if self.config.of_input:
+            seen_BC = None if cache is None else cache.ids_BC
+            before_BT = before_of(ids_BT, context, seen_BC)
+            x_BTD = embedded(self.of_input, x_BTD, Tokens(ids_BT, before_BT, self.embedding))
         products = autocast_dtype(x_BTD)
         if self.low_stream and products:
             x_BTD = x_BTD.to(products)
+        if self._told:
+            # a view: the first block would be compiled by itself if two of its inputs were one tensor
+            embedded_BTD = x_BTD.view_as(x_BTD)
+            told = {id(one): replace(one, ids_BT=ids_BT, embedded_BTD=embedded_BTD) for one in contexts}
+            contexts = [told[id(one)] for one in contexts]
         # nothing waits yet: zeros, so that the first block has the graph of the others
         waiting_BTD = torch.zeros_like(x_BTD, dtype=products) if x_BTD.is_cuda else None
-        for block, context in zip(self.blocks, contexts, strict=True):
-            if cache is not None:
-                x_BTD, waiting_BTD, loss = Block.__call__(block, x_BTD, waiting_BTD, context)
-            elif self.recompute and torch.is_grad_enabled():
-                x_BTD, waiting_BTD, loss = checkpoint(
-                    self._run, block, x_BTD, waiting_BTD, context, use_reentrant=False
-                )
-            else:
-                x_BTD, waiting_BTD, loss = self._run(block, x_BTD, waiting_BTD, context)
-            if loss is not None and self.training and torch.is_grad_enabled():
-                self._losses.append(loss)
+        return x_BTD, waiting_BTD, contexts
+
+    def through(
+        self, block: nn.Module, x_BTD: Tensor, waiting_BTD: Tensor | None, context: Context, cache: Cache | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(x_BTD, what waits) behind a block of the model's; what that adds to the loss is kept for `auxiliary_loss`."""
         if cache is not None:
-            cache.grow(T, counts_B)
-        return self.norm(x_BTD, waiting_BTD)[1]
+            x_BTD, waiting_BTD, loss = Block.__call__(block, x_BTD, waiting_BTD, context)
+        elif self.recompute and torch.is_grad_enabled():
+            x_BTD, waiting_BTD, loss = checkpoint(self._run, block, x_BTD, waiting_BTD, context, use_reentrant=False)
+        else:
+            x_BTD, waiting_BTD, loss = self._run(block, x_BTD, waiting_BTD, context)
+        if loss is not None and self.training and torch.is_grad_enabled():
+            self._losses.append(loss)
+        return x_BTD, waiting_BTD
 
     def auxiliary_loss(self) -> Tensor | None:
         """Sum of what the parts have to add to the loss of the passes since this was last asked, in training with gradients,

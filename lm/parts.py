@@ -1,7 +1,10 @@
 """What every part of a layer says of itself beside its arithmetic. lm/mixers and lm/feed_forwards are rooms of parts."""
 
+import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from lm.config import Config
@@ -35,3 +38,20 @@ class Part(Config):
         """The keys of Hugging Face's config.json that say what this part is, `layer_type` being that of its layers. Raises
         ValueError, in one line, where no family has it."""
         raise ValueError(f"no Hugging Face family has {self.name}")  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+def draw_(module: nn.Module, blocks: Sequence[tuple[int, Any]], config: Any, generator: torch.Generator) -> None:
+    """Draw the weights of a module and all in it. Biases 0; matrices normal, std 0.02, and 1/sqrt(2 layers) of that in the
+    projections back into the stream of its blocks, each given with the layer whose parts it has, as in GPT-2."""
+    into_stream: set[nn.Module] = set()
+    for index, block in blocks:
+        parts = config.layer(index)
+        for part, inner in ((parts.mixer, block.attention), (parts.feed_forward, block.ffn)):
+            into_stream |= {inner.get_submodule(name) for name in part.into_stream}
+    for inner in module.modules():
+        if isinstance(inner, nn.Linear | nn.Embedding):
+            share = 1 / math.sqrt(2 * config.layers) if inner in into_stream else 1
+            inner.weight.normal_(0, 0.02 * share, generator=generator)
+            if getattr(inner, "bias", None) is not None:
+                inner.bias.zero_()  # type: ignore[operator]

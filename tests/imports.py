@@ -9,6 +9,7 @@ ROOMS = sorted(path.parent for path in (ROOT / "tasks").glob("*/*/__init__.py") 
     ROOT / "lm" / room
     for room in (
         "averages",
+        "embeddings",
         "feed_forwards",
         "linears",
         "mixers",

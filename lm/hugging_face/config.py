@@ -230,11 +230,15 @@ def to_theirs(config: ModelConfig) -> dict[str, Any]:
 def parts_to(config: ModelConfig, family: str) -> dict[str, Any]:
     """What the parts of the layers say of themselves. Raises ValueError where they cannot be said in one config.json."""
     config.norm.exported()
+    for part in config.embeddings:
+        part.exported()
     kinds: list[str] = []
     keys: dict[str, Any] = {}
     dense: list[int] = []
     for index in range(config.layers):
         layer = config.layer(index)
+        for part in layer.embeddings:
+            part.exported()
         said = {**layer.mixer.exported(config), **layer.feed_forward.exported(config)}
         kinds.append(said.pop("layer_type"))
         if "model_type" not in said:

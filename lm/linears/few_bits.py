@@ -33,12 +33,17 @@ def straight(rounded: Tensor, exact: Tensor) -> Tensor:
     return exact + (rounded - exact).detach()
 
 
+def least_steps(groups_ONG: Tensor, bits: int) -> Tensor:
+    """steps_ON, the least that cut neither end of a group of G weights, where codes go from -2^(b-1) to 2^(b-1) - 1; 0 where
+    all of a group is 0."""
+    lowest = 2 ** (bits - 1)
+    return torch.maximum(groups_ONG.amax(2) / (lowest - 1), -groups_ONG.amin(2) / lowest)
+
+
 def first_steps(weight_OI: Tensor, bits: int, group: int) -> Tensor:
-    """steps_ON by which neither the lowest nor the highest weight of a group is cut: codes go from -2^(b-1) to 2^(b-1) - 1."""
+    """steps_ON that cut no weight; 1 where all of a group is 0."""
     rows, columns = weight_OI.shape
-    groups = F.pad(weight_OI, (0, -columns % group)).view(rows, -1, group)
-    lowest, highest = 2 ** (bits - 1), 2 ** (bits - 1) - 1
-    steps = torch.maximum(groups.amax(2) / highest, -groups.amin(2) / lowest)
+    steps = least_steps(F.pad(weight_OI, (0, -columns % group)).view(rows, -1, group), bits)
     return torch.where(steps > 0, steps, 1.0)
 
 
@@ -97,7 +102,15 @@ class FewBitsLinear(Held):
         return pack(codes_OI, steps_ON.to(torch.bfloat16), None, self.bits, self.group)
 
 
-class FewBits(Holding):
+class Counted(Holding):
+    """A method whose layers say by `packed` which whole numbers their products are made with."""
+
+    def learned(self, layers: Mapping[str, Any]) -> TrainedIn:
+        """What quantization packs the layers as."""
+        return TrainedIn({name: layer.packed() for name, layer in layers.items()})
+
+
+class FewBits(Counted):
     name: Literal["few_bits"] = "few_bits"
     bits: Literal[2, 3, 4, 8] = 4
     group: int = Field(32, gt=0, description="columns of a row that share a step, of 16 bits")
@@ -125,7 +138,3 @@ class FewBits(Holding):
         if self.matrices and not any(is_named(name, pattern) for pattern in self.matrices):
             return linear
         return FewBitsLinear(linear, self, generator_of(self.seed, name))
-
-    def learned(self, layers: Mapping[str, Any]) -> TrainedIn:
-        """What quantization packs the layers as."""
-        return TrainedIn({name: layer.packed() for name, layer in layers.items()})

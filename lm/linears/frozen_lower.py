@@ -47,7 +47,8 @@ class FrozenLower(Holding):
 
     def staying(self, names: list[str]) -> set[str]:
         layers = 1 + max(map(_layer_of, names))
-        return {name for name in names if name == "embedding.weight" or -1 < _layer_of(name) < int(self.share * layers)}
+        below = ("embedding.", "of_input.")
+        return {name for name in names if name.startswith(below) or -1 < _layer_of(name) < int(self.share * layers)}
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """A layer that says what it costs, where the weight is not trained."""

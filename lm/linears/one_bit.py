@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lm.linears.base import Held, Holding, dense_flops
-from lm.linears.few_bits import straight
+from lm.linears.base import Held, dense_flops
+from lm.linears.few_bits import Counted, straight
 from lm.quantized.counts import Counts, pack
-from lm.quantized.trained import TrainedIn
 
 
 class OneBitLinear(Held):
@@ -49,7 +48,7 @@ class OneBitLinear(Held):
         return pack(self.weight >= 0, scales.contiguous(), -scales / 2, bits=1, group=0)
 
 
-class OneBit(Holding):
+class OneBit(Counted):
     name: Literal["one_bit"] = "one_bit"
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
@@ -59,7 +58,3 @@ class OneBit(Holding):
     def after(self, step: int, layers: Mapping[str, Any]) -> None:
         for layer in layers.values():
             layer.weight.clamp_(-layer.most, layer.most)
-
-    def learned(self, layers: Mapping[str, Any]) -> TrainedIn:
-        """What quantization packs the layers as."""
-        return TrainedIn({name: layer.packed() for name, layer in layers.items()})

@@ -85,6 +85,8 @@ class Heads(nn.Module):
         q, k, v = projections(x_BTD, (self.query, self.key, self.value))
         q = self.query_norm(q.view(B, T, self.heads, self.head_width), context.cos, context.sin)
         k = self.key_norm(k.view(B, T, self.kv_heads, self.head_width), context.cos, context.sin)
+        if context.values is not None:
+            v = context.values[0] * v + context.values[1].to(v.dtype)
         v = v.view(B, T, self.kv_heads, self.head_width).transpose(1, 2)
         mix = self.along if context.state is None else self.after
         return self.output(mix(q, k, v, context).reshape(B, T, -1))
@@ -112,6 +114,7 @@ class Heads(nn.Module):
 
 class Attention(Mixer):
     name: Literal["attention"] = "attention"
+    has_values = True
     into_stream = ("output",)
     hugging_face = {
         "query": "self_attn.q_proj", "key": "self_attn.k_proj", "value": "self_attn.v_proj", "output": "self_attn.o_proj",

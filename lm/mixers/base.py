@@ -1,7 +1,7 @@
 """What a mixer says of itself beside what every part does: what it keeps of the tokens before, and what its layers share."""
 
 from abc import abstractmethod
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,10 @@ class State(Protocol):
 
 
 class Mixer(Part):
+    """has_values: it mixes values that context.values may add to."""
+
+    has_values: ClassVar[bool] = False
+
     @abstractmethod
     def state(self, shape: Shape, rows: int, capacity: int, device: torch.device | None, dtype: torch.dtype) -> State:
         """The state of one layer for rows of up to `capacity` tokens, none of which has any yet. Its tensors stay where they

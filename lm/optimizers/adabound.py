@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lm.config import Config
 from lm.linears.base import Roles
-from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
+from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain, take_in_
 
 
 def bounds(step: int, final_lr: float, gamma: float) -> tuple[float, float]:
@@ -28,9 +28,7 @@ class AdaBoundOptimizer(Optimizer):
     def update(self, weights: list[Tensor], grads: list[Tensor], state: State, group: dict[str, Any]) -> None:
         lr, beta1, beta2 = group["lr"], group["beta1"], group["beta2"]
         final_lr = group["final_lr"] * lr / group["base_lr"]
-        torch._foreach_lerp_(state["exp_avg"], grads, 1 - beta1)
-        torch._foreach_mul_(state["exp_avg_sq"], beta2)
-        torch._foreach_addcmul_(state["exp_avg_sq"], grads, grads, value=1 - beta2)
+        take_in_(grads, state["exp_avg"], state["exp_avg_sq"], beta1, beta2)
         torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
         for weight, mean, square, counted in zip(
             weights, state["exp_avg"], state["exp_avg_sq"], state["step"], strict=True

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lm.config import Config
 from lm.linears.base import Roles
-from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
+from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain, take_in_
 
 
 class AdaModOptimizer(Optimizer):
@@ -22,9 +22,7 @@ class AdaModOptimizer(Optimizer):
         """Move each entry by min(e, s) m / (1 - beta1^t), with its rate e = lr / (sqrt(v / (1 - beta2^t)) + eps) and the
         running mean s = beta3 s + (1 - beta3) e of its rates, which is not corrected for having begun at 0."""
         beta1, beta2, steps = group["beta1"], group["beta2"], [int(step) for step in state["step"]]
-        torch._foreach_lerp_(state["exp_avg"], grads, 1 - beta1)
-        torch._foreach_mul_(state["exp_avg_sq"], beta2)
-        torch._foreach_addcmul_(state["exp_avg_sq"], grads, grads, value=1 - beta2)
+        take_in_(grads, state["exp_avg"], state["exp_avg_sq"], beta1, beta2)
         roots = torch._foreach_sqrt(torch._foreach_div(state["exp_avg_sq"], [1 - beta2**step for step in steps]))
         torch._foreach_add_(roots, group["eps"])
         rates = torch._foreach_mul(torch._foreach_reciprocal(roots), group["lr"])

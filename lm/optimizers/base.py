@@ -75,6 +75,13 @@ class Optimizer(torch.optim.Optimizer, ABC):
         """Change weights and state in place; the lists are in one order."""
 
 
+def take_in_(grads: list[Tensor], means: list[Tensor], squares: list[Tensor], beta1: float, beta2: float) -> None:
+    """Bring Adam's two running means, of the gradient and of its square, up to date in place."""
+    torch._foreach_lerp_(means, grads, 1 - beta1)
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, grads, grads, value=1 - beta2)
+
+
 def adam_directions_(
     grads: list[Tensor],
     means: list[Tensor],
@@ -86,9 +93,7 @@ def adam_directions_(
 ) -> list[Tensor]:
     """Directions of Adam's update number `steps`, from 1: the mean over the root of the square, each corrected for having begun
     at 0. Both have taken the gradients in, in place."""
-    torch._foreach_lerp_(means, grads, 1 - beta1)
-    torch._foreach_mul_(squares, beta2)
-    torch._foreach_addcmul_(squares, grads, grads, value=1 - beta2)
+    take_in_(grads, means, squares, beta1, beta2)
     updates = torch._foreach_div(means, [1 - beta1**step for step in steps])
     roots = torch._foreach_sqrt(torch._foreach_div(squares, [1 - beta2**step for step in steps]))
     torch._foreach_add_(roots, eps)

@@ -13,7 +13,7 @@ from torch import Tensor
 from kernels.adamw import adamw_
 from lm.config import Config
 from lm.linears.base import Roles
-from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain
+from lm.optimizers.base import Named, Optimizer, State, decayed_and_plain, take_in_
 
 
 def rectification(step: int, beta2: float) -> float | None:
@@ -48,9 +48,7 @@ class RAdamOptimizer(Optimizer):
         torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
         factor = rectification(step, beta2)
         if factor is None:  # momentum alone
-            torch._foreach_lerp_(means, grads, 1 - beta1)
-            torch._foreach_mul_(squares, beta2)
-            torch._foreach_addcmul_(squares, grads, grads, value=1 - beta2)
+            take_in_(grads, means, squares, beta1, beta2)
             torch._foreach_add_(weights, means, alpha=-lr / (1 - beta1**step))
             return
         settings = {"beta1": beta1, "beta2": beta2, "eps": group["eps"], "weight_decay": 0.0}

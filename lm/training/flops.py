@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lm.linears.base import dense_flops, flops_of
-from lm.model import Decoder
+from lm.model import HEADS, Decoder
 
 # Dense bf16 with fp32 sums, FLOP/s, from NVIDIA's data sheets, where a figure with sparsity counts half; those of the RTX 5090
 # and of the RTX PRO 6000 (Workstation Edition) from the appendices of the two RTX Blackwell architecture papers.
@@ -35,14 +35,17 @@ def card_of(device_name: str, cards: Iterable[str]) -> str | None:
 
 def flops_per_token(model: Decoder, length: int) -> float:
     """FLOP a token, forward and backward, in sequences of `length` positions: of each matrix what its holder says, of a
-    dense one `dense_flops`, and what mixers and feed-forward layers say of their own, 6 * heads * head width * length of
-    attention. Weights that a token leaves out cost nothing, each counting as the mean one of its part.
+    dense one `dense_flops`, and what embeddings, mixers and feed-forward layers say of their own, 6 * heads * head width *
+    length of attention. Weights that a token leaves out cost nothing, each counting as the mean one of its part.
 
+    Heads of tokens further ahead count as the layers that they are, each with a product of the output head.
     Norms and pointwise work are left out; a tied embedding counts as the head alone.
     """
-    config = model.config
-    found = dense_flops(model.head_weight)
-    for index, block in enumerate(model.blocks):
+    config, carried = model.config, getattr(model, HEADS, None)
+    found = dense_flops(model.head_weight) + sum(part.flops(config) for part in config.embeddings)
+    further = list(getattr(carried, "blocks", []))
+    found += len(further) * dense_flops(model.head_weight)
+    for index, block in [*enumerate(model.blocks), *((config.layers - 1, block) for block in further)]:
         parts = config.layer(index)
         for part, name in ((parts.mixer, "attention"), (parts.feed_forward, "ffn")):
             layers = [layer for layer in block.get_submodule(name).modules() if isinstance(layer, nn.Linear)]

@@ -6,7 +6,7 @@ from lm.hugging_face.load import config_of as shape_in
 from lm.model import Decoder, ModelConfig
 from lm.training.batch import Batch
 from tasks.about.sections import Sections
-from tasks.about.training import checkpoint_bytes, lower, model_bytes
+from tasks.about.training import STATE, checkpoint_bytes, lower, model_bytes
 from tasks.about.work import StageNeeds, Step, Work
 from tasks.core.config import CHECKPOINT, ConfigError
 from tasks.pretrain.step import loss_of
@@ -32,7 +32,8 @@ def origin(sections: Sections) -> str:
 def needs(sections: Sections) -> StageNeeds:
     """Raises ConfigError for a plan without a step, or with sequences longer than the context."""
     made = shape(sections)
-    return StageNeeds(model_bytes(made), checkpoint_bytes(made), work(sections, made))
+    checkpoints = checkpoint_bytes(made) + 2.0 * STATE * sections["pretrain"].objective.brought(made)
+    return StageNeeds(model_bytes(made), checkpoints, work(sections, made))
 
 
 def work(sections: Sections, made: ModelConfig) -> Work:
@@ -47,6 +48,7 @@ def work(sections: Sections, made: ModelConfig) -> Work:
 
     def step() -> Step:
         model, ids_BN = Decoder(made), torch.zeros((B, T + 1), dtype=torch.int64)
+        config.objective.bring(model, 0)
         loss = lambda rows: loss_of(config.objective, model, ids_BN, None, rows, B * T)  # noqa: E731
         return Step(model, Batch(B, T, B * T, loss))
 

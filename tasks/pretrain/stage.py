@@ -62,6 +62,7 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
             "or ranks cannot divide equally: change it, pretrain.shards or TOKENMILL_RANKS"
         )
     model.to(device())
+    config.objective.bring(model, config.seed)
     documents = read_table(data / "tokenize" / "documents.parquet", ["length", "bytes"]).to_pydict()
     bits_per_byte = sum(documents["length"]) / max(sum(documents["bytes"]), 1) / math.log(2)
     losses = SequenceLosses((log.scratch or data / "pretrain") / LOSSES, plan.sequences)
@@ -96,6 +97,7 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
     trunks = log.trunks(config, plan.steps, [model], given, fetch, losses)
     with Ahead(fetch, batch_of, plan.steps, model.embedding.weight.device) as batch_at:
         train(model, config, plan.steps, batch_at, log, trunks)
+    config.objective.drop(model)
     save_model(data / "pretrain", model, tokenizer)
     if log.scratch:
         shutil.copyfile(log.scratch / LOSSES, data / "pretrain" / LOSSES)

@@ -38,6 +38,8 @@ def with_units(model: Decoder, heads: int, ffn_width: int, score: Any, batches: 
     """The model of the highest-scored heads and channels of each layer: as many in each, query heads as many for each key/value
     head. Raises ConfigError for layers that are neither attention nor a feed-forward layer with `up` and `down`."""
     shape = model.config
+    if any(block.embeddings is not None for block in model.blocks):
+        raise ConfigError("prune: heads and channels of layers that have embeddings cannot be cut: cut layers")
     made = Decoder(shape_of(shape, heads, ffn_width)).to(model.embedding.weight.device)
     made.load_state_dict({n: w for n, w in model.state_dict().items() if not n.startswith("blocks.")}, strict=False)
     names = [f"blocks.{n}.{part}.weight" for n in range(shape.layers) for part in ("attention.output", "ffn.down")]

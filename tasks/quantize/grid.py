@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lm.config import Config
+from lm.linears.few_bits import least_steps
 from lm.quantized.base import check_matrix
 from lm.quantized.counts import Counts, pack
 
@@ -44,8 +45,7 @@ def fit(groups_ONG: Tensor, bits: int, symmetric: bool = False) -> tuple[Tensor 
     2^-9 too short end half a step below the maximum. Of 4 bits they end 0.03 of a step below.
     """
     if symmetric:
-        minima, lowest = None, 2 ** (bits - 1)
-        steps = torch.maximum(groups_ONG.amax(2) / (lowest - 1), -groups_ONG.amin(2) / lowest)
+        minima, steps = None, least_steps(groups_ONG, bits)
     else:
         minima = _rounded_down(groups_ONG.amin(2))
         steps = (groups_ONG.amax(2) - minima.double()) / (2**bits - 1)

@@ -41,8 +41,10 @@ class QuantizeConfig(Config):
     seed: int
 
     def method_of(self, name: str) -> Any:
-        """The embedding and the output head, often one matrix, feel few bits the most and have a method of their own."""
-        return self.embedding if name in ("embedding.weight", "head.weight") else self.method
+        """The embedding and the output head, often one matrix, feel few bits the most and have a method of their own; so have
+        other tables, which are looked up, too."""
+        tables = name in ("embedding.weight", "head.weight") or name.endswith(".table.weight")
+        return self.embedding if tables else self.method
 
     @property
     def needs_calibration(self) -> bool:
@@ -75,8 +77,8 @@ def quantize(
     }
     for _, group in groupby(weights, depth_of):
         names = list(group)
-        # an embedding is looked up, not multiplied: it has no inputs to calibrate with
-        wanting = [n for n in names if method_of[n].needs_calibration and n not in {"embedding.weight", *trained}]
+        # a table is looked up, not multiplied: it has no inputs to calibrate with
+        wanting = [n for n in names if method_of[n].needs_calibration and roles[n] != "table" and n not in trained]
         inputs = inputs_of(model, wanting, batches) if batches and wanting else {}
         for name in names:
             try:

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from lm import feed_forwards, mixers, norms
+from lm import embeddings, feed_forwards, mixers, norms
 from lm.config import Config, methods_of
 from lm.model import Decoder
 from tests.lm.models import toy_model
 
-MIXERS, FEED_FORWARDS, NORMS = (methods_of(room) for room in (mixers, feed_forwards, norms))
+MIXERS, FEED_FORWARDS, NORMS, EMBEDDINGS = (methods_of(r) for r in (mixers, feed_forwards, norms, embeddings))
 # fp32 with sums in another order, of values of the order of 1
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 TOKENS = 18
@@ -50,6 +50,12 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
     }
     if draw(st.booleans()):
         parts["pattern"] = [{}, {"mixer": method_of(draw, MIXERS).model_dump()}]
+    beside = [method_of(draw, (method,)).model_dump() for method in EMBEDDINGS if draw(st.booleans())]
+    if beside:
+        parts["embeddings"] = beside
+        names = [parts["mixer"]["name"], *(layer["mixer"]["name"] for layer in parts.get("pattern", [])[1:])]
+        if "minimal_rnn" in names:  # has no values
+            parts["embeddings"] = [one for one in beside if one["name"] != "value"]
     return parts
 
 

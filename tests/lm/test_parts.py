@@ -131,7 +131,8 @@ def test_nothing_comes_into_the_stream_past_what_parts_say(shape: dict[str, Any]
         weight.zero_()
     without = model(ids)
     assert not torch.allclose(without, before, **CLOSE)
-    for weight in {*model.blocks.parameters()} - written:
+    beside = {w for block in model.blocks if block.embeddings is not None for w in block.embeddings.parameters()}
+    for weight in {*model.blocks.parameters()} - written - beside:
         weight.add_(0.5)
     assert torch.equal(model(ids), without)
 
@@ -259,7 +260,7 @@ def test_weights_that_a_token_leaves_out_are_not_active_and_cost_nothing() -> No
 def test_a_model_of_the_default_parts_is_described_without_them(tmp_path: Path) -> None:
     save_model(tmp_path, toy_model(), toy_tokenizer())
     left_out = ModelConfig.model_fields.keys() - toy_model().config.described().keys()
-    assert left_out == {"mixer", "feed_forward", "norm", "pattern"}
+    assert left_out == {"mixer", "feed_forward", "norm", "embeddings", "pattern"}
     assert "mixer" not in (tmp_path / "config.json").read_text()
 
 

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from lm.distributed import mean_, world_size
 from lm.linears.base import rates_of, roles_of
-from lm.model import Decoder
+from lm.model import HEADS, Decoder
 from lm.optimizers.base import SCALARS, Optimizer, State, with_rates
 from lm.optimizers.orthogonal import Iteration, MuonOptimizer, orthogonalised
 from lm.training.batch import Batch, Metrics
@@ -28,6 +28,13 @@ def make_plain(model: Decoder, weights: dict[str, Tensor]) -> None:
     """Replace all that makes it a sharded model, hooks included, by a model of these weights: torch has no way back."""
     plain = Decoder(model.config)
     plain.hold(model.linear)
+    if (carried := getattr(model, HEADS, None)) is not None:  # no group of its own: its parameters alone are cut
+        for name, _ in list(carried.named_parameters()):
+            place, _, last = name.rpartition(".")
+            setattr(
+                carried.get_submodule(place), last, nn.Parameter(weights[f"{HEADS}.{name}"].to(plain.cos_TE.device))
+            )
+        plain.add_module(HEADS, carried)
     plain.load_state_dict(weights)
     for name, buffer in plain.named_buffers():  # what a matrix is held by beside weights
         buffer.copy_(model.get_buffer(name))

@@ -9,12 +9,12 @@ from pydantic import Field
 from torch import Tensor
 
 from kernels.linear_cross_entropy import IGNORED, linear_cross_entropy
-from lm.config import Config
 from lm.model import Decoder
 from lm.training.batch import Metrics
+from tasks.pretrain.objectives.base import Objective
 
 
-class NextToken(Config):
+class NextToken(Objective):
     name: Literal["next_token"] = "next_token"
     z_loss: float = Field(
         0.0, ge=0, description="times the squared log-partition, arXiv:2204.02311, section 5; PaLM has 1e-4"

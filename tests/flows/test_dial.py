@@ -1,0 +1,141 @@
+"""Presets of one number: rules by hand, that they compose and hold together, and what is never overwritten."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.cli.preset import written
+from flows.params.compose import check, compose
+from flows.params.dial import dialled, text_of, weights_of
+from flows.preflight.contracts import check_edges
+from lm.config import ConfigError
+from lm.linears.base import roles_of
+from lm.model import Decoder, ModelConfig
+from tasks.core.yaml import parse_yaml
+from tests.project import ROOT
+
+DEPTHS = (2, 4, 8, 12, 20)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    return tmp_path
+
+
+def run(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flows.cli.preset", *words]
+    return subprocess.run(command, cwd=root, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_it_composes_and_nothing_in_it_is_at_odds(depth: int, root: Path) -> None:
+    dial = dialled(depth)
+    written(root, dial, "mine", f"DEPTH={depth}")
+    params = compose(root, "mine", [])
+    check(root, params)
+    stages = ("ingest", "tokenize", "curriculum", "pretrain", "sft", "rl", "distill", "quantize", "evaluate")
+    assert check_edges(params, stages) == []
+    model = params["pretrain"]["model"]
+    assert (model["width"], model["layers"]) == (64 * depth, depth) == (dial.width, dial.depth)
+    assert params["curriculum"]["tokens"] % params["curriculum"]["tokens_per_step"] == 0
+    assert params["curriculum"]["tokens_per_step"] % (8 * model["context"]) == 0  # eight ranks
+
+
+def test_a_depth_of_twelve_has_the_rates_and_the_shape_of_its_reference(root: Path) -> None:
+    written(root, dialled(12), "mine", "DEPTH=12")
+    mine, reference = compose(root, "mine", []), compose(root, "gpu-124m", [])
+    assert mine["pretrain"]["model"] == reference["pretrain"]["model"]
+    assert mine["pretrain"]["optimizer"] == reference["pretrain"]["optimizer"]
+    assert mine["curriculum"]["tokens_per_step"] == reference["curriculum"]["tokens_per_step"] == 2**19
+    for stage in ("sft", "rl", "distill"):
+        assert mine[stage]["optimizer"] == reference[stage]["optimizer"]
+
+
+def test_rules_by_hand() -> None:
+    """Depth 4: 256 wide, layers of 4 x 256^2 + 3 x 256 x 768 and a head of 2048 x 256. 20 tokens for each are 0.0357 of those
+    of depth 12, to the power of 0.383 0.279: 2^19 x 0.279 = 2^17.2. Rates: sqrt(768 / 256) sqrt(1 / 4) = 0.866 of its own."""
+    dial = dialled(4)
+    assert dial.weights == 4 * (4 * 256**2 + 3 * 256 * 768) + 2048 * 256 == 3932160
+    assert (dial.heads, dial.ffn_width, dial.tokens_per_step) == (4, 768, 2**17)
+    assert dial.lr == pytest.approx(0.866 * 0.0018, rel=1e-3) and dial.adamw_lr == pytest.approx(2 * dial.lr)
+    kept = [d.lr * d.weight_decay * d.steps for d in (dial, dialled(12))]
+    assert kept[0] == pytest.approx(kept[1], rel=0.01)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_weights_are_those_of_the_model(depth: int) -> None:
+    dial = dialled(depth)
+    shape = ModelConfig(
+        vocab_size=dial.vocab_size, width=dial.width, layers=depth, heads=dial.heads, kv_heads=dial.heads,
+        ffn_width=dial.ffn_width, context=dial.context,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = Decoder(shape)
+    roles = roles_of(model)
+    assert dial.weights == sum(w.numel() for name, w in model.named_parameters() if roles[name] != "vector")
+
+
+def test_a_deeper_model_has_more_of_everything() -> None:
+    dials = [dialled(depth) for depth in range(2, 41)]
+    for shallow, deep in zip(dials, dials[1:], strict=False):
+        assert deep.weights > shallow.weights and deep.width > shallow.width and deep.tokens > shallow.tokens
+        assert deep.tokens_per_step >= shallow.tokens_per_step
+
+
+@settings(deadline=None)
+@given(st.integers(2, 64), st.none() | st.integers(204_800, 10**12))
+def test_any_depth_and_horizon_makes_whole_steps_and_heads(depth: int, tokens: int | None) -> None:
+    dial = dialled(depth, tokens)
+    assert dial.tokens <= (tokens or 20 * weights_of(depth)) and dial.tokens % dial.tokens_per_step == 0
+    assert dial.steps >= 200 and math.log2(dial.tokens_per_step).is_integer() and dial.tokens_per_step >= dial.context
+    assert dial.width % dial.heads == 0 and dial.width // dial.heads in (64, 128)
+    assert parse_yaml(text_of(dial, "mine", ""))["pretrain"]["optimizer"]["lr"] == dial.lr
+
+
+@pytest.mark.parametrize(
+    ("depth", "tokens", "said"),
+    [
+        (1, None, "DEPTH: 1 is not from 2 to 64"),
+        (65, None, "DEPTH: 65"),
+        (2, 1000, "TOKENS: 1000 are less than 200 steps"),
+    ],
+)
+def test_what_no_model_is_made_of_is_refused_in_a_line(depth: int, tokens: int | None, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        dialled(depth, tokens)
+
+
+def test_a_second_time_is_the_same_file_and_another_is_not_overwritten(root: Path) -> None:
+    path, new = written(root, dialled(4), "d4", "DEPTH=4")
+    first = path.read_bytes()
+    assert new and written(root, dialled(4), "d4", "DEPTH=4") == (path, False) and path.read_bytes() == first
+    with pytest.raises(ConfigError, match=r"presets/d4\.yaml is there and says otherwise: give another NAME"):
+        written(root, dialled(8), "d4", "DEPTH=8")
+    assert path.read_bytes() == first
+    with pytest.raises(ConfigError, match="presets/laptop.yaml is there"):
+        written(root, dialled(4), "laptop", "DEPTH=4")
+    with pytest.raises(ConfigError, match="NAME: '../d4': small letters"):
+        written(root, dialled(4), "../d4", "DEPTH=4")
+
+
+def test_the_command(root: Path) -> None:
+    done = run(root, "--depth", "8", "--tokens", "2e8", "--name", "eight", "--json")
+    said = json.loads(done.stdout)
+    assert said["preset"] == "eight" and said["written"] and said["steps"] * said["tokens_per_step"] == said["tokens"]
+    assert "make preset DEPTH=8 TOKENS=200000000" in (root / "presets/eight.yaml").read_text()
+    again = run(root, "--depth", "8", "--tokens", "2e8", "--name", "eight")
+    assert again.returncode == 0 and "presets/eight.yaml: says this already" in again.stdout
+    other = run(root, "--depth", "9", "--name", "eight")
+    assert other.returncode == 2 and other.stderr.count("\n") == 1 and "says otherwise" in other.stderr
+    assert run(root, "--depth", "deep").returncode == run(root, "--depth", "8", "--tokens", "1.5").returncode == 2
