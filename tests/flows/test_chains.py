@@ -45,10 +45,10 @@ def test_a_folder_that_two_parameters_name_is_one_dependency() -> None:
 @pytest.mark.parametrize(
     ("models", "left_out"),
     [
-        (["pretrain", "sft", "rl", "distill", "quantize"], {"preference", "reward", "prune"}),
-        (["preference"], {"reward", "rl", "distill", "prune", "quantize"}),
-        (["rl"], {"preference", "reward", "distill", "prune", "quantize"}),
-        (["pretrain", "checkpoint"], {"sft", "preference", "reward", "rl", "distill", "prune", "quantize"}),
+        (["pretrain", "sft", "rl", "distill", "quantize"], {"preference", "reward", "lessons", "prune"}),
+        (["preference"], {"reward", "rl", "lessons", "distill", "prune", "quantize"}),
+        (["rl"], {"preference", "reward", "lessons", "distill", "prune", "quantize"}),
+        (["pretrain", "checkpoint"], {"sft", "preference", "reward", "rl", "lessons", "distill", "prune", "quantize"}),
     ],
 )
 def test_what_is_asked_for_is_what_the_models_need(models: list[str], left_out: set[str]) -> None:
