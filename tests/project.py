@@ -75,6 +75,7 @@ TINY: dict[str, Any] = {
     "distill": {
         "model": "rl",
         "beside": "teachers",
+        "learner": "rl",
         "student": {"name": "layers", "layers": 1},
         "steps": 24,
         "batch": 8,

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterable
 
+import torch
 from torch import Tensor
 
+from lm.calibration import Batch
 from lm.config import ConfigError
 from lm.model import Decoder
 from lm.problems.example import Example
 from lm.sampler import generate, rows_for
 from lm.tokenizer import Tokenizer
-from lm.training.data.conversations import Conversation, demonstrated, sample_indices
+from lm.training.data.conversations import Conversation, collate, demonstrated, sample_indices
 from lm.training.data.plan import Plan
 
 
@@ -47,6 +49,19 @@ class Asking:
     def text_at(self, step: int) -> Tensor:
         """ids_BN of up to `texts` sequences; the plan begins anew where it ends."""
         return self._plan.batch(step % self._plan.steps)[: self._texts]
+
+    def first(self, context: int, pad_id: int) -> list[Batch]:
+        """(ids_BT, mask_BT) of the first step's demonstrations and text, as far as they fit; the mask is true where a token is
+        no padding."""
+        some = [each for each in self.problems_at(0) if len(each) <= context]
+        found = []
+        if some:
+            lengths = torch.tensor([len(each) for each in some])
+            ids_BT, _ = collate(some, pad_id)
+            found.append((ids_BT, torch.arange(ids_BT.shape[1]) < lengths[:, None]))
+        if len(text_BT := self.text_at(0)[:, :context]):
+            found.append((text_BT, torch.ones_like(text_BT, dtype=torch.bool)))
+        return found
 
     def written(
         self, step: int, model: Decoder, prompts: list[list[int]], longest: int, temperature: float, end_id: int

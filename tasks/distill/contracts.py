@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
+from lm.model import ModelConfig
 from tasks.about.finding import Finding
 from tasks.about.problem_lengths import check_room
 from tasks.about.sections import Sections
 from tasks.about.training import check_shards
 from tasks.distill.answers import Teacher
 from tasks.distill.needs import SPLITS, texts_of
-from tasks.distill.students import Layers, Whole
+from tasks.distill.students import Layers, Sliced, Whole
 from tasks.distill.teachers import Alone, Stored
 
 
@@ -23,7 +24,7 @@ def contracts(sections: Sections) -> Iterator[Finding]:
             f"{config.student.layers} is no fewer than the teacher's {teacher.layers}",
             f"lower it, or raise {sections.key(config.model, 'layers')}",
         )
-    elif isinstance(config.student, Whole) and isinstance(config.teachers, Alone) and config.labels == 0:
+    elif begins_as(config.student, teacher) and isinstance(config.teachers, Alone) and config.labels == 0:
         yield Finding(
             "params.yaml: distill.student", "the student begins as its teacher, which is alone: nothing is learned",
             "take layers or fresh, other teachers, or labels",
@@ -33,6 +34,11 @@ def contracts(sections: Sections) -> Iterator[Finding]:
     yield from check_room(
         "distill.max_new_tokens", config.problems, SPLITS, config.max_new_tokens, sections, config.model
     )
+
+
+def begins_as(student: Any, teacher: ModelConfig) -> bool:
+    """Whether the student begins as its teacher."""
+    return isinstance(student, Whole) or (isinstance(student, Sliced) and student.shape(teacher) == teacher)
 
 
 def unlike(config: Any, targets: Any) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from tasks.about.work import Sampling, StageNeeds, Step, Work
 from tasks.core.config import ConfigError
 from tasks.distill.answers import Demonstrations
 from tasks.distill.step import Compared, loss_of
+from tasks.distill.students import Given
 from tasks.distill.teachers import Past, Stored
 
 SPLITS = ("sft", "rl")  # of the problems that the teacher answers, as tasks/distill/stage.py takes them
@@ -32,7 +33,10 @@ def texts_of(sections: Sections) -> int:
 
 def shape(sections: Sections) -> ModelConfig:
     """The student's."""
-    return sections["distill"].student.shape(sections.start_shape("distill"))
+    student = sections["distill"].student
+    return (
+        sections.shape(student.model) if isinstance(student, Given) else student.shape(sections.start_shape("distill"))
+    )
 
 
 def needs(sections: Sections) -> StageNeeds:

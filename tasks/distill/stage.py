@@ -28,6 +28,7 @@ from tasks.distill import teachers as kinds_of_teachers
 from tasks.distill.answers import Teacher
 from tasks.distill.answers.base import Asked
 from tasks.distill.step import Compared, loss_of
+from tasks.distill.students.base import Beside
 from tasks.distill.teachers import Alone
 from tasks.distill.teachers.base import Fixed
 from tasks.distill.teachers.stored import FromDisk, Targets, answers_of, check_text
@@ -52,6 +53,9 @@ class DistillConfig(Recipe):
         le=1,
         description="weight of the negative log-likelihood of the tokens that are there; 1 - labels is the divergence's",
     )
+    learner: str = Field(
+        "", description="what makes the model that the student begins as; follows from student, or model"
+    )
     problems: choice(problems)
     seed: int
 
@@ -64,12 +68,6 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
     teacher, tokenizer = read_model(data / config.model)
     if config.corpus_sequences:
         check_tokens(f"distill.model: {config.model}", tokenizer, data / "tokenize")
-    student = config.student.build(teacher, config.seed)
-    taught = config.teachers.open(teacher, tokenizer, data, config)
-    if not isinstance(taught, FromDisk):  # which nothing is asked of
-        teacher.to(device())
-    teacher.requires_grad_(False)
-    student.to(device())
     plan = Plan(data / "curriculum", data / "tokenize")
     examples = (e for split in ("sft", "rl") for e in config.problems.examples(split))
     problems = problems_that_fit(
@@ -81,6 +79,13 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         config.answers.fits,
     )
     asking = Asking(problems, plan, config.batch, config.corpus_sequences, config.seed)
+    teacher.to(device()).requires_grad_(False)
+    beside = Beside(data / config.learner, tokenizer, lambda: asking.first(teacher.config.context, tokenizer.pad_id))
+    student = config.student.build(teacher, config.seed, beside)
+    student.to(device())
+    taught = config.teachers.open(teacher, tokenizer, data, config)
+    if isinstance(taught, FromDisk):  # nothing is asked of it
+        teacher.cpu()
 
     def compared(
         ids_RN: Tensor, mask_RT: Tensor, denominator: int, stored: tuple[Tensor, ...] | None = None

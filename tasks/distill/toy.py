@@ -24,5 +24,8 @@ def toy(params: Params, folder: Path) -> Params:
 
 
 def few_layers(student: Params) -> Params:
-    """The student of one layer."""
-    return {"name": student["name"], "layers": 1} if student.get("name") in ("layers", "fresh") else student
+    """The student of one layer; in the place of a model of its own one of the teacher's."""
+    name = student.get("name")
+    if name in ("layers", "fresh", "sliced", "given"):
+        return {"name": "layers" if name == "given" else name, "layers": 1}
+    return student
