@@ -71,8 +71,11 @@ TINY: dict[str, Any] = {
         "schedule": {"name": "cosine"},
         "average": {"name": "last"},
     },
+    "lessons": {"model": "rl", "steps": 24, "batch": 8, "corpus_sequences": 2, "max_new_tokens": 16, "top_k": 8},
     "distill": {
         "model": "rl",
+        "beside": "teachers",
+        "learner": "rl",
         "student": {"name": "layers", "layers": 1},
         "steps": 24,
         "batch": 8,

@@ -17,13 +17,12 @@ def model_mistakes(stages: list[str], params: dict[str, Any]) -> list[str]:
         for stage in stages
         if isinstance(params.get(stage), dict) and isinstance(params[stage].get("model"), str)
     }
-    scorers = {
-        stage: params[stage]["scorer"]
-        for stage in stages
-        if isinstance(params.get(stage), dict) and isinstance(params[stage].get("scorer"), str)
-    }
+    scorers, learners = _named(stages, params, "scorer"), _named(stages, params, "learner")
+    # a learner that is what its stage begins with is said of that
+    learners = {stage: model for stage, model in learners.items() if model != starts.get(stage)}
     named = [(f"{stage}.model", model) for stage, model in starts.items()]
     named += [(f"{stage}.scorer", model) for stage, model in scorers.items() if model != CHECKPOINT]
+    named += [(f"{stage}.student.model", model) for stage, model in learners.items()]
     found = []
     if MODELS in params:
         asked = params[MODELS]
@@ -40,7 +39,8 @@ def model_mistakes(stages: list[str], params: dict[str, Any]) -> list[str]:
             meant = f"; did you mean {near[0]!r}?" if near else ""
             found.append(f"params.yaml: {where}: no stage {model!r}{meant} (allowed: {', '.join(sorted(known))})")
     found += circles(starts)
-    found += scorer_circles(starts, scorers)
+    found += second_circles(starts, scorers, "scorer", "be scored by what comes of it")
+    found += second_circles(starts, learners, "student.model", "begin with itself")
     users = [where for where, model in named if model == CHECKPOINT]
     folder = value_of(f"{CHECKPOINT}.folder", params)
     if users and folder is not None and Path(str(folder)) != Path("data", CHECKPOINT):
@@ -63,12 +63,18 @@ def circles(starts: dict[str, str]) -> Iterator[str]:
             yield f"params.yaml: {stage}.model: {' <- '.join([*way, stage])}: a model cannot begin with itself"
 
 
-def scorer_circles(starts: dict[str, str], scorers: dict[str, str]) -> Iterator[str]:
-    """A line for each stage whose scorer is its own model, or comes of it."""
-    for stage, scorer in scorers.items():
-        way = [scorer]
+def second_circles(starts: dict[str, str], seconds: dict[str, str], key: str, what: str) -> Iterator[str]:
+    """A line for each stage whose second model, by the key that names it, is its own or comes of it; what: that cannot be."""
+    for stage, second in seconds.items():
+        way = [second]
         while (model := starts.get(way[-1])) and model not in way:
             way.append(model)
         if stage in way:
             ways = " <- ".join(reversed(way[: way.index(stage) + 1]))
-            yield f"params.yaml: {stage}.scorer: {ways}: a model cannot be scored by what comes of it"
+            yield f"params.yaml: {stage}.{key}: {ways}: a model cannot {what}"
+
+
+def _named(stages: list[str], params: dict[str, Any], key: str) -> dict[str, str]:
+    """The models that stages name by this key."""
+    sections = {stage: params[stage] for stage in stages if isinstance(params.get(stage), dict)}
+    return {stage: section[key] for stage, section in sections.items() if isinstance(section.get(key), str)}

@@ -1,9 +1,10 @@
-"""A divergence of two heads' distributions without ever holding all logits: chunks of tokens, gradients in the forward.
+"""A divergence of two heads' distributions, or of one's from stored targets, without ever holding all logits: chunks of
+tokens, gradients in the forward.
 
 Letters: T tokens, D and E widths of the two models, V vocabulary, C tokens of a chunk.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torch.autograd.function import once_differentiable
 
 from kernels.linear_cross_entropy.chunks import backend
 
-Divergence = Callable[[Tensor, Tensor], Tensor]
+Divergence = Callable[..., Tensor]
+# tokens of a chunk -> what the divergence is given of them beside the student's logits
+Theirs = Callable[[slice], tuple[Tensor, ...]]
 
 
 def linear_divergence(
@@ -35,12 +38,39 @@ def linear_divergence(
         if x.shape[1:] != weight.shape[1:] or len(x) != len(x_TD) or len(weight) != len(weight_VD):
             shapes = f"tokens of shape {tuple(x.shape)} and a weight of {tuple(weight.shape)}"
             raise ValueError(f"{name}: {shapes}, for {len(x_TD)} tokens and {len(weight_VD)} words")
-    device = x_TD.device.type
-    if torch.is_autocast_enabled(device):
-        x_TD, teacher_x_TE = (x.to(torch.get_autocast_dtype(device)) for x in (x_TD, teacher_x_TE))
-    teacher = teacher_x_TE.detach(), teacher_weight_VE.detach().to(teacher_x_TE.dtype)
-    with torch.autocast(device, enabled=False):
-        return _LinearDivergence.apply(x_TD, weight_VD, *teacher, divergence, denominator)
+    x_TD, teacher_x_TE = _as_products(x_TD), _as_products(teacher_x_TE)
+    teacher_TE, teacher_VE = teacher_x_TE.detach(), teacher_weight_VE.detach().to(teacher_x_TE.dtype)
+    wide = torch.promote_types(x_TD.dtype, torch.float32)
+
+    def logits_of(part: slice) -> tuple[Tensor]:
+        return ((teacher_TE[part] @ teacher_VE.T).to(wide),)
+
+    with torch.autocast(x_TD.device.type, enabled=False):
+        return _LinearDivergence.apply(x_TD, weight_VD, logits_of, divergence, denominator)
+
+
+def linear_divergence_from(
+    x_TD: Tensor, weight_VD: Tensor, targets: Sequence[Tensor], divergence: Divergence, denominator: Tensor | float
+) -> Tensor:
+    """The sum over the tokens of divergence(logits_CV, *targets of the chunk), C numbers, over the denominator: as
+    linear_divergence, of targets that are there, T rows each, in the place of a teacher's head.
+
+    Raises ValueError when shapes do not fit, RuntimeError when backward is called twice.
+    """
+    if x_TD.shape[1:] != weight_VD.shape[1:] or any(len(each) != len(x_TD) for each in targets):
+        shapes = f"tokens of shape {tuple(x_TD.shape)} and a weight of {tuple(weight_VD.shape)}"
+        raise ValueError(f"{shapes}, and targets of {[len(each) for each in targets]} tokens")
+    x_TD = _as_products(x_TD)
+    with torch.autocast(x_TD.device.type, enabled=False):
+        return _LinearDivergence.apply(
+            x_TD, weight_VD, lambda part: tuple(each[part] for each in targets), divergence, denominator
+        )
+
+
+def _as_products(x: Tensor) -> Tensor:
+    """The tokens in the dtype in which matrices are multiplied here."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 class _LinearDivergence(torch.autograd.Function):
@@ -49,8 +79,7 @@ class _LinearDivergence(torch.autograd.Function):
         ctx: Any,
         x_TD: Tensor,
         weight_VD: Tensor,
-        teacher_x_TE: Tensor,
-        teacher_VE: Tensor,
+        theirs: Theirs,
         divergence: Divergence,
         denominator: Tensor | float,
     ) -> Tensor:
@@ -66,13 +95,13 @@ class _LinearDivergence(torch.autograd.Function):
             part = slice(start, start + chunk)
             x_CD = x_TD[part]
             logits_CV = (x_CD @ matrix_VD.T).to(wide).requires_grad_(back_x or back_weight)
-            teacher_CV = (teacher_x_TE[part] @ teacher_VE.T).to(wide)
+            given = theirs(part)
             with torch.enable_grad():
-                loss = divergence(logits_CV, teacher_CV).sum() / denominator
+                loss = divergence(logits_CV, *given).sum() / denominator
             total += loss.detach()
             if logits_CV.requires_grad:
                 slope_CV = torch.autograd.grad(loss, logits_CV)[0].to(x_TD.dtype)
-                del loss, logits_CV, teacher_CV  # or the next chunk is made beside them
+                del loss, logits_CV, given  # or the next chunk is made beside them
                 if grad_x_TD is not None:
                     torch.mm(slope_CV, matrix_VD, out=grad_x_TD[part])
                 if grad_weight_VD is not None:
@@ -87,4 +116,4 @@ class _LinearDivergence(torch.autograd.Function):
         if ctx.grads is None:
             raise RuntimeError("linear_divergence: the first backward gave the gradients away; compute the loss again")
         grads, ctx.grads = ctx.grads, None
-        return *(made if made is None else made.mul_(grad) for made in grads), None, None, None, None
+        return *(made if made is None else made.mul_(grad) for made in grads), None, None, None

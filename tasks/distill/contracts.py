@@ -1,14 +1,17 @@
 """What distillation asks of its teacher, its problems and the plan."""
 
 from collections.abc import Iterator
+from typing import Any
 
+from lm.model import ModelConfig
 from tasks.about.finding import Finding
 from tasks.about.problem_lengths import check_room
 from tasks.about.sections import Sections
 from tasks.about.training import check_shards
+from tasks.distill.answers import Teacher
 from tasks.distill.needs import SPLITS, texts_of
-from tasks.distill.students import Layers, Whole
-from tasks.distill.teachers import Alone
+from tasks.distill.students import Layers, Sliced, Whole
+from tasks.distill.teachers import Alone, Stored
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
@@ -21,11 +24,42 @@ def contracts(sections: Sections) -> Iterator[Finding]:
             f"{config.student.layers} is no fewer than the teacher's {teacher.layers}",
             f"lower it, or raise {sections.key(config.model, 'layers')}",
         )
-    elif isinstance(config.student, Whole) and isinstance(config.teachers, Alone) and config.labels == 0:
+    elif begins_as(config.student, teacher) and isinstance(config.teachers, Alone) and config.labels == 0:
         yield Finding(
             "params.yaml: distill.student", "the student begins as its teacher, which is alone: nothing is learned",
             "take layers or fresh, other teachers, or labels",
         )  # fmt: skip
+    if isinstance(config.teachers, Stored):
+        yield from unlike(config, sections["lessons"])
     yield from check_room(
         "distill.max_new_tokens", config.problems, SPLITS, config.max_new_tokens, sections, config.model
     )
+
+
+def begins_as(student: Any, teacher: ModelConfig) -> bool:
+    """Whether the student begins as its teacher."""
+    return isinstance(student, Whole) or (isinstance(student, Sliced) and student.shape(teacher) == teacher)
+
+
+def unlike(config: Any, targets: Any) -> Iterator[Finding]:
+    """What stored targets are to be, and are not."""
+    by_teacher = isinstance(config.answers, Teacher)
+    wanted = {
+        "steps": config.steps,
+        "batch": config.batch,
+        "corpus_sequences": config.corpus_sequences,
+        "max_new_tokens": config.max_new_tokens,
+        "top_k": config.divergence.top_k,
+        "temperature": config.divergence.temperature,
+        "answers": config.answers.name,
+        **({"answer_temperature": config.answers.temperature} if by_teacher else {}),
+    }
+    for name, value in wanted.items():
+        has = getattr(targets, name)
+        if has < value if name in ("steps", "top_k") else has != value:
+            yield Finding(f"params.yaml: lessons.{name}", f"{has!r}, and distill asks for {value!r}", "set both alike")
+    if not config.divergence.top_k:
+        yield Finding(
+            "params.yaml: distill.divergence.top_k", "0 tells all tokens apart, which stored targets do not",
+            f"set it to {targets.top_k} at the most",
+        )  # fmt: skip

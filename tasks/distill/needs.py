@@ -19,7 +19,8 @@ from tasks.about.work import Sampling, StageNeeds, Step, Work
 from tasks.core.config import ConfigError
 from tasks.distill.answers import Demonstrations
 from tasks.distill.step import Compared, loss_of
-from tasks.distill.teachers import Past
+from tasks.distill.students import Given
+from tasks.distill.teachers import Past, Stored
 
 SPLITS = ("sft", "rl")  # of the problems that the teacher answers, as tasks/distill/stage.py takes them
 
@@ -32,7 +33,10 @@ def texts_of(sections: Sections) -> int:
 
 def shape(sections: Sections) -> ModelConfig:
     """The student's."""
-    return sections["distill"].student.shape(sections.start_shape("distill"))
+    student = sections["distill"].student
+    return (
+        sections.shape(student.model) if isinstance(student, Given) else student.shape(sections.start_shape("distill"))
+    )
 
 
 def needs(sections: Sections) -> StageNeeds:
@@ -52,36 +56,39 @@ def work(sections: Sections, student: ModelConfig) -> Work:
     B, T = config.batch, prompt + config.max_new_tokens - 1
 
     labels = config.teachers.labels(config.labels, 0, config.steps)
+    stored = isinstance(config.teachers, Stored)
 
     def step() -> Step:
-        teacher = Decoder(teaches)
+        teachers = [] if stored else [Decoder(teaches).requires_grad_(False)]
         model = Decoder(student)
-        teacher.requires_grad_(False)
         others = [Decoder(each).requires_grad_(False) for each in beside(config.teachers, student)]
         answers_BT = torch.zeros((B, T), dtype=torch.int64)
         texts_BT = torch.zeros((texts, text_length), dtype=torch.int64)
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             there = slice(max(rows.start - B, 0), max(rows.stop - B, 0))
-            answers = compared(answers_BT[rows], config.max_new_tokens)
-            text = compared(texts_BT[there], text_length)
-            return loss_of(model, [teacher, *others], config.divergence, labels, answers, text)
+            top_k = config.divergence.top_k if stored else 0
+            answers = compared(answers_BT[rows], config.max_new_tokens, top_k)
+            text = compared(texts_BT[there], text_length, top_k)
+            return loss_of(model, [*teachers, *others], config.divergence, labels, answers, text)
 
         batch = Batch(B + texts, max(T, text_length), B * T + texts * text_length, loss)
-        writer = None if isinstance(config.answers, Demonstrations) else teacher
+        writer = None if stored or isinstance(config.answers, Demonstrations) else teachers[0]
         sampling = Sampling(writer, B, rows_for(writer, B), B, prompt, config.max_new_tokens) if writer else None
-        return Step(model, batch, sampling, frozen=(teacher, *others) if labels < 1 or writer else ())
+        return Step(model, batch, sampling, frozen=(*teachers, *others) if labels < 1 or writer else ())
 
     tokens = config.steps * (B * config.max_new_tokens + texts * text_length)
     less = lower(sections, config.model, "distill.max_new_tokens", "distill.batch or distill.max_new_tokens")
     return Work(config, student, config.steps, tokens, step, less)
 
 
-def compared(ids_RT: Tensor, counted: int) -> Compared:
-    """Rows of which the last `counted` predictions count."""
+def compared(ids_RT: Tensor, counted: int, top_k: int = 0) -> Compared:
+    """Rows of which the last `counted` predictions count; top_k: as many likeliest tokens of each are stored, 0: none are."""
     R, T = ids_RT.shape
     places_K = last_of(R, T, counted)
-    return Compared(ids_RT, places_K, ids_RT.flatten()[places_K], 1.0)
+    K = len(places_K)
+    stored = (torch.zeros((K, top_k), dtype=torch.int64), torch.zeros((K, top_k + 1))) if top_k else None
+    return Compared(ids_RT, places_K, ids_RT.flatten()[places_K], 1.0, stored)
 
 
 def beside(teachers: Any, student: ModelConfig) -> list[ModelConfig]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels.linear_cross_entropy import linear_cross_entropy
-from kernels.linear_divergence import linear_divergence
+from kernels.linear_divergence import linear_divergence, linear_divergence_from
 from lm.model import Decoder
 from lm.training.batch import Metrics
 from lm.training.data.conversations import hidden_at
@@ -17,12 +17,14 @@ from lm.training.data.conversations import hidden_at
 @dataclass(frozen=True)
 class Compared:
     """Rows whose predictions at places_K, in the rows laid end to end, are compared, and the tokens that follow there;
-    `denominator` predictions are in the whole step."""
+    `denominator` predictions are in the whole step. stored: what a teacher said there, as top_KL and logp_KC; None: teachers
+    say it themselves."""
 
     ids_RT: Tensor
     places_K: Tensor
     targets_K: Tensor
     denominator: float
+    stored: tuple[Tensor, Tensor] | None = None
 
 
 def shares_of(
@@ -43,6 +45,11 @@ def shares_of(
         heads = student.head_weight, theirs_KD, teacher.head_weight
         part = linear_divergence(mine_KD, *heads, method, compared.denominator * len(teachers))
         found["divergence"] = part if found["divergence"] is none else found["divergence"] + part
+    if compared.stored is not None and labels < 1:
+        made = linear_divergence_from(
+            mine_KD, student.head_weight, compared.stored, method.from_stored, compared.denominator
+        )
+        found["divergence"] = made
     if not labels:
         return found["divergence"], found
     found["nll"], _ = linear_cross_entropy(

@@ -10,7 +10,7 @@ def toy(params: Params, folder: Path) -> Params:
     section = params["distill"]
     texts = rows(section, 1) if section.get("corpus_sequences", 4) else 0
     teachers = section.get("teachers", {"name": "alone"})
-    if teachers.get("name") == "ensemble":  # of models with the user's tokenizer
+    if teachers.get("name") in ("ensemble", "stored"):  # of models with the user's tokenizer, and of whole steps
         teachers = {"name": "alone"}
     return {
         "steps": 2,
@@ -18,10 +18,14 @@ def toy(params: Params, folder: Path) -> Params:
         "corpus_sequences": texts,
         "student": few_layers(section.get("student", {})),
         "teachers": teachers,
+        "beside": "teachers",
         "compile": "off",
     }
 
 
 def few_layers(student: Params) -> Params:
-    """The student of one layer."""
-    return {"name": student["name"], "layers": 1} if student.get("name") in ("layers", "fresh") else student
+    """The student of one layer; in the place of a model of its own one of the teacher's."""
+    name = student.get("name")
+    if name in ("layers", "fresh", "sliced", "given"):
+        return {"name": "layers" if name == "given" else name, "layers": 1}
+    return student

@@ -11,6 +11,8 @@ from lm import problems
 from lm.calibration import Batch, Calibration, batches_of
 from lm.checkpoint import device, save_model
 from lm.config import Config, choice
+from lm.cutting import units as unit_scores
+from lm.cutting.cut import kept, with_units
 from lm.model import Decoder
 from lm.model_folder import read_model
 from lm.training.data.plan import Plan
@@ -19,9 +21,7 @@ from tasks.core.log import Log
 from tasks.core.tables import write_table
 from tasks.core.tokens import check_tokens
 from tasks.prune import layers as layer_scores
-from tasks.prune import units as unit_scores
 from tasks.prune import weights as ways
-from tasks.prune.cut import kept, with_units
 from tasks.prune.nats import nats_of
 from tasks.prune.sparse import emptied, essential
 from tasks.prune.weights import Whole
@@ -64,7 +64,7 @@ def prune(model: Decoder, config: PruneConfig, batches: list[Batch], log: Log) -
     if config.heads or config.ffn_width:
         check("heads", config.heads or shape.heads, shape.heads)
         check("ffn_width", config.ffn_width or shape.ffn_width, shape.ffn_width)
-        model = with_units(model, config.heads, config.ffn_width, config.unit_score, batches)
+        model = with_units(model, config.heads, config.ffn_width, config.unit_score, batches, "prune")
     if config.weights != Whole():
         emptied(model, config.weights, batches, log.progress)
     return model

@@ -23,7 +23,7 @@ from tasks.distill import divergences
 from tasks.distill.answers import Demonstrations, Student, Teacher
 from tasks.distill.divergences import ForwardKl
 from tasks.distill.stage import DistillConfig, run
-from tasks.distill.students import Fresh, Layers, Whole
+from tasks.distill.students import Fresh, Layers, Sliced, Whole
 from tasks.distill.teachers import Past
 from tests.lm.models import toy_model, toy_tokenizer
 from tests.neighbours import assert_all_differ, every_neighbour
@@ -103,6 +103,9 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
             Fresh(layers=0),
             Fresh(width=24, heads=2),
             Fresh(ffn_width=40),
+            Sliced(layers=3, heads=2),
+            Sliced(layers=3, ffn_width=24),
+            *(Sliced(layers=3, width=24, by=by) for by in ("activation", "magnitude", "evenly")),
         )
     ],
     "teachers": [
@@ -146,7 +149,18 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "fast_forward": [{"optimizer": SLOW}, {"optimizer": SLOW, "fast_forward": FastForward(every=1, most=2)}],
 }
 # As for tests/rl/test_stage.py
-ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model"}
+ELSEWHERE = {
+    "schedule",
+    "average",
+    "compile",
+    "deterministic",
+    "skip_sigmas",
+    "stop_factor",
+    "problems",
+    "model",
+    "beside",
+    "learner",
+}
 
 
 def test_every_parameter_changes_the_student(tmp_path: Path) -> None:

@@ -21,6 +21,11 @@ from tests.project import ROOT, TINY
         ({"rl": {"scorer": "rewrad"}}, "rl.scorer: no stage 'rewrad'; did you mean 'reward'"),
         ({"rl": {"scorer": "rl"}}, "rl.scorer: rl: a model cannot be scored by what comes of it"),
         ({"rl": {"scorer": "distill"}}, "rl.scorer: rl <- distill: a model cannot be scored by what comes of it"),
+        ({"distill": {"learner": "prun"}}, "distill.student.model: no stage 'prun'; did you mean 'prune'"),
+        (
+            {"distill": {"learner": "quantize"}},
+            "distill.student.model: distill <- quantize: a model cannot begin with itself",
+        ),
         ({"rl": {"model": "checkpoint"}, "checkpoint": {"folder": "/models/x"}}, "put it into data/checkpoint"),
     ],
 )
@@ -37,6 +42,17 @@ def test_a_model_that_is_scored_with_is_made_before_what_it_scores() -> None:
     assert "data/reward" in graph["rl"].deps and order.index("reward") < order.index("rl")
 
 
+def test_a_model_that_is_a_student_is_made_before_it_learns() -> None:
+    asked = {"distill": {**TINY["distill"], "learner": "prune"}, "prune": {**TINY["prune"], "model": "rl"}}
+    order = asked_for(graph_of(ROOT, {**TINY, **asked}))
+    assert order.index("rl") < order.index("prune") < order.index("distill")
+
+
+def test_targets_that_are_stored_are_made_before_they_teach() -> None:
+    order = asked_for(graph_of(ROOT, {**TINY, "distill": {**TINY["distill"], "beside": "lessons"}}))
+    assert order.index("rl") < order.index("lessons") < order.index("distill")
+
+
 def test_a_folder_that_two_parameters_name_is_one_dependency() -> None:
     graph = graph_of(ROOT, {**TINY, "rl": {**TINY["rl"], "model": "checkpoint", "scorer": "checkpoint"}})
     assert graph["rl"].deps.count("data/checkpoint") == 1
@@ -45,10 +61,10 @@ def test_a_folder_that_two_parameters_name_is_one_dependency() -> None:
 @pytest.mark.parametrize(
     ("models", "left_out"),
     [
-        (["pretrain", "sft", "rl", "distill", "quantize"], {"preference", "reward", "prune"}),
-        (["preference"], {"reward", "rl", "distill", "prune", "quantize"}),
-        (["rl"], {"preference", "reward", "distill", "prune", "quantize"}),
-        (["pretrain", "checkpoint"], {"sft", "preference", "reward", "rl", "distill", "prune", "quantize"}),
+        (["pretrain", "sft", "rl", "distill", "quantize"], {"preference", "reward", "lessons", "prune"}),
+        (["preference"], {"reward", "rl", "lessons", "distill", "prune", "quantize"}),
+        (["rl"], {"preference", "reward", "lessons", "distill", "prune", "quantize"}),
+        (["pretrain", "checkpoint"], {"sft", "preference", "reward", "rl", "lessons", "distill", "prune", "quantize"}),
     ],
 )
 def test_what_is_asked_for_is_what_the_models_need(models: list[str], left_out: set[str]) -> None:

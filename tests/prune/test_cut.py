@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 from lm.calibration import Batch, Inputs
 from lm.config import ConfigError, methods_of
+from lm.cutting import units
+from lm.cutting.cut import heads_kept, kept, shape_of, with_units
+from lm.cutting.units import Activation, Magnitude
 from lm.feed_forwards import ReluSquared
 from lm.model import Decoder
-from tasks.prune import layers, units
-from tasks.prune.cut import heads_kept, kept, shape_of, with_units
+from tasks.prune import layers
 from tasks.prune.layers import Influence, Shift
-from tasks.prune.units import Activation, Magnitude
 from tests.lm.models import toy_model
 
 quick = settings(deadline=None, max_examples=15, derandomize=True)
@@ -103,7 +104,7 @@ def test_units_that_nothing_reads_go_without_a_trace(shape: str, method: type) -
         heads = 2
         if method is Activation and model.config.kv_heads < model.config.heads:
             heads = 0  # query heads that share values give what these are: none is idle
-        smaller = with_units(model, heads, 32, method(), batches())
+        smaller = with_units(model, heads, 32, method(), batches(), "prune")
     assert smaller.config.ffn_width == 32 and smaller.config.heads == (heads or 4)
     assert smaller.config.head_dim == width
     torch.testing.assert_close(logits(smaller), logits(model), rtol=0, atol=1e-5)
@@ -114,7 +115,7 @@ def test_units_that_nothing_reads_go_without_a_trace(shape: str, method: type) -
 def test_each_key_and_value_keeps_as_many_of_its_heads(order: list[int], shape: tuple[int, int, int]) -> None:
     heads, pairs, left = shape
     old = toy_model(heads=heads, kv_heads=pairs, width=64).config
-    smaller = shape_of(old, left, 0)
+    smaller = shape_of(old, left, 0, "prune")
     found = heads_kept([float(score) for score in order], old, smaller)
     assert len(found) == left and found == sorted(found)
     group = heads // pairs
@@ -142,9 +143,9 @@ def test_what_cannot_be_cut_is_said() -> None:
     other = toy_model()
     other.blocks[1].ffn = torch.nn.Identity()
     with pytest.raises(ConfigError, match=r"cannot be told apart: it has no blocks.1.ffn.down.weight"):
-        with_units(other, 0, 8, Magnitude(), batches())
+        with_units(other, 0, 8, Magnitude(), batches(), "prune")
     shape = toy_model(heads=4, kv_heads=2, width=32).config
     with pytest.raises(ConfigError, match=r"prune.heads: 3 is no multiple of the model's kv_heads, 2"):
-        shape_of(shape, 3, 0)
-    assert shape_of(shape, 2, 0).head_width == 8 and shape_of(shape, 4, 8).head_width == 0
+        shape_of(shape, 3, 0, "prune")
+    assert shape_of(shape, 2, 0, "prune").head_width == 8 and shape_of(shape, 4, 8, "prune").head_width == 0
     assert kept([1.0, 3.0, 3.0, 2.0], 2) == [1, 2] and kept([1.0, 1.0, 1.0], 2) == [0, 1]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from lm.calibration import Calibration, batches_of
 from lm.checkpoint import load_model
 from lm.config import ConfigError
+from lm.cutting.units import Magnitude as Size
 from lm.hugging_face.export import save_hf
 from lm.model_folder import read_model
 from lm.problems import Arithmetic
@@ -22,7 +23,6 @@ from tasks.prune.layers import Influence
 from tasks.prune.nats import nats_of
 from tasks.prune.needs import needs, shape
 from tasks.prune.stage import PruneConfig, run
-from tasks.prune.units import Magnitude as Size
 from tasks.prune.weights import Magnitude, SparseGpt, Wanda
 from tests.neighbours import assert_all_differ
 from tests.project import TINY, digest

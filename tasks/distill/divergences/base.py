@@ -12,18 +12,14 @@ from pydantic import Field
 from torch import Tensor
 
 from lm.config import Config
+from lm.distilling.likeliest import coarse, coarser
 
 
 def over_the_top(student_TV: Tensor, teacher_TV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """(student_TC, teacher_TC), C = k + 1, log-probabilities of the k tokens that the teacher finds the likeliest and, last, of
     all others together, from those of all V; k must be below V."""
     top_TK = teacher_TV.topk(k, dim=-1).indices
-    return _coarse(student_TV, top_TK), _coarse(teacher_TV, top_TK)
-
-
-def _coarse(logp_TV: Tensor, top_TK: Tensor) -> Tensor:
-    rest_T1 = logp_TV.scatter(1, top_TK, -torch.inf).logsumexp(-1, keepdim=True)
-    return torch.cat((logp_TV.gather(1, top_TK), rest_T1), dim=1)
+    return coarse(student_TV, top_TK), coarse(teacher_TV, top_TK)
 
 
 class Divergence(Config):
@@ -40,7 +36,17 @@ class Divergence(Config):
         student, teacher = (F.log_softmax(x / self.temperature, dim=-1) for x in (student_TV, teacher_TV))
         if 0 < self.top_k < student.shape[-1]:
             student, teacher = over_the_top(student, teacher, self.top_k)
-        return self.temperature**2 * self.nats(student, teacher)
+        return self._scaled(self.nats(student, teacher))
+
+    def from_stored(self, student_TV: Tensor, top_TK: Tensor, logp_TC: Tensor) -> Tensor:
+        """nats_T from logits and the teacher's likeliest tokens, K of them at least `top_k`, with their log-probabilities at
+        the temperature and, last, that of all others."""
+        student = F.log_softmax(student_TV / self.temperature, dim=-1)
+        student, teacher = coarse(student, top_TK[:, : self.top_k]), coarser(logp_TC, self.top_k)
+        return self._scaled(self.nats(student, teacher))
+
+    def _scaled(self, nats_T: Tensor) -> Tensor:
+        return self.temperature**2 * nats_T
 
     def nats(self, student_TC: Tensor, teacher_TC: Tensor) -> Tensor:
         """nats_T from log-probabilities."""

@@ -3,3 +3,4 @@
 from tasks.distill.teachers.alone import Alone
 from tasks.distill.teachers.ensemble import Ensemble
 from tasks.distill.teachers.past import Past
+from tasks.distill.teachers.stored import Stored

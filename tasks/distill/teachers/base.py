@@ -1,8 +1,10 @@
 """What every choice of teachers gives: models with their weights, and what a step asks of labels."""
 
 from pathlib import Path
+from typing import Any
 
 from lm.config import Config
+from lm.distilling.stored import Row
 from lm.model import Decoder
 from lm.tokenizer import Tokenizer
 from lm.training.components import Component
@@ -16,6 +18,10 @@ class Taught(Component):
     def at(self, step: int, student: Decoder) -> list[Decoder]:
         """The models that teach in a step, each with an equal share. Steps must be asked for in their order."""
         raise NotImplementedError
+
+    def stored(self, step: int) -> list[Row] | None:
+        """What is stored of what the teachers say in a step, problems first, then text; None where they say it themselves."""
+        return None
 
 
 class Fixed(Taught):
@@ -34,9 +40,9 @@ class Teachers(Config):
         """The folder whose models teach too; None where no other does."""
         return None
 
-    def open(self, start: Decoder, tokenizer: Tokenizer) -> Taught:
-        """The teachers, of which `start` is the model that the stage begins with. Raises ConfigError for one that does not
-        fit."""
+    def open(self, start: Decoder, tokenizer: Tokenizer, data: Path = Path("data"), asked: Any = None) -> Taught:
+        """The teachers, of which `start` is the model that the stage begins with. data: the folder of the stage's inputs;
+        asked: its parameters, which targets that are stored must fit. Raises ConfigError for one that does not fit."""
         return Fixed([start])
 
     def labels(self, labels: float, step: int, steps: int) -> float:

@@ -1,7 +1,7 @@
 """Several teachers at once: Hinton et al. 2015 (arXiv:1503.02531), section 3."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lm.checkpoint import device
 from lm.config import ConfigError
@@ -25,7 +25,7 @@ class Ensemble(Teachers):
     def folder(self) -> Path | None:
         return Path(FOLDER)
 
-    def open(self, start: Decoder, tokenizer: Tokenizer) -> Taught:
+    def open(self, start: Decoder, tokenizer: Tokenizer, data: Path = Path("data"), asked: Any = None) -> Taught:
         folders = sorted(path for path in Path(FOLDER).glob("*") if path.is_dir())
         if not folders:
             raise ConfigError(

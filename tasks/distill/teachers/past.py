@@ -2,7 +2,8 @@
 (arXiv:2006.12000)."""
 
 import copy
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -68,7 +69,7 @@ class Past(Teachers):
         description="steps for which what teaches stays as it is; in the first of them it is the student itself",
     )
 
-    def open(self, start: Decoder, tokenizer: Tokenizer) -> Taught:
+    def open(self, start: Decoder, tokenizer: Tokenizer, data: Path = Path("data"), asked: Any = None) -> Taught:
         return Earlier(self.every)
 
     def labels(self, labels: float, step: int, steps: int) -> float:

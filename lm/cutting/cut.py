@@ -20,12 +20,12 @@ def kept(scores: Sequence[float], count: int) -> list[int]:
     return sorted(order[:count])
 
 
-def shape_of(shape: ModelConfig, heads: int, ffn_width: int) -> ModelConfig:
-    """The shape with so many query heads and channels, 0 for as many as there are; a head keeps its width. Raises ConfigError
-    where heads cannot be told evenly to the key/value heads."""
+def shape_of(shape: ModelConfig, heads: int, ffn_width: int, slot: str) -> ModelConfig:
+    """The shape with so many query heads and channels, 0 for as many as there are; a head keeps its width. Raises ConfigError,
+    which names the parameter `slot`.heads, where heads cannot be told evenly to the key/value heads."""
     heads = heads or shape.heads
     if shape.heads > shape.kv_heads and heads % shape.kv_heads:
-        raise ConfigError(f"prune.heads: {heads} is no multiple of the model's kv_heads, {shape.kv_heads}")
+        raise ConfigError(f"{slot}.heads: {heads} is no multiple of the model's kv_heads, {shape.kv_heads}")
     more = {"heads": heads, "ffn_width": ffn_width or shape.ffn_width, "head_width": shape.head_dim}
     if shape.heads == shape.kv_heads:
         more["kv_heads"] = heads
@@ -34,19 +34,19 @@ def shape_of(shape: ModelConfig, heads: int, ffn_width: int) -> ModelConfig:
     return shape.model_copy(update=more)
 
 
-def with_units(model: Decoder, heads: int, ffn_width: int, score: Any, batches: list[Batch]) -> Decoder:
+def with_units(model: Decoder, heads: int, ffn_width: int, score: Any, batches: list[Batch], slot: str) -> Decoder:
     """The model of the highest-scored heads and channels of each layer: as many in each, query heads as many for each key/value
     head. Raises ConfigError for layers that are neither attention nor a feed-forward layer with `up` and `down`."""
     shape = model.config
     if any(block.embeddings is not None for block in model.blocks):
-        raise ConfigError("prune: heads and channels of layers that have embeddings cannot be cut: cut layers")
-    made = Decoder(shape_of(shape, heads, ffn_width)).to(model.embedding.weight.device)
+        raise ConfigError(f"{slot}: heads and channels of layers that have embeddings cannot be cut: cut layers")
+    made = Decoder(shape_of(shape, heads, ffn_width, slot)).to(model.embedding.weight.device)
     made.load_state_dict({n: w for n, w in model.state_dict().items() if not n.startswith("blocks.")}, strict=False)
     names = [f"blocks.{n}.{part}.weight" for n in range(shape.layers) for part in ("attention.output", "ffn.down")]
     weights = dict(model.named_parameters())
     if missing := [name for name in names if name not in weights]:
         raise ConfigError(
-            f"prune: heads and channels of this model's layers cannot be told apart: it has no {missing[0]}"
+            f"{slot}: heads and channels of this model's layers cannot be told apart: it has no {missing[0]}"
         )
     pairs: Any = zip(model.blocks, made.blocks, strict=True)
     for n, (old, new) in enumerate(pairs):
