@@ -1,7 +1,7 @@
 """Each model beside the one that it began with, on the same problems and documents: what `lm/paired.py` finds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from tasks.report.read import Stage
 
 @dataclass(frozen=True)
 class Beside:
-    """What a model has beyond another: a share of right answers, and bits per byte. None where nothing can be told."""
+    """What a model has beyond another: a share of right answers, and bits per byte; None where nothing can be told. sets: of
+    what else both were asked, by name."""
 
     other: str
     accuracy: Difference | None
     bits_per_byte: Difference | None
+    sets: dict[str, Difference] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """For JSON."""
@@ -26,6 +28,7 @@ class Beside:
             "model": self.other,
             "accuracy": self.accuracy and self.accuracy.row(),
             "bits_per_byte": self.bits_per_byte and self.bits_per_byte.row(),
+            **({"sets": {name: each.row() for name, each in self.sets.items()}} if self.sets else {}),
         }
 
 
@@ -44,9 +47,28 @@ def beside(stages: Sequence[Stage], params: dict[str, Any]) -> dict[str, Beside]
             others[name] = names[place - 1]
     bits = _bits(models, others)
     scores = {name: scores_of(stage.folder / "answers.parquet") for name, stage in models.items()}
+    more = {name: _asked_beside(stage) for name, stage in models.items()}
+    told = {}
+    for name, other in others.items():
+        pairs = {label: shared(own, more[other][label]) for label, own in more[name].items() if label in more[other]}
+        sets = {label: found for label, pair in pairs.items() if (found := score_difference(pair)) is not None}
+        accuracy = score_difference(shared(scores[name], scores[other]))
+        told[name] = Beside(other, accuracy, bits.get((name, other)), sets)
+    return told
+
+
+def labels_of(metrics: dict[str, float]) -> list[str]:
+    """Names of the problem sets and tasks that have an accuracy of their own with an interval, besides the first set."""
+    end = "_accuracy_low"
+    found = [name.removesuffix(end) for name in metrics if name.endswith(end)]
+    return [name for name in found if not name.startswith("decoding_")]
+
+
+def _asked_beside(stage: Stage) -> dict[str, dict[str, float]]:
+    """Scores of each of them."""
+    tables = {label: stage.folder / f"answers_{label}.parquet" for label in labels_of(stage.metrics)}
     return {
-        name: Beside(other, score_difference(shared(scores[name], scores[other])), bits.get((name, other)))
-        for name, other in others.items()
+        label: scores_of(path if path.exists() else stage.folder / f"{label}.parquet") for label, path in tables.items()
     }
 
 
@@ -56,7 +78,8 @@ def shared(ours: dict[str, float], theirs: dict[str, float]) -> list[float]:
 
 
 def scores_of(path: Path) -> dict[str, float]:
-    """The score of each problem that has a verdict, by its id; none where there is no file."""
+    """The score of each problem that has a verdict, or 1 for each question whose likeliest choice is the right one, by id; none
+    where there is no file."""
     if not path.exists():
         return {}
     return _scores(path, path.stat().st_mtime_ns)
@@ -64,8 +87,12 @@ def scores_of(path: Path) -> dict[str, float]:
 
 @lru_cache(maxsize=64)
 def _scores(path: Path, _changed: int) -> dict[str, float]:
-    rows = pq.read_table(path, columns=["id", "score", "valid"]).to_pylist()
-    return {row["id"]: row["score"] for row in rows if row["valid"]}
+    names = pq.read_schema(path).names
+    if "score" in names:
+        rows = pq.read_table(path, columns=["id", "score", "valid"]).to_pylist()
+        return {row["id"]: row["score"] for row in rows if row["valid"]}
+    rows = pq.read_table(path, columns=["id", "chosen", "right"]).to_pylist()
+    return {row["id"]: float(row["chosen"] == row["right"]) for row in rows}
 
 
 def _bits(models: dict[str, Stage], others: dict[str, str]) -> dict[tuple[str, str], Difference]:

@@ -52,11 +52,16 @@ def table(root: Path, asked: Collection[str] | None = None) -> str:
             reason,
         ])  # fmt: skip
     compared = [["model", "beside", "accuracy, in points", "bits/byte"]]
-    for model, found in beside_of(every, root, stages).items():
+    beside = beside_of(every, root, stages)
+    for model, found in beside.items():
         compared.append([
             model, found.other, paired.points(found.accuracy) or ABSENT, paired.bits(found.bits_per_byte) or ABSENT
         ])  # fmt: skip
-    blocks = [rows if before else _without(rows, "before") for rows in (models, compared, work) if len(rows) > 1]
+    blocks = [
+        rows if before else _without(rows, "before")
+        for rows in (models, compared, _of_sets(stages, beside), work)
+        if len(rows) > 1
+    ]
     said = not_comparable(every) if len(models) > 1 else ""
     return "\n\n".join([*map(_aligned, blocks), *([said] if said else [])])
 
@@ -85,6 +90,23 @@ def beside_of(every: list[Stage], root: Path, stages: list[Stage]) -> dict[str, 
     if not asked - {None}:
         return {}
     return {model: found for model, found in paired.beside(every, read_params(root)).items() if model in asked}
+
+
+def _of_sets(stages: list[Stage], beside: dict[str, paired.Beside]) -> list[list[str]]:
+    """A row for each model and each problem set or task beside the first set."""
+    rows = [["model", "asked", "questions", "accuracy", "95% interval", "beside", "in points"]]
+    for stage in stages:
+        for label in paired.labels_of(stage.metrics) if stage.model else []:
+            m, found = stage.metrics, beside.get(stage.model or "")
+            rows.append([
+                stage.model or "", label,
+                number(m.get(f"{label}_problems", m.get(f"{label}_questions"))),
+                percent(m[f"{label}_accuracy"]),
+                f"{percent(m[f'{label}_accuracy_low'])} to {percent(m[f'{label}_accuracy_high'])}",
+                found.other if found and label in found.sets else ABSENT,
+                paired.points(found.sets.get(label)) or ABSENT if found else ABSENT,
+            ])  # fmt: skip
+    return rows
 
 
 def _without(rows: list[list[str]], column: str) -> list[list[str]]:
