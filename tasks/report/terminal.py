@@ -106,6 +106,14 @@ def _of_sets(stages: list[Stage], beside: dict[str, paired.Beside]) -> list[list
                 found.other if found and label in found.sets else ABSENT,
                 paired.points(found.sets.get(label)) or ABSENT if found else ABSENT,
             ])  # fmt: skip
+        for side in ("clean", "contaminated") if stage.model else ():
+            if f"{side}_bits_per_byte" in stage.metrics:
+                bits = (stage.metrics.get(f"{side}_bits_per_byte{end}") for end in ("", "_low", "_high"))
+                value, low, high = bits
+                rows.append([
+                    stage.model or "", f"{side} documents", number(stage.metrics[f"{side}_documents"]),
+                    f"{_bits(value)} bits/byte", _range(low, high).strip(" ()") or ABSENT, ABSENT, ABSENT,
+                ])  # fmt: skip
     return rows
 
 
