@@ -163,8 +163,8 @@ peers: $(READY)  ## the environment of the tools we compare with (.venv-peers)
 browse: $(READY)  ## what a data stage dropped, and why, beside what it kept: STAGE=filter REASON=too_few_words
 	@python -m tokenmill browse $(STAGE) $(REASON)
 
-chat: $(READY)  ## talk to the model: MODEL=data/rl TEMPERATURE=0.8 TOKENS=64, COMPLETE=1 to go on with a text
-	@python -m tokenmill chat $(or $(MODEL),data/rl) $(call arg,TEMPERATURE,temperature) $(call arg,TOKENS,max-new-tokens) $(if $(filter-out 0 no false,$(COMPLETE)),--complete)
+chat: $(READY)  ## talk to the model: MODEL=data/rl TEMPERATURE=0.8 TOKENS=64, COMPLETE=1 to go on with a text, STRATEGY=majority
+	@python -m tokenmill chat $(or $(MODEL),data/rl) $(call arg,TEMPERATURE,temperature) $(call arg,TOKENS,max-new-tokens) $(call arg,STRATEGY,strategy) $(if $(filter-out 0 no false,$(COMPLETE)),--complete)
 
 serve: $(READY)  ## a model behind OpenAI's API on this machine: MODEL=data/rl PORT=8000 ROWS=8 CONTEXT=4096 NAME=rl; it asks for the key that it prints, or TOKENMILL_PASSWORD
 	@python -m tokenmill serve $(or $(MODEL),data/rl) $(call arg,PORT,port) $(call arg,ROWS,rows) $(call arg,CONTEXT,context) $(call arg,NAME,name)

@@ -15,6 +15,8 @@ from kernels.pick import pick
 from lm.checkpoint import device
 from lm.model import Cache, Decoder
 from lm.model_folder import read_model
+from lm.strategies.base import Asked, Strategy
+from lm.strategies.named import strategy_of
 from lm.tokenizer import Tokenizer
 
 SHOWN = 3  # problems that the banner names
@@ -64,22 +66,40 @@ def answers(
     seed: int,
     to: TextIO,
     complete: bool = False,
+    strategy: Strategy | None = None,
 ) -> None:
     """Write one answer a line that is not blank, each with a seed of its own; what is too long is told so.
 
-    complete: the line is the beginning of a text that goes on, not a message in a turn.
+    complete: the line is the beginning of a text that goes on, not a message in a turn. strategy: how the answer is found,
+    which is then written as a whole; None: token by token at the temperature.
     """
     stop = tokenizer.eos_id if complete else tokenizer.end_id
     for turn, line in enumerate(text for line in lines if (text := line.strip())):
         prompt = [*tokenizer.before, *tokenizer.encode(line)] if complete else tokenizer.chat(line)
         try:
-            for piece in pieces(tokenizer, tokens_of(model, prompt, max_new_tokens, temperature, stop, seed + turn)):
+            if strategy is None:
+                ids: Iterable[int] = tokens_of(model, prompt, max_new_tokens, temperature, stop, seed + turn)
+            else:
+                ids = found_by(strategy, model, tokenizer, prompt, max_new_tokens, seed + turn)
+            for piece in pieces(tokenizer, ids):
                 to.write(piece)
                 to.flush()
         except ValueError as error:
             to.write(f"({error})")
         to.write("\n")
         to.flush()
+
+
+def found_by(
+    strategy: Strategy, model: Decoder, tokenizer: Tokenizer, prompt: list[int], max_new_tokens: int, seed: int
+) -> list[int]:
+    """Ids of the answer that a strategy finds. Raises ValueError as `tokens_of`, and for what cannot be done with the model."""
+    context = model.config.context
+    if not 0 < len(prompt) < context:
+        raise ValueError(f"prompts must have 1 to {context - 1} tokens; this has {len(prompt)}")
+    strategy.check(max_new_tokens)
+    (found,) = strategy(model, Asked(tokenizer, [prompt], ["0"], min(max_new_tokens, context - len(prompt)), seed))
+    return found.ids
 
 
 def asked() -> Iterator[str]:
@@ -120,8 +140,15 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the most likely token")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--complete", action="store_true", help="go on with a text: for a model that never saw a turn")
+    said = (
+        'how answers are found: greedy, majority, or JSON such as {"name": "sample", "temperature": 0.8, "top_p": 0.9}'
+    )
+    parser.add_argument("--strategy", help=said)
     given = parser.parse_args()
     try:
+        strategy = strategy_of(given.strategy) if given.strategy else None
+        if strategy is not None and (given.complete or given.temperature):
+            raise ValueError("--strategy goes without --temperature, which it has itself, and without --complete")
         model, tokenizer = read_model(given.folder)
     except ValueError as error:
         sys.exit(f"chat: {error}")
@@ -130,7 +157,9 @@ def main() -> None:
         import readline  # noqa: F401 (gives input() its line editing)
 
         print(banner(given.folder, model, given.complete))
-    answers(model, tokenizer, asked(), given.max_new_tokens, given.temperature, given.seed, sys.stdout, given.complete)
+    answers(
+        model, tokenizer, asked(), given.max_new_tokens, given.temperature, given.seed, sys.stdout, given.complete, strategy
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ tokens are handed on one by one. Letters as in lm/decoding.py.
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from kernels.pick import pick
 from lm.decoding import Rows
 from lm.model import Decoder
 from lm.sampler import CAPTURE, capacity_of, whole_pieces
+from lm.strategies.filters import filtered
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,10 @@ class Wanted:
 
     Its draws are of the seed, from 0 to 2^63 - 1, and the number: what `lm.sampler.generate` draws with that seed for the
     prompt of that place.
-    temperature: 0 takes the likeliest token. likeliest: how many of the likeliest tokens are told beside each that is written,
-    None: not even how likely that one was. tell: called by the thread that writes, with each token or with what went wrong,
-    which is then the last. gone: set by who wants no more of it.
+    temperature: 0 takes the likeliest token. top_p, min_p: as of `lm/strategies/filters.py`; 1 and 0 forbid nothing.
+    likeliest: how many of the likeliest tokens are told beside each that is written, None: not even how likely that one was.
+    tell: called by the thread that writes, with each token or with what went wrong, which is then the last. gone: set by who
+    wants no more of it.
     """
 
     prompt: list[int]
@@ -50,6 +54,8 @@ class Wanted:
     tell: Callable[[Token | Exception], None]
     likeliest: int | None = None
     gone: bool = False
+    top_p: float = 1.0
+    min_p: float = 0.0
 
     def points(self) -> np.ndarray:
         """The draws of the text, fp64 in [0, 1), one a token."""
@@ -57,15 +63,20 @@ class Wanted:
 
 
 class OwnRows(Rows):
-    """Rows each of which has a temperature of its own."""
+    """Rows each of which has a temperature and filters of its own."""
 
-    def draw(self, temperatures: list[float | None], points_R: Tensor) -> list[int]:
-        """ids_R of every row's next token; a row of None is nobody's, and so is its token."""
+    def draw(self, running: dict[int, Wanted], points_R: Tensor) -> list[int]:
+        """ids_R of every row's next token, of that of each row in which something is written."""
         device = self._ids_R.device
         ids_R = self._ids_R
+        temperatures = [running[row].temperature if row in running else None for row in range(len(points_R))]
         if any(temperatures):
             divisors = torch.tensor([one or 1.0 for one in temperatures], device=device)
-            ids_R, _ = pick(self._logits_RV.float() / divisors[:, None], 1.0, points_R)
+            tempered_RV = self._logits_RV.float() / divisors[:, None]
+            for row, one in running.items():  # each by itself, so that no row depends on another
+                if one.temperature and (one.top_p < 1 or one.min_p > 0):
+                    tempered_RV[row] = filtered(tempered_RV[row : row + 1], 1.0, one.top_p, one.min_p)[0]
+            ids_R, _ = pick(tempered_RV, 1.0, points_R)
         if 0.0 in temperatures:
             likeliest_R, _ = pick(self._logits_RV, 0.0, points_R)
             ids_R = torch.where(torch.tensor([not one for one in temperatures], device=device), likeliest_R, ids_R)
@@ -107,9 +118,8 @@ class Batch:
             del self.running[row]
         if not self.running:
             return
-        temperatures = [self.running[row].temperature if row in self.running else None for row in range(self._count)]
         points_R = torch.from_numpy(self._points_RN[np.arange(self._count), self._done_R]).to(self._device)
-        ids_R = self._rows.draw(temperatures, points_R)
+        ids_R = self._rows.draw(self.running, points_R)
         self._done_R[list(self.running)] += 1
         for row, one in list(self.running.items()):
             last = ids_R[row] in one.stops or self._done_R[row] == one.most
@@ -141,6 +151,7 @@ class Writer:
         self._model, self._rows = model, rows
         self._batches: dict[int, Batch] = {}
         self._waiting: deque[list[Wanted]] = deque()
+        self._works: deque[tuple[Callable[[Decoder], Any], Future[Any]]] = deque()
         self._changed, self._closed = threading.Condition(), False
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
         self._thread.start()
@@ -155,20 +166,37 @@ class Writer:
             self._waiting.append(list(wanted))
             self._changed.notify()
 
+    def do(self, work: Callable[[Decoder], Any]) -> Future[Any]:
+        """What a function makes of the model, between two steps: all that is written waits for it, since a GPU that records a
+        step must be given nothing else. One that is cancelled before its turn is not called."""
+        done: Future[Any] = Future()
+        with self._changed:
+            self._works.append((work, done))
+            self._changed.notify()
+        return done
+
     def close(self) -> None:
         """End the thread after the step that it is in; what was not finished is told nothing more."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+        for _, done in self._works:
+            done.cancel()
 
     @torch.inference_mode()
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._waiting or self._running())
+                self._changed.wait_for(lambda: self._closed or self._waiting or self._works or self._running())
                 if self._closed:
                     return
+                work, done = self._works.popleft() if self._works else (None, None)
+            if work is not None and done is not None and done.set_running_or_notify_cancel():
+                try:
+                    done.set_result(work(self._model))
+                except Exception as error:
+                    done.set_exception(error)
             try:
                 self._admit()
                 for batch in self._batches.values():

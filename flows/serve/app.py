@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flows.serve.asked import Asked, Chat, Completion, Refusal, read, understood
 from flows.serve.shapes import LAST_EVENT, Shape, event
-from flows.serve.written import Piece, pieces_of
+from flows.serve.written import Piece, found_by, pieces_of
 from lm.continuous import Writer
 from lm.model import Decoder
 from lm.tokenizer import Tokenizer
@@ -122,7 +122,10 @@ async def complete(request: Request, served: Served, kind: type[Completion] | ty
     # a long prompt takes a while to encode, and others are being answered
     asked = await asyncio.to_thread(served.asked, text, kind)
     shape = Shape(asked, served.name, served.tokenizer, kind is Chat)
-    pieces = pieces_of(asked, served.writer, served.tokenizer, served.ends)
+    if asked.strategy is None:
+        pieces = pieces_of(asked, served.writer, served.tokenizer, served.ends)
+    else:
+        pieces = found_by(asked.strategy, asked, served.writer, served.tokenizer, served.ends)
     if asked.stream:
         return StreamingResponse(
             _events(shape, pieces), media_type="text/event-stream", headers={"Cache-Control": "no-store"}

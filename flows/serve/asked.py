@@ -9,11 +9,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lm.config import ConfigError
+from lm.strategies.base import Strategy
+from lm.strategies.named import strategy_of
 from lm.tokenizer import Tokenizer
 
 # What is not there, with the values that ask for nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "top_p": (1, None),
     "frequency_penalty": (0, None),
     "presence_penalty": (0, None),
     "logit_bias": ({}, None),
@@ -59,6 +61,8 @@ class _Asked(_Body):
     model: str
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    min_p: float | None = Field(None, ge=0, lt=1)
     n: int | None = Field(None, ge=1, le=MOST_CHOICES)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None
@@ -124,6 +128,25 @@ class Chat(_Asked):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    strategy: str | dict[str, Any] | None = None
+
+    def found_by(self) -> Strategy | None:
+        """How the answer is to be found, where a strategy is named. Raises Refusal for what is none, and for what goes with
+        none."""
+        if self.strategy is None:
+            return None
+        for name in ("temperature", "top_p", "min_p", "logprobs"):
+            if getattr(self, name) is not None:
+                raise Refusal(f"{name}: goes with no strategy: name it in the strategy where it has it", name)
+        try:
+            found = strategy_of(self.strategy)
+        except ConfigError as error:
+            raise Refusal(str(error), "strategy") from None
+        if getattr(found, "samples", 1) * (self.n or 1) > MOST_CHOICES:
+            raise Refusal(
+                f"strategy: {MOST_CHOICES} answers a request at most, those that are not taken too", "strategy"
+            )
+        return found
 
     def prompt(self, tokenizer: Tokenizer) -> list[int]:
         """Ids of the conversation up to where the answer begins. Raises Refusal for what the model's chat template refuses, and
@@ -153,6 +176,9 @@ class Asked:
     likeliest: int | None
     stream: bool
     usage: bool
+    top_p: float = 1.0
+    min_p: float = 0.0
+    strategy: Strategy | None = None
 
 
 def read(text: bytes, kind: type[Completion] | type[Chat], name: str) -> Completion | Chat:
@@ -203,4 +229,8 @@ def understood(body: Completion | Chat, tokenizer: Tokenizer, vocab_size: int, c
     temperature = 1.0 if body.temperature is None else body.temperature
     seed = None if body.seed is None else body.seed % 2**63
     usage = bool(body.stream_options and body.stream_options.include_usage)
-    return Asked(prompts, body.n or 1, most, temperature, seed, body.stops(), likeliest, bool(body.stream), usage)
+    strategy = body.found_by() if isinstance(body, Chat) else None
+    top_p, min_p = 1.0 if body.top_p is None else body.top_p, body.min_p or 0.0
+    return Asked(
+        prompts, body.n or 1, most, temperature, seed, body.stops(), likeliest, bool(body.stream), usage, top_p, min_p, strategy
+    )  # fmt: skip

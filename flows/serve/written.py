@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from flows.serve.asked import Asked, Refusal
 from lm.continuous import Token, Wanted, Writer
+from lm.model import Decoder
 from lm.pieces import Pieces
+from lm.strategies.base import Asked as Prompts
+from lm.strategies.base import Decoded, Strategy
 from lm.tokenizer import Tokenizer
 
 
@@ -22,6 +25,16 @@ class Piece:
     finish: str | None
 
 
+def seed_of(asked: Asked) -> int:
+    """The seed that was asked for, else any."""
+    return secrets.randbits(63) if asked.seed is None else asked.seed
+
+
+def reason(ended: bool) -> str:
+    """Why a text goes on no further."""
+    return "stop" if ended else "length"
+
+
 async def pieces_of(asked: Asked, writer: Writer, tokenizer: Tokenizer, ends: frozenset[int]) -> AsyncIterator[Piece]:
     """Pieces of every text, as they come: `choices` of the first prompt, then those of the next. What is not read to its end is
     no longer written. Raises Refusal where the model fails."""
@@ -34,14 +47,14 @@ async def pieces_of(asked: Asked, writer: Writer, tokenizer: Tokenizer, ends: fr
 
         return tell
 
-    seed = secrets.randbits(63) if asked.seed is None else asked.seed
+    seed = seed_of(asked)
     groups: list[list[Wanted]] = []
     for place, prompt in enumerate(asked.prompts):
         room = writer.context - len(prompt)
         groups.append([
             Wanted(
                 prompt, min(asked.most or room, room), asked.temperature, seed, choice, ends,
-                teller(place * asked.choices + choice), asked.likeliest,
+                teller(place * asked.choices + choice), asked.likeliest, top_p=asked.top_p, min_p=asked.min_p,
             )
             for choice in range(asked.choices)
         ])  # fmt: skip
@@ -62,10 +75,42 @@ async def pieces_of(asked: Asked, writer: Writer, tokenizer: Tokenizer, ends: fr
             waiting[number].append(token)
             if token.last or texts[number].stopped:
                 every[number].gone = True
-                yield Piece(number, said, waiting.pop(number), "stop" if ended else "length")
+                yield Piece(number, said, waiting.pop(number), reason(ended))
             elif said:
                 yield Piece(number, said, waiting[number], None)
                 waiting[number] = []
     finally:
         for one in every:
             one.gone = True
+
+
+async def found_by(
+    strategy: Strategy, asked: Asked, writer: Writer, tokenizer: Tokenizer, ends: frozenset[int]
+) -> AsyncIterator[Piece]:
+    """A piece for each choice: the answer that a strategy finds, whose draws are of the seed and the choice's number. Raises
+    Refusal where it cannot be done with this model, or the model fails."""
+    (prompt,) = asked.prompts
+    room = writer.context - len(prompt)
+    seed = seed_of(asked)
+    names = [str(choice) for choice in range(asked.choices)]
+    given = Prompts(tokenizer, [prompt] * asked.choices, names, min(asked.most or room, room), seed)
+
+    def decode(model: Decoder) -> list[Decoded]:
+        strategy.check(given.max_new_tokens)
+        return strategy(model, given)
+
+    try:
+        found = await asyncio.wrap_future(writer.do(decode))
+    except ValueError as error:  # what a strategy refuses is a ConfigError, which is one
+        raise Refusal(f"strategy: {' '.join(str(error).split())}", "strategy") from None
+    except Exception as error:
+        raise Refusal(f"the model failed: {' '.join(str(error).split())}", status=500) from None
+    for number, answer in enumerate(found):
+        pieces, said, tokens = Pieces(tokenizer, asked.stops), "", list[Token]()
+        for place, token in enumerate(answer.ids, 1):
+            tokens.append(Token(token, place == len(answer.ids)))
+            said += pieces.add(token) + (pieces.end() if tokens[-1].last else "")
+            if pieces.stopped:
+                break
+        ended = pieces.stopped or bool(tokens and tokens[-1].id in ends)
+        yield Piece(number, said, tokens, reason(ended))

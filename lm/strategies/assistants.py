@@ -1,5 +1,6 @@
 """Models that a strategy reads beside the one whose answers are wanted: each in a folder of data/assistants."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,11 @@ FOLDER = "data/assistants"
 Assistant = Annotated[str, Field(pattern="^[A-Za-z0-9_-][A-Za-z0-9_.-]*$", description=f"name of a folder in {FOLDER}")]
 
 
+@lru_cache(maxsize=2)  # who asks a server for answers asks again, and reading takes longer than an answer
+def _read(folder: Path, _changed: int) -> tuple[Decoder, Tokenizer]:
+    return read_model(folder)
+
+
 def assistant(name: str, beside: Decoder, tokenizer: Tokenizer) -> Decoder:
     """The model of that name, where the other model is. Raises ConfigError where there is none, it cannot be read, or does not
     have the other's tokens and context."""
@@ -21,7 +27,7 @@ def assistant(name: str, beside: Decoder, tokenizer: Tokenizer) -> Decoder:
     if not folder.is_dir() or folder.is_symlink():
         raise ConfigError(f"{folder}: no such folder, and no link is followed: copy a model there")
     try:
-        model, own = read_model(folder)
+        model, own = _read(folder, max((path.stat().st_mtime_ns for path in folder.iterdir()), default=0))
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if own.to_json() != tokenizer.to_json() or model.config.vocab_size != beside.config.vocab_size:

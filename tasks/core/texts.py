@@ -5,6 +5,8 @@ import pyarrow as pa
 
 # (bytes of all texts, N + 1 offsets into them: text i is bytes[offsets[i] : offsets[i + 1]])
 Texts = tuple[np.ndarray, np.ndarray]
+# Bytes of a stretch (gram) in which texts are compared with those of training: about as many as 8 words have
+GRAM = 40
 
 
 def text_buffers(texts: pa.LargeStringArray) -> Texts:

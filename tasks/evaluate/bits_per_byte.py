@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm.model import Decoder
-
-RESAMPLES, SEED = 2000, 0
+from lm.resampling import resampled_sums, strata
 
 
 @dataclass(frozen=True)
@@ -97,33 +96,14 @@ def per_byte(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def interval(rows: Sequence[dict[str, Any]]) -> tuple[float, float] | None:
     """The 95% interval of bits per byte: percentiles of what comes when as many documents as there are of each source are drawn
-    from them with replacement (Efron 1979; Davison and Hinkley 1997, chapters 2.4 and 3.2). None of fewer than two documents.
+    from them with replacement. None of fewer than two documents.
 
     The sources keep their shares: these were chosen. Documents of one group are drawn one by one, so this is how far other
     documents of these groups would lie; groups of other kinds may lie further.
     """
-    generator = np.random.Generator(np.random.Philox(key=SEED))
-    drawn_R = np.zeros((RESAMPLES, 2))
-    for documents_N in strata(rows):
-        if len(documents_N) < 2:
-            return None
-        for drawn in drawn_R:
-            drawn += documents_N[generator.integers(len(documents_N), size=len(documents_N))].sum(0)
-    if not drawn_R[:, 1].all():
+    found = strata(rows, ("bits", "bytes"))
+    if not found or any(len(documents_N2) < 2 for documents_N2 in found):
         return None
-    low, high = np.quantile(drawn_R[:, 0] / drawn_R[:, 1], (0.025, 0.975))
+    drawn_R2 = resampled_sums(found)
+    low, high = np.quantile(drawn_R2[:, 0] / drawn_R2[:, 1], (0.025, 0.975))
     return float(low), float(high)
-
-
-def strata(rows: Sequence[dict[str, Any]]) -> list[np.ndarray]:
-    """Bits and bytes of the documents of each source (N, 2), whatever the order of the rows. A source of one document, which
-    does not say how far another would lie from it, goes with others that have one; that alone, with the source of fewest."""
-    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row["id"]):
-        if row["bytes"]:
-            found[row["source"]].append((row["bits"], row["bytes"]))
-    every = [np.array(documents) for _, documents in sorted(found.items())]
-    every.sort(key=len)  # stable, so by name where they are as many
-    alone = sum(len(documents_N) == 1 for documents_N in every)
-    together = 2 if alone == 1 else alone
-    return [np.concatenate(every[:together]), *every[together:]] if alone else every

@@ -16,6 +16,12 @@ def contracts(sections: Sections) -> Iterator[Finding]:
         yield from check_split(config.problems, "test", sections.shape(model).vocab_size)
         key = "evaluate.max_new_tokens"
         yield from check_room(key, config.problems, ("test",), config.max_new_tokens, sections, model)
+        for place, one in enumerate(config.sets):
+            where = f"evaluate.sets.{place}"
+            if not one.problems.examples("test"):
+                yield Finding(f"params.yaml: {where}", "its test split has no problem", "put more into its folder")
+            most = one.max_new_tokens or config.max_new_tokens
+            yield from check_room(where, one.problems, ("test",), most, sections, model)
         context = sections.shape(model).context
         for place, task in enumerate(config.tasks):
             if isinstance(task, Needle) and task.length > context:

@@ -1,5 +1,5 @@
-"""Questions of evaluation's tasks: their files are there and can be read, and there are enough examples. Models that its
-decoding reads are there."""
+"""Questions of evaluation's tasks and sets: their files are there and can be read, and there are enough examples. Models that
+its decoding reads are there."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +21,11 @@ def inputs(sections: Sections) -> Iterator[Finding]:
                 yield Finding(
                     f"params.yaml: evaluate.decoding.{place}", said, "copy one there, or leave the strategy out"
                 )
+    for place, one in enumerate(sections["evaluate"].sets):
+        try:
+            one.problems.examples("test")
+        except ValueError as error:
+            yield Finding(f"params.yaml: evaluate.sets.{place}", str(error), "mend the files, or leave the set out")
     for place, task in enumerate(sections["evaluate"].tasks):
         if not isinstance(task, Choices):
             continue

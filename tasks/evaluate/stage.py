@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 from lm import problems, strategies
 from lm.checkpoint import device
 from lm.config import Config, choice
-from lm.intervals import wilson
 from lm.model_folder import read_model, weights_bytes
 from lm.tokenizer import Tokenizer
 from tasks.core.log import Log
@@ -20,9 +19,11 @@ from tasks.core.tokens import check_tokens
 from tasks.evaluate import tasks
 from tasks.evaluate.accuracy import answer_all
 from tasks.evaluate.bits_per_byte import document_bits, gzip_bits, per_byte
+from tasks.evaluate.contamination import CLEAN, CONTAMINATED, OVERLAP, Sought, told_apart, training_texts
 from tasks.evaluate.coverage import coverage, sampled_scores
 from tasks.evaluate.decoding import ANSWERS, CURVE, decode_all, figures_of_curve, point_of
 from tasks.evaluate.likelihood import log_likelihoods
+from tasks.evaluate.sets import ProblemSet, counts_of, figures_of_set, shares_of, table_of, write_answers
 from tasks.evaluate.tasks.base import figures_of, rows_of_items
 
 AnyTask: Any = choice(tasks)  # named before a field of the same name hides the module
@@ -42,15 +43,31 @@ class EvaluateConfig(Config):
         [],
         description="ways to find answers to the problems, each with its accuracy and what it spends beside the greedy ones",
     )
+    max_overlap: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="share of a problem or document that may stand in training, more is scored apart; absent: nobody looks",
+    )
+    sets: list[ProblemSet] = Field([], description="further problem sets, each with a score of its own")
     problems: choice(problems)
 
     @model_validator(mode="after")
     def _labelled(self) -> "EvaluateConfig":
         labels = [task.label for task in self.tasks]
-        if wrong := [label for label in labels if label in ("", "answers", "bits", ANSWERS, CURVE)]:
+        for one in self.sets:
+            one.check(self.problems.folder)
+        sets = [one.called for one in self.sets]
+        taken = ("", "answers", "bits", ANSWERS, CURVE, OVERLAP, *map(table_of, sets))
+        if wrong := [label for label in labels if label in taken]:
             raise ValueError(f"a task cannot be called {wrong[0]!r}: give its file another name, of letters and digits")
         if again := [label for place, label in enumerate(labels) if label in labels[:place]]:
             raise ValueError(f"two tasks would have the figures {again[0]}_accuracy: name their files apart")
+        labels += sets
+        if wrong := [label for label in labels if label.endswith((CLEAN, CONTAMINATED))]:
+            raise ValueError(f"a set or task cannot be called {wrong[0]!r}, as scores of a part are: name it otherwise")
+        if again := [label for place, label in enumerate(labels) if label in labels[:place]]:
+            raise ValueError(f"sets: {again[0]}_accuracy would be of two sets or tasks: give a set another `label`")
         for strategy in self.decoding:
             strategy.check(self.max_new_tokens)
         called = [strategy.called for strategy in self.decoding]
@@ -110,19 +127,7 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
     examples = config.problems.examples("test")[: config.problems_counted]
     answers, rate = answer_all(decoder, tokenizer, config.problems, examples, config.max_new_tokens, log.progress)
     log.fact(tokens_per_second=rate)
-    write_table(
-        out / "answers.parquet",
-        pa.table(
-            {
-                "id": [a.example.id for a in answers],
-                "prompt": [a.example.prompt for a in answers],
-                "completion": [a.completion for a in answers],
-                "answer": [a.example.answer for a in answers],
-                "score": pa.array([a.score.value for a in answers], pa.float64()),
-                "valid": pa.array([a.score.valid for a in answers], pa.bool_()),
-            }
-        ),
-    )
+    write_answers(out / "answers.parquet", answers)
     covered = {}
     if config.samples:
         tried = sampled_scores(
@@ -131,6 +136,20 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
         )  # fmt: skip
         covered = coverage(tried)
     asked: dict[str, float] = {}
+    every_set = [("", answers)]
+    for one in config.sets:
+        some = one.problems.examples("test")[: config.problems_counted]
+        most = one.max_new_tokens or config.max_new_tokens
+        found_of_set, _ = answer_all(decoder, tokenizer, one.problems, some, most, log.progress)
+        write_answers(out / f"{table_of(one.called)}.parquet", found_of_set)
+        asked |= figures_of_set(one.called, found_of_set)
+        every_set.append((one.called, found_of_set))
+    if config.max_overlap is not None:
+        sought = [Sought(document.id, document.text) for document in documents]
+        training = training_texts(data / "tokenize", tokenizer)
+        overlaps, apart = told_apart(every_set, sought, rows, training, config.max_overlap)
+        write_table(out / f"{OVERLAP}.parquet", pa.Table.from_pylist(overlaps))
+        asked |= apart
     for task in config.tasks:
         items = task.items(tokenizer, decoder.config, data)
         found = rows_of_items(items, log_likelihoods(decoder, [item.asked for item in items], log.progress))
@@ -146,18 +165,13 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
     if curve:
         write_table(out / f"{ANSWERS}.parquet", pa.Table.from_pylist(every))
         write_table(out / f"{CURVE}.parquet", pa.Table.from_pylist(curve))
-    valid = [a.score.value for a in answers if a.score.valid]
-    low, high = wilson(sum(valid), len(valid))
     return {
         **per_byte(rows),
-        "accuracy": sum(valid) / len(valid) if valid else 0.0,
-        "accuracy_low": low,
-        "accuracy_high": high,
+        **shares_of(answers),
         **covered,
         **asked,
         **figures_of_curve(curve),
-        "problems": len(answers),
-        "invalid": len(answers) - len(valid),
+        **counts_of(answers),
         "held_out_documents": len(rows),
         "size_bytes": weights_bytes(folder),
         "parameters": decoder.num_parameters(),

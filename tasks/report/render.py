@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tasks.core.yaml import dump_yaml
-from tasks.report import examples, words
+from tasks.report import examples, paired, words
 from tasks.report.chart import line_chart
 from tasks.report.curves import write_curves
 from tasks.report.drawing import graph
@@ -65,6 +65,7 @@ def page(root: Path, stages: list[Stage]) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {f.__name__: f for f in (words.number, words.size, words.duration, words.percent)}
+    environment.filters |= {"points": paired.points, "bits": paired.bits, "labels": paired.labels_of}
     models = [s for s in stages if s.model]
     runs = read_runs(root)
     before = run_before(runs, facts.params, figures_of(stages))
@@ -82,6 +83,7 @@ def page(root: Path, stages: list[Stage]) -> str:
         largest=max((s.timings.get("peak_memory_bytes", 0.0) for s in stages), default=0.0),
         graph=Markup(graph({s.name: s.needs for s in stages}, {s.name: _note(s) for s in stages})),
         models=models,
+        beside=paired.beside(stages, facts.params),
         not_comparable=not_comparable(stages),
         decoding=[(s, spent) for s in models if (spent := _spent(s.metrics))],
         sources=_by_source(models, "bits_per_byte_"),

@@ -4,14 +4,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from tasks.report import paired
 from tasks.report.history import figures_of, read_runs, run_before
-from tasks.report.read import not_comparable, read_facts, read_params, read_stages
+from tasks.report.read import Stage, not_comparable, read_facts, read_params, read_stages
 from tasks.report.words import ABSENT, number, percent, size
 from tasks.runner.columns import aligned
 
 
 def table(root: Path, asked: Collection[str] | None = None) -> str:
-    """One line a model, then one line a stage; plain aligned text. What has not run is `-`.
+    """A line a model, one a model beside the one it began with, then one a stage; plain aligned text. What has not run is `-`.
 
     asked: the stages to show; None: all. Beside accuracy and documents kept stands, in `before`, what they were in the last run
     that had other parameters or figures, where there was one.
@@ -50,7 +51,17 @@ def table(root: Path, asked: Collection[str] | None = None) -> str:
             "" if kept is None or given is None else number(given - kept),
             reason,
         ])  # fmt: skip
-    blocks = [rows if before else _without(rows, "before") for rows in (models, work) if len(rows) > 1]
+    compared = [["model", "beside", "accuracy, in points", "bits/byte"]]
+    beside = beside_of(every, root, stages)
+    for model, found in beside.items():
+        compared.append([
+            model, found.other, paired.points(found.accuracy) or ABSENT, paired.bits(found.bits_per_byte) or ABSENT
+        ])  # fmt: skip
+    blocks = [
+        rows if before else _without(rows, "before")
+        for rows in (models, compared, _of_sets(stages, beside), work)
+        if len(rows) > 1
+    ]
     said = not_comparable(every) if len(models) > 1 else ""
     return "\n\n".join([*map(_aligned, blocks), *([said] if said else [])])
 
@@ -58,19 +69,57 @@ def table(root: Path, asked: Collection[str] | None = None) -> str:
 def figures(root: Path, asked: Collection[str] | None = None) -> dict[str, Any]:
     """Table for programs: of each stage whether it is up to date, its model, metrics and times; and of which code."""
     facts = read_facts(root)
-    stages = [stage for stage in read_stages(root) if asked is None or stage.name in asked]
+    every = read_stages(root)
+    stages = [stage for stage in every if asked is None or stage.name in asked]
+    compared = beside_of(every, root, stages)
     return {
         "revision": facts.revision,
         "dirty": facts.dirty,
         "stages": {
             stage.name: {
-                "up_to_date": stage.current, "model": stage.model, "metrics": stage.metrics, "timings": stage.timings
+                "up_to_date": stage.current, "model": stage.model, "metrics": stage.metrics, "timings": stage.timings,
+                **({"beside": compared[stage.model].row()} if stage.model in compared else {}),
             } for stage in stages
         },
     }  # fmt: skip
 
 
+def beside_of(every: list[Stage], root: Path, stages: list[Stage]) -> dict[str, paired.Beside]:
+    """Each model of these stages beside another, which may be any."""
+    asked = {stage.model for stage in stages}
+    if not asked - {None}:
+        return {}
+    return {model: found for model, found in paired.beside(every, read_params(root)).items() if model in asked}
+
+
+def _of_sets(stages: list[Stage], beside: dict[str, paired.Beside]) -> list[list[str]]:
+    """A row for each model and each problem set or task beside the first set."""
+    rows = [["model", "asked", "questions", "accuracy", "95% interval", "beside", "in points"]]
+    for stage in stages:
+        for label in paired.labels_of(stage.metrics) if stage.model else []:
+            m, found = stage.metrics, beside.get(stage.model or "")
+            rows.append([
+                stage.model or "", label,
+                number(m.get(f"{label}_problems", m.get(f"{label}_questions"))),
+                percent(m[f"{label}_accuracy"]),
+                f"{percent(m[f'{label}_accuracy_low'])} to {percent(m[f'{label}_accuracy_high'])}",
+                found.other if found and label in found.sets else ABSENT,
+                paired.points(found.sets.get(label)) or ABSENT if found else ABSENT,
+            ])  # fmt: skip
+        for side in ("clean", "contaminated") if stage.model else ():
+            if f"{side}_bits_per_byte" in stage.metrics:
+                bits = (stage.metrics.get(f"{side}_bits_per_byte{end}") for end in ("", "_low", "_high"))
+                value, low, high = bits
+                rows.append([
+                    stage.model or "", f"{side} documents", number(stage.metrics[f"{side}_documents"]),
+                    f"{_bits(value)} bits/byte", _range(low, high).strip(" ()") or ABSENT, ABSENT, ABSENT,
+                ])  # fmt: skip
+    return rows
+
+
 def _without(rows: list[list[str]], column: str) -> list[list[str]]:
+    if column not in rows[0]:
+        return rows
     place = rows[0].index(column)
     return [row[:place] + row[place + 1 :] for row in rows]
 

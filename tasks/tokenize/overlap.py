@@ -17,10 +17,9 @@ import pyarrow as pa
 
 from tasks.core.parts import Facts, Part
 from tasks.core.tables import ahead, read_batches
-from tasks.core.texts import text_buffers
+from tasks.core.texts import GRAM, text_buffers
 from tasks.tokenize.sides import Rule
 
-GRAM = 40
 # Where held-out documents have more grams, a sample of so many, by their hashes, stands for all: 128 MiB of slots.
 MOST_GRAMS = 1 << 23
 KEYS_AT_ONCE = 1 << 20
@@ -60,7 +59,7 @@ class Sought:
 
 def held_grams(side: Side, folder: Path) -> Facts:
     """Write keys.raw, the grams of a shard's held-out documents; how many there are in all, and of which lengths."""
-    from tasks.tokenize.compiled import folded_lengths, grams_of
+    from tasks.core.grams import folded_lengths, grams_of
 
     count, lengths = 0, set[int]()
     with (folder / "keys.raw").open("wb") as keys:
@@ -77,7 +76,7 @@ def held_grams(side: Side, folder: Path) -> Facts:
 
 def make_table(item: Table, folder: Path) -> Facts:
     """Write slots.npy and bits.npy of the grams up to the limit."""
-    from tasks.tokenize.compiled import bits_of, table_of
+    from tasks.core.grams import bits_of, table_of
 
     keys = _union([keys[keys <= np.uint64(item.limit)] for path in item.parts for keys in _pieces(path / "keys.raw")])
     np.save(folder / "slots.npy", table_of(keys))
@@ -87,7 +86,7 @@ def make_table(item: Table, folder: Path) -> Facts:
 
 def search(item: Search, folder: Path) -> Facts:
     """Write seen.npy, the grams of the table that training documents of a shard have."""
-    from tasks.tokenize.compiled import mark
+    from tasks.core.grams import mark
 
     slots, bits = _mapped(item.table / "slots.npy"), _mapped(item.table / "bits.npy")
     seen_S = np.zeros(len(slots), dtype=bool)
@@ -101,7 +100,7 @@ def search(item: Search, folder: Path) -> Facts:
 
 def gather_seen(item: Sought, folder: Path) -> Facts:
     """Write slots.npy, a table of all grams that were seen."""
-    from tasks.tokenize.compiled import table_of
+    from tasks.core.grams import table_of
 
     keys = _union([np.load(path / "seen.npy") for path in item.parts])
     np.save(folder / "slots.npy", table_of(keys))
@@ -123,7 +122,7 @@ class Overlap:
 
     def __call__(self, texts: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
         """How many grams of each of N documents stand in training, and how many were looked for."""
-        from tasks.tokenize.compiled import count_seen, folded_lengths
+        from tasks.core.grams import count_seen, folded_lengths
 
         slots = _mapped(self.table / "slots.npy")
         data, offsets = text_buffers(texts)

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 from lm.chat import answers, banner, pieces
 from lm.checkpoint import save_model
 from lm.sampler import generate
+from lm.strategies.base import Asked
+from lm.strategies.named import strategy_of
 from tests.lm.models import toy_model, toy_tokenizer
 
 
@@ -79,3 +81,23 @@ def test_the_banner_says_what_the_model_was_taught(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "data" / "evaluate" / "rl" / "answers.parquet")
     assert "problems like '12+34=', '7-5=', 'a b'" in banner(folder, toy_model(), False)
     assert "a text to go on with" in banner(folder, toy_model(), True)
+
+
+def test_a_strategy_finds_the_answer(tmp_path: Path) -> None:
+    """Whole answers, the same as the room's own, each line with a seed of its own; what cannot be is one line."""
+    model, tokenizer, out = toy_model(), toy_tokenizer(), io.StringIO()
+    strategy = strategy_of('{"name": "majority", "samples": 3, "temperature": 1.5}')
+    answers(model, tokenizer, ["a\n", "a\n", "b" * 100], 4, 0.0, 7, out, strategy=strategy)
+    asked = [Asked(tokenizer, [tokenizer.chat("a")], ["0"], 4, seed) for seed in (7, 8)]
+    expected = [tokenizer.decode(strategy(model, one)[0].ids) for one in asked]
+    assert expected[0] != expected[1]
+    assert out.getvalue() == f"{expected[0]}\n{expected[1]}\n(prompts must have 1 to 47 tokens; this has 102)\n"
+    save_model(tmp_path, model, tokenizer)
+    assert chat(tmp_path, b"a", "--strategy", "greedy").stdout == chat(tmp_path, b"a").stdout
+    for more, said in (
+        (("--strategy", "beem"), "'beem'"),
+        (("--strategy", "best_of"), "nobody to score answers"),
+        (("--strategy", "greedy", "--temperature", "1"), "--strategy goes without --temperature"),
+    ):
+        done = chat(tmp_path, b"", *more)
+        assert done.returncode == 1 and said in done.stderr and done.stderr.count("\n") == 1

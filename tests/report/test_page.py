@@ -168,10 +168,10 @@ def test_a_curve_that_leaves_the_numbers_is_still_drawn(root: Path) -> None:
 
 
 def test_the_terminal_table_lines_up(root: Path) -> None:
-    models, work = (block.splitlines() for block in table(root).split("\n\n"))
+    models, beside, work = (block.splitlines() for block in table(root).split("\n\n"))
     assert [line.split()[0] for line in models[1:]] == list(MODELS)
     assert [line.split()[0] for line in work[1:]] == list(METRICS)
-    assert len({len(line) for line in models}) == 1
+    assert len({len(line) for line in models}) == 1 and len({len(line) for line in beside}) == 1
     assert "1.875 (1.812 to 1.938)" in models[1] and "1.999  " in models[2], "where there is no interval, none is shown"
     dedup = next(line for line in work if line.startswith("dedup"))
     assert dedup.split() == ["dedup", "6.5", "300", "MB", "31", "9", "duplicate_of", "8"]

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.core.config import ConfigError
+from tasks.core.grams import grams_of, mark, table_of
 from tasks.core.held_out import GROUP, HELD_OUT
 from tasks.core.tables import read_table
 from tasks.tokenize import overlap
-from tasks.tokenize.compiled import grams_of, mark, table_of
 from tasks.tokenize.methods import Bytes
 from tests.project import digest
 from tests.tokenize.test_stage import TEXTS, run_stage

@@ -228,7 +228,7 @@ def posted(url: str, body: bytes, headers: dict[str, str] | None = None) -> tupl
         ({"n": 129}, 400, None, "n: Input should be less than or equal to 128"),
         ({"stop": [""]}, 400, None, "stop: up to 4 texts"),
         ({"stop": 4}, 400, None, "stop: must be a text or a list of texts"),
-        ({"top_p": 0.5}, 400, "unsupported_parameter", "top_p: is not supported: leave it out"),
+        ({"presence_penalty": 0.5}, 400, "unsupported_parameter", "presence_penalty: is not supported: leave it out"),
         ({"tmperature": 0.5}, 400, "unknown_parameter", "tmperature: there is no such parameter"),
     ],
 )
