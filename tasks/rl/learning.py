@@ -58,7 +58,7 @@ class Learning:
             start.low_stream = config.stream == "bf16"
             self.critic = Critic(config.advantage, start, config, config.steps, config.samples, tokenizer.pad_id)
         self._reference = None
-        if config.loss.kl:
+        if config.loss.needs_reference:
             self._reference = copy.deepcopy(model).requires_grad_(False).eval()
             self._reference.low_stream = config.stream == "bf16"
 
@@ -184,14 +184,17 @@ class Learning:
         """What an update is of: the answers that teach, and its demonstrations. M rows; none that does not count has logits."""
         config, model = self._config, self._model
         rollout, rows_M = self.rollouts.at(step)
-        weights_MT = config.loss.weights(rollout.mask_BT[rows_M], config.max_new_tokens)
-        rows = answers_of(rollout, rows_M, weights_MT, every=config.loss.kl > 0)
+        mask_MT = rollout.mask_BT[rows_M]
+        if config.loss.together > 1:  # a mean over pairs, and not over the answers that are in none
+            mask_MT = mask_MT * (rollout.advantages_BT[rows_M] != 0)
+        weights_MT = config.loss.weights(mask_MT, config.max_new_tokens)
+        rows = answers_of(rollout, rows_M, weights_MT, every=config.loss.of_every)
         share = rows["weights"].sum().item() or 1.0
         if rollout.shown_DN is not None and rollout.shown_weights_DT is not None:
             mine = slice(self.rollouts.turn(step), None, config.minibatches)
             weights_DT = config.minibatches * rollout.shown_weights_DT[mine]
             rows = with_demonstrations(rows, rollout.shown_DN[mine], weights_DT, self._tokenizer.pad_id)
-        rows = in_parts(rows, parts_of_a_batch(config))
+        rows = in_parts(rows, parts_of_a_batch(config) * config.loss.together)
         counts_MT = counted(rows)
         here = dict(zip(rows, moved(list(rows.values()), device()), strict=True))
 
@@ -206,4 +209,5 @@ class Learning:
 
         tokens, content = int(counts_MT.sum()), tuple(rows.values())
         figures: Metrics = {**rollout.figures, **(self.critic.learn(step, rollout, rows_M) if self.critic else {})}
-        return Batch(len(rows["ids"]), counts_MT.shape[1], tokens, loss, figures, content=content)
+        together = config.loss.together
+        return Batch(len(rows["ids"]), counts_MT.shape[1], tokens, loss, figures, content=content, together=together)
