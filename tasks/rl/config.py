@@ -48,6 +48,13 @@ class RlConfig(Recipe):
     replay: int = Field(
         0, ge=0, description="groups of answers kept to take the place of ones whose advantages are all 0; 0: none are"
     )
+    held_out: int = Field(
+        0,
+        ge=0,
+        description="problems that are never asked, and answered greedily now and then to see whether what is learned holds "
+        "of others; 0: none are",
+    )
+    held_out_every: int = Field(4, gt=0, description="rollouts from one such reading to the next")
     keep_rollouts: bool = Field(
         False,
         description="write all answers, their probabilities and rewards to data/rl/rollouts.parquet; shares no trunks",

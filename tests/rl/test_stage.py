@@ -85,6 +85,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "curriculum": [{"curriculum": Bandit()}],
     "resample": [{"resample": 2}],
     "replay": [{"replay": 4}],
+    "held_out": [{"held_out": 3}],
     "rewards": [
         {"rewards": [Correct(), part]}
         for part in (
@@ -103,6 +104,7 @@ ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "
 ELSEWHERE |= {"demonstrations"}  # which binds where all answers to a problem fail: test_demonstrations.py
 ELSEWHERE |= {"keep_rollouts"}  # which changes no weight: test_ledger.py
 ELSEWHERE |= {"environment"}  # which a policy must call: test_environments.py
+ELSEWHERE |= {"held_out_every"}  # which changes no weight: test_held_out.py
 ELSEWHERE |= {"scorer"}  # which some rewards read: test_scorers.py
 
 
@@ -202,6 +204,8 @@ EVERYTHING = {
     "curriculum": Bandit(),
     "resample": 1,
     "replay": 4,
+    "held_out": 3,
+    "held_out_every": 2,
     "demonstrations": Interleaved(batch=3),
     "loss": PolicyGradient(kl=0.1),
     "rewards": [Correct(), LengthBudget()],
