@@ -16,8 +16,9 @@ def best_and_worst(rewards_GS: Tensor, mask_GS: Tensor) -> Tensor:
     valid_GS = mask_GS > 0
     highest_GS, lowest_GS = (torch.where(valid_GS, rewards_GS, end) for end in (-torch.inf, torch.inf))
     best_G1, worst_G1 = highest_GS.argmax(1, keepdim=True), lowest_GS.argmin(1, keepdim=True)
-    apart_G1 = (highest_GS.gather(1, best_G1) > lowest_GS.gather(1, worst_G1)).to(rewards_GS.dtype)
-    return torch.zeros_like(rewards_GS).scatter(1, best_G1, apart_G1).scatter_add(1, worst_G1, -apart_G1)
+    one_G1 = torch.ones_like(rewards_GS[:, :1])
+    # where all are equal, or none counts, the best and the worst are the same first sample, and add up to 0
+    return torch.zeros_like(rewards_GS).scatter(1, best_G1, one_G1).scatter_add(1, worst_G1, -one_G1)
 
 
 class BestAndWorst(Config):
