@@ -11,6 +11,7 @@ from lm.config import ConfigError
 from lm.problems.example import Example
 from tasks.rl.answers import answered
 from tasks.rl.held_out import WINDOW, HeldOut, parted, parted_ways
+from tasks.rl.learning import Learning
 from tasks.rl.rewards import Correct
 from tests.rl.toys import TOKENIZER, Parity, config, learning, policy, trained
 
@@ -87,6 +88,11 @@ def test_the_curve_is_the_greedy_accuracy_of_the_weights_that_sampled(tmp_path: 
     found = answered(
         policy(), TOKENIZER, Parity(), given.environment, [Correct()], learning(given).moment(0), held_out, [[]] * 5, 1, 0.0, 3
     )  # fmt: skip
+    learners = [
+        Learning(given.model_copy(update={"seed": seed}), policy(), TOKENIZER, asked, held_out=held_out)
+        for seed in range(6)
+    ]
+    assert {learner._right() for learner in learners} == {found.scores_GS.nanmean().item()}  # greedy: no seed matters
     _, steps = trained(tmp_path / "read", given)
     assert steps[0]["held_out_accuracy"] == pytest.approx(found.scores_GS.nanmean().item())
     assert 0 < len(asked) == len(examples) - 5 and torch.isfinite(found.scores_GS).any()
