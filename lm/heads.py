@@ -77,31 +77,45 @@ def scores_at(model: Decoder, ids_RL: Tensor, last_R: Tensor) -> Tensor:
     return heads_of(model)(hidden_at(model, ids_RL, places_R))
 
 
-@torch.no_grad()
 def scores_of(model: Decoder, conversations: Sequence[Sequence[int]], pad_id: int) -> Tensor:
-    """score_NM, fp32 in host memory, of whole conversations as token ids, none of them longer than the context.
+    """score_NM, fp32 in host memory, of whole conversations as token ids, none of them longer than the context: `scores_along`
+    of their last tokens."""
+    found = scores_along(model, conversations, [[len(ids) - 1] for ids in conversations], pad_id)
+    return torch.cat(found) if found else torch.zeros(0, heads_of(model).out_features)
+
+
+@torch.no_grad()
+def scores_along(
+    model: Decoder, conversations: Sequence[Sequence[int]], ends: Sequence[Sequence[int]], pad_id: int
+) -> list[Tensor]:
+    """score_EM of each conversation, fp32 in host memory: as if it ended with the token at each of these E places, which one
+    reading of the whole tells, since nothing sees what is behind it. None is longer than the context.
 
     A score follows from the model and its own conversation alone, on a CPU to the last bit: every pass has ROWS rows of a
-    length that follows from each of them. The model is left in the mode in which it was.
+    length that follows from each of them, and every product of the heads ROWS places. The model is left in the mode in which
+    it was.
     """
     training = model.training
     model.eval()
-    where, members = model.embedding.weight.device, heads_of(model).out_features
+    where, heads = model.embedding.weight.device, heads_of(model)
     alike: dict[int, list[int]] = defaultdict(list)
     for place, ids in enumerate(conversations):
         alike[whole_pieces(len(ids), model.config.context)].append(place)
-    found_NM = torch.zeros(len(conversations), members)
+    found = [torch.zeros(len(each), heads.out_features) for each in ends]
     for length, places in sorted(alike.items()):
         for first in range(0, len(places), ROWS):
             some = places[first : first + ROWS]
-            ids_RL, last_R = torch.full((ROWS, length), pad_id), torch.zeros(ROWS, dtype=torch.int64)
+            ids_RL = torch.full((ROWS, length), pad_id)
             for row, place in enumerate(some):
-                ids = conversations[place]
-                ids_RL[row, : len(ids)], last_R[row] = torch.tensor(ids), len(ids) - 1
-            score_RM = scores_at(model, ids_RL.to(where), last_R.to(where))
-            found_NM[some] = score_RM[: len(some)].float().cpu()
+                ids_RL[row, : len(conversations[place])] = torch.tensor(conversations[place])
+            read = [row * length + end for row, place in enumerate(some) for end in ends[place]]
+            places_K = torch.tensor(read + [0] * (-len(read) % ROWS))
+            x_KD = hidden_at(model, ids_RL.to(where), places_K.to(where))
+            scores = torch.cat([heads(x_RD) for x_RD in x_KD.split(ROWS)])[: len(read)].float().cpu()
+            for place, score_EM in zip(some, scores.split([len(ends[place]) for place in some]), strict=True):
+                found[place] = score_EM
     model.train(training)
-    return found_NM
+    return found
 
 
 def lower_bound(scores_NM: Tensor, penalty: float) -> Tensor:

@@ -10,6 +10,7 @@ from lm.training.recipe import Recipe
 from tasks.core.config import CHECKPOINT, StartModel, check_watched
 from tasks.rl import advantages, curricula, environments, losses, rewards
 from tasks.rl import demonstrations as kinds_of_demonstrations
+from tasks.rl.advantages import BestAndWorst
 from tasks.rl.curricula import Shuffled
 from tasks.rl.demonstrations import Unused
 from tasks.rl.environments import SingleTurn
@@ -47,6 +48,13 @@ class RlConfig(Recipe):
     replay: int = Field(
         0, ge=0, description="groups of answers kept to take the place of ones whose advantages are all 0; 0: none are"
     )
+    held_out: int = Field(
+        0,
+        ge=0,
+        description="problems that are never asked, and answered greedily now and then to see whether what is learned holds "
+        "of others; 0: none are",
+    )
+    held_out_every: int = Field(4, gt=0, description="rollouts from one such reading to the next")
     keep_rollouts: bool = Field(
         False,
         description="write all answers, their probabilities and rewards to data/rl/rollouts.parquet; shares no trunks",
@@ -63,6 +71,11 @@ class RlConfig(Recipe):
         if self.replay and self.advantage.baseline == "critic":
             raise ValueError(
                 "replay keeps advantages, and those of gae are of a critic that has gone on: set replay to 0"
+            )
+        if self.loss.together > 1 and not isinstance(self.advantage, BestAndWorst):
+            raise ValueError(
+                f"loss {self.loss.name} learns from pairs of answers, and advantage {self.advantage.name} makes none: "
+                "set advantage to {name: best_and_worst}"
             )
         check_watched("rewards", [path for part in self.rewards for path in part.reads], [FOLDER])
         return self

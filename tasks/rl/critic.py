@@ -26,7 +26,7 @@ from lm.training.recipe import Recipe
 from lm.transfer import moved
 from tasks.rl.advantages.base import Judged, advantages_and_returns
 from tasks.rl.rewards.base import Earned
-from tasks.rl.rollout import Rollout
+from tasks.rl.rollout import Rollout, rows_read
 
 
 def critic_of(method: Judged, policy: Decoder, scorer: Path | None, tokenizer: Any) -> Decoder:
@@ -80,7 +80,8 @@ class Critic(Component):
     name = "critic"
 
     def __init__(self, method: Judged, model: Decoder, recipe: Recipe, steps: int, rows: int, pad_id: int) -> None:
-        """recipe, steps: the stage's. rows: answers that are read together, which changes no more than last bits."""
+        """recipe, steps: the stage's. rows: answers that are read together, or as many as `rows_read` lets, which
+        changes no more than last bits."""
         self.model = model
         self._method, self._recipe, self._steps, self._rows, self._pad_id = method, recipe, steps, rows, pad_id
         named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
@@ -100,8 +101,8 @@ class Critic(Component):
     def values(self, ids_BN: Tensor, mask_BT: Tensor) -> Tensor:
         """values_BT, fp32 in host memory; 0 where no token counts."""
         self.model.eval()
-        found = []
-        for ids_RN, mask_RT in zip(ids_BN.split(self._rows), mask_BT.split(self._rows), strict=True):
+        found, rows = [], rows_read(self._rows, ids_BN.shape[1])
+        for ids_RN, mask_RT in zip(ids_BN.split(rows), mask_BT.split(rows), strict=True):
             value_K, places_K = self._values(ids_RN, mask_RT)
             found.append(
                 value_K.new_zeros(mask_RT.numel()).index_copy(0, places_K, value_K).view_as(mask_RT).float().cpu()
@@ -148,8 +149,9 @@ class Critic(Component):
         self._optimizer.zero_grad()
         self.model.train()
         total = torch.zeros((), device=device())
-        for first in range(0, len(rows_M), self._rows):
-            some_R = rows_M[first : first + self._rows]
+        rows = rows_read(self._rows, rollout.ids_BN.shape[1])
+        for first in range(0, len(rows_M), rows):
+            some_R = rows_M[first : first + rows]
             mask_RT = rollout.mask_BT[some_R]
             if not mask_RT.any():
                 continue

@@ -1,6 +1,7 @@
 """How a policy learns from rollouts: which problems it is asked, what its answers earn, and the batch of each update."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tasks.rl.critic import Critic, critic_of, rewards_at
 from tasks.rl.curricula.base import Asked, Outcome
 from tasks.rl.demonstrations import Unused
 from tasks.rl.demonstrations.base import Shown
+from tasks.rl.held_out import HeldOut
 from tasks.rl.ledger import Ledger
 from tasks.rl.replay import Replay
 from tasks.rl.rewards import Correct
@@ -43,14 +45,20 @@ class Learning:
         examples: list[Example],
         ledger: Ledger | None = None,
         scorer: Path | None = None,
+        held_out: Sequence[Example] = (),
     ) -> None:
-        """scorer: the folder of the reward model that a critic may begin as."""
+        """scorer: the folder of the reward model that a critic may begin as. held_out: problems that are answered and never
+        learned from."""
         self._config, self._model, self._tokenizer, self._examples = config, model, tokenizer, examples
         self._ledger = ledger
         self.rollouts = Rollouts(self._rollout, config.prompts, config.updates, config.minibatches, config.seed)
         self.chooser = config.curriculum.chooser(examples, config.seed)
         self.keeper = config.demonstrations.keeper()
         self.watch = Watch(config.prompts)
+        self.held_out = None
+        if held_out:
+            self._held_out = list(held_out)
+            self.held_out = HeldOut(self._right, len(held_out), config.held_out_every)
         self._replay = Replay(config.replay, config.prompts, tokenizer.pad_id, config.seed) if config.replay else None
         self.critic = None
         if config.advantage.baseline == "critic":
@@ -58,14 +66,14 @@ class Learning:
             start.low_stream = config.stream == "bf16"
             self.critic = Critic(config.advantage, start, config, config.steps, config.samples, tokenizer.pad_id)
         self._reference = None
-        if config.loss.kl:
+        if config.loss.needs_reference:
             self._reference = copy.deepcopy(model).requires_grad_(False).eval()
             self._reference.low_stream = config.stream == "bf16"
 
     @property
     def components(self) -> list[Component]:
         """What of it is in checkpoints."""
-        more = [each for each in (self._replay, self.critic) if each]
+        more = [each for each in (self._replay, self.critic, self.held_out) if each]
         return [self.rollouts, self.chooser, self.keeper, self.watch, *more]
 
     def moment(self, number: int) -> Moment:
@@ -78,6 +86,8 @@ class Learning:
         config = self._config
         self._model.eval()
         found, asked, advantages_GS, figures = self._asked(number)
+        if self.held_out:
+            figures |= self.held_out.seen(number, figures["reward"])
         self._model.train()
         shown = self.keeper.shown([problem.index for problem in asked], found.scores_GS)
         advantages_GS = advantages_GS.where(~shown.instead_G[:, None], 0.0)
@@ -99,6 +109,16 @@ class Learning:
         if config.demonstrations == Unused():
             return rollout
         return with_shown(rollout, self._shown(shown), shown.share, self._tokenizer.pad_id)
+
+    def _right(self) -> float:
+        """The share of the held-out problems that the policy answers right as it is now, greedily: the mean of the verifier's
+        scores."""
+        config = self._config
+        found = answered(
+            self._model, self._tokenizer, config.problems, config.environment, [Correct()], self.moment(0),
+            self._held_out, [[]] * len(self._held_out), 1, 0.0, config.seed,
+        )  # fmt: skip
+        return found.scores_GS.nanmean().item()
 
     def _shown(self, shown: Shown) -> list[Conversation]:
         """The demonstrations that fit the context, as fine-tuning has them."""
@@ -184,14 +204,17 @@ class Learning:
         """What an update is of: the answers that teach, and its demonstrations. M rows; none that does not count has logits."""
         config, model = self._config, self._model
         rollout, rows_M = self.rollouts.at(step)
-        weights_MT = config.loss.weights(rollout.mask_BT[rows_M], config.max_new_tokens)
-        rows = answers_of(rollout, rows_M, weights_MT, every=config.loss.kl > 0)
+        mask_MT = rollout.mask_BT[rows_M]
+        if config.loss.together > 1:  # a mean over pairs, and not over the answers that are in none
+            mask_MT = mask_MT * (rollout.advantages_BT[rows_M] != 0)
+        weights_MT = config.loss.weights(mask_MT, config.max_new_tokens)
+        rows = answers_of(rollout, rows_M, weights_MT, every=config.loss.of_every)
         share = rows["weights"].sum().item() or 1.0
         if rollout.shown_DN is not None and rollout.shown_weights_DT is not None:
             mine = slice(self.rollouts.turn(step), None, config.minibatches)
             weights_DT = config.minibatches * rollout.shown_weights_DT[mine]
             rows = with_demonstrations(rows, rollout.shown_DN[mine], weights_DT, self._tokenizer.pad_id)
-        rows = in_parts(rows, parts_of_a_batch(config))
+        rows = in_parts(rows, parts_of_a_batch(config) * config.loss.together)
         counts_MT = counted(rows)
         here = dict(zip(rows, moved(list(rows.values()), device()), strict=True))
 
@@ -206,4 +229,5 @@ class Learning:
 
         tokens, content = int(counts_MT.sum()), tuple(rows.values())
         figures: Metrics = {**rollout.figures, **(self.critic.learn(step, rollout, rows_M) if self.critic else {})}
-        return Batch(len(rows["ids"]), counts_MT.shape[1], tokens, loss, figures, content=content)
+        together = config.loss.together
+        return Batch(len(rows["ids"]), counts_MT.shape[1], tokens, loss, figures, content=content, together=together)

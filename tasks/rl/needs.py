@@ -47,7 +47,9 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
         lengths = conversations(config.problems, "rl", shape.vocab_size)
         T = max(T, min(max(map(sum, lengths)), shape.context) - 1)
         shown = max(shown, min(max(answer for _, answer in lengths), T))
-    B = answers // config.minibatches + D
+    taught = config.prompts * config.loss.together if config.loss.together > 1 else answers
+    B = taught // config.minibatches + D
+    B += -B % config.loss.together
 
     scoring = [sections.shape(model) for model in scorers(config)]
     critic = isinstance(config.advantage, Gae)
@@ -56,14 +58,14 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
     def step() -> Step:
         model, ids_BN = Decoder(shape), torch.zeros((B, T + 1), dtype=torch.int64)
         frozen = tuple(
-            Decoder(each).requires_grad_(False) for each in [shape] * bool(config.loss.kl) + scoring + judging
+            Decoder(each).requires_grad_(False) for each in [shape] * config.loss.needs_reference + scoring + judging
         )
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             R = rows.stop - rows.start
             places_K, ones_RT = last_of(R, T, shown), torch.ones(R, T)
             old_RT = torch.zeros(R, T)
-            reference_RT = old_RT if config.loss.kl else None
+            reference_RT = old_RT if config.loss.needs_reference else None
             return loss_of(
                 config.loss, config.temperature, model, ids_BN[rows], places_K, old_RT, torch.ones(R, 1), ones_RT, reference_RT,
                 ones_RT if D else None,
@@ -72,7 +74,7 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
         each = config.steps_a_rollout
         rows, new_tokens = rows_for(model, answers), config.answer_tokens
         sampling = Sampling(model, answers, rows, config.prompts, prompt, new_tokens, each)
-        return Step(model, Batch(B, T, B * T, loss), sampling, frozen)
+        return Step(model, Batch(B, T, B * T, loss, together=config.loss.together), sampling, frozen)
 
     tokens = config.steps * B * config.max_new_tokens
     less = lower(sections, config.model, "rl.max_new_tokens", "rl.prompts or rl.samples")

@@ -16,6 +16,9 @@ from tasks.rl.environments.base import Written
 
 # What the names of figures begin with in a checkpoint, which does not keep the order of its tensors, as curves do.
 FIGURE = "figure"
+# Positions, padding counted, that are read together at most where a rollout is read as a whole, whatever rl.samples is: 170
+# answers of the default's length. A constant, since how many rows a product has decides its last bits.
+POSITIONS = 8192
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class Rollout:
         parts = {name: value for name, value in tensors.items() if not name.startswith(FIGURE)}
         kept = sorted((name, value.item()) for name, value in tensors.items() if name.startswith(FIGURE))
         return cls(**parts, figures={name.split(".", 2)[2]: value for name, value in kept})
+
+
+def rows_read(rows: int, length: int) -> int:
+    """How many rows of so many positions are read together where `rows` would be: no more than POSITIONS hold, and one."""
+    return max(1, min(rows, POSITIONS // length))
 
 
 def rollout_of(

@@ -9,6 +9,7 @@ from lm.training.loop import train
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.rl.config import RlConfig
+from tasks.rl.held_out import parted
 from tasks.rl.learning import Learning
 from tasks.rl.ledger import Ledger
 from tasks.rl.rewards.base import Models
@@ -26,18 +27,19 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
         raise ConfigError(
             f"rl.max_new_tokens: no prompt fits the context of {model.config.context} less {config.answer_tokens}"
         )
+    examples, held_out = parted(examples, config.held_out)
     for part in config.rewards:
         part.open(Models(data / config.model, data / config.scorer, tokenizer))
     folder = (log.scratch or log.parts) / "rollouts"
     ledger = Ledger(folder, config.rewards, config.environment.adds) if config.keep_rollouts else None
-    learning = Learning(config, model, tokenizer, examples, ledger, data / config.scorer)
+    learning = Learning(config, model, tokenizer, examples, ledger, data / config.scorer, held_out)
 
     def seen(step: int) -> list[float]:
         """What of a step depends on how long the run is: all else follows from the examples and the weights."""
         moment = learning.moment(step // config.steps_a_rollout)
         return [part.at(moment) for part in config.rewards]
 
-    given = [tokenizer.to_json(), *examples, *files_read(config)]
+    given = [tokenizer.to_json(), *examples, *held_out, *files_read(config)]
     scorers = [scorer for part in config.rewards for scorer in part.models]
     scorers += [learning.critic.model] if learning.critic else []
     # a trunk has nothing of the rollouts before it

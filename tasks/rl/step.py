@@ -29,6 +29,5 @@ def loss_of(
     demonstrations, which have none in weights_RT; their negative log-likelihoods (nats) are added to the loss.
     """
     logps_RT = token_logps(model, ids_RN, places_K, temperature)
-    found, metrics = loss(logps_RT, old_RT, advantages_RT, weights_RT)
-    found, metrics = loss.held(found, metrics, logps_RT, reference_RT, weights_RT)
+    found, metrics = loss.of(logps_RT, old_RT, advantages_RT, weights_RT, reference_RT)
     return (found, metrics) if shown_RT is None else (found - (shown_RT * logps_RT).sum(), metrics)

@@ -15,7 +15,7 @@ from lm.model import Decoder
 from lm.training.components import Component
 from lm.training.data.conversations import places, token_logps
 from lm.transfer import moved
-from tasks.rl.rollout import Rollout
+from tasks.rl.rollout import Rollout, rows_read
 
 # Nats by which log-probabilities of the same tokens may be apart in the mean: where products are of bf16, whose 8 bits leave a
 # logit of 10 in steps of 0.06, and else. The wrong temperature, token or weights cost tenths and more.
@@ -26,8 +26,9 @@ EQUAL_SHARE, EQUAL_PROBLEMS, ENTROPY_LEFT, LONGER, CUT_OFF = 0.9, 8, 0.1, 2.0, 0
 
 @torch.no_grad()
 def logps(model: Decoder, rollout: Rollout, temperature: float, rows: int) -> Tensor:
-    """logp_BT (nats) that a model gives the tokens that count at the temperature, so many answers at a time; 0 elsewhere."""
-    found = []
+    """logp_BT (nats) that a model gives the tokens that count at the temperature, so many answers at a time, or as many as
+    `rows_read` lets; 0 elsewhere."""
+    found, rows = [], rows_read(rows, rollout.ids_BN.shape[1])
     for ids_RN, mask_RT in zip(rollout.ids_BN.split(rows), rollout.mask_BT.split(rows), strict=True):
         ids_RN, places_K = moved([ids_RN, places(mask_RT)], device())
         found.append(token_logps(model, ids_RN, places_K, temperature).float().cpu())

@@ -14,6 +14,9 @@ ROWS: dict[str, Any] = {
         "answer": (1, 2, 0)[i % 3],
         **({"explanation": "One more."} if i % 2 else {}),
     },
+    "Segments": lambda i: {
+        "text": f'There were {i} hens in the yard. Each of the {i} had a name of its own! "Nobody knows them," said Ann.'
+    },
     "Code": lambda i: {
         "question": f"Write add{i}(a), which adds {i}.",
         "solution": f"def add{i}(a):\n    b = a + {i}\n    return b",

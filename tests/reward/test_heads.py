@@ -16,6 +16,7 @@ from lm.heads import (
     put_heads,
     read_scorer,
     save_scorer,
+    scores_along,
     scores_of,
     take_heads,
 )
@@ -54,6 +55,31 @@ def test_neither_padding_nor_neighbours_change_a_bit_of_it(places: list[int], pa
     model = scorer()
     whole_NM = scores_of(model, SOME, TOKENIZER.pad_id)
     assert torch.equal(scores_of(model, [SOME[place] for place in places], pad_id), whole_NM[places])
+
+
+def test_one_reading_scores_every_beginning_of_a_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if each beginning were read by itself, to rounding; of as many tokens as whole conversations have, and no more."""
+    from lm import heads
+
+    model, read, real = scorer(), list[int](), heads.hidden_at
+
+    def counted(model: Decoder, ids_RL: torch.Tensor, places_K: torch.Tensor) -> torch.Tensor:
+        read.append(ids_RL.numel())
+        return real(model, ids_RL, places_K)
+
+    monkeypatch.setattr(heads, "hidden_at", counted)
+    ends = [sorted({len(ids) // 3, len(ids) // 2, len(ids) - 1}) for ids in SOME]
+    found = scores_along(model, SOME, ends, TOKENIZER.pad_id)
+    along, read[:] = sum(read), []
+    whole_NM = scores_of(model, SOME, TOKENIZER.pad_id)
+    assert along == sum(read)
+    beginnings = [ids[: end + 1] for ids, each in zip(SOME, ends, strict=True) for end in each]
+    by_themselves = scores_of(model, beginnings, TOKENIZER.pad_id)
+    torch.testing.assert_close(torch.cat(found), by_themselves, rtol=1e-4, atol=1e-5)
+    assert torch.equal(torch.stack([each[-1] for each in found]), whole_NM)
+    some = [3, 30, 17]
+    alone = scores_along(model, [SOME[place] for place in some], [ends[place] for place in some], TOKENIZER.pad_id)
+    assert all(torch.equal(one, found[place]) for one, place in zip(alone, some, strict=True))
 
 
 def test_heads_differ_and_the_seed_decides_them() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lm.config import Config, methods_of
 from tasks.rl import advantages
-from tasks.rl.advantages import BestOfK, Grpo, Remax, Rloo
+from tasks.rl.advantages import BestAndWorst, BestOfK, Grpo, Remax, Rloo
 
 EVERY = pytest.mark.parametrize("method", methods_of(advantages), ids=lambda method: method.__name__)
 quick = settings(deadline=None, max_examples=25, derandomize=True)
@@ -61,7 +61,8 @@ def test_better_answers_get_more(method: type[Config], seed: int, groups: int, s
     rewards, _, greedy = group_of(seed, groups, samples)
     result = method()(rewards, torch.ones_like(rewards), greedy)
     for row, values in zip(rewards, result, strict=True):
-        assert (values[row.argsort()].diff() >= -ATOL).all()
+        better_SS = row[:, None] > row
+        assert (values[:, None] - values)[better_SS].ge(-ATOL).all()
 
 
 @EVERY
@@ -127,6 +128,25 @@ def test_rloo_is_dr_grpo_by_how_many_are_valid() -> None:
     valid = mask.sum(1, keepdim=True)
     expected = Grpo(normalise_std=False)(rewards, mask) * valid / (valid - 1)
     torch.testing.assert_close(Rloo()(rewards, mask), expected)
+
+
+def test_best_and_worst_by_hand() -> None:
+    # The best and the worst that count are 2 and 0, each the first of its kind; the next groups have nothing to tell apart.
+    rewards = torch.tensor([[0.0, 2.0, 9.0, 2.0, 0.0], [1.0, 1.0, 1.0, 1.0, 9.0], [1.0, 9.0, 9.0, 9.0, 9.0]])
+    mask = torch.tensor([[1.0, 1.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0]])
+    expected = [[-1.0, 1.0, 0.0, 0.0, 0.0], [0.0] * 5, [0.0] * 5]
+    assert BestAndWorst()(rewards, mask).tolist() == expected
+
+
+@quick
+@given(**sizes)
+def test_best_and_worst_is_a_pair_or_nothing(seed: int, groups: int, samples: int) -> None:
+    rewards, mask, _ = group_of(seed, groups, samples)
+    for row, kept, values in zip(rewards, mask > 0, BestAndWorst()(rewards, mask), strict=True):
+        told = bool(kept.any() and row[kept].max() > row[kept].min())
+        assert values.abs().sum() == 2 * told and values.sum() == 0
+        if told:
+            assert row[values.argmax()] == row[kept].max() and row[values.argmin()] == row[kept].min()
 
 
 def test_best_of_k_by_hand() -> None:

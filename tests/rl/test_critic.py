@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from lm.config import ConfigError
+from lm.heads import heads_of
 from lm.optimizers import AdamW
 from tasks.about.sections import Sections
 from tasks.core.process import Stopped
@@ -217,3 +218,39 @@ def test_how_far_values_go_is_bounded_in_a_run(tmp_path: Path) -> None:
         trained(tmp_path / str(clip), config(advantage=Gae(rate=10.0, clip=clip)))[0] for clip in (0.05, 0.2, 10.0)
     }
     assert len(digests) == 3
+
+
+def test_memory_does_not_grow_with_the_answers_to_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A critic reads no more positions at once than it is let, whatever rl.samples is, and comes to the same values and the same
+    weights to rounding."""
+    from tasks.rl import critic as room
+    from tasks.rl import rollout as held
+
+    given = config(advantage=Gae(), samples=32, updates=1)
+    read, real = list[int](), room.hidden_at
+
+    def counted(model: torch.nn.Module, ids_RT: Tensor, places_K: Tensor) -> Tensor:
+        read.append(ids_RT.shape[0] * (ids_RT.shape[1] + 1))
+        return real(model, ids_RT, places_K)
+
+    monkeypatch.setattr(room, "hidden_at", counted)
+    found = []
+    for most in (held.POSITIONS, 100, 1):
+        monkeypatch.setattr(held, "POSITIONS", most)
+        read.clear()
+        learner = learning(given)
+        assert learner.critic
+        torch.nn.init.ones_(heads_of(learner.critic.model).weight)  # it begins as zeros, of which all values are
+        rollout = learner._rollout(0)
+        loss = learner.critic.learn(0, rollout, torch.arange(len(rollout.ids_BN)))
+        longest = rollout.ids_BN.shape[1]
+        assert rollout.values_BT is not None and rollout.values_BT.std() > 0.1
+        assert max(read) <= max(most, longest) and (most > 1000 or max(read) < 32 * longest)
+        found.append((rollout.values_BT, loss["value_loss"], learner.critic.state()))
+    for values_BT, loss, state in found[1:]:
+        torch.testing.assert_close(values_BT, found[0][0], rtol=1e-4, atol=1e-6)
+        assert loss == pytest.approx(found[0][1], rel=1e-5)
+        means = [name for name in state if name.startswith("slot.exp_avg.")]
+        assert means
+        for name in means:  # of gradients, sums in another order; an update has the sign of one that is near 0, too
+            torch.testing.assert_close(state[name], found[0][2][name], rtol=1e-3, atol=1e-6)

@@ -9,10 +9,21 @@ from hypothesis import strategies as st
 from lm.config import methods_of
 from lm.problems.example import Example, Score
 from tasks.rl import rewards
-from tasks.rl.rewards import Correct, Format, Function, Judge, LengthBudget, Model, Overlong, Process, Repetition
+from tasks.rl.rewards import (
+    Agreement,
+    Correct,
+    Format,
+    Function,
+    Judge,
+    LengthBudget,
+    Model,
+    Overlong,
+    Process,
+    Repetition,
+)
 from tasks.rl.rewards.base import Answer, Moment, Part, means, names, total
 
-PARTS = [Correct(), Format(pattern="a*b?"), LengthBudget(), Overlong(), Repetition(n=2)]
+PARTS = [Agreement(), Correct(), Format(pattern="a*b?"), LengthBudget(), Overlong(), Repetition(n=2)]
 EVERY = pytest.mark.parametrize("part", PARTS, ids=lambda part: type(part).__name__)
 quick = settings(deadline=None, max_examples=25, derandomize=True)
 NOW = Moment(0.0, 10)
@@ -52,6 +63,22 @@ def test_what_depends_on_the_moment_is_said(part: Part, one: Answer, share: floa
 def test_correct_is_the_score_and_a_verifier_that_fails_is_no_zero() -> None:
     values = Correct()([answer([1]), answer([1], score=Score(0.25)), answer([1], score=Score(0.0, valid=False))], NOW)
     assert values[:2] == [1.0, 0.25] and math.isnan(values[2])
+
+
+def test_agreement_is_the_share_of_words_that_an_answer_begins_with() -> None:
+    hens = Example("1", "", "Each of them had a name.", "")
+    by_hand = {
+        "Each of them had a name.": 1.0,
+        "Each  of\nthem had a name. And so on.": 1.0,
+        "Each of us had a name.": 1 / 3,
+        "each of them": 0.0,
+        "Each of them had a name": 5 / 6,
+        "Why? Hens. #### Each of": 1 / 3,
+        "Each of #### ": 0.0,
+        "": 0.0,
+    }
+    for text, share in by_hand.items():
+        assert Agreement()([Answer(hens, [1], text, True, Score(0.0))], NOW) == [pytest.approx(share)]
 
 
 def test_a_format_is_matched_from_the_first_character_to_the_last_over_lines() -> None:

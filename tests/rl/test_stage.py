@@ -17,7 +17,7 @@ from lm.training.data import conversations
 from lm.training.fast_forward import FastForward
 from tasks.core.process import Stopped
 from tasks.rl import advantages, losses
-from tasks.rl.advantages import Gae, Grpo
+from tasks.rl.advantages import BestAndWorst, Gae, Grpo
 from tasks.rl.curricula import Bandit
 from tasks.rl.demonstrations import Interleaved
 from tasks.rl.losses import PolicyGradient
@@ -28,6 +28,13 @@ from tasks.rl.step import loss_of
 from tests.neighbours import assert_all_differ, every_neighbour, neighbours
 from tests.project import digest
 from tests.rl.toys import TOKENIZER, Interrupted, Parity, config, learning, policy, trained
+
+SINGLE = [method for method in methods_of(losses) if method.together == 1]
+
+
+def fitting(loss: Any) -> dict[str, Any]:
+    """The loss, and the advantage that makes the pairs which it asks for."""
+    return {"loss": loss, "advantage": BestAndWorst()} if loss.together > 1 else {"loss": loss}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +64,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "max_new_tokens": [{"max_new_tokens": 5}],
     "temperature": [{"temperature": 1.0}],
     "advantage": [{"advantage": method()} for method in methods_of(advantages) if method is not Grpo],
-    "loss": [{"loss": method()} for method in methods_of(losses) if method is not PolicyGradient],
+    "loss": [fitting(method()) for method in methods_of(losses) if method is not PolicyGradient],
     "seed": [{"seed": 1}],
     "optimizer": [{"optimizer": AdamW(lr=0.005)}],
     "clip": [{"clip": 0.1}],
@@ -78,6 +85,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "curriculum": [{"curriculum": Bandit()}],
     "resample": [{"resample": 2}],
     "replay": [{"replay": 4}],
+    "held_out": [{"held_out": 3}],
     "rewards": [
         {"rewards": [Correct(), part]}
         for part in (
@@ -96,6 +104,7 @@ ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "
 ELSEWHERE |= {"demonstrations"}  # which binds where all answers to a problem fail: test_demonstrations.py
 ELSEWHERE |= {"keep_rollouts"}  # which changes no weight: test_ledger.py
 ELSEWHERE |= {"environment"}  # which a policy must call: test_environments.py
+ELSEWHERE |= {"held_out_every"}  # which changes no weight: test_held_out.py
 ELSEWHERE |= {"scorer"}  # which some rewards read: test_scorers.py
 
 
@@ -108,7 +117,7 @@ def test_every_parameter_changes_the_weights(tmp_path: Path) -> None:
         near = every_neighbour(methods_of(room))
         # gae's clip binds where values go far: test_critic.py
         near = [methods for methods in near if not any(isinstance(m, Gae) and m.clip != Gae().clip for m in methods)]
-        tries += [[{field: method} for method in methods] for methods in near]
+        tries += [[fitting(m) if field == "loss" else {field: m} for m in methods] for methods in near]
     for part in (LengthBudget(), Overlong(buffer=0.5), Repetition(n=1)):
         # n: in six random bytes no two stand twice; test_rewards.py
         others = [neighbours(part, name) for name in type(part).model_fields if name not in ("name", "n")]
@@ -146,7 +155,7 @@ def test_prompts_and_padding_are_not_given_to_the_head(monkeypatch: pytest.Monke
     torch.testing.assert_close(sum(parts), whole, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", methods_of(losses), ids=lambda method: method.__name__)
+@pytest.mark.parametrize("method", SINGLE, ids=lambda method: method.__name__)
 @pytest.mark.parametrize("shards", [1, 4])
 def test_answers_that_teach_nothing_are_not_computed(method: type[PolicyLoss], shards: int) -> None:
     """Those without an advantage or a verdict, but for as many as cut the update into equal parts; the gradient is that of all
@@ -195,6 +204,8 @@ EVERYTHING = {
     "curriculum": Bandit(),
     "resample": 1,
     "replay": 4,
+    "held_out": 3,
+    "held_out_every": 2,
     "demonstrations": Interleaved(batch=3),
     "loss": PolicyGradient(kl=0.1),
     "rewards": [Correct(), LengthBudget()],

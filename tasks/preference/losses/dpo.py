@@ -2,20 +2,11 @@
 
 from typing import Literal
 
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from lm.margins import log_sigmoid_of_margin
 from tasks.preference.losses.base import Logps, PreferenceLoss
-
-
-def log_sigmoid_of_margin(ratio_chosen_P: Tensor, ratio_rejected_P: Tensor, beta: float, flipped: float) -> Tensor:
-    """loss_P = -(1 - flipped) log sigmoid(m) - flipped log sigmoid(-m), m = beta (ratio_chosen - ratio_rejected).
-
-    flipped: the share of pairs whose labels are taken to be the wrong way round, Mitchell's conservative DPO (2023); 0 is DPO.
-    """
-    margin_P = beta * (ratio_chosen_P - ratio_rejected_P)
-    return -(1 - flipped) * F.logsigmoid(margin_P) - flipped * F.logsigmoid(-margin_P)
 
 
 class Dpo(PreferenceLoss):

@@ -5,13 +5,8 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
+from lm.margins import squared_distance
 from tasks.preference.losses.base import Logps, PreferenceLoss
-
-
-def squared_distance(ratio_chosen_P: Tensor, ratio_rejected_P: Tensor, tau: float) -> Tensor:
-    """loss_P = (ratio_chosen - ratio_rejected - 1 / (2 tau))^2: a margin beyond 1 / (2 tau) costs, too, so it does not grow
-    without end where all pairs are told apart."""
-    return (ratio_chosen_P - ratio_rejected_P - 1 / (2 * tau)).square()
 
 
 class Ipo(PreferenceLoss):

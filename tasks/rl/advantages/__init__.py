@@ -5,6 +5,7 @@ says what it is given as baseline_G: nothing, the reward of the greedy answer to
 it, or what a critic expects of each problem; such a one then tells an advantage for each token (`gae`).
 """
 
+from tasks.rl.advantages.best_and_worst import BestAndWorst
 from tasks.rl.advantages.best_of_k import BestOfK
 from tasks.rl.advantages.gae import Gae
 from tasks.rl.advantages.grpo import Grpo

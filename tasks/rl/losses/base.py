@@ -29,14 +29,47 @@ def divergence(logp_BT: Tensor, reference_BT: Tensor, weights_BT: Tensor) -> Ten
     return (weights_BT * (log_ratio_BT.exp() - log_ratio_BT - 1)).sum()
 
 
-class PolicyLoss(Config):
-    """A method gives the tokens of an answer whose advantage is 0 no gradient: such answers are left out of an update, unless
-    `kl` holds them. Metrics are means over the tokens of the others.
+class Loss(Config):
+    """What an update asks of a loss.
 
-    holds: whether its gradient takes something made of logp for constant, as CISPO's (arXiv:2506.13585) does a clipped
-    ratio; what that is, `detach` says."""
+    together: answers that it takes together, which stand beside each other in an update and are in one part of it. holds:
+    whether its gradient takes something made of logp for constant, as CISPO's (arXiv:2506.13585) does a clipped ratio; what
+    that is, `detach` says."""
 
+    together: ClassVar[int] = 1
     holds: ClassVar[bool] = False
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it compares with the model that the stage began with."""
+        raise NotImplementedError
+
+    @property
+    def of_every(self) -> bool:
+        """Whether an answer whose advantage is 0 has a gradient; where none has, an update leaves such answers out."""
+        raise NotImplementedError
+
+    def weights(self, mask_BT: Tensor, longest: int) -> Tensor:
+        """weights_BT of all that one update learns from."""
+        raise NotImplementedError
+
+    def of(
+        self,
+        logp_BT: Tensor,
+        logp_old_BT: Tensor,
+        advantages_BT: Tensor,
+        weights_BT: Tensor,
+        reference_BT: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss, metrics) of some answers, sums over their weights. reference_BT: of the model that the stage began with, where
+        the loss needs it; nats at the temperature of sampling, as all of them are."""
+        raise NotImplementedError
+
+
+class PolicyLoss(Loss):
+    """A method gives the tokens of an answer whose advantage is 0 no gradient: such answers are left out of an update, unless
+    `kl` holds them. Metrics are means over the tokens of the others."""
+
     over: Literal["tokens", "answers", "length"] = Field(
         "tokens", description="mean over all tokens (DAPO), over answers (GRPO), or per max_new_tokens (Dr. GRPO)"
     )
@@ -46,9 +79,33 @@ class PolicyLoss(Config):
         description="weight of the divergence from the model that the stage begins with; GRPO has 0.04, DAPO and Dr. GRPO 0",
     )
 
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl > 0
+
+    @property
+    def of_every(self) -> bool:
+        return self.kl > 0
+
     def weights(self, mask_BT: Tensor, longest: int) -> Tensor:
-        """weights_BT of all that one update learns from."""
         return shares(mask_BT, self.over, longest)
+
+    def __call__(
+        self, logp_BT: Tensor, logp_old_BT: Tensor, advantages_BT: Tensor, weights_BT: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss, metrics) without the divergence from a reference."""
+        raise NotImplementedError
+
+    def of(
+        self,
+        logp_BT: Tensor,
+        logp_old_BT: Tensor,
+        advantages_BT: Tensor,
+        weights_BT: Tensor,
+        reference_BT: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        found, metrics = self(logp_BT, logp_old_BT, advantages_BT, weights_BT)
+        return self.held(found, metrics, logp_BT, reference_BT, weights_BT)
 
     def held(
         self,

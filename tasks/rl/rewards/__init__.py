@@ -5,6 +5,7 @@ A part must give an answer the same value whichever other problems are asked wit
 far the run is, so that runs of other lengths share no trunk where it differs.
 """
 
+from tasks.rl.rewards.agreement import Agreement
 from tasks.rl.rewards.correct import Correct
 from tasks.rl.rewards.format import Format
 from tasks.rl.rewards.function import Function

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from lm.heads import scores_of
+from lm.heads import scores_along
 from lm.tokenizer import Tokenizer
 from tasks.rl.rewards.base import Answer, Earned, Moment
 from tasks.rl.rewards.model import Model, bounded, written
@@ -71,15 +71,17 @@ class Process(Model):
     def earned(self, answers: list[Answer], moment: Moment) -> list[Earned | None]:
         assert self._scorer is not None, "open() comes first"
         scorer, tokenizer = self._scorer
-        ends, starts = list[list[int]](), list[list[list[int]]]()
+        ends, read, places_read = list[list[int]](), list[list[int]](), list[list[int]]()
         for answer in answers:
             ids = written(answer, tokenizer)
             whole = tokenizer.chat(answer.example.prompt) + ids
             fits = ids and len(whole) <= scorer.config.context
             ends.append(ends_of(ids, tokenizer, self.mark) if fits else [])
-            starts.append([whole[: len(whole) - len(ids) + end + 1] for end in ends[-1]])
-        flat = [ids for each in starts for ids in each]
-        scores = iter(bounded(scores_of(scorer, flat, tokenizer.pad_id), self.bound, self.penalty).sigmoid().tolist())
+            if fits:
+                read.append(whole)
+                places_read.append([len(whole) - len(ids) + end for end in ends[-1]])
+        each = scores_along(scorer, read, places_read, tokenizer.pad_id)
+        scores = iter([s for some in each for s in bounded(some, self.bound, self.penalty).sigmoid().tolist()])
         found: list[Earned | None] = []
         for answer, places in zip(answers, ends, strict=True):
             values = shaped([next(scores) for _ in places], self.threshold if self.clip else None, self.delta)
