@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from kernels.pick import pick
 from lm.checkpoint import device
-from lm.model import Cache, Decoder
+from lm.model import Decoder
 from lm.model_folder import read_model
 from lm.strategies.base import Asked, Strategy
 from lm.strategies.named import strategy_of
@@ -34,7 +34,7 @@ def tokens_of(
     if not 0 < len(prompt) < context:
         raise ValueError(f"prompts must have 1 to {context - 1} tokens; this has {len(prompt)}")
     count = min(max_new_tokens, context - len(prompt))
-    cache = Cache(model.config, 1, len(prompt) + count, where)
+    cache = model.new_cache(1, len(prompt) + count)
     logits_1V = F.linear(model.hidden(torch.tensor([prompt], device=where), cache)[:, -1], model.head_weight)
     for point in np.random.Generator(np.random.Philox(key=[seed, 0])).random(count):
         ids_1, _ = pick(logits_1V, temperature, torch.tensor([point], device=where))

@@ -61,7 +61,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 def load_model(folder: Path) -> tuple[Decoder, Tokenizer]:
     """The model, in fp32 and evaluation mode, and its tokenizer; a quantized model comes back dequantized,
-    its matrices seeing rounded inputs where it was made so.
+    its matrices seeing rounded inputs, and its cache in whole numbers, where it was made so.
 
     Raises ValueError naming the file that is missing, torn or does not fit the others.
     """
@@ -70,8 +70,10 @@ def load_model(folder: Path) -> tuple[Decoder, Tokenizer]:
         state = load_file(folder / "model.safetensors")
     except (FileNotFoundError, SafetensorError) as error:
         raise ValueError(f"{folder / 'model.safetensors'}: cannot be read: {error}") from None
-    rounding, columns = None, {}
+    rounding, columns, cache = None, {}, None
     if "quantization" in description:
+        if "cache" in description["quantization"]:
+            cache = Rounding.of(description["quantization"]["cache"])
         if "inputs" in description["quantization"]:
             rounding = Rounding.of(description["quantization"]["inputs"])
             columns = {name.removesuffix(".columns"): t for name, t in state.items() if name.endswith(".columns")}
@@ -95,6 +97,7 @@ def load_model(folder: Path) -> tuple[Decoder, Tokenizer]:
         ) from None
     if rounding:
         round_inputs_of(model, rounding, columns)
+    model.cache_rounding = cache
     return model.eval(), tokenizer
 
 

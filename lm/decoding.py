@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kernels.pick import pick
 from lm.context import autocast_dtype
-from lm.model import Cache, Decoder
+from lm.model import Decoder
 from lm.quantized.inputs import is_rounding
 
 Step = Callable[[], None]
@@ -74,7 +74,7 @@ class Rows:
         device, dtype = model.embedding.weight.device, dtype_of_pass(model)
         self._capture = None if is_sharded(model) else capture
         self._model, self._head_VD = cast_once(model, dtype)
-        self.cache = Cache(model.config, rows, capacity, device, dtype)
+        self.cache = model.new_cache(rows, capacity, dtype)
         self._logits_RV = torch.zeros(rows, model.config.vocab_size, device=device, dtype=dtype)
         self._ids_R = torch.zeros(rows, dtype=torch.int64, device=device)
         self._picked_2SR = torch.zeros(2, steps, rows, dtype=torch.float64, device=device)  # ids and log-probabilities
@@ -85,7 +85,7 @@ class Rows:
         """Fill P prompts up to the length and read them; each of these rows begins as the one of that number."""
         device, P = self._ids_R.device, len(prompts)
         ids_PT = torch.tensor([prompt + [0] * (length - len(prompt)) for prompt in prompts], device=device)
-        cache = Cache(self._model.config, P, length, device, self.cache.dtype)
+        cache = self._model.new_cache(P, length, self.cache.dtype)
         counts_P = torch.tensor([len(prompt) for prompt in prompts], device=device)
         x_PTD = self._model.hidden(ids_PT, cache, counts_B=counts_P)
         last_PD = x_PTD[torch.arange(P, device=device), cache.lengths_B - 1]

@@ -23,6 +23,7 @@ from lm.context import Context, autocast_dtype
 from lm.embeddings.base import Tokens, before_of, check_layer, check_lists, embedded
 from lm.linears.base import Held, Holding, Roles, replace_layers
 from lm.parts import draw_
+from lm.quantized.inputs import Rounding
 from lm.rope import rotary_cos_sin
 from lm.shape import Shape
 
@@ -108,11 +109,18 @@ class Cache:
         capacity: int,
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
+        rounding: Rounding | None = None,
     ) -> None:
+        """rounding: of what attention keeps; None: it is kept in `dtype`."""
         if capacity > config.context:
             raise ValueError(f"a cache of {capacity} tokens is longer than the model's context of {config.context}")
         layers = [config.layer(index) for index in range(config.layers)]
-        self.states = [layer.mixer.state(config, rows, capacity, device, dtype) for layer in layers]
+        self.states = [
+            layer.mixer.rounded_state(config, rows, capacity, device, rounding)
+            if rounding
+            else layer.mixer.state(config, rows, capacity, device, dtype)
+            for layer in layers
+        ]
         self.lengths_B = torch.zeros(rows, dtype=torch.int64, device=device)
         # what embeddings of the input look back at; all ids, since tokens may be taken back
         self.ids_BC = torch.zeros(rows, capacity, dtype=torch.int64, device=device) if config.of_input else None
@@ -202,6 +210,8 @@ class Decoder(nn.Module):
         self.recompute = self.low_stream = False
         self.linear: Holding = linears.Dense()
         self.learned: Any = None
+        # of what attention keeps in a cache; None: it is kept as it is
+        self.cache_rounding: Rounding | None = None
         # layers that are held otherwise than dense, and parameters that are not trained meanwhile
         self.held: dict[str, Held] = {}
         self._staying: set[str] = set()
@@ -251,6 +261,10 @@ class Decoder(nn.Module):
     def head_weight(self) -> Tensor:
         """weight_VD of the logits."""
         return self.embedding.weight if self.config.tied else self.head.weight
+
+    def new_cache(self, rows: int, capacity: int, dtype: torch.dtype = torch.float32) -> Cache:
+        """A cache for so many rows, in whole numbers where the model is one that keeps it so."""
+        return Cache(self.config, rows, capacity, self.embedding.weight.device, dtype, self.cache_rounding)
 
     def forward(self, ids_BT: Tensor, cache: Cache | None = None, bounds: Tensor | None = None) -> Tensor:
         """logits_BTV of what `hidden` gives."""

@@ -16,6 +16,7 @@ from kernels.projections import projections
 from kernels.rope import rotate
 from lm.context import Context
 from lm.mixers.base import Mixer
+from lm.quantized.inputs import Rounding, codes_of, decoded
 from lm.shape import Shape
 
 
@@ -51,6 +52,32 @@ class KeysAndValues:
         slots = other.keys_BKCE.shape[2]
         self.keys_BKCE[rows, :, :slots] = other.keys_BKCE[theirs]
         self.values_BKCE[rows, :, :slots] = other.values_BKCE[theirs]
+
+
+class RoundedKeysAndValues:
+    """Keys and values of one layer in whole numbers, each head's of a token by a step of its own, or by one for each group of
+    its numbers: little more than a byte for each, in place of two or four. Tokens see what they will be remembered as."""
+
+    def __init__(self, shape: Shape, rows: int, slots: int, device: torch.device | None, rounding: Rounding) -> None:
+        self.rounding, self._width = rounding, shape.head_dim
+        groups = -(-shape.head_dim // (rounding.group or shape.head_dim))
+        size = (2, rows, shape.kv_heads, slots)
+        self.codes_2BKCE = torch.zeros((*size, shape.head_dim), device=device, dtype=torch.int8)
+        self.steps_2BKCN = torch.zeros((*size, groups), device=device)
+
+    def take(self, rows: Tensor, other: "RoundedKeysAndValues", theirs: Tensor) -> None:
+        """Have these rows begin as those of another state, whose capacity is no larger."""
+        slots = other.codes_2BKCE.shape[3]
+        self.codes_2BKCE[:, rows, :, :slots] = other.codes_2BKCE[:, theirs]
+        self.steps_2BKCN[:, rows, :, :slots] = other.steps_2BKCN[:, theirs]
+
+    def with_tokens(self, k_BKTE: Tensor, v_BKTE: Tensor, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep these at their positions; (keys_BKCE, values_BKCE) of all slots, in the dtype of the tokens."""
+        codes, steps = codes_of(torch.stack((k_BKTE, v_BKTE)), self.rounding)
+        for kept, came in ((self.codes_2BKCE, codes), (self.steps_2BKCN, steps)):
+            kept.scatter_(3, positions_BT[None, :, None, :, None].expand_as(came), came)
+        keys_BKCE, values_BKCE = decoded(self.codes_2BKCE, self.steps_2BKCN, self.rounding).to(k_BKTE.dtype)
+        return keys_BKCE, values_BKCE
 
 
 def over_slots(q_BHTE: Tensor, keys_BKCE: Tensor, values_BKCE: Tensor, visible_B1QC: Tensor) -> Tensor:
@@ -97,9 +124,12 @@ class Heads(nn.Module):
 
     def after(self, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, context: Context) -> Tensor:
         """mixed_BTHE of tokens over themselves and all before them in their row; their keys and values are kept."""
-        keys_BKCE, values_BKCE = context.state.keys_BKCE, context.state.values_BKCE
         T = k_BKTE.shape[2]
         assert context.lengths_B is not None and context.positions_BT is not None
+        if isinstance(context.state, RoundedKeysAndValues):
+            keys_BKCE, values_BKCE = context.state.with_tokens(k_BKTE, v_BKTE, context.positions_BT)
+            return over_slots(q_BHTE, keys_BKCE, values_BKCE, context.shared)
+        keys_BKCE, values_BKCE = context.state.keys_BKCE, context.state.values_BKCE
         if context.shared is None and T == 1:
             q_BHE, k_BKE, v_BKE = (x.squeeze(2) for x in (q_BHTE, k_BKTE, v_BKTE))
             return decode_attention(q_BHE, k_BKE, v_BKE, keys_BKCE, values_BKCE, context.lengths_B).unsqueeze(1)
@@ -133,6 +163,11 @@ class Attention(Mixer):
     ) -> KeysAndValues:
         return KeysAndValues(shape, rows, capacity, device, dtype)
 
+    def rounded_state(
+        self, shape: Shape, rows: int, capacity: int, device: torch.device | None, rounding: Rounding
+    ) -> RoundedKeysAndValues:
+        return RoundedKeysAndValues(shape, rows, capacity, device, rounding)
+
     def kept(self, shape: Shape, tokens: float) -> float:
         return 2 * shape.kv_heads * shape.head_dim * tokens
 
@@ -140,9 +175,14 @@ class Attention(Mixer):
         """The mask of tokens over the slots of a state. None where a GPU's kernels need none: a token follows, or the tokens
         are the first; and without a state."""
         state, positions_BT = context.state, context.positions_BT
-        if state is None or positions_BT is None or (state.keys_BKCE.is_cuda and (length == 1 or context.first)):
+        if state is None or positions_BT is None:
             return None
-        slots = state.keys_BKCE.shape[2]
+        if isinstance(state, RoundedKeysAndValues):
+            slots = state.codes_2BKCE.shape[3]
+        elif state.keys_BKCE.is_cuda and (length == 1 or context.first):
+            return None
+        else:
+            slots = state.keys_BKCE.shape[2]
         return by_query(torch.arange(slots, device=positions_BT.device) <= positions_BT[..., None], shape)
 
     def exported(self, shape: Shape) -> dict[str, Any]:

@@ -6,8 +6,10 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from lm.config import ConfigError
 from lm.context import Context
 from lm.parts import Part
+from lm.quantized.inputs import Rounding
 from lm.shape import Shape
 
 
@@ -27,6 +29,12 @@ class Mixer(Part):
     def state(self, shape: Shape, rows: int, capacity: int, device: torch.device | None, dtype: torch.dtype) -> State:
         """The state of one layer for rows of up to `capacity` tokens, none of which has any yet. Its tensors stay where they
         are, so that a step over them can be replayed."""
+
+    def rounded_state(
+        self, shape: Shape, rows: int, capacity: int, device: torch.device | None, rounding: Rounding
+    ) -> State:
+        """The same in whole numbers. Raises ConfigError where the mixer has no such state."""
+        raise ConfigError(f"a model with {self.name} keeps its state as it is: set quantize.cache to {{name: exact}}")  # type: ignore[attr-defined]
 
     @abstractmethod
     def kept(self, shape: Shape, tokens: float) -> float:

@@ -15,6 +15,8 @@ from kernels.attention import attention, cpu
 from kernels.attention.documents import Documents, whole_rows
 from lm.context import Context
 from lm.mixers.attention import Attention, Heads, KeysAndValues, by_query, over_slots
+from lm.mixers.base import Mixer
+from lm.quantized.inputs import Rounding
 from lm.shape import Shape
 
 
@@ -58,6 +60,11 @@ class SlidingWindow(Attention):
         self, shape: Shape, rows: int, capacity: int, device: torch.device | None, dtype: torch.dtype
     ) -> KeysAndValues:
         return KeysAndValues(shape, rows, min(self.window, capacity), device, dtype)
+
+    def rounded_state(
+        self, shape: Shape, rows: int, capacity: int, device: torch.device | None, rounding: Rounding
+    ) -> Any:
+        return Mixer.rounded_state(self, shape, rows, capacity, device, rounding)  # a ring is not written by position
 
     def kept(self, shape: Shape, tokens: float) -> float:
         return super().kept(shape, min(tokens, self.window))

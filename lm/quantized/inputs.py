@@ -26,24 +26,37 @@ class Rounding(NamedTuple):
         try:
             found = cls(**description)
         except TypeError as error:
-            raise ValueError(f"quantization: inputs: {error}") from None
+            raise ValueError(f"quantization: a rounding: {error}") from None
         if not (
             isinstance(found.bits, int) and 2 <= found.bits <= 8 and isinstance(found.group, int) and found.group >= 0
         ):
-            raise ValueError(f"quantization: inputs: {description}: 2 to 8 bits and a group of 0 or more")
+            raise ValueError(f"quantization: a rounding of {description}: it has 2 to 8 bits and a group of 0 or more")
         return found
 
 
-def rounded(x: Tensor, rounding: Rounding, columns_I: Tensor | None = None) -> Tensor:
-    """x, (..., I), each token's (or its groups') to the nearest of 2^bits - 1 equal steps from minus to plus its largest
-    magnitude; a token that is all 0 stays so. columns_I: what inputs are divided by before, and multiplied by behind."""
+def codes_of(x: Tensor, rounding: Rounding) -> tuple[Tensor, Tensor]:
+    """(codes, steps) of x, (..., I): int8 of that shape, and float32, (..., N). Codes are the nearest of 2^bits - 1 equal steps
+    of a group, from minus to plus its largest magnitude; the step of a group that is all 0 is 1."""
     inputs, most = x.shape[-1], 2 ** (rounding.bits - 1) - 1
-    scaled = x.detach().float() if columns_I is None else x.detach().float() / columns_I
     group = rounding.group or inputs
-    groups = F.pad(scaled, (0, -inputs % group)).unflatten(-1, (-1, group))
+    groups = F.pad(x.detach().float(), (0, -inputs % group)).unflatten(-1, (-1, group))
     steps = groups.abs().amax(-1, keepdim=True) / most
     steps = torch.where(steps > 0, steps, 1.0)
-    found = ((groups / steps).round() * steps).flatten(-2)[..., :inputs]
+    codes = (groups / steps).round().to(torch.int8)
+    return codes.flatten(-2)[..., :inputs], steps.squeeze(-1)
+
+
+def decoded(codes: Tensor, steps: Tensor, rounding: Rounding) -> Tensor:
+    """What `codes_of` has counted, in float32."""
+    inputs = codes.shape[-1]
+    return codes.float() * steps.repeat_interleave(rounding.group or inputs, dim=-1)[..., :inputs]
+
+
+def rounded(x: Tensor, rounding: Rounding, columns_I: Tensor | None = None) -> Tensor:
+    """x, (..., I), of which each token is what `codes_of` counts of it. columns_I: what inputs are divided by before, and
+    multiplied by behind."""
+    scaled = x.detach().float() if columns_I is None else x.detach().float() / columns_I
+    found = decoded(*codes_of(scaled, rounding), rounding)
     return (found if columns_I is None else found * columns_I).to(x.dtype)
 
 

@@ -95,7 +95,7 @@ def _read_beginning(model: Decoder, ids: tuple[int, ...]) -> Cache | None:
     if not ids:
         return None
     device = model.embedding.weight.device
-    cache = Cache(model.config, 1, len(ids), device, dtype_of_pass(model))
+    cache = model.new_cache(1, len(ids), dtype_of_pass(model))
     model.hidden(torch.tensor([ids], device=device), cache)
     return cache
 
@@ -103,7 +103,7 @@ def _read_beginning(model: Decoder, ids: tuple[int, ...]) -> Cache | None:
 def _of_texts(model: Decoder, kind: _Kind, beginning: Cache | None, parts: list[Asked]) -> list[list[float]]:
     """Nats of all that may follow each of some texts of one kind."""
     device, shared = model.embedding.weight.device, len(kind.beginning)
-    cache = Cache(model.config, TEXTS, shared + kind.length, device, dtype_of_pass(model))
+    cache = model.new_cache(TEXTS, shared + kind.length, dtype_of_pass(model))
     if beginning is not None:
         cache.take(torch.arange(TEXTS, device=device), beginning, torch.zeros(TEXTS, dtype=torch.int64, device=device))
     rests = [part.text[shared:] for part in parts]
@@ -140,7 +140,7 @@ def _of_following(model: Decoder, texts: Cache, length: int, asked: list[tuple[i
     device = model.embedding.weight.device
     capacity = min(texts.capacity + length, model.config.context)
     rows = following_at_once(texts.capacity + length)
-    cache = Cache(model.config, rows, capacity, device, texts.dtype)
+    cache = model.new_cache(rows, capacity, texts.dtype)
     filled = [*asked, *[asked[0]] * (rows - len(asked))]
     cache.take(torch.arange(rows, device=device), texts, torch.tensor([row for row, _ in filled], device=device))
     ids_RT, counts_R = _filled([ids[:-1] for _, ids in filled], length, device)

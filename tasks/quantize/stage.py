@@ -36,6 +36,7 @@ class QuantizeConfig(Config):
     embedding: choice(methods) = methods.Int8()
     width: choice(widths) = widths.Same()
     activation: choice(activations) = activations.Exact()
+    cache: choice(activations) = activations.Exact()
     calibration: Calibration = Calibration()
     problems: choice(problems)
     seed: int
@@ -121,6 +122,8 @@ def run(config: QuantizeConfig, data: Path, log: Log) -> dict[str, float]:
     if not is_hugging_face(source) and "quantization" in read_description(source):
         raise ValueError(f"{source / 'config.json'}: the model is quantized already; quantize needs its float32 source")
     model, tokenizer = read_model(source)
+    model.cache_rounding = config.cache.rounding()
+    model.new_cache(1, 1)  # a layer that keeps no keys and values is refused before anything is made
     trained = trained_in(model, source)
     model.to(device())
     state = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
@@ -140,6 +143,8 @@ def run(config: QuantizeConfig, data: Path, log: Log) -> dict[str, float]:
     save_file({name: tensor.cpu() for name, tensor in tensors.items()}, target / "model.safetensors")
     if rounding := config.activation.rounding():
         quantization["inputs"] = rounding._asdict()
+    if model.cache_rounding:
+        quantization["cache"] = model.cache_rounding._asdict()
     described = {**description_of(model, tokenizer), "quantization": quantization}
     write_json(target / "config.json", described)
     tokenizer.save(target)

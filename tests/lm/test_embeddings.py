@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lm.config import ConfigError
+from lm.cutting.cut import with_units
 from lm.embeddings import Bigram, Smear
 from lm.embeddings.base import Tokens
 from lm.embeddings.bigram import row_of
@@ -19,7 +20,6 @@ from lm.linears import FrozenLower
 from lm.linears.base import roles_of
 from lm.model import Cache, ModelConfig
 from lm.training.flops import flops_per_token
-from tasks.prune.cut import with_units
 from tasks.quantize.stage import QuantizeConfig
 from tests.lm.made_parts import CLOSE, EMBEDDINGS, decided, ids_of
 from tests.lm.models import plain_and_compiled, toy_model
@@ -198,4 +198,4 @@ def test_embeddings_of_what_is_frozen_stay() -> None:
 
 def test_heads_of_layers_with_embeddings_are_not_cut() -> None:
     with pytest.raises(ConfigError, match="layers that have embeddings cannot be cut"):
-        with_units(toy_model(**with_one("value")), 2, 0, None, [])
+        with_units(toy_model(**with_one("value")), 2, 0, None, [], "prune")

@@ -13,16 +13,20 @@ from torch import Tensor, nn
 
 from lm.calibration import Inputs
 from lm.checkpoint import load_model
+from lm.config import ConfigError
 from lm.decoding import cast_once, is_sharded
 from lm.gguf.export import save_gguf
 from lm.hugging_face.export import save_hf
+from lm.mixers import MinimalRNN, SlidingWindow
+from lm.model import Decoder
 from lm.quantized.inputs import Rounding, round_inputs, rounded
+from lm.sampler import generate
 from tasks.core.log import Log
 from tasks.quantize.activations import Int8Inputs
 from tasks.quantize.methods import Rtn, SmoothQuant
 from tasks.quantize.methods.smooth import factors
 from tasks.quantize.stage import run
-from tests.lm.models import toy_tokenizer
+from tests.lm.models import toy_model, toy_tokenizer
 from tests.quantize.test_stage import config, source
 
 IDS = torch.randint(5, 261, (3, 11), generator=torch.Generator().manual_seed(0))
@@ -139,5 +143,70 @@ def test_what_no_other_format_says_is_refused_and_nothing_written(tmp_path: Path
     "said", [{"bits": 9, "group": 0}, {"bits": 8}, {"bits": 8, "group": -1}, {"bits": "8", "group": 0}]
 )
 def test_a_rounding_that_is_none_is_refused(said: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="inputs"):
+    with pytest.raises(ValueError, match="rounding"):
         Rounding.of(said)
+
+
+def toy_with_cache(**shape: Any) -> Decoder:
+    model = toy_model(seed=3, **shape)
+    model.cache_rounding = Rounding(8, 0)
+    return model
+
+
+@torch.no_grad()
+def stepwise(model: Decoder, pieces: list[int]) -> Tensor:
+    """Logits of the ids in pieces of these lengths, through a cache."""
+    cache, done, found = model.new_cache(len(IDS), IDS.shape[1]), 0, []
+    for length in pieces:
+        found.append(model(IDS[:, done : done + length], cache))
+        done += length
+    return torch.cat(found, 1)
+
+
+def test_a_cache_in_whole_numbers_is_the_same_in_any_pieces_and_near_the_exact_one() -> None:
+    """Tokens see what they will be remembered as, so that a prompt read at once is one that was written."""
+    model = toy_with_cache()
+    whole = stepwise(model, [11])
+    for pieces in ([1] * 11, [4, 1, 1, 5]):
+        torch.testing.assert_close(stepwise(model, pieces), whole, rtol=1e-4, atol=1e-5)  # fp32 sums in another order
+    exact = toy_model(seed=3)(IDS)
+    assert 0 < (whole - exact).norm() < 0.02 * exact.norm()
+
+
+def test_a_cache_of_8_bits_takes_a_quarter_and_a_step() -> None:
+    model = toy_with_cache()
+    kept = model.new_cache(2, 10).states[0]
+    exact = toy_model(seed=3).new_cache(2, 10).states[0]
+    bytes_of = kept.codes_2BKCE.nbytes + kept.steps_2BKCN.nbytes
+    numbers = exact.keys_BKCE.numel() + exact.values_BKCE.numel()
+    assert kept.codes_2BKCE.nbytes == numbers and bytes_of == numbers * (1 + 4 / model.config.head_dim)
+
+
+def test_rows_that_are_taken_bring_what_they_keep() -> None:
+    model = toy_with_cache()
+    small, large = model.new_cache(3, 8), model.new_cache(4, 11)
+    with torch.no_grad():
+        model(IDS[:, :8], small)
+        large.take(torch.tensor([2, 0]), small, torch.tensor([1, 1]))
+        ids = IDS[[1, 0, 1, 2]][:, 8:]
+        after = model(ids, large)
+        alone = stepwise(model, [8, 3])[1, 8:]
+    torch.testing.assert_close(after[2], alone, rtol=1e-4, atol=1e-5)
+    assert torch.equal(after[0], after[2])
+
+
+def test_a_model_that_keeps_whole_numbers_is_read_as_one_and_answers_by_itself(tmp_path: Path) -> None:
+    """Answers do not depend on what stands beside a prompt, cut or grown as the rows of a sampler are."""
+    source(tmp_path)
+    run(config(Rtn(), tmp_path / "problems", cache=Int8Inputs(group=16)), tmp_path, Log())
+    model, tokenizer = load_model(tmp_path / "quantize")
+    assert model.cache_rounding == Rounding(8, 16)
+    prompts = [tokenizer.chat(text) for text in ("1+2=", "a much longer prompt than the others", "7*8=")]
+    together = generate(model, prompts, 8, 0.0, tokenizer.end_id, 0)
+    assert [generate(model, [one], 8, 0.0, tokenizer.end_id, 0)[0].ids for one in prompts] == [a.ids for a in together]
+
+
+@pytest.mark.parametrize("mixer", [SlidingWindow(), MinimalRNN()], ids=repr)
+def test_what_has_no_such_state_is_refused_by_name(mixer: Any) -> None:
+    with pytest.raises(ConfigError, match="quantize.cache"):
+        toy_with_cache(mixer=mixer).new_cache(1, 4)

@@ -1,4 +1,4 @@
-"""Inputs as they are."""
+"""As it is made."""
 
 from typing import Literal
 
