@@ -33,7 +33,7 @@ class Mixer(Part):
     def rounded_state(
         self, shape: Shape, rows: int, capacity: int, device: torch.device | None, rounding: Rounding
     ) -> State:
-        """The same in whole numbers. Raises ConfigError where the mixer has no such state."""
+        """The state of one layer in whole numbers. Raises ConfigError where the mixer has no such state."""
         raise ConfigError(f"a model with {self.name} keeps its state as it is: set quantize.cache to {{name: exact}}")  # type: ignore[attr-defined]
 
     @abstractmethod
