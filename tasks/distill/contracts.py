@@ -9,6 +9,7 @@ from tasks.about.problem_lengths import check_room
 from tasks.about.sections import Sections
 from tasks.about.training import check_shards
 from tasks.distill.answers import Teacher
+from tasks.distill.matches import Unmatched
 from tasks.distill.needs import SPLITS, texts_of
 from tasks.distill.students import Layers, Sliced, Whole
 from tasks.distill.teachers import Alone, Stored
@@ -31,6 +32,10 @@ def contracts(sections: Sections) -> Iterator[Finding]:
         )  # fmt: skip
     if isinstance(config.teachers, Stored):
         yield from unlike(config, sections["lessons"])
+        if not isinstance(config.match, Unmatched):
+            yield Finding(
+                "params.yaml: distill.match", "stored targets know nothing of the teacher's inside", "take unmatched"
+            )
     yield from check_room(
         "distill.max_new_tokens", config.problems, SPLITS, config.max_new_tokens, sections, config.model
     )

@@ -18,7 +18,7 @@ from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import Sampling, StageNeeds, Step, Work
 from tasks.core.config import ConfigError
 from tasks.distill.answers import Demonstrations
-from tasks.distill.step import Compared, loss_of
+from tasks.distill.step import Compared, Matched, loss_of
 from tasks.distill.students import Given
 from tasks.distill.teachers import Past, Stored
 
@@ -61,6 +61,8 @@ def work(sections: Sections, student: ModelConfig) -> Work:
     def step() -> Step:
         teachers = [] if stored else [Decoder(teaches).requires_grad_(False)]
         model = Decoder(student)
+        matching = None if stored else config.match.open(model, teachers[0], 0)
+        match = Matched(matching, matching.weight(0)) if matching else None
         others = [Decoder(each).requires_grad_(False) for each in beside(config.teachers, student)]
         answers_BT = torch.zeros((B, T), dtype=torch.int64)
         texts_BT = torch.zeros((texts, text_length), dtype=torch.int64)
@@ -70,12 +72,12 @@ def work(sections: Sections, student: ModelConfig) -> Work:
             top_k = config.divergence.top_k if stored else 0
             answers = compared(answers_BT[rows], config.max_new_tokens, top_k)
             text = compared(texts_BT[there], text_length, top_k)
-            return loss_of(model, [*teachers, *others], config.divergence, labels, answers, text)
+            return loss_of(model, [*teachers, *others], config.divergence, labels, answers, text, match)
 
         batch = Batch(B + texts, max(T, text_length), B * T + texts * text_length, loss)
         writer = None if stored or isinstance(config.answers, Demonstrations) else teachers[0]
         sampling = Sampling(writer, B, rows_for(writer, B), B, prompt, config.max_new_tokens) if writer else None
-        return Step(model, batch, sampling, frozen=(*teachers, *others) if labels < 1 or writer else ())
+        return Step(model, batch, sampling, frozen=(*teachers, *others) if labels < 1 or writer or match else ())
 
     tokens = config.steps * (B * config.max_new_tokens + texts * text_length)
     less = lower(sections, config.model, "distill.max_new_tokens", "distill.batch or distill.max_new_tokens")

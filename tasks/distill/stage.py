@@ -1,7 +1,7 @@
 """Distillation: a smaller student learns the distribution of its teacher, over answers and over plain text."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,15 +19,16 @@ from lm.training.data.plan import Plan
 from lm.training.loop import train
 from lm.training.recipe import Recipe
 from lm.transfer import moved
-from tasks.core.config import StartModel
+from tasks.core.config import ConfigError, StartModel
 from tasks.core.log import Log
 from tasks.core.tokens import check_tokens
 from tasks.distill import answers as kinds_of_answers
-from tasks.distill import divergences, students
+from tasks.distill import divergences, matches, students
 from tasks.distill import teachers as kinds_of_teachers
 from tasks.distill.answers import Teacher
 from tasks.distill.answers.base import Asked
-from tasks.distill.step import Compared, loss_of
+from tasks.distill.matches import Unmatched
+from tasks.distill.step import Compared, Matched, loss_of
 from tasks.distill.students.base import Beside
 from tasks.distill.teachers import Alone
 from tasks.distill.teachers.base import Fixed
@@ -47,6 +48,7 @@ class DistillConfig(Recipe):
     corpus_sequences: int = Field(4, ge=0, description="sequences of pretraining text a step")
     max_new_tokens: int = Field(32, gt=0)
     divergence: choice(divergences)
+    match: choice(matches) = Unmatched()
     labels: float = Field(
         0.0,
         ge=0,
@@ -86,6 +88,9 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
     taught = config.teachers.open(teacher, tokenizer, data, config)
     if isinstance(taught, FromDisk):  # nothing is asked of it
         teacher.cpu()
+    matching = config.match.open(student, teacher, config.seed)
+    if matching and isinstance(taught, FromDisk):
+        raise ConfigError("distill.match: stored targets know nothing of the teacher's inside: take unmatched")
 
     def compared(
         ids_RN: Tensor, mask_RT: Tensor, denominator: int, stored: tuple[Tensor, ...] | None = None
@@ -107,6 +112,7 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         return config.answers(Asked(prompts, shown, coin, sample))
 
     def batch_at(step: int) -> Batch:
+        match = Matched(matching, matching.weight(step)) if matching else None
         models, labels = taught.at(step, student), config.teachers.labels(config.labels, step, config.steps)
         chosen, text, rows = asking.problems_at(step), asking.text_at(step), taught.stored(step)
         written = answers_at(step, chosen) if rows is None else answers_of(step, rows, chosen)
@@ -132,11 +138,12 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
             text = (
                 compared(text_BN[there], everywhere_BT[there], everywhere, of_text) if config.corpus_sequences else None
             )
-            return loss_of(student, models, config.divergence, labels, answers, text)
+            return loss_of(student, models, config.divergence, labels, answers, text, match)
 
         length = max(mask_BT.shape[1], everywhere_BT.shape[1])
-        return Batch(answered + len(text_BN), length, counted + everywhere_BT.numel(), loss, content=content)
+        return Batch(answered + len(text_BN), length, counted + everywhere_BT.numel(), loss, content=content, **hearing)
 
+    hearing: Any = {"traces": lambda: matching.sums, "after": matching.heard} if matching and matching.hears else {}
     others = taught.at(0, student) if isinstance(taught, Fixed) else [teacher]
     targets = [taught.digest()] if isinstance(taught, FromDisk) else []
     trunks = log.trunks(
@@ -150,7 +157,9 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
             config.teachers.labels(0.0, step, config.steps),
         ],
     )
-    train(student, config, config.steps, batch_at, log, trunks, [taught])
+    train(student, config, config.steps, batch_at, log, trunks, [taught, *([matching] if matching else [])])
+    if matching:
+        matching.take()
     save_model(data / "distill", student, tokenizer)
     share = student.num_parameters() / teacher.num_parameters()
     return {"steps": config.steps, "parameters": student.num_parameters(), "parameter_fraction": share}

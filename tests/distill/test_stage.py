@@ -22,6 +22,7 @@ from tasks.core.log import Log
 from tasks.distill import divergences
 from tasks.distill.answers import Demonstrations, Student, Teacher
 from tasks.distill.divergences import ForwardKl
+from tasks.distill.matches import Features, Holistic
 from tasks.distill.stage import DistillConfig, run
 from tasks.distill.students import Fresh, Layers, Sliced, Whole
 from tasks.distill.teachers import Past
@@ -125,6 +126,21 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
             Student(share=0.5),
             Student(temperature=0.5),
             Demonstrations(),
+        )
+    ],
+    "match": [
+        {"match": match}
+        for match in (
+            Features(),
+            Features(weight=0.5),
+            Features(distance="cosine"),
+            Features(until=2),
+            Features(until=3, fade=True),
+            Features(until=2, alone=True),
+            Features(student_depth=1.0),
+            Features(teacher_depth=1.0),
+            Holistic(),
+            Holistic(attention=3.0),
         )
     ],
     "labels": [{"labels": 0.5}, {"labels": 1.0}],
