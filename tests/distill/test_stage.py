@@ -146,7 +146,17 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "fast_forward": [{"optimizer": SLOW}, {"optimizer": SLOW, "fast_forward": FastForward(every=1, most=2)}],
 }
 # As for tests/rl/test_stage.py
-ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model"}
+ELSEWHERE = {
+    "schedule",
+    "average",
+    "compile",
+    "deterministic",
+    "skip_sigmas",
+    "stop_factor",
+    "problems",
+    "model",
+    "lookahead",
+}
 
 
 def test_every_parameter_changes_the_student(tmp_path: Path) -> None:
