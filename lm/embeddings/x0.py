@@ -24,6 +24,7 @@ class Mixed(nn.Module):
         self.shares = nn.Parameter(torch.tensor([1.0, 0.0]))
 
     def forward(self, x_BTD: Tensor, context: Context) -> tuple[Tensor, Context]:
+        assert context.embedded_BTD is not None
         return self.shares[0] * x_BTD + self.shares[1] * context.embedded_BTD, context
 
 
