@@ -153,7 +153,9 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
     tree = 4 * step.model.num_trained() * recipe.shards.bit_length() if recipe.shards > 1 else 0
     # weights before the last update, and while it is repeated those after it and itself
     repeated = 12 * step.model.num_trained() if recipe.fast_forward.every else 0
-    at_most = max(before, live.peak + tree + repeated)
+    # the mean movement, the weights before a step, and their difference
+    ahead = 12 * step.model.num_trained() if recipe.lookahead.share else 0
+    at_most = max(before, live.peak + tree + repeated + ahead)
     flops = flops_per_token(step.model, step.batch.length)
     return Rehearsed(positions, at_most, sampled, float(sum(tensor.nbytes for tensor in state)), flops)
 

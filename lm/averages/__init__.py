@@ -6,3 +6,4 @@ A share of 1 starts the mean anew, 0 leaves it; the mean at the end is the model
 from lm.averages.ema import Ema
 from lm.averages.last import Last
 from lm.averages.lawa import Lawa
+from lm.averages.tail_blend import TailBlend

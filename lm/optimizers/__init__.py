@@ -8,6 +8,7 @@ from lm.optimizers.lamb import Lamb
 from lm.optimizers.lars import Lars
 from lm.optimizers.lion import Lion
 from lm.optimizers.muon import Muon
+from lm.optimizers.muoneq import MuonEq
 from lm.optimizers.normuon import NorMuon
 from lm.optimizers.onebit_adam import OneBitAdam
 from lm.optimizers.radam import RAdam

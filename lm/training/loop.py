@@ -17,6 +17,7 @@ from lm.training.execution import Execution
 from lm.training.forwarding import Forwarding
 from lm.training.guard import Guard
 from lm.training.held import HeldLayers
+from lm.training.looking_ahead import LookingAhead
 from lm.training.parallel import make_parallel
 from lm.training.precision import autocast
 from lm.training.reading import read
@@ -68,7 +69,8 @@ def train(
     parallel = make_parallel(recipe)
     optimizer = parallel.distribute(model, recipe.optimizer)
     forwarding = Forwarding(recipe.fast_forward, parallel)
-    components = (HeldLayers(model), forwarding, *components)
+    ahead = LookingAhead(recipe.lookahead, parallel, partial(recipe.schedule, total_steps=steps))
+    components = (HeldLayers(model), forwarding, ahead, *components)
     mean, guard, execution = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor), Execution()
     run = Run(parallel, mean, guard, execution, components)
     checkpoints = Checkpoints(log.scratch, trunks=trunks, every=checkpoint_seconds())

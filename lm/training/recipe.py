@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from lm import averages, linears, optimizers, schedules
 from lm.config import Config, choice
 from lm.training.fast_forward import FastForward
+from lm.training.lookahead import Lookahead
 
 
 class Recipe(Config):
@@ -18,6 +19,7 @@ class Recipe(Config):
     linear: choice(linears) = linears.Dense()
     clip: float = Field(1.0, gt=0, description="gradient norm")
     fast_forward: FastForward = FastForward()
+    lookahead: Lookahead = Lookahead()
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of products; weights, sums and optimizer stay fp32. auto: bf16 on a GPU, fp32 on a CPU"
     )

@@ -176,6 +176,7 @@ ELSEWHERE = {
     "model",
     "beside",
     "learner",
+    "lookahead",
 }
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm import averages
-from lm.averages import Ema, Last, Lawa
+from lm.averages import Ema, Last, Lawa, TailBlend
 from lm.config import Config, methods_of
 from lm.training.average import RunningAverage
 from tests.lm.models import toy_model
@@ -46,6 +46,13 @@ def test_lawa_by_hand() -> None:
 def test_ema_by_hand() -> None:
     # halves of halves over 1 + 2 + 4
     assert counts(Ema(decay=0.5), 3) == pytest.approx([1 / 7, 2 / 7, 4 / 7])
+
+
+def test_a_tail_is_blended_by_hand() -> None:
+    """Of 8 steps the average begins with the fifth and takes in half of each after it: 1/8, 1/8, 1/4, 1/2. Of that 0.6 counts,
+    and 0.4 of the last weights."""
+    found = counts(TailBlend(blend=0.6, horizon=0.25, start=0.5), 8)
+    assert found == pytest.approx([0, 0, 0, 0, 0.6 / 8, 0.6 / 8, 0.6 / 4, 0.6 / 2 + 0.4])
 
 
 def test_the_model_becomes_the_mean() -> None:

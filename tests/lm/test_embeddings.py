@@ -91,13 +91,17 @@ def test_values_by_hand() -> None:
 
 @torch.no_grad()
 def test_a_layer_is_mixed_with_the_embedded_tokens_of_all_embeddings_of_the_input() -> None:
-    model = decided({"layers": 1, "embeddings": [{"name": "smear"}, {"name": "bigram", "rows": 50}, {"name": "x0"}]})
+    model = decided({"layers": 2, "embeddings": [{"name": "smear"}, {"name": "bigram", "rows": 50}, {"name": "x0"}]})
     ids, seen = ids_of(1, 7), list[Tensor]()
-    shares = model.blocks[0].embeddings[0].shares
     model.of_input[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
-    model.blocks[0].attention_norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    for block in model.blocks:
+        block.attention_norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+        block.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
     model(ids)
-    torch.testing.assert_close(seen[1], (shares[0] + shares[1]) * seen[0])
+    embedded, first, between, second, _ = seen
+    shares = [block.embeddings[0].shares for block in model.blocks]
+    torch.testing.assert_close(first, (shares[0][0] + shares[0][1]) * embedded)
+    torch.testing.assert_close(second, shares[1][0] * between + shares[1][1] * embedded)
 
 
 @torch.no_grad()

@@ -8,12 +8,29 @@ from torch import Tensor, nn
 
 from lm.linears.base import roles_of
 from lm.model import Decoder, ModelConfig
-from lm.optimizers import AdaBound, AdaMod, AdamW, DropMuon, Lamb, Lars, Lion, Muon, NorMuon, RAdam, ScheduleFree, Soap
+from lm.optimizers import (
+    AdaBound,
+    AdaMod,
+    AdamW,
+    DropMuon,
+    Lamb,
+    Lars,
+    Lion,
+    Muon,
+    MuonEq,
+    NorMuon,
+    RAdam,
+    ScheduleFree,
+    Soap,
+)
 from lm.optimizers.adabound import bounds
 from lm.optimizers.drop_muon import cut_at, layers_of
+from lm.optimizers.muoneq import divided
 from lm.optimizers.normuon import by_rows_
 from lm.optimizers.radam import rectification
 from tests.lm.test_optimizers import ROLES, set_gradients, values, weights
+
+ROLES_OF_THREE = {f"blocks.{n}.up.weight": "matrix" for n in range(3)}
 
 
 def one(method, start: list[float], grads: list[list[float]]) -> tuple[Tensor, torch.optim.Optimizer]:
@@ -114,6 +131,65 @@ def test_normuon_by_hand() -> None:
     moved = before - 0.5 * 0.2 * rows / rows.square().mean().sqrt()
     torch.testing.assert_close(weight.detach(), moved, rtol=1e-4, atol=0)
     assert optimizer.state[weight]["row_square"].shape == (2, 1)
+
+
+def test_balance_by_hand() -> None:
+    """Rows of norms 5 and 13, columns of sqrt(34) and sqrt(160)."""
+    update = torch.tensor([[3.0, 4.0], [5.0, -12.0]])
+    rows, columns = torch.tensor([[25.0], [169.0]]), torch.tensor([34.0, 160.0])
+    torch.testing.assert_close(divided(update, rows, None), torch.tensor([[0.6, 0.8], [5 / 13, -12 / 13]]))
+    torch.testing.assert_close(divided(update, None, columns), update / torch.tensor([34.0, 160.0]).sqrt())
+    both = update / torch.tensor([[5.0], [13.0]]) / torch.tensor([34.0, 160.0]).sqrt()
+    torch.testing.assert_close(divided(update, rows, columns), both)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("sides", ["rows", "columns", "both"])
+def test_muoneq_is_muon_of_balanced_momentum(sides: str, nesterov: bool) -> None:
+    """Two updates of two matrices of one width and another, the second by the momentum of both gradients."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(6, 9), (12, 9), (5, 5)]
+    grads = [
+        [torch.randn(shape, generator=generator) * torch.linspace(0.1, 5, shape[1]) for shape in shapes]
+        for _ in range(2)
+    ]
+    found = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    method = MuonEq(lr=0.5, weight_decay=0.0, sides=sides, nesterov=nesterov)
+    optimizer = method.build([(f"blocks.{n}.up.weight", weight) for n, weight in enumerate(found)], ROLES_OF_THREE)
+    for some in grads:
+        for weight, grad in zip(found, some, strict=True):
+            weight.grad = grad.clone()
+        optimizer.step()
+    for weight, first, second in zip(found, *grads, strict=True):
+        wanted = torch.zeros_like(weight)
+        momentum = torch.zeros_like(weight)
+        for grad in (first, second):
+            momentum = 0.95 * momentum + 0.05 * grad
+            update = 0.05 * grad + 0.95 * momentum if nesterov else momentum
+            balanced = update
+            if sides != "columns":
+                balanced = balanced / update.norm(dim=1, keepdim=True)
+            if sides != "rows":
+                balanced = balanced / update.norm(dim=0)
+            left, _, right = torch.linalg.svd(balanced, full_matrices=False)
+            wanted -= 0.5 * 0.2 * max(update.shape) ** 0.5 * left @ right
+        # Newton-Schulz leaves singular values in 0.7 to 1.2
+        cosine = (weight * wanted).sum() / weight.norm() / wanted.norm()
+        assert cosine > 0.97
+
+
+@pytest.mark.parametrize("sides", ["rows", "columns"])
+def test_muoneq_does_not_see_the_size_of_what_it_divides(sides: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    grad, found = torch.randn(6, 9, generator=generator), []
+    sizes = torch.linspace(0.1, 9, 6)[:, None] if sides == "rows" else torch.linspace(0.1, 9, 9)
+    for factor in (1.0, sizes):
+        weight = nn.Parameter(torch.zeros(6, 9))
+        optimizer = MuonEq(lr=0.5, momentum=0.0, sides=sides).build([("blocks.0.up.weight", weight)], ROLES)
+        weight.grad = grad * factor
+        optimizer.step()
+        found.append(weight.detach())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)  # of what has 1e-8 beside it
 
 
 def test_rows_are_divided_alike_however_a_matrix_lies_in_memory() -> None:

@@ -201,6 +201,7 @@ ELSEWHERE = {
     "compile",
     "deterministic",
     "skip_sigmas",
+    "lookahead",
     "stop_factor",
     "problems",
     "model",

@@ -5,7 +5,9 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
+from lm.checkpoint import load_model
 from tests.project import TINY, run_stage
 from tests.tiny import Tiny
 
@@ -52,3 +54,22 @@ def test_samples_and_bits_per_byte_are_told(tiny: Tiny, tmp_path: Path) -> None:
     plain = pretrain(tiny, tmp_path / "plain", {})
     assert not (plain / "samples.jsonl").exists()
     assert (plain / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_further_heads_and_embeddings_are_trained_and_only_the_model_is_saved(tiny: Tiny, tmp_path: Path) -> None:
+    model = {
+        **TINY["pretrain"]["model"],
+        "embeddings": [{"name": "smear"}, {"name": "bigram", "rows": 50}, {"name": "value"}],
+    }
+    plain = pretrain(tiny, tmp_path / "plain", {"model": model})
+    changes = {"model": model, "objective": {"name": "multi_token", "heads": 2}, "samples_every": 20}
+    folder = pretrain(tiny, tmp_path / "heads", {**changes, "within_documents": True})
+    (saved, _), (other, _) = load_model(folder), load_model(plain)
+    assert saved.config == other.config and saved.num_parameters() == other.num_parameters()
+    assert not torch.equal(saved.embedding.weight, other.embedding.weight)
+    assert saved.of_input[0].share.item() != 0 and saved.blocks[0].embeddings[0].shares.tolist() != [0.5, 0.5]
+    # the loss is the next token's and that of two heads, each in nats a prediction
+    losses, next_token, ahead = (curve(folder, name) for name in ("loss", "cross_entropy", "cross_entropy_ahead"))
+    for loss, one, other_two in zip(losses, next_token, ahead, strict=True):
+        assert loss == pytest.approx(one + 2 * other_two, rel=1e-4)
+    assert next_token[-1] < next_token[0] and ahead[-1] < ahead[0]

@@ -179,6 +179,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
 # As for tests/rl/test_stage.py; folder: what is learned, not how
 ELSEWHERE = {
     "schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model", "folder",
+    "lookahead",
 }  # fmt: skip
 
 

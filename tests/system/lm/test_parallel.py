@@ -26,6 +26,7 @@ from lm.model import Decoder
 from lm.optimizers import AdaMod, AdamW, DropMuon, Lamb, Lars, Lion, Muon, NorMuon, OneBitAdam, ScheduleFree, Soap
 from lm.settings import KINDS as EVERY_KIND
 from lm.training.fast_forward import FastForward
+from lm.training.lookahead import Lookahead
 from lm.training.loop import train
 from lm.training.parallel import make_parallel
 from lm.training.parallel.tree import Tree, sum_over_ranks_
@@ -56,7 +57,7 @@ class Case:
         offload = "-offload" if self.offload else ""
         start = getattr(self.how.linear, "start", "uniform")
         linear = self.how.linear.name + ("" if start == "uniform" else f"_{start}")
-        forward = "-forward" if self.how.fast_forward.every else ""
+        forward = "-forward" if self.how.fast_forward.every else "-ahead" if self.how.lookahead.share else ""
         return (
             "-".join((self.how.optimizer.name, linear, self.how.average.name, self.first, self.then))
             + offload
@@ -75,6 +76,7 @@ HELD = [
     FrozenLower(), VeRA(rank=8),
 ]  # fmt: skip
 FORWARD = how(linear=LoRA(), fast_forward=FastForward(every=2, most=4))
+AHEAD = how(lookahead=Lookahead(share=0.5, memory=0.5))
 CASES = [
     *(Case(EVERY, first, then) for first, then in pairwise((*KINDS, KINDS[0]))),
     *(Case(EVERY, kind, kind, offload=True) for kind in ("fsdp", "zero2") if kind in KINDS),
@@ -90,6 +92,7 @@ CASES = [
     *(Case(how(AdaMod), first, then) for first, then in (("fsdp", "zero2"), ("zero2", "ddp")) if "zero2" in KINDS),
     *(Case(how(linear=held), *kinds) for held in HELD for kinds in (("exact", "exact"), ("fsdp", "ddp"))),
     *(Case(FORWARD, *kinds) for kinds in (("exact", "exact"), ("fsdp", "ddp"), ("ddp", "fsdp"))),
+    *(Case(AHEAD, *kinds) for kinds in (("exact", "exact"), ("fsdp", "ddp"), ("ddp", "fsdp"))),
     *(Case(how(linear=AdaLoRA(cut_until=4)), *kinds) for kinds in (("exact", "exact"), ("ddp", "exact"))),
     *(Case(how(linear=held), "zero3", "zero3") for held in HELD if "zero3" in KINDS and held.name != "sara"),
 ]

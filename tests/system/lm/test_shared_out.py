@@ -17,7 +17,7 @@ from kernels.newton_schulz import cpu, newton_schulz
 from lm.config import Config, ConfigError
 from lm.distributed import shared_out
 from lm.linears.base import roles_of
-from lm.optimizers import AdamW, Muon, NorMuon, Soap, orthogonal
+from lm.optimizers import AdamW, Muon, MuonEq, NorMuon, Soap, orthogonal
 from lm.training.parallel.fsdp import FSDP
 from tests.lm.models import toy_model
 from tests.lm.ranks import join
@@ -77,6 +77,7 @@ def share(rank: int, world: int, folder: str) -> None:
         (Muon(lr=0.1), 0.0),
         (Muon(lr=0.1, coefficients="polar_express", cautious_decay=True), 0.0),
         (NorMuon(lr=0.1, cautious=True), 1e-6),
+        (MuonEq(lr=0.1, sides="both"), 1e-6),
         (AdamW(lr=0.1, cautious=True), 0.0),
     ):
         steps_of_fsdp(method, atol)
