@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from flows.params.gates import gate_mistakes
 from flows.params.models import model_mistakes
 from flows.params.paths import path_mistakes
 from flows.params.text import edited
@@ -129,6 +130,7 @@ def check(root: Path, params: dict[str, Any]) -> None:
     """Raises ConfigError with one line for every mistake in any section."""
     names = list(dict.fromkeys(read_yaml(root / "dvc.yaml")["stages"]))
     mistakes = unknown_sections(params, names) + path_mistakes(root, params) + model_mistakes(names, params)
+    mistakes += gate_mistakes(params)
     for name in names:
         try:
             load(name, config_of(name), params)

@@ -1,6 +1,7 @@
-"""The last act of a run that asked for it: its final model becomes the one that is in use.
+"""The last act of a run that asked for it: its final model becomes the one that is in use, if it passes the gates.
 
-Published is the model that the alias `champion` of the registry points to. It is a reference (path, DVC md5, git revision);
+Published is the model that the alias `champion` of the registry points to; one that the section `gates` of params.yaml keeps
+out is `candidate` alone, with the reason as a tag. It is a reference (path, DVC md5, git revision);
 where a DVC remote is configured, the bytes are pushed there first, so that who reads the reference can get them.
 """
 
@@ -18,11 +19,14 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from flows.environment import environment
+from flows.params.gates import gates_of
 from flows.pipeline.finish import REGISTERED_AS, final_model
+from flows.pipeline.gates import judged, kept_answers, looked_at
 from flows.stage.transfer import stage_of
 from flows.staleness.lost_objects import absent, held, is_lost, put_back
+from tasks.report.read import read_params
 from tasks.runner.lock import md5_in_lock
-from tasks.runner.registry import publish_model
+from tasks.runner.registry import EVALUATION, GATES, champion_of, nominate_model, publish_model
 
 # A run that waits holds its place in the queue, so it does not wait for ever.
 APPROVAL_SECONDS, LOOK_SECONDS = 7 * 24 * 3600, 2
@@ -63,12 +67,35 @@ def conclude(root: Path, asked: str, revision: str, run: str | None, about: list
     found = candidate(root)
     if found is None:
         raise RuntimeError("publish: there is no model; run the stages that make one")
-    if asked == "after approval" and not approved(found, about):
+    passes, tags = gated(root, found)
+    if not passes:
+        version = nominate_model(REGISTERED_AS, found.stage, found.path, found.md5, revision, tags)
+        said = (
+            f"`{found.path}` (md5 `{found.md5}`) is `{REGISTERED_AS}` version {version}, alias `candidate`, and not champion: "
+            f"{tags[GATES]}."
+        )
+    elif asked == "after approval" and not approved(found, [*about, *([tags[GATES]] if GATES in tags else [])]):
         said = f"Declined: `{found.path}` (md5 `{found.md5}`) was not published."
     else:
-        said = publish(root, found, revision, run)
+        said = publish(root, found, revision, run, tags)
     print(said)
     create_markdown_artifact(said, key="published", description="whether the model was published")
+
+
+def gated(root: Path, found: Candidate) -> tuple[bool, dict[str, str]]:
+    """Whether the model passes the gates of params.yaml, and tags of its version: why, where a gate is set, and DVC's md5 of
+    its evaluation, where it has one. Raises RuntimeError where the registry does not answer."""
+    gates = gates_of(read_params(root))
+    own = looked_at(root, found.stage, found.md5)
+    evaluation = {EVALUATION: own.md5} if own and own.md5 else {}
+    if not gates.asked:
+        return True, evaluation
+    champion = champion_of(REGISTERED_AS)
+    same = champion is not None and champion.get("dvc.md5") == found.md5
+    needed = champion is not None and not same and gates.max_accuracy_loss is not None
+    answers = kept_answers(root, champion.get(EVALUATION, "")) if needed and champion is not None else None
+    passes, reason = judged(gates, own, same, answers)
+    return passes, {GATES: reason, **evaluation}
 
 
 def approved(found: Candidate, about: list[str]) -> bool:
@@ -81,19 +108,21 @@ def approved(found: Candidate, about: list[str]) -> bool:
         raise RuntimeError(f"publish: nobody decided within {APPROVAL_SECONDS // 86400} days") from None
 
 
-def publish(root: Path, found: Candidate, revision: str, run: str | None) -> str:
-    """Push and mark the model; returns a sentence that says so. Raises RuntimeError, with nothing marked, when the model is
-    no longer the one that was looked at, or a service refuses."""
+def publish(root: Path, found: Candidate, revision: str, run: str | None, tags: dict[str, str] | None = None) -> str:
+    """Push and mark the model, its version with these tags; returns a sentence that says so. Raises RuntimeError, with nothing
+    marked, when the model is no longer the one that was looked at, or a service refuses."""
     if candidate(root) != found:
         raise RuntimeError(f"publish: {found.path} was made anew in the meantime; start a run to publish the new one")
     pushed = push(root, found.stage)
-    version = publish_model(REGISTERED_AS, found.stage, found.path, found.md5, revision, run)
+    tags = tags or {}
+    version = publish_model(REGISTERED_AS, found.stage, found.path, found.md5, revision, run, tags)
     where = (
         f"Its bytes are on the DVC remote `{pushed}`"
         if pushed
         else "Its bytes are here only: no DVC remote is configured"
     )
-    return f"`{found.path}` (md5 `{found.md5}`) is `{REGISTERED_AS}` version {version}, alias `champion`. {where}."
+    why = f" Gates: {tags[GATES]}." if GATES in tags else ""
+    return f"`{found.path}` (md5 `{found.md5}`) is `{REGISTERED_AS}` version {version}, alias `champion`. {where}.{why}"
 
 
 def push(root: Path, address: str) -> str | None:

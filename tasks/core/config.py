@@ -16,6 +16,8 @@ from tasks.core.yaml import YAMLError, read_yaml
 SHARED = ("seed", "problems", "checkpoint", "references", "conversations")
 # The models that are asked for: each is evaluated, and the last one is what the pipeline is for.
 MODELS = "models"
+# What a model must reach to be published; no stage reads it.
+GATES = "gates"
 # The name of the model in data/checkpoint, which is somebody else's.
 CHECKPOINT = "checkpoint"
 StartModel = Annotated[
@@ -102,7 +104,7 @@ def load(section: str, kind: type[Kind], params: dict[str, Any], path: Path | st
 
 def unknown_sections(params: dict[str, Any], stages: list[str], path: Path | str = "params.yaml") -> list[str]:
     """One line for every section that no stage reads."""
-    known = [*stages, *SHARED, MODELS, SECTION]
+    known = [*stages, *SHARED, MODELS, GATES, SECTION]
     return [
         f"{path}: {name}: no stage reads this section{_nearest(name, known)}" for name in params if name not in known
     ]

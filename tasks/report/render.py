@@ -12,6 +12,7 @@ from tasks.report import examples, paired, words
 from tasks.report.chart import line_chart
 from tasks.report.curves import write_curves
 from tasks.report.drawing import graph
+from tasks.report.frontier import Place, frontier
 from tasks.report.history import figures_of, params_changed, read_runs, run_before
 from tasks.report.read import Stage, not_comparable, read_facts, read_stages
 from tasks.report.rollouts import rollouts
@@ -69,13 +70,15 @@ def page(root: Path, stages: list[Stage]) -> str:
     models = [s for s in stages if s.model]
     runs = read_runs(root)
     before = run_before(runs, facts.params, figures_of(stages))
+    beside = paired.beside(stages, facts.params)
+    places = frontier(stages, beside)
     return environment.get_template("page.html").render(
         facts=facts,
         headline=_headline(models),
         run=runs[-1] if runs else None,
         before=before,
         changed=params_changed(before.params, facts.params) if before else [],
-        against_size=Markup(scatter(_dots(models))),
+        against_size=Markup(scatter(_dots(models, places))),
         stages=stages,
         made=sum(s.current for s in stages),
         total=sum(s.timings.get("seconds", 0.0) for s in stages),
@@ -83,7 +86,8 @@ def page(root: Path, stages: list[Stage]) -> str:
         largest=max((s.timings.get("peak_memory_bytes", 0.0) for s in stages), default=0.0),
         graph=Markup(graph({s.name: s.needs for s in stages}, {s.name: _note(s) for s in stages})),
         models=models,
-        beside=paired.beside(stages, facts.params),
+        beside=beside,
+        frontier=places,
         not_comparable=not_comparable(stages),
         decoding=[(s, spent) for s in models if (spent := _spent(s.metrics))],
         sources=_by_source(models, "bits_per_byte_"),
@@ -106,9 +110,13 @@ def _headline(models: list[Stage]) -> str:
     return f"{found[-1].model}: {words.percent(m['accuracy'])} right{bits}, in {words.size(m['size_bytes'])}"
 
 
-def _dots(models: list[Stage]) -> list[Dot]:
-    keys = ("size_bytes", "accuracy", "accuracy_low", "accuracy_high")
-    return [Dot(s.model or "", *(s.metrics[k] for k in keys)) for s in models if all(k in s.metrics for k in keys)]
+def _dots(models: list[Stage], places: list[Place]) -> list[Dot]:
+    keys, pale = ("size_bytes", "accuracy", "accuracy_low", "accuracy_high"), {p.model for p in places if p.dominated}
+    return [
+        Dot(s.model or "", *(s.metrics[k] for k in keys), s.model in pale)
+        for s in models
+        if all(k in s.metrics for k in keys)
+    ]
 
 
 def _spent(metrics: dict[str, float]) -> list[Spent]:

@@ -1,4 +1,5 @@
-"""Accuracy against size on disk as SVG text: a dot a model with its interval, sizes on a logarithmic axis."""
+"""Accuracy against size on disk as SVG text: a dot a model with its interval, sizes on a logarithmic axis, and the
+frontier: the steps that no model lies above."""
 
 import math
 from collections.abc import Callable
@@ -14,13 +15,15 @@ ROOM = 13  # between two names one below the other
 
 @dataclass(frozen=True)
 class Dot:
-    """A model: its bytes, its accuracy and the ends of that one's interval."""
+    """A model: its bytes, its accuracy and the ends of that one's interval. dominated: drawn pale, since another is no larger
+    and answers no less."""
 
     name: str
     bytes: float
     accuracy: float
     low: float
     high: float
+    dominated: bool = False
 
 
 def scatter(dots: list[Dot]) -> str:
@@ -48,24 +51,39 @@ def scatter(dots: list[Dot]) -> str:
         )
     parts.append(f'<line class="axis" x1="{LEFT}" y1="{BOTTOM}" x2="{RIGHT}" y2="{BOTTOM}"/>')
     parts += _sizes(dots, across)
+    parts.append(_frontier(dots, across, down))
     names: list[tuple[float, float]] = []
     for dot in sorted(dots, key=lambda d: (d.bytes, -d.accuracy)):
         x, y = across(dot.bytes), down(dot.accuracy)
         says = f"{dot.name}: {percent(dot.accuracy)} ({percent(dot.low)} to {percent(dot.high)}) in {size(dot.bytes)}"
+        pale = " pale" if dot.dominated else ""
         parts.append(
-            f'<g><title>{escape(says)}</title><line class="whisker" x1="{x:.1f}" y1="{down(dot.low):.1f}" x2="{x:.1f}" '
-            f'y2="{down(dot.high):.1f}"/><circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4"/></g>'
+            f'<g class="model{pale}"><title>{escape(says)}</title><line class="whisker" '
+            f'x1="{x:.1f}" y1="{down(dot.low):.1f}" x2="{x:.1f}" y2="{down(dot.high):.1f}"/>'
+            f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4"/></g>'
         )
         right = x < (LEFT + RIGHT) / 2
-        at = min(y + 3.5, BOTTOM - 5)
+        at = min(y - 6, BOTTOM - 5)  # above the steps of the frontier
         while any(abs(at - other) < ROOM and abs(x - place) < 90 for place, other in names):
             at -= ROOM
         names.append((x, at))
         beside, anchor = (x + 8, "start") if right else (x - 8, "end")
         parts.append(
-            f'<text class="name" x="{beside:.1f}" y="{at:.1f}" text-anchor="{anchor}">{escape(dot.name)}</text>'
+            f'<text class="name{pale}" x="{beside:.1f}" y="{at:.1f}" text-anchor="{anchor}">{escape(dot.name)}</text>'
         )
     return "".join([*parts, "</svg>"])
+
+
+def _frontier(dots: list[Dot], across: Callable[[float], float], down: Callable[[float], float]) -> str:
+    """Steps through the models that none dominates: at each size the most that one of so many bytes answers."""
+    best = sorted((dot.bytes, dot.accuracy) for dot in dots if not dot.dominated)
+    places: list[tuple[float, float]] = []
+    for bytes_, accuracy in best:
+        if places:
+            places.append((across(bytes_), places[-1][1]))
+        places.append((across(bytes_), down(accuracy)))
+    places += [(float(RIGHT), places[-1][1])] if places else []
+    return f'<polyline class="frontier" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>'
 
 
 def _sizes(dots: list[Dot], across: Callable[[float], float]) -> list[str]:

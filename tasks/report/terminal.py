@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from tasks.report import paired
+from tasks.report.frontier import Place, frontier
 from tasks.report.history import figures_of, read_runs, run_before
 from tasks.report.read import Stage, not_comparable, read_facts, read_params, read_stages
 from tasks.report.words import ABSENT, number, percent, size
 from tasks.runner.columns import aligned
 
+COSTS = ["model", "beside", "accuracy, in points", "bits/byte", "bits/weight", "size", "tokens/s", "memory", "frontier"]
+
 
 def table(root: Path, asked: Collection[str] | None = None) -> str:
-    """A line a model, one a model beside the one it began with, then one a stage; plain aligned text. What has not run is `-`.
+    """A line a model, one a model with its differences, then one a stage; plain aligned text. What has not run is `-`.
 
     asked: the stages to show; None: all. Beside accuracy and documents kept stands, in `before`, what they were in the last run
     that had other parameters or figures, where there was one.
@@ -51,12 +54,11 @@ def table(root: Path, asked: Collection[str] | None = None) -> str:
             "" if kept is None or given is None else number(given - kept),
             reason,
         ])  # fmt: skip
-    compared = [["model", "beside", "accuracy, in points", "bits/byte"]]
-    beside = beside_of(every, root, stages)
-    for model, found in beside.items():
-        compared.append([
-            model, found.other, paired.points(found.accuracy) or ABSENT, paired.bits(found.bits_per_byte) or ABSENT
-        ])  # fmt: skip
+    compared, beside = [COSTS], beside_of(every, root, stages)
+    known = {stage.model for stage in stages}
+    compared += [_place(place) for place in frontier(every, beside) if place.model in known]
+    if len(compared) == 2:  # a model alone stands beside nothing
+        compared = [COSTS]
     blocks = [
         rows if before else _without(rows, "before")
         for rows in (models, compared, _of_sets(stages, beside), work)
@@ -72,6 +74,7 @@ def figures(root: Path, asked: Collection[str] | None = None) -> dict[str, Any]:
     every = read_stages(root)
     stages = [stage for stage in every if asked is None or stage.name in asked]
     compared = beside_of(every, root, stages)
+    places = {place.model: place for place in frontier(every, compared)}
     return {
         "revision": facts.revision,
         "dirty": facts.dirty,
@@ -79,6 +82,7 @@ def figures(root: Path, asked: Collection[str] | None = None) -> dict[str, Any]:
             stage.name: {
                 "up_to_date": stage.current, "model": stage.model, "metrics": stage.metrics, "timings": stage.timings,
                 **({"beside": compared[stage.model].row()} if stage.model in compared else {}),
+                **({"frontier": places[stage.model].row()} if stage.model in places else {}),
             } for stage in stages
         },
     }  # fmt: skip
@@ -90,6 +94,17 @@ def beside_of(every: list[Stage], root: Path, stages: list[Stage]) -> dict[str, 
     if not asked - {None}:
         return {}
     return {model: found for model, found in paired.beside(every, read_params(root)).items() if model in asked}
+
+
+def _place(place: Place) -> list[str]:
+    found = place.beside
+    return [
+        place.model, found.other if found else ABSENT,
+        (paired.points(found.accuracy) if found else "") or ABSENT,
+        (paired.bits(found.bits_per_byte) if found else "") or ABSENT,
+        ABSENT if place.bits is None else f"{place.bits:.2f}",
+        size(place.bytes), number(place.tokens_per_second), size(place.memory), "" if place.dominated else "yes",
+    ]  # fmt: skip
 
 
 def _of_sets(stages: list[Stage], beside: dict[str, paired.Beside]) -> list[list[str]]:

@@ -1,7 +1,8 @@
 """Models of the pipeline in MLflow's registry, by reference: path, DVC md5 and git revision, and no bytes."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tasks.runner.key import locked_key
 from tasks.runner.lock import lock_entry
@@ -9,6 +10,10 @@ from tasks.runner.names import lawful
 from tasks.runner.tracking import connect, enabled, external_model, guarded, reason_of, run_for_key
 
 CHAMPION = "champion"  # the alias of the registered model that is in use
+CANDIDATE = "candidate"  # that of the one which was asked to be published last, whether it passed its gates or not
+EVALUATION = "dvc.evaluation"  # tag: DVC's md5 of what was found of the model when it was published
+GATES = "gates"  # tag: in a line what was asked of it, and whether it passed
+Found = TypeVar("Found")
 
 
 def register_model(name: str, stage: str, path: str, md5: str, revision: str, metrics: dict[str, float]) -> str | None:
@@ -44,19 +49,58 @@ def _add_figures(client: Any, name: str, version: str, metrics: dict[str, float]
         client.log_model_params(model.model_id, new)
 
 
-def publish_model(name: str, stage: str, path: str, md5: str, revision: str, run: str | None) -> str:
+def publish_model(
+    name: str, stage: str, path: str, md5: str, revision: str, run: str | None, tags: dict[str, str] | None = None
+) -> str:
     """The version of this md5, which from now on is the one of the alias `champion`; the pipeline's run is tagged with it.
+    tags: of the version, beside those that it has.
 
     It was asked for, so unlike all else here it raises RuntimeError when it cannot be done.
     """
-    if not enabled():
-        raise RuntimeError("publish: TOKENMILL_TRACKING=off leaves no registry to publish in")
-    try:
-        client = connect()
-        version = _register(client, name, stage, path, md5, revision, {})
+
+    def publish(client: Any) -> str:
+        version = _candidate(client, name, stage, path, md5, revision, tags or {})
         client.set_registered_model_alias(name, CHAMPION, version)
         if run:
             client.set_tag(run, "published", f"{name} version {version}")
         return version
+
+    return _asked_for(publish)
+
+
+def nominate_model(name: str, stage: str, path: str, md5: str, revision: str, tags: dict[str, str]) -> str:
+    """The version of this md5, with these tags, under the alias `candidate` alone: it did not pass. Raises RuntimeError as
+    `publish_model` does."""
+    return _asked_for(lambda client: _candidate(client, name, stage, path, md5, revision, tags))
+
+
+def champion_of(name: str) -> dict[str, str] | None:
+    """The tags of the champion, None where there is none. Raises RuntimeError as `publish_model` does."""
+
+    def tags(client: Any) -> dict[str, str] | None:
+        known = {model.name: model for model in client.search_registered_models(f"name = '{name}'")}
+        if name not in known or CHAMPION not in known[name].aliases:
+            return None
+        return dict(client.get_model_version_by_alias(name, CHAMPION).tags)
+
+    return _asked_for(tags)
+
+
+def _candidate(client: Any, name: str, stage: str, path: str, md5: str, revision: str, tags: dict[str, str]) -> str:
+    version = _register(client, name, stage, path, md5, revision, {})
+    if GATES not in tags and GATES in client.get_model_version(name, version).tags:
+        client.delete_model_version_tag(name, version, GATES)  # of an earlier try, which says nothing of this one
+    for key, value in tags.items():
+        client.set_model_version_tag(name, version, key, value)
+    client.set_registered_model_alias(name, CANDIDATE, version)
+    return version
+
+
+def _asked_for(act: Callable[[Any], Found]) -> Found:
+    """What comes of it. Raises RuntimeError where nothing is recorded, or MLflow refuses."""
+    if not enabled():
+        raise RuntimeError("publish: TOKENMILL_TRACKING=off leaves no registry to publish in")
+    try:
+        return act(connect())
     except Exception as error:
         raise RuntimeError(f"publish: MLflow refused: {reason_of(error)}") from error

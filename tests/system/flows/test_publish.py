@@ -120,3 +120,61 @@ def test_what_was_asked_for_fails_where_it_cannot_be_done(project: Path, monkeyp
     with pytest.raises(RuntimeError, match="there is no model"):
         conclude(project, "always", "abc", None, [])
     conclude(project, "no", "abc", None, [])
+
+
+# Of a thousand problems as many right as the parameter says; bits per byte are 1.5
+LOOK = """
+import json, pathlib, sys
+import pyarrow, pyarrow.parquet, yaml
+value = yaml.safe_load(open("params.yaml"))["model"]["value"]
+folder = pathlib.Path("data/look/model")
+folder.mkdir(parents=True, exist_ok=True)
+rows = [{"id": str(n), "score": float(n < value), "valid": True} for n in range(1000)]
+pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "answers.parquet")
+pathlib.Path("data/metrics/look@model.json").write_text(json.dumps({"bits_per_byte": 1.5, "accuracy": value / 1000}))
+"""
+LOOKING = {
+    "look": {
+        "foreach": ["model"],
+        "do": {
+            "cmd": f"{sys.executable} look.py ${{item}}",
+            "deps": ["data/${item}", "look.py"],
+            "outs": ["data/look/${item}"],
+            "metrics": [{"data/metrics/look@${item}.json": {"cache": False}}],
+        },
+    }
+}
+
+
+def test_a_model_that_fails_its_gates_is_a_candidate_and_no_more(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("flows.pipeline.publish.create_markdown_artifact", lambda *_, **__: None)
+    (project / "look.py").write_text(LOOK)
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES | LOOKING}))
+
+    def concluded(right: int, **gates: float) -> str:
+        params = {"model": {"value": right}, "models": ["model"], **({"gates": gates} if gates else {})}
+        (project / "params.yaml").write_text(yaml.safe_dump(params))
+        dvc(project, "repro", "-q")
+        conclude(project, "always", "abc", None, [])
+        return capsys.readouterr().out
+
+    def alias(name: str) -> str:
+        client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow/store/mlflow.db")
+        return str(client.get_model_version_by_alias(REGISTERED_AS, name).version)
+
+    assert "alias `champion`" in concluded(800, max_accuracy_loss=0.01)  # the first has none to be held to
+    assert champion(project)["gates"].startswith("passed: there is no champion")
+    said = concluded(700, max_accuracy_loss=0.01)
+    assert "version 2, alias `candidate`, and not champion: FAILED: accuracy" in said and said.count("\n") == 1
+    assert "in points: -10.0 (" in said and (alias("champion"), alias("candidate")) == ("1", "2")
+    assert "FAILED: bits_per_byte 1.5, at most 1.4" in concluded(801, max_accuracy_loss=0.01, max_bits_per_byte=1.4)
+    assert alias("champion") == "1"
+    assert "version 3, alias `champion`" in concluded(801, max_accuracy_loss=0.01, max_bits_per_byte=1.5)
+    assert champion(project)["gates"].startswith("passed: accuracy") and alias("candidate") == "3"
+    for path in (project / ".dvc/cache").rglob("*.dir"):  # whose listing was of the champion's answers
+        path.chmod(0o644)
+        path.unlink()
+    assert "DVC's cache lacks the champion's answers" in concluded(900, max_accuracy_loss=0.01)
+    assert "version 4, alias `champion`" in concluded(900) and "gates" not in champion(project)
