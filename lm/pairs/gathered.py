@@ -10,16 +10,18 @@ import pyarrow as pa
 
 from lm.config import ConfigError
 from lm.pairs.base import EXCERPT, Given, Pair, Rejected, Source
-from lm.pairs.table import PAIRS, QUARANTINE, Pairs
+from lm.pairs.queried import Query, features
+from lm.pairs.table import PAIRS, QUARANTINE, SIDES, Pairs
 from lm.problems.example import unit_hash
+from lm.training.data.conversations import Conversation
 
 Row = dict[str, Any]
 SEED_APART = 7919  # two sources that sample do not draw the same answers
 
 
-def gathered(sources: Sequence[Source], given: Given, held_out_fraction: float) -> Pairs:
-    """Pairs of all sources, in their order, and what is none of them or does not fit the context. Raises ConfigError, which
-    names given.slot, where there is no pair to learn from."""
+def gathered(sources: Sequence[Source], given: Given, held_out_fraction: float, query: Query | None = None) -> Pairs:
+    """Pairs of all sources, in their order, and what is none of them, does not fit the context, or is not asked for by the
+    query. Raises ConfigError, which names given.slot, where there is no pair to learn from."""
     rows, left_out = list[Row](), list[Row]()
     for place, source in enumerate(sources):
         name = source.model_dump()["name"]
@@ -29,12 +31,32 @@ def gathered(sources: Sequence[Source], given: Given, held_out_fraction: float) 
                 left_out.append({"source": name, **vars(row)})
             else:
                 rows.append({"source": name, **row})
+    if query:
+        rows, unasked = parted(rows, given, query)
+        left_out += unasked
     if all(row["held_out"] for row in rows):
         reasons = Counter(row["reason"] for row in left_out).most_common(3)
         why = ", ".join(f"{reason} {count}" for reason, count in reasons)
         held_out = f"{len(rows)} of held_out_fraction" if rows else ""
         raise ConfigError(f"{given.slot}: not one pair to learn from ({'; '.join(filter(None, (why, held_out)))})")
     return Pairs(pa.Table.from_pylist(rows, PAIRS), pa.Table.from_pylist(left_out, QUARANTINE))
+
+
+def parted(rows: Sequence[Row], given: Given, query: Query) -> tuple[list[Row], list[Row]]:
+    """(rows that are held out or whose labels the query asks for; rows of the quarantine for the others)."""
+    learned = [row for row in rows if not row["held_out"]]
+    sides = (
+        [Conversation(row["prompt_ids"].tolist(), row[f"{side}_ids"].tolist()) for row in learned] for side in SIDES
+    )
+    asked = iter(query(features(given.model, *sides, given.tokenizer.pad_id)))
+    kept, left_out = list[Row](), list[Row]()
+    for row in rows:
+        if row["held_out"] or next(asked):
+            kept.append(row)
+        else:
+            told = {"where": row["where"], "reason": "not_queried", "excerpt": row["prompt"][:EXCERPT]}
+            left_out.append({"source": row["source"], **told})
+    return kept, left_out
 
 
 def row_of(pair: Pair, given: Given, held_out_fraction: float) -> Row | Rejected:
@@ -49,4 +71,4 @@ def row_of(pair: Pair, given: Given, held_out_fraction: float) -> Row | Rejected
     texts = {"chosen": given.tokenizer.decode(pair.chosen), "rejected": given.tokenizer.decode(pair.rejected)}
     every = {"prompt": pair.prompt_ids, "chosen": pair.chosen, "rejected": pair.rejected}
     ids = {f"{name}_ids": np.array(some, np.int32) for name, some in every.items()}
-    return {"prompt": pair.prompt, **texts, **ids, "held_out": held_out}
+    return {"where": pair.where, "prompt": pair.prompt, **texts, **ids, "held_out": held_out}

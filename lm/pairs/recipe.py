@@ -6,6 +6,7 @@ from pydantic import Field
 
 from lm import pairs, problems
 from lm.config import choice
+from lm.pairs.queried import Query
 from lm.training.recipe import Recipe
 
 AnyPairs: Any = choice(pairs)  # named before a field of the same name hides the module
@@ -21,6 +22,10 @@ class PairsRecipe(Recipe):
         description="of the prompts, whose pairs are not learned from and tell how well others are ranked",
     )
     pairs: list[AnyPairs] = Field(min_length=1, description="where pairs come from: each of these gives all it has")
+    query: Query | None = Field(
+        None,
+        description="pairs are left out whose labels would tell little beside those before them; none where none is given",
+    )
     folder: str = Field("data/preferences", description="where files of pairs are; all of it is a DVC dependency")
     problems: choice(problems)
     seed: int

@@ -30,7 +30,7 @@ def prepared(config: Any, model: Decoder, tokenizer: Tokenizer, log: Log) -> Pai
         SLOT, folder, lambda: hashed(folder, read_ignored()).files, config.problems, model, tokenizer, config.seed,
         lambda done, total: log.progress(done, total, "problem"),
     )  # fmt: skip
-    pairs = gathered(config.pairs, given, config.held_out_fraction)
+    pairs = gathered(config.pairs, given, config.held_out_fraction, config.query)
     pairs = with_reference(pairs, config, model, tokenizer, log)
     if config.loss.needs_point:
         pairs = with_point(pairs, model, tokenizer, log)

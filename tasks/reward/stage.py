@@ -60,7 +60,7 @@ def prepared(config: RewardConfig, model: Decoder, tokenizer: Tokenizer, log: Lo
         "reward.pairs", folder, lambda: hashed(folder, read_ignored()).files, config.problems, model, tokenizer, config.seed,
         lambda done, total: log.progress(done, total, "problem"),
     )  # fmt: skip
-    found = gathered(config.pairs, given, config.held_out_fraction)
+    found = gathered(config.pairs, given, config.held_out_fraction, config.query)
     if log.scratch:
         found.write(log.scratch, write_table)
     return found

@@ -18,6 +18,7 @@ from lm.linears import LoRA
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.pairs import Files, Mined, SelfPlay
+from lm.pairs.queried import Query
 from lm.pairs.table import read_pairs
 from lm.schedules import Cosine, Wsd
 from lm.training.data.conversations import sample_indices
@@ -167,6 +168,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "rounds": [{"rounds": 2}, {"rounds": 4}],
     "hard_fraction": [{"rounds": 2, "hard_fraction": 0.6}],
     "pairs": [{"pairs": [source]} for source in (Mined(max_new_tokens=6), SelfPlay(max_new_tokens=6))],
+    "query": [{"query": query} for query in (Query(above=0.5), Query(above=0.7), Query(above=0.5, ridge=3.0))],
     "seed": [{"seed": 1}],
     "optimizer": [{"optimizer": AdamW(lr=0.002)}],
     "clip": [{"clip": 0.01}],
