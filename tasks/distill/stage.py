@@ -119,7 +119,7 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         conversations = [Conversation(one.prompt, ids) for one, ids in zip(chosen, written, strict=True)]
         answers = collate(conversations, tokenizer.pad_id)
         mask_BT = answers[1]  # on the host, where places are found without waiting for a GPU
-        content = (*answers, text[:, :-1])
+        content: tuple[Tensor, ...] = (*answers, text[:, :-1])
         counted, answered = int(mask_BT.sum()), len(chosen)
         kept: list[Targets] = []
         if rows is not None:

@@ -161,6 +161,42 @@ def test_the_top_by_hand() -> None:
     torch.testing.assert_close(mine.exp(), torch.tensor([[0.1, 0.4, 0.5]]))
 
 
+def test_difficulty_by_hand() -> None:
+    # KL of (3/4, 1/4) to (1/2, 1/2) is 0.1308: 1 - e^-0.1308 = 0.1226. The student of (0.9, 0.1) has 0.3251 nats of log 2.
+    teacher, even, sure = torch.tensor([[math.log(3), 0.0]]), torch.zeros(1, 2), torch.tensor([[math.log(9), 0.0]])
+    plain = ForwardKl()(even, teacher).item()
+    assert ForwardKl(gap=2.0)(even, teacher).item() == pytest.approx(plain * (1 - math.exp(-plain)) ** 2, rel=1e-5)
+    entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+    found = ForwardKl(uncertainty=0.5)(sure, teacher).item() / ForwardKl()(sure, teacher).item()
+    assert found == pytest.approx((entropy / math.log(2)) ** 0.5, rel=1e-5)
+    assert ForwardKl(uncertainty=3.0)(even, teacher).item() == pytest.approx(plain, rel=1e-6)
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "more", [{"gap": 1.5}, {"uncertainty": 2.0}, {"gap": 0.5, "uncertainty": 0.5, "top_k": 4}], ids=repr
+)
+def test_difficult_tokens_weigh_more_and_their_weights_have_no_gradient(
+    method: type[Config], more: dict[str, float]
+) -> None:
+    """The gradient of each token is its own without difficulty, times its weight; weights lie between 0 and 1."""
+    student, teacher = logits((6, 123), torch.float64)
+    top = {"top_k": more["top_k"]} if "top_k" in more else {}
+    found = []
+    for made in (method(**more), method(**top)):
+        leaf = student.clone().requires_grad_()
+        nats_T = made(leaf, teacher)
+        nats_T.sum().backward()
+        found.append((nats_T.detach(), leaf.grad))
+    (weighed_T, slope), (plain_T, whole) = found
+    weight_T = weighed_T / plain_T
+    assert ((weight_T > 0) & (weight_T < 1)).all() and weight_T.std() > 1e-3
+    torch.testing.assert_close(slope, whole * weight_T[:, None])
+    if "uncertainty" not in more:  # what is further apart weighs more
+        assert torch.equal(weight_T.argsort(), plain_T.argsort())
+    assert method(**more)(teacher, teacher).abs().max() < 1e-6
+
+
 @EVERY
 @pytest.mark.parametrize("k", [1, 4, 122])
 def test_coarser_distributions_are_no_further_apart(method: type[Config], k: int) -> None:

@@ -24,11 +24,21 @@ def over_the_top(student_TV: Tensor, teacher_TV: Tensor, k: int) -> tuple[Tensor
 
 class Divergence(Config):
     """A divergence of distributions at a temperature, times its square, which keeps the gradient's size the same at every
-    temperature (Hinton et al. 2015, arXiv:1503.02531, section 2)."""
+    temperature (Hinton et al. 2015, arXiv:1503.02531, section 2).
+
+    With `gap` or `uncertainty` a token weighs (1 - exp(-d))^gap (H / log C)^uncertainty, of its divergence d and the student's
+    entropy H, without a gradient: what is difficult for the student as it is now counts for more, after the idea of dynamic
+    contrastive distillation, Rao et al. 2022 (arXiv:2207.01426). Differs from the paper: of tokens, where it weighs pairs of
+    images and texts; a focal weight of the divergence itself. Weights are at most 1 and are not made to add up."""
 
     temperature: float = Field(1.0, gt=0, description="above 1: more weight on what is unlikely")
     top_k: int = Field(
         0, ge=0, description="so many of the teacher's likeliest tokens are told apart, all others are one; 0: all are"
+    )
+
+    gap: float = Field(0.0, ge=0, description="exponent of a token's difficulty by its divergence; 0: all weigh alike")
+    uncertainty: float = Field(
+        0.0, ge=0, description="exponent of its difficulty by the student's entropy, as a part of the most"
     )
 
     def __call__(self, student_TV: Tensor, teacher_TV: Tensor) -> Tensor:
@@ -36,21 +46,29 @@ class Divergence(Config):
         student, teacher = (F.log_softmax(x / self.temperature, dim=-1) for x in (student_TV, teacher_TV))
         if 0 < self.top_k < student.shape[-1]:
             student, teacher = over_the_top(student, teacher, self.top_k)
-        return self._scaled(self.nats(student, teacher))
+        return self._scaled(self.nats(student, teacher), student)
 
     def from_stored(self, student_TV: Tensor, top_TK: Tensor, logp_TC: Tensor) -> Tensor:
         """nats_T from logits and the teacher's likeliest tokens, K of them at least `top_k`, with their log-probabilities at
         the temperature and, last, that of all others."""
         student = F.log_softmax(student_TV / self.temperature, dim=-1)
         student, teacher = coarse(student, top_TK[:, : self.top_k]), coarser(logp_TC, self.top_k)
-        return self._scaled(self.nats(student, teacher))
+        return self._scaled(self.nats(student, teacher), student)
 
-    def _scaled(self, nats_T: Tensor) -> Tensor:
+    def _scaled(self, nats_T: Tensor, student_TC: Tensor) -> Tensor:
+        if self.gap or self.uncertainty:
+            nats_T = nats_T * difficulty(nats_T.detach(), student_TC.detach(), self.gap, self.uncertainty)
         return self.temperature**2 * nats_T
 
     def nats(self, student_TC: Tensor, teacher_TC: Tensor) -> Tensor:
         """nats_T from log-probabilities."""
         raise NotImplementedError
+
+
+def difficulty(nats_T: Tensor, student_TC: Tensor, gap: float, uncertainty: float) -> Tensor:
+    """weight_T of tokens of these divergences and log-probabilities."""
+    part_T = -(student_TC.exp() * student_TC).sum(-1) / math.log(student_TC.shape[-1])
+    return (-torch.expm1(-nats_T.clamp(min=0))) ** gap * part_T.clamp(0, 1) ** uncertainty
 
 
 def mixed(own_TC: Tensor, other_TC: Tensor, share: float) -> Tensor:
