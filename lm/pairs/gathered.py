@@ -45,10 +45,10 @@ def gathered(sources: Sequence[Source], given: Given, held_out_fraction: float, 
 def parted(rows: Sequence[Row], given: Given, query: Query) -> tuple[list[Row], list[Row]]:
     """(rows that are held out or whose labels the query asks for; rows of the quarantine for the others)."""
     learned = [row for row in rows if not row["held_out"]]
-    sides = (
+    chosen, rejected = (
         [Conversation(row["prompt_ids"].tolist(), row[f"{side}_ids"].tolist()) for row in learned] for side in SIDES
     )
-    asked = iter(query(features(given.model, *sides, given.tokenizer.pad_id)))
+    asked = iter(query(features(given.model, chosen, rejected, given.tokenizer.pad_id)))
     kept, left_out = list[Row](), list[Row]()
     for row in rows:
         if row["held_out"] or next(asked):

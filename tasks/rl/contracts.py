@@ -8,9 +8,10 @@ from tasks.about.finding import Finding
 from tasks.about.problem_lengths import check_room, check_split
 from tasks.about.sections import Sections
 from tasks.about.training import check_shards
-from tasks.core.config import CHECKPOINT
+from tasks.core.config import CHECKPOINT, ConfigError
 from tasks.rl.advantages import Gae
 from tasks.rl.curricula import Bandit
+from tasks.rl.held_out import parted
 from tasks.rl.rewards import Model
 from tasks.rl.stage import RlConfig
 
@@ -24,12 +25,23 @@ def contracts(sections: Sections) -> Iterator[Finding]:
     yield from advantages(config)
     yield from levels(config)
     yield from scorers(config)
+    yield from held_out(config)
     if config.environment.adds and any(part.by_step for part in config.rewards):
         yield Finding(
             "params.yaml: rl.rewards",
             "process scores the steps of answers that the model writes alone, and rl.environment adds to them",
             "leave one of them out",
         )
+
+
+def held_out(config: RlConfig) -> Iterator[Finding]:
+    """Of the problems that are not held out, one at least is left to ask."""
+    if config.held_out:
+        try:
+            parted(config.problems.examples("rl"), config.held_out)
+        except ConfigError as error:
+            said = str(error).removeprefix("rl.held_out: ").removesuffix(": hold fewer out")
+            yield Finding("params.yaml: rl.held_out", said, "hold fewer out")
 
 
 def levels(config: RlConfig) -> Iterator[Finding]:

@@ -96,3 +96,16 @@ def test_a_reward_function_that_is_not_there_is_named(tmp_path: Path, monkeypatc
     (tmp_path / "data/rewards").mkdir(parents=True)
     (tmp_path / "data/rewards/mine.py").write_text("def reward(completions, **_): ...\n")
     assert list(inputs(asked)) == []
+
+
+def test_something_is_left_to_ask() -> None:
+    (found,) = contracts(sections("rl.held_out=1000000"))
+    assert found.where == "params.yaml: rl.held_out" and "problems leave none to ask" in str(found)
+    assert list(contracts(sections("rl.held_out=16"))) == []
+
+
+def test_pairs_are_two_of_each_problem_and_a_reference_is_kept() -> None:
+    """Of a step of online preferences, beside one of single answers."""
+    pairs, plain = step("rl.advantage={name: best_and_worst}", "rl.loss={name: online_dpo}"), step()
+    assert pairs.batch.together == 2 and plain.batch.rows == 4 * pairs.batch.rows
+    assert len(pairs.frozen) == 1 + len(plain.frozen)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,14 +10,16 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from lm.config import Config, methods_of
+from lm.optimizers import AdamW
 from tasks.preference.losses import Dpo, Ipo
 from tasks.preference.losses.base import Logps
 from tasks.rl import losses
 from tasks.rl.advantages import BestAndWorst
 from tasks.rl.demonstrations import Interleaved
 from tasks.rl.losses import OnlineDpo
+from tasks.rl.rewards import Overlong
 from tests.gradients import equals_finite_differences
-from tests.rl.toys import config, learning, policy
+from tests.rl.toys import config, learning, policy, trained
 
 PAIRED = [method for method in methods_of(losses) if method.together == 2]
 EVERY = pytest.mark.parametrize("method", PAIRED, ids=lambda method: method.__name__)
@@ -134,3 +137,14 @@ def test_demonstrations_stand_behind_whole_pairs() -> None:
 def test_pairs_are_asked_of_an_advantage_that_makes_them() -> None:
     with pytest.raises(ValidationError, match="set advantage to {name: best_and_worst}"):
         config(loss=OnlineDpo())
+
+
+def test_a_policy_learns_from_its_own_pairs(tmp_path: Path) -> None:
+    """Shorter answers earn more: -1 of the longest of six tokens, -1/6 of a single one."""
+    given = config(
+        loss=OnlineDpo(), advantage=BestAndWorst(), rewards=[Overlong(buffer=1.0)], optimizer=AdamW(lr=0.003),
+        steps=10, prompts=6, updates=1, minibatches=1,
+    )  # fmt: skip
+    _, steps = trained(tmp_path, given)
+    assert steps[-1]["reward"] > steps[0]["reward"] + 0.1
+    assert abs(steps[0]["margin"]) < 1e-5 and max(said["margin"] for said in steps) > 0.01
