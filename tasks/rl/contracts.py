@@ -35,7 +35,7 @@ def contracts(sections: Sections) -> Iterator[Finding]:
 
 
 def held_out(config: RlConfig) -> Iterator[Finding]:
-    """Of the problems that are not held out, one at least is left to ask."""
+    """One problem at least is not held out, and left to ask."""
     if config.held_out:
         try:
             parted(config.problems.examples("rl"), config.held_out)
