@@ -81,7 +81,7 @@ def scores(found: dict[str, float]) -> str:
 def told(name: str, value: float | None) -> str:
     if value is None:
         return ""
-    if name.startswith(SHARES) and 0 <= value <= 1:
+    if (name.startswith(SHARES) or name.endswith("_accuracy")) and 0 <= value <= 1:
         return percent(value)
     return f"{int(value):,}" if value == int(value) else f"{value:.4g}"
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dvc.repo import Repo
-from dvc_data.hashfile import load
 from dvc_data.hashfile.hash_info import HashInfo
+from dvc_data.hashfile.tree import Tree
 
 from flows.params.gates import Gates
 from lm.paired import score_difference
@@ -88,7 +88,7 @@ def kept_answers(root: Path, md5: str) -> dict[str, float] | str:
     with Repo(str(root)) as repo:
         cache = repo.cache.local
         try:
-            files = {"/".join(key): info.value for key, _, info in load(cache, HashInfo("md5", md5))}
+            files = {"/".join(key): info.value for key, _, info in Tree.load(cache, HashInfo("md5", md5))}
             path = Path(cache.oid_to_path(files[ANSWERS]))
         except (OSError, KeyError, TypeError, ValueError):
             path = Path()

@@ -112,11 +112,8 @@ def _headline(models: list[Stage]) -> str:
 
 def _dots(models: list[Stage], places: list[Place]) -> list[Dot]:
     keys, pale = ("size_bytes", "accuracy", "accuracy_low", "accuracy_high"), {p.model for p in places if p.dominated}
-    return [
-        Dot(s.model or "", *(s.metrics[k] for k in keys), s.model in pale)
-        for s in models
-        if all(k in s.metrics for k in keys)
-    ]
+    found = [(s.model or "", [s.metrics[k] for k in keys]) for s in models if all(k in s.metrics for k in keys)]
+    return [Dot(name, size, share, low, high, name in pale) for name, (size, share, low, high) in found]
 
 
 def _spent(metrics: dict[str, float]) -> list[Spent]:
