@@ -12,7 +12,7 @@ from flows.params.models import model_mistakes
 from flows.params.paths import path_mistakes
 from flows.params.text import edited
 from lm.files import write_text
-from tasks.core.config import SHARED, ConfigError, load, read_params, unknown_sections
+from tasks.core.config import GATES, SHARED, ConfigError, load, read_params, unknown_sections
 from tasks.core.libraries import SECTION, installed, libraries_in
 from tasks.core.yaml import YAMLError, dump_yaml, parse_yaml, read_yaml
 from tasks.report.words import ABSENT
@@ -51,7 +51,7 @@ def override(params: dict[str, Any], assignment: str) -> dict[str, Any]:
         raise ConfigError(f"SET: {assignment!r} must read section.key=value, as in rl.steps=50")
     if parts[0] == SECTION:
         raise ConfigError(f"SET: {key}: says what is installed; install another version instead")
-    if parts[0] not in params:
+    if parts[0] not in (*params, GATES):
         near = get_close_matches(parts[0], params, n=1, cutoff=0.5)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"SET: {key}: no section {parts[0]!r}{meant} (sections: {', '.join(params)})")

@@ -22,7 +22,7 @@ from tasks.report.paired import beside, labels_of
 from tasks.report.read import Stage
 from tasks.report.render import page
 from tasks.report.terminal import _of_sets
-from tests.evaluate.test_run import model_folder
+from tests.evaluate.test_run import Judge, model_folder
 from tests.project import TINY
 
 
@@ -135,3 +135,11 @@ def test_models_are_compared_on_each_set(here: Path) -> None:
     assert [row[:3] for row in rows[1:]] == [["a", "gsm8k", rows[1][2]], ["b", "gsm8k", rows[1][2]]]
     assert rows[2][-1].startswith("no difference") and rows[1][-1] == "-"
     assert "What else was asked" in page(here, stages)
+
+
+def test_a_set_is_judged_by_its_own_verifier(here: Path) -> None:
+    """Of ten problems four are right, three wrong, and three have no verdict, whatever the first set's verifier says."""
+    one = ProblemSet(problems=Chains(), label="judged").model_copy(update={"problems": Judge(1.0)})
+    config = EvaluateConfig(problems=Arithmetic(digits=1), problems_counted=10, max_new_tokens=4)
+    figures = run(config.model_copy(update={"sets": [one]}), Path("data"), Log(), "rl")
+    assert (figures["judged_accuracy"], figures["judged_problems"], figures["judged_invalid"]) == (4 / 7, 10, 3)

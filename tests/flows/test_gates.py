@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.params.compose import check
+from flows.params.compose import check, override
 from flows.params.gates import Gates, gate_mistakes, gates_of
 from flows.pipeline.gates import Looked, judged
 from lm.config import ConfigError
@@ -68,6 +68,9 @@ def test_without_a_gate_without_a_champion_and_without_its_answers(tmp_path: Pat
 def test_the_section_is_read_by_no_stage_and_checked_as_one() -> None:
     assert gates_of({}) == Gates() and not Gates().asked and gates_of({"gates": {"max_size_bytes": 5}}).asked
     check(ROOT, {**TINY, "gates": {"max_accuracy_loss": 0.01}})
+    first = override(dict(TINY), "gates.max_accuracy_loss=0.01")
+    both = {"max_accuracy_loss": 0.01, "max_size_bytes": 5}
+    assert override(first, "gates.max_size_bytes=5")["gates"] == both
     with pytest.raises(ConfigError, match=r"gates\.max_acuracy_loss: unknown key; did you mean 'max_accuracy_loss'"):
         check(ROOT, {**TINY, "gates": {"max_acuracy_loss": 0.01}})
     assert (
