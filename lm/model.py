@@ -114,13 +114,9 @@ class Cache:
         """rounding: of what attention keeps; None: it is kept in `dtype`."""
         if capacity > config.context:
             raise ValueError(f"a cache of {capacity} tokens is longer than the model's context of {config.context}")
-        layers = [config.layer(index) for index in range(config.layers)]
-        self.states = [
-            layer.mixer.rounded_state(config, rows, capacity, device, rounding)
-            if rounding
-            else layer.mixer.state(config, rows, capacity, device, dtype)
-            for layer in layers
-        ]
+        mixers = [config.layer(index).mixer for index in range(config.layers)]
+        room = (config, rows, capacity, device)
+        self.states = [m.rounded_state(*room, rounding) if rounding else m.state(*room, dtype) for m in mixers]
         self.lengths_B = torch.zeros(rows, dtype=torch.int64, device=device)
         # what embeddings of the input look back at; all ids, since tokens may be taken back
         self.ids_BC = torch.zeros(rows, capacity, dtype=torch.int64, device=device) if config.of_input else None

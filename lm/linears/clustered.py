@@ -12,7 +12,6 @@ others are made once a step; what is saved is neither moved to the CPU nor divid
 Letters: O outputs, I inputs, U values of weights, K centroids.
 """
 
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,12 +19,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
 
 from lm.config import ConfigError
 from lm.linears.adapter import check_patterns, is_named
-from lm.linears.base import Held, Holding, dense_flops
+from lm.linears.base import Held, dense_flops
+from lm.linears.few_bits import Counted
 from lm.quantized.palette import Palette, pack_palette
-from lm.quantized.trained import TrainedIn
 
 PATTERNS = 2**16  # of bits that a bfloat16 has
 
@@ -153,7 +153,7 @@ class ClusteredLinear(Held):
             self.centroids.copy_(moved(values, self.centroids, self.temperature))
 
     def begin(self, step: int, turn: bool) -> None:
-        if type(self.weight.detach()) not in (Tensor, nn.Parameter):  # a rank's part
+        if isinstance(self.weight.detach(), DTensor) or not self.weight.numel():  # a rank's part
             raise ConfigError("linear: clustered needs whole matrices: set TOKENMILL_PARALLEL to exact or ddp")
         self.cluster()
 
@@ -183,7 +183,7 @@ class ClusteredLinear(Held):
         return pack_palette(numbers.view_as(self.weight), stored_K, self.bits)
 
 
-class Centroids(Holding):
+class Centroids(Counted):
     name: Literal["clustered"] = "clustered"
     bits: Literal[1, 2, 3, 4] = 3
     temperature: float = Field(
@@ -204,7 +204,3 @@ class Centroids(Holding):
         if self.matrices and not any(is_named(name, pattern) for pattern in self.matrices):
             return linear
         return ClusteredLinear(linear, self)
-
-    def learned(self, layers: Mapping[str, Any]) -> TrainedIn:
-        """What quantization packs the layers as."""
-        return TrainedIn({name: layer.packed() for name, layer in layers.items()})

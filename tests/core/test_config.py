@@ -59,7 +59,7 @@ def test_shared_sections_reach_the_configs_that_have_a_field_for_them() -> None:
 
 def test_sections_that_no_stage_reads() -> None:
     assert unknown_sections({"dedup": {}, "seed": 0, "quantise": {}}, ["dedup", "quantize"]) == [
-        "params.yaml: quantise: no stage reads this section; did you mean 'quantize'? (allowed: checkpoint, conversations, dedup, libraries, models, problems, quantize, references, seed)"
+        "params.yaml: quantise: no stage reads this section; did you mean 'quantize'? (allowed: checkpoint, conversations, dedup, gates, libraries, models, problems, quantize, references, seed)"
     ]
 
 

@@ -34,7 +34,8 @@ def test_factors_rise_once_then_fall_to_the_final_one(
     peak = int(warmup * total)
     assert factors[peak] == pytest.approx(1)
     assert all(a < b for a, b in zip(factors[:peak], factors[1 : peak + 1], strict=True))
-    assert all(a >= b for a, b in zip(factors[peak:], factors[peak + 1 :], strict=False))
+    # two factors that are equal may be sums of floats in other orders
+    assert all(a >= b - 1e-12 for a, b in zip(factors[peak:], factors[peak + 1 :], strict=False))
     assert factors[-1] <= final + 1e-12  # equal, or that share of what the last decay began with
 
 

@@ -68,6 +68,13 @@ def test_factors_are_equation_4() -> None:
     assert factors(torch.tensor([16.0, 1.0, 3.0]).double(), weight, 1.0).tolist() == [16.0, 1.0, 1.0]
 
 
+def test_the_largest_input_of_a_column_counts_and_not_the_usual_one() -> None:
+    seen = Inputs(torch.tensor([[1.0, -4.0], [2.0, 0.0], [-0.5, 0.0]]))
+    assert seen.largest_I.tolist() == [2.0, 4.0]
+    weight = torch.tensor([[0.5, 1.0]])
+    assert SmoothQuant(alpha=1.0)(weight, seen).columns.tolist() == [2.0, 4.0]
+
+
 def outputs(weight: Tensor, x: Tensor, method: Any) -> Tensor:
     packed = method(weight, Inputs(x))
     columns = packed.parts().get("columns")

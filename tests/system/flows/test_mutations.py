@@ -55,6 +55,7 @@ LITTLE: dict[str, dict[str, Any]] = {
         "scorer": "reward",
         "rewards": [{"name": "correct"}, {"name": "model"}],
     },
+    "lessons": {"steps": 1},
     "distill": {"steps": 1},
     "quantize": {"model": "prune"},
     "evaluate": {"problems_counted": 4},
@@ -74,6 +75,7 @@ OTHER = {
     "preference": ("preference.batch", 3),
     "reward": ("reward.batch", 3),
     "rl": ("rl.max_new_tokens", 8),
+    "lessons": ("lessons.batch", 4),
     "distill": ("distill.batch", 4),
     "prune": ("prune.weights.share", 0.25),
     "quantize": ("quantize.method.group", 16),
@@ -105,7 +107,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder, compose(folder, "current", []))
     surroundings = surroundings_of(folder) | {"TOKENMILL_AUDIT": "1", "TOKENMILL_SHARD_WORKERS": "2"}
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", "-q"],
+        # lessons lead to nothing while a living teacher teaches: they are asked for
+        [sys.executable, "-m", "dvc", "repro", "-q", "evaluate", "lessons"],
         cwd=folder,
         env=surroundings,
         capture_output=True,

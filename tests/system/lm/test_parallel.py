@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lm.averages import Ema, Last
 from lm.config import ConfigError
-from lm.linears import AdaLoRA, DoRA, FrozenLower, LoRA, QLoRA, SaRA, VeRA
+from lm.linears import AdaLoRA, Centroids, DoRA, FrozenLower, LoRA, QLoRA, SaRA, VeRA
 from lm.model import Decoder
 from lm.optimizers import AdaMod, AdamW, DropMuon, Lamb, Lars, Lion, Muon, NorMuon, OneBitAdam, ScheduleFree, Soap
 from lm.settings import KINDS as EVERY_KIND
@@ -93,7 +93,11 @@ CASES = [
     *(Case(how(linear=held), *kinds) for held in HELD for kinds in (("exact", "exact"), ("fsdp", "ddp"))),
     *(Case(FORWARD, *kinds) for kinds in (("exact", "exact"), ("fsdp", "ddp"), ("ddp", "fsdp"))),
     *(Case(AHEAD, *kinds) for kinds in (("exact", "exact"), ("fsdp", "ddp"), ("ddp", "fsdp"))),
-    *(Case(how(linear=AdaLoRA(cut_until=4)), *kinds) for kinds in (("exact", "exact"), ("ddp", "exact"))),
+    *(
+        Case(how(linear=held), *kinds)
+        for held in (AdaLoRA(cut_until=4), Centroids())
+        for kinds in (("exact", "exact"), ("ddp", "exact"))
+    ),
     *(Case(how(linear=held), "zero3", "zero3") for held in HELD if "zero3" in KINDS and held.name != "sara"),
 ]
 BF16 = [Case(how(precision="bf16"), kind, kind) for kind in KINDS]
