@@ -70,8 +70,7 @@ def test_compiled_gradients_are_those_of_eager(name: str) -> None:
 TRACE = """
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from lm.context import Context
-from lm.model import Block, ModelConfig
+from lm.model import Block, Decoder, ModelConfig
 
 graphs = []
 def backend(graph, inputs):
@@ -79,19 +78,19 @@ def backend(graph, inputs):
     def run(*given):  # kernels are not launched: on fake tensors they have shapes alone
         with FakeTensorMode(allow_non_fake_inputs=True):
             found = graph(*[torch.empty_like(x) if isinstance(x, torch.Tensor) else x for x in given])
-        return tuple(torch.zeros(x.shape, dtype=x.dtype) if isinstance(x, torch.Tensor) else x for x in found)
+        # with a gradient, as what a block gives in training: whether an input has one decides its graph
+        return tuple(torch.zeros(x.shape, dtype=x.dtype, requires_grad=True) if isinstance(x, torch.Tensor) else x for x in found)
     return run
 
+shape = ModelConfig(vocab_size=5, width=16, layers=3, heads=2, kv_heads=1, ffn_width=24, context=8, qk_norm=QK)
+model = Decoder(shape, 0)
 torch.Tensor.is_cuda = property(lambda tensor: True)
-shape = ModelConfig(vocab_size=5, width=16, layers=2, heads=2, kv_heads=1, ffn_width=24, context=8, qk_norm=QK)
-blocks = [Block(shape, 0), Block(shape, 1)]
 compiled = torch.compile(Block.__call__, backend=backend, fullgraph=True)
-x, waiting, cos, sin = torch.randn(2, 8, 16), torch.zeros(2, 8, 16), torch.randn(8, 4), torch.randn(8, 4)
 with torch.autocast("cpu", torch.bfloat16):
-    for block in blocks:
-        x, waiting, _ = compiled(block, x, waiting, Context(cos, sin))
+    x, waiting, contexts = model.begun(torch.zeros(2, 8, dtype=torch.int64), None, None)
+    for block, context in zip(model.blocks, contexts):
+        x, waiting, _ = compiled(block, x, waiting, context)
         print(x.dtype, waiting.dtype)
-        waiting = waiting.float()
 print("graphs", len(graphs))
 """
 

@@ -94,7 +94,7 @@ def triton_attention(device: torch.device, interpreted_dot: None, monkeypatch: p
     def within(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor) -> Tensor:
         flat = (x.to(device).flatten(0, 1).contiguous() for x in (q, k, v))
         mixed, _ = operator.within_documents(*flat, *documents_of(bounds, *q.shape[:2], device))  # type: ignore[call-arg]
-        return mixed.view_as(q)
+        return mixed.view_as(q).to(q.device)
 
     return within
 

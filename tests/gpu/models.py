@@ -61,7 +61,8 @@ def batches(
     def batch_at(step: int) -> Batch:
         if sampled:
             generate(model, [[1, 2, 3], [4]], 4, 1.0, VOCABULARY - 1, step)
-        ids = ids_of(step, rows).to(device)
+        content = ids_of(step, rows)
+        ids = content.to(device)
 
         def loss(part: slice) -> tuple[Tensor, Metrics]:
             first, end = part.start * LENGTH, part.stop * LENGTH
@@ -69,7 +70,7 @@ def batches(
             each = torch.empty(ids[part, 1:].shape, device=device)
             return NextToken(z_loss=1e-4)(model, ids[part], some, rows * LENGTH, None, each)
 
-        return Batch(rows, LENGTH, rows * LENGTH, loss, content=(ids,))
+        return Batch(rows, LENGTH, rows * LENGTH, loss, content=(content,))
 
     return batch_at
 
