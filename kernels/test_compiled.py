@@ -79,7 +79,8 @@ def backend(graph, inputs):
         with FakeTensorMode(allow_non_fake_inputs=True):
             found = graph(*[torch.empty_like(x) if isinstance(x, torch.Tensor) else x for x in given])
         # with a gradient, as what a block gives in training: whether an input has one decides its graph
-        return tuple(torch.zeros(x.shape, dtype=x.dtype, requires_grad=True) if isinstance(x, torch.Tensor) else x for x in found)
+        made = {"requires_grad": True}
+        return tuple(torch.zeros(x.shape, dtype=x.dtype, **made) if isinstance(x, torch.Tensor) else x for x in found)
     return run
 
 shape = ModelConfig(vocab_size=5, width=16, layers=3, heads=2, kv_heads=1, ffn_width=24, context=8, qk_norm=QK)

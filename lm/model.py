@@ -333,7 +333,9 @@ class Decoder(nn.Module):
             told = {id(one): replace(one, ids_BT=ids_BT, embedded_BTD=embedded_BTD) for one in contexts}
             contexts = [told[id(one)] for one in contexts]
         # nothing waits yet: zeros with a gradient, so that the first block has the graph of the others
-        waiting_BTD = torch.zeros_like(x_BTD, dtype=products).requires_grad_(x_BTD.requires_grad) if x_BTD.is_cuda else None
+        waiting_BTD = (
+            torch.zeros_like(x_BTD, dtype=products).requires_grad_(x_BTD.requires_grad) if x_BTD.is_cuda else None
+        )
         return x_BTD, waiting_BTD, contexts
 
     def through(

@@ -6,7 +6,7 @@ from benchmarks.gpu.environment import environment
 from benchmarks.gpu.head import head
 from benchmarks.gpu.kernel_speed import kernel_speed
 from benchmarks.gpu.peers import step_plain, step_trainer
-from benchmarks.gpu.pretraining import step_documents, step_eager, step_preset, step_same
+from benchmarks.gpu.pretraining import step_documents, step_eager, step_fast, step_preset, step_same
 from benchmarks.gpu.rollout import rollout
 from benchmarks.gpu.roofs import roofs
 from benchmarks.gpu.runner import Item
@@ -19,10 +19,11 @@ ITEMS = (
     Item(device_tests, 40, 120),
     Item(step_preset, 50, 110, "G2"),
     Item(step_same, 45, 90, "G2"),
+    Item(step_fast, 40, 90, "G2"),
     Item(step_plain, 45, 90, "G2"),
-    Item(head, 25, 60, "G1"),
+    Item(head, 25, 90, "G1"),
     Item(documents, 15, 40),
-    Item(rollout, 25, 70, "G5"),
+    Item(rollout, 25, 110, "G5"),
     Item(step_eager, 25, 50, "G2"),
     Item(kernel_speed, 20, 50),
     Item(checkpoint, 20, 50, "G10"),

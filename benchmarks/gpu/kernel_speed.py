@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch._functorch import config as functorch
 
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.measure import milliseconds
@@ -61,6 +62,7 @@ def pair(
     backward: int,
 ) -> None:
     """GB/s of both for so many bytes, in each direction; `learned` are the inputs that get a gradient."""
+    functorch.donated_buffer = False  # else what is compiled refuses a second backward
     for label, operator in (("ours", ours), ("formula compiled", formula if check.tiny else torch.compile(formula))):
         result = operator(*learned, *given)
         grad = torch.randn_like(result)

@@ -83,7 +83,9 @@ class Watch(Log):
         on_gpu = self._check.on_gpu
         kernels: list[tuple[float, int, str]] = []
         for event in self._profile.key_averages():
-            if not on_gpu or event.device_type != torch.autograd.DeviceType.CPU:
+            # a span that the host has named is no kernel
+            named = event.is_user_annotation or "#" in event.key
+            if not on_gpu or (event.device_type != torch.autograd.DeviceType.CPU and not named):
                 spent: Any = event.self_device_time_total if on_gpu else event.self_cpu_time_total
                 kernels.append((spent / 1e3, event.count, event.key))
         kernels.sort(reverse=True)

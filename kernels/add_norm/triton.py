@@ -39,7 +39,7 @@ class _AddNorm(torch.autograd.Function):
         rstd_R = torch.empty(R, dtype=torch.float32, device=x.device)
         rows, block, warps = tile(D)
         tensors = (x_RD, more_RD, weight.contiguous(), total_RD, y_RD, rstd_R)
-        _forward[(-(-R // rows),)](*tensors, R, D, eps, ROWS=rows, BLOCK=block, num_warps=warps)
+        _add_norm_forward[(-(-R // rows),)](*tensors, R, D, eps, ROWS=rows, BLOCK=block, num_warps=warps)
         ctx.save_for_backward(total_RD, weight, rstd_R)
         ctx.dtypes = x.dtype, more.dtype
         return total_RD.view(x.shape), y_RD.view(x.shape)
@@ -59,13 +59,13 @@ class _AddNorm(torch.autograd.Function):
         dweight_PD = torch.empty(P, D, dtype=torch.float32, device=total_RD.device)
         tensors = (dtotal_RD, dy_RD, total_RD, weight.contiguous(), rstd_R, dx_RD, dmore_RD, dweight_PD)
         apart = more_dtype != x_dtype
-        _backward[(P,)](*tensors, R, D, P, APART=apart, ROWS=rows, BLOCK=block, num_warps=warps)
+        _add_norm_backward[(P,)](*tensors, R, D, P, APART=apart, ROWS=rows, BLOCK=block, num_warps=warps)
         dweight = dweight_PD.sum(0).to(weight.dtype)
         return dx_RD.view(dy.shape), dmore_RD.view(dy.shape), dweight, None, None
 
 
 @triton.jit
-def _forward(
+def _add_norm_forward(
     x_RD, more_RD, weight_D, total_RD, y_RD, rstd_R, R, D, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -84,7 +84,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def _add_norm_backward(
     dtotal_RD, dy_RD, total_RD, weight_D, rstd_R, dx_RD, dmore_RD, dweight_PD, R, D, P,
     APART: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip

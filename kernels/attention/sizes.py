@@ -20,7 +20,7 @@ from kernels.attention import triton as attention
 from kernels.attention.tiles import Tile, tiles_of
 
 HEADS = 8
-KERNELS = attention._forward, attention._backward_queries, attention._backward_keys
+KERNELS = attention._attention_forward, attention._attention_backward_queries, attention._attention_backward_keys
 
 
 def size(kernel: Any, capability: tuple[int, int], width: int, dtype: torch.dtype, tile: Tile) -> dict[str, int]:

@@ -29,7 +29,7 @@ def forward(q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, starts_N: Tensor, ends_
     mixed_NHE, logsumexp_HN = torch.empty_like(q_NHE), q_NHE.new_empty((H, N), dtype=torch.float32)
     tile, _, _ = _tiles(q_NHE)
     grid = triton.cdiv(N, tile.queries), H
-    _forward[grid](q_NHE, k_NKE, v_NKE, starts_N, mixed_NHE, logsumexp_HN, N, **options(q_NHE, k_NKE, tile))
+    _attention_forward[grid](q_NHE, k_NKE, v_NKE, starts_N, mixed_NHE, logsumexp_HN, N, **options(q_NHE, k_NKE, tile))
     return mixed_NHE, logsumexp_HN
 
 
@@ -51,10 +51,10 @@ def backward(
     # this one leaves the dots that the next one reads
     read = q_NHE, k_NKE, v_NKE, starts_N, mixed_NHE, grad_NHE, logsumexp_HN
     grid = triton.cdiv(N, tile.queries), H
-    _backward_queries[grid](*read, dots_HN, dq_NHE, N, **options(q_NHE, k_NKE, tile))
+    _attention_backward_queries[grid](*read, dots_HN, dq_NHE, N, **options(q_NHE, k_NKE, tile))
     there = q_NHE, k_NKE, v_NKE, starts_N, ends_N, grad_NHE, logsumexp_HN, dots_HN
     grid = triton.cdiv(N, other.keys), k_NKE.shape[1]
-    _backward_keys[grid](*there, dk_NKE, dv_NKE, N, **options(q_NHE, k_NKE, other))
+    _attention_backward_keys[grid](*there, dk_NKE, dv_NKE, N, **options(q_NHE, k_NKE, other))
     return dq_NHE, dk_NKE, dv_NKE
 
 
@@ -112,7 +112,7 @@ def _keys_of(starts_ptr, begin, N, QUERIES: tl.constexpr, KEYS: tl.constexpr):
 
 
 @triton.jit
-def _forward(
+def _attention_forward(
     q_ptr,
     k_ptr,
     v_ptr,
@@ -163,7 +163,7 @@ def _forward(
 
 
 @triton.jit
-def _backward_queries(
+def _attention_backward_queries(
     q_ptr,
     k_ptr,
     v_ptr,
@@ -214,7 +214,7 @@ def _backward_queries(
 
 
 @triton.jit
-def _backward_keys(
+def _attention_backward_keys(
     q_ptr,
     k_ptr,
     v_ptr,

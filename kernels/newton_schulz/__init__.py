@@ -22,9 +22,9 @@ def products(matrix: Tensor) -> torch.dtype:
     return torch.bfloat16 if matrix.is_cuda else torch.float32
 
 
-def batches(shapes: list[tuple[int, int]]) -> list[list[int]]:
-    """The indices of matrices of these shapes, in the batches that are multiplied together."""
-    return cpu.batches(shapes)
+def batches(shapes: list[tuple[int, int]], on_gpu: bool = False) -> list[list[int]]:
+    """The indices of matrices of these shapes, in the batches that are multiplied together, there or on a CPU."""
+    return cpu.batches(shapes, on_gpu)
 
 
 def cost(shapes: list[tuple[int, int]]) -> int:

@@ -117,6 +117,13 @@ def test_a_batch_alone_is_the_batch_among_others(shapes: list[tuple[int, int]], 
         cpu.BATCH = before
 
 
+def test_a_gpu_has_fewer_batches_to_launch() -> None:
+    # the hidden matrices of gpu-124m: 28 of 768 x 768 fit, and 10 of 768 x 2048
+    shapes = [(768, 768)] * 48 + [(2048, 768)] * 36
+    assert [len(batch) for batch in batches(shapes, on_gpu=True)] == [28, 20, 10, 10, 10, 6]
+    assert len(batches(shapes)) == 25
+
+
 def test_cost_by_hand() -> None:
     # 2 x 3: x x^T is 2 * 2*2*3, its square 2 * 2*2*2, the product with x 2 * 2*2*3
     assert cost([(2, 3)]) == cost([(3, 2)]) == 24 + 16 + 24

@@ -37,7 +37,9 @@ class _NormRotate(torch.autograd.Function):
         tables = _tables(cos_B1TE, sin_B1TE)
         shape, rows, half = _shape(x_BTHE)
         grid = (-(-shape[2] // rows),)
-        _forward[grid](x_BTHE, weight_E.contiguous(), *tables, y_BTHE, rstd, *shape, eps, ROWS=rows, HALF=half)
+        _norm_rope_forward[grid](
+            x_BTHE, weight_E.contiguous(), *tables, y_BTHE, rstd, *shape, eps, ROWS=rows, HALF=half
+        )
         ctx.save_for_backward(x_BTHE, weight_E, cos_B1TE, sin_B1TE, rstd)
         return y_BTHE
 
@@ -51,7 +53,7 @@ class _NormRotate(torch.autograd.Function):
         P = min(PROGRAMS, -(-shape[2] // rows))
         dweight_PE = torch.empty(P, x_BTHE.shape[3], dtype=torch.float32, device=x_BTHE.device)
         tensors = (dy_BTHE.contiguous(), x_BTHE, weight_E.contiguous(), *tables, rstd, dx_BTHE, dweight_PE)
-        _backward[(P,)](*tensors, *shape, P, ROWS=rows, HALF=half)
+        _norm_rope_backward[(P,)](*tensors, *shape, P, ROWS=rows, HALF=half)
         return dx_BTHE, dweight_PE.sum(0).to(weight_E.dtype), None, None, None
 
 
@@ -85,7 +87,7 @@ def _halves(ptr, row, half, e, inside):
 
 
 @triton.jit
-def _forward(
+def _norm_rope_forward(
     x_ptr, weight_E, cos_ptr, cos_B, cos_T, sin_ptr, sin_B, sin_T, y_ptr, rstd_ptr, H, T, rows, half, eps,
     ROWS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
@@ -105,7 +107,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def _norm_rope_backward(
     dy_ptr, x_ptr, weight_E, cos_ptr, cos_B, cos_T, sin_ptr, sin_B, sin_T, rstd_ptr, dx_ptr, dweight_PE, H, T, rows, half, P,
     ROWS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip

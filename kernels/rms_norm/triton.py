@@ -45,7 +45,7 @@ class _RMSNorm(torch.autograd.Function):
         y_RD = torch.empty_like(x_RD, dtype=dtype)
         rstd_R = torch.empty(R, dtype=torch.float32, device=x.device)
         rows, block, warps = tile(D)
-        _forward[(-(-R // rows),)](
+        _rms_norm_forward[(-(-R // rows),)](
             x_RD, weight.contiguous(), y_RD, rstd_R, R, D, eps, ROWS=rows, BLOCK=block, num_warps=warps
         )
         ctx.save_for_backward(x_RD, weight, rstd_R)
@@ -62,7 +62,7 @@ class _RMSNorm(torch.autograd.Function):
         P = min(PROGRAMS, -(-R // rows))
         dweight_PD = torch.empty(P, D, dtype=torch.float32, device=x_RD.device)
         tensors = (dy_RD, x_RD, weight.contiguous(), rstd_R, dx_RD, dweight_PD)
-        _backward[(P,)](*tensors, R, D, P, ROWS=rows, BLOCK=block, num_warps=warps)
+        _rms_norm_backward[(P,)](*tensors, R, D, P, ROWS=rows, BLOCK=block, num_warps=warps)
         return dx_RD.view(dy.shape), dweight_PD.sum(0).to(weight.dtype), None, None
 
 
@@ -73,7 +73,7 @@ def tile(D: int) -> tuple[int, int, int]:
 
 
 @triton.jit
-def _forward(x_RD, weight_D, y_RD, rstd_R, R, D, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def _rms_norm_forward(x_RD, weight_D, y_RD, rstd_R, R, D, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)[None, :]
     inside = (row[:, None] < R) & (column < D)
@@ -86,7 +86,9 @@ def _forward(x_RD, weight_D, y_RD, rstd_R, R, D, eps, ROWS: tl.constexpr, BLOCK:
 
 
 @triton.jit
-def _backward(dy_RD, x_RD, weight_D, rstd_R, dx_RD, dweight_PD, R, D, P, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def _rms_norm_backward(
+    dy_RD, x_RD, weight_D, rstd_R, dx_RD, dweight_PD, R, D, P, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):
     """Tiles p, p + P, p + 2 P, ... for program p, with the weight's gradient of all of them in one row of dweight_PD."""
     program = tl.program_id(0)
     column = tl.arange(0, BLOCK)[None, :]

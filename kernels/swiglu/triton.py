@@ -22,7 +22,7 @@ class _SwiGLU(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         gate, up = gate.contiguous(), up.contiguous()
         y = torch.empty_like(gate)
-        _forward[(-(-gate.numel() // BLOCK),)](gate, up, y, gate.numel(), BLOCK=BLOCK)
+        _swiglu_forward[(-(-gate.numel() // BLOCK),)](gate, up, y, gate.numel(), BLOCK=BLOCK)
         ctx.save_for_backward(gate, up)
         return y
 
@@ -31,12 +31,12 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         dgate, dup = torch.empty_like(gate), torch.empty_like(up)
-        _backward[(-(-gate.numel() // BLOCK),)](dy.contiguous(), gate, up, dgate, dup, gate.numel(), BLOCK=BLOCK)
+        _swiglu_backward[(-(-gate.numel() // BLOCK),)](dy.contiguous(), gate, up, dgate, dup, gate.numel(), BLOCK=BLOCK)
         return dgate, dup
 
 
 @triton.jit
-def _forward(gate_N, up_N, y_N, N, BLOCK: tl.constexpr):
+def _swiglu_forward(gate_N, up_N, y_N, N, BLOCK: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     gate = tl.load(gate_N + place, mask=place < N).to(tl.float32)
     up = tl.load(up_N + place, mask=place < N).to(tl.float32)
@@ -44,7 +44,7 @@ def _forward(gate_N, up_N, y_N, N, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _backward(dy_N, gate_N, up_N, dgate_N, dup_N, N, BLOCK: tl.constexpr):
+def _swiglu_backward(dy_N, gate_N, up_N, dgate_N, dup_N, N, BLOCK: tl.constexpr):
     """d silu(a) / da = sigmoid(a) (1 + a (1 - sigmoid(a)))."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     dy = tl.load(dy_N + place, mask=place < N).to(tl.float32)

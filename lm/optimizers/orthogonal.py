@@ -32,7 +32,7 @@ def orthogonalised(updates: list[Tensor], iteration: Iteration) -> tuple[list[Te
     and 4 on a CPU. A batch is no other with more ranks, so neither are the bits.
     """
     shapes = [(matrix.shape[0], matrix.shape[1]) for matrix in updates]
-    every = batches(shapes)
+    every = batches(shapes, updates[0].is_cuda)
     owners = shared_out([cost([shapes[index] for index in batch]) for batch in every], world_size())
     found: list[Tensor | None] = [None] * len(shapes)
     owner_of = [0] * len(shapes)
