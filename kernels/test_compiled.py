@@ -67,6 +67,24 @@ def test_compiled_gradients_are_those_of_eager(name: str) -> None:
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_products_are_not_added_to_copies() -> None:
+    """What the compiler makes of an addmm in place copies what is added to; the operator keeps it from that."""
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    op, inputs = CASES["projections"]
+    torch._dynamo.reset()
+    gradients(torch.compile(op, backend=aot_autograd(fw_compiler=keep, bw_compiler=keep)), inputs)
+    called = [str(node.target) for graph in graphs for node in graph.graph.nodes]
+    assert called.count("tokenmill.summed_products.default") == 1 and not any("addmm" in name for name in called)
+
+
 TRACE = """
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode

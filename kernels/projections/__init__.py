@@ -29,6 +29,30 @@ def together(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | Non
     return _Projections.apply(x, *cast)
 
 
+def summed_products(lefts: list[Tensor], rights: list[Tensor]) -> Tensor:
+    """The sum of left @ right, each product added where the one before stands.
+
+    To a compiled graph it is one operator: the compiler makes of a product that adds in place one that adds to a copy, 14 ms of
+    copies in a step of 1004 of gpu-124m on an H200.
+    """
+    total = lefts[0] @ rights[0]
+    for left, right in zip(lefts[1:], rights[1:], strict=True):
+        total.addmm_(left, right)
+    return total
+
+
+SUMMED = "tokenmill::summed_products"
+torch.library.define(
+    SUMMED, torch.library.infer_schema(summed_products, mutates_args=()), tags=torch.Tag.pt2_compliant_tag
+)
+torch.library.impl(SUMMED, "default", summed_products)
+
+
+@torch.library.register_fake(SUMMED)
+def _shape_of_sum(lefts: list[Tensor], rights: list[Tensor]) -> Tensor:
+    return lefts[0].new_empty((lefts[0].shape[0], rights[0].shape[1]))
+
+
 class _Projections(torch.autograd.Function):
     """x, n weights, n biases -> n results; letters: R rows (every dimension of x but the last), I inputs, O outputs."""
 
@@ -45,12 +69,8 @@ class _Projections(torch.autograd.Function):
         x, *weights = ctx.saved_tensors
         needed, count = ctx.needs_input_grad, len(weights)
         x_RI, grads_RO = x.flatten(0, -2), [grad.flatten(0, -2) for grad in grads]
-        dx = None
-        if needed[0]:
-            dx_RI = grads_RO[0] @ weights[0]
-            for grad_RO, weight_OI in zip(grads_RO[1:], weights[1:], strict=True):
-                dx_RI.addmm_(grad_RO, weight_OI)
-            dx = dx_RI.view(x.shape)
+        add = torch.ops.tokenmill.summed_products.default if torch.compiler.is_compiling() else summed_products
+        dx = add(grads_RO, weights).view(x.shape) if needed[0] else None
         dweights = [grad.T @ x_RI if need else None for grad, need in zip(grads_RO, needed[1:], strict=False)]
         dbiases = [grad.sum(0) if need else None for grad, need in zip(grads_RO, needed[1 + count :], strict=True)]
         return dx, *dweights, *dbiases

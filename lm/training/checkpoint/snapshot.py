@@ -1,6 +1,6 @@
 """Tensors copied into host memory in the order of a safetensors file, so that training may go on while they are written."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypedDict
 
 import torch
@@ -75,14 +75,14 @@ def size_of(data: Iterable[memoryview]) -> int:
     return sum(map(len, data))
 
 
-def within(entry: Entry, pieces: Iterable[Any]) -> Iterator[Any]:
-    """The parts of the pieces, which are bytes one after the other, that a tensor's bytes are in."""
+def within(entry: Entry, pieces: Sequence[Any]) -> Iterator[Any]:
+    """The parts of the pieces, which are bytes one after the other and all as long as the first but for the last, that a
+    tensor's bytes are in."""
     start, end = entry["data_offsets"]
-    before = 0
-    for piece in pieces:
-        if max(start, before) < min(end, before + len(piece)):
-            yield piece[max(start - before, 0) : end - before]
-        before += len(piece)
+    length = len(pieces[0]) if pieces else 0
+    for number in range(start // length, -(-end // length)) if start < end else ():
+        before = number * length
+        yield pieces[number][max(start - before, 0) : end - before]
 
 
 class Snapshot:
