@@ -132,7 +132,8 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
                 else positions_at_once(parallel, step.batch, torch.device("cpu"))
             )
         step.model.recompute = positions == 0
-        parts = equal_parts(slice(0, step.batch.rows), rows_at_once(step.batch, positions), step.batch.together)
+        shard = -(-step.batch.rows // recipe.shards)  # no backward takes rows of two
+        parts = equal_parts(slice(0, shard), rows_at_once(step.batch, positions), step.batch.together)
         largest = max(part.stop - part.start for part in parts)
         batch = with_auxiliary(replace(step.batch, rows=min(step.batch.rows, 2 * largest)), step.model)
         live.since()
@@ -141,7 +142,7 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
             if step.sampling:
                 sample(step.sampling)
             sampled = live.since()
-            backward(batch, positions)
+            backward(batch, min(positions, largest * batch.length))
         parallel.clip(recipe.clip)
         parallel.step()
         with fake:

@@ -13,8 +13,8 @@ PROCESS_BYTES, TRACKER_BYTES = 490 * 2**20, 110 * 2**20
 # Of a GPU's memory; the rest is CUDA's own context and the gaps between blocks
 USABLE = 0.92
 # Share of the products' roof that training reaches. CPU: between two rows of benchmarks/results/pretrain_step.jsonl at d1181ef,
-# 0.60 at 1.3 and 0.70 at 6.9 million weights. GPU: not measured on ours; Llama 3 reached 0.38 to 0.43 in bf16 on H100
-# (arXiv:2407.21783, table 4).
+# 0.60 at 1.3 and 0.70 at 6.9 million weights. GPU: gpu-124m on an H200, 0.38 with Muon and 0.41 with AdamW
+# (benchmarks/results/gpu); Llama 3 reached 0.38 to 0.43 in bf16 on H100 (arXiv:2407.21783, table 4).
 UTILIZATION = {"cpu": 0.65, "gpu": 0.4}
 # Of writing a token: what a layer costs beside what it reads, for all rows of it. GPU: 22 kernels of 2 us, replayed as a graph;
 # predicted.

@@ -82,6 +82,7 @@ def test_documents_and_recomputation_stand_beside_compiled_blocks() -> None:
 def test_auto_compiles_long_runs_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compiles("on", CPU, 0.0) and not compiles("off", CPU, 1e30)
     monkeypatch.setenv("CXX", "sh")  # a compiler that is there
-    assert compiles("auto", CPU, COMPILE_FLOPS["cpu"]) and not compiles("auto", CPU, COMPILE_FLOPS["cpu"] / 2)
+    assert compiles("auto", CPU, COMPILE_FLOPS) and not compiles("auto", CPU, COMPILE_FLOPS / 2)
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert not compiles("auto", CPU, 1e30)
+    assert compiles("on", torch.device("cuda"), 0.0) and not compiles("auto", torch.device("cuda"), 1e30)
