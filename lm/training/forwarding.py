@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from lm.config import ConfigError
-from lm.optimizers.base import Optimizer
 from lm.training.batch import Batch
 from lm.training.components import Component
 from lm.training.fast_forward import FastForward, furthest
@@ -14,8 +12,7 @@ from lm.training.parallel.base import Parallel
 class Forwarding(Component):
     """Beside the weights it keeps those before the last update, from that update until the stage that follows it.
 
-    Raises ConfigError where it cannot move weights: for ranks that have them in the optimizer's own pieces, and for an
-    optimizer of which the weights are no more than a step on the way.
+    Raises ConfigError where weights cannot be moved (`Parallel.must_move`).
     """
 
     name = "fast_forward"
@@ -23,17 +20,8 @@ class Forwarding(Component):
     def __init__(self, method: FastForward, parallel: Parallel) -> None:
         self._method, self._parallel, self._step = method, parallel, 0
         self._before: dict[str, Tensor] = {}  # this rank's parts of the weights
-        if not method.every:
-            return
-        if not parallel.can_move:
-            raise ConfigError(
-                "fast_forward: ZeRO keeps weights in pieces of its own: set TOKENMILL_PARALLEL to fsdp or ddp"
-            )
-        optimizer = parallel.optimizer
-        if type(optimizer).finish is not Optimizer.finish and not optimizer.freezes:
-            raise ConfigError(
-                "fast_forward: the optimizer makes the model's weights at the end of a run: take another one"
-            )
+        if method.every:
+            parallel.must_move(self.name)
 
     def begin(self, step: int) -> None:
         self._step = step

@@ -5,8 +5,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lm.config import ConfigError
-from lm.optimizers.base import Optimizer
 from lm.training.components import Component
 from lm.training.lookahead import Lookahead
 from lm.training.parallel.base import Parallel
@@ -16,8 +14,7 @@ class LookingAhead(Component):
     """Beside the weights it keeps the mean of their movements, and during a step those that it began with. factor: of the
     schedule, by step.
 
-    Raises ConfigError where it cannot move weights: for ranks that have them in the optimizer's own pieces, and for an
-    optimizer of which the weights are no more than a step on the way.
+    Raises ConfigError where weights cannot be moved (`Parallel.must_move`).
     """
 
     name = "lookahead"
@@ -26,17 +23,8 @@ class LookingAhead(Component):
         self._method, self._parallel, self._factor = method, parallel, factor
         self._mean: dict[str, Tensor] = {}  # this rank's parts
         self._before: dict[str, Tensor] = {}
-        if not method.share:
-            return
-        if not parallel.can_move:
-            raise ConfigError(
-                "lookahead: ZeRO keeps weights in pieces of its own: set TOKENMILL_PARALLEL to fsdp or ddp"
-            )
-        optimizer = parallel.optimizer
-        if type(optimizer).finish is not Optimizer.finish and not optimizer.freezes:
-            raise ConfigError(
-                "lookahead: the optimizer makes the model's weights at the end of a run: take another one"
-            )
+        if method.share:
+            parallel.must_move(self.name)
 
     @torch.no_grad()
     def begin(self, step: int) -> None:

@@ -18,6 +18,7 @@ from lm.training.batch import Batch
 from lm.training.lookahead import Lookahead
 from lm.training.looking_ahead import LookingAhead
 from lm.training.loop import train
+from lm.training.parallel.base import Parallel
 from lm.training.recipe import Recipe
 from tasks.core.log import Stopped
 from tests.lm.made_parts import ids_of
@@ -31,6 +32,7 @@ class Alone:
     """What a component asks of the ranks: one process with one weight."""
 
     can_move = True
+    must_move = Parallel.must_move
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = torch.nn.Parameter(weight)

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lm.config import ConfigError
 from lm.distributed import world_size
 from lm.linears.base import rates_of, roles_of
 from lm.model import Decoder
@@ -69,6 +70,17 @@ class Parallel(ABC):
     def evaluate(self, batch: Batch, positions: int) -> Tensor:
         """Loss of the whole batch under the weights as they are, the same on every rank, without gradients and without what
         the model adds to it. Raises ConfigError for a batch that the ranks cannot divide."""
+
+    def must_move(self, asker: str) -> None:
+        """Raises ConfigError where the weights cannot be changed other than by `step`, as `asker`, a section of the recipe,
+        would: for ranks that have them in the optimizer's own pieces, and for an optimizer of which the weights are no more
+        than a step on the way."""
+        if not self.can_move:
+            raise ConfigError(
+                f"{asker}: ZeRO keeps weights in pieces of its own: set TOKENMILL_PARALLEL to fsdp or ddp"
+            )
+        if type(self.optimizer).finish is not Optimizer.finish and not self.optimizer.freezes:
+            raise ConfigError(f"{asker}: the optimizer makes the model's weights at the end of a run: take another one")
 
     def moved(self) -> None:  # noqa: B027, most have nothing to do
         """Called when `local_parameters` have been changed other than by `step`."""
