@@ -11,6 +11,7 @@ from benchmarks.gpu.rollout import rollout
 from benchmarks.gpu.roofs import roofs
 from benchmarks.gpu.runner import Item
 from benchmarks.gpu.suites import device_tests, kernel_tests
+from benchmarks.gpu.tiles import tiles
 
 ITEMS = (
     Item(environment, 5, 30),
@@ -29,4 +30,5 @@ ITEMS = (
     Item(checkpoint, 20, 50, "G10"),
     Item(step_documents, 45, 90, "G2"),
     Item(step_trainer, 50, 110, "G2"),
+    Item(tiles, 40, 120),
 )

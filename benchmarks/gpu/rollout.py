@@ -6,10 +6,12 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.measure import peak_memory, synchronize
 from benchmarks.gpu.peers import llama
+from benchmarks.gpu.watch import kernels_of
 from lm.model import Decoder, ModelConfig
 from lm.sampler import generate
 from lm.training.precision import autocast
@@ -51,6 +53,19 @@ def ours(check: Check, label: str, shape: ModelConfig, prompts: list[list[int]],
     # the first call captures, compiles and allocates what the next ones use
     first = tell(check, f"ours, {label}", write, len(prompts), new)
     check.say(f"ours, {label}: first call", first, "s")
+    look(check, f"ours, {label}", write, new)
+
+
+def look(check: Check, name: str, write: Callable[[], None], new: int) -> None:
+    """Say where a token's time goes: kernels that run for it, and how long the card is busy with them."""
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if check.on_gpu else [])]) as seen:
+        write()
+        synchronize(check.device)
+    kernels = kernels_of(seen, check.on_gpu)
+    longest = {key[:60]: round(spent / new, 4) for spent, _, key in kernels[:8]}
+    busy = sum(spent for spent, _, _ in kernels) / new
+    calls = sum(count for _, count, _ in kernels) / new
+    check.say(f"{name}: card busy, a token", busy if check.on_gpu else None, "ms", kernels=calls, longest=longest)
 
 
 def theirs(check: Check, label: str, shape: ModelConfig, ids: torch.Tensor, new: int) -> None:

@@ -81,17 +81,22 @@ class Watch(Log):
         """Where the time of the card goes, by kernel, and what share of the profiled step it was busy."""
         assert self._profile is not None
         on_gpu = self._check.on_gpu
-        kernels: list[tuple[float, int, str]] = []
-        for event in self._profile.key_averages():
-            # a span that the host has named is no kernel
-            named = event.is_user_annotation or "#" in event.key
-            if not on_gpu or (event.device_type != torch.autograd.DeviceType.CPU and not named):
-                spent: Any = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-                kernels.append((spent / 1e3, event.count, event.key))
-        kernels.sort(reverse=True)
+        kernels = kernels_of(self._profile, on_gpu)
         busy = sum(spent for spent, _, _ in kernels) / 1e3
         self._check.say("device busy", 100 * busy / wall if on_gpu else None, "%", seconds=wall)
         text = "".join(f"{spent:10.2f} ms {count:6d} {name[:150]}\n" for spent, count, name in kernels)
         (self._check.out / f"profile_{self._check.item}.txt").write_text(text)
         for spent, count, name in kernels[:SHOWN]:
             self._check.say(f"kernel {name[:60]}", spent, "ms", calls=count)
+
+
+def kernels_of(seen: profile, on_gpu: bool) -> list[tuple[float, int, str]]:
+    """(milliseconds, calls, name) of what ran, the longest first: kernels on a GPU, else operators."""
+    found: list[tuple[float, int, str]] = []
+    for event in seen.key_averages():
+        # a span that the host has named is no kernel
+        named = event.is_user_annotation or "#" in event.key
+        if not on_gpu or (event.device_type != torch.autograd.DeviceType.CPU and not named):
+            spent: Any = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+            found.append((spent / 1e3, event.count, event.key))
+    return sorted(found, reverse=True)
