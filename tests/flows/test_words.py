@@ -28,7 +28,20 @@ COMMAND = re.compile(
     r"(?:(?<=`)|^[ #]*)((?:[A-Z_]+=\S+ )*make [a-z-]+(?: +[A-Z_]+=(?:\"[^\"\n]*\"|[^\s`\"]+))*)(?=`|\s*$| +#|,)", re.M
 )
 # Of these the documents' words are tried and the work is not begun.
-WORK = {"agent", "bench", "bench-table", "chaos", "clean", "lint", "peers", "pipeline", "plan", "preflight", "repro"}
+WORK = {
+    "agent",
+    "bench",
+    "bench-table",
+    "chaos",
+    "claims",
+    "clean",
+    "lint",
+    "peers",
+    "pipeline",
+    "plan",
+    "preflight",
+    "repro",
+}
 WORK |= {
     "gpu-check",
     "gpu-wheels",
@@ -38,6 +51,7 @@ WORK |= {
     "serve",
     "setup",
     "smoke",
+    "study",
     "test",
     "test-system",
     "ui",
@@ -186,14 +200,21 @@ UP_TO_THE_WORK = """
 import json, sys
 from argparse import ArgumentParser
 from pathlib import Path
+from flows.arena.__main__ import arguments as arguments_of_study
+from flows.arena.asked import study_of
 from flows.params.assignments import take_words
 from flows.params.compose import check, check_targets, compose
 parser = ArgumentParser()
 take_words(parser)
 said = []
-for arguments in json.load(sys.stdin):
+for command, arguments in json.load(sys.stdin):
     asked, _ = parser.parse_known_args(arguments)
     try:
+        if command == "study":
+            sys.argv[1:] = arguments
+            study_of(Path.cwd(), arguments_of_study())
+            said.append("")
+            continue
         params = compose(Path.cwd(), asked.preset, asked.set)
         check(Path.cwd(), params)
         check_targets(Path.cwd(), params, asked.targets)
@@ -207,12 +228,14 @@ print(json.dumps(said))
 def test_every_set_of_the_documents_and_every_word_of_their_commands_composes(copy: Path) -> None:
     texts = {text for path in DOCUMENTS for text in re.findall(r'SET="([^"]*=(?!\.\.\.)[^"]*)"', path.read_text())}
     assert "problems={name: gsm8k, folder: /data/gsm8k}" in texts
-    asked = [["--set", text] for text in sorted(texts)]
+    asked = [("pipeline", ["--set", text]) for text in sorted(texts)]
     for words in sorted({typed(command) for command in named()}):
-        if words[0] not in ("pipeline", "preflight", "plan", "variant"):
+        # a bare `make study` asks for nothing, and says so
+        if words[0] not in ("pipeline", "preflight", "plan", "variant", "study") or words == ("study",):
             continue
         found = re.findall(rf"^python -m tokenmill {words[0]} (.*)", would_do(words, copy).stdout, re.M)
-        asked += [shlex.split(arguments) for arguments in found]
+        asked += [(words[0], shlex.split(arguments)) for arguments in found]
+    assert [arguments for command, arguments in asked if command == "study"]
     done = subprocess.run(
         [sys.executable, "-c", UP_TO_THE_WORK],
         cwd=copy,
