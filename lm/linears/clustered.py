@@ -106,7 +106,8 @@ class Clustered(torch.autograd.Function):
         stored_K = centroids_K.to(torch.bfloat16).float()
         row = values.row.add(-PATTERNS // 2).to(torch.int16) if shared else values.row[:0]
         ctx.save_for_backward(values.value_U, values.counts_U, row, before_K, centroids_K, temperature)
-        return stored_K[nearest(values.value_U, stored_K)][values.row].view_as(weight_OI).to(weight_OI.dtype)
+        # a view at last: torch 2.11 compiles gradients of zero through a result that was cast to the dtype it had
+        return stored_K.to(weight_OI.dtype)[nearest(values.value_U, stored_K)][values.row].view_as(weight_OI)
 
     @staticmethod
     @once_differentiable
