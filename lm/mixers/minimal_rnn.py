@@ -8,7 +8,7 @@ one; no convolution of four tokens stands before the layer, as in its language m
 Letters as in lm/shape.py; H numbers of a state.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -93,6 +93,15 @@ def after(a_BTH: Tensor, b_BTH: Tensor, context: Context) -> Tensor:
     return h_BTH
 
 
+def begun_anew(context: Context, rows: int, length: int) -> Tensor | None:
+    """0 at the first token of each document and 1 elsewhere, B x T x 1; None where a row is one."""
+    if context.documents is None:
+        return None
+    starts_N = context.documents.starts_N
+    begins_N = starts_N == torch.arange(rows * length, dtype=starts_N.dtype, device=starts_N.device)
+    return (~begins_N).to(torch.float32).view(rows, length, 1)
+
+
 class MinimalRNN(Mixer):
     name: Literal["minimal_rnn"] = "minimal_rnn"
     kind: Literal["gru", "lstm"] = Field("gru", description="minGRU or minLSTM")
@@ -108,9 +117,5 @@ class MinimalRNN(Mixer):
     def kept(self, shape: Shape, tokens: float) -> float:
         return self.expansion * shape.width
 
-    def prepare(self, shape: Shape, context: Context, rows: int, length: int) -> Any:
-        if context.documents is None:
-            return None
-        starts_N = context.documents.starts_N
-        begins_N = starts_N == torch.arange(rows * length, dtype=starts_N.dtype, device=starts_N.device)
-        return (~begins_N).to(torch.float32).view(rows, length, 1)
+    def prepare(self, shape: Shape, context: Context, rows: int, length: int) -> Tensor | None:
+        return begun_anew(context, rows, length)

@@ -1,4 +1,5 @@
-"""A linear recurrence over a sequence, all steps at once: h_t = a_t h_{t-1} + b_t from h_{-1} = 0, entry by entry.
+"""A linear recurrence over a sequence, all steps at once: h_t = a_t h_{t-1} + b_t from h_{-1} = 0, entry by entry, of real
+numbers or of complex ones.
 
 An associative scan in doubled strides (Hillis and Steele 1986): about log2(T) passes over memory. Nothing is divided and no
 logarithm is taken, so an a_t of 0, from which on all before is forgotten, is exact.
@@ -33,12 +34,13 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of a and b by the recurrence from the last step back: of h_t its own and a_{t+1} times that of h_{t+1}."""
+        """Gradients of a and b by the recurrence from the last step back: of h_t its own and a_{t+1} times that of h_{t+1}; of
+        complex numbers by their conjugates, as torch has them."""
         a_BTD, h_BTD = ctx.saved_tensors
         none_B1D = torch.zeros_like(h_BTD[:, :1])
-        next_BTD = torch.cat((a_BTD[:, 1:], none_B1D), 1)
+        next_BTD = torch.cat((a_BTD[:, 1:], none_B1D), 1).conj()
         worth_BTD = _doubled(next_BTD.flip(1), grad_BTD.flip(1)).flip(1)
-        return worth_BTD * torch.cat((none_B1D, h_BTD[:, :-1]), 1), worth_BTD
+        return worth_BTD * torch.cat((none_B1D, h_BTD[:, :-1]), 1).conj(), worth_BTD
 
 
 def scan(a_BTD: Tensor, b_BTD: Tensor) -> Tensor:

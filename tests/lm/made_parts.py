@@ -54,7 +54,7 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
     if beside:
         parts["embeddings"] = beside
         names = [parts["mixer"]["name"], *(layer["mixer"]["name"] for layer in parts.get("pattern", [])[1:])]
-        if "minimal_rnn" in names:  # has no values
+        if any(method.model_fields["name"].default in names and not method.has_values for method in MIXERS):
             parts["embeddings"] = [one for one in beside if one["name"] != "value"]
     return parts
 
