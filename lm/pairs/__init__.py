@@ -7,3 +7,4 @@ from lm.pairs.files import Files
 from lm.pairs.mined import Mined
 from lm.pairs.self_play import SelfPlay
 from lm.pairs.stepwise import Stepwise
+from lm.pairs.weak import Weak

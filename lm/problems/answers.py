@@ -7,6 +7,7 @@ numbers, or an expression, is none: `18 or 19`, `10:30`, `2x`. Where a mark may 
 
 import re
 import unicodedata
+from collections.abc import Hashable
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -249,3 +250,12 @@ def _braced(text: str, start: int) -> str | None:
         if not depth:
             return text[start + 1 : at]
     return None
+
+
+def vote_of(text: str) -> Hashable | None:
+    """What a text votes for: its last \\boxed{} or what follows its last '####', else what follows its last colon, else all of
+    it; a number by its value, anything else without white space at will. None where nothing is there."""
+    final = final_answer(text)
+    stated = " ".join((text.rpartition(":")[2] if final is None else final).split())
+    value = read_value(stated)
+    return (value.number, value.percent) if value is not None else stated or None

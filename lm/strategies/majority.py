@@ -7,18 +7,9 @@ from typing import Literal
 from pydantic import Field
 
 from lm.model import Decoder
-from lm.problems.answers import final_answer, read_value
+from lm.problems.answers import vote_of
 from lm.strategies.base import Asked, Decoded, of_several
 from lm.strategies.sample import Drawing
-
-
-def vote_of(text: str) -> Hashable | None:
-    """What a text votes for: its last \\boxed{} or what follows its last '####', else what follows its last colon, else all of
-    it; a number by its value, anything else without white space at will. None where nothing is there."""
-    final = final_answer(text)
-    stated = " ".join((text.rpartition(":")[2] if final is None else final).split())
-    value = read_value(stated)
-    return (value.number, value.percent) if value is not None else stated or None
 
 
 def winner(votes: Sequence[Hashable | None]) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from lm.model import ModelConfig
 from lm.pairs.base import Rejected
 from lm.pairs.files import Files, dialogues_in
+from lm.pairs.weak import Weak
 from tasks.about.finding import Finding
 from tasks.about.problem_lengths import check_room, check_split, conversations
 from tasks.about.sections import Sections
@@ -34,11 +35,18 @@ def check_pairs(stage: str, sections: Sections) -> Iterator[Finding]:
 
 
 def check_files(stage: str, sections: Sections) -> Iterator[Finding]:
-    """There are files where some are asked for, and one of the first rows of each is a pair."""
+    """There are files where some are asked for, and one of the first rows of each is a pair; and a weaker model where one is
+    asked for."""
     config = sections[stage]
     for source in config.pairs:
         if isinstance(source, Files):
             yield from trouble_of(source, f"{stage}.pairs", Path(config.folder))
+        elif isinstance(source, Weak):
+            try:
+                source.read(f"{stage}.pairs", Path(config.folder))
+            except ConfigError as error:
+                where, _, what = str(error).partition(": ")
+                yield Finding(f"params.yaml: {where}", what)
 
 
 def trouble_of(source: Files, slot: str, folder: Path) -> Iterator[Finding]:

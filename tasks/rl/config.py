@@ -48,6 +48,12 @@ class RlConfig(Recipe):
     replay: int = Field(
         0, ge=0, description="groups of answers kept to take the place of ones whose advantages are all 0; 0: none are"
     )
+    staleness: int = Field(
+        0,
+        ge=0,
+        description="rollouts by which the weights that sample are behind those that learn, as where both go on at once; 0: "
+        "none. Each is a copy of the weights, in checkpoints too",
+    )
     held_out: int = Field(
         0,
         ge=0,

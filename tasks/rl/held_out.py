@@ -65,7 +65,7 @@ class HeldOut(Component):
 
     def seen(self, number: int, reward: float) -> dict[str, float]:
         """The figure of a rollout, rollouts counted from 0, that earned this reward in the mean: the last accuracy that was
-        read, which is that of the weights that sampled this rollout where there is a reading at it."""
+        read, which is that of the weights that learn from this rollout where there is a reading at it."""
         self._since += torch.tensor([reward, 1.0], dtype=torch.float64)
         if number % self._every == 0:
             mean = self._since[0] / self._since[1]

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from tasks.rl.replay import Replay
 from tasks.rl.rewards import Correct
 from tasks.rl.rewards.base import Moment, means, names
 from tasks.rl.rollout import Rollout, Rollouts, rollout_of, with_shown
+from tasks.rl.stale import Stale, apart
 from tasks.rl.step import loss_of
 from tasks.rl.trust import Watch, check_sampler, logps
 from tasks.rl.update import answers_of, counted, in_parts, with_demonstrations
@@ -60,6 +62,7 @@ class Learning:
             self._held_out = list(held_out)
             self.held_out = HeldOut(self._right, len(held_out), config.held_out_every)
         self._replay = Replay(config.replay, config.prompts, tokenizer.pad_id, config.seed) if config.replay else None
+        self._stale = Stale(model, config.staleness) if config.staleness else None
         self.critic = None
         if config.advantage.baseline == "critic":
             start = critic_of(config.advantage, model, scorer, tokenizer)
@@ -73,7 +76,7 @@ class Learning:
     @property
     def components(self) -> list[Component]:
         """What of it is in checkpoints."""
-        more = [each for each in (self._replay, self.critic, self.held_out) if each]
+        more = [each for each in (self._replay, self._stale, self.critic, self.held_out) if each]
         return [self.rollouts, self.chooser, self.keeper, self.watch, *more]
 
     def moment(self, number: int) -> Moment:
@@ -82,10 +85,11 @@ class Learning:
         return Moment(number * config.steps_a_rollout / config.steps, config.max_new_tokens)
 
     def _rollout(self, number: int) -> Rollout:
-        """Rollout of the policy as it is now."""
+        """Rollout of the policy as it is now, or as it was before the last `staleness` rollouts."""
         config = self._config
         self._model.eval()
-        found, asked, advantages_GS, figures = self._asked(number)
+        with self._stale.sampling() if self._stale else nullcontext(0) as age:
+            found, asked, advantages_GS, figures = self._asked(number)
         if self.held_out:
             figures |= self.held_out.seen(number, figures["reward"])
         self._model.train()
@@ -101,6 +105,10 @@ class Learning:
             rollout = self.critic.judged(rollout, rewards_BT, instead_B)
         if number == 0:
             check_sampler(self._model, rollout, config.temperature, config.samples)
+        if self._stale:
+            logp_BT = logps(self._model, rollout, config.temperature, config.samples)
+            told = apart(logp_BT, rollout.logp_old_BT, rollout.mask_BT)
+            rollout = replace(rollout, figures={**rollout.figures, "staleness": float(age), **told})
         self.watch.see(number, rollout)
         if self._reference is not None:
             reference_BT = logps(self._reference, rollout, config.temperature, config.samples)
@@ -140,7 +148,7 @@ class Learning:
         whole, advantages_GS = joined([each for each, _ in drawn]), torch.cat([each for _, each in drawn])
         equal = whole.equal_G().tolist() if config.resample else [False] * len(asked)
         if self._ledger:
-            policy = number * config.steps_a_rollout
+            policy = max(number - config.staleness, 0) * config.steps_a_rollout
             learned = [not each for each in equal]
             self._ledger.write(number, policy, asked, self._examples, whole, advantages_GS, learned)
         figures = {**whole.figures(), **self._calls(whole), **self._parts(whole), **self.chooser.figures(asked)}

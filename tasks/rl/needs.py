@@ -18,6 +18,7 @@ from tasks.rl.step import loss_of
 ROW = 64  # bytes of an answer's other columns
 # A critic's weights and their optimizer's two slots; and what it computes, forward and backward, is as much as three readings
 CRITIC = 3
+CHECKPOINTS = 2  # that training has at most
 
 
 def needs(sections: Sections) -> StageNeeds:
@@ -25,7 +26,8 @@ def needs(sections: Sections) -> StageNeeds:
     shape, config = sections.shape("rl"), sections["rl"]
     kept = ledger_bytes(config, longest_start(config, shape)) if config.keep_rollouts else 0.0
     critic = checkpoint_bytes(critic_shape(sections)) if isinstance(config.advantage, Gae) else 0.0
-    return StageNeeds(model_bytes(shape) + kept, checkpoint_bytes(shape) + critic + kept, work(sections, shape))
+    older = CHECKPOINTS * config.staleness * model_bytes(shape)
+    return StageNeeds(model_bytes(shape) + kept, checkpoint_bytes(shape) + critic + older + kept, work(sections, shape))
 
 
 def ledger_bytes(config: RlConfig, prompt: int) -> float:

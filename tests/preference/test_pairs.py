@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lm import pairs
+from lm.checkpoint import save_model
 from lm.config import ConfigError, methods_of
 from lm.conversations.dialogue import Dialogue
 from lm.pairs import Files, Mined, SelfPlay
@@ -247,18 +248,24 @@ def test_self_play_sets_what_is_shown_beside_what_the_model_makes() -> None:
 SAMPLED: dict[str, Any] = {"samples": 16, "max_new_tokens": 6}
 OTHERWISE: list[dict[str, Any]] = [
     {"limit": 11}, {"samples": 12}, {"max_new_tokens": 5}, {"temperature": 0.5}, {"split": "sft"}, {"most": 2},
+    {"model": "weaker"}, {"judge": "weak"}, {"confidence": 0.2},
 ]  # fmt: skip
+MORE: dict[str, dict[str, Any]] = {"Weak": {"confidence": 0.1}}  # few of a toy model's answers end alike
 SCRIPTED = {"depth", "delimiter"}  # tests/preference/test_stepwise.py
 
 
 @pytest.mark.parametrize("method", [m for m in methods_of(pairs) if m.samples_model], ids=lambda m: m.__name__)
-def test_every_parameter_and_the_seed_give_other_pairs(method: type[Source]) -> None:
+def test_every_parameter_and_the_seed_give_other_pairs(method: type[Source], tmp_path: Path) -> None:
+    for place, name in enumerate(("weak", "weaker")):
+        (tmp_path / name).mkdir()
+        save_model(tmp_path / name, writer(seed=5 + place), TOKENIZER)
     assert {name for change in OTHERWISE for name in change} >= set(method.model_fields) - {"name"} - SCRIPTED
     changes = [{}, *(change for change in OTHERWISE if change.keys() <= method.model_fields.keys())]
-    found = [list(method(**{**SAMPLED, **change})(given_of())) for change in changes]
-    found.append(list(method(**SAMPLED)(given_of(seed=1))))
+    sampled = SAMPLED | MORE.get(method.__name__, {})
+    found = [list(method(**{**sampled, **change})(given_of(tmp_path))) for change in changes]
+    found.append(list(method(**sampled)(given_of(tmp_path, seed=1))))
     assert all(one != other for place, one in enumerate(found) for other in found[:place])
-    assert list(method(**SAMPLED)(given_of())) == found[0]
+    assert list(method(**sampled)(given_of(tmp_path))) == found[0]
 
 
 def test_no_prompt_that_fits_is_said() -> None:

@@ -85,6 +85,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "curriculum": [{"curriculum": Bandit()}],
     "resample": [{"resample": 2}],
     "replay": [{"replay": 4}],
+    "staleness": [{"staleness": 1}],
     "held_out": [{"held_out": 3}],
     "rewards": [
         {"rewards": [Correct(), part]}
