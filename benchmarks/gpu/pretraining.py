@@ -71,7 +71,7 @@ def step_same(check: Check) -> None:
 
 
 def step_fast(check: Check) -> None:
-    """As `step_same`, in whichever order is fastest, which is how the peers train."""
+    """The model and the optimizer that the peers have, in whichever order is fastest, as they train."""
     optimizer = AdamW(lr=RATE, weight_decay=0.0)
     shape_of = shape(check, qk_norm=False)
     train(
