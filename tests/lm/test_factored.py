@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import nn
 
 from lm.averages import Ema, Last
@@ -16,8 +17,10 @@ from lm.linears.monarch import blocks_of, monarch, nearest
 from lm.optimizers import AdamW, ScheduleFree
 from lm.schedules import Cosine
 from lm.training.average import RunningAverage
+from lm.training.fast_forward import FastForward
 from lm.training.flops import flops_per_token
 from lm.training.held import HeldLayers, without_smallest
+from lm.training.lookahead import Lookahead
 from lm.training.loop import train
 from lm.training.memory import bytes_kept
 from lm.training.parallel.exact import Exact
@@ -222,6 +225,14 @@ def test_an_optimizer_whose_state_is_no_mean_of_gradients_is_refused(tmp_path: P
     how = recipe(ReLoRA(every=2), optimizer=ScheduleFree())
     with pytest.raises(ConfigError, match="linear: the optimizer keeps ahead of a weight, which cannot begin anew"):
         fit(how, tmp_path)
+
+
+@pytest.mark.parametrize("other", [{"fast_forward": FastForward(every=2)}, {"lookahead": Lookahead(share=0.5)}])
+def test_what_goes_on_with_movements_of_before_is_refused(other: dict[str, Any]) -> None:
+    given = {"optimizer": AdamW(), "schedule": Cosine(), "average": Last()}
+    with pytest.raises(ValidationError, match="linear: relora begins anew, where movements of before mean nothing"):
+        Recipe(**given, linear=ReLoRA(), **other)
+    assert Recipe(**given, linear=LoRA(), **other).linear == LoRA()
 
 
 def test_a_part_of_a_matrix_is_refused() -> None:
