@@ -7,8 +7,13 @@ from lm.linears.dense import Dense
 from lm.linears.dora import DoRA
 from lm.linears.few_bits import FewBits
 from lm.linears.frozen_lower import FrozenLower
+from lm.linears.granet import GraNet
 from lm.linears.lora import LoRA
+from lm.linears.masked import Masked
+from lm.linears.monarch import Monarch
 from lm.linears.one_bit import OneBit
 from lm.linears.qlora import QLoRA
+from lm.linears.relora import ReLoRA
 from lm.linears.sara import SaRA
+from lm.linears.sltrain import SLTrain
 from lm.linears.vera import VeRA

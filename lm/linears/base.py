@@ -42,6 +42,15 @@ class Holding(Config):
         """Called when the weights have been updated, or the step skipped, with its gradients still there. layers: the model's
         held ones, by their names. Raises ConfigError where ranks hold parts that it needs whole."""
 
+    def clears(self, step: int) -> float | None:
+        """Share of the optimizer's moments, the smallest of each tensor, that is cleared before a step in which its layers' own
+        parameters begin anew; None: they do not."""
+        return None
+
+    def factor(self, step: int) -> float:
+        """What the learning rate of the whole model counts at a step, beside the schedule."""
+        return 1.0
+
     def learned(self, layers: "dict[str, Held]") -> Any:
         """What is left of its layers, by their names, when they are merged: for a file beside the model. None: nothing."""
         return None

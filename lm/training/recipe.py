@@ -2,10 +2,11 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from lm import averages, linears, optimizers, schedules
 from lm.config import Config, choice
+from lm.linears.base import Holding
 from lm.training.fast_forward import FastForward
 from lm.training.lookahead import Lookahead
 
@@ -55,3 +56,12 @@ class Recipe(Config):
         if shards & (shards - 1):
             raise ValueError("must be a power of two")
         return shards
+
+    @model_validator(mode="after")
+    def _movements_go_on(self) -> "Recipe":
+        if type(self.linear).clears is not Holding.clears and (self.fast_forward.every or self.lookahead.share):
+            raise ValueError(
+                f"linear: {self.linear.name} begins anew, where movements of before mean nothing: set fast_forward.every and "
+                "lookahead.share to 0"
+            )
+        return self

@@ -21,7 +21,21 @@ from torch import Tensor
 
 from lm.averages import Ema, Last
 from lm.config import ConfigError
-from lm.linears import AdaLoRA, Centroids, DoRA, FrozenLower, LoRA, QLoRA, SaRA, VeRA
+from lm.linears import (
+    AdaLoRA,
+    Centroids,
+    DoRA,
+    FrozenLower,
+    GraNet,
+    LoRA,
+    Masked,
+    Monarch,
+    QLoRA,
+    ReLoRA,
+    SaRA,
+    SLTrain,
+    VeRA,
+)
 from lm.model import Decoder
 from lm.optimizers import AdaMod, AdamW, DropMuon, Lamb, Lars, Lion, Muon, NorMuon, OneBitAdam, ScheduleFree, Soap
 from lm.settings import KINDS as EVERY_KIND
@@ -57,6 +71,8 @@ class Case:
         offload = "-offload" if self.offload else ""
         start = getattr(self.how.linear, "start", "uniform")
         linear = self.how.linear.name + ("" if start == "uniform" else f"_{start}")
+        linear += "_n_m" * (getattr(self.how.linear, "pattern", "") == "n_m")
+        linear += "_freed" * bool(getattr(self.how.linear, "dense_from", 0))
         forward = "-forward" if self.how.fast_forward.every else "-ahead" if self.how.lookahead.share else ""
         return (
             "-".join((self.how.optimizer.name, linear, self.how.average.name, self.first, self.then))
@@ -73,7 +89,12 @@ EVERY = how(AdamW)
 # A rate of its own, weights picked anew in the third step, and layers that are not trained
 HELD = [
     LoRA(up_rate=4.0), LoRA(start="pissa", trained="up", keep=True), DoRA(), QLoRA(block=16), SaRA(repick=3, penalty=0.01),
-    FrozenLower(), VeRA(rank=8),
+    FrozenLower(), VeRA(rank=8), Masked(), Masked(pattern="n_m", pull=0.0), SLTrain(), Monarch(),
+]  # fmt: skip
+# What needs whole matrices, and changes something in the third or fourth step
+WHOLE = [
+    AdaLoRA(cut_until=4), Centroids(), Masked(dense_from=3), ReLoRA(every=3, warmup=1),
+    GraNet(every=2, prune_until=6, regrow_until=8),
 ]  # fmt: skip
 FORWARD = how(linear=LoRA(), fast_forward=FastForward(every=2, most=4))
 AHEAD = how(lookahead=Lookahead(share=0.5, memory=0.5))
@@ -93,12 +114,12 @@ CASES = [
     *(Case(how(linear=held), *kinds) for held in HELD for kinds in (("exact", "exact"), ("fsdp", "ddp"))),
     *(Case(FORWARD, *kinds) for kinds in (("exact", "exact"), ("fsdp", "ddp"), ("ddp", "fsdp"))),
     *(Case(AHEAD, *kinds) for kinds in (("exact", "exact"), ("fsdp", "ddp"), ("ddp", "fsdp"))),
+    *(Case(how(linear=held), *kinds) for held in WHOLE for kinds in (("exact", "exact"), ("ddp", "exact"))),
     *(
-        Case(how(linear=held), *kinds)
-        for held in (AdaLoRA(cut_until=4), Centroids())
-        for kinds in (("exact", "exact"), ("ddp", "exact"))
+        Case(how(linear=held), "zero3", "zero3")
+        for held in HELD
+        if "zero3" in KINDS and held.name not in ("sara", "sltrain")
     ),
-    *(Case(how(linear=held), "zero3", "zero3") for held in HELD if "zero3" in KINDS and held.name != "sara"),
 ]
 BF16 = [Case(how(precision="bf16"), kind, kind) for kind in KINDS]
 
