@@ -1,4 +1,4 @@
-"""The model that `checkpoint.folder` holds, where one is used."""
+"""The model that `checkpoint.folder` holds, where one is used: Hugging Face's, or, where a larger one begins as it, of ours."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from lm.checkpoint import load_model
 from lm.hugging_face.load import OUTER, config_of, files_of, read_json, their_name
 from lm.model import Decoder, ModelConfig
+from lm.model_folder import is_hugging_face
 from lm.tokenizer import SPECIALS, Tokenizer
 from tasks.about.finding import Finding
 from tasks.core.config import CHECKPOINT
@@ -19,8 +21,13 @@ from tasks.runner.rooms import part_of
 
 def uses_of_checkpoint(params: dict[str, Any], stages: Iterable[Entry]) -> tuple[bool, bool]:
     """Whether one of these stages reads the model in checkpoint.folder, and whether one reads its tokenizer."""
-    read = {_reads(params.get(stage.name), stage) for stage in stages}
-    return "model" in read, bool(read - {""})
+    read = _uses(params, stages)
+    return bool(read & {"model", "either"}), bool(read)
+
+
+def _uses(params: dict[str, Any], stages: Iterable[Entry]) -> set[str]:
+    """What these stages read of it, as their files checkpoint.py say it."""
+    return {_reads(params.get(stage.name), stage) for stage in stages} - {""}
 
 
 def _reads(section: Any, stage: Entry) -> str:
@@ -35,8 +42,12 @@ def _reads(section: Any, stage: Entry) -> str:
 def check_checkpoint(params: dict[str, Any], stages: Iterable[Entry]) -> Iterator[Finding]:
     """Where one of these stages reads it: config.json describes a decoder of ours, the weights' names and shapes are its, and
     tokenizer.json is one, no larger than the model's vocabulary. Of the weights the headers are read."""
-    reads_model, reads_tokenizer = uses_of_checkpoint(params, stages)
+    read = _uses(params, stages)
+    reads_model, reads_tokenizer = bool(read & {"model", "either"}), bool(read)
     folder, tokens = Path(params["checkpoint"]["folder"]), None
+    if reads_model and "model" not in read and is_ours(folder):
+        yield from wrong_in_ours(folder)
+        return
     if reads_tokenizer:
         try:
             tokens = Tokenizer.adopt(folder).vocab_size
@@ -59,6 +70,19 @@ def check_checkpoint(params: dict[str, Any], stages: Iterable[Entry]) -> Iterato
         what = f"eos_token_id {ends} is no token of tokenizer.json, which has {tokens}"
         yield Finding(str(folder / "config.json"), what, "copy the files of one model there")
     yield from wrong_weights(folder, shape)
+
+
+def is_ours(folder: Path) -> bool:
+    """True if config.json is there and in our format, or another than Hugging Face's."""
+    return (folder / "config.json").exists() and not is_hugging_face(folder)
+
+
+def wrong_in_ours(folder: Path) -> Iterator[Finding]:
+    """What keeps a model of our format from being read: its weights, all of them, are read."""
+    try:
+        load_model(folder)
+    except ValueError as error:
+        yield Finding("params.yaml: checkpoint.folder", str(error), "copy the folder of a model there again")
 
 
 def wrong_weights(folder: Path, shape: ModelConfig) -> Iterator[Finding]:

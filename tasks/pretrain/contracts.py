@@ -2,9 +2,15 @@
 
 from collections.abc import Iterator
 
+from lm.checkpoint import read_description
+from lm.hugging_face.load import config_of
+from lm.model import ModelConfig
+from lm.model_folder import is_hugging_face
 from tasks.about.finding import Finding
 from tasks.about.sections import Sections
 from tasks.about.training import check_shards
+from tasks.core.config import ConfigError
+from tasks.pretrain.starts.base import Grown
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
@@ -17,8 +23,27 @@ def contracts(sections: Sections) -> Iterator[Finding]:
             f"a context of {context} is shorter than the plan's sequences of {length} tokens",
             f"make it {length}, or lower {sections.plan_key()}",
         )
+    yield from fits(sections)
     rows = max(1, sections["curriculum"].tokens_per_step // length)
     yield from check_shards("curriculum.tokens_per_step", config, rows)
+
+
+def fits(sections: Sections) -> Iterator[Finding]:
+    """The model is one that begins as the smaller one in checkpoint.folder, where it is to. A folder that cannot be read is
+    preflight's to find."""
+    start, folder = sections["pretrain"].start, sections.checkpoint_folder()
+    if not isinstance(start, Grown):
+        return
+    shape = sections.shape("pretrain")
+    try:
+        small = config_of(folder) if is_hugging_face(folder) else ModelConfig(**read_description(folder)["model"])
+    except ValueError:
+        return
+    try:
+        start.check(small.model_copy(update={"vocab_size": shape.vocab_size}), shape)
+    except ConfigError as error:
+        where, _, what = str(error).partition(": ")
+        yield Finding(f"params.yaml: {where}", what, f"change it, or the smaller model in {folder}")
 
 
 def vocabulary(sections: Sections) -> Iterator[Finding]:

@@ -6,7 +6,9 @@ from tasks.about.shrink import Params, narrow
 
 
 def toy(params: Params, folder: Path) -> Params:
-    """A narrow model of the same kind."""
+    """A narrow model of the same kind; where it would begin as a smaller one, which a narrow one need not fit, from random
+    weights."""
     section = params["pretrain"]
     samples = {"samples_every": 1} if section.get("samples_every") else {}
-    return {"model": narrow(section["model"]), "compile": "off", **samples}
+    start = {} if section["start"]["name"] in ("random", "hugging_face") else {"start": {"name": "random"}}
+    return {"model": narrow(section["model"]), "compile": "off", **samples, **start}

@@ -17,6 +17,7 @@ from tasks.core.yaml import parse_yaml, read_yaml
 from tasks.curriculum import methods as packings
 from tasks.curriculum import orders, prefixes
 from tasks.distill import divergences
+from tasks.pretrain import starts
 from tasks.quantize import methods as quantizers
 from tasks.rl import advantages, demonstrations
 from tasks.sft import corruptions, losses
@@ -33,6 +34,7 @@ PAPER = re.compile(r"\d{3}-\d{2,3}(\+\d{3}-\d{2,3})*")  # papers that were liste
 ROOMS = {
     "pretrain.optimizer": optimizers,
     "pretrain.schedule": schedules,
+    "pretrain.start": starts,
     "pretrain.average": averages,
     "curriculum.method": packings,
     "curriculum.order": orders,
@@ -206,6 +208,7 @@ def test_at_least_thirty_claims_have_a_study() -> None:
 def test_every_method_of_a_room_has_an_entry_or_is_a_baseline(room: str) -> None:
     claimed = {entry["method"]["name"] for entry in CLAIMS.values() if entry["room"] == room}
     bases = {given(study, study.baseline).get(room, {}).get("name") for study in studies().values()}
+    bases |= {"random"} if room == "pretrain.start" else set()  # of every study of pretraining
     there = {method.model_fields["name"].default for method in methods_of(ROOMS[room])}
     assert there - claimed - bases == set()
     assert claimed <= there
