@@ -115,7 +115,8 @@ def inputs_of(model: Decoder, names: list[str], batches: list[Batch]) -> dict[st
     def keep(name: str, inputs: Tensor) -> None:
         nonlocal last
         if inputs is not last[0]:
-            last = inputs, inputs[mask]
+            # of what is no token, such as a position that filters are made of, there is no padding
+            last = inputs, inputs[mask] if inputs.shape[:-1] == mask.shape else inputs.flatten(0, -2)
         seen[name].append(last[1])
 
     hooks = [

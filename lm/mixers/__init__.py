@@ -6,6 +6,8 @@ one of another document. lm/mixers/base.py has the contract, and tests hold ever
 """
 
 from lm.mixers.attention import Attention
+from lm.mixers.fast_forgetful import FastForgetful
+from lm.mixers.hyena import Hyena
 from lm.mixers.minimal_rnn import MinimalRNN
 from lm.mixers.sliding_window import SlidingWindow
 from lm.mixers.state_space import StateSpace
