@@ -39,7 +39,8 @@ def convolved(h_TD: Tensor, z_BTD: Tensor) -> Tensor:
 
 
 def convolved_within(h_TD: Tensor, z_BTD: Tensor, starts_BT: Tensor) -> Tensor:
-    """The same sum over s in the document of t. starts_BT: where in its row a token's document begins."""
+    """y_BTD: the sum of h_{t-s} z_s over s up to t in the document of t. starts_BT: where in its row a token's
+    document begins."""
     B, T, D = z_BTD.shape
     P = 1 << (T - 1).bit_length()
     h_PD, z_BPD = (nn.functional.pad(each, (0, 0, 0, P - T)) for each in (h_TD, z_BTD))
