@@ -96,7 +96,8 @@ class ByDifficulty(Drawing):
             return {}
         drawing = {name: getattr(self, name) for name in Drawing.model_fields if name != "label"}
         tree = Tree(samples=self.most // ROUNDS, keep=KEPT, depth=ROUNDS, by="likelihood", **drawing)
-        prompts, names = ([some[place] for place in places] for some in (asked.prompts, asked.names))
+        prompts = [asked.prompts[place] for place in places]
+        names = [asked.names[place] for place in places]
         return dict(zip(places, tree(model, replace(asked, prompts=prompts, names=names, score=None)), strict=True))
 
     def _after(self, first: list[Completion], found: Decoded) -> Decoded:
