@@ -142,7 +142,7 @@ class Chat(_Asked):
             found = strategy_of(self.strategy)
         except ConfigError as error:
             raise Refusal(str(error), "strategy") from None
-        if getattr(found, "samples", 1) * (self.n or 1) > MOST_CHOICES:
+        if found.answers * (self.n or 1) > MOST_CHOICES:
             raise Refusal(
                 f"strategy: {MOST_CHOICES} answers a request at most, those that are not taken too", "strategy"
             )

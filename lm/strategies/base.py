@@ -71,6 +71,11 @@ class Strategy(Config):
         """Names of the folders of data/assistants whose models it reads."""
         return []
 
+    @property
+    def answers(self) -> int:
+        """How many answers it writes for one, at most."""
+        return int(getattr(self, "samples", 1))
+
     def check(self, max_new_tokens: int) -> None:
         """Raises ValueError where it cannot be done in so many tokens."""
 

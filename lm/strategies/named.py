@@ -28,7 +28,8 @@ def strategy_of(given: str | dict[str, Any]) -> Strategy:
         where = ".".join(str(part) for part in ("strategy", *first["loc"]))
         raise ConfigError(f"{where}: {first['msg']} (got {first['input']!r})") from None
     if getattr(strategy, "by", "") == "verifier":
-        raise ConfigError("strategy: best_of: there is nobody to score answers: take by: likelihood")
-    if getattr(strategy, "samples", 1) > MOST_SAMPLES:
+        name = strategy.model_dump()["name"]
+        raise ConfigError(f"strategy: {name}: there is nobody to score answers: take by: likelihood")
+    if strategy.answers > MOST_SAMPLES:
         raise ConfigError(f"strategy.samples: {MOST_SAMPLES} at most")
     return strategy

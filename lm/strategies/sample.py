@@ -20,14 +20,18 @@ class Drawing(Strategy):
     def drawn(self, model: Decoder, asked: Asked, samples: int) -> list[list[Completion]]:
         """Drawn completions to each prompt, `samples` of each. The draws of one are of its prompt's name and its own number:
         more samples are those of fewer and others."""
+        prompts = [prompt for prompt in asked.prompts for _ in range(samples)]
+        numbers = [number_of(name, sample) for name in asked.names for sample in range(samples)]
+        found = self.written(model, asked, prompts, numbers)
+        return [found[first : first + samples] for first in range(0, len(found), samples)]
+
+    def written(self, model: Decoder, asked: Asked, prompts: list[list[int]], numbers: list[int]) -> list[Completion]:
+        """A drawn completion to each of these prompts, whose draws are of these numbers beside the seed."""
         make: MakeRows = Rows
         if self.top_p < 1 or self.min_p > 0:
             make = partial(FilteredRows, top_p=self.top_p, min_p=self.min_p)
-        prompts = [prompt for prompt in asked.prompts for _ in range(samples)]
-        numbers = [number_of(name, sample) for name in asked.names for sample in range(samples)]
         end, most = asked.tokenizer.end_id, asked.max_new_tokens
-        found = generate(model, prompts, most, self.temperature, end, asked.seed, draws=numbers, make_rows=make)
-        return [found[first : first + samples] for first in range(0, len(found), samples)]
+        return generate(model, prompts, most, self.temperature, end, asked.seed, draws=numbers, make_rows=make)
 
 
 class Sample(Drawing):

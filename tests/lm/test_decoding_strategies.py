@@ -19,11 +19,14 @@ from lm.strategies import (
     Beam,
     BestOf,
     BudgetForcing,
+    ByDifficulty,
     Greedy,
     Majority,
     ProxyTuned,
+    Revise,
     Sample,
     Speculative,
+    Tree,
 )
 from lm.strategies.base import Asked, Decoded, Strategy, of_several
 from lm.strategies.best_of import chosen, mean_logp
@@ -36,12 +39,15 @@ EVERY: dict[str, Strategy] = {
     "by_likelihood": BestOf(samples=3, by="likelihood"),
     "judged": BestOf(samples=3, by="likelihood", judge_temperature=0.5),
     "budget_forcing": BudgetForcing(minimum=6, maximum=8, trigger=" so", final=":"),
+    "by_difficulty": ByDifficulty(first=2, samples=3, most=8, easy=0.9, hard=0.6, hard_by="tree", temperature=0.8),
     "greedy": Greedy(),
     "majority": Majority(samples=3),
     "proxy_tuned": ProxyTuned(tuned="tuned", untuned="untuned", weight=0.5),
+    "revise": Revise(ask="so?"),
     "sample": Sample(),
     "filtered": Sample(temperature=1.5, top_p=0.8, min_p=0.02),
     "speculative": Speculative(draft="tuned"),
+    "tree": Tree(samples=4, keep=2, depth=3, step=2),
 }
 
 
@@ -109,7 +115,8 @@ def test_names_beside_each_other_differ(name: str) -> None:
 def test_labels() -> None:
     assert [strategy.called for strategy in EVERY.values()] == [
         *("beam_3", "best_of_3", "best_of_3_by_likelihood", "best_of_3_by_likelihood", "budget_forcing_6_to_8"),
-        *("greedy", "majority_3", "proxy_tuned", "sample", "sample", "speculative"),
+        "by_difficulty_2_3_8_by_tree",
+        *("greedy", "majority_3", "proxy_tuned", "revise_1", "sample", "sample", "speculative", "tree_4_to_3"),
     ]
     assert Greedy(label="mine").called == "mine"
     with pytest.raises(ValidationError, match="pattern"):

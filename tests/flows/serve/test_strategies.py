@@ -73,6 +73,9 @@ ASKED: list[dict[str, Any]] = [
     {"name": "beam", "beams": 3},
     {"name": "budget_forcing", "minimum": 8},
     {"name": "speculative", "draft": "small"},
+    {"name": "tree", "by": "likelihood", "samples": 4, "depth": 2, "step": 3},
+    {"name": "revise", "ask": "so?"},
+    {"name": "by_difficulty", "first": 2, "samples": 3, "most": 4},
 ]
 
 
@@ -122,6 +125,7 @@ def test_others_are_answered_beside_a_strategy(api: openai.OpenAI) -> None:
         ({"extra_body": {"strategy": {"name": "best_of"}}}, "strategy", "nobody to score answers: take by: likelihood"),
         ({"extra_body": {"strategy": {"name": "majority", "samples": 500}}}, "strategy", "strategy.samples: 128 at most"),
         ({"extra_body": {"strategy": "majority"}, "n": 20}, "strategy", "128 answers a request at most"),
+        ({"extra_body": {"strategy": "by_difficulty"}, "n": 9}, "strategy", "128 answers a request at most"),
         ({"extra_body": {"strategy": "greedy"}, "temperature": 1}, "temperature", "temperature: goes with no strategy"),
         ({"extra_body": {"strategy": "greedy"}, "top_p": 0.5}, "top_p", "top_p: goes with no strategy"),
         ({"extra_body": {"strategy": "greedy"}, "logprobs": True}, "logprobs", "logprobs: goes with no strategy"),
