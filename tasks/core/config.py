@@ -32,7 +32,7 @@ Kind = TypeVar("Kind", bound=Config)
 
 
 class Checkpoint(Config):
-    """A model of somebody else's to start from; used by the methods named hugging_face alone."""
+    """A model to start from, in our format or in that of Hugging Face, of what begins with a folder and not with a stage."""
 
     folder: str
 
