@@ -101,8 +101,10 @@ class World:
         assert not torn, torn
         assert not self.left_running(), self.left_running()
         with sqlite3.connect(self.folder / "mlflow" / "store" / "mlflow.db") as store:
-            open_runs = store.execute("select count(*) from runs where status = 'RUNNING'").fetchone()
-        assert open_runs == (0,)
+            going_on = "select run_uuid, name from runs where status = 'RUNNING'"
+            tags = "select key, value from tags where run_uuid = ? and key like 'process.%'"
+            open_runs = [(name, dict(store.execute(tags, [run]).fetchall())) for run, name in store.execute(going_on)]
+        assert not open_runs, (open_runs, ended.stdout)
         unfinished = [
             path for path in (self.folder / ".scratch").glob("*/*/checkpoints") if path.parents[1].name in self.lock
         ]
