@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lm import embeddings, feed_forwards, mixers, norms
 from lm.config import Config, methods_of
-from lm.model import Decoder
+from lm.model import Cache, Decoder
 from tests.lm.models import toy_model
 
 MIXERS, FEED_FORWARDS, NORMS, EMBEDDINGS = (methods_of(r) for r in (mixers, feed_forwards, norms, embeddings))
@@ -74,3 +74,26 @@ def stirred(model: Decoder, seed: int = 1) -> Decoder:
 
 def ids_of(rows: int, length: int, seed: int = 0) -> Tensor:
     return torch.randint(0, 261, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def assert_gradients_stay_within_documents(mixer: dict[str, Any]) -> None:
+    """Of logits within a document every embedding of it has a gradient, and none before it or in another row, to the bit."""
+    model = decided({"mixer": mixer, "layers": 1})
+    seen: list[Tensor] = []
+    model.embedding.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    logits = model(ids_of(2, 12), bounds=torch.tensor([0, 5, 12, 24]))
+    (gradient,) = torch.autograd.grad(logits[0, 5:].sum(), seen[0])
+    assert gradient[0, 5:].abs().min() > 0 and not gradient[0, :5].any() and not gradient[1].any()
+
+
+@torch.no_grad()
+def assert_an_empty_row_begins_at_nothing(mixer: dict[str, Any]) -> None:
+    """A row that is counted as empty, as a sampler counts one whose answer has ended, goes on from no state; others from their
+    own."""
+    model, ids = decided({"mixer": mixer}), ids_of(2, 6)
+    cache = Cache(model.config, 2, 12)
+    model(ids, cache)
+    cache.lengths_B[1] = 0
+    found = model(ids, cache)
+    torch.testing.assert_close(found[1], model(ids)[1], **CLOSE)
+    torch.testing.assert_close(found[0], model(torch.cat((ids, ids), 1))[0, 6:], **CLOSE)

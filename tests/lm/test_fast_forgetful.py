@@ -11,7 +11,10 @@ from lm.context import Context
 from lm.mixers import FastForgetful
 from lm.mixers.fast_forgetful import Memory
 from lm.model import Cache
-from tests.lm.made_parts import decided, ids_of
+from tests.lm.made_parts import (
+    assert_gradients_stay_within_documents,
+    ids_of,
+)
 from tests.lm.models import plain_and_compiled, toy_model
 
 WIDE = {"rtol": 1e-10, "atol": 1e-12}
@@ -55,12 +58,7 @@ def test_it_is_the_loop_of_the_paper() -> None:
 
 
 def test_documents_begin_anew_to_the_bit_and_their_gradients_stay_within_them() -> None:
-    model = decided({"mixer": MIXER, "layers": 1})
-    seen: list[Tensor] = []
-    model.embedding.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    logits = model(ids_of(2, 12), bounds=torch.tensor([0, 5, 12, 24]))
-    (gradient,) = torch.autograd.grad(logits[0, 5:].sum(), seen[0])
-    assert gradient[0, 5:].abs().min() > 0 and not gradient[0, :5].any() and not gradient[1].any()
+    assert_gradients_stay_within_documents(MIXER)
 
 
 def test_a_state_is_complex_and_no_larger_for_more_tokens() -> None:

@@ -12,7 +12,12 @@ from lm.mixers import MinimalRNN
 from lm.mixers.minimal_rnn import Hidden, Recurrent, above_zero, gru, lstm
 from lm.mixers.scan import scan
 from lm.model import Cache
-from tests.lm.made_parts import CLOSE, decided, ids_of
+from tests.lm.made_parts import (
+    assert_an_empty_row_begins_at_nothing,
+    assert_gradients_stay_within_documents,
+    decided,
+    ids_of,
+)
 from tests.lm.models import plain_and_compiled, toy_model
 
 WIDE = {"rtol": 1e-10, "atol": 1e-12}
@@ -89,24 +94,12 @@ def test_nothing_is_lost_in_a_long_sequence_of_a_layer_that_forgets() -> None:
 
 @pytest.mark.parametrize("kind", ["gru", "lstm"])
 def test_documents_begin_anew_to_the_bit_and_their_gradients_stay_within_them(kind: str) -> None:
-    model = decided({"mixer": {"name": "minimal_rnn", "kind": kind}, "layers": 1})
-    seen: list[Tensor] = []
-    model.embedding.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    logits = model(ids_of(2, 12), bounds=torch.tensor([0, 5, 12, 24]))
-    (gradient,) = torch.autograd.grad(logits[0, 5:].sum(), seen[0])
-    assert gradient[0, 5:].abs().min() > 0 and not gradient[0, :5].any() and not gradient[1].any()
+    assert_gradients_stay_within_documents({"name": "minimal_rnn", "kind": kind})
 
 
-@torch.no_grad()
 def test_a_row_without_tokens_begins_at_nothing_whatever_its_state_is() -> None:
     """A sampler has rows whose answer has ended compute on, and counts them as empty."""
-    model, ids = decided({"mixer": {"name": "minimal_rnn"}}), ids_of(2, 6)
-    cache = Cache(model.config, 2, 12)
-    model(ids, cache)
-    cache.lengths_B[1] = 0
-    found = model(ids, cache)
-    torch.testing.assert_close(found[1], model(ids)[1], **CLOSE)
-    torch.testing.assert_close(found[0], model(torch.cat((ids, ids), 1))[0, 6:], **CLOSE)
+    assert_an_empty_row_begins_at_nothing({"name": "minimal_rnn"})
 
 
 @torch.no_grad()

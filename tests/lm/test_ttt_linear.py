@@ -10,7 +10,12 @@ from lm.context import Context
 from lm.mixers import TTTLinear
 from lm.mixers.ttt_linear import Learning, Norm
 from lm.model import Cache
-from tests.lm.made_parts import CLOSE, decided, ids_of
+from tests.lm.made_parts import (
+    assert_an_empty_row_begins_at_nothing,
+    assert_gradients_stay_within_documents,
+    decided,
+    ids_of,
+)
 from tests.lm.models import plain_and_compiled, toy_model
 
 WIDE = {"rtol": 1e-9, "atol": 1e-10}
@@ -106,23 +111,11 @@ def test_the_outer_gradient_goes_through_the_inner_one() -> None:
 
 
 def test_a_gradient_stays_within_its_document() -> None:
-    model = decided({"mixer": MIXER, "layers": 1})
-    seen: list[Tensor] = []
-    model.embedding.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    logits = model(ids_of(2, 12), bounds=torch.tensor([0, 5, 12, 24]))
-    (gradient,) = torch.autograd.grad(logits[0, 5:].sum(), seen[0])
-    assert gradient[0, 5:].abs().min() > 0 and not gradient[0, :5].any() and not gradient[1].any()
+    assert_gradients_stay_within_documents(MIXER)
 
 
-@torch.no_grad()
 def test_a_row_without_tokens_begins_at_nothing_whatever_its_state_is() -> None:
-    model, ids = decided({"mixer": MIXER}), ids_of(2, 6)
-    cache = Cache(model.config, 2, 12)
-    model(ids, cache)
-    cache.lengths_B[1] = 0
-    found = model(ids, cache)
-    torch.testing.assert_close(found[1], model(ids)[1], **CLOSE)
-    torch.testing.assert_close(found[0], model(torch.cat((ids, ids), 1))[0, 6:], **CLOSE)
+    assert_an_empty_row_begins_at_nothing(MIXER)
 
 
 @torch.no_grad()
