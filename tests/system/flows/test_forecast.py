@@ -23,7 +23,7 @@ from lm.config import methods_of
 from lm.model import Decoder, ModelConfig
 from lm.training.batch import Metrics
 from lm.training.flops import flops_per_token
-from lm.training.memory import positions_in
+from lm.training.memory import bytes_kept, positions_in
 from tasks.about.work import Sampling, Step, Work
 from tasks.core.config import ConfigError
 from tests.project import ROOT
@@ -101,6 +101,18 @@ def test_too_little_memory_for_a_row_recomputes_and_holds_less() -> None:
     work = pretraining(small())
     plenty, little = (rehearse(work.step, work.recipe, 10, memory, False) for memory in (10**9, 10**6))
     assert little.positions == 0 and little.step_bytes < plenty.step_bytes
+
+
+def test_no_backward_takes_rows_of_two_shards() -> None:
+    """Of four shards a backward holds a quarter of what it holds of one, and the sums of the shards' gradients stand beside."""
+    work = pretraining(small())
+    recipes = [work.recipe.model_copy(update={"shards": shards}) for shards in (1, 4)]
+    whole, shared = (rehearse(work.step, recipe, 10, 10**9, False) for recipe in recipes)
+    step = work.step()
+    sums = 4 * step.model.num_trained() * 3  # of one, two and four shards
+    half = bytes_kept(step.model, step.batch, step.batch.rows // 2)
+    assert whole.positions == shared.positions >= step.batch.rows * step.batch.length
+    assert whole.step_bytes - (shared.step_bytes - sums) > half
 
 
 @pytest.mark.parametrize("preset", GPU_PRESETS)
