@@ -64,25 +64,20 @@ def step_documents(check: Check) -> None:
 
 def step_same(check: Check) -> None:
     """The model and the optimizer that the peers have: without QK-norm, AdamW."""
-    optimizer = AdamW(lr=RATE, weight_decay=0.0)
-    train(
-        check, 9, model=shape(check, qk_norm=False), objective=NextToken(), optimizer=optimizer, compile=compiled(check)
-    )
+    train(check, 9, **of_peers(check))
 
 
 def step_fast(check: Check) -> None:
     """The model and the optimizer that the peers have, in whichever order is fastest, as they train."""
-    optimizer = AdamW(lr=RATE, weight_decay=0.0)
-    shape_of = shape(check, qk_norm=False)
-    train(
-        check,
-        9,
-        model=shape_of,
-        objective=NextToken(),
-        optimizer=optimizer,
-        compile=compiled(check),
-        deterministic=False,
-    )
+    train(check, 9, **of_peers(check), deterministic=False)
+
+
+def of_peers(check: Check) -> dict[str, Any]:
+    """Recipe of the model and the optimizer that the peers have."""
+    return {
+        "model": shape(check, qk_norm=False), "objective": NextToken(), "compile": compiled(check),
+        "optimizer": AdamW(lr=RATE, weight_decay=0.0),
+    }  # fmt: skip
 
 
 def preset(check: Check) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def tiles(check: Check) -> None:
 
 
 def attention_tiles(check: Check, B: int, T: int, H: int, E: int) -> None:
-    """Attention within documents of B rows of T tokens, H heads of width E, bf16."""
+    """Attention within documents of B rows of T tokens, H heads of width E, bf16. A row of dq, or of dk and dv, times both
+    kernels of the backward, of which that one has the tile."""
     generator = torch.Generator().manual_seed(0)
     q, k, v, grad = (torch.randn(B * T, H, E, generator=generator).to(check.device, torch.bfloat16) for _ in range(4))
     documents = documents_of(bounds_of(B, T, generator), B, T, check.device)
