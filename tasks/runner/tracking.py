@@ -218,13 +218,18 @@ def close_killed(client: Any) -> None:
         return
     here = f"attributes.status = 'RUNNING' and tags.`process.host` = '{socket.gethostname()}'"
     for run in client.search_runs([experiment.experiment_id], here):
-        pid, started = run.data.tags.get("process.pid"), run.data.tags.get("process.started")
-        try:
-            alive = abs(psutil.Process(int(pid or 0)).create_time() - float(started or 0)) < START_SECONDS
-        except psutil.NoSuchProcess:
-            alive = False
-        if not alive:
+        if not _goes_on(run.data.tags):
             client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _goes_on(tags: dict[str, str]) -> bool:
+    """Whether the process that a run's tags name still works; one that its parent has not taken note of has ended."""
+    try:
+        process = psutil.Process(int(tags.get("process.pid") or 0))
+        started = float(tags.get("process.started") or 0)
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < START_SECONDS
+    except psutil.NoSuchProcess:
+        return False
 
 
 def start_parent(tags: dict[str, str], params: dict[str, Any], name: str = "pipeline") -> str | None:

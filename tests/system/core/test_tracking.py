@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from hypothesis import given
@@ -127,6 +128,15 @@ def test_a_killed_run_is_closed_at_the_next_start(project: Path) -> None:  # noq
     ]
     history = client_of(project).get_metric_history(runs[2].info.run_id, "loss")
     assert [m.step for m in history] == list(range(10)), "the run that resumed holds half a curve"
+
+
+def test_a_run_whose_process_has_ended_and_was_not_yet_waited_for_is_closed(project: Path) -> None:  # noqa: F811
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        tags = {"process.pid": f"{process.pid}", "process.started": f"{psutil.Process(process.pid).create_time()}"}
+        left = call(project, f"start_parent({tags}, {{}})")
+        call(project, "start_parent({}, {})")
+        assert client_of(project).get_run(left).info.status == "KILLED"
 
 
 def points(folder: Path) -> int:
