@@ -4,6 +4,7 @@ from collections import defaultdict
 
 import numpy as np
 
+from flows.arena.asked import methods
 from flows.arena.defaults import defaults
 from flows.arena.outcomes import Outcome
 from flows.arena.race import Arm, Raced, decided
@@ -11,7 +12,8 @@ from flows.arena.statistics.flags import Tuning, at_edge, diverged, other_data, 
 from flows.arena.statistics.ratios import MIN_PAIRS, Comparison
 from flows.arena.statistics.sequential import compare_at
 from flows.arena.statistics.to_target import smoothed
-from flows.arena.study import Study
+from flows.arena.study import METHOD, Study
+from lm.config import ConfigError
 
 
 def doubts_of(study: Study, raced: Raced) -> dict[str, list[str]]:
@@ -29,8 +31,7 @@ def doubts_of(study: Study, raced: Raced) -> dict[str, list[str]]:
             said[name] += undecayed(name, at_end)
         if arm is base:
             continue
-        own = [key for key in study.ranges(name) if key.startswith(f"{study.room}.")]
-        said[name] += tuned_less(study.baseline, tuning(study, base), name, tuning(study, arm), own)
+        said[name] += tuned_less(study.baseline, tuning(study, base), name, tuning(study, arm), only_of(study, name))
         found = decided(study, raced, arm).comparison
         ends = (at_end[name], at_end[study.baseline]) if {name, study.baseline} <= at_end.keys() else None
         said[name] += won_by_decay(
@@ -76,6 +77,17 @@ def end_of_schedule(arm: Arm) -> float | None:
 def tuning(study: Study, arm: Arm) -> Tuning:
     """How hard the arm was tuned; trials that were not done, as a search that was cut short leaves them, do not count."""
     return Tuning(len(arm.trials), study.ranges(arm.name))
+
+
+def only_of(study: Study, name: str) -> list[str]:
+    """What is tuned of an arm that the baseline's method has no parameter for; of a baseline that names no method of the room,
+    what is not tuned of it."""
+    own = [key for key in study.ranges(name) if key.startswith(f"{study.room}.")]
+    try:
+        has = methods(study.room)[study.arms[study.baseline][METHOD]["name"]].model_fields
+    except (ConfigError, KeyError, TypeError):
+        return [key for key in own if key not in study.ranges(study.baseline)]
+    return [key for key in own if key.removeprefix(f"{study.room}.").partition(".")[0] not in has]
 
 
 def before_decay(study: Study, raced: Raced, arm: Arm) -> Comparison | None:

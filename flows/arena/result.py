@@ -47,6 +47,7 @@ def result_of(study: Study, raced: Raced, told: Told) -> dict[str, Any]:
         "budget": {study.budget.kind: study.budget.amount},
         "target": study.target,
         "seeds": study.seeds,
+        "looks": list(raced.looks),
         "trials": study.trials,
         "parameters": found.parameters if found else None,
         "tokens": found.tokens if found else None,
@@ -102,18 +103,20 @@ def reached(study: Study, outcome: Outcome) -> Reached | None:
 
 def power(study: Study, raced: Raced) -> dict[str, Any] | None:
     """What so many seeds can tell with probability POWER: the ratio nearest to 1, and how many seeds a gain of 1% takes; by the
-    spread of the pairs of all arms, of which few pairs show too little: its 80% bound. None where there is no ratio."""
+    spread of the pairs of all arms, of which few pairs show too little: its 80% bound. None where there is no ratio, or where
+    no number of seeds would do."""
     each = [decided(study, raced, arm).comparison for arm in raced.arms.values() if arm.name != study.baseline]
     spread = [(one.pairs - 1, one.sd) for one in each if one.scale == "ratio" and one.sd and one.pairs >= MIN_PAIRS]
     if not spread:
         return None
     free = sum(count for count, _ in spread)
     sd = largest_sd(math.sqrt(sum(count * sd**2 for count, sd in spread) / free), free + 1)
-    return {
-        "power": POWER,
-        "ratio": 1 / smallest_ratio(study.seeds, sd, study.level, looks=study.looks),
-        "seeds_for_1_percent": pairs_needed(0.99, sd, study.level, looks=study.looks),
-    }
+    try:
+        needed = pairs_needed(0.99, sd, study.level, looks=study.looks)
+    except ValueError:
+        return None
+    smallest = smallest_ratio(study.seeds, sd, study.level, looks=study.looks)
+    return {"power": POWER, "ratio": 1 / smallest, "seeds_for_1_percent": needed}
 
 
 def at_target(study: Study, outcome: Outcome, name: str) -> float | None:

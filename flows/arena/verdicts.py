@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from flows.arena.statistics.ratios import Comparison, compare
+from flows.arena.statistics.ratios import Comparison
+from flows.arena.statistics.sequential import compare_at
 from lm.config import Config, ConfigError, mistakes
 
 Verdict = Literal["shown", "not shown at this size", "contradicted", "cannot be shown here"]
@@ -79,7 +80,7 @@ def verdict_of(name: str, claim: Claim, result: dict[str, Any] | None) -> tuple[
     if doubt := next((line for line in arm["warnings"] if ENDED in line), None):
         return "not shown at this size", doubt
     if claim.control is not None:
-        beside = beside_control(result, name, claim.control, claim.expects.better)
+        beside = beside_control(result, name, claim.control, claim.expects.better, row["level"])
         if beside.verdict != "better":
             return "not shown at this size", f"no better than its control {claim.control}: {beside.verdict}"
     return verdict, why
@@ -123,10 +124,13 @@ def row_of(name: str, claim: Claim, result: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def beside_control(result: dict[str, Any], name: str, control: str, better: str) -> Comparison:
-    """The arm beside another one of its study, by the measure, over the seeds that both have."""
+def beside_control(
+    result: dict[str, Any], name: str, control: str, better: Literal["lower", "higher"], level: float
+) -> Comparison:
+    """The arm beside another one of its study, by the measure and over the seeds that both have, as its looks have it."""
     runs = {arm["name"]: {run["seed"]: run["value"] for run in arm["runs"]} for arm in result["arms"]}
     if control not in runs:
         raise ConfigError(f"claims.yaml: {name}: control: the study has no arm {control!r} (arms: {', '.join(runs)})")
     both = sorted(runs[name].keys() & runs[control].keys())
-    return compare([(runs[name][seed], runs[control][seed]) for seed in both], better=better)  # type: ignore[arg-type]
+    pairs = [(runs[name][seed], runs[control][seed]) for seed in both]
+    return compare_at(pairs, result["looks"], level, better)

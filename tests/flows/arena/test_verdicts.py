@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.arena.verdicts import Claim, Expected, by_interval, claims_of, verdict_of
+from flows.arena.verdicts import Claim, Expected, beside_control, by_interval, claims_of, verdict_of
 from lm.config import ConfigError
 
 GAIN, MARGIN = Expected(ratio=0.97), Expected(ratio=1.01)
@@ -37,8 +37,9 @@ def result(values: dict[str, list[float | None]], **row: Any) -> dict[str, Any]:
         "bootstrap": [0.945, 0.955],
         "verdict": "better",
         "why": "",
+        "level": 0.98,
     }
-    return {"arms": arms, "comparisons": [{**said, **row}], "baseline": "adamw"}
+    return {"arms": arms, "comparisons": [{**said, **row}], "baseline": "adamw", "looks": [3, 5]}
 
 
 PAIRS: dict[str, list[float | None]] = {"adamw": [2.0, 2.1, 2.2, 2.3, 2.4], "muon": [1.9, 2.0, 2.08, 2.19, 2.27]}
@@ -83,6 +84,16 @@ def test_what_a_control_does_as_well_is_not_shown() -> None:
     verdict, why = verdict_of("muon", claim(control="random"), result(values))
     assert verdict == "not shown at this size" and "its control random" in why
     assert verdict_of("muon", claim(control="random"), result({**PAIRS, "random": PAIRS["adamw"]}))[0] == "shown"
+
+
+def test_a_control_is_beaten_at_the_level_and_looks_of_the_study() -> None:
+    """Log ratios of -0.1% with a SD of 0.07%: at 95% and one look that is better, not so at 98% and two."""
+    apart = (11e-4, -6e-4, -2e-4, 2e-4, -5e-4)
+    control = [muon / (1 - 0.001 + off) for muon, off in zip((1.9, 2.0, 2.08, 2.19, 2.27), apart, strict=True)]
+    found = result({**PAIRS, "random": control})
+    assert beside_control(found, "muon", "random", "lower", 0.98).verdict == "no difference"
+    assert beside_control({**found, "looks": [5]}, "muon", "random", "lower", 0.95).verdict == "better"
+    assert verdict_of("muon", claim(control="random"), found)[0] == "not shown at this size"
 
 
 def test_a_winner_by_its_schedule_is_not_shown() -> None:
