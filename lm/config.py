@@ -18,6 +18,10 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+# Of the pipeline's draws: what every stage can hand to a counter-based generator as one half of a key.
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 def mistakes(error: ValidationError) -> str:
     """All mistakes of a value in one line, each behind its key."""
     return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())

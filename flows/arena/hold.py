@@ -16,8 +16,14 @@ from flows.arena.result import Told, result_of
 from flows.arena.runs import Job
 from flows.arena.slots import Slots, runs_at_once
 from flows.arena.study import Study
+from flows.params.compose import compose
+from flows.preflight.start import inputs
 from lm.files import write_json, write_text
+from tasks.about.contracts import contracts_of
+from tasks.about.finding import Finding, findings_of
+from tasks.about.sections import Sections
 from tasks.core.config import ConfigError
+from tasks.runner.graph import graph_of, needed
 from tasks.runner.machine import hardware
 from tasks.runner.progress import clock
 from tasks.runner.say import say as tell
@@ -34,6 +40,7 @@ def hold(
     folder = root / FOLDER / name
     teller, outcomes = Teller(name, study), Outcomes(root / FOLDER)
     with recorder() as recorded:
+        refuse_inputs(root, study)
         slots = Slots(root, study, name, runs_at_once(at_once), outcomes, keys or Keys(root), recorded)
         allowed = {arm: tokens for arm in study.arms if (tokens := allowed_tokens(root, study, arm, slots, teller))}
         raced = race(study, lambda jobs: slots.do([within(job, allowed) for job in jobs], teller.say))
@@ -44,6 +51,23 @@ def hold(
     write_json(folder / "result.json", result)
     write_text(folder / "index.html", study_page.page(dumps(result)))
     return result, folder / "index.html"
+
+
+def refuse_inputs(root: Path, study: Study) -> None:
+    """Raises ConfigError, a line each, for what no stage of an arm can read, or may ask of another: before any arm runs."""
+    if found := dict.fromkeys(str(finding) for arm in study.arms for finding in unusable(root, study, arm)):
+        raise ConfigError("\n".join(found))
+
+
+def unusable(root: Path, study: Study, arm: str) -> list[Finding]:
+    """What is wrong with the inputs of an arm's stages, and between their sections."""
+    params = compose(root, study.preset, study.assignments(arm, {}, study.seed))
+    graph, sections = graph_of(root, params), Sections(params)
+    stages = list(dict.fromkeys(graph[address].name for address in needed(graph, [study.stage_and_metric[0]])))
+    return [
+        *inputs(params, stages),
+        *findings_of(*(lambda stage=stage: contracts_of(stage, sections) for stage in stages)),
+    ]
 
 
 def allowed_tokens(root: Path, study: Study, arm: str, slots: Slots, teller: "Teller") -> int | None:

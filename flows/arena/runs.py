@@ -14,6 +14,7 @@ from flows.arena.outcomes import Outcome
 from flows.arena.study import Study
 from flows.forecast.forecasts import works_of
 from flows.params.compose import compose, write
+from flows.params.outside import reach_inputs
 from flows.stage.process import DVC_CLI, run_stage
 from flows.staleness.heal import heal_lock
 from flows.staleness.rwlock import await_free
@@ -62,6 +63,7 @@ def run(
     """Reproduce the stage of the measure in this variant of the checkout, and read what came of it. recorded: the environment
     of a recorder. Raises Failed."""
     params = compose(folder, study.preset, job.assignments)
+    reach_inputs(folder, params)
     write(folder, params)
     heal_lock(folder)  # what a killed study left
     await_free(folder, say)

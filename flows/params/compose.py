@@ -9,6 +9,7 @@ from typing import Any
 
 from flows.params.gates import gate_mistakes
 from flows.params.models import model_mistakes
+from flows.params.outside import reach_inputs
 from flows.params.paths import path_mistakes
 from flows.params.text import edited
 from lm.files import write_text
@@ -179,7 +180,9 @@ def main() -> int:
     """What precedes a plain `dvc repro`: params.yaml says which versions run, else DVC would take those of before for these."""
     root = Path.cwd()
     try:
-        for line in write(root, compose(root, CURRENT, [])):
+        params = compose(root, CURRENT, [])
+        reach_inputs(root, params)
+        for line in write(root, params):
             print(line, flush=True)
     except ConfigError as error:
         print(error, file=sys.stderr)

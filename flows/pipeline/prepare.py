@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.params.compose import check_targets, compose, write
+from flows.params.outside import reach_inputs
 from flows.staleness.heal import heal_lock
 from flows.staleness.lost_objects import lacks_objects, put_back
 from flows.staleness.plan import Planned, make_plan, may_run
@@ -44,6 +45,7 @@ def prepare(
 ) -> Prepared:
     """Compose, check and write params.yaml, mend what a killed run left, and plan. Raises ConfigError before it writes."""
     params, before = compose(root, asked.preset, asked.overrides), params_of(root)
+    reach_inputs(root, params)
     check_targets(root, params, asked.targets)
     if params != before:
         check(root, params)

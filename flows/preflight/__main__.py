@@ -9,6 +9,7 @@ from typing import Any
 from flows.environment import environment
 from flows.params.assignments import take_words
 from flows.params.compose import check, check_targets, compose
+from flows.params.outside import reach_inputs
 from flows.preflight.repository import check_files, plan_for
 from flows.preflight.start import look, surroundings
 from flows.staleness.plan import may_run
@@ -25,6 +26,7 @@ def valid_params(
     found: list[Finding] = []
     try:
         params = compose(root, preset, overrides)
+        reach_inputs(root, params)
     except ConfigError as error:
         return params, of_error(error)
     try:

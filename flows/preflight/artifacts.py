@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from lm.checkpoint import read_description
-from lm.tokenizer import SPECIALS, TURN, Contract, Tokenizer
+from lm.tokenizer import SPECIALS, Contract, Tokenizer
 from lm.training.data.plan import Plan
 from tasks.about.finding import Finding, one_line
 from tasks.core.tables import read_table
@@ -85,10 +85,6 @@ def check_corpus(folder: Path) -> Iterator[Finding]:
             str(folder / "contract.json"),
             f"its special tokens are {' '.join(contract.specials)}, not {' '.join(SPECIALS)}",
             again,
-        )
-    if contract.turn != TURN:
-        yield Finding(
-            str(folder / "contract.json"), f"its chat template is {contract.turn!r}, the code's {TURN!r}", again
         )
     tokens = np.load(folder / "tokens.npy", mmap_mode="r")
     if tokens.dtype.kind != "u" or np.iinfo(tokens.dtype).max < contract.vocab_size - 1:

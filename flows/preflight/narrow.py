@@ -17,7 +17,7 @@ def narrow_checkpoint(folder: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for path in sorted(folder.glob("*/config.json")):
         narrow_checkpoint(path.parent, target / path.parent.name)
-    for path in folder.glob("*.json"):
+    for path in [*folder.glob("*.json"), *folder.glob("*.jinja")]:  # a chat template may have a file of its own
         shutil.copyfile(path, target / path.name)
     (target / "model.safetensors.index.json").unlink(missing_ok=True)
     if not (folder / "config.json").exists():

@@ -76,7 +76,7 @@ def _below(path: str) -> Iterator[tuple[str, os.stat_result | None]]:
         for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
             with suppress(OSError):
                 yield entry.path, entry.stat()
-            if entry.is_dir():
+            if entry.is_dir(follow_symlinks=False):  # DVC does not go behind a link either, which may lead back
                 yield from _below(entry.path)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from dvc.config import Config
 
 from flows.environment import environment
+from flows.params.outside import VARIANTS, bring
 from flows.workspaces.variant_table import changed, evaluated, table
 from tasks.core.config import ConfigError
 from tasks.runner.answer import print_json, take_json, words_aside
@@ -25,14 +26,15 @@ from tasks.runner.locks import LOCKS, lock
 from tasks.runner.timings import STORE
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-FOLDER = Path(".variants")  # outside .scratch, which `make clean` empties
 
 
 def place(root: Path, name: str) -> Path:
     """Where the variant of this name is or will be. Raises ConfigError for what is no name."""
     if not NAME.fullmatch(name) or ".." in name:
         raise ConfigError(f"NAME: {name!r} must be letters, digits, '.', '_' or '-', and begin with a letter or digit")
-    return root / FOLDER / name
+    if (root / VARIANTS / name).is_symlink():
+        raise ConfigError(f"NAME: {name!r} leads variants to an input of that name: take another")
+    return root / VARIANTS / name
 
 
 def make(root: Path, name: str, revision: str) -> Path:
@@ -70,18 +72,6 @@ def inputs(root: Path) -> list[str]:
     return sorted(path for path in needed if not any(Path(path).is_relative_to(out) for out in made))
 
 
-def bring(path: Path, to: Path) -> None:
-    """Link what is there and is missing at the other place; copied where the file system has no links."""
-    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-        target = to / file.relative_to(path) if path.is_dir() else to
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(file.resolve(), target)
-            except OSError:
-                shutil.copyfile(file, target)
-
-
 def surroundings(root: Path, folder: Path) -> dict[str, str]:
     """The environment of a variant's processes: its own code and scratch; the checkout's runs and places."""
     shared = {
@@ -97,7 +87,8 @@ def surroundings(root: Path, folder: Path) -> dict[str, str]:
 
 def made(root: Path) -> list[Path]:
     """The folders of the variants, by name."""
-    return sorted(path for path in (root / FOLDER).glob("*") if (path / "params.yaml").exists())
+    found = (path for path in (root / VARIANTS).glob("*") if not path.is_symlink())
+    return sorted(path for path in found if (path / "params.yaml").exists())
 
 
 def all_of_them(root: Path) -> str:

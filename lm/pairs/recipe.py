@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from lm import pairs, problems
-from lm.config import choice
+from lm.config import Seed, choice
 from lm.pairs.queried import Query
 from lm.training.recipe import Recipe
 
@@ -28,4 +28,4 @@ class PairsRecipe(Recipe):
     )
     folder: str = Field("data/preferences", description="where files of pairs are; all of it is a DVC dependency")
     problems: choice(problems)
-    seed: int
+    seed: Seed

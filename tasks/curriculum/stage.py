@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
-from lm.config import Config, choice
+from lm.config import Config, Seed, choice
 from lm.tokenizer import Tokenizer
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
@@ -32,7 +32,7 @@ class CurriculumConfig(Config):
     prefix: choice(prefixes) = Field(default=NoPrefix(), description="what stands before a document")
     tokens: int = Field(gt=0, description="predictions in all")
     tokens_per_step: int = Field(gt=0, description="predictions a step")
-    seed: int
+    seed: Seed
 
     @model_validator(mode="after")
     def _method_follows_the_order(self) -> "CurriculumConfig":

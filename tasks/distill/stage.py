@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lm import problems
 from lm.checkpoint import device, save_model
-from lm.config import choice
+from lm.config import Seed, choice
 from lm.distilling.asking import Asking, problems_that_fit
 from lm.model_folder import read_model
 from lm.training.batch import Batch, Metrics
@@ -59,7 +59,7 @@ class DistillConfig(Recipe):
         "", description="what makes the model that the student begins as; follows from student, or model"
     )
     problems: choice(problems)
-    seed: int
+    seed: Seed
 
 
 def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:

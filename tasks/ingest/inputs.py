@@ -1,6 +1,7 @@
-"""The sources of text: each lists its files, and one of the first rows of the first is a document."""
+"""The sources of text: each lists its files, and one of the first rows is a document."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from tasks.about.finding import Finding
@@ -26,9 +27,9 @@ def trouble_of(source: Any, folder: str) -> Iterator[Finding]:
     """Why the source cannot be used; nothing where it can."""
     where = f"params.yaml: ingest.sources: {source.called}"
     try:
-        file = source.files(folder)[0]
+        files = source.files(folder)
         rejected = 0
-        for found in source.read(file, 0):
+        for found in chain.from_iterable(source.read(file, 0) for file in files):
             if not isinstance(found, Rejected) and found.num_rows:
                 return
             rejected += 1
@@ -45,7 +46,7 @@ def trouble_of(source: Any, folder: str) -> Iterator[Finding]:
         return
     why = f" ({reason})" if rejected else ""
     yield Finding(
-        f"{where}: {file.name}",
+        f"{where}: {files[0].name}{' and what follows it' if len(files) > 1 else ''}",
         f"not one usable row among the first {rejected}{why}",
         "mend the file, or the source's fields",
     )

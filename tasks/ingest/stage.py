@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from lm.config import Config, choice
+from lm.config import Config, Seed, choice
 from tasks.core.config import ConfigError
 from tasks.core.hashed import hashed, read_ignored
 from tasks.core.log import Log
@@ -42,7 +42,7 @@ class IngestConfig(Config):
     max_bytes: int = Field(gt=0, description="UTF-8 bytes of text, over all sources")
     sources: list[AnySource] = Field(min_length=1)
     python: str | None = Field(None, description="the version that stdlib documents; `make pipeline` writes it")
-    seed: int
+    seed: Seed
 
     @model_validator(mode="after")
     def _labels_differ(self) -> "IngestConfig":

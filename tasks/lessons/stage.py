@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lm import problems
 from lm.checkpoint import device
-from lm.config import Config, choice
+from lm.config import Config, Seed, choice
 from lm.distilling.asking import Asking, problems_that_fit
 from lm.distilling.likeliest import linear_likeliest
 from lm.distilling.stored import FILE, Header, Row, Writing, digest_of
@@ -43,7 +43,7 @@ class LessonsConfig(Config):
     numbers: Literal["float16", "float32"] = Field("float16", description="in which log-probabilities are stored")
     precision: Precision = Field("auto", description="of products; auto: bf16 on a GPU, fp32 on a CPU")
     problems: choice(problems)
-    seed: int
+    seed: Seed
 
 
 def run(config: LessonsConfig, data: Path, log: Log) -> dict[str, float]:

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lm.checkpoint import device, save_model
-from lm.config import choice
+from lm.config import Seed, choice
 from lm.model import Decoder, ModelConfig
 from lm.sampler import generate
 from lm.tokenizer import Tokenizer
@@ -42,7 +42,7 @@ class PretrainConfig(Recipe):
         False, description="attention sees nothing of the documents before in a packed sequence"
     )
     samples_every: int = Field(0, ge=0, description="steps between samples of text; 0: none")
-    seed: int
+    seed: Seed
 
 
 def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from lm import problems
 from lm.calibration import Batch, Calibration, batches_of
 from lm.checkpoint import device, save_model
-from lm.config import Config, choice
+from lm.config import Config, Seed, choice
 from lm.cutting import units as unit_scores
 from lm.cutting.cut import kept, with_units
 from lm.model import Decoder
@@ -43,7 +43,7 @@ class PruneConfig(Config):
     )
     calibration: Calibration = Calibration()
     problems: choice(problems)
-    seed: int
+    seed: Seed
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> "PruneConfig":

@@ -12,7 +12,7 @@ from torch import Tensor
 from lm import problems
 from lm.calibration import Batch, Calibration, batches_of, inputs_of
 from lm.checkpoint import description_of, device, read_description
-from lm.config import Config, choice
+from lm.config import Config, Seed, choice
 from lm.files import write_json
 from lm.linears.base import roles_of
 from lm.model import Decoder
@@ -39,7 +39,7 @@ class QuantizeConfig(Config):
     cache: choice(activations) = activations.Exact()
     calibration: Calibration = Calibration()
     problems: choice(problems)
-    seed: int
+    seed: Seed
 
     def method_of(self, name: str) -> Any:
         """The embedding and the output head, often one matrix, feel few bits the most and have a method of their own; so have

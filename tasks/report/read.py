@@ -117,6 +117,11 @@ def locked_metrics(root: Path, address: str, locked: dict[str, Any] | None) -> d
     return read_json(root / path)
 
 
+def is_given(path: str) -> bool:
+    """Whether a dependency is data: below data/, or of the user's own outside the checkout."""
+    return path.startswith(("data/", "..")) or Path(path).is_absolute()
+
+
 def current(root: Path, graph: dict[str, Entry], makers: dict[str, str]) -> set[str]:
     """The stages that dvc.lock says were made from the present parameters, code and upstream data; all without a lock.
 
@@ -126,7 +131,7 @@ def current(root: Path, graph: dict[str, Entry], makers: dict[str, str]) -> set[
     if locked is None:
         return set(graph)
     made = {path: md5 for entry in locked.values() for path, md5 in md5s(entry, "outs").items()}
-    code = sorted({dep for entry in graph.values() for dep in entry.deps if not dep.startswith("data/")})
+    code = sorted({dep for entry in graph.values() for dep in entry.deps if not is_given(dep)})
     ignored = read_ignored(root)
     # where the process stands is no matter: other threads, of a study, read other checkouts
     made |= {dep: path_md5(Path(ignored.root, dep), ignored) for dep in code if (root / dep).exists()}
@@ -150,7 +155,7 @@ def _agrees(
     if locked.get("cmd") != entry.cmd or any(value_of(key, params) != value for key, value in recorded.items()):
         return False
     digests = md5s(locked, "deps")
-    unknown = {path: md5 for path, md5 in digests.items() if path.startswith("data/") and path not in made}
+    unknown = {path: md5 for path, md5 in digests.items() if is_given(path) and path not in made}
     return (
         set(digests) == set(entry.deps)
         and all(makers[path] in fresh for path in digests if path in makers)

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from lm import problems
-from lm.config import choice
+from lm.config import Seed, choice
 from lm.training.recipe import Recipe
 from tasks.core.config import CHECKPOINT, StartModel, check_watched
 from tasks.rl import advantages, curricula, environments, losses, rewards
@@ -68,7 +68,7 @@ class RlConfig(Recipe):
     advantage: choice(advantages)
     loss: choice(losses)
     problems: choice(problems)
-    seed: int
+    seed: Seed
 
     @model_validator(mode="after")
     def _divides(self) -> "RlConfig":

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lm import problems
 from lm.checkpoint import device, save_model
-from lm.config import choice
+from lm.config import Seed, choice
 from lm.files import write_text
 from lm.model_folder import read_model
 from lm.training.ahead import Ahead
@@ -50,7 +50,7 @@ class SftConfig(Recipe):
     loss: choice(losses) = losses.CrossEntropy()
     conversations: Conversations = Conversations()
     problems: choice(problems)
-    seed: int
+    seed: Seed
 
 
 def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:

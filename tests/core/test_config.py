@@ -1,14 +1,18 @@
 """Mistakes in params.yaml: one line each, with the key as it stands in the file and the nearest valid name."""
 
+from typing import Annotated
+
 import pytest
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from lm.config import Config
 from tasks.core.config import ConfigError, load, read_params, unknown_sections
 from tasks.curriculum.stage import CurriculumConfig
 from tasks.dedup.stage import DedupConfig
 from tasks.ingest.stage import IngestConfig
-from tests.project import TINY
+from tasks.runner.graph import read_graph
+from tasks.runner.rooms import config_of
+from tests.project import ROOT, TINY
 
 
 class Toy(Config):
@@ -82,3 +86,15 @@ def test_files_that_are_no_params(tmp_path, text: str | None, reason: str) -> No
         path.write_text(text)
     with pytest.raises(ConfigError, match=reason):
         read_params(path)
+
+
+@pytest.mark.parametrize("stage", sorted({entry.name for entry in read_graph(ROOT).values()}))
+def test_every_stage_takes_the_same_seeds(stage: str) -> None:
+    """Half of a key of Philox: what one takes and another refuses would end a run in its middle."""
+    if "seed" not in config_of(stage).model_fields:
+        return
+    found = TypeAdapter(Annotated[int, *config_of(stage).model_fields["seed"].metadata])
+    assert [found.validate_python(seed) for seed in (0, 2**63 - 1)] == [0, 2**63 - 1]
+    for seed in (-1, 2**63):
+        with pytest.raises(ValidationError):
+            found.validate_python(seed)

@@ -147,6 +147,23 @@ def test_parquet_without_the_column_or_with_numbers(tmp_path: Path) -> None:
     assert not kept(["A "], Against(folder=str(tmp_path), text_field="body")).keep_N[0]
 
 
+def test_columns_of_text_as_polars_and_pandas_write_them_are_read(tmp_path: Path) -> None:
+    for kind in (pa.string_view(), pa.dictionary(pa.int32(), pa.string())):
+        pq.write_table(pa.table({"text": pa.array(["a", None, "b"]).cast(kind)}), tmp_path / "b.parquet")
+        assert kept(["a", "b", "c"], Against(folder=str(tmp_path))).keep_N.tolist() == [False, False, True], kind
+
+
+def test_a_gzip_that_is_damaged_anywhere_is_said_so(tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"text": f"text {number**3}"}) + "\n" for number in range(300))
+    whole = gzip.compress(rows.encode())
+    for place in range(20, len(whole) - 20, 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x5A
+        (tmp_path / "b.jsonl.gz").write_bytes(damaged)
+        with pytest.raises(ConfigError, match=r"^dedup.against.*b.jsonl.gz"):
+            kept(["x"], Against(folder=str(tmp_path)))
+
+
 def test_a_lone_surrogate_in_b_is_read(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text('{"text": "a \\ud800"}\n{"text": "b"}\n')
     assert kept(["a ?", "b", "c"], Against(folder=str(tmp_path))).keep_N.tolist() == [False, False, True]

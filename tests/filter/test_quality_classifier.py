@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.core.tables import shard, write_table
 from tasks.filter.engine.compiled_classifier import buckets_of, probabilities, train
+from tasks.filter.engine.examples import read_examples
 from tasks.filter.engine.lowered import lowered
 from tasks.filter.engine.ranks import score_at
 from tasks.filter.methods import QualityClassifier
@@ -209,3 +211,38 @@ def test_a_batch_of_nothing(tmp_path: Path) -> None:
     assert len(judged.reasons) == 0 and all(
         len(each) == 0 for each in [*judged.scores.values(), *judged.counts.values()]
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        (
+            "a.jsonl",
+            '{"text": "caf\u00e9"}\n'.encode("latin-1"),
+            r"a.jsonl:1: needs a JSON object with a string `text`",
+        ),
+        ("a.jsonl", b'{"text": "one"}\n{"text": 5}\n', r"a.jsonl:2: needs a JSON object"),
+        ("a.jsonl.gz", b'{"text": "one"}\n', r"a.jsonl.gz:1: the gzip ends or is broken"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"text": "one"}\n' * 50, mtime=0)[:30],
+            r"a.jsonl.gz:\d+: the gzip ends or is broken",
+        ),
+        ("a.parquet", b"no table", r"a.parquet: not a Parquet file that can be read"),
+        ("a.parquet", {"text": [1, 2]}, r"a.parquet: needs a column `text` of strings; it has text \(int64\)"),
+        ("a.parquet", {"body": ["one"]}, r"a.parquet: needs a column `text` of strings; it has body \(string\)"),
+    ],
+)
+def test_examples_that_cannot_be_read_are_named(tmp_path: Path, name: str, data: bytes | dict, said: str) -> None:
+    if isinstance(data, bytes):
+        (tmp_path / name).write_bytes(data)
+    else:
+        pq.write_table(pa.table(data), tmp_path / name)
+    with pytest.raises(ConfigError, match=said):
+        read_examples("filter.classifier.good", tmp_path / name, 100)
+
+
+def test_examples_of_any_column_of_text_are_read(tmp_path: Path) -> None:
+    for kind in (pa.string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())):
+        pq.write_table(pa.table({"text": pa.array(["one", None, "two"]).cast(kind)}), tmp_path / "a.parquet")
+        assert read_examples("filter.classifier.good", tmp_path, 100) == ["one", "two"], kind

@@ -112,3 +112,12 @@ def test_a_change_is_seen_as_dvc_sees_it(root: Path, change: str) -> None:
 def test_a_torn_memory_is_none(root: Path, text: str) -> None:
     (root / seen.FILE).write_text(text)
     assert not stale(root) and set(json.loads((root / seen.FILE).read_text())) == {"first", "second", "elsewhere.dvc"}
+
+
+def test_links_that_lead_back_are_not_followed(tmp_path: Path) -> None:
+    """Two of them in a folder would be walked 2**40 times."""
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a").write_text("a")
+    for name in ("one", "two"):
+        (tmp_path / "text" / name).symlink_to(tmp_path / "text")
+    assert [Path(path).name for path, _ in seen._below(str(tmp_path / "text"))] == ["a", "one", "two"]

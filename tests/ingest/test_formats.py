@@ -145,9 +145,19 @@ def test_csv_quoting_delimiters_and_ragged_rows(folder: Path) -> None:
         ("a.csv", 4, "ragged_row"),
         ("a.csv", 5, "ragged_row"),
         ("a.csv", 6, "invalid_utf8"),
-        ("a.csv", 9, "ragged_row"),
+        ("a.csv", 9, "truncated"),
         ("c.csv", 0, "missing_text"),
     ]
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_a_quote_that_is_never_closed_makes_no_document_of_what_follows(folder: Path, end: str) -> None:
+    """With as many fields as there are columns, it would be one."""
+    rows = "".join(f"{number},row {number}\n" for number in range(2, 9))
+    (folder / "in" / "a.csv").write_text(f'id,text\n0,whole\n1,"open\n{rows}9,last{end}')
+    documents, quarantine, _ = ingest(folder, Csv(path="*"))
+    assert texts(documents) == ["whole"] and reasons(quarantine) == [("a.csv", 3, "truncated")]
+    assert "open 8 lines later" in quarantine[0]["excerpt"]
 
 
 def test_a_csv_with_two_columns_of_one_name_loses_neither(folder: Path) -> None:

@@ -134,5 +134,7 @@ def test_the_toy_run_begins_at_random(tmp_path: Path) -> None:
         made = params(tmp_path, name)
         assert reads(made["pretrain"]) == said
         assert toy(made, tmp_path).get("start") == ({"name": "random"} if said == "either" else None)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
     narrow_checkpoint(tmp_path, tmp_path / "narrow")
+    assert (tmp_path / "narrow/chat_template.jinja").read_text() == "{{ messages }}"
     assert (tmp_path / "narrow/tokenizer.json").exists() and not (tmp_path / "narrow/model.safetensors").exists()

@@ -2,6 +2,7 @@
 
 import subprocess
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -109,3 +110,18 @@ def test_what_a_run_writes_does_not_make_the_revision_dirty(tmp_path: Path) -> N
     assert second.digest == first.digest
     (tmp_path / "params.yaml").write_text("a: 2\nb: 2\n")
     assert read_facts(tmp_path).digest != first.digest
+
+
+@pytest.mark.parametrize("folder", ["../corpus", "{tmp}/corpus"])
+def test_a_corpus_outside_the_checkout_is_not_read_again(tmp_path: Path, folder: str) -> None:
+    """It may be of any size, and this is asked several times a run."""
+    (tmp_path / "root").mkdir()
+    root, corpus = build(tmp_path / "root"), tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "a.txt").write_text("text")
+    path = folder.format(tmp=tmp_path)
+    (root / "dvc.yaml").write_text((root / "dvc.yaml").read_text().replace("data/raw", path))
+    stages = lock(root)
+    with patch("tasks.report.read.path_md5", side_effect=path_md5) as asked:
+        assert "ingest" in current(root, stages)
+    assert not [call.args[0] for call in asked.call_args_list if call.args[0].name == "corpus"]

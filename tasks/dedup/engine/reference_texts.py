@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from lm.config import ConfigError
+from tasks.core.arrow_text import as_text, is_text
 from tasks.core.hashed import hashed, read_ignored
 
 ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -42,10 +44,10 @@ def _of_parquet(path: Path, field: str) -> Iterator[pa.LargeStringArray]:
                 names = ", ".join(file.schema_arrow.names)
                 raise ConfigError(f"dedup.against.text_field: {path} has no column {field!r}; it has {names}")
             kind = file.schema_arrow.field(field).type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            if not is_text(kind):
                 raise ConfigError(f"dedup.against.text_field: {path}: column {field!r} is {kind}; name one of text")
             for batch in file.iter_batches(1024, columns=[field]):
-                yield batch.column(0).drop_null().cast(pa.large_string())
+                yield as_text(batch.column(0), pa.large_string()).drop_null()
     except (pa.ArrowInvalid, OSError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"dedup.against.folder: {path}: not a Parquet file that can be read: {reason}") from None
@@ -72,7 +74,7 @@ def _of_lines(path: Path, field: str) -> Iterator[pa.LargeStringArray]:
                 if size > BYTES_AT_ONCE:
                     yield pa.array(waiting, pa.large_string())
                     waiting, size = [], 0
-    except (OSError, EOFError, UnicodeDecodeError, zstandard.ZstdError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, zstandard.ZstdError) as error:
         raise ConfigError(f"dedup.against.folder: {path}: after line {number}: cannot be read: {error}") from None
     yield pa.array(waiting, pa.large_string())
 

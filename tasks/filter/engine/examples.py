@@ -1,7 +1,5 @@
 """Example texts to learn from: a file or a folder of text files, JSON lines or Parquet."""
 
-import gzip
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -9,10 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lm.problems.files import rows_of
+from tasks.core.arrow_text import as_text, is_text
 from tasks.core.config import ConfigError
 from tasks.core.hashed import hashed, read_ignored
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
+NEEDS = "a JSON object with a string `text`"
 
 
 def read_examples(key: str, path: Path, most: int) -> list[str]:
@@ -28,18 +29,22 @@ def _texts(file: Path) -> Iterator[str]:
     if file.suffix == ".txt":
         yield file.read_text(encoding="utf-8", errors="replace")
     elif file.suffix == ".parquet":
-        try:
-            with pq.ParquetFile(file) as table:
-                for batch in table.iter_batches(columns=["text"]):
-                    yield from (text for text in batch["text"].to_pylist() if text)
-        except (pa.ArrowInvalid, KeyError) as error:
-            raise ConfigError(f"{file}: not Parquet with a column `text`: {error}") from None
+        yield from _of_parquet(file)
     else:
-        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    text = json.loads(line)["text"]
-                    text.encode()
-                except (json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeError) as error:
-                    raise ConfigError(f"{file}:{number}: needs a JSON object with a string `text`: {error!r}") from None
-                yield text
+        for where, row in rows_of(file, NEEDS):
+            if not isinstance(row.get("text"), str):
+                raise ConfigError(f"{where}: needs {NEEDS}")
+            yield row["text"]
+
+
+def _of_parquet(file: Path) -> Iterator[str]:
+    try:
+        with pq.ParquetFile(file) as table:
+            kinds = table.schema_arrow
+            if "text" not in kinds.names or not is_text(kinds.field("text").type):
+                there = ", ".join(f"{field.name} ({field.type})" for field in kinds)
+                raise ConfigError(f"{file}: needs a column `text` of strings; it has {there}")
+            for batch in table.iter_batches(columns=["text"]):
+                yield from as_text(batch["text"], pa.large_string()).drop_null().to_pylist()
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not a Parquet file that can be read: {' '.join(str(error).split())}") from None

@@ -6,41 +6,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.core.arrow_text import as_text, is_text
 from tasks.ingest.sources.base import ROWS, Columns, File, Rejected, excerpt_of, which_field
 from tasks.ingest.sources.files import after, quarantined
 from tasks.ingest.sources.rows import ROWS_A_BATCH, to_json
 
 FILE_MAGIC = b"ARROW1"
 LAST_NANOSECOND = 2**63 - 24 * 3600 * 10**9  # of those that any zone's offset can be added to
-
-TEXT_TESTS = tuple(
-    getattr(pa.types, f"is_{name}")
-    for name in ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "fixed_size_binary")
-)
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Strings of any width, plain or by a dictionary; binary is taken for text too, and its UTF-8 is checked. So is a column of
-    nulls: each of its rows is one without text."""
-    if isinstance(kind, pa.BaseExtensionType):
-        kind = kind.storage_type if not kind.equals(pa.uuid()) else pa.bool_()
-    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        kind = kind.value_type
-    return pa.types.is_null(kind) or any(test(kind) for test in TEXT_TESTS)
-
-
-def as_text(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """The column as strings of this type (string or large_string), its UTF-8 not looked at."""
-    if isinstance(column, pa.ExtensionArray):
-        column = column.storage
-    if pa.types.is_dictionary(column.type):
-        plain = as_text(column.dictionary, kind)
-        return pa.DictionaryArray.from_arrays(column.indices, plain).dictionary_decode()
-    if pa.types.is_run_end_encoded(column.type):
-        column = pc.run_end_decode(column)
-    if pa.types.is_null(column.type):
-        return column.cast(kind)
-    return column.cast(pa.large_binary() if pa.types.is_large_string(kind) else pa.binary()).view(kind)
 
 
 def own_names(names: Sequence[str]) -> list[str]:

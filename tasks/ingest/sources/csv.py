@@ -64,6 +64,10 @@ class Csv(TextSource, Columns):
                 continue
             if not values:
                 continue
+            if lines.over:  # a whole row never makes the reader ask for more: the file ends within a quoted field
+                said = f"a quote that opens here is open {lines.row - row} lines later, where the file ends"
+                yield Rejected(row, "truncated", excerpt_of(f"{said}: {values}"))
+                break
             if header is None:
                 header, names = values, own_names(values)
                 if self.text_field not in names:
@@ -85,12 +89,17 @@ class _Texts:
     def __init__(self, lines: Iterator[tuple[int, bytes] | Rejected]) -> None:
         self._lines = lines
         self.row = 0
+        self.over = False
 
     def __iter__(self) -> "_Texts":
         return self
 
     def __next__(self) -> str:
-        line = next(self._lines)
+        try:
+            line = next(self._lines)
+        except StopIteration:
+            self.over = True
+            raise
         self.row = line.row if isinstance(line, Rejected) else line[0]
         if isinstance(line, Rejected):
             raise _Unusable(line)

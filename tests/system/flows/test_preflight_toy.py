@@ -15,17 +15,18 @@ import pytest
 
 from benchmarks.synthetic import repository
 from flows.environment import environment
-from flows.preflight.artifacts import check_artifacts
+from flows.preflight.artifacts import check_artifacts, check_corpus
 from flows.preflight.passed import digest, recall, remember
 from flows.preflight.shrink import shrunk
 from flows.preflight.start import look
 from flows.preflight.toy_run import rehearse, rehearse_stage
-from lm.tokenizer import SPECIALS
+from lm.tokenizer import SPECIALS, Tokenizer
 from tasks.core.config import load
 from tasks.core.yaml import read_yaml
 from tasks.ingest.stage import IngestConfig
 from tasks.ingest.toy import DOCUMENTS, sample_sources
 from tasks.runner.graph import before, needed, read_graph
+from tests.conversations.folders import CHATML, strangers_folder
 from tests.flows.preflight_project import good_run, make_checkpoint, make_project, params_of
 from tests.project import DATA_STAGES, ROOT
 
@@ -59,6 +60,16 @@ def test_the_forecast_of_the_disk_covers_what_the_default_run_wrote() -> None:
     forecast = {name: size for name, size in good_run().needs.outputs.items() if name in locked}
     written = sum(out["size"] for name in forecast for out in locked[name]["outs"])
     assert written < sum(forecast.values()) < 2 * written
+
+
+def test_a_corpus_with_a_chat_template_of_its_own_is_whole(tmp_path: Path) -> None:
+    """As a tokenizer that was adopted with its template leaves it."""
+    shutil.copytree(good_run().folder / "data" / "tokenize", tmp_path / "tokenize")
+    adopted = Tokenizer.adopt(strangers_folder(tmp_path / "model", CHATML))
+    adopted.save(tmp_path / "tokenize")
+    adopted.save_contract(tmp_path / "tokenize")
+    found = [str(finding) for finding in check_corpus(tmp_path / "tokenize")]
+    assert not [line for line in found if "template" in line or "turn" in line], found
 
 
 @pytest.fixture
@@ -142,7 +153,7 @@ ARTIFACTS: dict[str, tuple[str, Callable[[Path], Any], list[str]]] = {
     "another chat template": (
         "tokenize",
         lambda d: edit(d / "tokenize/contract.json", lambda v: v.update(turn="[INST]{prompt}")),
-        ["contract.json", "chat template is '[INST]"],
+        ["tokenizer.json", "turn is"],
     ),
     "a contract of another kind": (
         "tokenize",

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from flows.environment import environment
 from flows.workspaces.smoke import copy_project
@@ -81,6 +84,28 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert process.returncode == 0, printed
     assert f"{RUNS}/{RUNS}" in printed and "adamw" in printed and "page:" in printed
     return folder
+
+
+def test_the_command_of_the_readme_is_held_on_a_folder_of_ones_own(root: Path) -> None:
+    """Beside the checkout, as the README names it, in variants that stand one folder deeper."""
+    texts = root.parent / "my-text"
+    (texts / "deeper").mkdir(parents=True)
+    for number in range(40):
+        place = texts / ("deeper" if number % 2 else "") / f"{number}.txt"
+        place.write_text(f"This is text {number} of mine, and it is about the number {number * number}. " * 60)
+    [line] = re.findall(r"`make study (ROOM=.*my-text.*)`", (root / "README.md").read_text())
+    given = dict(word.split("=", 1) for word in shlex.split(line))
+    small = " ".join(str(value) for value in yaml.safe_load(SMALL)["set"])
+    words = ["--room", given["ROOM"], "--methods", *given["METHODS"].split(), "--set", f"{given['SET']} {small}"]
+    process = start(root, *words, "--trials", "1", "--seeds", "2", "--budget", "tokens=6144")
+    printed, _ = process.communicate()
+    assert process.returncode == 0 and "muon" in printed, printed
+    (result,) = (root / ".studies").glob("pretrain-optimizer*/result.json")
+    runs = [run for arm in json.loads(result.read_text())["arms"] for run in arm["runs"]]
+    assert len(runs) == 4 and all(run["value"] for run in runs)
+    process = start(root, *words, "--set", "ingest.folder=../nowhere")
+    printed, _ = process.communicate()
+    assert process.returncode == 2 and "nowhere" in printed and len(printed.splitlines()) == 1, printed
 
 
 def test_what_is_known_is_not_run_again(root: Path) -> None:

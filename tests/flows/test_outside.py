@@ -1,0 +1,73 @@
+"""What parameters name beside a checkout, as its variants reach it: by the same name, and never something else of that name."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.params.outside import reach_inputs
+from flows.workspaces.variants import made, place
+from tasks.core.config import ConfigError
+from tasks.core.hashed import read_ignored
+from tasks.runner.key import path_md5
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A checkout beside a folder of text, with another folder of its own that git does not hold, and two variants."""
+    home = tmp_path / "checkout"
+    home.mkdir()
+    (home / ".dvcignore").write_text(".variants/\n")
+    for variant in ("a", "b"):
+        folder = home / ".variants" / variant
+        folder.mkdir(parents=True)
+        stages = {"one": {"cmd": "x", "deps": ["${one.folder}", "data/given"], "params": ["one"], "outs": ["data/one"]}}
+        (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+        (folder / "params.yaml").write_text("one: {folder: x}\n")
+    for folder in (tmp_path / "my-text", home / "corpus"):
+        folder.mkdir()
+        (folder / "a.txt").write_text("text\n")
+    return home
+
+
+def reach(home: Path, folder: str, variant: str = "a") -> Path:
+    root = home / ".variants" / variant
+    reach_inputs(root, {"one": {"folder": folder}})
+    return root / folder
+
+
+@pytest.mark.parametrize("folder", ["../my-text", "corpus"])
+def test_variants_read_what_the_checkout_would(home: Path, folder: str) -> None:
+    digest = path_md5(home / folder, read_ignored(home))
+    for variant in ("a", "b", "a"):
+        there = reach(home, folder, variant)
+        assert (there / "a.txt").read_text() == "text\n"
+        assert path_md5(there, read_ignored(home / ".variants" / variant)) == digest
+    assert [path.name for path in made(home)] == ["a", "b"]
+
+
+def test_a_link_follows_what_was_moved_and_an_input_that_is_not_there_is_left_to_those_who_look_for_it(
+    home: Path,
+) -> None:
+    reach(home, "../my-text")
+    (home.parent / "my-text").rename(home.parent / "elsewhere")
+    assert not reach(home, "../my-text").exists()
+    (home.parent / "my-text").mkdir()
+    (home.parent / "my-text" / "b.txt").write_text("other\n")
+    assert (reach(home, "../my-text") / "b.txt").read_text() == "other\n"
+
+
+def test_what_would_be_another_folder_is_refused(home: Path) -> None:
+    (home.parent / "b").mkdir()
+    with pytest.raises(ConfigError, match=r"^\.\./b: has the name of a variant, .*name it by .*/b$"):
+        reach(home, "../b")
+    with pytest.raises(ConfigError, match=r"^\.\./\.\./far: lies more than one folder up"):
+        reach(home, "../../far")
+    reach(home, "../my-text")
+    with pytest.raises(ConfigError, match="'my-text' leads variants to an input"):
+        place(home, "my-text")
+
+
+def test_a_checkout_itself_has_nothing_to_reach(tmp_path: Path) -> None:
+    reach_inputs(tmp_path, {"one": {"folder": "../my-text"}})
+    assert list(tmp_path.iterdir()) == []
