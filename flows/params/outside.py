@@ -13,9 +13,9 @@ VARIANTS = Path(".variants")  # outside .scratch, which `make clean` empties
 
 
 def reach_inputs(root: Path, params: dict[str, Any]) -> None:
-    """In a variant, bring what its stages read and nothing makes: `../my-text` lies beside the checkout, and a link of that
-    name beside its variants leads there, so that the name, which decides keys, is the same in all of them. Elsewhere nothing is
-    done. Raises ConfigError for an input that no such link can lead to."""
+    """Bring a variant what its stages read and nothing makes: `../my-text` lies beside the checkout, and a link of that name
+    beside its variants leads there, so that the name, which decides keys, is the same in all of them. Nothing is done for what
+    is no variant. Raises ConfigError for an input that no such link can lead to."""
     if root.parent.name != VARIANTS.name:
         return
     home = root.parent.parent
