@@ -47,7 +47,7 @@ def beside_baseline(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Cal
         points = [
             (tokens / run["tokens"] * run["flop"], loss) for run in runs_of(arm) for tokens, _, loss in run["curve"]
         ]
-        ends[arm["name"]] = [list(numbers) for numbers in zip(*points, strict=True)]
+        ends[arm["name"]] = [list(numbers) for numbers in zip(*points, strict=True)] or [[], []]
     for name, found in ends.items():
         if name != result["baseline"]:
             yield name, partial(law, *ends[result["baseline"]], *found)

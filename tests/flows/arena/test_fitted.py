@@ -47,3 +47,19 @@ def test_what_cannot_be_fitted_is_one_line(law: str) -> None:
     assert all("\n" not in line for line in lines)
     if law not in ("extrapolation", "compute_gain"):
         assert "cannot" in said["fits"]["all arms"]
+
+
+@pytest.mark.parametrize("law", sorted(LAWS))
+@pytest.mark.parametrize(
+    "lost", [["2000"], ["1000"], [str(tokens) for tokens in LENGTHS]], ids=["arm", "baseline", "all"]
+)
+def test_an_arm_whose_runs_all_diverged_is_said_in_one_line(law: str, lost: list[str]) -> None:
+    of = result(LENGTHS)
+    for arm in of["arms"]:
+        for run in arm["runs"] if arm["name"] in lost else []:
+            run.update(value=None, curve=[], flop=0.0, tokens=0)
+    said = fitted(law, of)
+    assert all("\n" not in line for line in in_words(said))
+    if law == "compute_gain":
+        side = "baseline" if "1000" in lost else "arm"
+        assert said["fits"]["2000"]["cannot"] == f"{side}: needs 4 or more different flop: got 0"
