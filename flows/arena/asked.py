@@ -1,6 +1,7 @@
 """A study as it is asked for on the command line: a file, or a room and its methods."""
 
 import argparse
+import math
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
@@ -76,6 +77,8 @@ def changed(study: Study, asked: argparse.Namespace, where: str) -> Study:
             number = float(amount)
         except ValueError:
             raise ConfigError(f"BUDGET: {amount!r} is no number") from None
+        if not math.isfinite(number):
+            raise ConfigError(f"BUDGET: {amount!r} is not finite")
         values["budget"] = {kind: int(number) if kind in ("tokens", "bytes") else number}
     values["set"] = [*study.set, *asked.set]
     return made(values, where)

@@ -9,7 +9,8 @@ from flows.arena.fits.law import CannotFit, Law
 from lm.config import methods_of
 
 Run = dict[str, Any]
-AHEAD = 4.0  # a curve is forecast to this many times its tokens
+AHEAD = 4.0  # a curve is forecast to this many times the tokens that it was fitted to
+WARM_UP = 0.1  # of a run's tokens, as Extrapolation.skip_fraction has it: no law holds there
 
 
 def runs_of(arm: dict[str, Any]) -> list[Run]:
@@ -22,6 +23,11 @@ def column(runs: list[Run], name: str) -> list[float]:
     return [float(run[name]) for run in runs]
 
 
+def columns_of(points: list[tuple[float, float]]) -> list[list[float]]:
+    """The two numbers of each point, a list each."""
+    return [list(numbers) for numbers in zip(*points, strict=True)] or [[], []]
+
+
 def over_runs(*names: str) -> Callable[[Any, dict[str, Any]], Iterator[tuple[str, Callable[[], Law]]]]:
     """A law over these numbers of all runs of a study, whose arms are sizes or lengths of one method."""
 
@@ -32,25 +38,46 @@ def over_runs(*names: str) -> Callable[[Any, dict[str, Any]], Iterator[tuple[str
     return cases
 
 
+def steady(run: Run) -> list[tuple[float, float]]:
+    """(tokens, loss) of the run's curve behind the warm-up and before its rate decays."""
+    last = max((tokens for tokens, *_ in run["curve"]), default=0.0)
+    until = run["decays_from"] or last
+    return [(tokens, loss) for tokens, _, loss in run["curve"] if WARM_UP * last <= tokens <= until]
+
+
+def saying_where(law: Any, runs: list[Run], *columns: Any) -> Law:
+    """The law of these columns, which `steady` gave of the runs. Raises CannotFit, with the tokens from which the first
+    rate decays."""
+    try:
+        found: Law = law(*columns)
+    except CannotFit as error:
+        decays = sorted({run["decays_from"] for run in runs if run["decays_from"]})
+        if not decays:
+            raise
+        raise CannotFit(f"{error} (before a rate decays, the first from {decays[0]:,.0f} tokens on)") from None
+    return found
+
+
 def each_curve(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Callable[[], Law]]]:
-    """The forecast of each arm's first curve."""
+    """The forecast of each arm's first curve, for a rate that does not decay."""
     for arm in result["arms"]:
         for run in runs_of(arm)[:1]:
-            tokens, _, losses = zip(*run["curve"], strict=True)
-            yield arm["name"], partial(law, tokens, losses, AHEAD * max(tokens))
+            tokens, losses = columns_of(steady(run))
+            target = AHEAD * max(tokens, default=1.0)
+            yield arm["name"], partial(saying_where, law, [run], tokens, losses, target)
 
 
 def beside_baseline(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Callable[[], Law]]]:
-    """How much more FLOP the baseline needs, by the curves of every arm and of the baseline."""
-    ends = {}
-    for arm in result["arms"]:
-        points = [
-            (tokens / run["tokens"] * run["flop"], loss) for run in runs_of(arm) for tokens, _, loss in run["curve"]
-        ]
-        ends[arm["name"]] = [list(numbers) for numbers in zip(*points, strict=True)]
-    for name, found in ends.items():
-        if name != result["baseline"]:
-            yield name, partial(law, *ends[result["baseline"]], *found)
+    """How much more FLOP the baseline needs, by the curves of every arm and of the baseline before their rates decay."""
+    arms = {arm["name"]: runs_of(arm) for arm in result["arms"]}
+    points = {
+        name: columns_of([(tokens / run["tokens"] * run["flop"], loss) for run in runs for tokens, loss in steady(run)])
+        for name, runs in arms.items()
+    }
+    base = result["baseline"]
+    for name, runs in arms.items():
+        if name != base:
+            yield name, partial(saying_where, law, [*arms[base], *runs], *points[base], *points[name])
 
 
 def to_the_target(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Callable[[], Law]]]:

@@ -1,6 +1,7 @@
 """A study from what was asked to its page: held in .studies/<name>, which keeps what is done."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from json import dumps
 from pathlib import Path
@@ -16,14 +17,10 @@ from flows.arena.result import Told, result_of
 from flows.arena.runs import Job
 from flows.arena.slots import Slots, runs_at_once
 from flows.arena.study import Study
-from flows.params.compose import compose
-from flows.preflight.start import inputs
+from flows.arena.unusable import refuse_inputs
+from flows.params.compose import override
 from lm.files import write_json, write_text
-from tasks.about.contracts import contracts_of
-from tasks.about.finding import Finding, findings_of
-from tasks.about.sections import Sections
 from tasks.core.config import ConfigError
-from tasks.runner.graph import graph_of, needed
 from tasks.runner.machine import hardware
 from tasks.runner.progress import clock
 from tasks.runner.say import say as tell
@@ -37,6 +34,7 @@ def hold(
 ) -> tuple[dict[str, Any], Path]:
     """(result, path of its page), with a line for every run. Raises ConfigError, and Failed where a run ends badly; what
     is done is kept."""
+    refuse_tokens(study)
     folder = root / FOLDER / name
     teller, outcomes = Teller(name, study), Outcomes(root / FOLDER)
     with recorder() as recorded:
@@ -53,26 +51,51 @@ def hold(
     return result, folder / "index.html"
 
 
-def refuse_inputs(root: Path, study: Study) -> None:
-    """Raises ConfigError, a line each, for what no stage of an arm can read, or may ask of another: before any arm runs."""
-    if found := dict.fromkeys(str(finding) for arm in study.arms for finding in unusable(root, study, arm)):
-        raise ConfigError("\n".join(found))
+def tokens_in(assignments: Sequence[str]) -> int | None:
+    """The tokens that these assignments, in the form of SET, give; None where they give none. Raises ConfigError."""
+    *above, last = defaults().tokens.split(".")
+    params: dict[str, Any] = {above[0]: {}}
+    for assignment in assignments:
+        if assignment.partition("=")[0].strip().partition(".")[0] in params:
+            params = override(params, assignment)
+    found: Any = params
+    for key in above:
+        found = found.get(key) if isinstance(found, dict) else None
+    tokens = found.get(last) if isinstance(found, dict) else None
+    return tokens if isinstance(tokens, int) else None
 
 
-def unusable(root: Path, study: Study, arm: str) -> list[Finding]:
-    """What is wrong with the inputs of an arm's stages, and between their sections."""
-    params = compose(root, study.preset, study.assignments(arm, {}, study.seed))
-    graph, sections = graph_of(root, params), Sections(params)
-    stages = list(dict.fromkeys(graph[address].name for address in needed(graph, [study.stage_and_metric[0]])))
-    return [
-        *inputs(params, stages),
-        *findings_of(*(lambda stage=stage: contracts_of(stage, sections) for stage in stages)),
-    ]
+def refuse_tokens(study: Study) -> None:
+    """Raises ConfigError where tokens are set for every arm, or tuned, beside a budget that decides them."""
+    name = defaults().tokens
+    if study.budget.kind == "bytes":
+        return
+    if (tokens := tokens_in(study.set)) is not None:
+        raise ConfigError(
+            f"set: {name}: {tokens}: the budget decides it: leave it out, or say budget: {{tokens: {tokens}}}"
+        )
+    for arm in study.arms:
+        if name in study.ranges(arm):
+            raise ConfigError(f"tune: {name}: the budget decides it: leave it out, or give it to arms of their own")
 
 
 def allowed_tokens(root: Path, study: Study, arm: str, slots: Slots, teller: "Teller") -> int | None:
-    """Tokens that the budget allows an arm. For one of seconds a short run tells how fast the arm trains here; what it
-    told is kept with the study, so that a study which goes on has the same budget."""
+    """Tokens that the arm's runs are cut to: what the budget allows it, None where it asks for no more of its own accord.
+    Raises ConfigError where it asks for more."""
+    allowed, own = budgeted(root, study, arm, slots, teller), tokens_in(study.assignments(arm, {}, study.seed))
+    if allowed is None or own is None:
+        return allowed
+    if own > allowed:
+        raise ConfigError(
+            f"arms: {arm}: {defaults().tokens}: {own:,} are more than the budget allows it, {allowed:,}: raise the budget, "
+            "or leave it out"
+        )
+    return None
+
+
+def budgeted(root: Path, study: Study, arm: str, slots: Slots, teller: "Teller") -> int | None:
+    """Tokens that the budget allows an arm, None where it is none of training. For one of seconds a short run tells how fast
+    the arm trains here; what it told is kept with the study, so that a study which goes on has the same budget."""
     if study.budget.kind != "seconds":
         return tokens_of(root, study, arm)
     tokens = calibration_tokens(root, study, arm)

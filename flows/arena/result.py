@@ -83,7 +83,8 @@ def arm_of(study: Study, arm: Arm) -> dict[str, Any]:
 def figures(outcome: Outcome) -> dict[str, Any]:
     """The figures of a run."""
     names = (
-        "value", "seconds", "flop", "tokens", "parameters", "layers", "tokens_a_step", "copies", "size_bytes", "why",
+        "value", "seconds", "flop", "tokens", "parameters", "layers", "tokens_a_step", "copies", "size_bytes",
+        "decays_from", "why",
     )  # fmt: skip
     return {**{name: getattr(outcome, name) for name in names}, "diverged": outcome.value is None}
 

@@ -59,7 +59,7 @@ class Dialled(NamedTuple):
 
 
 def heads_of(width: int) -> int:
-    """Heads of 128, nanochat's, where there are four at least, else of 64."""
+    """Heads of 128, nanochat's, where these divide the width and are four at least, else of 64."""
     return width // (WIDE_HEAD if width % WIDE_HEAD == 0 and width // WIDE_HEAD >= FEWEST_HEADS else HEAD)
 
 

@@ -1,6 +1,8 @@
 """RAdam: Adam whose step is rectified for the variance of a young second moment, instead of a warm-up.
 
-Liu et al. 2020 (arXiv:1908.03265, algorithm 2). Differs from the paper: weight decay is decoupled, as in AdamW.
+Liu et al. 2020 (arXiv:1908.03265, algorithm 2). Differs from the paper: the variance counts as undefined up to
+rho_t = 5, as in torch, where the paper says 4, so that between the two a step is momentum alone; weight decay is decoupled, as
+in AdamW.
 """
 
 import math
@@ -59,7 +61,12 @@ class RAdam(Config):
     name: Literal["radam"] = "radam"
     lr: float = Field(3e-3, gt=0, description="weight per update, at factor 1 of the schedule")
     beta1: float = Field(0.9, ge=0, lt=1, description="memory of the gradient's mean")
-    beta2: float = Field(0.95, gt=0.6, lt=1, description="memory of the gradient's square; the paper's is 0.999")
+    beta2: float = Field(
+        0.95,
+        gt=2 / 3,
+        lt=1,
+        description="memory of the gradient's square, above 2/3, where rho_t passes 5; the paper's is 0.999",
+    )
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0, description="times lr, per update; matrices only")
 

@@ -83,7 +83,6 @@ def train(
     for step in range(start, steps):
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * recipe.schedule(step, steps)
-        optimizer.begin(step)
         for component in components:
             component.begin(step)
         parallel.zero_grad()
@@ -92,6 +91,8 @@ def train(
             digests.begin(step, batch.content)
             if step == start:
                 parallel.call(partial(execution.decide, recipe, steps, batch, parallel))
+            # behind the measure of memory, which is kept for the run: an optimizer may hold weights back for a step
+            optimizer.begin(step)
             forwarded = forwarding.stage(batch, execution.positions)
             loss, metrics = parallel.backward(batch, execution.positions)
             execution.saw(batch, recipe)

@@ -27,11 +27,13 @@ class Paced(NamedTuple):
 
 class Throughput:
     """Tokens that count, and the FLOP the model needs for them, over the last steps: not those of padding, of activations
-    computed again, or of a sampler. The time is that of the steps, from one to the next, without the first ones, which compile,
-    and without what was between two steps and `paused`, such as a checkpoint."""
+    computed again, or of a sampler; a step that an optimizer holds weights back for counts as one of all weights. The time is
+    that of the steps, from one to the next, without the first ones, which compile, and without what was between two steps and
+    `paused`, such as a checkpoint."""
 
     def __init__(self, model: Decoder, device: torch.device) -> None:
         self._model, self._device = model, device
+        self._learned = [weight for weight in model.parameters() if weight.requires_grad]
         self._steps: deque[Paced] = deque(maxlen=WINDOW)
         self._made, self._since = 0, time.monotonic()
         self._flops: dict[int, float] = {}  # a token, by length: asking every layer takes a millisecond at 24
@@ -42,9 +44,19 @@ class Throughput:
         if 0 < self._made <= COMPILING:
             self._steps.clear()
         if batch.length not in self._flops:
-            self._flops[batch.length] = flops_per_token(self._model, batch.length)
+            self._flops[batch.length] = self._flops_at(batch.length)
         self._steps.append(Paced(batch.tokens, batch.tokens * self._flops[batch.length], now - self._since))
         self._made, self._since = self._made + 1, now
+
+    def _flops_at(self, length: int) -> float:
+        """FLOP a token with every weight that is trained, whichever an optimizer holds back for this step."""
+        held_back = [weight for weight in self._learned if not weight.requires_grad]
+        for weight in held_back:
+            weight.requires_grad_(True)
+        found = flops_per_token(self._model, length)
+        for weight in held_back:
+            weight.requires_grad_(False)
+        return found
 
     def paused(self) -> None:
         """What was done since the last step is no part of the next one."""

@@ -103,6 +103,19 @@ def test_any_depth_and_horizon_makes_whole_steps_and_heads(depth: int, tokens: i
     assert parse_yaml(text_of(dial, "mine", ""))["pretrain"]["optimizer"]["lr"] == dial.lr
 
 
+@pytest.mark.parametrize("depth", range(2, 65))
+def test_heads_are_as_the_comment_and_the_page_say(depth: int) -> None:
+    """Depth 13 is 832 wide, in which no whole number of heads of 128 goes."""
+    dial = dialled(depth)
+    narrow = dial.width // 128 < 4 or dial.width % 128 != 0
+    assert dial.heads == dial.width // (64 if narrow else 128)
+    assert "heads of 128, or of 64 where those were fewer than 4 or do not divide the width;" in text_of(
+        dial, "mine", ""
+    )
+    page = (ROOT / "docs/training.md").read_text()
+    assert "heads of 128, or of 64 where those were fewer than four or do not divide the width |" in page
+
+
 @pytest.mark.parametrize(
     ("depth", "tokens", "said"),
     [

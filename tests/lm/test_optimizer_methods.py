@@ -91,6 +91,16 @@ def test_rectification_by_hand() -> None:
     assert rectification(10_000, 0.9) == pytest.approx(1)
 
 
+def test_radam_takes_a_memory_that_is_rectified_at_last_and_no_shorter_one() -> None:
+    """Up to 2/3 the variance counts as undefined for ever, so that every step would be momentum alone."""
+    shortest = math.nextafter(2 / 3, 1)
+    assert rectification(10_000, RAdam(beta2=shortest).beta2) is not None
+    assert rectification(10_000, 2 / 3) is None
+    for short in (2 / 3, 0.65):
+        with pytest.raises(ValueError, match="beta2"):
+            RAdam(beta2=short)
+
+
 def test_schedule_free_equals_the_algorithm_in_x_y_and_z() -> None:
     method = ScheduleFree(lr=0.1, weight_decay=0.2)
     weight = nn.Parameter(torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64))

@@ -14,7 +14,7 @@ from scipy.ndimage import median_filter
 from lm import schedules
 from lm.config import Config, methods_of
 from lm.schedules import Cosine, Infinite, Linear, OneCycle, Power, Refined, Wsd
-from lm.schedules.norms import norms_of
+from lm.schedules.norms import main, norms_of
 from lm.schedules.refined import smoothed
 
 EVERY = pytest.mark.parametrize("method", methods_of(schedules), ids=lambda method: method.__name__)
@@ -169,6 +169,38 @@ def test_norms_come_out_of_a_runs_curves(tmp_path: Path) -> None:
     curves.write_text('{"step": 0, "loss": 1.0}\n')
     with pytest.raises(ValueError, match=r"curves\.jsonl: no line has a gradient_norm: give the curves"):
         norms_of(curves)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "curves.jsonl: No such file or directory"),
+        ("", "curves.jsonl: no line has a gradient_norm: give the curves.jsonl of a training stage"),
+        ('{"gradient_norm": 1.0}\n{"gradient', "curves.jsonl: line 2 is no figures of a step: give the curves.jsonl of a training stage"),
+        ("[1.0]\n", "curves.jsonl: line 1 is no figures of a step: give the curves.jsonl of a training stage"),
+        ('{"gradient_norm": null}\n', "curves.jsonl: line 1: gradient_norm: None is no finite number"),
+        ('{"gradient_norm": 1.0}\n{"gradient_norm": NaN}\n', "curves.jsonl: line 2: gradient_norm: nan is no finite number"),
+        (b"\xff\xfe", "curves.jsonl: no text: give the curves.jsonl of a training stage"),
+    ],
+)  # fmt: skip
+def test_curves_without_norms_are_one_line(
+    text: str | bytes | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    curves = tmp_path / "curves.jsonl"
+    if text is not None:
+        curves.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert main([str(curves)]) == 2
+    printed = capsys.readouterr()
+    assert printed.err == f"{tmp_path}/{said}\n" and printed.out == ""
+
+
+def test_norms_are_asked_for_by_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "curves.jsonl").write_text('{"step": 0, "gradient_norm": 2.5}\n')
+    assert main([str(tmp_path / "curves.jsonl")]) == 0 and capsys.readouterr().out == "norms: [2.5]\n"
+    assert main([str(tmp_path)]) == 2 and capsys.readouterr().err == f"{tmp_path}: Is a directory\n"
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2 and "the following arguments are required: CURVES" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -46,5 +46,21 @@ def test_the_speed_is_that_of_the_last_steps(monkeypatch: pytest.MonkeyPatch) ->
     assert clock.step(1.0, tokens=0) == pytest.approx(64.0 * (WINDOW - 1) / WINDOW)
 
 
+def test_flop_of_every_length_are_those_of_the_weights_that_learned_when_training_began() -> None:
+    """An optimizer may hold weights back for a step; one that never learns costs less from the beginning."""
+    model = toy_model()
+    model.get_parameter("blocks.0.ffn.up.weight").requires_grad_(False)
+    wanted = {length: flops_per_token(model, length) for length in (16, 8)}
+    speed = Throughput(model, torch.device("cpu"))
+    for weight in model.blocks[1].parameters():
+        weight.requires_grad_(False)
+    learning = [weight.requires_grad for weight in model.parameters()]
+    for length in wanted:
+        speed.add(Batch(4, length, 4 * length, lambda rows: (torch.zeros(()), {})))  # the first ones drop each other
+        found = speed.run_stats()
+        assert found["flops_per_second"] / found["tokens_per_second"] == pytest.approx(wanted[length])
+        assert [weight.requires_grad for weight in model.parameters()] == learning
+
+
 def test_nothing_is_told_before_the_first_step() -> None:
     assert Throughput(MODEL, torch.device("cpu")).run_stats() == {}

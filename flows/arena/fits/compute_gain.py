@@ -2,7 +2,8 @@
 the arm's loss.
 
 Both are fitted as L = E + A / C^a, and gain(C) = C_baseline(L_arm(C)) / C. Differs from the paper: both curves are fitted to
-our own runs, where it reads published scores; and FLOP are of all training, not of pretraining alone.
+our own runs, where it reads published scores; FLOP are of all training, not of pretraining alone; and `tokenmill study`, whose
+runs have one budget, gives points of their curves before the rate decays in place of runs that each ended at their budget.
 """
 
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ class ComputeGain(Resampling):
     def __call__(
         self, baseline_flop: ArrayLike, baseline_losses: ArrayLike, arm_flop: ArrayLike, arm_losses: ArrayLike
     ) -> Gain:
-        """Gain of an arm over its baseline, from runs of both at several budgets; predicts the gain at FLOP of the arm.
+        """Gain of an arm over its baseline, from runs of both at several budgets, or from points of curves whose rate is
+        the same throughout; predicts the gain at FLOP of the arm.
 
         Raises CannotFit, naming which of the two, for fewer than 4 different budgets, equal losses, and losses that do
         not fall.

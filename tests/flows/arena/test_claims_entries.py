@@ -47,7 +47,7 @@ ROOMS = {
     "rl.demonstrations": demonstrations,
 }
 MOST_HOURS = 3.0
-OF_NO_PAPER = {"recipes"}  # whole recipes beside each other, for a reader to hold
+OF_NO_PAPER = {"recipes", "tokens"}  # for a reader to hold: whole recipes beside each other, and the law over tokens
 
 
 @cache
