@@ -133,6 +133,16 @@ def banner(folder: Path, model: Decoder, complete: bool) -> str:
     return "\n".join(lines)
 
 
+def check_numbers(max_new_tokens: int, temperature: float, seed: int) -> None:
+    """Raises ValueError, which names the option, for a number that nothing can be written by."""
+    if max_new_tokens < 1:
+        raise ValueError(f"--max-new-tokens: {max_new_tokens} is no length of an answer: 1 or more")
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"--temperature: {temperature:g} is none: 0 or more")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"--seed: {seed} is none: 0 to 2^63 - 1")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tokenmill chat", description=__doc__)
     parser.add_argument("folder", type=Path, help="a model folder")
@@ -146,6 +156,7 @@ def main() -> None:
     parser.add_argument("--strategy", help=said)
     given = parser.parse_args()
     try:
+        check_numbers(given.max_new_tokens, given.temperature, given.seed)
         strategy = strategy_of(given.strategy) if given.strategy else None
         if strategy is not None and (given.complete or given.temperature):
             raise ValueError("--strategy goes without --temperature, which it has itself, and without --complete")

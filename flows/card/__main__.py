@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flows.card.lineage import lineage_of
 from flows.card.text import card_text
-from flows.card.verify import CARD, files_of, mistakes
+from flows.card.verify import CARD, files_of, foreign, mistakes
 from lm.files import write_text
 
 
@@ -39,6 +39,8 @@ def write(asked: argparse.Namespace, root: Path) -> int:
         )
     notes = asked.notes.read_text() if asked.notes else ""
     lineage = lineage_of(root, Path(asked.model).name)
+    if line := next(foreign(asked.folder, root, lineage.model), ""):
+        raise ValueError(line)
     write_text(asked.folder / CARD, card_text(lineage, files, asked.license, notes))
     print(f"{asked.folder / CARD}: {len(lineage.stages)} stages, {len(files)} files")
     return 0

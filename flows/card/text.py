@@ -15,19 +15,27 @@ SHARES = ("accuracy", "choices", "needle")
 
 def card_text(lineage: Lineage, files: dict[str, str], license_name: str, notes: str) -> str:
     """files: sha256 of each file that the card lies beside. notes: of the user, Markdown, after the title."""
+    rows = [[f"`{name}`", f"`{digest}`"] for name, digest in files.items()]
     parts = [
         f"---\n{dump_yaml(front(lineage, license_name))}---\n",
         f"# {lineage.model}\n",
         opening(lineage),
         notes.strip(),
-        f"## Scores\n\n{scores(lineage.scores)}",
-        f"## Data\n\n{data(lineage)}",
-        f"## Training\n\n{training(lineage)}",
-        f"## Made of\n\n{digests(lineage)}",
-        f"## Files\n\n{table(['file', 'sha256'], [[f'`{name}`', f'`{digest}`'] for name, digest in files.items()])}",
+        *[f"## {title}\n\n{section}" for title, section in sections(lineage).items()],
+        f"## Files\n\n{table(['file', 'sha256'], rows)}",
     ]
     text = "\n\n".join(part.strip() for part in parts if part.strip()) + "\n\n"
     return text + SEAL.format(digest_of(text))
+
+
+def sections(lineage: Lineage) -> dict[str, str]:
+    """What stands between the notes and the files, by titles, in their order."""
+    return {
+        "Scores": scores(lineage.scores),
+        "Data": data(lineage),
+        "Training": training(lineage),
+        "Made of": digests(lineage),
+    }
 
 
 def digest_of(text: str) -> str:
@@ -54,16 +62,21 @@ def front(lineage: Lineage, license_name: str) -> dict[str, Any]:
 
 
 def opening(lineage: Lineage) -> str:
-    facts, scores = lineage.facts, lineage.scores
+    facts = lineage.facts
     made = f"revision `{facts.revision}`" if facts.revision else "a checkout without git"
     changed = ", with changes that are not committed," if facts.dirty else ""
+    return (
+        f"{measures(lineage)} Made by tokenmill from {made}{changed} with parameters of digest `{facts.digest}`. Everything "
+        "below is what the pipeline recorded; licences of the data are not known to it."
+    )
+
+
+def measures(lineage: Lineage) -> str:
+    """How large the model is, in the sentence that the card begins with."""
     bits = next((s.metrics.get("bits_per_weight") for s in lineage.stages if s.name == lineage.model), None)
     stored = f", {bits:.2f} bits a weight" if bits else ""
-    return (
-        f"{number(scores.get('parameters'))} parameters, {size(scores.get('size_bytes'))}{stored}. Made by tokenmill from "
-        f"{made}{changed} with parameters of digest `{facts.digest}`. Everything below is what the pipeline recorded; licences "
-        "of the data are not known to it."
-    )
+    found = lineage.scores
+    return f"{number(found.get('parameters'))} parameters, {size(found.get('size_bytes'))}{stored}."
 
 
 def scores(found: dict[str, float]) -> str:

@@ -13,6 +13,9 @@ from lm.calibration import Batch, inputs_of
 from lm.config import ConfigError
 from lm.model import Decoder, ModelConfig
 
+# What of a layer is known to be heads', and what every head has alike
+PARTS = ("query", "key", "value", "output", "query_norm", "key_norm")
+
 
 def kept(scores: Sequence[float], count: int) -> list[int]:
     """Places of the `count` highest scores, in their order; of equals the first."""
@@ -34,28 +37,45 @@ def shape_of(shape: ModelConfig, heads: int, ffn_width: int, slot: str) -> Model
     return shape.model_copy(update=more)
 
 
-def with_units(model: Decoder, heads: int, ffn_width: int, score: Any, batches: list[Batch], slot: str) -> Decoder:
-    """The model of the highest-scored heads and channels of each layer: as many in each, query heads as many for each key/value
-    head. Raises ConfigError for layers that are neither attention nor a feed-forward layer with `up` and `down`."""
-    shape = model.config
+def check_units(model: Decoder, heads: int, slot: str) -> None:
+    """Raises ConfigError, which begins with `slot`, for layers that are neither attention nor a feed-forward layer with `up`
+    and `down`, where so many query heads are to stay, 0 for all."""
     if any(block.embeddings is not None for block in model.blocks):
         raise ConfigError(f"{slot}: heads and channels of layers that have embeddings cannot be cut: cut layers")
-    made = Decoder(shape_of(shape, heads, ffn_width, slot)).to(model.embedding.weight.device)
-    made.load_state_dict({n: w for n, w in model.state_dict().items() if not n.startswith("blocks.")}, strict=False)
-    names = [f"blocks.{n}.{part}.weight" for n in range(shape.layers) for part in ("attention.output", "ffn.down")]
     weights = dict(model.named_parameters())
-    if missing := [name for name in names if name not in weights]:
+    if missing := [name for name in read_by(model) if name not in weights]:
         raise ConfigError(
             f"{slot}: heads and channels of this model's layers cannot be told apart: it has no {missing[0]}"
         )
+    inner = [name for name in weights if name.split(".")[2:3] == ["attention"] and 0 < heads < model.config.heads]
+    if other := [name for name in inner if name.split(".")[3] not in PARTS]:
+        raise ConfigError(f"{slot}: heads of this model's layers cannot be told apart in {other[0]}: cut layers")
+
+
+def read_by(model: Decoder) -> list[str]:
+    """Names of the weights that read heads and channels, of each layer the two."""
+    parts = ("attention.output", "ffn.down")
+    return [f"blocks.{number}.{part}.weight" for number in range(model.config.layers) for part in parts]
+
+
+def with_units(model: Decoder, heads: int, ffn_width: int, score: Any, batches: list[Batch], slot: str) -> Decoder:
+    """The model of the highest-scored heads and channels of each layer: as many in each, query heads as many for each key/value
+    head. Raises ConfigError as `check_units` and `shape_of`."""
+    shape, names = model.config, read_by(model)
+    check_units(model, heads, slot)
+    made = Decoder(shape_of(shape, heads, ffn_width, slot)).to(model.embedding.weight.device)
+    made.load_state_dict({n: w for n, w in model.state_dict().items() if not n.startswith("blocks.")}, strict=False)
     pairs: Any = zip(model.blocks, made.blocks, strict=True)
     for n, (old, new) in enumerate(pairs):
         # a layer at a time: what all of them have seen is far more than the model
         inputs = inputs_of(model, names[2 * n : 2 * n + 2], batches) if score.needs_inputs else {}
         new.attention_norm.load_state_dict(old.attention_norm.state_dict())
         new.ffn_norm.load_state_dict(old.ffn_norm.state_dict())
-        of_heads = score(old.attention.output.weight, inputs.get(names[2 * n]), shape.head_dim)
-        _cut_heads(old.attention, new.attention, heads_kept(of_heads, shape, made.config), shape)
+        if made.config.heads < shape.heads:
+            of_heads = score(old.attention.output.weight, inputs.get(names[2 * n]), shape.head_dim)
+            _cut_heads(old.attention, new.attention, heads_kept(of_heads, shape, made.config), shape)
+        else:
+            new.attention.load_state_dict(old.attention.state_dict())
         channels = kept(score(old.ffn.down.weight, inputs.get(names[2 * n + 1]), 1), made.config.ffn_width)
         _cut_channels(old.ffn, new.ffn, torch.tensor(channels, device=made.embedding.weight.device))
     return made.eval()

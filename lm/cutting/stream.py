@@ -33,7 +33,7 @@ def by_magnitude(model: Decoder) -> list[float]:
 
 def by_activation(model: Decoder, batches: list[Batch]) -> list[float]:
     """score_D: the mean over tokens of the absolute value of what a norm gives, summed over the two norms of all layers
-    (Minitron, Muralidharan et al. 2024, arXiv:2407.14679, section 2.2)."""
+    (Minitron, Muralidharan et al. 2024, arXiv:2407.14679, section 2.2). The model is one that `check_channels` lets pass."""
     total_D = torch.zeros(model.config.width, dtype=torch.float64, device=model.embedding.weight.device)
     for layer in range(model.config.layers):
         names = [f"blocks.{layer}.{part}.weight" for part in ("attention.query", "ffn.up")]
@@ -42,20 +42,28 @@ def by_activation(model: Decoder, batches: list[Batch]) -> list[float]:
     return total_D.tolist()
 
 
+def check_channels(model: Decoder, slot: str) -> None:
+    """Raises ConfigError, which begins with `slot`, for a weight of which it is not known how it meets the stream."""
+    for name in model.state_dict():
+        if not (name.endswith((*READS, *WRITES, *ASIDE)) or _is_along(name)):
+            raise ConfigError(f"{slot}: channels of this model's stream cannot be told apart in {name}")
+
+
+def _is_along(name: str) -> bool:
+    """Whether a weight has a number for each channel of the stream."""
+    return name.startswith("norm.") or "attention_norm." in name or "ffn_norm." in name
+
+
 def with_channels(model: Decoder, channels: list[int], slot: str) -> Decoder:
-    """The model of these channels of its stream, in evaluation mode. Raises ConfigError, which begins with `slot`, for a weight
-    of which it is not known how it meets the stream."""
+    """The model of these channels of its stream, in evaluation mode. Raises ConfigError as `check_channels`."""
+    check_channels(model, slot)
     made = Decoder(narrow(model.config, len(channels))).to(model.embedding.weight.device)
     chosen = torch.tensor(channels, device=model.embedding.weight.device)
-    made.load_state_dict({name: _cut(name, weight, chosen, slot) for name, weight in model.state_dict().items()})
+    made.load_state_dict({name: _cut(name, weight, chosen) for name, weight in model.state_dict().items()})
     return made.eval()
 
 
-def _cut(name: str, weight: Tensor, channels: Tensor, slot: str) -> Tensor:
+def _cut(name: str, weight: Tensor, channels: Tensor) -> Tensor:
     if name.endswith(READS):
         return weight[:, channels]
-    if name.endswith(WRITES) or name.startswith("norm.") or "attention_norm." in name or "ffn_norm." in name:
-        return weight[channels]
-    if name.endswith(ASIDE):
-        return weight
-    raise ConfigError(f"{slot}: channels of this model's stream cannot be told apart in {name}")
+    return weight[channels] if name.endswith(WRITES) or _is_along(name) else weight

@@ -1,6 +1,7 @@
 """A model in the format of Hugging Face: `make export MODEL=data/rl TO=folder`; or as GGUF, where TO ends in .gguf.
 
-AutoModelForCausalLM and AutoTokenizer open such a folder, llama.cpp and Ollama such a file (lm/gguf/export.py).
+AutoModelForCausalLM and AutoTokenizer open such a folder, llama.cpp and Ollama such a file (lm/gguf/export.py). Beside either
+lies made_of.json, which says which weights it was made of (lm/hugging_face/made_of.py).
 """
 
 import argparse
@@ -16,7 +17,8 @@ from lm.checkpoint import load_model
 from lm.files import write_json
 from lm.hugging_face.config import to_theirs
 from lm.hugging_face.folder import advice
-from lm.hugging_face.load import their_name
+from lm.hugging_face.load import files_of, their_name
+from lm.hugging_face.made_of import FILE, write_made_of
 from lm.hugging_face.packed import fitting, packed_in, quantization_config, tensors_of
 from lm.model import Decoder
 from lm.model_folder import read_model
@@ -30,7 +32,7 @@ SHARD_BYTES = 5_000_000_000
 # Files by which an earlier export, or somebody's model, would be taken for this one, in whole or in part.
 STALE = (
     "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin*", "adapter_*",
-    "chat_template.*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model",
+    "chat_template.*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", FILE,
 )  # fmt: skip
 
 
@@ -76,8 +78,8 @@ def save_hf(
     as that token there, as text here. Files of another export that would be read with it, or instead of it, are removed.
 
     packed: matrices of the model, by our names, that are written as they are packed where the format has such ones; all others
-    are dequantized. Returns how many there are. Raises ValueError, with nothing written, when no family of theirs has what the
-    model uses, the dtype is too small, or none of what is packed can be written so.
+    are dequantized. Returns how many there are. Raises ValueError, with nothing written or removed, when no family of theirs
+    has what the model uses, the dtype is too small, none of what is packed can be written so, or no token ends an answer.
     """
     check_exact_inputs(model)
     described = to_theirs(model.config)
@@ -106,18 +108,11 @@ def save_hf(
                 if w.ndim == 2 and ours.startswith("blocks.") and ours not in written
             ],
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in [path for pattern in STALE for path in folder.glob(pattern) if path.is_file()]:
-        path.unlink()
-    save_shards(weights, folder, shard_bytes)
     ends = {
         "eos_token_id": [tokenizer.end_id, tokenizer.eos_id],
         "pad_token_id": tokenizer.pad_id,
         "bos_token_id": tokenizer.before[0] if tokenizer.before else None,
     }
-    write_json(folder / "config.json", {**described, **ends, "dtype": str(dtype).removeprefix("torch.")})
-    write_json(folder / "generation_config.json", {**ends, "do_sample": False, "max_length": model.config.context})
-    tokenizer.save(folder)
     tokens = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **({"bos_token": tokenizer.token(tokenizer.before[0])} if tokenizer.before else {}),
@@ -129,6 +124,13 @@ def save_hf(
         "clean_up_tokenization_spaces": False,
         "chat_template": tokenizer.template.text,
     }
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in [path for pattern in STALE for path in folder.glob(pattern) if path.is_file()]:
+        path.unlink()
+    save_shards(weights, folder, shard_bytes)
+    write_json(folder / "config.json", {**described, **ends, "dtype": str(dtype).removeprefix("torch.")})
+    write_json(folder / "generation_config.json", {**ends, "do_sample": False, "max_length": model.config.context})
+    tokenizer.save(folder)
     write_json(folder / "tokenizer_config.json", tokens)
     return len(written)
 
@@ -158,6 +160,7 @@ def main() -> int:
             packed = packed_in(given.model) if given.packed else None
             dtype = getattr(torch, given.dtype or "float32")
             written = save_hf(*load_model(given.model), given.target, dtype, packed=packed)
+            write_made_of(given.target, files_of(given.target), given.model)
             said = f"{sum(path.stat().st_size for path in given.target.iterdir()) / 1e6:.1f} MB"
             said += f", {written} of {len(packed)} matrices packed" if packed else ""
     except (ValueError, OSError) as error:
@@ -174,6 +177,7 @@ def as_gguf(folder: Path, target: Path, chosen: Any) -> str:
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         raise ValueError(advice(folder))
     wider = save_gguf(*read_model(folder), target, chosen)
+    write_made_of(target.parent, [target.name], folder)
     said = f"{target.stat().st_size / 1e6:.1f} MB, and a Modelfile beside it"
     return f"{said}; {len(wider)} matrices have 16 bits, since their rows are no multiple of 32" if wider else said
 

@@ -16,6 +16,7 @@ from lm.checkpoint import read_description
 from lm.config import mistakes
 from lm.hugging_face.adapters import Delta, read_adapter
 from lm.hugging_face.load import files_of, their_name
+from lm.hugging_face.made_of import FILE as MADE_OF
 from lm.model import ModelConfig
 from lm.model_folder import is_hugging_face
 
@@ -51,7 +52,8 @@ def write(model: Path, deltas: dict[str, Delta], target: Path) -> None:
     """Write a model's folder with these matrices changed."""
     target.mkdir(parents=True, exist_ok=True)
     for path in model.iterdir():
-        if path.is_file() and path.suffix not in WEIGHTS and not path.name.startswith("adapter_"):
+        kept = path.suffix not in WEIGHTS and not path.name.startswith("adapter_") and path.name != MADE_OF
+        if path.is_file() and kept:
             shutil.copyfile(path, target / path.name)
     for file in files_of(model):
         tensors = load_file(model / file)

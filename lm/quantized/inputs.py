@@ -94,9 +94,15 @@ def columns_of(packed: Packed) -> Tensor | None:
     return None if columns is None else columns.float()
 
 
+def sees_rounded(name: str, layer: nn.Module) -> bool:
+    """Whether a layer of this name is one whose inputs are rounded: a matrix of a block. A table is looked up by whole numbers
+    already; a router is no more than a row an expert, and decides between experts that are nearly equal."""
+    return name.startswith("blocks.") and isinstance(layer, nn.Linear) and not name.endswith(".router")
+
+
 def round_inputs_of(model: nn.Module, rounding: Rounding, columns: Mapping[str, Tensor]) -> None:
-    """Let the matrices of the blocks see rounded inputs. columns: by a weight's name, what its columns were multiplied by."""
+    """Let the layers of `sees_rounded` see rounded inputs. columns: by a weight's name, what its columns were multiplied by."""
     for name, layer in model.named_modules():
-        if name.startswith("blocks.") and isinstance(layer, nn.Linear):
+        if sees_rounded(name, layer):
             found = columns.get(f"{name}.weight")
             round_inputs(layer, rounding, None if found is None else found.float())

@@ -6,7 +6,7 @@ Letters: R rows, T tokens of a pass, V vocabulary, D width.
 
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from lm.config import ConfigError
 from lm.decoding import Rows
+from lm.mixers.attention import RoundedKeysAndValues
 from lm.model import Decoder
+from lm.quantized.inputs import is_rounding
 from lm.sampler import capacity_of, generate, prompts_at_once, whole_pieces
 from lm.strategies.assistants import Assistant, assistant
 from lm.strategies.base import Asked, Decoded, Strategy, taken
@@ -36,14 +38,33 @@ def nearly_equal(x_RTD: Tensor, head_VD: Tensor, top_RT2: Tensor) -> Tensor:
     return top_RT2[..., 0] - top_RT2[..., 1] <= UNITS * torch.finfo(head_VD.dtype).eps * reach_RT
 
 
+def check_exact(model: Decoder) -> None:
+    """Raises ConfigError for a model that rounds what it makes while it runs: a last bit, which is one in a pass over several
+    tokens and another in one over each, may become a whole step there, which is far more than UNITS."""
+    hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
+    for slot, rounds in (("cache", model.cache_rounding is not None), ("activation", any(map(is_rounding, hooks)))):
+        if rounds:
+            raise ConfigError(
+                f"speculative: the model computes in whole numbers (quantize.{slot}), in which several tokens at once may "
+                "differ from one after the other: take greedy"
+            )
+
+
+def _slots(state: Any) -> int:
+    """Tokens of a row whose keys and values a layer's state has room for; 0 where it keeps none."""
+    if isinstance(state, RoundedKeysAndValues):
+        return state.codes_2BKCE.shape[3]
+    kept = getattr(state, "keys_BKCE", None)
+    return 0 if kept is None else int(kept.shape[2])
+
+
 class Passes(Rows):
     """Rows that read several tokens in one pass, and may take some of them back."""
 
     def check(self) -> None:
         """Raises ConfigError where a layer forgets tokens for newer ones, which then cannot be taken back."""
         for state in self.cache.states:
-            kept = getattr(state, "keys_BKCE", None)
-            if kept is None or kept.shape[2] < self.cache.capacity:
+            if _slots(state) < self.cache.capacity:
                 raise ConfigError(
                     "speculative: a layer of this model forgets tokens, and cannot take proposals back: take greedy"
                 )
@@ -86,7 +107,7 @@ class Speculative(Strategy):
     otherwise than one over each, and for prompts of one token or so long that proposals have no room, the answer is written by
     `greedy`, and both are paid for. How close that is was measured, not proven (UNITS). Differs from the papers: all of that,
     which they do not have; temperature 0 alone; `tokens` counts the places at which the model was asked, refused proposals
-    included, and not the draft's own."""
+    included, and not the draft's own. A model that rounds its inputs or what it keeps is refused; a draft may."""
 
     name: Literal["speculative"] = "speculative"
     draft: Assistant
@@ -98,6 +119,7 @@ class Speculative(Strategy):
 
     @torch.inference_mode()
     def __call__(self, model: Decoder, asked: Asked) -> list[Decoded]:
+        check_exact(model)
         draft, context = assistant(self.draft, model, asked.tokenizer), model.config.context
         most, end = asked.max_new_tokens, asked.tokenizer.end_id
         needed = most + self.ahead + 1

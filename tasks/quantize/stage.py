@@ -18,7 +18,7 @@ from lm.linears.base import roles_of
 from lm.model import Decoder
 from lm.model_folder import is_hugging_face, read_model, weights_bytes
 from lm.quantized.base import Packed
-from lm.quantized.inputs import columns_of, round_inputs
+from lm.quantized.inputs import columns_of, round_inputs, sees_rounded
 from lm.quantized.state import pack_state
 from lm.quantized.trained import FILE, load_trained_in
 from lm.training.data.plan import Plan
@@ -87,8 +87,9 @@ def quantize(
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
             weights[name].copy_(packed[name].dequantize())
-            if rounding and name.startswith("blocks."):
-                round_inputs(model.get_submodule(name.removesuffix(".weight")), rounding, columns_of(packed[name]))
+            layer = name.removesuffix(".weight")
+            if rounding and sees_rounded(layer, model.get_submodule(layer)):
+                round_inputs(model.get_submodule(layer), rounding, columns_of(packed[name]))
             log.progress(len(packed), len(weights), "matrix")
     return packed
 
@@ -134,7 +135,7 @@ def run(config: QuantizeConfig, data: Path, log: Log) -> dict[str, float]:
         plan = Plan(data / "curriculum", data / "tokenize")
         prompts = [example.prompt for example in config.problems.examples("sft")]
         batches = batches_of(model, tokenizer, prompts, plan, config.calibration, config.seed, "quantize.calibration")
-    bits = config.width.given(model, config.method, batches, log.progress)
+    bits = config.width.given(model, config.method, batches, log.progress, trained)
     try:
         packed = quantize(model, config, bits, trained, batches, log)
     except ValueError as error:

@@ -13,6 +13,7 @@ from lm.config import ConfigError, methods_of
 from lm.cutting.stream import by_activation, by_magnitude, with_channels
 from lm.feed_forwards import Experts, ReluSquared
 from lm.hugging_face.export import save_hf
+from lm.mixers import Hyena, MinimalRNN, TTTLinear
 from lm.model import Decoder
 from tasks.about.sections import Sections
 from tasks.core.log import Log
@@ -163,6 +164,24 @@ def test_what_a_slice_cannot_be() -> None:
         ConfigError, match=r"distill.student: channels of this model's stream cannot be told apart in blocks.0"
     ):
         with_channels(odd, [0, 1], "distill.student")
+
+
+ODD: list[dict[str, Any]] = [
+    {"feed_forward": Experts()}, {"mixer": MinimalRNN()}, {"mixer": Hyena()}, {"mixer": TTTLinear()},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("shape", ODD, ids=repr)
+@pytest.mark.parametrize("size", [{"width": 16}, {"heads": 2}], ids=repr)
+def test_layers_that_are_not_told_apart_are_said_before_anything_is_measured(
+    size: dict[str, int], shape: dict[str, Any], by: Any
+) -> None:
+    def measured() -> list[Batch]:
+        raise AssertionError("measured")
+
+    with pytest.raises(ConfigError, match=r"^distill\.student: .* of this model's .* cannot be told apart.* blocks\.0"):
+        Sliced(by=by, **size).build(toy_model(**shape), 0, Beside(Path("nowhere"), toy_tokenizer(), measured))
 
 
 def test_a_student_of_its_own_is_of_either_format_and_learns(tmp_path: Path) -> None:

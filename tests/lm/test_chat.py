@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
-from lm.chat import answers, banner, pieces
+from lm.chat import answers, banner, main, pieces
 from lm.checkpoint import save_model
 from lm.sampler import generate
 from lm.strategies.base import Asked
@@ -41,6 +42,19 @@ def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "nothing/config.json: no such file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "number"),
+    [("--max-new-tokens", "0"), ("--max-new-tokens", "-3"), ("--temperature", "-1"), ("--temperature", "nan"),
+     ("--temperature", "inf"), ("--seed", "-1"), ("--seed", str(2**63))],
+)  # fmt: skip
+def test_a_number_that_is_none_is_refused_before_a_model_is_read(
+    option: str, number: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["chat", "nowhere", f"{option}={number}"])
+    with pytest.raises(SystemExit, match=rf"^chat: {option}: {number[:9]}.* (is none|is no length of an answer): .+$"):
+        main()
 
 
 def test_blank_lines_are_skipped_and_long_ones_are_told_so() -> None:

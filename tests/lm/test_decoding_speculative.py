@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lm.config import ConfigError
 from lm.model import Cache, Decoder
+from lm.quantized.inputs import Rounding, round_inputs_of
 from lm.sampler import ROWS
 from lm.strategies import Greedy, Speculative
 from lm.strategies import speculative as room
@@ -93,6 +94,25 @@ def test_a_layer_that_forgets_cannot_take_back() -> None:
         Speculative(draft="whole")(model, asked())
     wide = lively(1, mixer={**window, "window": CONTEXT})
     assert [f.ids for f in Speculative(draft="whole")(wide, asked())] == [f.ids for f in Greedy()(wide, asked())]
+
+
+def test_a_model_that_computes_in_whole_numbers_is_refused_for_that() -> None:
+    """Not for what it does not do, forgetting; and a draft may, since the model decides."""
+    drafts(lively(1), "exact")
+    cached, rounding = lively(1), lively(1)
+    cached.cache_rounding = Rounding(8, 0)
+    round_inputs_of(rounding, Rounding(8, 0), {})
+    for slot, model in (("cache", cached), ("activation", rounding)):
+        with pytest.raises(ConfigError, match=rf"speculative: the model computes in whole numbers \(quantize.{slot}\)"):
+            Speculative(draft="exact")(model, asked())
+
+
+def test_a_draft_that_keeps_whole_numbers_takes_proposals_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, draft = lively(1), noisy(lively(1), 0.1)
+    draft.cache_rounding = Rounding(8, 0)
+    monkeypatch.setattr(room, "assistant", lambda *given: draft)
+    found = Speculative(draft="whole_numbers")(model, asked())
+    assert [f.ids for f in found] == [f.ids for f in Greedy()(model, asked())]
 
 
 def test_what_is_taken_by_hand() -> None:

@@ -1,5 +1,6 @@
 """Model folders as people have them, against transformers: heads of their own, leftovers, nulls, and files that are no model."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -11,9 +12,11 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from lm.chat_template import ChatTemplate
 from lm.checkpoint import load_model, save_model
 from lm.hugging_face.export import save_hf
 from lm.hugging_face.load import load_hf
+from lm.hugging_face.made_of import FILE, digest_of, made_of, write_made_of
 from tests.lm.models import toy_model, toy_tokenizer
 
 IDS = torch.tensor([[5, 9, 17, 30, 200]])
@@ -91,6 +94,49 @@ def test_what_a_type_cannot_hold_is_not_exported(dtype: torch.dtype, entry: floa
         save_hf(model, toy_tokenizer(), tmp_path / "out", dtype)
     assert not (tmp_path / "out").exists()
     save_hf(model, toy_tokenizer(), tmp_path / "out", torch.float32)
+
+
+def test_a_tokenizer_that_ends_no_answer_leaves_an_earlier_export_whole(tmp_path: Path) -> None:
+    exported(tmp_path, seed=1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    tokenizer = toy_tokenizer()
+    tokenizer.own_template, tokenizer.template = (
+        True,
+        ChatTemplate("{% for message in messages %}{{ message.content }}{% endfor %}"),
+    )
+    with pytest.raises(ValueError, match="puts no control token behind an answer"):
+        save_hf(toy_model(seed=2), tokenizer, tmp_path, torch.float32)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_weights_were_made_of_is_said_beside_them(tmp_path: Path) -> None:
+    """Of each file, for one folder of several exports, and of a source of several files; no more once they are others'."""
+    for name, seed in (("ours", 1), ("other", 2)):
+        (tmp_path / name).mkdir()
+        save_model(tmp_path / name, toy_model(seed=seed), toy_tokenizer())
+    save_hf(toy_model(), toy_tokenizer(), tmp_path / "shards", torch.float32, shard_bytes=50_000)
+    to = tmp_path / "to"
+    to.mkdir()
+    for name in ("a.gguf", "b.gguf", "c.gguf"):
+        (to / name).write_text(name)
+    write_made_of(to, ["a.gguf", "b.gguf"], tmp_path / "ours")
+    (to / "b.gguf").unlink()
+    write_made_of(to, ["c.gguf"], tmp_path / "shards")
+    ours = hashlib.sha256((tmp_path / "ours/model.safetensors").read_bytes()).hexdigest()
+    assert digest_of(tmp_path / "ours") == ours != digest_of(tmp_path / "other")
+    assert made_of(to) == {
+        "a.gguf": (hashlib.sha256(b"a.gguf").hexdigest(), ours),
+        "c.gguf": (hashlib.sha256(b"c.gguf").hexdigest(), digest_of(tmp_path / "shards")),
+    }
+    (to / FILE).write_text("torn")
+    with pytest.raises(ValueError, match=r"made_of\.json: does not say"):
+        made_of(to)
+    write_made_of(to, ["a.gguf"], tmp_path / "other")
+    assert list(made_of(to)) == ["a.gguf"]
+    save_hf(toy_model(), toy_tokenizer(), to, torch.float32)
+    assert made_of(to) == {}
+    with pytest.raises(ValueError, match="no such file"):
+        digest_of(tmp_path / "none")
 
 
 def edit(folder: Path, **changes: Any) -> None:

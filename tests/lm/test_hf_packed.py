@@ -18,6 +18,7 @@ from lm.config import Config
 from lm.feed_forwards import Experts
 from lm.files import write_json
 from lm.hugging_face.export import save_hf
+from lm.hugging_face.made_of import digest_of, made_of
 from lm.hugging_face.packed import packed_in
 from lm.linears import FewBits
 from lm.model import Decoder
@@ -132,6 +133,8 @@ def test_by_the_command(tmp_path: Path) -> None:
     quantized(tmp_path / "model", {"ffn": Rtn(symmetric=True), "attention": Rtn()})
     made = export(tmp_path / "model", tmp_path / "out", "--packed")
     assert made.returncode == 0 and made.stdout.endswith("MB, 6 of 14 matrices packed\n"), made
+    own, of = made_of(tmp_path / "out")["model.safetensors"]
+    assert (own, of) == tuple(map(digest_of, (tmp_path / "out", tmp_path / "model")))
     described = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
     (group,) = described["config_groups"].values()
     assert len(group["targets"]) == 6 and group["weights"]["group_size"] == 32 and len(described["ignore"]) == 9

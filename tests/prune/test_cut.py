@@ -11,6 +11,7 @@ from lm.cutting import units
 from lm.cutting.cut import heads_kept, kept, shape_of, with_units
 from lm.cutting.units import Activation, Magnitude
 from lm.feed_forwards import ReluSquared
+from lm.mixers import Hyena, TTTLinear
 from lm.model import Decoder
 from tasks.prune import layers
 from tasks.prune.layers import Influence, Shift
@@ -144,6 +145,12 @@ def test_what_cannot_be_cut_is_said() -> None:
     other.blocks[1].ffn = torch.nn.Identity()
     with pytest.raises(ConfigError, match=r"cannot be told apart: it has no blocks.1.ffn.down.weight"):
         with_units(other, 0, 8, Magnitude(), batches(), "prune")
+    for mixer, weight in ((Hyena(), "taps"), (TTTLinear(), "first")):
+        with pytest.raises(
+            ConfigError, match=rf"^prune: heads of .* cannot be told apart in blocks.0.attention.{weight}"
+        ):
+            with_units(toy_model(mixer=mixer), 2, 0, Magnitude(), batches(), "prune")
+        assert with_units(toy_model(mixer=mixer), 0, 8, Magnitude(), batches(), "prune").config.ffn_width == 8
     shape = toy_model(heads=4, kv_heads=2, width=32).config
     with pytest.raises(ConfigError, match=r"prune.heads: 3 is no multiple of the model's kv_heads, 2"):
         shape_of(shape, 3, 0, "prune")

@@ -15,17 +15,20 @@ from lm.calibration import Inputs
 from lm.checkpoint import load_model
 from lm.config import ConfigError
 from lm.decoding import cast_once, is_sharded
+from lm.embeddings import Value
+from lm.feed_forwards import Experts
 from lm.gguf.export import save_gguf
 from lm.hugging_face.export import save_hf
+from lm.linears.base import roles_of
 from lm.mixers import MinimalRNN, SlidingWindow
 from lm.model import Decoder
-from lm.quantized.inputs import Rounding, round_inputs, rounded
+from lm.quantized.inputs import Rounding, is_rounding, round_inputs, round_inputs_of, rounded
 from lm.sampler import generate
 from tasks.core.log import Log
 from tasks.quantize.activations import Int8Inputs
 from tasks.quantize.methods import Rtn, SmoothQuant
 from tasks.quantize.methods.smooth import factors
-from tasks.quantize.stage import run
+from tasks.quantize.stage import quantize, run
 from tests.lm.models import toy_model, toy_tokenizer
 from tests.quantize.test_stage import config, source
 
@@ -123,6 +126,30 @@ def test_layers_are_packed_for_inputs_that_are_rounded_before_them(tmp_path: Pat
         codes.append(load_file(tmp_path / name / "quantize/model.safetensors"))
     first, last = "blocks.0.attention.query.weight.columns", "blocks.1.ffn.down.weight.columns"
     assert torch.equal(codes[0][first], codes[1][first]) and not torch.equal(codes[0][last], codes[1][last])
+
+
+def rounding_layers(model: Decoder) -> list[str]:
+    return sorted(
+        name for name, module in model.named_modules() if any(map(is_rounding, module._forward_pre_hooks.values()))
+    )
+
+
+@pytest.mark.parametrize(
+    "shape", [{}, {"embeddings": [Value()]}, {"feed_forward": Experts(experts=4)}], ids=["usual", "tables", "experts"]
+)
+def test_what_calibrates_rounds_where_what_is_read_does(shape: dict[str, Any], tmp_path: Path) -> None:
+    """Matrices of blocks: neither tables, which are looked up by whole numbers, nor what chooses experts."""
+    model, told = toy_model(**shape), config(Rtn(), tmp_path, activation=Int8Inputs())
+    quantize(model, told, {}, {}, [], Log())
+    read = toy_model(**shape)
+    round_inputs_of(read, Rounding(8, 0), {})
+    roles = roles_of(model)
+    wanted = sorted(
+        name.removesuffix(".weight")
+        for name, role in roles.items()
+        if role == "matrix" and name.startswith("blocks.") and "router" not in name
+    )
+    assert rounding_layers(model) == rounding_layers(read) == wanted
 
 
 def test_a_sampler_does_not_take_rounding_for_a_rank_that_sends_weights(tmp_path: Path) -> None:

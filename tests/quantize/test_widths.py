@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.config import ConfigError
+from lm.embeddings import Value
+from lm.linears.base import roles_of
 from lm.quantized.counts import Counts
 from tasks.core.log import Log
+from tasks.quantize.grid import round_by_group
 from tasks.quantize.methods import Awq, Gptq, Int8, Rtn, TritPlanes
 from tasks.quantize.stage import quantize
 from tasks.quantize.widths import Budget, Same
@@ -69,6 +72,38 @@ def test_the_budget_is_kept_and_nearly_spent(method: object, allowed: float, tmp
     assert allowed - 0.8 < stored <= allowed
     for name in blocks:
         assert isinstance(packed[name], Counts) and packed[name].bits == bits[name]
+
+
+@pytest.mark.parametrize("allowed", [5.0, 6.0])
+def test_the_budget_counts_what_is_not_chosen_for_and_leaves_tables_alone(allowed: float, tmp_path: Path) -> None:
+    """Matrices that were trained in few bits keep theirs, and the others make up for them; tables have a method of their own."""
+    model = toy_model(width=64, ffn_width=128, embeddings=[Value()])
+    trained = {
+        name: round_by_group(weight.detach(), 4, 16, True)
+        for name, weight in model.named_parameters()
+        if name.startswith("blocks.0.ffn.")
+    }
+    config_ = config(Rtn(group=16), tmp_path, width=Budget(bits_per_weight=allowed))
+    bits = config_.width.given(model, config_.method, batches(), quiet, trained)
+    packed = quantize(model, config_, bits, trained, batches(), Log())
+    blocks = {name for name, role in roles_of(model).items() if name.startswith("blocks.") and role == "matrix"}
+    assert set(bits) == blocks - set(trained)
+    total = sum(packed[name].shape[0] * packed[name].shape[1] for name in blocks)
+    assert allowed - 0.8 < sum(8 * packed[name].num_bytes for name in blocks) / total <= allowed
+    assert all(packed[name] is trained[name] for name in trained)
+
+
+def test_what_was_trained_in_few_bits_may_be_more_than_the_budget() -> None:
+    model = toy_model()
+    trained = {
+        name: round_by_group(weight.detach(), 8, 16, True)
+        for name, weight in model.named_parameters()
+        if name.startswith("blocks.") and weight.ndim == 2
+    }
+    with pytest.raises(
+        ConfigError, match=r"4\.0 is below the 9\.000 .* beside matrices that were trained in few bits: allow more"
+    ):
+        Budget(bits_per_weight=4).given(model, Rtn(group=16), batches(), quiet, trained)
 
 
 @torch.no_grad()

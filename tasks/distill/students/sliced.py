@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lm.calibration import Inputs
 from lm.config import Config, ConfigError
-from lm.cutting.cut import kept, shape_of, with_units
-from lm.cutting.stream import by_activation, by_magnitude, narrow, with_channels
+from lm.cutting.cut import check_units, kept, shape_of, with_units
+from lm.cutting.stream import by_activation, by_magnitude, check_channels, narrow, with_channels
 from lm.cutting.units import Activation, Magnitude
 from lm.model import Decoder, ModelConfig
 from tasks.distill.students.base import Beside
@@ -66,6 +66,10 @@ class Sliced(Config):
 
     def build(self, teacher: Decoder, seed: int, beside: Beside | None = None) -> Decoder:
         self.shape(teacher.config)
+        if self.width:
+            check_channels(teacher, SLOT)
+        if self.heads or self.ffn_width:
+            check_units(teacher, self.heads, SLOT)
         model = teacher.of_layers(taken_layers(teacher.config.layers, self.layers or teacher.config.layers))
         batches = beside.batches() if beside and self.by == "activation" else []
         if self.heads or self.ffn_width:

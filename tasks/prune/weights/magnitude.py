@@ -1,5 +1,8 @@
-"""The smallest weights go: Han et al. 2015 (arXiv:1506.02626); once and without retraining, as in Jaiswal et al. 2023
-(arXiv:2306.03805)."""
+"""The smallest weights go: Han et al. 2015 (arXiv:1506.02626).
+
+Differs from the paper: once and without retraining, as in Jaiswal et al. 2023 (arXiv:2306.03805), who have one threshold for
+all matrices, which `prune.sparsities` has; here each matrix has its own.
+"""
 
 from typing import ClassVar, Literal
 

@@ -1,15 +1,19 @@
 """What a choice of bits is asked, and how it says how far it is."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from lm.calibration import Batch
 from lm.config import Config
 from lm.model import Decoder
+from lm.quantized.base import Packed
 
 # done, of how many, and of what
 Told = Callable[[int, int, str], None]
+# of a model that was not trained in few bits
+NONE: Mapping[str, Packed] = MappingProxyType({})
 
 
 class Width(Config):
@@ -21,5 +25,8 @@ class Width(Config):
         """Raises ConfigError for a method of quantize.method that it cannot choose for."""
 
     @abstractmethod
-    def given(self, model: Decoder, method: Any, batches: list[Batch], progress: Told) -> dict[str, int]:
-        """Bits by the name of each matrix of the blocks; none for what quantize.method says. The model is left as it is."""
+    def given(
+        self, model: Decoder, method: Any, batches: list[Batch], progress: Told, trained: Mapping[str, Packed] = NONE
+    ) -> dict[str, int]:
+        """Bits by the name of each matrix of the blocks; none for what quantize.method says. trained: matrices that are packed
+        as they are, by the names of their weights. The model is left as it is."""

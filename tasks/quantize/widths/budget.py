@@ -5,6 +5,7 @@ choice that does least under a budget. Differs from the paper: what a matrix doe
 predictions once it alone is rounded, and not told from the trace of its Hessian.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,8 +18,9 @@ from lm.checkpoint import device
 from lm.config import ConfigError
 from lm.linears.base import roles_of
 from lm.model import Decoder
+from lm.quantized.base import Packed
 from tasks.quantize.grid import Bits, round_by_group
-from tasks.quantize.widths.base import Told, Width
+from tasks.quantize.widths.base import NONE, Told, Width
 
 # Rows of predictions that are compared at once: bounds memory by their vocabularies
 ROWS = 1024
@@ -81,14 +83,20 @@ class Budget(Width):
             )
 
     @torch.no_grad()
-    def given(self, model: Decoder, method: Any, batches: list[Batch], progress: Told) -> dict[str, int]:
-        """Raises ConfigError where the fewest bits of all are more than the budget, or there is nothing to measure by."""
+    def given(
+        self, model: Decoder, method: Any, batches: list[Batch], progress: Told, trained: Mapping[str, Packed] = NONE
+    ) -> dict[str, int]:
+        """Matrices that were trained in few bits are not chosen for, and what they take is not there for others. Raises
+        ConfigError where the fewest bits of all are more than the budget, or there is nothing to measure by."""
         if not batches:
             raise ConfigError(
                 "quantize.width: budget has nothing to measure by: ask for quantize.calibration.sequences"
             )
         roles, some = roles_of(model), batches[: self.batches]
-        weights = {n: w for n, w in model.named_parameters() if n.startswith("blocks.") and roles[n] != "vector"}
+        matrices = {n: w for n, w in model.named_parameters() if n.startswith("blocks.") and roles[n] == "matrix"}
+        weights = {name: weight for name, weight in matrices.items() if name not in trained}
+        count = sum(weight.numel() for weight in matrices.values())
+        kept = sum(trained[name].num_bytes for name in matrices if name in trained)
         before = [model.hidden(ids.to(device()))[mask.to(device())] for ids, mask in some]
         nats: dict[str, list[float]] = {name: [] for name in weights}
         sizes: dict[str, list[int]] = {name: [] for name in weights}
@@ -103,12 +111,13 @@ class Budget(Width):
                 done += 1
                 progress(done, len(weights) * len(self.of), "width")
             weight.copy_(exact)
-        allowed = int(self.bits_per_weight * sum(weight.numel() for weight in weights.values()) / 8)
+        allowed = int(self.bits_per_weight * count / 8) - kept
         if (least := sum(each[0] for each in sizes.values())) > allowed:
-            weighs = 8 * least / sum(weight.numel() for weight in weights.values())
+            weighs = 8 * (least + kept) / count
+            beside = " beside matrices that were trained in few bits" if kept else ""
             raise ConfigError(
                 f"quantize.width.bits_per_weight: {self.bits_per_weight} is below the {weighs:.3f} that {self.of[0]} bits take "
-                f"with scales and minima for every {method.group} weights: allow more, or take larger groups"
+                f"with scales and minima for every {method.group} weights{beside}: allow more, or take larger groups"
             )
         return {name: self.of[place] for name, place in chosen(nats, sizes, allowed).items()}
 

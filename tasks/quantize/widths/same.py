@@ -1,14 +1,18 @@
 """All of them what quantize.method says."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from lm.calibration import Batch
 from lm.model import Decoder
-from tasks.quantize.widths.base import Told, Width
+from lm.quantized.base import Packed
+from tasks.quantize.widths.base import NONE, Told, Width
 
 
 class Same(Width):
     name: Literal["same"] = "same"
 
-    def given(self, model: Decoder, method: Any, batches: list[Batch], progress: Told) -> dict[str, int]:
+    def given(
+        self, model: Decoder, method: Any, batches: list[Batch], progress: Told, trained: Mapping[str, Packed] = NONE
+    ) -> dict[str, int]:
         return {}

@@ -1,8 +1,10 @@
 """Cards of models: read by the Hub's own library, true as they are written, and false after one changed byte."""
 
 import hashlib
+import re
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ from huggingface_hub import ModelCard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flows.card.__main__ import write
 from flows.card.lineage import lineage_of
-from flows.card.text import card_text, cell, table, told
+from flows.card.text import SEAL, card_text, cell, digest_of, table, told
 from flows.card.verify import CARD, files_of, mistakes
+from lm.hugging_face.made_of import FILE, write_made_of
 from tests.project import ROOT
 from tests.report.test_current import lock
 from tests.report.tree import HOSTILE, METRICS, build
@@ -40,8 +44,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "more").mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(bytes(range(64)))
     (folder / "more" / "config.json").write_text("{}\n")
+    (made / "data/rl/model.safetensors").write_bytes(bytes(range(32)))
+    write_made_of(folder, ["model.safetensors"], made / "data/rl")
     written = card("exported", "--model", "rl", "--license", "apache-2.0", root=made)
-    assert written.returncode == 0 and written.stdout == f"{Path('exported') / CARD}: 4 stages, 2 files\n", (
+    assert written.returncode == 0 and written.stdout == f"{Path('exported') / CARD}: 4 stages, 3 files\n", (
         written.stderr
     )
     return made
@@ -120,13 +126,92 @@ def test_a_card_that_was_sealed_anew_is_held_to_the_pipeline(root: Path) -> None
         lineage.scores["accuracy"] = 0.99
         path.write_text(card_text(lineage, files_of(folder), "", ""))
         assert list(mistakes(folder, None)) == []
-        assert list(mistakes(folder, root)) == [f"{path}: accuracy is 0.99, and this checkout's evaluation has 0.875"]
+        assert list(mistakes(folder, root)) == [
+            f"{path}: accuracy is 0.99, and this checkout's evaluation has 0.875",
+            f"{path}: Scores: '| accuracy | 99.0% | 75.0% to 93.8% |' is '| accuracy | 87.5% | 75.0% to 93.8% |' in this checkout",
+        ]
         lineage.scores["accuracy"] = 0.875
         lineage.made["data/rl"] = "0" * 32
         path.write_text(card_text(lineage, files_of(folder), "", ""))
         assert list(mistakes(folder, root)) == [f"{path}: data/rl has another digest in this checkout's dvc.lock"]
     finally:
         path.write_text(whole)
+
+
+def sealed(text: str) -> str:
+    """A card whose text was changed, with its digest made anew."""
+    body = text[: text.rindex("<!-- sha256")]
+    return body + SEAL.format(digest_of(body))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("| accuracy | 87.5% |", "| accuracy | 99.9% |", "Scores: '| accuracy | 99.9% | 75.0% to 93.8% |' is"),
+        ("75.0% to 93.8%", "87.0% to 88.0%", "Scores: '| accuracy | 87.5% | 87.0% to 88.0% |' is"),
+        ("| bits_per_byte | 1.999 |  |\n", "", "Scores: '| bits_per_byte_prose "),
+        ("1,080,250 parameters, 4.32 MB.", "7,000,000,000 parameters, 4.32 MB.", "does not begin with '1,080,250 par"),
+        ("1,080,250 parameters, 4.32 MB.", "1,080,250 parameters, 1.00 MB.", "does not begin with '1,080,250 par"),
+        ("| dedup | 40 | 31 | duplicate_of 8", "| dedup | 40 | 40 | duplicate_of 0", "Data: '| dedup | 40 | 40 |"),
+        ("steps 60 |", "steps 6000 |", "Training: '| pretrain | parameters 12,345, steps 6000' is"),
+        ("name: minhash", "name: exact", "Training: '    name: exact' is"),
+        ("## Files\n\n", "## Files\n\nAccuracy 99.9%.\n\n", "Files: 'Accuracy 99.9%.' is"),
+        ("## Files\n\n", "Accuracy 99.9%.\n\n## Files\n\n", "Made of: 'Accuracy 99.9%.' is"),
+    ],
+)  # fmt: skip
+def test_every_figure_that_is_read_is_held_to_the_pipeline(root: Path, old: str, new: str, said: str) -> None:
+    folder = root / "exported"
+    path, whole = folder / CARD, (folder / CARD).read_text()
+    assert whole.count(old) == 1
+    try:
+        path.write_text(sealed(whole.replace(old, new)))
+        assert list(mistakes(folder, None)) == []
+        (found,) = mistakes(folder, root)
+        assert found.startswith(f"{path}: {said}"), found
+    finally:
+        path.write_text(whole)
+
+
+def test_how_long_a_stage_took_and_notes_are_nobodys_to_hold(root: Path) -> None:
+    folder = root / "exported"
+    path, whole = folder / CARD, (folder / CARD).read_text()
+    lineage = lineage_of(root, "rl")
+    for stage in lineage.stages:
+        stage.timings["seconds"] = 12345.0
+    try:
+        path.write_text(card_text(lineage, files_of(folder), "mit", "## Scores\n\nGood.\n\n## Data\n\nMine."))
+        assert "3 h" in path.read_text() and list(mistakes(folder, root)) == []
+    finally:
+        path.write_text(whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"exported/model.safetensors": "nonsense"}, "model.safetensors: is not as it was exported"),
+        ({"data/rl/model.safetensors": "another run's"}, "was made of other weights than those in data/rl"),
+        ({f"exported/{FILE}": "{}"}, "model.safetensors: nothing says what it was made of"),
+        ({f"exported/{FILE}": "[1]"}, "made_of.json: does not say what weights were made of"),
+        ({"exported/more/other.gguf": "x"}, "more/other.gguf: nothing says what it was made of"),
+        ({"exported/model.safetensors": None}, "exported: there are no weights in it"),
+        ({"data/rl/model.safetensors": None}, "data/rl/model.safetensors: no such file"),
+    ],
+)
+def test_weights_that_are_not_the_models_have_no_card(root: Path, changes: dict[str, str | None], said: str) -> None:
+    before = {name: (root / name).read_bytes() if (root / name).exists() else None for name in changes}
+    card_before = (root / "exported" / CARD).read_bytes()
+    try:
+        for name, text in changes.items():
+            (root / name).unlink() if text is None else (root / name).write_text(text)
+        asked = Namespace(folder=root / "exported", model="data/rl", license="", notes=None)
+        with pytest.raises(ValueError, match=re.escape(said)) as refused:
+            write(asked, root)
+        assert "\n" not in str(refused.value)
+        assert (root / "exported" / CARD).read_bytes() == card_before
+        assert any(said in line for line in mistakes(root / "exported", root))
+    finally:
+        for name, content in before.items():
+            (root / name).unlink(missing_ok=True) if content is None else (root / name).write_bytes(content)
 
 
 def test_what_is_not_up_to_date_has_no_card(root: Path) -> None:
