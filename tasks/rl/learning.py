@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -34,6 +34,27 @@ from tasks.rl.stale import Stale, apart
 from tasks.rl.step import loss_of
 from tasks.rl.trust import Watch, check_sampler, logps
 from tasks.rl.update import answers_of, counted, in_parts, with_demonstrations
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a rollout asked. whole: answers to all of the problems asked, those that gave way to others included; advantages_GS:
+    theirs; kept: places of the problems that updates learn from; counts_G1: 0 of those of them that count for nothing, else 1;
+    None: all count."""
+
+    whole: Verdicts
+    asked: list[Asked]
+    advantages_GS: Tensor
+    figures: dict[str, float]
+    kept: list[int]
+    counts_G1: Tensor | None = None
+
+    def found(self) -> tuple[Verdicts, Tensor]:
+        """(answers to the problems that are learned from, advantages_GS)."""
+        if self.counts_G1 is None:
+            return self.whole, self.advantages_GS
+        found = self.whole.groups(self.kept)
+        return replace(found, mask_GS=found.mask_GS * self.counts_G1), self.advantages_GS[self.kept] * self.counts_G1
 
 
 class Learning:
@@ -89,19 +110,22 @@ class Learning:
         config = self._config
         self._model.eval()
         with self._stale.sampling() if self._stale else nullcontext(0) as age:
-            found, asked, advantages_GS, figures = self._asked(number)
+            drawn = self._asked(number)
+        (found, advantages_GS), figures = drawn.found(), drawn.figures
         if self.held_out:
             figures |= self.held_out.seen(number, figures["reward"])
         self._model.train()
-        shown = self.keeper.shown([problem.index for problem in asked], found.scores_GS)
-        advantages_GS = advantages_GS.where(~shown.instead_G[:, None], 0.0)
+        # of all that was asked: what gave way to others is where all answers failed
+        shown = self.keeper.shown([problem.index for problem in drawn.asked], drawn.whole.scores_GS)
+        instead_G = shown.instead_G[drawn.kept]
+        advantages_GS = advantages_GS.where(~instead_G[:, None], 0.0)
         rollout = rollout_of(
             found.prompts, found.completions, found.mask_GS, advantages_GS, figures, self._tokenizer.pad_id
         )
         if self.critic:
             rewards_GS = found.rewards_GS.where(found.mask_GS > 0, 0.0)
             rewards_BT = rewards_at(rewards_GS.flatten(), found.steps, rollout.mask_BT)
-            instead_B = shown.instead_G.repeat_interleave(config.samples)
+            instead_B = instead_G.repeat_interleave(config.samples)
             rollout = self.critic.judged(rollout, rewards_BT, instead_B)
         if number == 0:
             check_sampler(self._model, rollout, config.temperature, config.samples)
@@ -133,9 +157,9 @@ class Learning:
         whole = [demonstrated(self._tokenizer, self._examples[place]) for place in shown.places_D]
         return [conversation for conversation in whole if len(conversation) <= self._model.config.context]
 
-    def _asked(self, number: int) -> tuple[Verdicts, list[Asked], Tensor, dict[str, float]]:
-        """(answers to the problems of a rollout, those problems, advantages_GS, figures). Where it may ask again, a problem
-        whose answers all earned the same is left out for another one; what is left of such at the end counts for nothing."""
+    def _asked(self, number: int) -> Drawn:
+        """Answers to the problems of a rollout. Where it may ask again, a problem whose answers all earned the same is left out
+        for another one; what is left of such at the end counts for nothing."""
         config, drawn, asked = self._config, list[tuple[Verdicts, Tensor]](), list[Asked]()
         missing = config.prompts
         for draw in range(1 + config.resample):
@@ -153,13 +177,11 @@ class Learning:
             self._ledger.write(number, policy, asked, self._examples, whole, advantages_GS, learned)
         figures = {**whole.figures(), **self._calls(whole), **self._parts(whole), **self.chooser.figures(asked)}
         if not config.resample:
-            return whole, asked, advantages_GS, figures
+            return Drawn(whole, asked, advantages_GS, figures, list(range(len(asked))))
         kept = sorted(range(len(equal)), key=lambda place: equal[place])[: config.prompts]
         counts_G1 = 1 - torch.tensor(equal, dtype=whole.mask_GS.dtype)[kept, None]
-        found = whole.groups(kept)
         figures |= {"problems_asked": float(len(equal)), "left_out": sum(equal) / len(equal)}
-        found = replace(found, mask_GS=found.mask_GS * counts_G1)
-        return found, [asked[place] for place in kept], advantages_GS[kept] * counts_G1, figures
+        return Drawn(whole, asked, advantages_GS, figures, kept, counts_G1)
 
     def _draw(self, chosen: list[Asked], number: int, draw: int) -> tuple[Verdicts, Tensor]:
         """(answers to these problems, advantages_GS), of which the curriculum is told."""
