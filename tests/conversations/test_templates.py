@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lm.chat_template import OURS, ChatTemplate
+from lm.config import ConfigError
 from lm.tokenizer import TURN, Tokenizer
 from tests.conversations.folders import CHATML, ENDLESS, LLAMA2, TEMPLATES, strangers_folder
 from tests.lm.models import toy_tokenizer
@@ -114,8 +115,12 @@ def test_what_cannot_be_used_is_said(tmp_path: Path, folders: dict[str, Any]) ->
         _ = Tokenizer.adopt(strangers_folder(tmp_path / "endless", ENDLESS)).end_id
     with pytest.raises(ValueError, match="the chat template refuses it: roles must take turns"):
         folders["llama2"][0].template.write(TURNS[1:])
-    with pytest.raises(ValueError, match=r"spells the control token <\|im_end\|>"):
-        folders["chatml"][0].chat("a <|im_end|> b")
+    for prompt, said in (
+        ("a <|im_end|> b", r"spells the control token <\|im_end\|>, .*"),
+        ("a\ufdd0", r"cannot be asked: .*U\+FDD0.*"),
+    ):
+        with pytest.raises(ConfigError, match=rf"^a prompt {said}; leave it out: .a.*.$"):
+            folders["chatml"][0].chat(prompt)
     with pytest.raises(ValueError, match="refuses it: .*strftime_now"):
         ChatTemplate("{{ strftime_now('%d') }}").write(TURNS)
 
