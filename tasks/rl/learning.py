@@ -138,9 +138,24 @@ class Learning:
             reference_BT = logps(self._reference, rollout, config.temperature, config.samples)
             rollout = replace(rollout, reference_BT=reference_BT)
         rollout = self._replay.filled(number, rollout) if self._replay else rollout
+        if self._ledger:
+            self._keep(self._ledger, number, drawn, found.mask_GS, advantages_GS)
         if config.demonstrations == Unused():
             return rollout
         return with_shown(rollout, self._shown(shown), shown.share, self._tokenizer.pad_id)
+
+    def _keep(self, ledger: Ledger, number: int, drawn: Drawn, mask_GS: Tensor, advantages_GS: Tensor) -> None:
+        """Write what was asked, and what of it the updates are of. mask_GS, advantages_GS: of the problems kept, where answers
+        whose demonstration is learned from have 0. Of a valid answer without an advantage nothing is learned, but by a loss
+        that holds every one and by a critic; nor of a group that a kept one takes the place of."""
+        every = self._config.loss.of_every or self.critic is not None
+        learned_GS = (mask_GS > 0) & ((advantages_GS != 0) | every)
+        if self._replay:
+            learned_GS[self._replay.replaced] = False
+        whole_GS, learned_of_GS = drawn.advantages_GS.clone(), torch.zeros_like(drawn.advantages_GS, dtype=torch.bool)
+        whole_GS[drawn.kept], learned_of_GS[drawn.kept] = advantages_GS, learned_GS
+        policy = max(number - self._config.staleness, 0) * self._config.steps_a_rollout
+        ledger.write(number, policy, drawn.asked, self._examples, drawn.whole, whole_GS, learned_of_GS)
 
     def _right(self) -> float:
         """The share of the held-out problems that the policy answers right as it is now, greedily: the mean of the verifier's
@@ -171,10 +186,6 @@ class Learning:
                 break
         whole, advantages_GS = joined([each for each, _ in drawn]), torch.cat([each for _, each in drawn])
         equal = whole.equal_G().tolist() if config.resample else [False] * len(asked)
-        if self._ledger:
-            policy = max(number - config.staleness, 0) * config.steps_a_rollout
-            learned = [not each for each in equal]
-            self._ledger.write(number, policy, asked, self._examples, whole, advantages_GS, learned)
         figures = {**whole.figures(), **self._calls(whole), **self._parts(whole), **self.chooser.figures(asked)}
         if not config.resample:
             return Drawn(whole, asked, advantages_GS, figures, list(range(len(asked))))
