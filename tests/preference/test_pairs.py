@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,20 @@ def test_self_play_sets_what_is_shown_beside_what_the_model_makes() -> None:
     assert all(pair.rejected != pair.chosen and pair.rejected[-1] == TOKENIZER.end_id for pair in made)
     assert all(pair.chosen == [*TOKENIZER.encode(shown[pair.where]), TOKENIZER.end_id] for pair in made)
     assert {pair.where for pair in made} | {one.where for one in wrong} == set(shown)
+
+
+def test_self_play_has_a_sample_as_often_as_it_was_drawn() -> None:
+    """As the expectation over what the start model makes has it; of what is mined a sample is in one pair."""
+    given, source = given_of(), SelfPlay(samples=40, max_new_tokens=2, temperature=0.4)
+    made, _ = parted(source, given)
+    for found in source.answered(given):
+        mine = [pair.rejected for pair in made if pair.where == found.example.id]
+        assert mine == [ids for ids in found.drawn if ids != given.encoded(found.example.demonstration)]
+    drawn = Counter((pair.where, *pair.rejected) for pair in made)
+    assert max(drawn.values()) > 1
+    mined, _ = parted(Mined(samples=40, max_new_tokens=2, temperature=0.4, most=40), given)
+    chosen = Counter((pair.where, *ids) for pair in mined for ids in (pair.chosen, pair.rejected))
+    assert chosen and max(chosen.values()) == 1
 
 
 SAMPLED: dict[str, Any] = {"samples": 16, "max_new_tokens": 6}
