@@ -6,6 +6,7 @@ from typing import Literal
 
 from lm.pairs.base import Given, Pair, Rejected
 from lm.pairs.sampled import Sampling
+from lm.training.data.conversations import demonstrated
 
 
 class SelfPlay(Sampling):
@@ -19,7 +20,7 @@ class SelfPlay(Sampling):
 
     def __call__(self, given: Given) -> Iterator[Pair | Rejected]:
         for found in self.answered(given):
-            shown = given.encoded(found.example.demonstration)
+            shown = demonstrated(given.tokenizer, found.example).completion
             others = [ids for ids in found.drawn if ids != shown]
             for rejected in others:
                 yield Pair(found.example.id, found.example.prompt, found.prompt_ids, shown, rejected)

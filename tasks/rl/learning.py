@@ -223,7 +223,7 @@ class Learning:
         if not problem.hint:
             return []
         example = self._examples[problem.index]
-        demonstration = self._tokenizer.encode(example.demonstration)
+        demonstration = demonstrated(self._tokenizer, example).completion[:-1]  # without what ends it
         room = self._model.config.context - self._config.answer_tokens - len(self._tokenizer.chat(example.prompt))
         return demonstration[: min(int(problem.hint * len(demonstration)), room)]
 
