@@ -68,15 +68,16 @@ def answers(
     complete: bool = False,
     strategy: Strategy | None = None,
 ) -> None:
-    """Write one answer a line that is not blank, each with a seed of its own; what is too long is told so.
+    """Write one answer a line that is not blank, each with a seed of its own; what is too long, or
+    spells a control token of the model's own template, is told so.
 
     complete: the line is the beginning of a text that goes on, not a message in a turn. strategy: how the answer is found,
     which is then written as a whole; None: token by token at the temperature.
     """
     stop = tokenizer.eos_id if complete else tokenizer.end_id
     for turn, line in enumerate(text for line in lines if (text := line.strip())):
-        prompt = [*tokenizer.before, *tokenizer.encode(line)] if complete else tokenizer.chat(line)
         try:
+            prompt = [*tokenizer.before, *tokenizer.encode(line)] if complete else tokenizer.chat(line)
             if strategy is None:
                 ids: Iterable[int] = tokens_of(model, prompt, max_new_tokens, temperature, stop, seed + turn)
             else:

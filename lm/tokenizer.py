@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from lm.chat_template import FILES, OURS, ChatTemplate, named_token
+from lm.config import ConfigError
 from lm.files import write_json, write_text
 from lm.hugging_face.folder import advice
 
@@ -119,13 +120,19 @@ class Tokenizer:
         return self._inner.decode(ids, skip_special_tokens=False)
 
     def chat(self, prompt: str) -> list[int]:
-        """The ids of a conversation that awaits its answer; the answer is to end with end_id. Raises ValueError for a prompt
-        that spells a control token of a template that is not ours."""
+        """The ids of a conversation that awaits its answer; the answer is to end with end_id. Raises ConfigError, which names
+        the prompt, for one that spells a control token of a template that is not ours, or that it refuses."""
         if not self.own_template:
             return [self.user_id, *self.encode(prompt), self.assistant_id]
         if name := self.spelled(prompt):
-            raise ValueError(f"a prompt spells the control token {name}, which would end its turn: {prompt[:80]!r}")
-        return self.encode_written(self.template.write([{"role": "user", "content": prompt}], awaiting=True).text)[0]
+            raise ConfigError(
+                f"a prompt spells the control token {name}, which would end its turn; leave it out: {prompt[:80]!r}"
+            )
+        try:
+            written = self.template.write([{"role": "user", "content": prompt}], awaiting=True)
+        except ValueError as error:
+            raise ConfigError(f"a prompt cannot be asked: {error}; leave it out: {prompt[:80]!r}") from None
+        return self.encode_written(written.text)[0]
 
     def spelled(self, text: str) -> str | None:
         """A control token that the text spells; None where there is none."""

@@ -1,10 +1,11 @@
 """Conversations as token ids, each with how much it counts in a loss."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
+from lm.chat_template import BEGIN, END
 from lm.conversations.dialogue import Dialogue
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import Conversation
@@ -21,9 +22,7 @@ def encoded(dialogue: Dialogue, tokenizer: Tokenizer, learned: Learned = "all") 
     Raises ValueError with the reason for one that the template refuses, that spells a control token, or of which no token
     counts.
     """
-    for message in dialogue.messages:
-        if name := tokenizer.spelled(message["content"]):
-            raise ValueError(f"a message spells the control token {name}, which would end its turn")
+    _check(dialogue, tokenizer)
     turns = [number for number, weight in enumerate(dialogue.weights) if weight]
     turns = turns[-1:] if learned == "last" else turns
     whole = tokenizer.template.write(dialogue.messages, tools=dialogue.tools)
@@ -38,6 +37,30 @@ def encoded(dialogue: Dialogue, tokenizer: Tokenizer, learned: Learned = "all") 
             )
         ]
     return [_alone(dialogue, number, tokenizer) for number in turns]
+
+
+def _check(dialogue: Dialogue, tokenizer: Tokenizer) -> None:
+    """Raises ValueError where a text that the template may write is more than a text: of messages with their calls and names,
+    and of tools."""
+    for what, texts in (("a message", texts_of(dialogue.messages)), ("`tools`", texts_of(dialogue.tools))):
+        for text in texts:
+            if name := tokenizer.spelled(text):
+                raise ValueError(f"{what} spells the control token {name}, which would end its turn")
+            if BEGIN in text or END in text:
+                raise ValueError("it has the character U+FDD0 or U+FDD1, which no text may have")
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """The texts in a value as JSON has them, names included; however deep, for one may be."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, Mapping):
+            waiting += [*one.keys(), *one.values()]
+        elif isinstance(one, list | tuple):
+            waiting += one
 
 
 def _marked(dialogue: Dialogue, spans: Sequence[tuple[int, int]]) -> dict[int, tuple[int, int]]:

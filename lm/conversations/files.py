@@ -72,7 +72,7 @@ def _array(path: Path) -> list[Any] | None:
         return None
     try:
         found = json.loads(text.decode("utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
     return found if isinstance(found, list) else None
 

@@ -1,6 +1,7 @@
 """Rows of files as conversations, whichever of the layouts in use they have."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,15 +51,29 @@ def dialogue_of(row: Row, where: str) -> Dialogue:
         messages,
         weights,
         _tools(row.get("tools")),
-        _number(row.get("level")),
-        _number(row.get("confidence")),
+        _number(row, "level"),
+        _number(row, "confidence"),
         rationale if isinstance(rationale, str) and rationale.strip() else None,
         _markers(row.get("markers")),
     )
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _number(row: Row, name: str) -> float | None:
+    """A field's number, None where it is of another kind. Raises ValueError for one that is none to count with."""
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if (found := _as_float(value)) == math.inf or found == -math.inf:
+        raise ValueError(f"its `{name}` is {value!r:.40}, which is too large a number")
+    return found
+
+
+def _as_float(value: int | float) -> float:
+    """The number; infinite where no float is as large, as one that JSON writes with an exponent is read."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _markers(value: Any) -> dict[str, str]:
@@ -132,8 +147,9 @@ def _weight(message: dict[str, Any]) -> float:
     """How much a message counts, by what it says of itself, which is taken off it: an assistant's 1, others' 0."""
     weight, train = message.pop("weight", None), message.pop("train", None)
     if weight is not None:
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-            raise ValueError(f"a message has the weight {weight!r}, which is no number from 0 on")
+        known = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not known or not 0 <= _as_float(weight) < math.inf:
+            raise ValueError(f"a message has the weight {weight!r:.40}, which is no number from 0 on")
         return float(weight) if message["role"] == "assistant" else 0.0
     if train is not None and not isinstance(train, bool):
         raise ValueError(f"a message has `train` {train!r}, which is neither true nor false")
@@ -160,7 +176,7 @@ def _tools(value: Any) -> list[Any] | None:
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):  # lists in lists, too many
             raise ValueError("`tools` is a text that is no JSON") from None
     if value is None or value == "" or value == []:
         return None

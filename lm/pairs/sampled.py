@@ -17,11 +17,16 @@ PROBLEMS = 256
 
 @dataclass(frozen=True)
 class Answered:
-    """A problem, its prompt, and each answer to it that ended, once: ids up to the end token, in the order of sampling."""
+    """A problem, its prompt, and every answer to it that ended: ids up to the end token, in the order of sampling. drawn: as
+    often as it was sampled, as an expectation over samples has it; answers: each once."""
 
     example: Example
     prompt_ids: list[int]
-    answers: list[list[int]]
+    drawn: list[list[int]]
+
+    @property
+    def answers(self) -> list[list[int]]:
+        return [list(ids) for ids in dict.fromkeys(map(tuple, self.drawn))]
 
 
 class Sampling(Source):
@@ -66,5 +71,4 @@ class Sampling(Source):
             prompts = [given.tokenizer.chat(e.prompt) for e in examples]
             found = self.sampled(given, prompts, given.seed * 1_000_003 + first)
             for example, prompt, completions in zip(examples, prompts, found, strict=True):
-                ended = dict.fromkeys(tuple(c.ids) for c in completions if c.finished)
-                yield Answered(example, prompt, [list(ids) for ids in ended])
+                yield Answered(example, prompt, [c.ids for c in completions if c.finished])

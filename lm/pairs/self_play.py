@@ -6,19 +6,24 @@ from typing import Literal
 
 from lm.pairs.base import Given, Pair, Rejected
 from lm.pairs.sampled import Sampling
+from lm.training.data.conversations import demonstrated
 
 
 class SelfPlay(Sampling):
-    """Demonstration of each problem beside each of its samples that is another answer, right or wrong: no verifier is asked."""
+    """Demonstration of each problem beside each of its samples that is another answer, right or wrong: no verifier is asked. A
+    sample that came twice is in two pairs, since the papers' losses are expectations over what the start model makes.
+
+    Differs from the papers: a sample that is the demonstration itself, or did not end, makes no pair.
+    """
 
     name: Literal["self_play"] = "self_play"
 
     def __call__(self, given: Given) -> Iterator[Pair | Rejected]:
         for found in self.answered(given):
-            shown = given.encoded(found.example.demonstration)
-            others = [ids for ids in found.answers if ids != shown]
+            shown = demonstrated(given.tokenizer, found.example).completion
+            others = [ids for ids in found.drawn if ids != shown]
             for rejected in others:
                 yield Pair(found.example.id, found.example.prompt, found.prompt_ids, shown, rejected)
             if not others:
-                reason = "all_answers_as_shown" if found.answers else "no_answer_ended"
+                reason = "all_answers_as_shown" if found.drawn else "no_answer_ended"
                 yield Rejected(found.example.id, reason, found.example.prompt)

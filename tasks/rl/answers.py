@@ -15,6 +15,7 @@ from lm.model import Decoder
 from lm.problems.example import Example
 from lm.sampler import Completion, generate, rows_for
 from lm.tokenizer import Tokenizer
+from tasks.rl.advantages.base import differ
 from tasks.rl.environments.base import Environment, Written
 from tasks.rl.rewards.base import Answer, Earned, Moment, Part, total
 
@@ -49,10 +50,7 @@ class Verdicts:
 
     def equal_G(self) -> Tensor:
         """Whether the rewards of all valid answers to a problem are the same, as they are of fewer than two."""
-        valid_GS = self.mask_GS > 0
-        highest_G = torch.where(valid_GS, self.rewards_GS, -torch.inf).amax(1)
-        lowest_G = torch.where(valid_GS, self.rewards_GS, torch.inf).amin(1)
-        return highest_G <= lowest_G
+        return ~differ(self.rewards_GS, self.mask_GS)
 
     def figures(self) -> dict[str, float]:
         """The mean reward, the mean tokens that the model wrote of an answer, the share that ended."""

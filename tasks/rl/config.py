@@ -12,7 +12,7 @@ from tasks.rl import advantages, curricula, environments, losses, rewards
 from tasks.rl import demonstrations as kinds_of_demonstrations
 from tasks.rl.advantages import BestAndWorst
 from tasks.rl.curricula import Shuffled
-from tasks.rl.demonstrations import Unused
+from tasks.rl.demonstrations import Hybrid, Unused
 from tasks.rl.environments import SingleTurn
 from tasks.rl.rewards import Correct
 from tasks.rl.rewards.function import FOLDER
@@ -82,6 +82,11 @@ class RlConfig(Recipe):
             raise ValueError(
                 f"loss {self.loss.name} learns from pairs of answers, and advantage {self.advantage.name} makes none: "
                 "set advantage to {name: best_and_worst}"
+            )
+        if self.resample and isinstance(self.demonstrations, Hybrid):
+            raise ValueError(
+                "demonstrations hybrid puts one in the place of answers that failed, and resample other problems: "
+                "set resample to 0, or take interleaved"
             )
         check_watched("rewards", [path for part in self.rewards for path in part.reads], [FOLDER])
         return self

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -34,6 +34,27 @@ from tasks.rl.stale import Stale, apart
 from tasks.rl.step import loss_of
 from tasks.rl.trust import Watch, check_sampler, logps
 from tasks.rl.update import answers_of, counted, in_parts, with_demonstrations
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a rollout asked. whole: answers to all of the problems asked, those that gave way to others included; advantages_GS:
+    theirs; kept: places of the problems that updates learn from; counts_G1: 0 of those of them that count for nothing, else 1;
+    None: all count."""
+
+    whole: Verdicts
+    asked: list[Asked]
+    advantages_GS: Tensor
+    figures: dict[str, float]
+    kept: list[int]
+    counts_G1: Tensor | None = None
+
+    def found(self) -> tuple[Verdicts, Tensor]:
+        """(answers to the problems that are learned from, advantages_GS)."""
+        if self.counts_G1 is None:
+            return self.whole, self.advantages_GS
+        found = self.whole.groups(self.kept)
+        return replace(found, mask_GS=found.mask_GS * self.counts_G1), self.advantages_GS[self.kept] * self.counts_G1
 
 
 class Learning:
@@ -89,19 +110,22 @@ class Learning:
         config = self._config
         self._model.eval()
         with self._stale.sampling() if self._stale else nullcontext(0) as age:
-            found, asked, advantages_GS, figures = self._asked(number)
+            drawn = self._asked(number)
+        (found, advantages_GS), figures = drawn.found(), drawn.figures
         if self.held_out:
             figures |= self.held_out.seen(number, figures["reward"])
         self._model.train()
-        shown = self.keeper.shown([problem.index for problem in asked], found.scores_GS)
-        advantages_GS = advantages_GS.where(~shown.instead_G[:, None], 0.0)
+        # of all that was asked: what gave way to others is where all answers failed
+        shown = self.keeper.shown([problem.index for problem in drawn.asked], drawn.whole.scores_GS)
+        instead_G = shown.instead_G[drawn.kept]
+        advantages_GS = advantages_GS.where(~instead_G[:, None], 0.0)
         rollout = rollout_of(
             found.prompts, found.completions, found.mask_GS, advantages_GS, figures, self._tokenizer.pad_id
         )
         if self.critic:
             rewards_GS = found.rewards_GS.where(found.mask_GS > 0, 0.0)
             rewards_BT = rewards_at(rewards_GS.flatten(), found.steps, rollout.mask_BT)
-            instead_B = shown.instead_G.repeat_interleave(config.samples)
+            instead_B = instead_G.repeat_interleave(config.samples)
             rollout = self.critic.judged(rollout, rewards_BT, instead_B)
         if number == 0:
             check_sampler(self._model, rollout, config.temperature, config.samples)
@@ -114,9 +138,24 @@ class Learning:
             reference_BT = logps(self._reference, rollout, config.temperature, config.samples)
             rollout = replace(rollout, reference_BT=reference_BT)
         rollout = self._replay.filled(number, rollout) if self._replay else rollout
+        if self._ledger:
+            self._keep(self._ledger, number, drawn, found.mask_GS, advantages_GS)
         if config.demonstrations == Unused():
             return rollout
         return with_shown(rollout, self._shown(shown), shown.share, self._tokenizer.pad_id)
+
+    def _keep(self, ledger: Ledger, number: int, drawn: Drawn, mask_GS: Tensor, advantages_GS: Tensor) -> None:
+        """Write what was asked, and what of it the updates are of. mask_GS, advantages_GS: of the problems kept, where answers
+        whose demonstration is learned from have 0. Of a valid answer without an advantage nothing is learned, but by a loss
+        that holds every one and by a critic; nor of a group that a kept one takes the place of."""
+        every = self._config.loss.of_every or self.critic is not None
+        learned_GS = (mask_GS > 0) & ((advantages_GS != 0) | every)
+        if self._replay:
+            learned_GS[self._replay.replaced] = False
+        whole_GS, learned_of_GS = drawn.advantages_GS.clone(), torch.zeros_like(drawn.advantages_GS, dtype=torch.bool)
+        whole_GS[drawn.kept], learned_of_GS[drawn.kept] = advantages_GS, learned_GS
+        policy = max(number - self._config.staleness, 0) * self._config.steps_a_rollout
+        ledger.write(number, policy, drawn.asked, self._examples, drawn.whole, whole_GS, learned_of_GS)
 
     def _right(self) -> float:
         """The share of the held-out problems that the policy answers right as it is now, greedily: the mean of the verifier's
@@ -133,9 +172,9 @@ class Learning:
         whole = [demonstrated(self._tokenizer, self._examples[place]) for place in shown.places_D]
         return [conversation for conversation in whole if len(conversation) <= self._model.config.context]
 
-    def _asked(self, number: int) -> tuple[Verdicts, list[Asked], Tensor, dict[str, float]]:
-        """(answers to the problems of a rollout, those problems, advantages_GS, figures). Where it may ask again, a problem
-        whose answers all earned the same is left out for another one; what is left of such at the end counts for nothing."""
+    def _asked(self, number: int) -> Drawn:
+        """Answers to the problems of a rollout. Where it may ask again, a problem whose answers all earned the same is left out
+        for another one; what is left of such at the end counts for nothing."""
         config, drawn, asked = self._config, list[tuple[Verdicts, Tensor]](), list[Asked]()
         missing = config.prompts
         for draw in range(1 + config.resample):
@@ -147,19 +186,13 @@ class Learning:
                 break
         whole, advantages_GS = joined([each for each, _ in drawn]), torch.cat([each for _, each in drawn])
         equal = whole.equal_G().tolist() if config.resample else [False] * len(asked)
-        if self._ledger:
-            policy = max(number - config.staleness, 0) * config.steps_a_rollout
-            learned = [not each for each in equal]
-            self._ledger.write(number, policy, asked, self._examples, whole, advantages_GS, learned)
         figures = {**whole.figures(), **self._calls(whole), **self._parts(whole), **self.chooser.figures(asked)}
         if not config.resample:
-            return whole, asked, advantages_GS, figures
+            return Drawn(whole, asked, advantages_GS, figures, list(range(len(asked))))
         kept = sorted(range(len(equal)), key=lambda place: equal[place])[: config.prompts]
         counts_G1 = 1 - torch.tensor(equal, dtype=whole.mask_GS.dtype)[kept, None]
-        found = whole.groups(kept)
         figures |= {"problems_asked": float(len(equal)), "left_out": sum(equal) / len(equal)}
-        found = replace(found, mask_GS=found.mask_GS * counts_G1)
-        return found, [asked[place] for place in kept], advantages_GS[kept] * counts_G1, figures
+        return Drawn(whole, asked, advantages_GS, figures, kept, counts_G1)
 
     def _draw(self, chosen: list[Asked], number: int, draw: int) -> tuple[Verdicts, Tensor]:
         """(answers to these problems, advantages_GS), of which the curriculum is told."""
@@ -190,7 +223,7 @@ class Learning:
         if not problem.hint:
             return []
         example = self._examples[problem.index]
-        demonstration = self._tokenizer.encode(example.demonstration)
+        demonstration = demonstrated(self._tokenizer, example).completion[:-1]  # without what ends it
         room = self._model.config.context - self._config.answer_tokens - len(self._tokenizer.chat(example.prompt))
         return demonstration[: min(int(problem.hint * len(demonstration)), room)]
 

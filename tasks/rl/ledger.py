@@ -29,9 +29,8 @@ SCHEMA = pa.schema(
         pa.field("score", pa.float32()),  # the verifier's; null where it failed
         pa.field("reward", pa.float32()),  # null of an invalid answer
         pa.field("advantage", pa.float32()),
-        pa.field(
-            "learned", pa.bool_()
-        ),  # whether updates learn from it; those from a replay say so of its first rollout
+        # whether the updates of its rollout are of it; a replay's are of it once more later, and a run may end before they are
+        pa.field("learned", pa.bool_()),
     ]
 )
 OWN = pa.field("own", pa.list_(pa.bool_()))  # of each token whether the model wrote it, and so learns from it
@@ -56,12 +55,12 @@ class Ledger:
         examples: Sequence[Example],
         found: Verdicts,
         advantages_GS: Tensor,
-        learned_G: Sequence[bool],
+        learned_GS: Tensor,
     ) -> None:
-        """Keep a rollout, rollouts counted from 0: all answers that were sampled, and whether each problem is learned from."""
+        """Keep a rollout, rollouts counted from 0: all answers that were sampled, and whether each is learned from."""
         samples = found.rewards_GS.shape[1]
         rows = [(place, sample) for place in range(len(asked)) for sample in range(samples)]
-        valid, problems = found.mask_GS.flatten().tolist(), [examples[problem.index] for problem in asked]
+        problems = [examples[problem.index] for problem in asked]
         columns: dict[str, list[Any]] = {
             "rollout": [number] * len(rows),
             "policy": [policy] * len(rows),
@@ -75,7 +74,7 @@ class Ledger:
             "score": known(found.scores_GS.flatten().tolist()),
             "reward": known(found.rewards_GS.flatten().tolist()),
             "advantage": advantages_GS.flatten().tolist(),
-            "learned": [bool(learned_G[place] and valid[row]) for row, (place, _) in enumerate(rows)],
+            "learned": learned_GS.flatten().tolist(),
         }
         if self._own:
             columns[OWN.name] = [completion.own for completion in found.completions]

@@ -30,6 +30,7 @@ class Replay(Component):
     def __init__(self, most: int, problems: int, pad_id: int, seed: int) -> None:
         self._most, self._problems, self._pad_id, self._seed = most, problems, pad_id, seed
         self._kept: list[Group] = []
+        self.replaced: list[int] = []  # groups of the last rollout that others took the place of
 
     def filled(self, number: int, rollout: Rollout) -> Rollout:
         """The rollout, rollouts counted from 0, with kept groups in the place of those that teach nothing; what of it teaches
@@ -38,7 +39,8 @@ class Replay(Component):
         idle = [place for place, group in enumerate(groups) if not group["advantages"].any()]
         taught = [_cut(group) for place, group in enumerate(groups) if place not in idle]
         drawn = self._drawn(number, min(len(idle), len(self._kept)))
-        for place, group in zip(idle[: len(drawn)], drawn, strict=True):
+        self.replaced = idle[: len(drawn)]
+        for place, group in zip(self.replaced, drawn, strict=True):
             groups[place] = group
         self._kept = [*self._kept, *taught][-self._most :]
         figures = {**rollout.figures, "replayed": len(drawn) / len(groups)}

@@ -21,21 +21,15 @@ from lm.training.components import Component
 Weights = dict[str, Tensor]  # by name, in host memory
 
 
-def changing(model: Decoder) -> Weights:
-    """What of the model training may change: weights that learn, and buffers, in which a matrix may be held."""
-    learned = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    return {**learned, **dict(model.named_buffers())}
-
-
-def kept(model: Decoder) -> Weights:
+def kept(changing: Weights) -> Weights:
     """A copy of what may change."""
-    return {name: x.detach().to("cpu", copy=True) for name, x in changing(model).items()}
+    return {name: x.detach().to("cpu", copy=True) for name, x in changing.items()}
 
 
 @torch.no_grad()
-def put(model: Decoder, weights: Weights) -> None:
-    """Give the model these weights."""
-    for name, x in changing(model).items():
+def put(changing: Weights, weights: Weights) -> None:
+    """Give what may change these weights."""
+    for name, x in changing.items():
         x.copy_(weights[name])
     torch.clear_autocast_cache()  # casts of the weights as they were
 
@@ -59,9 +53,19 @@ class Stale(Component):
     name = "stale"
 
     def __init__(self, model: Decoder, age: int) -> None:
-        """age: rollouts by which the weights that sample are behind; 1 at least."""
+        """model: as it is before training. age: rollouts by which the weights that sample are behind; 1 at least."""
         self._model, self._age = model, age
+        self._own = [name for name, _ in model.named_parameters()]
+        self._frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
         self._held: list[Weights] = []  # the oldest first
+
+    def changing(self) -> Weights:
+        """What of the model training may change: all weights but those that were frozen before it and those that stay as the
+        matrices are held, and buffers, in which a matrix may be held. Whether a weight has a gradient at a step says neither:
+        drop_muon draws that for each, and restarts of relora change matrices that have none."""
+        staying = self._frozen | self._model.linear.staying(self._own)
+        learned = {name: weight for name, weight in self._model.named_parameters() if name not in staying}
+        return {**learned, **dict(self._model.named_buffers())}
 
     @contextmanager
     def sampling(self) -> Iterator[int]:
@@ -71,13 +75,14 @@ class Stale(Component):
             raise ConfigError(
                 "rl.staleness: older weights are copied whole, and TOKENMILL_PARALLEL shares them out: set it to exact or ddp"
             )
-        now = kept(self._model)
+        changing = self.changing()
+        now = kept(changing)
         held = [*self._held, now][-self._age - 1 :]
-        put(self._model, held[0])
+        put(changing, held[0])
         try:
             yield len(held) - 1
         finally:
-            put(self._model, now)
+            put(changing, now)
         self._held = held[-self._age :]
 
     def state(self) -> Weights:

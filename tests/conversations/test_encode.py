@@ -1,5 +1,6 @@
 """What of a conversation is learned: the answers that count, each with the token that ends it, and nothing else."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from lm.conversations.dialogue import Dialogue
-from lm.conversations.encode import cut, encoded
+from lm.conversations.encode import cut, encoded, texts_of
 from lm.conversations.layouts import dialogue_of
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import Conversation, collate
@@ -101,6 +102,55 @@ def test_what_cannot_be_learned_is_refused(tmp_path: Path) -> None:
             encoded(dialogue(turns), tokenizer)
     with pytest.raises(ValueError, match="does not write an answer behind"):
         encoded(dialogue(TURNS[1:2]), toy_tokenizer())
+
+
+def call(name: str, arguments: Any, **more: Any) -> dict[str, Any]:
+    return {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"type": "function", "function": {"name": name, "arguments": arguments}}],
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("turns", "tools"),
+    [
+        ([TURNS[0], call("f", "x@@yz")], None),
+        ([TURNS[0], call("f", {"x": ["1", {"y": "a@@"}]})], None),
+        ([TURNS[0], call("f", {"x@@": 1})], None),
+        ([TURNS[0], call("f@@", {})], None),
+        ([TURNS[0], call("f", {}), {"role": "tool", "name": "@@f", "content": "4"}, TURNS[3]], None),
+        ([TURNS[0], call("f", {}), {"role": "tool", "tool_call_id": "@@", "content": "4"}, TURNS[3]], None),
+        (TURNS, [{"name": "@@fake"}]),
+        (TURNS, [{"function": {"name": "f", "parameters": {"properties": {"@@": {"type": "string"}}}}}]),
+        (TURNS, ["@@"]),
+    ],
+)
+def test_no_text_of_a_call_or_a_tool_is_a_control_token(
+    turns: list[dict[str, Any]], tools: Any, tokenizer: Tokenizer
+) -> None:
+    """Whatever a template writes of them. With other words in that place all is well where the template takes them."""
+    end = tokenizer.token(tokenizer.end_id)
+
+    def said(word: str) -> Dialogue:
+        put = json.loads(json.dumps([turns, tools]).replace("@@", word))
+        return dialogue(put[0], tools=put[1])
+
+    with pytest.raises(ValueError, match="spells the control token") as raised:
+        encoded(said(end), tokenizer)
+    assert str(raised.value).startswith("`tools`" if tools else "a message") and end in str(raised.value)
+    with pytest.raises(ValueError, match=r"U\+FDD0"):
+        encoded(said("\ufdd0"), tokenizer)
+    if not tokenizer.own_template:
+        assert encoded(said("word"), tokenizer)
+
+
+def test_texts_are_found_however_deep() -> None:
+    deep: Any = "word"
+    for _ in range(5000):
+        deep = [{"a": deep}]
+    assert set(texts_of([deep, 1, None, {"b": ("c", True)}])) == {"word", "a", "b", "c"}
 
 
 def test_what_is_too_long_is_cut_where_something_is_left_to_learn() -> None:

@@ -77,6 +77,23 @@ def test_a_file_that_cannot_be_read_on_is_named(tmp_path: Path) -> None:
         assert str(path) in str(said.value)
 
 
+@pytest.mark.parametrize("more", ['"level": 1' + "0" * 400, '"weight": 1', '"tools": "' + "[" * 100_000 + '"'])
+def test_a_row_with_a_number_or_a_depth_that_nothing_holds_ends_no_stage(more: str, tmp_path: Path) -> None:
+    good = json.dumps(
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 1}]}
+    )
+    bad = good.replace('"weight": 1', '"weight": 1' + "0" * 400) if more == '"weight": 1' else f"{good[:-1]}, {more}}}"
+    (tmp_path / "a.jsonl").write_text("\n".join([good, bad, good]))
+    (tmp_path / "a.json").write_text(f"[{good}, {bad}, {good}]")
+    for name in ("a.jsonl", "a.json"):
+        found = list(dialogues_of(tmp_path / name))
+        assert [isinstance(row, Refused) for row in found] == [False, True, False]
+        assert found[1].where == f"{tmp_path / name}:2" and len(found[1].reason) < 200
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match=r"deep\.json: not JSON: .*recursion"):
+        list(dialogues_of(tmp_path / "deep.json"))
+
+
 def test_files_are_found_anywhere_in_a_folder_in_one_order(tmp_path: Path) -> None:
     for name in ("b/x.parquet", "a.jsonl", "b/c/z.json", "notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

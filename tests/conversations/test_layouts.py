@@ -1,5 +1,6 @@
 """Rows of every layout in use become conversations; what is none is refused with a reason that says what is wrong."""
 
+import math
 from typing import Any
 
 import pytest
@@ -89,6 +90,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWER]}, "message 1 has parts that are no text"),
     ({"messages": [QUESTION, {**ANSWER, "weight": -1}]}, "has the weight -1, which is no number from 0 on"),
     ({"messages": [QUESTION, {**ANSWER, "weight": True}]}, "has the weight True"),
+    ({"messages": [QUESTION, {**ANSWER, "weight": 10**400}]}, "has the weight 1000+, which is no number from 0 on"),
+    ({"messages": [{**QUESTION, "weight": 10**400}, ANSWER]}, "has the weight 10+, which"),
+    ({"messages": [QUESTION, {**ANSWER, "weight": -(10**400)}]}, "has the weight -10+, which"),
+    ({"messages": [QUESTION, {**ANSWER, "weight": float("inf")}]}, "has the weight inf"),
+    ({"prompt": "2+2", "completion": "4", "level": 10**400}, "its `level` is 10{39}, which is too large a number"),
+    ({"prompt": "2+2", "completion": "4", "level": float("-inf")}, "its `level` is -inf, which is too large a number"),
+    ({"prompt": "2+2", "completion": "4", "confidence": -(10**400)}, "its `confidence` is -10{38}, which is"),
+    ({"prompt": "2+2", "completion": "4", "tools": "[" * 100_000}, "`tools` is a text that is no JSON"),
     ({"messages": [QUESTION, {**ANSWER, "train": 1}]}, "`train` 1, which is neither true nor false"),
     ({"prompt": "2+2"}, "its fields are prompt"),
     ({"prompt": "  ", "completion": "4"}, "the question is blank"),
@@ -96,6 +105,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "2+2", "completion": "4", "tools": "{"}, "`tools` is a text that is no JSON"),
     ({"prompt": "2+2", "completion": "4", "tools": "{}"}, "`tools` is dict, not a list"),
 ]  # fmt: skip
+
+
+def test_numbers_that_a_float_holds_are_kept() -> None:
+    row = {"prompt": "2+2", "completion": "4", "level": 10**300, "confidence": float("nan")}
+    found = dialogue_of(row, "a:1")
+    assert found.level == 1e300 and found.confidence is not None and math.isnan(found.confidence)
 
 
 @pytest.mark.parametrize(("row", "reason"), WRONG, ids=[reason[:40] for _, reason in WRONG])

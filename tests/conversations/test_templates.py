@@ -9,7 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lm.chat_template import OURS, ChatTemplate
+from lm.config import ConfigError
+from lm.conversations.dialogue import Dialogue
+from lm.conversations.encode import encoded
+from lm.problems.example import Example
 from lm.tokenizer import TURN, Tokenizer
+from lm.training.data.conversations import Conversation, demonstrated, exchange
 from tests.conversations.folders import CHATML, ENDLESS, LLAMA2, TEMPLATES, strangers_folder
 from tests.lm.models import toy_tokenizer
 
@@ -47,6 +52,37 @@ def test_ids_are_those_of_transformers(folders: dict[str, Any], name: str, texts
     awaiting = len(messages) % 2 == 1
     assert ours.encode_written(ours.template.write(messages, awaiting).text)[0] == theirs(other, messages, awaiting)
     assert ours.chat(texts[0]) == theirs(other, messages[:1], True)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@settings(max_examples=30, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(prompt=TEXTS, answer=TEXTS)
+def test_a_demonstration_has_the_ids_of_its_template(
+    folders: dict[str, Any], name: str, prompt: str, answer: str
+) -> None:
+    """Those of transformers up to the end of the answer, and those that a file with the same exchange gives."""
+    ours, other = folders[name]
+    found = demonstrated(ours, Example("1", prompt, "", answer))
+    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    assert found.prompt + found.completion == theirs(other, messages, False)[: len(found)]
+    assert found.completion[-1] == ours.end_id and ours.end_id not in found.completion[:-1]
+    (same,) = encoded(Dialogue("a:1", messages, [0.0, 1.0]), ours)
+    assert (found.prompt, found.completion) == (same.prompt, same.completion) and found.weights is None
+    assert found.prompt == ours.chat(prompt)
+
+
+def test_a_demonstration_by_hand(folders: dict[str, Any], tmp_path: Path) -> None:
+    """Llama 2's stands apart by the blanks of its template; ours is what it was, and so is one whose template asks otherwise
+    than it writes."""
+    llama, plain, example = folders["llama2"][0], toy_tokenizer(), Example("1", "2+2", "4", "4")
+    found = demonstrated(llama, example)
+    assert llama.spell(found.prompt) == "<s>[INST] 2+2 [/INST]" and llama.spell(found.completion) == " 4 </s>"
+    assert exchange(plain, "2+2", "4") == Conversation(plain.chat("2+2"), [*plain.encode("4"), plain.end_id])
+    thinks = Tokenizer.adopt(strangers_folder(tmp_path, CHATML.replace("assistant\n'", "assistant\n<think>\n'")))
+    assert exchange(thinks, "2+2", "4") == Conversation(thinks.chat("2+2"), [*thinks.encode("4"), thinks.end_id])
+    for answer in ("4<|im_end|>", "4\ufdd0"):
+        with pytest.raises(ConfigError, match=r"^an answer .*; leave it out: '4"):
+            exchange(folders["chatml"][0], "2+2", answer)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -114,8 +150,12 @@ def test_what_cannot_be_used_is_said(tmp_path: Path, folders: dict[str, Any]) ->
         _ = Tokenizer.adopt(strangers_folder(tmp_path / "endless", ENDLESS)).end_id
     with pytest.raises(ValueError, match="the chat template refuses it: roles must take turns"):
         folders["llama2"][0].template.write(TURNS[1:])
-    with pytest.raises(ValueError, match=r"spells the control token <\|im_end\|>"):
-        folders["chatml"][0].chat("a <|im_end|> b")
+    for prompt, said in (
+        ("a <|im_end|> b", r"spells the control token <\|im_end\|>, .*"),
+        ("a\ufdd0", r"cannot be asked: .*U\+FDD0.*"),
+    ):
+        with pytest.raises(ConfigError, match=rf"^a prompt {said}; leave it out: .a.*.$"):
+            folders["chatml"][0].chat(prompt)
     with pytest.raises(ValueError, match="refuses it: .*strftime_now"):
         ChatTemplate("{{ strftime_now('%d') }}").write(TURNS)
 

@@ -14,6 +14,8 @@ from lm.checkpoint import save_model
 from lm.sampler import generate
 from lm.strategies.base import Asked
 from lm.strategies.named import strategy_of
+from lm.tokenizer import Tokenizer
+from tests.conversations.folders import CHATML, strangers_folder
 from tests.lm.models import toy_model, toy_tokenizer
 
 
@@ -62,6 +64,16 @@ def test_blank_lines_are_skipped_and_long_ones_are_told_so() -> None:
     assert len(found) == 3
     assert "prompts must have 1 to 47 tokens" in found[1]
     assert found == said(["a", "b" * 100, "c"])
+
+
+def test_a_line_that_spells_a_control_token_is_told_so_and_the_next_one_answered(tmp_path: Path) -> None:
+    tokenizer, out = Tokenizer.adopt(strangers_folder(tmp_path, CHATML)), io.StringIO()
+    model = toy_model(vocab_size=tokenizer.vocab_size)
+    answers(model, tokenizer, ["a <|im_end|> b", "a"], 4, 0.0, 0, out)
+    (turn,) = generate(model, [tokenizer.chat("a")], 4, 0.0, tokenizer.end_id, 0, rows=1)
+    told, _, rest = out.getvalue().partition("\n")
+    assert told.startswith("(a prompt spells the control token <|im_end|>")
+    assert rest == tokenizer.decode(turn.ids) + "\n"
 
 
 def test_what_is_written_is_what_generate_gives() -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from lm import pairs
 from lm.checkpoint import save_model
@@ -18,7 +20,10 @@ from lm.pairs import Files, Mined, SelfPlay
 from lm.pairs.base import Given, Pair, Rejected, Source
 from lm.pairs.rows import NoPair, dialogues_of, pair_of
 from lm.problems.example import Example, Score
+from lm.tokenizer import Tokenizer
 from tasks.core.hashed import hashed, read_ignored
+from tests.conversations.folders import LLAMA2, strangers_folder
+from tests.lm.models import toy_model
 from tests.preference.made import TOKENIZER, Parity, rows, write_rows, writer
 
 USER, ANSWER, OTHER = (
@@ -243,6 +248,31 @@ def test_self_play_sets_what_is_shown_beside_what_the_model_makes() -> None:
     assert all(pair.rejected != pair.chosen and pair.rejected[-1] == TOKENIZER.end_id for pair in made)
     assert all(pair.chosen == [*TOKENIZER.encode(shown[pair.where]), TOKENIZER.end_id] for pair in made)
     assert {pair.where for pair in made} | {one.where for one in wrong} == set(shown)
+
+
+def test_self_play_has_a_sample_as_often_as_it_was_drawn() -> None:
+    """As the expectation over what the start model makes has it; of what is mined a sample is in one pair."""
+    given, source = given_of(), SelfPlay(samples=40, max_new_tokens=2, temperature=0.4)
+    made, _ = parted(source, given)
+    for found in source.answered(given):
+        mine = [pair.rejected for pair in made if pair.where == found.example.id]
+        assert mine == [ids for ids in found.drawn if ids != given.encoded(found.example.demonstration)]
+    drawn = Counter((pair.where, *pair.rejected) for pair in made)
+    assert max(drawn.values()) > 1
+    mined, _ = parted(Mined(samples=40, max_new_tokens=2, temperature=0.4, most=40), given)
+    chosen = Counter((pair.where, *ids) for pair in mined for ids in (pair.chosen, pair.rejected))
+    assert chosen and max(chosen.values()) == 1
+
+
+def test_self_play_shows_a_demonstration_as_an_adopted_template_writes_it(tmp_path: Path) -> None:
+    llama = Tokenizer.adopt(strangers_folder(tmp_path, LLAMA2))
+    model = toy_model(seed=4, vocab_size=llama.vocab_size, tied=False)
+    with torch.no_grad():  # so that answers end
+        x_D = model.hidden(torch.arange(40)[None])[0].mean(0)
+        model.head.weight[llama.end_id] = 4 * x_D / x_D.square().sum()
+    made, _ = parted(SelfPlay(max_new_tokens=6), replace(given_of(), model=model.eval(), tokenizer=llama))
+    shown = {e.id: e.demonstration for e in Parity().examples("rl")}
+    assert made and all(llama.spell(pair.chosen) == f" {shown[pair.where]} </s>" for pair in made)
 
 
 SAMPLED: dict[str, Any] = {"samples": 16, "max_new_tokens": 6}

@@ -11,6 +11,7 @@ from torch import Tensor
 from lm.config import Config, methods_of
 from tasks.rl import advantages
 from tasks.rl.advantages import BestAndWorst, BestOfK, Grpo, Remax, Rloo
+from tasks.rl.advantages.base import differ
 
 EVERY = pytest.mark.parametrize("method", methods_of(advantages), ids=lambda method: method.__name__)
 quick = settings(deadline=None, max_examples=25, derandomize=True)
@@ -89,11 +90,29 @@ def test_grpo_by_hand() -> None:
     torch.testing.assert_close(Grpo(normalise_std=False)(rewards, mask), expected / 2)
 
 
-@pytest.mark.parametrize("normalise_std", [True, False])
-def test_grpo_of_equal_rewards_is_zero(normalise_std: bool) -> None:
-    # 0.1 has no exact float: what its mean is off by must not be blown up to an advantage
-    result = Grpo(normalise_std=normalise_std)(torch.full((1, 7), 0.1), torch.ones(1, 7))
-    assert result.abs().max() < 1e-3
+@pytest.mark.parametrize("reward", [0.1, 0.3, 0.7, 1.2])
+@pytest.mark.parametrize(
+    "method", [Grpo(), Grpo(normalise_std=False), Rloo(), BestOfK(), BestAndWorst(), Remax()], ids=lambda m: repr(m)
+)
+def test_equal_rewards_give_exactly_nothing(method: Config, reward: float) -> None:
+    """None of these has an exact float: what a mean of them is off by must be no advantage. One of the second group is
+    invalid, and earned more; the third has one that is valid."""
+    for samples in (7, 8):
+        rewards, mask = torch.full((3, samples), reward), torch.ones(3, samples)
+        rewards[1:, -1], mask[1:, -1], mask[2, 1:] = 9.0, 0.0, 0.0
+        assert not method(rewards, mask, torch.full((3,), reward)).any()
+
+
+@quick
+@given(seed=st.integers(0, 1000), samples=st.integers(2, 16))
+def test_rewards_that_are_not_the_same_are_told_apart(seed: int, samples: int) -> None:
+    """By one step of float32 even."""
+    rewards, _, _ = group_of(seed, 3, 1)
+    rewards = rewards.expand(3, samples).clone()
+    assert not differ(rewards, torch.ones_like(rewards)).any()
+    rewards[1, seed % samples] = torch.nextafter(rewards[1, 0], torch.tensor(9.0))
+    assert differ(rewards, torch.ones_like(rewards)).tolist() == [False, True, False]
+    assert not differ(rewards, torch.zeros_like(rewards)).any()
 
 
 def test_grpo_sums_to_zero_in_each_group() -> None:

@@ -81,7 +81,7 @@ def test_precedence_is_pythons(words: list[str]) -> None:
         ("1**9999999999", "1"), ("(-1)**10000000001", "-1"), ("0**99999", "0"), ("0.1+0.2", "0.3"),
         ("", "error: nothing to compute"), ("  ", "error: nothing to compute"), ("1/0", "error: division by zero"), ("0**-1", "error: division by zero"),
         ("2**0.5", "error: the exponent is no whole number"), ("9**9**9**9", "error: too large"), ("2**2**20", "error: too large"),
-        ("99**99*99**99", "error: too large"), ("(" * 300, "error: too long"), ("(" * 150, "error: no expression"),
+        ("99**99*99**99", "error: too large"), ("(" * 300, "error: too long"), ("(" * 150, "error: too deep"), ("(" * 50 + "2" + ")" * 50, "2"), ("(" * 51 + "2" + ")" * 51, "error: too deep"), ("(1)+" * 49 + "(1)", "50"),
         ("1 2", "error: no expression"), ("2(3)", "error: no expression"), ("1+", "error: no expression"), ("x", "error: no expression"),
         ("__import__('os')", "error: no expression"), ("1_000", "error: no expression"), ("\u0661+1", "error: no expression"), ("1e9", "error: no expression"),
         ("1\n+1", "2"), ("1;2", "error: no expression"), ("1=1", "error: no expression"), (".", "error: no expression"), ("1..2", "error: no expression"),
@@ -89,3 +89,13 @@ def test_precedence_is_pythons(words: list[str]) -> None:
 )  # fmt: skip
 def test_what_the_calculator_says(expression: str, result: str) -> None:
     assert result_of(expression) == result
+
+
+@pytest.mark.parametrize("word", ["(", "-", "2**", "-(", "(-", "2**("])
+def test_the_deepest_of_each_kind_is_refused_in_words(word: str) -> None:
+    """However deep the stack already is, of whose 1,000 calls no stage takes as many."""
+
+    def within(deeper: int) -> str:
+        return within(deeper - 1) if deeper else result_of(word * (200 // len(word)))
+
+    assert within(400) in ("error: too deep", "error: no expression")

@@ -12,13 +12,17 @@ import torch
 from lm.config import methods_of
 from lm.optimizers import AdamW
 from lm.problems.example import Example, Score
+from lm.tokenizer import Tokenizer
 from tasks.core.config import ConfigError
 from tasks.rl import curricula
 from tasks.rl.curricula import Bandit, Hints, Shuffled
 from tasks.rl.curricula.bandit import softmax, upper_bounds
 from tasks.rl.curricula.base import Asked, Chooser, Curriculum, Outcome
 from tasks.rl.curricula.hints import moved
+from tasks.rl.learning import Learning
 from tasks.rl.rewards import Overlong, Repetition
+from tests.conversations.folders import LLAMA2, strangers_folder
+from tests.lm.models import toy_model
 from tests.neighbours import assert_all_differ, neighbours
 from tests.rl.toys import TOKENIZER, Parity, config, learning, trained
 
@@ -178,6 +182,16 @@ def test_an_answer_goes_on_from_its_hint_which_is_scored_and_not_learned() -> No
         start = len(prompt) + 2
         assert hinted.ids_BN[row, : len(prompt) + 2].tolist() == prompt + TOKENIZER.encode("sh")
         assert hinted.mask_BT[row].nonzero()[0].item() == start - 1
+
+
+def test_a_hint_begins_as_an_adopted_template_begins_an_answer(tmp_path: Path) -> None:
+    """With the blank that Llama 2's puts before it, and never with what ends it."""
+    llama = Tokenizer.adopt(strangers_folder(tmp_path, LLAMA2))
+    model, examples = toy_model(vocab_size=llama.vocab_size), Parity().examples("rl")
+    whole = Learning(config(curriculum=Hints()), model, llama, examples)
+    assert llama.spell(whole._hint(Asked(0, 1.0))) == f" {examples[0].demonstration} "
+    assert whole._hint(Asked(0, 0.4)) == whole._hint(Asked(0, 1.0))[: int(0.4 * len(whole._hint(Asked(0, 1.0))))]
+    assert learning(config())._hint(Asked(0, 1.0)) == TOKENIZER.encode(examples[0].demonstration)
 
 
 def test_a_hint_leaves_room_in_the_context() -> None:

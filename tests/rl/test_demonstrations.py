@@ -102,6 +102,40 @@ def test_a_demonstration_that_does_not_fit_the_context_is_left_out() -> None:
     assert rollout.figures["demonstrations"] == len(rollout.shown_DN)
 
 
+class Hard(Parity):
+    """Answers to problems with an even number are all wrong."""
+
+    def score(self, example: Example, text: str) -> Score:
+        return Score(0.0) if int(example.id) % 2 == 0 else super().score(example, text)
+
+
+@pytest.mark.parametrize("resample", [0, 20])
+def test_a_problem_that_gives_way_to_another_one_is_gathered(resample: int) -> None:
+    """All that failed in the first rollout waits, whether its answers are learned from or not."""
+    given = config(Hard(), resample=resample, demonstrations=Interleaved(batch=99))
+    own = learning(given)
+    drawn = own._asked(0)
+    failed = drawn.whole.scores_GS.nanmean(1) == 0
+    wanted = {problem.index for problem, each in zip(drawn.asked, failed.tolist(), strict=True) if each}
+    assert wanted and (len(drawn.asked) > 4) == bool(resample)
+    again = learning(given)
+    again._rollout(0)
+    assert set(again.keeper.state()["waiting"].tolist()) == wanted
+
+
+def test_with_resample_demonstrations_are_shown() -> None:
+    rollout = learning(config(Hopeless(), resample=2, demonstrations=Interleaved(batch=5)))._rollout(0)
+    assert rollout.figures["problems_asked"] == 12 and rollout.figures["demonstrations"] == 5
+    assert rollout.shown_DN is not None and len(rollout.shown_DN) == 5 and len(rollout.mask_BT) == 16
+
+
+def test_hybrid_does_not_go_with_resample() -> None:
+    with pytest.raises(ValueError, match=r"hybrid puts one .*: set resample to 0, or take interleaved") as raised:
+        config(resample=1, demonstrations=Hybrid())
+    assert config(resample=0, demonstrations=Hybrid()) and config(resample=1, demonstrations=Interleaved())
+    assert len([line for line in str(raised.value).splitlines() if "hybrid" in line]) == 1
+
+
 def test_every_parameter_changes_the_weights(tmp_path: Path) -> None:
     """Of two answers to a problem both fail often enough, at a rate that does not unteach that within a rollout."""
     methods = [

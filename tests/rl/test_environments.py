@@ -226,7 +226,7 @@ def called(**changes: Any) -> Any:
 
 
 def asked(own: Learning, samples: int = 4) -> Verdicts:
-    found, *_ = own._asked(0)
+    found, _ = own._asked(0).found()
     assert any(written.calls for written in found.completions) and any(all(w.own) for w in found.completions)
     return found
 

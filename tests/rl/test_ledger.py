@@ -1,14 +1,23 @@
 """Rollouts as data: what is kept of each answer, and the same bytes whether the run was killed or not."""
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from torch import Tensor
 
 from lm.checkpoint import save_model
+from lm.problems.example import Example, Score
 from tasks.core.process import Stopped
-from tasks.rl.rewards import Correct, Repetition
+from tasks.rl.advantages import BestAndWorst, Gae
+from tasks.rl.demonstrations import Hybrid, Interleaved
+from tasks.rl.losses import OnlineDpo, PolicyGradient
+from tasks.rl.rewards import Correct, LengthBudget, Repetition
+from tasks.rl.rollout import Rollout
 from tasks.rl.stage import run
+from tasks.rl.update import answers_of
 from tests.project import digest
 from tests.rl.toys import TOKENIZER, Interrupted, Parity, config, policy, trained
 
@@ -52,3 +61,64 @@ def test_killed_after_every_update_it_keeps_the_same(tmp_path: Path) -> None:
     for _ in range(2):  # killed once more, when all was done but for the end
         run(given, tmp_path, Interrupted(tmp_path / "scratch"))
         assert digest(tmp_path / "rl") == whole
+
+
+class Hard(Parity):
+    """Answers to every third problem are all wrong."""
+
+    def score(self, example: Example, text: str) -> Score:
+        return Score(0.0) if int(example.id) % 3 == 0 else super().score(example, text)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"resample": 2},
+        {"loss": PolicyGradient(kl=0.1)},
+        {"loss": PolicyGradient(kl=0.1), "resample": 1},
+        {"demonstrations": Hybrid()},
+        {"demonstrations": Interleaved(batch=2), "resample": 1},
+        {"advantage": Gae(), "demonstrations": Hybrid()},
+        {"advantage": BestAndWorst(), "loss": OnlineDpo()},
+        {"replay": 4},
+        {"replay": 4, "loss": PolicyGradient(kl=0.1)},
+        {"rewards": [Correct(), LengthBudget(weight=0.2)]},
+    ],
+    ids=lambda changes: " ".join(f"{name} {value!r:.24}" for name, value in changes.items()) or "plain",
+)
+def test_learned_is_what_the_updates_are_of(
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the rows that updates are given, of the policy's and of the critic's."""
+    given = config(Hard(), steps=6, updates=1, minibatches=2, keep_rollouts=True, **changes)
+    learned = [Counter[tuple[int, ...]]() for _ in range(3)]
+    steps = iter(range(6))
+
+    def told(rollout: Rollout, rows_M: Tensor, weights_MT: Tensor, every: bool) -> dict[str, Tensor]:
+        rows, now = answers_of(rollout, rows_M, weights_MT, every), learned[next(steps) // 2]
+        read = rows["ids"] if rollout.values_BT is None else rollout.ids_BN[rows_M][rollout.mask_BT[rows_M].any(1)]
+        now.update(without_padding(ids) for ids in read.tolist())
+        return rows
+
+    monkeypatch.setattr("tasks.rl.learning.answers_of", told)
+    trained(tmp_path, given)
+    rows = pq.read_table(tmp_path / "rl/rollouts.parquet").to_pylist()
+    before = Counter[tuple[int, ...]]()
+    for number, found in enumerate(learned):
+        mine = [row for row in rows if row["rollout"] == number]
+        said = Counter(without_padding(row["prompt_ids"] + row["ids"]) for row in mine if row["learned"])
+        again = found - said
+        assert said - found == Counter() and again.keys() <= before.keys() and (not again or "replay" in changes)
+        before += said
+    assert {row["learned"] for row in rows if row["reward"] is not None} >= {True}
+    if not given.loss.of_every and given.advantage != Gae():
+        assert all((row["advantage"] != 0) == row["learned"] for row in rows)
+        assert {row["learned"] for row in rows if row["reward"] is not None} == {True, False}
+
+
+def without_padding(ids: list[int]) -> tuple[int, ...]:
+    """The tokens of a row up to its last that is no padding."""
+    while ids[-1] == TOKENIZER.pad_id:
+        ids = ids[:-1]
+    return tuple(ids)

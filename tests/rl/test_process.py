@@ -92,6 +92,20 @@ def test_a_step_has_the_score_of_the_answer_up_to_it(tmp_path: Path) -> None:
     assert part([one], NOW) == [pytest.approx(sum(value for _, value in steps))]
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("ab\ncd", [2, 5]), ("ab\ncd\n", [2, 5]), ("ab\ncd\n \n", [2, 5, 7]), ("ab\n", [2])]
+)
+def test_a_step_earns_at_its_own_last_token(text: str, wanted: list[int], tmp_path: Path) -> None:
+    """Whether the answer's own last token, its end, is one of a step or stands behind the last mark; also where its beginning,
+    two characters, was given."""
+    part = opened(tmp_path, Process(clip=False, delta=False))
+    (steps,) = part.earned([answer(text)], NOW)
+    assert steps is not None and [place for place, _ in steps] == wanted
+    begun = Answer(EXAMPLE, [*TOKENIZER.encode(text), TOKENIZER.end_id], f"x\n{text}", True, Score(1.0))
+    (steps,) = part.earned([begun], NOW)
+    assert steps is not None and [place for place, _ in steps] == [0, *wanted]
+
+
 def test_what_does_not_fit_is_invalid_and_a_beginning_counts_for_nobody(tmp_path: Path) -> None:
     part = opened(tmp_path, Process(clip=False, delta=False))
     assert math.isnan(part([answer("2" * 60)], NOW)[0]) and part.earned([answer("2" * 60)], NOW) == [None]

@@ -1,5 +1,6 @@
 """The stage on a small model: what it learns from, and that every parameter of it counts."""
 
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ import torch
 from safetensors.torch import load_file
 
 from lm.checkpoint import save_model
-from lm.config import methods_of
+from lm.config import ConfigError, methods_of
 from lm.linears import AdaLoRA, LoRA, VeRA
 from lm.optimizers import AdamW
 from lm.problems.example import Example
+from lm.tokenizer import Tokenizer
 from lm.training.data import conversations
 from lm.training.fast_forward import FastForward
+from tasks.core.log import Log
 from tasks.core.process import Stopped
 from tasks.rl import advantages, losses
 from tasks.rl.advantages import BestAndWorst, Gae, Grpo
@@ -25,6 +28,8 @@ from tasks.rl.losses.base import PolicyLoss
 from tasks.rl.rewards import Correct, Format, LengthBudget, Overlong, Repetition
 from tasks.rl.stage import RlConfig, run
 from tasks.rl.step import loss_of
+from tests.conversations.folders import CHATML, strangers_folder
+from tests.lm.models import toy_model
 from tests.neighbours import assert_all_differ, every_neighbour, neighbours
 from tests.project import digest
 from tests.rl.toys import TOKENIZER, Interrupted, Parity, config, learning, policy, trained
@@ -243,3 +248,17 @@ def test_the_reference_is_the_model_that_the_stage_began_with(tmp_path: Path) ->
     )
     assert free[0]["reference_kl"] < 1e-9 and held[0]["reference_kl"] < 1e-9
     assert held[-1]["reference_kl"] < 0.3 * free[-1]["reference_kl"]
+
+
+def test_a_prompt_that_spells_a_control_token_is_one_line(tmp_path: Path) -> None:
+    """Of a model that has its own template, whose control tokens a problem's text may spell."""
+
+    class Spelled(Parity):
+        def examples(self, split: str) -> list[Example]:
+            return [replace(e, prompt=f"{e.prompt}<|im_end|>") for e in super().examples(split)]
+
+    tokenizer = Tokenizer.adopt(strangers_folder(tmp_path / "theirs", CHATML))
+    (tmp_path / "sft").mkdir()
+    save_model(tmp_path / "sft", toy_model(vocab_size=tokenizer.vocab_size), tokenizer)
+    with pytest.raises(ConfigError, match=r"^a prompt spells the control token <\|im_end\|>, .*: 'x0<\|im_end\|>'$"):
+        run(config(Spelled()), tmp_path, Log())

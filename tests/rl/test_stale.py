@@ -1,6 +1,8 @@
 """Answers of older weights: whose they are, what is said of them, and that a killed run goes on in the same bytes."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,8 +11,9 @@ import torch
 
 from lm.checkpoint import save_model
 from lm.config import ConfigError
-from lm.linears import AdaLoRA, LoRA
+from lm.linears import AdaLoRA, FrozenLower, LoRA, ReLoRA, SaRA
 from lm.model import Decoder
+from lm.optimizers import DropMuon
 from tasks.core.process import Stopped
 from tasks.rl.advantages import BestAndWorst, Gae
 from tasks.rl.learning import Learning
@@ -125,6 +128,53 @@ def test_a_checkpoint_has_as_many_weights_as_it_needs_and_no_frozen_ones() -> No
         learned = {name for name, weight in model.named_parameters() if weight.requires_grad}
         assert learned <= names and "embedding.weight" not in names
         assert {name.partition(".")[0] for name in stale.state()} == {f"{n:04}" for n in range(min(number + 1, 2))}
+
+
+class Noted(Stale):
+    """Keeps the whole model as it was each time that it learned, and as it sampled."""
+
+    def __init__(self, model: Decoder, age: int) -> None:
+        super().__init__(model, age)
+        self.learned, self.sampled = list[dict[str, torch.Tensor]](), list[dict[str, torch.Tensor]]()
+
+    @contextmanager
+    def sampling(self) -> Iterator[int]:
+        self.learned.append(self._whole())
+        with super().sampling() as age:
+            self.sampled.append(self._whole())
+            yield age
+        assert all(torch.equal(x, self.learned[-1][name]) for name, x in self._whole().items())
+
+    def _whole(self) -> dict[str, torch.Tensor]:
+        every = [*self._model.named_parameters(), *self._model.named_buffers()]
+        # sara fills a buffer with NaN, which is unlike itself
+        return {name: x.detach().clone().nan_to_num(7.5) if x.is_floating_point() else x.clone() for name, x in every}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"optimizer": DropMuon(lr=0.01, seed=seed)} for seed in range(4)),
+        {"linear": ReLoRA(rank=2, every=2, warmup=0)},
+        {"linear": LoRA(rank=2)},
+        {"linear": FrozenLower()},
+        {"linear": SaRA(share=0.5)},
+    ],
+    ids=["drop_muon 0", "drop_muon 1", "drop_muon 2", "drop_muon 3", "relora", "lora", "frozen_lower", "sara"],
+)
+def test_every_weight_that_samples_is_as_old_as_the_others(
+    changes: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever have gradients in the step that samples, and whether a restart changed what has none."""
+    made: list[Noted] = []
+    monkeypatch.setattr("tasks.rl.learning.Stale", lambda model, age: made.append(Noted(model, age)) or made[-1])
+    trained(tmp_path, config(steps=6, updates=1, minibatches=2, staleness=1, **changes))
+    (stale,) = made
+    assert len(stale.sampled) == 3
+    for number, sampled in enumerate(stale.sampled):
+        wanted = stale.learned[max(number - 1, 0)]
+        assert [name for name, x in sampled.items() if not torch.equal(x, wanted[name])] == []
+    assert any(not torch.equal(x, stale.learned[2][name]) for name, x in stale.sampled[2].items())
 
 
 def test_an_error_while_it_samples_leaves_the_model_its_own_weights() -> None:

@@ -7,11 +7,13 @@ import pytest
 
 from lm.problems import Arithmetic
 from lm.problems.example import Example, Score
+from lm.tokenizer import Tokenizer
 from tasks.sft.examples import pieces
-from tasks.sft.sources import Attempts, Subtasks
+from tasks.sft.sources import Attempts, Problems, Subtasks
 from tasks.sft.sources.attempts import AGAIN, refined
 from tasks.sft.sources.base import Read
 from tasks.sft.sources.subtasks import steps_of
+from tests.conversations.folders import LLAMA2, strangers_folder
 from tests.lm.models import toy_tokenizer
 from tests.sft.models import speaks
 
@@ -49,6 +51,16 @@ def test_each_step_is_asked_once_and_none_that_is_held_out() -> None:
     read = Subtasks()(TOKENIZER, problems, Path(), "all", None, 0)
     spelled = [TOKENIZER.spell(c.prompt + c.completion) for c in read.conversations]
     assert spelled == [f"<|user|>{prompt}<|assistant|>{answer}<|end|>" for prompt, answer in found]
+
+
+def test_problems_and_their_steps_are_written_as_an_adopted_template_has_an_exchange(tmp_path: Path) -> None:
+    """With the blanks that Llama 2's puts around an answer."""
+    problems, llama = Arithmetic(digits=2, worked_fraction=1.0), Tokenizer.adopt(strangers_folder(tmp_path, LLAMA2))
+    shown = [(e.prompt, e.demonstration) for e in problems.examples("sft")]
+    for source, pairs in ((Subtasks(), Subtasks().pairs(problems)), (Problems(), shown)):
+        read = source(llama, problems, Path(), "all", None, 0)
+        spelled = [llama.spell(c.prompt + c.completion) for c in read.conversations[:50]]
+        assert spelled == [f"<s>[INST] {prompt} [/INST] {answer} </s>" for prompt, answer in pairs[:50]]
 
 
 class Even:

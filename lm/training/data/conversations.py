@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels.linear_cross_entropy import linear_log_probabilities
+from lm.config import ConfigError
 from lm.model import Decoder
 from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
@@ -30,8 +31,37 @@ class Conversation:
 
 
 def demonstrated(tokenizer: Tokenizer, example: Example) -> Conversation:
-    """A problem and its demonstration, as the model is asked and answers."""
-    return Conversation(tokenizer.chat(example.prompt), [*tokenizer.encode(example.demonstration), tokenizer.end_id])
+    """A problem and its demonstration, as the model is asked and answers. Raises ConfigError as `exchange`."""
+    return exchange(tokenizer, example.prompt, example.demonstration)
+
+
+def exchange(tokenizer: Tokenizer, prompt: str, answer: str) -> Conversation:
+    """A prompt and its answer with the token that ends it: where the template is another's than ours, in the ids that it makes
+    of both together, which may stand apart from each other as a prompt alone and an answer alone do not. Where it does not
+    write an answer behind what it asks for one with, the answer's own ids stand there. Raises ConfigError, which names the
+    text, for one that spells a control token of the template, or that it refuses."""
+    asked = tokenizer.chat(prompt)
+    if not tokenizer.own_template:
+        return Conversation(asked, [*tokenizer.encode(answer), tokenizer.end_id])
+    if name := tokenizer.spelled(answer):
+        raise ConfigError(
+            f"an answer spells the control token {name}, which would end it; leave it out: {answer[:80]!r}"
+        )
+    question = {"role": "user", "content": prompt}
+    try:
+        before = tokenizer.template.write([question], awaiting=True).text
+        whole = tokenizer.template.write([question, {"role": "assistant", "content": answer}])
+    except ValueError as error:
+        raise ConfigError(f"an answer cannot be written: {error}; leave it out: {answer[:80]!r}") from None
+    start = len(before) if whole.text.startswith(before) else len(whole.text)
+    if whole.spans:  # the template itself marks what is the model's
+        start = whole.spans[-1][0]
+    ids, offsets = tokenizer.encode_written(whole.text)
+    begin = next((place for place, (first, _) in enumerate(offsets) if first >= start), len(ids))
+    if begin == len(ids):
+        return Conversation(asked, [*tokenizer.encode(answer), tokenizer.end_id])
+    end = next((place for place in range(begin, len(ids)) if ids[place] == tokenizer.end_id), len(ids) - 1)
+    return Conversation(ids[:begin], ids[begin : end + 1])
 
 
 def collate(conversations: list[Conversation], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,8 @@ class Ddo(PreferenceLoss):
     model, which are the pairs of `self_play`.
 
     Differs from the paper: answers to prompts in place of images, and one round of self-play a stage; a second one begins with
-    the model of the first.
+    the model of the first; of the start model's samples those that are the demonstration itself are not in the second term,
+    since `self_play` makes no pair of them.
     """
 
     name: Literal["ddo"] = "ddo"

@@ -14,6 +14,14 @@ from lm.config import Config
 Baseline = Literal["none", "greedy", "critic"]
 
 
+def differ(rewards_GS: Tensor, mask_GS: Tensor) -> Tensor:
+    """differ_G: whether two valid samples of a group have rewards that are not the same number; never of fewer than two. Where
+    none do there is nothing to learn, and a mean in float32 would make rounding of it: that of eight times 1.2 is not 1.2."""
+    valid_GS = mask_GS > 0
+    highest_G = torch.where(valid_GS, rewards_GS, -torch.inf).amax(1)
+    return highest_G > torch.where(valid_GS, rewards_GS, torch.inf).amin(1)
+
+
 def above(rewards_GS: Tensor, mask_GS: Tensor, baseline_G: Tensor) -> Tensor:
     """advantages_GS: the reward less the baseline of its problem. A problem without one (NaN) has none: all its advantages
     are 0."""

@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 from lm.config import Config
-from tasks.rl.advantages.base import Baseline
+from tasks.rl.advantages.base import Baseline, differ
 
 
 def leave_one_out(rewards_GS: Tensor, mask_GS: Tensor) -> Tensor:
     """advantages_GS: the reward less the mean of the group's other valid samples.
 
-    A sample without another valid one in its group has no baseline: its advantage is 0.
+    A sample without another valid one in its group has no baseline: its advantage is 0, as it is where all earned the same.
     """
     valid_GS = mask_GS > 0
     rewards_GS = torch.where(valid_GS, rewards_GS, 0.0)
     others_G1 = valid_GS.sum(1, keepdim=True) - 1
     baseline_GS = (rewards_GS.sum(1, keepdim=True) - rewards_GS) / others_G1.clamp(min=1)
-    return torch.where(valid_GS & (others_G1 > 0), rewards_GS - baseline_GS, 0.0)
+    return torch.where(valid_GS & differ(rewards_GS, mask_GS)[:, None], rewards_GS - baseline_GS, 0.0)
 
 
 class Rloo(Config):

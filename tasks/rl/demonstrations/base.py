@@ -27,8 +27,8 @@ class Keeper(Component):
     name = "demonstrations"
 
     def shown(self, places_G: Sequence[int], scores_GS: Tensor) -> Shown:
-        """What to show with a rollout that asked the problems at these places among the examples. scores_GS: the verifier's,
-        NaN where it failed."""
+        """What to show with a rollout that asked the problems at these places among the examples, those that gave way to others
+        (rl.resample) included. scores_GS: the verifier's, NaN where it failed."""
         return Shown([], torch.zeros(len(places_G), dtype=torch.bool), 0.0)
 
 

@@ -10,7 +10,10 @@ from pydantic import Field
 from lm.problems.answers import Value
 from tasks.rl.environments.calls import MARK, Calls
 
-LONGEST = 200  # characters of an expression, which also bounds how deep its parentheses go
+LONGEST = 200  # characters of an expression
+# Parentheses that it may open. Each is six calls of the reader within one another, and Python has room for 1,000, of which a
+# stage takes some; a sign or a power is one, of which LONGEST allows no more than 200.
+DEEPEST = 50
 MOST_BITS = 1024  # of a numerator or a denominator
 TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|\*\*|//|[-+*/%^()\u00d7\u00f7\u2212])", re.ASCII)
 SAME = {"\u00d7": "*", "\u00f7": "/", "\u2212": "-", "^": "**"}
@@ -42,6 +45,8 @@ class _Reader:
                 raise NoNumber("no expression")
             self._words.append(SAME.get(found[1], found[1]))
             at = found.end()
+        if self._words.count("(") > DEEPEST:
+            raise NoNumber("too deep")
         self._at = 0
 
     def value(self) -> Fraction:

@@ -72,8 +72,10 @@ class Process(Model):
         assert self._scorer is not None, "open() comes first"
         scorer, tokenizer = self._scorer
         ends, read, places_read = list[list[int]](), list[list[int]](), list[list[int]]()
+        given = list[int]()  # of an answer that was given its beginning, the tokens that the model did not write
         for answer in answers:
             ids = written(answer, tokenizer)
+            given.append(len(ids) - len(answer.ids))
             whole = tokenizer.chat(answer.example.prompt) + ids
             fits = ids and len(whole) <= scorer.config.context
             ends.append(ends_of(ids, tokenizer, self.mark) if fits else [])
@@ -83,9 +85,8 @@ class Process(Model):
         each = scores_along(scorer, read, places_read, tokenizer.pad_id)
         scores = iter([s for some in each for s in bounded(some, self.bound, self.penalty).sigmoid().tolist()])
         found: list[Earned | None] = []
-        for answer, places in zip(answers, ends, strict=True):
+        for begun, places in zip(given, ends, strict=True):
             values = shaped([next(scores) for _ in places], self.threshold if self.clip else None, self.delta)
-            # of an answer that was given its beginning, places are counted from where the model went on
-            given = places[-1] + 1 - len(answer.ids) if places else 0
-            found.append([(max(p - given, 0), v) for p, v in zip(places, values, strict=True)] if places else None)
+            # places are counted from where the model went on
+            found.append([(max(p - begun, 0), v) for p, v in zip(places, values, strict=True)] if places else None)
         return found
