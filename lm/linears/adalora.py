@@ -144,6 +144,9 @@ class AdaLoRA(Adapter):
         """The layer as the only one of its model."""
         return Builder(self, 1)(name, linear)
 
+    def moves(self) -> bool:
+        return True
+
     @torch.no_grad()
     def after(self, step: int, layers: Mapping[str, Held]) -> None:
         mine = [layer for layer in layers.values() if isinstance(layer, AdaLoRALinear)]

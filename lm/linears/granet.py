@@ -132,6 +132,9 @@ class GraNet(Holding):
             return linear
         return GraNetLinear(linear, densities[name], generator_of(self.seed, name))
 
+    def moves(self) -> bool:
+        return True
+
     @torch.no_grad()
     def after(self, step: int, layers: Mapping[str, Any]) -> None:
         done, mine = step + 1, list(layers.values())

@@ -91,6 +91,9 @@ class ReLoRA(Holding):
     def restarts(self, step: int) -> bool:
         return step > 0 and step % self.every == 0
 
+    def moves(self) -> bool:
+        return True
+
     def clears(self, step: int) -> float | None:
         return self.cleared if self.restarts(step) else None
 
