@@ -26,6 +26,7 @@ from lm.linears import (
     OneBit,
     QLoRA,
     ReLoRA,
+    SaRA,
     SLTrain,
 )
 from lm.linears.base import Held, roles_of
@@ -39,6 +40,7 @@ from lm.training.held import HeldLayers
 from lm.training.loop import train
 from lm.training.recipe import Recipe
 from tasks.core.log import Stopped
+from tasks.core.yaml import read_yaml
 from tests.lm.models import plain_and_compiled, toy_model
 from tests.lm.test_training import Recorder
 from tests.neighbours import neighbours
@@ -290,6 +292,15 @@ def test_a_method_says_whether_it_changes_weights_between_steps(
     recipe = Recipe(optimizer=Muon(), schedule=Cosine(), average=Last(), linear=method)
     train(model, recipe, 6, lambda step: batch_of(model), Recorder(tmp_path))
     assert len(changed) == 12 and any(changed) == method.moves() == (method in MOVING)
+
+
+def test_what_comes_at_a_step_comes_in_the_runs_of_the_default_pipeline() -> None:
+    given = read_yaml(ROOT / "presets" / "laptop.yaml")
+    steps = [given["curriculum"]["tokens"] // given["curriculum"]["tokens_per_step"]]
+    steps += [given[stage]["steps"] for stage in ("sft", "rl", "distill")]
+    again = ReLoRA().every + ReLoRA().warmup
+    lasts = [again, AdaLoRA().cut_until, SaRA().repick, GraNet().regrow_until, Masked().decay_until]
+    assert max(lasts) < min(steps)
 
 
 def test_methods_differ(tmp_path: Path) -> None:
