@@ -1,6 +1,7 @@
 """A wider and deeper model from a smaller one's neurons: bert2BERT, Chen et al. 2021 (arXiv:2110.07143), section 3."""
 
 import random
+from itertools import pairwise
 from typing import Literal
 
 from lm.config import ConfigError
@@ -16,8 +17,9 @@ def layers_of(small: int, large: int) -> list[int]:
     return [*range(small)] * (large // small) + [*range(small - large % small, small)]
 
 
-def check(small: ModelConfig, large: ModelConfig, slot: str) -> None:
-    """Raises ConfigError, which names the parameter below `slot`, for shapes that are smaller, or the same."""
+def check(small: ModelConfig, large: ModelConfig, knowledge: Knowledge, slot: str) -> None:
+    """Raises ConfigError, which names the parameter below `slot`, for shapes that are smaller, or the same; and for `advanced`
+    knowledge of a layer whose feed-forward layer is of another kind, so that its neurons mean something else."""
     check_kept(small, large, slot)
     check_no_less(small, large, slot)
     if large.layers < small.layers:
@@ -25,6 +27,13 @@ def check(small: ModelConfig, large: ModelConfig, slot: str) -> None:
     check_more(small, large, slot)
     check_layers(small, large, layers_of(small.layers, large.layers), slot)
     check_known(small, slot)
+    kinds = [small.layer(layer).feed_forward.name for layer in range(small.layers)]
+    for layer, (own, following) in enumerate(pairwise(kinds)):
+        if knowledge == "advanced" and own != following:
+            raise ConfigError(
+                f"{slot}: the smaller model's layer {layer} is {own} and the next {following}, whose neurons are of another "
+                "kind: take start.knowledge: own"
+            )
 
 
 def bert2bert(small: Decoder, large: ModelConfig, knowledge: Knowledge, seed: int, slot: str) -> Decoder:
@@ -34,7 +43,7 @@ def bert2bert(small: Decoder, large: ModelConfig, knowledge: Knowledge, seed: in
     advanced knowledge initialisation).
     Raises ConfigError as `check` does."""
     shape = small.config
-    check(shape, large, slot)
+    check(shape, large, knowledge, slot)
     layers = layers_of(shape.layers, large.layers)
     draw = random.Random(seed)
 

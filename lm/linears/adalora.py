@@ -47,7 +47,7 @@ class AdaLoRALinear(Held):
     was."""
 
     roles = {"weight": "matrix", "bias": "vector", "down": "matrix", "up": "matrix", "values": "vector"}  # noqa: RUF012
-    kept_R: Tensor
+    kept_R: Tensor  # which directions are left for good; all of them up to the last cut
 
     def __init__(self, linear: nn.Linear, rank: int, scale: float, penalty: float, generator: torch.Generator) -> None:
         with torch.device("meta"):
@@ -76,8 +76,12 @@ class AdaLoRALinear(Held):
         """Without the gradient of the matrix that stays."""
         return 4.0 * self.weight.numel() + 6.0 * (self.down.numel() + self.up.numel())
 
+    def left(self) -> Tensor:
+        """values_R, zeros for directions that have gone for good: a mean over steps has some of them from before."""
+        return self.values * self.kept_R
+
     def dense(self) -> Tensor:
-        return low_rank(self.weight, self.up, self.down * self.values[:, None], self.scale)
+        return low_rank(self.weight, self.up, self.down * self.left()[:, None], self.scale)
 
     def penalty(self) -> Tensor | None:
         if not self._share:
@@ -144,6 +148,9 @@ class AdaLoRA(Adapter):
         """The layer as the only one of its model."""
         return Builder(self, 1)(name, linear)
 
+    def moves(self) -> bool:
+        return True
+
     @torch.no_grad()
     def after(self, step: int, layers: Mapping[str, Held]) -> None:
         mine = [layer for layer in layers.values() if isinstance(layer, AdaLoRALinear)]
@@ -156,8 +163,10 @@ class AdaLoRA(Adapter):
             scores = [layer.scores() for layer in mine]
             highest = torch.cat(scores).kthvalue(cut).values if cut else -torch.inf
             for layer, scores_R in zip(mine, scores, strict=True):
-                layer.kept_R.copy_(scores_R > highest)
-                layer.values.masked_fill_(~layer.kept_R, 0.0)
+                kept_R = scores_R > highest
+                layer.values.masked_fill_(~kept_R, 0.0)
+                if step == self.cut_until:  # before it, a direction may come back
+                    layer.kept_R.copy_(kept_R)
         elif step > self.cut_until:
             for layer in mine:
                 layer.values.masked_fill_(~layer.kept_R, 0.0)
@@ -166,8 +175,8 @@ class AdaLoRA(Adapter):
         """A LoRA of what is left of each layer, without those of which nothing is."""
         parts = {}
         for name, layer in layers.items():
-            if isinstance(layer, AdaLoRALinear) and (left_R := layer.values.detach() != 0).any():
-                down_RI = (layer.down * layer.values[:, None]).detach()[left_R]
+            if isinstance(layer, AdaLoRALinear) and (left_R := layer.left().detach() != 0).any():
+                down_RI = (layer.down * layer.left()[:, None]).detach()[left_R]
                 # a LoRA counts alpha over its own rank
                 share = layer.scale / scale_of(self.alpha, len(down_RI), "rank")
                 parts[name] = {"down": down_RI, "up": share * layer.up.detach()[:, left_R]}

@@ -42,6 +42,11 @@ class Holding(Config):
         """Called when the weights have been updated, or the step skipped, with its gradients still there. layers: the model's
         held ones, by their names. Raises ConfigError where ranks hold parts that it needs whole."""
 
+    def moves(self) -> bool:
+        """Whether its layers' weights are changed between steps other than by the optimizer. Ranks that hold a part of an
+        optimizer's state have weights of their own there, which would not see it."""
+        return False
+
     def clears(self, step: int) -> float | None:
         """Share of the optimizer's moments, the smallest of each tensor, that is cleared before a step in which its layers' own
         parameters begin anew; None: they do not."""

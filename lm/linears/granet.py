@@ -106,6 +106,12 @@ class GraNet(Holding):
             raise ValueError(f"prune_until: {self.prune_until} is not after prune_from, {self.prune_from}")
         if self.regrow_until < self.prune_until:
             raise ValueError(f"regrow_until: {self.regrow_until} is before prune_until, {self.prune_until}")
+        last = self.regrow_until // self.every * self.every
+        if last < self.prune_until and self.density < self.first_density:
+            raise ValueError(
+                f"every: masks change for the last time at step {last}, before prune_until, {self.prune_until}, so that the "
+                f"density is not reached: set regrow_until to {last + self.every} or more"
+            )
         return self
 
     def share_at(self, step: int) -> float:
@@ -131,6 +137,9 @@ class GraNet(Holding):
         if name not in densities:
             return linear
         return GraNetLinear(linear, densities[name], generator_of(self.seed, name))
+
+    def moves(self) -> bool:
+        return True
 
     @torch.no_grad()
     def after(self, step: int, layers: Mapping[str, Any]) -> None:

@@ -223,6 +223,9 @@ class Masked(Holding):
             return GroupedLinear(linear, self)
         return RandomLinear(linear, self, densities[name], generator_of(self.seed, name))
 
+    def moves(self) -> bool:
+        return self.dense_from > 0
+
     def after(self, step: int, layers: Mapping[str, Any]) -> None:
         if step < self.dense_from:
             for layer in layers.values():

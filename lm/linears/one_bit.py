@@ -54,6 +54,9 @@ class OneBit(Counted):
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         return OneBitLinear(linear)
 
+    def moves(self) -> bool:
+        return True
+
     @torch.no_grad()
     def after(self, step: int, layers: Mapping[str, Any]) -> None:
         for layer in layers.values():

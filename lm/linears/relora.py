@@ -6,8 +6,9 @@ of A and B all but those of largest magnitude are cleared, or Adam would go on i
 model begins at 0 and warms up to the schedule over some steps (a jagged schedule). Embeddings, norms and biases are trained
 throughout.
 
-Differs from the paper: no part of the run trains W itself first: a run that begins from a trained model has that behind it; A
-is drawn as torch draws a Linear layer, which is Kaiming's with a = sqrt(5); moments are cleared matrix by matrix; where weights
+Differs from the paper: by default restarts come every 50 steps, with a warm-up of 10, for runs of some hundred, where its own
+have 2,000 and more; no part of the run trains W itself first: a run that begins from a trained model has that behind it; A is
+drawn as torch draws a Linear layer, which is Kaiming's with a = sqrt(5); moments are cleared matrix by matrix; where weights
 are averaged, the mean of A and B begins anew with them, since older ones are of other products.
 
 Letters: O outputs, I inputs, R rank.
@@ -67,12 +68,12 @@ class ReLoRA(Holding):
     name: Literal["relora"] = "relora"
     rank: int = Field(8, gt=0, description="of the product; the paper: 128 for widths of 512 to 2,048")
     alpha: float = Field(16.0, gt=0, description="the product counts alpha / rank")
-    every: int = Field(1000, gt=0, description="steps from one restart to the next; the paper: 2,000 and 5,000")
+    every: int = Field(50, gt=0, description="steps from one restart to the next; the paper: 2,000 and 5,000")
     cleared: float = Field(
         0.99, ge=0, le=1, description="share of each matrix's moments, the smallest, that a restart clears"
     )
     warmup: int = Field(
-        50, ge=0, description="steps over which the rate comes back after a restart; the paper: 50 to 100"
+        10, ge=0, description="steps over which the rate comes back after a restart; the paper: 50 to 100"
     )
     seed: int = Field(0, ge=0, description="of the first values, and of those of every restart")
     matrices: list[str] = Field(
@@ -90,6 +91,9 @@ class ReLoRA(Holding):
 
     def restarts(self, step: int) -> bool:
         return step > 0 and step % self.every == 0
+
+    def moves(self) -> bool:
+        return True
 
     def clears(self, step: int) -> float | None:
         return self.cleared if self.restarts(step) else None

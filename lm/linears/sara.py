@@ -106,7 +106,8 @@ class SaRALinear(Held):
     def penalty(self) -> Tensor | None:
         if not (self._turn and self._weight_of_norm):
             return None
-        return self._weight_of_norm * nuclear_norm((self.out_features, self.in_features), self.places_K, self.now())
+        trained_K = torch.where(self.settled_K.isnan(), self.values, 0.0)
+        return self._weight_of_norm * nuclear_norm((self.out_features, self.in_features), self.places_K, trained_K)
 
     def state(self) -> dict[str, Tensor]:
         return {"settled": self.settled_K} if self._repick else {}

@@ -1,9 +1,12 @@
 """What the layers of a model that are held otherwise than dense do between steps, and keep."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from lm.config import ConfigError
+from lm.linears.base import Holding
 from lm.model import Decoder
 from lm.optimizers.base import Optimizer
 from lm.training.average import RunningAverage
@@ -23,13 +26,19 @@ class HeldLayers(Component):
     """The layers of a model, each told of every step; steps are their turns, one after the other.
 
     optimizer, mean: of the run, where there is one; a method that has its layers begin anew clears the moments, and begins the
-    mean of what they train with them.
+    mean of what they train with them. Raises ConfigError for an optimizer whose state cannot begin anew so: it keeps more of a
+    weight than moments, or has parts of weights in the place of the layers' own.
     """
 
     name = "linear"
 
     def __init__(self, model: Decoder, optimizer: Optimizer | None = None, mean: RunningAverage | None = None) -> None:
-        self._method, self._layers, self._optimizer, self._mean = model.linear, model.held, optimizer, mean
+        self._method: Any = model.linear
+        self._layers, self._optimizer, self._mean = model.held, optimizer, mean
+        # what begins anew, by the parameter's name; taken now, since an optimizer may say later which weights have gradients
+        self._anew: dict[str, Tensor] = {}
+        if optimizer is not None and type(self._method).clears is not Holding.clears:
+            self._anew = self._whole(optimizer)
 
     def begin(self, step: int) -> None:
         for number, layer in enumerate(self._layers.values()):
@@ -40,24 +49,33 @@ class HeldLayers(Component):
             for group in self._optimizer.param_groups:
                 group["lr"] *= factor
 
-    @torch.no_grad()
-    def _clear(self, share: float) -> None:
-        """Raises ConfigError for an optimizer that keeps more of a weight than moments."""
-        groups = [] if self._optimizer is None else self._optimizer.param_groups
-        slots = {weight: set(group["slots"]) for group in groups for weight in group["params"]}
+    def _whole(self, optimizer: Optimizer) -> dict[str, Tensor]:
+        """The layers' weights that are trained, without their biases, by their names."""
+        slots = {weight: set(group["slots"]) for group in optimizer.param_groups for weight in group["params"]}
+        found: dict[str, Tensor] = {}
         for name, layer in self._layers.items():
             for own, weight in layer.named_parameters():
-                if own == "bias" or weight not in slots:
+                if own == "bias" or not weight.requires_grad:
                     continue
+                if weight not in slots:
+                    raise ConfigError(
+                        f"linear: {self._method.name} needs whole matrices: set TOKENMILL_PARALLEL to exact or ddp"
+                    )
                 if other := slots[weight] - MOMENTS - {"step"}:
                     raise ConfigError(
                         f"linear: the optimizer keeps {min(other)} of a weight, which cannot begin anew: take adamw or muon"
                     )
-                state = self._optimizer.state[weight] if self._optimizer is not None else {}
-                for slot in MOMENTS & state.keys():
-                    state[slot].copy_(without_smallest(state[slot], share))
-                if self._mean is not None and (mean := self._mean.mean.get(f"{name}.{own}")) is not None:
-                    mean.copy_(weight)
+                found[f"{name}.{own}"] = weight
+        return found
+
+    @torch.no_grad()
+    def _clear(self, share: float) -> None:
+        for name, weight in self._anew.items():
+            state = self._optimizer.state[weight] if self._optimizer is not None else {}
+            for slot in MOMENTS & state.keys():
+                state[slot].copy_(without_smallest(state[slot], share))
+            if self._mean is not None and (mean := self._mean.mean.get(name)) is not None:
+                mean.copy_(weight)
 
     def after(self, step: int, loss: float, norm: float) -> None:
         self._method.after(step, self._layers)

@@ -14,12 +14,12 @@ from lm.averages import Ema, Last
 from lm.config import Config, ConfigError
 from lm.linears import LoRA, Monarch, ReLoRA, SLTrain
 from lm.linears.monarch import blocks_of, monarch, nearest
-from lm.optimizers import AdamW, ScheduleFree
+from lm.optimizers import AdamW, DropMuon, ScheduleFree
 from lm.schedules import Cosine
 from lm.training.average import RunningAverage
 from lm.training.fast_forward import FastForward
 from lm.training.flops import flops_per_token
-from lm.training.held import HeldLayers, without_smallest
+from lm.training.held import MOMENTS, HeldLayers, without_smallest
 from lm.training.lookahead import Lookahead
 from lm.training.loop import train
 from lm.training.memory import bytes_kept
@@ -221,10 +221,42 @@ def test_the_curve_tells_the_jagged_rate(tmp_path: Path) -> None:
     assert [jagged / plain for plain, jagged in zip(*logs, strict=True)] == [1, 1, 1, 0.5, 1, 1]
 
 
-def test_an_optimizer_whose_state_is_no_mean_of_gradients_is_refused(tmp_path: Path) -> None:
-    how = recipe(ReLoRA(every=2), optimizer=ScheduleFree())
+def test_an_optimizer_whose_state_is_no_mean_of_gradients_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    """Of a run that would not come to a restart, too."""
+    model, log = toy_model(seed=1), Recorder(tmp_path)
+    how = recipe(ReLoRA(every=99), optimizer=ScheduleFree())
     with pytest.raises(ConfigError, match="linear: the optimizer keeps ahead of a weight, which cannot begin anew"):
-        fit(how, tmp_path)
+        train(model, how, 6, lambda step: batch_of(model), log)
+    assert log.points == {}
+
+
+def test_an_optimizer_that_has_other_tensors_than_the_layers_is_refused() -> None:
+    """As one that has parts of them, or copies: what begins anew in the layers would be as it was after its next step."""
+    model, copy = toy_model(seed=1), toy_model(seed=1)
+    for one in (model, copy):
+        one.hold(ReLoRA())
+    optimizer = Exact(1).distribute(copy, AdamW())
+    HeldLayers(copy, optimizer)
+    with pytest.raises(
+        ConfigError, match="linear: relora needs whole matrices: set TOKENMILL_PARALLEL to exact or ddp"
+    ):
+        HeldLayers(model, optimizer)
+
+
+def test_an_optimizer_that_leaves_layers_out_of_a_step_clears_them_all_the_same() -> None:
+    model = toy_model(seed=1)
+    model.hold(ReLoRA(every=2, cleared=1.0))
+    optimizer = Exact(1).distribute(model, DropMuon())
+    component = HeldLayers(model, optimizer)
+    batch_of(model).loss(slice(0, 4))[0].backward()
+    optimizer.step()
+    model.requires_grad_(False)  # as the optimizer's `begin` has it of those below its cut
+    component.begin(2)
+    for name, weight in model.named_parameters():
+        if name.endswith((".up", ".down")):
+            assert not any(optimizer.state[weight][slot].any() for slot in MOMENTS & optimizer.state[weight].keys()), (
+                name
+            )
 
 
 @pytest.mark.parametrize("other", [{"fast_forward": FastForward(every=2)}, {"lookahead": Lookahead(share=0.5)}])

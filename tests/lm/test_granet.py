@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
 
@@ -105,11 +107,37 @@ def test_a_run_that_was_stopped_goes_on(after: int, tmp_path: Path) -> None:
         ({"first_density": 0.1}, "first_density: 0.1 is less than the density of 0.2 at the end"),
         ({"prune_from": 80}, "prune_until: 80 is not after prune_from, 80"),
         ({"regrow_until": 70}, "regrow_until: 70 is before prune_until, 80"),
+        (
+            {"prune_until": 9, "regrow_until": 9},
+            "every: masks change for the last time at step 0, before prune_until, 9, so that the density is not reached: set "
+            "regrow_until to 10 or more",
+        ),
+        (
+            {"prune_until": 11, "regrow_until": 19},
+            "last time at step 10, before prune_until, 11,.* set regrow_until to 20 or more",
+        ),
     ],
 )
 def test_parameters_that_do_not_fit_are_one_line(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         GraNet(**settings)
+
+
+@given(st.integers(1, 30), st.integers(0, 30), st.integers(1, 12), st.floats(0.1, 0.4))
+def test_every_run_that_is_allowed_reaches_its_density(until: int, more: int, every: int, density: float) -> None:
+    """And a density that is there from the beginning needs no change."""
+    times = {"prune_until": until, "regrow_until": until + more, "every": every}
+    assert GraNet(density=0.5, first_density=0.5, **times).density == 0.5
+    try:
+        method = GraNet(density=density, regrow=0.0, **times)
+    except ValidationError:
+        return
+    weight = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    layer = layer_of(method, *weight.tolist())
+    for step in range(until + more):
+        layer.weight.grad = torch.ones_like(layer.weight)
+        method.after(step, {"blocks.0.ffn.up": layer})
+    assert int(layer.mask().sum()) == int(density * 8 * 16)
 
 
 def test_gradients_that_have_gone_are_one_line() -> None:

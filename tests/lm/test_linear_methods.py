@@ -295,6 +295,11 @@ def test_sara_by_hand() -> None:
         # at step 3 the first is above 0.2, the largest magnitude of those picked first, and stays at -0.5
         first = layer.values[0].item() if step == 2 else -0.5
         assert layer.merged().weight.flatten().tolist() == pytest.approx([1.0, first, 0.1, 3.0])
+    layer.begin(5, True)
+    layer.values.grad = None
+    # what has settled is trained no more, and counts for nothing
+    (penalty := layer.penalty()).backward()
+    assert penalty.item() == pytest.approx(0.25 * 0.1) and layer.values.grad.tolist() == pytest.approx([0.0, 0.25])
     layer.values.grad = None
     layer(torch.tensor([1.0, 2.0])).sum().backward()
     assert layer.values.grad.tolist() == [0.0, 1.0]

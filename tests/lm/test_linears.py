@@ -1,6 +1,7 @@
 """What every way to hold a matrix must be, whichever there are: a new file in lm/linears is held to it by itself."""
 
 from collections.abc import Hashable
+from functools import partialmethod
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,23 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lm import linears
-from lm.averages import Ema
+from lm.averages import Ema, Last
 from lm.config import Config, methods_of
-from lm.linears import Centroids, Dense, FewBits, FrozenLower, GraNet, Masked, Monarch, OneBit, QLoRA, ReLoRA, SLTrain
+from lm.linears import (
+    AdaLoRA,
+    Centroids,
+    Dense,
+    FewBits,
+    FrozenLower,
+    GraNet,
+    Masked,
+    Monarch,
+    OneBit,
+    QLoRA,
+    ReLoRA,
+    SaRA,
+    SLTrain,
+)
 from lm.linears.base import Held, roles_of
 from lm.linears.dora import DoRALinear
 from lm.model import Decoder
@@ -21,9 +36,11 @@ from lm.optimizers import AdamW, Muon
 from lm.schedules import Cosine
 from lm.training.batch import Batch, Metrics, backward
 from lm.training.data.conversations import token_logps
+from lm.training.held import HeldLayers
 from lm.training.loop import train
 from lm.training.recipe import Recipe
 from tasks.core.log import Stopped
+from tasks.core.yaml import read_yaml
 from tests.lm.models import plain_and_compiled, toy_model
 from tests.lm.test_training import Recorder
 from tests.neighbours import neighbours
@@ -249,6 +266,41 @@ def test_every_parameter_counts(method: type[Config], tmp_path: Path) -> None:
         made = weights_after(base, tmp_path / str(next(folders)), **shape)
         for tries in lists:
             assert any(weights_after(other, tmp_path / str(next(folders)), **shape) != made for other in tries), name
+
+
+# Settings in which each method that changes weights itself does so within six steps
+MOVING = [OneBit(), GraNet(every=1, prune_until=2), AdaLoRA(cut_until=3), ReLoRA(every=2), Masked(dense_from=3)]
+
+
+@pytest.mark.parametrize(
+    "method", [*MOVING, *(m() for m in methods_of(linears) if m not in map(type, MOVING)), Masked()]
+)
+def test_a_method_says_whether_it_changes_weights_between_steps(
+    method: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an optimizer that moves what has no gradient, too, so that there is something to bring back."""
+    changed = []
+
+    def watched(self: HeldLayers, *given: Any, call: Any) -> None:
+        before = [weight.detach().clone() for weight in model.parameters()]
+        call(self, *given)
+        changed.append(not all(map(torch.equal, before, model.parameters())))
+
+    for name in ("begin", "after"):
+        monkeypatch.setattr(HeldLayers, name, partialmethod(watched, call=getattr(HeldLayers, name)))
+    model = toy_model(seed=1)
+    recipe = Recipe(optimizer=Muon(), schedule=Cosine(), average=Last(), linear=method)
+    train(model, recipe, 6, lambda step: batch_of(model), Recorder(tmp_path))
+    assert len(changed) == 12 and any(changed) == method.moves() == (method in MOVING)
+
+
+def test_what_comes_at_a_step_comes_in_the_runs_of_the_default_pipeline() -> None:
+    given = read_yaml(ROOT / "presets" / "laptop.yaml")
+    steps = [given["curriculum"]["tokens"] // given["curriculum"]["tokens_per_step"]]
+    steps += [given[stage]["steps"] for stage in ("sft", "rl", "distill")]
+    again = ReLoRA().every + ReLoRA().warmup
+    lasts = [again, AdaLoRA().cut_until, SaRA().repick, GraNet().regrow_until, Masked().decay_until]
+    assert max(lasts) < min(steps)
 
 
 def test_methods_differ(tmp_path: Path) -> None:

@@ -1,26 +1,30 @@
 """Layers of VeRA, which share what they do not train, and the directions that AdaLoRA keeps, on numbers worked by hand."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from torch import nn
 
-from lm.averages import Ema
+from lm.averages import Ema, Last, Lawa
 from lm.config import ConfigError
 from lm.linears import AdaLoRA, VeRA
 from lm.linears.adalora import budget
 from lm.linears.base import flops_of
-from lm.optimizers import AdamW
+from lm.optimizers import AdamW, ScheduleFree
 from lm.schedules import Cosine
 from lm.training.held import HeldLayers
+from lm.training.loop import train
 from lm.training.memory import bytes_kept, positions_in
 from lm.training.recipe import Recipe
 from tasks.core.log import Stopped
 from tests.lm.models import toy_model
 from tests.lm.test_linear_methods import layer_of, put
 from tests.lm.test_linears import batch_of, fit, held
+from tests.lm.test_training import Recorder
 
 
 def test_vera_by_hand() -> None:
@@ -104,6 +108,45 @@ def test_directions_go_where_they_matter_least_over_all_layers() -> None:
     # 14 of 56 go: three layers, and of the fourth two, with which the two that are as low go as well
     assert [int(layer.kept_R.sum()) for layer in layers] == [0, 0, 0, 0, *[4] * 10]
     assert all(torch.equal(layer.values != 0, layer.kept_R) for layer in layers)
+
+
+@pytest.mark.parametrize(
+    ("average", "optimizer"),
+    [(Last(), AdamW()), (Ema(), AdamW()), (Lawa(checkpoints=8, every=1), AdamW()), (Last(), ScheduleFree())],
+    ids=["last", "ema", "lawa", "schedule_free"],
+)
+def test_what_is_cut_is_cut_in_the_model_that_a_run_ends_with(average: Any, optimizer: Any, tmp_path: Path) -> None:
+    """A mean of weights has some from before the last cut, and Schedule-Free AdamW ends with one, too."""
+    method = AdaLoRA(rank=2, first_rank=4, cut_until=3, keep=True)
+    start, model = toy_model(seed=1).state_dict(), toy_model(seed=1)
+    layers = {
+        name for name, module in model.named_modules() if name.startswith("blocks.") and type(module) is nn.Linear
+    }
+    how = Recipe(optimizer=optimizer, schedule=Cosine(), average=average, linear=method)
+    train(model, how, 8, lambda step: batch_of(model), Recorder(tmp_path))
+    assert model.learned is not None
+    kept = {name: len(parts["down"]) for name, parts in model.learned.layers.items()}
+    assert sum(kept.values()) == 2 * 14
+    for layer in layers:
+        change = model.get_submodule(layer).weight.detach() - start[f"{layer}.weight"]
+        # of fp32 weights of 0.02, whose rounding is 1e-9
+        assert int((torch.linalg.svdvals(change) > 1e-7).sum()) == kept.get(layer, 0), layer
+
+
+def test_a_run_that_ends_before_the_last_cut_has_what_its_weights_say() -> None:
+    """A direction that went in a cut before the last one may come back."""
+    method = AdaLoRA(rank=1, first_rank=2, cut_until=4)
+    layer = layer_of(method, [1.0, 2.0], [3.0, 4.0])
+    put(layer, down=[[1.0, 0.0], [0.0, 2.0]], up=[[1.0, 0.0], [0.0, 1.0]], values=[3.0, -1.0])
+    for step in range(3):
+        for weight in (layer.down, layer.up, layer.values):
+            weight.grad = torch.full_like(weight, 1.0 + step)
+        method.after(step, {"layer": layer})
+    assert layer.values.tolist() == [3.0, 0.0]
+    put(layer, values=[3.0, -1.0])
+    # 16 / 2 times ((3, 0), (0, -2))
+    assert layer.merged().weight.tolist() == [[25.0, 2.0], [3.0, -12.0]]
+    assert len(method.kept({"layer": layer}).layers["layer"]["down"]) == 2
 
 
 def test_adalora_that_does_not_fall_is_one_line() -> None:

@@ -351,6 +351,29 @@ def test_a_pattern_must_come_out_the_same_in_the_larger_model() -> None:
         grown(model, Stacked(order="interleaved"), layers=4)
 
 
+@pytest.mark.parametrize("names", [("swiglu", "relu_squared"), ("relu_squared", "swiglu")])
+@pytest.mark.parametrize("changes", [{"ffn_width": 24}, {"layers": 4}])
+def test_neurons_of_a_layer_of_another_kind_are_refused(names: tuple[str, str], changes: dict[str, int]) -> None:
+    """Their weights are there in one direction and not in the other, and are those of another function in either."""
+    model = small(layers=2, pattern=[{"feed_forward": {"name": name}} for name in names])
+    larger = model.config.model_copy(update=changes)
+    for call in (Bert2Bert().check, lambda *_: Bert2Bert().grow(model, larger, 0)):
+        with pytest.raises(
+            ConfigError, match=f"layer 0 is {names[0]} and the next {names[1]}.*start.knowledge: own"
+        ) as caught:
+            call(model.config, larger)
+        assert "\n" not in str(caught.value)
+    made = grown(model, Bert2Bert(knowledge="own"), **changes)
+    assert made.config.layers == larger.layers
+
+
+def test_layers_that_differ_in_what_they_look_at_alone_lend_each_other_neurons() -> None:
+    model = small(layers=2, pattern=[{}, {"mixer": {"name": "sliding_window", "window": 3}}])
+    made = grown(model, Bert2Bert(), ffn_width=15)
+    up, later = made.blocks[0].ffn.up.weight, model.blocks[1].ffn.up.weight
+    assert all(any(torch.equal(row, other) for other in later) for row in up[12:])
+
+
 def test_functions_leave_the_smaller_model_alone() -> None:
     model = small()
     kept = bytes_of(model)

@@ -62,6 +62,12 @@ class Zero(DDP):
             self.bytes_a_frozen_weight = 0.0 if offload else 4.0 / world_size()
 
     def distribute(self, model: Decoder, method: Any) -> Optimizer:
+        held: Any = model.linear
+        if held.moves():
+            raise ConfigError(
+                f"linear: {held.name} changes weights between steps, which ZeRO keeps in pieces of its own: set "
+                "TOKENMILL_PARALLEL to exact or ddp"
+            )
         device = model.cos_TE.device
         named = [(n, w) for n, w in model.named_parameters() if w.requires_grad]
         optimizer = with_rates(method.build(named, roles_of(model)), named, rates_of(model))

@@ -21,7 +21,7 @@ class Bert2Bert(Grown):
     knowledge: Knowledge = Field("advanced", description="own: the paper's FPI; advanced: its AKI")
 
     def check(self, small: ModelConfig, shape: ModelConfig) -> None:
-        check(small, shape, SLOT)
+        check(small, shape, self.knowledge, SLOT)
 
     def grow(self, small: Decoder, shape: ModelConfig, seed: int) -> Decoder:
         return bert2bert(small, shape, self.knowledge, seed, SLOT)
