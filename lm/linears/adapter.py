@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from lm.config import ConfigError
-from lm.linears.base import Held, Holding
+from lm.linears.base import Chosen, Held, check_patterns, is_named
 
 
 def low_rank(weight_OI: Tensor, up_OR: Tensor, down_RI: Tensor, scale: float) -> Tensor:
@@ -44,12 +43,6 @@ def orthonormal(weight_OI: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return q_OK[:, :rank].contiguous(), r_KI[:rank].contiguous()
 
 
-def is_named(name: str, pattern: str) -> bool:
-    """Whether a layer is meant: a pattern is one or more parts of its name in a row, so that `ffn`, `query` and `0.ffn.up`
-    mean layers of `blocks.0.ffn.up` and the like."""
-    return f".{pattern}." in f".{name}."
-
-
 def generator_of(seed: int, name: str) -> torch.Generator:
     """What draws the first values of the layer of this name."""
     return torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))  # it reads 32 bits
@@ -65,7 +58,7 @@ class Learned:
     shared: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Adapter(Holding):
+class Adapter(Chosen):
     """Parameters of every adapter.
 
     Differs from most papers: all matrices of a block are adapted unless `matrices` says which, as Schulman et al. 2025 ("LoRA
@@ -73,21 +66,11 @@ class Adapter(Holding):
     """
 
     rank: int = Field(8, gt=0)
-    matrices: list[str] = Field(
-        [], description="which layers are adapted, by parts of their names: ffn, query, 0.attention.value; none: all"
-    )
     seed: int = Field(0, ge=0, description="of the first values")
     keep: bool = Field(False, description="leave the adapter beside the merged model too, as the library peft reads it")
 
-    def check(self, names: list[str]) -> None:
-        check_patterns("matrices", self.matrices, names)
-
     def staying(self, names: list[str]) -> set[str]:
         return set(names)
-
-    def means(self, name: str) -> bool:
-        """Whether the layer of this name is adapted."""
-        return not self.matrices or any(is_named(name, pattern) for pattern in self.matrices)
 
     def learned(self, layers: dict[str, Held]) -> Learned | None:
         """Tensors of the adapter, where it is to be kept."""
@@ -222,11 +205,3 @@ class LowRank(Adapter):
             method = self.model_copy(update={"rank": 2 * self.rank, "ranks": doubled, "alpha": alpha})
         parts = {name: layer.parts() for name, layer in layers.items() if isinstance(layer, AdaptedLinear)}
         return Learned(method, parts)
-
-
-def check_patterns(key: str, patterns: list[str], names: list[str]) -> None:
-    """Raises ConfigError, naming the key, for a pattern that means none of the layers of these names."""
-    known = sorted({part for name in names for part in name.split(".") if not part.isdigit()})
-    for pattern in patterns:
-        if not any(is_named(f"blocks.{name}", pattern) for name in names):
-            raise ConfigError(f"linear.{key}: no {pattern!r} (allowed: {', '.join(known)}, and rows of them)")

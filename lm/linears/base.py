@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
-from lm.config import Config
+from lm.config import Config, ConfigError
 
 # matrix: of a product within a block, O x I. table: an embedding, a row a token. output: a head on what the blocks give, a row
 # a token or a score. vector: all else, such as norms and biases, which never decays and is never cut.
@@ -59,6 +60,35 @@ class Holding(Config):
     def learned(self, layers: "dict[str, Held]") -> Any:
         """What is left of its layers, by their names, when they are merged: for a file beside the model. None: nothing."""
         return None
+
+
+def is_named(name: str, pattern: str) -> bool:
+    """Whether a layer is meant: a pattern is one or more parts of its name in a row, so that `ffn`, `query` and `0.ffn.up`
+    mean layers of `blocks.0.ffn.up` and the like."""
+    return f".{pattern}." in f".{name}."
+
+
+def check_patterns(key: str, patterns: list[str], names: list[str]) -> None:
+    """Raises ConfigError, naming the key, for a pattern that means none of the layers of these names."""
+    known = sorted({part for name in names for part in name.split(".") if not part.isdigit()})
+    for pattern in patterns:
+        if not any(is_named(f"blocks.{name}", pattern) for name in names):
+            raise ConfigError(f"linear.{key}: no {pattern!r} (allowed: {', '.join(known)}, and rows of them)")
+
+
+class Chosen(Holding):
+    """A method that holds the layers that `matrices` names, and leaves the others as they are."""
+
+    matrices: list[str] = Field(
+        [], description="which layers are held so, by parts of their names: ffn, query, 0.attention.value; none: all"
+    )
+
+    def check(self, names: list[str]) -> None:
+        check_patterns("matrices", self.matrices, names)
+
+    def means(self, name: str) -> bool:
+        """Whether the layer of this name is held so."""
+        return not self.matrices or any(is_named(name, pattern) for pattern in self.matrices)
 
 
 class Held(nn.Linear):

@@ -22,8 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
 
 from lm.config import ConfigError
-from lm.linears.adapter import check_patterns, is_named
-from lm.linears.base import Held, dense_flops
+from lm.linears.base import Chosen, Held, dense_flops
 from lm.linears.few_bits import Counted
 from lm.quantized.palette import Palette, pack_palette
 
@@ -184,7 +183,7 @@ class ClusteredLinear(Held):
         return pack_palette(numbers.view_as(self.weight), stored_K, self.bits)
 
 
-class Centroids(Counted):
+class Centroids(Counted, Chosen):
     name: Literal["clustered"] = "clustered"
     bits: Literal[1, 2, 3, 4] = 3
     temperature: float = Field(
@@ -193,15 +192,9 @@ class Centroids(Counted):
         description="of the attention, in parts of the distance between centroids, 4 standard deviations / 2^bits",
     )
     iterations: int = Field(4, gt=0, description="of k-means before each step, from the centroids of the step before")
-    matrices: list[str] = Field(
-        [], description="which layers are clustered, by parts of their names: ffn, query, 0.attention.value; none: all"
-    )
-
-    def check(self, names: list[str]) -> None:
-        check_patterns("matrices", self.matrices, names)
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """A layer of centroids, or the layer itself where it is not meant."""
-        if self.matrices and not any(is_named(name, pattern) for pattern in self.matrices):
+        if not self.means(name):
             return linear
         return ClusteredLinear(linear, self)

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lm.linears.adapter import check_patterns, generator_of, is_named, low_rank
-from lm.linears.base import Held, Holding, dense_flops
+from lm.linears.adapter import generator_of, low_rank
+from lm.linears.base import Chosen, Held, Holding, dense_flops
 from lm.quantized.base import by_column
 from lm.quantized.counts import Counts, pack
 from lm.quantized.trained import TrainedIn
@@ -110,7 +110,7 @@ class Counted(Holding):
         return TrainedIn({name: layer.packed() for name, layer in layers.items()})
 
 
-class FewBits(Counted):
+class FewBits(Counted, Chosen):
     name: Literal["few_bits"] = "few_bits"
     bits: Literal[2, 3, 4, 8] = 4
     group: int = Field(32, gt=0, description="columns of a row that share a step, of 16 bits")
@@ -121,20 +121,13 @@ class FewBits(Counted):
         description="of the thin product inside of the rounding, which alone is trained; 0: all of the matrix is",
     )
     alpha: float = Field(16.0, gt=0, description="the thin product counts alpha / rank")
-    matrices: list[str] = Field(
-        [],
-        description="which layers are in few bits, by parts of their names: ffn, query, 0.attention.value; none: all",
-    )
     seed: int = Field(0, ge=0, description="of the first values of the thin product")
-
-    def check(self, names: list[str]) -> None:
-        check_patterns("matrices", self.matrices, names)
 
     def staying(self, names: list[str]) -> set[str]:
         return set(names) if self.rank else set()
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """A layer that rounds, or the layer itself where it is not meant."""
-        if self.matrices and not any(is_named(name, pattern) for pattern in self.matrices):
+        if not self.means(name):
             return linear
         return FewBitsLinear(linear, self, generator_of(self.seed, name))

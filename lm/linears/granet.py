@@ -23,8 +23,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lm.config import ConfigError
-from lm.linears.adapter import check_patterns, generator_of, is_named
-from lm.linears.base import Holding
+from lm.linears.adapter import generator_of
+from lm.linears.base import Chosen
 from lm.linears.masked import MaskedLinear, densities_by_sides, random_mask
 
 
@@ -82,7 +82,7 @@ class GraNetLinear(MaskedLinear):
         return self.weight.grad
 
 
-class GraNet(Holding):
+class GraNet(Chosen):
     name: Literal["granet"] = "granet"
     density: float = Field(0.2, gt=0, le=1, description="share of the weights of all matrices that is left at the end")
     first_density: float = Field(0.5, gt=0, le=1, description="and that a run begins with; the paper: 0.5, or 1")
@@ -92,9 +92,6 @@ class GraNet(Holding):
     regrow: float = Field(0.5, ge=0, le=1, description="share of each matrix that is replaced at a change, at first")
     regrow_until: int = Field(100, gt=0, description="step from which masks stay; the paper: the end of the run")
     seed: int = Field(0, ge=0, description="of the first masks")
-    matrices: list[str] = Field(
-        [], description="which layers are masked, by parts of their names: ffn, query, 0.attention.value; none: all"
-    )
 
     @model_validator(mode="after")
     def _fits(self) -> "GraNet":
@@ -117,13 +114,6 @@ class GraNet(Holding):
     def share_at(self, step: int) -> float:
         """Share of a matrix that is replaced behind so many steps."""
         return self.regrow / 2 * (1 + math.cos(math.pi * min(1.0, step / self.regrow_until)))
-
-    def check(self, names: list[str]) -> None:
-        check_patterns("matrices", self.matrices, names)
-
-    def means(self, name: str) -> bool:
-        """Whether the layer of this name is masked."""
-        return not self.matrices or any(is_named(name, pattern) for pattern in self.matrices)
 
     def builder(self, shapes: Mapping[str, tuple[int, int]]) -> Callable[[str, nn.Linear], nn.Linear]:
         mine = {name: shape for name, shape in shapes.items() if self.means(name)}

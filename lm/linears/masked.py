@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lm.config import ConfigError
-from lm.linears.adapter import check_patterns, generator_of, is_named
-from lm.linears.base import Held, Holding, dense_flops
+from lm.linears.adapter import generator_of
+from lm.linears.base import Chosen, Held, dense_flops
 
 
 def random_mask(rows: int, columns: int, density: float, generator: torch.Generator) -> Tensor:
@@ -158,7 +158,7 @@ class GroupedLinear(MaskedLinear):
         return self._method.pull / 2 * self.weight.masked_fill(self.mask(), 0.0).square().sum()
 
 
-class Masked(Holding):
+class Masked(Chosen):
     name: Literal["masked"] = "masked"
     pattern: Literal["random", "n_m"] = Field("random", description="drawn once, or the largest of each `group`")
     density: float = Field(0.5, gt=0, le=1, description="random: share of the weights that is let through")
@@ -175,9 +175,6 @@ class Masked(Holding):
     pull: float = Field(0.0002, ge=0, description="n_m, straight: decay of what is left out; 0: the plain estimator")
     decay_from: int = Field(0, ge=0, description="n_m, decaying: step up to which nothing is left out")
     decay_until: int = Field(100, gt=0, description="n_m, decaying: step from which it is left out wholly")
-    matrices: list[str] = Field(
-        [], description="which layers are masked, by parts of their names: ffn, query, 0.attention.value; none: all"
-    )
 
     @model_validator(mode="after")
     def _fits(self) -> "Masked":
@@ -192,13 +189,6 @@ class Masked(Holding):
     def share_outside(self, step: int) -> float:
         """What weights left out count at a step: from 1 to 0 by a line."""
         return min(1.0, max(0.0, (self.decay_until - step) / (self.decay_until - self.decay_from)))
-
-    def check(self, names: list[str]) -> None:
-        check_patterns("matrices", self.matrices, names)
-
-    def means(self, name: str) -> bool:
-        """Whether the layer of this name is masked."""
-        return not self.matrices or any(is_named(name, pattern) for pattern in self.matrices)
 
     def builder(self, shapes: Mapping[str, tuple[int, int]]) -> Callable[[str, nn.Linear], nn.Linear]:
         mine = {name: shape for name, shape in shapes.items() if self.means(name)}

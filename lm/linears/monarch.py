@@ -19,8 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lm.linears.adapter import check_patterns, is_named
-from lm.linears.base import Held, Holding
+from lm.linears.base import Chosen, Held
 
 
 def blocks_of(rows: int, columns: int, most: int) -> int:
@@ -80,20 +79,14 @@ class MonarchLinear(Held):
         return monarch(inputs, self.first, self.second, self.blocks).T.contiguous()
 
 
-class Monarch(Holding):
+class Monarch(Chosen):
     name: Literal["monarch"] = "monarch"
     blocks: int = Field(
         4, gt=0, description="of either matrix; the authors: 4; fewer where a layer's sides do not divide"
     )
-    matrices: list[str] = Field(
-        [], description="which layers are held so, by parts of their names: ffn, query, 0.attention.value; none: all"
-    )
-
-    def check(self, names: list[str]) -> None:
-        check_patterns("matrices", self.matrices, names)
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """A layer of blocks, or the layer itself where it is not meant."""
-        if self.matrices and not any(is_named(name, pattern) for pattern in self.matrices):
+        if not self.means(name):
             return linear
         return MonarchLinear(linear, self.blocks)

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lm.config import ConfigError
-from lm.linears.adapter import AdaptedLinear, check_patterns, generator_of, is_named
-from lm.linears.base import Holding
+from lm.linears.adapter import AdaptedLinear, generator_of
+from lm.linears.base import Chosen
 
 
 class ReLoRALinear(AdaptedLinear):
@@ -64,7 +64,7 @@ class ReLoRALinear(AdaptedLinear):
         self.weight.copy_(state["weight"])
 
 
-class ReLoRA(Holding):
+class ReLoRA(Chosen):
     name: Literal["relora"] = "relora"
     rank: int = Field(8, gt=0, description="of the product; the paper: 128 for widths of 512 to 2,048")
     alpha: float = Field(16.0, gt=0, description="the product counts alpha / rank")
@@ -76,16 +76,10 @@ class ReLoRA(Holding):
         10, ge=0, description="steps over which the rate comes back after a restart; the paper: 50 to 100"
     )
     seed: int = Field(0, ge=0, description="of the first values, and of those of every restart")
-    matrices: list[str] = Field(
-        [], description="which layers are held so, by parts of their names: ffn, query, 0.attention.value; none: all"
-    )
-
-    def check(self, names: list[str]) -> None:
-        check_patterns("matrices", self.matrices, names)
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """The layer with a product beside it, or the layer itself where it is not meant."""
-        if self.matrices and not any(is_named(name, pattern) for pattern in self.matrices):
+        if not self.means(name):
             return linear
         return ReLoRALinear(linear, self, name)
 

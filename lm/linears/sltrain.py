@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lm.config import ConfigError
-from lm.linears.adapter import check_patterns, generator_of, is_named
-from lm.linears.base import Held, Holding
+from lm.linears.adapter import generator_of
+from lm.linears.base import Chosen, Held
 
 
 def summed(up_OR: Tensor, down_RI: Tensor, values_K: Tensor, places_K: Tensor, scale: float) -> Tensor:
@@ -98,21 +98,15 @@ class SLTrainLinear(Held):
         self.places_K.copy_(state["places"])
 
 
-class SLTrain(Holding):
+class SLTrain(Chosen):
     name: Literal["sltrain"] = "sltrain"
     rank: int = Field(8, gt=0, description="of the low-rank part; the paper: a quarter of the width")
     alpha: float = Field(16.0, gt=0, description="the low-rank part counts alpha / rank; the paper: 8 to 32")
     density: float = Field(0.03, gt=0, le=1, description="share of the places that have a number of their own")
     seed: int = Field(0, ge=0, description="of the places and of the first values")
-    matrices: list[str] = Field(
-        [], description="which layers are held so, by parts of their names: ffn, query, 0.attention.value; none: all"
-    )
-
-    def check(self, names: list[str]) -> None:
-        check_patterns("matrices", self.matrices, names)
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """A layer of factors and values, or the layer itself where it is not meant."""
-        if self.matrices and not any(is_named(name, pattern) for pattern in self.matrices):
+        if not self.means(name):
             return linear
         return SLTrainLinear(linear, self, generator_of(self.seed, name))

@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from lm import linears
 from lm.averages import Ema, Last
-from lm.config import Config, methods_of
+from lm.config import Config, ConfigError, methods_of
 from lm.linears import (
     AdaLoRA,
     Centroids,
@@ -29,7 +29,7 @@ from lm.linears import (
     SaRA,
     SLTrain,
 )
-from lm.linears.base import Held, roles_of
+from lm.linears.base import Chosen, Held, roles_of
 from lm.linears.dora import DoRALinear
 from lm.model import Decoder
 from lm.optimizers import AdamW, Muon
@@ -301,6 +301,18 @@ def test_what_comes_at_a_step_comes_in_the_runs_of_the_default_pipeline() -> Non
     again = ReLoRA().every + ReLoRA().warmup
     lasts = [again, AdaLoRA().cut_until, SaRA().repick, GraNet().regrow_until, Masked().decay_until]
     assert max(lasts) < min(steps)
+
+
+@pytest.mark.parametrize("method", [m for m in methods_of(linears) if "matrices" in m.model_fields])
+def test_what_matrices_are_meant_is_said_in_one_way(method: Any) -> None:
+    assert issubclass(method, Chosen)
+    every, some = (toy_model(seed=1) for _ in range(2))
+    every.hold(method())
+    some.hold(method(matrices=["query", "1.ffn"]))
+    wanted = {"0.attention.query", "1.attention.query", "1.ffn.gate", "1.ffn.up", "1.ffn.down"}
+    assert set(some.held) == {f"blocks.{name}" for name in wanted} and len(every.held) == 14
+    with pytest.raises(ConfigError, match=r"linear\.matrices: no 'quer' \(allowed: attention, down,"):
+        toy_model().hold(method(matrices=["query", "quer"]))
 
 
 def test_methods_differ(tmp_path: Path) -> None:
