@@ -40,9 +40,9 @@ def exchange(tokenizer: Tokenizer, prompt: str, answer: str) -> Conversation:
     of both together, which may stand apart from each other as a prompt alone and an answer alone do not. Where it does not
     write an answer behind what it asks for one with, the answer's own ids stand there. Raises ConfigError, which names the
     text, for one that spells a control token of the template, or that it refuses."""
-    asked = tokenizer.chat(prompt)
+    apart = Conversation(tokenizer.chat(prompt), [*tokenizer.encode(answer), tokenizer.end_id])
     if not tokenizer.own_template:
-        return Conversation(asked, [*tokenizer.encode(answer), tokenizer.end_id])
+        return apart
     if name := tokenizer.spelled(answer):
         raise ConfigError(
             f"an answer spells the control token {name}, which would end it; leave it out: {answer[:80]!r}"
@@ -59,7 +59,7 @@ def exchange(tokenizer: Tokenizer, prompt: str, answer: str) -> Conversation:
     ids, offsets = tokenizer.encode_written(whole.text)
     begin = next((place for place, (first, _) in enumerate(offsets) if first >= start), len(ids))
     if begin == len(ids):
-        return Conversation(asked, [*tokenizer.encode(answer), tokenizer.end_id])
+        return apart
     end = next((place for place in range(begin, len(ids)) if ids[place] == tokenizer.end_id), len(ids) - 1)
     return Conversation(ids[:begin], ids[begin : end + 1])
 
