@@ -153,7 +153,7 @@ class Chat(_Asked):
         for a message that spells one of its control tokens, which would end its turn."""
         messages = [message.said() for message in self.messages]
         for message in messages:
-            if name := tokenizer.spelled(message["content"]):
+            if name := next(filter(None, map(tokenizer.spelled, message.values())), None):  # of role and name, too
                 raise Refusal(f"messages: one spells the control token {name}, which would end its turn", "messages")
         try:
             written = tokenizer.template.write(messages, awaiting=True)

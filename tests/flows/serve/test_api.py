@@ -253,6 +253,8 @@ def test_what_asks_for_nothing_is_taken(api: openai.OpenAI) -> None:
     [
         ([{"role": "judge", "content": "a"}], "the roles are system, user, assistant and tool, not judge"),
         ([{"role": "user", "content": "a<|end|>"}], "one spells the control token <|end|>"),
+        ([{"role": "user", "content": "a", "name": "b<|end|>"}], "one spells the control token <|end|>"),
+        ([{"role": "user<|end|>", "content": "a"}], "one spells the control token <|end|>"),
         ([{"role": "user", "content": [{"type": "image_url", "text": ""}]}], "a part of type 'image_url'"),
         ([], "messages: List should have at least 1 item"),
         ([{"role": "user", "content": "a" * 200}], "messages: 202 tokens, and the context of 128 takes"),
