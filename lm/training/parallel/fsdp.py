@@ -44,11 +44,8 @@ def make_plain(model: Decoder, weights: dict[str, Tensor]) -> None:
 def dtype_of_block(block: nn.Module, dtype: torch.dtype) -> torch.dtype:
     """Type that a block's matrices can be gathered in, where its products have this dtype: a group has one, so fp32 if autocast
     rounds not all of them, or something else is computed of one before (`products_of`)."""
-    return (
-        dtype
-        if len(products_of(block)) == sum(isinstance(each, nn.Linear) for each in block.modules())
-        else torch.float32
-    )
+    linear = [each for each in block.modules() if isinstance(each, nn.Linear)]
+    return dtype if len(products_of(block)) == len(linear) else torch.float32
 
 
 def _square(grads: list[Tensor]) -> Tensor:
