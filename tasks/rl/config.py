@@ -29,7 +29,7 @@ class RlConfig(Recipe):
     minibatches: int = Field(2, gt=0, description="steps that make a pass, each of as many whole problems")
     max_new_tokens: int = Field(32, gt=0, description="tokens of an answer that the model itself may write")
     environment: choice(environments) = SingleTurn()
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, ge=1e-6)  # as COLDEST of lm/strategies/base.py
     rewards: list[Part] = Field([Correct()], min_length=1, description="parts that add up to the reward of an answer")
     scorer: str = Field(
         CHECKPOINT,
