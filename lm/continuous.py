@@ -142,7 +142,8 @@ class Writer:
     """A thread that writes what is wanted, in R rows of each capacity in use.
 
     A text depends on its own prompt, temperature, seed and number, and on R; never on what is written beside it. On a CPU that
-    holds to the last bit: every forward has R rows, or one prompt, of a length and a capacity that are the text's own.
+    holds to the last bit: every forward has R rows, or one prompt, of a length and a capacity that are the text's own; of a
+    model with experts it holds to rounding, since a product has as many rows as tokens chose the expert.
     """
 
     def __init__(self, model: Decoder, rows: int, context: int) -> None:

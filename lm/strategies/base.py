@@ -52,7 +52,8 @@ class Decoded:
 
 class Strategy(Config):
     """One answer a prompt, in their order. It depends on the model, its prompt, its name, the seed and what is chosen here;
-    never on the other prompts, on a CPU to the last bit."""
+    never on the other prompts, on a CPU to the last bit, of a model with experts to rounding, since a product has as many rows
+    as tokens chose the expert."""
 
     label: str = Field(
         "",
