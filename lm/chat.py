@@ -15,7 +15,7 @@ from kernels.pick import pick
 from lm.checkpoint import device
 from lm.model import Decoder
 from lm.model_folder import read_model
-from lm.strategies.base import Asked, Strategy
+from lm.strategies.base import COLDEST, Asked, Strategy
 from lm.strategies.named import strategy_of
 from lm.tokenizer import Tokenizer
 
@@ -26,7 +26,8 @@ SHOWN = 3  # problems that the banner names
 def tokens_of(
     model: Decoder, prompt: list[int], max_new_tokens: int, temperature: float, stop_id: int, seed: int
 ) -> Iterator[int]:
-    """What follows the prompt, each token as soon as it is drawn, the stop token last where it comes.
+    """What follows the prompt, each token as soon as it is drawn, the stop token last where it comes. A
+    temperature below COLDEST is 0.
 
     Raises ValueError for an empty prompt or one that leaves no room in the context.
     """
@@ -34,10 +35,11 @@ def tokens_of(
     if not 0 < len(prompt) < context:
         raise ValueError(f"prompts must have 1 to {context - 1} tokens; this has {len(prompt)}")
     count = min(max_new_tokens, context - len(prompt))
+    divisor = temperature if temperature >= COLDEST else 0.0
     cache = model.new_cache(1, len(prompt) + count)
     logits_1V = F.linear(model.hidden(torch.tensor([prompt], device=where), cache)[:, -1], model.head_weight)
     for point in np.random.Generator(np.random.Philox(key=[seed, 0])).random(count):
-        ids_1, _ = pick(logits_1V, temperature, torch.tensor([point], device=where))
+        ids_1, _ = pick(logits_1V, divisor, torch.tensor([point], device=where))
         yield int(ids_1)
         if int(ids_1) == stop_id:
             return

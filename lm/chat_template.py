@@ -111,8 +111,8 @@ def _with_tokens(text: str, described: dict[str, Any]) -> str:
     names = ("bos_token", "eos_token", "pad_token", "unk_token")
     tokens = {name: token for name in names if (token := named_token(described, name))}
     said = "".join(f"{{%- set {name} = {dumps(token, ensure_ascii=False)} %}}" for name, token in tokens.items())
-    # a block takes a line feed behind it away, an expression does not
-    return f"{said}{{{{ '' }}}}{text}" if said else text
+    # a block takes a line feed behind it away, and the template begins a line, as it does by itself
+    return f"{said}\n{text}" if said else text
 
 
 def named_token(described: dict[str, Any], name: str) -> str | None:

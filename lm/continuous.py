@@ -94,7 +94,7 @@ class Batch:
     def __init__(self, model: Decoder, rows: int, capacity: int) -> None:
         weight = model.embedding.weight
         self._rows = OwnRows(model, rows, capacity, 1, CAPTURE["cuda" if weight.is_cuda else "cpu"])
-        self._device, self._context, self._count = weight.device, model.config.context, rows
+        self._device, self._capacity, self._count = weight.device, capacity, rows
         self._points_RN = np.zeros((rows, capacity))
         self._done_R = np.zeros(rows, np.int64)  # tokens written in each row
         self.running: dict[int, Wanted] = {}
@@ -107,7 +107,7 @@ class Batch:
         """Read the prompt that these share, and begin each of them in an idle row, of which there are enough."""
         prompt, rows = wanted[0].prompt, self.idle()[: len(wanted)]
         # one prompt at a time, so that the forward has a shape of its own length alone
-        self._rows.read([prompt], whole_pieces(len(prompt), self._context), rows, [0] * len(rows))
+        self._rows.read([prompt], whole_pieces(len(prompt), self._capacity), rows, [0] * len(rows))
         for row, one in zip(rows, wanted, strict=True):
             self.running[row] = one
             self._points_RN[row, : one.most], self._done_R[row] = one.points(), 0
@@ -142,7 +142,8 @@ class Writer:
     """A thread that writes what is wanted, in R rows of each capacity in use.
 
     A text depends on its own prompt, temperature, seed and number, and on R; never on what is written beside it. On a CPU that
-    holds to the last bit: every forward has R rows, or one prompt, of a length and a capacity that are the text's own.
+    holds to the last bit: every forward has R rows, or one prompt, of a length and a capacity that are the text's own; of a
+    model with experts it holds to rounding, since a product has as many rows as tokens chose the expert.
     """
 
     def __init__(self, model: Decoder, rows: int, context: int) -> None:

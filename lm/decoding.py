@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kernels.pick import pick
 from lm.context import autocast_dtype
+from lm.linears.base import products_of
 from lm.model import Decoder
 from lm.quantized.inputs import is_rounding
 
@@ -35,15 +36,14 @@ def is_sharded(model: Decoder) -> bool:
 
 
 def cast_once(model: Decoder, dtype: torch.dtype) -> tuple[Decoder, Tensor]:
-    """(a model, its head_VD) whose products have their weights in this dtype already, where autocast would cast them at every
-    call; all else is the model's own. A sharded model stays as it is."""
+    """(a model, its head_VD) whose products (`products_of`) have their weights in this dtype already, where autocast would
+    cast them at every call; all else is the model's own. A sharded model stays as it is."""
     if dtype == model.embedding.weight.dtype or is_sharded(model):
         return model, model.head_weight.to(dtype)
     known: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            for weight in module.parameters():
-                known[id(weight)] = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+    for layer in products_of(model):
+        for weight in layer.parameters():
+            known[id(weight)] = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
     cast = copy.deepcopy(model, known)  # of what is known nothing is copied
     return cast, cast.head_weight.to(dtype)
 

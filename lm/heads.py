@@ -92,8 +92,8 @@ def scores_along(
     reading of the whole tells, since nothing sees what is behind it. None is longer than the context.
 
     A score follows from the model and its own conversation alone, on a CPU to the last bit: every pass has ROWS rows of a
-    length that follows from each of them, and every product of the heads ROWS places. The model is left in the mode in which
-    it was.
+    length that follows from each of them, and every product of the heads ROWS places; of a model with experts to rounding,
+    since a product has as many rows as tokens chose the expert. The model is left in the mode in which it was.
     """
     training = model.training
     model.eval()

@@ -80,7 +80,8 @@ def generate(
     never on the other prompts. Its draws are of the seed and the place, or of the number that `draws` has there, from 0 on. On
     a CPU that holds to the last bit: a matrix product's rounding depends on the shape, so every forward has `rows` rows (an
     eighth of it where prompts are read) of a length that follows from each of its prompts alone, and a row that ended makes
-    room for the next prompt. Computed in the dtype of autocast where it is on. Raises ValueError for an empty prompt or one
+    room for the next prompt; of a model with experts it holds to rounding, since a product has as many rows as tokens chose the
+    expert. Computed in the dtype of autocast where it is on. Raises ValueError for an empty prompt or one
     that leaves no room in the context.
     """
     if not prompts or max_new_tokens < 1:

@@ -82,7 +82,7 @@ class Tokenizer:
     @cached_property
     def end_id(self) -> int:
         """The token that ends an answer: of a template that is not ours, the first control token that it puts behind one.
-        Raises ValueError where it puts none there."""
+        Raises ConfigError where it puts none there."""
         if not self.own_template:
             return self._our_end_id
         answer = "xyzzy"
@@ -92,7 +92,10 @@ class Tokenizer:
         for index, (start, _) in zip(*self.encode_written(written), strict=True):
             if start >= behind and index in controls:
                 return index
-        raise ValueError("the chat template puts no control token behind an answer, so that no answer would end")
+        raise ConfigError(
+            "the chat template puts no control token behind an answer, so that no answer would end: put one there in "
+            "the model's chat_template.jinja"
+        )
 
     @property
     def contract(self) -> Contract:

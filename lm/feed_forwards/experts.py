@@ -6,7 +6,8 @@ Routing is top-k by token: Shazeer et al. 2017 (arXiv:1701.06538), equations 1 t
 arXiv:2401.06066, section 3.2), their gate Qwen2-MoE's. Balance loss: Switch, equations 4 to 6. Loss of the router's
 logits: ST-MoE (Zoph et al. 2022, arXiv:2202.08906, equation 5).
 
-Differs from the papers: no expert has a capacity, so no token is dropped and what becomes of one does not depend on others.
+Differs from the papers: no expert has a capacity, so no token is dropped and what becomes of one depends on others in rounding
+alone: a product has as many rows as tokens chose the expert.
 The balance is that of each row, a mean over rows (as in DeepSeek-V3, arXiv:2412.19437, equations 17 to 20), where Switch takes
 a batch: how memory and ranks divide a batch then changes nothing. Padding counts as tokens in both losses.
 Experts that choose tokens (arXiv:2202.09368) are left out: their choice depends on later tokens, which a sampler has not.

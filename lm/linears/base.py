@@ -133,6 +133,15 @@ class Held(nn.Linear):
         return plain
 
 
+def products_of(module: nn.Module) -> list[nn.Linear]:
+    """Layers whose matrices autocast rounds at each use, and nothing is computed of them before: rounded once, they give the
+    same. Not a held one, which may compute its matrix first, nor those within a module that is `exact`: used where autocast is
+    off."""
+    exact = {inner for each in module.modules() if getattr(each, "exact", False) for inner in each.modules()}
+    linear = [each for each in module.modules() if isinstance(each, nn.Linear) and not isinstance(each, Held)]
+    return [layer for layer in linear if layer not in exact]
+
+
 def flops_of(layer: nn.Linear) -> float:
     """FLOP of a layer's product for a token, forward and backward."""
     return layer.flops() if isinstance(layer, Held) else dense_flops(layer.weight)

@@ -69,7 +69,12 @@ def convolved_at(h_CD: Tensor, z_BCD: Tensor, positions_BT: Tensor) -> Tensor:
 
 
 class Filters(nn.Module):
-    """h_TND of lags from 0 on: the network of the positions' waves, and its window."""
+    """h_TND of lags from 0 on: the network of the positions' waves, and its window.
+
+    exact: its layers are used where autocast is off (`lm/linears/base.py`).
+    """
+
+    exact = True
 
     def __init__(self, shape: Shape, order: int, width: int, frequency: float) -> None:
         super().__init__()

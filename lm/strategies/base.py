@@ -3,13 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lm.config import Config
 from lm.model import Decoder
 from lm.problems.example import unit_hash
 from lm.sampler import Completion
 from lm.tokenizer import Tokenizer
+
+# Least temperature above 0, at which a logit lower by 0.001 is e^1000 times less likely. At 1e-38 logits from 4 on are beyond
+# fp32 when they are divided by it, and nothing can be drawn.
+COLDEST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,21 @@ class Decoded:
 
 class Strategy(Config):
     """One answer a prompt, in their order. It depends on the model, its prompt, its name, the seed and what is chosen here;
-    never on the other prompts, on a CPU to the last bit."""
+    never on the other prompts, on a CPU to the last bit, of a model with experts to rounding, since a product has as many rows
+    as tokens chose the expert."""
 
     label: str = Field(
         "",
         pattern="^[a-z0-9_]*$",
         description="what its figures are called; empty: as it is, with its number of answers or beams",
     )
+
+    @field_validator("temperature", check_fields=False)
+    @classmethod
+    def _can_be_divided_by(cls, temperature: float) -> float:
+        if 0 < temperature < COLDEST:
+            raise ValueError(f"must be 0, for the likeliest, or {COLDEST:g} and more (got {temperature:g})")
+        return temperature
 
     @property
     def called(self) -> str:

@@ -18,7 +18,8 @@ class Guard:
     before it, as the SkipStepOptimizer of OLMo-core does; 0: never. A skipped step counts in the window, so a lasting change of
     level is accepted.
 
-    Gives up when the mean of the last FEW losses is more than `stop_factor` times that of the first FEW; 0: never.
+    Gives up when the mean of the last FEW losses is more than `stop_factor` times that of the first FEW; 0: never, nor
+    where that was not above 0.
     """
 
     def __init__(self, skip_sigmas: float, stop_factor: float) -> None:
@@ -39,7 +40,7 @@ class Guard:
         if len(self._first) < FEW:
             self._first.append(loss)
         now, then = _mean(list(self._losses)[-FEW:]), _mean(self._first)
-        if self._factor and len(self._losses) > FEW and now > self._factor * then:
+        if self._factor and then > 0 and len(self._losses) > FEW and now > self._factor * then:
             raise Diverged(
                 f"step {step}: the mean loss of {FEW} steps is {now:.4g}, of the first {FEW} it was {then:.4g}: "
                 "lower the learning rate or the clip, or raise stop_factor"

@@ -29,7 +29,7 @@ class RlConfig(Recipe):
     minibatches: int = Field(2, gt=0, description="steps that make a pass, each of as many whole problems")
     max_new_tokens: int = Field(32, gt=0, description="tokens of an answer that the model itself may write")
     environment: choice(environments) = SingleTurn()
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, ge=1e-6)  # as COLDEST of lm/strategies/base.py
     rewards: list[Part] = Field([Correct()], min_length=1, description="parts that add up to the reward of an answer")
     scorer: str = Field(
         CHECKPOINT,
@@ -88,6 +88,8 @@ class RlConfig(Recipe):
                 "demonstrations hybrid puts one in the place of answers that failed, and resample other problems: "
                 "set resample to 0, or take interleaved"
             )
+        if self.stop_factor:
+            raise ValueError("stop_factor: a policy's loss has no level to compare with: set it to 0")
         check_watched("rewards", [path for part in self.rewards for path in part.reads], [FOLDER])
         return self
 

@@ -141,12 +141,36 @@ def test_ours_is_read_by_transformers(tmp_path: Path) -> None:
     assert not adopted.own_template and adopted == tokenizer
 
 
+BEGINNINGS = {
+    "a comment": "    {# hi #}\n{{ messages[0]['content'] }}",
+    "a block": "  {% for m in messages %}{{ m['content'] }}\n{% endfor %}",
+    "a block that strips": "\t{%- for m in messages %}{{ m['content'] }}{% endfor %}",
+    "an expression": "  {{ messages[0]['content'] }}",
+    "a line feed": "\n{% for m in messages %}{{ m['content'] }}{% endfor %}",
+    "two line feeds": "\n\n{{ messages[0]['content'] }}",
+}
+
+
+@pytest.mark.parametrize("tokens", [{}, {"bos_token": "<s>"}, {"bos_token": "<s>", "eos_token": "</s>"}])
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_a_template_begins_as_in_transformers(beginning: str, tokens: dict[str, str], tmp_path: Path) -> None:
+    """Whatever stands before it, so that it has its tokens: its first line is a line, of which jinja strips what it strips."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    text = BEGINNINGS[beginning]
+    found = ChatTemplate.adopt(tmp_path, {"chat_template": text, **tokens})
+    assert found is not None
+    messages = [{"role": "user", "content": " a"}]
+    [expected], _ = render_jinja_template([messages], chat_template=text, **tokens)
+    assert found.write(messages).text == expected
+
+
 def test_what_cannot_be_used_is_said(tmp_path: Path, folders: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"broken.*tokenizer_config.json: its chat template cannot be read: .*endfor"):
         Tokenizer.adopt(strangers_folder(tmp_path / "broken", "{% for m in messages %}"))
     with pytest.raises(ValueError, match="chat_template.jinja: its chat template cannot be read"):
         Tokenizer.adopt(strangers_folder(tmp_path / "file", "{% nothing %}", as_file=True))
-    with pytest.raises(ValueError, match="puts no control token behind an answer"):
+    with pytest.raises(ConfigError, match="puts no control token behind an answer"):
         _ = Tokenizer.adopt(strangers_folder(tmp_path / "endless", ENDLESS)).end_id
     with pytest.raises(ValueError, match="the chat template refuses it: roles must take turns"):
         folders["llama2"][0].template.write(TURNS[1:])

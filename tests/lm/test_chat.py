@@ -4,12 +4,13 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lm.chat import answers, banner, main, pieces
+from lm.chat import answers, banner, main, pieces, tokens_of
 from lm.checkpoint import save_model
 from lm.sampler import generate
 from lm.strategies.base import Asked
@@ -74,6 +75,13 @@ def test_a_line_that_spells_a_control_token_is_told_so_and_the_next_one_answered
     told, _, rest = out.getvalue().partition("\n")
     assert told.startswith("(a prompt spells the control token <|im_end|>")
     assert rest == tokenizer.decode(turn.ids) + "\n"
+
+
+def test_a_temperature_that_logits_cannot_be_divided_by_is_0() -> None:
+    """In fp32 they would be infinite, and no token could be drawn."""
+    given: Any = (toy_model(), [5, 6, 7], 6)
+    assert list(tokens_of(*given, 1e-38, -1, 0)) == list(tokens_of(*given, 0.0, -1, 0))
+    assert list(tokens_of(*given, 1e-6, -1, 0)) == list(tokens_of(*given, 0.0, -1, 0))
 
 
 def test_what_is_written_is_what_generate_gives() -> None:

@@ -113,6 +113,18 @@ def test_the_texts_of_a_prompt_are_its_draws_one_after_the_other(writer: Writer)
     assert len({tuple(tell.ids()) for tell in heard}) > 2
 
 
+@pytest.mark.parametrize("length", [96, 97, 98, 99])
+def test_a_prompt_that_all_but_fills_a_shorter_context_ends_no_other(length: int) -> None:
+    """Of a context of 100: in pieces of 16 the prompt would fill more places than its row has."""
+    writer, other, tell = Writer(MODEL, ROWS, 100), Heard(), Heard()
+    beside = replace(wanted(PROMPTS[1], other, 70), stops=frozenset({-1}))
+    long = replace(wanted(PROMPTS[7][:length], tell), most=100 - length)
+    writer.write([beside])
+    writer.write([long])
+    assert tell.ids() == alone(long) and other.ids() == alone(beside)
+    writer.close()
+
+
 def test_one_row_or_many_and_a_shorter_context_write_the_same_text() -> None:
     one = wanted(PROMPTS[4], Heard())
     for rows, context in ((1, CONTEXT), (5, CONTEXT), (5, 64)):

@@ -16,9 +16,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lm import decoding, sampler
+from lm import decoding, linears, mixers, sampler
+from lm.config import methods_of
 from lm.decoding import Rows, cast_once, cuda_graph, dtype_of_pass
+from lm.linears.base import products_of
+from lm.mixers.hyena import Filters
 from lm.sampler import Completion, generate
+from tests.lm.made_parts import stirred
 from tests.lm.models import toy_model
 
 CONTEXT, BUDGET, STOP = 96, 12, 21
@@ -215,6 +219,46 @@ def test_within_autocast_weights_are_cast_once_and_nothing_else_changes(
     # and the model still learns
     model(torch.tensor([PROMPTS[3]])).square().mean().backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in model.parameters() if weight.ndim == 2)
+
+
+@pytest.mark.parametrize("mixer", methods_of(mixers), ids=lambda mixer: mixer.__name__)
+def test_a_mixer_whose_products_are_cast_once_writes_as_within_autocast(
+    mixer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hyena's filters are made where autocast is off: with weights of another type than their inputs they would fail."""
+    assert_casting_once_changes_nothing(stirred(toy_model(seed=3, mixer={"name": mixer().name})), monkeypatch)
+
+
+@pytest.mark.parametrize("method", methods_of(linears), ids=lambda method: method.__name__)
+def test_a_held_model_whose_products_are_cast_once_writes_as_within_autocast(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some compute their matrix in fp32 first: of rounded weights few_bits counts other whole numbers."""
+    model = toy_model(seed=3, layers=4)
+    model.hold(method())
+    with torch.no_grad():
+        for place, weight in enumerate(model.parameters()):
+            if weight.requires_grad:
+                weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(place)) * 0.1)
+    assert_casting_once_changes_nothing(model, monkeypatch)
+
+
+def assert_casting_once_changes_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit, in ids and log-probabilities."""
+    prompts = [[5, 6, 7], [9] * 17, [3]]
+    model.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = generate(model, prompts, 8, 1.0, -1, 3, 4)
+        monkeypatch.setattr(decoding, "cast_once", lambda model, dtype: (model, model.head_weight.to(dtype)))
+        assert got == generate(model, prompts, 8, 1.0, -1, 3, 4)
+
+
+def test_what_is_left_of_a_held_layer_in_filters_is_not_cast_either() -> None:
+    """A layer that takes another's place is as exact as the module that it stands in says."""
+    model = toy_model(mixer={"name": "hyena"})
+    filters: Any = next(module for module in model.modules() if isinstance(module, Filters))
+    filters.inner = nn.Linear(filters.inner.in_features, filters.inner.out_features)
+    assert products_of(filters) == []
 
 
 def test_of_a_cast_model_only_the_matrices_are_new() -> None:

@@ -28,7 +28,7 @@ from lm.strategies import (
     Speculative,
     Tree,
 )
-from lm.strategies.base import Asked, Decoded, Strategy, of_several
+from lm.strategies.base import COLDEST, Asked, Decoded, Strategy, of_several
 from lm.strategies.best_of import chosen, mean_logp
 from lm.strategies.majority import vote_of, winner
 from tests.lm.strategies import CONTEXT, END, MODEL, MOST, PROMPTS, TOKENIZER, asked, lively, saved, without_cache
@@ -169,6 +169,16 @@ def test_the_best_answer_is_that_of_the_highest_score() -> None:
     for found, some in zip(likeliest, drawn, strict=True):
         means = [sum(c.logps) / len(c.logps) for c in some]
         assert found.ids == some[means.index(max(means))].ids
+
+
+@pytest.mark.parametrize("method", [m for m in methods_of(strategies) if "temperature" in m.model_fields])
+def test_a_temperature_that_logits_cannot_be_divided_by_is_refused(method: type[Strategy]) -> None:
+    """In fp32 they would be infinite, and no token could be drawn."""
+    # the models beside it, which some cannot be without
+    beside = {name: name for name, field in method.model_fields.items() if field.is_required()}
+    assert method(**beside, temperature=COLDEST).model_dump()["temperature"] == COLDEST
+    with pytest.raises(ValidationError, match="temperature"):
+        method(**beside, temperature=1e-38)
 
 
 def test_a_judge_at_a_temperature_draws_by_name_and_seed() -> None:

@@ -50,6 +50,13 @@ def test_divergence_ends_training_and_says_where() -> None:
         guard.accept(64, 50.0, 1.0)
 
 
+@pytest.mark.parametrize("level", [-1.0, 0.0])
+def test_a_loss_that_has_no_level_is_compared_with_none(level: float) -> None:
+    """1.5 times a mean below 0 is below it: a loss that stays, or falls, would count as diverged."""
+    guard = Guard(0.0, 1.5)
+    assert all(guard.accept(step, level - 0.001 * step, 1.0) for step in range(3 * FEW))
+
+
 @pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan)])
 def test_what_is_not_finite_ends_training_at_once(loss: float, norm: float) -> None:
     with pytest.raises(Diverged, match="step 7"):

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.sampler import Completion, generate
+from tests.lm.made_parts import stirred
 from tests.lm.models import toy_model
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [8, 8]]
@@ -116,3 +117,14 @@ def test_stops_at_the_context_and_refuses_what_does_not_fit() -> None:
         with pytest.raises(ValueError, match="1 to 47 tokens"):
             generate(model, bad, 5, 1.0, 4, 0)
     assert generate(model, [], 5, 1.0, 4, 0) == []
+
+
+def test_with_experts_a_completion_depends_on_its_prompt_alone_to_rounding() -> None:
+    """A product has as many rows as tokens chose the expert, and with their number its sums change their order."""
+    shape = {"context": CONTEXT, "width": 64, "ffn_width": 96, "feed_forward": {"name": "experts"}}
+    model = stirred(toy_model(seed=4, **shape)).eval()
+    for prompt, beside in zip(GIVEN[:6], GIVEN[1:7], strict=True):
+        ((alone,), (other, _)) = (generate(model, prompts, 6, 0.0, -1, 0) for prompts in ([prompt], [prompt, beside]))
+        assert other.ids == alone.ids
+        # 1e-5: fp32 sums of 64 to 96 in another order, of logits of the order of 10
+        assert other.logps == pytest.approx(alone.logps, rel=0, abs=1e-5)

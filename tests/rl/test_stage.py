@@ -14,6 +14,7 @@ from lm.config import ConfigError, methods_of
 from lm.linears import AdaLoRA, LoRA, VeRA
 from lm.optimizers import AdamW
 from lm.problems.example import Example
+from lm.strategies.base import COLDEST
 from lm.tokenizer import Tokenizer
 from lm.training.data import conversations
 from lm.training.fast_forward import FastForward
@@ -205,6 +206,16 @@ def test_each_seed_and_each_rollout_has_answers_of_its_own() -> None:
 def test_minibatches_must_divide_the_problems() -> None:
     with pytest.raises(ValueError, match="prompts must be a multiple of minibatches"):
         config(prompts=5)
+
+
+def test_a_loss_is_not_held_to_its_level_and_logits_not_divided_by_nearly_nothing() -> None:
+    """A surrogate's loss is near 0 on either side, whether the policy learns or not."""
+    assert config(stop_factor=0.0).stop_factor == 0
+    with pytest.raises(ValueError, match="stop_factor: a policy's loss has no level to compare with: set it to 0"):
+        config(stop_factor=1.5)
+    assert config(temperature=COLDEST).temperature == COLDEST
+    with pytest.raises(ValueError, match="temperature"):
+        config(temperature=COLDEST / 2)
 
 
 EVERYTHING = {

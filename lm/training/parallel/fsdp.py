@@ -11,7 +11,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, Offlo
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from lm.distributed import mean_, world_size
-from lm.linears.base import rates_of, roles_of
+from lm.linears.base import products_of, rates_of, roles_of
 from lm.model import HEADS, Decoder
 from lm.optimizers.base import SCALARS, Optimizer, State, with_rates
 from lm.optimizers.orthogonal import Iteration, MuonOptimizer, orthogonalised
@@ -41,6 +41,13 @@ def make_plain(model: Decoder, weights: dict[str, Tensor]) -> None:
     model.__class__, model.__dict__ = Decoder, plain.to(model.cos_TE.device).__dict__
 
 
+def dtype_of_block(block: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """Type that a block's matrices can be gathered in, where its products have this dtype: a group has one, so fp32 if autocast
+    rounds not all of them, or something else is computed of one before (`products_of`)."""
+    linear = [each for each in block.modules() if isinstance(each, nn.Linear)]
+    return dtype if len(products_of(block)) == len(linear) else torch.float32
+
+
 def _square(grads: list[Tensor]) -> Tensor:
     """Square of the norm of all gradients together."""
     return torch.stack(torch._foreach_norm(grads)).square().sum() if grads else torch.zeros(())
@@ -52,8 +59,9 @@ class FSDP(DDP):
     Matrices are cut by rows, and the optimizer sees the rank's rows of each as weights of their own. Where its update needs
     whole tensors, they are gathered for the moment, and every rank computes the same; of one that is orthogonalised the update
     alone is gathered, and the work is shared out. Vectors, of norms and biases, are on every rank: they are few, and stay fp32.
-    What autocast would round to bf16 at each use, a block's matrices, is gathered in bf16; the embedding, whose rows begin the
-    residual stream in fp32, and with it the head, in fp32. Gradients are summed in fp32.
+    What autocast would round to bf16 at each use, a block's matrices, is gathered in bf16, and in fp32 those of a block
+    that has one which is used otherwise (`dtype_of_block`); the embedding, whose rows begin the residual stream in fp32, and
+    with it the head, in fp32. Gradients are summed in fp32.
     While a step lasts a rank keeps what it has gathered and the sum of its own gradients, whole, so that each group is gathered
     and reduced once a step: 4 bytes a weight and 2 or 4 more. If that leaves no half of the memory to activations, both are
     done for each part of the rank's rows instead, and of whole weights there are a group or two at a time.
@@ -68,6 +76,7 @@ class FSDP(DDP):
         device = model.cos_TE.device
         dtype = products(self._precision, device)
         self._keeps = self._may_keep(model, device, dtype)
+        self._casts = any(dtype_of_block(block, dtype) != dtype for block in model.blocks)
         policy = CPUOffloadPolicy(pin_memory=device.type == "cuda") if self._offload else OffloadPolicy()
         roles = roles_of(model)
         vectors = {weight for name, weight in model.named_parameters() if roles[name] == "vector"}
@@ -76,7 +85,7 @@ class FSDP(DDP):
                 block,
                 reshard_after_forward=not self._keeps,
                 # cos and sin are inputs, and stay what they are
-                mp_policy=MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False),
+                mp_policy=MixedPrecisionPolicy(dtype_of_block(block, dtype), torch.float32, cast_forward_inputs=False),
                 offload_policy=policy,
                 ignored_params=vectors,
             )
@@ -104,10 +113,13 @@ class FSDP(DDP):
 
     def _may_keep(self, model: Decoder, device: torch.device, dtype: torch.dtype) -> bool:
         """Whether a step keeps whole weights and gradients, the same on every rank; takes note of what memory it takes."""
-        cut, gathered = type(self).bytes_a_weight / world_size(), dtype.itemsize + 4.0
+        # of the blocks that are gathered in fp32, and of all else as of the others
+        wide = sum(w.numel() for b in model.blocks if dtype_of_block(b, dtype) != dtype for w in b.parameters())
+        whole = dtype.itemsize + (4.0 - dtype.itemsize) * wide / model.num_parameters()
+        cut, gathered = type(self).bytes_a_weight / world_size(), whole + 4.0
         room = SHARE * self.memory_share(device) * memory_bytes(device)
         trained = model.num_trained()
-        frozen, whole = 4.0 / world_size(), dtype.itemsize  # a weight that is not trained has no gradient
+        frozen = 4.0 / world_size()  # a weight that is not trained has no gradient
         taken = (cut + gathered) * trained + (frozen + whole) * (model.num_parameters() - trained)
         fits = not self._offload and taken <= room / 2
         keeps = bool(self.all_reduce_min(fits))
@@ -126,6 +138,10 @@ class FSDP(DDP):
         return found
 
     def share(self, batch: Batch, rows: slice, last: bool) -> tuple[Tensor, Metrics]:
+        if self._casts:
+            # a copy kept from the part before has its place in the graph before this part's: its gradient would come when the
+            # block's have been taken
+            torch.clear_autocast_cache()
         share, metrics = self.module(batch.loss, rows)
         done = last or not self._keeps
         self.module.set_requires_gradient_sync(done)

@@ -10,7 +10,8 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lm.linears.base import roles_of
+from lm.linears import Dense, DoRA, FewBits
+from lm.linears.base import Holding, roles_of
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.training.batch import Batch, backward
@@ -164,3 +165,72 @@ def test_gradients_and_weights_are_those_of_one_process(precision: str, keeps: b
 def test_ranks_end_with_the_same_weights(precision: str, keeps: bool, trained: Path) -> None:
     mine, others = (torch.load(trained / f"{precision}-{keeps}-{rank}.pt")[-1] for rank in range(RANKS))
     assert all(torch.equal(others[name], weight) for name, weight in mine.items())
+
+
+# a block that has a matrix which is used otherwise than in a product under autocast: as it is, or as the sum that it is held by
+UNLIKE: dict[str, tuple[dict[str, Any], Holding]] = {
+    "dense": ({}, Dense()),
+    "hyena": ({"mixer": {"name": "hyena"}}, Dense()),
+    "one of hyena": ({"pattern": [{}, {"mixer": {"name": "hyena"}}]}, Dense()),
+    "few_bits": ({}, FewBits()),
+    "dora": ({}, DoRA()),
+}
+
+
+def unlike(name: str) -> Decoder:
+    shape, linear = UNLIKE[name]
+    model, generator = toy_model(seed=1, **shape), torch.Generator().manual_seed(5)
+    model.hold(linear)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight += 0.1 * torch.randn(weight.shape, generator=generator)
+    return model
+
+
+def first_steps(rank: int, world: int, folder: str) -> None:
+    """Per model: the loss of a step and its gradients, whole."""
+    join(rank, world, folder)
+    for name in UNLIKE:
+        model, how = unlike(name), recipe(optimizer=lambda: OPTIMIZER, precision="bf16")
+        parallel = fsdp.FSDP(how)
+        parallel.distribute(model, how.optimizer)
+        with autocast("bf16", CPU):
+            loss, _ = parallel.backward(batch_of(model, 0), LENGTH)
+        parallel.clip(1e9)
+        held = {place: weight for place, weight in parallel.local_parameters().items() if weight.grad is not None}
+        grads = {place: parallel.gather(place, weight.grad).clone() for place, weight in held.items()}
+        torch.save((loss, grads, parallel.bytes_a_weight), Path(folder) / f"{name}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def stepped(on_cpu: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(first_steps, (RANKS, str(folder)), nprocs=RANKS)
+    return folder
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_what_autocast_does_not_round_is_gathered_as_it_is(name: str, stepped: Path) -> None:
+    """Of weights rounded before, few_bits would count other whole numbers, and hyena's filters fail."""
+    torch.set_num_threads(1)
+    loss, grads, _ = torch.load(stepped / f"{name}-0.pt")
+    model = unlike(name)
+    with autocast("bf16", CPU):
+        loss_alone, _ = backward(batch_of(model, 0), LENGTH)
+    torch.testing.assert_close(loss, loss_alone, rtol=1e-6, atol=0)
+    alone = {place: weight.grad for place, weight in model.named_parameters() if weight.grad is not None}
+    assert grads.keys() == alone.keys()
+    for place, grad in alone.items():
+        torch.testing.assert_close(grads[place], grad, rtol=0, atol=1e-6 * grad.abs().max().item(), msg=place)
+
+
+def test_what_is_gathered_in_fp32_counts_4_bytes_a_weight(stepped: Path) -> None:
+    """Of a model one of whose blocks is hyena's, that one; the others, and what is in no block, 2."""
+    figures = {name: torch.load(stepped / f"{name}-0.pt")[2] - 20 / RANKS - 4 for name in UNLIKE}
+    assert figures["dense"] == 2
+    for name, blocks in (("hyena", slice(None)), ("one of hyena", slice(1, None)), ("few_bits", slice(None))):
+        model = unlike(name)
+        wide = sum(weight.numel() for block in list(model.blocks)[blocks] for weight in block.parameters())
+        assert figures[name] == pytest.approx(2 + 2 * wide / model.num_parameters(), rel=1e-12)
