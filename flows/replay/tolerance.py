@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from flows.replay.first_difference import differing, files_in
+from tasks.runner.json_lines import lines_of
 
 RELATIVE, ABSOLUTE = 1e-2, 1e-3
 NOT_JUDGED = ("digests.jsonl", "samples.jsonl")
@@ -173,7 +174,7 @@ def parts_of(name: str, column: pa.ChunkedArray) -> Iterator[tuple[str, np.ndarr
 def curves_of(path: Path) -> dict[str, np.ndarray]:
     """Each curve, over the steps that have it; a null is NaN."""
     found: dict[str, list[float]] = {}
-    for line in map(json.loads, filter(None, path.read_text(encoding="utf-8").split("\n"))):
+    for line in map(json.loads, lines_of(path.read_text(encoding="utf-8"))):
         for name, value in line.items():
             found.setdefault(name, []).append(math.nan if value is None else float(value))
     return {name: np.array(values) for name, values in found.items()}

@@ -13,7 +13,7 @@ from lm.tokenizer import Tokenizer
 
 def event(body: dict[str, Any]) -> str:
     """A server-sent event."""
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+    return f"data: {json.dumps(body)}\n\n"
 
 
 LAST_EVENT = "data: [DONE]\n\n"

@@ -12,6 +12,7 @@ from tasks.report.chart import Points
 from tasks.runner.git import UNKNOWN, is_dirty, revision
 from tasks.runner.graph import Entry, asked_for, read_graph, value_of
 from tasks.runner.intact import is_another
+from tasks.runner.json_lines import lines_of
 from tasks.runner.key import file_md5, locked_key, path_md5
 from tasks.runner.lock import locked_in, md5s
 from tasks.runner.timings import facts_of
@@ -183,7 +184,7 @@ def read_curves(path: Path) -> dict[str, Points]:
     curves: dict[str, Points] = {}
     if not path.exists():
         return curves
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(lines_of(path.read_text(encoding="utf-8")), 1):
         try:
             point = json.loads(line)
         except json.JSONDecodeError as error:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from flows.serve.shapes import event
 from lm.checkpoint import description_of, save_model
 from lm.continuous import Batch
 from lm.files import write_json
@@ -113,6 +114,12 @@ def test_a_stream_put_together_is_the_whole_answer(api: openai.OpenAI, choices: 
     done = complete(api, **asked)
     for one in done.choices:
         assert "".join(c.choices[0].text for c in chunks if c.choices[0].index == one.index) == one.text
+
+
+@pytest.mark.parametrize("text", ["one\x85two", "one\u2028two", "\N{EURO SIGN}"])
+def test_an_event_is_a_line_to_clients_that_take_other_characters_for_ends_of_lines(text: str) -> None:
+    said, empty = event({"text": text}).splitlines()
+    assert json.loads(said.removeprefix("data: ")) == {"text": text} and not empty
 
 
 def test_a_request_is_answered_alike_alone_and_beside_others(api: openai.OpenAI) -> None:
