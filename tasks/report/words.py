@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers and texts as people read them."""
 
 import math
 import unicodedata
@@ -51,7 +51,12 @@ def percent(share: float | None) -> str:
 
 
 def short(text: str, most: int = 400) -> str:
-    """The text cut to `most` characters; control characters that HTML cannot hold become U+FFFD."""
+    """The text cut to `most` characters, harmless."""
+    return harmless(text[:most]) + "\u2026" * (len(text) > most)
+
+
+def harmless(text: str) -> str:
+    """The text of a stranger with U+FFFD for control characters, which HTML cannot hold and a terminal obeys; line feeds and
+    tabs stay."""
     hidden = ("Cc", "Cs")
-    clean = "".join(c if c in "\n\t" or unicodedata.category(c) not in hidden else "\ufffd" for c in text[:most])
-    return clean + "\u2026" * (len(text) > most)
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in hidden else "\ufffd" for c in text)
