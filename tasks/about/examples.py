@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tasks.report.words import harmless
+from tasks.runner.harmless import harmless
 
 # Learned in full, and in part; what is only read is dim
 FULL, PART, READ, PLAIN = "\x1b[1;32m", "\x1b[33m", "\x1b[2m", "\x1b[0m"

@@ -12,8 +12,8 @@ from pathlib import Path
 import duckdb
 
 from tasks.core.config import ConfigError
-from tasks.report.words import harmless
 from tasks.runner.answer import one_or_more, print_json, take_json
+from tasks.runner.harmless import harmless
 
 LINES = 12
 

@@ -1,7 +1,8 @@
 """Numbers and texts as people read them."""
 
 import math
-import unicodedata
+
+from tasks.runner.harmless import harmless
 
 ABSENT = "-"
 
@@ -53,10 +54,3 @@ def percent(share: float | None) -> str:
 def short(text: str, most: int = 400) -> str:
     """The text cut to `most` characters, harmless."""
     return harmless(text[:most]) + "\u2026" * (len(text) > most)
-
-
-def harmless(text: str) -> str:
-    """The text of a stranger with U+FFFD for control characters, which HTML cannot hold and a terminal obeys; line feeds and
-    tabs stay."""
-    hidden = ("Cc", "Cs")
-    return "".join(c if c in "\n\t" or unicodedata.category(c) not in hidden else "\ufffd" for c in text)
