@@ -21,6 +21,7 @@ from lm.files import write_text
 from tasks.core.config import ConfigError
 from tasks.core.yaml import YAMLError, read_yaml
 from tasks.runner.answer import print_json, take_json, words_aside
+from tasks.runner.json_lines import lines_of
 
 CLAIMS, STUDIES = Path("claims.yaml"), Path("studies")
 ROWS, DOCS, PAGE = Path("benchmarks/results/claims.jsonl"), Path("docs/claims.md"), FOLDER / "claims.html"
@@ -91,7 +92,7 @@ def read(root: Path) -> dict[str, Claim]:
 def known(root: Path) -> list[dict[str, Any]]:
     """The rows that there are."""
     path = root / ROWS
-    return [loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+    return [loads(line) for line in lines_of(path.read_text(encoding="utf-8")) if line.strip()] if path.exists() else []
 
 
 def row(name: str, claim: Claim, result: dict[str, Any] | None, today: str) -> dict[str, Any]:

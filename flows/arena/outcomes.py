@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lm.files import sync
+from tasks.runner.json_lines import lines_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Outcomes:
 
 def _read(path: Path) -> Iterator[Outcome]:
     """The outcomes of a file. A line that is not whole is none."""
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    for line in lines_of(path.read_text(encoding="utf-8")) if path.exists() else ():
         try:
             values = json.loads(line)
         except ValueError:

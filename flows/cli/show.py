@@ -9,7 +9,7 @@ from tasks.about.examples import shown
 from tasks.about.sections import Sections
 from tasks.core.config import read_params
 from tasks.report.terminal import figures, table
-from tasks.runner.answer import print_json, take_json
+from tasks.runner.answer import one_or_more, print_json, take_json
 from tasks.runner.rooms import part_of, room_of
 
 
@@ -18,7 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tokenmill show", description=__doc__)
     parser.add_argument("stages", nargs="*", help="such as pretrain or evaluate@rl; all when absent")
     parser.add_argument("--stage", help="print examples of what this stage learns from, coloured by what counts: sft")
-    parser.add_argument("--count", type=int, default=3, help="how many examples (3)")
+    parser.add_argument("--count", type=one_or_more, default=3, help="how many examples (3)")
     take_json(parser)
     asked, root = parser.parse_args(), Path.cwd()
     if asked.stage:
@@ -37,7 +37,7 @@ def main() -> int:
 
 def print_examples(stage: str, count: int, as_json: bool) -> int:
     """Print what the stage's room gives. Exit code: 2 where that is nothing, or something for it is missing."""
-    room = part_of(stage, "examples") if room_of(stage) else None
+    room = part_of(stage, "examples") if stage.isidentifier() and room_of(stage) else None
     if room is None:
         print(f"show: {stage}: no stage that learns from conversations", file=sys.stderr)
         return 2

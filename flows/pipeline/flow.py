@@ -25,7 +25,7 @@ from flows.pipeline.naming import named
 from flows.pipeline.prepare import Asked, handed_over, prepare
 from flows.pipeline.progress_bars import Bars
 from flows.pipeline.publish import conclude
-from flows.pipeline.run_lock import one_run
+from flows.pipeline.run_lock import LABEL, checkout, one_run
 from flows.preflight.start import preflight
 from flows.stage.pools import run_anywhere
 from flows.stage.process import TRANSIENT_CODES, stop_all, stopping
@@ -138,7 +138,7 @@ def bring_up_to_date(root: Path, asked: Asked, where: str, publish: str) -> list
     prepared = handed or prepare(root, asked, check, logger.info)
     params, todo = prepared.params, prepared.todo
     preset, name = named(root, params, asked.preset)
-    rename(name)
+    introduce(root, name)
     show_plan(prepared.plan, prepared.before, params)
     if not handed:
         preflight(root, params, todo, lambda line: logger.info(f"preflight | {line}"))
@@ -186,10 +186,12 @@ def bring_up_to_date(root: Path, asked: Asked, where: str, publish: str) -> list
     return [a for a, f in futures.items() if f.state.name == "Ran"]
 
 
-def rename(name: str) -> None:
-    """Call the flow run by this name; a server that refuses shows the one it made up."""
+def introduce(root: Path, name: str) -> None:
+    """Call the flow run by this name, and say whose it is; a server that refuses shows the name that it made up."""
     with suppress(Exception), get_client(sync_client=True) as client:
-        client.update_flow_run(UUID(str(flow_run.get_id())), name=name)
+        this_run = UUID(str(flow_run.get_id()))
+        client.update_flow_run(this_run, name=name)
+        client.update_flow_run_labels(this_run, {LABEL: checkout(root)})
 
 
 def explain(failed: dict[str, State]) -> str:

@@ -1,13 +1,21 @@
 """One run at a time in a checkout: two would write the same params.yaml, dvc.lock and data/."""
 
 import fcntl
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.runner.locks import LOCKS, lock
 
+# The label of a flow run that says in which checkout it is: others may be at the same server
+LABEL = "tokenmill.checkout"
 _held: set[Path] = set()
+
+
+def checkout(root: Path) -> str:
+    """What that label says of this one, on this machine."""
+    return f"{socket.gethostname()}:{root.resolve()}"
 
 
 def is_going_on(root: Path) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.training.digests import TENSOR_DIGITS
+from tasks.runner.json_lines import lines_of
 
 # In the order in which a step comes to them: what differs first may have caused the rest.
 FIGURES = ("loss", "gradient_norm")
@@ -75,5 +76,5 @@ def _digests(line: dict[str, Any]) -> list[str]:
 
 def _lines(path: Path) -> dict[int, dict[str, Any]]:
     """Lines of a file by their step; none where there is no such file."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = lines_of(path.read_text(encoding="utf-8")) if path.exists() else []
     return {line["step"]: line for line in map(json.loads, lines)}

@@ -18,17 +18,33 @@ from flows.replay.finished_run import Side, from_folder, from_revision, locked_a
 from flows.stage.process import run_stage
 from tasks.runner.answer import print_json, take_json, words_aside
 from tasks.runner.git import forget_worktrees, git
+from tasks.runner.locks import LOCKS, lock
 
 
-def bring_inputs(root: Path, copy: Path, lock: dict[str, Any]) -> None:
-    """Inputs outside the repository, which the lock names by ../, linked to where the copy will look for them."""
-    for entry in lock.values():
-        for path in (dep["path"] for dep in entry.get("deps", [])):
-            if path.startswith("../"):
-                link = Path(os.path.normpath(copy / path))
-                link.parent.mkdir(parents=True, exist_ok=True)
-                if not link.exists():
-                    link.symlink_to((root / path).resolve())
+def outside(locked: dict[str, Any]) -> list[str]:
+    """Inputs outside the repository, which the lock names by ../, those that hold others first."""
+    paths = {os.path.normpath(dep["path"]) for entry in locked.values() for dep in entry.get("deps", [])}
+    return sorted(path for path in paths if path.startswith(".."))
+
+
+def place_in(area: Path, locked: dict[str, Any]) -> Path:
+    """Where in a folder the copy is to lie, so deep that what the lock names by ../ lies in that folder, too."""
+    ups = max((Path(path).parts.count("..") for path in outside(locked)), default=1)
+    return area.joinpath(*[area.name] * ups)
+
+
+def bring_inputs(root: Path, copy: Path, locked: dict[str, Any]) -> None:
+    """Inputs outside the repository linked to where the copy will look for them. One that is not there has no link, so that its
+    stage says that it is missing. Raises ValueError for one that has the name of the copy."""
+    for path in outside(locked):
+        link, target = (Path(os.path.normpath(folder / path)) for folder in (copy, root))
+        if target.exists() and not link.exists():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(target.resolve())
+        elif link.exists() and not (target.exists() and link.samefile(target)):
+            raise ValueError(
+                f"{path}: has the name of the copy in which the run is made again: call the input otherwise"
+            )
 
 
 def up_to(side: Side, stage: str | None) -> Side:
@@ -44,9 +60,6 @@ def up_to(side: Side, stage: str | None) -> Side:
 def run_again(root: Path, copy: Path, commit: str, stages: list[str]) -> int:
     """Check the commit out into `copy` and run these stages there, in this order, whatever a lock or a cache says, until one
     fails; the exit code. What they say and how far they are is printed as `make pipeline` does."""
-    forget_worktrees(root)
-    if copy.exists():
-        git(root, "worktree", "remove", "--force", str(copy))
     git(root, "worktree", "add", "--detach", "--force", str(copy), commit)
     bring_inputs(root, copy, locked_at(root, commit))
     write(copy, compose(copy, CURRENT, []))  # with the versions that run here, which may be what makes the difference
@@ -63,13 +76,25 @@ def run_again(root: Path, copy: Path, commit: str, stages: list[str]) -> int:
     return 0
 
 
+def clear(root: Path, area: Path) -> None:
+    """Remove the folder of a copy, the links in it but not what they lead to, and have git forget it."""
+    shutil.rmtree(area, ignore_errors=True)
+    forget_worktrees(root)
+
+
 def reproduce(root: Path, name: str, is_json: bool = False) -> int:
     """Exit code: 0 when every stage is bit-equal or within tolerance, 1 when one diverged or failed. The copy is removed
-    afterwards. Raises ValueError for a name that leads to no lock."""
+    afterwards, and is one call's at a time. Raises ValueError for a name that leads to no lock."""
     commit, stage = revision_of(root, name)
-    copy = root / ".scratch" / "reproduce" / commit[:12]
-    with tempfile.TemporaryDirectory(prefix="tokenmill-reproduce-") as folder, words_aside(is_json):
+    area = root / ".scratch" / "reproduce" / commit[:12]
+    with (
+        tempfile.TemporaryDirectory(prefix="tokenmill-reproduce-") as folder,
+        words_aside(is_json),
+        lock(f"reproduce-{commit[:12]}", root / LOCKS),
+    ):
         left = up_to(from_revision(root, commit, Path(folder)), stage)
+        copy = place_in(area, locked_at(root, commit))
+        clear(root, area)  # of what a kill left
         try:
             code = run_again(root, copy, commit, order_of([left]))
             right = from_folder(copy) if (copy / "dvc.lock").exists() else replace(left, name="this run", records={})
@@ -77,8 +102,7 @@ def reproduce(root: Path, name: str, is_json: bool = False) -> int:
             verdicts = compare(left, replace(right, name="this run"))
             first = report(left, replace(right, name="this run"), verdicts)
         finally:
-            git(root, "worktree", "remove", "--force", str(copy))
-            shutil.rmtree(copy, ignore_errors=True)
+            clear(root, area)
     if is_json:
         print_json({"revision": commit, "stages": verdicts, "first": first, "code": code})
     return 1 if code or any(found.kind == DIVERGED for found in verdicts) else 0

@@ -2,10 +2,12 @@
 
 What is judged, by kind of file: tensors (.safetensors, .npy of floats) by the L2 norm of their difference relative to that of
 the first; curves, metrics and columns of floats value by value, relative or absolute; all else (texts, ids, tokens, the plan,
-configurations) must be equal. Digests and samples of text are records of the rest, and are not judged.
+configurations) must be equal. NaN and the infinities are near to themselves alone: what is finite in one of the two is too far.
+Digests and samples of text are records of the rest, and are not judged.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from flows.replay.first_difference import differing, files_in
+from tasks.runner.json_lines import lines_of
 
 RELATIVE, ABSOLUTE = 1e-2, 1e-3
 NOT_JUDGED = ("digests.jsonl", "samples.jsonl")
@@ -114,9 +118,22 @@ def of_arrays(one: np.ndarray, other: np.ndarray) -> float | None:
         return None
     if one.dtype.kind != "f":
         return 0.0 if np.array_equal(one, other) else None
-    apart = np.linalg.norm((np.asarray(one, np.float64) - np.asarray(other, np.float64)).ravel())
-    scale = np.linalg.norm(np.asarray(one, np.float64).ravel())
+    pair = finite(one, other)
+    if pair is None:
+        return None
+    largest = max(float(np.abs(values).max(initial=0.0)) for values in pair) or 1.0
+    one, other = (values / largest for values in pair)  # so that no square overflows
+    apart, scale = np.linalg.norm((one - other).ravel()), np.linalg.norm(one.ravel())
     return float(apart / (RELATIVE * scale)) if scale else (0.0 if not apart else None)
+
+
+def finite(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Both in float64, with zeros where both are NaN or the same infinity; None where one alone is, and nothing is near it."""
+    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    numbers = np.isfinite(one) & np.isfinite(other)
+    if not (numbers | (one == other) | (np.isnan(one) & np.isnan(other))).all():
+        return None
+    return np.where(numbers, one, 0.0), np.where(numbers, other, 0.0)
 
 
 def of_series(one: np.ndarray, other: np.ndarray) -> float | None:
@@ -127,18 +144,37 @@ def of_series(one: np.ndarray, other: np.ndarray) -> float | None:
         return 0.0 if one.tolist() == other.tolist() else None
     if one.dtype.kind != "f" and other.dtype.kind != "f":
         return 0.0 if np.array_equal(one, other) else None
+    pair = finite(one, other)
+    if pair is None:
+        return None
+    one, other = pair
     allowed = np.maximum(ABSOLUTE, RELATIVE * np.abs(one))
     return float(np.max(np.abs(one - other) / allowed, initial=0.0))
 
 
 def columns_of(table: pa.Table) -> dict[str, np.ndarray]:
-    return {name: table[name].to_numpy() for name in table.column_names}
+    """The columns, those of lists in parts: the lengths, and the values of all lists after one another. A null among floats is
+    NaN; what else has nulls is objects, which must be equal."""
+    return {part: values for name in table.column_names for part, values in parts_of(name, table[name])}
+
+
+def parts_of(name: str, column: pa.ChunkedArray) -> Iterator[tuple[str, np.ndarray]]:
+    kind = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        yield from parts_of(f"{name} lengths", pc.list_value_length(column))
+        yield from parts_of(name, pc.list_flatten(column))
+    elif pa.types.is_floating(kind) or (pa.types.is_integer(kind) and not column.null_count):
+        yield name, column.to_numpy()
+    else:
+        objects = np.empty(len(column), object)
+        objects[:] = column.to_pylist()
+        yield name, objects
 
 
 def curves_of(path: Path) -> dict[str, np.ndarray]:
-    """Each curve, over the steps that have it."""
+    """Each curve, over the steps that have it; a null is NaN."""
     found: dict[str, list[float]] = {}
-    for line in map(json.loads, path.read_text().splitlines()):
+    for line in map(json.loads, lines_of(path.read_text(encoding="utf-8"))):
         for name, value in line.items():
-            found.setdefault(name, []).append(float(value))
+            found.setdefault(name, []).append(math.nan if value is None else float(value))
     return {name: np.array(values) for name, values in found.items()}

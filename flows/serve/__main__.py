@@ -14,6 +14,7 @@ from types import FrameType
 import uvicorn
 
 from flows.serve.app import Served, app_of
+from flows.servers.answers import names_of
 from flows.servers.password import VARIABLE, PasswordError, take_password
 from lm.checkpoint import device
 from lm.model_folder import read_model
@@ -63,7 +64,7 @@ def serve(folder: Path, port: int, rows: int, context: int, name: str) -> None:
         name = name or folder.resolve().name
         served = Served(name, model, tokenizer, rows, min(context, model.config.context))
         port = door.getsockname()[1]
-        app = app_of(served, {f"{HOST}:{port}", f"localhost:{port}"}, key)
+        app = app_of(served, set(names_of(port)), key)
         print(banner(served, f"{model.num_parameters():,}", port, key, own), flush=True)
         # a stream that goes on must not keep it: who stops the server has been asked
         config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=1)

@@ -30,6 +30,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 # They ask for nothing whatever they are: whom the answer is for
 NOTHING = {"user", "metadata", "safety_identifier"}
 MOST_CHOICES = 128
+# Logits divided by less overflow float32, and what fails in a step ends the answers of all who are in the batch
+COLDEST = 1e-6
 # What may be of one kind or another, of which pydantic names the first
 ONE_OF = {"prompt": "a text, a list of texts, a list of ids or a list of such", "stop": "a text or a list of texts"}
 
@@ -146,7 +148,9 @@ class Chat(_Asked):
             raise Refusal(
                 f"strategy: {MOST_CHOICES} answers a request at most, those that are not taken too", "strategy"
             )
-        return found
+        fields = type(found).model_fields
+        cold = [name for name in fields if name.endswith("temperature") and 0 < getattr(found, name) < COLDEST]
+        return found.model_copy(update=dict.fromkeys(cold, COLDEST))
 
     def prompt(self, tokenizer: Tokenizer) -> list[int]:
         """Ids of the conversation up to where the answer begins. Raises Refusal for what the model's chat template refuses, and
@@ -186,6 +190,11 @@ def read(text: bytes, kind: type[Completion] | type[Chat], name: str) -> Complet
     that is wrong, and for another model."""
     try:
         found = json.loads(text)
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise Refusal(
+            f"the body has half of a pair of surrogates, {error.object[error.start]!a}: not a character"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise Refusal(f"the body is not JSON: {error}") from None
     if not isinstance(found, dict):
@@ -226,7 +235,7 @@ def understood(body: Completion | Chat, tokenizer: Tokenizer, vocab_size: int, c
                 key,
                 "context_length_exceeded",
             )
-    temperature = 1.0 if body.temperature is None else body.temperature
+    temperature = 1.0 if body.temperature is None else body.temperature if body.temperature >= COLDEST else 0.0
     seed = None if body.seed is None else body.seed % 2**63
     usage = bool(body.stream_options and body.stream_options.include_usage)
     strategy = body.found_by() if isinstance(body, Chat) else None

@@ -6,14 +6,16 @@ import time
 from typing import Any
 
 from flows.serve.asked import Asked
+from flows.serve.spelled import REPLACEMENT, name_of
 from flows.serve.written import Piece
 from lm.continuous import Token
+from lm.pieces import Pieces
 from lm.tokenizer import Tokenizer
 
 
 def event(body: dict[str, Any]) -> str:
     """A server-sent event."""
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+    return f"data: {json.dumps(body)}\n\n"
 
 
 LAST_EVENT = "data: [DONE]\n\n"
@@ -26,7 +28,8 @@ class Shape:
         self._asked, self._tokenizer, self._chat = asked, tokenizer, chat
         self._model, self._made = model, int(time.time())
         self._id = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}"
-        self._written, self._lengths = 0, [0] * (len(asked.prompts) * asked.choices)
+        self._written = 0
+        self._texts, self._lengths = [Pieces(tokenizer) for _ in self._numbers()], [0 for _ in self._numbers()]
 
     def first(self) -> list[dict[str, Any]]:
         """Chunks before any text: who speaks."""
@@ -85,24 +88,28 @@ class Shape:
             return None
         if self._chat:
             return {"content": [self._token(token) for token in piece.tokens], "refusal": None}
-        spelled = [self._tokenizer.spell([token.id]) for token in piece.tokens]
         offsets = []
-        for text in spelled:
+        for token in piece.tokens:  # all tokens of a character begin where it does
             offsets.append(self._lengths[piece.number])
-            self._lengths[piece.number] += len(text)
+            self._lengths[piece.number] += len(self._texts[piece.number].add(token.id))
         return {
-            "tokens": spelled,
+            "tokens": [name_of(self._tokenizer, token.id) for token in piece.tokens],
             "token_logprobs": [token.logp for token in piece.tokens],
-            "top_logprobs": [
-                {self._tokenizer.spell([n]): logp for n, logp in token.likeliest} for token in piece.tokens
-            ],
+            "top_logprobs": [self._named(token.likeliest) for token in piece.tokens],
             "text_offset": offsets,
         }
+
+    def _named(self, likeliest: list[tuple[int, float]]) -> dict[str, float]:
+        """Log-probabilities by name, the likeliest first; of tokens of one name that of the likelier."""
+        found: dict[str, float] = {}
+        for index, logp in likeliest:
+            found.setdefault(name_of(self._tokenizer, index), logp)
+        return found
 
     def _token(self, token: Token) -> dict[str, Any]:
         return {**self._said(token.id, token.logp), "top_logprobs": [self._said(*one) for one in token.likeliest]}
 
     def _said(self, index: int, logp: float | None) -> dict[str, Any]:
         text = self._tokenizer.spell([index])
-        known = "\N{REPLACEMENT CHARACTER}" not in text  # else a part of a character, whose bytes the text does not say
+        known = REPLACEMENT not in text  # else a part of a character, whose bytes the text does not say
         return {"token": text, "logprob": logp, "bytes": list(text.encode()) if known else None}

@@ -47,10 +47,12 @@ async def pieces_of(asked: Asked, writer: Writer, tokenizer: Tokenizer, ends: fr
 
         return tell
 
-    seed = seed_of(asked)
     groups: list[list[Wanted]] = []
     for place, prompt in enumerate(asked.prompts):
         room = writer.context - len(prompt)
+        seed = seed_of(
+            asked
+        )  # of its own where none is asked for, so that a prompt that is asked twice has two answers
         groups.append([
             Wanted(
                 prompt, min(asked.most or room, room), asked.temperature, seed, choice, ends,

@@ -1,4 +1,5 @@
-"""What answers at a URL: one way to ask, with no proxy before this machine and those of the environment before any other."""
+"""What answers at a URL: one way to ask, with no proxy before this machine and those of the environment before any other; and
+the names by which a server of this machine is asked."""
 
 import json
 from http.client import HTTPException
@@ -10,6 +11,11 @@ from flows.servers.password import header
 
 SECONDS = 2.0
 HERE = ("127.0.0.1", "localhost", "::1")
+
+
+def names_of(port: int) -> list[str]:
+    """What `Host` says of whoever came to a port of this machine: without the port where it is 80, which clients leave out."""
+    return [f"{name}{ending}" for ending in ([f":{port}", ""] if port == 80 else [f":{port}"]) for name in HERE[:2]]
 
 
 def opener_for(url: str) -> OpenerDirector:

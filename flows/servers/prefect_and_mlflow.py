@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.environment import ROOT, environment
-from flows.servers.answers import get
+from flows.servers.answers import get, names_of
 from flows.servers.password import USER, pair
 from flows.servers.prefect_pages import adapted
 from lm.config import ConfigError
@@ -116,7 +116,7 @@ def servers(prefect_port: int, mlflow_port: int, password: str | None = None) ->
     # -P: the project has a folder named mlflow, which must not be mistaken for the library.
     python = [sys.executable, "-P", "-m"]
     prefect = [*python, "prefect", "server", "start", f"--host={HOST}", f"--port={prefect_port}"]
-    names = [f"{name}:{mlflow_port}" for name in (HOST, "localhost")]
+    names = names_of(mlflow_port)
     mlflow = [*python, "mlflow", "server", f"--host={HOST}", f"--port={mlflow_port}", "--workers=1"]
     mlflow += [f"--backend-store-uri=sqlite:///{STORE / 'mlflow.db'}"]
     mlflow += [f"--default-artifact-root={(STORE / 'artifacts').as_uri()}", "--no-serve-artifacts"]
@@ -164,7 +164,7 @@ def server_environment(port: int, password: str | None) -> dict[str, str]:
         **prefect_environment(port, password),
         "PREFECT_UI_STATIC_DIRECTORY": str(HOME / "pages"),
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{port},http://localhost:{port}",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}" for name in names_of(port)),
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
         **({"PREFECT_SERVER_API_AUTH_STRING": pair(password)} if password else {}),
     }

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from flows.servers.answers import names_of
 from flows.servers.password import admits
 from flows.servers.prefect_and_mlflow import HOST
 
@@ -19,7 +20,7 @@ NONE_YET = b"<!doctype html><title>No report yet</title><p>There is no report ye
 @contextmanager
 def report_page(page: Path, port: int, password: str | None) -> Iterator[str]:
     """Serve this one file at the root of a port of this machine until the block ends; gives the address."""
-    names = {f"{HOST}:{port}", f"localhost:{port}"}
+    names = names_of(port)
 
     class Handler(BaseHTTPRequestHandler):
         """Answers GET and HEAD of / alone: no path is ever made out of what was asked for."""

@@ -5,15 +5,15 @@ import os
 import signal
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.filters import DeploymentFilter, FlowFilter, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.runner import Runner
 from prefect.states import Crashed
 
 from flows.environment import ROOT
 from flows.pipeline.flow import pipeline
-from flows.pipeline.run_lock import is_going_on
+from flows.pipeline.run_lock import LABEL, checkout, is_going_on
 from tasks.report.words import counted
 
 NAME = "tokenmill"
@@ -39,18 +39,31 @@ the same MLflow store as `make pipeline`. What a run will do is its artifact *pl
 async def close_lost_runs() -> int:
     """How many runs the server believed to be going on and are now marked as crashed.
 
-    A server of `make ui` has no other runner, so at the start of one no run of the form can be going on or wait for approval:
-    what seems to was lost when an earlier `make ui` was killed. One that `make` started may be, while it holds the checkout.
+    The deployment of the form has no other runner, so at the start of one no run of it can be going on or wait for approval:
+    what seems to was lost when an earlier `make ui` was killed. One that `make pipeline` started in this checkout may be, while
+    it holds the checkout. Agents' orders and pipelines, and runs of other checkouts, are left to those who do them.
     """
-    going_on = [StateType.RUNNING, StateType.PENDING, StateType.PAUSED, StateType.CANCELLING]
-    alive = FlowRunFilter.model_validate({"state": {"type": {"any_": going_on}}})
+    by_form = await going_on(DeploymentFilter.model_validate({"name": {"any_": [NAME]}}))
+    here = [run for run in await going_on(None) if run.labels.get(LABEL) == checkout(ROOT)]
+    runs = by_form if is_going_on(ROOT) else [*by_form, *here]
     async with get_client() as client:
-        found = await client.read_flow_runs(flow_run_filter=alive, sort=FlowRunSort.ID_DESC, limit=200)
-        by_make = is_going_on(ROOT)
-        runs = [run for run in found if run.deployment_id or not by_make]
         for run in runs:
             await client.set_flow_run_state(run.id, Crashed(message="lost when `make ui` was killed"), force=True)
     return len(runs)
+
+
+async def going_on(deployment: DeploymentFilter | None) -> list[FlowRun]:
+    """The pipeline's runs that the server believes to be going on, of such a deployment; for None those of no deployment."""
+    types = [StateType.RUNNING, StateType.PENDING, StateType.PAUSED, StateType.CANCELLING]
+    wanted = {"state": {"type": {"any_": types}}, **({} if deployment else {"deployment_id": {"is_null_": True}})}
+    async with get_client() as client:
+        return await client.read_flow_runs(
+            flow_filter=FlowFilter.model_validate({"name": {"any_": [pipeline.name]}}),
+            flow_run_filter=FlowRunFilter.model_validate(wanted),
+            deployment_filter=deployment,
+            sort=FlowRunSort.ID_DESC,
+            limit=200,
+        )
 
 
 class StoppableRunner(Runner):

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tasks.runner.harmless import harmless
+
 # Learned in full, and in part; what is only read is dim
 FULL, PART, READ, PLAIN = "\x1b[1;32m", "\x1b[33m", "\x1b[2m", "\x1b[0m"
 
@@ -16,7 +18,8 @@ class Piece(NamedTuple):
 
 def shown(pieces: Sequence[Piece], coloured: bool) -> str:
     """An example with its pieces coloured by their weights; without colours what is learned stands in brackets, a weight other
-    than 1 behind it."""
+    than 1 behind it. Of the texts themselves a terminal obeys nothing."""
+    pieces = [p._replace(text=harmless(p.text)) for p in pieces]
     if coloured:
         return "".join(f"{FULL if p.weight >= 1 else PART if p.weight else READ}{p.text}{PLAIN}" for p in pieces)
     return "".join(

@@ -12,7 +12,8 @@ from pathlib import Path
 import duckdb
 
 from tasks.core.config import ConfigError
-from tasks.runner.answer import print_json, take_json
+from tasks.runner.answer import one_or_more, print_json, take_json
+from tasks.runner.harmless import harmless
 
 LINES = 12
 
@@ -57,11 +58,11 @@ def pairs(folder: Path, reason: str, count: int) -> list[tuple[str, str]]:
 
 
 def side_by_side(left: str, right: str, width: int) -> str:
-    """Two texts in columns, each cut to LINES lines after its title."""
+    """Two texts in columns, each cut to LINES lines after its title, without what a terminal would obey."""
     half = (width - 3) // 2
     columns = []
     for text in (left, right):
-        lines = [part for line in text.splitlines() for part in (textwrap.wrap(line, half) or [""])]
+        lines = [part for line in text.splitlines() for part in (textwrap.wrap(harmless(line), half) or [""])]
         columns.append(lines[: LINES + 1])
     rows = max(map(len, columns))
     return "\n".join(
@@ -83,7 +84,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tokenmill browse", description=__doc__)
     parser.add_argument("stage", nargs="?", default="filter")
     parser.add_argument("reason", nargs="?")
-    parser.add_argument("--count", type=int, default=5)
+    parser.add_argument("--count", type=one_or_more, default=5)
     take_json(parser)
     given = parser.parse_args()
     folder, width = Path("data") / given.stage, shutil.get_terminal_size((160, 40)).columns
@@ -94,7 +95,7 @@ def main() -> int:
                 print_json([dict(zip(("reason", "source", "documents"), row, strict=True)) for row in found])
                 return 0
             for reason, source, count in found:
-                print(f"{count:>10}  {reason}  ({source})")
+                print(f"{count:>10}  {harmless(reason)}  ({harmless(source)})")
             return 0
         names = ("before", "after") if given.reason == "changed" else ("dropped", "kept")
         shown = pairs(folder, given.reason, given.count)

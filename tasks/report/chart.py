@@ -84,8 +84,8 @@ def spread(items: list, most: int) -> list:
 
 def nice_ticks(low: float, high: float, about: int) -> list[float]:
     """Round numbers a round step apart that enclose [low, high], roughly `about` of them."""
-    if high <= low:
-        pad = abs(low) * 0.1 or 1.0
+    if high - low <= max(1e-12 * max(abs(low), abs(high)), 1e-300):  # or steps would be of digits that a float has not
+        pad = abs(low) * 0.1 if abs(low) > 1e-290 else 1.0
         low, high = low - pad, high + pad
     rough = (high - low) / about
     size = 10 ** math.floor(math.log10(rough))

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from tasks.core.tables import count_rows, read_table, shards
 from tasks.report.words import short
+from tasks.runner.json_lines import lines_of
 
 SHOWN = 5
 # Dropped rows and where their text is: the tables that data stages write beside documents.
@@ -75,7 +76,7 @@ def answers(folder: Path, each: int = 4) -> list[Answer]:
 def samples(folder: Path) -> tuple[int, dict[str, str]] | None:
     """(step, what the model made of each prompt), the last that samples.jsonl has; None without one."""
     path = folder / "samples.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = lines_of(path.read_text(encoding="utf-8")) if path.exists() else []
     last = json.loads(lines[-1]) if lines else None
     return (last["step"], {short(p): short(t) for p, t in last["texts"].items()}) if last else None
 

@@ -12,6 +12,7 @@ from typing import Any
 from lm.files import write_text
 from tasks.report.read import Stage
 from tasks.report.words import ABSENT
+from tasks.runner.json_lines import lines_of
 from tasks.runner.names import flatten
 
 FILE = Path("data") / "report" / "runs.jsonl"
@@ -45,7 +46,7 @@ def read_runs(root: Path) -> list[Run]:
     """The runs, oldest first; none where the file is not there. A line that a kill has cut off is passed over."""
     path = root / FILE
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in lines_of(path.read_text(encoding="utf-8")) if path.exists() else []:
         try:
             found.append(Run(**json.loads(line)))
         except (json.JSONDecodeError, TypeError):

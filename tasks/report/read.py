@@ -10,8 +10,9 @@ from tasks.core.hashed import read_ignored
 from tasks.core.yaml import read_yaml
 from tasks.report.chart import Points
 from tasks.runner.git import UNKNOWN, is_dirty, revision
-from tasks.runner.graph import Entry, asked_for, read_graph, value_of
+from tasks.runner.graph import Entry, asked_for, read_graph
 from tasks.runner.intact import is_another
+from tasks.runner.json_lines import lines_of
 from tasks.runner.key import file_md5, locked_key, path_md5
 from tasks.runner.lock import locked_in, md5s
 from tasks.runner.timings import facts_of
@@ -147,12 +148,15 @@ def current(root: Path, graph: dict[str, Entry], makers: dict[str, str]) -> set[
 def _agrees(
     entry: Entry, locked: dict, params: dict, makers: dict[str, str], made: dict[str, str], fresh: set[str]
 ) -> bool:
-    """Whether the lock's entry has the present command, params and digests, and what it stands on is fresh too.
+    """Whether the lock's entry has the present command, params and digests, and what it stands on is fresh too. As to DVC, what
+    it has of params that dvc.yaml no longer declares is no matter.
 
     made: the present digest of a path, where it is known.
     """
-    recorded = locked.get("params", {}).get("params.yaml", {})
-    if locked.get("cmd") != entry.cmd or any(value_of(key, params) != value for key, value in recorded.items()):
+    recorded, declared = locked.get("params", {}).get("params.yaml", {}), entry.declared(params)
+    if locked.get("cmd") != entry.cmd:
+        return False
+    if any(name not in declared or name not in recorded or declared[name] != recorded[name] for name in entry.params):
         return False
     digests = md5s(locked, "deps")
     unknown = {path: md5 for path, md5 in digests.items() if is_given(path) and path not in made}
@@ -183,7 +187,7 @@ def read_curves(path: Path) -> dict[str, Points]:
     curves: dict[str, Points] = {}
     if not path.exists():
         return curves
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(lines_of(path.read_text(encoding="utf-8")), 1):
         try:
             point = json.loads(line)
         except json.JSONDecodeError as error:

@@ -1,7 +1,8 @@
-"""Numbers as people read them."""
+"""Numbers and texts as people read them."""
 
 import math
-import unicodedata
+
+from tasks.runner.harmless import harmless
 
 ABSENT = "-"
 
@@ -51,7 +52,5 @@ def percent(share: float | None) -> str:
 
 
 def short(text: str, most: int = 400) -> str:
-    """The text cut to `most` characters; control characters that HTML cannot hold become U+FFFD."""
-    hidden = ("Cc", "Cs")
-    clean = "".join(c if c in "\n\t" or unicodedata.category(c) not in hidden else "\ufffd" for c in text[:most])
-    return clean + "\u2026" * (len(text) > most)
+    """The text cut to `most` characters, harmless."""
+    return harmless(text[:most]) + "\u2026" * (len(text) > most)

@@ -1,4 +1,4 @@
-"""Answers of commands for programs: one JSON object or list on stdout, everything else on stderr."""
+"""What commands are asked in the same way, and answers for programs: one JSON object or list on stdout, all else on stderr."""
 
 import argparse
 import dataclasses
@@ -13,6 +13,17 @@ from typing import Any
 def take_json(parser: argparse.ArgumentParser) -> None:
     """Have a command take --json."""
     parser.add_argument("--json", action="store_true", help="answer for programs: JSON on stdout, all else on stderr")
+
+
+def one_or_more(text: str) -> int:
+    """A whole number of a command line. Raises ArgumentTypeError for another word, and for a number below 1."""
+    try:
+        found = int(text)
+    except ValueError:
+        found = 0
+    if found < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of 1 or more (got {text!r})")
+    return found
 
 
 @contextmanager

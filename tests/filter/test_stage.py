@@ -1,6 +1,8 @@
 """The stage: rules in their order, every row kept or dropped with a reason that is counted, the same bytes from any workers."""
 
 import json
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from flows.cli import show
 from lm.config import Config
 from lm.problems import Arithmetic
 from tasks.core.config import Checkpoint, ConfigError
@@ -193,6 +196,29 @@ def test_killed_and_started_again_it_leaves_the_same(tmp_path: Path) -> None:
         run_stage(project, "filter", TOKENMILL_SHARD_WORKERS="1")
         digests.append(digest(project / "data" / "filter"))
     assert digests[0] == digests[1]
+
+
+def test_documents_say_nothing_to_the_terminal() -> None:
+    """These would set the window's title, clear the screen and write over the line."""
+    shown = browse.side_by_side("id\nab\x1b]0;title\x07cd\r\nnext\x9b2J", "ef\x08\x00gh\ti", 60)
+    assert not [c for c in shown if unicodedata.category(c) == "Cc" and c != "\n"]
+    assert [line.split("|")[0].strip() for line in shown.splitlines()] == [
+        "id",
+        "ab\ufffd]0;title\ufffdcd",
+        "next\ufffd2J",
+    ]
+
+
+@pytest.mark.parametrize("count", ["-1", "0", "few", "1.5"])
+@pytest.mark.parametrize("command", [browse.main, show.main])
+def test_a_count_is_1_or_more(
+    command: Callable[[], int], count: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.argv", ["command", "filter", "--count", count])
+    with pytest.raises(SystemExit) as caught:
+        command()
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert caught.value.code == 2 and f"argument --count: must be a whole number of 1 or more (got '{count}')" in said
 
 
 def test_dropped_and_kept_side_by_side(tmp_path: Path) -> None:

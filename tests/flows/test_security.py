@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from safetensors.numpy import save_file
 from flows.environment import environment
 from flows.params.compose import check_targets, compose
 from flows.params.paths import path_mistakes
+from flows.servers.answers import names_of
 from flows.servers.password import PasswordError, header, take_password
 from flows.servers.prefect_and_mlflow import HOST, mlflow_environment, prefect_environment, server_environment
+from flows.ui import report_server
 from flows.ui.__main__ import login
 from flows.ui.report_server import report_page
 from lm.hugging_face.load import read_weights
@@ -122,6 +125,21 @@ def test_the_report_is_given_to_who_logs_in_and_nothing_else_is(served: tuple[st
         assert answer(served, path, **logged_in)[:2] == (404, "")
     assert answer(served, "/", Host="evil.example", **logged_in)[0] == 403
     assert answer(served, "/", method="POST", **logged_in)[0] == 501
+
+
+def test_on_port_80_clients_name_no_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket at another port stands in, which 80 may refuse to who is not root."""
+    assert names_of(8000) == ["127.0.0.1:8000", "localhost:8000"]
+    assert names_of(80) == ["127.0.0.1:80", "localhost:80", "127.0.0.1", "localhost"]
+    (tmp_path / "index.html").write_text("<p>the report</p>")
+    port = free_port()
+    instead = partial(report_server.ThreadingHTTPServer, (HOST, port))
+    monkeypatch.setattr(report_server, "ThreadingHTTPServer", lambda _, handler: instead(handler))
+    with report_page(tmp_path / "index.html", 80, None):
+        for host in ("127.0.0.1", "localhost", "localhost:80"):
+            assert answer((HOST, port), "/", Host=host)[:2] == (200, "<p>the report</p>")
+        for host in ("evil.example", f"localhost:{port}", "evil.example:80"):
+            assert answer((HOST, port), "/", Host=host)[0] == 403
 
 
 @pytest.mark.parametrize("path", LEADING_OUT + WITH_CREDENTIALS)

@@ -4,11 +4,12 @@ import math
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tasks.report.chart import HEIGHT, WIDTH, line_chart, nice_ticks, smoothed, spread, thinned, tick
 
+LINES = re.compile(r'points="([^"]*)"')
 FINITE = st.floats(-1e6, 1e6)
 
 
@@ -58,12 +59,23 @@ def test_spread_keeps_first_and_last() -> None:
     assert spread([1, 2], 4) == [1, 2]
 
 
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(value=st.floats(-1e30, 1e30), ulps=st.lists(st.integers(0, 40), min_size=2, max_size=60))
+@example(value=0.04222444372254895, ulps=[0, 1])
+@example(value=0.0, ulps=[0, 1])
+@example(value=5e-323, ulps=[0, 0])
+def test_values_that_only_their_last_bits_tell_apart_are_drawn(value: float, ulps: list[int]) -> None:
+    points = [(float(i), value + n * math.ulp(value)) for i, n in enumerate(ulps)]
+    heights = [float(y) for line in LINES.findall(line_chart(points, "loss")) for y in re.findall(r",(\S+)", line)]
+    assert heights and max(heights) - min(heights) < 0.2 and min(heights) > 0 and max(heights) < HEIGHT
+
+
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(values=st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), max_size=100))
 def test_every_curve_stays_inside_its_chart(values: list[float]) -> None:
     svg = line_chart([(float(i), v) for i, v in enumerate(values)], "loss")
     assert bool(svg) == any(map(math.isfinite, values))
-    for line in re.findall(r'points="([^"]*)"', svg):
+    for line in LINES.findall(svg):
         for place in line.split():
             x, y = map(float, place.split(","))
             assert 0 <= x <= WIDTH

@@ -61,7 +61,9 @@ def test_where_the_process_stands_is_no_matter(tmp_path: Path, monkeypatch: pyte
         assert current(root, stages) == ["ingest", "dedup", "pretrain", "rl", "evaluate@pretrain", "evaluate@rl"]
 
 
-@pytest.mark.parametrize("change", ["params", "method", "folder", "command", "data", "new dependency"])
+@pytest.mark.parametrize(
+    "change", ["params", "method", "folder", "command", "data", "new dependency", "new param", "no param"]
+)
 def test_a_change_blanks_the_stage_and_what_follows(tmp_path: Path, change: str) -> None:
     root = build(tmp_path)
     stages = lock(root)
@@ -76,9 +78,23 @@ def test_a_change_blanks_the_stage_and_what_follows(tmp_path: Path, change: str)
         stages["dedup"]["cmd"] = "false"
     elif change == "data":
         stages["ingest"]["outs"][0]["md5"] = "0"
-    else:
+    elif change == "new dependency":
         stages["dedup"]["deps"].pop(0)
+    elif change == "new param":
+        del stages["dedup"]["params"]
+    else:
+        text = (root / "dvc.yaml").read_text()
+        (root / "dvc.yaml").write_text(text.replace("[dedup.method.name]", "[dedup.method.name, dedup.gone]"))
     assert current(root, stages) == ["ingest"]
+
+
+def test_a_param_that_is_no_longer_declared_is_no_matter(tmp_path: Path) -> None:
+    """DVC runs the stage no more, and would never write an entry that agrees."""
+    root = build(tmp_path)
+    stages = lock(root)
+    (root / "dvc.yaml").write_text((root / "dvc.yaml").read_text().replace("params: [dedup.method.name]", "params: []"))
+    stages["dedup"]["params"]["params.yaml"]["dedup.method.name"] = "exact"
+    assert "dedup" in current(root, stages)
 
 
 def test_a_change_late_leaves_the_earlier_stages(tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
 """Which documents and answers are shown."""
 
+import json
 from pathlib import Path
+
+import pytest
 
 from tasks.report import examples
 from tasks.report.drawing import graph, layers, reduced
 from tasks.report.words import duration, number, short, size
+from tasks.runner.json_lines import Lines, lines_of
 from tests.report.tree import build
 
 
@@ -46,6 +50,28 @@ def test_the_last_samples_of_text(tmp_path: Path) -> None:
     step, texts = examples.samples(data / "pretrain")
     assert step == 40 and list(texts.values()) == ["upon 40"]
     assert examples.samples(data / "rl") is None
+
+
+@pytest.mark.parametrize("text", ["one\x85two", "one\u2028two", "one\u2029two"])
+def test_a_sample_with_a_line_separator_is_one_line(text: str, tmp_path: Path) -> None:
+    lines = Lines(tmp_path / "samples.jsonl", resumes=False)
+    for step in (10, 20):
+        lines.add(step, {"texts": {"a": text}})
+    lines.close()
+    assert examples.samples(tmp_path) == (20, {"a": short(text)})
+    again = Lines(tmp_path / "samples.jsonl", resumes=True)
+    assert again.rewind(20) == [{"step": 10, "texts": {"a": text}}]
+    again.add(20, {"texts": {"a": text}})
+    again.close()
+    assert [json.loads(line)["step"] for line in lines_of((tmp_path / "samples.jsonl").read_text("utf-8"))] == [10, 20]
+
+
+def test_a_line_that_a_kill_cut_off_is_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_bytes('{"step": 1}\n{"step": 2}\n{"step": 3, "text": "\u20ac'.encode()[:-1])
+    assert Lines(path, resumes=True).rewind(9) == [{"step": 1}, {"step": 2}]
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert lines_of("") == [] and lines_of("\n") == [""] and lines_of("a\r\x85\nb") == ["a\r\x85", "b"]
 
 
 def test_edges_implied_by_longer_ways_are_left_out() -> None:

@@ -14,10 +14,12 @@ stages:
   ingest:
     cmd: "true"
     deps: ["${ingest.folder}"]
+    params: [ingest]
     outs: [data/ingest]
   dedup:
     cmd: "true"
     deps: ["tasks/dedup/methods/${dedup.method.name}.py", tasks/core, data/ingest]
+    params: [dedup.method.name]
     outs: [data/dedup]
   pretrain:
     cmd: "true"

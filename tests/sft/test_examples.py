@@ -37,7 +37,7 @@ def test_what_has_no_examples_is_said(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(dump_yaml(TINY))
-    for stage in ("dedup", "nothing"):
+    for stage in ("dedup", "nothing", ".", "..", "a.b", "evaluate@rl"):
         assert print_examples(stage, 3, False) == 2
         assert f"show: {stage}: no stage that learns from conversations" in capsys.readouterr().err
     assert print_examples("sft", 3, False) == 2 and "data/pretrain" in capsys.readouterr().err
@@ -47,3 +47,11 @@ def test_weights_are_coloured() -> None:
     pieces = [Piece("a", 0), Piece("b", 1), Piece("c", 0.5)]
     assert shown(pieces, True) == f"{READ}a{PLAIN}{FULL}b{PLAIN}{PART}c{PLAIN}"
     assert shown(pieces, False) == "a[[b]][[c]]*0.5"
+
+
+@pytest.mark.parametrize("coloured", [False, True])
+def test_the_texts_say_nothing_to_the_terminal(coloured: bool) -> None:
+    pieces = [Piece("a\n\tb", 0), Piece("c\x1b[2J\x9b1mc\x07", 1)]
+    harmless = [Piece("a\n\tb", 0), Piece("c\ufffd[2J\ufffd1mc\ufffd", 1)]
+    assert shown(pieces, coloured) == shown(harmless, coloured)
+    assert shown(pieces, coloured).count("\x1b") == (4 if coloured else 0)

@@ -10,6 +10,7 @@ import uvicorn
 
 from flows.serve.__main__ import HOST, listening
 from flows.serve.app import Served, app_of
+from flows.servers.answers import names_of
 from lm.model import Decoder
 from lm.tokenizer import Tokenizer
 from tests.lm.models import toy_model, toy_tokenizer
@@ -35,8 +36,7 @@ def decided(tokenizer: Tokenizer) -> Decoder:
 def served(model: Decoder, tokenizer: Tokenizer, key: str | None = KEY) -> Iterator[str]:
     """The address of the API while the block runs."""
     port = free_port()
-    names = {f"{HOST}:{port}", f"localhost:{port}"}
-    app = app_of(Served(NAME, model, tokenizer, ROWS, CONTEXT), names, key)
+    app = app_of(Served(NAME, model, tokenizer, ROWS, CONTEXT), set(names_of(port)), key)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
     door = listening(port)
     thread = threading.Thread(target=server.run, args=([door],), daemon=True)

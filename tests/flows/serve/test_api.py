@@ -7,13 +7,18 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import openai
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import pre_tokenizers
 
+from flows.serve.asked import Asked
+from flows.serve.shapes import Shape, event
+from flows.serve.spelled import ALPHABET, bytes_of
+from flows.serve.written import Piece
 from lm.checkpoint import description_of, save_model
 from lm.continuous import Batch
 from lm.files import write_json
@@ -115,6 +120,12 @@ def test_a_stream_put_together_is_the_whole_answer(api: openai.OpenAI, choices: 
         assert "".join(c.choices[0].text for c in chunks if c.choices[0].index == one.index) == one.text
 
 
+@pytest.mark.parametrize("text", ["one\x85two", "one\u2028two", "\N{EURO SIGN}"])
+def test_an_event_is_a_line_to_clients_that_take_other_characters_for_ends_of_lines(text: str) -> None:
+    said, empty = event({"text": text}).splitlines()
+    assert json.loads(said.removeprefix("data: ")) == {"text": text} and not empty
+
+
 def test_a_request_is_answered_alike_alone_and_beside_others(api: openai.OpenAI) -> None:
     """Of lengths, temperatures and seeds of all kinds, more at once than there are rows, which come while others are
     written."""
@@ -156,6 +167,23 @@ def test_without_a_seed_answers_differ(api: openai.OpenAI) -> None:
     assert len({complete(api, temperature=1.0).choices[0].text for _ in range(4)}) > 1
 
 
+def test_without_a_seed_a_prompt_asked_twice_has_two_answers(api: openai.OpenAI) -> None:
+    ids = TOKENIZER.encode("1 + 1")
+    for prompts in (["1 + 1"] * 4, [ids] * 4):
+        assert len({one.text for one in complete(api, prompt=prompts, temperature=1.0).choices}) > 1
+    seeded = complete(api, prompt=[ids] * 3, temperature=1.0, seed=3)
+    assert {one.text for one in seeded.choices} == {alone(ids, 40, 1.0, 3)[0]}
+
+
+def test_a_temperature_near_0_is_0_and_ends_no_answer_of_others(api: openai.OpenAI) -> None:
+    """1e-40 rounds to a number of float32 that logits cannot be divided by, and was a failure of the batch's step."""
+    with ThreadPoolExecutor(ROWS) as pool:
+        cold = list(pool.map(lambda t: complete(api, temperature=t).choices[0].text, [1e-40, 0, 1e-7, 5e-324]))
+    assert set(cold) == {alone(TOKENIZER.encode("1 + 1"), 40)[0]}
+    warm = complete(api, temperature=1e-6, seed=1).choices[0].text
+    assert warm == alone(TOKENIZER.encode("1 + 1"), 40, 1e-6, 1)[0]
+
+
 def test_a_text_that_stops_is_in_no_answer_streamed_or_not(api: openai.OpenAI) -> None:
     text, _, _ = alone(TOKENIZER.encode("1 + 1"), 40)
     stop = text[5:8]
@@ -189,7 +217,9 @@ def test_log_probabilities_are_the_models(api: openai.OpenAI) -> None:
         assert [one.logprob for one in token.top_logprobs] == pytest.approx(logps_V.topk(2).values.tolist(), abs=1e-4)
     plain = complete(api, logprobs=1).choices[0].logprobs
     assert plain.token_logprobs == [next(iter(one.values())) for one in plain.top_logprobs]  # greedy: the likeliest
-    assert plain.text_offset == [sum(map(len, plain.tokens[:place])) for place in range(len(plain.tokens))]
+    ids = generate(MODEL, [TOKENIZER.encode("1 + 1")], 40, 0.0, TOKENIZER.end_id, 0, ROWS)[0].ids
+    before = [TOKENIZER.decode(ids[:place]).rstrip("\N{REPLACEMENT CHARACTER}") for place in range(len(ids))]
+    assert plain.text_offset == list(map(len, before))
     streamed = [
         c.choices[0].logprobs.content
         for c in chat(api, logprobs=True, max_tokens=9, stream=True)
@@ -197,6 +227,50 @@ def test_log_probabilities_are_the_models(api: openai.OpenAI) -> None:
     ]
     assert list(chain.from_iterable(streamed)) == chat(api, logprobs=True, max_tokens=9).choices[0].logprobs.content
     assert chat(api).choices[0].logprobs is None
+
+
+class Said(NamedTuple):
+    """What the writer says of one token."""
+
+    id: int
+    logp: float
+    likeliest: list[tuple[int, float]]
+    last: bool = False
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_tokens_of_a_character_begin_where_it_does_and_have_names_of_their_own(streamed: bool) -> None:
+    text = "a\N{EURO SIGN}\u65e5b"
+    ids = TOKENIZER.encode(text)
+    likeliest = [(index, -float(place)) for place, index in enumerate(TOKENIZER.encode("\N{EURO SIGN}a"), 1)]
+    tokens: list[Any] = [Said(index, -1.0, likeliest) for index in [*ids, TOKENIZER.end_id]]
+    asked = Asked([[1]], 1, 20, 0.0, None, [], 4, streamed, False)
+    shape = Shape(asked, NAME, TOKENIZER, False)
+    if streamed:
+        made = [shape.chunk(Piece(0, "", some, None)) for some in (tokens[:2], tokens[2:5], tokens[5:])]
+    else:
+        made = [shape.whole([Piece(0, text, tokens, "stop")])]
+    parts = [one["choices"][0]["logprobs"] for one in made]
+    assert list(chain.from_iterable(part["text_offset"] for part in parts)) == [0, 1, 1, 1, 2, 2, 2, 3, 4]
+    names = list(chain.from_iterable(part["tokens"] for part in parts))
+    assert names == [
+        "a", "bytes:\\xe2", "bytes:\\x82", "bytes:\\xac", "bytes:\\xe6", "bytes:\\x97", "bytes:\\xa5", "b", "<|end|>",
+    ]  # fmt: skip
+    expected = {"bytes:\\xe2": -1.0, "bytes:\\x82": -2.0, "bytes:\\xac": -3.0, "a": -4.0}
+    assert parts[0]["top_logprobs"][0] == expected
+
+
+def test_of_tokens_of_one_name_the_likelier_counts() -> None:
+    named = Shape(Asked([[1]], 1, 20, 0.0, None, [], 4, False, False), NAME, TOKENIZER, False)._named
+    index = TOKENIZER.encode("a")[0]
+    assert named([(index, -1.0), (index, -2.0)]) == {"a": -1.0}
+
+
+def test_bytes_are_those_that_the_alphabet_and_byte_fallback_write() -> None:
+    assert set(ALPHABET) == set(pre_tokenizers.ByteLevel.alphabet()) and sorted(ALPHABET.values()) == list(range(256))
+    for index, byte in ((TOKENIZER.encode("\N{EURO SIGN}")[0], b"\xe2"), (TOKENIZER.encode(" ")[0], b" ")):
+        assert bytes_of(TOKENIZER.token(index)) == byte
+    assert bytes_of("<0xE2>") == b"\xe2" and bytes_of("\u2581a") is None
 
 
 def posted(url: str, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
@@ -266,8 +340,13 @@ def test_messages_that_cannot_be_read_are_one_line(api: openai.OpenAI, messages:
     assert caught.value.param == "messages"
 
 
+SURROGATES = [(b'"toy"', b'"\\ud800"'), (b'"\\ud800"', b'"a"'), (b'"toy"', b'["a", "b\\ud800"]')]
+
+
 @pytest.mark.parametrize(
-    ("body", "said"), [(b"{", "the body is not JSON"), (b"[]", "the body is no JSON object"), (b"\xff", "not JSON")]
+    ("body", "said"),
+    [(b"{", "the body is not JSON"), (b"[]", "the body is no JSON object"), (b"\xff", "not JSON")]
+    + [(b'{"model": %s, "prompt": %s}' % pair, "half of a pair of surrogates, '\\ud800'") for pair in SURROGATES],
 )
 def test_a_body_that_is_no_request_is_one_line(url: str, body: bytes, said: str) -> None:
     status, answer = posted(url, body)
