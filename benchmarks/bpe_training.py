@@ -1,4 +1,4 @@
-"""Training a BPE tokenizer of 8192 tokens on 50 MB of text, in our division into words (B4)."""
+"""Training a BPE tokenizer of 8192 tokens on 50 MB of text, in our division into words."""
 
 import time
 from collections.abc import Iterator

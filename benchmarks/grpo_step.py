@@ -1,4 +1,4 @@
-"""A step of GRPO (B12): the rl stage beside TRL's GRPOTrainer, of the same weights, prompts and reward.
+"""A step of GRPO: the rl stage beside TRL's GRPOTrainer, of the same weights, prompts and reward.
 
 Size S (4.2 million weights), 16 prompts of 64 to 256 tokens, 8 answers to each of at most 128, which end by chance after some
 50. A step samples the answers, scores them, and makes one update of all of them; AdamW, fp32, no reference. Every arm is a

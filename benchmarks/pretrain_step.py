@@ -1,4 +1,4 @@
-"""The pretraining step (B7): the pretrain stage beside other trainers of the same Llama, from the same weights and batches.
+"""The pretraining step: the pretrain stage beside other trainers of the same Llama, from the same weights and batches.
 
 AdamW at a constant rate, fp32, no weight decay, gradients clipped at norm 1; nobody writes checkpoints or evaluates. All
 arms load one Hugging Face folder, and live on between their turns (benchmarks/turns.py): a sample is a few steps.

@@ -1,4 +1,4 @@
-"""Fine-tuning on conversations (B11): the sft stage, packed, beside Trainer and TRL, in tokens of answers a second.
+"""Fine-tuning on conversations: the sft stage, packed, beside Trainer and TRL, in tokens of answers a second.
 
 Rows of instruction data of at most 512 tokens at size S (4.2 million weights), AdamW at a constant rate, fp32, batches of 16
 conversations, none trained on twice. Every arm is a process of its own, which has two steps to get going in.
