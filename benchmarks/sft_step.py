@@ -55,7 +55,11 @@ def contests(threads: int) -> Iterator[Contest]:
         for name, function, more in (
             ("Trainer, by length", "grouped_trainer", {}),
             ("TRL", "trl_sft", {"packing": False}),
-            ("TRL, packed", "trl_sft", {"packing": True}),  # outside of TRL's documents on a CPU: see benchmarks/sft_peers.py
+            (
+                "TRL, packed",
+                "trl_sft",
+                {"packing": True},
+            ),  # outside of TRL's documents on a CPU: see benchmarks/sft_peers.py
         ):
             peer = apart(name, f"benchmarks.sft_peers:{function}", python=PEERS, folder=folder, threads=threads, **more)
             yield Contest(ours_arm, (SPEED, MEMORY), (peer,), near, PAIRS, packages=("torch",))

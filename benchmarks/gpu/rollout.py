@@ -30,7 +30,9 @@ def rollout(check: Check) -> None:
     """Sampled at temperature 1, no answer ends before its last token. Ours and the peer's best come first, of both cases; what
     may take longer than the item has, generation with the peer's default cache, comes last."""
     shape = SMALL if check.tiny else SHAPE
-    cases = {"few rows": (16, 8), "many rows": (32, 8)} if check.tiny else {"few rows": (64, 256), "many rows": (512, 256)}
+    cases = (
+        {"few rows": (16, 8), "many rows": (32, 8)} if check.tiny else {"few rows": (64, 256), "many rows": (512, 256)}
+    )
     prompts = {label: asked(shape, rows) for label, (rows, _) in cases.items()}
     for label, (_, new) in cases.items():
         ours(check, label, shape, prompts[label].tolist(), new)
