@@ -72,7 +72,17 @@ def test_overrides_are_yaml_and_the_python_is_the_running_one(root: Path) -> Non
 def test_an_option_that_is_given_again_adds_to_itself_and_to_no_other_parse() -> None:
     parser = ArgumentParser()
     take_words(parser)
-    given = ["--set", "rl.steps=7 seed=3", "--targets", "sft", "--set", "a={b: 1, c: 2}", "d=e", "--targets", "rl evaluate"]
+    given = [
+        "--set",
+        "rl.steps=7 seed=3",
+        "--targets",
+        "sft",
+        "--set",
+        "a={b: 1, c: 2}",
+        "d=e",
+        "--targets",
+        "rl evaluate",
+    ]
     for _ in range(2):
         asked = parser.parse_args(given)
         assert asked.set == ["rl.steps=7", "seed=3", "a={b: 1, c: 2}", "d=e"]
