@@ -54,7 +54,7 @@ PREDICTIONS: dict[tuple[str, str], Prediction] = {
     ("rollout", "ours, few rows"): Prediction(40e3, 64e3, "1.0 to 1.6 ms a token: 250 launches in a graph"),
     ("rollout", "ours, many rows"): Prediction(80e3, 125e3, PASS),
     ("rollout", "transformers, dynamic cache, few rows"): Prediction(2.5e3, 3.5e3, "18 to 25 ms a token of launches alone"),
-    ("rollout", "transformers, dynamic cache, many rows"): Prediction(20e3, 45e3, "launches, and a cache that is copied for each token"),
+    ("rollout", "transformers, dynamic cache, many rows"): Prediction(20e3, 45e3, "launches; a cache copied for each token"),
     ("kernel_speed", "rms_norm, 768 wide fp32 forward, ours"): Prediction(2300, 2900, NORM),
     ("kernel_speed", "rms_norm, 768 wide fp32 backward, ours"): Prediction(1800, 2800, NORM),
     ("kernel_speed", "rms_norm, 768 wide bf16 forward, ours"): Prediction(2000, 2800, NORM),

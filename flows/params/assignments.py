@@ -49,7 +49,7 @@ def take_words(parser: ArgumentParser) -> None:
 
 
 class Split(Action):
-    """Each argument may hold several, since `make` hands a word on as one; an option that is given again adds to what it had."""
+    """Each argument may hold several: `make` hands a word on as one. An option that is given again adds to what it had."""
 
     def __init__(self, *arguments: Any, split: Callable[[str], list[str]], **named: Any) -> None:
         super().__init__(*arguments, **named)
