@@ -30,5 +30,5 @@ ITEMS = (
     Item(checkpoint, 20, 50),
     Item(step_documents, 45, 90),
     Item(step_trainer, 50, 110),
-    Item(tiles, 40, 120),
+    Item(tiles, 30, 120),
 )
