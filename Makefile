@@ -114,7 +114,7 @@ gpu-wheels: $(READY)  ## what the check needs on a bare machine with torch, as w
 chaos: $(READY)  ## break everything at some instant, sixty ways, and see that the next run is right
 	@TOKENMILL_CHAOS=all python -m pytest -q -n $(JOBS) tests/system/chaos
 
-mutants: $(READY)  ## plant bugs, some four hundred, and see that each room's own tests catch them: ROOM=evaluate SHARE=3/10 KEEP=1
+mutants: $(READY)  ## plant hundreds of bugs, and see that each room's own tests catch them: ROOM=evaluate SHARE=3/10 KEEP=1
 	@python -m tests.mutants $(call arg,ROOM,room) $(call arg,SHARE,share) $(if $(filter-out 0 no false,$(KEEP)),--keep) --jobs $(JOBS)
 
 smoke: $(READY)  ## the whole pipeline, small, in a copy of its own, .scratch/smoke

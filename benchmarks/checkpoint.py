@@ -1,4 +1,4 @@
-"""Checkpoints of size L with AdamW's state (B16): how long a save holds the loop up, and what saving costs it over all."""
+"""Checkpoints of size L with AdamW's state: how long a save holds the loop up, and what saving costs it over all."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Clusters of 2 million signatures in 512 MiB of data (B2): from band keys on disk to which documents go, none verified."""
+"""Clusters of 2 million signatures in 512 MiB of data: from band keys on disk to which documents go, none verified."""
 
 import resource
 import tempfile

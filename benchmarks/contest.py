@@ -40,11 +40,17 @@ def equal(ours: Any, peer: Any) -> str:
     return "" if ours == peer else f"ours {ours!r:.80}, peer {peer!r:.80}"
 
 
+# What a row of a bound has in place of a gate's word
+BOUND = "none (a bound)"
+
+
 @dataclass(frozen=True)
 class Contest:
     """One measurement. Without peers it is a plain figure, such as a roof of the machine.
 
     gate(answer of ours, answer of the peer) says how they differ, or "" when they agree.
+    bound: the peers do other work, with which ours could not be equal, and say only how fast something like it can be done:
+    no gate is asked, and the rows say so.
     added: also report ours - peer, for work that comes on top of the peer's.
     """
 
@@ -56,6 +62,7 @@ class Contest:
     threads: int | None = None
     packages: tuple[str, ...] = ()
     added: bool = False
+    bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,9 @@ def hold(contest: Contest) -> Iterator[Result]:
         for metric in contest.metrics:
             yield _figure(contest.ours.name, None, "none", metric, [s.values[metric.name] for s in samples])
     for peer in contest.peers:
-        difference = contest.gate(contest.ours.measure().answer, peer.measure().answer)
+        answers = contest.ours.measure().answer, peer.measure().answer
+        difference = "" if contest.bound else contest.gate(*answers)
+        gate = BOUND if contest.bound else "passed"
         if difference:
             for metric in contest.metrics:
                 yield Result(contest.ours.name, peer.name, f"failed: {difference}", metric.name, metric.unit, None)
@@ -89,11 +98,11 @@ def hold(contest: Contest) -> Iterator[Result]:
         for metric in contest.metrics:
             ours, theirs = ([sample.values[metric.name] for sample in arm] for arm in zip(*pairs, strict=True))
             ratios = [metric.ratio(a, b) for a, b in zip(ours, theirs, strict=True)]
-            yield _figure(contest.ours.name, peer.name, "passed", metric, ours, ratios)
-            yield _figure(peer.name, None, "passed", metric, theirs)
+            yield _figure(contest.ours.name, peer.name, gate, metric, ours, ratios)
+            yield _figure(peer.name, None, gate, metric, theirs)
             if contest.added:
                 more = [a - b for a, b in zip(ours, theirs, strict=True)]
-                yield _figure(contest.ours.name, peer.name, "passed", Metric(f"added_{metric.name}", metric.unit), more)
+                yield _figure(contest.ours.name, peer.name, gate, Metric(f"added_{metric.name}", metric.unit), more)
 
 
 def _pair(ours: Arm, peer: Arm, ours_first: bool) -> tuple[Sample, Sample]:

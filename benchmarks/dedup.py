@@ -1,4 +1,4 @@
-"""Near-duplicates among planted ones (B1): from a table of documents to the rows that stay, in MB of text a second."""
+"""Near-duplicates among planted ones: from a table of documents to the rows that stay, in MB of text a second."""
 
 import tempfile
 import time

@@ -1,4 +1,4 @@
-"""From Parquet to packed token ids on disk: read, encode, pack into sequences of 1024, write (B5)."""
+"""From Parquet to packed token ids on disk: read, encode, pack into sequences of 1024, write."""
 
 import hashlib
 import time

@@ -1,4 +1,4 @@
-"""Gopher's rules and C4's lines from Parquet to kept rows (B3), beside datatrove's filters; of real prose.
+"""Gopher's rules and C4's lines from Parquet to kept rows, beside datatrove's filters; of real prose.
 
 Prose is cut into documents of log-normal length, mean 2.5 KB; three in ten are damaged as pages are: menus, repeated lines or
 paragraphs, lists, numbers, cut-off lines.
@@ -25,7 +25,7 @@ from benchmarks.apart import PEERS, ROOT, apart
 from benchmarks.contest import Contest, Metric
 
 FOLDER = ROOT.parent / "shared" / "data" / "prose"
-# Half of B3's 60 MB: datatrove takes over a minute for it, and a rate does not hang on it.
+# datatrove takes over a minute for it, and a rate does not hang on how much it is
 BYTES, MEAN_BYTES, DAMAGED, DISAGREEING = 30_000_000, 2500, 0.3, 0.001
 PAIRS = 3
 METRICS = (Metric("rate", "MB/s", higher_is_better=True),)

@@ -14,6 +14,11 @@ import psutil
 from benchmarks.contest import Arm, Contest, Metric, Sample
 from tests.project import TINY, digest, make_project, run_stage, start_stage
 
+# modules of the stages that it starts, which decide what a row says: benchmarks/standing.py reads them
+RUNS = (
+    "tasks.runner.__main__", "tasks.ingest.stage", "tasks.dedup.stage", "tasks.filter.stage", "tasks.tokenize.stage",
+    "tasks.curriculum.stage", "tasks.pretrain.stage",
+)  # fmt: skip
 KILLS, RANKS, SEED = 50, (1, 2, 4), 0
 EQUAL = Metric("equal", "of 50 kills", higher_is_better=True)
 # 200 steps, so that most kills find a run that trains, and many one that writes a checkpoint

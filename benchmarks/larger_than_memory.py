@@ -16,6 +16,14 @@ from tests.project import TINY, make_project, start_stage
 # MiB: of `ulimit -d`, and of text. Of the first an interpreter with its libraries and the stacks of their threads has 250.
 LIMIT, CORPUS, FILES = 768, 3072, 24
 STAGES = ("ingest", "dedup", "filter", "tokenize", "curriculum")
+# modules of the stages that it times, and of their methods: benchmarks/standing.py reads them
+RUNS = (
+    "tasks.runner.__main__", "tasks.ingest.stage", "tasks.dedup.stage", "tasks.filter.stage", "tasks.tokenize.stage",
+    "tasks.curriculum.stage", "tasks.ingest.sources.jsonl", "tasks.dedup.methods.exact", "tasks.dedup.methods.minhash",
+    "tasks.filter.methods.gopher_repetition", "tasks.filter.methods.gopher_quality", "tasks.filter.methods.c4",
+    "tasks.filter.methods.fineweb", "tasks.filter.methods.contamination", "tasks.filter.methods.personal_data",
+    "tasks.tokenize.methods.bpe", "tasks.curriculum.methods.best_fit_packing",
+)  # fmt: skip
 RULES = {
     "repetition": {"name": "gopher_repetition"},
     "quality": {"name": "gopher_quality", "min_stop_words": 0},

@@ -1,4 +1,4 @@
-"""The loss head (B8): logits and cross-entropy of T tokens of width D over a vocabulary of V, forward and backward, fp32.
+"""The loss head: logits and cross-entropy of T tokens of width D over a vocabulary of V, forward and backward, fp32.
 
 Extra memory is the most that a forward and backward had resident above what was resident before it, less the two
 gradients: measured after a first run (so that compiling, and code loaded late, count for nobody), with the allocator's

@@ -1,4 +1,4 @@
-"""One optimizer step (B10) on the shapes of size M (width 256, 6 layers, 8192 tokens): ours beside torch's, in fp32."""
+"""One optimizer step on the shapes of size M (width 256, 6 layers, 8192 tokens): ours beside torch's, in fp32."""
 
 import time
 from collections.abc import Callable, Iterator

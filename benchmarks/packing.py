@@ -1,4 +1,4 @@
-"""Packing a million documents into sequences of 2048 tokens (B6): documents a second, how full sequences are, what is lost."""
+"""Packing a million documents into sequences of 2048 tokens: documents a second, how full sequences are, what is lost."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The pretraining step (B7): the pretrain stage beside other trainers of the same Llama, from the same weights and batches.
+"""The pretraining step: the pretrain stage beside other trainers of the same Llama, from the same weights and batches.
 
 AdamW at a constant rate, fp32, no weight decay, gradients clipped at norm 1; nobody writes checkpoints or evaluates. All
 arms load one Hugging Face folder, and live on between their turns (benchmarks/turns.py): a sample is a few steps.
@@ -79,10 +79,10 @@ def contests(threads: int) -> Iterator[Contest]:
             tokens = size.sequences * size.model.context
             common: dict[str, Any] = {"folder": folder, "tokens": tokens, "steps": size.steps, "rate": RATE}
             peers: dict[str, tuple[str, dict[str, Any]]] = {
-                "eager": ("plain:train", {"compiled": False}),
-                "compiled": ("plain:train", {"compiled": True}),
-                "Trainer": ("pretrain_peers:transformers_trainer", {"python": PEERS}),
-                "litgpt": ("pretrain_peers:litgpt_pretrain", {"python": PEERS}),
+                "eager": ("benchmarks.plain:train", {"compiled": False}),
+                "compiled": ("benchmarks.plain:train", {"compiled": True}),
+                "Trainer": ("benchmarks.pretrain_peers:transformers_trainer", {"python": PEERS}),
+                "litgpt": ("benchmarks.pretrain_peers:litgpt_pretrain", {"python": PEERS}),
             }
             own: dict[str, Any] = {
                 "threads": threads,
@@ -92,7 +92,7 @@ def contests(threads: int) -> Iterator[Contest]:
                 own["compiled"] = compiled
                 with in_turns(f"{name} {size.name}", "benchmarks.pretrain_step:ours", **own, **common) as ours_arm:
                     for peer_name, (function, more) in peers.items():
-                        with in_turns(f"{peer_name} {size.name}", f"benchmarks.{function}", **more, **common) as peer:
+                        with in_turns(f"{peer_name} {size.name}", function, **more, **common) as peer:
                             yield Contest(ours_arm, (SPEED, MEMORY), (peer,), near, PAIRS, packages=PACKAGES)
                             if not compiled and peer_name == "compiled":  # later its cache is full
                                 yield Contest(peer, (COMPILE,), pairs=1, packages=PACKAGES)

@@ -17,6 +17,8 @@ from lm.tokenizer import SPECIALS, Tokenizer
 from tasks.core.yaml import dump_yaml
 
 ROOT = Path(__file__).parents[1]
+# modules of the process that peak_memory starts, which decide what a row says: benchmarks/standing.py reads them
+RUNS = ("tasks.runner.__main__", "tasks.pretrain.stage")
 
 
 def tokenizer_of(vocab_size: int) -> Tokenizer:

@@ -15,12 +15,14 @@ from tests.project import ROOT
 
 # Arms name what they call in a process of their own as "module:function".
 NAMED = re.compile(r'"(benchmarks\.\w+):')
+# A file whose work is done by processes that it starts names their modules in a tuple of this name.
+RUNS = "RUNS"
 
 
 @cache
 def timed_code(bench: str, root: Path = ROOT) -> tuple[str, ...]:
-    """The files, relative to the root, that a benchmark runs: what it and its arms import, of a room the methods they name.
-    Empty where there is no such benchmark any more."""
+    """The files, relative to the root, that a benchmark runs: what it, its arms and the modules of its RUNS import, of a room
+    the methods they name. Empty where there is no such benchmark any more."""
     waiting = [root / "benchmarks" / f"{bench}.py"]
     if not waiting[0].is_file():
         return ()
@@ -33,8 +35,25 @@ def timed_code(bench: str, root: Path = ROOT) -> tuple[str, ...]:
         for file in list(found):
             text = file.read_text()
             arms = [file_of(module, root) for module in NAMED.findall(text)]
-            waiting += [each for each in [*arms, *methods_named(file, root)] if each and each not in found]
+            others = [*arms, *modules_run(file, root), *methods_named(file, root)]
+            waiting += [each for each in others if each and each not in found]
     return tuple(sorted(path.relative_to(root).as_posix() for path in found))
+
+
+def modules_run(path: Path, root: Path) -> list[Path]:
+    """The files of the modules that a file of benchmarks/ runs in processes of their own, by its RUNS. Raises ValueError for
+    one that is not there."""
+    if path.parent != root / "benchmarks":
+        return []
+    found = []
+    for line in ast.parse(path.read_text()).body:
+        if isinstance(line, ast.Assign) and [ast.unparse(target) for target in line.targets] == [RUNS]:
+            for module in ast.literal_eval(line.value):
+                file = file_of(module, root)
+                if file is None:
+                    raise ValueError(f"{path.relative_to(root)}: {RUNS}: no module {module}")
+                found.append(file)
+    return found
 
 
 def methods_named(path: Path, root: Path) -> list[Path]:

@@ -12,6 +12,8 @@ from typing import Any
 from benchmarks.contest import Arm, Contest, Metric, Sample
 from tests.project import TINY, digest, make_project, run_stage
 
+# modules of the stages that it times, each in a process of its own: benchmarks/standing.py reads them
+RUNS = ("tasks.runner.__main__", "tasks.curriculum.methods.shuffled_packing", "tasks.pretrain.stage")
 LENGTHS, DECAYS = (160, 240, 320), (0.3, 0.2, 0.1, 0.05)
 TOKENS_PER_STEP = 1024
 DATA = ("ingest", "dedup", "filter", "tokenize")

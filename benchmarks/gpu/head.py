@@ -1,4 +1,4 @@
-"""The loss head (G1) at 8192 tokens, width 4096 and vocabulary 131,072, bf16: time, memory and how far the gradient is off."""
+"""The loss head at 8192 tokens, width 4096 and vocabulary 131,072, bf16: time, memory and how far the gradient is off."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""The pretraining step of gpu-124m (G2): the stage itself, as the preset has it, and as the peers train."""
+"""The pretraining step of gpu-124m: the stage itself, as the preset has it, and as the peers train."""
 
 import tempfile
 from pathlib import Path

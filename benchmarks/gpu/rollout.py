@@ -1,4 +1,4 @@
-"""Rollouts (G5): prompts of 64 tokens, 16 samples each, by a model of 350 million weights, beside transformers' generate."""
+"""Rollouts: prompts of 64 tokens, 16 samples each, by a model of 350 million weights, beside transformers' generate."""
 
 import time
 from collections.abc import Callable
@@ -27,19 +27,29 @@ SMALL = SHAPE.model_copy(
 
 
 def rollout(check: Check) -> None:
-    """Sampled at temperature 1, no answer ends before its last token."""
+    """Sampled at temperature 1, no answer ends before its last token. Ours and the peer's best come first, of both cases; what
+    may take longer than the item has, generation with the peer's default cache, comes last."""
     shape = SMALL if check.tiny else SHAPE
-    cases = [(16, 8), (32, 8)] if check.tiny else [(64, 256), (512, 256)]  # rows, new tokens of each
-    for rows, new in cases:
-        generator = torch.Generator().manual_seed(0)
-        prompts = torch.randint(shape.vocab_size, (rows // SAMPLES, PROMPT), generator=generator)
-        written = prompts.repeat_interleave(SAMPLES, 0)
-        label = f"{'few' if rows == cases[0][0] else 'many'} rows"
-        ours(check, label, shape, written.tolist(), new)
+    cases = (
+        {"few rows": (16, 8), "many rows": (32, 8)} if check.tiny else {"few rows": (64, 256), "many rows": (512, 256)}
+    )
+    prompts = {label: asked(shape, rows) for label, (rows, _) in cases.items()}
+    for label, (_, new) in cases.items():
+        ours(check, label, shape, prompts[label].tolist(), new)
         if find_spec("transformers"):
-            theirs(check, label, shape, written.to(check.device), new)
+            theirs(check, label, shape, prompts[label].to(check.device), new, "static")
         else:
             check.say(f"transformers, {label}", "not installed")
+    if find_spec("transformers"):
+        for label, (_, new) in cases.items():
+            theirs(check, label, shape, prompts[label].to(check.device), new, "dynamic")
+
+
+def asked(shape: ModelConfig, rows: int) -> torch.Tensor:
+    """ids_RN: so many rows of random prompts, each SAMPLES times."""
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(shape.vocab_size, (rows // SAMPLES, PROMPT), generator=generator)
+    return prompts.repeat_interleave(SAMPLES, 0)
 
 
 def ours(check: Check, label: str, shape: ModelConfig, prompts: list[list[int]], new: int) -> None:
@@ -68,14 +78,16 @@ def look(check: Check, name: str, write: Callable[[], None], new: int) -> None:
     check.say(f"{name}: card busy, a token", busy if check.on_gpu else None, "ms", kernels=calls, longest=longest)
 
 
-def theirs(check: Check, label: str, shape: ModelConfig, ids: torch.Tensor, new: int) -> None:
-    """Generation by transformers, with its dynamic cache."""
+def theirs(check: Check, label: str, shape: ModelConfig, ids: torch.Tensor, new: int, cache: str) -> None:
+    """Generation by transformers. With a static cache it compiles the steps after the prompt by itself on a GPU, which its
+    documents have as the first thing to do for speed; with the dynamic one, its default, it compiles nothing."""
     import transformers
 
     dtype = torch.bfloat16 if check.on_gpu else torch.float32
     model: Any = transformers.LlamaForCausalLM(llama(shape)).eval()
     model.to(check.device, dtype)
     settings: dict[str, Any] = {"do_sample": True, "top_k": 0, "pad_token_id": 0, "eos_token_id": None}
+    settings |= {"cache_implementation": cache}
 
     def write() -> None:
         with torch.inference_mode():
@@ -84,7 +96,7 @@ def theirs(check: Check, label: str, shape: ModelConfig, ids: torch.Tensor, new:
             )
         assert made.shape[1] == ids.shape[1] + new
 
-    tell(check, f"transformers, {label}", write, len(ids), new)
+    tell(check, f"transformers, {cache} cache, {label}", write, len(ids), new)
 
 
 def tell(check: Check, name: str, write: Callable[[], None], rows: int, new: int) -> float:

@@ -1,4 +1,4 @@
-"""What the card can do at most (G0): the square product and the copy; and the products of our own shapes, which do less."""
+"""What the card can do at most: the square product and the copy; and the products of our own shapes, which do less."""
 
 import time
 

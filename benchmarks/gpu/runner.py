@@ -22,13 +22,11 @@ TINY_FACTOR = 10
 
 @dataclass(frozen=True)
 class Item:
-    """least: seconds that must be left for it to be worth beginning with; most: that it may take. gate: the measurement of
-    docs/gpu.md that it is part of."""
+    """least: seconds that must be left for it to be worth beginning with; most: that it may take."""
 
     work: Callable[[Check], None]
     least: float
     most: float
-    gate: str = ""
 
     @property
     def name(self) -> str:
@@ -40,7 +38,7 @@ def run(items: Iterable[Item], check: Check, budget: float) -> None:
     deadline = time.monotonic() + budget
     for item in items:
         here, left = check.of(item.name), deadline - time.monotonic()
-        print(f"== {item.name} {item.gate} ({left:.0f} s left)", flush=True)
+        print(f"== {item.name} ({left:.0f} s left)", flush=True)
         if left < (1 if check.tiny else item.least):
             here.say("skipped", f"{left:.0f} s left, it asks for {item.least:g}")
             continue

@@ -49,11 +49,14 @@ def take_words(parser: ArgumentParser) -> None:
 
 
 class Split(Action):
-    """Each argument may hold several: `make` hands a word on as one."""
+    """Each argument may hold several: `make` hands a word on as one. An option that is given again adds to what it had."""
 
     def __init__(self, *arguments: Any, split: Callable[[str], list[str]], **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.split = split
 
     def __call__(self, _parser: ArgumentParser, namespace: Namespace, values: Any, _option: str | None = None) -> None:
-        setattr(namespace, self.dest, [piece for value in values for piece in self.split(value)])
+        # the default itself until the option is first met; it is never changed in place, as every parse has the same list
+        before = getattr(namespace, self.dest)
+        kept = [] if before is self.default else before
+        setattr(namespace, self.dest, [*kept, *(piece for value in values for piece in self.split(value))])

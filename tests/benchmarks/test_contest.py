@@ -87,6 +87,14 @@ def test_a_gate_may_have_its_own_tolerance() -> None:
         assert result.gate == gate
 
 
+def test_a_bound_is_timed_whatever_it_answers_and_its_rows_say_so() -> None:
+    toy = Toy()
+    arms = toy.arm("A", 1.0, answer=1), toy.arm("B", 2.0, answer=2)
+    ours, theirs, added = hold(Contest(arms[0], (SECONDS,), (arms[1],), bound=True, pairs=1, added=True))
+    assert toy.order == "AB" + "AB" and ours.ratios == [2.0]
+    assert {ours.gate, theirs.gate, added.gate} == {"none (a bound)"}
+
+
 def test_a_contest_without_peers_is_a_plain_figure() -> None:
     (only,) = hold(Contest(Toy().arm("A", 3.0, 1.0, 2.0), (SECONDS,), pairs=3))
     assert only == Result("A", None, "none", "time", "s", 2.0, [], 3)

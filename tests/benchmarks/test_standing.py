@@ -1,5 +1,6 @@
 """Rows that no longer stand are marked: by a real repository, whose code changes after a row was made."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -78,6 +79,33 @@ def test_a_file_that_was_moved_and_described_anew_is_the_same_code(repository: P
     commit_doubt.cache_clear(), names_then.cache_clear()
     (repository / "benchmarks/toy_arms.py").write_text("from elsewhere import work\n")
     assert doubts([toy(first)], repository) == ["1 of its files changed since"]
+
+
+def test_what_a_process_of_its_own_runs_counts(repository: Path) -> None:
+    (repository / "benchmarks/toy.py").write_text('RUNS = ("lm.work",)\n\ndef contests(threads): ...\n')
+    timed_code.cache_clear()
+    assert timed_code("toy", repository) == ("benchmarks/toy.py", "lm/work.py")
+    (repository / "benchmarks/toy.py").write_text('RUNS = ("lm.gone",)\n')
+    timed_code.cache_clear()
+    with pytest.raises(ValueError, match=r"benchmarks/toy.py: RUNS: no module lm\.gone"):
+        timed_code("toy", repository)
+
+
+@pytest.mark.parametrize("name", ["kills", "training_tree", "plan_accuracy", "pretrain_step", "ledger", "step_digests"])
+def test_a_bench_of_pretraining_times_the_stage_and_its_loop(name: str) -> None:
+    assert {"tasks/pretrain/stage.py", "lm/training/loop.py"} <= set(timed_code(name))
+
+
+def test_benches_name_what_they_run() -> None:
+    """By its module in full, in words that a reader of the source sees; a started process is named in RUNS."""
+    assert {"benchmarks/plain.py", "benchmarks/pretrain_peers.py"} <= set(timed_code("pretrain_step"))
+    assert {"tasks/ingest/stage.py", "tasks/dedup/methods/minhash.py"} <= set(timed_code("larger_than_memory"))
+    assert {"flows/pipeline/__main__.py", "flows/pipeline/flow.py"} <= set(timed_code("orchestration"))
+    for file in (ROOT / "benchmarks").glob("*.py"):
+        text = file.read_text()
+        assert file.name == "run.py" or 'f"benchmarks.{' not in text, file
+        if re.search(r'(start|run)_stage\(|-m tasks\.runner|"-m", "flows', text):
+            assert re.search(r"^RUNS = \(", text, re.M), file
 
 
 def test_a_mark_stands_at_the_end_of_its_line() -> None:

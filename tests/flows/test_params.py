@@ -3,10 +3,12 @@
 import shutil
 import subprocess
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 
+from flows.params.assignments import Split, take_words
 from flows.params.compose import check, check_targets, compose, merged, presets, write
 from tasks.core.config import ConfigError, read_params
 from tasks.dedup.methods import Minhash
@@ -65,6 +67,30 @@ def test_overrides_are_yaml_and_the_python_is_the_running_one(root: Path) -> Non
     assert params["filter"]["quality"]["sources"] is None
     assert params["ingest"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert "python" not in compose(root, "prose", [])["ingest"]
+
+
+def test_an_option_that_is_given_again_adds_to_itself_and_to_no_other_parse() -> None:
+    parser = ArgumentParser()
+    take_words(parser)
+    given = [
+        "--set",
+        "rl.steps=7 seed=3",
+        "--targets",
+        "sft",
+        "--set",
+        "a={b: 1, c: 2}",
+        "d=e",
+        "--targets",
+        "rl evaluate",
+    ]
+    for _ in range(2):
+        asked = parser.parse_args(given)
+        assert asked.set == ["rl.steps=7", "seed=3", "a={b: 1, c: 2}", "d=e"]
+        assert asked.targets == ["sft", "rl", "evaluate"]
+    assert (parser.parse_args([]).set, parser.parse_args([]).targets) == ([], [])
+    parser.add_argument("--only", nargs="*", action=Split, split=str.split, default=["all"])
+    assert parser.parse_args([]).only == ["all"]
+    assert parser.parse_args(["--only", "one", "--only", "two"]).only == ["one", "two"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ SPECIAL = re.compile(r"([\\`*_\[\]|~#!])")
 ABOUT = """# Claims
 
 What papers say of the methods here, and what `make claims` found on one machine at small size. It writes this page from
-`benchmarks/results/claims.jsonl`: a verdict is computed from the intervals, never typed.
+`benchmarks/results/claims.jsonl`: a verdict is computed from the intervals, never typed. A number such as 002-194 before a
+paper's authors is its id in the list of 359 papers that this project began with; `claims.yaml` has it as `paper`.
 """
 RATIOS = """A ratio is the method's to that of its study's baseline, over pairs of the same seed; below 1 is less. In brackets
 its interval (98% unless its study says another) by Student's t, and by the bootstrap. It is of what the study measures at
