@@ -50,9 +50,8 @@ async def pieces_of(asked: Asked, writer: Writer, tokenizer: Tokenizer, ends: fr
     groups: list[list[Wanted]] = []
     for place, prompt in enumerate(asked.prompts):
         room = writer.context - len(prompt)
-        seed = seed_of(
-            asked
-        )  # of its own where none is asked for, so that a prompt that is asked twice has two answers
+        # where none is asked for, each prompt has one of its own, so that one that is asked twice has two answers
+        seed = seed_of(asked)
         groups.append([
             Wanted(
                 prompt, min(asked.most or room, room), asked.temperature, seed, choice, ends,

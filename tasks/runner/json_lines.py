@@ -25,9 +25,8 @@ class Lines:
 
     def rewind(self, step: int) -> list[dict[str, Any]]:
         """Forget what was said of `step` and later, and give what is left."""
-        *whole, _ = self.path.read_bytes().split(
-            b"\n"
-        )  # the last is empty, or was cut off by a kill, maybe inside a character
+        # bytes: the last, which is empty or was cut off by a kill, may end inside a character
+        *whole, _ = self.path.read_bytes().split(b"\n")
         kept = [line.decode() + "\n" for line in whole if json.loads(line)["step"] < step]
         self._file.close()
         write_text(self.path, "".join(kept))  # a kill in between must not lose what the checkpoint counts on
