@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lm.config import ConfigError
-from lm.strategies.base import Strategy
+from lm.strategies.base import COLDEST, Strategy
 from lm.strategies.named import strategy_of
 from lm.tokenizer import Tokenizer
 
@@ -30,8 +30,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 # They ask for nothing whatever they are: whom the answer is for
 NOTHING = {"user", "metadata", "safety_identifier"}
 MOST_CHOICES = 128
-# Logits divided by less overflow float32, and what fails in a step ends the answers of all who are in the batch
-COLDEST = 1e-6
 # What may be of one kind or another, of which pydantic names the first
 ONE_OF = {"prompt": "a text, a list of texts, a list of ids or a list of such", "stop": "a text or a list of texts"}
 
@@ -148,9 +146,7 @@ class Chat(_Asked):
             raise Refusal(
                 f"strategy: {MOST_CHOICES} answers a request at most, those that are not taken too", "strategy"
             )
-        fields = type(found).model_fields
-        cold = [name for name in fields if name.endswith("temperature") and 0 < getattr(found, name) < COLDEST]
-        return found.model_copy(update=dict.fromkeys(cold, COLDEST))
+        return found
 
     def prompt(self, tokenizer: Tokenizer) -> list[int]:
         """Ids of the conversation up to where the answer begins. Raises Refusal for what the model's chat template refuses, and
