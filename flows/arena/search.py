@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from flows.arena.study import Range
 
 # Share of the trials that is spread evenly before any value is known; the others are proposed by a model of those before
-# (TPE).
+# (TPE); two trials are both spread, as a model of one value proposes that value again.
 # By half of four trials, 0.003 and 0.012, AdamW's other two came at 0.0016 and 0.0017, and nothing between the first two.
 EVENLY = 2 / 3
 WIDTH = 0.1  # of a range, on a log scale
@@ -30,7 +30,7 @@ def proposals(ranges: dict[str, Range], trials: int, seed: int, told: Sequence[f
     space: dict[str, optuna.distributions.BaseDistribution] = {
         name: optuna.distributions.FloatDistribution(*ranges[name], log=True) for name in sorted(ranges)
     }
-    evenly = max(round(trials * EVENLY), 1)
+    evenly = max(round(trials * EVENLY), min(trials, 2))
     for number in range(evenly):
         search.enqueue_trial(spread(ranges, number, evenly))
     found: list[dict[str, float]] = []

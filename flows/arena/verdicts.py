@@ -89,25 +89,28 @@ def verdict_of(name: str, claim: Claim, result: dict[str, Any] | None) -> tuple[
 def by_interval(
     expected: Expected, ratio: float, t: tuple[float, float], bootstrap: tuple[float, float]
 ) -> tuple[Verdict, str]:
-    """(verdict, why) of a ratio with two intervals, of which the wider end counts on either side."""
-    low, high = min(t[0], bootstrap[0]), max(t[1], bootstrap[1])
+    """(verdict, why) of a ratio with two intervals, of which the wider end counts on either side. Percentages are of the
+    baseline's value."""
+    best, worst = min(t[0], bootstrap[0]), max(t[1], bootstrap[1])
     if expected.better == "higher":
-        expected, ratio, low, high = Expected(ratio=1 / expected.ratio), 1 / ratio, 1 / high, 1 / low
+        best, worst = worst, best
+
+    def is_worse(one: float, other: float) -> bool:
+        return one > other if expected.better == "lower" else one < other
+
+    allowed = f"{abs(expected.ratio - 1):.1%}"
     if expected.is_margin:
-        if high < expected.ratio:
+        if is_worse(expected.ratio, worst):
             return "shown", ""
-        if low > expected.ratio:
-            return "contradicted", f"worse by more than the {expected.ratio - 1:.1%} that were allowed"
-        return (
-            "not shown at this size",
-            f"may be worse by up to {high - 1:.1%}, and {expected.ratio - 1:.1%} were allowed",
-        )
-    if low > 1:
-        return "contradicted", f"worse by {ratio - 1:.1%}"
-    if high >= 1:
+        if is_worse(best, expected.ratio):
+            return "contradicted", f"worse by more than the {allowed} that were allowed"
+        return "not shown at this size", f"may be worse by up to {abs(worst - 1):.1%}, and {allowed} were allowed"
+    if is_worse(best, 1):
+        return "contradicted", f"worse by {abs(ratio - 1):.1%}"
+    if not is_worse(1, worst):
         return "not shown at this size", "the interval holds 1"
-    if low > expected.ratio:
-        return "not shown at this size", f"better by {1 - ratio:.1%}, where {1 - expected.ratio:.1%} would show it"
+    if is_worse(best, expected.ratio):
+        return "not shown at this size", f"better by {abs(ratio - 1):.1%}, where {allowed} would show it"
     return "shown", ""
 
 

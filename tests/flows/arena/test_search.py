@@ -52,6 +52,12 @@ def test_later_trials_go_where_the_values_are_low() -> None:
     assert sum(told[11:]) / 5 < 0.5 * sum(told[:11]) / 11  # two thirds are spread evenly
 
 
+def test_two_trials_are_apart() -> None:
+    """Of one value TPE proposes that value again."""
+    assert [point["lr"] for point in proposals({"lr": (0.0001, 1.0)}, 2, 0, [])] == [0.001, 0.1]
+    assert [point["lr"] for point in proposals({"lr": (0.0001, 1.0)}, 1, 0, [])] == [0.01]
+
+
 def test_without_a_range_there_is_one_run() -> None:
     assert proposals({}, 6, 0, []) == proposals({}, 6, 0, [1.0]) == [{}]
 

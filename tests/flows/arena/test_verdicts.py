@@ -65,6 +65,17 @@ def test_by_interval(expected: Expected, ratio: float, t: tuple[float, float], v
     assert by_interval(expected, ratio, t, t)[0] == verdict
 
 
+def test_percentages_are_of_the_baselines_value() -> None:
+    half, third = (0.4, 0.6), (0.3, 0.4)
+    assert by_interval(Expected(ratio=1.05, better="higher"), 0.5, half, half)[1] == "worse by 50.0%"
+    assert by_interval(Expected(ratio=0.5), 2.0, (1.8, 2.2), (1.8, 2.2))[1] == "worse by 100.0%"
+    assert by_interval(Expected(ratio=0.2), 0.35, third, third)[1] == "better by 65.0%, where 80.0% would show it"
+    said = by_interval(Expected(ratio=4.0, better="higher"), 2.0, (1.5, 3.0), (1.5, 3.0))[1]
+    assert said == "better by 100.0%, where 300.0% would show it"
+    said = by_interval(Expected(ratio=0.99, better="higher"), 1.0, (0.95, 1.02), (0.95, 1.02))[1]
+    assert said == "may be worse by up to 5.0%, and 1.0% were allowed"
+
+
 @given(st.floats(0.5, 2), st.floats(1.001, 1.5), st.floats(1.001, 1.5), st.sampled_from([0.9, 0.99, 1.01, 1.1]))
 def test_higher_is_lower_turned_round_and_the_wider_interval_counts(
     ratio: float, t: float, wide: float, expected: float
