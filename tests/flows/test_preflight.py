@@ -225,14 +225,6 @@ def test_sources_that_give_nothing(project: Path, fault: str) -> None:
     assert named(findings_of(lambda: inputs(Sections(params_of(*overrides)))), *words)
 
 
-def test_an_empty_file_before_a_good_one_is_no_fault(project: Path) -> None:
-    (project / "data/raw/0.jsonl").write_bytes(b"")
-    (project / "data/raw/1.jsonl").write_bytes(b'{"body": 1}\n')
-    assert named(findings_of(lambda: inputs(Sections(params_of(*JSONL)))), "0.jsonl", "what follows", "one usable row")
-    (project / "data/raw/2.jsonl").write_bytes(b'{"text": "a"}\n')
-    assert findings_of(lambda: inputs(Sections(params_of(*JSONL)))) == []
-
-
 def test_the_standard_library_of_another_python() -> None:
     params = params_of()
     changed = {**params, "ingest": {**params["ingest"], "python": "3.9.1"}}

@@ -1,6 +1,5 @@
 """The loop: resumed runs equal whole ones to the bit, and batches find their place."""
 
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,8 +15,7 @@ from hypothesis import strategies as st
 from lm import averages, optimizers
 from lm.averages import Last
 from lm.config import ConfigError, methods_of
-from lm.optimizers import AdamW, DropMuon
-from lm.optimizers.drop_muon import cut_at
+from lm.optimizers import AdamW
 from lm.schedules import Cosine
 from lm.training.batch import Batch
 from lm.training.data.conversations import Conversation, collate, places, sample_indices, token_logps
@@ -187,21 +185,6 @@ def test_what_decides_sums_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert log.execution["memory"] == f"{room} bytes" and log.execution["positions"] == "40 at once"
 
 
-def test_memory_is_measured_with_every_layer_whatever_the_first_step_holds_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one, two = (bytes_kept(model := toy_model(seed=1), batches(model)(0), rows) for rows in (1, 2))
-    room = int((one + 1.5 * (two - one) + 100 + 20 * toy_model().num_parameters()) / 0.6)  # two rows and a half
-    monkeypatch.setattr("lm.training.memory.memory_bytes", lambda device: room)
-    cuts = {seed: cut_at(0, 2, 0.0, seed) for seed in range(4)}
-    assert set(cuts.values()) == {1, 2}
-    said = {}
-    for seed in cuts:
-        fit(recipe(optimizer=partial(DropMuon, whole=0.0, seed=seed)), log := Recorder(tmp_path / str(seed)), steps=1)
-        said[seed] = log.execution["positions"]
-    assert set(said.values()) == {"40 at once"}
-
-
 def test_the_stream_is_rounded_where_the_recipe_says_so_and_products_are_bf16(tmp_path: Path) -> None:
     losses = {}
     for precision, stream in (("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "fp32"), ("bf16", "bf16")):
@@ -286,13 +269,6 @@ def test_speed_is_told(tmp_path: Path) -> None:
     assert set(log.facts) == {"tokens_per_second", "flops_per_second"}
     model = toy_model()
     assert log.facts["flops_per_second"] / log.facts["tokens_per_second"] == pytest.approx(flops_per_token(model, 16))
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_flop_are_those_of_every_layer_whatever_a_step_holds_back(seed: int, tmp_path: Path) -> None:
-    fit(recipe(optimizer=partial(DropMuon, whole=0.0, seed=seed)), log := Recorder(tmp_path), steps=2)
-    each = log.facts["flops_per_second"] / log.facts["tokens_per_second"]
-    assert each == pytest.approx(flops_per_token(toy_model(), 16))
 
 
 def test_collate_masks_the_completion_alone() -> None:
