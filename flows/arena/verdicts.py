@@ -1,5 +1,6 @@
 """Whether a study shows what a paper says of a method, computed from the study's result alone."""
 
+from math import isclose
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -74,6 +75,9 @@ def verdict_of(name: str, claim: Claim, result: dict[str, Any] | None) -> tuple[
     verdict, why = by_interval(claim.expects, row["ratio"], row["t"], row["bootstrap"])
     if row["verdict"] == "cannot be compared":
         return "not shown at this size", row["why"]
+    same = equal_arms(result, name)
+    if result["baseline"] in same and not claim.expects.is_margin:
+        return "not shown at this size", "its value is the baseline's in every run: it finds nothing here to act on"
     if verdict != "shown":
         return verdict, why
     arm = next(each for each in result["arms"] if each["name"] == name)
@@ -83,7 +87,7 @@ def verdict_of(name: str, claim: Claim, result: dict[str, Any] | None) -> tuple[
         beside = beside_control(result, name, claim.control, claim.expects.better, row["level"])
         if beside.verdict != "better":
             return "not shown at this size", f"no better than its control {claim.control}: {beside.verdict}"
-    return verdict, why
+    return verdict, f"with the value of {' and '.join(same)} in every run" if same else why
 
 
 def by_interval(
@@ -125,6 +129,17 @@ def row_of(name: str, claim: Claim, result: dict[str, Any]) -> dict[str, Any]:
         f"claims.yaml: {name}: studies/{claim.study}.yaml compares no {claim.quantity} of it "
         f"(it has: {', '.join(' '.join(each) for each in there)})"
     )
+
+
+def equal_arms(result: dict[str, Any], name: str) -> list[str]:
+    """The other arms whose values are this one's with every seed that both had, to rounding."""
+    runs = {arm["name"]: {run["seed"]: run["value"] for run in arm["runs"]} for arm in result["arms"]}
+    return [
+        other
+        for other, values in runs.items()
+        if other != name and (seeds := runs[name].keys() & values.keys())
+        if all(None not in (pair := (runs[name][seed], values[seed])) and isclose(*pair) for seed in seeds)
+    ]
 
 
 def beside_control(

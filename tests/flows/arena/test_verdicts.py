@@ -97,6 +97,18 @@ def test_what_a_control_does_as_well_is_not_shown() -> None:
     assert verdict_of("muon", claim(control="random"), result({**PAIRS, "random": PAIRS["adamw"]}))[0] == "shown"
 
 
+def test_an_arm_that_is_its_baseline_shows_nothing_and_twins_are_named() -> None:
+    base = PAIRS["adamw"]
+    same = result({"adamw": base, "muon": [1e-12 + value for value in base if value]}, ratio=1 - 1e-13, t=[1.0, 1.0])
+    assert verdict_of("muon", claim(), same) == (
+        "not shown at this size",
+        "its value is the baseline's in every run: it finds nothing here to act on",
+    )
+    twins = result({**PAIRS, "normuon": PAIRS["muon"][:3], "soap": [1.9, 2.0, 2.1], "lion": [None, 2.0, 2.08]})
+    assert verdict_of("muon", claim(), twins) == ("shown", "with the value of normuon in every run")
+    assert verdict_of("muon", claim(), result(PAIRS)) == ("shown", "")
+
+
 def test_a_control_is_beaten_at_the_level_and_looks_of_the_study() -> None:
     """Log ratios of -0.1% with a SD of 0.07%: at 95% and one look that is better, not so at 98% and two."""
     apart = (11e-4, -6e-4, -2e-4, 2e-4, -5e-4)
