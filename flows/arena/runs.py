@@ -1,6 +1,5 @@
 """One run of a study: the stages up to its measure, with the run's parameters, in a variant of this checkout."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,7 +14,7 @@ from flows.arena.study import Study
 from flows.forecast.forecasts import works_of
 from flows.params.compose import compose, write
 from flows.params.outside import reach_inputs
-from flows.stage.process import DVC_CLI, run_stage
+from flows.stage.process import run_stage
 from flows.staleness.heal import heal_lock
 from flows.staleness.rwlock import await_free
 from flows.workspaces.variants import surroundings
@@ -71,10 +70,8 @@ def run(
     graph = read_graph(folder)
     if stage not in graph:
         raise ConfigError(f"measure: no stage {stage!r} with these parameters (stages: {', '.join(graph)})")
-    # one process of DVC for all stages: importing it takes 1.5 s
-    command = [sys.executable, "-P", str(DVC_CLI), "--wait-for-lock", "repro", stage]
     extra = {**surroundings(root, folder), **recorded, THREADS.name: str(threads), WORKERS.name: str(at_once)}
-    ended = run_stage(folder, stage, False, say, extra, command)
+    ended = run_stage(folder, stage, False, say, extra, alone=False)
     if ended.code:
         last = next((line for line in reversed(ended.tail) if DIVERGED in line), "")
         if last:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -13,10 +14,12 @@ from flows.arena.runs import Job, run
 from flows.arena.study import Study
 from flows.params.compose import check, compose
 from flows.stage.process import stop_all
+from flows.stage.ready import ready
 from flows.workspaces import variants
 from lm.config import ConfigError
 from tasks.core.process import cores
 from tasks.runner.git import git
+from tasks.runner.graph import graph_of, needed
 from tasks.runner.say import say as tell
 
 Say = Callable[[Job, Outcome, bool], None]
@@ -46,6 +49,7 @@ class Slots:
         self._root, self._study, self._name, self._outcomes, self._keys = root, study, name, outcomes, keys
         self._at_once, self._writing = at_once, Lock()
         self._free: SimpleQueue[Path] | None = None
+        self._kept = ExitStack()
         self.threads = max(1, cores() // at_once)
         self.commit = git(root, "rev-parse", "HEAD").strip()
 
@@ -131,6 +135,9 @@ class Slots:
                 raise ConfigError(
                     f"{changed[0].split(maxsplit=1)[1]}{others}: not committed, and arms run the commit's code: commit first"
                 )
+            stage, _ = self._study.stage_and_metric
+            params = compose(self._root, self._study.preset, self._study.assignments(self._study.baseline, {}, 0))
+            self._kept.enter_context(ready(self._root, needed(graph_of(self._root, params), [stage]), params))
             self._free = SimpleQueue()
             for number in range(self._at_once):
                 folder = variants.place(self._root, f"study-{number}-{self._name}"[:60])
@@ -140,6 +147,7 @@ class Slots:
         return self._free
 
     def clear(self) -> None:
-        """Take the variants away; what they made is in DVC's cache."""
+        """Take the variants away, and the processes kept ready for them; what they made is in DVC's cache."""
+        self._kept.close()
         while self._free is not None and not self._free.empty():
             variants.remove(self._root, self._free.get().name)

@@ -24,7 +24,7 @@ def begin(root: Path, asked: argparse.Namespace, prepared: Prepared, say: Callab
 
     say: prints a line and adds it to what was `said` before the flow. ran: gets the stages that ran where all went well.
     """
-    with ready(root, len(prepared.todo)):
+    with ready(root, [stage.address for stage in prepared.todo], prepared.params):
         return run_stages(root, asked, prepared, say, ran)
 
 

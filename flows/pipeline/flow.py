@@ -149,7 +149,7 @@ def bring_up_to_date(root: Path, asked: Asked, where: str, publish: str) -> list
     gc.freeze()  # Prefect, DVC and mlflow stay: else the collector walks them at every turn, 1 s in a run of five stages
     status = "KILLED"
     futures: dict[str, PrefectFuture] = {}
-    with recorder() as recorded, ready(root, len(todo)):
+    with recorder() as recorded, ready(root, [stage.address for stage in todo], params):
         extra = {
             FLOW_RUN: this_run,
             "TOKENMILL_PROGRESS": "lines",

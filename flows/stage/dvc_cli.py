@@ -1,7 +1,8 @@
 """DVC's command line, held to what stages read: what DVC would record of a stage is refused where it is not that.
 
 It is quicker, too, 0.28 s in place of 0.47 to find a stage up to date: it lives too briefly to collect garbage. And 0.2 s less
-to write what it has found. As `serve` it imports all that once, for many commands (fork_server.py).
+to write what it has found. As `serve` it imports all that once, for many commands (fork_server.py); as `serve-training` it has
+torch in place of it, for the stages of its commands (stage_forks.py).
 """
 
 import errno
@@ -19,7 +20,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 try:
-    from flows.stage.fork_server import SERVE, serve
+    from flows.stage import stage_forks
+    from flows.stage.fork_server import SERVE, SERVE_TRAINING, serve
     from tasks.core.yaml import read_yaml
     from tasks.runner.asked import targets_of
     from tasks.runner.recorded import claim_of, differences, forget_run, is_true, locked
@@ -39,15 +41,23 @@ HELD = "TOKENMILL_HELD"  # as in tasks/runner/guardian.py
 def main() -> int:
     """DVC's exit code."""
     gc.disable()
+    words, keeper = sys.argv[1:], None
+    if words[:1] == [SERVE_TRAINING]:
+        start = stage_forks.begin_with_libraries()
+        words = serve(int(words[1]), ROOT, start.threads)
+        keeper = stage_forks.Keeper(start)
+        if keeper.stage:
+            stage_forks.be(keeper.stage)
     from dvc.cli import main as dvc
 
     end_on_a_full_disk()
     read_the_lock_by_libyaml()
     hold_to_what_was_read()
-    words = sys.argv[1:]
     if words[:1] == [SERVE]:
         import_what_a_stage_needs()
         words = serve(int(words[1]), ROOT)
+    if keeper:
+        stage_forks.use(keeper)
     os.environ[HELD] = "1"
     code = dvc(with_goals(words))
     gc.freeze()  # else Python walks everything before it ends

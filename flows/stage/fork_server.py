@@ -25,7 +25,7 @@ from typing import NoReturn, TypedDict
 from tasks.core.process import at_parents_end
 from tasks.runner.child import began
 
-SERVE = "serve"  # no command of DVC's
+SERVE, SERVE_TRAINING = "serve", "serve-training"  # no commands of DVC's
 NUMBER = struct.Struct("!i")
 # Where the kernel has a process's arguments, of which tools such as `ps` read what it is: fields of /proc/PID/stat.
 ARG_START, ARG_END = 48, 49
@@ -39,10 +39,16 @@ class Request(TypedDict):
     environment: dict[str, str]
 
 
-def serve(control: int, code: Path) -> list[str]:
+def threads_of(pid: int) -> int:
+    """The number of threads of a process."""
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def serve(control: int, code: Path, beside: int = 0) -> list[str]:
     """Fork for each request that comes by this socket. Returns in the children alone, each with its words. code: where a
-    module that was loaded from below it has changed since, the children load theirs anew."""
-    if len(os.listdir("/proc/self/task")) != 1:  # a fork has one, and waits for ever for what the others held
+    module that was loaded from below it has changed since, the children load theirs anew. beside: threads of libraries that
+    are ready for forks."""
+    if threads_of(os.getpid()) != 1 + beside:  # a fork has one, and waits for ever for what the others held
         os._exit(os.EX_UNAVAILABLE)
     os.close(os.pidfd_open(os.getpid()))  # raises where the kernel has none: better now than at a child's end
     server, asked, since = os.getpid(), socket.socket(fileno=control), began()

@@ -94,11 +94,13 @@ def run_stage(
     say: Callable[[str], None],
     extra: dict[str, str],
     command: Sequence[str] = (),
+    alone: bool = True,
 ) -> Ended:
-    """Bring one stage up to date, by `dvc repro` or by another command that does. Its lines go to `say`; stages it depends on
-    must be up to date already."""
+    """Bring one stage up to date, by `dvc repro` or by another command that does. Its lines go to `say`. alone: stages it
+    depends on are up to date already; else they are brought up to date before it, by one process of DVC."""
     before = lock_entry(root, address), timing_signature(root, address)
-    words = [*(command or ("--wait-for-lock", "repro", "--single-item", address)), *(["--force"] if force else [])]
+    repro = ["--wait-for-lock", "repro", *(["--single-item"] if alone else []), address]
+    words = [*(command or repro), *(["--force"] if force else [])]
     with _guard:
         if _stopping.is_set():  # a stage that was ended must not be tried again for having been ended
             return Ended(INTERRUPTED, "Stopped")

@@ -6,20 +6,23 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from flows.environment import environment
-from flows.stage.fork_server import NUMBER, SERVE, Request
+from flows.stage.fork_server import NUMBER, SERVE, SERVE_TRAINING, Request
+from flows.stage.stage_forks import NEEDS
+from tasks.runner.graph import graph_of
 
 DVC_CLI = Path(__file__).with_name("dvc_cli.py")
 # Stages from which on it takes less of the processor than a DVC for each: it costs about one of them.
 LEAST = 2
 ROOM = " " * 400  # an argument of the server that says nothing: where its children write which command each is
-_servers: list[socket.socket] = []
+_servers: dict[str, socket.socket] = {}
+_training: set[str] = set()  # addresses of stages that import torch
 
 
 class Forked:
@@ -45,16 +48,34 @@ class Forked:
 
 
 @contextmanager
-def ready(root: Path, stages: int) -> Iterator[None]:
-    """Inside, `forked` has a server, where that pays for a run of so many stages, and where there is none already."""
-    if stages < LEAST or _servers or sys.platform != "linux":
+def ready(root: Path, stages: Iterable[str], params: dict[str, Any]) -> Iterator[None]:
+    """Inside, `forked` has a server for each kind of stage of which there are enough to run that it pays, where there is none
+    already. stages: addresses; params: by which the graph has them."""
+    addresses = set(stages)
+    if _servers or sys.platform != "linux" or len(addresses) < LEAST:
         yield
         return
+    training = {address for address, entry in graph_of(root, params).items() if NEEDS in entry.params} & addresses
+    training = training if len(training) >= LEAST else set()
+    _training.update(training)
+    try:
+        with ExitStack() as kept:
+            # that of torch first: it takes longest
+            for word, its in (SERVE_TRAINING, training), (SERVE, addresses - training):
+                if len(its) >= LEAST:
+                    kept.enter_context(_server(root, word))
+            yield
+    finally:
+        _training.clear()
+
+
+@contextmanager
+def _server(root: Path, word: str) -> Iterator[None]:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         with its:
             server = subprocess.Popen(
-                [sys.executable, "-P", str(DVC_CLI), SERVE, str(its.fileno()), ROOM],
+                [sys.executable, "-P", str(DVC_CLI), word, str(its.fileno()), ROOM],
                 cwd=root,
                 env=environment(root),
                 stdout=subprocess.DEVNULL,
@@ -62,18 +83,19 @@ def ready(root: Path, stages: int) -> Iterator[None]:
                 pass_fds=[its.fileno()],
                 start_new_session=True,  # Ctrl-C is ours to pass on
             )
-        _servers.append(ours)
+        _servers[word] = ours
         try:
             yield
         finally:
-            _servers.remove(ours)
+            del _servers[word]
     server.wait()
 
 
 def forked(words: Sequence[str], folder: Path, variables: dict[str, str]) -> Forked | None:
     """DVC's command line with these words, begun in a session of its own; None where no server can, so that whoever asks starts
     DVC itself."""
-    if not _servers:
+    server = _servers.get(SERVE if _training.isdisjoint(words) else SERVE_TRAINING)
+    if server is None:
         return None
     read, write = os.pipe()
     answer, its = socket.socketpair()
@@ -81,7 +103,7 @@ def forked(words: Sequence[str], folder: Path, variables: dict[str, str]) -> For
     request = json.dumps(Request(words=list(words), folder=str(folder), environment=variables)).encode()
     try:
         with its:
-            socket.send_fds(_servers[0], [b"."], [write, its.fileno()])
+            socket.send_fds(server, [b"."], [write, its.fileno()])
         pid = answer.recv(NUMBER.size, socket.MSG_WAITALL)
         if pid:
             answer.sendall(NUMBER.pack(len(request)) + request)

@@ -15,7 +15,7 @@ import yaml
 
 from flows.stage.fork_server import NUMBER, show
 from flows.stage.process import TRANSIENT_CODES, Ended, run_stage
-from flows.stage.ready import DVC_CLI, LEAST, forked, ready
+from flows.stage.ready import DVC_CLI, forked, ready
 from flows.staleness.rwlock import TABLE, goes_on, read_table
 from tests.flows.small_graph import make_repo, surroundings
 from tests.flows.team import processes_in
@@ -30,7 +30,7 @@ import sys
 from pathlib import Path
 from flows.stage.process import run_stage
 from flows.stage.ready import ready
-with ready(Path.cwd(), 2):
+with ready(Path.cwd(), ["waits", "a"], {}):
     print("ready", flush=True)
     for stage in sys.argv[1:]:
         input()
@@ -101,9 +101,9 @@ def members(process: subprocess.Popen[str]) -> tuple[psutil.Process, psutil.Proc
 @pytest.mark.parametrize("ending", ["true", "exit 3", "kill -9 $$", "kill -15 $$"])
 def test_a_stage_ends_as_it_would_without_it(tmp_path: Path, ending: str) -> None:
     found = []
-    for stages in (LEAST, 1):
-        folder = repo_of(tmp_path / str(stages), a=f"{makes('a', 'echo')}; echo begun; echo more >&2; {ending}")
-        with ready(folder, stages):
+    for stages in (["a", "waits"], ["a"]):
+        folder = repo_of(tmp_path / str(len(stages)), a=f"{makes('a', 'echo')}; echo begun; echo more >&2; {ending}")
+        with ready(folder, stages, {}):
             found.append(run(folder, "a"))
     assert found[0] == found[1] and {"begun", "more"} < set(found[0].tail)
 
@@ -114,8 +114,8 @@ def test_a_stage_has_the_environment_and_folder_that_it_would_have_without_it(
     folder = repo_of(tmp_path / "repo", a=makes("a", "env -u _; pwd; umask; ulimit -a"))
     monkeypatch.setenv("GOES", "before the stage")
     found = []
-    for stages in (LEAST, 1):
-        with ready(folder, stages):
+    for stages in (["a", "waits"], ["a"]):
+        with ready(folder, stages, {}):
             monkeypatch.delenv("GOES", raising=False)
             run(folder, "a", EXTRA="of this stage \udcff")
         found.append((folder / "data" / "a" / "x").read_bytes())
@@ -161,7 +161,7 @@ def test_stages_at_once_have_their_own_ends(tmp_path: Path) -> None:
     names = [f"s{code}" for code in range(6)]
     folder = repo_of(tmp_path / "repo", **{name: f"exit {name[1:]}" for name in names[1:]}, s0=makes("s0", "echo"))
     codes: dict[str, int] = {}
-    with ready(folder, len(names)):
+    with ready(folder, names, {}):
         threads = [
             threading.Thread(target=lambda name=name: codes.update({name: run(folder, name).code})) for name in names
         ]
@@ -218,7 +218,7 @@ def test_edited_code_is_read_anew(tmp_path: Path) -> None:
 def test_a_name_without_room_is_shown_all_the_same(tmp_path: Path) -> None:
     long = "a" * 500
     folder = repo_of(tmp_path / "repo", **{long: "ps -ww -o args= -p $PPID; exit 3"})
-    with ready(folder, LEAST):
+    with ready(folder, ["a", "waits"], {}):
         told = run(folder, long)
     assert told.code == 3 and any(line.endswith(f"--single-item {long} --force") for line in told.tail)
 
@@ -236,5 +236,5 @@ def test_a_process_with_threads_is_not_forked(tmp_path: Path) -> None:
 
 
 def test_one_stage_has_no_server(tmp_path: Path) -> None:
-    with ready(tmp_path, 1):
+    with ready(tmp_path, ["a"], {}):
         assert forked(["--version"], tmp_path, {}) is None and server_below(psutil.Process()) is None

@@ -1,0 +1,187 @@
+"""Stages that train as forks of a process that has imported torch once: `python -m tasks.runner sft` less the 3 s that takes.
+
+A DVC that `flows/stage/fork_server.py` has forked off a server with torch leaves, before it imports anything, a keeper behind:
+a child in its session that is as the server was. The keeper forks each stage that DVC would begin by a shell, and ends with
+DVC. The stage imports this project's code from the folder that it runs in, as a new process does.
+"""
+
+import gc
+import importlib
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from flows.stage.fork_server import NUMBER, show, threads_of
+from tasks.core.process import at_parents_end
+
+# What every stage that trains imports, or its record, which names the libraries it had, would tell of others.
+LIBRARIES = (
+    "orjson", "pathspec", "psutil", "pydantic.json_schema", "pydantic.main", "pydantic.types", "ruamel.yaml",
+    "safetensors.torch", "tokenizers", "torch.distributed.tensor", "tqdm",
+)  # fmt: skip
+NEEDS = "libraries.torch"  # the parameter that a stage which imports torch declares
+OURS = ("flows", "kernels", "lm", "tasks", "tokenmill")
+COMMAND = re.compile(r"python -m tasks\.runner( [\w.@-]+)+")
+# An interpreter, a loader or a library reads these once, so that a fork has those of the server.
+READ_AT_THE_START = (
+    "ARROW_", "ATEN_", "BASH_ENV", "CUDA_", "DNNL_", "GOMP_", "KMP_", "LD_", "MALLOC_", "MKL_", "NCCL_", "NUMBA_", "NUMEXPR_",
+    "OMP_", "ONEDNN_", "OPENBLAS_", "PYTHON", "PYTORCH_", "TOKENMILL_AUDIT", "TORCH", "TRITON_",
+)  # fmt: skip
+LONGEST = 1 << 20  # bytes of a request: an environment has some 10 KiB
+
+
+@dataclass(frozen=True)
+class Start:
+    """How the server began: the settings that its forks cannot change, its path less PYTHONPATH, and how many threads its
+    libraries have, all of numpy's BLAS, which takes care of forks itself."""
+
+    settings: dict[str, str]
+    path: list[str]
+    threads: int
+
+
+def begin_with_libraries() -> Start:
+    """Import what the stages are to have, torch among it."""
+    importlib.import_module("numpy")
+    threads = threads_of(os.getpid()) - 1
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    own = python_path(os.environ)
+    return Start(read_at_the_start(os.environ), [path for path in sys.path if path not in own], threads)
+
+
+def read_at_the_start(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a running process cannot take over."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(READ_AT_THE_START) and name != "PYTHONPATH"
+    }
+
+
+def python_path(environment: Mapping[str, str]) -> list[str]:
+    """The folders of PYTHONPATH, as an interpreter that begins here has them."""
+    given = environment.get("PYTHONPATH")
+    return [os.path.abspath(path) for path in given.split(os.pathsep)] if given else []
+
+
+class Keeper:
+    """A child of this process that forks stages."""
+
+    def __init__(self, start: Start) -> None:
+        """It returns in the stages too, whose `stage` is then the command that they are to become."""
+        self._settings, parent = start.settings, os.getpid()
+        self.stage: list[str] | None = None
+        self._socket, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork():
+            its.close()
+            return
+        self._socket.close()
+        at_parents_end(signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the kernel was asked
+            os._exit(os.EX_UNAVAILABLE)
+        # the group is told to end as one: this is here until DVC is not
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.stage = _keep(its, start.path)
+
+    def can(self, command: str, environment: Mapping[str, str]) -> bool:
+        """Whether a fork would be what a shell makes of this command: a stage, by our Python, with the server's own settings of
+        the interpreter and of the libraries."""
+        python = shutil.which("python", path=environment.get("PATH"))
+        return (
+            COMMAND.fullmatch(command) is not None
+            and python is not None
+            and Path(python).parent == Path(sys.executable).parent
+            and read_at_the_start(environment) == self._settings
+        )
+
+    def run(self, command: str, folder: str, environment: Mapping[str, str]) -> int:
+        """The exit code of a stage, as that of a Popen."""
+        request = {"words": command.split(), "folder": folder, "environment": dict(environment)}
+        text = json.dumps(request).encode()
+        try:
+            if len(text) > LONGEST:
+                raise ValueError(f"an environment of {len(text):,} bytes")
+            self._socket.sendall(text)
+            code = self._socket.recv(NUMBER.size)
+        except OSError:
+            code = b""
+        return int(NUMBER.unpack(code)[0]) if code else -signal.SIGKILL
+
+
+def _keep(asked: socket.socket, path: list[str]) -> list[str]:
+    """Fork for each request. Returns in the stages alone, each with its words; ends with who asks."""
+    while request := asked.recv(LONGEST):
+        pid = os.fork()
+        if not pid:
+            asked.close()
+            return _become(json.loads(request), path)
+        asked.sendall(NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+    os._exit(0)
+
+
+def _become(request: dict[str, Any], path: list[str]) -> list[str]:
+    """Make this fork what a new interpreter is at the start of `python -m`; its words."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    words: list[str] = request["words"]
+    gc.enable()
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"] | {"PWD": request["folder"]})  # as a shell has it
+    forget_ours()
+    sys.path[:] = [os.getcwd(), *python_path(os.environ), *path]
+    sys.path_importer_cache.clear()
+    sys.orig_argv[:] = words
+    sys.argv[:] = words[1:2] + words[3:]
+    show(words)
+    return words
+
+
+def forget_ours() -> None:
+    """Leave no module of this project, which a stage imports from where it runs."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
+        del sys.modules[name]
+
+
+def be(words: list[str]) -> NoReturn:
+    """`python -m MODULE ARGUMENTS` in this process, to its end."""
+    runpy.run_module(words[2], run_name="__main__", alter_sys=True)
+    sys.exit(0)
+
+
+def use(keeper: Keeper) -> None:
+    """Have DVC, in this process, begin by the keeper those stages that need torch and can be forked; the others as ever."""
+    from dvc.stage import run
+    from dvc.stage.exceptions import StageCmdFailedError
+
+    plain_stage, plain_run, needing = run.cmd_run, run._run, [False]
+
+    def cmd_run(stage: Any, *options: Any, **more: Any) -> None:
+        needing[0] = any(NEEDS in (getattr(dep, "params", None) or []) for dep in stage.deps)
+        plain_stage(stage, *options, **more)
+
+    def begin(executable: str | None, cmd: str, **options: Any) -> None:
+        environment = options["env"]
+        if not (needing[0] and keeper.can(cmd, environment)):
+            plain_run(executable, cmd, **options)
+            return
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as DVC does while it waits
+        try:
+            code = keeper.run(cmd, str(options["cwd"]), environment)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if code:
+            raise StageCmdFailedError(cmd, code)
+
+    run.cmd_run, run._run = cmd_run, begin

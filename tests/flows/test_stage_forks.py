@@ -1,0 +1,172 @@
+"""Stages forked off a process that holds torch: each is what a shell would have begun, and none outlives those who began it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from flows.stage.process import Ended, run_stage
+from flows.stage.ready import ready
+from flows.stage.stage_forks import LIBRARIES, NEEDS
+from tests.flows.small_graph import make_repo, surroundings
+from tests.flows.team import processes_in
+from tests.processes import command_of, ended, wait_for
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each stage is a new process")
+# A stage of a project of its own, whose program is a file.
+MAIN = """
+import sys
+from pathlib import Path
+held = "torch" in sys.modules  # before any code of the stage
+exec(compile(Path(sys.argv[1] + ".txt").read_text(), sys.argv[1], "exec"))
+"""
+MAKES = "import os; os.makedirs('data/' + sys.argv[1], exist_ok=True); Path('data', sys.argv[1], 'x').write_text(str(held))\n"
+TELLS = """
+import gc, json, os, signal, threading
+told = {
+    "argv": sys.argv, "orig_argv": sys.orig_argv, "path": sys.path, "cwd": os.getcwd(), "name": __name__, "spec": __spec__.name,
+    "threads": threading.active_count(), "collects": gc.isenabled(), "files": sorted(os.listdir("/proc/self/fd"))[:3],
+    "environment": {k: v for k, v in os.environ.items() if k not in ("_", "SHLVL", "OLDPWD", "LC_CTYPE")},
+    "signals": [str(signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1)],
+    "ours": sorted(name for name in sys.modules if name.partition(".")[0] in ("tests", "tasks", "lm", "flows", "kernels", "dvc")),
+    "group": os.getpgid(0) == os.getsid(0) != os.getpid(),
+    "shown": open("/proc/self/cmdline").read().rstrip("\\0").replace("\\0", " "),
+}
+Path("told-" + sys.argv[1] + ".json").write_text(json.dumps([held, told]))
+"""
+ENDS = ["sys.exit(3)", "1 / 0", "os.kill(os.getpid(), 9)", "os.kill(os.getpid(), 15)", "sys.exit('so not')", "pass"]
+
+
+def repo_of(folder: Path, **programs: str) -> Path:
+    """A project with a stage for each program, all of which say that they need torch."""
+    made = make_repo(folder)
+    (made / "tasks" / "runner").mkdir(parents=True, exist_ok=True)
+    for package in ("tasks", "tasks/runner"):
+        (made / package / "__init__.py").touch()
+    (made / "tasks" / "runner" / "__main__.py").write_text(MAIN)
+    (made / "params.yaml").write_text(yaml.safe_dump({"libraries": {"torch": "2"}}))
+    for name, program in programs.items():
+        (made / f"{name}.txt").write_text(MAKES + program)
+    stages = {
+        name: {"cmd": f"python -m tasks.runner {name}", "params": [NEEDS], "outs": [f"data/{name}"]}
+        for name in programs
+    }
+    (made / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    return made
+
+
+def run(folder: Path, stage: str, **extra: str) -> Ended:
+    return run_stage(folder, stage, True, lambda line: None, {**surroundings(folder), **extra})
+
+
+def held(folder: Path, stage: str) -> str:
+    """Whether the stage began with torch: "True" or "False"."""
+    return (folder / "data" / stage / "x").read_text()
+
+
+def test_a_stage_finds_what_a_new_process_finds(tmp_path: Path) -> None:
+    folder = repo_of(tmp_path / "repo", a=TELLS, b="")
+    told: list[Any] = []
+    for stages in (["a", "b"], ["a"]):
+        with ready(folder, stages, {}):
+            assert run(folder, "a", EXTRA="of this stage \udcff").code == 0
+        told.append(json.loads((folder / "told-a.json").read_text()))
+    (forked, first), (new, second) = told
+    assert (forked, new) == (True, False)
+    assert first == second and first["group"] and first["ours"] == ["tasks", "tasks.runner"]
+
+
+@pytest.mark.parametrize("ending", ENDS)
+def test_a_stage_ends_as_a_new_process_does(tmp_path: Path, ending: str) -> None:
+    folder = repo_of(tmp_path / "repo", a=f"import atexit; atexit.register(print, 'last')\n{ending}", b="")
+    found = []
+    for stages in (["a", "b"], ["a"]):
+        with ready(folder, stages, {}):
+            done = run(folder, "a")
+        (folder / "dvc.lock").unlink(missing_ok=True)
+        said = [line for line in done.tail if not line.startswith("  File")]  # whose frames lead into it differ
+        found.append((done.code, done.how, said[-3:]))
+    assert found[0] == found[1]
+
+
+def test_what_a_fork_cannot_be_is_a_new_process(tmp_path: Path) -> None:
+    """Another setting of the interpreter or of a library, and a stage that has no torch."""
+    folder = repo_of(tmp_path / "repo", a="", b="", c="", d="")
+    whole = yaml.safe_load((folder / "dvc.yaml").read_text())
+    del whole["stages"]["c"]["params"]
+    whole["stages"]["d"]["cmd"] = "python -m tasks.runner d && true"
+    (folder / "dvc.yaml").write_text(yaml.safe_dump(whole))
+    with ready(folder, ["a", "b", "d"], {}):
+        assert [run(folder, name, **extra).code for name, extra in (("a", {}), ("b", {"OMP_NUM_THREADS": "3"}))] == [
+            0,
+            0,
+        ]
+        assert [run(folder, name).code for name in ("c", "d")] == [0, 0]
+        assert [held(folder, name) for name in "abcd"] == ["True", "False", "False", "False"]
+        assert run(folder, "b", PYTHONPATH="/nowhere").code == 0
+    assert held(folder, "b") == "True"
+
+
+def test_a_stage_has_the_code_of_its_folder_as_it_is_now(tmp_path: Path) -> None:
+    folder = repo_of(tmp_path / "repo", a="import tasks.own; print('said', tasks.own.WORD)", b="")
+    own = folder / "tasks" / "own.py"
+    with ready(folder, ["a", "b"], {}):
+        for word in ("one", "another"):
+            own.write_text(f"WORD = {word!r}")
+            assert f"said {word}" in run(folder, "a").tail
+
+
+@pytest.mark.parametrize("victim", ["dvc", "keeper"])
+def test_it_ends_with_those_who_began_it(tmp_path: Path, victim: str) -> None:
+    """A stage of ours asks for a signal at its parent's end, as this one does."""
+    asks = "from ctypes import CDLL; CDLL(None).prctl(1, 10); print('begun', flush=True); import signal; signal.pause()"
+    folder = repo_of(tmp_path / "repo", a=asks, b="")
+    pids = list[int]()
+
+    def heard(line: str) -> None:
+        if line == "begun":
+            (stage,) = [each for each in processes_in(folder) if command_of(each)[1:3] == ["-m", "tasks.runner"]]
+            keeper, dvc = stage.parents()[:2]
+            assert os.getpgid(stage.pid) == dvc.pid
+            pids.extend([stage.pid, keeper.pid, dvc.pid])
+            os.kill({"dvc": dvc, "keeper": keeper}[victim].pid, signal.SIGKILL)
+
+    with ready(folder, ["a", "b"], {}):
+        done = run_stage(folder, "a", True, heard, surroundings(folder))
+        assert done.code == 137 and len(pids) == 3
+        wait_for(lambda: not any(psutil.pid_exists(pid) and not ended(psutil.Process(pid)) for pid in pids))
+        assert run(folder, "b").code == 0
+
+
+def test_whoever_asks_a_group_to_end_is_obeyed_and_the_stage_may_save_first(tmp_path: Path) -> None:
+    saves = "import signal, time\ndef save(*_):\n    print('saved', flush=True)\n    sys.exit(143)\n"
+    saves += "signal.signal(signal.SIGTERM, save)\nprint('begun', flush=True)\nsignal.pause()"
+    folder = repo_of(tmp_path / "repo", a=saves, b="")
+    said = list[str]()
+
+    def heard(line: str) -> None:
+        said.append(line)
+        if line == "begun":
+            (stage,) = [each for each in processes_in(folder) if command_of(each)[1:3] == ["-m", "tasks.runner"]]
+            os.killpg(os.getpgid(stage.pid), signal.SIGTERM)
+
+    with ready(folder, ["a", "b"], {}):
+        assert run_stage(folder, "a", True, heard, surroundings(folder)).code == 143
+    assert said[-1] == "saved"
+
+
+def test_the_libraries_have_no_thread_that_a_fork_would_miss() -> None:
+    """Those of numpy's BLAS aside, which begin again in a fork."""
+    program = "from flows.stage.stage_forks import *; start = begin_with_libraries()\n"
+    program += "assert threads_of(os.getpid()) == 1 + start.threads, os.listdir('/proc/self/task')\n"
+    program += "import torch; assert not torch.cuda.is_initialized()\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "torch.distributed.tensor" in LIBRARIES  # which all our models import
