@@ -41,7 +41,15 @@ told = {
 }
 Path("told-" + sys.argv[1] + ".json").write_text(json.dumps([held, told]))
 """
-ENDS = ["sys.exit(3)", "1 / 0", "os.kill(os.getpid(), 9)", "os.kill(os.getpid(), 15)", "sys.exit('so not')", "pass"]
+ENDS = [
+    "import threading; threading.Thread(target=lambda: print('after')).start()",
+    "sys.exit(3)",
+    "1 / 0",
+    "os.kill(os.getpid(), 9)",
+    "os.kill(os.getpid(), 15)",
+    "sys.exit('so not')",
+    "pass",
+]
 
 
 def repo_of(folder: Path, **programs: str) -> Path:
