@@ -80,7 +80,8 @@ class Result:
 
 
 def hold(contest: Contest) -> Iterator[Result]:
-    """Run the contest. The run that feeds the gate also warms each arm up and is not measured."""
+    """Run the contest. The run that feeds the gate also warms each arm up and is not measured. Raises ValueError for arms
+    without answers, which a gate would always pass."""
     if not contest.peers:
         contest.ours.measure()
         samples = [contest.ours.measure() for _ in range(contest.pairs)]
@@ -88,6 +89,8 @@ def hold(contest: Contest) -> Iterator[Result]:
             yield _figure(contest.ours.name, None, "none", metric, [s.values[metric.name] for s in samples])
     for peer in contest.peers:
         answers = contest.ours.measure().answer, peer.measure().answer
+        if not contest.bound and answers == (None, None):
+            raise ValueError(f"{contest.ours.name}: no answer to compare with {peer.name}'s: no gate could fail")
         difference = "" if contest.bound else contest.gate(*answers)
         gate = BOUND if contest.bound else "passed"
         if difference:

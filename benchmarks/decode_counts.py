@@ -9,6 +9,7 @@ from benchmarks.step_counts import Counting, Counts
 from flows.forecast.fake_gpu import on_gpu
 from lm.decoding import Rows
 from lm.model import Cache, Decoder, ModelConfig
+from lm.training.flops import flops_per_token
 
 # 350 million weights, 512 rows, each with half of 64 + 512 tokens written
 SHAPE = ModelConfig(vocab_size=32768, width=1024, layers=24, heads=16, kv_heads=16, ffn_width=2816, context=2048)
@@ -44,7 +45,8 @@ def decode_counts(
     low: bool = True,
 ) -> dict[str, float]:
     """Counts of one token in each row, sampled: `moved` bytes; `ideal`, weights, filled keys and values and logits once, in
-    bf16; `times`, their quotient; `cache`, bytes of keys and values; `launches`. low: within autocast to bf16, else in fp32."""
+    bf16; `times`, their quotient; `cache`, bytes of keys and values; `launches`; `flops` of matrix products, and
+    `flops_of_shape`, those that the model's shape says. low: within autocast to bf16, else in fp32."""
     counts = Filled(filled / capacity)
     low_products = torch.autocast("cpu", torch.bfloat16, enabled=low)
     with on_gpu(counts.kernel), FakeTensorMode(), torch.no_grad(), low_products:
@@ -55,6 +57,7 @@ def decode_counts(
         with Counting(counts):
             buffers.pick(0, 1.0, points_R)
             buffers.advance()
+        flops = flops_per_token(model, 0) / 3 * rows  # forward alone
         products = model.num_parameters() - (0 if shape.tied else model.embedding.weight.numel())
     kept = rows * shape.kept(filled)
     ideal = 2 * (products + kept + rows * shape.vocab_size)
@@ -65,4 +68,6 @@ def decode_counts(
         "times": moved / ideal,
         "cache": counts.cache_bytes,
         "launches": sum(counts.launches.values()),
+        "flops": counts.flops["products"],
+        "flops_of_shape": flops,
     }

@@ -21,6 +21,7 @@ from flows.forecast.dry_run import Valueless
 from flows.forecast.fake_gpu import on_gpu
 from flows.params.compose import compose
 from lm.model import Decoder
+from lm.training.flops import flops_per_token
 from tasks.about.sections import Sections
 from tasks.core.config import load
 from tasks.pretrain.stage import PretrainConfig
@@ -143,6 +144,19 @@ def tensors(value: Any) -> Iterable[Tensor]:
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return one.untyped_storage()._cdata == other.untyped_storage()._cdata
+
+
+@cache
+def flops_of_shape() -> dict[str, float]:
+    """FLOP of the step that step_counts counts, by the shape of its model: of matrix products, and of causal attention, of
+    which a fused kernel computes the scores once more in its backward, 7 halves of a product for 6."""
+    params = compose(ROOT, PRESET, [])
+    T = params["curriculum"]["method"]["sequence_length"]
+    with torch.device("meta"):
+        model = Decoder(Sections(params).shape("pretrain"))
+    products = flops_per_token(model, 0)
+    attention = (flops_per_token(model, T) - products) * 7 / 6
+    return {"products": products * TOKENS, "attention": attention * TOKENS}
 
 
 @cache

@@ -1,20 +1,16 @@
 """What a budget allows an arm: tokens of pretraining, in whole steps."""
 
-from pathlib import Path
-
-import torch
-
 from flows.arena.defaults import defaults
 from flows.arena.study import Study
-from flows.forecast.forecasts import works_of
-from flows.params.compose import compose
+from flows.forecast.forecasts import step_of, works_of
+from flows.params.compose import Composer
 from lm.training.flops import flops_per_token
 from tasks.core.config import ConfigError
 
 CALIBRATION_STEPS = 20  # of a run that measures how fast an arm trains here
 
 
-def tokens_of(root: Path, study: Study, arm: str, tokens_per_second: float = 0.0) -> int | None:
+def tokens_of(compose: Composer, study: Study, arm: str, tokens_per_second: float = 0.0) -> int | None:
     """Tokens that the arm's runs are trained on, a whole number of steps, so that every schedule ends at the budget; None
     where the budget is none of training. tokens_per_second: of this arm here, for a budget of seconds. Raises ConfigError
     for a budget below a step."""
@@ -22,11 +18,10 @@ def tokens_of(root: Path, study: Study, arm: str, tokens_per_second: float = 0.0
     if kind == "bytes":
         return None
     trained = defaults().trained
-    work = works_of(compose(root, study.preset, study.assignments(arm, {}, study.seed)), [trained])[trained]
+    work = works_of(compose(study.preset, study.assignments(arm, {}, study.seed)), [trained])[trained]
     a_step = work.tokens / work.steps
     if kind == "flop":
-        with torch.device("meta"):
-            step = work.step()
+        step = step_of(work)
         amount /= flops_per_token(step.model, step.batch.length)
     elif kind == "seconds":
         amount *= tokens_per_second
@@ -36,8 +31,8 @@ def tokens_of(root: Path, study: Study, arm: str, tokens_per_second: float = 0.0
     return round(steps * a_step)
 
 
-def calibration_tokens(root: Path, study: Study, arm: str) -> int:
+def calibration_tokens(compose: Composer, study: Study, arm: str) -> int:
     """Tokens of a run that measures how fast the arm trains."""
     trained = defaults().trained
-    work = works_of(compose(root, study.preset, study.assignments(arm, {}, study.seed)), [trained])[trained]
+    work = works_of(compose(study.preset, study.assignments(arm, {}, study.seed)), [trained])[trained]
     return round(CALIBRATION_STEPS * work.tokens / work.steps)

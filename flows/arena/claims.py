@@ -10,8 +10,8 @@ from json import dumps, loads
 from pathlib import Path
 from typing import Any
 
+from flows.arena.checkout import Checkout
 from flows.arena.hold import FOLDER, hold
-from flows.arena.keys import Keys
 from flows.arena.pages import claims_markdown, claims_page
 from flows.arena.runs import Failed
 from flows.arena.study import read_study
@@ -67,14 +67,22 @@ def settle(root: Path, only: list[str], at_once: int, today: str) -> list[dict[s
             meant = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"ONLY: claims.yaml has no {name!r}{meant}")
     asked = {name: claim for name, claim in claims.items() if not only or name in only}
-    keys, results = Keys(root), dict[str, dict[str, Any]]()
+    checkout, results = Checkout(root, root / FOLDER), dict[str, dict[str, Any]]()
     rows = {row["method"]: row for row in known(root) if row["method"] in claims}
-    for name, claim in asked.items():
-        if claim.study is not None and claim.study not in results:
-            path = STUDIES / f"{claim.study}.yaml"
-            command = shlex.join(["tokenmill", "study", "--study", str(path)])
-            results[claim.study], _ = hold(root, claim.study, read_study(root / path), at_once, command, today, keys)
-        rows[name] = row(name, claim, results.get(claim.study or ""), today)
+    written = known_runs = len(checkout.outcomes.known)
+    try:
+        for name, claim in asked.items():
+            if claim.study is not None and claim.study not in results:
+                path = STUDIES / f"{claim.study}.yaml"
+                command = shlex.join(["tokenmill", "study", "--study", str(path)])
+                asks = read_study(root / path)
+                results[claim.study], _ = hold(root, claim.study, asks, at_once, command, today, checkout)
+            rows[name] = row(name, claim, results.get(claim.study or ""), today)
+            known_runs = len(checkout.outcomes.known)
+            if known_runs != written:  # after hours of runs, not after each of 170 claims that are known: 0.1 s each
+                write(root, [rows[each] for each in claims if each in rows])
+                written = known_runs
+    finally:
         write(root, [rows[each] for each in claims if each in rows])
     return [rows[name] for name in asked]
 

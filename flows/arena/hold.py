@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.arena.budget import calibration_tokens, tokens_of
+from flows.arena.checkout import Checkout
 from flows.arena.defaults import defaults
-from flows.arena.keys import Keys
-from flows.arena.outcomes import Outcome, Outcomes
+from flows.arena.outcomes import Outcome
 from flows.arena.pages import study_page
 from flows.arena.race import race
 from flows.arena.result import Told, result_of
@@ -18,7 +18,7 @@ from flows.arena.runs import Job
 from flows.arena.slots import Slots, runs_at_once
 from flows.arena.study import Study
 from flows.arena.unusable import refuse_inputs
-from flows.params.compose import override
+from flows.params.compose import Composer, override
 from lm.files import write_json, write_text
 from tasks.core.config import ConfigError
 from tasks.runner.machine import hardware
@@ -30,17 +30,18 @@ FOLDER = Path(".studies")
 
 
 def hold(
-    root: Path, name: str, study: Study, at_once: int, command: str, today: str, keys: Keys | None = None
+    root: Path, name: str, study: Study, at_once: int, command: str, today: str, checkout: Checkout | None = None
 ) -> tuple[dict[str, Any], Path]:
     """(result, path of its page), with a line for every run. Raises ConfigError, and Failed where a run ends badly; what
-    is done is kept."""
+    is done is kept. checkout: where several studies are held, what they share."""
     refuse_tokens(study)
     folder = root / FOLDER / name
-    teller, outcomes = Teller(name, study), Outcomes(root / FOLDER)
+    teller, checkout = Teller(name, study), checkout or Checkout(root, root / FOLDER)
     with recorder() as recorded:
-        refuse_inputs(root, study)
-        slots = Slots(root, study, name, runs_at_once(at_once), outcomes, keys or Keys(root), recorded)
-        allowed = {arm: tokens for arm in study.arms if (tokens := allowed_tokens(root, study, arm, slots, teller))}
+        refuse_inputs(checkout, study)
+        slots = Slots(root, study, name, runs_at_once(at_once), checkout, recorded)
+        compose = checkout.compose
+        allowed = {arm: tokens for arm in study.arms if (tokens := allowed_tokens(compose, study, arm, slots, teller))}
         raced = race(study, lambda jobs: slots.do([within(job, allowed) for job in jobs], teller.say))
     told = Told(name, slots.commit[:12], in_words(hardware()), today, slots.threads, runs_at_once(at_once), command)
     result = result_of(study, raced, told)
@@ -79,10 +80,10 @@ def refuse_tokens(study: Study) -> None:
             raise ConfigError(f"tune: {name}: the budget decides it: leave it out, or give it to arms of their own")
 
 
-def allowed_tokens(root: Path, study: Study, arm: str, slots: Slots, teller: "Teller") -> int | None:
+def allowed_tokens(compose: Composer, study: Study, arm: str, slots: Slots, teller: "Teller") -> int | None:
     """Tokens that the arm's runs are cut to: what the budget allows it, None where it asks for no more of its own accord.
     Raises ConfigError where it asks for more."""
-    allowed, own = budgeted(root, study, arm, slots, teller), tokens_in(study.assignments(arm, {}, study.seed))
+    allowed, own = budgeted(compose, study, arm, slots, teller), tokens_in(study.assignments(arm, {}, study.seed))
     if allowed is None or own is None:
         return allowed
     if own > allowed:
@@ -93,17 +94,17 @@ def allowed_tokens(root: Path, study: Study, arm: str, slots: Slots, teller: "Te
     return None
 
 
-def budgeted(root: Path, study: Study, arm: str, slots: Slots, teller: "Teller") -> int | None:
+def budgeted(compose: Composer, study: Study, arm: str, slots: Slots, teller: "Teller") -> int | None:
     """Tokens that the budget allows an arm, None where it is none of training. For one of seconds a short run tells how fast
     the arm trains here; what it told is kept with the study, so that a study which goes on has the same budget."""
     if study.budget.kind != "seconds":
-        return tokens_of(root, study, arm)
-    tokens = calibration_tokens(root, study, arm)
+        return tokens_of(compose, study, arm)
+    tokens = calibration_tokens(compose, study, arm)
     job = within(Job(arm, {}, study.seed, study.assignments(arm, {}, study.seed)), {arm: tokens})
     (measured,) = slots.do([job], teller.say)
     if not measured.seconds:
         raise ConfigError(f"budget: how fast {arm} trains is not known: {measured.why or 'its times are gone'}")
-    return tokens_of(root, study, arm, measured.tokens / measured.seconds)
+    return tokens_of(compose, study, arm, measured.tokens / measured.seconds)
 
 
 def within(job: Job, allowed: dict[str, int]) -> Job:

@@ -4,13 +4,15 @@ It is what DVC compares, for every stage up to the measure: command, declared pa
 data that no stage makes. What a stage makes follows from these.
 """
 
+from functools import cached_property
 from hashlib import sha256
 from json import dumps
 from pathlib import Path
 from typing import Any
 
+from flows.params.paths import names_in
 from tasks.core.hashed import read_ignored
-from tasks.runner.graph import graph_of, needed
+from tasks.runner.graph import Entry, graph_of, needed, value_of
 from tasks.runner.key import path_md5
 
 
@@ -20,10 +22,11 @@ class Keys:
     def __init__(self, root: Path) -> None:
         self._root, self._ignored = root, read_ignored(root)
         self._md5s: dict[str, str] = {}
+        self._graphs: dict[str, dict[str, Entry]] = {}
 
     def key(self, params: dict[str, Any], stage: str, beside: list[Any]) -> str:
         """The key of a run with these parameters up to this stage. beside: what else decides it, such as the threads."""
-        graph = graph_of(self._root, params)
+        graph = self._graph(params)
         made = {out for entry in graph.values() for out in entry.outs}
         said = [
             [
@@ -35,6 +38,17 @@ class Keys:
             for address in needed(graph, [stage])
         ]
         return sha256(dumps([said, beside], sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    @cached_property
+    def _named(self) -> list[str]:
+        return names_in(self._root)
+
+    def _graph(self, params: dict[str, Any]) -> dict[str, Entry]:
+        """The graph of these parameters, which follows from those that dvc.yaml names."""
+        named = dumps([value_of(name, params) for name in self._named], default=str)
+        if named not in self._graphs:
+            self._graphs[named] = graph_of(self._root, params)
+        return self._graphs[named]
 
     def _md5(self, path: str) -> str:
         """DVC's md5 of a file or folder of the checkout; "" of one that is not there, whose run fails and says so."""

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-import torch
-
 from flows.arena.defaults import defaults
 from flows.arena.fits.seconds import copies_per_token
 from flows.arena.outcomes import Outcome
 from flows.arena.study import Study
-from flows.forecast.forecasts import works_of
+from flows.forecast.forecasts import step_of, works_of
 from flows.params.compose import compose, write
 from flows.params.outside import reach_inputs
 from flows.stage.process import run_stage
@@ -103,8 +101,7 @@ def trains(room: str, has_curves: dict[str, bool]) -> str:
 
 def _outcome(digest: str, job: Job, value: float, trained: Stage, work: Work, data: str, size: float) -> Outcome:
     """work: of the trained stage, whose tokens and FLOP follow from the parameters alone."""
-    with torch.device("meta"):
-        step = work.step()
+    step = step_of(work)
     points = trained.curves.get("bits_per_byte") or trained.curves["loss"]
     rates = [rate for _, rate in trained.curves.get(RATE, [])] or [0.0]
     each = work.tokens / work.steps

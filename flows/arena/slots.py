@@ -8,11 +8,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
 
-from flows.arena.keys import Keys
-from flows.arena.outcomes import Outcome, Outcomes
+from flows.arena.checkout import Checkout
+from flows.arena.outcomes import Outcome
 from flows.arena.runs import Job, run
 from flows.arena.study import Study
-from flows.params.compose import check, compose
+from flows.params.compose import check
 from flows.stage.process import stop_all
 from flows.stage.ready import ready
 from flows.workspaces import variants
@@ -40,13 +40,13 @@ class Slots:
         study: Study,
         name: str,
         at_once: int,
-        outcomes: Outcomes,
-        keys: Keys,
+        checkout: Checkout,
         recorded: dict[str, str],
     ) -> None:
         self._recorded = recorded
         self._warned: set[str] = set()
-        self._root, self._study, self._name, self._outcomes, self._keys = root, study, name, outcomes, keys
+        self._root, self._study, self._name, self._checkout = root, study, name, checkout
+        self._outcomes = checkout.outcomes
         self._at_once, self._writing = at_once, Lock()
         self._free: SimpleQueue[Path] | None = None
         self._kept = ExitStack()
@@ -76,12 +76,12 @@ class Slots:
 
     def key(self, job: Job) -> str:
         """Key of the run, whatever the arm is called. Raises ConfigError."""
-        params = compose(self._root, self._study.preset, job.assignments)
+        params = self._checkout.compose(self._study.preset, job.assignments)
         try:
             check(self._root, params)
         except ConfigError as error:
             raise ConfigError("\n".join(f"arm {job.arm}: {line}" for line in str(error).splitlines())) from None
-        return self._keys.key(
+        return self._checkout.keys.key(
             params, self._study.stage_and_metric[0], [self.threads, self._study.measure, self._study.room]
         )
 

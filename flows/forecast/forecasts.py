@@ -18,12 +18,13 @@ from flows.forecast.estimate import (
     machine_called,
 )
 from flows.forecast.imports import imports_bytes
+from flows.forecast.unfilled import Unfilled, without_numbers
 from lm.training.loop import checkpoint_seconds
 from lm.training.memory import memory_bytes
 from tasks.about.needs import needs_of
 from tasks.about.sections import Sections
 from tasks.about.training import trains
-from tasks.about.work import Work
+from tasks.about.work import Step, Work
 from tasks.core.config import ConfigError
 from tasks.core.process import use_threads
 from tasks.runner.settings import TRACKING
@@ -74,16 +75,22 @@ def works_of(params: dict[str, Any], stages: Iterable[str]) -> dict[str, Work]:
     """The training of each of these stages that trains; data stages would list their inputs, of which this needs none. Raises
     ConfigError for what cannot be told."""
     sections = Sections(params)
-    found = {stage: needs_of(stage, sections).work for stage in dict.fromkeys(stages) if trains(stage)}
+    with Unfilled():  # rooms count the weights of models on the meta device
+        found = {stage: needs_of(stage, sections).work for stage in dict.fromkeys(stages) if trains(stage)}
     return {stage: work for stage, work in found.items() if work}
+
+
+def step_of(work: Work) -> Step:
+    """What is done in a step of the work, its models without numbers."""
+    with without_numbers():
+        return work.step()
 
 
 def forecast_of(work: Work, machine: Machine, imports: int | None = None) -> Forecast:
     """Forecast of one stage on a machine. imports: as import_training has told; None: a process of its own is asked."""
     on_this = not machine.gpu
     rehearsed = rehearse(work.step, work.recipe, work.steps, None if on_this else machine.memory, machine.gpu)
-    with torch.device("meta"):
-        step = work.step()
+    step = step_of(work)
     tracker = TRACKER_BYTES if TRACKING.read() == "on" else 0
     imported = IMPORTS_THERE if machine.gpu else imports or imports_bytes()
     process = PROCESS_BYTES - IMPORTS_THERE + imported + tracker + work.data_bytes

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flows.params.outside import CODE
 from lm.files import write_json
 from tasks.runner.graph import Entry
 from tasks.runner.key import file_md5
 
 FOLDER = Path(".scratch/preflight")
-CODE = ("flows", "tasks", "lm", "kernels")
 # Records that are kept: those of other params and branches that are gone back to.
 KEPT = 16
 # Of larger inputs the time stands for the content; small ones are read, as a checkout gives files of git a time of its own.

@@ -7,6 +7,7 @@ from typing import Any
 
 from flows.preflight.folders import cache_folder, check_writable
 from flows.preflight.passed import digest, recall, remember
+from flows.preflight.read import inputs
 from flows.preflight.remote import check_remote
 from flows.preflight.resources import Needs, check_disk, check_memory
 from flows.preflight.services import check_mlflow, check_prefect, check_proxies
@@ -19,7 +20,7 @@ from tasks.about.finding import Finding, findings_of
 from tasks.core.config import ConfigError, read_params
 from tasks.report.words import counted
 from tasks.runner.graph import Entry, before, graph_of
-from tasks.runner.rooms import part_of, room_of
+from tasks.runner.rooms import room_of
 from tasks.runner.say import say as tell
 
 Say = Callable[[str], None]
@@ -87,16 +88,6 @@ def surroundings(root: Path, outs: list[str]) -> list[Finding]:
         check_prefect,
         lambda: check_remote(root),
     )
-
-
-def inputs(params: dict[str, Any], stages: list[str]) -> list[Finding]:
-    """What these stages read from outside the graph, such as the sources of text."""
-    rooms = [room for stage in dict.fromkeys(stages) if (room := part_of(stage, "inputs"))]
-    if not rooms:
-        return []
-    from tasks.about.sections import Sections  # imports torch
-
-    return findings_of(*(lambda room=room: room.inputs(Sections(params)) for room in rooms))
 
 
 def taken_up(root: Path, graph: dict[str, Entry], addresses: list[str]) -> list[Finding]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from dvc.config import Config
 
 from flows.environment import environment
-from flows.params.outside import VARIANTS, bring
+from flows.params.outside import VARIANTS, bring_inputs
 from flows.workspaces.variant_table import changed, evaluated, table
 from tasks.core.config import ConfigError
 from tasks.runner.answer import print_json, take_json, words_aside
@@ -55,21 +55,13 @@ def make(root: Path, name: str, revision: str) -> Path:
         for file in ("params.yaml", "dvc.lock"):
             if (root / file).exists():
                 shutil.copyfile(root / file, folder / file)
-        for path in inputs(root):
-            bring(root / path, folder / path)
+        # what of them no variant can have is said of the parameters that it runs with, which need not be these
+        bring_inputs(root, folder, read_graph(root))
         share(root, folder)
     except BaseException:
         git(root, "worktree", "remove", "--force", str(folder))
         raise
     return folder
-
-
-def inputs(root: Path) -> list[str]:
-    """The dependencies below data/ that no stage makes."""
-    graph = read_graph(root)
-    made = [Path(out) for entry in graph.values() for out in entry.outs]
-    needed = {path for entry in graph.values() for path in entry.deps if path.startswith("data/")}
-    return sorted(path for path in needed if not any(Path(path).is_relative_to(out) for out in made))
 
 
 def surroundings(root: Path, folder: Path) -> dict[str, str]:

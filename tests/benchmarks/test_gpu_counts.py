@@ -5,8 +5,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks import gpu_counts
-from benchmarks.contest import hold
-from benchmarks.step_counts import BANDWIDTH, PRODUCTS, Counting, Counts, step_counts
+from benchmarks import step_counts as counting
+from benchmarks.contest import Result, hold
+from benchmarks.step_counts import BANDWIDTH, PRODUCTS, Counting, Counts, flops_of_shape, step_counts
 
 
 def counted(*calls) -> Counts:
@@ -85,6 +86,40 @@ def test_norms_that_write_fp32_would_be_seen(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_rows_have_before_and_after() -> None:
-    contest = gpu_counts.counted("new", lambda: {"a": 2.0}, {"a": 3.0}, "ms", "1234567")
-    ours, peer = hold(contest)
+    """A count that has the FLOP of the shape has a row; one that left work out, or has it twice, fails the gate and has no
+    value."""
+
+    def held(products: float) -> list[Result]:
+        work = {"products": products}
+        return list(
+            hold(
+                gpu_counts.counted(
+                    "new", lambda: {"a": 2.0}, {"a": 3.0}, "ms", "1234567", lambda: work, {"products": 6.0}
+                )
+            )
+        )
+
+    ours, peer = held(6.0)
     assert (ours.metric, ours.value, ours.ratios, peer.value) == ("predicted_a", 2.0, [1.5], 3.0)
+    assert ours.gate == "passed"
+    for wrong in (5.0, 12.0, 0.0):
+        (only,) = held(wrong)
+        assert only.value is None and only.gate.startswith(f"failed: products: {wrong:g} FLOP were counted"), only
+
+
+def test_the_flop_of_a_step_and_of_decoding_are_those_of_the_shape() -> None:
+    for stream in ("fp32", "bf16"):
+        assert gpu_counts.same_work(gpu_counts.of_step(stream), flops_of_shape()) == ""
+    there = gpu_counts.decoded()["flops_of_shape"]
+    assert gpu_counts.same_work(gpu_counts.of_decoding(), {"products": there}) == ""
+
+
+@pytest.mark.parametrize("lost", ["mm", "attention"])
+def test_an_operator_that_is_not_counted_fails_the_gate(lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: products by `mm`, or attention, are taken for something else."""
+    if lost == "mm":
+        monkeypatch.delitem(counting.MATRIX_PRODUCTS, "mm")
+    else:
+        monkeypatch.setattr(Counts, "_attention", lambda counts, name, q, k, v: counts.add("other", 1.0))
+    counts = step_counts.__wrapped__("fp32")
+    assert "FLOP were counted" in gpu_counts.same_work(dict(counts.flops), flops_of_shape())

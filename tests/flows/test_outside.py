@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from flows.params.outside import reach_inputs
-from flows.workspaces.variants import made, place
+from flows.workspaces.variants import made, make, place
 from tasks.core.config import ConfigError
 from tasks.core.hashed import read_ignored
+from tasks.runner.git import git
 from tasks.runner.key import path_md5
 
 
@@ -71,3 +72,58 @@ def test_what_would_be_another_folder_is_refused(home: Path) -> None:
 def test_a_checkout_itself_has_nothing_to_reach(tmp_path: Path) -> None:
     reach_inputs(tmp_path, {"one": {"folder": "../my-text"}})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def grown(tmp_path: Path) -> Path:
+    """A checkout beside a folder of text, of two commits: the second has a file more in each folder that its stage reads."""
+    home = tmp_path / "checkout"
+    stages = {"one": {"cmd": "x", "deps": ["${one.folder}", "corpus", "lm", "data/given"], "outs": ["data/one"]}}
+    for path, text in {
+        "checkout/dvc.yaml": yaml.safe_dump({"stages": stages}),
+        "checkout/params.yaml": "one: {folder: ../my-text}\n",
+        "checkout/.gitignore": ".variants/\n/corpus/mine.txt\n",
+        "checkout/.dvc/config": "",
+        "checkout/corpus/old.txt": "old",
+        "checkout/lm/old.py": "old",
+        "my-text/a.txt": "text",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    git(home, "init", "--quiet")
+    for number in range(2):
+        git(home, "add", ".")
+        git(home, "-c", "user.name=n", "-c", "user.email=e", "commit", "--quiet", "--message", str(number))
+        for path in ("corpus/new.txt", "lm/new.py"):
+            (home / path).write_text("new")
+    for path in ("corpus/mine.txt", "lm/__pycache__/old.pyc", "data/given/deep/a.txt", "data/one/a.txt"):
+        (home / path).parent.mkdir(parents=True, exist_ok=True)
+        (home / path).write_text("not of git")
+    return home
+
+
+def files(folder: Path, *below: str) -> set[str]:
+    return {str(path.relative_to(folder)) for part in below for path in (folder / part).rglob("*") if path.is_file()}
+
+
+def test_a_variant_of_an_old_revision_has_the_inputs_that_git_does_not_hold_and_no_newer_file_of_git(
+    grown: Path,
+) -> None:
+    """Whether it is made, or its own code asks for them once more."""
+    folder = make(grown, "old", "HEAD~1")
+    there = {"corpus/old.txt", "corpus/mine.txt", "lm/old.py", "data/given/deep/a.txt"}
+    assert files(folder, "corpus", "lm", "data") == there
+    assert (folder / ".." / "my-text" / "a.txt").read_text() == "text"
+    reach_inputs(folder, {"one": {"folder": "../my-text"}})
+    assert files(folder, "corpus", "lm", "data") == there
+    new = make(grown, "new", "HEAD")
+    assert files(new, "corpus", "lm", "data") == {*there, "corpus/new.txt", "lm/new.py"}
+
+
+def test_parameters_of_which_a_variant_cannot_have_the_inputs_keep_none_from_being_made(grown: Path) -> None:
+    """It may run with others; with these it is told."""
+    (grown / "params.yaml").write_text("one: {folder: ../../far}\n")
+    folder = make(grown, "other", "HEAD")
+    reach_inputs(folder, {"one": {"folder": "../my-text"}})
+    with pytest.raises(ConfigError, match=r"^\.\./\.\./far: lies more than one folder up"):
+        reach_inputs(folder, {"one": {"folder": "../../far"}})

@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 from pydantic import Field
-from scipy.optimize import nnls
 
 from flows.arena.fits.huber import minimise
 from flows.arena.fits.law import CannotFit, Floats, Law
@@ -49,6 +48,8 @@ def log_errors(theta_R5: Floats, n: Floats, d: Floats, log_losses_RN: Floats) ->
 
 def starts(n: Floats, d: Floats, losses: Floats) -> Floats:
     """Starts (64, 5): for each pair of exponents the E, A and B, none negative, of least squared relative error."""
+    from scipy.optimize import nnls  # 0.2 s, and a study seldom fits a law
+
     found = []
     for alpha in EXPONENTS:
         for beta in EXPONENTS:

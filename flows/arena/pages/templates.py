@@ -1,5 +1,6 @@
 """Templates of the pages beside this file, filled in: every text is escaped, and a page is one file that needs nothing else."""
 
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -14,11 +15,17 @@ FILTERS = (
 )  # fmt: skip
 
 
-def filled(name: str, **values: object) -> str:
-    """The text of a template with these values in it."""
-    environment = Environment(
+@cache
+def environment() -> Environment:
+    """The templates, each compiled once."""
+    found = Environment(
         loader=FileSystemLoader([HERE, REPORT]), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {f.__name__: f for f in FILTERS}
-    return environment.get_template(name).render(**values)
+    found.filters |= {f.__name__: f for f in FILTERS}
+    return found
+
+
+def filled(name: str, **values: object) -> str:
+    """The text of a template with these values in it."""
+    return environment().get_template(name).render(**values)

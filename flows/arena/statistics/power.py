@@ -9,9 +9,7 @@ takes up to a hundredth of it (3,000 trials each of 4 to 44 pairs).
 
 import math
 
-from scipy.optimize import brentq
 from scipy.special import chdtri
-from scipy.stats import nct, t
 
 from flows.arena.statistics.ratios import LEVEL, MIN_PAIRS
 from flows.arena.statistics.sequential import nominal_levels, planned_looks
@@ -27,6 +25,8 @@ def power_of(pairs: int, ratio: float, sd: float, level: float = LEVEL, looks: i
     """
     if pairs < MIN_PAIRS or not ratio > 0 or not sd >= 0:
         raise ValueError(f"power wants {MIN_PAIRS} pairs or more, ratio > 0, SD >= 0: got {pairs}, {ratio:g}, {sd:g}")
+    from scipy.stats import nct, t  # 0.6 s, which a study has no use for before its end
+
     effect = abs(math.log(ratio))
     if sd == 0:
         return float(effect > 0)
@@ -61,6 +61,7 @@ def smallest_ratio(pairs: int, sd: float, level: float = LEVEL, power: float = P
     """The ratio nearest to 1, and above it, that so many pairs find with this power; its inverse is as far below."""
     if sd == 0:
         return 1.0
+    from scipy.optimize import brentq  # 0.2 s
 
     def above(effect: float) -> float:
         return power_of(pairs, math.exp(effect), sd, level, looks) - power

@@ -1,0 +1,123 @@
+"""What a study costs before its first run: nothing is read, composed or imported again for each of its arms and runs."""
+
+import ast
+from collections import Counter
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from flows.arena import claims
+from flows.arena.budget import tokens_of
+from flows.arena.checkout import Checkout
+from flows.arena.statistics.to_target import smoothed
+from flows.arena.study import read_study
+from flows.arena.unusable import refuse_inputs
+from flows.forecast.forecasts import step_of, works_of
+from flows.params import compose as composing
+from flows.params.compose import Composer, compose, presets
+from lm.config import ConfigError
+from lm.training.flops import flops_per_token
+from tests.imports import closure
+from tests.project import ROOT
+
+STUDY = read_study(ROOT / "studies/optimizers.yaml")
+# What an arm that runs, a result or a fitted law has use for, in CPU seconds: 0.5, 0.8, 0.2, 0.3 and 1.7
+LATER = ("dvc.repo", "scipy.stats", "scipy.optimize", "optuna", "mlflow")
+
+
+def test_versions_and_rooms_are_asked_for_once_for_all_arms_of_a_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, composed = Counter[str](), composing.composers
+    monkeypatch.setattr(composing, "installed", lambda name: asked.update([name]) or "1")
+    monkeypatch.setattr(composing, "composers", lambda root: asked.update(["rooms"]) or composed(root))
+    checkout = Checkout(ROOT, tmp_path)
+    refuse_inputs(checkout, STUDY)
+    assert {tokens_of(checkout.compose, STUDY, arm) for arm in STUDY.arms} == {163840}
+    assert len(asked) > 10 and set(asked.values()) == {1}
+
+
+@pytest.mark.parametrize("preset", presets(ROOT))
+def test_what_is_composed_again_is_what_was_composed_first(preset: str) -> None:
+    again = Composer(ROOT)
+    assert again(preset, ["rl.steps=5", "seed=3"])["rl"]["steps"] == 5
+    assert again(preset, ["seed=4"]) == compose(ROOT, preset, ["seed=4"])
+    with pytest.raises(ConfigError, match="PRESET: no preset 'nobody'"):
+        again("nobody", [])
+
+
+def test_a_key_does_not_depend_on_the_keys_before_it() -> None:
+    """The graph is read again where parameters that dvc.yaml names differ."""
+    assignments = ["seed=1"], ["tokenize.method.vocab_size=300"], ["models=[pretrain]"], ["ingest.folder=elsewhere"]
+    params = [compose(ROOT, "smoke", list(given)) for given in assignments]
+    keys = Checkout(ROOT, Path("nowhere")).keys
+    found = [keys.key(each, "evaluate@pretrain", []) for each in params]
+    assert found == [Checkout(ROOT, Path("nowhere")).keys.key(each, "evaluate@pretrain", []) for each in params]
+    assert len(set(found)) == len(params)
+
+
+class Arithmetic(TorchDispatchMode):
+    """Notes the operators that make meta tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if any(isinstance(each, Tensor) and each.is_meta for each in tree_leaves(made)):
+            self.seen.add(func.__name__.partition(".")[0])
+        return made
+
+
+@pytest.mark.parametrize("preset", ["arena", "gpu-1b"])
+def test_a_model_that_is_asked_for_its_counts_alone_computes_nothing_and_counts_the_same(preset: str) -> None:
+    """Arithmetic on meta tensors imports torch's compiler."""
+    with Arithmetic() as arithmetic:
+        work = works_of(compose(ROOT, preset, []), ["pretrain"])["pretrain"]
+        step = step_of(work)
+    assert arithmetic.seen <= {"empty", "detach", "fill_", "zeros", "ones", "zero_", "view", "alias"}, arithmetic.seen
+    with torch.device("meta"):
+        plain = work.step()
+    for counts in (lambda one: one.model.num_parameters(), lambda one: flops_per_token(one.model, one.batch.length)):
+        assert counts(step) == counts(plain)
+
+
+def test_what_only_runs_and_results_need_is_not_imported_by_a_study_that_begins() -> None:
+    begins = [path for path in closure(ROOT / "flows/arena/__main__.py") if path.is_relative_to(ROOT / "flows")]
+    for path in begins:
+        tree = ast.parse(path.read_text())
+        names = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+        names += [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)]
+        assert not [name for name in names if name.startswith(LATER)], path
+
+
+def test_claims_that_are_known_are_written_once_and_those_before_one_that_cannot_be_held_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, held = "{room: a, method: m, source: s, headline: h, ", "study: none, expects: {ratio: 0.9, better: lower}}"
+    monkeypatch.setattr(claims, "write", lambda root, rows: written.append([row["method"] for row in rows]))
+    for last, expected in (("cannot: no machine}", ["m0", "m1", "m2"]), (held, ["m0", "m1"])):
+        lasts = {2: last}
+        text = "".join(f"m{number}: {said}{lasts.get(number, 'cannot: no machine}')}\n" for number in range(3))
+        (tmp_path / "claims.yaml").write_text(text)
+        written: list[list[str]] = []
+        with pytest.raises(ConfigError, match="no such file") if last == held else nullcontext():
+            claims.settle(tmp_path, [], 1, "2026-01-01")
+        assert written == [expected]
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 6, 9, 10, 40, 201])
+@pytest.mark.parametrize("window", [3, 5, 9, 21])
+def test_running_medians_are_those_of_each_window_by_itself(count: int, window: int) -> None:
+    values = np.random.default_rng(0).normal(size=count)
+    reach = [min(window // 2, i, count - 1 - i) for i in range(count)]
+    medians = [np.median(values[i - r : i + r + 1]) for i, r in enumerate(reach)]
+    assert smoothed(values, window)[1:-1].tolist() == medians[1:-1]
