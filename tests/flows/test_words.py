@@ -19,7 +19,7 @@ from flows.params.assignments import assignments
 from flows.params.make_words import refusal
 from flows.workspaces.smoke import copy_project
 from tasks.core.yaml import parse_yaml
-from tests.forks.process import ran
+from tests.forks.process import run_forked
 from tests.project import ROOT
 from tokenmill import COMMANDS
 
@@ -240,7 +240,7 @@ def test_every_set_of_the_documents_and_every_word_of_their_commands_composes(co
     assert [arguments for command, arguments in asked if command == "study"]
     (copy / "up_to_the_work.py").write_text(UP_TO_THE_WORK)
     (copy / "asked.json").write_text(json.dumps(asked))
-    done = ran("up_to_the_work", [], copy, environment(copy))
+    done = run_forked("up_to_the_work", [], copy, environment(copy))
     assert done.returncode == 0, done.stderr
     assert {str(words): said for words, said in zip(asked, json.loads(done.stdout), strict=True) if said} == {}
 
@@ -257,7 +257,7 @@ def test_every_command_of_the_documents_is_taken(command: str, copy: Path) -> No
     called = re.findall(r"^python -m tokenmill (\S+) *(.*?)(?: \|\| .*)?$", done.stdout, re.M)
     assert len(called) == (words != ("help",))
     for name, arguments in called:
-        done = ran(
+        done = run_forked(
             COMMANDS[name].module, shlex.split(arguments), copy, {**environment(copy), "TOKENMILL_TRACKING": "off"}
         )
         assert done.returncode in (0, 1, 2) and "Traceback" not in done.stderr + done.stdout, done.stderr

@@ -157,7 +157,7 @@ def started(
     )
 
 
-def ran(
+def run_forked(
     module: str, arguments: list[str], cwd: Path, environment: dict[str, str], libraries: tuple[str, ...] = COMMANDS
 ) -> subprocess.CompletedProcess[str]:
     """`python -m module arguments` run to its end, as subprocess.run has it with both outputs kept, apart."""

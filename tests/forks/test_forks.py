@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core import jit
-from tests.forks.process import PLAIN, Forked, may_fork, ran, started
+from tests.forks.process import PLAIN, Forked, may_fork, run_forked, started
 from tests.imports import ROOT
 
 SAYS = """
@@ -75,7 +75,9 @@ def test_it_ends_as_a_new_process_ends(tmp_path: Path, end: str) -> None:
 
 def test_run_to_its_end_it_has_its_errors_apart(tmp_path: Path) -> None:
     (tmp_path / "said.py").write_text("import sys\nprint(sys.argv[1])\nsys.exit('so not')")
-    done, new = (ran("said", ["a"], tmp_path, {**os.environ, **more}, PLAIN) for more in ({}, {"OMP_NUM_THREADS": "7"}))
+    done, new = (
+        run_forked("said", ["a"], tmp_path, {**os.environ, **more}, PLAIN) for more in ({}, {"OMP_NUM_THREADS": "7"})
+    )
     assert (
         (done.returncode, done.stdout, done.stderr)
         == (new.returncode, new.stdout, new.stderr)
