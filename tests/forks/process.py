@@ -21,8 +21,18 @@ PLAIN = (
     *("pydantic.main", "pydantic.types", "regex", "ruamel.yaml", "tqdm", "xxhash", "zstandard"),
 )
 TRAINING = (*PLAIN, "safetensors.torch", "tokenizers", "torch._inductor", "torch.distributed")
+DVC = (
+    *PLAIN,
+    "dvc.cli.parser",
+    "dvc.repo",
+    "dvc.repo.reproduce",
+    "dvc.stage.cache",
+    "dvc_data.index",
+    "networkx",
+    "scmrepo.git",
+)
 # What the commands of `tokenmill` import. No prefect: it reads its settings as it is imported.
-COMMANDS = (*TRAINING, "dvc.cli", "dvc.repo", "duckdb", "scipy.stats", "yaml")
+COMMANDS = (*TRAINING, *DVC, "duckdb", "scipy.stats")
 # An interpreter or a library reads these once, so a fork would have the server's.
 READ_AT_THE_START = (
     *(
