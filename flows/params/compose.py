@@ -12,9 +12,10 @@ from flows.params.models import model_mistakes
 from flows.params.outside import reach_inputs
 from flows.params.paths import path_mistakes
 from flows.params.text import edited
+from flows.params.versions import versions
 from lm.files import write_text
 from tasks.core.config import GATES, SHARED, ConfigError, load, read_params, unknown_sections
-from tasks.core.libraries import SECTION, installed, libraries_in
+from tasks.core.libraries import SECTION, libraries_in
 from tasks.core.yaml import YAMLError, dump_yaml, parse_yaml, read_yaml
 from tasks.report.words import ABSENT
 from tasks.runner.graph import graph_of
@@ -90,7 +91,7 @@ def compose(root: Path, preset: str, overrides: list[str]) -> dict[str, Any]:
         if isinstance(params.get(stage), dict) and hasattr(room, "composed"):
             params = {**params, stage: room.composed(params[stage])}
     if names := libraries(root):
-        params = {**params, SECTION: {name: installed(name) for name in names}}
+        params = {**params, SECTION: versions(names)}
     return params
 
 
