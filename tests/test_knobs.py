@@ -18,10 +18,12 @@ from tasks.quantize import methods as quantizers
 from tests.neighbours import assert_all_differ, every_neighbour, neighbours
 
 STEPS = 12
+UPDATES = 8  # of a model's weights, each of which takes longer than all that a schedule says
 # Where the default and its neighbour, by tests/neighbours.py, cannot be told apart in so little: settings in which the parameter binds
 BINDING: dict[str, dict[str, Any]] = {
     "Lamb.max_norm": {"max_norm": 0.5},
     "OneBitAdam.freeze_after": {"freeze_after": 4},
+    "Soap.every": {"every": 3},
     "DropMuon.seed": {"whole": 0.2},
     "Lawa.checkpoints": {"checkpoints": 3, "every": 2},
     "Lawa.every": {"checkpoints": 3, "every": 2},
@@ -39,14 +41,14 @@ SHORT: dict[str, dict[str, Any]] = {"LearnedRounding": {"steps": 40}}
 
 
 def weights_of(method: Config) -> Hashable:
-    """Of a small model after STEPS updates, with a rate and a decay that show."""
+    """Of a small model after UPDATES of them, with a rate and a decay that show."""
     shape = {"vocab_size": 16, "width": 8, "layers": 3, "heads": 2, "kv_heads": 1, "ffn_width": 8, "context": 8}
     model = Decoder(ModelConfig(**shape, tied=False), seed=0)
     optimizer = method.build(list(model.named_parameters()), roles_of(model))
     ids = torch.arange(8)[None]
-    for step in range(STEPS):
+    for step in range(UPDATES):
         for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * (1 - step / 2 / STEPS)
+            group["lr"] = group["base_lr"] * (1 - step / 2 / UPDATES)
         optimizer.begin(step)
         optimizer.zero_grad(set_to_none=True)
         (model(ids).log_softmax(-1)[0, :, 3].square().mean() * (1 + step % 3)).backward()

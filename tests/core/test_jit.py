@@ -69,7 +69,7 @@ def test_another_checkout_takes_what_one_has_compiled_of_the_same_code(tmp_path:
         return done.stdout.split()
 
     assert hits("one", 2) == ["0", "6"]
-    assert hits("one", 2) == hits("other", 2) == ["1", "6"]
+    assert hits("other", 2) == ["1", "6"]
     assert hits("other", 5) == ["0", "15"]
 
 
