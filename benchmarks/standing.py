@@ -31,12 +31,13 @@ def timed_code(bench: str, root: Path = ROOT) -> tuple[str, ...]:
         path = waiting.pop()
         if path in found:
             continue
-        found |= closure(path, root)
-        for file in list(found):
+        new = closure(path, root) - found
+        found |= new
+        for file in new:
             text = file.read_text()
             arms = [file_of(module, root) for module in NAMED.findall(text)]
             others = [*arms, *modules_run(file, root), *methods_named(file, root)]
-            waiting += [each for each in others if each and each not in found]
+            waiting += [each for each in others if each]
     return tuple(sorted(path.relative_to(root).as_posix() for path in found))
 
 
@@ -56,6 +57,7 @@ def modules_run(path: Path, root: Path) -> list[Path]:
     return found
 
 
+@cache
 def methods_named(path: Path, root: Path) -> list[Path]:
     """The files of the methods that a file imports out of rooms, by the line of the room's __init__ that names each."""
     found = []

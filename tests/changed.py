@@ -18,7 +18,7 @@ import pytest
 
 from tests.imports import ROOT, file_of, imports_of
 
-MEETS_ANY = re.compile(r"\bROOT\b|\bsys\.executable\b|\b(run_stage|start_stage|started|make_project)\b")
+MEETS_ANY = re.compile(r"\bROOT\b|\bsys\.executable\b|\b(run_stage|start_stage|started|run_forked|make_project)\b")
 # They hold these words for others.
 FOR_OTHERS = tuple(
     ROOT / "tests" / name for name in ("project.py", "forks", "changed.py", "imports.py", "real_text.py")

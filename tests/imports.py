@@ -58,9 +58,14 @@ def closure(start: Path, root: Path = ROOT) -> set[Path]:
         if path in found:
             continue
         found.add(path)
-        if is_room(path):
-            continue
-        for module in imports_of(path):
-            parts = module.split(".")
-            waiting += filter(None, (file_of(".".join(parts[:n]), root) for n in range(1, len(parts) + 1)))
+        if not is_room(path):
+            waiting += files_imported(path, root)
     return found
+
+
+@cache
+def files_imported(path: Path, root: Path) -> list[Path]:
+    """The files of ours of the modules that a file imports, packages on the way included."""
+    modules = [module.split(".") for module in imports_of(path)]
+    names = {".".join(parts[:n]) for parts in modules for n in range(1, len(parts) + 1)}
+    return [file for name in sorted(names) if (file := file_of(name, root))]

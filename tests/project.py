@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from flows.params.compose import libraries
-from tasks.core.libraries import SECTION, installed
+from flows.params.versions import versions
+from tasks.core.libraries import SECTION
 from tasks.core.yaml import read_yaml
 from tasks.filter.stage import SLOTS
 from tests.forks.process import PLAIN, TRAINING, Forked, started
@@ -122,8 +123,8 @@ def make_project(folder: Path, params: dict) -> Path:
 
 def write_params(folder: Path, params: dict) -> None:
     """params.yaml with these params and the versions of the libraries that run."""
-    versions = {SECTION: {name: installed(name) for name in libraries(ROOT)}}
-    (folder / "params.yaml").write_text(yaml.safe_dump({**params, **versions}, sort_keys=False))
+    there = {SECTION: versions(libraries(ROOT))}
+    (folder / "params.yaml").write_text(yaml.safe_dump({**params, **there}, sort_keys=False))
 
 
 def start_stage(project: Path, stage: str, **environment: str) -> Forked | subprocess.Popen[str]:

@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def undeclared(entry: Entry, files: set[Path], root: Path = ROOT) -> list[str]:
     )
 
 
+@cache
 def is_without_code(path: Path) -> bool:
     """Whether a file holds nothing but a docstring."""
     return all(isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body)

@@ -9,18 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.synthetic import repository
+from tests.forks.process import run_forked
 from tests.project import ROOT
-from tokenmill import COMMANDS, refusal
+from tokenmill import COMMANDS, refusal, surroundings
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
-def tokenmill(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENMILL_TRACKING": "off"}
+def tokenmill(*words: str) -> subprocess.CompletedProcess[str]:
+    given = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENMILL_TRACKING": "off"}
     return subprocess.run(
-        [sys.executable, "-m", "tokenmill", *words], cwd=cwd, env=surroundings, capture_output=True, text=True
+        [sys.executable, "-m", "tokenmill", *words], cwd=ROOT, env=given, capture_output=True, text=True
     )
+
+
+def answer(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """The same of the process that `tokenmill` becomes, forked: it need not import what others have."""
+    return run_forked(COMMANDS[name].module, list(words), ROOT, {**surroundings(ROOT), "TOKENMILL_TRACKING": "off"})
 
 
 def source_of(name: str) -> str:
@@ -67,7 +72,7 @@ def test_a_command_works_on_the_checkout_that_it_starts_in(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("words", [["show"], ["settings"], ["why", "evaluate"], ["variant"]], ids=" ".join)
 def test_an_answer_for_programs_is_one_json_value(words: list[str]) -> None:
-    done = tokenmill(*words, "--json")
+    done = answer(*words, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     if words == ["show"]:
@@ -89,7 +94,7 @@ def test_a_mistake_is_a_line_and_no_json() -> None:
         ["bisect", "nothing", "."],
         ["plan", "--set", "rl.stepss=1"],
     ):
-        done = tokenmill(*words, "--json")
+        done = answer(*words, "--json")
         assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1, done.stderr
 
 
@@ -103,15 +108,3 @@ def test_the_command_itself_takes_no_time() -> None:
     ).stdout.split()
     tops = {name.partition(".")[0] for name in loaded}
     assert tops <= set(sys.stdlib_module_names) | {"tokenmill", "__main__"}, tops
-
-
-def test_a_run_answers_with_how_it_ended_and_what_there_is(tmp_path: Path) -> None:
-    root = repository(
-        tmp_path / "project", 2
-    )  # its stages record nothing, so they count as restored and have no figures
-    for words in ("s1 | restored", "nothing to do"):
-        done = tokenmill("pipeline", "--json", cwd=root)
-        found = json.loads(done.stdout)
-        assert (found["code"], found["ran"], list(found["stages"])) == (0, [], ["s0", "s1"]) and words in done.stderr
-    done = tokenmill("pipeline", "--json", "--set", "s9.value=1", cwd=root)
-    assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1

@@ -1,10 +1,11 @@
 """Every module imports: the ones that only a command reaches are not forgotten when a name moves."""
 
-import subprocess
-import sys
+import os
+from pathlib import Path
 
 import pytest
 
+from tests.forks.process import run_forked
 from tests.project import ROOT
 
 MODULES = sorted(
@@ -16,11 +17,11 @@ MODULES = sorted(
 
 
 @pytest.mark.parametrize("room", ["flows", "tasks", "lm", "kernels", "benchmarks"])
-def test_every_module_of_a_room_imports(room: str) -> None:
+def test_every_module_of_a_room_imports(tmp_path: Path, room: str) -> None:
     names = [name for name in MODULES if name.partition(".")[0] == room]
     assert names
-    program = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
-    done = subprocess.run(
-        [sys.executable, "-c", program, *names], cwd=ROOT, capture_output=True, text=True, check=False
+    (tmp_path / "imports_all.py").write_text(
+        "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
     )
+    done = run_forked("imports_all", names, tmp_path, {**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr

@@ -13,9 +13,10 @@ from flows.params.models import model_mistakes
 from flows.params.outside import reach_inputs
 from flows.params.paths import path_mistakes
 from flows.params.text import edited
+from flows.params.versions import versions
 from lm.files import write_text
 from tasks.core.config import GATES, SHARED, ConfigError, load, read_params, unknown_sections
-from tasks.core.libraries import SECTION, installed, libraries_in
+from tasks.core.libraries import SECTION, libraries_in
 from tasks.core.yaml import YAMLError, dump_yaml, parse_yaml, read_yaml
 from tasks.report.words import ABSENT
 from tasks.runner.graph import graph_of
@@ -78,7 +79,7 @@ def compose(root: Path, preset: str, overrides: list[str]) -> dict[str, Any]:
 
 class Composer:
     """Composes parameters of a checkout as `compose` does, as often as it is called: which rooms have a part in it, and which
-    versions are installed, which takes 13 ms, is found out once. For a command that ends, in which neither changes."""
+    versions are installed, is found out once. For a command that ends, in which neither changes."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -99,7 +100,7 @@ class Composer:
 
     @cached_property
     def _versions(self) -> dict[str, str | None]:
-        return {name: installed(name) for name in libraries(self._root)}
+        return versions(libraries(self._root))
 
     def _preset(self, preset: str) -> dict[str, Any]:
         if preset == CURRENT:

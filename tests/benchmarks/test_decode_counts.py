@@ -11,17 +11,23 @@ from lm.mixers import attention
 pytest.importorskip("triton")
 
 
-def test_a_token_moves_little_more_than_it_must() -> None:
-    found = decode_counts()
+@pytest.fixture(scope="module")
+def counts() -> dict[str, float]:
+    """Of a step as it is."""
+    return decode_counts()
+
+
+def test_a_token_moves_little_more_than_it_must(counts: dict[str, float]) -> None:
+    found = counts
     # 24 layers x 512 rows x 288 slots x 16 heads x 64 numbers x keys and values x 2 bytes
     assert found["cache"] == 24 * 512 * 288 * 16 * 64 * 2 * 2
     assert found["ideal"] == pytest.approx(15.2e9, rel=0.01)
     assert 1 <= found["times"] <= 1.3
 
 
-def test_grouped_heads_move_no_more() -> None:
+def test_grouped_heads_move_no_more(counts: dict[str, float]) -> None:
     grouped = SHAPE.model_copy(update={"kv_heads": 4})
-    few, many = decode_counts(grouped), decode_counts()
+    few, many = decode_counts(grouped), counts
     assert few["cache"] == many["cache"] / 4
     # what is beside the cache is no more than with a head each: keys and values are not repeated
     assert few["moved"] - few["cache"] <= many["moved"] - many["cache"]
@@ -65,7 +71,7 @@ def test_what_counts_as_moved() -> None:
             assert sum(counts.bytes.values()) == expected
 
 
-def test_the_launches_of_a_layer_are_few() -> None:
+def test_the_launches_of_a_layer_are_few(counts: dict[str, float]) -> None:
     shorter = SHAPE.model_copy(update={"layers": 4})
-    per_layer = (decode_counts()["launches"] - decode_counts(shorter)["launches"]) / 20
+    per_layer = (counts["launches"] - decode_counts(shorter)["launches"]) / 20
     assert per_layer <= 22

@@ -14,6 +14,7 @@ from tasks.audit.inotify import Watch
 from tasks.audit.places import Places
 from tasks.audit.traces import Recorder, read_traces
 from tasks.runner.graph import Entry, read_graph
+from tests.forks.process import PLAIN, run_forked
 from tests.project import ROOT
 
 TOY = """
@@ -119,14 +120,7 @@ def audited(project: Path, mode: str) -> tuple[int, str]:
     (project / "params.yaml").write_text(yaml.safe_dump({"seed": 1, "toy": {"mode": mode}}))
     surroundings = {"HOME": str(project.parent / "home"), "TMPDIR": str(project.parent / "tmp")}
     surroundings |= {"TOKENMILL_SHARD_WORKERS": "2", "TOKENMILL_RUNNER": "never:asked"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tasks.audit", "toy"],
-        cwd=project,
-        env={**os.environ, **surroundings},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_forked("tasks.audit", ["toy"], project, {**os.environ, **surroundings}, PLAIN)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -181,8 +175,7 @@ def test_it_asks_for_tracking_to_be_off(project: Path) -> None:
 
 def test_an_unknown_stage_is_one_line(project: Path) -> None:
     audited(project, "good")
-    command = [sys.executable, "-m", "tasks.audit", "toys"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    done = run_forked("tasks.audit", ["toys"], project, dict(os.environ), PLAIN)
     assert (done.returncode, done.stderr) == (2, "STAGE: no stage 'toys' (stages: toy)\n")
 
 

@@ -2,9 +2,8 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from flows.environment import environment
 from flows.stage.process import run_stage
+from flows.stage.ready import LEAST, ready
 from tasks.core.config import ConfigError
 from tasks.core.hashed import read_ignored
 from tasks.core.tables import write_table
@@ -23,6 +22,7 @@ from tasks.core.yaml import dump_yaml
 from tasks.runner.graph import Entry
 from tasks.runner.intact import check_intact
 from tasks.runner.key import file_md5, path_md5
+from tests import repositories
 from tests.project import ROOT, TINY, make_project
 
 ENTRY = Entry("next", "true", ["data/made", "data/alone.json", "code.py"], [], ["data/next"])
@@ -108,8 +108,8 @@ def test_a_lock_that_is_not_there_or_cut_off_says_nothing(made: Path, tmp_path: 
 def test_a_real_stage_says_so_and_what_it_says_mends_it(tmp_path: Path) -> None:
     root = make_project(tmp_path, TINY)
     (root / ".gitignore").write_text("/data\n.scratch\n")
-    for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet", "--force"]):
-        subprocess.run(command, cwd=root, env=environment(root), check=True)
+    (root / ".dvcignore").unlink()
+    repositories.init(root)
     extra = {"TOKENMILL_TRACKING": "off", "PYTHONPATH": str(ROOT)}
     said: list[str] = []
 
@@ -118,6 +118,11 @@ def test_a_real_stage_says_so_and_what_it_says_mends_it(tmp_path: Path) -> None:
         ended = run_stage(root, stage, False, said.append, extra)
         return ended.code, ended.how
 
+    with ready(root, LEAST):
+        see_that_it_is_said_and_mended(root, run, said)
+
+
+def see_that_it_is_said_and_mended(root: Path, run: Callable[[str], tuple[int, str]], said: list[str]) -> None:
     assert run("ingest") == (0, "Ran") and run("dedup") == (0, "Ran")
     [shard] = (root / "data" / "ingest" / "documents").glob("*.parquet")
     content = bytearray(shard.read_bytes())

@@ -29,10 +29,11 @@ def test_links_share_and_changes_do_not(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "lm").symlink_to(ROOT / "lm")
     (tmp_path / "linked" / "tasks").symlink_to(ROOT / "tasks")
-    assert asked(tmp_path / "linked") == asked(ROOT)
+    here = asked(ROOT)
+    assert asked(tmp_path / "linked") == here
     shutil.copytree(ROOT / "tasks", tmp_path / "changed" / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
     before = asked(tmp_path / "changed")
-    assert Path(before[0]).name == Path(asked(ROOT)[0]).name
+    assert Path(before[0]).name == Path(here[0]).name
     for changed in ("filter/engine/compiled_words.py", "core/jit.py"):
         with (tmp_path / "changed" / "tasks" / changed).open("a") as file:
             file.write("# another\n")
@@ -68,7 +69,7 @@ def test_another_checkout_takes_what_one_has_compiled_of_the_same_code(tmp_path:
         return done.stdout.split()
 
     assert hits("one", 2) == ["0", "6"]
-    assert hits("one", 2) == hits("other", 2) == ["1", "6"]
+    assert hits("other", 2) == ["1", "6"]
     assert hits("other", 5) == ["0", "15"]
 
 

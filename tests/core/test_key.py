@@ -1,8 +1,6 @@
 """Our reading of dvc.yaml and our digests against DVC's own."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import yaml
@@ -13,6 +11,7 @@ from tasks.core.hashed import read_ignored
 from tasks.core.yaml import read_yaml
 from tasks.runner.graph import read_graph
 from tasks.runner.key import dependency_md5s, locked_key, memo_key, stage_key
+from tests import repositories
 from tests.project import ROOT
 
 
@@ -64,12 +63,9 @@ def test_digests_are_those_of_dvc_lock(tmp_path: Path, monkeypatch) -> None:
     project = tmp_path / "project"
     make_repo(project)
     monkeypatch.chdir(project)
-    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q", "-f"]):
-        subprocess.run(command, check=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"})
+    repositories.init(project)
     (project / ".dvcignore").write_text((ROOT / ".dvcignore").read_text())  # `dvc init` writes one of its own
-    subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", "-q"], check=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"}
-    )
+    repositories.dvc(project, "repro", "-q", surroundings={**os.environ, "DVC_NO_ANALYTICS": "1"})
     locked = read_yaml(project / "dvc.lock")["stages"]["toy"]
     entry = read_graph()["toy"]
     md5s = dependency_md5s(entry, read_ignored())

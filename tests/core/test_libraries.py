@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -12,6 +13,7 @@ import pytest
 
 from flows.params.compose import compose, libraries, presets
 from flows.params.compose import main as write_running
+from flows.params.versions import versions
 from tasks.core.config import ConfigError, read_params
 from tasks.core.libraries import SECTION, check_versions, installed, libraries_in
 from tasks.core.yaml import read_yaml
@@ -101,6 +103,15 @@ def other_version(folder: Path, name: str, version: str) -> Path:
     described.mkdir(parents=True)
     (described / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     return folder
+
+
+def test_a_version_is_read_anew_once_another_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert versions(["numpy", "no-such-library"]) == {"numpy": installed("numpy"), "no-such-library": None}
+    other_version(tmp_path, "no_such_library", "1.0")
+    assert versions(["no-such-library"]) == {"no-such-library": "1.0"}
+    shutil.rmtree(tmp_path / "no_such_library-1.0.dist-info")
+    assert versions(["no-such-library"]) == {"no-such-library": None}
 
 
 def test_a_stage_refuses_to_run_with_another_library_until_params_say_so(

@@ -127,33 +127,6 @@ def test_the_home_of_a_user_without_a_name_is_not_asked_for(tmp_path: Path) -> N
     assert as_nameless(tmp_path, code) == str(tmp_path / f"tokenmill-{UID}")
 
 
-@pytest.mark.parametrize("home", [False, True])
-def test_dvc_prefect_and_mlflow_work_for_a_user_without_a_name(tmp_path: Path, home: bool) -> None:
-    code = """
-import os
-from pathlib import Path
-from flows.environment import environment
-os.environ.update(environment(Path.cwd()))
-from dvc.repo import Repo
-Repo.init(no_scm=True).close()
-print(Repo().root_dir)
-import prefect.settings
-print(prefect.settings.get_current_settings().home)
-from tasks.runner.tracking import finish_parent, start_parent
-run = start_parent({}, {})
-print(bool(run))
-finish_parent(run, "FINISHED")
-"""
-    given = {"HOME": str(tmp_path / "home")} if home else {}
-    (tmp_path / "home").mkdir()
-    given |= {"TOKENMILL_TRACKING": "on"}
-    assert as_nameless(tmp_path, code, **given).splitlines()[-3:] == [
-        str(tmp_path),
-        str(tmp_path / ".scratch/prefect"),
-        "True",
-    ]
-
-
 def test_the_oldest_compiled_code_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     without_folders(monkeypatch)

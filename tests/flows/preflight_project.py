@@ -21,6 +21,7 @@ from flows.params.compose import compose
 from flows.preflight.child import ALONE, REMOVED
 from flows.preflight.resources import Needs
 from lm.hugging_face.export import save_hf
+from tasks.about.finding import Finding
 from tests.lm.models import toy_model, toy_tokenizer
 from tests.project import ROOT, make_inputs
 
@@ -97,3 +98,15 @@ def as_nobody(folder: Path) -> Iterator[None]:
     finally:
         os.setresuid(0, 0, 0)
         os.setresgid(0, 0, 0)
+
+
+def named(found: list[Finding], *words: str) -> bool:
+    """Whether one line, and only one, has all the words."""
+    lines = [str(finding) for finding in found]
+    assert all("\n" not in line for line in lines)
+    return sum(all(word in line for word in words) for line in lines) == 1
+
+
+def configure(project: Path, text: str) -> Path:
+    (project / ".dvc/config").write_text(text)
+    return project

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from flows.environment import environment
+from tests import repositories
 from tests.project import ROOT
 
 STAGES = {
@@ -46,8 +47,7 @@ def make_repo(folder: Path) -> Path:
     (folder / "params.yaml").write_text("a: {value: 1}\nc: {value: 1}\n")
     (folder / "lib.txt").write_text("library\n")
     (folder / ".gitignore").write_text("/data\n.scratch\n")
-    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
-        subprocess.run(command, cwd=folder, env=surroundings(folder), check=True)
+    repositories.init(folder)
     return folder
 
 
@@ -68,6 +68,4 @@ def run_flow(folder: Path, server: dict[str, str], *targets: str) -> tuple[int, 
 
 
 def dvc(folder: Path, *arguments: str) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, env=surroundings(folder), check=True, capture_output=True
-    )
+    repositories.dvc(folder, *arguments, surroundings=surroundings(folder))

@@ -2,9 +2,9 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from lm.config import ConfigError
 from lm.linears.base import roles_of
 from lm.model import Decoder, ModelConfig
 from tasks.core.yaml import parse_yaml
+from tests.forks.process import PLAIN, run_forked
 from tests.project import ROOT
 
 DEPTHS = (2, 4, 8, 12, 20)
@@ -34,8 +35,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def run(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.cli.preset", *words]
-    return subprocess.run(command, cwd=root, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    return run_forked("flows.cli.preset", list(words), root, {**os.environ, "PYTHONPATH": str(ROOT)}, PLAIN)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,26 @@ from flows.environment import environment
 from flows.pipeline.finish import figures_of
 from flows.replay.finished_run import from_folder
 from flows.stage.process import Ended, run_stage
+from flows.stage.ready import LEAST, ready
 from tasks.core.yaml import dump_yaml
 from tasks.report.read import read_facts, read_stages
 from tasks.runner.key import file_md5, locked_key
 from tasks.runner.lock import lock_entry
 from tasks.runner.timings import STORE, facts_of, paths, settle, write
+from tests import repositories
 from tests.project import ROOT, TINY, make_project, write_params
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = make_project(tmp_path_factory.mktemp("figures"), TINY)
     (folder / ".gitignore").write_text("/data\n.scratch\n")
-    for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
-        subprocess.run(command, cwd=folder, env=environment(folder), check=True)
-    (folder / ".dvcignore").unlink()  # `dvc init` has written one of its own
+    (folder / ".dvcignore").unlink()  # `dvc init` writes one of its own
+    repositories.init(folder)
+    (folder / ".dvcignore").unlink()
     (folder / ".dvcignore").symlink_to(ROOT / ".dvcignore")
-    return folder
+    with ready(folder, LEAST):
+        yield folder
 
 
 def ingest(project: Path, seed: int, **more: str) -> Ended:
@@ -64,8 +67,8 @@ def test_after_a_b_a_times_and_record_are_of_the_run_that_made_a(project: Path) 
     assert first[1]["key"] == locked_key(lock_entry(project, "ingest")) == from_folder(project).records["ingest"].key
     # a plain `dvc repro` brings back bytes alone
     write_params(project, {**TINY, "seed": 1})
-    command = [sys.executable, "-m", "dvc", "repro", "--quiet", "--single-item", "ingest"]
-    subprocess.run(command, cwd=project, env={**environment(project), "PYTHONPATH": str(ROOT)}, check=True)
+    given = {**environment(project), "PYTHONPATH": str(ROOT)}
+    repositories.dvc(project, "repro", "--quiet", "--single-item", "ingest", surroundings=given)
     assert left(project) == first and shown(project) == second[0]
     assert from_folder(project).records["ingest"].params["seed"] == 1
     settle(project, "ingest", locked_key(lock_entry(project, "ingest")))

@@ -19,7 +19,7 @@ WHOLE = (ROOT / "dvc.lock").read_text()
 STAGES = read_lock(ROOT / "dvc.lock")
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(0, len(WHOLE)))
 def test_what_is_left_are_whole_stages_in_their_order(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     left = left_of(tmp_path_factory.mktemp("cut"), cut)
@@ -31,7 +31,10 @@ def test_wherever_the_outputs_of_the_last_stage_are_cut_what_is_left_of_them_is_
     head, *stages = re.split(r"^(?=  \S)", WHOLE, flags=re.MULTILINE)
     text = head + stages[0] + stages[-1]  # an evaluation has a folder and files among its outputs
     first, last = next(iter(STAGES)), list(STAGES)[-1]
+    within = re.compile("[0-9a-f]{7}")  # of a digest: wherever that is cut it is none
     for cut in range(text.rindex("    outs:"), len(text)):
+        if within.fullmatch(text, cut - 3, cut + 4):
+            continue
         left = left_of(tmp_path, cut, text)
         assert list(left) in ([first], [first, last]), cut
         outs = left.get(last, {"outs": []})["outs"]

@@ -1,7 +1,7 @@
 """Composing parameters: presets, overrides, and one line for each mistake before anything starts."""
 
+import os
 import shutil
-import subprocess
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
@@ -13,6 +13,7 @@ from flows.params.compose import check, check_targets, compose, merged, presets,
 from tasks.core.config import ConfigError, read_params
 from tasks.dedup.methods import Minhash
 from tasks.filter.methods import GopherQuality, GopherRepetition
+from tests.forks.process import run_forked
 from tests.project import ROOT
 
 
@@ -132,18 +133,11 @@ def test_params_are_written_only_when_they_change(root: Path) -> None:
 
 
 def test_a_mistake_ends_the_command_before_prefect_is_imported(root: Path) -> None:
-    program = (
-        "import sys; sys.argv = ['run', '--set', 'rl.stepz=5']; from flows.pipeline.__main__ import main; code = main();"
+    (root / "asked.py").write_text(
+        "import sys; from flows.pipeline.__main__ import main; code = main();"
         "assert 'prefect' not in sys.modules; sys.exit(code)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=root,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_forked("asked", ["--set", "rl.stepz=5"], root, {**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 2
     assert (
         done.stderr

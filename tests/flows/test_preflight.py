@@ -4,8 +4,6 @@ import gzip
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from flows.environment import environment
 from flows.params.compose import check
 from flows.preflight.__main__ import look_at_all
 from flows.preflight.checkpoint import check_checkpoint
@@ -30,9 +27,8 @@ from tasks.about.sections import Sections
 from tasks.core.config import ConfigError
 from tasks.ingest.inputs import inputs
 from tasks.runner.graph import Entry, graph_of
-from tests.flows.preflight_project import as_nobody, make_checkpoint, make_project, params_of
+from tests.flows.preflight_project import as_nobody, configure, make_checkpoint, make_project, named, params_of
 from tests.ports import free_port
-from tests.processes import PATIENCE
 from tests.project import ROOT
 from tests.small_disk import small_disk
 
@@ -43,13 +39,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(make_project(tmp_path / "project"))
     return Path.cwd()
-
-
-def named(found: list[Finding], *words: str) -> bool:
-    """Whether one line, and only one, has all the words."""
-    lines = [str(finding) for finding in found]
-    assert all("\n" not in line for line in lines)
-    return sum(all(word in line for word in words) for line in lines) == 1
 
 
 TRAINED = ("pretrain", "sft", "rl", "distill")  # of the default run
@@ -274,26 +263,6 @@ def test_more_ranks_than_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {finding.where for finding in found} == {f"params.yaml: {s}.shards" for s in ("pretrain", "sft", "distill")}
 
 
-def test_make_pipeline_says_all_and_starts_nothing(project: Path) -> None:
-    """What the environment, the remote, the parameters' edges and the toy run find comes in one answer, with exit code 2."""
-    configure(project, "[core]\n    remote = r\n    no_scm = True\n")
-    overrides = ["distill.student.layers=6", "dedup.against={name: against, folder: data/references}"]
-    command = [sys.executable, "-m", "flows.pipeline", "--targets", "filter", "--set", *overrides]
-    variables = {**environment(project), "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}
-    variables.pop("TOKENMILL_TRACKING", None)
-    done = subprocess.run(command, cwd=project, env=variables, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    for words in ("MLFLOW_TRACKING_URI", "core.remote r", "distill.student.layers: 6", "dedup (toy run)"):
-        assert sum(words in line for line in done.stderr.splitlines()) == 1, done.stderr
-    assert not (project / "data/ingest").exists() and not (project / "dvc.lock").exists()
-    assert not list((project / ".scratch/preflight").glob("*.json"))
-
-
-def configure(project: Path, text: str) -> Path:
-    (project / ".dvc/config").write_text(text)
-    return project
-
-
 def test_a_remote_is_written_to_and_left_as_it_was(project: Path, tmp_path: Path) -> None:
     configure(project, f"[core]\n    remote = r\n['remote \"r\"']\n    url = {tmp_path / 'remote'}\n")
     assert list(check_remote(project)) == [] and not (tmp_path / "remote").exists()
@@ -323,24 +292,6 @@ def test_servers_that_do_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert named(list(check_mlflow()), "mlflow.db", "not a database")
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
     assert named(list(check_prefect()), "PREFECT_API_URL", "does not answer")
-
-
-def test_a_prefect_server_that_wants_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows.servers import prefect_and_mlflow
-    from flows.servers.answers import get
-
-    monkeypatch.setattr(prefect_and_mlflow, "STARTUP_SECONDS", PATIENCE)
-    port = free_port()
-    command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--no-ui", "--port", str(port)]
-    variables = {**environment(tmp_path), "PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_API_AUTH_STRING": "mill:right"}
-    variables.pop("PREFECT_API_URL", None)
-    with prefect_and_mlflow.child("Prefect server", command, variables) as server:
-        server.wait_until(lambda: get(f"http://127.0.0.1:{port}/api/health") is not None)
-        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port}/api")
-        monkeypatch.setenv("PREFECT_API_AUTH_STRING", "mill:right")
-        assert list(check_prefect()) == []
-        monkeypatch.setenv("PREFECT_API_AUTH_STRING", "mill:wrong")
-        assert named(list(check_prefect()), "refuses these credentials", "PREFECT_API_AUTH_STRING")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from flows.environment import environment
 from flows.preflight.services import check_proxies
 from flows.servers.prefect_and_mlflow import HOST, prefect_environment, server_environment
 from tasks.runner.proxies import without_proxy
+from tests.forks.process import DVC, run_forked
 from tests.project import ROOT
 
 DEAD = "http://127.0.0.1:9"
@@ -64,7 +66,7 @@ def url() -> Iterator[str]:
 
 @pytest.mark.parametrize("named", SETTINGS, ids=lambda named: " ".join(f"{k}={v}" for k, v in named.items()))
 def test_every_client_reaches_our_servers_directly(
-    named: dict[str, str], url: str, monkeypatch: pytest.MonkeyPatch
+    named: dict[str, str], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in PROXIES:
         monkeypatch.delenv(name, raising=False)
@@ -81,7 +83,8 @@ for what, code in {CLIENTS!r}.items():
         failed[what] = f"{{type(error).__name__}}: {{error}}"
 print(json.dumps(failed))
 """
-    done = subprocess.run([sys.executable, "-c", program], env=surroundings, capture_output=True, text=True, cwd="/")
+    (tmp_path / "asks_all.py").write_text(program)
+    done = run_forked("asks_all", [], tmp_path, surroundings, DVC)
     assert json.loads(done.stdout or "null") == {}, done.stderr
 
 

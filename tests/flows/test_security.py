@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +29,7 @@ from tasks.core.config import ConfigError, load
 from tasks.ingest.sources.jsonl import Jsonl
 from tasks.ingest.sources.text_folder import TextFolder
 from tasks.ingest.stage import IngestConfig
+from tests.forks.process import run_forked
 from tests.ingest.made import GOOD, ingest, row
 from tests.ports import free_port
 from tests.processes import PATIENCE
@@ -222,10 +222,8 @@ def test_stages_and_presets_are_names_of_a_list(name: str, tmp_path: Path) -> No
 )
 def test_a_folder_that_is_none_of_ours_is_one_line(command: list[str], tmp_path: Path) -> None:
     project = make_project(tmp_path, TINY)
-    surroundings: dict[str, Any] = {**os.environ, "TOKENMILL_TRACKING": "off", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=project, env=surroundings, capture_output=True, text=True
-    )
+    surroundings = {**os.environ, "TOKENMILL_TRACKING": "off", "PYTHONPATH": str(ROOT)}
+    done = run_forked(command[0], command[1:], project, surroundings)
     assert done.returncode != 0
     [line] = done.stderr.strip().splitlines()
     assert "rl" in line or "etc" in line

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from dvc.stage import Stage
 from flows.environment import environment
 from flows.staleness import signatures as seen
 from flows.staleness.plan import make_plan
+from tests import repositories
 
 GRAPH = {
     "first": {"cmd": "cp -rL raw data", "deps": ["raw"], "params": ["first"], "outs": ["data"]},
@@ -23,7 +22,7 @@ GRAPH = {
 
 
 def dvc(root: Path, *arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "dvc", *arguments, "--quiet"], cwd=root, env=environment(root), check=True)
+    repositories.dvc(root, *arguments, "--quiet", surroundings=environment(root))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +21,8 @@ from tasks.runner.graph import read_graph
 from tasks.runner.key import Inputs
 from tasks.runner.lock import lock_entry
 from tasks.runner.tracking import EXPERIMENT
+from tests import repositories
+from tests.forks.process import run_forked
 from tests.project import ROOT
 
 STAGES = {
@@ -60,14 +61,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
+    repositories.init(root)
     for command in (
-        ["git", "init", "-q"],
-        [sys.executable, "-m", "dvc", "init", "-q"],
         ["git", "add", "-A"],
         ["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "start"],
-        [sys.executable, "-m", "dvc", "repro", "-q"],
     ):
         subprocess.run(command, cwd=root, env=environment(root), check=True)
+    repro(root)
     return root
 
 
@@ -79,6 +79,10 @@ def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TOKENMILL_TRACKING", "off")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def repro(root: Path) -> None:
+    repositories.dvc(root, "repro", "-q", surroundings=environment(root))
 
 
 def reasons(root: Path) -> dict[str, str | None]:
@@ -155,7 +159,7 @@ def test_a_stage_after_a_stale_one_is_not_called_up_to_date(root: Path) -> None:
             }
         )
     )
-    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], check=True)
+    repro(root)
     assert explain(root, "third")[0].startswith("third is up to date")
     set_params(steps=50)
     assert explain(root, "third") == [
@@ -167,7 +171,7 @@ def test_a_stage_after_a_stale_one_is_not_called_up_to_date(root: Path) -> None:
 
 def test_a_folder_that_nobody_remembers_is_named_as_a_whole(root: Path) -> None:
     Path("tasks/room/two.py").write_text("# never committed\n")
-    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], check=True)
+    repro(root)
     Path("tasks/room/two.py").write_text("# nor this\n")
     assert reasons(root)["first"] == "tasks/room changed"
     assert explain(root, "first")[1:] == [
@@ -216,9 +220,7 @@ def test_an_up_to_date_stage_says_which_run_made_it(root: Path, monkeypatch: pyt
 
 
 def test_the_command_names_its_mistakes_and_explains_every_stage_of_a_name() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.staleness.why", "pretrian"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = run_forked("flows.staleness.why", ["pretrian"], ROOT, dict(os.environ))
     assert done.returncode == 2 and done.stderr.startswith("STAGE: no stage 'pretrian'; did you mean 'pretrain'?")
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,18 @@ PLAIN = (
     *("pydantic.main", "pydantic.types", "regex", "ruamel.yaml", "tqdm", "xxhash", "zstandard"),
 )
 TRAINING = (*PLAIN, "safetensors.torch", "tokenizers", "torch._inductor", "torch.distributed")
+DVC = (
+    *PLAIN,
+    "dvc.cli.parser",
+    "dvc.repo",
+    "dvc.repo.reproduce",
+    "dvc.stage.cache",
+    "dvc_data.index",
+    "networkx",
+    "scmrepo.git",
+)
+# What the commands of `tokenmill` import. No prefect: it reads its settings as it is imported.
+COMMANDS = (*TRAINING, *DVC, "duckdb", "scipy.stats")
 # An interpreter or a library reads these once, so a fork would have the server's.
 READ_AT_THE_START = (
     *(
@@ -43,15 +56,27 @@ READ_AT_THE_START = (
 
 
 class Forked:
-    """A process of a server's; stdout has its errors too, as text."""
+    """A process of a server's; stdout has its errors too, as text, but where a file is given for them."""
 
-    def __init__(self, module: str, arguments: list[str], cwd: Path, environment: dict[str, str], libraries: tuple[str, ...]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        module: str,
+        arguments: list[str],
+        cwd: Path,
+        environment: dict[str, str],
+        libraries: tuple[str, ...],
+        errors: IO[str] | None = None,
+    ) -> None:
         self.args = [sys.executable, "-m", module, *arguments]
         command = {"cwd": str(cwd), "environment": environment, "module": module, "arguments": arguments}
         reads, writes = os.pipe()
         ours, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(server(libraries), [json.dumps(command).encode()], [writes, theirs.fileno()])
+            socket.send_fds(
+                server(libraries),
+                [json.dumps(command).encode()],
+                [writes, errors.fileno() if errors else writes, theirs.fileno()],
+            )
         os.close(writes)
         self.stdout: IO[str] = os.fdopen(reads)
         self._said = ours.makefile("r")
@@ -140,3 +165,17 @@ def started(
     return subprocess.Popen(
         command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+
+
+def run_forked(
+    module: str, arguments: list[str], cwd: Path, environment: dict[str, str], libraries: tuple[str, ...] = COMMANDS
+) -> subprocess.CompletedProcess[str]:
+    """`python -m module arguments` run to its end, as subprocess.run has it with both outputs kept, apart."""
+    if not may_fork(environment):
+        command = [sys.executable, "-m", module, *arguments]
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryFile("w+") as errors:
+        process = Forked(module, arguments, cwd, environment, libraries, errors)
+        printed, _ = process.communicate()
+        errors.seek(0)
+        return subprocess.CompletedProcess(process.args, process.wait(), printed, errors.read())

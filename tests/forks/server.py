@@ -2,11 +2,14 @@
 
     python -m tests.forks.server CONTROL torch,numpy,...
 
-Each message on the socket CONTROL is a command to run (JSON: cwd, environment, module, arguments) with two descriptors: where its
-output goes, and a socket on which the server says its process number and, when it has ended, its exit status as waitpid has it.
+Each message on the socket CONTROL is a command to run (JSON: cwd, environment, module, arguments) with three descriptors: where its
+output goes, where its errors go, and a socket on which the server says its process number and, when it has ended, its exit status
+as waitpid has it.
 The fork runs `python -m module arguments` as the interpreter would: its own imports, its own exit.
 """
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -15,6 +18,7 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 from typing import Any
 
 import numba
@@ -40,14 +44,15 @@ def serve(control: socket.socket) -> dict[str, Any]:
                     woken.recv(4096)
                     report_ended(running)
                     continue
-                message, descriptors, *_ = socket.recv_fds(control, LARGEST, 2)
+                message, descriptors, *_ = socket.recv_fds(control, LARGEST, 3)
                 if not message:
                     os._exit(0)
-                output, said = descriptors
+                output, errors, said = descriptors
                 teller = socket.socket(fileno=said)
                 pid = os.fork()
                 if pid:
                     os.close(output)
+                    os.close(errors)
                     running[pid] = teller
                     tell(teller, pid)
                     continue
@@ -55,8 +60,9 @@ def serve(control: socket.socket) -> dict[str, Any]:
                 for each in (control, woken, wakes, teller, *running.values()):
                     each.close()
                 os.dup2(output, 1)
-                os.dup2(output, 2)
+                os.dup2(errors, 2)
                 os.close(output)
+                os.close(errors)
                 return json.loads(message)
 
 
@@ -103,11 +109,35 @@ def forget_ourselves() -> None:
         del sys.modules[name]
 
 
+def end(code: int) -> None:
+    """What an interpreter does at its end: threads joined, functions at exit called, outputs flushed. What it would do then, take
+    apart all that was imported, takes longer than most commands, each page of it being the server's until then."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 0xFF)
+
+
 if __name__ == "__main__":
     for library in sys.argv[2].split(","):
         importlib.import_module(library)
     numba.njit("i8(i8)")(lambda x: x)  # its compiler fills its tables at its first use: half a second
+    gc.collect()
+    gc.freeze()  # else a fork's first collection writes to each object, and so copies its page
     command = serve(socket.socket(fileno=int(sys.argv[1])))
     become(command)
     forget_ourselves()
-    runpy.run_module(command["module"], run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(command["module"], run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if not isinstance(ended.code, int | None):
+            print(ended.code, file=sys.stderr)
+        end(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        end(1)
+    except BaseException:
+        gc.unfreeze()
+        raise
+    end(0)

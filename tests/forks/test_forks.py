@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core import jit
-from tests.forks.process import PLAIN, Forked, may_fork, started
+from tests.forks.process import PLAIN, Forked, may_fork, run_forked, started
 from tests.imports import ROOT
 
 SAYS = """
@@ -27,8 +27,12 @@ ENDS = {
     "well": ("print('done')", 0),
     "exit": ("import sys; print('no', file=sys.stderr); sys.exit(3)", 3),
     "words": ("raise SystemExit('so not')", 1),
+    "nothing": ("raise SystemExit", 0),
+    "many": ("raise SystemExit(259)", 3),
     "error": ("raise KeyError('k')", 1),
     "at exit": ("import atexit; atexit.register(print, 'last')", 0),
+    "thread": ("import threading; threading.Timer(0.01, print, ['behind']).start()", 0),
+    "interrupt": ("raise KeyboardInterrupt", -2),
     "signal": ("import os; os.kill(os.getpid(), 9)", -9),
 }
 
@@ -67,6 +71,18 @@ def test_it_ends_as_a_new_process_ends(tmp_path: Path, end: str) -> None:
         assert process.returncode == process.poll() == status
         printed.append(text.splitlines()[-1:])
     assert printed[0] == printed[1]
+
+
+def test_run_to_its_end_it_has_its_errors_apart(tmp_path: Path) -> None:
+    (tmp_path / "said.py").write_text("import sys\nprint(sys.argv[1])\nsys.exit('so not')")
+    done, new = (
+        run_forked("said", ["a"], tmp_path, {**os.environ, **more}, PLAIN) for more in ({}, {"OMP_NUM_THREADS": "7"})
+    )
+    assert (
+        (done.returncode, done.stdout, done.stderr)
+        == (new.returncode, new.stdout, new.stderr)
+        == (1, "a\n", "so not\n")
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])

@@ -91,12 +91,12 @@ def test_a_huber_loss_by_hand() -> None:
 
 def test_intervals_of_the_law_over_parameters_hold_the_truth_at_the_stated_rate() -> None:
     method, held = Parameters(level=0.9, resamples=100), []
-    for seed in range(60):
+    for seed in range(40):
         law = method(SIZES, TOKENS, runs(seed))
         (low, high), (below, above) = law.interval("beta"), law.band(1e7, 1e8)
         truth = chinchilla(TRUTH, np.array(1e7), np.array(1e8))
         held.append((low <= TRUTH[4] <= high, below <= truth <= above))
-    assert all(0.78 <= share <= 1 for share in np.mean(held, axis=0))  # 60 at 0.9: 3 standard deviations are 0.12
+    assert all(0.76 <= share <= 1 for share in np.mean(held, axis=0))  # 40 at 0.9: 3 standard deviations are 0.14
 
 
 def test_an_outlier_moves_the_huber_fit_little() -> None:

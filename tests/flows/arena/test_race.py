@@ -43,7 +43,7 @@ def test_every_arm_has_as_many_trials_and_the_seeds_of_the_baseline() -> None:
     assert all(arm.best in [trial.tuned for trial in arm.trials] for arm in found.arms.values())
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=6)
 @given(st.integers(0, 40))
 def test_a_race_that_was_stopped_asks_for_what_is_left(stop: int) -> None:
     """Whatever was done is known, and the result is that of a race in one go."""
@@ -73,13 +73,13 @@ def test_a_race_that_was_stopped_asks_for_what_is_left(stop: int) -> None:
 
 
 def test_the_same_method_under_two_names_ties() -> None:
-    """In at least 95% of 200 races that are cheap; seen: 194."""
+    """In 95 of 100 races that are cheap, less three standard deviations of a binomial of 100."""
     found = [
         verdicts(result_of(asked, raced(asked, losses({}, 0.004, salt)), TOLD))["muon"]
-        for salt in range(200)
+        for salt in range(100)
         for asked in [study()]
     ]
-    assert found.count("no difference") >= 190, {verdict: found.count(verdict) for verdict in set(found)}
+    assert found.count("no difference") >= 95 - 6, {verdict: found.count(verdict) for verdict in set(found)}
 
 
 def test_a_gain_is_found_and_a_loss_too() -> None:
@@ -99,14 +99,14 @@ def test_a_gain_of_one_percent_is_found_by_as_many_seeds_as_a_study_names() -> N
     asked = study(tune={}, seeds=named)
     found = [
         verdicts(result_of(asked, raced(asked, losses({"muon": 0.99}, 0.004, salt)), TOLD))["muon"]
-        for salt in range(100)
+        for salt in range(50)
     ]
     few = study(tune={}, seeds=3)
     missed = [
-        verdicts(result_of(few, raced(few, losses({"muon": 0.99}, 0.004, salt)), TOLD))["muon"] for salt in range(100)
+        verdicts(result_of(few, raced(few, losses({"muon": 0.99}, 0.004, salt)), TOLD))["muon"] for salt in range(50)
     ]
-    assert found.count("better") >= 90 - 9  # three standard deviations of a binomial of 100
-    assert missed.count("better") < 60
+    assert found.count("better") >= 45 - 6  # three standard deviations of a binomial of 50
+    assert missed.count("better") < 30
 
 
 @pytest.mark.parametrize(

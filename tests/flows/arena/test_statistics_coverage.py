@@ -9,7 +9,7 @@ from flows.arena.statistics.intervals import resamples
 from flows.arena.statistics.ratios import Comparison, compare
 from tests.flows.arena.noise import SHAPES, runs
 
-TRIALS = 1_000
+TRIALS = 500
 
 
 def compared(trials: np.ndarray) -> list[Comparison]:
@@ -19,7 +19,7 @@ def compared(trials: np.ndarray) -> list[Comparison]:
 @pytest.mark.parametrize("pairs", [3, 5])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_identical_methods_tie_as_often_as_promised(shape: str, pairs: int) -> None:
-    """In 95% of the trials; 3 SD of a binomial of 1,000 are 2.1%."""
+    """In 95% of the trials; 3 SD of a binomial of 500 are 2.9%."""
     found = compared(runs(shape, TRIALS, pairs, sd=0.01, key=2))
     ties = sum(one.verdict == "no difference" for one in found) / TRIALS
     assert ties >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / TRIALS)
@@ -36,9 +36,9 @@ def test_the_t_interval_holds_a_ratio_that_is_not_one(shape: str) -> None:
 def test_the_bootstrap_interval_holds_the_ratio_too_where_plain_percentiles_do_not(pairs: int) -> None:
     """At 5 pairs even their whole range holds the truth in no more than 1 - 2 / 2^5 = 94% of trials: 93% are asked for, and
     3 SD of a binomial of 1,000 are 2.4%. Plain percentiles of 5 pairs hold it in 83%."""
-    trials = runs("normal", TRIALS, pairs, sd=0.01, key=4)
+    trials = runs("normal", 1_000, pairs, sd=0.01, key=4)
     found = compared(trials)
-    held = sum(one.bootstrap is not None and one.bootstrap[0] <= 1 <= one.bootstrap[1] for one in found) / TRIALS
+    held = sum(one.bootstrap is not None and one.bootstrap[0] <= 1 <= one.bootstrap[1] for one in found) / 1_000
     assert held >= 0.93 - 0.024
     means = np.sort(np.log(trials[..., 0] / trials[..., 1]), 1) @ resamples(pairs)[:2000].T
     low, high = np.quantile(means, [0.025, 0.975], axis=1)

@@ -10,6 +10,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from benchmarks.synthetic import repository
 from flows.staleness.compare import differences
 from flows.staleness.plan import make_plan, may_run
 from tasks.runner.lock import read_lock
@@ -130,3 +131,22 @@ def test_a_failure_is_a_line_and_not_a_traceback_in_the_log_of_the_run(tmp_path:
     code, printed = run_flow(folder, server, "nowhere")
     run = newest_run(server)
     assert code == 1 and "TARGETS: no stage 'nowhere'" in run["state"]["message"] and "Traceback" not in run["log"]
+
+
+def test_a_run_answers_with_how_it_ended_and_what_there_is(tmp_path: Path) -> None:
+    root = repository(
+        tmp_path / "project", 2
+    )  # its stages record nothing, so they count as restored and have no figures
+    command = [sys.executable, "-m", "tokenmill", "pipeline", "--json"]
+
+    def answer(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *words], cwd=root, env=surroundings(root), capture_output=True, text=True, check=False
+        )
+
+    for words in ("s1 | restored", "nothing to do"):
+        done = answer()
+        found = json.loads(done.stdout)
+        assert (found["code"], found["ran"], list(found["stages"])) == (0, [], ["s0", "s1"]) and words in done.stderr
+    done = answer("--set", "s9.value=1")
+    assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1
