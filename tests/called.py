@@ -1,5 +1,5 @@
-"""A command of the project in this process: what `python -m module` reads, prints and returns, without the seconds that its imports
-take."""
+"""A command of the project in this process: what `python -m module` reads, prints and returns, without the seconds of its
+imports."""
 
 import io
 import subprocess

@@ -1,8 +1,8 @@
 """Two other processes that share a stage's parts, for tests that ask whether that leaves a trace.
 
-`tasks.core.parts.in_processes` starts an interpreter for each of them, two CPU seconds every time that a stage has parts to make;
-tests/core/test_parts.py has that one. These two are forked once, off the server that holds the libraries, and stay for all tests
-of this process: what they get is pickled, no patch of this process is seen there, and the first jobs are told last.
+`tasks.core.parts.in_processes` starts an interpreter for each of them, two CPU seconds every time that a stage has parts to
+make; tests/core/test_parts.py has that one. These two are forked once, off the server that holds the libraries, and stay for all
+tests of this process: what they get is pickled, no patch of this process is seen there, and the first jobs are told last.
 """
 
 import os
