@@ -16,6 +16,9 @@ pytest_plugins = ["tests.changed", "tests.order", "tests.share"]
 os.environ.update(without_proxy())  # the tests' own servers and browser are on this machine
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+# Tensors of tests are small: a second thread takes a fifth more of the processors and gains no time. A stage's own process has
+# those of TOKENMILL_THREADS.
+torch.set_num_threads(1)
 
 # A shell starts what is to run behind it deaf to Ctrl-C, and what a test starts inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -103,7 +103,7 @@ def test_no_more_is_read_than_the_filled_slots(
     assert loaded[0] == 2 * sum(lengths) * K * E + len(lengths) * ((H + 2 * K) * E + K)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=4)
 @given(
     row=st.integers(0, 3), others=st.lists(st.integers(0, 90), min_size=4, max_size=4), slots=st.integers(101, SLOTS)
 )

@@ -68,8 +68,12 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, dev
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "variant"),
+    # all or nothing at every shape; one of them at that of two chunks
+    [(shape, v) for shape in SHAPES for v in VARIANTS if len(v) != 1 or shape == (13, 24, 67)],
+    ids=str,
+)
 def test_equals_the_formula(
     shape: tuple[int, int, int], variant: dict[str, Any], dtype: torch.dtype, backend: torch.device
 ) -> None:

@@ -19,6 +19,7 @@ from tasks.dedup.documents import Documents, Found
 from tasks.dedup.engine.normal_form import normalised
 from tasks.dedup.methods.against import Against, fractions
 from tests.dedup.tables import documents_of, same
+from tests.forks.work import share_among_two
 
 TEXTS = st.lists(st.lists(st.sampled_from(["a", "B", "ß", "\n", "."]), max_size=8).map(" ".join), max_size=8)
 
@@ -97,7 +98,7 @@ def test_memory_workers_and_compression_leave_no_trace(match, tmp_path: Path, mo
     for module in ("key_set", "sorted_keys"):
         monkeypatch.setattr(f"tasks.dedup.engine.{module}.memory_budget", lambda: 20_000)
     assert same(one, kept(texts, Against(folder=str(packed), match=match, overlap=0.9), (100, 101), 13))
-    monkeypatch.setenv("TOKENMILL_SHARD_WORKERS", "2")
+    share_among_two(monkeypatch)
     assert same(one, kept(texts, Against(folder=str(packed), match=match, overlap=0.9), (100,)))
 
 

@@ -12,6 +12,7 @@ from tasks.dedup.methods import Minhash
 from tasks.ingest.sources import Stdlib
 from tasks.ingest.sources.base import Record
 from tests.dedup.made import Rows, found_by, recut, rows_of
+from tests.forks.work import share_among_two
 
 KINDS = ("insertion", "deletion", "substitution", "truncation")
 
@@ -98,18 +99,21 @@ def mixture() -> Rows:
         ((93,), {}),
         ((0, 1, 60, 61, 186), {"TOKENMILL_THREADS": "2"}),
         ((40, 120), {"TOKENMILL_MEMORY": "1"}),
-        ((60,), {"TOKENMILL_SHARD_WORKERS": "2"}),
+        ((60,), None),
     ],
 )
 def test_the_same_whatever_shards_workers_threads_and_memory(
-    monkeypatch: pytest.MonkeyPatch, edges: tuple[int, ...], environment: dict[str, str]
+    monkeypatch: pytest.MonkeyPatch, edges: tuple[int, ...], environment: dict[str, str] | None
 ) -> None:
+    """None: with two workers."""
     rows = mixture()
     monkeypatch.setenv("TOKENMILL_SHARD_WORKERS", "1")
     monkeypatch.setenv("TOKENMILL_THREADS", "1")
     alone = found_by(Minhash(), [rows])
-    for name, value in environment.items():
+    for name, value in (environment or {}).items():
         monkeypatch.setenv(name, value)
+    if environment is None:
+        share_among_two(monkeypatch)
     again = found_by(Minhash(), recut(rows, *edges))
     assert (alone.first_N == again.first_N).all() and (alone.keep_N == again.keep_N).all()
     assert 60 + 59 + 1 + 1 <= len(rows) - alone.keep_N.sum() <= 60 + 59 + 2

@@ -17,6 +17,7 @@ from tasks.dedup.engine.k_means import assign, k_means
 from tasks.dedup.engine.tfidf_svd import TfidfSvd, fit, terms_of, unit
 from tasks.dedup.methods.semantic import Semantic, duplicates, earliest_similar, prototypes
 from tests.dedup.tables import documents_of, same
+from tests.forks.work import share_among_two
 
 SMALL = TfidfSvd(dimensions=16, features=1024)
 TEXTS = st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=8).map(" ".join), max_size=12)
@@ -96,7 +97,7 @@ def test_threads_workers_and_blocks_leave_no_trace(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("tasks.dedup.methods.semantic.PAIRS_BLOCK", 7)
     monkeypatch.setattr("tasks.dedup.engine.k_means.BLOCK", 11)
     assert same(one, found_in(texts, method))
-    monkeypatch.setenv("TOKENMILL_SHARD_WORKERS", "2")
+    share_among_two(monkeypatch)
     assert same(one, found_in(texts, method, (10, 200), 33))
 
 

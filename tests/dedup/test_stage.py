@@ -44,7 +44,7 @@ def small(method: type[Config]) -> Any:
 
 
 @pytest.mark.parametrize("method", ALL, ids=lambda m: m.__name__)
-@settings(deadline=None, max_examples=15, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=8, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts.filter(len), st.integers(0, 12), st.integers(0, 2**12 - 1))
 def test_what_holds_for_every_method(method: Any, documents: list[str], edge: int, left: int) -> None:
     """Firsts are named by themselves and come no later, rows that had gone take no part, and shards leave no trace."""

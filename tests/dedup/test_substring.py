@@ -16,6 +16,7 @@ from tasks.dedup.documents import Documents, Found
 from tasks.dedup.engine.sorted_keys import grouped
 from tasks.dedup.methods.substring import Substring
 from tests.dedup.tables import documents_of, left_of, same
+from tests.forks.work import share_among_two
 
 BOUNDED = settings(deadline=None, max_examples=60, derandomize=True)
 WORDS = st.lists(st.lists(st.sampled_from("ab"), max_size=14).map(" ".join), max_size=6)
@@ -155,10 +156,10 @@ def test_memory_and_workers_leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> N
         for t, cut in zip(texts, covered, strict=True)
     ]
     assert [(left or "").split() for left in left_of(texts, whole)] == kept and len(whole.cuts_K3) > 10
-    monkeypatch.setenv("TOKENMILL_SHARD_WORKERS", "2")
-    assert same(whole, found_in(texts, method, (10, 30), 7))
+    with pytest.MonkeyPatch.context() as patched:
+        share_among_two(patched)
+        assert same(whole, found_in(texts, method, (10, 30), 7))
     monkeypatch.setattr("tasks.dedup.engine.sorted_keys.memory_budget", lambda: 40_000)
-    monkeypatch.setenv("TOKENMILL_SHARD_WORKERS", "1")
     monkeypatch.setattr("tasks.dedup.methods.substring.WINDOWS_AT_ONCE", 64)
     monkeypatch.setattr("tasks.dedup.methods.substring.MARKED_AT_ONCE", 16)
     assert same(whole, found_in(texts, method, (10, 30), 7))

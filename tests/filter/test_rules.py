@@ -50,7 +50,7 @@ def alone(rule, folder: Path, batch: Batch) -> list[Judgement]:
     return [rule.judge(Batch(batch.shard, batch.first + n, *columns), folder) for n, *columns in one]
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(deadline=None, max_examples=25, derandomize=True)
 @given(documents)
 def test_a_verdict_is_that_of_the_document_alone(prepared, found: list[str]) -> None:
     rule, folder = prepared

@@ -23,6 +23,7 @@ from tasks.filter.rule import Batch, Judgement, Setting
 from tasks.filter.stage import SLOTS, FilterConfig, run
 from tasks.report import browse
 from tests.filter.documents import GOOD
+from tests.forks.work import share_among_two
 from tests.processes import wait_for
 from tests.project import TINY, digest, make_project, parts_made, run_stage, start_stage
 
@@ -159,8 +160,9 @@ def test_batches_and_workers_leave_no_trace(tmp_path: Path, monkeypatch: pytest.
         "lines": C4(min_words=3, min_sentences=0),
     }
     found = set()
-    for workers, threads in (("1", "1"), ("2", "2"), ("1", "3")):
-        monkeypatch.setenv("TOKENMILL_SHARD_WORKERS", workers)
+    for workers, threads in ((1, "1"), (1, "3"), (2, "2")):
+        if workers == 2:
+            share_among_two(monkeypatch)
         monkeypatch.setenv("TOKENMILL_THREADS", threads)
         data = tmp_path / f"{workers}-{threads}"
         data.mkdir()

@@ -20,7 +20,7 @@ def table_of(documents: list[str], definitions: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("definitions", ["paper", "datatrove"])
-@settings(deadline=None, max_examples=400, derandomize=True)
+@settings(deadline=None, max_examples=150, derandomize=True)
 @given(st.lists(texts, min_size=1, max_size=4))
 def test_compiled_equals_plain(definitions: str, documents: list[str]) -> None:
     table = table_of(documents, definitions)

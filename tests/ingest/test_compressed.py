@@ -84,7 +84,7 @@ def test_without_its_last_bytes_all_rows_are_kept(folder: Path, kind: str) -> No
     assert len(documents) == 100 and [q["reason"] for q in quarantine] == ["unreadable"]
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(deadline=None, max_examples=25, derandomize=True)
 @given(
     st.lists(st.binary(max_size=400) | st.just(bytes(70_000)), max_size=4),
     st.sampled_from(sorted(PACK)),

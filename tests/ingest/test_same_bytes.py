@@ -20,6 +20,7 @@ from tasks.core.tables import count_rows, read_table, shards
 from tasks.ingest import reading, stage
 from tasks.ingest.index import halve
 from tasks.ingest.sources import Jsonl, Parquet, TextFolder
+from tests.forks.work import share_among_two
 from tests.ingest.made import documents_digest, ingest, row
 
 Row = dict[str, str]
@@ -40,10 +41,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def corpus() -> list[Row]:
-    """500 rows: some share an id, some have none, some are the same twice, one is larger than a shard."""
+    """300 rows: some share an id, some have none, some are the same twice, one is larger than a shard."""
     rnd = random.Random(0)
     rows = []
-    for number in range(500):
+    for number in range(300):
         text = " ".join(rnd.choices(["ash", "birch", "cedar", "elm", "fir \N{SNOWMAN}"], k=rnd.randrange(1, 80)))
         rows.append({"text": text, "url": f"http://x/{number % 50}"} | ({"id": f"row-{number}"} if number % 3 else {}))
     rows += [{"id": "row-1", "text": f"another {n}", "url": "http://y"} for n in range(4)]
@@ -92,7 +93,7 @@ def test_two_workers_and_little_memory_leave_no_trace(folder: Path, monkeypatch:
     monkeypatch.setattr("tasks.ingest.runs.MOST_A_RUN", 1)
     monkeypatch.setattr("tasks.ingest.runs.BYTES_A_BATCH", 500)
     assert documents_digest(folder, Jsonl(path="*"), out="batches") == one
-    monkeypatch.setenv("TOKENMILL_SHARD_WORKERS", "2")
+    share_among_two(monkeypatch)
     monkeypatch.setenv("TOKENMILL_MEMORY", "16")
     assert documents_digest(folder, Jsonl(path="*"), out="two") == one
 
@@ -169,7 +170,7 @@ def test_a_limit_takes_the_first_in_canonical_order(folder: Path) -> None:
 names = st.sampled_from(["a", "b", "a#2", "a#3", "a#5", "b#2", "a#2#2", "a#02", "c"])
 
 
-@settings(deadline=None, max_examples=30, derandomize=True)
+@settings(deadline=None, max_examples=12, derandomize=True)
 @given(st.lists(st.tuples(names, st.integers(0, 3)), min_size=1, max_size=14))
 def test_every_id_is_used_once_and_no_row_loses_its_own_to_a_number(tmp_path_factory, rows: list) -> None:
     folder = tmp_path_factory.mktemp("names")

@@ -19,6 +19,11 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 TOKENS = 18
 
 
+def each_once(*rooms: tuple[type[Config], ...]) -> list[tuple[type[Config], ...]]:
+    """As few combinations of a method of each room as have every method: of a smaller room the last has all that are left."""
+    return [tuple(room[min(place, len(room) - 1)] for room in rooms) for place in range(max(map(len, rooms)))]
+
+
 def method_of(draw: st.DrawFn, methods: tuple[type[Config], ...]) -> Config:
     """One of a room's methods, its whole numbers small, so that they bind; 0 where a number may be 0."""
     method = draw(st.sampled_from(methods))

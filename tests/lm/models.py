@@ -31,7 +31,8 @@ def plain_and_compiled(model: Decoder, work: Callable[[], object]) -> int:
         model._run = run
         model.zero_grad()
         work()
-        found.append({name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad})
+        found.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
+    assert found[0].keys() == found[1].keys() and found[0]
     for name, plain in found[0].items():
         torch.testing.assert_close(found[1][name], plain, rtol=1e-4, atol=1e-5 * float(plain.abs().max()), msg=name)
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]

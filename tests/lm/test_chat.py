@@ -16,14 +16,13 @@ from lm.sampler import generate
 from lm.strategies.base import Asked
 from lm.strategies.named import strategy_of
 from lm.tokenizer import Tokenizer
+from tests.called import called
 from tests.conversations.folders import CHATML, strangers_folder
 from tests.lm.models import toy_model, toy_tokenizer
 
 
 def chat(folder: Path, lines: bytes, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lm.chat", str(folder), "--max-new-tokens", "3", *more]
-    done = subprocess.run(command, input=lines, capture_output=True, check=False)
-    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+    return called(main, folder, "--max-new-tokens", "3", *more, typed=lines)
 
 
 def said(lines: list[str], **more: bool) -> list[str]:
@@ -34,10 +33,12 @@ def said(lines: list[str], **more: bool) -> list[str]:
 
 def test_a_pipe_is_answered_to_its_end(tmp_path: Path) -> None:
     save_model(tmp_path, toy_model(), toy_tokenizer())
-    done = chat(tmp_path, b"1 + 1\n\n\xff broken")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == chat(tmp_path, b"1 + 1\n\n\xff broken").stdout
-    assert done.stdout != chat(tmp_path, b"1 + 1\n\n\xff broken", "--complete").stdout
+    lines = b"1 + 1\n\n\xff broken"
+    command = [sys.executable, "-m", "lm.chat", str(tmp_path), "--max-new-tokens", "3"]
+    done = subprocess.run(command, input=lines, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode() == chat(tmp_path, lines).stdout
+    assert done.stdout.decode() != chat(tmp_path, lines, "--complete").stdout
 
 
 def test_a_missing_model_is_one_line(tmp_path: Path) -> None:

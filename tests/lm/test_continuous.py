@@ -82,7 +82,7 @@ asked = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(st.lists(asked, min_size=1, max_size=10))
 def test_a_text_is_what_generate_gives_alone_whoever_joins_and_when(writer: Writer, mix: list[Any]) -> None:
     """Each begins when the one before it has so many tokens, or ends, so that it meets others half way."""

@@ -82,7 +82,7 @@ def written(
 mixes = st.lists(st.sampled_from(PROMPTS), min_size=1, max_size=40)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(mixes, st.integers(2, 20), st.sampled_from([1, 3, 8, 16]), st.sampled_from([0.0, 1.0]))
 def test_completions_do_not_depend_on_how_often_one_looks(
     mix: list[list[int]], every: int, rows: int, temperature: float
@@ -177,10 +177,10 @@ def test_along_the_path_of_a_gpu_the_same_is_written(monkeypatch: pytest.MonkeyP
     pytest.importorskip("triton")
     if torch.cuda.is_available():
         pytest.skip("a GPU shows it itself")
-    prompts = [PROMPTS[place] for place in (1, 3, 0, 4, 1)]
+    prompts = [PROMPTS[place] for place in (1, 3, 0)]
 
     def answers() -> list[list[Completion]]:
-        return [generate(MODEL, prompts, 5, temperature, STOP, 3, 2) for temperature in (0.0, 1.0)]
+        return [generate(MODEL, prompts, 3, temperature, STOP, 3, 2) for temperature in (0.0, 1.0)]
 
     expected = answers()
     attended: list[int] = []

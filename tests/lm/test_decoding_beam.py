@@ -79,7 +79,7 @@ def test_of_beams_for_all_answers_the_best_is_found(alpha: float) -> None:
     assert alpha == 0 or len(lengths) > 1
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(st.integers(0, 50), st.integers(1, 4), st.integers(1, 6), st.sampled_from([0.0, 0.6, 1.5]))
 def test_a_search_over_rows_is_the_search_over_lists(seed: int, beams: int, most: int, alpha: float) -> None:
     model, prompts = small(seed), [[1], [3, 4], [0, 2, 1, 1]]

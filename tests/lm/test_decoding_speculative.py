@@ -41,7 +41,7 @@ def noisy(model: Decoder, share: float) -> Decoder:
     return other
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=6)
 @given(st.integers(0, 30), st.sampled_from([0.0, 0.1, 10.0]), st.integers(1, 6))
 def test_answers_are_the_greedy_ones(seed: int, share: float, ahead: int) -> None:
     model = lively(seed)

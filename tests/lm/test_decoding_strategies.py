@@ -82,7 +82,7 @@ def test_every_method_of_the_room_is_here() -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=4)
 @given(mix=st.lists(st.sampled_from(range(len(PROMPTS))), min_size=1, max_size=70))
 def test_an_answer_depends_on_its_prompt_alone(name: str, mix: list[int]) -> None:
     """And on its name: neither on the others nor on how many they are, nor on the order."""
@@ -263,7 +263,7 @@ def forced(
     return ids + without_cache(lambda x: MODEL(x)[0, -1], prompt + ids, min(MOST, room) - len(ids))
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=6)
 @given(
     st.integers(0, 9),
     st.integers(5, 8),

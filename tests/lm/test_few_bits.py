@@ -1,7 +1,9 @@
 """Training in few bits: by hand, gradients as the papers have them, and packed to exactly the integers that it was trained
 with."""
 
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -146,11 +148,18 @@ def test_less_is_trained_with_a_thin_product() -> None:
     assert fixed.num_trained() == toy_model().num_trained()
 
 
+@cache
+def learned() -> Decoder:
+    """A model that has learned a batch; whoever takes it leaves it as it is."""
+    with TemporaryDirectory() as folder:
+        return trained(Dense(), Path(folder), 100)
+
+
 @pytest.mark.parametrize("more", [{}, {"steps": "fixed"}, {"rank": 4}], ids=str)
 def test_going_on_in_few_bits_loses_less_than_going_on_and_rounding(more: dict[str, Any], tmp_path: Path) -> None:
     """Of a model that has learned a batch, with two bits, where rounding costs most. A thin product, which leaves the embedding as
     it is, has rounding alone to beat."""
-    start = trained(Dense(), tmp_path / "start", 100)
+    start = learned()
     losses = []
     for name, method in (("plain", Dense()), ("aware", FewBits(bits=2, group=16, **more))):
         model = toy_model(seed=1)

@@ -1,8 +1,6 @@
 """GGUF files by readers of others: the library gguf gives every tensor back, transformers the logits and the ids."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from lm.checkpoint import save_model
 from lm.feed_forwards import Experts
 from lm.gguf.export import BLOCK, FORMATS, Format, in_pairs, save_gguf
 from lm.gguf.vocabulary import CONTROL, UNUSED, name_of_words
-from lm.hugging_face.export import save_hf
+from lm.hugging_face.export import main, save_hf
 from lm.hugging_face.load import grown
 from lm.hugging_face.made_of import digest_of, made_of, sha256_of
 from lm.linears import LoRA
@@ -30,6 +28,7 @@ from lm.norms import LayerNorm
 from lm.rope import Linear
 from lm.tokenizer import Tokenizer
 from tasks.tokenize.methods.bpe import train
+from tests.called import called
 from tests.lm.models import other_tokenizer, toy_model, toy_tokenizer
 
 TEXT = "The cat sat on the mat. 12 + 34 = 46, isn't it?\n\n  def f(x):\n\treturn x\n\N{GREEK SMALL LETTER ALPHA} \N{EURO SIGN}"
@@ -300,11 +299,6 @@ def test_only_what_is_known_by_name_is_a_division_into_words() -> None:
             name_of_words(other)
 
 
-def export(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lm.hugging_face.export", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_the_command_writes_what_the_name_of_the_target_says(tmp_path: Path) -> None:
     model = model_of("qwen3", ffn_width=80)
     (tmp_path / "ours").mkdir()
@@ -313,7 +307,7 @@ def test_the_command_writes_what_the_name_of_the_target_says(tmp_path: Path) -> 
     sizes = {}
     for folder, chosen in (("ours", "f16"), ("ours", "q4_0"), ("theirs", "q4_0")):
         target = tmp_path / f"{folder}-{chosen}" / "m.gguf"
-        done = export(tmp_path / folder, target, "--format", chosen)
+        done = called(main, tmp_path / folder, target, "--format", chosen)
         assert (done.returncode, done.stderr) == (0, "") and "a Modelfile beside it" in done.stdout
         assert ("2 matrices have 16 bits" in done.stdout) == (chosen == "q4_0")
         sizes[folder, chosen] = target.stat().st_size
@@ -330,7 +324,7 @@ def test_the_command_writes_what_the_name_of_the_target_says(tmp_path: Path) -> 
         ((tmp_path / "adapter", tmp_path / "m.gguf"), "make merge MODEL=<its model>"),
         ((tmp_path / "none", tmp_path / "m.gguf"), "no such file"),
     ):
-        done = export(*words)
+        done = called(main, *words)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and said in done.stderr, (
             done.stderr
         )

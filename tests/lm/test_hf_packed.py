@@ -1,8 +1,7 @@
 """A quantized model as it is packed, read by transformers and by the library of its format: weights to the bit, logits and bytes."""
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from lm.checkpoint import description_of, load_model
 from lm.config import Config
 from lm.feed_forwards import Experts
 from lm.files import write_json
-from lm.hugging_face.export import save_hf
+from lm.hugging_face.export import main, save_hf
 from lm.hugging_face.made_of import digest_of, made_of
 from lm.hugging_face.packed import packed_in
 from lm.linears import FewBits
@@ -25,6 +24,8 @@ from lm.model import Decoder
 from lm.quantized.base import Packed
 from lm.quantized.state import pack_state
 from tasks.quantize.methods import Awq, Gptq, Int8, Rtn, TritPlanes
+from tests.called import called
+from tests.forks.process import TRAINING, started
 from tests.lm.models import toy_model, toy_tokenizer
 from tests.project import ROOT
 
@@ -131,14 +132,15 @@ def test_what_the_format_does_not_have_is_one_line(method: Config, tmp_path: Pat
 
 def test_by_the_command(tmp_path: Path) -> None:
     quantized(tmp_path / "model", {"ffn": Rtn(symmetric=True), "attention": Rtn()})
-    made = export(tmp_path / "model", tmp_path / "out", "--packed")
-    assert made.returncode == 0 and made.stdout.endswith("MB, 6 of 14 matrices packed\n"), made
+    words = [str(tmp_path / "model"), str(tmp_path / "out"), "--packed"]
+    printed, _ = (made := started("lm.hugging_face.export", words, ROOT, dict(os.environ), TRAINING)).communicate()
+    assert made.returncode == 0 and printed.endswith("MB, 6 of 14 matrices packed\n"), printed
     own, of = made_of(tmp_path / "out")["model.safetensors"]
     assert (own, of) == tuple(map(digest_of, (tmp_path / "out", tmp_path / "model")))
     described = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
     (group,) = described["config_groups"].values()
     assert len(group["targets"]) == 6 and group["weights"]["group_size"] == 32 and len(described["ignore"]) == 9
-    refused = export(tmp_path / "model", tmp_path / "out.gguf", "--packed")
+    refused = called(main, tmp_path / "model", tmp_path / "out.gguf", "--packed")
     assert (
         refused.returncode == 2
         and refused.stderr == "export: --packed goes with a folder: a GGUF file is packed by --format\n"
@@ -148,10 +150,5 @@ def test_by_the_command(tmp_path: Path) -> None:
     from lm.checkpoint import save_model
 
     save_model(dense, toy_model(), toy_tokenizer())
-    refused = export(dense, tmp_path / "out", "--packed")
+    refused = called(main, dense, tmp_path / "out", "--packed")
     assert refused.returncode == 2 and "is not quantized" in refused.stderr and refused.stderr.count("\n") == 1
-
-
-def export(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lm.hugging_face.export", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -19,7 +19,7 @@ from lm.sampler import generate
 from lm.shape import Shape
 from lm.training.batch import Batch, Metrics, backward, with_auxiliary
 from lm.training.flops import flops_per_token
-from tests.lm.made_parts import CLOSE, FEED_FORWARDS, MIXERS, NORMS, TOKENS, decided, ids_of, shapes
+from tests.lm.made_parts import CLOSE, FEED_FORWARDS, MIXERS, NORMS, TOKENS, decided, each_once, ids_of, shapes
 from tests.lm.models import plain_and_compiled, toy_model, toy_tokenizer
 
 PROPERTY = settings(deadline=None, max_examples=25)
@@ -173,9 +173,8 @@ def test_a_model_has_names_at_hugging_face_or_one_line_says_what_has_none(shape:
         assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
-@pytest.mark.parametrize("feed_forward", FEED_FORWARDS)
-@pytest.mark.parametrize("norm", NORMS)
+# each method at least once: what dynamo traces is a part's own code
+@pytest.mark.parametrize(("mixer", "feed_forward", "norm"), each_once(MIXERS, FEED_FORWARDS, NORMS))
 def test_compiled_blocks_are_one_graph_with_the_same_gradients(
     mixer: type[Config], feed_forward: type[Config], norm: type[Config]
 ) -> None:

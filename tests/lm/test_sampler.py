@@ -54,14 +54,14 @@ def test_the_room_is_that_of_the_prompt_alone() -> None:
     assert [len(c.ids) for c in got] == [min(BUDGET, CONTEXT - length) for length in LENGTHS]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(mixes)
 def test_a_greedy_completion_depends_on_its_prompt_alone(mix: list[int]) -> None:
     """To the last bit of its log-probabilities."""
     assert generate(MODEL, [GIVEN[i] for i in mix], BUDGET, 0.0, STOP, 0) == [ALONE[i] for i in mix]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(mixes, st.integers(0, 2**40), st.data())
 def test_a_sampled_completion_depends_on_its_prompt_and_place(mix: list[int], seed: int, data: st.DataObject) -> None:
     def sampled(among: list[int]) -> list[Completion]:

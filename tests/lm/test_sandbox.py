@@ -26,6 +26,9 @@ QUICK = Limits(cpu_seconds=1, seconds=120.0)  # of the clock many: others may ha
 # The hook of a sandbox without namespaces refuses to start processes; without it, too, all of them must end.
 UNFENCED = "import sys\nexec(compile(open(sys.argv[1]).read(), 'program.py', 'exec'), {'__name__': '__main__'})\n"
 MODES = ("namespaces", "bare", "bare without its hook")
+FOUND: dict[
+    str, tuple[str, str] | None
+] = {}  # the interpreter that each mode runs: asked once, and not before each test
 
 
 @pytest.fixture(params=MODES)
@@ -35,13 +38,20 @@ def mode(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     if request.param != name:
         (tmp_path / "boot.py").write_text(UNFENCED)
         monkeypatch.setattr(run, "BOOT", tmp_path / "boot.py")
-    if run._run("print(1)", Limits(), name).out != "1\n":
-        if not Path(SYSTEM).exists():
-            pytest.skip(f"no sandbox {name} here")
-        monkeypatch.setattr(run, "interpreter", lambda: (SYSTEM, "/usr"))
-        if run._run("print(1)", Limits(), name).out != "1\n":
-            pytest.skip(f"no sandbox {name} here")
+    if request.param not in FOUND:
+        ways = [run.interpreter(), (SYSTEM, "/usr")]
+        FOUND[request.param] = next((way for way in ways if Path(way[0]).exists() and runs(name, way)), None)
+    if (way := FOUND[request.param]) is None:
+        pytest.skip(f"no sandbox {name} here")
+    monkeypatch.setattr(run, "interpreter", lambda: way)
     return request.param
+
+
+def runs(name: str, way: tuple[str, str]) -> bool:
+    """Whether a sandbox of this name runs this interpreter."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run, "interpreter", lambda: way)
+        return run._run("print(1)", Limits(), name).out == "1\n"
 
 
 @pytest.fixture(autouse=True)

@@ -48,7 +48,7 @@ def fit(
     folder: Path, recipe: Recipe, steps: int, trunks: bool = True, limit: int = ROOM, unchanged=lambda: True, **differs
 ) -> tuple[dict[str, Tensor], dict[int, dict[str, float]], dict[str, float]]:
     """(weights, points said, facts) of a run, which has the trunks of the folder or none."""
-    model = toy_model(seed=1)
+    model = toy_model(seed=1, layers=1)
     data = batches(model)
     log = Recorder(None)
     store, seen = TrunkStore(folder, limit), differs.pop("seen", lambda step: [step])

@@ -33,7 +33,7 @@ from tests.neighbours import assert_all_differ, neighbours
 from tests.project import digest
 from tests.rl.toys import TOKENIZER, Interrupted, Parity, config, learning, policy, trained
 
-quick = settings(deadline=None, max_examples=120, derandomize=True)
+quick = settings(deadline=None, max_examples=50, derandomize=True)
 END = TOKENIZER.end_id
 # One character a mark, so that a model of bytes calls now and then.
 SHORT = Calculator(begin="(", end=")", result_begin="[", result_end="]", turns=2, result_tokens=8)

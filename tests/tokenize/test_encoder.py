@@ -40,7 +40,7 @@ def ids_of(encoder: Encoder, texts: list[str]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-@settings(deadline=None, max_examples=300, derandomize=True)
+@settings(deadline=None, max_examples=120, derandomize=True)
 @given(
     st.lists(
         st.one_of(st.text(CONTROLS), st.lists(st.one_of(AWKWARD, st.text(CONTROLS, max_size=3))).map("".join)),
