@@ -136,7 +136,7 @@ class Slots:
                     f"{changed[0].split(maxsplit=1)[1]}{others}: not committed, and arms run the commit's code: commit first"
                 )
             stage, _ = self._study.stage_and_metric
-            params = compose(self._root, self._study.preset, self._study.assignments(self._study.baseline, {}, 0))
+            params = self._checkout.compose(self._study.preset, self._study.assignments(self._study.baseline, {}, 0))
             self._kept.enter_context(ready(self._root, needed(graph_of(self._root, params), [stage]), params))
             self._free = SimpleQueue()
             for number in range(self._at_once):
