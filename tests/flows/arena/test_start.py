@@ -36,7 +36,7 @@ def test_versions_and_rooms_are_asked_for_once_for_all_arms_of_a_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, composed = Counter[str](), composing.composers
-    monkeypatch.setattr(composing, "installed", lambda name: asked.update([name]) or "1")
+    monkeypatch.setattr(composing, "versions", lambda names: asked.update(names) or dict.fromkeys(names, "1"))
     monkeypatch.setattr(composing, "composers", lambda root: asked.update(["rooms"]) or composed(root))
     checkout = Checkout(ROOT, tmp_path)
     refuse_inputs(checkout, STUDY)
