@@ -147,7 +147,7 @@ def test_every_choice_of_tiles(
 
 
 # each tile with many cuts or few: 1, 3 or 6 beside the sequences' own
-@pytest.mark.parametrize(("queries", "keys", "seed"), [(16, 16, 2), (32, 16, 0), (32, 16, 5), (16, 32, 5)])
+@pytest.mark.parametrize(("queries", "keys", "seed"), [(16, 16, 5), (32, 16, 0), (32, 16, 5), (16, 32, 2)])
 def test_whole_tiles_are_whole(
     triton_attention: Function, monkeypatch: pytest.MonkeyPatch, queries: int, keys: int, seed: int
 ) -> None:

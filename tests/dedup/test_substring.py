@@ -18,7 +18,7 @@ from tasks.dedup.methods.substring import Substring
 from tests.dedup.tables import documents_of, left_of, same
 from tests.forks.work import share_among_two
 
-BOUNDED = settings(deadline=None, max_examples=60, derandomize=True)
+BOUNDED = settings(deadline=None, max_examples=30, derandomize=True)
 WORDS = st.lists(st.lists(st.sampled_from("ab"), max_size=14).map(" ".join), max_size=6)
 CHARACTERS = st.lists(st.text(st.sampled_from("aä"), max_size=12), max_size=6)
 

@@ -148,7 +148,7 @@ def test_bad_examples_are_named(tmp_path: Path) -> None:
 WORDS = st.sampled_from([*"abc", *GOOD[0].split(), *BAD[0].split(), "\N{EM DASH}", "\N{GREEK SMALL LETTER ALPHA}"])
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(deadline=None, max_examples=25, derandomize=True)
 @given(
     st.lists(st.one_of(st.text(max_size=30), st.lists(WORDS).map(" ".join)), min_size=1, max_size=6), st.integers(0, 5)
 )

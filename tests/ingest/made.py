@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tasks.core.log import Log
 from tasks.core.tables import read_table
 from tasks.ingest.sources.base import Source
@@ -28,6 +30,13 @@ def ingest(folder: Path, *sources: Source, max_bytes: int = PLENTY, out: str = "
     config = IngestConfig(folder=str(folder / "in"), max_bytes=max_bytes, sources=list(sources), seed=0)
     metrics = run(config, folder / out, Log())
     return read_table(made / "documents").to_pylist(), read_table(made / "quarantine.parquet").to_pylist(), metrics
+
+
+def ingest_for_all(folder: Path, *sources: Source) -> tuple[list, list, dict]:
+    """The same for a fixture of a whole module, which comes before that of each test which asks for one worker."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TOKENMILL_SHARD_WORKERS", "1")
+        return ingest(folder, *sources)
 
 
 def documents_digest(folder: Path, *sources: Source, out: str = "data", max_bytes: int = PLENTY) -> str:

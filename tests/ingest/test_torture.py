@@ -18,7 +18,7 @@ from tasks.ingest.index import CELL_BITS
 from tasks.ingest.reading import id_hash
 from tasks.ingest.sources import Csv, Jsonl, Parquet, TextFolder
 from tasks.ingest.stage import IngestConfig
-from tests.ingest.made import GOOD, ingest, reasons, row
+from tests.ingest.made import GOOD, ingest, ingest_for_all, reasons, row
 from tests.project import ROOT
 
 
@@ -28,33 +28,47 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("bad", "reason"),
-    [
-        (b'{"text": "caf\xe9"}\n', "invalid_utf8"),
-        (b'{"text": "half a li\n', "not_json"),
-        (b"[1, 2]\n", "not_an_object"),
-        (b'{"body": "no text"}\n', "missing_text"),
-        (row(None), "null_text"),
-        (row(17), "text_is_not_a_string"),
-        (row(""), "empty_text"),
-        (row(" \n\t "), "empty_text"),
-        (b'{"text": "a raw \x00 byte"}\n', "nul_bytes"),
-        (row("an escaped \x00 character"), "nul_bytes"),
-        (b'{"text": "\\ud800"}\n', "invalid_unicode"),
-        (b'{"id": "\\ud800", "text": "an id that no file can hold"}\n', "invalid_unicode"),
-        (row("x", id="i" * 5000), "invalid_id"),
-        (b"[" * 100_000 + b"\n", "not_json"),
-        (b'{"text": "x", "deep": ' + b"[" * 600 + b"]" * 600 + b"}\n", "nested_too_deep"),
-        (b'{"text": "x", "n": NaN, "deep": ' + b'{"a":' * 300 + b"1" + b"}" * 300 + b"}\n", "nested_too_deep"),
-    ],
-)
-def test_a_bad_line_is_quarantined_and_its_neighbours_survive(folder: Path, bad: bytes, reason: str) -> None:
-    (folder / "in" / "a.jsonl").write_bytes(GOOD + bad + b'{"id": "after", "text": "another"}\n')
-    documents, quarantine, metrics = ingest(folder, Jsonl(path="*.jsonl"))
-    assert {d["id"] for d in documents} == {"good", "after"}
-    assert reasons(quarantine) == [("a.jsonl", 2, reason)]
-    assert metrics["quarantined"] == metrics[f"quarantined_{reason}"] == 1
+BAD = [
+    (b'{"text": "caf\xe9"}\n', "invalid_utf8"),
+    (b'{"text": "half a li\n', "not_json"),
+    (b"[1, 2]\n", "not_an_object"),
+    (b'{"body": "no text"}\n', "missing_text"),
+    (row(None), "null_text"),
+    (row(17), "text_is_not_a_string"),
+    (row(""), "empty_text"),
+    (row(" \n\t "), "empty_text"),
+    (b'{"text": "a raw \x00 byte"}\n', "nul_bytes"),
+    (row("an escaped \x00 character"), "nul_bytes"),
+    (b'{"text": "\\ud800"}\n', "invalid_unicode"),
+    (b'{"id": "\\ud800", "text": "an id that no file can hold"}\n', "invalid_unicode"),
+    (row("x", id="i" * 5000), "invalid_id"),
+    (b"[" * 100_000 + b"\n", "not_json"),
+    (b'{"text": "x", "deep": ' + b"[" * 600 + b"]" * 600 + b"}\n", "nested_too_deep"),
+    (b'{"text": "x", "n": NaN, "deep": ' + b'{"a":' * 300 + b"1" + b"}" * 300 + b"}\n", "nested_too_deep"),
+]
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], list[dict], dict]:
+    """What is read of files with a bad line each between two good ones, all at once: a run of the stage is what takes time."""
+    folder = tmp_path_factory.mktemp("lines")
+    (folder / "in").mkdir()
+    for number, (bad, _) in enumerate(BAD):
+        around = [row("a text", id=f"{number} {place}") for place in ("before", "after")]
+        (folder / "in" / f"{number}.jsonl").write_bytes(around[0] + bad + around[1])
+    return ingest_for_all(folder, Jsonl(path="*.jsonl"))
+
+
+@pytest.mark.parametrize(("bad", "reason"), BAD)
+def test_a_bad_line_is_quarantined_and_its_neighbours_survive(
+    read: tuple[list[dict], list[dict], dict], bad: bytes, reason: str
+) -> None:
+    documents, quarantine, metrics = read
+    number = BAD.index((bad, reason))
+    assert {f"{number} before", f"{number} after"} <= {d["id"] for d in documents} and len(documents) == 2 * len(BAD)
+    assert [told for told in reasons(quarantine) if told[0] == f"{number}.jsonl"] == [(f"{number}.jsonl", 2, reason)]
+    assert metrics["quarantined"] == len(quarantine) == len(BAD)
+    assert metrics[f"quarantined_{reason}"] == sum(other == reason for _, other in BAD)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text(folder: Path) -> None:

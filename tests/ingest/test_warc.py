@@ -3,7 +3,7 @@
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from fastwarc.warc import WarcRecordType
 
 from tasks.ingest.sources import Warc, warc_records
 from tasks.ingest.sources.http_message import Answer, Undecodable, decoded, media_type, parse
-from tests.ingest.made import ingest, reasons
+from tests.ingest.made import ingest, ingest_for_all, reasons
 from tests.ingest.test_formats import HTML, TEXT, page, record
 
 BODY = HTML.replace("{text}", 3 * TEXT.format("odd")).encode()
@@ -135,44 +135,63 @@ def own_id(document: dict[str, Any]) -> str:
     return document["id"].partition("#")[0]
 
 
-def read_packed(
-    folder: Path, records: list[bytes], packs: Iterable[str], **settings: Any
-) -> Iterator[tuple[list[dict], list[dict]]]:
-    """Documents and quarantine of an archive of these records, packed in each of these ways."""
-    names = {pack: f"{number}.warc" for number, pack in enumerate(packs)}
-    for pack, name in names.items():
-        (folder / "in" / name).write_bytes(PACK[pack](records))
-    sources = (Warc(path=name, label=name, **settings) for name in names.values())
-    documents, quarantine, _ = ingest(folder, *sources)
-    for name in names.values():
-        yield [d for d in documents if d["source"] == name], [q for q in quarantine if q["file"] == name]
+Read = tuple[str, list[dict], list[dict]]
 
 
-def read_around(folder: Path, one: bytes, *packs: str) -> Iterator[tuple[list[dict], list[dict]]]:
-    """Documents of this record and quarantine, from archives in which it stands between pages 0 and 1, and 2 and 3."""
-    for documents, quarantine in read_packed(folder, [page(0), page(1), one, page(2), page(3)], packs):
+def read_archives(folder: Path, archives: dict[str, bytes], **settings: Any) -> Iterator[Read]:
+    """(name, its documents, its quarantine) of each archive of this name, all read at once."""
+    for name, data in archives.items():
+        (folder / "in" / name).write_bytes(data)
+    documents, quarantine, _ = ingest_for_all(folder, *(Warc(path=name, label=name, **settings) for name in archives))
+    for name in archives:
+        yield name, [d for d in documents if d["source"] == name], [q for q in quarantine if q["file"] == name]
+
+
+ONE_OR_ALL = ("plain", "a member a record")
+WAYS = {**dict.fromkeys(READ, ONE_OR_ALL), **dict.fromkeys(PASSED_OVER, ONE_OR_ALL[1:]), **dict.fromkeys(REFUSED, PACK)}
+
+
+@pytest.fixture(scope="module")
+def around(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Read]]:
+    """Of each record what was read of the archives in which it stands between pages 0 and 1, and 2 and 3: a run of the stage is
+    what takes time, and archives know nothing of each other."""
+    folder, archives, places = tmp_path_factory.mktemp("archives"), dict[str, bytes](), list[str]()
+    (folder / "in").mkdir()
+    records = {**READ, **PASSED_OVER, **{kind: one for kind, (one, _) in REFUSED.items()}}
+    assert len(records) == len(READ) + len(PASSED_OVER) + len(REFUSED)
+    for kind, one in records.items():
+        for pack in WAYS[kind]:
+            archives[f"{len(places)}.warc"] = PACK[pack]([page(0), page(1), one, page(2), page(3)])
+            places.append(kind)
+    found = list(read_archives(folder, archives))
+    return {kind: [read for place, read in zip(places, found, strict=True) if place == kind] for kind in records}
+
+
+def odd_ones(reads: list[Read]) -> Iterator[Read]:
+    """The same of the record alone, whose neighbours are all there."""
+    for name, documents, quarantine in reads:
         assert {f"urn:uuid:{n}" for n in range(4)} <= {own_id(d) for d in documents}
-        yield [d for d in documents if "page odd" in d["text"]], quarantine
+        yield name, [d for d in documents if "page odd" in d["text"]], quarantine
 
 
 @pytest.mark.parametrize("kind", READ)
-def test_a_page_is_read_however_it_was_stored(folder: Path, kind: str) -> None:
-    for found, quarantine in read_around(folder, READ[kind], "plain", "a member a record"):
+def test_a_page_is_read_however_it_was_stored(around: dict[str, list[Read]], kind: str) -> None:
+    for _, found, quarantine in odd_ones(around[kind]):
         assert [d["text"].strip().startswith("The main text of page odd") for d in found] == [True] and not quarantine
         assert kind == "no id" or own_id(found[0]) == "urn:uuid:99"
         assert kind != "no id" or found[0]["id"].startswith(f"{found[0]['source']}:")
 
 
 @pytest.mark.parametrize("kind", PASSED_OVER)
-def test_records_that_are_no_pages_are_passed_over(folder: Path, kind: str) -> None:
-    assert list(read_around(folder, PASSED_OVER[kind], "a member a record")) == [([], [])]
+def test_records_that_are_no_pages_are_passed_over(around: dict[str, list[Read]], kind: str) -> None:
+    assert [(found, quarantine) for _, found, quarantine in odd_ones(around[kind])] == [([], [])]
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_record_that_cannot_be_read_is_quarantined_alone(folder: Path, kind: str) -> None:
-    one, reason = REFUSED[kind]
-    for number, (found, quarantine) in enumerate(read_around(folder, one, *PACK)):
-        assert not found and reasons(quarantine)[0] == (f"{number}.warc", 3, reason)
+def test_a_record_that_cannot_be_read_is_quarantined_alone(around: dict[str, list[Read]], kind: str) -> None:
+    assert len(around[kind]) == len(PACK)
+    for name, found, quarantine in odd_ones(around[kind]):
+        assert not found and reasons(quarantine)[0] == (name, 3, REFUSED[kind][1])
         assert len(quarantine) == 1 or kind == "too short"
 
 
@@ -187,11 +206,10 @@ def test_a_wrong_length_is_found_out_beyond_what_is_held(
         stated = padded.split(b"Content-Length: ")[1].split(b"\r\n")[0]
         long = padded.replace(b"Content-Length: " + stated, b"Content-Length: %d" % (int(stated) + 40))
     records = [page(0), page(1), long, page(2), page(3)]
-    for number, (documents, quarantine) in enumerate(
-        read_packed(folder, records, PACK, max_document_bytes=len(page(0)))
-    ):
+    archives = {f"{number}.warc": pack(records) for number, pack in enumerate(PACK.values())}
+    for name, documents, quarantine in read_archives(folder, archives, max_document_bytes=len(page(0))):
         assert sorted(own_id(d) for d in documents) == [f"urn:uuid:{n}" for n in range(4)]
-        assert reasons(quarantine) == [(f"{number}.warc", 3, "wrong_length")]
+        assert reasons(quarantine) == [(name, 3, "wrong_length")]
 
 
 def test_a_damaged_member_costs_its_record_alone(folder: Path) -> None:

@@ -263,7 +263,7 @@ def forced(
     return ids + without_cache(lambda x: MODEL(x)[0, -1], prompt + ids, min(MOST, room) - len(ids))
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=12)
 @given(
     st.integers(0, 9),
     st.integers(5, 8),
@@ -277,7 +277,7 @@ def test_budget_forcing_is_what_it_is_a_token_at_a_time(
     if final and maximum + len(final) >= MOST:
         final = ""
     strategy = BudgetForcing(minimum=min(minimum, maximum), maximum=maximum, trigger=trigger, times=times, final=final)
-    prompts = [*PROMPTS, *([5, n] for n in range(12))]
+    prompts = [*PROMPTS, *([5, n] for n in range(4))]
     expected = [
         forced(p, strategy.minimum, maximum, TOKENIZER.encode(trigger), times, TOKENIZER.encode(final)) for p in prompts
     ]

@@ -132,9 +132,8 @@ def test_tokens_that_are_taken_back_are_not_looked_back_at(written: int, kept: i
     torch.testing.assert_close(found, model(torch.cat((ids[:, :kept], others), 1))[:, kept:], **CLOSE)
 
 
-@EVERY
-def test_compiled_blocks_are_one_graph_with_the_same_gradients(name: str) -> None:
-    model = toy_model(**with_one(name))
+def test_compiled_blocks_of_all_together_are_one_graph_with_the_same_gradients() -> None:
+    model = toy_model(embeddings=[{"name": method.model_fields["name"].default} for method in EMBEDDINGS])
     assert plain_and_compiled(model, lambda: model(ids_of(2, 12)).square().sum().backward()) == 1
 
 

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -32,16 +33,22 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def made(method: Any, folder: Path) -> Any:
+    """The problems of a folder of their own, or some hundreds that are drawn."""
+    drawn = {"drawn": 1000} if "drawn" in method.model_fields else {}
+    return method(folder=str(filled(method, folder)), **drawn)
+
+
 @pytest.mark.parametrize("method", methods_of(problems), ids=lambda m: m.__name__)
 def test_splits_are_disjoint_and_not_empty(method, tmp_path: Path) -> None:
-    chosen = method(folder=str(filled(method, tmp_path)))
+    chosen = made(method, tmp_path)
     prompts = [{normalised(e.prompt) for e in chosen.examples(split)} for split in SPLITS]
     assert all(prompts) and sum(map(len, prompts)) == len(set.union(*prompts))
 
 
 @pytest.mark.parametrize("method", methods_of(problems), ids=lambda m: m.__name__)
 def test_demonstrations_score_one_and_other_answers_zero(method, tmp_path: Path) -> None:
-    chosen = method(folder=str(filled(method, tmp_path)))
+    chosen = made(method, tmp_path)
     few = 4 if method.__name__ == "Code" else None  # each is three processes
     for example in chosen.examples("sft")[:few]:
         assert chosen.score(example, example.demonstration).value == 1

@@ -69,8 +69,8 @@ def batches(model, spike_at: int = -1, spike: float = 100):
     return batch_at
 
 
-def fit(how: Recipe, log: Log, steps: int = 9, **more):
-    model = toy_model(seed=1)
+def fit(how: Recipe, log: Log, steps: int = 9, layers: int = 2, **more):
+    model = toy_model(seed=1, layers=layers)
     train(model, how, steps, batches(model, **more), log)
     return model.state_dict()
 
@@ -81,15 +81,15 @@ RECIPES = [recipe(optimizer=m) for m in methods_of(optimizers)] + [recipe(averag
 @pytest.mark.parametrize("how", RECIPES, ids=lambda how: f"{how.optimizer.name}-{how.average.name}")
 def test_stopped_and_resumed_equals_whole(how: Recipe, tmp_path: Path) -> None:
     whole_log = Recorder(tmp_path / "whole")
-    whole = fit(how, whole_log)
+    whole = fit(how, whole_log, layers=1)
     points: dict = {}
     for stop_after in (2, 3, None):  # stops after 2 steps, after 3 more, then ends
         log = Recorder(tmp_path / "cut", stop_after)
         if stop_after is None:
-            resumed = fit(how, log)
+            resumed = fit(how, log, layers=1)
         else:
             with pytest.raises(Stopped):
-                fit(how, log)
+                fit(how, log, layers=1)
         points |= log.points
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert points == whole_log.points
@@ -206,22 +206,22 @@ def test_a_run_that_goes_on_says_how_it_has_computed(tmp_path: Path, monkeypatch
 
 def test_a_spike_is_skipped_and_said(tmp_path: Path) -> None:
     log = Recorder(tmp_path)
-    fit(recipe(skip_sigmas=6.0), log, steps=90, spike_at=80)
+    fit(recipe(skip_sigmas=6.0), log, steps=90, layers=1, spike_at=80)
     assert [step for step, point in log.points.items() if "skipped" in point] == [80]
 
 
 def test_a_spike_is_skipped_by_a_run_that_was_stopped_before_it(tmp_path: Path) -> None:
-    whole = fit(recipe(skip_sigmas=6.0), Recorder(tmp_path / "whole"), steps=90, spike_at=80)
+    whole = fit(recipe(skip_sigmas=6.0), Recorder(tmp_path / "whole"), steps=90, layers=1, spike_at=80)
     with pytest.raises(Stopped):
-        fit(recipe(skip_sigmas=6.0), Recorder(tmp_path / "cut", 75), steps=90, spike_at=80)
-    resumed = fit(recipe(skip_sigmas=6.0), Recorder(tmp_path / "cut"), steps=90, spike_at=80)
+        fit(recipe(skip_sigmas=6.0), Recorder(tmp_path / "cut", 75), steps=90, layers=1, spike_at=80)
+    resumed = fit(recipe(skip_sigmas=6.0), Recorder(tmp_path / "cut"), steps=90, layers=1, spike_at=80)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_of_a_skipped_step_nothing_is_learned(tmp_path: Path) -> None:
     """Its gradient clipped has one size, so the other way round is what would show."""
     up, down = (
-        fit(recipe(skip_sigmas=6.0), Recorder(tmp_path / str(spike)), steps=90, spike_at=80, spike=spike)
+        fit(recipe(skip_sigmas=6.0), Recorder(tmp_path / str(spike)), steps=90, layers=1, spike_at=80, spike=spike)
         for spike in (100, -100)
     )
     assert all(torch.equal(up[name], down[name]) for name in up)
