@@ -1,4 +1,4 @@
-"""Folders under git and DVC for tests, as `git init` and `dvc init` leave them, and DVC itself without the second of its imports."""
+"""Folders under git and DVC for tests, as `git init` and `dvc init` leave them, and DVC without the second of its imports."""
 
 import shutil
 import subprocess

@@ -2,9 +2,9 @@
 
     python -m tests.forks.server CONTROL torch,numpy,...
 
-Each message on the socket CONTROL is a command to run (JSON: cwd, environment, module, arguments) with three descriptors: where its
-output goes, where its errors go, and a socket on which the server says its process number and, when it has ended, its exit status
-as waitpid has it.
+Each message on the socket CONTROL is a command to run (JSON: cwd, environment, module, arguments) with three descriptors: where
+its output goes, where its errors go, and a socket on which the server says its process number and, when it has ended, its exit
+status as waitpid has it.
 The fork runs `python -m module arguments` as the interpreter would: its own imports, its own exit.
 """
 
@@ -110,8 +110,8 @@ def forget_ourselves() -> None:
 
 
 def end(code: int) -> None:
-    """What an interpreter does at its end: threads joined, functions at exit called, outputs flushed. What it would do then, take
-    apart all that was imported, takes longer than most commands, each page of it being the server's until then."""
+    """What an interpreter does at its end: threads joined, functions at exit called, outputs flushed. What it would do then,
+    take apart all that was imported, takes longer than most commands, each page of it being the server's until then."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()

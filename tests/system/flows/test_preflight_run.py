@@ -1,4 +1,4 @@
-"""What preflight says where a run would begin: of a pipeline in which everything is wrong, and of a server that wants a password."""
+"""What preflight says where a run would begin: of a pipeline in which all is wrong, and of a server that wants a password."""
 
 import subprocess
 import sys
