@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from flows.forecast.estimate import MACHINES, UTILIZATION, Forecast, Machine, advice
-from flows.forecast.forecasts import HERE, forecast_of, machine_of, works_of
+from flows.forecast.forecasts import HERE, forecast_of, machine_of, told_of, works_of
 from flows.params.assignments import take_words
 from flows.params.compose import check, compose
 from tasks.about.work import Work
@@ -71,7 +71,10 @@ def main() -> int:
         graph = graph_of(root, params)
         stages = (graph[address].name for address in asked_for(graph))
         machine, works = machine_of(asked.machine), works_of(params, stages)
-        found = [forecast_of(work, machine) for work in works.values()]
+        found = []
+        for stage, work in works.items():
+            with told_of(stage, work):
+                found.append(forecast_of(work, machine))
     except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
