@@ -23,7 +23,7 @@ from tasks.rl.stale import Stale
 from tests.project import ROOT
 
 SHAPE = ModelConfig(vocab_size=96, width=32, layers=2, heads=2, kv_heads=1, ffn_width=64, context=16)
-STEPS = 44  # beyond the 40 updates with which onebit_adam begins
+STEPS = 12  # beyond the 5 and the 10 updates behind which onebit_adam and soap make another
 
 
 def work_of(stage: str, *assignments: str) -> Work:
