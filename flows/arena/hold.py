@@ -125,7 +125,8 @@ class Teller:
     def __init__(self, name: str, study: Study) -> None:
         arms = len(study.arms) + 1  # the baseline's second self
         trials = sum(study.trials if study.ranges(arm) else 1 for arm in [*study.arms, study.baseline])
-        self._name, self._most = name, trials + arms * study.seeds
+        measured = len(study.arms) if study.budget.kind == "seconds" else 0  # how fast each trains here
+        self._name, self._most = name, measured + trials + arms * study.seeds
         self._done = self._ran = 0
         self._since = time.monotonic()
 

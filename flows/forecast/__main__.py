@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from flows.forecast.estimate import MACHINES, UTILIZATION, Forecast, Machine, advice
-from flows.forecast.forecasts import HERE, forecast_of, machine_of, works_of
+from flows.forecast.forecasts import HERE, forecast_of, machine_of, told_of, works_of
 from flows.params.assignments import take_words
 from flows.params.compose import check, compose
 from tasks.about.work import Work
@@ -52,7 +52,7 @@ def assumptions(machine: Machine) -> str:
         )
     return (
         f"{machine.name}: {machine.memory / 1e9:.0f} GB, {machine.flops / 1e9:.0f} GFLOP/s in fp32, of which training is "
-        f"taken to reach {share:.0%}.\nMemory is that of the stage's process, uncompiled: within 5% in pretraining of 0.05 to "
+        f"taken to reach {share:.0%}.\nMemory is that of the stage's process, uncompiled: within 6% in pretraining of 0.05 to "
         "80 million weights.\nTime follows the load: it is told for a machine that stays as busy as it was in the half "
         "second just now; rl and distill sample answers: within a factor of 2."
     )
@@ -71,19 +71,22 @@ def main() -> int:
         graph = graph_of(root, params)
         stages = (graph[address].name for address in asked_for(graph))
         machine, works = machine_of(asked.machine), works_of(params, stages)
-        found = [forecast_of(work, machine) for work in works.values()]
+        found = []
+        for stage, work in works.items():
+            with told_of(stage, work):
+                found.append(forecast_of(work, machine))
     except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    short_of = [
-        advice(stage, work.lower, one, machine)
+    lower = [
+        None if one.fits else advice(stage, work.lower, one, machine)
         for (stage, work), one in zip(works.items(), found, strict=True)
-        if not one.fits
     ]
+    short_of = [line for line in lower if line]
     if asked.json:
         said = [
-            {"stage": stage, "steps": work.steps, **plain(one)}
-            for (stage, work), one in zip(works.items(), found, strict=True)
+            {"stage": stage, "steps": work.steps, **plain(one), "lower": line}
+            for (stage, work), one, line in zip(works.items(), found, lower, strict=True)
         ]
         print_json({"machine": machine, "stages": said, "fits": not short_of})
     else:

@@ -16,12 +16,17 @@ from torch.utils._pytree import tree_leaves
 
 from flows.forecast import fake_gpu
 from lm.decoding import Rows
+from lm.model import Decoder
+from lm.optimizers.base import Optimizer
 from lm.sampler import LOOK_EVERY, capacity_of, prompts_at_once, whole_pieces
 from lm.training.average import RunningAverage
 from lm.training.batch import backward, equal_parts, rows_at_once, with_auxiliary
 from lm.training.flops import flops_per_token
+from lm.training.forwarding import Forwarding
 from lm.training.held import HeldLayers
+from lm.training.looking_ahead import LookingAhead
 from lm.training.memory import positions_at_once, positions_in
+from lm.training.parallel.base import Parallel
 from lm.training.parallel.exact import Exact
 from lm.training.recipe import Recipe
 from tasks.about.work import Sampling, Step
@@ -30,6 +35,7 @@ from tasks.about.work import Sampling, Step
 # at 1.9 million weights and 4, 16 and 48 rows they took 1.20, 1.28 and 1.18 times their bytes, at 28 million 1.25;
 # 1.00 times with MALLOC_MMAP_THRESHOLD_=65536, which gives each a mapping.
 MAPPED, HOLES = 2**25, 1.23
+LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,9 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
     """A step in the middle of a run of `steps`: optimizer and average have their state, which is made from gradients of zero.
 
     memory: bytes of the device, from which the positions follow; None: this machine decides, as its training would. Blocks
-    are traced as they run uncompiled, and of a batch two parts: from the second on, gradients are there before it. Differs
-    from the loop: nothing is logged, skipped or written.
+    are traced as they run uncompiled, and of a batch two parts: from the second on, gradients are there before it. The update
+    is made again as each that the optimizer makes otherwise. Differs from the loop: nothing is logged, skipped or written.
+    Raises ConfigError, that begins with the key of the recipe, for parts of it that training refuses beside each other.
     """
     fake, live = FakeTensorMode(allow_non_fake_inputs=True), Live(1.0 if on_gpu else HOLES)
     low = recipe.precision == "bf16" or (on_gpu and recipe.precision == "auto")
@@ -121,6 +128,7 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
                 weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
         parallel = Exact(recipe.shards)
         optimizer = parallel.distribute(step.model, recipe.optimizer)
+        refuse(step.model, recipe, parallel)
         optimizer.begin(0)
         optimizer.step()  # outside the fake mode its counters are numbers
         optimizer.zero_grad(set_to_none=True)
@@ -137,7 +145,7 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
         largest = max(part.stop - part.start for part in parts)
         batch = with_auxiliary(replace(step.batch, rows=min(step.batch.rows, 2 * largest)), step.model)
         live.since()
-        optimizer.begin(1)
+        optimizer.begin(whole_step(optimizer, steps))
         with fake, cast:
             if step.sampling:
                 sample(step.sampling)
@@ -145,20 +153,65 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
             backward(batch, min(positions, largest * batch.length))
         parallel.clip(recipe.clip)
         parallel.step()
+        for number in other_updates(recipe.optimizer, steps):
+            for slots in optimizer.state.values():
+                if "step" in slots:
+                    slots["step"].fill_(number - 1)
+            parallel.step()
         with fake:
             mean.after(1, steps, parallel.learned())
         weights = [weight for name, weight in step.model.named_parameters() if name not in parallel.staying]
         state = [*weights, *mean.mean.values()]
         state += [value for slots in optimizer.state.values() for value in slots.values()]
+    trained = 4 * step.model.num_trained()
     # the gradients of a shard, and the sums that wait for it
-    tree = 4 * step.model.num_trained() * recipe.shards.bit_length() if recipe.shards > 1 else 0
+    tree = trained * recipe.shards.bit_length() if recipe.shards > 1 else 0
     # weights before the last update, and while it is repeated those after it and itself
-    repeated = 12 * step.model.num_trained() if recipe.fast_forward.every else 0
+    repeated = 3 * trained if recipe.fast_forward.every else 0
     # the mean movement, the weights before a step, and their difference
-    ahead = 12 * step.model.num_trained() if recipe.lookahead.share else 0
-    at_most = max(before, live.peak + tree + repeated + ahead)
+    ahead = 3 * trained if recipe.lookahead.share else 0
+    # older weights that sample, which are in host memory, and while they do the newest
+    older, copy = staleness_of(recipe), trained + sum(buffer.nbytes for buffer in step.model.buffers())
+    held = 0 if on_gpu else older * copy
+    sampled += 0 if on_gpu or not older else held + copy
+    at_most = max(before, live.peak + tree + repeated + ahead + held)
     flops = flops_per_token(step.model, step.batch.length)
-    return Rehearsed(positions, at_most, sampled, float(sum(tensor.nbytes for tensor in state)), flops)
+    saved = (
+        sum(tensor.nbytes for tensor in state) + older * copy
+    )  # with the weights before an update and the mean movement
+    saved += trained * (bool(recipe.fast_forward.every) + bool(recipe.lookahead.share))
+    return Rehearsed(positions, at_most, sampled, float(saved), flops)
+
+
+def refuse(model: Decoder, recipe: Recipe, parallel: Parallel) -> None:
+    """Raises ConfigError where the loop would, before its first step: what is built there beside the optimizer is built."""
+    HeldLayers(model, parallel.optimizer, RunningAverage(recipe.average))
+    Forwarding(recipe.fast_forward, parallel)
+    LookingAhead(recipe.lookahead, parallel, lambda step: 1.0)
+
+
+def whole_step(optimizer: Optimizer, steps: int) -> int:
+    """The step, after the first, in which most weights get a gradient, of LOOKED_AT; 1 where all get one in every step."""
+    numbers = range(1, min(steps, LOOKED_AT)) if optimizer.freezes else ()
+
+    def learned(number: int) -> int:
+        optimizer.begin(number)
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        return sum(weight.numel() for weight in weights if weight.requires_grad)
+
+    return max(numbers, key=learned, default=1)
+
+
+def other_updates(method: Any, steps: int) -> list[int]:
+    """Numbers of updates, from 1, that an optimizer may make otherwise than its second: those that whole numbers among its
+    parameters name, as in `every`, and those behind them, as in `freeze_after`."""
+    whole = [value for value in dict(method).values() if type(value) is int]
+    return sorted({number for value in whole for number in (value, value + 1) if 2 < number <= steps})
+
+
+def staleness_of(recipe: Recipe) -> int:
+    """Copies of what training changes that a recipe keeps, to sample by older weights: of one that knows of it."""
+    return int(getattr(recipe, "staleness", 0))
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """The forecast of a training stage on a machine: parameters, FLOP, peak memory and time, before anything runs."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -84,6 +85,16 @@ def step_of(work: Work) -> Step:
     """What is done in a step of the work, its models without numbers."""
     with without_numbers():
         return work.step()
+
+
+@contextmanager
+def told_of(stage: str, work: Work) -> Iterator[None]:
+    """Within it a ConfigError about a key of the stage's recipe says whose it is."""
+    try:
+        yield
+    except ConfigError as error:
+        key = str(error).partition(":")[0].partition(".")[0]
+        raise ConfigError(f"params.yaml: {stage}.{error}" if hasattr(work.recipe, key) else str(error)) from None
 
 
 def forecast_of(work: Work, machine: Machine, imports: int | None = None) -> Forecast:

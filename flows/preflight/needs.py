@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from flows.forecast.estimate import Machine, advice
-from flows.forecast.forecasts import forecast_of
+from flows.forecast.forecasts import forecast_of, told_of
 from flows.preflight.resources import Needs
 from lm.training.memory import memory_bytes
 from tasks.about.needs import needs_of as needs_of_stage
@@ -15,7 +15,7 @@ from tasks.about.sections import Sections
 
 def needs_of(params: dict[str, Any], stages: Iterable[str], imports: int | None = None) -> Needs:
     """Disk and memory that these stages need; the memory by `make plan`'s rehearsal on tensors without memory, imports as
-    forecast_of has it. Raises ConfigError for what contracts.py has already told of."""
+    forecast_of has it. Raises ConfigError for what contracts.py has already told of, and for what training would refuse."""
     sections, here, found = Sections(params), this_memory(), Needs()
     for stage in dict.fromkeys(stages):
         needs = needs_of_stage(stage, sections)
@@ -23,7 +23,8 @@ def needs_of(params: dict[str, Any], stages: Iterable[str], imports: int | None 
             found.outputs[stage] = needs.output
             found.scratch[stage] = needs.output if needs.scratch is None else needs.scratch
         if needs.work:
-            told = forecast_of(needs.work, here, imports)
+            with told_of(stage, needs.work):
+                told = forecast_of(needs.work, here, imports)
             found.memory[stage] = told.bytes
             found.advice[stage] = advice(stage, needs.work.lower, told, here).partition("; ")[2]
     return found

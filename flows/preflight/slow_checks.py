@@ -11,7 +11,8 @@ from flows.preflight.passed import digest
 from flows.preflight.resources import Needs
 from flows.preflight.toy_run import rehearse
 from flows.preflight.toys import Toys
-from tasks.about.finding import Finding, findings_of
+from tasks.about.finding import Finding, findings_of, of_error
+from tasks.core.config import ConfigError
 from tasks.core.process import use_threads
 from tasks.runner.graph import asked_for, graph_of
 
@@ -40,5 +41,9 @@ def rehearsed(
     if not unusable:
         kept = Toys(toys, digest(root, {}, graph)) if toys else None
         found += rehearse(params, graph, addresses, folder, kept)
-    needs = forecast() if forecast and not found else Needs()
-    return found, needs.to_json()
+    if forecast and not found:
+        try:
+            return found, forecast().to_json()
+        except ConfigError as error:  # of what the toy run has too little of to meet
+            found = of_error(error)
+    return found, Needs().to_json()

@@ -13,11 +13,10 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from dvc.config import Config
-
 from flows.environment import environment
 from flows.params.outside import VARIANTS, bring_inputs
 from flows.workspaces.variant_table import changed, evaluated, table
+from flows.workspaces.worktree import share_data
 from tasks.core.config import ConfigError
 from tasks.runner.answer import print_json, take_json, words_aside
 from tasks.runner.git import forget_worktrees, git
@@ -124,11 +123,9 @@ def take_up(root: Path, folder: Path, revision: str) -> None:
 
 
 def share(root: Path, folder: Path) -> None:
-    """The checkout's DVC cache and its figures of runs, by paths that stay right when the project is moved as a whole."""
-    found = Config(str(root / ".dvc")).read()["cache"].get("dir")
-    holds = Path(found or root / ".dvc" / "cache")
-    cache = os.path.relpath(holds, folder / ".dvc") if holds.is_relative_to(root) else holds
-    (folder / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache}\n")
+    """The checkout's DVC cache and remotes, and its figures of runs, by paths that stay right when the project is moved as a
+    whole."""
+    share_data(root, folder)
     kept, here = folder / STORE, root / STORE
     here.mkdir(parents=True, exist_ok=True)
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dvc.config import Config
+from dvc.config_schema import RelPath
 
 from tasks.runner.git import forget_worktrees, git
 from tasks.runner.own import open_lock
@@ -64,7 +65,8 @@ def worktree(clone: Path, owner: str, revision: str) -> Iterator[Path]:
 
 
 def share_data(clone: Path, tree: Path) -> None:
-    """Give the worktree the clone's DVC remotes, with their credentials, and its cache.
+    """Give the worktree the clone's DVC remotes, with their credentials, and its cache, as its own configuration has them, by
+    paths that stay right when both are moved.
 
     Relative paths of .dvc/config are relative to that file, and the worktree's lies deeper; so they are written anew.
     """
@@ -75,10 +77,7 @@ def share_data(clone: Path, tree: Path) -> None:
     with Config(str(tree / ".dvc"), validate=False).edit("local") as local:
         for section in ("core", "remote"):
             local[section] = found[section]
-        local["cache"] = {
-            **found["cache"],
-            "dir": str(found["cache"].get("dir", (clone / ".dvc" / "cache").absolute())),
-        }
+        local["cache"] = {"dir": RelPath((clone / ".dvc" / "cache").absolute()), **found["cache"]}
 
 
 @contextmanager

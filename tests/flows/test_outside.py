@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.config import Config
 
 from flows.params.outside import reach_inputs
 from flows.workspaces.variants import made, make, place
@@ -127,3 +128,18 @@ def test_parameters_of_which_a_variant_cannot_have_the_inputs_keep_none_from_bei
     reach_inputs(folder, {"one": {"folder": "../my-text"}})
     with pytest.raises(ConfigError, match=r"^\.\./\.\./far: lies more than one folder up"):
         reach_inputs(folder, {"one": {"folder": "../../far"}})
+
+
+def test_a_variant_has_the_remotes_and_the_cache_of_its_checkout(grown: Path) -> None:
+    """A remote that .dvc/config names by a relative path, its own settings of config.local, and how the cache links; and by
+    relative paths, which a project that is moved keeps."""
+    (grown / ".dvc" / "config").write_text("[core]\n    remote = store\n['remote \"store\"']\n    url = ../../store\n")
+    (grown / ".dvc" / "config.local").write_text(
+        "['remote \"store\"']\n    verify = true\n[cache]\n    type = hardlink\n"
+    )
+    here, there = (Config(str(folder / ".dvc")).read() for folder in (grown, make(grown, "one", "HEAD")))
+    assert there["remote"] == here["remote"] and there["core"].get("remote") == "store"
+    assert there["remote"]["store"]["url"] == str(grown.parent / "store")
+    assert there["cache"] == {**here["cache"], "dir": str(grown / ".dvc" / "cache")}
+    written = grown / ".variants" / "one" / ".dvc" / "config.local"
+    assert str(grown) not in written.read_text() and written.stat().st_mode & 0o077 == 0

@@ -1,7 +1,9 @@
 """What a study costs before its first run: nothing is read, composed or imported again for each of its arms and runs."""
 
 import ast
+import re
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flows.arena import claims
+from flows.arena import hold as holding
 from flows.arena.budget import tokens_of
 from flows.arena.checkout import Checkout
+from flows.arena.outcomes import Outcome
+from flows.arena.runs import Job
 from flows.arena.statistics.to_target import smoothed
-from flows.arena.study import read_study
+from flows.arena.study import Study, read_study
 from flows.arena.unusable import refuse_inputs
 from flows.forecast.forecasts import step_of, works_of
 from flows.params import compose as composing
 from flows.params.compose import Composer, compose, presets
 from lm.config import ConfigError
 from lm.training.flops import flops_per_token
+from tests.flows.arena.races import study
 from tests.imports import closure
 from tests.project import ROOT
 
@@ -112,6 +118,42 @@ def test_claims_that_are_known_are_written_once_and_those_before_one_that_cannot
         with pytest.raises(ConfigError, match="no such file") if last == held else nullcontext():
             claims.settle(tmp_path, [], 1, "2026-01-01")
         assert written == [expected]
+
+
+@pytest.mark.parametrize("budget", [{"tokens": 40960}, {"seconds": 41.0}], ids=str)
+def test_no_run_is_told_beyond_the_most_that_there_are(
+    budget: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a budget of seconds, too, for which each arm has a run that tells how fast it trains. No two arms differ, so that
+    every seed is run."""
+
+    class Slots:
+        """Every run ends at once; no two differ but by chance."""
+
+        threads, commit = 1, "a commit"
+
+        def __init__(self, *_: Any) -> None:
+            self._chance = np.random.default_rng(0)
+
+        def do(self, jobs: Sequence[Job], say: Any) -> list[Outcome]:
+            values = self._chance.normal(3.0, 0.1, len(jobs))
+            found = [
+                Outcome(str(n), job.arm, job.tuned, job.seed, float(value), tokens=1000, seconds=1.0)
+                for n, (job, value) in enumerate(zip(jobs, values, strict=True))
+            ]
+            for job, outcome in zip(jobs, found, strict=True):
+                say(job, outcome, False)
+            return found
+
+        def clear(self) -> None:
+            """There is nothing to clear."""
+
+    monkeypatch.setattr(holding, "Slots", Slots)
+    monkeypatch.setattr(holding, "FOLDER", tmp_path)
+    asked = Study.model_validate({**study().model_dump(), "budget": budget, "seeds": 3, "looks": 1}, strict=False)
+    holding.hold(ROOT, "test", asked, 1, "a command", "2026-01-01")
+    told = [tuple(map(int, pair)) for pair in re.findall(r"^test (\d+)/(\d+) ", capsys.readouterr().out, re.M)]
+    assert len({most for _, most in told}) == 1 and told[-1][0] == told[-1][1]
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 6, 9, 10, 40, 201])

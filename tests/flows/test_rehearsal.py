@@ -1,0 +1,172 @@
+"""The rehearsal of a training step beside the real one: what an update takes, with every optimizer and in each of its phases,
+what is refused before the first step, and the older weights by which reinforcement learning samples."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flows.forecast import dry_run
+from flows.forecast.dry_run import HOLES, Live, Rehearsed, rehearse
+from flows.forecast.forecasts import told_of, works_of
+from flows.params.compose import compose
+from flows.preflight import slow_checks
+from lm import averages, optimizers
+from lm.config import ConfigError, methods_of
+from lm.model import Decoder, ModelConfig
+from lm.training.batch import Batch
+from lm.training.parallel.exact import Exact
+from lm.training.recipe import Recipe
+from tasks.about.work import Step, Work
+from tasks.rl.stale import Stale
+from tests.project import ROOT
+
+SHAPE = ModelConfig(vocab_size=96, width=32, layers=2, heads=2, kv_heads=1, ffn_width=64, context=16)
+STEPS = 12  # beyond the 5 and the 10 updates behind which onebit_adam and soap make another
+
+
+def work_of(stage: str, *assignments: str) -> Work:
+    """Of a stage with small numbers."""
+    params = compose(ROOT, "smoke", ["tokenize.method={name: bpe, vocab_size: 300}", *assignments])
+    return works_of(params, [stage])[stage]
+
+
+@pytest.fixture(scope="module")
+def plain() -> Work:
+    return work_of("pretrain")
+
+
+def small_step() -> Step:
+    """Of a model of SHAPE, whose loss is not asked for."""
+    return Step(Decoder(SHAPE), Batch(2, 8, 16, lambda rows: (torch.zeros(()), {})))
+
+
+@pytest.fixture
+def updates_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rehearsal without forward and backward: gradients are there, and nothing else is held."""
+
+    def gradients(parallel: Any, batch: Any, device: Any) -> int:
+        models.append(parallel.model)
+        return 1
+
+    def backward(*_: Any) -> None:
+        for weight in models[-1].parameters():
+            weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
+
+    models: list[Decoder] = []
+    monkeypatch.setattr(dry_run, "positions_at_once", gradients)
+    monkeypatch.setattr(dry_run, "backward", backward)
+
+
+def peak_of_updates(recipe: Recipe) -> float:
+    """Bytes at most of a model, its gradients, and STEPS real updates."""
+    with Live(HOLES) as live:
+        model, parallel = Decoder(SHAPE), Exact(1)
+        optimizer = parallel.distribute(model, recipe.optimizer)
+        for number in range(STEPS):
+            optimizer.zero_grad(set_to_none=True)
+            optimizer.begin(number)
+            for weight in model.parameters():
+                weight.grad = torch.full_like(weight, 0.01) if weight.requires_grad else None
+            if not number:
+                live.since()
+            parallel.clip(recipe.clip)
+            parallel.step()
+        return live.since()
+
+
+CHOICES = [method() for method in methods_of(optimizers)] + [
+    optimizers.OneBitAdam(freeze_after=5),
+    optimizers.Soap(every=3),
+    optimizers.AdamW(cautious=True),
+    optimizers.DropMuon(whole=0.1),
+]
+
+
+@pytest.mark.parametrize("method", CHOICES, ids=lambda m: f"{m.name}-{sorted(m.model_fields_set)}")
+def test_an_update_takes_as_much_as_rehearsed_in_each_phase_of_every_optimizer(
+    method: Any, plain: Work, updates_alone: None
+) -> None:
+    """onebit_adam holds a copy more of its matrices once it has frozen their scale, soap when a basis is due, and drop_muon
+    has every gradient in some steps alone."""
+    recipe = plain.recipe.model_copy(update={"optimizer": method, "average": averages.Last()})
+    found = rehearse(small_step, recipe, STEPS, None, False)
+    assert found.step_bytes == pytest.approx(peak_of_updates(recipe), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        (
+            "lookahead={share: 0.6}",
+            "params.yaml: pretrain.lookahead: the optimizer makes the model's weights at the end",
+        ),
+        (
+            "fast_forward={every: 6}",
+            "params.yaml: pretrain.fast_forward: the optimizer makes the model's weights at the",
+        ),
+        (
+            "linear={name: relora}",
+            "params.yaml: pretrain.linear: the optimizer keeps ahead of a weight, which cannot begin",
+        ),
+    ],
+)
+def test_what_training_refuses_before_its_first_step_is_refused_by_the_rehearsal(assignment: str, said: str) -> None:
+    work = work_of("pretrain", "pretrain.optimizer={name: schedule_free}", f"pretrain.{assignment}")
+    with pytest.raises(ConfigError) as caught, told_of("pretrain", work):
+        rehearse(work.step, work.recipe, work.steps, 10**9, False)
+    assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+
+
+def test_the_older_weights_that_sample_are_in_memory_while_they_do_and_in_the_step() -> None:
+    """As many bytes as Stale holds, of a model as large."""
+
+    def of(staleness: int) -> tuple[Work, Rehearsed]:
+        work = work_of("rl", f"rl.staleness={staleness}")
+        return work, rehearse(work.step, work.recipe, work.steps, 10**9, False)
+
+    (work, without), (_, with_older) = of(0), of(2)
+    with Live(1.0) as live:
+        model = Decoder(work.shape)
+        own, stale = live.now, Stale(model, 2)
+        for _ in range(4):
+            live.since()
+            with stale.sampling():
+                sampling = live.now - own
+        held, once = live.now - own, live.since() - own
+    assert once == sampling > held > 0
+    assert with_older.sampling_bytes - without.sampling_bytes == sampling
+    assert with_older.step_bytes - without.step_bytes == held
+    assert with_older.state_bytes - without.state_bytes == held
+
+
+def test_the_memory_of_a_gpu_does_not_hold_older_weights() -> None:
+    works = [work_of("rl", f"rl.staleness={staleness}") for staleness in (0, 2)]
+    without, with_older = (rehearse(work.step, work.recipe, work.steps, 10**9, True) for work in works)
+    assert (without.step_bytes, without.sampling_bytes) == (with_older.step_bytes, with_older.sampling_bytes)
+
+
+def test_a_checkpoint_holds_the_mean_movement_and_the_weights_before_an_update(plain: Work) -> None:
+    def state(**given: dict[str, Any]) -> float:
+        recipe = Recipe.model_validate({**plain.recipe.model_dump(include=set(Recipe.model_fields)), **given})
+        return rehearse(plain.step, recipe, 10, 10**9, False).state_bytes
+
+    copy = 4 * plain.step().model.num_parameters()
+    assert state(lookahead={"share": 0.6}) - state() == copy
+    assert state(fast_forward={"every": 6}) - state() == copy
+
+
+def test_what_the_forecast_is_refused_is_a_finding_of_preflight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the words of training, though the toy run met nothing."""
+    words = "pretrain.optimizer={name: schedule_free}", "pretrain.lookahead={share: 0.6}"
+    params = compose(ROOT, "smoke", list(words))
+    monkeypatch.setattr(slow_checks, "rehearse", lambda *_: [])
+    monkeypatch.setattr(slow_checks, "beside", lambda call: call)
+    found, needs = slow_checks.rehearsed(ROOT, params, ["pretrain"], tmp_path / "toy", imports=1)
+    assert [str(finding) for finding in found] == [
+        "params.yaml: pretrain.lookahead: the optimizer makes the model's weights at the end of a run: take another one"
+    ]
+    assert not needs["memory"]
