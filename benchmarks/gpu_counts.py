@@ -32,9 +32,9 @@ def contests(threads: int) -> Iterator[Contest]:
         work = partial(of_step, stream), flops_of_shape()
         yield counted(label, partial(milliseconds, stream), STEP_BEFORE, "ms", "c8f229a", *work)
     label = f"a token in each of {ROWS} rows"
-    work = of_decoding, {"products": decoded()["flops_of_shape"]}
-    yield counted(label, gigabytes, DECODE_BEFORE, "GB", "7652099", *work)
-    yield counted(label, launches, LAUNCHES_BEFORE, "", "7652099", *work)
+    decoding = of_decoding, {"products": decoded()["flops_of_shape"]}
+    yield counted(label, gigabytes, DECODE_BEFORE, "GB", "7652099", *decoding)
+    yield counted(label, launches, LAUNCHES_BEFORE, "", "7652099", *decoding)
 
 
 def counted(

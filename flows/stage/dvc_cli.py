@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 try:
     from flows.stage import stage_forks
+    from flows.stage.as_module import be
     from flows.stage.fork_server import SERVE, SERVE_TRAINING, serve
     from tasks.core.yaml import read_yaml
     from tasks.runner.asked import targets_of
@@ -47,7 +48,7 @@ def main() -> int:
         words = serve(int(words[1]), ROOT, start.threads)
         keeper = stage_forks.Keeper(start)
         if keeper.stage:
-            stage_forks.be(keeper.stage)
+            be(keeper.stage[2])
     from dvc.cli import main as dvc
 
     end_on_a_full_disk()

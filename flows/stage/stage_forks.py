@@ -5,23 +5,21 @@ a child in its session that is as the server was. The keeper forks each stage th
 DVC. The stage imports this project's code from the folder that it runs in, as a new process does.
 """
 
-import atexit
 import gc
 import importlib
 import json
 import os
 import re
-import runpy
 import shutil
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from flows.stage.as_module import forget_ours
 from flows.stage.fork_server import NUMBER, show, threads_of
 from tasks.core.process import at_parents_end
 
@@ -31,7 +29,6 @@ LIBRARIES = (
     "safetensors.torch", "tokenizers", "torch.distributed.tensor", "tqdm",
 )  # fmt: skip
 NEEDS = "libraries.torch"  # the parameter that a stage which imports torch declares
-OURS = ("flows", "kernels", "lm", "tasks", "tokenmill")
 COMMAND = re.compile(r"python -m tasks\.runner( [\w.@-]+)+")
 # An interpreter, a loader or a library reads these once, so that a fork has those of the server.
 READ_AT_THE_START = (
@@ -148,36 +145,6 @@ def _become(request: dict[str, Any], path: list[str]) -> list[str]:
     sys.argv[:] = words[1:2] + words[3:]
     show(words)
     return words
-
-
-def forget_ours() -> None:
-    """Leave no module of this project, which a stage imports from where it runs."""
-    for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
-        del sys.modules[name]
-
-
-def be(words: list[str]) -> NoReturn:
-    """`python -m MODULE ARGUMENTS` in this process, to its end."""
-    try:
-        runpy.run_module(words[2], run_name="__main__", alter_sys=True)
-    except SystemExit as ended:
-        if not isinstance(ended.code, int | None):
-            print(ended.code, file=sys.stderr)
-        end(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
-    except Exception:
-        sys.excepthook(*sys.exc_info())
-        end(1)
-    end(0)
-
-
-def end(code: int) -> NoReturn:
-    """What an interpreter does at its end: threads joined, functions at exit called, outputs flushed. What it would do then,
-    take apart all that was imported, takes a second here, each page of it being the server's until then."""
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code & 0xFF)
 
 
 def use(keeper: Keeper) -> None:

@@ -8,20 +8,19 @@ status as waitpid has it.
 The fork runs `python -m module arguments` as the interpreter would: its own imports, its own exit.
 """
 
-import atexit
 import gc
 import importlib
 import json
 import os
-import runpy
 import selectors
 import signal
 import socket
 import sys
-import threading
 from typing import Any
 
 import numba
+
+from flows.stage.as_module import be, forget_ours
 
 LARGEST = 1 << 20  # bytes of a command: an environment is some 10 KiB
 
@@ -101,24 +100,6 @@ def become(command: dict[str, Any]) -> None:
     sys.orig_argv[:] = [sys.executable, "-m", command["module"], *command["arguments"]]
 
 
-def forget_ourselves() -> None:
-    """The code of this project is imported by a fork from where it stands there."""
-    for name in [
-        name for name in sys.modules if name.partition(".")[0] in ("tests", "tasks", "lm", "flows", "kernels")
-    ]:
-        del sys.modules[name]
-
-
-def end(code: int) -> None:
-    """What an interpreter does at its end: threads joined, functions at exit called, outputs flushed. What it would do then,
-    take apart all that was imported, takes longer than most commands, each page of it being the server's until then."""
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code & 0xFF)
-
-
 if __name__ == "__main__":
     for library in sys.argv[2].split(","):
         importlib.import_module(library)
@@ -127,17 +108,5 @@ if __name__ == "__main__":
     gc.freeze()  # else a fork's first collection writes to each object, and so copies its page
     command = serve(socket.socket(fileno=int(sys.argv[1])))
     become(command)
-    forget_ourselves()
-    try:
-        runpy.run_module(command["module"], run_name="__main__", alter_sys=True)
-    except SystemExit as ended:
-        if not isinstance(ended.code, int | None):
-            print(ended.code, file=sys.stderr)
-        end(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
-    except Exception:
-        sys.excepthook(*sys.exc_info())
-        end(1)
-    except BaseException:
-        gc.unfreeze()
-        raise
-    end(0)
+    forget_ours()
+    be(command["module"])

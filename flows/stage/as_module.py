@@ -1,0 +1,40 @@
+"""A fork as the process that `python -m MODULE` would have been: this project's modules forgotten, its module run, its end."""
+
+import atexit
+import os
+import runpy
+import sys
+import threading
+from typing import NoReturn
+
+OURS = ("flows", "kernels", "lm", "tasks", "tests", "tokenmill")
+
+
+def forget_ours() -> None:
+    """Leave no module of this project: what runs here imports it from where it stands."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
+        del sys.modules[name]
+
+
+def be(module: str) -> NoReturn:
+    """Run the module, with the arguments that are in sys.argv, and end as the interpreter does. An interrupt is raised."""
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if not isinstance(ended.code, int | None):
+            print(ended.code, file=sys.stderr)
+        end(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        end(1)
+    end(0)
+
+
+def end(code: int) -> NoReturn:
+    """Threads joined, functions at exit called, outputs flushed. What an interpreter does then, take apart all that was
+    imported, takes a second of a process with torch, each page of it being its parent's until then."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 0xFF)
