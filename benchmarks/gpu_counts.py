@@ -29,8 +29,8 @@ def contests(threads: int) -> Iterator[Contest]:
     """The step with its residual stream in fp32 and in bf16; a token of decoding by a model of 350 million weights."""
     for stream in ("fp32", "bf16"):
         label = f"step of {PRESET}, {TOKENS} tokens, stream {stream}"
-        work = partial(of_step, stream), flops_of_shape()
-        yield counted(label, partial(milliseconds, stream), STEP_BEFORE, "ms", "c8f229a", *work)
+        step = partial(of_step, stream), flops_of_shape()
+        yield counted(label, partial(milliseconds, stream), STEP_BEFORE, "ms", "c8f229a", *step)
     label = f"a token in each of {ROWS} rows"
     decoding = of_decoding, {"products": decoded()["flops_of_shape"]}
     yield counted(label, gigabytes, DECODE_BEFORE, "GB", "7652099", *decoding)
