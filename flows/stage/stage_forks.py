@@ -77,7 +77,7 @@ class Keeper:
     """A child of this process that forks stages."""
 
     def __init__(self, start: Start) -> None:
-        """It returns in the stages too, whose `stage` is then the command that they are to become."""
+        """Fork it. This returns in the stages too, whose `stage` is then the command that they are to become."""
         self._settings, parent = start.settings, os.getpid()
         self.stage: list[str] | None = None
         self._socket, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -15,7 +15,7 @@ from flows.environment import environment
 from flows.pipeline.finish import figures_of
 from flows.replay.finished_run import from_folder
 from flows.stage.process import Ended, run_stage
-from flows.stage.ready import LEAST, ready
+from flows.stage.ready import ready
 from tasks.core.yaml import dump_yaml
 from tasks.report.read import read_facts, read_stages
 from tasks.runner.key import file_md5, locked_key
@@ -33,7 +33,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     repositories.init(folder)
     (folder / ".dvcignore").unlink()
     (folder / ".dvcignore").symlink_to(ROOT / ".dvcignore")
-    with ready(folder, LEAST):
+    with ready(folder, ["ingest", "dedup"], TINY):
         yield folder
 
 
