@@ -41,7 +41,7 @@ def test_the_two_are_every_test_file_once() -> None:
 def test_both_are_run_before_a_change_lands() -> None:
     """All of the first, and of the second one share."""
     commands = re.findall(r"^make (test\S*)(.*)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
-    assert commands == [("test", ""), ("test-system", " SHARE=$fifth/5")]
+    assert commands == [("test", ""), ("test-system", " SHARE=$tenth/10")]
 
 
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=4), st.integers(0, 300), min_size=1), st.integers(1, 5))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from json import dumps
 from pathlib import Path
@@ -37,9 +38,9 @@ def hold(
     refuse_tokens(study)
     folder = root / FOLDER / name
     teller, checkout = Teller(name, study), checkout or Checkout(root, root / FOLDER)
-    with recorder() as recorded:
+    with recorder() as recorded, ExitStack() as kept:
         refuse_inputs(checkout, study)
-        slots = Slots(root, study, name, runs_at_once(at_once), checkout, recorded)
+        slots = Slots(root, study, name, runs_at_once(at_once), checkout, recorded, kept)
         compose = checkout.compose
         allowed = {arm: tokens for arm in study.arms if (tokens := allowed_tokens(compose, study, arm, slots, teller))}
         raced = race(study, lambda jobs: slots.do([within(job, allowed) for job in jobs], teller.say))

@@ -32,7 +32,8 @@ def runs_at_once(asked: int) -> int:
 
 class Slots:
     """Does jobs of a study, several at once; each outcome is written down as it comes, and what is known is not run again.
-    recorded: the environment by which stages have this process record their runs."""
+    recorded: the environment by which stages have this process record their runs. kept: what ends with the study, such as
+    the processes that stages are forked from."""
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class Slots:
         at_once: int,
         checkout: Checkout,
         recorded: dict[str, str],
+        kept: ExitStack,
     ) -> None:
         self._recorded = recorded
         self._warned: set[str] = set()
@@ -49,7 +51,7 @@ class Slots:
         self._outcomes = checkout.outcomes
         self._at_once, self._writing = at_once, Lock()
         self._free: SimpleQueue[Path] | None = None
-        self._kept = ExitStack()
+        self._kept = kept
         self.threads = max(1, cores() // at_once)
         self.commit = git(root, "rev-parse", "HEAD").strip()
 
@@ -147,7 +149,6 @@ class Slots:
         return self._free
 
     def clear(self) -> None:
-        """Take the variants away, and the processes kept ready for them; what they made is in DVC's cache."""
-        self._kept.close()
+        """Take the variants away; what they made is in DVC's cache."""
         while self._free is not None and not self._free.empty():
             variants.remove(self._root, self._free.get().name)

@@ -18,6 +18,8 @@ from typing import Any
 
 # This process may work on a revision of the project that has another code, or none, of this name.
 ROOT = Path(__file__).parents[2]
+if not sys.flags.safe_path:
+    del sys.path[0]  # this folder
 sys.path.insert(0, str(ROOT))
 try:
     from flows.stage import stage_forks
@@ -45,7 +47,7 @@ def main() -> int:
     words, keeper = sys.argv[1:], None
     if words[:1] == [SERVE_TRAINING]:
         start = stage_forks.begin_with_libraries()
-        words = serve(int(words[1]), ROOT, start.threads)
+        words = serve(int(words[1]), Path("/"), start.threads)
         keeper = stage_forks.Keeper(start)
         if keeper.stage:
             be(keeper.stage[2])
@@ -60,7 +62,11 @@ def main() -> int:
     if keeper:
         stage_forks.use(keeper)
     os.environ[HELD] = "1"
-    code = dvc(with_goals(words))
+    try:
+        code = dvc(with_goals(words))
+    finally:
+        if keeper:
+            keeper.end()
     gc.freeze()  # else Python walks everything before it ends
     return code
 

@@ -101,11 +101,15 @@ def run_stage(
     before = lock_entry(root, address), timing_signature(root, address)
     repro = ["--wait-for-lock", "repro", *(["--single-item"] if alone else []), address]
     words = [*(command or repro), *(["--force"] if force else [])]
+    if _stopping.is_set():  # a stage that was ended must not be tried again for having been ended
+        return Ended(INTERRUPTED, "Stopped")
+    # a server that still imports lets this wait, and those who end others must not
+    process = (begin if command else begin_here)(words, root, {**environment(root), **extra})
     with _guard:
-        if _stopping.is_set():  # a stage that was ended must not be tried again for having been ended
-            return Ended(INTERRUPTED, "Stopped")
-        process = (begin if command else begin_here)(words, root, {**environment(root), **extra})
         _running[process.pid] = process
+        late = _stopping.is_set()
+    if late:
+        _end([process])
     tail: deque[str] = deque(maxlen=30)
     with process:
         try:

@@ -14,7 +14,7 @@ from typing import Any, Self, TextIO
 
 from flows.environment import environment
 from flows.stage.fork_server import NUMBER, SERVE, SERVE_TRAINING, Request
-from flows.stage.stage_forks import NEEDS
+from flows.stage.stage_forks import imports_torch
 from tasks.runner.graph import graph_of
 
 DVC_CLI = Path(__file__).with_name("dvc_cli.py")
@@ -55,7 +55,8 @@ def ready(root: Path, stages: Iterable[str], params: dict[str, Any]) -> Iterator
     if _servers or sys.platform != "linux" or len(addresses) < LEAST:
         yield
         return
-    training = {address for address, entry in graph_of(root, params).items() if NEEDS in entry.params} & addresses
+    graph = graph_of(root, params)
+    training = {address for address, entry in graph.items() if imports_torch(entry.params, entry.meta)} & addresses
     training = training if len(training) >= LEAST else set()
     _training.update(training)
     try:
@@ -75,7 +76,8 @@ def _server(root: Path, word: str) -> Iterator[None]:
     with ours:
         with its:
             server = subprocess.Popen(
-                [sys.executable, "-P", str(DVC_CLI), word, str(its.fileno()), ROOM],
+                # without -P, which stages do not have, and would hand on to what they start
+                [sys.executable, str(DVC_CLI), word, str(its.fileno()), ROOM],
                 cwd=root,
                 env=environment(root),
                 stdout=subprocess.DEVNULL,

@@ -14,7 +14,8 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,22 @@ from tasks.core.process import at_parents_end
 
 # What every stage that trains imports, or its record, which names the libraries it had, would tell of others.
 LIBRARIES = (
-    "orjson", "pathspec", "psutil", "pydantic.json_schema", "pydantic.main", "pydantic.types", "ruamel.yaml",
+    "pathspec", "psutil", "pydantic.json_schema", "pydantic.main", "pydantic.types", "ruamel.yaml",
     "safetensors.torch", "tokenizers", "torch.distributed.tensor", "tqdm",
 )  # fmt: skip
-NEEDS = "libraries.torch"  # the parameter that a stage which imports torch declares
+NEEDS, DEVICES = (
+    "libraries.torch",
+    "gpus",
+)  # a stage that imports torch as it loads declares the one, and has the other in `meta`
 COMMAND = re.compile(r"python -m tasks\.runner( [\w.@-]+)+")
 # An interpreter, a loader or a library reads these once, so that a fork has those of the server.
 READ_AT_THE_START = (
-    "ARROW_", "ATEN_", "BASH_ENV", "CUDA_", "DNNL_", "GOMP_", "KMP_", "LD_", "MALLOC_", "MKL_", "NCCL_", "NUMBA_", "NUMEXPR_",
-    "OMP_", "ONEDNN_", "OPENBLAS_", "PYTHON", "PYTORCH_", "TOKENMILL_AUDIT", "TORCH", "TRITON_",
+    "ARROW_", "ATEN_", "BASH_ENV", "CUDA_", "DNNL_", "GLIBC_", "GOMP_", "GOTO_", "KMP_", "LANG", "LC_", "LD_", "MALLOC_",
+    "MKL_", "NCCL_", "NPY_", "NUMBA_", "NUMEXPR_", "NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTHON", "PYTORCH_", "TORCH",
+    "TRITON_",
 )  # fmt: skip
-LONGEST = 1 << 20  # bytes of a request: an environment has some 10 KiB
+AUDIT = "TOKENMILL_AUDIT"  # what is audited is all that a process reads from its start on
+ASKED = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,11 @@ def python_path(environment: Mapping[str, str]) -> list[str]:
     return [os.path.abspath(path) for path in given.split(os.pathsep)] if given else []
 
 
+def imports_torch(params: Iterable[str], meta: Mapping[str, Any] | None) -> bool:
+    """Whether a stage of dvc.yaml has torch from its start: data stages have it where a method asks."""
+    return NEEDS in params and bool((meta or {}).get(DEVICES))
+
+
 class Keeper:
     """A child of this process that forks stages."""
 
@@ -80,8 +91,9 @@ class Keeper:
         """Fork it. This returns in the stages too, whose `stage` is then the command that they are to become."""
         self._settings, parent = start.settings, os.getpid()
         self.stage: list[str] | None = None
-        self._socket, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if os.fork():
+        self._socket, its = socket.socketpair()
+        self._pid = os.fork()
+        if self._pid:
             its.close()
             return
         self._socket.close()
@@ -89,9 +101,13 @@ class Keeper:
         if os.getppid() != parent:  # it ended before the kernel was asked
             os._exit(os.EX_UNAVAILABLE)
         # the group is told to end as one: this is here until DVC is not
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self.stage = _keep(its, start.path)
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in ASKED}
+        self.stage = _keep(its, start.path, before)
+
+    def end(self) -> None:
+        """Have it end, and take note that it has."""
+        self._socket.close()
+        os.waitpid(self._pid, 0)
 
     def can(self, command: str, environment: Mapping[str, str]) -> bool:
         """Whether a fork would be what a shell makes of this command: a stage, by our Python, with the server's own settings of
@@ -102,39 +118,42 @@ class Keeper:
             and python is not None
             and Path(python).parent == Path(sys.executable).parent
             and read_at_the_start(environment) == self._settings
+            and not any(name.startswith(AUDIT) for name in environment)
         )
 
     def run(self, command: str, folder: str, environment: Mapping[str, str]) -> int:
-        """The exit code of a stage, as that of a Popen."""
+        """The exit code of a stage, as that of a Popen; that of a killed one where the keeper has been killed."""
         request = {"words": command.split(), "folder": folder, "environment": dict(environment)}
         text = json.dumps(request).encode()
         try:
-            if len(text) > LONGEST:
-                raise ValueError(f"an environment of {len(text):,} bytes")
-            self._socket.sendall(text)
-            code = self._socket.recv(NUMBER.size)
+            self._socket.sendall(NUMBER.pack(len(text)) + text)
+            code = self._socket.recv(NUMBER.size, socket.MSG_WAITALL)
         except OSError:
             code = b""
         return int(NUMBER.unpack(code)[0]) if code else -signal.SIGKILL
 
 
-def _keep(asked: socket.socket, path: list[str]) -> list[str]:
-    """Fork for each request. Returns in the stages alone, each with its words; ends with who asks."""
-    while request := asked.recv(LONGEST):
+def _keep(asked: socket.socket, path: list[str], before: Mapping[signal.Signals, Any]) -> list[str]:
+    """Fork for each request. Returns in the stages alone, each with its words; ends with who asks. before: what signals did."""
+    while length := asked.recv(NUMBER.size, socket.MSG_WAITALL):
+        request = json.loads(asked.recv(NUMBER.unpack(length)[0], socket.MSG_WAITALL))
+        signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)  # one that comes now is for the stage
         pid = os.fork()
         if not pid:
+            for number, action in before.items():
+                signal.signal(number, action)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)
             asked.close()
-            return _become(json.loads(request), path)
+            return _become(request, path)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)
         asked.sendall(NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
     os._exit(0)
 
 
 def _become(request: dict[str, Any], path: list[str]) -> list[str]:
     """Make this fork what a new interpreter is at the start of `python -m`; its words."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    words: list[str] = request["words"]
     gc.enable()
+    words: list[str] = request["words"]
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"] | {"PWD": request["folder"]})  # as a shell has it
@@ -143,6 +162,8 @@ def _become(request: dict[str, Any], path: list[str]) -> list[str]:
     sys.path_importer_cache.clear()
     sys.orig_argv[:] = words
     sys.argv[:] = words[1:2] + words[3:]
+    tempfile.tempdir = None  # found anew, by this environment
+    sys.modules["torch"].default_generator.seed()  # what nobody has seeded is not the same in all stages
     show(words)
     return words
 
@@ -155,7 +176,8 @@ def use(keeper: Keeper) -> None:
     plain_stage, plain_run, needing = run.cmd_run, run._run, [False]
 
     def cmd_run(stage: Any, *options: Any, **more: Any) -> None:
-        needing[0] = any(NEEDS in (getattr(dep, "params", None) or []) for dep in stage.deps)
+        names = [name for dep in stage.deps for name in getattr(dep, "params", None) or []]
+        needing[0] = imports_torch(names, stage.meta)
         plain_stage(stage, *options, **more)
 
     def begin(executable: str | None, cmd: str, **options: Any) -> None:

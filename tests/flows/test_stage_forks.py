@@ -12,12 +12,15 @@ import psutil
 import pytest
 import yaml
 
+from flows.params.compose import compose
 from flows.stage.process import Ended, run_stage
 from flows.stage.ready import ready
-from flows.stage.stage_forks import LIBRARIES, NEEDS
+from flows.stage.stage_forks import AUDIT, DEVICES, LIBRARIES, NEEDS, imports_torch
+from tasks.runner.graph import graph_of
 from tests.flows.small_graph import make_repo, surroundings
 from tests.flows.team import processes_in
 from tests.processes import command_of, ended, wait_for
+from tests.project import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each stage is a new process")
 # A stage of a project of its own, whose program is a file.
@@ -28,19 +31,28 @@ held = "torch" in sys.modules  # before any code of the stage
 exec(compile(Path(sys.argv[1] + ".txt").read_text(), sys.argv[1], "exec"))
 """
 MAKES = "import os; os.makedirs('data/' + sys.argv[1], exist_ok=True); Path('data', sys.argv[1], 'x').write_text(str(held))\n"
-TELLS = """
+TELLS = (
+    f"CHECKOUT = {str(ROOT)!r}\n"
+    + """
+import multiprocessing
 import gc, json, os, signal, threading
 told = {
     "argv": sys.argv, "orig_argv": sys.orig_argv, "path": sys.path, "cwd": os.getcwd(), "name": __name__, "spec": __spec__.name,
     "threads": threading.active_count(), "collects": gc.isenabled(), "files": sorted(os.listdir("/proc/self/fd"))[:3],
     "environment": {k: v for k, v in os.environ.items() if k not in ("_", "SHLVL", "OLDPWD", "LC_CTYPE")},
     "signals": [str(signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1)],
-    "ours": sorted(name for name in sys.modules if name.partition(".")[0] in ("tests", "tasks", "lm", "flows", "kernels", "dvc")),
+    "ours": sorted(
+        name for name, module in sys.modules.items()
+        if name.partition(".")[0] in ("tests", "tasks", "lm", "flows", "kernels", "dvc")
+        or str(getattr(module, "__file__", None)).startswith(CHECKOUT)
+    ),
+    "main": sys.modules["__mp_main__"].__dict__ is globals(), "safe_path": sys.flags.safe_path, "file": __file__,
     "group": os.getpgid(0) == os.getsid(0) != os.getpid(),
     "shown": open("/proc/self/cmdline").read().rstrip("\\0").replace("\\0", " "),
 }
 Path("told-" + sys.argv[1] + ".json").write_text(json.dumps([held, told]))
 """
+)
 ENDS = [
     "import threading; threading.Thread(target=lambda: print('after')).start()",
     "sys.exit(3)",
@@ -63,7 +75,12 @@ def repo_of(folder: Path, **programs: str) -> Path:
     for name, program in programs.items():
         (made / f"{name}.txt").write_text(MAKES + program)
     stages = {
-        name: {"cmd": f"python -m tasks.runner {name}", "params": [NEEDS], "outs": [f"data/{name}"]}
+        name: {
+            "cmd": f"python -m tasks.runner {name}",
+            "params": [NEEDS],
+            "outs": [f"data/{name}"],
+            "meta": {DEVICES: 1},
+        }
         for name in programs
     }
     (made / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
@@ -108,7 +125,7 @@ def test_what_a_fork_cannot_be_is_a_new_process(tmp_path: Path) -> None:
     """Another setting of the interpreter or of a library, and a stage that has no torch."""
     folder = repo_of(tmp_path / "repo", a="", b="", c="", d="")
     whole = yaml.safe_load((folder / "dvc.yaml").read_text())
-    del whole["stages"]["c"]["params"]
+    del whole["stages"]["c"]["meta"]
     whole["stages"]["d"]["cmd"] = "python -m tasks.runner d && true"
     (folder / "dvc.yaml").write_text(yaml.safe_dump(whole))
     with ready(folder, ["a", "b", "d"], {}):
@@ -119,7 +136,46 @@ def test_what_a_fork_cannot_be_is_a_new_process(tmp_path: Path) -> None:
         assert [run(folder, name).code for name in ("c", "d")] == [0, 0]
         assert [held(folder, name) for name in "abcd"] == ["True", "False", "False", "False"]
         assert run(folder, "b", PYTHONPATH="/nowhere").code == 0
-    assert held(folder, "b") == "True"
+        assert held(folder, "b") == "True"
+        assert run(folder, "b", **{AUDIT: "1"}).code == 0
+        assert held(folder, "b") == "False"
+
+
+def test_a_large_environment_and_what_is_written_last_are_whole(tmp_path: Path) -> None:
+    left = "left = open('left', 'w'); left.write('kept')\nfrom ctypes import CDLL; CDLL(None).printf(b'of C\\n')\n"
+    left += "import torch; print('seed', torch.initial_seed())"
+    folder = repo_of(tmp_path / "repo", a=left, b="")
+    large = {f"LARGE{number}": "x" * 100_000 for number in range(12)}  # 1.2 MB, each as long as a program may be given
+    with ready(folder, ["a", "b"], {}):
+        both = [run(folder, "a", **large) for _ in range(2)]
+    assert [done.code for done in both] == [0, 0] and held(folder, "a") == "True"
+    assert (folder / "left").read_text() == "kept" and all("of C" in done.tail for done in both)
+    seeds = {line for done in both for line in done.tail if line.startswith("seed")}
+    assert len(seeds) == 2
+
+
+def test_no_keeper_is_left_to_whoever_adopts_orphans(tmp_path: Path) -> None:
+    """Where the first process of a container takes note of no child's end, each would stay for good."""
+    program = "from ctypes import CDLL; CDLL(None).prctl(36, 1)\n"  # the orphans below are given to this process
+    program += "import sys, psutil; from pathlib import Path; from tests.flows.test_stage_forks import run; "
+    program += "from flows.stage.ready import ready\nfolder = Path(sys.argv[1])\n"
+    program += "with ready(folder, ['a', 'b'], {}):\n    assert [run(folder, n).code for n in 'ab'] == [0, 0]\n"
+    program += "assert not psutil.Process().children(), psutil.Process().children()"
+    folder = repo_of(tmp_path / "repo", a="", b="")
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_stage_that_is_forked_would_import_the_libraries() -> None:
+    """Else its record told of libraries that a new process has not: of the least of them, and of the stages of dvc.yaml."""
+    program = "import sys, tasks.runner.stage, tasks.evaluate.stage\nfrom flows.stage.stage_forks import LIBRARIES\n"
+    program += "assert not [name for name in LIBRARIES if name not in sys.modules]"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for entry in graph_of(ROOT, compose(ROOT, "laptop", [])).values():
+        assert imports_torch(entry.params, entry.meta) == (DEVICES in entry.meta), entry.address
 
 
 def test_a_stage_has_the_code_of_its_folder_as_it_is_now(tmp_path: Path) -> None:
