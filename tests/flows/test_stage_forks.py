@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from flows.params.compose import compose
+from flows.stage.as_module import OURS
 from flows.stage.process import Ended, run_stage
 from flows.stage.ready import ready
 from flows.stage.stage_forks import AUDIT, DEVICES, LIBRARIES, NEEDS, imports_torch
@@ -32,7 +33,7 @@ exec(compile(Path(sys.argv[1] + ".txt").read_text(), sys.argv[1], "exec"))
 """
 MAKES = "import os; os.makedirs('data/' + sys.argv[1], exist_ok=True); Path('data', sys.argv[1], 'x').write_text(str(held))\n"
 TELLS = (
-    f"CHECKOUT = {str(ROOT)!r}\n"
+    f"CHECKOUT = {tuple(str(ROOT / name) for name in OURS)!r}  # without its .venv\n"
     + """
 import multiprocessing
 import gc, json, os, signal, threading
