@@ -29,10 +29,8 @@ LIBRARIES = (
     "pathspec", "psutil", "pydantic.json_schema", "pydantic.main", "pydantic.types", "ruamel.yaml",
     "safetensors.torch", "tokenizers", "torch.distributed.tensor", "tqdm",
 )  # fmt: skip
-NEEDS, DEVICES = (
-    "libraries.torch",
-    "gpus",
-)  # a stage that imports torch as it loads declares the one, and has the other in `meta`
+# A stage that imports torch as it loads declares the one among its params, and has the other in its `meta`.
+NEEDS, DEVICES = "libraries.torch", "gpus"
 COMMAND = re.compile(r"python -m tasks\.runner( [\w.@-]+)+")
 # An interpreter, a loader or a library reads these once, so that a fork has those of the server.
 READ_AT_THE_START = (

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
+from flows.stage.stage_forks import read_at_the_start
 from tests.imports import ROOT
 
 # What data stages import; those that train have torch beside it, and their records say so.
@@ -33,26 +34,6 @@ DVC = (
 )
 # What the commands of `tokenmill` import. No prefect: it reads its settings as it is imported.
 COMMANDS = (*TRAINING, *DVC, "duckdb", "scipy.stats")
-# An interpreter or a library reads these once, so a fork would have the server's.
-READ_AT_THE_START = (
-    *(
-        "ARROW_",
-        "ATEN_",
-        "DNNL_",
-        "GOMP_",
-        "KMP_",
-        "LD_",
-        "MALLOC_",
-        "MKL_",
-        "NUMBA_",
-        "NUMEXPR_",
-        "OMP_",
-        "ONEDNN_",
-        "OPENBLAS_",
-        "PYTHON",
-    ),
-    *("TORCH", "TRITON_"),
-)
 
 
 class Forked:
@@ -147,10 +128,9 @@ def may_fork(environment: dict[str, str]) -> bool:
     """Whether a fork would be as a new process: nothing that is read at a process's start differs from what the server has,
     but that PYTHONPATH may name this project."""
 
-    def decides(variables: dict[str, str]) -> dict[str, str]:
-        found = {name: value for name, value in variables.items() if name.startswith(READ_AT_THE_START)}
-        path = [part for part in found.pop("PYTHONPATH", "").split(os.pathsep) if part not in ("", str(ROOT))]
-        return found | {"PYTHONPATH": os.pathsep.join(path)}
+    def decides(variables: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+        path = variables.get("PYTHONPATH", "").split(os.pathsep)
+        return read_at_the_start(variables), [part for part in path if part not in ("", str(ROOT))]
 
     return sys.platform == "linux" and decides(environment) == decides(dict(os.environ))
 
