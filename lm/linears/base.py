@@ -147,6 +147,12 @@ def flops_of(layer: nn.Linear) -> float:
     return layer.flops() if isinstance(layer, Held) else dense_flops(layer.weight)
 
 
+def is_a_part(weight: Tensor) -> bool:
+    """Whether this rank holds a part of a matrix: a DTensor of FSDP2, told by its mesh so that a process without ranks need not
+    import torch.distributed.tensor (half a second), or a parameter that a ZeRO of DeepSpeed has emptied."""
+    return hasattr(weight.detach(), "device_mesh") or not weight.numel()
+
+
 def dense_flops(weight_OI: Tensor) -> float:
     """FLOP of a dense product for a token: 2 for each weight forward, 2 for the gradient of its input, and 2 for its own where
     it is trained."""

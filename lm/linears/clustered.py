@@ -19,10 +19,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.distributed.tensor import DTensor
 
 from lm.config import ConfigError
-from lm.linears.base import Chosen, Held, dense_flops
+from lm.linears.base import Chosen, Held, dense_flops, is_a_part
 from lm.linears.few_bits import Counted
 from lm.quantized.palette import Palette, pack_palette
 
@@ -153,7 +152,7 @@ class ClusteredLinear(Held):
             self.centroids.copy_(moved(values, self.centroids, self.temperature))
 
     def begin(self, step: int, turn: bool) -> None:
-        if isinstance(self.weight.detach(), DTensor) or not self.weight.numel():  # a rank's part
+        if is_a_part(self.weight):
             raise ConfigError("linear: clustered needs whole matrices: set TOKENMILL_PARALLEL to exact or ddp")
         self.cluster()
 

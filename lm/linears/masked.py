@@ -25,11 +25,10 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from lm.config import ConfigError
 from lm.linears.adapter import generator_of
-from lm.linears.base import Chosen, Held, dense_flops
+from lm.linears.base import Chosen, Held, dense_flops, is_a_part
 
 
 def random_mask(rows: int, columns: int, density: float, generator: torch.Generator) -> Tensor:
@@ -92,7 +91,7 @@ class MaskedLinear(Held):
 
     def needs_whole(self, what: str) -> None:
         """Raises ConfigError where a rank has a part of the matrix."""
-        if isinstance(self.weight.detach(), DTensor) or not self.weight.numel():
+        if is_a_part(self.weight):
             raise ConfigError(
                 f"linear.{what}: masked needs whole matrices for it: set TOKENMILL_PARALLEL to exact or ddp"
             )

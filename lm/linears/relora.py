@@ -20,11 +20,10 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from lm.config import ConfigError
 from lm.linears.adapter import AdaptedLinear, generator_of
-from lm.linears.base import Chosen
+from lm.linears.base import Chosen, is_a_part
 
 
 class ReLoRALinear(AdaptedLinear):
@@ -48,7 +47,7 @@ class ReLoRALinear(AdaptedLinear):
 
     @torch.no_grad()
     def begin(self, step: int, turn: bool) -> None:
-        if isinstance(self.weight.detach(), DTensor) or not self.weight.numel():  # a rank's part
+        if is_a_part(self.weight):
             raise ConfigError("linear: relora needs whole matrices: set TOKENMILL_PARALLEL to exact or ddp")
         if self._method.restarts(step):
             self.weight.copy_(self.dense())

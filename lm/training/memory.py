@@ -34,7 +34,7 @@ def bytes_kept(model: nn.Module, batch: Batch, rows: int = 1) -> int:
         is_weight = isinstance(tensor if tensor._base is None else tensor._base, nn.Parameter)
         if not is_weight and storage._cdata not in buffers:
             kept[storage._cdata] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an operator that saved its own output would else hold itself, and never be freed
 
     with saved_tensors_hooks(count, lambda tensor: tensor):
         loss, _ = batch.loss(slice(0, rows))  # held, so that no storage is used twice

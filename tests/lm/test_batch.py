@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from lm.config import ConfigError
 from lm.memory_limits import memory_limits
@@ -75,6 +76,19 @@ def test_what_a_row_keeps_is_counted_to_the_byte() -> None:
     x = torch.ones(5)
     batch = Batch(1, 5, 5, lambda rows: ((x * model.weight[0]).exp().sum(), {}))
     assert bytes_kept(model, batch) == 2 * 5 * 4
+
+
+def test_what_a_pass_keeps_is_free_once_counted() -> None:
+    """exp saves its own result: held by that, it would be there until the process ends."""
+    weight, held = torch.ones(5, requires_grad=True), []
+
+    def loss(rows: slice):
+        made = weight.exp()
+        held.append(StorageWeakRef(made.untyped_storage()))
+        return made.sum(), {}
+
+    assert bytes_kept(torch.nn.Module(), Batch(1, 5, 5, loss)) == 5 * 4
+    assert held[0].expired()
 
 
 def test_what_does_not_grow_with_the_rows_is_counted_once() -> None:
