@@ -15,8 +15,9 @@ from kernels.pick import pick
 from lm.checkpoint import device
 from lm.model import Decoder
 from lm.model_folder import read_model
-from lm.strategies.base import COLDEST, Asked, Strategy
+from lm.strategies.base import Asked, Strategy
 from lm.strategies.named import strategy_of
+from lm.temperature import COLDEST
 from lm.tokenizer import Tokenizer
 
 SHOWN = 3  # problems that the banner names

@@ -12,6 +12,7 @@ from lm import problems, strategies
 from lm.checkpoint import device
 from lm.config import Config, choice
 from lm.model_folder import read_model, weights_bytes
+from lm.temperature import Divisor
 from lm.tokenizer import Tokenizer
 from tasks.core.log import Log
 from tasks.core.tables import read_table, write_table
@@ -37,7 +38,7 @@ class EvaluateConfig(Config):
     samples: int = Field(
         0, ge=0, description="answers sampled to each problem, for pass@N beside the greedy one; 0: none"
     )
-    temperature: float = Field(1.0, gt=0, description="of those answers")
+    temperature: Divisor = Field(1.0, description="of those answers")
     tasks: list[AnyTask] = Field([], description="what is asked beside the problem set, answered by likelihood")
     decoding: list[choice(strategies)] = Field(
         [],

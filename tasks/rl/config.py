@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from lm import problems
 from lm.config import Seed, choice
+from lm.temperature import Divisor
 from lm.training.recipe import Recipe
 from tasks.core.config import CHECKPOINT, StartModel, check_watched
 from tasks.rl import advantages, curricula, environments, losses, rewards
@@ -29,7 +30,7 @@ class RlConfig(Recipe):
     minibatches: int = Field(2, gt=0, description="steps that make a pass, each of as many whole problems")
     max_new_tokens: int = Field(32, gt=0, description="tokens of an answer that the model itself may write")
     environment: choice(environments) = SingleTurn()
-    temperature: float = Field(1.0, ge=1e-6)  # as COLDEST of lm/strategies/base.py
+    temperature: Divisor = 1.0
     rewards: list[Part] = Field([Correct()], min_length=1, description="parts that add up to the reward of an answer")
     scorer: str = Field(
         CHECKPOINT,

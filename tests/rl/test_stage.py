@@ -14,7 +14,7 @@ from lm.config import ConfigError, methods_of
 from lm.linears import AdaLoRA, LoRA, VeRA
 from lm.optimizers import AdamW
 from lm.problems.example import Example
-from lm.strategies.base import COLDEST
+from lm.temperature import COLDEST
 from lm.tokenizer import Tokenizer
 from lm.training.data import conversations
 from lm.training.fast_forward import FastForward
