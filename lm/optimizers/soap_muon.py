@@ -17,8 +17,8 @@ from torch import Tensor
 
 from lm.linears.base import Roles
 from lm.optimizers.base import Named, State
+from lm.optimizers.eigenbasis import eigenvectors, rotated
 from lm.optimizers.orthogonal import Iteration, MuonOptimizer, OrthogonalConfig
-from lm.optimizers.soap import eigenvectors, rotated
 
 
 def divided_(

@@ -18,7 +18,8 @@ from tasks.distill.teachers import Alone, Stored
 def contracts(sections: Sections) -> Iterator[Finding]:
     """What does not hold."""
     config, teacher = sections["distill"], sections.start_shape("distill")
-    yield from check_shards("distill.batch", config, config.batch + texts_of(sections))
+    for texts in sorted({texts_of(sections), texts_of(sections, smallest=True)}, reverse=True):
+        yield from check_shards("distill.batch", config, config.batch + texts)
     if isinstance(config.student, Layers) and config.student.layers >= teacher.layers:
         yield Finding(
             "params.yaml: distill.student.layers",

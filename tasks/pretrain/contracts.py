@@ -24,7 +24,8 @@ def contracts(sections: Sections) -> Iterator[Finding]:
             f"make it {length}, or lower {sections.plan_key()}",
         )
     yield from fits(sections)
-    rows = max(1, sections["curriculum"].tokens_per_step // length)
+    plan = sections["curriculum"]
+    rows = max(1, plan.tokens_per_step // length // 2**plan.ramp.doublings)  # of the smallest step
     yield from check_shards("curriculum.tokens_per_step", config, rows)
 
 
