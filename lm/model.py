@@ -237,6 +237,11 @@ class Decoder(nn.Module):
         self._staying = {name for name, weight in self.named_parameters() if not weight.requires_grad}
         self.held = {name: layer for name, layer in self.named_modules() if isinstance(layer, Held)}
 
+    def narrow(self, share: float) -> None:
+        """Let each window be this share of what it is in the model's config, in passes from now on; 1: the whole."""
+        mixers = [self.config.layer(index).mixer for index in range(self.config.layers)]
+        self._mixers = mixers if share == 1 else [mixer.narrowed(share) or mixer for mixer in mixers]
+
     def merge(self) -> None:
         """Make dense what is held otherwise; then all of the model is trained again. `learned` is what is left of it."""
         self.learned = self.linear.learned(self.held)

@@ -132,6 +132,14 @@ EDGES: dict[str, tuple[list[str], list[str]]] = {
         ["curriculum.ramp={doublings: 3, share: 0.01}"],
         ["curriculum.ramp.share", "less than one for each of 3"],
     ),
+    "windows that grow where there are none": (
+        ["pretrain.window_warmup.steps=9"],
+        ["params.yaml: pretrain.window_warmup.steps", "no layer"],
+    ),
+    "windows that are never whole": (
+        ["pretrain.window_warmup.steps=219", "pretrain.model.mixer={name: sliding_window}"],
+        ["params.yaml: pretrain.window_warmup.steps", "219 steps"],
+    ),
     "shards of the smallest step": (
         ["pretrain.shards=8", "curriculum.ramp.doublings=2"],
         ["curriculum.tokens_per_step", "4 rows", "8 shards"],
