@@ -132,6 +132,10 @@ EDGES: dict[str, tuple[list[str], list[str]]] = {
         ["curriculum.ramp={doublings: 3, share: 0.01}"],
         ["curriculum.ramp.share", "less than one for each of 3"],
     ),
+    "a cap of logits that distillation does not know": (
+        ["pretrain.model.logit_softcap=15.0"],
+        ["params.yaml: pretrain.model.logit_softcap", "divergences"],
+    ),
     "windows that grow where there are none": (
         ["pretrain.window_warmup.steps=9"],
         ["params.yaml: pretrain.window_warmup.steps", "no layer"],
