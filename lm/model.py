@@ -22,10 +22,11 @@ from lm.config import Config, choice
 from lm.context import Context, autocast_dtype
 from lm.embeddings.base import Tokens, before_of, check_layer, check_lists, embedded
 from lm.linears.base import Held, Holding, Roles, replace_layers
-from lm.parts import draw_
+from lm.parts import draw_, with_loss
 from lm.quantized.inputs import Rounding
 from lm.rope import rotary_cos_sin
 from lm.shape import Shape
+from lm.softcap import capped
 
 # Where a decoder carries what lm/heads.py puts on it, beside its own layers
 HEADS = "heads"
@@ -57,6 +58,7 @@ class ModelConfig(Shape):
         [], description="beside the one that the stream begins with: of the input, and of all layers without their own"
     )
     pattern: list[Layer] = Field([], description="the layers' own parts, again and again from the first layer on")
+    logit_softcap: float | None = Field(None, gt=0, description="c of the logits c tanh(logits / c); null: they stay")
 
     def layer(self, index: int) -> Parts:
         """The parts of a layer: those of the pattern, else the model's own."""
@@ -136,11 +138,6 @@ class Cache:
             self.ids_BC[rows, : other.capacity] = other.ids_BC[theirs]
         self.lengths_B[rows] = other.lengths_B[theirs]
         self.first = False
-
-
-def with_loss(made: Any) -> tuple[Tensor, Tensor | None]:
-    """(result, auxiliary loss) of a part, which gives its result alone where it has no such loss."""
-    return made if isinstance(made, tuple) else (made, None)
 
 
 class Block(nn.Module):
@@ -237,6 +234,11 @@ class Decoder(nn.Module):
         self._staying = {name for name, weight in self.named_parameters() if not weight.requires_grad}
         self.held = {name: layer for name, layer in self.named_modules() if isinstance(layer, Held)}
 
+    def narrow(self, share: float) -> None:
+        """Let windows be this share of what the config has, in passes from now on; 1: the whole."""
+        mixers = [self.config.layer(index).mixer for index in range(len(self.blocks))]
+        self._mixers = [mixer.narrowed(share) or mixer for mixer in mixers]
+
     def merge(self) -> None:
         """Make dense what is held otherwise; then all of the model is trained again. `learned` is what is left of it."""
         self.learned = self.linear.learned(self.held)
@@ -264,7 +266,7 @@ class Decoder(nn.Module):
 
     def forward(self, ids_BT: Tensor, cache: Cache | None = None, bounds: Tensor | None = None) -> Tensor:
         """logits_BTV of what `hidden` gives."""
-        return F.linear(self.hidden(ids_BT, cache, bounds), self.head_weight)
+        return capped(F.linear(self.hidden(ids_BT, cache, bounds), self.head_weight), self.config.logit_softcap)
 
     def hidden(
         self,
@@ -314,8 +316,7 @@ class Decoder(nn.Module):
         else:
             positions_BT = cache.lengths_B[:, None] + torch.arange(T, device=ids_BT.device)
             cos, sin = self.cos_TE[positions_BT][:, None], self.sin_TE[positions_BT][:, None]
-            lengths_B = cache.lengths_B
-            context = Context(cos, sin, None, None, None, positions_BT, lengths_B, counts_B, cache.first)
+            context = Context(cos, sin, None, None, None, positions_BT, cache.lengths_B, counts_B, cache.first)
         contexts = self._by_layer(context, cache, B, T)
         x_BTD = self.embedding(ids_BT)
         if noise_BTD is not None:

@@ -5,10 +5,15 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lm.config import Config
 from lm.shape import Shape
+
+
+def with_loss(made: Any) -> tuple[Tensor, Tensor | None]:
+    """(result, auxiliary loss) of a part, which gives its result alone where it has no such loss."""
+    return made if isinstance(made, tuple) else (made, None)
 
 
 class Part(Config):

@@ -203,6 +203,10 @@ def to_theirs(config: ModelConfig) -> dict[str, Any]:
     """
     if config.qk_norm and config.qkv_bias:
         raise ValueError("no Hugging Face family has both qk_norm and qkv_bias")
+    if config.logit_softcap is not None:
+        raise ValueError(
+            "no Hugging Face family that is written here has logit_softcap: Gemma 2, which has, is made of other layers"
+        )
     family = "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
     described = {
         "model_type": family,

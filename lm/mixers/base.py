@@ -40,6 +40,10 @@ class Mixer(Part):
     def kept(self, shape: Shape, tokens: float) -> float:
         """Numbers that a layer's state has, and a step reads, for a row of so many tokens."""
 
+    def narrowed(self, share: float) -> "Mixer | None":
+        """The mixer with this share of its window, one token at the least; None where it has no window."""
+        return None
+
     def prepare(self, shape: Shape, context: Context, rows: int, length: int) -> Any:
         """What all layers of this kind share in a pass over `rows` x `length` tokens, as context.shared: made once and outside
         of compiled code. context.state is that of the first of these layers."""

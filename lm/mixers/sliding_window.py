@@ -50,6 +50,9 @@ class SlidingWindow(Attention):
     def build(self, shape: Shape) -> WindowedHeads:
         return WindowedHeads(shape)
 
+    def narrowed(self, share: float) -> "SlidingWindow":
+        return self.model_copy(update={"window": max(1, int(share * self.window))})
+
     def flops(self, shape: Shape, length: int) -> float:
         """FLOP of attention to the keys that a token sees on average."""
         seen = min(self.window, length)

@@ -50,7 +50,8 @@ class Lower:
 class Work:
     """The training of a stage. tokens: that count, in all steps. shape: of the model it trains. step(): what is done in each,
     with the longest sequences that there are; every model that it makes counts in the memory. data_bytes: tokens and plan in
-    the process's memory at its end."""
+    the process's memory at its end. full_steps: as many as have all tokens if each is as large as step()'s, where some
+    are smaller; None: steps."""
 
     recipe: Recipe
     shape: ModelConfig
@@ -59,6 +60,7 @@ class Work:
     step: Callable[[], Step]
     lower: Lower
     data_bytes: float = 0.0
+    full_steps: int | None = None
 
 
 @dataclass(frozen=True)

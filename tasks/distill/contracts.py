@@ -8,9 +8,11 @@ from tasks.about.finding import Finding
 from tasks.about.problem_lengths import check_room
 from tasks.about.sections import Sections
 from tasks.about.training import check_shards
+from tasks.core.config import ConfigError
 from tasks.distill.answers import Teacher
 from tasks.distill.matches import Unmatched
 from tasks.distill.needs import SPLITS, texts_of
+from tasks.distill.step import refuse_caps
 from tasks.distill.students import Layers, Sliced, Whole
 from tasks.distill.teachers import Alone, Stored
 
@@ -18,7 +20,16 @@ from tasks.distill.teachers import Alone, Stored
 def contracts(sections: Sections) -> Iterator[Finding]:
     """What does not hold."""
     config, teacher = sections["distill"], sections.start_shape("distill")
-    yield from check_shards("distill.batch", config, config.batch + texts_of(sections))
+    try:
+        refuse_caps(teacher, sections.shape("distill"))
+    except ConfigError as error:
+        yield Finding(
+            f"params.yaml: {sections.key(config.model, 'logit_softcap')}",
+            str(error).partition(": ")[2],
+            "set it to null",
+        )
+    for texts in sorted({texts_of(sections), texts_of(sections, smallest=True)}, reverse=True):
+        yield from check_shards("distill.batch", config, config.batch + texts)
     if isinstance(config.student, Layers) and config.student.layers >= teacher.layers:
         yield Finding(
             "params.yaml: distill.student.layers",

@@ -28,7 +28,7 @@ from tasks.distill import teachers as kinds_of_teachers
 from tasks.distill.answers import Teacher
 from tasks.distill.answers.base import Asked
 from tasks.distill.matches import Unmatched
-from tasks.distill.step import Compared, Matched, loss_of
+from tasks.distill.step import Compared, Matched, loss_of, refuse_caps
 from tasks.distill.students.base import Beside
 from tasks.distill.teachers import Alone
 from tasks.distill.teachers.base import Fixed
@@ -85,6 +85,7 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
     beside = Beside(data / config.learner, tokenizer, lambda: asking.first(teacher.config.context, tokenizer.pad_id))
     student = config.student.build(teacher, config.seed, beside)
     student.to(device())
+    refuse_caps(teacher, student)
     taught = config.teachers.open(teacher, tokenizer, data, config)
     if isinstance(taught, FromDisk):  # nothing is asked of it
         teacher.cpu()

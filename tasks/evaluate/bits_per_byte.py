@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lm.model import Decoder
 from lm.resampling import resampled_sums, strata
+from lm.softcap import capped
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def document_bits(model: Decoder, documents: list[Tensor], progress, batch: int 
         row_N, place_N = places.to(device).T
         ids = ids.to(device)
         logits_NV = F.linear(model.hidden(ids[:, :-1])[row_N, place_N - 1], model.head_weight)
+        logits_NV = capped(logits_NV, model.config.logit_softcap)
         nats_N = F.cross_entropy(logits_NV, ids[row_N, place_N], reduction="none").double().cpu()
         for window, nats in zip(group, nats_N.split([window.counted for window in group]), strict=True):
             bits[window.document] += nats.sum().item() / math.log(2)

@@ -59,6 +59,8 @@ def run(config: LessonsConfig, data: Path, log: Log) -> dict[str, float]:
     vocabulary = teacher.config.vocab_size
     if config.top_k >= vocabulary:
         raise ConfigError(f"lessons.top_k: {config.top_k} is no fewer than the model's {vocabulary} tokens; lower it")
+    if teacher.config.logit_softcap is not None:
+        raise ConfigError("lessons.model: has logit_softcap, which stored targets do not know: take a model without")
     teacher.to(device())
     examples = (e for split in ("sft", "rl") for e in config.problems.examples(split))
     found = problems_that_fit(

@@ -24,7 +24,9 @@ def contracts(sections: Sections) -> Iterator[Finding]:
             f"make it {length}, or lower {sections.plan_key()}",
         )
     yield from fits(sections)
-    rows = max(1, sections["curriculum"].tokens_per_step // length)
+    yield from windows(sections)
+    plan = sections["curriculum"]
+    rows = max(1, plan.tokens_per_step // length // 2**plan.ramp.doublings)  # of the smallest step
     yield from check_shards("curriculum.tokens_per_step", config, rows)
 
 
@@ -44,6 +46,20 @@ def fits(sections: Sections) -> Iterator[Finding]:
     except ConfigError as error:
         where, _, what = str(error).partition(": ")
         yield Finding(f"params.yaml: {where}", what, f"change it, or the smaller model in {folder}")
+
+
+def windows(sections: Sections) -> Iterator[Finding]:
+    """Windows that are to grow are there, and are whole before the end. A plan without a step is the curriculum's to find."""
+    plan = sections["curriculum"]
+    try:
+        steps = int(plan.ramp.cuts(plan.tokens // plan.tokens_per_step).sum())
+    except ConfigError:
+        return
+    try:
+        sections["pretrain"].window_warmup.check(sections.shape("pretrain"), steps)
+    except ConfigError as error:
+        where, _, what = str(error).partition(": ")
+        yield Finding(f"params.yaml: {where}", what, "lower it, or give the model windows")
 
 
 def vocabulary(sections: Sections) -> Iterator[Finding]:

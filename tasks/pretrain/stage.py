@@ -27,6 +27,7 @@ from tasks.core.log import Log
 from tasks.core.tables import read_table
 from tasks.pretrain import objectives, starts
 from tasks.pretrain.step import loss_of
+from tasks.pretrain.window_warmup import Windows, WindowWarmup
 
 # Of a sample: the first tokens of a held-out document, and what the model makes of them.
 PROMPT_TOKENS, SAMPLE_TOKENS, SAMPLES = 16, 48, 3
@@ -41,6 +42,7 @@ class PretrainConfig(Recipe):
     within_documents: bool = Field(
         False, description="attention sees nothing of the documents before in a packed sequence"
     )
+    window_warmup: WindowWarmup = Field(default=WindowWarmup(), description="sliding windows that grow")
     samples_every: int = Field(0, ge=0, description="steps between samples of text; 0: none")
     seed: Seed
 
@@ -61,6 +63,7 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
             f"curriculum.tokens_per_step: step {step} of the plan has {len(plan.batch(step))} sequences, which {parts} shards "
             "or ranks cannot divide equally: change it, pretrain.shards or TOKENMILL_RANKS"
         )
+    config.window_warmup.check(model.config, plan.steps)
     model.to(device())
     config.objective.bring(model, config.seed)
     documents = read_table(data / "tokenize" / "documents.parquet", ["length", "bytes"]).to_pydict()
@@ -96,7 +99,8 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
     given = [tokenizer.to_json(), prompts, bits_per_byte]
     trunks = log.trunks(config, plan.steps, [model], given, fetch, losses)
     with Ahead(fetch, batch_of, plan.steps, model.embedding.weight.device) as batch_at:
-        train(model, config, plan.steps, batch_at, log, trunks)
+        grow = [Windows(model, config.window_warmup)] if config.window_warmup.steps else []
+        train(model, config, plan.steps, batch_at, log, trunks, grow)
     config.objective.drop(model)
     save_model(data / "pretrain", model, tokenizer)
     if log.scratch:

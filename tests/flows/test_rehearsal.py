@@ -79,6 +79,7 @@ def peak_of_updates(recipe: Recipe) -> float:
 CHOICES = [method() for method in methods_of(optimizers)] + [
     optimizers.OneBitAdam(freeze_after=5),
     optimizers.Soap(every=3),
+    optimizers.SoapMuon(every=3),
     optimizers.AdamW(cautious=True),
     optimizers.DropMuon(whole=0.1),
 ]
@@ -88,7 +89,7 @@ CHOICES = [method() for method in methods_of(optimizers)] + [
 def test_an_update_takes_as_much_as_rehearsed_in_each_phase_of_every_optimizer(
     method: Any, plain: Work, updates_alone: None
 ) -> None:
-    """onebit_adam holds a copy more of its matrices once it has frozen their scale, soap when a basis is due, and drop_muon
+    """onebit_adam holds a copy more of its matrices once it has frozen their scale, soap and soap_muon when a basis is due, and drop_muon
     has every gradient in some steps alone."""
     recipe = plain.recipe.model_copy(update={"optimizer": method, "average": averages.Last()})
     found = rehearse(small_step, recipe, STEPS, None, False)

@@ -14,7 +14,8 @@ from lm.config import Config
 from lm.feed_forwards import SwiGLU
 from lm.hugging_face.config import to_theirs
 from lm.hugging_face.load import their_name
-from lm.model import Cache, Decoder, ModelConfig, with_loss
+from lm.model import Cache, Decoder, ModelConfig
+from lm.parts import with_loss
 from lm.sampler import generate
 from lm.shape import Shape
 from lm.training.batch import Batch, Metrics, backward, with_auxiliary

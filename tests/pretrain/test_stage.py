@@ -2,13 +2,16 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from lm.checkpoint import load_model
-from tests.project import TINY, run_stage
+from tests.processes import wait_for
+from tests.project import TINY, digest, run_stage, start_stage
 from tests.tiny import Tiny
 
 STEPS = 32
@@ -73,3 +76,28 @@ def test_further_heads_and_embeddings_are_trained_and_only_the_model_is_saved(ti
     for loss, one, other_two in zip(losses, next_token, ahead, strict=True):
         assert loss == pytest.approx(one + 2 * other_two, rel=1e-4)
     assert next_token[-1] < next_token[0] and ahead[-1] < ahead[0]
+
+
+def test_a_batch_that_grows_is_of_the_same_tokens_and_goes_on_to_the_bit(tiny: Tiny, tmp_path: Path) -> None:
+    """8 sequences a step: 8 steps of a quarter in the place of the first, 4 halves, and so on; killed among the halves."""
+    ramp = {"doublings": 2, "share": 0.25}
+    params = {**TINY, "curriculum": {**TINY["curriculum"], "ramp": ramp}, "pretrain": {**TINY["pretrain"], "shards": 2}}
+    project = tiny.project(tmp_path / "ramp", "tokenize", params)
+    run_stage(project, "curriculum")
+    process = start_stage(project, "pretrain", TOKENMILL_CHECKPOINT_SECONDS="0")
+    written = (project / ".scratch" / "pretrain").rglob
+    wait_for(lambda: any(int(path.stem[5:]) >= 18 for path in written("step-*.safetensors")), process)
+    process.kill()
+    process.communicate()
+    run_stage(project, "pretrain", TOKENMILL_RANKS="2")
+    folder = project / "data" / "pretrain"
+    found = digest(folder)
+    losses = np.load(folder / "sequence_losses.npy")
+    assert len(curve(folder, "loss")) == 4 * 4 + 4 * 2 + 24
+    shutil.rmtree(folder)
+    run_stage(project, "pretrain")
+    assert digest(folder) == found
+    # the first two sequences are the same text at the same weights as without a ramp, the others are at weights that moved
+    whole = np.load(pretrain(tiny, tmp_path / "whole", {"shards": 2}) / "sequence_losses.npy")
+    assert len(losses) == len(whole) == 32 * 8 and np.isfinite(losses).all()
+    assert losses[:2] == pytest.approx(whole[:2], rel=2e-3) and losses[-8:].mean() != whole[-8:].mean()

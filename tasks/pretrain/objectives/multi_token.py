@@ -73,6 +73,7 @@ class MultiToken(Objective):
             model.head_weight,
             targets_MBT.flatten(),
             denominator=denominator,
+            softcap=model.config.logit_softcap or 0.0,
             each_T=each_MBT.view(-1),
         )
         if each_BT is not None:

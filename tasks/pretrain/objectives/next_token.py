@@ -41,6 +41,7 @@ class NextToken(Objective):
             model.head_weight,
             targets_BT.flatten(),
             denominator=denominator,
+            softcap=model.config.logit_softcap or 0.0,
             z_loss=self.z_loss,
             each_T=None if each_BT is None else each_BT.view(-1),
         )

@@ -46,7 +46,7 @@ ROOMS = {
     "rl.advantage": advantages,
     "rl.demonstrations": demonstrations,
 }
-MOST_HOURS = 3.0
+MOST_HOURS = 3.5
 OF_NO_PAPER = {"recipes", "tokens"}  # for a reader to hold: whole recipes beside each other, and the law over tokens
 
 

@@ -38,7 +38,20 @@ from lm.linears import (
     VeRA,
 )
 from lm.model import Decoder
-from lm.optimizers import AdaMod, AdamW, DropMuon, Lamb, Lars, Lion, Muon, NorMuon, OneBitAdam, ScheduleFree, Soap
+from lm.optimizers import (
+    AdaMod,
+    AdamW,
+    DropMuon,
+    Lamb,
+    Lars,
+    Lion,
+    Muon,
+    NorMuon,
+    OneBitAdam,
+    ScheduleFree,
+    Soap,
+    SoapMuon,
+)
 from lm.settings import KINDS as EVERY_KIND
 from lm.training.fast_forward import FastForward
 from lm.training.lookahead import Lookahead
@@ -107,7 +120,7 @@ CASES = [
         for first, then in pairwise(k for k in ("fsdp", "zero2", "ddp", "fsdp") if k in KINDS)
     ),
     *(Case(how(method), "exact", "fsdp") for method in (Muon, Lamb, Lars, Lion)),
-    *(Case(how(method), "exact", "exact") for method in (Muon, NorMuon, Soap)),
+    *(Case(how(method), "exact", "exact") for method in (Muon, NorMuon, Soap, SoapMuon)),
     *(Case(how(NorMuon), first, then) for first, then in (("ddp", "fsdp"), ("fsdp", "exact"))),
     *(Case(how(ScheduleFree), first, then) for first, then in (("fsdp", "ddp"), ("exact", "fsdp"))),
     Case(how(Muon, skip_sigmas=6.0), "ddp", "fsdp"),
