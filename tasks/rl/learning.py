@@ -93,6 +93,8 @@ class Learning:
         if config.loss.needs_reference:
             self._reference = copy.deepcopy(model).requires_grad_(False).eval()
             self._reference.low_stream = config.stream == "bf16"
+            if config.learns_prompt:  # what the policy is held to is the model without
+                self._reference.prompt = None
 
     @property
     def components(self) -> list[Component]:

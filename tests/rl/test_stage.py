@@ -14,6 +14,7 @@ from lm.config import ConfigError, methods_of
 from lm.linears import AdaLoRA, LoRA, VeRA
 from lm.optimizers import AdamW
 from lm.problems.example import Example
+from lm.prompts import Ept, PromptTuning
 from lm.strategies.base import COLDEST
 from lm.tokenizer import Tokenizer
 from lm.training.data import conversations
@@ -87,6 +88,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
             AdaLoRA(rank=1, first_rank=2, cut_until=2),
         )
     ],
+    "soft_prompt": [{"soft_prompt": PromptTuning(length=3)}, {"soft_prompt": Ept(length=3)}],
     "fast_forward": [{"fast_forward": FastForward(every=1, most=2)}],
     "curriculum": [{"curriculum": Bandit()}],
     "resample": [{"resample": 2}],
