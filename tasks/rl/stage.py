@@ -39,7 +39,7 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
     def seen(step: int) -> list[float]:
         """What of a step depends on how long the run is: all else follows from the examples and the weights."""
         moment = learning.moment(step // config.steps_a_rollout)
-        return [part.at(moment) for part in config.rewards]
+        return [part.at(moment) for part in config.rewards] + config.curriculum.at(moment.share)
 
     given = [tokenizer.to_json(), *examples, *held_out, *files_read(config)]
     scorers = [scorer for part in config.rewards for scorer in part.models]
