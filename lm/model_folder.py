@@ -28,6 +28,18 @@ def read_model(folder: Path) -> tuple[Decoder, Tokenizer]:
     return grown(load_hf(folder), tokenizer.vocab_size), tokenizer
 
 
+def read_bare(folder: Path) -> tuple[Decoder, Tokenizer]:
+    """What `read_model` gives, for what changes the model's matrices and has no place for a prompt before its texts. Raises
+    ValueError for a model that carries one, too."""
+    model, tokenizer = read_model(folder)
+    if model.prompt is not None:
+        raise ValueError(
+            f"{folder / 'config.json'}: the model carries a soft prompt, which would be lost: take one without, such as what "
+            "distill makes of it"
+        )
+    return model, tokenizer
+
+
 def read_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of `read_model`, without its weights. Raises ValueError naming the file that cannot be used."""
     return Tokenizer.adopt(folder) if is_hugging_face(folder) else Tokenizer.load(folder)

@@ -18,6 +18,7 @@ from flows.forecast import fake_gpu
 from lm.decoding import Rows
 from lm.model import Decoder
 from lm.optimizers.base import Optimizer
+from lm.prompts.base import put_prompt
 from lm.sampler import LOOK_EVERY, capacity_of, prompts_at_once, whole_pieces
 from lm.training.average import RunningAverage
 from lm.training.batch import backward, equal_parts, rows_at_once, with_auxiliary
@@ -121,6 +122,7 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
             step = step_of()
             step.model.train()
             step.model.low_stream = recipe.stream == "bf16"
+            put_prompt(step.model, getattr(recipe, "soft_prompt", None))
             step.model.hold(recipe.linear)
             before = live.since()  # what is held in fewer bytes than a dense matrix is made of one
             HeldLayers(step.model).begin(0)

@@ -38,12 +38,15 @@ def flops_per_token(model: Decoder, length: int) -> float:
     dense one `dense_flops`, and what embeddings, mixers and feed-forward layers say of their own, 6 * heads * head width *
     length of attention. Weights that a token leaves out cost nothing, each counting as the mean one of its part.
 
-    Heads of tokens further ahead count as the layers that they are, each with a product of the output head.
+    What a prompt in front of each sequence costs is shared out among its tokens. Heads of tokens further ahead count as the
+    layers that they are, each with a product of the output head.
     Norms and pointwise work are left out; a tied embedding counts as the head alone.
     """
     config, carried = model.config, getattr(model, HEADS, None)
     found = dense_flops(model.head_weight) + sum(part.flops(config) for part in config.embeddings)
     further = list(getattr(carried, "blocks", []))
+    behind = length
+    length += len(model.prompt or ())
     found += len(further) * dense_flops(model.head_weight)
     for index, block in [*enumerate(model.blocks), *((config.layers - 1, block) for block in further)]:
         parts = config.layer(index)
@@ -51,7 +54,8 @@ def flops_per_token(model: Decoder, length: int) -> float:
             layers = [layer for layer in block.get_submodule(name).modules() if isinstance(layer, nn.Linear)]
             products = sum(flops_of(layer) for layer in layers)
             weights = sum(layer.in_features * layer.out_features for layer in layers)
-            found += products - products * part.idle(config) / max(weights, 1) + part.flops(config, length)
+            cost = products - products * part.idle(config) / max(weights, 1) + part.flops(config, length)
+            found += cost if length == behind else cost * length / behind
     return found
 
 

@@ -6,12 +6,14 @@ from typing import Any
 from lm.model import ModelConfig
 from tasks.about.finding import Finding
 from tasks.about.problem_lengths import check_room
+from tasks.about.prompts import carries_prompt
 from tasks.about.sections import Sections
 from tasks.about.training import check_shards
 from tasks.core.config import ConfigError
 from tasks.distill.answers import Teacher
 from tasks.distill.matches import Unmatched
 from tasks.distill.needs import SPLITS, texts_of
+from tasks.distill.stage import beside_prompt
 from tasks.distill.step import refuse_caps
 from tasks.distill.students import Layers, Sliced, Whole
 from tasks.distill.teachers import Alone, Stored
@@ -41,6 +43,8 @@ def contracts(sections: Sections) -> Iterator[Finding]:
             "params.yaml: distill.student", "the student begins as its teacher, which is alone: nothing is learned",
             "take layers or fresh, other teachers, or labels",
         )  # fmt: skip
+    if carries_prompt(sections, config.model) and (said := beside_prompt(config)):
+        yield Finding(f"params.yaml: {said[0]}", said[1], said[2])
     if isinstance(config.teachers, Stored):
         yield from unlike(config, sections["lessons"])
         if not isinstance(config.match, Unmatched):

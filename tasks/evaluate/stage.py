@@ -23,6 +23,7 @@ from tasks.evaluate.bits_per_byte import document_bits, gzip_bits, per_byte
 from tasks.evaluate.contamination import CLEAN, CONTAMINATED, OVERLAP, Sought, told_apart, training_texts
 from tasks.evaluate.coverage import coverage, sampled_scores
 from tasks.evaluate.decoding import ANSWERS, CURVE, decode_all, figures_of_curve, point_of
+from tasks.evaluate.distributions import FILE, Distributions, chosen
 from tasks.evaluate.likelihood import log_likelihoods
 from tasks.evaluate.sets import ProblemSet, counts_of, figures_of_set, shares_of, table_of, write_answers
 from tasks.evaluate.tasks.base import figures_of, rows_of_items
@@ -49,6 +50,12 @@ class EvaluateConfig(Config):
         ge=0,
         lt=1,
         description="share of a problem or document that may stand in training, more is scored apart; absent: nobody looks",
+    )
+    divergence_places: int = Field(
+        512,
+        ge=0,
+        description="tokens of held-out text of which the model's whole distribution is kept, for its divergence from the "
+        "model that it was made of; fewer where that is more than 16 MiB; 0: none",
     )
     sets: list[ProblemSet] = Field([], description="further problem sets, each with a score of its own")
     problems: choice(problems)
@@ -111,7 +118,10 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
     decoder.to(device())
     check_tokens(f"evaluate@{model}", tokenizer, data / "tokenize")
     documents = held_out(data / "tokenize", tokenizer)
-    bits = document_bits(decoder, [document.ids for document in documents], log.progress)
+    vocabulary = decoder.config.vocab_size
+    places = chosen([len(document.ids) for document in documents], config.divergence_places, vocabulary)
+    kept = Distributions(places, vocabulary)
+    bits = document_bits(decoder, [document.ids for document in documents], log.progress, seen=kept.see)
     rows = [
         {
             "id": document.id,
@@ -124,6 +134,8 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
         for document, spent in zip(documents, bits, strict=True)
     ]
     write_table(out / "bits.parquet", pa.Table.from_pylist(rows))
+    if places:
+        kept.write(out / FILE, [document.id for document in documents], [document.source for document in documents])
 
     examples = config.problems.examples("test")[: config.problems_counted]
     answers, rate = answer_all(decoder, tokenizer, config.problems, examples, config.max_new_tokens, log.progress)

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 
 from tasks.about.finding import Finding
 from tasks.about.pairs import check_pairs
+from tasks.about.prompts import check_carries
 from tasks.about.sections import Sections
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
     """What does not hold."""
     yield from check_pairs("preference", sections)
+    yield from check_carries(sections, "preference")

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from lm import problems
 from lm.config import Seed, choice
 from lm.temperature import Divisor
-from lm.training.recipe import Recipe
+from lm.training.prompted import Prompted
 from tasks.core.config import CHECKPOINT, StartModel, check_watched
 from tasks.rl import advantages, curricula, environments, losses, rewards
 from tasks.rl import demonstrations as kinds_of_demonstrations
@@ -21,7 +21,7 @@ from tasks.rl.rewards.function import FOLDER
 Part: Any = choice(rewards)
 
 
-class RlConfig(Recipe):
+class RlConfig(Prompted):
     model: StartModel
     steps: int = Field(120, gt=0, description="updates of the weights")
     prompts: int = Field(32, gt=0, description="problems a rollout; a multiple of minibatches")
@@ -88,6 +88,11 @@ class RlConfig(Recipe):
             raise ValueError(
                 "demonstrations hybrid puts one in the place of answers that failed, and resample other problems: "
                 "set resample to 0, or take interleaved"
+            )
+        if self.learns_prompt and self.advantage.baseline == "critic":
+            raise ValueError(
+                "soft_prompt: the critic of gae begins as the policy, of which nothing but the prompt is trained: take another "
+                "advantage"
             )
         if self.stop_factor:
             raise ValueError("stop_factor: a policy's loss has no level to compare with: set it to 0")

@@ -53,6 +53,14 @@ def test_demonstrations_are_rows_of_the_forecast() -> None:
     assert loss.requires_grad
 
 
+def test_texts_that_are_read_are_rows_of_the_forecast() -> None:
+    """One a problem; what is shown of each is its prompt, and no answer."""
+    plain, read = step().batch, step("rl.demonstrations={name: next_token}").batch
+    assert read.rows - plain.rows == 16 and read.length == step("rl.demonstrations={name: hybrid}").batch.length
+    loss, _ = read.loss(slice(0, 2))
+    assert loss.requires_grad
+
+
 def test_rollouts_that_are_kept_take_disk() -> None:
     plain, kept = (needs(sections(*changes)) for changes in ([], ["rl.keep_rollouts=true"]))
     # 60 rollouts of 256 answers with up to 32 tokens

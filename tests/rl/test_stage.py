@@ -14,6 +14,7 @@ from lm.config import ConfigError, methods_of
 from lm.linears import AdaLoRA, LoRA, VeRA
 from lm.optimizers import AdamW
 from lm.problems.example import Example
+from lm.prompts import Ept, PromptTuning
 from lm.temperature import COLDEST
 from lm.tokenizer import Tokenizer
 from lm.training.data import conversations
@@ -87,6 +88,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
             AdaLoRA(rank=1, first_rank=2, cut_until=2),
         )
     ],
+    "soft_prompt": [{"soft_prompt": PromptTuning(length=3)}, {"soft_prompt": Ept(length=3)}],
     "fast_forward": [{"fast_forward": FastForward(every=1, most=2)}],
     "curriculum": [{"curriculum": Bandit()}],
     "resample": [{"resample": 2}],
@@ -127,8 +129,8 @@ def test_every_parameter_changes_the_weights(tmp_path: Path) -> None:
         near = [methods for methods in near if not any(isinstance(m, Gae) and m.clip != Gae().clip for m in methods)]
         tries += [[fitting(m) if field == "loss" else {field: m} for m in methods] for methods in near]
     for part in (LengthBudget(), Overlong(buffer=0.5), Repetition(n=1)):
-        # n: in six random bytes no two stand twice; test_rewards.py
-        others = [neighbours(part, name) for name in type(part).model_fields if name not in ("name", "n")]
+        # n: in six random bytes no two stand twice; course: two rollouts stand where it is cut; test_rewards.py
+        others = [neighbours(part, name) for name in type(part).model_fields if name not in ("name", "n", "course")]
         tries += [[{"rewards": [Correct(), other]} for other in each] for lists in others for each in lists]
     folders = count()
     assert_all_differ(lambda changes: trained(tmp_path / str(next(folders)), config(**changes))[0], tries)

@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 def make_plain(model: Decoder, weights: dict[str, Tensor]) -> None:
     """Replace all that makes it a sharded model, hooks included, by a model of these weights: torch has no way back."""
     plain = Decoder(model.config)
+    if model.prompt is not None:  # of vectors, which are whole on every rank
+        plain.carry(model.prompt)
     plain.hold(model.linear)
     if (carried := getattr(model, HEADS, None)) is not None:  # no group of its own: its parameters alone are cut
         for name, _ in list(carried.named_parameters()):
