@@ -38,7 +38,8 @@ def flops_per_token(model: Decoder, length: int) -> float:
     dense one `dense_flops`, and what embeddings, mixers and feed-forward layers say of their own, 6 * heads * head width *
     length of attention. Weights that a token leaves out cost nothing, each counting as the mean one of its part.
 
-    Heads of tokens further ahead count as the layers that they are, each with a product of the output head.
+    Heads of tokens further ahead count as the layers that they are, each with a product of the output head. All counts as often
+    as training passes over a token.
     Norms and pointwise work are left out; a tied embedding counts as the head alone.
     """
     config, carried = model.config, getattr(model, HEADS, None)
@@ -52,7 +53,7 @@ def flops_per_token(model: Decoder, length: int) -> float:
             products = sum(flops_of(layer) for layer in layers)
             weights = sum(layer.in_features * layer.out_features for layer in layers)
             found += products - products * part.idle(config) / max(weights, 1) + part.flops(config, length)
-    return found
+    return found * model.passes
 
 
 def peak_flops(device: torch.device) -> float | None:
