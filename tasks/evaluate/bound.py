@@ -34,7 +34,7 @@ class Masked(NamedTuple):
 
 
 def masked_windows(document: int, ids_N: Tensor, context: int, draws: int) -> list[Masked]:
-    """So many draws of each window of a document, whose first token is given and never masked. Numbers of masked tokens lie as
+    """Draws of each window of a document, as many as asked for, whose first token is given and never masked. Numbers of masked tokens lie as
     evenly between 1 and all as they can, each by itself of equal chances."""
     found = []
     for place, window in enumerate(windows_of(document, ids_N, context - 1)):
