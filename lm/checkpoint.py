@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lm.config import mistakes
+from lm.config import ConfigError, mistakes
 from lm.files import write_json
 from lm.hugging_face.adapters import save_adapter
 from lm.hugging_face.prompts import save_prompt
@@ -22,6 +22,7 @@ from lm.prompts.base import Carried, Left
 from lm.quantized.inputs import Rounding, round_inputs_of
 from lm.quantized.state import unpack_state
 from lm.quantized.trained import TrainedIn, save_trained_in
+from lm.shape import MASKED
 from lm.tokenizer import Tokenizer
 
 
@@ -64,13 +65,16 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def load_model(folder: Path) -> tuple[Decoder, Tokenizer]:
+def load_model(folder: Path, masked: bool = False) -> tuple[Decoder, Tokenizer]:
     """The model, in fp32 and evaluation mode, and its tokenizer; a quantized model comes back dequantized,
     its matrices seeing rounded inputs, and its cache in whole numbers, where it was made so.
 
+    masked: whether it may be one that is not causal, such as masked diffusion trains.
     Raises ValueError naming the file that is missing, torn or does not fit the others.
     """
     description = read_description(folder)
+    if not (masked or description["model"].get("causal", True)):
+        raise ConfigError(f"{folder}: {MASKED}")
     try:
         state = load_file(folder / "model.safetensors")
     except (FileNotFoundError, SafetensorError) as error:

@@ -27,7 +27,7 @@ from lm.parts import draw_, with_loss
 from lm.prompts.base import Carried, Left, behind, check_room
 from lm.quantized.inputs import Rounding
 from lm.rope import rotary_cos_sin
-from lm.shape import Shape
+from lm.shape import SAID, Shape
 from lm.softcap import capped
 
 # Where a decoder carries what lm/heads.py puts on it, beside its own layers
@@ -75,6 +75,7 @@ class ModelConfig(Shape):
         for index in range(max(len(self.pattern), 1)):
             mixer, _, beside = self.layer(index)
             check_layer(index, beside, mixer)
+            mixer.check(self, index)
         return self
 
     @property
@@ -93,9 +94,9 @@ class ModelConfig(Shape):
         return ids + sum(self.layer(index).mixer.kept(self, tokens) for index in range(self.layers))
 
     def described(self) -> dict[str, Any]:
-        """What config.json says of the model. Of the parts only those that are not the default: a model of these is described
-        as it was before there were others."""
-        usual = {name for name in ModelConfig.model_fields.keys() - Shape.model_fields if self._is_default(name)}
+        """What config.json says of the model. Of the parts, and of causality, only what is not the default: a model of these is
+        described as it was before there were others."""
+        usual = {name for name in ModelConfig.model_fields.keys() - SAID if self._is_default(name)}
         return self.model_dump(exclude=usual)
 
     def _is_default(self, name: str) -> bool:
@@ -162,7 +163,7 @@ class Decoder(nn.Module):
         cos_TE, sin_TE = self._rotations(0)
         self.register_buffer("cos_TE", cos_TE, persistent=False)
         self.register_buffer("sin_TE", sin_TE, persistent=False)
-        self.recompute = self.low_stream = False
+        self.recompute, self.low_stream, self.passes = False, False, 1
         self.linear: Holding = linears.Dense()
         self.learned: Any = None
         # what stands before every text; None: nothing
@@ -241,7 +242,7 @@ class Decoder(nn.Module):
         return self.embedding.weight if self.config.tied else self.head.weight
 
     def new_cache(self, rows: int, capacity: int, dtype: torch.dtype = torch.float32) -> Cache:
-        """A cache for so many rows, in whole numbers where the model is one that keeps it so."""
+        """A cache for so many rows, in whole numbers where the model keeps it so. ConfigError where the model is not causal."""
         room = self.config, rows, capacity, self.embedding.weight.device
         return Cache(*room, dtype, self.cache_rounding, len(self.prompt or ()))
 

@@ -17,13 +17,14 @@ def is_hugging_face(folder: Path) -> bool:
         return False
 
 
-def read_model(folder: Path) -> tuple[Decoder, Tokenizer]:
-    """The model, in float32 and evaluation mode, and its tokenizer. Theirs has rows for our special tokens.
+def read_model(folder: Path, masked: bool = False) -> tuple[Decoder, Tokenizer]:
+    """The model, in float32 and evaluation mode, and its tokenizer. Theirs has rows for our special tokens. masked: whether it
+    may be one that is not causal.
 
     Raises ValueError naming the file that is missing, torn or of what this decoder does not have.
     """
     if not is_hugging_face(folder):
-        return load_model(folder)
+        return load_model(folder, masked)
     tokenizer = Tokenizer.adopt(folder)
     return grown(load_hf(folder), tokenizer.vocab_size), tokenizer
 

@@ -201,6 +201,8 @@ def to_theirs(config: ModelConfig) -> dict[str, Any]:
 
     Raises ValueError for what no family has, such as QK-norm together with biases, or a part of another kind.
     """
+    if not config.causal:
+        raise ValueError("no Hugging Face family has a model of masked diffusion, which is not causal")
     if config.qk_norm and config.qkv_bias:
         raise ValueError("no Hugging Face family has both qk_norm and qkv_bias")
     if config.logit_softcap is not None:

@@ -44,6 +44,7 @@ class WindowedHeads(Heads):
 class SlidingWindow(Attention):
     """Differs from Mistral: a prompt longer than the window is read as any other."""
 
+    both_ways = False
     name: Literal["sliding_window"] = "sliding_window"  # type: ignore[assignment]
     window: int = Field(128, gt=0, description="tokens that a token sees, itself among them")
 

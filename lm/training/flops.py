@@ -39,7 +39,7 @@ def flops_per_token(model: Decoder, length: int) -> float:
     length of attention. Weights that a token leaves out cost nothing, each counting as the mean one of its part.
 
     What a prompt in front of each sequence costs is shared out among its tokens. Heads of tokens further ahead count as the
-    layers that they are, each with a product of the output head.
+    layers that they are, each with a product of the output head. All counts as often as training passes over a token.
     Norms and pointwise work are left out; a tied embedding counts as the head alone.
     """
     config, carried = model.config, getattr(model, HEADS, None)
@@ -56,7 +56,7 @@ def flops_per_token(model: Decoder, length: int) -> float:
             weights = sum(layer.in_features * layer.out_features for layer in layers)
             cost = products - products * part.idle(config) / max(weights, 1) + part.flops(config, length)
             found += cost if length == behind else cost * length / behind
-    return found
+    return found * model.passes
 
 
 def peak_flops(device: torch.device) -> float | None:

@@ -73,7 +73,7 @@ def vocabulary(sections: Sections) -> Iterator[Finding]:
                 "use hugging_face for both",
             )
         return
-    asked, has = config.model.vocab_size, sections.corpus_vocabulary()
+    asked, has = config.model.vocab_size, config.model.rows(sections.corpus_vocabulary())
     if asked not in (0, has):
         yield Finding(
             "params.yaml: pretrain.model.vocab_size", f"{asked}, but tokenize.method {method.name} makes {has}", "use 0"

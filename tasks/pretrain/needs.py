@@ -20,8 +20,8 @@ def shape(sections: Sections) -> ModelConfig:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if sections["tokenize"].method.name == "hugging_face":
-        return found.model_copy(update={"vocab_size": max(found.vocab_size, tokens)})
-    return found.model_copy(update={"vocab_size": found.vocab_size or tokens})
+        return found.model_copy(update={"vocab_size": max(found.vocab_size, found.rows(tokens))})
+    return found.model_copy(update={"vocab_size": found.vocab_size or found.rows(tokens)})
 
 
 def origin(sections: Sections) -> str:

@@ -168,6 +168,27 @@ EDGES: dict[str, tuple[list[str], list[str]]] = {
         ["pretrain.start={name: hugging_face}"],
         ["tokenize.method.name", "hugging_face for both"],
     ),
+    "a policy that begins with masked diffusion": (
+        ["pretrain.model.causal=false", "pretrain.objective={name: masked_diffusion}"],
+        ["params.yaml: sft.model", "pretrain: the model is one of masked diffusion", "begin with another model"],
+    ),
+    "strategies for masked diffusion": (
+        [
+            "pretrain.model.causal=false",
+            "pretrain.objective={name: masked_diffusion}",
+            "models=[pretrain]",
+            "evaluate.decoding=[{name: greedy}]",
+        ],
+        ["params.yaml: evaluate.decoding", "has no likelihood", "leave it out"],
+    ),
+    "a vocabulary without a mask": (
+        [
+            "pretrain.model.causal=false",
+            "pretrain.objective={name: masked_diffusion}",
+            "pretrain.model.vocab_size=2048",
+        ],
+        ["pretrain.model.vocab_size", "makes 2049"],
+    ),
     "no problem files": (["problems={name: gsm8k, folder: data/problems}"], ["problems.folder", "no *.jsonl"]),
 }
 

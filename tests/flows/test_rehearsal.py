@@ -171,3 +171,15 @@ def test_what_the_forecast_is_refused_is_a_finding_of_preflight(
         "params.yaml: pretrain.lookahead: the optimizer makes the model's weights at the end of a run: take another one"
     ]
     assert not needs["memory"]
+
+
+def test_masked_diffusion_is_forecast_with_all_of_attention_and_a_second_view_as_a_second_pass(plain: Work) -> None:
+    def of(objective: str) -> Rehearsed:
+        work = work_of("pretrain", "pretrain.model.causal=false", f"pretrain.objective={objective}")
+        assert work.shape.vocab_size == plain.shape.vocab_size + 1
+        return rehearse(work.step, work.recipe, work.steps, None, False)
+
+    causal = rehearse(plain.step, plain.recipe, plain.steps, None, False)
+    once, twice = of("{name: masked_diffusion}"), of("{name: masked_diffusion, complementary: true}")
+    assert once.flops > causal.flops and twice.flops == 2 * once.flops
+    assert twice.positions == pytest.approx(once.positions / 2, rel=0.02)
