@@ -88,6 +88,11 @@ class RlConfig(Recipe):
                 "demonstrations hybrid puts one in the place of answers that failed, and resample other problems: "
                 "set resample to 0, or take interleaved"
             )
+        if self.staleness and self.linear.packs():
+            raise ValueError(
+                f"linear: {self.linear.name} puts other numbers in a matrix's place, where older weights have the matrix: "
+                "set staleness to 0"
+            )
         if self.stop_factor:
             raise ValueError("stop_factor: a policy's loss has no level to compare with: set it to 0")
         check_watched("rewards", [path for part in self.rewards for path in part.reads], [FOLDER])
