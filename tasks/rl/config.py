@@ -94,6 +94,11 @@ class RlConfig(Prompted):
                 "soft_prompt: the critic of gae begins as the policy, of which nothing but the prompt is trained: take another "
                 "advantage"
             )
+        if self.staleness and self.linear.packs():
+            raise ValueError(
+                f"linear: {self.linear.name} puts other numbers in a matrix's place, where older weights have the matrix: "
+                "set staleness to 0"
+            )
         if self.stop_factor:
             raise ValueError("stop_factor: a policy's loss has no level to compare with: set it to 0")
         check_watched("rewards", [path for part in self.rewards for path in part.reads], [FOLDER])
