@@ -123,13 +123,13 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
             step.model.train()
             step.model.low_stream = recipe.stream == "bf16"
             put_prompt(step.model, getattr(recipe, "soft_prompt", None))
-            step.model.hold(recipe.linear)
+            step.model.hold(recipe.holding)
             before = live.since()  # what is held in fewer bytes than a dense matrix is made of one
             HeldLayers(step.model).begin(0)
             for weight in step.model.parameters():
                 weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
         parallel = Exact(recipe.shards)
-        optimizer = parallel.distribute(step.model, recipe.optimizer)
+        optimizer = parallel.distribute(step.model, recipe.optimizing)
         refuse(step.model, recipe, parallel)
         optimizer.begin(0)
         optimizer.step()  # outside the fake mode its counters are numbers

@@ -73,12 +73,12 @@ def is_named(name: str, pattern: str) -> bool:
     return f".{pattern}." in f".{name}."
 
 
-def check_patterns(key: str, patterns: list[str], names: list[str]) -> None:
+def check_patterns(key: str, patterns: list[str], names: list[str], section: str = "linear") -> None:
     """Raises ConfigError, naming the key, for a pattern that means none of the layers of these names."""
     known = sorted({part for name in names for part in name.split(".") if not part.isdigit()})
     for pattern in patterns:
         if not any(is_named(f"blocks.{name}", pattern) for name in names):
-            raise ConfigError(f"linear.{key}: no {pattern!r} (allowed: {', '.join(known)}, and rows of them)")
+            raise ConfigError(f"{section}.{key}: no {pattern!r} (allowed: {', '.join(known)}, and rows of them)")
 
 
 class Chosen(Holding):

@@ -57,7 +57,7 @@ def train(
     trunks: Trunks | None = None,
     components: Sequence[Component] = (),
 ) -> None:
-    """Train the model in place for `steps` updates. It is dense before and after, however recipe.linear holds it meanwhile.
+    """Train the model in place for `steps` updates. It is dense before and after, however recipe.holding holds it meanwhile.
 
     batch_at(step) must depend on nothing but the step, the weights and the components' state, so that a run continued from a
     checkpoint ends in the same bytes. Where torch.distributed has ranks, each calls this with
@@ -65,9 +65,9 @@ def train(
     finite or the recipe says to give up.
     """
     device = model.embedding.weight.device
-    model.hold(recipe.linear)
+    model.hold(recipe.holding)
     parallel = make_parallel(recipe)
-    optimizer = parallel.distribute(model, recipe.optimizer)
+    optimizer = parallel.distribute(model, recipe.optimizing)
     forwarding = Forwarding(recipe.fast_forward, parallel)
     ahead = LookingAhead(recipe.lookahead, parallel, partial(recipe.schedule, total_steps=steps))
     mean, guard, execution = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor), Execution()

@@ -103,7 +103,13 @@ class FSDP(DDP):
         }
         named = [(n, w) for n, w in self._held.items() if w.requires_grad]
         optimizer = with_rates(method.build(named, roles), named, rates_of(model))
-        refuse(method, freezes=optimizer.freezes, exchanges=optimizer.exchanges, squares=optimizer.squares)
+        refuse(
+            method,
+            freezes=optimizer.freezes,
+            exchanges=optimizer.exchanges,
+            squares=optimizer.squares,
+            coded=optimizer.is_coded,
+        )
         self._names: dict[Tensor, str] = {held: name for name, held in self._held.items()}
         if isinstance(optimizer, MuonOptimizer):
             optimizer.orthogonal = self._orthogonal  # type: ignore[method-assign]

@@ -80,6 +80,7 @@ class Zero(DDP):
             freezes=optimizer.freezes,
             exchanges=optimizer.exchanges,
             whole_tensors=optimizer.whole_tensors,
+            coded=optimizer.is_coded,
             finishes=type(optimizer).finish is not Optimizer.finish,
         )
         self._know(model, optimizer, dict(model.named_parameters()), model.state_dict())
