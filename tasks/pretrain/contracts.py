@@ -24,6 +24,7 @@ def contracts(sections: Sections) -> Iterator[Finding]:
             f"make it {length}, or lower {sections.plan_key()}",
         )
     yield from fits(sections)
+    yield from grows(sections)
     rows = max(1, sections["curriculum"].tokens_per_step // length)
     yield from check_shards("curriculum.tokens_per_step", config, rows)
 
@@ -44,6 +45,18 @@ def fits(sections: Sections) -> Iterator[Finding]:
     except ConfigError as error:
         where, _, what = str(error).partition(": ")
         yield Finding(f"params.yaml: {where}", what, f"change it, or the smaller model in {folder}")
+
+
+def grows(sections: Sections) -> Iterator[Finding]:
+    """The model is one that can grow as it is to."""
+    growth = sections["pretrain"].growth
+    if not growth.grows:
+        return
+    try:
+        growth.check(sections.shape("pretrain"))
+    except ConfigError as error:
+        where, _, what = str(error).partition(": ")
+        yield Finding(f"params.yaml: {where}", what, "change it, or the model")
 
 
 def vocabulary(sections: Sections) -> Iterator[Finding]:

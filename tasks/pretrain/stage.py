@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from lm.checkpoint import device, save_model
@@ -18,6 +18,7 @@ from lm.training.ahead import Ahead
 from lm.training.batch import Batch, Metrics
 from lm.training.data.plan import Plan
 from lm.training.data.sequence_losses import SequenceLosses, means
+from lm.training.growing import Growing
 from lm.training.loop import train
 from lm.training.parallel import parts_of_a_batch
 from lm.training.recipe import Recipe
@@ -25,7 +26,7 @@ from lm.transfer import Tensors
 from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
 from tasks.core.tables import read_table
-from tasks.pretrain import objectives, starts
+from tasks.pretrain import growths, objectives, starts
 from tasks.pretrain.step import loss_of
 
 # Of a sample: the first tokens of a held-out document, and what the model makes of them.
@@ -38,11 +39,22 @@ class PretrainConfig(Recipe):
     checkpoint: Checkpoint
     model: ModelConfig
     objective: choice(objectives)
+    growth: choice(growths) = growths.Whole()
     within_documents: bool = Field(
         False, description="attention sees nothing of the documents before in a packed sequence"
     )
     samples_every: int = Field(0, ge=0, description="steps between samples of text; 0: none")
     seed: Seed
+
+    @model_validator(mode="after")
+    def _grows_from_nothing(self) -> "PretrainConfig":
+        if self.growth.grows and self.start.name != "random":
+            raise ValueError("growth: a model that grows begins with random weights: set start to random")
+        if self.growth.grows and (self.fast_forward.every or self.lookahead.share):
+            raise ValueError(
+                "growth: layers move, where movements of before mean nothing: set fast_forward.every and lookahead.share to 0"
+            )
+        return self
 
 
 def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
@@ -61,6 +73,8 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
             f"curriculum.tokens_per_step: step {step} of the plan has {len(plan.batch(step))} sequences, which {parts} shards "
             "or ranks cannot divide equally: change it, pretrain.shards or TOKENMILL_RANKS"
         )
+    if config.growth.grows:
+        config.growth.check(model.config)
     model.to(device())
     config.objective.bring(model, config.seed)
     documents = read_table(data / "tokenize" / "documents.parquet", ["length", "bytes"]).to_pydict()
@@ -94,9 +108,20 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
         return Batch(B, T, tokens, loss, traces=traces, after=after, content=(ids_BN,), shapes=shapes)
 
     given = [tokenizer.to_json(), prompts, bits_per_byte]
-    trunks = log.trunks(config, plan.steps, [model], given, fetch, losses)
+    growing = [Growing(config.growth)] if config.growth.grows else []
+
+    def seen(step: int) -> Tensors:
+        found = fetch(step)
+        if not config.growth.grows:
+            return found
+        return (
+            *found,
+            *(of(model.config.layers, step, plan.steps) for of in (config.growth.depth, config.growth.grown)),
+        )
+
+    trunks = log.trunks(config, plan.steps, [model], given, seen, losses)
     with Ahead(fetch, batch_of, plan.steps, model.embedding.weight.device) as batch_at:
-        train(model, config, plan.steps, batch_at, log, trunks)
+        train(model, config, plan.steps, batch_at, log, trunks, growing)
     config.objective.drop(model)
     save_model(data / "pretrain", model, tokenizer)
     if log.scratch:

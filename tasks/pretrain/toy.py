@@ -10,5 +10,7 @@ def toy(params: Params, folder: Path) -> Params:
     weights."""
     section = params["pretrain"]
     samples = {"samples_every": 1} if section.get("samples_every") else {}
+    # of stages that fit it
+    growth = {"growth": {**section["growth"], "stages": []}} if section.get("growth", {}).get("stages") else {}
     start = {} if section["start"]["name"] in ("random", "hugging_face") else {"start": {"name": "random"}}
-    return {"model": narrow(section["model"]), "compile": "off", **samples, **start}
+    return {"model": narrow(section["model"]), "compile": "off", **samples, **start, **growth}
