@@ -21,6 +21,7 @@ from lm import feed_forwards, linears, mixers, norms
 from lm.cache import Cache
 from lm.config import Config, choice
 from lm.context import Context, autocast_dtype
+from lm.depth import Depth, passed
 from lm.embeddings.base import Tokens, before_of, check_layer, check_lists, embedded
 from lm.linears.base import Held, Holding, Roles, replace_layers
 from lm.parts import draw_, with_loss
@@ -164,6 +165,7 @@ class Decoder(nn.Module):
         self.register_buffer("cos_TE", cos_TE, persistent=False)
         self.register_buffer("sin_TE", sin_TE, persistent=False)
         self.recompute, self.low_stream, self.passes = False, False, 1
+        self.depth: Depth | None = None
         self.linear: Holding = linears.Dense()
         self.learned: Any = None
         # what stands before every text; None: nothing
@@ -273,8 +275,7 @@ class Decoder(nn.Module):
         do not fit.
         """
         x_BTD, waiting_BTD, contexts = self.begun(ids_BT, cache, bounds, counts_B, noise_BTD)
-        for block, context in zip(self.blocks, contexts, strict=True):
-            x_BTD, waiting_BTD = self.through(block, x_BTD, waiting_BTD, context, cache)
+        x_BTD, waiting_BTD = passed(self, contexts, x_BTD, waiting_BTD, cache)
         if cache is not None:
             cache.grow(ids_BT.shape[1], counts_B)
         x_BTD = self.norm(x_BTD, waiting_BTD)[1]

@@ -4,7 +4,7 @@ from flows.arena.defaults import defaults
 from flows.arena.study import Study
 from flows.forecast.forecasts import step_of, works_of
 from flows.params.compose import Composer
-from lm.training.flops import flops_per_token
+from lm.training.flops import mean_flops_per_token
 from tasks.core.config import ConfigError
 
 CALIBRATION_STEPS = 20  # of a run that measures how fast an arm trains here
@@ -24,7 +24,7 @@ def tokens_of(compose: Composer, study: Study, arm: str, tokens_per_second: floa
     a_step = work.tokens / (work.full_steps or work.steps)
     if kind == "flop":
         step = step_of(work)
-        amount /= flops_per_token(step.model, step.batch.length)
+        amount /= mean_flops_per_token(step.model, step.batch.length, step.growth, work.steps)
     elif kind == "seconds":
         amount *= tokens_per_second
     steps = int(amount / a_step + 1e-9)

@@ -16,14 +16,14 @@ from torch.utils._pytree import tree_leaves
 
 from flows.forecast import fake_gpu
 from lm.decoding import Rows
-from lm.model import Decoder
 from lm.optimizers.base import Optimizer
 from lm.prompts.base import put_prompt
 from lm.sampler import LOOK_EVERY, capacity_of, prompts_at_once, whole_pieces
 from lm.training.average import RunningAverage
 from lm.training.batch import backward, equal_parts, rows_at_once, with_auxiliary
-from lm.training.flops import flops_per_token
+from lm.training.flops import mean_flops_per_token
 from lm.training.forwarding import Forwarding
+from lm.training.growing import Growing
 from lm.training.held import HeldLayers
 from lm.training.looking_ahead import LookingAhead
 from lm.training.memory import positions_at_once, positions_in
@@ -130,7 +130,7 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
                 weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
         parallel = Exact(recipe.shards)
         optimizer = parallel.distribute(step.model, recipe.optimizing)
-        refuse(step.model, recipe, parallel)
+        refuse(step, recipe, steps, parallel)
         optimizer.begin(0)
         optimizer.step()  # outside the fake mode its counters are numbers
         optimizer.zero_grad(set_to_none=True)
@@ -165,6 +165,9 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
         weights = [weight for name, weight in step.model.named_parameters() if name not in parallel.staying]
         state = [*weights, *mean.mean.values()]
         state += [value for slots in optimizer.state.values() for value in slots.values()]
+        grown = [weight for weight in weights if step.growth and weight in set(step.model.blocks.parameters())]
+        copies = sum(w.nbytes + sum(slot.nbytes for slot in optimizer.state[w].values()) for w in grown)
+        copies += averaged * sum(weight.nbytes for weight in grown)
     trained = 4 * step.model.num_trained()
     # the gradients of a shard, and the sums that wait for it
     tree = trained * recipe.shards.bit_length() if recipe.shards > 1 else 0
@@ -176,8 +179,8 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
     older, copy = staleness_of(recipe), trained + sum(buffer.nbytes for buffer in step.model.buffers())
     held = 0 if on_gpu else older * copy
     sampled += 0 if on_gpu or not older else held + copy
-    at_most = max(before, live.peak + tree + repeated + ahead + held)
-    flops = flops_per_token(step.model, step.batch.length)
+    at_most = max(before, live.peak + tree + repeated + ahead + held, copies + sum(tensor.nbytes for tensor in state))
+    flops = mean_flops_per_token(step.model, step.batch.length, step.growth, steps)
     saved = (
         sum(tensor.nbytes for tensor in state) + older * copy
     )  # with the weights before an update and the mean movement
@@ -185,11 +188,14 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
     return Rehearsed(positions, at_most, sampled, float(saved), flops)
 
 
-def refuse(model: Decoder, recipe: Recipe, parallel: Parallel) -> None:
+def refuse(step: Step, recipe: Recipe, steps: int, parallel: Parallel) -> None:
     """Raises ConfigError where the loop would, before its first step: what is built there beside the optimizer is built."""
-    HeldLayers(model, parallel.optimizer, RunningAverage(recipe.average))
+    mean = RunningAverage(recipe.average)
+    HeldLayers(step.model, parallel.optimizer, mean)
     Forwarding(recipe.fast_forward, parallel)
     LookingAhead(recipe.lookahead, parallel, lambda step: 1.0)
+    if step.growth:
+        Growing(step.growth).join(parallel, mean, steps)
 
 
 def whole_step(optimizer: Optimizer, steps: int) -> int:

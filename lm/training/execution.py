@@ -6,6 +6,7 @@ from torch import Tensor
 from lm.settings import POSITIONS
 from lm.training.batch import Batch, rows_at_once
 from lm.training.flops import flops_per_token
+from lm.training.growing import at_full_depth
 from lm.training.memory import memory_bytes, positions_at_once
 from lm.training.parallel import parts_of_a_batch
 from lm.training.parallel.base import Parallel
@@ -18,7 +19,8 @@ FEW_SHAPES = 4
 
 class Execution:
     """positions: how many a backward pass may hold at once, 0 for too few. compiled: whether blocks are. flops: of a
-    step, as the first batch has it. divided: whether positions were too few for a batch so far, and so decided a sum.
+    step, as the first batch has it, at full depth. divided: whether positions were too few for a batch so far, and so decided a
+    sum.
 
     All but divided follow from the run's first batch, or from the checkpoint it goes on from.
     """
@@ -33,8 +35,9 @@ class Execution:
         self._between_parts = parallel.between_parts
         if not self._decided:
             device = model.embedding.weight.device
-            self.flops = int(batch.rows * batch.length * flops_per_token(model, batch.length))
-            self.positions = parallel.all_reduce_min(positions_at_once(parallel, batch, device))
+            with at_full_depth(model):
+                self.flops = int(batch.rows * batch.length * flops_per_token(model, batch.length))
+                self.positions = parallel.all_reduce_min(positions_at_once(parallel, batch, device))
             self.compiled = bool(parallel.all_reduce_min(compiles(recipe.compile, device, steps * self.flops)))
             self._decided = True
         model.recompute = self.positions == 0

@@ -72,6 +72,8 @@ def train(
     ahead = LookingAhead(recipe.lookahead, parallel, partial(recipe.schedule, total_steps=steps))
     mean, guard, execution = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor), Execution()
     components = (HeldLayers(model, optimizer, mean), forwarding, ahead, *components)
+    for component in components:
+        component.join(parallel, mean, steps)
     run = Run(parallel, mean, guard, execution, components)
     checkpoints = Checkpoints(log.scratch, trunks=trunks, every=checkpoint_seconds())
     start = checkpoints.load(run)

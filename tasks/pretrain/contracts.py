@@ -24,6 +24,7 @@ def contracts(sections: Sections) -> Iterator[Finding]:
             f"make it {length}, or lower {sections.plan_key()}",
         )
     yield from fits(sections)
+    yield from grows(sections)
     yield from windows(sections)
     plan = sections["curriculum"]
     rows = max(1, plan.tokens_per_step // length // 2**plan.ramp.doublings)  # of the smallest step
@@ -60,6 +61,18 @@ def windows(sections: Sections) -> Iterator[Finding]:
     except ConfigError as error:
         where, _, what = str(error).partition(": ")
         yield Finding(f"params.yaml: {where}", what, "lower it, or give the model windows")
+
+
+def grows(sections: Sections) -> Iterator[Finding]:
+    """The model is one that can grow as it is to."""
+    growth = sections["pretrain"].growth
+    if not growth.grows:
+        return
+    try:
+        growth.check(sections.shape("pretrain"))
+    except ConfigError as error:
+        where, _, what = str(error).partition(": ")
+        yield Finding(f"params.yaml: {where}", what, "change it, or the model")
 
 
 def vocabulary(sections: Sections) -> Iterator[Finding]:

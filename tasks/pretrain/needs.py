@@ -50,7 +50,7 @@ def work(sections: Sections, made: ModelConfig) -> Work:
         model, ids_BN = Decoder(made), torch.zeros((B, T + 1), dtype=torch.int64)
         config.objective.bring(model, 0)
         loss = lambda rows: loss_of(config.objective, model, ids_BN, None, rows, B * T)  # noqa: E731
-        return Step(model, Batch(B, T, B * T, loss))
+        return Step(model, Batch(B, T, B * T, loss), growth=config.growth if config.growth.grows else None)
 
     # memory-mapped tokens of 2 bytes, whose pages count once they were read; 16 bytes a range of the plan, some a document
     # and a sequence

@@ -16,8 +16,10 @@ from lm.sampler import generate
 from lm.tokenizer import Tokenizer
 from lm.training.ahead import Ahead
 from lm.training.batch import Batch, Metrics
+from lm.training.components import Component
 from lm.training.data.plan import Plan
 from lm.training.data.sequence_losses import SequenceLosses, means
+from lm.training.growing import Growing
 from lm.training.loop import train
 from lm.training.parallel import parts_of_a_batch
 from lm.training.recipe import Recipe
@@ -26,7 +28,7 @@ from lm.unmasking import unmask
 from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
 from tasks.core.tables import read_table
-from tasks.pretrain import objectives, starts
+from tasks.pretrain import growths, objectives, starts
 from tasks.pretrain.objectives.base import At
 from tasks.pretrain.step import loss_of
 from tasks.pretrain.window_warmup import Windows, WindowWarmup
@@ -41,6 +43,7 @@ class PretrainConfig(Recipe):
     checkpoint: Checkpoint
     model: ModelConfig
     objective: choice(objectives)
+    growth: choice(growths) = growths.Whole()
     within_documents: bool = Field(
         False, description="attention sees nothing of the documents before in a packed sequence"
     )
@@ -57,6 +60,20 @@ class PretrainConfig(Recipe):
         if not self.model.causal and self.start.name != "random":
             raise ValueError(
                 f"start: {name} trains from random weights alone: no start of {self.start.name} has its mask"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _grows_from_nothing(self) -> "PretrainConfig":
+        if self.growth.grows and self.start.name != "random":
+            raise ValueError("growth: a model that grows begins with random weights: set start to random")
+        if self.growth.grows and (self.rounding.name != "none" or self.optimizer_states.format != "fp32"):
+            raise ValueError(
+                "growth: layers move as they are kept, in fp32: set rounding to {name: none} and optimizer_states to {format: fp32}"
+            )
+        if self.growth.grows and (self.fast_forward.every or self.lookahead.share):
+            raise ValueError(
+                "growth: layers move, where movements of before mean nothing: set fast_forward.every and lookahead.share to 0"
             )
         return self
 
@@ -78,6 +95,8 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
             "or ranks cannot divide equally: change it, pretrain.shards or TOKENMILL_RANKS"
         )
     config.window_warmup.check(model.config, plan.steps)
+    if config.growth.grows:
+        config.growth.check(model.config)
     model.to(device())
     config.objective.bring(model, config.seed)
     documents = read_table(data / "tokenize" / "documents.parquet", ["length", "bytes"]).to_pydict()
@@ -112,11 +131,22 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
         return Batch(B, T, tokens, loss, traces=traces, after=after, content=(ids_BN,), shapes=shapes)
 
     given = [tokenizer.to_json(), prompts, bits_per_byte]
+    growing: list[Component] = [Windows(model, config.window_warmup)] if config.window_warmup.steps else []
+    growing += [Growing(config.growth)] if config.growth.grows else []
+
+    def seen(step: int) -> Tensors:
+        found = fetch(step)
+        if not config.growth.grows:
+            return found
+        return (
+            *found,
+            *(of(model.config.layers, step, plan.steps) for of in (config.growth.depth, config.growth.grown)),
+        )
+
     shared = not config.objective.by_run  # else a step of another run is another
-    trunks = log.trunks(config, plan.steps, [model], given, fetch, losses) if shared else None
+    trunks = log.trunks(config, plan.steps, [model], given, seen, losses) if shared else None
     with Ahead(fetch, batch_of, plan.steps, model.embedding.weight.device) as batch_at:
-        grow = [Windows(model, config.window_warmup)] if config.window_warmup.steps else []
-        train(model, config, plan.steps, batch_at, log, trunks, grow)
+        train(model, config, plan.steps, batch_at, log, trunks, growing)
     config.objective.drop(model)
     save_model(data / "pretrain", model, tokenizer)
     if log.scratch:

@@ -10,7 +10,9 @@ def toy(params: Params, folder: Path) -> Params:
     narrow one need not fit, from random weights."""
     section = params["pretrain"]
     samples = {"samples_every": 1} if section.get("samples_every") else {}
+    # of stages that fit it
+    growth = {"growth": {**section["growth"], "stages": []}} if section.get("growth", {}).get("stages") else {}
     start = {} if section["start"]["name"] in ("random", "hugging_face") else {"start": {"name": "random"}}
-    windows = section.get("window_warmup", {})
-    grow = {"window_warmup": {**windows, "steps": 1}} if windows.get("steps") else {}
-    return {"model": narrow(section["model"]), "compile": "off", **samples, **start, **grow}
+    warmup = section.get("window_warmup", {})
+    windows = {"window_warmup": {**warmup, "steps": 1}} if warmup.get("steps") else {}
+    return {"model": narrow(section["model"]), "compile": "off", **samples, **start, **growth, **windows}
