@@ -20,7 +20,7 @@ class WindowWarmup(Config):
     begins: float = Field(0.25, gt=0, lt=1, description="share of each window in the first step")
 
     def share(self, step: int) -> float:
-        """Of each window in this step."""
+        """The part of each window that a step sees."""
         return 1.0 if step >= self.steps else self.begins + (1 - self.begins) * step / self.steps
 
     def check(self, model: ModelConfig, steps: int) -> None:
