@@ -34,8 +34,8 @@ class Masked(NamedTuple):
 
 
 def masked_windows(document: int, ids_N: Tensor, context: int, draws: int) -> list[Masked]:
-    """Draws of each window of a document, as many as asked for, whose first token is given and never masked. Numbers of masked tokens lie as
-    evenly between 1 and all as they can, each by itself of equal chances."""
+    """Draws of each window of a document, as many as asked for; its first token is given and never masked. Numbers of masked
+    tokens lie as evenly between 1 and all as they can, each by itself of equal chances."""
     found = []
     for place, window in enumerate(windows_of(document, ids_N, context - 1)):
         generator = np.random.Generator(np.random.Philox(key=[SEED, document], counter=[0, 0, place, 0]))

@@ -7,8 +7,8 @@ from lm.model import Decoder, ModelConfig
 
 
 class At(NamedTuple):
-    """Place of a loss in a run: the rows of a step that it is of. What an objective draws follows from it alone, so that a run that was stopped, its
-    parts and its ranks draw the same.
+    """Place of a loss in a run: the rows of a step that it is of. What an objective draws follows from it alone, so that a run
+    that was stopped, its parts and its ranks draw the same.
 
     seed: of the run. step: of `steps` in all. first: the number of the first row, in a step that has `rows`; 0: as many as are
     given.
