@@ -69,7 +69,7 @@ class PretrainConfig(Recipe):
             raise ValueError("growth: a model that grows begins with random weights: set start to random")
         if self.growth.grows and (self.rounding.name != "none" or self.optimizer_states.format != "fp32"):
             raise ValueError(
-                "growth: layers move as they are kept, in fp32: set rounding to {name: none} and optimizer_states to {format: fp32}"
+                "growth: layers move as they are kept, in fp32: set rounding.name to none and optimizer_states.format to fp32"
             )
         if self.growth.grows and (self.fast_forward.every or self.lookahead.share):
             raise ValueError(
