@@ -24,6 +24,7 @@ from torch import Tensor
 from kernels.pick import pick
 from lm.config import ConfigError
 from lm.model import Decoder
+from lm.softcap import capped
 
 Order = Literal["confidence", "random"]
 # Answers written together. Rows are filled up to it, so that what is written depends on no other prompt
@@ -38,13 +39,16 @@ def shares_of(tokens: int, steps: int) -> list[int]:
 def logits_of(model: Decoder, ids_PL: Tensor, answer: slice, guidance: float) -> Tensor:
     """logits_PKV of the answers, over all tokens but the mask."""
     head_VD, mask_id = model.head_weight[: model.config.mask_id], model.config.mask_id
-    logits_PKV = F.linear(model.hidden(ids_PL)[:, answer], head_VD).float()
+
+    def of(ids: Tensor) -> Tensor:
+        return capped(F.linear(model.hidden(ids)[:, answer], head_VD).float(), model.config.logit_softcap)
+
+    logits_PKV = of(ids_PL)
     if not guidance:
         return logits_PKV
     blind_PL = ids_PL.clone()
     blind_PL[:, : answer.start] = mask_id
-    blind_PKV = F.linear(model.hidden(blind_PL)[:, answer], head_VD).float()
-    return (1 + guidance) * logits_PKV.log_softmax(-1) - guidance * blind_PKV.log_softmax(-1)
+    return (1 + guidance) * logits_PKV.log_softmax(-1) - guidance * of(blind_PL).log_softmax(-1)
 
 
 def unmask_step(

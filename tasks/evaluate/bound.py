@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm.model import Decoder
+from lm.softcap import capped
 from tasks.evaluate.bits_per_byte import windows_of
 
 AT_MOST = "at_most_"
@@ -67,6 +68,7 @@ def bound_bits(model: Decoder, documents: list[Tensor], draws: int, progress, ba
         ids_BL, masked_BL = ids_BL.to(device), masked_BL.to(device)
         x_BLD = model.hidden(ids_BL.masked_fill(masked_BL, mask_id), bounds=torch.tensor(sorted(set(bounds))))
         logits_NV = F.linear(x_BLD[masked_BL], model.head_weight[:mask_id])
+        logits_NV = capped(logits_NV, model.config.logit_softcap)
         nats_N = F.cross_entropy(logits_NV, ids_BL[masked_BL], reduction="none").double().cpu()
         for row, nats in zip(group, nats_N.split([int(row.masked.sum()) for row in group]), strict=True):
             bits[row.document] += row.weight * nats.sum().item() / math.log(2)

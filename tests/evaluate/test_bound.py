@@ -27,14 +27,14 @@ class Given:
     """A model whose first token is always there, for masks of what follows it."""
 
     def __init__(self, model: Any, first: int) -> None:
-        self.model, self.first, self.head_weight = model, first, model.head_weight
+        self.model, self.first, self.head_weight, self.config = model, first, model.head_weight, model.config
 
     def hidden(self, ids: torch.Tensor) -> torch.Tensor:
         return self.model.hidden(torch.cat((torch.full((len(ids), 1), self.first), ids), 1))[:, 1:]
 
 
 def test_the_mean_over_draws_is_the_bound_of_all_masks() -> None:
-    model, ids = masked_model(), torch.tensor([4, 7, 250, 7])
+    model, ids = masked_model(logit_softcap=1.5), torch.tensor([4, 7, 250, 7])
     wanted = enumerated(Given(model, 4), ids[1:]) / math.log(2)
     (found,) = bound_bits(model, [ids], 3000, QUIET, batch=500)
     assert found == pytest.approx(wanted, rel=0.01)

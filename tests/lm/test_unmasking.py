@@ -74,6 +74,14 @@ def test_guidance_goes_away_from_what_it_would_say_without_a_prompt() -> None:
     assert plain.shape == (1, 2, M)
 
 
+def test_logits_are_capped_where_the_model_s_are() -> None:
+    model, ids, answer = small(), torch.tensor([[1, 2, M, M]]), slice(2, 4)
+    with torch.no_grad():
+        plain = logits_of(model, ids, answer, 0.0)
+        model.config = model.config.model_copy(update={"logit_softcap": 0.1})
+        torch.testing.assert_close(logits_of(model, ids, answer, 0.0), 0.1 * torch.tanh(plain / 0.1))
+
+
 PROMPTS = [[1, 2], [3], [4, 4], [], [5, 6], [1, 2], [0] * 15]
 
 

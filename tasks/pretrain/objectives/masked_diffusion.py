@@ -156,6 +156,7 @@ class MaskedDiffusion(Objective):
             weights_T=weights_S1.expand_as(targets_ST).flatten(),
             denominator=denominator * views,
             each_T=each_ST.view(-1),
+            softcap=model.config.logit_softcap or 0.0,
         )
         of_bound_RT = (each_ST.where(masked_ST, 0.0) * unclamped_S1).view(views, R, T).mean(0)
         if each_BT is not None:
