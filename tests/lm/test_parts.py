@@ -260,7 +260,7 @@ def test_weights_that_a_token_leaves_out_are_not_active_and_cost_nothing() -> No
 def test_a_model_of_the_default_parts_is_described_without_them(tmp_path: Path) -> None:
     save_model(tmp_path, toy_model(), toy_tokenizer())
     left_out = ModelConfig.model_fields.keys() - toy_model().config.described().keys()
-    assert left_out == {"mixer", "feed_forward", "norm", "embeddings", "pattern", "causal"}
+    assert left_out == {"mixer", "feed_forward", "norm", "embeddings", "pattern", "causal", "logit_softcap"}
     assert "mixer" not in (tmp_path / "config.json").read_text()
 
 
