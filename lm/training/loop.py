@@ -20,6 +20,7 @@ from lm.training.held import HeldLayers
 from lm.training.looking_ahead import LookingAhead
 from lm.training.parallel import make_parallel
 from lm.training.precision import autocast
+from lm.training.rates import Rates
 from lm.training.reading import read
 from lm.training.recipe import Recipe
 from lm.training.throughput import Throughput
@@ -69,9 +70,10 @@ def train(
     parallel = make_parallel(recipe)
     optimizer = parallel.distribute(model, recipe.optimizer)
     forwarding = Forwarding(recipe.fast_forward, parallel)
-    ahead = LookingAhead(recipe.lookahead, parallel, partial(recipe.schedule, total_steps=steps))
+    rates = Rates(recipe.schedule, steps, parallel)
+    ahead = LookingAhead(recipe.lookahead, parallel, rates.factor)
     mean, guard, execution = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor), Execution()
-    components = (HeldLayers(model, optimizer, mean), forwarding, ahead, *components)
+    components = (rates, HeldLayers(model, optimizer, mean), forwarding, ahead, *components)
     run = Run(parallel, mean, guard, execution, components)
     checkpoints = Checkpoints(log.scratch, trunks=trunks, every=checkpoint_seconds())
     start = checkpoints.load(run)
@@ -81,8 +83,6 @@ def train(
     model.low_stream = recipe.stream == "bf16"
     digests, speed = Digests(parallel), Throughput(model, device)
     for step in range(start, steps):
-        for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * recipe.schedule(step, steps)
         for component in components:
             component.begin(step)
         parallel.zero_grad()
