@@ -19,6 +19,7 @@ from lm.training.guard import Guard
 from lm.training.held import HeldLayers
 from lm.training.looking_ahead import LookingAhead
 from lm.training.parallel import make_parallel
+from lm.training.parallel.base import Parallel
 from lm.training.precision import autocast
 from lm.training.rates import Rates
 from lm.training.reading import read
@@ -37,6 +38,7 @@ class Listener(Protocol):
     def digests(self, step: int, values: dict[str, Any]) -> None: ...
     def rewind(self, step: int) -> None: ...
     def progress(self, done: int, total: int, unit: str = "step", **shown: float) -> None: ...
+    def watch(self, step: int, batch: Batch, parallel: Parallel, positions: int) -> None: ...
     def fact(self, **values: float) -> None: ...
     def computed(self, how: dict[str, str]) -> None: ...
     def stop(self) -> None: ...
@@ -91,6 +93,7 @@ def train(
             digests.begin(step, batch.content)
             if step == start:
                 parallel.call(partial(execution.decide, recipe, steps, batch, parallel))
+            log.watch(step, batch, parallel, execution.positions)
             # behind the measure of memory, which is kept for the run: an optimizer may hold weights back for a step
             optimizer.begin(step)
             forwarded = forwarding.stage(batch, execution.positions)
