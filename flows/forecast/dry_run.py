@@ -29,6 +29,7 @@ from lm.training.looking_ahead import LookingAhead
 from lm.training.memory import positions_at_once, positions_in
 from lm.training.parallel.base import Parallel
 from lm.training.parallel.exact import Exact
+from lm.training.rates import Rates
 from lm.training.recipe import Recipe
 from tasks.about.work import Sampling, Step
 
@@ -163,8 +164,8 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
         with fake:
             mean.after(1, steps, parallel.learned())
         weights = [weight for name, weight in step.model.named_parameters() if name not in parallel.staying]
-        state = [*weights, *mean.mean.values()]
-        state += [value for slots in optimizer.state.values() for value in slots.values()]
+        slots_of = [value for slots in optimizer.state.values() for value in slots.values()]
+        state = [*weights, *mean.mean.values(), *slots_of]
         grown = [weight for weight in weights if step.growth and weight in set(step.model.blocks.parameters())]
         copies = sum(w.nbytes + sum(slot.nbytes for slot in optimizer.state[w].values()) for w in grown)
         copies += averaged * sum(weight.nbytes for weight in grown)
@@ -177,13 +178,14 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
     ahead = 3 * trained if recipe.lookahead.share else 0
     # older weights that sample, which are in host memory, and while they do the newest
     older, copy = staleness_of(recipe), trained + sum(buffer.nbytes for buffer in step.model.buffers())
-    held = 0 if on_gpu else older * copy
-    sampled += 0 if on_gpu or not older else held + copy
+    # what trials of rates go back to, in host memory too
+    back = sum(tensor.nbytes for tensor in [*weights, *slots_of]) if getattr(recipe.schedule, "tries", False) else 0
+    held = 0 if on_gpu else older * copy + back
+    sampled += 0 if on_gpu else back * bool(sampled) + (older * copy + copy if older else 0)
     at_most = max(before, live.peak + tree + repeated + ahead + held, copies + sum(tensor.nbytes for tensor in state))
     flops = mean_flops_per_token(step.model, step.batch.length, step.growth, steps)
-    saved = (
-        sum(tensor.nbytes for tensor in state) + older * copy
-    )  # with the weights before an update and the mean movement
+    # with what trials go back to, the weights before an update and the mean movement
+    saved = sum(tensor.nbytes for tensor in state) + older * copy + back
     saved += trained * (bool(recipe.fast_forward.every) + bool(recipe.lookahead.share))
     return Rehearsed(positions, at_most, sampled, float(saved), flops)
 
@@ -193,7 +195,8 @@ def refuse(step: Step, recipe: Recipe, steps: int, parallel: Parallel) -> None:
     mean = RunningAverage(recipe.average)
     HeldLayers(step.model, parallel.optimizer, mean)
     Forwarding(recipe.fast_forward, parallel)
-    LookingAhead(recipe.lookahead, parallel, lambda step: 1.0)
+    rates = Rates(recipe.schedule, 1, parallel)
+    LookingAhead(recipe.lookahead, parallel, rates.factor)
     if step.growth:
         Growing(step.growth).join(parallel, mean, steps)
 

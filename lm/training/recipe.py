@@ -9,6 +9,7 @@ from lm.config import Config, choice
 from lm.linears.base import Holding
 from lm.optimizers.base import Keeping
 from lm.optimizers.states import States
+from lm.schedules.feedback import Feedback
 from lm.training.fast_forward import FastForward
 from lm.training.lookahead import Lookahead
 
@@ -91,5 +92,22 @@ class Recipe(Config):
             raise ValueError(
                 f"linear: {self.linear.name} begins anew, where movements of before mean nothing: set fast_forward.every and "
                 "lookahead.share to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trials_leave_nothing(self) -> "Recipe":
+        if not (isinstance(self.schedule, Feedback) and self.schedule.tries):
+            return self
+        others = {
+            "average: {name: last}": type(self.average) is not averages.Last,
+            "linear: {name: dense}": type(self.linear) is not linears.Dense,
+            "fast_forward.every: 0": self.fast_forward.every > 0,
+            "lookahead.share: 0": self.lookahead.share > 0,
+            "skip_sigmas: 0": self.skip_sigmas > 0,
+        }
+        if wrong := [name for name, is_wrong in others.items() if is_wrong]:
+            raise ValueError(
+                f"schedule: {self.schedule.name} takes trials back, and with them only weights: set {', '.join(wrong)}"
             )
         return self

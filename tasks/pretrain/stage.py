@@ -71,6 +71,8 @@ class PretrainConfig(Recipe):
             raise ValueError(
                 "growth: layers move as they are kept, in fp32: set rounding.name to none and optimizer_states.format to fp32"
             )
+        if self.growth.grows and getattr(self.schedule, "tries", False):
+            raise ValueError("growth: trials of rates go back to weights of before a layer came: set another schedule")
         if self.growth.grows and (self.fast_forward.every or self.lookahead.share):
             raise ValueError(
                 "growth: layers move, where movements of before mean nothing: set fast_forward.every and lookahead.share to 0"

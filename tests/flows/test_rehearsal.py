@@ -108,6 +108,10 @@ def test_an_update_takes_as_much_as_rehearsed_in_each_phase_of_every_optimizer(
             "params.yaml: pretrain.fast_forward: the optimizer makes the model's weights at the",
         ),
         (
+            "schedule={name: auto_lrs}",
+            "params.yaml: pretrain.schedule: the optimizer makes the model's weights at the end",
+        ),
+        (
             "linear={name: relora}",
             "params.yaml: pretrain.linear: the optimizer keeps ahead of a weight, which cannot begin",
         ),
@@ -156,6 +160,20 @@ def test_a_checkpoint_holds_the_mean_movement_and_the_weights_before_an_update(p
     copy = 4 * plain.step().model.num_parameters()
     assert state(lookahead={"share": 0.6}) - state() == copy
     assert state(fast_forward={"every": 6}) - state() == copy
+
+
+def test_what_trials_go_back_to_is_in_checkpoints_and_in_the_memory_of_a_cpu(plain: Work) -> None:
+    """Weights and the optimizer's state once more: the run's state without an average."""
+    given = {**plain.recipe.model_dump(include=set(Recipe.model_fields)), "average": {"name": "last"}}
+    ways = [
+        Recipe.model_validate({**given, "schedule": schedule})
+        for schedule in ({"name": "cosine"}, {"name": "auto_lrs"})
+    ]
+    without, tried = (rehearse(plain.step, recipe, 10, 10**9, False) for recipe in ways)
+    assert tried.state_bytes == 2 * without.state_bytes
+    assert tried.step_bytes - without.step_bytes == without.state_bytes
+    on_gpu = [rehearse(plain.step, recipe, 10, 10**9, True).step_bytes for recipe in ways]
+    assert on_gpu[0] == on_gpu[1]
 
 
 def test_what_the_forecast_is_refused_is_a_finding_of_preflight(
