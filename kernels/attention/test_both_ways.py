@@ -33,17 +33,18 @@ def test_equals_the_masked_softmax_and_its_gradients(
         expected = results(wanted, [x.double() for x in parts], grad.double(), given)
         for got, exact in zip(results(both_ways, parts, grad, given), expected, strict=True):
             assert got.dtype == dtype and got.shape == exact.shape
-            assert (got.double() - exact).abs().max() <= 2 * TOLERANCE[dtype] * max(exact.abs().max(), 1.0)
+            assert (got.double() - exact).abs().max() <= 2 * TOLERANCE[dtype] * max(float(exact.abs().max()), 1.0)
 
 
 @pytest.mark.parametrize("bounds", [[0, 1, 2, 3, 50, 80, 159, 160], [0, 80, 160]])
 def test_a_document_is_what_it_is_alone_and_its_first_token_sees_its_last(bounds: list[int]) -> None:
-    parts, _ = inputs(2, 80, (4, 2))
-    packed = both_ways(*parts, torch.tensor(bounds)).flatten(0, 1)
+    (q, k, v), _ = inputs(2, 80, (4, 2))
+    packed = both_ways(q, k, v, torch.tensor(bounds)).flatten(0, 1)
     for start, end in pairwise(bounds):
-        alone = both_ways(*(x.flatten(0, 1)[None, start:end] for x in parts), None)[0]
+        own_q, own_k, own_v = (x.flatten(0, 1)[None, start:end] for x in (q, k, v))
+        alone = both_ways(own_q, own_k, own_v, None)[0]
         torch.testing.assert_close(packed[start:end], alone, rtol=1e-5, atol=1e-6)
-    causal = attention(*parts, documents_of(torch.tensor(bounds), 2, 80, packed.device)).flatten(0, 1)
+    causal = attention(q, k, v, documents_of(torch.tensor(bounds), 2, 80, packed.device)).flatten(0, 1)
     ends = torch.tensor(bounds[1:]) - 1
     torch.testing.assert_close(packed[ends], causal[ends], rtol=1e-5, atol=1e-6)  # nothing is behind the last
     assert not torch.allclose(packed, causal, rtol=1e-2, atol=1e-3)
