@@ -188,3 +188,13 @@ def test_what_the_forecast_is_refused_is_a_finding_of_preflight(
         "params.yaml: pretrain.lookahead: the optimizer makes the model's weights at the end of a run: take another one"
     ]
     assert not needs["memory"]
+
+
+def test_a_step_holds_what_its_policy_keeps() -> None:
+    """The plan's memory of a step whose activations outweigh its weights, in the order of what is kept."""
+    words = ["pretrain.model.layers=8", "curriculum.tokens_per_step=4096", "pretrain.average={name: last}"]
+    found = {}
+    for policy in ("none", "selective", "whole"):
+        work = work_of("pretrain", *words, f"pretrain.recompute={policy}")
+        found[policy] = rehearse(work.step, work.recipe, work.steps, 10**10, False).step_bytes
+    assert found["whole"] < found["selective"] < found["none"]
