@@ -166,6 +166,7 @@ class Decoder(nn.Module):
         self.register_buffer("sin_TE", sin_TE, persistent=False)
         self.recompute, self.low_stream, self.passes = False, False, 1
         self.depth: Depth | None = None
+        self.checkpointing: dict[str, Any] = {"use_reentrant": False}  # how, if it recomputes
         self.linear: Holding = linears.Dense()
         self.learned: Any = None
         # what stands before every text; None: nothing
@@ -342,7 +343,7 @@ class Decoder(nn.Module):
         if cache is not None:
             x_BTD, waiting_BTD, loss = Block.__call__(block, x_BTD, waiting_BTD, context)
         elif self.recompute and torch.is_grad_enabled():
-            x_BTD, waiting_BTD, loss = checkpoint(self._run, block, x_BTD, waiting_BTD, context, use_reentrant=False)
+            x_BTD, waiting_BTD, loss = checkpoint(self._run, block, x_BTD, waiting_BTD, context, **self.checkpointing)
         else:
             x_BTD, waiting_BTD, loss = self._run(block, x_BTD, waiting_BTD, context)
         if loss is not None and self.training and torch.is_grad_enabled():

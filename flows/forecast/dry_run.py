@@ -21,6 +21,7 @@ from lm.prompts.base import put_prompt
 from lm.sampler import LOOK_EVERY, capacity_of, prompts_at_once, whole_pieces
 from lm.training.average import RunningAverage
 from lm.training.batch import backward, equal_parts, rows_at_once, with_auxiliary
+from lm.training.execution import bring
 from lm.training.flops import mean_flops_per_token
 from lm.training.forwarding import Forwarding
 from lm.training.growing import Growing
@@ -135,6 +136,7 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
         optimizer.begin(0)
         optimizer.step()  # outside the fake mode its counters are numbers
         optimizer.zero_grad(set_to_none=True)
+        bring(step.model, recipe, 1)
         with fake, cast:
             mean.after(0, steps, parallel.learned())
             positions = (
@@ -142,7 +144,7 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
                 if memory
                 else positions_at_once(parallel, step.batch, torch.device("cpu"))
             )
-        step.model.recompute = positions == 0
+        bring(step.model, recipe, positions)
         shard = -(-step.batch.rows // recipe.shards)  # no backward takes rows of two
         parts = equal_parts(slice(0, shard), rows_at_once(step.batch, positions), step.batch.together)
         largest = max(part.stop - part.start for part in parts)

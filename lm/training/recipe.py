@@ -33,6 +33,11 @@ class Recipe(Config):
         "fp32",
         description="of the residual stream, if products are bf16; bf16 keeps 8 bits of a sum, saves 5% of a step (predicted)",
     )
+    recompute: Literal["auto", "none", "whole", "selective"] = Field(
+        "auto",
+        description="what of a block's activations the backward makes anew; auto: all, where memory holds no row otherwise; "
+        "selective: all but what products made",
+    )
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="torch.compile; auto: on a CPU, where the run is long enough"
     )
@@ -92,6 +97,14 @@ class Recipe(Config):
             raise ValueError(
                 f"linear: {self.linear.name} begins anew, where movements of before mean nothing: set fast_forward.every and "
                 "lookahead.share to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _uncompiled(self) -> "Recipe":
+        if self.recompute == "selective" and self.compile == "on":
+            raise ValueError(
+                "recompute: selective knows products one by one, which compiled blocks have not: set compile: off"
             )
         return self
 

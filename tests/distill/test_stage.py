@@ -177,6 +177,7 @@ ELSEWHERE = {
     "beside",
     "learner",
     "lookahead",
+    "recompute",
 }
 
 

@@ -201,3 +201,13 @@ def test_masked_diffusion_is_forecast_with_all_of_attention_and_a_second_view_as
     once, twice = of("{name: masked_diffusion}"), of("{name: masked_diffusion, complementary: true}")
     assert once.flops > causal.flops and twice.flops == 2 * once.flops
     assert twice.positions == pytest.approx(once.positions / 2, rel=0.02)
+
+
+def test_a_step_holds_what_its_policy_keeps() -> None:
+    """The plan's memory of a step whose activations outweigh its weights, in the order of what is kept."""
+    words = ["pretrain.model.layers=8", "curriculum.tokens_per_step=4096", "pretrain.average={name: last}"]
+    found = {}
+    for policy in ("none", "selective", "whole"):
+        work = work_of("pretrain", *words, f"pretrain.recompute={policy}")
+        found[policy] = rehearse(work.step, work.recipe, work.steps, 10**10, False).step_bytes
+    assert found["whole"] < found["selective"] < found["none"]

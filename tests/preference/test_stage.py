@@ -206,6 +206,7 @@ ELSEWHERE = {
     "deterministic",
     "skip_sigmas",
     "lookahead",
+    "recompute",
     "stop_factor",
     "problems",
     "model",
