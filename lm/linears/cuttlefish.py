@@ -28,11 +28,10 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from lm.config import ConfigError
 from lm.linears.adapter import principal
-from lm.linears.base import Chosen, Held, dense_flops
+from lm.linears.base import Chosen, Held, dense_flops, is_a_part
 
 
 def stable_rank(weight_OI: Tensor) -> Tensor:
@@ -96,7 +95,7 @@ class CuttlefishLinear(Held):
 
     @torch.no_grad()
     def begin(self, step: int, turn: bool) -> None:
-        if isinstance(self.weight.detach(), DTensor) or not self.weight.numel():  # a rank's part
+        if is_a_part(self.weight):
             raise ConfigError("linear: cuttlefish needs whole matrices: set TOKENMILL_PARALLEL to exact or ddp")
         if step != self.switch:
             return

@@ -25,11 +25,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.distributed.tensor import DTensor
 
 from lm.config import ConfigError
 from lm.linears.adapter import generator_of
-from lm.linears.base import Chosen, Held
+from lm.linears.base import Chosen, Held, is_a_part
 
 # Of a vector that an update has brought to 0, so that it is divided by something
 SHORTEST = 1e-30
@@ -123,7 +122,7 @@ class SSTLinear(Held):
 
     @torch.no_grad()
     def begin(self, step: int, turn: bool) -> None:
-        if isinstance(self.up.detach(), DTensor) or not self.up.numel():  # a rank's part
+        if is_a_part(self.up):
             raise ConfigError("linear: sst needs whole matrices: set TOKENMILL_PARALLEL to exact or ddp")
         if not self._method.begins(step):
             return

@@ -178,6 +178,8 @@ ELSEWHERE = {
     "learner",
     "lookahead",
     "recompute",
+    "rounding",
+    "optimizer_states",
 }
 
 

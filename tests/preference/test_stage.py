@@ -207,6 +207,8 @@ ELSEWHERE = {
     "skip_sigmas",
     "lookahead",
     "recompute",
+    "rounding",
+    "optimizer_states",
     "stop_factor",
     "problems",
     "model",

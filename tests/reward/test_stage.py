@@ -183,6 +183,8 @@ ELSEWHERE = {
     "schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model", "folder",
     "lookahead",
     "recompute",
+    "rounding",
+    "optimizer_states",
 }  # fmt: skip
 
 

@@ -110,7 +110,8 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
 # test_guard.py; deterministic, which need change no bit: tests/core/test_stage.py; problems, model: what is learned,
 # not how. What else curricula and rewards are made of: test_curricula.py, test_function.py
 ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model"}
-ELSEWHERE |= {"lookahead", "recompute"}  # of every training stage: tests/lm/test_lookahead.py, test_recomputing.py
+# of every training stage: tests/lm/test_lookahead.py, test_recomputing.py, test_precisions.py, test_optimizer_states.py
+ELSEWHERE |= {"lookahead", "recompute", "rounding", "optimizer_states"}
 ELSEWHERE |= {"demonstrations"}  # which binds where all answers to a problem fail: test_demonstrations.py
 ELSEWHERE |= {"keep_rollouts"}  # which changes no weight: test_ledger.py
 ELSEWHERE |= {"environment"}  # which a policy must call: test_environments.py
