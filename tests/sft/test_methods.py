@@ -112,7 +112,8 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
 # Of every training stage: tests/rl/test_stage.py and what it names
 ELSEWHERE = {
     "schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model", "conversations", "optimizer",
-    "clip", "precision", "stream", "shards", "linear", "fast_forward", "lookahead", "recompute",
+    "clip", "precision", "stream", "shards", "linear", "fast_forward", "lookahead", "recompute", "rounding",
+    "optimizer_states",
 }  # fmt: skip
 
 
