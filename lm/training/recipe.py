@@ -7,7 +7,6 @@ from pydantic import Field, field_validator, model_validator
 from lm import averages, linears, optimizers, schedules
 from lm.config import Config, choice
 from lm.linears.base import Holding
-from lm.schedules.feedback import Feedback
 from lm.training.fast_forward import FastForward
 from lm.training.lookahead import Lookahead
 
@@ -82,7 +81,7 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _trials_leave_nothing(self) -> "Recipe":
-        if not (isinstance(self.schedule, Feedback) and self.schedule.tries):
+        if not getattr(self.schedule, "tries", False):
             return self
         others = {
             "average: {name: last}": type(self.average) is not averages.Last,
