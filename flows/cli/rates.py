@@ -58,7 +58,8 @@ class Trials:
         if room is None or not issubclass(config_of(stage), Recipe):
             raise ConfigError(f"{stage}: no stage that trains a model")
         self._run, self._stage, self._data, self._folder, self._number = room.run, stage, data, folder, 0
-        self._config: Any = load(stage, config_of(stage), params)
+        kind: Any = config_of(stage)
+        self._config = load(stage, kind, params)
         use_threads(self._config.deterministic)
 
     def __call__(self, schedule: Config | None, trial: partial[Trial]) -> Trial:

@@ -107,3 +107,10 @@ def test_what_it_cannot_be_combined_with_is_a_line(monkeypatch: pytest.MonkeyPat
     ):
         make_parallel(recipe(recompute="selective"))
     assert recomputing.KEPT
+
+
+def test_results_of_attention_are_kept_and_no_gradients() -> None:
+    forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+    backward_of = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+    assert is_kept(forward) and is_kept(torch.ops.aten.mm.default)
+    assert not is_kept(backward_of) and not is_kept(torch.ops.aten.mul.Tensor)
