@@ -18,8 +18,10 @@ from torch.utils.checkpoint import checkpoint
 from kernels.attention.documents import documents_of
 from lm import embeddings as tables
 from lm import feed_forwards, linears, mixers, norms
+from lm.cache import Cache
 from lm.config import Config, choice
 from lm.context import Context, autocast_dtype
+from lm.depths import MixtureOfDepths
 from lm.embeddings.base import Tokens, before_of, check_layer, check_lists, embedded
 from lm.linears.base import Held, Holding, Roles, replace_layers
 from lm.parts import draw_
@@ -32,11 +34,13 @@ HEADS = "heads"
 
 
 class Layer(Config):
-    """What a layer has in the place of the model's own mixer, feed-forward and embeddings of layers."""
+    """What a layer has in the place of the model's own mixer, feed-forward and embeddings of layers; depths: which tokens go
+    through it, all where none is given."""
 
     mixer: choice(mixers) | None = None
     feed_forward: choice(feed_forwards) | None = None
     embeddings: list[choice(tables)] | None = None
+    depths: MixtureOfDepths | None = None
 
 
 class Parts(NamedTuple):
@@ -45,6 +49,7 @@ class Parts(NamedTuple):
     mixer: Any
     feed_forward: Any
     embeddings: list[Any]
+    depths: MixtureOfDepths | None
 
 
 class ModelConfig(Shape):
@@ -62,16 +67,27 @@ class ModelConfig(Shape):
         """The parts of a layer: those of the pattern, else the model's own."""
         own = self.pattern[index % len(self.pattern)] if self.pattern else Layer()
         beside = [one for one in self.embeddings if one.in_layers] if own.embeddings is None else own.embeddings
-        return Parts(own.mixer or self.mixer, own.feed_forward or self.feed_forward, beside)
+        return Parts(own.mixer or self.mixer, own.feed_forward or self.feed_forward, beside, own.depths)
 
     @model_validator(mode="after")
     def _fitting_embeddings(self) -> "ModelConfig":
         of_pattern = [layer.embeddings or [] for layer in self.pattern]
         check_lists(self.embeddings, of_pattern)
         for index in range(max(len(self.pattern), 1)):
-            mixer, _, beside = self.layer(index)
+            mixer, _, beside, depths = self.layer(index)
             check_layer(index, beside, mixer)
+            if depths and beside:
+                raise ValueError(
+                    f"pattern.{index}.depths: a layer that tokens go past has no embeddings: embeddings: []"
+                )
         return self
+
+    @property
+    def trained_otherwise(self) -> bool:
+        """Whether a pass of training computes another function than all others do."""
+        layers = [self.layer(index) for index in range(self.layers)]
+        parts = [part for layer in layers for part in (layer.mixer, layer.feed_forward)]
+        return any(layer.depths for layer in layers) or any(part.trained_otherwise for part in parts)
 
     @property
     def of_input(self) -> list[Any]:
@@ -98,46 +114,6 @@ class ModelConfig(Shape):
         return getattr(self, name) == ModelConfig.model_fields[name].default
 
 
-class Cache:
-    """What each layer keeps of the tokens seen so far, for rows of up to `capacity` tokens each; row b has lengths_B[b].
-    Raises ValueError for a capacity beyond the model's context."""
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        rows: int,
-        capacity: int,
-        device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
-        rounding: Rounding | None = None,
-    ) -> None:
-        """rounding: of what attention keeps; None: it is kept in `dtype`."""
-        if capacity > config.context:
-            raise ValueError(f"a cache of {capacity} tokens is longer than the model's context of {config.context}")
-        mixers = [config.layer(index).mixer for index in range(config.layers)]
-        room = (config, rows, capacity, device)
-        self.states = [m.rounded_state(*room, rounding) if rounding else m.state(*room, dtype) for m in mixers]
-        self.lengths_B = torch.zeros(rows, dtype=torch.int64, device=device)
-        # what embeddings of the input look back at; all ids, since tokens may be taken back
-        self.ids_BC = torch.zeros(rows, capacity, dtype=torch.int64, device=device) if config.of_input else None
-        self.capacity, self.dtype, self.first = capacity, dtype, True
-
-    def grow(self, tokens: int, counts_B: Tensor | None) -> None:
-        """Count so many tokens of each row as kept, or as many as counts_B says."""
-        self.lengths_B += tokens if counts_B is None else counts_B
-        self.first = False
-
-    def take(self, rows: Tensor, other: "Cache", theirs: Tensor) -> None:
-        """Have these rows begin as those of another cache, whose capacity is no larger."""
-        # a layer at a time: what is taken lies twice in memory meanwhile
-        for state, others in zip(self.states, other.states, strict=True):
-            state.take(rows, others, theirs)
-        if self.ids_BC is not None and other.ids_BC is not None:
-            self.ids_BC[rows, : other.capacity] = other.ids_BC[theirs]
-        self.lengths_B[rows] = other.lengths_B[theirs]
-        self.first = False
-
-
 def with_loss(made: Any) -> tuple[Tensor, Tensor | None]:
     """(result, auxiliary loss) of a part, which gives its result alone where it has no such loss."""
     return made if isinstance(made, tuple) else (made, None)
@@ -161,6 +137,7 @@ class Block(nn.Module):
         self.embeddings: Any = None
         if parts.embeddings:
             self.embeddings = nn.ModuleList(one.build(config) for one in parts.embeddings)
+        self.depths: Any = None if parts.depths is None else parts.depths.build(config, parts.mixer)
 
     def forward(
         self, x: Tensor, waiting: Tensor | None, context: Context
@@ -170,12 +147,26 @@ class Block(nn.Module):
                 x, waiting = x + waiting, torch.zeros_like(waiting)
             for embedding in self.embeddings:
                 x, context = embedding(x, context)
+        if self.depths is not None:
+            x, nothing = (x, None) if waiting is None else (x + waiting, torch.zeros_like(waiting))
+            x, loss = self.depths(self.added, x, context)
+            return x, nothing, loss
+        x, _, more, loss = self.made(x, waiting, context)
+        return (x + more, None, loss) if waiting is None else (x, more, loss)
+
+    def made(self, x: Tensor, waiting: Tensor | None, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """(x with what the mixer made of it, that alone, what the feed-forward layer makes of x, the auxiliary loss)."""
         x, normed = self.attention_norm(x, waiting)
         mixed, loss = with_loss(self.attention(normed, context))
         x, normed = self.ffn_norm(x, mixed)
         more, other = with_loss(self.ffn(normed))
         loss = other if loss is None else loss if other is None else loss + other
-        return (x + more, None, loss) if waiting is None else (x, more, loss)
+        return x, mixed, more, loss
+
+    def added(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
+        """(what the parts add to the stream x, the auxiliary loss)."""
+        _, mixed, more, loss = self.made(x, None, context)
+        return mixed + more, loss
 
 
 class Head(nn.Linear):
@@ -213,7 +204,8 @@ class Decoder(nn.Module):
         self._staying: set[str] = set()
         self._run: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]] = Block.__call__
         self._losses: list[Tensor] = []
-        self._mixers = [config.layer(index).mixer for index in range(config.layers)]
+        # None: of a layer that prepares for the tokens that go through it
+        self._mixers = [None if one.depths else one.mixer for one in map(config.layer, range(config.layers))]
         self._told = any(config.layer(index).embeddings for index in range(config.layers))
         draw_(self, list(enumerate(self.blocks)), config, torch.Generator().manual_seed(seed))
 
@@ -364,14 +356,14 @@ class Decoder(nn.Module):
     def _by_layer(self, context: Context, cache: Cache | None, rows: int, length: int) -> list[Context]:
         """The pass as each layer sees it. Layers whose mixers are equal share one preparation, and without a cache one context,
         which a compiled block need not look at twice."""
-        kinds: list[tuple[Config, Context]] = []
+        kinds: list[tuple[Config | None, Context]] = []
         found = []
         for index, mixer in enumerate(self._mixers):
             state = None if cache is None else cache.states[index]
             known = next((made for kind, made in kinds if kind == mixer), None)
             if known is None:
                 mine = replace(context, state=state)
-                known = replace(mine, shared=mixer.prepare(self.config, mine, rows, length))
+                known = replace(mine, shared=mixer and mixer.prepare(self.config, mine, rows, length))
                 kinds.append((mixer, known))
             found.append(known if state is known.state else replace(known, state=state))
         return found

@@ -38,6 +38,7 @@ def flops_per_token(model: Decoder, length: int) -> float:
     dense one `dense_flops`, and what embeddings, mixers and feed-forward layers say of their own, 6 * heads * head width *
     length of attention. Weights that a token leaves out cost nothing, each counting as the mean one of its part.
 
+    A layer that a share of the tokens goes through counts for that share, among which its mixer mixes.
     Heads of tokens further ahead count as the layers that they are, each with a product of the output head.
     Norms and pointwise work are left out; a tied embedding counts as the head alone.
     """
@@ -51,7 +52,11 @@ def flops_per_token(model: Decoder, length: int) -> float:
             layers = [layer for layer in block.get_submodule(name).modules() if isinstance(layer, nn.Linear)]
             products = sum(flops_of(layer) for layer in layers)
             weights = sum(layer.in_features * layer.out_features for layer in layers)
-            found += products - products * part.idle(config) / max(weights, 1) + part.flops(config, length)
+            seen = length if parts.depths is None else parts.depths.tokens(length)
+            met = products - products * part.idle_in_training(config) / max(weights, 1) + part.flops(config, seen)
+            found += met if parts.depths is None else parts.depths.share * met
+        if parts.depths is not None:
+            found += flops_of(block.depths.router) + flops_of(block.depths.predictor)
     return found
 
 
