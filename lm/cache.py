@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lm.mixture_of_depths import state_of
 from lm.quantized.inputs import Rounding
 
 
@@ -30,9 +31,8 @@ class Cache:
         that stand before each row's tokens."""
         if capacity > config.context:
             raise ValueError(f"a cache of {capacity} tokens is longer than the model's context of {config.context}")
-        mixers = [config.layer(index).mixer for index in range(config.layers)]
-        room = (config, rows, capacity + prompt, device)
-        self.states = [m.rounded_state(*room, rounding) if rounding else m.state(*room, dtype) for m in mixers]
+        room = (rows, capacity + prompt, device, dtype, rounding)
+        self.states = [state_of(config, index, *room) for index in range(config.layers)]
         self.lengths_B = torch.zeros(rows, dtype=torch.int64, device=device)
         # what embeddings of the input look back at; all ids, since tokens may be taken back
         self.ids_BC = torch.zeros(rows, capacity, dtype=torch.int64, device=device) if config.of_input else None

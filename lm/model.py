@@ -18,13 +18,15 @@ from torch.utils.checkpoint import checkpoint
 from kernels.attention.documents import documents_of
 from lm import embeddings as tables
 from lm import feed_forwards, linears, mixers, norms
+from lm.block import Block
 from lm.cache import Cache
 from lm.config import Config, choice
 from lm.context import Context, autocast_dtype
 from lm.depth import Depth, passed
 from lm.embeddings.base import Tokens, before_of, check_layer, check_lists, embedded
 from lm.linears.base import Held, Holding, Roles, replace_layers
-from lm.parts import draw_, with_loss
+from lm.mixture_of_depths import MixtureOfDepths, check_past
+from lm.parts import draw_
 from lm.prompts.base import Carried, Left, behind, check_room
 from lm.quantized.inputs import Rounding
 from lm.rope import rotary_cos_sin
@@ -36,11 +38,13 @@ HEADS = "heads"
 
 
 class Layer(Config):
-    """What a layer has in the place of the model's own mixer, feed-forward and embeddings of layers."""
+    """What a layer has in the place of the model's own mixer, feed-forward and embeddings of layers; depths: which tokens go
+    through it, all where none is given."""
 
     mixer: choice(mixers) | None = None
     feed_forward: choice(feed_forwards) | None = None
     embeddings: list[choice(tables)] | None = None
+    depths: MixtureOfDepths | None = None
 
 
 class Parts(NamedTuple):
@@ -49,6 +53,7 @@ class Parts(NamedTuple):
     mixer: Any
     feed_forward: Any
     embeddings: list[Any]
+    depths: MixtureOfDepths | None
 
 
 class ModelConfig(Shape):
@@ -67,17 +72,26 @@ class ModelConfig(Shape):
         """The parts of a layer: those of the pattern, else the model's own."""
         own = self.pattern[index % len(self.pattern)] if self.pattern else Layer()
         beside = [one for one in self.embeddings if one.in_layers] if own.embeddings is None else own.embeddings
-        return Parts(own.mixer or self.mixer, own.feed_forward or self.feed_forward, beside)
+        return Parts(own.mixer or self.mixer, own.feed_forward or self.feed_forward, beside, own.depths)
 
     @model_validator(mode="after")
     def _fitting_embeddings(self) -> "ModelConfig":
         of_pattern = [layer.embeddings or [] for layer in self.pattern]
         check_lists(self.embeddings, of_pattern)
         for index in range(max(len(self.pattern), 1)):
-            mixer, _, beside = self.layer(index)
+            mixer, _, beside, depths = self.layer(index)
             check_layer(index, beside, mixer)
             mixer.check(self, index)
+            if depths:
+                check_past(index, bool(beside), self.causal)
         return self
+
+    @property
+    def trained_otherwise(self) -> bool:
+        """Whether a pass of training computes another function than all others do."""
+        layers = [self.layer(index) for index in range(self.layers)]
+        parts = [part for layer in layers for part in (layer.mixer, layer.feed_forward)]
+        return any(layer.depths for layer in layers) or any(part.trained_otherwise for part in parts)
 
     @property
     def of_input(self) -> list[Any]:
@@ -102,41 +116,6 @@ class ModelConfig(Shape):
 
     def _is_default(self, name: str) -> bool:
         return getattr(self, name) == ModelConfig.model_fields[name].default
-
-
-class Block(nn.Module):
-    """(x, waiting) -> (x, waiting, loss): the residual stream, and what the last block made, which is added to it where it is
-    read next, in one kernel with a norm. None waits where there is no such kernel: the sum is then made at once. loss: the
-    auxiliary one of its parts, None where they have none.
-
-    Whatever the parts are, `attention` is the mixer and `ffn` the feed-forward layer: their names in saved weights.
-    """
-
-    def __init__(self, config: ModelConfig, index: int) -> None:
-        super().__init__()
-        parts = config.layer(index)
-        self.attention_norm = config.norm.build(config.width, config.norm_eps)
-        self.attention = parts.mixer.build(config)
-        self.ffn_norm = config.norm.build(config.width, config.norm_eps)
-        self.ffn = parts.feed_forward.build(config)
-        self.embeddings: Any = None
-        if parts.embeddings:
-            self.embeddings = nn.ModuleList(one.build(config) for one in parts.embeddings)
-
-    def forward(
-        self, x: Tensor, waiting: Tensor | None, context: Context
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        if self.embeddings is not None:
-            if waiting is not None:
-                x, waiting = x + waiting, torch.zeros_like(waiting)
-            for embedding in self.embeddings:
-                x, context = embedding(x, context)
-        x, normed = self.attention_norm(x, waiting)
-        mixed, loss = with_loss(self.attention(normed, context))
-        x, normed = self.ffn_norm(x, mixed)
-        more, other = with_loss(self.ffn(normed))
-        loss = other if loss is None else loss if other is None else loss + other
-        return (x + more, None, loss) if waiting is None else (x, more, loss)
 
 
 class Head(nn.Linear):
@@ -178,7 +157,8 @@ class Decoder(nn.Module):
         self._staying: set[str] = set()
         self._run: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]] = Block.__call__
         self._losses: list[Tensor] = []
-        self._mixers = [config.layer(index).mixer for index in range(config.layers)]
+        # None: of a layer that prepares for the tokens that go through it
+        self._mixers = [None if one.depths else one.mixer for one in map(config.layer, range(config.layers))]
         self._told = any(config.layer(index).embeddings for index in range(config.layers))
         draw_(self, list(enumerate(self.blocks)), config, torch.Generator().manual_seed(seed))
 
@@ -209,7 +189,9 @@ class Decoder(nn.Module):
     def narrow(self, share: float) -> None:
         """Let windows be this share of what the config has, in passes from now on; 1: the whole."""
         mixers = [self.config.layer(index).mixer for index in range(len(self.blocks))]
-        self._mixers = [mixer.narrowed(share) or mixer for mixer in mixers]
+        narrowed = [mixer.narrowed(share) or mixer for mixer in mixers]
+        # those of layers that tokens go past prepare for the chosen ones by themselves
+        self._mixers = [now and mixer for now, mixer in zip(self._mixers, narrowed, strict=True)]
 
     def carry(self, prompt: Carried) -> None:
         """Read this before every text: its vectors have the first positions, and those of the text go on from there. Raises
@@ -362,14 +344,14 @@ class Decoder(nn.Module):
     def _by_layer(self, context: Context, cache: Cache | None, rows: int, length: int) -> list[Context]:
         """The pass as each layer sees it. Layers whose mixers are equal share one preparation, and without a cache one context,
         which a compiled block need not look at twice."""
-        kinds: list[tuple[Config, Context]] = []
+        kinds: list[tuple[Config | None, Context]] = []
         found = []
         for index, mixer in enumerate(self._mixers):
             state = None if cache is None else cache.states[index]
             known = next((made for kind, made in kinds if kind == mixer), None)
             if known is None:
                 mine = replace(context, state=state)
-                known = replace(mine, shared=mixer.prepare(self.config, mine, rows, length))
+                known = replace(mine, shared=mixer and mixer.prepare(self.config, mine, rows, length))
                 kinds.append((mixer, known))
             found.append(known if state is known.state else replace(known, state=state))
         return found

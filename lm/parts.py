@@ -24,6 +24,8 @@ class Part(Config):
     their first values.
     """
 
+    # whether a pass of training computes another function than all others do, as where experts choose among later tokens
+    trained_otherwise: ClassVar[bool] = False
     into_stream: ClassVar[tuple[str, ...]] = ()  # layers whose result is added to the residual stream: drawn smaller
     hugging_face: ClassVar[dict[str, str]] = {}  # of each submodule with weights, the name in Hugging Face's layer
 
@@ -34,6 +36,10 @@ class Part(Config):
     def idle(self, shape: Shape) -> int:
         """Weights of its matrices that a token is not multiplied with, such as those of experts that it does not visit."""
         return 0
+
+    def idle_in_training(self, shape: Shape) -> int:
+        """Weights of its matrices that a token is not multiplied with in a step of training."""
+        return self.idle(shape)
 
     def flops(self, shape: Shape, length: int) -> float:
         """FLOP a token, forward and backward, beside the products with weights, in sequences of `length` tokens."""

@@ -245,6 +245,8 @@ def parts_to(config: ModelConfig, family: str) -> dict[str, Any]:
         layer = config.layer(index)
         for part in layer.embeddings:
             part.exported()
+        if layer.depths is not None:
+            raise ValueError(f"no Hugging Face family has depths, by which tokens go past layer {index}")
         said = {**layer.mixer.exported(config), **layer.feed_forward.exported(config)}
         kinds.append(said.pop("layer_type"))
         if "model_type" not in said:

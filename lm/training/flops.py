@@ -43,7 +43,8 @@ def flops_per_token(model: Decoder, length: int) -> float:
     What a prompt in front of each sequence costs is shared out among its tokens. Heads of tokens further ahead count as the
     layers that they are, each with a product of the output head. All counts as often as training passes over a token.
     Norms and pointwise work are left out; a tied embedding counts as the head alone. Of a model that grows the blocks that a
-    pass goes through count, each as often as it does, those frozen without the gradients of their weights.
+    pass goes through count, each as often as it does, those frozen without the gradients of their weights; a layer that a
+    share of the tokens goes through for that share, among which its mixer mixes.
     """
     config, carried = model.config, getattr(model, HEADS, None)
     found = dense_flops(model.head_weight) + sum(part.flops(config) for part in config.embeddings)
@@ -61,8 +62,12 @@ def flops_per_token(model: Decoder, length: int) -> float:
             weights = sum(layer.in_features * layer.out_features for layer in layers)
             if index in frozen:
                 products -= 2.0 * sum(layer.weight.numel() for layer in layers if layer.weight.requires_grad)
-            cost = products - products * part.idle(config) / max(weights, 1) + part.flops(config, length)
+            seen = length if parts.depths is None else parts.depths.tokens(length)
+            met = products - products * part.idle_in_training(config) / max(weights, 1) + part.flops(config, seen)
+            cost = met if parts.depths is None else parts.depths.share * met
             found += cost if length == behind else cost * length / behind
+        if parts.depths is not None:
+            found += flops_of(block.depths.router) + flops_of(block.depths.predictor)
     return found * model.passes
 
 

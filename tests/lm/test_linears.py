@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from lm import linears
 from lm.averages import Ema, Last
+from lm.block import Block
 from lm.config import Config, ConfigError, methods_of
 from lm.linears import (
     SST,
@@ -34,7 +35,7 @@ from lm.linears import (
 )
 from lm.linears.base import Chosen, Held, roles_of
 from lm.linears.dora import DoRALinear
-from lm.model import Block, Decoder
+from lm.model import Decoder
 from lm.optimizers import AdamW, Muon
 from lm.schedules import Cosine
 from lm.training.batch import Batch, Metrics, backward

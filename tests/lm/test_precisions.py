@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from lm import precisions
 from lm.averages import Ema
+from lm.block import Block
 from lm.config import Config, ConfigError, methods_of
 from lm.linears import Dense, LoRA
 from lm.linears.base import dense_flops, flops_of, roles_of
-from lm.model import Block, Decoder
+from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.precisions import BitSplit, Jetfire, Unrounded
 from lm.precisions.base import RoundedLinear
