@@ -2,6 +2,7 @@
 test_masked_diffusion.py has the same."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -39,6 +40,7 @@ class Bigram(nn.Module):
 
         self.head_weight = torch.eye(vocab_size)
         self.heads = Further(vocab_size)
+        self.config = SimpleNamespace(logit_softcap=None)
 
     def hidden(self, ids_BT: Tensor, bounds: Tensor | None) -> Tensor:
         self.seen, self.bounds = ids_BT, bounds
