@@ -13,14 +13,21 @@ CALIBRATION_STEPS = 20  # of a run that measures how fast an arm trains here
 def tokens_of(compose: Composer, study: Study, arm: str, tokens_per_second: float = 0.0) -> int | None:
     """Tokens that the arm's runs are trained on, a whole number of steps, so that every schedule ends at the budget; None
     where the budget is none of training. tokens_per_second: of this arm here, for a budget of seconds. Raises ConfigError
-    for a budget below a step, and where tokens to a target are asked for and steps have not as many."""
+    for a budget below a step, and where a target is asked for and what it took cannot be told: steps have not as many
+    tokens, or tokens not as many FLOP."""
     kind, amount = study.budget.kind, study.budget.amount
-    if kind == "bytes":
+    if kind == "bytes" and study.target is None:
         return None
     trained = defaults().trained
     work = works_of(compose(study.preset, study.assignments(arm, {}, study.seed)), [trained])[trained]
     if study.target is not None and work.full_steps not in (None, work.steps):
         raise ConfigError(f"target: tokens of a step grow in {arm}, where steps to a target are no count of tokens")
+    if study.target is not None and step_of(work).growth is not None:
+        raise ConfigError(
+            f"target: the model of {arm} grows, so that FLOP and seconds to a target are not told: drop target"
+        )
+    if kind == "bytes":
+        return None
     a_step = work.tokens / (work.full_steps or work.steps)
     if kind == "flop":
         step = step_of(work)

@@ -27,6 +27,8 @@ def doubts_of(study: Study, raced: Raced) -> dict[str, list[str]]:
             name, [run.value is None for run in arm.runs.values()], [t.value is None for t in arm.trials]
         )
         said[name] += too_large(study, arm)
+        if any(run.grows for run in arm.runs.values()):
+            said[name].append("its model grows: no curve over seconds or FLOP, which are not even over its tokens")
         if name in at_end:
             said[name] += undecayed(name, at_end)
         if arm is base:

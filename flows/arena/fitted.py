@@ -58,6 +58,11 @@ def saying_where(law: Any, runs: list[Run], *columns: Any) -> Law:
     return found
 
 
+def cannot(why: str) -> Law:
+    """No law. Raises CannotFit."""
+    raise CannotFit(why)
+
+
 def each_curve(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Callable[[], Law]]]:
     """The forecast of each arm's first curve, for a rate that does not decay."""
     for arm in result["arms"]:
@@ -68,15 +73,24 @@ def each_curve(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Callable
 
 
 def beside_baseline(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Callable[[], Law]]]:
-    """How much more FLOP the baseline needs, by the curves of every arm and of the baseline before their rates decay."""
+    """How much more FLOP the baseline needs, by the curves of every arm and of the baseline before their rates decay; not
+    beside a model that grows, whose FLOP along its curve are not told."""
     arms = {arm["name"]: runs_of(arm) for arm in result["arms"]}
+    growing = {name for name, runs in arms.items() if any(run.get("grows") for run in runs)}
     points = {
         name: columns_of([(tokens / run["tokens"] * run["flop"], loss) for run in runs for tokens, loss in steady(run)])
         for name, runs in arms.items()
     }
     base = result["baseline"]
     for name, runs in arms.items():
-        if name != base:
+        if name == base:
+            continue
+        if grown := sorted({name, base} & growing):
+            yield (
+                name,
+                partial(cannot, f"the model of {' and '.join(grown)} grows: its FLOP are not even over its tokens"),
+            )
+        else:
             yield name, partial(saying_where, law, [*arms[base], *runs], *points[base], *points[name])
 
 

@@ -18,6 +18,7 @@ class Outcome:
     not say. data: digest of the data that training followed. curve:
     [tokens, loss or bits per byte] of training, a point a step. rates: the learning rate at its highest and at the last step.
     decays_from: tokens after which it was below its highest for good, 0 where it never was.
+    tokens_a_step: in the mean. grows: whether the model did, so that FLOP and seconds are not even over tokens.
     """
 
     digest: str
@@ -38,6 +39,7 @@ class Outcome:
     rates: tuple[float, float] = (0.0, 0.0)
     decays_from: float = 0.0
     why: str = ""
+    grows: bool = False
 
 
 class Outcomes:

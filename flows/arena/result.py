@@ -84,13 +84,15 @@ def figures(outcome: Outcome) -> dict[str, Any]:
     """The figures of a run."""
     names = (
         "value", "seconds", "flop", "tokens", "parameters", "layers", "tokens_a_step", "copies", "size_bytes",
-        "decays_from", "why",
+        "decays_from", "why", "grows",
     )  # fmt: skip
     return {**{name: getattr(outcome, name) for name in names}, "diverged": outcome.value is None}
 
 
-def curve(outcome: Outcome) -> list[list[float]]:
-    """[tokens, seconds, loss] a step; seconds as if every token took as long."""
+def curve(outcome: Outcome) -> list[list[float | None]]:
+    """[tokens, seconds, loss] a step; seconds as if every token took as long, None where the model grows."""
+    if outcome.grows:
+        return [[tokens, None, value] for tokens, value in outcome.curve]
     each = outcome.seconds / max(outcome.tokens, 1)
     return [[tokens, tokens * each, value] for tokens, value in outcome.curve]
 

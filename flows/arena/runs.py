@@ -90,7 +90,7 @@ def run(
     trained = found[trains(study.room, {name: bool(each.curves) for name, each in found.items()})]
     (work,) = works_of(params, [trained.name]).values()
     measured = found[stage].metrics
-    return _outcome(digest, job, measured[metric], trained, work, data, measured.get("size_bytes", 0.0))
+    return outcome_of(job, digest, measured[metric], trained, work, data, measured.get("size_bytes", 0.0))
 
 
 def trains(room: str, has_curves: dict[str, bool]) -> str:
@@ -99,12 +99,12 @@ def trains(room: str, has_curves: dict[str, bool]) -> str:
     return stage if has_curves.get(stage) else defaults().trained
 
 
-def _outcome(digest: str, job: Job, value: float, trained: Stage, work: Work, data: str, size: float) -> Outcome:
-    """work: of the trained stage, whose tokens and FLOP follow from the parameters alone."""
+def outcome_of(job: Job, digest: str, value: float, trained: Stage, work: Work, data: str, size: float) -> Outcome:
+    """What a run says of itself. work: of the trained stage, whose tokens and FLOP follow from the parameters alone."""
     step = step_of(work)
     points = trained.curves.get("bits_per_byte") or trained.curves["loss"]
     rates = [rate for _, rate in trained.curves.get(RATE, [])] or [0.0]
-    each = work.tokens / work.steps
+    ends = work.tokens_after([number + 1 for number, _ in points])
     return Outcome(
         digest, job.arm, job.tuned, job.seed, value,
         seconds=work.tokens / trained.timings["tokens_per_second"] if trained.timings else 0.0,
@@ -112,13 +112,14 @@ def _outcome(digest: str, job: Job, value: float, trained: Stage, work: Work, da
         tokens=round(work.tokens),
         parameters=step.model.num_parameters(),
         layers=step.model.config.layers,
-        tokens_a_step=round(each),
+        tokens_a_step=round(work.tokens / work.steps),
         copies=copies_of(step),
         size_bytes=round(size),
         data=data,
-        curve=tuple(((number + 1) * each, loss) for number, loss in points),
+        curve=tuple((end, loss) for end, (_, loss) in zip(ends, points, strict=True)),
         rates=(max(rates), rates[-1]),
-        decays_from=decays_from(rates) * each,
+        decays_from=work.tokens_after([decays_from(rates)])[0],
+        grows=step.growth is not None,
     )  # fmt: skip
 
 

@@ -1,7 +1,9 @@
 """What a stage says that it will take: bytes of disk, and for one that trains the step that it repeats."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from lm.depth import Growth
 from lm.model import Decoder, ModelConfig
@@ -53,7 +55,7 @@ class Work:
     """The training of a stage. tokens: that count, in all steps. shape: of the model it trains. step(): what is done in each,
     with the longest sequences that there are; every model that it makes counts in the memory. data_bytes: tokens and plan in
     the process's memory at its end. full_steps: as many as have all tokens if each is as large as step()'s, where some
-    are smaller; None: steps."""
+    are smaller; None: steps. parts: how many smaller steps each of those is cut into; empty: none is cut."""
 
     recipe: Recipe
     shape: ModelConfig
@@ -63,6 +65,14 @@ class Work:
     lower: Lower
     data_bytes: float = 0.0
     full_steps: int | None = None
+    parts: tuple[int, ...] = ()
+
+    def tokens_after(self, counts: Sequence[int]) -> list[float]:
+        """Tokens of as many of the first steps as each count says."""
+        if not self.parts:
+            return [count * (self.tokens / self.steps) for count in counts]
+        ends, each = np.cumsum((0, *self.parts)), self.tokens / len(self.parts)
+        return [float(tokens) for tokens in np.interp(counts, ends, each * np.arange(len(ends)))]
 
 
 @dataclass(frozen=True)

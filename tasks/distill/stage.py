@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from lm import problems
@@ -61,6 +61,14 @@ class DistillConfig(Recipe):
     )
     problems: choice(problems)
     seed: Seed
+
+    @model_validator(mode="after")
+    def _follows_no_trials(self) -> "DistillConfig":
+        if self.teachers.follows and getattr(self.schedule, "tries", False):
+            raise ValueError(
+                f"teachers: {self.teachers.name} copies the student, and trials of rates are taken back: set another schedule"
+            )
+        return self
 
 
 def beside_prompt(config: DistillConfig) -> tuple[str, str, str] | None:

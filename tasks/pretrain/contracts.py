@@ -64,10 +64,16 @@ def windows(sections: Sections) -> Iterator[Finding]:
 
 
 def grows(sections: Sections) -> Iterator[Finding]:
-    """The model is one that can grow as it is to."""
+    """The model is one that can grow as it is to, in steps that have as many tokens each."""
     growth = sections["pretrain"].growth
     if not growth.grows:
         return
+    if sections["curriculum"].ramp.doublings:
+        yield Finding(
+            "params.yaml: pretrain.growth",
+            f"{growth.name} counts FLOP by steps of as many tokens each, and curriculum.ramp makes the first ones smaller",
+            "set pretrain.growth to {name: whole}, or curriculum.ramp.doublings to 0",
+        )
     try:
         growth.check(sections.shape("pretrain"))
     except ConfigError as error:

@@ -56,4 +56,6 @@ def work(sections: Sections, made: ModelConfig) -> Work:
     # and a sequence
     data_bytes = steps * B * (2 * T + 60)
     less = lower(sections, "pretrain", f"{sections.plan_key()}, then {sections.key('pretrain', 'width')}")
-    return Work(config, made, int(plan.ramp.cuts(steps).sum()), steps * B * T, step, less, data_bytes, full_steps=steps)
+    cuts_S = plan.ramp.cuts(steps)
+    parts = tuple(cuts_S.tolist()) if plan.ramp.doublings else ()
+    return Work(config, made, int(cuts_S.sum()), steps * B * T, step, less, data_bytes, full_steps=steps, parts=parts)

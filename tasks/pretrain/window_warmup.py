@@ -24,10 +24,17 @@ class WindowWarmup(Config):
         return 1.0 if step >= self.steps else self.begins + (1 - self.begins) * step / self.steps
 
     def check(self, model: ModelConfig, steps: int) -> None:
-        """Raise ConfigError unless the model has windows, which are whole in the last of so many steps."""
+        """Raise ConfigError unless the model has windows, all of which can grow, and are whole in the last of so many steps."""
         if not self.steps:
             return
-        if all(model.layer(index).mixer.narrowed(0.0) is None for index in range(model.layers)):
+        layers = [model.layer(index) for index in range(model.layers)]
+        windows = [index for index, layer in enumerate(layers) if layer.mixer.narrowed(0.0) is not None]
+        if past := [index for index in windows if layers[index].depths is not None]:
+            raise ConfigError(
+                f"pretrain.window_warmup.steps: the window of layer {past[0]} cannot grow, as tokens go past the layer: take "
+                "depths from it in model.pattern, or 0"
+            )
+        if not windows:
             raise ConfigError(
                 "pretrain.window_warmup.steps: no layer of the model has a window that could grow: use a mixer that has one, "
                 "such as sliding_window, or 0"

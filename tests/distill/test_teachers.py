@@ -14,6 +14,7 @@ from lm.hugging_face.export import save_hf
 from lm.linears import SaRA
 from lm.model import Decoder
 from lm.optimizers import AdamW
+from lm.schedules import AutoLRS
 from tasks.about.sections import Sections
 from tasks.core.log import Log
 from tasks.core.process import Stopped
@@ -114,6 +115,14 @@ def test_the_past_is_the_same_after_a_kill(tmp_path: Path, every: int, more: dic
     log.stopping = False
     run(given, folder, log)
     assert digest(folder / "distill") == whole
+
+
+def test_the_past_does_not_go_with_a_schedule_that_takes_steps_back() -> None:
+    """It would be a copy of a student that a trial of a rate has made."""
+    with pytest.raises(ValueError, match="teachers: past copies the student, and trials of rates are taken back: set"):
+        config(teachers=Past(), schedule=AutoLRS())
+    config(teachers=Past())
+    config(schedule=AutoLRS())
 
 
 class Told(Log):

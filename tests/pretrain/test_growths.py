@@ -315,6 +315,10 @@ def test_preflight_says_what_does_not_fit_and_its_toy_run_has_stages_of_its_own(
         "pretrain.growth={name: staged, stages: [{layers: 3, until: 0.5}], ramp: 0.1}", "pretrain.model.layers=6"
     )
     assert list(grows(Sections(fits))) == [] == list(grows(Sections(params())))
+    ramped = Sections(params("pretrain.growth={name: staged}", "curriculum.ramp={doublings: 1}"))
+    (finding,) = grows(ramped)
+    assert str(finding).startswith("params.yaml: pretrain.growth: staged counts FLOP by steps of as many tokens each")
+    assert list(grows(Sections(params("curriculum.ramp={doublings: 1}")))) == []
     small = toy(fits, Path())
     assert small["growth"] == {**fits["pretrain"]["growth"], "stages": []}
     made = load("pretrain", PretrainConfig, {**fits, "pretrain": {**fits["pretrain"], **small}})

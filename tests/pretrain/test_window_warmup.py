@@ -99,6 +99,13 @@ def test_what_cannot_grow_is_refused() -> None:
         WindowWarmup(steps=5).check(toy_model().config, 6)
     with pytest.raises(ConfigError, match=r"pretrain.window_warmup.steps: 6 is no less than the 6 steps"):
         WindowWarmup(steps=6).check(windowed().config, 6)
+    passing = toy_model(pattern=[PATTERN[0], {**PATTERN[0], "depths": {"share": 0.5}}]).config
+    WindowWarmup().check(passing, 6)
+    with pytest.raises(
+        ConfigError, match=r"pretrain.window_warmup.steps: the window of layer 1 cannot grow, as tokens go"
+    ):
+        WindowWarmup(steps=5).check(passing, 6)
+    WindowWarmup(steps=5).check(toy_model(pattern=[PATTERN[0], {"depths": {"share": 0.5}}]).config, 6)
     for begins in (0.0, 1.0):
         with pytest.raises(ValueError, match="begins"):
             WindowWarmup(begins=begins)

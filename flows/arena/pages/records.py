@@ -74,7 +74,7 @@ class Run(Record):
     """One run of an arm at its best parameters.
 
     curve: (tokens, seconds, training bits per byte) a point; to_target: None where the target was not reached; why: how it
-    diverged.
+    diverged; grows: whether its model did.
     """
 
     seed: int
@@ -86,6 +86,7 @@ class Run(Record):
     curve: tuple[tuple[float, float | None, float | None], ...] = ()
     to_target: ToTarget | None = None
     why: Text = ""
+    grows: bool = False
 
 
 class Arm(Record):

@@ -89,12 +89,12 @@ def forests(arms: list[Row], study: Study) -> list[Forest]:
 def curves(arms: list[Row], hues: dict[str, str]) -> list[Figure]:
     """The curves of every run over tokens, seconds and FLOP; empty where no run left one.
 
-    The FLOP of a point are its share of the run's, by tokens.
+    The FLOP of a point are its share of the run's, by tokens; a model that grows has none.
     """
     kinds: dict[str, Callable[[Run, float, float | None], float | None]] = {
         "tokens": lambda _, tokens, __: tokens,
         "seconds": lambda _, __, seconds: seconds,
-        "FLOP": lambda run, tokens, _: run.flop * tokens / run.tokens if run.tokens else None,
+        "FLOP": lambda run, tokens, _: run.flop * tokens / run.tokens if run.tokens and not run.grows else None,
     }
     runs = [(row.arm, run) for row in arms for run in row.arm.runs]
     settled = [y for _, run in runs if not run.diverged for y in _settled(run)]

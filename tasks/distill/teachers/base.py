@@ -1,7 +1,7 @@
 """What every choice of teachers gives: models with their weights, and what a step asks of labels."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lm.config import Config
 from lm.distilling.stored import Row
@@ -35,6 +35,10 @@ class Fixed(Taught):
 
 
 class Teachers(Config):
+    """follows: whether what teaches is made of the student while the run goes on."""
+
+    follows: ClassVar[bool] = False
+
     @property
     def folder(self) -> Path | None:
         """The folder whose models teach too; None where no other does."""

@@ -3,7 +3,7 @@
 
 import copy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -63,6 +63,7 @@ class Past(Teachers):
     gradient of the paper's soft targets; the past is of so many steps, not of an epoch."""
 
     name: Literal["past"] = "past"
+    follows: ClassVar[bool] = True
     every: int = Field(
         50,
         gt=1,

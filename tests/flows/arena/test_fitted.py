@@ -76,6 +76,18 @@ def test_a_rate_that_decays_from_the_beginning_leaves_nothing_to_fit(start: floa
     assert f"arm: needs 4 or more different flop: got {left} (" in fitted("compute_gain", of)["fits"]["16000"]["cannot"]
 
 
+@pytest.mark.parametrize("name", ["1000", "2000"])
+def test_no_gain_is_told_beside_a_model_that_grows(name: str) -> None:
+    """Its FLOP up to a point are no share of its tokens."""
+    of = result(LENGTHS)
+    for arm in of["arms"]:
+        for run in arm["runs"] if arm["name"] == name else []:
+            run["grows"] = True
+    fits_ = fitted("compute_gain", of)["fits"]
+    refused = {case for case, found in fits_.items() if "grows: its FLOP are not even" in found.get("cannot", "")}
+    assert refused == (set(fits_) if name == "1000" else {"2000"})
+
+
 def test_the_warm_up_is_what_an_extrapolation_leaves_out() -> None:
     assert fits.Extrapolation.model_fields["skip_fraction"].default == WARM_UP
 

@@ -160,6 +160,14 @@ def test_an_arm_beyond_a_budget_of_bytes_is_said() -> None:
     assert said == {1999: ["takes 2,000 bytes of weights, and the budget is 1,999"] * 2, 2000: []}
 
 
+def test_an_arm_whose_model_grows_is_said_to_have_no_curve_over_flop() -> None:
+    asked, run = study(tune={}), losses({}, 0.003)
+    result = result_of(asked, raced(asked, lambda job: replace(run(job), grows=job.arm == "muon")), TOLD)
+    said = {arm["name"]: [line for line in arm["warnings"] if "its model grows" in line] for arm in result["arms"]}
+    assert {name: len(lines) for name, lines in said.items()} == {"adamw": 0, "muon": 1}
+    assert {run["grows"] for run in result["arms"][1]["runs"]} == {True}
+
+
 def test_a_best_at_the_edge_of_its_range_is_said() -> None:
     asked = study(tune={RATE: [0.00001, 0.0001]})
     result = result_of(asked, raced(asked, losses({}, 0.0001)), TOLD)

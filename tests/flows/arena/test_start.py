@@ -20,7 +20,8 @@ from flows.arena import hold as holding
 from flows.arena.budget import calibration_tokens, tokens_of
 from flows.arena.checkout import Checkout
 from flows.arena.outcomes import Outcome
-from flows.arena.runs import Job
+from flows.arena.result import curve
+from flows.arena.runs import RATE, Job, outcome_of
 from flows.arena.statistics.to_target import smoothed
 from flows.arena.study import Study, read_study
 from flows.arena.unusable import refuse_inputs
@@ -30,6 +31,8 @@ from flows.params import compose as composing
 from flows.params.compose import Composer, compose, presets
 from lm.config import ConfigError
 from lm.training.flops import flops_per_token
+from tasks.about.work import Work
+from tasks.report.read import Stage
 from tests.flows.arena.races import study
 from tests.imports import closure
 from tests.project import ROOT
@@ -63,6 +66,50 @@ def test_a_budget_is_of_tokens_where_steps_grow_and_a_target_of_tokens_is_refuse
     assert tokens_of(checkout.compose, aimed, "adamw") == 163840
     with pytest.raises(ConfigError, match="target: tokens of a step grow in grows"):
         tokens_of(checkout.compose, aimed, "grows")
+
+
+def test_a_target_of_a_model_that_grows_is_refused(tmp_path: Path) -> None:
+    given = {
+        "arms": {"whole": {"method": {"name": "whole"}}, "staged": {"method": {"name": "staged"}}},
+        "baseline": "whole",
+    }
+    base = {"room": "pretrain.growth", "trials": 1, "budget": {"tokens": 163840}, "preset": "arena", **given}
+    checkout = Checkout(ROOT, tmp_path)
+    assert tokens_of(checkout.compose, Study.model_validate(base, strict=False), "staged") == 163840
+    aimed = Study.model_validate({**base, "target": 3.0}, strict=False)
+    assert tokens_of(checkout.compose, aimed, "whole") == 163840
+    for budget in ({"tokens": 163840}, {"bytes": 4000000}):
+        aimed = Study.model_validate({**base, "budget": budget, "target": 3.0}, strict=False)
+        with pytest.raises(ConfigError, match="target: the model of staged grows"):
+            tokens_of(checkout.compose, aimed, "staged")
+
+
+def ran(*assigned: str) -> tuple[Work, Outcome]:
+    """What is said of a run of these parameters, whose rate decays in the last quarter of the steps."""
+    work = works_of(compose(ROOT, "arena", list(assigned)), ["pretrain"])["pretrain"]
+    rates = [(step, 1.0 if 4 * step < 3 * work.steps else 0.5) for step in range(work.steps)]
+    losses = [(step, 3.0) for step in range(work.steps)]
+    trained = Stage("pretrain", [], Path(), curves={"loss": losses, RATE: rates})
+    return work, outcome_of(Job("arm", {}, 0, []), "digest", 3.0, trained, work, "data", 0.0)
+
+
+def test_points_of_a_curve_are_at_the_tokens_that_steps_had_until_then() -> None:
+    """A ramp of two doublings, by hand: steps of a quarter of the batch, then of a half, then whole ones."""
+    plain, told = ran()
+    each = plain.tokens / plain.steps
+    assert [tokens for tokens, _ in told.curve] == [(step + 1) * each for step in range(plain.steps)]
+    assert told.decays_from == -(-3 * plain.steps // 4) * each and not told.grows
+    work, told = ran("curriculum.ramp={doublings: 2, share: 0.5}")
+    first, second = int(0.5 * plain.steps) // 2, int(0.5 * plain.steps)
+    sizes = [each / 4] * 4 * first + [each / 2] * 2 * (second - first) + [each] * (plain.steps - second)
+    ends = np.cumsum(sizes)
+    assert [tokens for tokens, _ in told.curve] == pytest.approx(ends.tolist()) and told.curve[-1][0] == work.tokens
+    assert told.decays_from == pytest.approx(ends[-(-3 * work.steps // 4) - 1]) and told.tokens == work.tokens
+
+
+def test_an_outcome_says_whether_its_model_grows_and_then_its_curve_has_no_seconds() -> None:
+    _, told = ran("pretrain.growth={name: staged}")
+    assert told.grows and {seconds for _, seconds, _ in curve(told)} == {None}
 
 
 def test_a_forecast_of_steps_that_grow_is_of_as_many_tokens_and_seconds() -> None:
