@@ -1,8 +1,9 @@
 """Sharpness: the largest eigenvalue of the loss's Hessian at the weights of a run, Gilmer et al. 2021 (arXiv:2110.04369).
 
-Gradient descent of rate r is stable while r x sharpness < 2; for Adam it is that of P^-1/2 H P^-1/2 with P = sqrt(v) + eps that
-counts, and 38 in the place of 2 with a memory of 0.9 (Cohen et al. 2022, arXiv:2207.14484). Differs from the papers: products
-with the Hessian are central differences of gradients, since kernels have no second derivative, and it is of one batch.
+Gradient descent of rate r is stable while r x sharpness < 2; for Adam it is that of P^-1/2 H P^-1/2 that counts, where P after
+t updates is (1 - beta1^t) (sqrt(v / (1 - beta2^t)) + eps), and 38 in the place of 2 with a memory of 0.9 (Cohen et al. 2022,
+arXiv:2207.14484). Differs from the papers: products with the Hessian are central differences of gradients, since kernels have
+no second derivative, and it is of one batch.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lm.optimizers.adamw import AdamWOptimizer
 from lm.training.batch import Batch, backward
 from lm.training.parallel.base import Parallel
 
@@ -81,23 +83,34 @@ def sharpness(batch: Batch, positions: int, weights: list[Tensor], scales: Tenso
 
 
 def adam_scales(parallel: Parallel) -> Tensor | None:
-    """P^-1/2 of the optimizer's state, for P = sqrt(exp_avg_sq corrected for having begun at 0) + eps; None before the first
-    update, and where it keeps no such squares of some weight."""
+    """P^-1/2 of AdamW's state; None before the first update, for other optimizers, and where it is cautious or keeps its
+    moments in fewer bits: none of these moves by P^-1 times the mean."""
+    if not isinstance(parallel.optimizer, AdamWOptimizer) or parallel.optimizer.is_coded:
+        return None
     found = []
     for group in parallel.optimizer.param_groups:
         for weight in group["params"]:
             state = parallel.optimizer.state.get(weight, {})
-            if "exp_avg_sq" not in state or "step" not in state or "beta2" not in group:
+            if not state or group["cautious"]:
                 return None
-            square = state["exp_avg_sq"] / (1 - group["beta2"] ** int(state["step"]))
-            found.append((square.sqrt() + group["eps"]).rsqrt().flatten())
+            step = int(state["step"])
+            square = state["exp_avg_sq"] / (1 - group["beta2"] ** step)
+            found.append(((1 - group["beta1"] ** step) * (square.sqrt() + group["eps"])).rsqrt().flatten())
     return torch.cat(found)
 
 
 def sharpness_of(parallel: Parallel, batch: Batch, positions: int, iterations: int) -> dict[str, float]:
-    """`sharpness` of the run where it is, and `preconditioned` where the optimizer is Adam and has made an update."""
+    """`sharpness` of the run where it is, and `preconditioned` where the optimizer is AdamW and has made an update. Weights
+    that get no gradient in this step count too."""
     weights = [weight for group in parallel.optimizer.param_groups for weight in group["params"]]
-    found = {"sharpness": sharpness(batch, positions, weights, None, iterations)}
-    if (scales := adam_scales(parallel)) is not None:
-        found["preconditioned"] = sharpness(batch, positions, weights, scales, iterations)
+    resting = [weight for weight in weights if not weight.requires_grad]
+    for weight in resting:
+        weight.requires_grad_(True)
+    try:
+        found = {"sharpness": sharpness(batch, positions, weights, None, iterations)}
+        if (scales := adam_scales(parallel)) is not None:
+            found["preconditioned"] = sharpness(batch, positions, weights, scales, iterations)
+    finally:
+        for weight in resting:
+            weight.requires_grad_(False)
     return found

@@ -2,7 +2,9 @@
 rate rises by equal factors until the loss does, and the largest constant rate at which fresh weights begin to learn (Iyer et
 al. 2022, arXiv:2212.07295), by bisection.
 
-Differs from the papers: the range test rises by factors and not by equal parts, and tells by training losses, smoothed."""
+Differs from the papers: the range test rises by factors and not by equal parts, and tells by training losses, smoothed. A
+step's loss is that of the weights in front of its update: what a rate did shows in the loss of the step after it.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +12,7 @@ from collections.abc import Callable, Sequence
 from lm.config import Config
 
 MEMORY = 0.9  # of the running mean of losses
-WORSE = 0.05  # by which a smoothed loss may lie above the least so far
+LEAST_MARGIN = 1.0  # nats
 
 
 class Rising(Config):
@@ -33,22 +35,26 @@ def smoothed(losses: Sequence[float]) -> list[float]:
     return found
 
 
-def largest_stable(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """The last of the rising rates before the smoothed loss first lies more than WORSE above its least so far; the last of all
-    where it never does. Not empty."""
-    least = math.inf
-    for number, loss in enumerate(smoothed(losses)):
-        least = min(least, loss)
-        if loss > least + WORSE * abs(least):
-            return rates[max(number - 1, 0)]
-    return rates[-1]
+def hopeless(losses: Sequence[float]) -> bool:
+    """Whether the last loss lies above the first by more than the first's own size, or LEAST_MARGIN where that is more: losses
+    may be near 0 or below. Not empty."""
+    return losses[-1] > losses[0] + max(abs(losses[0]), LEAST_MARGIN)
+
+
+def largest_stable(rates: Sequence[float], losses: Sequence[float]) -> float | None:
+    """The rate whose update led to the least loss, the last of equal ones, up to where the smoothed loss, which lags behind, is
+    least; None where no update led below the first loss or to it. Not empty."""
+    means = smoothed(losses)
+    upto = max(range(len(means)), key=lambda step: (-means[step], step))
+    least = max(range(upto + 1), key=lambda step: (-losses[step], step))
+    return rates[least - 1] if least else None
 
 
 def steepest(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """The rate at which the smoothed loss falls fastest from one step to the next; the first where there is one step."""
+    """The rate whose update led to the largest fall of the smoothed loss; the first where there is one step."""
     means = smoothed(losses)
     falls = [before - now for before, now in zip(means, means[1:], strict=False)]
-    return rates[falls.index(max(falls)) + 1] if falls else rates[0]
+    return rates[falls.index(max(falls))] if falls else rates[0]
 
 
 def bisect(learns: Callable[[float], bool], lowest: float, highest: float, tries: int) -> float | None:

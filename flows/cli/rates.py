@@ -11,7 +11,7 @@ from typing import Any
 
 from lm.config import Config, ConfigError
 from lm.curvature import sharpness_of
-from lm.range_test import Rising, bisect, has_learned, largest_stable, steepest
+from lm.range_test import Rising, bisect, has_learned, hopeless, largest_stable, steepest
 from lm.training.batch import Batch
 from lm.training.guard import Diverged
 from lm.training.parallel.base import Parallel
@@ -22,8 +22,6 @@ from tasks.core.process import use_threads
 from tasks.runner.answer import one_or_more, print_json, take_json, words_aside
 from tasks.runner.columns import aligned
 from tasks.runner.rooms import config_of, room_of
-
-HOPELESS = 4.0  # times the least loss so far, at which a range test ends
 
 
 class Trial(Log):
@@ -39,8 +37,7 @@ class Trial(Log):
     def __call__(self, step: int, **values: float) -> None:
         self.rates.append(values["learning_rate"])
         self.losses.append(values["loss"])
-        least = min(self.losses)
-        self.stopping = len(self.losses) >= self._steps or self.losses[-1] > HOPELESS * abs(least)
+        self.stopping = len(self.losses) >= self._steps or hopeless(self.losses)
 
     def progress(self, done: int, total: int, unit: str = "step", **shown: float) -> None:
         self.total = total
@@ -51,7 +48,8 @@ class Trial(Log):
 
 
 class Trials:
-    """Trials of a stage, each from its start, in folders of their own. Raises ConfigError for a stage that does not train."""
+    """Trials of a stage, each from its start, in folders of their own. Raises ConfigError for a stage that does not train,
+    and for one whose loss has no level."""
 
     def __init__(self, stage: str, params: dict[str, Any], data: Path, folder: Path) -> None:
         room = room_of(stage) if stage.isidentifier() else None
@@ -59,6 +57,8 @@ class Trials:
             raise ConfigError(f"{stage}: no stage that trains a model")
         self._run, self._stage, self._data, self._folder, self._number = room.run, stage, data, folder, 0
         kind: Any = config_of(stage)
+        if not kind.has_level:
+            raise ConfigError(f"{stage}: its loss has no level by which rates could be compared: ask of another stage")
         self._config = load(stage, kind, params)
         use_threads(self._config.deterministic)
 
@@ -113,13 +113,16 @@ def found_of(trials: Trials, asked: argparse.Namespace) -> dict[str, Any]:
 def lines_of(found: dict[str, Any]) -> list[str]:
     """Lines of an answer for a reader."""
     curve = [(f"{one['rate']:.3g}", f"{one['loss']:.4f}") for one in found["curve"]]
-    maximal = found["maximal_initial"]
+    stable, maximal = (
+        "none of the range" if found[key] is None else f"{found[key]:.3g}"
+        for key in ("largest_stable", "maximal_initial")
+    )
     lines = aligned([("rate", "loss"), *curve])
     lines += [
         "",
-        f"largest stable rate: {found['largest_stable']:.3g} (the loss falls fastest at {found['steepest']:.3g})",
+        f"largest stable rate: {stable} (the loss falls fastest at {found['steepest']:.3g})",
     ]
-    lines += [f"largest rate that begins to learn: {'none of the range' if maximal is None else f'{maximal:.3g}'}"]
+    lines += [f"largest rate that begins to learn: {maximal}"]
     lines += [f"the rate of params.yaml: {found['rate']:.3g}", ""]
     for one in found["sharpness"]:
         adam = f", preconditioned {one['preconditioned']:.4g}" if "preconditioned" in one else ""

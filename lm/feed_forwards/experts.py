@@ -238,6 +238,10 @@ class Experts(Part):
             raise ValueError(f"active: {self.active} of {self.experts} experts: take as many at most")
         if self.epsilon and self.router != "dense":
             raise ValueError("epsilon: leaves out experts of router dense alone")
+        if self.router == "expert_choice" and self.normalised:
+            raise ValueError(
+                "normalised: experts that choose tokens weigh them by their share of the softmax over all: set it to false"
+            )
         if self.active == 1 and self.normalised and self.router != "dense":
             raise ValueError(
                 "active: one expert's weight is always 1, of which a router learns nothing: normalised: false"

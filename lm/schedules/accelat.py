@@ -31,7 +31,7 @@ class Watcher:
         return (step + 1) / (self._warmup + 1) if step < self._warmup else self._factor
 
     def observe(self, step: int, loss: float) -> None:
-        if step < self._warmup:
+        if not self._warmup <= step < self._warmup + self._method.windows * self._window:
             return
         self._losses.append(loss)
         if len(self._losses) < self._window:

@@ -21,7 +21,8 @@ class Rates(Component):
 
     Trials go back to the weights and the optimizer's state, to the bit. Both are kept meanwhile in host memory, whole on every
     rank, and in checkpoints. The guard's window and what components of a stage keep go on. Raises ConfigError, in a line, for
-    what cannot be taken back and for a momentum that the optimizer does not have or that is above its own.
+    what cannot be taken back, for a run too short for a trial, and for a momentum that the optimizer does not have or that is
+    above its own.
     """
 
     name = "schedule"
@@ -37,6 +38,10 @@ class Rates(Component):
             if parallel.optimizer.own_slots:
                 raise ConfigError(
                     f"{self.name}: the optimizer keeps what differs from rank to rank, and trials are taken back"
+                )
+            if self._follower is not None and not any(map(self._follower.is_trial, range(steps))):
+                raise ConfigError(
+                    f"{self.name}: {steps} steps leave room for no trial: take more steps, fewer blocks or another schedule"
                 )
         elif (peak := getattr(schedule, "peak_momentum", None)) is not None:
             self._momenta = [{key: group[key] for key in MOMENTA if key in group} for group in groups]

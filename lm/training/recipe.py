@@ -1,6 +1,6 @@
 """The parameters that every training stage has."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,7 +14,12 @@ from lm.training.lookahead import Lookahead
 
 
 class Recipe(Config):
-    """How weights move, whatever the loss."""
+    """How weights move, whatever the loss.
+
+    has_level: whether a loss that is lower than another of the run tells that the model is better.
+    """
+
+    has_level: ClassVar[bool] = True
 
     optimizer: choice(optimizers)
     schedule: choice(schedules)

@@ -1,11 +1,12 @@
 """The parameters of reinforcement learning."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from lm import problems
 from lm.config import Seed, choice
+from lm.schedules.feedback import Feedback
 from lm.temperature import Divisor
 from lm.training.prompted import Prompted
 from tasks.core.config import CHECKPOINT, StartModel, check_watched
@@ -22,6 +23,7 @@ Part: Any = choice(rewards)
 
 
 class RlConfig(Prompted):
+    has_level: ClassVar[bool] = False
     model: StartModel
     steps: int = Field(120, gt=0, description="updates of the weights")
     prompts: int = Field(32, gt=0, description="problems a rollout; a multiple of minibatches")
@@ -101,6 +103,9 @@ class RlConfig(Prompted):
             )
         if self.stop_factor:
             raise ValueError("stop_factor: a policy's loss has no level to compare with: set it to 0")
+        if isinstance(self.schedule, Feedback):
+            name = getattr(self.schedule, "name", "this one")
+            raise ValueError(f"schedule: {name} compares losses, and a policy's has no level: take another schedule")
         check_watched("rewards", [path for part in self.rewards for path in part.reads], [FOLDER])
         return self
 

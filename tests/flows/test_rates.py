@@ -9,13 +9,17 @@ import torch
 from torch import Tensor
 
 from flows.cli import rates
-from lm.curvature import MOVE, adam_scales, largest_eigenvalue, sharpness
-from lm.linears.base import roles_of
-from lm.optimizers import AdamW, Lion
-from lm.range_test import Rising, bisect, has_learned, largest_stable, smoothed, steepest
+from lm import optimizers
+from lm.config import Config, methods_of
+from lm.curvature import MOVE, adam_scales, largest_eigenvalue, sharpness, sharpness_of
+from lm.optimizers import AdamW, DropMuon
+from lm.optimizers.base import Keeping
+from lm.optimizers.states import States
+from lm.range_test import Rising, bisect, has_learned, hopeless, largest_stable, smoothed, steepest
 from lm.training.batch import Batch
 from lm.training.parallel.exact import Exact
 from tests.lm.models import toy_model
+from tests.lm.test_training import batches
 from tests.pretrain import test_waits
 from tests.project import TINY
 
@@ -29,9 +33,31 @@ def test_rates_rise_by_equal_factors() -> None:
 def test_what_a_range_test_says_by_hand() -> None:
     # means of the first are the losses themselves: 4, (0.9 x 0.1 x 4 + 0.1 x 2) / 0.19
     assert smoothed([4.0, 2.0]) == pytest.approx([4.0, (0.36 + 0.2) / 0.19])
-    rates_of, losses = [1.0, 2.0, 4.0, 8.0, 16.0], [4.0, 3.9, 2.0, 2.0, 40.0]
-    assert largest_stable(rates_of, losses) == 8.0 and largest_stable(rates_of, [4.0] * 5) == 16.0
-    assert steepest(rates_of, losses) == 4.0 and steepest([3.0], [1.0]) == 3.0
+    # the update at 9 makes the loss fall to 2, and that at 50 makes it 51
+    rates_of, losses = [1.0, 3.0, 9.0, 50.0, 100.0], [10.0, 9.5, 9.0, 2.0, 51.0]
+    assert largest_stable(rates_of, losses) == steepest(rates_of, losses) == 9.0
+    assert steepest(rates_of, [10.0, 10.0, 10.0, 2.0, 2.0]) == 9.0 and steepest([3.0], [1.0]) == 3.0
+    # nothing is known of what the last update did; equal losses are no worse
+    assert (
+        largest_stable(rates_of, [5.0, 4.0, 3.0, 3.0, 3.0]) == 50.0
+        and largest_stable(rates_of, [5.0, 4.0, 3.0, 2.0, 1.0]) == 50.0
+    )
+    assert largest_stable(rates_of, [4.0, 5.0, 6.0, 7.0, 8.0]) is None and largest_stable([3.0], [1.0]) is None
+
+
+@pytest.mark.parametrize("level", [-10.0, 0.0, 3.0, 100.0])
+def test_a_rate_that_makes_the_loss_rise_slowly_is_not_stable_at_any_level(level: float) -> None:
+    """The smoothed loss still falls when the loss has long been rising."""
+    losses = [level + one for one in (6.0, 6.0, 6.0, 4.0, 2.0, 1.0, 1.2, 1.4, 1.6, 1.8)]
+    means = smoothed(losses)
+    assert means[-1] < means[5]
+    assert largest_stable([float(number) for number in range(10)], losses) == 4.0
+
+
+def test_a_range_test_ends_by_its_first_loss() -> None:
+    assert not hopeless([0.0, -3.0, 0.9]) and hopeless([0.0, -3.0, 1.1])
+    assert not hopeless([-5.0, -6.0, -0.1]) and hopeless([-5.0, -6.0, 0.1])
+    assert not hopeless([4.0, 0.1, 2.0]) and hopeless([4.0, 8.1])
 
 
 def test_the_largest_rate_is_found_by_halvings() -> None:
@@ -92,19 +118,45 @@ def test_sharpness_is_that_of_the_exact_hessian_and_leaves_the_weights(scaled: b
     assert all(torch.equal(a, b) and b.grad is None for a, b in zip(before, weights, strict=True))
 
 
-def test_adam_scales_are_of_its_squares_and_other_optimizers_have_none() -> None:
+def stepped(method: Config) -> Exact:
+    """Ranks after two updates by a gradient that is 0.5 everywhere."""
     ranks, model = Exact(1), toy_model()
-    optimizer = ranks.distribute(model, AdamW(beta2=0.9, eps=1e-3))
+    optimizer = ranks.distribute(model, method)
     assert adam_scales(ranks) is None  # before an update
-    for weight in model.parameters():
-        weight.grad = torch.full_like(weight, 0.5)
-    optimizer.step()
-    optimizer.step()
-    scales = adam_scales(ranks)
+    for step in range(2):
+        optimizer.begin(step)
+        for weight in model.parameters():
+            weight.grad = torch.full_like(weight, 0.5)
+        optimizer.step()
+    return ranks
+
+
+def test_adam_scales_are_those_of_its_updates() -> None:
+    scales = adam_scales(stepped(AdamW(beta1=0.8, beta2=0.9, eps=1e-3)))
+    assert scales is not None
     # squares of 0.25 each time: corrected, 0.25
-    torch.testing.assert_close(scales, torch.full_like(scales, 1 / math.sqrt(0.5 + 1e-3)))
-    ranks.distribute(toy_model(), Lion())
-    assert adam_scales(ranks) is None and roles_of(model)
+    torch.testing.assert_close(scales, torch.full_like(scales, 1 / math.sqrt((1 - 0.8**2) * (0.5 + 1e-3))))
+    coded = Keeping(AdamW(), States(format="fp8"))
+    assert adam_scales(stepped(coded)) is None and adam_scales(stepped(AdamW(cautious=True))) is None
+
+
+@pytest.mark.parametrize("method", [m for m in methods_of(optimizers) if m is not AdamW], ids=lambda m: m.__name__)
+def test_other_optimizers_have_no_adam_scales(method: type[Config]) -> None:
+    assert adam_scales(stepped(method())) is None
+
+
+def test_weights_that_rest_for_a_step_count_in_sharpness() -> None:
+    def found(resting: int) -> float:
+        ranks, model = Exact(1), toy_model()
+        ranks.distribute(model, DropMuon())
+        weights, made = list(model.parameters()), batches(model)
+        for weight in weights[:resting]:
+            weight.requires_grad_(False)
+        (sharp,) = sharpness_of(ranks, made(0), 1000, 3).values()
+        assert [weight.requires_grad for weight in weights] == [at >= resting for at in range(len(weights))]
+        return sharp
+
+    assert found(4) == found(0)
 
 
 @pytest.fixture
@@ -146,6 +198,7 @@ def test_looking_changes_nothing(project: Path) -> None:
     [
         (["filter"], "rates: filter: no stage that trains a model\n"),
         (["no/stage"], "rates: no/stage: no stage that trains a model\n"),
+        (["rl"], "rates: rl: its loss has no level by which rates could be compared"),
         (["pretrain", "--lowest", "2", "--highest", "1"], "rates: --lowest must be above 0 and below --highest"),
     ],
 )

@@ -97,6 +97,14 @@ def test_accelat_by_hand() -> None:
     assert follower.factor(12) == 0.2
 
 
+def test_accelat_compares_as_many_windows_as_it_says() -> None:
+    """19 steps behind the warm-up are 10 windows of one step each, of which 9 drop the rate, and 9 steps more."""
+    follower = Accelat(warmup_fraction=0.0, windows=10, drop=0.5, final_fraction=1e-9).follower(19)
+    for step in range(19):
+        follower.observe(step, 4.0)
+    assert follower.factor(19) == 0.5**9
+
+
 def test_a_forecast_is_that_of_the_exponential() -> None:
     decay = float(np.geomspace(1 / 40, 2.0, 32)[15])
     curve = lambda t: 3 * np.exp(-decay * t) + 1.5  # noqa: E731
@@ -251,7 +259,7 @@ def test_every_schedule_gives_other_weights(tmp_path: Path) -> None:
         OneCycle(peak_momentum=0.5),
         Cosine(),
     ]
-    ends = [run(recipe_of(schedule), Recorder(tmp_path / str(n)), 30).at[-1] for n, schedule in enumerate(tries)]
+    ends = [run(recipe_of(schedule), Recorder(tmp_path / str(n))).at[-1] for n, schedule in enumerate(tries)]
     assert len({end.numpy().tobytes() for end in ends}) == len(tries)
 
 
@@ -286,6 +294,14 @@ def test_what_trials_would_leave_behind_is_refused(more: dict[str, Any], said: s
     settings = {"optimizer": AdamW(), "schedule": AutoLRS(), "average": Last(), **more}
     with pytest.raises(ValidationError, match=f"takes trials back, and with them only weights: set {said}"):
         Recipe(**settings)
+
+
+def test_a_run_too_short_for_a_trial_is_refused(tmp_path: Path) -> None:
+    """Two blocks of 16 steps have two trials of 4 steps each; one of 15 has none."""
+    schedule = AutoLRS(blocks=2, growth=1.0, warmup_fraction=0.0)
+    run(recipe_of(schedule), Recorder(tmp_path / "long"), 32)
+    with pytest.raises(ConfigError, match="^schedule: 30 steps leave room for no trial: take more steps[^\n]*$"):
+        run(recipe_of(schedule), Recorder(tmp_path / "short"), 30)
 
 
 def test_looking_ahead_goes_by_the_factor_that_is_heard(tmp_path: Path) -> None:

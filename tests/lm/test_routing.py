@@ -29,8 +29,8 @@ from tests.lm.test_training import Recorder, batches, recipe
 WIDE = {"rtol": 1e-10, "atol": 1e-12}
 WAYS: list[dict[str, Any]] = [
     {"router": "expert_choice", "experts": 4, "active": 2, "normalised": False},
-    {"router": "expert_choice", "experts": 5, "active": 3, "shared": 1},
-    {"router": "expert_choice", "experts": 3, "active": 3},
+    {"router": "expert_choice", "experts": 5, "active": 3, "normalised": False, "shared": 1},
+    {"router": "expert_choice", "experts": 3, "active": 3, "normalised": False},
     {"router": "dense", "experts": 5, "active": 2},
     {
         "router": "dense",
@@ -214,7 +214,7 @@ def test_later_tokens_change_a_token_while_experts_choose_and_never_afterwards()
 @given(st.sampled_from(WAYS), st.integers(1, 20), st.integers(1, 3))
 @torch.no_grad()
 def test_an_expert_has_as_many_tokens_as_any_other_in_training(way: dict[str, Any], length: int, rows: int) -> None:
-    ffn = toy({**way, "router": "expert_choice", "epsilon": 0.0}).blocks[0].ffn
+    ffn = toy({**way, "router": "expert_choice", "epsilon": 0.0, "normalised": False}).blocks[0].ffn
     X, A = ffn.part.experts, ffn.part.active
     loads_BX = tokens_chosen(ffn.router(x_of(rows, length)).softmax(-1), A).sum(1)
     assert (loads_BX == -(-length * A // X)).all()
@@ -224,7 +224,10 @@ def test_an_expert_has_as_many_tokens_as_any_other_in_training(way: dict[str, An
 
 def test_a_model_that_trains_goes_on_to_send_tokens_as_it_did() -> None:
     """Thresholds of a short run: as many experts a token as in training, and experts that agree on most tokens."""
-    model = toy_model(seed=1, feed_forward={"name": "experts", "router": "expert_choice", "experts": 4, "active": 2})
+    model = toy_model(
+        seed=1,
+        feed_forward={"name": "experts", "router": "expert_choice", "experts": 4, "active": 2, "normalised": False},
+    )
     first = model.blocks[0].ffn.threshold.detach().clone()
     train(model, recipe(), 60, batches(model), Recorder(Path()))
     model.eval()
@@ -243,7 +246,10 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes(router: str, tmp_path: Pa
     for stops in ([None], [3, None]):
         scratch = tmp_path / str(len(stops))
         for stop_after in stops:
-            model = toy_model(seed=1, feed_forward={"name": "experts", "router": router, "experts": 4, "active": 2})
+            model = toy_model(
+                seed=1,
+                feed_forward={"name": "experts", "router": router, "experts": 4, "active": 2, "normalised": False},
+            )
             log = Recorder(scratch, stop_after)
             try:
                 train(model, recipe(), 6, batches(model), log)
@@ -256,7 +262,9 @@ def test_a_run_that_was_stopped_ends_in_the_same_bytes(router: str, tmp_path: Pa
 def test_routers_train_other_models() -> None:
     weights = []
     for router in ("token_top_k", "expert_choice", "dense"):
-        model = toy_model(seed=1, feed_forward={"name": "experts", "router": router, "experts": 4, "active": 2})
+        model = toy_model(
+            seed=1, feed_forward={"name": "experts", "router": router, "experts": 4, "active": 2, "normalised": False}
+        )
         train(model, recipe(), 2, batches(model), Recorder(Path()))
         weights.append(model.blocks[0].ffn.experts[0].up.weight.detach())
     assert not any(torch.equal(*pair) for pair in zip(weights, weights[1:] + weights[:1], strict=True))
@@ -276,7 +284,9 @@ def test_compiled_blocks_are_one_graph(way: dict[str, Any]) -> None:
 
 def test_what_a_step_of_training_costs_and_what_a_sampler_reads() -> None:
     def costs(router: str) -> tuple[float, int]:
-        model = toy_model(feed_forward={"name": "experts", "router": router, "experts": 4, "active": 2})
+        model = toy_model(
+            feed_forward={"name": "experts", "router": router, "experts": 4, "active": 2, "normalised": False}
+        )
         return flops_per_token(model, 10), model.num_active()
 
     one = 3 * 32 * 48
@@ -304,7 +314,10 @@ def test_what_is_trained_densely_is_read_as_tokens_that_choose(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("way", "said"),
-    [({"router": "expert_choice"}, "their thresholds"), ({"router": "dense", "epsilon": 0.1}, "epsilon 0")],
+    [
+        ({"router": "expert_choice", "normalised": False}, "their thresholds"),
+        ({"router": "dense", "epsilon": 0.1}, "epsilon 0"),
+    ],
 )
 def test_what_hugging_face_has_not_is_refused_in_one_line(way: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said) as error:
@@ -316,7 +329,8 @@ def test_what_hugging_face_has_not_is_refused_in_one_line(way: dict[str, Any], s
     ("way", "said"),
     [
         ({"epsilon": 0.1}, "epsilon: leaves out experts of router dense alone"),
-        ({"router": "expert_choice", "active": 1}, "of which a router learns nothing"),
+        ({"active": 1}, "of which a router learns nothing"),
+        ({"router": "expert_choice"}, "normalised: experts that choose tokens .* set it to false"),
         ({"router": "experts"}, "'token_top_k', 'expert_choice' or 'dense'"),
     ],
 )

@@ -39,7 +39,9 @@ def partly_grown() -> Decoder:
 
 
 def rounded() -> Decoder:
-    router = {"feed_forward": {"name": "experts", "experts": 4, "active": 2, "router": "expert_choice"}}
+    router = {
+        "feed_forward": {"name": "experts", "experts": 4, "active": 2, "router": "expert_choice", "normalised": False}
+    }
     return made(lambda model: model.hold(MuS()), {}, router, logit_softcap=5.0)
 
 

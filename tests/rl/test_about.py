@@ -91,7 +91,7 @@ def test_results_of_an_environment_take_room_disk_and_a_sandbox(monkeypatch: pyt
 @pytest.mark.parametrize(
     "changes",
     [
-        {"feed_forward": {"name": "experts", "router": "expert_choice"}},
+        {"feed_forward": {"name": "experts", "router": "expert_choice", "normalised": False}},
         {"feed_forward": {"name": "experts", "router": "dense"}},
         {"pattern": [{}, {"depths": {}}]},
         {"pattern": [{}, {"feed_forward": {"name": "experts", "router": "dense"}}]},

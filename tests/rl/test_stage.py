@@ -216,6 +216,9 @@ def test_a_loss_is_not_held_to_its_level_and_logits_not_divided_by_nearly_nothin
     assert config(stop_factor=0.0).stop_factor == 0
     with pytest.raises(ValueError, match="stop_factor: a policy's loss has no level to compare with: set it to 0"):
         config(stop_factor=1.5)
+    for name in ("accelat", "auto_lrs"):
+        with pytest.raises(ValueError, match=f"schedule: {name} compares losses, and a policy's has no level"):
+            config(schedule={"name": name}, average={"name": "last"})
     assert config(temperature=COLDEST).temperature == COLDEST
     with pytest.raises(ValueError, match="temperature"):
         config(temperature=COLDEST / 2)

@@ -28,7 +28,7 @@ HOW = recipe(shards=2)
 def model_of() -> Decoder:
     """Experts of which a rank's few tokens leave some out, and behind them experts that choose among the tokens that go through."""
     experts = {"name": "experts", "experts": 6, "active": 1, "normalised": False, "balance": 0.1}
-    choosing = {"name": "experts", "router": "expert_choice", "experts": 4, "active": 2}
+    choosing = {"name": "experts", "router": "expert_choice", "experts": 4, "active": 2, "normalised": False}
     past = {"feed_forward": choosing, "depths": {"share": 0.5}}
     return toy_model(seed=1, layers=3, feed_forward=experts, pattern=[{"mixer": {"name": "minimal_rnn"}}, {}, past])
 
