@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from lm.checkpoint import load_model
 from lm.hugging_face.load import OUTER, config_of, files_of, read_json, their_name
 from lm.model import Decoder, ModelConfig
-from lm.model_folder import is_hugging_face
+from lm.model_folder import is_hugging_face, read_bare
 from lm.tokenizer import SPECIALS, Tokenizer
 from tasks.about.finding import Finding
 from tasks.core.config import CHECKPOINT
@@ -78,11 +77,12 @@ def is_ours(folder: Path) -> bool:
 
 
 def wrong_in_ours(folder: Path) -> Iterator[Finding]:
-    """What keeps a model of our format from being read: its weights, all of them, are read."""
+    """What keeps a model of our format from being read, or a larger one from beginning as it: its weights, all of them, are
+    read."""
     try:
-        load_model(folder)
+        read_bare(folder)
     except ValueError as error:
-        yield Finding("params.yaml: checkpoint.folder", str(error), "copy the folder of a model there again")
+        yield Finding("params.yaml: checkpoint.folder", str(error), "copy the folder of such a model there")
 
 
 def wrong_weights(folder: Path, shape: ModelConfig) -> Iterator[Finding]:

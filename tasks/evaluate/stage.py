@@ -71,7 +71,8 @@ class EvaluateConfig(Config):
         for one in self.sets:
             one.check(self.problems.folder)
         sets = [one.called for one in self.sets]
-        taken = ("", "answers", "bits", ANSWERS, CURVE, OVERLAP, *map(table_of, sets))
+        tables = ("answers", "bits", f"{AT_MOST}bits", FILE.removesuffix(".parquet"))
+        taken = ("", *tables, ANSWERS, CURVE, OVERLAP, *map(table_of, sets))
         if wrong := [label for label in labels if label in taken]:
             raise ValueError(f"a task cannot be called {wrong[0]!r}: give its file another name, of letters and digits")
         if again := [label for place, label in enumerate(labels) if label in labels[:place]]:

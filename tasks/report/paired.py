@@ -1,7 +1,7 @@
 """Each model beside the one that it began with, on the same problems and documents: what `lm/paired.py` finds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ class Beside:
     kl: Difference | None = None
 
     def row(self) -> dict[str, Any]:
-        """For JSON."""
+        """For JSON. A divergence has no verdict: between two models that differ at all it is above 0."""
         return {
             "model": self.other,
             "accuracy": self.accuracy and self.accuracy.row(),
             "bits_per_byte": self.bits_per_byte and self.bits_per_byte.row(),
-            "kl": self.kl and self.kl.row(),
+            "kl": self.kl and asdict(self.kl),
             **({"sets": {name: each.row() for name, each in self.sets.items()}} if self.sets else {}),
         }
 

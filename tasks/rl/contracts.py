@@ -41,7 +41,7 @@ def held_out(config: RlConfig) -> Iterator[Finding]:
     """One problem at least is not held out, and left to ask."""
     if config.held_out:
         try:
-            parted(config.problems.examples("rl"), config.held_out)
+            parted(config.problems.examples("rl"), config.held_out, config.problems)
         except ConfigError as error:
             said = str(error).removeprefix("rl.held_out: ").removesuffix(": hold fewer out")
             yield Finding("params.yaml: rl.held_out", said, "hold fewer out")

@@ -6,6 +6,7 @@ K problems, R readings.
 import math
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,14 +22,22 @@ WINDOW = 3
 ERRORS = 2.0
 
 
-def parted(examples: Sequence[Example], count: int) -> tuple[list[Example], list[Example]]:
+def key_in(problems: Any, example: Example) -> str:
+    """What tells a problem from others: the set's own key, by which it divides sft, rl and test, else the prompt."""
+    key: Callable[[Example], str] | None = getattr(problems, "key", None)
+    return example.prompt if key is None else key(example)
+
+
+def parted(examples: Sequence[Example], count: int, problems: Any = None) -> tuple[list[Example], list[Example]]:
     """(those that the policy is asked, those that are held out), each in the order in which they came: so many, by a hash of
-    their prompts, and any that ask the same as one of them. Raises ConfigError where none is left to ask."""
-    hashes = [unit_hash(f"rl.held_out:{example.prompt}") for example in examples]
+    their keys in this problem set, and any that have the same as one of them, such as all of one text. Raises ConfigError where
+    none is left to ask."""
+    hashes = [unit_hash(f"rl.held_out:{key_in(problems, example)}") for example in examples]
     limit = sorted(hashes)[count - 1] if 0 < count <= len(hashes) else float(count) - 1
     asked = [example for example, point in zip(examples, hashes, strict=True) if point > limit]
     if not asked:
-        raise ConfigError(f"rl.held_out: {count} of {len(examples)} problems leave none to ask: hold fewer out")
+        whole = ", as one text or question is never divided" if count < len(examples) else ""
+        raise ConfigError(f"rl.held_out: {count} of {len(examples)} problems leave none to ask{whole}: hold fewer out")
     return asked, [example for example, point in zip(examples, hashes, strict=True) if point <= limit]
 
 

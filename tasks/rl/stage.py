@@ -29,7 +29,7 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
         raise ConfigError(
             f"rl.max_new_tokens: no prompt fits the context of {model.config.context} less {config.answer_tokens}"
         )
-    examples, held_out = parted(examples, config.held_out)
+    examples, held_out = parted(examples, config.held_out, config.problems)
     for part in config.rewards:
         part.open(Models(data / config.model, data / config.scorer, tokenizer))
     folder = (log.scratch or log.parts) / "rollouts"

@@ -100,6 +100,10 @@ def test_what_has_no_verdict_is_counted_apart() -> None:
             },
             "a task cannot be called 'answers_chains'",
         ),
+        *(
+            ({"tasks": [{"name": "choices", "file": f"data/tasks/{name}.jsonl"}]}, f"a task cannot be called {name!r}")
+            for name in ("bits", "at_most_bits", "distributions")
+        ),
         ({"sets": [{"problems": {"name": "gsm8k", "folder": "elsewhere"}}]}, "reads elsewhere, which is in neither of"),
         ({"sets": [{"problems": {"name": "chain"}}]}, "no method 'chain'; did you mean 'chains'"),
     ],

@@ -13,6 +13,8 @@ from lm.config import methods_of
 from lm.hugging_face.export import save_hf
 from lm.model import Decoder
 from lm.model_folder import read_model
+from lm.prompts import PromptTuning
+from lm.prompts.base import put_prompt
 from lm.training.data.plan import Plan
 from tasks.about.sections import Sections
 from tasks.core.config import ConfigError
@@ -86,6 +88,22 @@ def test_corpora_in_other_tokens_and_missing_folders_are_refused_in_a_line(tmp_p
         pretrain(config(folder, starts.Cloned(), vocab_size=50), data, Log())
     with pytest.raises(ConfigError, match=r"pretrain.model: no larger than the smaller model"):
         pretrain(config(folder, starts.Cloned(), layers=2, kv_heads=1), data, Log())
+
+
+@pytest.mark.parametrize("rows", [261, 264])
+def test_a_soft_prompt_is_not_lost_without_a_word(tmp_path: Path, checkpoint: Path, rows: int) -> None:  # noqa: F811
+    data, model = data_of(tmp_path / "data", methods.Bytes(), checkpoint), smaller(vocab_size=rows)
+    put_prompt(model, PromptTuning(length=3))
+    model.merge()
+    folder = tmp_path / "small"
+    folder.mkdir()
+    save_model(folder, model, toy_tokenizer())
+    for start in (method() for method in METHODS):
+        with pytest.raises(ConfigError, match=r"config\.json: the model carries a soft prompt, which would be lost"):
+            pretrain(config(folder, start, layers=4, kv_heads=1), data, Log())
+    stages = [entry for entry in read_graph().values() if entry.name == "pretrain"]
+    (finding,) = check_checkpoint(params(folder, "stacked", layers=4), stages)
+    assert "the model carries a soft prompt, which would be lost: take one without" in str(finding)
 
 
 def test_rows_of_no_token_are_left_out() -> None:

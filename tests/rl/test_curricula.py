@@ -14,6 +14,7 @@ from lm.config import methods_of
 from lm.optimizers import AdamW
 from lm.problems.example import Example, Score
 from lm.tokenizer import Tokenizer
+from lm.training.data.conversations import Conversation
 from tasks.core.config import ConfigError
 from tasks.rl import curricula
 from tasks.rl.curricula import Bandit, ByEntropy, Hints, Shuffled
@@ -21,10 +22,11 @@ from tasks.rl.curricula.bandit import softmax, upper_bounds
 from tasks.rl.curricula.base import Asked, Chooser, Curriculum, Known, Outcome
 from tasks.rl.curricula.by_entropy import entropies, levels_of, measured, mixture
 from tasks.rl.curricula.hints import moved
+from tasks.rl.demonstrations import NextToken
 from tasks.rl.learning import Learning
 from tasks.rl.rewards import Overlong, Repetition
 from tests.conversations.folders import LLAMA2, strangers_folder
-from tests.lm.models import toy_model
+from tests.lm.models import other_tokenizer, toy_model
 from tests.neighbours import assert_all_differ, neighbours
 from tests.rl.toys import TOKENIZER, Parity, config, learning, policy, trained
 
@@ -163,9 +165,11 @@ def test_entropies_by_hand() -> None:
     assert entropies(logits).tolist() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("softcap", [None, 0.5])
 @torch.no_grad()
-def test_what_follows_a_prompt_is_measured_in_plain_text_one_at_a_time_or_together() -> None:
-    model = toy_model(seed=3)
+def test_what_follows_a_prompt_is_measured_in_plain_text_one_at_a_time_or_together(softcap: float | None) -> None:
+    """By the logits that the model samples from, capped where it caps them."""
+    model = toy_model(seed=3, logit_softcap=softcap)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.2)
@@ -176,6 +180,18 @@ def test_what_follows_a_prompt_is_measured_in_plain_text_one_at_a_time_or_togeth
         ids = [TOKENIZER.eos_id, *TOKENIZER.encode(example.prompt)][-48:]
         p_V = model(torch.tensor([ids]))[0, -1].softmax(-1).double()
         assert value == pytest.approx(-(p_V * p_V.log()).sum().item(), rel=1e-4)
+
+
+@torch.no_grad()
+def test_an_adopted_tokenizer_begins_a_text_as_a_document(tmp_path: Path) -> None:
+    other_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    theirs = Tokenizer.adopt(tmp_path)
+    model, example = toy_model(seed=3, vocab_size=theirs.vocab_size), Example("1", "some text", "", "")
+    assert theirs.before
+    begin = [theirs.eos_id, *theirs.before]
+    p_V = model(torch.tensor([[*begin, *theirs.encode("some text")]]))[0, -1].softmax(-1).double()
+    assert measured([example], model, theirs)[0] == pytest.approx(-(p_V * p_V.log()).sum().item(), rel=1e-6)
+    assert NextToken().conversation(theirs, example) == Conversation(begin, theirs.encode("some text"))
 
 
 def test_a_mixture_moves_from_the_first_level_to_the_last() -> None:

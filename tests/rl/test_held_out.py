@@ -1,5 +1,6 @@
 """Problems that a policy is never asked: which they are, how they are read, and when it is said that reward and they part ways."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.config import ConfigError
+from lm.problems import Segments
 from lm.problems.example import Example
 from tasks.rl.answers import answered
+from tasks.rl.contracts import held_out as found_wrong
 from tasks.rl.held_out import WINDOW, HeldOut, parted, parted_ways
 from tasks.rl.learning import Learning
 from tasks.rl.rewards import Correct
-from tests.rl.toys import TOKENIZER, Parity, config, learning, policy, trained
+from tasks.rl.stage import run
+from tests.rl.toys import TOKENIZER, Parity, Said, config, learning, policy, trained
 
 quick = settings(deadline=None, max_examples=25, derandomize=True)
 
@@ -46,6 +50,32 @@ def test_what_is_held_out_depends_on_the_prompt_alone_and_something_is_left() ->
     for count in (30, 31):
         with pytest.raises(ConfigError, match=rf"^rl.held_out: {count} of 30 problems leave none to ask"):
             parted(every, count)
+
+
+def test_a_text_is_held_out_whole(tmp_path: Path) -> None:
+    """What is asked of a text stands in the prompts of its other problems, which `next_token` learns."""
+    texts = [" ".join(f"Text {n} has w{n}x{k} in it." for k in range(5)) for n in range(40)]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    chosen = Segments(folder=str(tmp_path), words=1)
+    asked, held_out = parted(chosen.examples("rl"), 30, chosen)
+    assert len(held_out) >= 30 and not {chosen.key(e) for e in asked} & {chosen.key(e) for e in held_out}
+    given = config(chosen, held_out=10_000)
+    (finding,) = found_wrong(given)
+    assert "leave none to ask" in str(finding)
+    given = config(chosen, held_out=len(asked + held_out) - 1)
+    (finding,) = found_wrong(given)
+    assert "leave none to ask, as one text or question is never divided; hold fewer out" in str(finding)
+
+
+def test_a_run_asks_nothing_of_a_text_that_is_held_out(tmp_path: Path) -> None:
+    texts = [f"Has w{n} in it, too. Of w{n} it is." for n in range(30)]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    given = config(Segments(folder=str(tmp_path), words=1), held_out=4, steps=1, samples=2, max_new_tokens=2)
+    fit = [e for e in given.problems.examples("rl") if len(TOKENIZER.chat(e.prompt)) <= 46]
+    asked, held_out = parted(fit, 4, given.problems)
+    assert len(held_out) > 4 and len(asked) > 4
+    trained(tmp_path / "run", given)
+    assert run(given, tmp_path / "run", Said())["problems"] == len(asked)
 
 
 def test_parting_ways_by_hand() -> None:

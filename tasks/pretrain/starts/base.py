@@ -7,7 +7,7 @@ import torch
 
 from lm.config import Config
 from lm.model import Decoder, ModelConfig
-from lm.model_folder import read_model
+from lm.model_folder import read_bare
 from lm.tokenizer import Tokenizer
 
 SLOT = "pretrain.model"
@@ -19,8 +19,8 @@ class Grown(Config):
 
     def __call__(self, shape: ModelConfig, tokenizer: Tokenizer, checkpoint: Path, seed: int) -> Decoder:
         """The larger model, in training mode. Raises ValueError naming the file that cannot be used, the corpus being in other
-        tokens than the smaller model's, or the parameter that does not fit it."""
-        small, theirs = read_model(checkpoint)
+        tokens than the smaller model's, the parameter that does not fit it, or a soft prompt, which would be lost."""
+        small, theirs = read_bare(checkpoint)
         if tokenizer != theirs:
             raise ValueError(
                 f"pretrain.start: the corpus is in other tokens than those of the model in {checkpoint}: train that on this "

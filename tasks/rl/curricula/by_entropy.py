@@ -1,7 +1,7 @@
 """From what the model is sure of to what it is not: the curriculum of Reinforcement Mid-Training, Tian et al. 2025
 (arXiv:2509.24375).
 
-N examples, L levels of entropy, V vocabulary.
+N examples, R rows read together, L levels of entropy, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lm.model import Decoder
 from lm.problems.example import Example
+from lm.softcap import capped
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import hidden_at, sample_indices
 from tasks.rl.curricula.base import NOTHING_KNOWN, Asked, Chooser, Curriculum, Known
@@ -32,12 +33,13 @@ def entropies(logits_NV: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measured(examples: Sequence[Example], model: Decoder, tokenizer: Tokenizer) -> np.ndarray:
-    """entropy_N, nats, of the token that follows each prompt as plain text, of which the last tokens are read where it is
-    longer than the context. The model is left in the mode in which it was."""
+    """entropy_N, nats, of the token that follows each prompt as plain text, begun as a document is, of which the last tokens
+    are read where it is longer than the context. The model is left in the mode in which it was."""
     training = model.training
     model.eval()
     context = model.config.context
-    texts = [[tokenizer.eos_id, *tokenizer.encode(example.prompt)][-context:] for example in examples]
+    begin = [tokenizer.eos_id, *tokenizer.before]
+    texts = [[*begin, *tokenizer.encode(example.prompt)][-context:] for example in examples]
     order = sorted(range(len(texts)), key=lambda number: (len(texts[number]), number))
     found_N, first = np.zeros(len(texts)), 0
     while first < len(order):
@@ -50,7 +52,8 @@ def measured(examples: Sequence[Example], model: Decoder, tokenizer: Tokenizer) 
         last_R = torch.tensor([row * longest + len(texts[n]) - 1 for row, n in enumerate(some)])
         where = model.embedding.weight.device
         x_RD = hidden_at(model, ids_RT.to(where), last_R.to(where))
-        found_N[some] = entropies(F.linear(x_RD, model.head_weight)).double().cpu().numpy()
+        logits_RV = capped(F.linear(x_RD, model.head_weight), model.config.logit_softcap)
+        found_N[some] = entropies(logits_RV).double().cpu().numpy()
         first = end
     model.train(training)
     return found_N

@@ -26,8 +26,9 @@ class Reading(Keeper):
 
 
 class NextToken(Demonstrations):
-    """The tokens of each prompt, as plain text behind the token that ends a text, have the ordinary loss of the next token;
-    what is asked is not among them, and is left to the policy. For problems that are made of text (`segments`).
+    """The tokens of each prompt, as plain text behind what begins a document, have the ordinary loss of the next token; what a
+    problem asks is not in its own prompt, and is left to the policy. For problems that are made of text (`segments`), where it
+    may stand in the prompt of another problem of the same text, but in none of a text that is held out.
 
     Differs from the paper: all tokens before what is asked count, and not those alone whose entropy is low; the likelihood is
     that at rl.temperature; a prompt that does not fit the context is left out."""
@@ -43,4 +44,4 @@ class NextToken(Demonstrations):
         return Reading(self.weight)
 
     def conversation(self, tokenizer: Tokenizer, example: Example) -> Conversation:
-        return Conversation([tokenizer.eos_id], tokenizer.encode(example.prompt))
+        return Conversation([tokenizer.eos_id, *tokenizer.before], tokenizer.encode(example.prompt))
