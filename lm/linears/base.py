@@ -49,13 +49,19 @@ class Holding(Config):
         return False
 
     def packs(self) -> bool:
-        """Whether its layers' weights come to hold other numbers than an O x I matrix has, in its place. An optimizer that
-        looks at more of a tensor than the entry that it updates would take them for a matrix."""
+        """Whether a weight that its layers train holds, or comes to hold, what is no one matrix: blocks that have nothing to do
+        with each other, or two factors. An optimizer that looks at more of a tensor than the entry that it updates would take
+        them for a matrix."""
+        return False
+
+    def repacks(self) -> bool:
+        """Whether what its layers' numbers stand for changes within a run, so that older ones mean nothing in later layers."""
         return False
 
     def clears(self, step: int, layers: "Mapping[str, Held]") -> float | None:
-        """Share of the optimizer's moments, the smallest of each tensor, that is cleared before a step in which its layers' own
-        parameters begin anew; None: they do not. layers: the model's held ones, whose `begin` was called."""
+        """Share of the optimizer's moments that is cleared before a step in which its layers' own parameters begin anew: all
+        moments of the entries of each tensor whose mean gradient is smallest; None: they do not. layers: the model's held ones,
+        whose `begin` was called."""
         return None
 
     def factor(self, step: int, layers: "Mapping[str, Held]") -> float:

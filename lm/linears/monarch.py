@@ -90,3 +90,6 @@ class Monarch(Chosen):
         if not self.means(name):
             return linear
         return MonarchLinear(linear, self.blocks)
+
+    def packs(self) -> bool:
+        return True

@@ -170,3 +170,6 @@ class Pixelfly(Chosen):
         if not self.means(name):
             return linear
         return PixelflyLinear(linear, self, generator_of(self.seed, name))
+
+    def packs(self) -> bool:
+        return True

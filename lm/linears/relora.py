@@ -8,8 +8,10 @@ throughout.
 
 Differs from the paper: by default restarts come every 50 steps, with a warm-up of 10, for runs of some hundred, where its own
 have 2,000 and more; no part of the run trains W itself first: a run that begins from a trained model has that behind it; A is
-drawn as torch draws a Linear layer, which is Kaiming's with a = sqrt(5); moments are cleared matrix by matrix; where weights
-are averaged, the mean of A and B begins anew with them, since older ones are of other products.
+drawn as torch draws a Linear layer, which is Kaiming's with a = sqrt(5); moments are cleared matrix by matrix, and of an entry
+either both or neither, by the magnitude of its mean gradient, where the paper clears each moment by its own magnitudes: a mean
+whose square is gone would be divided by next to 0; where weights are averaged, the mean of A and B begins anew with them, since
+older ones are of other products.
 
 Letters: O outputs, I inputs, R rank.
 """
@@ -70,7 +72,10 @@ class ReLoRA(Chosen):
     alpha: float = Field(16.0, gt=0, description="the product counts alpha / rank")
     every: int = Field(50, gt=0, description="steps from one restart to the next; the paper: 2,000 and 5,000")
     cleared: float = Field(
-        0.99, ge=0, le=1, description="share of each matrix's moments, the smallest, that a restart clears"
+        0.99,
+        ge=0,
+        le=1,
+        description="share of each matrix's entries, those of smallest mean gradient, whose moments a restart clears",
     )
     warmup: int = Field(
         10, ge=0, description="steps over which the rate comes back after a restart; the paper: 50 to 100"

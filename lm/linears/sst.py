@@ -67,11 +67,13 @@ class _Product(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, *parts = ctx.saved_tensors
+        with torch.autocast(dy.device.type, enabled=False):  # likewise, where one calls backward with autocast on
+            return _Product._gradients(dy, ctx.needs_input_grad[0], *ctx.saved_tensors)
+
+    @staticmethod
+    def _gradients(dy: Tensor, of_x: bool, x: Tensor, *parts: Tensor) -> tuple[Tensor | None, ...]:
         left_OM, values_M, right_MI, up_OR, down_RI, drawn_R = parts
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = (dy @ whole(*parts).to(dy.dtype)).to(x.dtype)
+        dx = (dy @ whole(*parts).to(dy.dtype)).to(x.dtype) if of_x else None
         rows, columns = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1]).to(dy.dtype)
         dweight_OI = (rows.T @ columns).to(values_M.dtype)
         left_OM, right_MI = left_OM.index_copy(1, drawn_R, up_OR), right_MI.index_copy(0, drawn_R, down_RI)

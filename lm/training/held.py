@@ -12,14 +12,17 @@ from lm.optimizers.base import Optimizer
 from lm.training.average import RunningAverage
 from lm.training.components import Component
 
-# Slots that are means of gradients or of their squares: where weights begin anew, these may be cleared
-MOMENTS = {"exp_avg", "exp_avg_sq", "momentum"}
+# Slots that are means of gradients or of their squares: where weights begin anew, these may be cleared, all of a weight at the
+# places where the first of them that it has is smallest
+MOMENTS = ("exp_avg", "momentum", "exp_avg_sq")
 
 
-def without_smallest(moment: Tensor, share: float) -> Tensor:
-    """The tensor with this share of its numbers, rounded down, at 0: those of smallest magnitude, of equal ones the first."""
-    gone = moment.abs().flatten().argsort(stable=True)[: int(share * moment.numel())]
-    return moment.flatten().index_fill(0, gone, 0.0).view_as(moment)
+def smallest(moment: Tensor, share: float) -> Tensor:
+    """Whether each number is of this share of them, rounded down: those of smallest magnitude, of equal ones the first."""
+    found = moment.abs().flatten().argsort(stable=True)[: int(share * moment.numel())]
+    return (
+        torch.zeros(moment.numel(), dtype=torch.bool, device=moment.device).index_fill(0, found, True).view_as(moment)
+    )
 
 
 class HeldLayers(Component):
@@ -27,8 +30,8 @@ class HeldLayers(Component):
 
     optimizer, mean: of the run, where there is one; a method that has its layers begin anew clears the moments, and begins the
     mean of what they train with them. Raises ConfigError for an optimizer whose state cannot begin anew so: it keeps more of a
-    weight than moments, has parts of weights in the place of the layers' own, or looks at whole tensors where the layers pack
-    other numbers in theirs.
+    weight than moments, or has parts of weights in the place of the layers' own; and for one that looks at whole tensors where
+    the layers pack other numbers in theirs.
     """
 
     name = "linear"
@@ -38,10 +41,10 @@ class HeldLayers(Component):
         self._layers, self._optimizer, self._mean = model.held, optimizer, mean
         # what begins anew, by the parameter's name; taken now, since an optimizer may say later which weights have gradients
         self._anew: dict[str, Tensor] = {}
-        if optimizer is not None and type(self._method).clears is not Holding.clears:
-            self._anew = self._whole(optimizer)
         if optimizer is not None:
             self._refuse(optimizer)
+        if optimizer is not None and type(self._method).clears is not Holding.clears:
+            self._anew = self._whole(optimizer)
 
     def _refuse(self, optimizer: Optimizer) -> None:
         """Raises ConfigError where it would take what stands in a matrix's place for the matrix."""
@@ -72,9 +75,9 @@ class HeldLayers(Component):
                     raise ConfigError(
                         f"linear: {self._method.name} needs whole matrices: set TOKENMILL_PARALLEL to exact or ddp"
                     )
-                if other := slots[weight] - MOMENTS - {"step"}:
+                if other := (slots[weight] | {*optimizer.own_slots}) - {*MOMENTS, "step"}:
                     raise ConfigError(
-                        f"linear: the optimizer keeps {min(other)} of a weight, which cannot begin anew: take adamw or muon"
+                        f"linear: the optimizer keeps {min(other)} of a weight, which cannot begin anew: take adamw"
                     )
                 found[f"{name}.{own}"] = weight
         return found
@@ -83,8 +86,10 @@ class HeldLayers(Component):
     def _clear(self, share: float) -> None:
         for name, weight in self._anew.items():
             state = self._optimizer.state[weight] if self._optimizer is not None else {}
-            for slot in MOMENTS & state.keys():
-                state[slot].copy_(without_smallest(state[slot], share))
+            if moments := [state[slot] for slot in MOMENTS if slot in state]:
+                gone = smallest(moments[0], share)  # of all at once: a mean without its square would be divided by 0
+                for moment in moments:
+                    moment.masked_fill_(gone, 0.0)
             if self._mean is not None and (mean := self._mean.mean.get(name)) is not None:
                 mean.copy_(weight)
 

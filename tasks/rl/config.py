@@ -96,7 +96,7 @@ class RlConfig(Prompted):
                 "soft_prompt: the critic of gae begins as the policy, of which nothing but the prompt is trained: take another "
                 "advantage"
             )
-        if self.staleness and self.linear.packs():
+        if self.staleness and self.linear.repacks():
             raise ValueError(
                 f"linear: {self.linear.name} puts other numbers in a matrix's place, where older weights have the matrix: "
                 "set staleness to 0"

@@ -14,12 +14,12 @@ from lm.averages import Ema, Last
 from lm.config import Config, ConfigError
 from lm.linears import LoRA, Monarch, ReLoRA, SLTrain
 from lm.linears.monarch import blocks_of, monarch, nearest
-from lm.optimizers import AdamW, DropMuon, ScheduleFree
+from lm.optimizers import AdamW, DropMuon, OneBitAdam, ScheduleFree
 from lm.schedules import Cosine
 from lm.training.average import RunningAverage
 from lm.training.fast_forward import FastForward
 from lm.training.flops import flops_per_token
-from lm.training.held import MOMENTS, HeldLayers, without_smallest
+from lm.training.held import MOMENTS, HeldLayers, smallest
 from lm.training.lookahead import Lookahead
 from lm.training.loop import train
 from lm.training.memory import bytes_kept
@@ -164,8 +164,30 @@ def test_the_rate_comes_back_after_a_restart() -> None:
 
 def test_the_smallest_moments_are_cleared() -> None:
     moment = torch.tensor([[-4.0, 1.0, 2.0], [-2.0, 3.0, 0.5]])
-    assert without_smallest(moment, 0.5).tolist() == [[-4.0, 0.0, 0.0], [-2.0, 3.0, 0.0]]
-    assert without_smallest(moment, 0.0).equal(moment) and not without_smallest(moment, 1.0).any()
+    assert smallest(moment, 0.5).tolist() == [[False, True, True], [False, False, True]]
+    assert not smallest(moment, 0.0).any() and smallest(moment, 1.0).all()
+
+
+def test_an_entry_keeps_both_of_its_moments_or_neither() -> None:
+    """Or the next update would be a mean over next to 0; here the largest means have the smallest squares."""
+    model = toy_model(seed=1)
+    model.hold(ReLoRA(every=2, cleared=0.75, warmup=0))
+    optimizer = Exact(1).distribute(model, AdamW())
+    component = HeldLayers(model, optimizer)
+    batch_of(model).loss(slice(0, 4))[0].backward()
+    optimizer.step()
+    for name, weight in model.named_parameters():
+        if name.endswith((".up", ".down")):
+            count = torch.arange(1.0, weight.numel() + 1).view_as(weight)
+            optimizer.state[weight]["exp_avg"].copy_(-count)
+            optimizer.state[weight]["exp_avg_sq"].copy_(1 / count)
+    component.begin(2)
+    for name, weight in model.named_parameters():
+        if name.endswith((".up", ".down")):
+            mean, square = (optimizer.state[weight][slot].flatten() for slot in ("exp_avg", "exp_avg_sq"))
+            gone = int(0.75 * weight.numel())
+            for moment in (mean, square):
+                assert not moment[:gone].any() and moment[gone:].all(), name
 
 
 def test_a_restart_clears_moments_and_means_of_the_factors_alone() -> None:
@@ -221,11 +243,14 @@ def test_the_curve_tells_the_jagged_rate(tmp_path: Path) -> None:
     assert [jagged / plain for plain, jagged in zip(*logs, strict=True)] == [1, 1, 1, 0.5, 1, 1]
 
 
-def test_an_optimizer_whose_state_is_no_mean_of_gradients_is_refused_before_the_first_step(tmp_path: Path) -> None:
-    """Of a run that would not come to a restart, too."""
+@pytest.mark.parametrize(("optimizer", "slot"), [(ScheduleFree(), "ahead"), (OneBitAdam(), "server_error")])
+def test_an_optimizer_whose_state_is_no_mean_of_gradients_is_refused_before_the_first_step(
+    optimizer: Any, slot: str, tmp_path: Path
+) -> None:
+    """Of a run that would not come to a restart, too. One that freezes squares would never have them again."""
     model, log = toy_model(seed=1), Recorder(tmp_path)
-    how = recipe(ReLoRA(every=99), optimizer=ScheduleFree())
-    with pytest.raises(ConfigError, match="linear: the optimizer keeps ahead of a weight, which cannot begin anew"):
+    how = recipe(ReLoRA(every=99), optimizer=optimizer)
+    with pytest.raises(ConfigError, match=f"linear: the optimizer keeps {slot} of a weight, which cannot begin anew"):
         train(model, how, 6, lambda step: batch_of(model), log)
     assert log.points == {}
 

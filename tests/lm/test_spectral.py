@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from lm.averages import Ema
 from lm.config import ConfigError
-from lm.linears import SST, Cuttlefish, Pixelfly
+from lm.linears import SST, Cuttlefish, Monarch, Pixelfly
 from lm.linears.cuttlefish import CuttlefishLinear, level, rank_of, stable_rank
 from lm.linears.pixelfly import flat_butterfly, pattern, side_of, stretched
 from lm.linears.sst import SSTLinear, drawn, likelihoods
-from lm.optimizers import AdamW, Lamb, Muon
+from lm.optimizers import AdamW, Lamb, Muon, Soap
 from lm.training.average import RunningAverage
 from lm.training.flops import flops_per_token
 from lm.training.held import HeldLayers
@@ -71,6 +71,21 @@ def test_gradients_of_sst_leave_the_singular_values_out(sides: tuple[int, int]) 
     diagonal = torch.stack([layer.left_OM[:, m] @ dweight @ layer.right_MI[m] for m in range(min(sides))])
     torch.testing.assert_close(layer.values.grad, diagonal, **close)
     assert len(layer.values) == min(sides) and layer.up.shape == (sides[0], 3) and layer.down.shape == (3, sides[1])
+
+
+def test_gradients_of_sst_are_the_same_where_autocast_is_on_in_the_backward() -> None:
+    layer = random_layer(SST(rank=3), 16, 12)
+    x = torch.randn(5, 12, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    found = []
+    for within in (True, False):
+        layer.zero_grad()
+        x.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = layer(x).float().square().sum()
+        with torch.autocast("cpu", torch.bfloat16, enabled=within):
+            loss.backward()
+        found.append([x.grad, *(weight.grad.clone() for weight in layer.parameters())])
+    assert all(map(torch.equal, *found))
 
 
 def test_a_gradient_of_a_value_is_of_the_vectors_that_are_trained() -> None:
@@ -299,14 +314,17 @@ def test_cuttlefish_that_was_stopped_goes_on_with_what_it_measured(after: int, t
     assert all(torch.equal(resumed[name], weight) for name, weight in whole.state_dict().items())
 
 
-@pytest.mark.parametrize("optimizer", [Muon(), Lamb(), AdamW(cautious=True)])
-def test_an_optimizer_that_would_take_factors_for_a_matrix_is_refused(optimizer: Any) -> None:
+@pytest.mark.parametrize("method", [Cuttlefish(), Monarch(), Pixelfly()], ids=lambda method: method.name)
+@pytest.mark.parametrize("optimizer", [Muon(), Lamb(), Soap(), AdamW(cautious=True)], ids=lambda one: one.name)
+def test_an_optimizer_that_would_take_factors_for_a_matrix_is_refused(optimizer: Any, method: Any) -> None:
+    """And stacks of blocks that have nothing to do with each other."""
     model = toy_model(seed=1)
-    model.hold(Cuttlefish())
+    model.hold(method)
     with pytest.raises(
-        ConfigError, match="linear: cuttlefish puts other numbers in a matrix's place, which the optimizer"
+        ConfigError, match=f"linear: {method.name} puts other numbers in a matrix's place, which the optimizer"
     ):
         HeldLayers(model, Exact(1).distribute(model, optimizer))
+    HeldLayers(model, Exact(1).distribute(model, AdamW()))
 
 
 @pytest.mark.parametrize("method", [SST(), Cuttlefish()])

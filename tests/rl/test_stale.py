@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from lm.checkpoint import save_model
 from lm.config import ConfigError
-from lm.linears import SST, AdaLoRA, Cuttlefish, FrozenLower, LoRA, ReLoRA, SaRA
+from lm.linears import SST, AdaLoRA, Cuttlefish, FrozenLower, LoRA, Monarch, Pixelfly, ReLoRA, SaRA
 from lm.model import Decoder
 from lm.optimizers import DropMuon
 from tasks.core.process import Stopped
@@ -235,5 +235,7 @@ def test_problems_held_out_are_answered_by_the_weights_that_learn() -> None:
 
 def test_factors_in_a_matrix_s_place_are_refused_beside_older_weights() -> None:
     assert config(linear=Cuttlefish()).linear == Cuttlefish()
+    for packed in (Monarch(), Pixelfly()):  # from the first step on, so that older ones are packed likewise
+        assert config(linear=packed, staleness=1).linear == packed
     with pytest.raises(ValidationError, match="linear: cuttlefish puts other numbers in a matrix's place, where older"):
         config(linear=Cuttlefish(), staleness=1)
