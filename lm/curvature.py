@@ -86,7 +86,7 @@ def adam_scales(parallel: Parallel) -> Tensor | None:
     found = []
     for group in parallel.optimizer.param_groups:
         for weight in group["params"]:
-            state = parallel.optimizer.state.get(weight, {})
+            state = parallel.optimizer.state_of(weight, group)
             if "exp_avg_sq" not in state or "step" not in state or "beta2" not in group:
                 return None
             square = state["exp_avg_sq"] / (1 - group["beta2"] ** int(state["step"]))

@@ -12,6 +12,8 @@ from flows.cli import rates
 from lm.curvature import MOVE, adam_scales, largest_eigenvalue, sharpness
 from lm.linears.base import roles_of
 from lm.optimizers import AdamW, Lion
+from lm.optimizers.base import Keeping
+from lm.optimizers.states import States
 from lm.range_test import Rising, bisect, has_learned, largest_stable, smoothed, steepest
 from lm.training.batch import Batch
 from lm.training.parallel.exact import Exact
@@ -103,6 +105,14 @@ def test_adam_scales_are_of_its_squares_and_other_optimizers_have_none() -> None
     scales = adam_scales(ranks)
     # squares of 0.25 each time: corrected, 0.25
     torch.testing.assert_close(scales, torch.full_like(scales, 1 / math.sqrt(0.5 + 1e-3)))
+    coded, other = Exact(1), toy_model()
+    kept = coded.distribute(other, Keeping(AdamW(beta2=0.9, eps=1e-3), States(format="fp8")))
+    assert adam_scales(coded) is None
+    for weight in other.parameters():
+        weight.grad = torch.full_like(weight, 0.5)
+    kept.step()
+    kept.step()
+    torch.testing.assert_close(adam_scales(coded), scales, rtol=0.05, atol=0)
     ranks.distribute(toy_model(), Lion())
     assert adam_scales(ranks) is None and roles_of(model)
 
