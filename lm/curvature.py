@@ -83,14 +83,14 @@ def sharpness(batch: Batch, positions: int, weights: list[Tensor], scales: Tenso
 
 
 def adam_scales(parallel: Parallel) -> Tensor | None:
-    """P^-1/2 of AdamW's state; None before the first update, for other optimizers, and where it is cautious or keeps its
-    moments in fewer bits: none of these moves by P^-1 times the mean."""
-    if not isinstance(parallel.optimizer, AdamWOptimizer) or parallel.optimizer.is_coded:
+    """P^-1/2 of AdamW's state; None before the first update, for other optimizers, and where it is cautious: none of these moves
+    by P^-1 times the mean."""
+    if not isinstance(parallel.optimizer, AdamWOptimizer):
         return None
     found = []
     for group in parallel.optimizer.param_groups:
         for weight in group["params"]:
-            state = parallel.optimizer.state.get(weight, {})
+            state = parallel.optimizer.state_of(weight, group)
             if not state or group["cautious"]:
                 return None
             step = int(state["step"])

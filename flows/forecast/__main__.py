@@ -20,7 +20,11 @@ HEAD = ["stage", "parameters", "steps", "tokens", "FLOP", "peak memory", "a back
 
 def row_of(stage: str, work: Work, found: Forecast) -> list[str]:
     """Cells of a stage's row, below HEAD."""
-    held = f"{found.positions:,} positions" if found.positions else "recomputed"
+    policy, held = work.recipe.recompute, f"{found.positions:,} positions" if found.positions else "a row"
+    if policy != "auto":
+        held += f", recompute: {policy}"
+    elif not found.positions:
+        held = "recomputed"
     return [
         stage, f"{found.parameters / 1e6:,.1f}M", f"{work.steps:,}", short(found.tokens), f"{found.flops:.2g}",
         f"{found.bytes / 1e9:.2f} GB", held, duration(found.seconds), "yes" if found.fits else "NO",

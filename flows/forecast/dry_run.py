@@ -32,6 +32,7 @@ from lm.training.parallel.base import Parallel
 from lm.training.parallel.exact import Exact
 from lm.training.rates import Rates
 from lm.training.recipe import Recipe
+from lm.training.recomputing import selective_of
 from tasks.about.work import Sampling, Step
 
 # glibc gives a block of 32 MiB a mapping of its own, which goes when the block goes. Smaller ones share a heap with holes:
@@ -43,14 +44,16 @@ LOOKED_AT = 64
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """positions: that a backward holds at once, 0 where activations are recomputed. Bytes at most: in the step, while
-    sampling, and of the state that a checkpoint copies. flops: of a token, with the matrices held as they are."""
+    """positions: that a backward holds at once, 0 where not even a row fits. Bytes at most: in the step, while sampling, and of
+    the state that a checkpoint copies. flops: of a token, with the matrices held as they are. forward_again: whether the
+    backward makes the products of the forward anew."""
 
     positions: int
     step_bytes: float
     sampling_bytes: float
     state_bytes: float
     flops: float
+    forward_again: bool
 
 
 class Live(TorchDispatchMode):
@@ -189,7 +192,8 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
     # with what trials go back to, the weights before an update and the mean movement
     saved = sum(tensor.nbytes for tensor in state) + older * copy + back
     saved += trained * (bool(recipe.fast_forward.every) + bool(recipe.lookahead.share))
-    return Rehearsed(positions, at_most, sampled, float(saved), flops)
+    again = step.model.recompute and selective_of(step.model) is None
+    return Rehearsed(positions, at_most, sampled, float(saved), flops, again)
 
 
 def refuse(step: Step, recipe: Recipe, steps: int, parallel: Parallel) -> None:

@@ -94,7 +94,7 @@ def forecast(
     """Forecast of `steps` steps of one size. process_bytes: of its process beside model and training, for a CPU. A checkpoint's
     copy of the state counts where the stage is long enough for one."""
     per_token = rehearsed.flops
-    forward_again = 4 / 3 if rehearsed.positions == 0 else 1.0
+    forward_again = 4 / 3 if rehearsed.forward_again else 1.0
     reached = UTILIZATION["gpu" if machine.gpu else "cpu"] * machine.flops
     sampled = step.sampling
     sampling = steps / sampled.steps * sampling_seconds(sampled, reached, machine) if sampled else 0.0

@@ -20,7 +20,13 @@ Roles = dict[str, Role]
 
 
 class Holding(Config):
-    """A method of lm/linears."""
+    """A method of lm/linears.
+
+    spans_rows: whether what a token gets depends on others of its pass beside those that attention shows it, of other rows and
+    later ones too, since a scale is made of all of them: wherever its layers are, in training mode and as the model evaluates.
+    """
+
+    spans_rows: ClassVar[bool] = False
 
     def check(self, names: list[str]) -> None:
         """Raises ConfigError for a parameter that does not fit a model with layers of these names."""

@@ -23,7 +23,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lm.config import ConfigError
 from lm.linears.adapter import generator_of
 from lm.linears.base import Chosen, Held
 
@@ -150,10 +149,6 @@ class PixelflyLinear(Held):
         blocks_PQBB = blocks_KBB.new_zeros(outputs, inputs, self.side, self.side)
         blocks_PQBB = blocks_PQBB.index_put((self.rows_K, self.columns_K), blocks_KBB)
         return blocks_PQBB.transpose(1, 2).reshape(self.out_features, self.in_features) + up_OR @ self.down
-
-    def begin(self, step: int, turn: bool) -> None:
-        if self.mix.numel() != 1:  # DeepSpeed restores no odd number of values
-            raise ConfigError("linear: zero3 cuts what pixelfly mixes by: set TOKENMILL_PARALLEL to fsdp or zero2")
 
 
 class Pixelfly(Chosen):

@@ -87,12 +87,23 @@ class Optimizer(torch.optim.Optimizer, ABC):
         spared = [len(set(group["updated"]) & set(MOMENTS)) for group in self.param_groups if "updated" in group]
         return (4 - self.states.bytes_a_number) * min(spared, default=0)
 
+    def bytes_of_squares(self) -> float:
+        """Bytes of memory a weight that its slots of SIDES take, over all of its weights."""
+        each = [(group, weight) for group in self.param_groups for weight in group["params"]]
+        bytes_ = sum(4 * weight.shape[SIDES[s]] ** 2 for group, weight in each for s in group["slots"] if s in SIDES)
+        return bytes_ / max(sum(weight.numel() for _, weight in each), 1)
+
     def _update_coded(self, weight: Tensor, group: dict[str, Any]) -> None:
         """Update one weight, whose moments are fp32 for as long as this takes."""
         state = self._state_of(weight, group["slots"])
         moments = self.states.decode(state, group["updated"])
         self.update([weight], [weight.grad], {slot: [value] for slot, value in moments.items()}, group)  # type: ignore[list-item]
         self.states.encode_(state, moments)
+
+    def state_of(self, weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """What is kept of a weight of this group, moments in fp32; empty before its first update."""
+        state = self.state.get(weight, {})
+        return self.states.decode(state, group["updated"]) if state and "updated" in group else state
 
     def _state_of(self, weight: Tensor, slots: tuple[str, ...]) -> dict[str, Tensor]:
         state = self.state[weight]

@@ -43,6 +43,11 @@ class DynamicFloat8(Formats):
 
 
 class Coat(Rounding):
+    """The scale of an input is that of all tokens of a pass: a token gets other numbers beside other rows, and sees later ones.
+    Evaluation of a model that is still held so, as within its training, sees that, too; the model that is saved does not.
+    """
+
+    spans_rows = True
     name: Literal["coat"] = "coat"
 
     def rounded(self, name: str, linear: nn.Linear) -> RoundedLinear:

@@ -156,6 +156,11 @@ class SteppedLinear(RoundedLinear):
 
 
 class BitSplit(Rounding):
+    """The step of an input is that of all tokens of a pass: a token gets other numbers beside other rows, and sees later ones.
+    Evaluation of a model that is still held so, as within its training, sees that, too; the model that is saved does not.
+    """
+
+    spans_rows = True
     name: Literal["int4"] = "int4"
     block: int = Field(32, gt=0, description="columns that a Hadamard transform mixes, at most; the paper: up to 1024")
     seed: int = Field(0, ge=0, description="of the noise of gradients and of the draws of their rows")

@@ -78,6 +78,12 @@ INTO_ATTENTION, BEHIND_ATTENTION = ("attention.query", "attention.key", "attenti
 
 
 class Jetfire(Rounding):
+    """A step of an input is that of a block of tokens, which may be of two rows: a token gets other numbers beside other rows,
+    and sees later ones. Evaluation of a model that is still held so, as within its training, sees that, too; the model that is
+    saved does not.
+    """
+
+    spans_rows = True
     name: Literal["jetfire"] = "jetfire"
     block: int = Field(32, gt=0, description="side of the squares that have a step")
     flow: bool = Field(True, description="results, and gradients of inputs, go on as INT8, too")

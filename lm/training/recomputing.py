@@ -1,8 +1,8 @@
 """Selective recomputation, Korthikanti et al. 2022 (arXiv:2205.05198): what products made is kept, all else is made anew.
 
 Norms, activations and sums cost a block little arithmetic and most of its memory. Differs from the paper: what is kept is the
-result of every matrix product and of attention, whose softmax a kernel does not keep anyway; the paper makes attention's scores
-anew and keeps all else.
+result of every matrix product, those of experts too, and of attention, whose softmax a kernel does not keep anyway; the paper
+makes attention's scores anew and keeps all else.
 """
 
 import weakref
@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 # Operators whose results are kept, as torch has them below autograd, and how names of others begin
-KEPT = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "tokenmill::attention"}
+KEPT = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "tokenmill::attention", "tokenmill::grouped_products"}
 ATTENTION = "aten::_scaled_dot_product_"
 
 

@@ -101,6 +101,11 @@ class RlConfig(Prompted):
                 f"linear: {self.linear.name} puts other numbers in a matrix's place, where older weights have the matrix: "
                 "set staleness to 0"
             )
+        if self.holding.spans_rows:
+            raise ValueError(
+                f"rounding: {self.rounding.name} has scales that span rows, by which an answer's probabilities depend on the "
+                "answers beside it: set rounding to {name: mus} or {name: none}"
+            )
         if self.stop_factor:
             raise ValueError("stop_factor: a policy's loss has no level to compare with: set it to 0")
         if isinstance(self.schedule, Feedback):

@@ -10,6 +10,9 @@ from benchmarks.rows import read
 from benchmarks.table import newest
 from flows.forecast import __main__ as plan
 from flows.forecast.estimate import Forecast, Machine
+from tasks.about.work import Lower, Work
+from tests.lm.models import toy_model
+from tests.lm.test_training import recipe
 from tests.project import ROOT
 
 HERE = Machine("this machine", False, 10**9, 1e12, 1e10)
@@ -43,3 +46,19 @@ def test_the_answer_for_programs_says_what_to_lower(
     first, *others = answer["stages"]
     assert answer["fits"] is False and first["lower"] == err.strip() and "needs 2.0 GB" in first["lower"]
     assert others and all(other["lower"] is None for other in others)
+
+
+@pytest.mark.parametrize(
+    ("policy", "positions", "said"),
+    [
+        ("auto", 0, "recomputed"),
+        ("auto", 1200, "1,200 positions"),
+        ("none", 0, "a row, recompute: none"),
+        ("whole", 1200, "1,200 positions, recompute: whole"),
+        ("selective", 0, "a row, recompute: selective"),
+    ],
+)
+def test_what_a_backward_holds_says_the_policy(policy: str, positions: int, said: str) -> None:
+    work = Work(recipe(recompute=policy), toy_model().config, 1, 1.0, lambda: pytest.fail("made"), Lower("", ""))
+    found = Forecast(1, 1.0, 1.0, 2e9, 1.0, 0.0, positions, 1, True, False, 1.0)
+    assert plan.row_of("sft", work, found)[plan.HEAD.index("a backward holds")] == said

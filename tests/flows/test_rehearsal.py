@@ -209,5 +209,7 @@ def test_a_step_holds_what_its_policy_keeps() -> None:
     found = {}
     for policy in ("none", "selective", "whole"):
         work = work_of("pretrain", *words, f"pretrain.recompute={policy}")
-        found[policy] = rehearse(work.step, work.recipe, work.steps, 10**10, False).step_bytes
+        rehearsed = rehearse(work.step, work.recipe, work.steps, 10**10, False)
+        found[policy] = rehearsed.step_bytes
+        assert rehearsed.positions > 0 and rehearsed.forward_again == (policy == "whole")
     assert found["whole"] < found["selective"] < found["none"]

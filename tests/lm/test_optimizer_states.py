@@ -15,8 +15,8 @@ from lm.averages import Ema, Last
 from lm.config import Config, ConfigError, methods_of
 from lm.linears import ReLoRA
 from lm.linears.base import roles_of
-from lm.optimizers import AdamW, Muon, OneBitAdam
-from lm.optimizers.base import Keeping
+from lm.optimizers import AdamW, Muon, OneBitAdam, Soap, SoapMuon
+from lm.optimizers.base import SIDES, Keeping
 from lm.optimizers.states import KIND, MOMENTS, States, decoded, encoded
 from lm.schedules import Cosine
 from lm.training.parallel.ddp import refuse
@@ -178,3 +178,17 @@ def test_a_forecast_counts_the_bytes_of_moments() -> None:
     assert parallel.bytes_a_weight == pytest.approx(20 - 2 * (4 - 1.0625))
     parallel.distribute(toy_model(seed=1), AdamW())
     assert parallel.bytes_a_weight == 20
+
+
+@pytest.mark.parametrize("method", [Soap(), SoapMuon()], ids=lambda method: method.name)
+def test_squares_over_rows_and_columns_are_of_the_memory(method: Any) -> None:
+    """As many bytes a weight as the optimizer holds of them after an update; the default's figure is what it was."""
+    model, parallel = toy_model(seed=1), Exact(1)
+    optimizer = parallel.distribute(model, method)
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    squares = sum(t.nbytes for slots in optimizer.state.values() for slot, t in slots.items() if slot in SIDES)
+    assert squares > 0 and parallel.bytes_a_weight == pytest.approx(20 + squares / model.num_parameters())
+    parallel.distribute(toy_model(seed=1), Muon())
+    assert parallel.bytes_a_weight == 20.0

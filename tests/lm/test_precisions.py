@@ -96,6 +96,18 @@ def test_hidden_matrices_are_rounded_and_master_weights_come_back_to_the_bit(met
 
 
 @EVERY
+def test_a_token_sees_other_rows_and_later_tokens_only_where_that_is_said(method: type[Config]) -> None:
+    model = held(method()).eval()
+    changed = IDS[:1].clone()
+    changed[0, 20:] = IDS[1, 20:]
+    with torch.no_grad():
+        alone, beside, before = model(IDS[:1]), model(IDS)[:1], model(changed)[:, :20]
+    for found, wanted in ((beside, alone), (before, alone[:, :20])):
+        apart = (found - wanted).abs().max() > 1e-3 * alone.abs().max()
+        assert apart == method.spans_rows
+
+
+@EVERY
 def test_routers_and_what_makes_filters_stay_exact(method: type[Config]) -> None:
     experts = held(method(), feed_forward={"name": "experts", "experts": 3, "active": 2})
     assert not any("router" in name for name in experts.held) and any("experts" in name for name in experts.held)

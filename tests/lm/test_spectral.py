@@ -442,11 +442,10 @@ def test_the_first_values_of_a_thin_product_follow_from_seed_and_layer() -> None
     assert not torch.equal(one[key].down, other.held[key].down) and not torch.equal(one[key].down, one[query].down)
 
 
-def test_zero3_that_has_cut_what_pixelfly_mixes_by_is_refused() -> None:
-    layer = layer_of(Pixelfly(), [1.0, 2.0])
-    layer.mix.data = torch.empty(0)
+def test_zero3_that_cuts_what_pixelfly_mixes_by_is_refused_before_it_is_cut() -> None:
+    zero = pytest.importorskip("lm.training.parallel.zero")
     with pytest.raises(ConfigError, match="linear: zero3 cuts what pixelfly mixes by: set TOKENMILL_PARALLEL to fsdp"):
-        layer.begin(0, False)
+        zero.Zero(3, False, recipe(Pixelfly())).distribute(held(Pixelfly), AdamW())
 
 
 def test_compiled_factors_give_the_same_gradients() -> None:

@@ -13,6 +13,7 @@ from lm.checkpoint import save_model
 from lm.config import ConfigError, methods_of
 from lm.linears import AdaLoRA, LoRA, VeRA
 from lm.optimizers import AdamW
+from lm.precisions import BitSplit, Coat, Jetfire, MuS
 from lm.problems.example import Example
 from lm.prompts import Ept, PromptTuning
 from lm.temperature import COLDEST
@@ -222,6 +223,15 @@ def test_a_loss_is_not_held_to_its_level_and_logits_not_divided_by_nearly_nothin
     assert config(temperature=COLDEST).temperature == COLDEST
     with pytest.raises(ValueError, match="temperature"):
         config(temperature=COLDEST / 2)
+
+
+def test_scales_that_span_rows_are_refused() -> None:
+    for rounding in (Coat(), Jetfire(), BitSplit()):
+        with pytest.raises(
+            ValueError, match=f"rounding: {rounding.name} has scales that span rows, .*: set rounding to"
+        ):
+            config(rounding=rounding)
+    assert config(rounding=MuS()).rounding == MuS()
 
 
 EVERYTHING = {

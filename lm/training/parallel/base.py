@@ -26,7 +26,8 @@ class Parallel(ABC):
     would have them, whatever a rank holds.
     """
 
-    # of memory that a rank has for a weight that is trained: itself in fp32, gradient, two moments and a running average
+    # of memory that a rank has for a weight that is trained: itself in fp32, gradient, two moments and a running average;
+    # `distribute` takes away what moments in fewer bits spare, and adds an optimizer's squares over rows and columns
     bytes_a_weight = 20.0
     # and for one that is not
     bytes_a_frozen_weight = 4.0
@@ -39,7 +40,7 @@ class Parallel(ABC):
         """Spread the model over the ranks, in place, and build the method's optimizer of what this rank holds."""
         named = [(n, w) for n, w in model.named_parameters() if w.requires_grad]
         optimizer = with_rates(method.build(named, roles_of(model)), named, rates_of(model))
-        self.bytes_a_weight = type(self).bytes_a_weight - optimizer.bytes_spared()
+        self.bytes_a_weight = type(self).bytes_a_weight - optimizer.bytes_spared() + optimizer.bytes_of_squares()
         self._know(model, optimizer, dict(model.named_parameters()), model.state_dict())
         return optimizer
 

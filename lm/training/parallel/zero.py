@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lm.config import ConfigError
 from lm.distributed import world_size
+from lm.linears import Pixelfly
 from lm.linears.base import rates_of, roles_of
 from lm.model import Decoder
 from lm.optimizers.base import SCALARS, Optimizer, with_rates
@@ -68,6 +69,8 @@ class Zero(DDP):
                 f"linear: {held.name} changes weights between steps, which ZeRO keeps in pieces of its own: set "
                 "TOKENMILL_PARALLEL to exact or ddp"
             )
+        if self._stage == 3 and isinstance(held, Pixelfly):  # DeepSpeed restores no odd number of values
+            raise ConfigError("linear: zero3 cuts what pixelfly mixes by: set TOKENMILL_PARALLEL to fsdp or zero2")
         if self._stage == 3 and model.prompt is not None:
             raise ConfigError(
                 "soft_prompt: zero3 cuts it, and it is read whole: set TOKENMILL_PARALLEL to zero2 or fsdp"
