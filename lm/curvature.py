@@ -83,8 +83,8 @@ def sharpness(batch: Batch, positions: int, weights: list[Tensor], scales: Tenso
 
 
 def adam_scales(parallel: Parallel) -> Tensor | None:
-    """P^-1/2 of AdamW's state; None before the first update, for other optimizers, and where it is cautious: none of these moves
-    by P^-1 times the mean."""
+    """P^-1/2 of AdamW's state; None before the first update, for other optimizers, and where it is cautious: none of these
+    moves by P^-1 times the mean."""
     if not isinstance(parallel.optimizer, AdamWOptimizer):
         return None
     found = []
