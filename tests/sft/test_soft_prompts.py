@@ -11,9 +11,10 @@ from torch import Tensor
 
 from flows.forecast.dry_run import rehearse
 from flows.params.compose import compose
+from lm import precisions
 from lm.averages import Last
 from lm.checkpoint import load_model, save_model
-from lm.config import ConfigError
+from lm.config import ConfigError, methods_of
 from lm.optimizers import AdamW
 from lm.prompts import Ept, PromptTuning
 from lm.prompts.base import put_prompt
@@ -101,6 +102,20 @@ def test_rows_of_several_conversations_are_refused_as_parameters_are_read(tmp_pa
 def test_a_critic_that_would_be_frozen_is_refused() -> None:
     with pytest.raises(ValidationError, match="soft_prompt: the critic of gae begins as the policy"):
         rl_config(advantage={"name": "gae"}, soft_prompt=PromptTuning())
+
+
+@pytest.mark.parametrize("method", methods_of(precisions), ids=lambda method: method.model_fields["name"].default)
+def test_a_rounding_that_is_taken_beside_a_prompt_trains_nothing_but_the_prompt(method: Any) -> None:
+    """Numbers of its layers' own would be trained for nobody: they go when matrices are dense again."""
+    model = toy_model()
+    put_prompt(model, PromptTuning(length=3))
+    model.hold(method())
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    if trained == {"prompt.vectors"}:
+        assert rl_config(soft_prompt=PromptTuning(), rounding=method()).learns_prompt
+        return
+    with pytest.raises(ValidationError, match="soft_prompt: the model stays as it is, and rounding int4 trains"):
+        rl_config(soft_prompt=PromptTuning(), rounding=method())
 
 
 def test_a_policy_with_a_prompt_is_held_to_the_model_without() -> None:
