@@ -31,8 +31,8 @@ class Prompted(Recipe):
             )
         if self.learns_prompt and isinstance(self.rounding, Rounding) and own_numbers(self.rounding):
             raise ValueError(
-                f"soft_prompt: the model stays as it is, and rounding {self.rounding.name} trains numbers of its layers' own: set "
-                "either to its default"
+                f"soft_prompt: the model stays as it is, and rounding {self.rounding.name} trains numbers of its layers' own: "
+                "set either to its default"
             )
         return self
 

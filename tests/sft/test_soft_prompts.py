@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from flows.forecast.dry_run import rehearse
+from flows.forecast.estimate import MACHINES
+from flows.forecast.forecasts import forecast_of
 from flows.params.compose import compose
 from lm import precisions
 from lm.averages import Last
@@ -20,6 +22,7 @@ from lm.prompts import Ept, PromptTuning
 from lm.prompts.base import put_prompt
 from lm.sampler import generate
 from lm.schedules import Wsd
+from lm.training.flops import flops_per_token
 from tasks.about.needs import needs_of
 from tasks.about.sections import Sections
 from tasks.core.log import Log
@@ -147,10 +150,33 @@ def test_the_forecast_knows_what_is_trained() -> None:
     assert 0.6 * whole.flops < soft.flops < 0.9 * whole.flops
 
 
-def rehearsed(*changes: str) -> Any:
-    work = needs_of("sft", sections(*changes)).work
+def rehearsed(*changes: str, stage: str = "sft") -> Any:
+    work = needs_of(stage, sections(*changes)).work
     assert work
     return rehearse(work.step, work.recipe, work.steps, 2**33, False)
+
+
+@pytest.mark.parametrize("stage", ["rl", "preference", "reward", "sft"])
+def test_a_stage_behind_one_that_learned_a_prompt_is_forecast_with_it(stage: str) -> None:
+    """More positions for as many tokens, parameters that are trained, and where answers are written a longer cache."""
+    changes = {
+        "sft": ["sft.packing=false", "sft.model=rl", "rl.model=pretrain"],
+        "rl": ["sft.packing=false"],
+    }.get(stage, ["sft.packing=false", f"{stage}.model=sft"])
+    before = "rl" if stage == "sft" else "sft"
+    behind = f"{before}.soft_prompt={{name: ept, length: 100, places: 7}}"
+    works = [needs_of(stage, sections(*changes, *more)).work for more in ([], [behind])]
+    found = [work and forecast_of(work, MACHINES["h200"], 0) for work in works]
+    assert works[1] and found[0] and found[1]
+    width = works[1].shape.width
+    assert found[1].parameters == found[0].parameters + (100 + 7) * width
+    bare, carrying = (rehearsed(*changes, *more, stage=stage) for more in ([], [behind]))
+    step = works[1].step()
+    assert carrying.flops == flops_per_token(step.model, step.batch.length) > 1.2 * bare.flops
+    assert carrying.positions < bare.positions and carrying.step_bytes > bare.step_bytes
+    if step.sampling:
+        assert step.sampling.model is step.model and carrying.sampling_bytes > bare.sampling_bytes
+        assert found[1].sampling_seconds > found[0].sampling_seconds
 
 
 def test_what_reads_such_a_model_and_has_no_place_for_a_prompt_says_so_first(tmp_path: Path) -> None:
