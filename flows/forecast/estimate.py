@@ -125,17 +125,19 @@ def sampling_seconds(sampling: Sampling, reached: float, machine: Machine) -> fl
     """Seconds for one batch of answers: a token of each row reads all weights and slots of the cache; a prompt is products. On
     a CPU all slots in fp32, on a GPU those filled, half of an answer's on average, in bf16.
 
-    Counted as if every answer had all its tokens, which an answer that ends sooner has not.
+    Vectors that the model carries in front of every prompt count as tokens of it. Counted as if every answer had all its
+    tokens, which an answer that ends sooner has not.
     """
     config, rows = sampling.model.config, sampling.rows
     weights, active = sampling.model.num_parameters(), sampling.model.num_active()
-    slots: float = capacity_of(sampling.prompt, sampling.new_tokens, config.context, machine.gpu)
+    carried = len(sampling.model.prompt or ())
+    slots: float = capacity_of(sampling.prompt, sampling.new_tokens, config.context, machine.gpu) + carried
     if machine.gpu:
-        slots = sampling.prompt + sampling.new_tokens / 2
+        slots = carried + sampling.prompt + sampling.new_tokens / 2
     each = 2 if machine.gpu else 4
     token = max(2 * active * rows / reached, each * (weights + rows * config.kept(slots)) / machine.bandwidth)
     token += config.layers * LAYER_SECONDS["gpu" if machine.gpu else "cpu"]
-    read = whole_pieces(sampling.prompt, config.context) * sampling.prompts
+    read = (carried + whole_pieces(sampling.prompt, config.context)) * sampling.prompts
     return 2 * active * read / reached + token * sampling.new_tokens * sampling.answers / rows
 
 

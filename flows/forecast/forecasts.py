@@ -20,6 +20,7 @@ from flows.forecast.estimate import (
 )
 from flows.forecast.imports import imports_bytes
 from flows.forecast.unfilled import Unfilled, without_numbers
+from lm.prompts.base import put_prompt
 from lm.training.loop import checkpoint_seconds
 from lm.training.memory import memory_bytes
 from tasks.about.needs import needs_of
@@ -102,6 +103,8 @@ def forecast_of(work: Work, machine: Machine, imports: int | None = None) -> For
     on_this = not machine.gpu
     rehearsed = rehearse(work.step, work.recipe, work.steps, None if on_this else machine.memory, machine.gpu)
     step = step_of(work)
+    with without_numbers():
+        put_prompt(step.model, getattr(work.recipe, "soft_prompt", None))
     tracker = TRACKER_BYTES if TRACKING.read() == "on" else 0
     imported = IMPORTS_THERE if machine.gpu else imports or imports_bytes()
     process = PROCESS_BYTES - IMPORTS_THERE + imported + tracker + work.data_bytes

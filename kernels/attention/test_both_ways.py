@@ -7,15 +7,17 @@ import torch
 from torch import Tensor
 
 from kernels.attention import attention, reference
-from kernels.attention.both_ways import attention_both_ways, visible_in
+from kernels.attention.both_ways import attention_both_ways, hidden_in
 from kernels.attention.documents import documents_of
 from kernels.attention.test_attention import HEADS, SHAPES, TOLERANCE, inputs, results
 
 
 def both_ways(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor | None) -> Tensor:
     rows, length = q.shape[:2]
-    visible = None if bounds is None else visible_in(documents_of(bounds, rows, length, q.device), rows, length)
-    return attention_both_ways(q, k, v, visible)
+    hidden = None
+    if bounds is not None:
+        hidden = hidden_in(documents_of(bounds, rows, length, q.device), rows, length, q.dtype)
+    return attention_both_ways(q, k, v, hidden)
 
 
 def wanted(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor | None) -> Tensor:

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.attention import attention
-from kernels.attention.both_ways import attention_both_ways, visible_in
+from kernels.attention.both_ways import attention_both_ways, hidden_in
 from kernels.decode_attention import decode_attention
 from kernels.norm_rope import norm_rotate
 from kernels.projections import projections
 from kernels.rope import rotate
 from lm.config import ConfigError
-from lm.context import Context
+from lm.context import Context, autocast_dtype
 from lm.mixers.base import Mixer
 from lm.quantized.inputs import Rounding, codes_of, decoded
 from lm.shape import MASKED, Shape
@@ -190,7 +190,8 @@ class Attention(Mixer):
         are the first; and without a state, but for documents in which tokens see both ways."""
         state, positions_BT = context.state, context.positions_BT
         if not shape.causal and context.documents is not None:
-            return visible_in(context.documents, rows, length)
+            products = autocast_dtype(context.cos) or context.cos.dtype
+            return hidden_in(context.documents, rows, length, products)
         if state is None or positions_BT is None:
             return None
         if isinstance(state, RoundedKeysAndValues):

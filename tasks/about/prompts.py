@@ -2,24 +2,42 @@
 
 from collections.abc import Iterator
 
+import torch
+
+from lm.model import Decoder, ModelConfig
+from lm.prompts.base import Carried, Prompt
 from lm.training.prompted import Prompted
 from tasks.about.finding import Finding
 from tasks.about.sections import Sections
 from tasks.core.config import CHECKPOINT
 
 
-def carries_prompt(sections: Sections, model: str | None) -> bool:
-    """Whether the model of this name begins every text with a prompt that a stage before has learned."""
+def learned_prompt(sections: Sections, model: str | None) -> Prompt | None:
+    """How a stage has learned the prompt that the model of this name begins every text with; None: it begins with none."""
     seen: set[str] = set()
     while model is not None and model != CHECKPOINT and model not in seen:
         config = sections[model]
         if not isinstance(config, Prompted):
-            return False
-        if config.learns_prompt:
-            return True
+            return None
+        if isinstance(config.soft_prompt, Prompt):
+            return config.soft_prompt
         seen.add(model)
         model = sections.starts_from(model)
-    return False
+    return None
+
+
+def carries_prompt(sections: Sections, model: str | None) -> bool:
+    """Whether the model of this name begins every text with a prompt that a stage before has learned."""
+    return learned_prompt(sections, model) is not None
+
+
+def model_like(shape: ModelConfig, sections: Sections, start: str | None) -> Decoder:
+    """A model of this shape, with an empty prompt as large as the one that the model of the name `start` carries, if any."""
+    made, method = Decoder(shape), learned_prompt(sections, start)
+    if method is not None:
+        sizes = method.build(torch.zeros(1, 1)).described()
+        made.carry(Carried.of(sizes, shape.width))
+    return made
 
 
 def check_carries(sections: Sections, stage: str) -> Iterator[Finding]:

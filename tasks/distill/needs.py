@@ -13,6 +13,7 @@ from lm.model_folder import is_hugging_face
 from lm.sampler import rows_for
 from lm.training.batch import Batch, Metrics
 from tasks.about.problem_lengths import last_of, longest_prompt
+from tasks.about.prompts import model_like
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import Sampling, StageNeeds, Step, Work
@@ -61,7 +62,7 @@ def work(sections: Sections, student: ModelConfig) -> Work:
     stored = isinstance(config.teachers, Stored)
 
     def step() -> Step:
-        teachers = [] if stored else [Decoder(teaches).requires_grad_(False)]
+        teachers = [] if stored else [model_like(teaches, sections, config.model).requires_grad_(False)]
         model = Decoder(student)
         matching = None if stored else config.match.open(model, teachers[0], 0)
         match = Matched(matching, matching.weight(0)) if matching else None

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from lm.model import Decoder, ModelConfig
+from lm.model import ModelConfig
 from lm.training.batch import Batch, Metrics
 from tasks.about.pairs import lengths_of
 from tasks.about.problem_lengths import last_of
+from tasks.about.prompts import model_like
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import StageNeeds, Step, Work
@@ -26,7 +27,7 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
     B, T = 2 * config.batch, longest - 1
 
     def step() -> Step:
-        model, ids_BN = Decoder(shape), torch.zeros((B, T + 1), dtype=torch.int64)
+        model, ids_BN = model_like(shape, sections, config.model), torch.zeros((B, T + 1), dtype=torch.int64)
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             R = rows.stop - rows.start

@@ -1,7 +1,12 @@
 """What pretrain takes: its model and checkpoints on disk, and the step that it repeats."""
 
+from dataclasses import replace
+
 import torch
 
+from kernels.attention.documents import whole_rows
+from lm.cache import Cache
+from lm.context import Context
 from lm.hugging_face.load import config_of as shape_in
 from lm.model import Decoder, ModelConfig
 from lm.training.batch import Batch
@@ -10,6 +15,14 @@ from tasks.about.training import STATE, checkpoint_bytes, lower, model_bytes
 from tasks.about.work import StageNeeds, Step, Work
 from tasks.core.config import CHECKPOINT, ConfigError
 from tasks.pretrain.step import loss_of
+
+
+class OfDocuments(Decoder):
+    """A model whose passes stay within documents, wherever those begin: what they hold does not depend on that."""
+
+    def _by_layer(self, context: Context, cache: Cache | None, rows: int, length: int) -> list[Context]:
+        documents = whole_rows(rows, length, context.cos.device)
+        return super()._by_layer(replace(context, documents=documents), cache, rows, length)
 
 
 def shape(sections: Sections) -> ModelConfig:
@@ -46,8 +59,11 @@ def work(sections: Sections, made: ModelConfig) -> Work:
         key = sections.key("pretrain", "context")
         raise ConfigError(f"{key}: a context of {made.context} is shorter than the plan's sequences of {T} tokens")
 
+    # kernels that look back alone hold nothing more for documents
+    kind = OfDocuments if config.within_documents and not made.causal else Decoder
+
     def step() -> Step:
-        model, ids_BN = Decoder(made), torch.zeros((B, T + 1), dtype=torch.int64)
+        model, ids_BN = kind(made), torch.zeros((B, T + 1), dtype=torch.int64)
         config.objective.bring(model, 0)
         loss = lambda rows: loss_of(config.objective, model, ids_BN, None, rows, B * T)  # noqa: E731
         return Step(model, Batch(B, T, B * T, loss), growth=config.growth if config.growth.grows else None)

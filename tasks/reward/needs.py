@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from lm.heads import ScalarHeads, put_heads
-from lm.model import Decoder, ModelConfig
+from lm.model import ModelConfig
 from lm.training.batch import Batch, Metrics
 from tasks.about.pairs import lengths_of
+from tasks.about.prompts import model_like
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import StageNeeds, Step, Work
@@ -26,7 +27,7 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
     B, T = 2 * config.batch, max(lengths_of("reward", source, config.problems, shape)[0] for source in config.pairs)
 
     def step() -> Step:
-        model, ids_BT = Decoder(shape), torch.zeros((B, T), dtype=torch.int64)
+        model, ids_BT = model_like(shape, sections, config.model), torch.zeros((B, T), dtype=torch.int64)
         put_heads(model, ScalarHeads(shape.width, config.members, config.seed))
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:

@@ -7,6 +7,7 @@ from lm.model import Decoder, ModelConfig
 from lm.sampler import rows_for
 from lm.training.batch import Batch, Metrics
 from tasks.about.problem_lengths import conversations, last_of, longest_prompt
+from tasks.about.prompts import model_like
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import Sampling, StageNeeds, Step, Work
@@ -58,10 +59,9 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
     judging = [critic_shape(sections)] * CRITIC * critic
 
     def step() -> Step:
-        model, ids_BN = Decoder(shape), torch.zeros((B, T + 1), dtype=torch.int64)
-        frozen = tuple(
-            Decoder(each).requires_grad_(False) for each in [shape] * config.loss.needs_reference + scoring + judging
-        )
+        model, ids_BN = model_like(shape, sections, config.model), torch.zeros((B, T + 1), dtype=torch.int64)
+        held_to = [model_like(shape, sections, config.model)] * config.loss.needs_reference
+        frozen = tuple(each.requires_grad_(False) for each in [*held_to, *map(Decoder, [*scoring, *judging])])
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             R = rows.stop - rows.start

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from lm.conversations.dialogue import Dialogue
 from lm.conversations.files import dialogues_of, files_of
-from lm.model import Decoder, ModelConfig
+from lm.model import ModelConfig
 from lm.training.batch import Batch, Metrics
 from tasks.about.problem_lengths import conversations, counter
+from tasks.about.prompts import model_like
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import StageNeeds, Step, Work
@@ -86,7 +87,7 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
     answered = mean(answer for _, answer in lengths) / (T + 1)
 
     def step() -> Step:
-        model, ids_BN = Decoder(shape), torch.zeros((B, T + 1), dtype=torch.int64)
+        model, ids_BN = model_like(shape, sections, config.model), torch.zeros((B, T + 1), dtype=torch.int64)
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             kept_K = torch.arange(int((rows.stop - rows.start) * T * answered) + 1)

@@ -10,15 +10,19 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from flows.forecast.dry_run import rehearse
+from flows.forecast.estimate import MACHINES
+from flows.forecast.forecasts import forecast_of
 from flows.params.compose import compose
+from lm import precisions
 from lm.averages import Last
 from lm.checkpoint import load_model, save_model
-from lm.config import ConfigError
+from lm.config import ConfigError, methods_of
 from lm.optimizers import AdamW
 from lm.prompts import Ept, PromptTuning
 from lm.prompts.base import put_prompt
 from lm.sampler import generate
 from lm.schedules import Wsd
+from lm.training.flops import flops_per_token
 from tasks.about.needs import needs_of
 from tasks.about.sections import Sections
 from tasks.core.log import Log
@@ -103,6 +107,20 @@ def test_a_critic_that_would_be_frozen_is_refused() -> None:
         rl_config(advantage={"name": "gae"}, soft_prompt=PromptTuning())
 
 
+@pytest.mark.parametrize("method", methods_of(precisions), ids=lambda method: method.model_fields["name"].default)
+def test_a_rounding_that_is_taken_beside_a_prompt_trains_nothing_but_the_prompt(method: Any) -> None:
+    """Numbers of its layers' own would be trained for nobody: they go when matrices are dense again."""
+    model = toy_model()
+    put_prompt(model, PromptTuning(length=3))
+    model.hold(method())
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    if trained == {"prompt.vectors"}:
+        assert rl_config(soft_prompt=PromptTuning(), rounding=method()).learns_prompt
+        return
+    with pytest.raises(ValidationError, match="soft_prompt: the model stays as it is, and rounding int4 trains"):
+        rl_config(soft_prompt=PromptTuning(), rounding=method())
+
+
 def test_a_policy_with_a_prompt_is_held_to_the_model_without() -> None:
     model, plain = policy(), policy()
     put_prompt(model, PromptTuning(length=3))
@@ -132,10 +150,33 @@ def test_the_forecast_knows_what_is_trained() -> None:
     assert 0.6 * whole.flops < soft.flops < 0.9 * whole.flops
 
 
-def rehearsed(*changes: str) -> Any:
-    work = needs_of("sft", sections(*changes)).work
+def rehearsed(*changes: str, stage: str = "sft") -> Any:
+    work = needs_of(stage, sections(*changes)).work
     assert work
     return rehearse(work.step, work.recipe, work.steps, 2**33, False)
+
+
+@pytest.mark.parametrize("stage", ["rl", "preference", "reward", "sft"])
+def test_a_stage_behind_one_that_learned_a_prompt_is_forecast_with_it(stage: str) -> None:
+    """More positions for as many tokens, parameters that are trained, and where answers are written a longer cache."""
+    changes = {
+        "sft": ["sft.packing=false", "sft.model=rl", "rl.model=pretrain"],
+        "rl": ["sft.packing=false"],
+    }.get(stage, ["sft.packing=false", f"{stage}.model=sft"])
+    before = "rl" if stage == "sft" else "sft"
+    behind = f"{before}.soft_prompt={{name: ept, length: 100, places: 7}}"
+    works = [needs_of(stage, sections(*changes, *more)).work for more in ([], [behind])]
+    found = [work and forecast_of(work, MACHINES["h200"], 0) for work in works]
+    assert works[1] and found[0] and found[1]
+    width = works[1].shape.width
+    assert found[1].parameters == found[0].parameters + (100 + 7) * width
+    bare, carrying = (rehearsed(*changes, *more, stage=stage) for more in ([], [behind]))
+    step = works[1].step()
+    assert carrying.flops == flops_per_token(step.model, step.batch.length) > 1.2 * bare.flops
+    assert carrying.positions < bare.positions and carrying.step_bytes > bare.step_bytes
+    if step.sampling:
+        assert step.sampling.model is step.model and carrying.sampling_bytes > bare.sampling_bytes
+        assert found[1].sampling_seconds > found[0].sampling_seconds
 
 
 def test_what_reads_such_a_model_and_has_no_place_for_a_prompt_says_so_first(tmp_path: Path) -> None:
