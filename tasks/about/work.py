@@ -67,7 +67,7 @@ class Work:
     full_steps: int | None = None
     parts: tuple[int, ...] = ()
 
-    def tokens_after(self, counts: Sequence[int]) -> list[float]:
+    def tokens_after(self, counts: Sequence[float]) -> list[float]:
         """Tokens of as many of the first steps as each count says."""
         if not self.parts:
             return [count * (self.tokens / self.steps) for count in counts]

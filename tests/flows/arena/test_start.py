@@ -87,8 +87,8 @@ def test_a_target_of_a_model_that_grows_is_refused(tmp_path: Path) -> None:
 def ran(*assigned: str) -> tuple[Work, Outcome]:
     """What is said of a run of these parameters, whose rate decays in the last quarter of the steps."""
     work = works_of(compose(ROOT, "arena", list(assigned)), ["pretrain"])["pretrain"]
-    rates = [(step, 1.0 if 4 * step < 3 * work.steps else 0.5) for step in range(work.steps)]
-    losses = [(step, 3.0) for step in range(work.steps)]
+    rates = [(float(step), 1.0 if 4 * step < 3 * work.steps else 0.5) for step in range(work.steps)]
+    losses = [(float(step), 3.0) for step in range(work.steps)]
     trained = Stage("pretrain", [], Path(), curves={"loss": losses, RATE: rates})
     return work, outcome_of(Job("arm", {}, 0, []), "digest", 3.0, trained, work, "data", 0.0)
 
