@@ -201,7 +201,7 @@ def refuse(step: Step, recipe: Recipe, steps: int, parallel: Parallel) -> None:
     mean = RunningAverage(recipe.average)
     HeldLayers(step.model, parallel.optimizer, mean)
     Forwarding(recipe.fast_forward, parallel)
-    rates = Rates(recipe.schedule, 1, parallel)
+    rates = Rates(recipe.schedule, steps, parallel)
     LookingAhead(recipe.lookahead, parallel, rates.factor)
     if step.growth:
         Growing(step.growth).join(parallel, mean, steps)

@@ -172,10 +172,10 @@ def test_what_trials_go_back_to_is_in_checkpoints_and_in_the_memory_of_a_cpu(pla
         Recipe.model_validate({**given, "schedule": schedule})
         for schedule in ({"name": "cosine"}, {"name": "auto_lrs"})
     ]
-    without, tried = (rehearse(plain.step, recipe, 10, 10**9, False) for recipe in ways)
+    without, tried = (rehearse(plain.step, recipe, 100, 10**9, False) for recipe in ways)
     assert tried.state_bytes == 2 * without.state_bytes
     assert tried.step_bytes - without.step_bytes == without.state_bytes
-    on_gpu = [rehearse(plain.step, recipe, 10, 10**9, True).step_bytes for recipe in ways]
+    on_gpu = [rehearse(plain.step, recipe, 100, 10**9, True).step_bytes for recipe in ways]
     assert on_gpu[0] == on_gpu[1]
 
 
