@@ -29,9 +29,10 @@ class Prompted(Recipe):
                 f"soft_prompt: the model stays as it is, and linear {self.linear.name} trains its matrices: set either to its "
                 "default"
             )
+        rounding = self.rounding.name
         if self.learns_prompt and isinstance(self.rounding, Rounding) and own_numbers(self.rounding):
             raise ValueError(
-                f"soft_prompt: the model stays as it is, and rounding {self.rounding.name} trains numbers of its layers' own: "
+                f"soft_prompt: the model stays as it is, and rounding {rounding} trains numbers of its layers' own: "
                 "set either to its default"
             )
         return self

@@ -19,8 +19,9 @@ def learned_prompt(sections: Sections, model: str | None) -> Prompt | None:
         config = sections[model]
         if not isinstance(config, Prompted):
             return None
-        if isinstance(config.soft_prompt, Prompt):
-            return config.soft_prompt
+        if config.learns_prompt:
+            found: Prompt = config.soft_prompt
+            return found
         seen.add(model)
         model = sections.starts_from(model)
     return None
