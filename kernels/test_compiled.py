@@ -88,7 +88,8 @@ def test_products_are_not_added_to_copies() -> None:
 TRACE = """
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from lm.model import Block, Decoder, ModelConfig
+from lm.block import Block
+from lm.model import Decoder, ModelConfig
 
 graphs = []
 def backend(graph, inputs):

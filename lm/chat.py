@@ -15,8 +15,10 @@ from kernels.pick import pick
 from lm.checkpoint import device
 from lm.model import Decoder
 from lm.model_folder import read_model
-from lm.strategies.base import COLDEST, Asked, Strategy
+from lm.softcap import capped
+from lm.strategies.base import Asked, Strategy
 from lm.strategies.named import strategy_of
+from lm.temperature import COLDEST
 from lm.tokenizer import Tokenizer
 
 SHOWN = 3  # problems that the banner names
@@ -38,6 +40,7 @@ def tokens_of(
     divisor = temperature if temperature >= COLDEST else 0.0
     cache = model.new_cache(1, len(prompt) + count)
     logits_1V = F.linear(model.hidden(torch.tensor([prompt], device=where), cache)[:, -1], model.head_weight)
+    logits_1V = capped(logits_1V, model.config.logit_softcap)
     for point in np.random.Generator(np.random.Philox(key=[seed, 0])).random(count):
         ids_1, _ = pick(logits_1V, divisor, torch.tensor([point], device=where))
         yield int(ids_1)

@@ -13,19 +13,22 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lm.config import mistakes
+from lm.config import ConfigError, mistakes
 from lm.files import write_json
 from lm.hugging_face.adapters import save_adapter
+from lm.hugging_face.prompts import save_prompt
 from lm.model import Decoder, ModelConfig
+from lm.prompts.base import Carried, Left
 from lm.quantized.inputs import Rounding, round_inputs_of
 from lm.quantized.state import unpack_state
 from lm.quantized.trained import TrainedIn, save_trained_in
+from lm.shape import MASKED
 from lm.tokenizer import Tokenizer
 
 
 def save_model(folder: Path, model: Decoder, tokenizer: Tokenizer) -> None:
-    """Write the model, and what is left of how its matrices were held: an adapter, or the whole numbers that it was trained in;
-    the same weights give the same bytes."""
+    """Write the model, and what is left of how it was trained: an adapter, a prompt, or the whole numbers of its matrices; the
+    same weights give the same bytes."""
     save_file(
         {name: weight.detach().cpu().contiguous() for name, weight in model.state_dict().items()},
         folder / "model.safetensors",
@@ -34,13 +37,16 @@ def save_model(folder: Path, model: Decoder, tokenizer: Tokenizer) -> None:
     tokenizer.save(folder)
     if isinstance(model.learned, TrainedIn):
         save_trained_in(folder, model.learned)
+    elif isinstance(model.learned, Left):
+        save_prompt(folder, model.learned, model.config)
     elif model.learned:
         save_adapter(folder, model.learned, model.config)
 
 
 def description_of(model: Decoder, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What config.json says of a model: its shape, and the contract of its tokenizer."""
-    return {"model": model.config.described(), "contract": asdict(tokenizer.contract)}
+    """What config.json says of a model: its shape, the contract of its tokenizer, and the sizes of a prompt that it carries."""
+    carried = {} if model.prompt is None else {"soft_prompt": model.prompt.described()}
+    return {"model": model.config.described(), "contract": asdict(tokenizer.contract), **carried}
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -59,13 +65,16 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def load_model(folder: Path) -> tuple[Decoder, Tokenizer]:
+def load_model(folder: Path, masked: bool = False) -> tuple[Decoder, Tokenizer]:
     """The model, in fp32 and evaluation mode, and its tokenizer; a quantized model comes back dequantized,
     its matrices seeing rounded inputs, and its cache in whole numbers, where it was made so.
 
+    masked: whether it may be one that is not causal, such as masked diffusion trains.
     Raises ValueError naming the file that is missing, torn or does not fit the others.
     """
     description = read_description(folder)
+    if not (masked or description["model"].get("causal", True)):
+        raise ConfigError(f"{folder}: {MASKED}")
     try:
         state = load_file(folder / "model.safetensors")
     except (FileNotFoundError, SafetensorError) as error:
@@ -89,6 +98,11 @@ def load_model(folder: Path) -> tuple[Decoder, Tokenizer]:
             f"{folder}: the model has {config.vocab_size} tokens, its tokenizer.json {tokenizer.vocab_size}"
         )
     model = Decoder(config)
+    if "soft_prompt" in description:
+        try:
+            model.carry(Carried.of(description["soft_prompt"], config.width))
+        except ValueError as error:
+            raise ValueError(f"{folder / 'config.json'}: {error}") from None
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -19,6 +19,7 @@ from lm.context import autocast_dtype
 from lm.linears.base import products_of
 from lm.model import Decoder
 from lm.quantized.inputs import is_rounding
+from lm.softcap import capped
 
 Step = Callable[[], None]
 
@@ -89,7 +90,7 @@ class Rows:
         counts_P = torch.tensor([len(prompt) for prompt in prompts], device=device)
         x_PTD = self._model.hidden(ids_PT, cache, counts_B=counts_P)
         last_PD = x_PTD[torch.arange(P, device=device), cache.lengths_B - 1]
-        logits_PV = F.linear(last_PD.to(self._head_VD.dtype), self._head_VD)
+        logits_PV = capped(F.linear(last_PD.to(self._head_VD.dtype), self._head_VD), self._model.config.logit_softcap)
         there, theirs = (torch.tensor(places, device=device) for places in (rows, which))
         self.cache.take(there, cache, theirs)
         self._logits_RV[there] = logits_PV[theirs]
@@ -119,5 +120,7 @@ class Rows:
         """A function of the buffers, and of nothing that the host knows."""
         x_RD = self._model.hidden(self._ids_R[:, None], self.cache)[:, 0]
         torch.mm(x_RD.to(self._head_VD.dtype), self._head_VD.T, out=self._logits_RV)
+        if (softcap := self._model.config.logit_softcap) is not None:
+            self._logits_RV.copy_(capped(self._logits_RV, softcap))
         # rows that ended compute on, and must not outgrow the cache
         self.cache.lengths_B.clamp_(max=self.cache.capacity - 1)

@@ -8,7 +8,8 @@ Letters as in lm/shape.py.
 import torch
 from torch import Tensor, nn
 
-from lm.model import HEADS, Block, Decoder, ModelConfig
+from lm.block import Block
+from lm.model import HEADS, Decoder, ModelConfig
 from lm.parts import draw_
 
 # Apart from the draws of the decoder, whose seeds are small

@@ -18,25 +18,33 @@ from torch.utils.checkpoint import checkpoint
 from kernels.attention.documents import documents_of
 from lm import embeddings as tables
 from lm import feed_forwards, linears, mixers, norms
+from lm.block import Block
+from lm.cache import Cache
 from lm.config import Config, choice
 from lm.context import Context, autocast_dtype
+from lm.depth import Depth, passed
 from lm.embeddings.base import Tokens, before_of, check_layer, check_lists, embedded
 from lm.linears.base import Held, Holding, Roles, replace_layers
+from lm.mixture_of_depths import MixtureOfDepths, check_past
 from lm.parts import draw_
+from lm.prompts.base import Carried, Left, behind, check_room
 from lm.quantized.inputs import Rounding
 from lm.rope import rotary_cos_sin
-from lm.shape import Shape
+from lm.shape import SAID, Shape
+from lm.softcap import capped
 
 # Where a decoder carries what lm/heads.py puts on it, beside its own layers
 HEADS = "heads"
 
 
 class Layer(Config):
-    """What a layer has in the place of the model's own mixer, feed-forward and embeddings of layers."""
+    """What a layer has in the place of the model's own mixer, feed-forward and embeddings of layers; depths: which tokens go
+    through it, all where none is given."""
 
     mixer: choice(mixers) | None = None
     feed_forward: choice(feed_forwards) | None = None
     embeddings: list[choice(tables)] | None = None
+    depths: MixtureOfDepths | None = None
 
 
 class Parts(NamedTuple):
@@ -45,6 +53,7 @@ class Parts(NamedTuple):
     mixer: Any
     feed_forward: Any
     embeddings: list[Any]
+    depths: MixtureOfDepths | None
 
 
 class ModelConfig(Shape):
@@ -57,21 +66,32 @@ class ModelConfig(Shape):
         [], description="beside the one that the stream begins with: of the input, and of all layers without their own"
     )
     pattern: list[Layer] = Field([], description="the layers' own parts, again and again from the first layer on")
+    logit_softcap: float | None = Field(None, gt=0, description="c of the logits c tanh(logits / c); null: they stay")
 
     def layer(self, index: int) -> Parts:
         """The parts of a layer: those of the pattern, else the model's own."""
         own = self.pattern[index % len(self.pattern)] if self.pattern else Layer()
         beside = [one for one in self.embeddings if one.in_layers] if own.embeddings is None else own.embeddings
-        return Parts(own.mixer or self.mixer, own.feed_forward or self.feed_forward, beside)
+        return Parts(own.mixer or self.mixer, own.feed_forward or self.feed_forward, beside, own.depths)
 
     @model_validator(mode="after")
     def _fitting_embeddings(self) -> "ModelConfig":
         of_pattern = [layer.embeddings or [] for layer in self.pattern]
         check_lists(self.embeddings, of_pattern)
         for index in range(max(len(self.pattern), 1)):
-            mixer, _, beside = self.layer(index)
+            mixer, _, beside, depths = self.layer(index)
             check_layer(index, beside, mixer)
+            mixer.check(self, index)
+            if depths:
+                check_past(index, bool(beside), self.causal)
         return self
+
+    @property
+    def trained_otherwise(self) -> bool:
+        """Whether a pass of training computes another function than all others do."""
+        layers = [self.layer(index) for index in range(self.layers)]
+        parts = [part for layer in layers for part in (layer.mixer, layer.feed_forward)]
+        return any(layer.depths for layer in layers) or any(part.trained_otherwise for part in parts)
 
     @property
     def of_input(self) -> list[Any]:
@@ -89,93 +109,13 @@ class ModelConfig(Shape):
         return ids + sum(self.layer(index).mixer.kept(self, tokens) for index in range(self.layers))
 
     def described(self) -> dict[str, Any]:
-        """What config.json says of the model. Of the parts only those that are not the default: a model of these is described
-        as it was before there were others."""
-        usual = {name for name in ModelConfig.model_fields.keys() - Shape.model_fields if self._is_default(name)}
+        """What config.json says of the model. Of the parts, and of causality, only what is not the default: a model of these is
+        described as it was before there were others."""
+        usual = {name for name in ModelConfig.model_fields.keys() - SAID if self._is_default(name)}
         return self.model_dump(exclude=usual)
 
     def _is_default(self, name: str) -> bool:
         return getattr(self, name) == ModelConfig.model_fields[name].default
-
-
-class Cache:
-    """What each layer keeps of the tokens seen so far, for rows of up to `capacity` tokens each; row b has lengths_B[b].
-    Raises ValueError for a capacity beyond the model's context."""
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        rows: int,
-        capacity: int,
-        device: torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
-        rounding: Rounding | None = None,
-    ) -> None:
-        """rounding: of what attention keeps; None: it is kept in `dtype`."""
-        if capacity > config.context:
-            raise ValueError(f"a cache of {capacity} tokens is longer than the model's context of {config.context}")
-        mixers = [config.layer(index).mixer for index in range(config.layers)]
-        room = (config, rows, capacity, device)
-        self.states = [m.rounded_state(*room, rounding) if rounding else m.state(*room, dtype) for m in mixers]
-        self.lengths_B = torch.zeros(rows, dtype=torch.int64, device=device)
-        # what embeddings of the input look back at; all ids, since tokens may be taken back
-        self.ids_BC = torch.zeros(rows, capacity, dtype=torch.int64, device=device) if config.of_input else None
-        self.capacity, self.dtype, self.first = capacity, dtype, True
-
-    def grow(self, tokens: int, counts_B: Tensor | None) -> None:
-        """Count so many tokens of each row as kept, or as many as counts_B says."""
-        self.lengths_B += tokens if counts_B is None else counts_B
-        self.first = False
-
-    def take(self, rows: Tensor, other: "Cache", theirs: Tensor) -> None:
-        """Have these rows begin as those of another cache, whose capacity is no larger."""
-        # a layer at a time: what is taken lies twice in memory meanwhile
-        for state, others in zip(self.states, other.states, strict=True):
-            state.take(rows, others, theirs)
-        if self.ids_BC is not None and other.ids_BC is not None:
-            self.ids_BC[rows, : other.capacity] = other.ids_BC[theirs]
-        self.lengths_B[rows] = other.lengths_B[theirs]
-        self.first = False
-
-
-def with_loss(made: Any) -> tuple[Tensor, Tensor | None]:
-    """(result, auxiliary loss) of a part, which gives its result alone where it has no such loss."""
-    return made if isinstance(made, tuple) else (made, None)
-
-
-class Block(nn.Module):
-    """(x, waiting) -> (x, waiting, loss): the residual stream, and what the last block made, which is added to it where it is
-    read next, in one kernel with a norm. None waits where there is no such kernel: the sum is then made at once. loss: the
-    auxiliary one of its parts, None where they have none.
-
-    Whatever the parts are, `attention` is the mixer and `ffn` the feed-forward layer: their names in saved weights.
-    """
-
-    def __init__(self, config: ModelConfig, index: int) -> None:
-        super().__init__()
-        parts = config.layer(index)
-        self.attention_norm = config.norm.build(config.width, config.norm_eps)
-        self.attention = parts.mixer.build(config)
-        self.ffn_norm = config.norm.build(config.width, config.norm_eps)
-        self.ffn = parts.feed_forward.build(config)
-        self.embeddings: Any = None
-        if parts.embeddings:
-            self.embeddings = nn.ModuleList(one.build(config) for one in parts.embeddings)
-
-    def forward(
-        self, x: Tensor, waiting: Tensor | None, context: Context
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        if self.embeddings is not None:
-            if waiting is not None:
-                x, waiting = x + waiting, torch.zeros_like(waiting)
-            for embedding in self.embeddings:
-                x, context = embedding(x, context)
-        x, normed = self.attention_norm(x, waiting)
-        mixed, loss = with_loss(self.attention(normed, context))
-        x, normed = self.ffn_norm(x, mixed)
-        more, other = with_loss(self.ffn(normed))
-        loss = other if loss is None else loss if other is None else loss + other
-        return (x + more, None, loss) if waiting is None else (x, more, loss)
 
 
 class Head(nn.Linear):
@@ -200,12 +140,16 @@ class Decoder(nn.Module):
         self.norm = config.norm.build(config.width, config.norm_eps)
         if not config.tied:
             self.head = Head(config.width, config.vocab_size, bias=False)
-        cos_TE, sin_TE = rotary_cos_sin(config.rope_theta, config.head_dim, config.context, config.rope_scaling)
+        cos_TE, sin_TE = self._rotations(0)
         self.register_buffer("cos_TE", cos_TE, persistent=False)
         self.register_buffer("sin_TE", sin_TE, persistent=False)
-        self.recompute = self.low_stream = False
+        self.recompute, self.low_stream, self.passes = False, False, 1
+        self.depth: Depth | None = None
+        self.checkpointing: dict[str, Any] = {"use_reentrant": False}  # how, if it recomputes
         self.linear: Holding = linears.Dense()
         self.learned: Any = None
+        # what stands before every text; None: nothing
+        self.prompt: Any = None
         # of what attention keeps in a cache; None: it is kept as it is
         self.cache_rounding: Rounding | None = None
         # layers that are held otherwise than dense, and parameters that are not trained meanwhile
@@ -213,9 +157,14 @@ class Decoder(nn.Module):
         self._staying: set[str] = set()
         self._run: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]] = Block.__call__
         self._losses: list[Tensor] = []
-        self._mixers = [config.layer(index).mixer for index in range(config.layers)]
+        # None: of a layer that prepares for the tokens that go through it
+        self._mixers = [None if one.depths else one.mixer for one in map(config.layer, range(config.layers))]
         self._told = any(config.layer(index).embeddings for index in range(config.layers))
         draw_(self, list(enumerate(self.blocks)), config, torch.Generator().manual_seed(seed))
+
+    def _rotations(self, prompt: int) -> tuple[Tensor, Tensor]:
+        config = self.config
+        return rotary_cos_sin(config.rope_theta, config.head_dim, config.context + prompt, config.rope_scaling)
 
     def hold(self, linear: Holding) -> None:
         """Have the matrices of the blocks held by this choice of lm/linears, from what they are now; a dense model is not
@@ -237,9 +186,28 @@ class Decoder(nn.Module):
         self._staying = {name for name, weight in self.named_parameters() if not weight.requires_grad}
         self.held = {name: layer for name, layer in self.named_modules() if isinstance(layer, Held)}
 
+    def narrow(self, share: float) -> None:
+        """Let windows be this share of what the config has, in passes from now on; 1: the whole."""
+        mixers = [self.config.layer(index).mixer for index in range(len(self.blocks))]
+        narrowed = [mixer.narrowed(share) or mixer for mixer in mixers]
+        # those of layers that tokens go past prepare for the chosen ones by themselves
+        self._mixers = [now and mixer for now, mixer in zip(self._mixers, narrowed, strict=True)]
+
+    def carry(self, prompt: Carried) -> None:
+        """Read this before every text: its vectors have the first positions, and those of the text go on from there. Raises
+        ConfigError for a model that has one already, or whose embeddings ask for the ids of what is read."""
+        check_room(self.prompt, bool(self.config.of_input) or self._told)
+        tables = self._rotations(len(prompt))
+        self.cos_TE, self.sin_TE = (table.to(self.cos_TE.device) for table in tables)
+        self.prompt = prompt
+
     def merge(self) -> None:
-        """Make dense what is held otherwise; then all of the model is trained again. `learned` is what is left of it."""
+        """Make dense what is held otherwise, and a prompt vectors and offsets alone; then all of the model is trained again.
+        `learned` is what is left of it."""
         self.learned = self.linear.learned(self.held)
+        if self.prompt is not None:
+            keep, self.prompt = self.prompt.keep, self.prompt.settled()
+            self.learned = Left(self.prompt.vectors.detach()) if keep else self.learned
         replace_layers(self, {name: layer.merged() for name, layer in self.held.items()})
         if self._staying:
             self.requires_grad_(True)
@@ -259,12 +227,13 @@ class Decoder(nn.Module):
         return self.embedding.weight if self.config.tied else self.head.weight
 
     def new_cache(self, rows: int, capacity: int, dtype: torch.dtype = torch.float32) -> Cache:
-        """A cache for so many rows, in whole numbers where the model is one that keeps it so."""
-        return Cache(self.config, rows, capacity, self.embedding.weight.device, dtype, self.cache_rounding)
+        """A cache for so many rows, in whole numbers where the model keeps it so. ConfigError where the model is not causal."""
+        room = self.config, rows, capacity, self.embedding.weight.device
+        return Cache(*room, dtype, self.cache_rounding, len(self.prompt or ()))
 
     def forward(self, ids_BT: Tensor, cache: Cache | None = None, bounds: Tensor | None = None) -> Tensor:
         """logits_BTV of what `hidden` gives."""
-        return F.linear(self.hidden(ids_BT, cache, bounds), self.head_weight)
+        return capped(F.linear(self.hidden(ids_BT, cache, bounds), self.head_weight), self.config.logit_softcap)
 
     def hidden(
         self,
@@ -284,14 +253,17 @@ class Decoder(nn.Module):
         noise_BTD: added to the embeddings; None: nothing.
         Without a cache, and with `recompute` set, the backward makes each block's activations anew from its input, which alone
         is kept (Chen et al. 2016, arXiv:1604.06174). With `low_stream` set, the residual stream has the dtype of autocast.
-        Raises ValueError when the sequence is longer than the context, for bounds with a cache, and for bounds that do not fit.
+        A prompt that the model carries is read in front of each row, once where there is a cache, and nothing is told of it.
+        Raises ValueError when the sequence is longer than the context, for bounds with a cache or a prompt, and for bounds that
+        do not fit.
         """
         x_BTD, waiting_BTD, contexts = self.begun(ids_BT, cache, bounds, counts_B, noise_BTD)
-        for block, context in zip(self.blocks, contexts, strict=True):
-            x_BTD, waiting_BTD = self.through(block, x_BTD, waiting_BTD, context, cache)
+        x_BTD, waiting_BTD = passed(self, contexts, x_BTD, waiting_BTD, cache)
         if cache is not None:
             cache.grow(ids_BT.shape[1], counts_B)
-        return self.norm(x_BTD, waiting_BTD)[1]
+        x_BTD = self.norm(x_BTD, waiting_BTD)[1]
+        read = x_BTD.shape[1] - ids_BT.shape[1]
+        return x_BTD[:, read:] if read else x_BTD
 
     def begun(
         self,
@@ -302,24 +274,32 @@ class Decoder(nn.Module):
         noise_BTD: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, list[Context]]:
         """(x_BTD, what waits to be added to it, the pass as each layer sees it) in front of the first block; as `hidden` has
-        them."""
+        them, behind the prompt where this pass reads it."""
         if cache is not None and bounds is not None:
             raise ValueError("a cache holds one document a row: give bounds to a forward without a cache")
+        if self.prompt is not None and bounds is not None:
+            raise ValueError("a model that carries a prompt reads one text a row, and these rows have several")
         B, T = ids_BT.shape
         if self.config.context < T:
             raise ValueError(f"a sequence of {T} tokens is longer than the model's context of {self.config.context}")
+        P = len(self.prompt or ())
+        # of the prompt, what this pass reads itself
+        read = P if cache is None or cache.first else 0
         if cache is None:
             documents = None if bounds is None else documents_of(bounds, B, T, ids_BT.device)
-            context = Context(self.cos_TE[:T], self.sin_TE[:T], documents)
+            context = Context(self.cos_TE[: read + T], self.sin_TE[: read + T], documents)
         else:
-            positions_BT = cache.lengths_B[:, None] + torch.arange(T, device=ids_BT.device)
+            lengths_B = cache.lengths_B + (P - read) if P else cache.lengths_B
+            positions_BT = lengths_B[:, None] + torch.arange(read + T, device=ids_BT.device)
             cos, sin = self.cos_TE[positions_BT][:, None], self.sin_TE[positions_BT][:, None]
-            lengths_B = cache.lengths_B
+            counts_B = None if counts_B is None else counts_B + read
             context = Context(cos, sin, None, None, None, positions_BT, lengths_B, counts_B, cache.first)
-        contexts = self._by_layer(context, cache, B, T)
+        contexts = self._by_layer(context, cache, B, read + T)
         x_BTD = self.embedding(ids_BT)
         if noise_BTD is not None:
             x_BTD = x_BTD + noise_BTD
+        if self.prompt is not None:
+            x_BTD = behind(self.prompt(), x_BTD, None if cache is None else cache.lengths_B, read > 0)
         if self.config.of_input:
             seen_BC = None if cache is None else cache.ids_BC
             before_BT = before_of(ids_BT, context, seen_BC)
@@ -345,7 +325,7 @@ class Decoder(nn.Module):
         if cache is not None:
             x_BTD, waiting_BTD, loss = Block.__call__(block, x_BTD, waiting_BTD, context)
         elif self.recompute and torch.is_grad_enabled():
-            x_BTD, waiting_BTD, loss = checkpoint(self._run, block, x_BTD, waiting_BTD, context, use_reentrant=False)
+            x_BTD, waiting_BTD, loss = checkpoint(self._run, block, x_BTD, waiting_BTD, context, **self.checkpointing)
         else:
             x_BTD, waiting_BTD, loss = self._run(block, x_BTD, waiting_BTD, context)
         if loss is not None and self.training and torch.is_grad_enabled():
@@ -364,14 +344,14 @@ class Decoder(nn.Module):
     def _by_layer(self, context: Context, cache: Cache | None, rows: int, length: int) -> list[Context]:
         """The pass as each layer sees it. Layers whose mixers are equal share one preparation, and without a cache one context,
         which a compiled block need not look at twice."""
-        kinds: list[tuple[Config, Context]] = []
+        kinds: list[tuple[Config | None, Context]] = []
         found = []
         for index, mixer in enumerate(self._mixers):
             state = None if cache is None else cache.states[index]
             known = next((made for kind, made in kinds if kind == mixer), None)
             if known is None:
                 mine = replace(context, state=state)
-                known = replace(mine, shared=mixer.prepare(self.config, mine, rows, length))
+                known = replace(mine, shared=mixer and mixer.prepare(self.config, mine, rows, length))
                 kinds.append((mixer, known))
             found.append(known if state is known.state else replace(known, state=state))
         return found

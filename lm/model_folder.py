@@ -17,15 +17,28 @@ def is_hugging_face(folder: Path) -> bool:
         return False
 
 
-def read_model(folder: Path) -> tuple[Decoder, Tokenizer]:
-    """The model, in float32 and evaluation mode, and its tokenizer. Theirs has rows for our special tokens.
+def read_model(folder: Path, masked: bool = False) -> tuple[Decoder, Tokenizer]:
+    """The model, in float32 and evaluation mode, and its tokenizer. Theirs has rows for our special tokens. masked: whether it
+    may be one that is not causal.
 
     Raises ValueError naming the file that is missing, torn or of what this decoder does not have.
     """
     if not is_hugging_face(folder):
-        return load_model(folder)
+        return load_model(folder, masked)
     tokenizer = Tokenizer.adopt(folder)
     return grown(load_hf(folder), tokenizer.vocab_size), tokenizer
+
+
+def read_bare(folder: Path) -> tuple[Decoder, Tokenizer]:
+    """What `read_model` gives, for what changes the model's matrices and has no place for a prompt before its texts. Raises
+    ValueError for a model that carries one, too."""
+    model, tokenizer = read_model(folder)
+    if model.prompt is not None:
+        raise ValueError(
+            f"{folder / 'config.json'}: the model carries a soft prompt, which would be lost: take one without, such as what "
+            "distill makes of it"
+        )
+    return model, tokenizer
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

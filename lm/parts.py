@@ -5,10 +5,15 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lm.config import Config
 from lm.shape import Shape
+
+
+def with_loss(made: Any) -> tuple[Tensor, Tensor | None]:
+    """(result, auxiliary loss) of a part, which gives its result alone where it has no such loss."""
+    return made if isinstance(made, tuple) else (made, None)
 
 
 class Part(Config):
@@ -19,6 +24,8 @@ class Part(Config):
     their first values.
     """
 
+    # whether a pass of training computes another function than all others do, as where experts choose among later tokens
+    trained_otherwise: ClassVar[bool] = False
     into_stream: ClassVar[tuple[str, ...]] = ()  # layers whose result is added to the residual stream: drawn smaller
     hugging_face: ClassVar[dict[str, str]] = {}  # of each submodule with weights, the name in Hugging Face's layer
 
@@ -29,6 +36,10 @@ class Part(Config):
     def idle(self, shape: Shape) -> int:
         """Weights of its matrices that a token is not multiplied with, such as those of experts that it does not visit."""
         return 0
+
+    def idle_in_training(self, shape: Shape) -> int:
+        """Weights of its matrices that a token is not multiplied with in a step of training."""
+        return self.idle(shape)
 
     def flops(self, shape: Shape, length: int) -> float:
         """FLOP a token, forward and backward, beside the products with weights, in sequences of `length` tokens."""

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 from lm.config import Config
 from lm.rope import Scaling
 
+# Of a shape whose tokens see both ways, to whoever would write with it token after token
+MASKED = "the model is one of masked diffusion, not causal: only lm/unmasking.py writes with it"
+
 
 class Shape(Config):
     """The shape of a decoder, whatever parts it is made of."""
@@ -26,6 +29,11 @@ class Shape(Config):
     qk_norm: bool = True
     qkv_bias: bool = Field(False, description="of query, key and value, as in Qwen 2")
     tied: bool = Field(True, description="the output head is the embedding")
+    causal: bool = Field(
+        True,
+        description="false: a token sees those behind it, too, and the embedding has a last row for masked ones; for "
+        "pretrain.objective masked_diffusion",
+    )
 
     @model_validator(mode="after")
     def _divides(self) -> "Shape":
@@ -35,7 +43,25 @@ class Shape(Config):
             raise ValueError("width must be a multiple of heads with an even quotient, or head_width given, and even")
         return self
 
+    def rows(self, tokens: int) -> int:
+        """Rows of the embedding where a tokenizer has so many tokens: one more for the mask, where there is one."""
+        return tokens + (not self.causal)
+
+    @property
+    def tokens(self) -> int:
+        """Rows of the embedding that are a tokenizer's, or padding."""
+        return self.vocab_size - (not self.causal)
+
+    @property
+    def mask_id(self) -> int:
+        """What stands for a masked token, where the shape is not causal: the last row of the embedding. No text has it."""
+        return self.vocab_size - 1
+
     @property
     def head_dim(self) -> int:
         """The width of one head."""
         return self.head_width or self.width // self.heads
+
+
+# What is said of every shape, its default or not
+SAID = Shape.model_fields.keys() - {"causal"}

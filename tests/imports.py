@@ -17,6 +17,7 @@ ROOMS = sorted(path.parent for path in (ROOT / "tasks").glob("*/*/__init__.py") 
         "optimizers",
         "pairs",
         "problems",
+        "prompts",
         "schedules",
         "strategies",
     )

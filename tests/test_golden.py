@@ -1,11 +1,14 @@
 """The first ten losses of every trainer, to the last digit: a change of them is a line that somebody must look at.
 
-`python -m tests.test_golden` writes them anew. Floats differ between kinds of CPU and versions of torch, so a file's head names
-both; elsewhere the losses must agree to 1e-3.
+`python -m tests.test_golden` writes those of this machine anew. Floats differ between kinds of CPU and versions of torch, so a
+file has a part for each, whose head names both. On any other machine losses over given text must agree to 1e-3 with each part.
+Those over sampled text cannot: weights that are 1e-3 apart after fine-tuning sample other tokens, and from there on learn
+others; there they are held to what must be true of them anywhere.
 """
 
 import json
 import platform
+from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +19,7 @@ from tests.project import DATA_STAGES, TINY, make_project, run_stage
 
 GOLDEN = Path(__file__).parent / "golden"
 TRAINERS, STEPS = ["pretrain", "sft", "rl", "distill"], 10
+SAMPLED = {"rl", "distill"}
 # SFT goes on until some answers are right, and not until all samples of a problem are one: else RL has nothing to reinforce and
 # a loss of 0 whatever it computes.
 PARAMS = {
@@ -51,18 +55,36 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
     return losses(tmp_path_factory.mktemp("golden"))
 
 
+def parts(stage: str) -> dict[str, list[float]]:
+    """Golden losses by the machine that they are of."""
+    text = (GOLDEN / f"{stage}.txt").read_text().strip()
+    read = [part.splitlines() for part in text.split("\n\n")]
+    return {machine: [float(line) for line in lines] for machine, *lines in read}
+
+
 @pytest.mark.parametrize("stage", TRAINERS)
 def test_losses_are_the_golden_ones(found: dict[str, list[float]], stage: str) -> None:
-    machine, *lines = (GOLDEN / f"{stage}.txt").read_text().splitlines()
-    golden = [float(line) for line in lines]
-    assert len(golden) == STEPS and len(set(golden)) > 1
-    if machine == here():
-        assert found[stage] == golden
+    golden = parts(stage)
+    assert all(len(losses) == STEPS and len(set(losses)) > 1 for losses in golden.values())
+    if here() in golden:
+        assert found[stage] == golden[here()]
+    elif stage in SAMPLED:
+        assert len(found[stage]) == STEPS and all(map(isfinite, found[stage])) and len(set(found[stage])) > 1
     else:
-        assert found[stage] == pytest.approx(golden, rel=1e-3, abs=1e-5)
+        for losses in golden.values():
+            assert found[stage] == pytest.approx(losses, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", sorted(set(TRAINERS) - SAMPLED))
+def test_machines_agree_on_losses_over_given_text(stage: str) -> None:
+    first, *others = parts(stage).values()
+    for losses in others:
+        assert losses == pytest.approx(first, rel=1e-3, abs=1e-5)
 
 
 if __name__ == "__main__":
     with TemporaryDirectory() as scratch:
         for name, values in losses(Path(scratch)).items():
-            (GOLDEN / f"{name}.txt").write_text("\n".join([here(), *map(repr, values)]) + "\n")
+            every = parts(name) | {here(): values}
+            blocks = ["\n".join([machine, *map(repr, numbers)]) for machine, numbers in sorted(every.items())]
+            (GOLDEN / f"{name}.txt").write_text("\n\n".join(blocks) + "\n")

@@ -1,5 +1,6 @@
 """No two methods of a room are one, and no parameter of a method is none: weights, factors, shares or bytes differ with each."""
 
+import math
 from collections.abc import Callable, Hashable
 from functools import cache
 from types import ModuleType
@@ -14,6 +15,7 @@ from lm.calibration import Inputs
 from lm.config import Config, methods_of
 from lm.linears.base import roles_of
 from lm.model import Decoder, ModelConfig
+from lm.schedules.feedback import Feedback
 from tasks.quantize import methods as quantizers
 from tests.neighbours import assert_all_differ, every_neighbour, neighbours
 
@@ -33,6 +35,8 @@ BINDING: dict[str, dict[str, Any]] = {
     "Refined.exponent": {"norms": [2.0, 1.0]},
     "Power.knee_steps": {"knee_steps": 3},
     "Power.exponent": {"knee_steps": 3},
+    "Accelat.final_fraction": {"least_gain": 0.5, "final_fraction": 0.1},
+    "AutoLRS.kappa": {"kappa": 0.5},
 }
 
 
@@ -58,8 +62,25 @@ def weights_of(method: Config) -> Hashable:
 
 
 def numbers_of(method: Config) -> Hashable:
-    """What a schedule or an average says of the steps of two runs."""
-    return tuple(method(step, steps) for steps in (STEPS, 300) for step in range(steps))
+    """What a schedule or an average says of the steps of two runs, and of momentum, where it changes that."""
+    if isinstance(method, Feedback):
+        return tuple(factor for steps in (STEPS, 300) for factor in heard(method, steps))
+    found = [method(step, steps) for steps in (STEPS, 300) for step in range(steps)]
+    if hasattr(method, "momentum"):
+        found += [method.momentum(step, STEPS, 0.95) for step in range(STEPS)]
+    return tuple(found)
+
+
+def heard(method: Feedback, steps: int) -> list[float]:
+    """The factors of a schedule whose run falls to a level, the sooner the higher the rate, from a height that a tenth of them
+    are best at."""
+    follower, found, done = method.follower(steps), [], 0.0
+    for step in range(steps):
+        factor = follower.factor(step)
+        found.append(factor)
+        done += 0.1 * factor
+        follower.observe(step, 2.0 + 3.0 * math.exp(-done) + (factor - 0.1) ** 2 + 0.01 * math.sin(step))
+    return found
 
 
 def bytes_of(method: Config) -> Hashable:

@@ -17,7 +17,7 @@ from flows.staleness.heal import heal_lock
 from flows.staleness.rwlock import await_free
 from flows.workspaces.variants import surroundings
 from lm.settings import THREADS
-from lm.training.flops import flops_per_token
+from lm.training.flops import mean_flops_per_token
 from tasks.about.work import Step, Work
 from tasks.core.config import ConfigError
 from tasks.report.read import Stage, read_stages
@@ -108,7 +108,7 @@ def _outcome(digest: str, job: Job, value: float, trained: Stage, work: Work, da
     return Outcome(
         digest, job.arm, job.tuned, job.seed, value,
         seconds=work.tokens / trained.timings["tokens_per_second"] if trained.timings else 0.0,
-        flop=work.tokens * flops_per_token(step.model, step.batch.length),
+        flop=work.tokens * mean_flops_per_token(step.model, step.batch.length, step.growth, work.steps),
         tokens=round(work.tokens),
         parameters=step.model.num_parameters(),
         layers=step.model.config.layers,

@@ -16,18 +16,21 @@ from torch.utils._pytree import tree_leaves
 
 from flows.forecast import fake_gpu
 from lm.decoding import Rows
-from lm.model import Decoder
 from lm.optimizers.base import Optimizer
+from lm.prompts.base import put_prompt
 from lm.sampler import LOOK_EVERY, capacity_of, prompts_at_once, whole_pieces
 from lm.training.average import RunningAverage
 from lm.training.batch import backward, equal_parts, rows_at_once, with_auxiliary
-from lm.training.flops import flops_per_token
+from lm.training.execution import bring
+from lm.training.flops import mean_flops_per_token
 from lm.training.forwarding import Forwarding
+from lm.training.growing import Growing
 from lm.training.held import HeldLayers
 from lm.training.looking_ahead import LookingAhead
 from lm.training.memory import positions_at_once, positions_in
 from lm.training.parallel.base import Parallel
 from lm.training.parallel.exact import Exact
+from lm.training.rates import Rates
 from lm.training.recipe import Recipe
 from tasks.about.work import Sampling, Step
 
@@ -121,17 +124,19 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
             step = step_of()
             step.model.train()
             step.model.low_stream = recipe.stream == "bf16"
-            step.model.hold(recipe.linear)
+            put_prompt(step.model, getattr(recipe, "soft_prompt", None))
+            step.model.hold(recipe.holding)
             before = live.since()  # what is held in fewer bytes than a dense matrix is made of one
             HeldLayers(step.model).begin(0)
             for weight in step.model.parameters():
                 weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
         parallel = Exact(recipe.shards)
-        optimizer = parallel.distribute(step.model, recipe.optimizer)
-        refuse(step.model, recipe, parallel)
+        optimizer = parallel.distribute(step.model, recipe.optimizing)
+        refuse(step, recipe, steps, parallel)
         optimizer.begin(0)
         optimizer.step()  # outside the fake mode its counters are numbers
         optimizer.zero_grad(set_to_none=True)
+        bring(step.model, recipe, 1)
         with fake, cast:
             mean.after(0, steps, parallel.learned())
             positions = (
@@ -139,7 +144,7 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
                 if memory
                 else positions_at_once(parallel, step.batch, torch.device("cpu"))
             )
-        step.model.recompute = positions == 0
+        bring(step.model, recipe, positions)
         shard = -(-step.batch.rows // recipe.shards)  # no backward takes rows of two
         parts = equal_parts(slice(0, shard), rows_at_once(step.batch, positions), step.batch.together)
         largest = max(part.stop - part.start for part in parts)
@@ -161,8 +166,11 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
         with fake:
             mean.after(1, steps, parallel.learned())
         weights = [weight for name, weight in step.model.named_parameters() if name not in parallel.staying]
-        state = [*weights, *mean.mean.values()]
-        state += [value for slots in optimizer.state.values() for value in slots.values()]
+        slots_of = [value for slots in optimizer.state.values() for value in slots.values()]
+        state = [*weights, *mean.mean.values(), *slots_of]
+        grown = [weight for weight in weights if step.growth and weight in set(step.model.blocks.parameters())]
+        copies = sum(w.nbytes + sum(slot.nbytes for slot in optimizer.state[w].values()) for w in grown)
+        copies += averaged * sum(weight.nbytes for weight in grown)
     trained = 4 * step.model.num_trained()
     # the gradients of a shard, and the sums that wait for it
     tree = trained * recipe.shards.bit_length() if recipe.shards > 1 else 0
@@ -172,22 +180,27 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
     ahead = 3 * trained if recipe.lookahead.share else 0
     # older weights that sample, which are in host memory, and while they do the newest
     older, copy = staleness_of(recipe), trained + sum(buffer.nbytes for buffer in step.model.buffers())
-    held = 0 if on_gpu else older * copy
-    sampled += 0 if on_gpu or not older else held + copy
-    at_most = max(before, live.peak + tree + repeated + ahead + held)
-    flops = flops_per_token(step.model, step.batch.length)
-    saved = (
-        sum(tensor.nbytes for tensor in state) + older * copy
-    )  # with the weights before an update and the mean movement
+    # what trials of rates go back to, in host memory too
+    back = sum(tensor.nbytes for tensor in [*weights, *slots_of]) if getattr(recipe.schedule, "tries", False) else 0
+    held = 0 if on_gpu else older * copy + back
+    sampled += 0 if on_gpu else back * bool(sampled) + (older * copy + copy if older else 0)
+    at_most = max(before, live.peak + tree + repeated + ahead + held, copies + sum(tensor.nbytes for tensor in state))
+    flops = mean_flops_per_token(step.model, step.batch.length, step.growth, steps)
+    # with what trials go back to, the weights before an update and the mean movement
+    saved = sum(tensor.nbytes for tensor in state) + older * copy + back
     saved += trained * (bool(recipe.fast_forward.every) + bool(recipe.lookahead.share))
     return Rehearsed(positions, at_most, sampled, float(saved), flops)
 
 
-def refuse(model: Decoder, recipe: Recipe, parallel: Parallel) -> None:
+def refuse(step: Step, recipe: Recipe, steps: int, parallel: Parallel) -> None:
     """Raises ConfigError where the loop would, before its first step: what is built there beside the optimizer is built."""
-    HeldLayers(model, parallel.optimizer, RunningAverage(recipe.average))
+    mean = RunningAverage(recipe.average)
+    HeldLayers(step.model, parallel.optimizer, mean)
     Forwarding(recipe.fast_forward, parallel)
-    LookingAhead(recipe.lookahead, parallel, lambda step: 1.0)
+    rates = Rates(recipe.schedule, 1, parallel)
+    LookingAhead(recipe.lookahead, parallel, rates.factor)
+    if step.growth:
+        Growing(step.growth).join(parallel, mean, steps)
 
 
 def whole_step(optimizer: Optimizer, steps: int) -> int:

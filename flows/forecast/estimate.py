@@ -91,7 +91,7 @@ def forecast(
     machine: Machine,
     saves_every: float,
 ) -> Forecast:
-    """Forecast of a stage of `steps` steps. process_bytes: of its process beside model and training, for a CPU. A checkpoint's
+    """Forecast of `steps` steps of one size. process_bytes: of its process beside model and training, for a CPU. A checkpoint's
     copy of the state counts where the stage is long enough for one."""
     per_token = rehearsed.flops
     forward_again = 4 / 3 if rehearsed.positions == 0 else 1.0

@@ -105,4 +105,4 @@ def forecast_of(work: Work, machine: Machine, imports: int | None = None) -> For
     tracker = TRACKER_BYTES if TRACKING.read() == "on" else 0
     imported = IMPORTS_THERE if machine.gpu else imports or imports_bytes()
     process = PROCESS_BYTES - IMPORTS_THERE + imported + tracker + work.data_bytes
-    return forecast(step, work.steps, work.tokens, rehearsed, process, machine, checkpoint_seconds())
+    return forecast(step, work.full_steps or work.steps, work.tokens, rehearsed, process, machine, checkpoint_seconds())

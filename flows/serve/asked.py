@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lm.config import ConfigError
-from lm.strategies.base import COLDEST, Strategy
+from lm.strategies.base import Strategy
 from lm.strategies.named import strategy_of
+from lm.temperature import COLDEST
 from lm.tokenizer import Tokenizer
 
 # What is not there, with the values that ask for nothing.

@@ -27,7 +27,7 @@ from tasks.core.process import at_parents_end
 # What every stage that trains imports, or its record, which names the libraries it had, would tell of others.
 LIBRARIES = (
     "pathspec", "psutil", "pydantic.json_schema", "pydantic.main", "pydantic.types", "ruamel.yaml",
-    "safetensors.torch", "tokenizers", "torch.distributed.tensor", "tqdm",
+    "safetensors.torch", "tokenizers", "torch", "tqdm",
 )  # fmt: skip
 # A stage that imports torch as it loads declares the one among its params, and has the other in its `meta`.
 NEEDS, DEVICES = "libraries.torch", "gpus"

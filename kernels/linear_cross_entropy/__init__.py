@@ -55,8 +55,11 @@ def linear_cross_entropy(
         )
 
 
-def linear_log_probabilities(x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """logp_T of the targets (nats, fp32) where logits are divided by the temperature, for whatever loss is made of them.
+def linear_log_probabilities(
+    x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, *, temperature: float = 1.0, softcap: float = 0.0
+) -> Tensor:
+    """logp_T of the targets (nats, fp32) where logits are capped and then divided by the temperature, for whatever loss is made
+    of them.
 
     The backward makes the logits of each chunk anew, since it alone knows what a token's gradient is multiplied with: four
     products of T x D x V in all. Nothing of the size of the logits is kept in between.
@@ -64,7 +67,9 @@ def linear_log_probabilities(x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor,
     """
     x_TD, weight_VD = _checked(x_TD, weight_VD, targets=targets_T)
     with torch.autocast(x_TD.device.type, enabled=False):
-        return _LinearLogProbabilities.apply(x_TD, weight_VD, targets_T, Terms(temperature=temperature))
+        return _LinearLogProbabilities.apply(
+            x_TD, weight_VD, targets_T, Terms(softcap=softcap, temperature=temperature)
+        )
 
 
 def _checked(x_TD: Tensor, weight_VD: Tensor, **each: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,11 @@ def linear_cross_entropy(
     return cross_entropy + z_loss * (weights_T * log_partition_T.square()).sum() / denominator, cross_entropy
 
 
-def linear_log_probabilities(x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, temperature: float) -> Tensor:
-    """logp_T of the targets, in nats, where logits are divided by the temperature."""
-    logits_TV = (x_TD @ weight_VD.to(x_TD.dtype).T).to(torch.promote_types(x_TD.dtype, torch.float32)) / temperature
-    return logits_TV.log_softmax(-1).gather(1, targets_T[:, None])[:, 0]
+def linear_log_probabilities(
+    x_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, temperature: float, softcap: float = 0.0
+) -> Tensor:
+    """logp_T of the targets, in nats, where logits are capped, and divided by the temperature."""
+    logits_TV = (x_TD @ weight_VD.to(x_TD.dtype).T).to(torch.promote_types(x_TD.dtype, torch.float32))
+    if softcap:
+        logits_TV = softcap * torch.tanh(logits_TV / softcap)
+    return (logits_TV / temperature).log_softmax(-1).gather(1, targets_T[:, None])[:, 0]

@@ -239,13 +239,13 @@ def test_a_sum_is_fp32_where_the_weight_is_or_where_it_is_small() -> None:
     assert [of(2**14, half), of(2**14 + 1, half), of(2**17, single)] == [single, half, single]
 
 
-LOG_PROBABILITIES = [(shape, temperature) for shape in SHAPES for temperature in (1.0, 0.7)]
+LOG_PROBABILITIES = [(shape, *terms) for shape in SHAPES for terms in ((1.0, 0.0), (0.7, 0.0), (0.7, 1.5))]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize(("shape", "temperature"), LOG_PROBABILITIES, ids=str)
+@pytest.mark.parametrize(("shape", "temperature", "softcap"), LOG_PROBABILITIES, ids=str)
 def test_log_probabilities_equal_the_formula(
-    shape: tuple[int, int, int], temperature: float, dtype: torch.dtype, backend: torch.device
+    shape: tuple[int, int, int], temperature: float, softcap: float, dtype: torch.dtype, backend: torch.device
 ) -> None:
     x, weight, _, slopes = inputs(shape, dtype)
     weight /= (
@@ -253,10 +253,10 @@ def test_log_probabilities_equal_the_formula(
     )  # logits of about 1: fp32 has few digits of the gradient of a token that is all but certain
     targets = torch.randint(0, shape[2], shape[:1], generator=torch.Generator().manual_seed(1))
     exact = x.double().requires_grad_(), weight.double().requires_grad_()
-    wanted = reference.linear_log_probabilities(*exact, targets, temperature)
+    wanted = reference.linear_log_probabilities(*exact, targets, temperature, softcap)
     wanted_grads = torch.autograd.grad(wanted, exact, slopes.double())
     x, weight = x.to(backend).requires_grad_(), weight.to(backend).requires_grad_()
-    logps = linear_log_probabilities(x, weight, targets.to(backend), temperature=temperature)
+    logps = linear_log_probabilities(x, weight, targets.to(backend), temperature=temperature, softcap=softcap)
     grads = torch.autograd.grad(logps, (x, weight), slopes.to(backend), retain_graph=True)
     again = torch.autograd.grad(logps, (x, weight), slopes.to(backend))
     assert logps.dtype == torch.float32 and all(torch.equal(a, b) for a, b in zip(grads, again, strict=True))

@@ -13,9 +13,13 @@ def projections(x: Tensor, layers: Sequence[nn.Linear]) -> tuple[Tensor, ...]:
     """layer(x) of each. Under autocast products, gradients of x and their sum are in its dtype.
 
     In training on a GPU, where autograd would add the gradients of x in a pass over memory for each layer after the first (6
-    bytes an entry in bf16), a product adds to the one before. Elsewhere, and where a layer is another than torch's,
-    nothing but the calls.
+    bytes an entry in bf16), a product adds to the one before. Layers of one class that has `together(x, layers)` are given to
+    it. Elsewhere, and where a layer is another than torch's, nothing but the calls.
     """
+    own: Any = getattr(type(layers[0]), "together", None)
+    if own is not None and all(type(layer) is type(layers[0]) and not layer._forward_pre_hooks for layer in layers):
+        made: tuple[Tensor, ...] = own(layers[0], x, layers)
+        return made
     if not (x.is_cuda and torch.is_grad_enabled() and all(type(layer) is nn.Linear for layer in layers)):
         return tuple(layer(x) for layer in layers)
     if torch.is_autocast_enabled(x.device.type):

@@ -42,6 +42,8 @@ def check_units(model: Decoder, heads: int, slot: str) -> None:
     and `down`, where so many query heads are to stay, 0 for all."""
     if any(block.embeddings is not None for block in model.blocks):
         raise ConfigError(f"{slot}: heads and channels of layers that have embeddings cannot be cut: cut layers")
+    if any(block.depths is not None for block in model.blocks):
+        raise ConfigError(f"{slot}: heads and channels of layers that tokens go past cannot be cut: cut layers")
     weights = dict(model.named_parameters())
     if missing := [name for name in read_by(model) if name not in weights]:
         raise ConfigError(

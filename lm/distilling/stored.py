@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from lm.config import Config, ConfigError, mistakes
+from lm.temperature import Divisor, Temperature
 
 FILE = "targets.parquet"
 HEADER = b"targets"
@@ -33,9 +34,9 @@ class Header(Config):
     texts: int
     max_new_tokens: int
     top_k: int
-    temperature: float
+    temperature: Divisor
     answers: str
-    answer_temperature: float
+    answer_temperature: Temperature
     vocabulary: int
     numbers: Literal["float16", "float32"]
     tokenizer: str

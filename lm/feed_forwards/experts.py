@@ -1,32 +1,49 @@
 """A mixture of experts: of several SwiGLU layers a token goes through those that a router scores highest.
 
-Routing is top-k by token: Shazeer et al. 2017 (arXiv:1701.06538), equations 1 to 5 without noise, as Mixtral (Jiang et al.
-2024, arXiv:2401.04088, section 2.1) has it; with `active: 1` and `normalised: false` the Switch Transformer's (Fedus et al.
-2021, arXiv:2101.03961, equations 1 and 2). Shared experts, which every token goes through, are DeepSeekMoE's (Dai et al. 2024,
-arXiv:2401.06066, section 3.2), their gate Qwen2-MoE's. Balance loss: Switch, equations 4 to 6. Loss of the router's
-logits: ST-MoE (Zoph et al. 2022, arXiv:2202.08906, equation 5).
+Routing is top-k by token where nothing else is said: Shazeer et al. 2017 (arXiv:1701.06538), equations 1 to 5 without noise, as
+Mixtral (Jiang et al. 2024, arXiv:2401.04088, section 2.1) has it; with `active: 1` and `normalised: false` the Switch
+Transformer's (Fedus et al. 2021, arXiv:2101.03961, equations 1 and 2). Shared experts, which every token goes through, are
+DeepSeekMoE's (Dai et al. 2024, arXiv:2401.06066, section 3.2), their gate Qwen2-MoE's. Balance loss: Switch, equations 4 to 6.
+Loss of the router's logits: ST-MoE (Zoph et al. 2022, arXiv:2202.08906, equation 5).
 
 Differs from the papers: no expert has a capacity, so no token is dropped and what becomes of one depends on others in rounding
 alone: a product has as many rows as tokens chose the expert.
 The balance is that of each row, a mean over rows (as in DeepSeek-V3, arXiv:2412.19437, equations 17 to 20), where Switch takes
 a batch: how memory and ranks divide a batch then changes nothing. Padding counts as tokens in both losses.
-Experts that choose tokens (arXiv:2202.09368) are left out: their choice depends on later tokens, which a sampler has not.
 Balance by a bias that follows the load (arXiv:2408.15664) is left out: a part has no state from step to step.
+
+`router: expert_choice` is Zhou et al.'s (2022, arXiv:2202.09368): in training each expert takes those tokens of a row that
+score highest for it, as many as every other, so that what becomes of a token depends on others of its row, later ones too. A
+model that evaluates or samples goes by thresholds that were learned meanwhile, each token by itself: each expert's is passed by
+a share A / X of the tokens of training. Differs from the paper: experts choose among a row's tokens and not a batch's, so that
+memory and ranks change nothing; the capacity factor is `active`, a whole number; the paper has no such thresholds.
+`router: dense` is DS-MoE's (Pan et al. 2024, arXiv:2404.05567): all experts for every token in training, afterwards the A
+likeliest, or those of them whose share is above `epsilon`. Differs from the paper: attention has no experts, and the mutual
+information is that of a row. lm/feed_forwards/routing.py has the arithmetic of both.
 
 Letters as in lm/shape.py; N tokens of a pass, X experts, A experts that a token goes through, M = N x A.
 """
 
+import math
 from functools import cache
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from kernels.swiglu import swiglu
 from lm.context import autocast_dtype
 from lm.feed_forwards.grouped import grouped_product
+from lm.feed_forwards.routing import (
+    experts_chosen,
+    information_loss,
+    is_plain,
+    quantile_loss,
+    tokens_chosen,
+    weighed,
+    wide_product,
+)
 from lm.feed_forwards.swiglu import Gated
 from lm.parts import Part
 from lm.shape import Shape
@@ -55,11 +72,6 @@ def logit_loss(logits_BTX: Tensor) -> Tensor:
     return logits_BTX.logsumexp(-1).square().mean()
 
 
-def is_plain(layer: nn.Module) -> bool:
-    """Whether a layer is no more than its weight: neither held otherwise nor watched by hooks, as a calibration's or ZeRO's."""
-    return type(layer) is nn.Linear and not layer._forward_pre_hooks
-
-
 def is_recorded(x: Tensor) -> bool:
     """Whether a CUDA graph of a sampler's step is being recorded, in which the host reads no counts."""
     on_gpu = not torch.is_grad_enabled() and x.is_cuda and torch.cuda.is_available()
@@ -83,35 +95,69 @@ class Routed(nn.Module):
             self.shared = Gated(part.of_expert(shape, part.shared))
         if part.shared_gate:
             self.shared_gate = nn.Linear(shape.width, 1, bias=False)
+        self.has_threshold = part.router == "expert_choice" and part.active < part.experts
+        if self.has_threshold:  # of logarithms of shares, which a router begins with nearly alike
+            self.threshold = nn.Parameter(torch.full((part.experts,), -math.log(part.experts)))
 
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor | None]:
-        part, x_ND = self.part, x_BTD.flatten(0, -2)
-        logits_NX = self.logits(x_BTD).flatten(0, -2)
-        weights_NA, experts_NA = chosen(logits_NX, part.active, part.normalised)
-        matrices = [layer for layer in self.experts.modules() if isinstance(layer, nn.Linear)]
-        if all(map(is_plain, matrices)) and not is_recorded(x_BTD):
-            y_BTD = self.by_expert(x_ND, weights_NA, experts_NA).view(x_BTD.shape)
-        else:
-            y_BTD = self.by_all(x_BTD, weights_NA, experts_NA)
+        part = self.part
+        logits_BTX = wide_product(self.router, x_BTD)
+        y_BTD = self.by_token(x_BTD, logits_BTX) if part.router == "token_top_k" else self.by_choice(x_BTD, logits_BTX)
         if part.shared:
             shared_BTD = self.shared(x_BTD)
             y_BTD = y_BTD + (self.shared_gate(x_BTD).sigmoid() * shared_BTD if part.shared_gate else shared_BTD)
-        if not (self.training and (part.balance or part.router_z)):
-            return y_BTD, None
-        logits_BTX = logits_NX.unflatten(0, x_BTD.shape[:-1])
-        loss = part.balance * balance_loss(logits_BTX, experts_NA.view(*x_BTD.shape[:-1], -1))
-        return y_BTD, loss + part.router_z * logit_loss(logits_BTX)
+        return y_BTD, self.loss(logits_BTX) if self.training else None
 
-    def logits(self, x_BTD: Tensor) -> Tensor:
-        """logits_BTX, in fp32 at least. Under autocast the factors are rounded, as a sampler's weights are, and the sums are
-        not: rounded, they would often be equal."""
-        if not is_plain(self.router):
-            made_BTX = self.router(x_BTD)
-            return made_BTX.to(torch.promote_types(made_BTX.dtype, torch.float32))
-        dtype = autocast_dtype(x_BTD) or x_BTD.dtype
-        wide = torch.promote_types(dtype, torch.float32)
-        with torch.autocast(x_BTD.device.type, enabled=False):
-            return F.linear(x_BTD.to(dtype).to(wide), self.router.weight.to(dtype).to(wide))
+    def loss(self, logits_BTX: Tensor) -> Tensor | None:
+        """What the router adds to the loss of training; None: nothing."""
+        part = self.part
+        losses: list[Tensor] = []
+        if part.balance and part.router == "token_top_k":
+            losses.append(part.balance * balance_loss(logits_BTX, chosen(logits_BTX, part.active, part.normalised)[1]))
+        if part.balance and part.router == "dense":
+            losses.append(part.balance * information_loss(logits_BTX))
+        if self.has_threshold:
+            share = part.active / part.experts
+            losses.append(quantile_loss(logits_BTX.log_softmax(-1), self.threshold, share))
+        if part.router_z:
+            losses.append(part.router_z * logit_loss(logits_BTX))
+        return sum(losses[1:], losses[0]) if losses else None
+
+    def are_plain(self, x_BTD: Tensor) -> bool:
+        """Whether each expert reads its own tokens alone in this pass."""
+        matrices = [layer for layer in self.experts.modules() if isinstance(layer, nn.Linear)]
+        return all(map(is_plain, matrices)) and not is_recorded(x_BTD)
+
+    def by_token(self, x_BTD: Tensor, logits_BTX: Tensor) -> Tensor:
+        """y_BTD of tokens that each have A experts."""
+        weights_NA, experts_NA = chosen(logits_BTX.flatten(0, -2), self.part.active, self.part.normalised)
+        if self.are_plain(x_BTD):
+            return self.by_expert(x_BTD.flatten(0, -2), weights_NA, experts_NA).view(x_BTD.shape)
+        weights_NX = weights_NA.new_zeros(len(weights_NA), len(self.experts)).scatter(1, experts_NA, weights_NA)
+        return self.by_all(x_BTD, weights_NX)
+
+    def by_choice(self, x_BTD: Tensor, logits_BTX: Tensor) -> Tensor:
+        """y_BTD of tokens that have as many experts as come to it."""
+        part, T = self.part, x_BTD.shape[-2]
+        if part.router == "dense":
+            if self.training:
+                return self.by_all(x_BTD, logits_BTX.softmax(-1).flatten(0, -2))
+            chosen_BTX, most = experts_chosen(logits_BTX, part.active, part.epsilon), T * part.active
+        elif not self.has_threshold:
+            chosen_BTX, most = torch.ones_like(logits_BTX, dtype=torch.bool), T * part.experts
+        elif self.training:
+            scores_BTX = logits_BTX.log_softmax(-1)
+            chosen_BTX, most = (
+                tokens_chosen(scores_BTX, part.active),
+                -(-T * part.active // part.experts) * part.experts,
+            )
+        else:
+            chosen_BTX, most = logits_BTX.log_softmax(-1) > self.threshold, T * part.experts
+        weights_NX = weighed(logits_BTX, chosen_BTX, part.normalised).flatten(0, -2)
+        if not self.are_plain(x_BTD):
+            return self.by_all(x_BTD, weights_NX)
+        pairs = x_BTD.shape[:-2].numel() * most
+        return self.by_pair(x_BTD.flatten(0, -2), weights_NX, chosen_BTX.flatten(0, -2), pairs).view(x_BTD.shape)
 
     def by_expert(self, x_ND: Tensor, weights_NA: Tensor, experts_NA: Tensor) -> Tensor:
         """y_ND by products over the tokens of each expert."""
@@ -121,17 +167,31 @@ class Routed(nn.Module):
         counts_X = places_XM.sum(1).cpu()  # read by each product: a GPU's host waits here, once a layer
         # repeated first, and then put in order: no sum of the backward depends on who comes first
         many_MD = x_ND.to(dtype)[:, None].expand(-1, self.part.active, -1).flatten(0, 1).index_select(0, order_M)
+        made_MD = self.products(many_MD, counts_X).index_select(0, order_M.argsort())
+        return (made_MD.view(*experts_NA.shape, -1) * weights_NA[..., None].to(dtype)).sum(1)
+
+    def by_pair(self, x_ND: Tensor, weights_NX: Tensor, chosen_NX: Tensor, most: int) -> Tensor:
+        """y_ND by products over the tokens of each expert. most: how many pairs of a token and an expert there may be; shapes
+        are the same however many there are."""
+        dtype = autocast_dtype(x_ND) or x_ND.dtype
+        chosen_P = chosen_NX.T.flatten()  # the pairs of the first expert, then of the second
+        order_M = (~chosen_P).to(torch.uint8).argsort(stable=True)[:most]
+        tokens_M = order_M % len(x_ND)
+        made_MD = self.products(x_ND.to(dtype).index_select(0, tokens_M), chosen_NX.sum(0).cpu())
+        weighed_MD = made_MD * weights_NX.T.flatten()[order_M, None].to(dtype)
+        return torch.zeros_like(x_ND, dtype=dtype).index_add(0, tokens_M, weighed_MD)
+
+    def products(self, many_MD: Tensor, counts_X: Tensor) -> Tensor:
+        """made_MD of the rows, the first counts_X[0] of which are the first expert's; 0 of those that are nobody's."""
         gates, ups, downs = (
-            [expert.get_parameter(f"{name}.weight").to(dtype) for expert in self.experts]
+            [expert.get_parameter(f"{name}.weight").to(many_MD.dtype) for expert in self.experts]
             for name in ("gate", "up", "down")
         )
         inner_MF = swiglu(grouped_product(many_MD, counts_X, gates), grouped_product(many_MD, counts_X, ups))
-        made_MD = grouped_product(inner_MF, counts_X, downs).index_select(0, order_M.argsort())
-        return (made_MD.view(*experts_NA.shape, -1) * weights_NA[..., None].to(dtype)).sum(1)
+        return grouped_product(inner_MF, counts_X, downs)
 
-    def by_all(self, x_BTD: Tensor, weights_NA: Tensor, experts_NA: Tensor) -> Tensor:
+    def by_all(self, x_BTD: Tensor, weights_NX: Tensor) -> Tensor:
         """y_BTD by products over all tokens."""
-        weights_NX = weights_NA.new_zeros(len(weights_NA), len(self.experts)).scatter(1, experts_NA, weights_NA)
         y_BTD = torch.zeros_like(x_BTD, dtype=autocast_dtype(x_BTD))
         for expert, weights_N in zip(self.experts, weights_NX.unbind(1), strict=True):
             made_BTD = expert(x_BTD)
@@ -142,7 +202,16 @@ class Routed(nn.Module):
 class Experts(Part):
     name: Literal["experts"] = "experts"
     experts: int = Field(8, gt=1)
-    active: int = Field(2, gt=0, description="experts that a token goes through, at most as many as there are")
+    router: Literal["token_top_k", "expert_choice", "dense"] = Field(
+        "token_top_k",
+        description="tokens choose experts; or experts choose tokens while it trains; or all experts are trained on all tokens",
+    )
+    active: int = Field(
+        2,
+        gt=0,
+        description="experts that a token goes through, at most as many as there are; with expert_choice on average, with "
+        "dense when it does not train",
+    )
     width: int = Field(0, ge=0, description="of each expert's inner layer; 0: ffn_width")
     normalised: bool = Field(
         True,
@@ -152,14 +221,24 @@ class Experts(Part):
     shared_gate: bool = Field(
         False, description="what these make is weighed by the sigmoid of a product with the token"
     )
-    balance: float = Field(0.01, ge=0, description="weight of the loss that is 1 where experts have equal loads")
+    epsilon: float = Field(
+        0.0, ge=0, lt=1, description="with dense, the share at or below which only a token's likeliest expert is active"
+    )
+    balance: float = Field(
+        0.01,
+        ge=0,
+        description="weight of the loss that is 1 where experts have equal loads; with dense of the mutual information of "
+        "tokens and experts; expert_choice, whose loads are equal, has none",
+    )
     router_z: float = Field(0.001, ge=0, description="weight of the squared log-sum-exp of the router's logits")
 
     @model_validator(mode="after")
     def _can_learn(self) -> "Experts":
         if self.active > self.experts:
             raise ValueError(f"active: {self.active} of {self.experts} experts: take as many at most")
-        if self.active == 1 and self.normalised:
+        if self.epsilon and self.router != "dense":
+            raise ValueError("epsilon: leaves out experts of router dense alone")
+        if self.active == 1 and self.normalised and self.router != "dense":
             raise ValueError(
                 "active: one expert's weight is always 1, of which a router learns nothing: normalised: false"
             )
@@ -187,6 +266,14 @@ class Experts(Part):
     def family(self, shape: Shape) -> str:
         """Hugging Face's name of the architecture that a decoder of this shape with these experts has. Raises ValueError where
         there is none."""
+        if self.router == "expert_choice":
+            raise ValueError(
+                "experts that choose tokens are exported nowhere: no Hugging Face family has their thresholds"
+            )
+        if self.epsilon:
+            raise ValueError(
+                "experts are exported with epsilon 0 alone: every Hugging Face family has active ones for a token"
+            )
         if self.shared:
             if shape.qk_norm or not self.shared_gate:
                 raise ValueError("a shared expert is exported as Qwen2-MoE alone: with shared_gate and without qk_norm")
@@ -212,6 +299,13 @@ class Experts(Part):
 
     def idle(self, shape: Shape) -> int:
         return (self.experts - self.active) * 3 * shape.width * (self.width or shape.ffn_width)
+
+    def idle_in_training(self, shape: Shape) -> int:
+        return 0 if self.router == "dense" else self.idle(shape)
+
+    @property
+    def trained_otherwise(self) -> bool:  # type: ignore[override]
+        return self.router != "token_top_k" and self.active < self.experts
 
 
 @cache

@@ -24,9 +24,10 @@ def _pieces(counts: Tensor) -> list[slice]:
 
 def _products(rows: Tensor, counts: Tensor, weights: Sequence[Tensor], transposed: bool) -> Tensor:
     """rows_MI, counts_X, X of weight_OI -> y_MO; transposed: rows_MO -> y_MI, by the same matrices."""
-    made = rows.new_empty(len(rows), weights[0].shape[1 if transposed else 0])
-    for piece, weight in zip(_pieces(counts), weights, strict=True):
+    made, pieces = rows.new_empty(len(rows), weights[0].shape[1 if transposed else 0]), _pieces(counts)
+    for piece, weight in zip(pieces, weights, strict=True):
         torch.mm(rows[piece], weight if transposed else weight.T, out=made[piece])
+    made[pieces[-1].stop :] = 0
     return made
 
 
@@ -76,6 +77,6 @@ torch.library.register_autograd(PRODUCTS, _backward, setup_context=_keep)
 
 def grouped_product(rows_MI: Tensor, counts_X: Tensor, weights: Sequence[Tensor]) -> Tensor:
     """y_MO: the first counts_X[0] rows times the first weight_OI, transposed, those that follow times the second, and so on.
-    Counts sum to M and are best on the CPU, for which a GPU would wait; all else is of one dtype. Differentiable once in rows
-    and weights."""
+    Counts sum to M or less, rows behind them giving zeros, and are best on the CPU, for which a GPU would wait; all else is of
+    one dtype. Differentiable once in rows and weights."""
     return torch.ops.tokenmill.grouped_products.default(rows_MI, counts_X, list(weights), False)

@@ -16,6 +16,7 @@ from lm.gguf.modelfile import modelfile
 from lm.gguf.vocabulary import Vocabulary
 from lm.hugging_face.config import OF_EXPERTS, to_theirs
 from lm.hugging_face.load import OUTER, their_name
+from lm.hugging_face.prompts import check_no_prompt
 from lm.model import Decoder, ModelConfig
 from lm.quantized.inputs import check_exact_inputs
 from lm.tokenizer import Tokenizer
@@ -81,6 +82,7 @@ def save_gguf(model: Decoder, tokenizer: Tokenizer, path: Path, chosen: Format) 
 
     if model.held:
         raise ValueError("the model has an adapter beside its weights: merge it first")
+    check_no_prompt(model)
     check_exact_inputs(model)
     family, vocabulary = family_of(model.config), Vocabulary.of(tokenizer, model.config.vocab_size)
     weights = theirs(model)

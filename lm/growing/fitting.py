@@ -7,7 +7,18 @@ from lm.config import ConfigError
 from lm.model import ModelConfig
 
 # What the function of a model hangs on, and no start changes
-KEPT = ("norm", "norm_eps", "rope_theta", "rope_scaling", "qk_norm", "qkv_bias", "tied", "vocab_size")
+KEPT = (
+    "norm",
+    "norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "qk_norm",
+    "qkv_bias",
+    "tied",
+    "causal",
+    "vocab_size",
+    "logit_softcap",
+)
 WIDTHS = ("width", "heads", "kv_heads", "ffn_width")
 
 

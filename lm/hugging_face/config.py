@@ -201,8 +201,14 @@ def to_theirs(config: ModelConfig) -> dict[str, Any]:
 
     Raises ValueError for what no family has, such as QK-norm together with biases, or a part of another kind.
     """
+    if not config.causal:
+        raise ValueError("no Hugging Face family has a model of masked diffusion, which is not causal")
     if config.qk_norm and config.qkv_bias:
         raise ValueError("no Hugging Face family has both qk_norm and qkv_bias")
+    if config.logit_softcap is not None:
+        raise ValueError(
+            "no Hugging Face family that is written here has logit_softcap: Gemma 2, which has, is made of other layers"
+        )
     family = "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
     described = {
         "model_type": family,
@@ -239,6 +245,8 @@ def parts_to(config: ModelConfig, family: str) -> dict[str, Any]:
         layer = config.layer(index)
         for part in layer.embeddings:
             part.exported()
+        if layer.depths is not None:
+            raise ValueError(f"no Hugging Face family has depths, by which tokens go past layer {index}")
         said = {**layer.mixer.exported(config), **layer.feed_forward.exported(config)}
         kinds.append(said.pop("layer_type"))
         if "model_type" not in said:

@@ -20,6 +20,7 @@ from lm.hugging_face.folder import advice
 from lm.hugging_face.load import files_of, their_name
 from lm.hugging_face.made_of import FILE, write_made_of
 from lm.hugging_face.packed import fitting, packed_in, quantization_config, tensors_of
+from lm.hugging_face.prompts import check_no_prompt
 from lm.model import Decoder
 from lm.model_folder import read_model
 from lm.quantized.base import Packed
@@ -81,6 +82,7 @@ def save_hf(
     are dequantized. Returns how many there are. Raises ValueError, with nothing written or removed, when no family of theirs
     has what the model uses, the dtype is too small, none of what is packed can be written so, or no token ends an answer.
     """
+    check_no_prompt(model)
     check_exact_inputs(model)
     described = to_theirs(model.config)
     theirs = {their_name(name, model.config): (name, weight) for name, weight in model.state_dict().items()}

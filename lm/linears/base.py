@@ -48,12 +48,17 @@ class Holding(Config):
         optimizer's state have weights of their own there, which would not see it."""
         return False
 
-    def clears(self, step: int) -> float | None:
+    def packs(self) -> bool:
+        """Whether its layers' weights come to hold other numbers than an O x I matrix has, in its place. An optimizer that
+        looks at more of a tensor than the entry that it updates would take them for a matrix."""
+        return False
+
+    def clears(self, step: int, layers: "Mapping[str, Held]") -> float | None:
         """Share of the optimizer's moments, the smallest of each tensor, that is cleared before a step in which its layers' own
-        parameters begin anew; None: they do not."""
+        parameters begin anew; None: they do not. layers: the model's held ones, whose `begin` was called."""
         return None
 
-    def factor(self, step: int) -> float:
+    def factor(self, step: int, layers: "Mapping[str, Held]") -> float:
         """What the learning rate of the whole model counts at a step, beside the schedule."""
         return 1.0
 
@@ -68,12 +73,12 @@ def is_named(name: str, pattern: str) -> bool:
     return f".{pattern}." in f".{name}."
 
 
-def check_patterns(key: str, patterns: list[str], names: list[str]) -> None:
+def check_patterns(key: str, patterns: list[str], names: list[str], section: str = "linear") -> None:
     """Raises ConfigError, naming the key, for a pattern that means none of the layers of these names."""
     known = sorted({part for name in names for part in name.split(".") if not part.isdigit()})
     for pattern in patterns:
         if not any(is_named(f"blocks.{name}", pattern) for name in names):
-            raise ConfigError(f"linear.{key}: no {pattern!r} (allowed: {', '.join(known)}, and rows of them)")
+            raise ConfigError(f"{section}.{key}: no {pattern!r} (allowed: {', '.join(known)}, and rows of them)")
 
 
 class Chosen(Holding):

@@ -15,6 +15,7 @@ Letters: O outputs, I inputs, R rank.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from lm.config import ConfigError
 from lm.linears.adapter import AdaptedLinear, generator_of
-from lm.linears.base import Chosen, is_a_part
+from lm.linears.base import Chosen, Held, is_a_part
 
 
 class ReLoRALinear(AdaptedLinear):
@@ -88,9 +89,9 @@ class ReLoRA(Chosen):
     def moves(self) -> bool:
         return True
 
-    def clears(self, step: int) -> float | None:
+    def clears(self, step: int, layers: Mapping[str, Held]) -> float | None:
         return self.cleared if self.restarts(step) else None
 
-    def factor(self, step: int) -> float:
+    def factor(self, step: int, layers: Mapping[str, Held]) -> float:
         """Part of the rate: up by equal parts behind a restart, without a step at 0."""
         return min(1.0, (step % self.every + 1) / (self.warmup + 1)) if step >= self.every else 1.0

@@ -1,4 +1,5 @@
-"""Causal attention with grouped queries (arXiv:2305.13245), rotary positions, and QK-norm (arXiv:2302.05442) as an option.
+"""Attention with grouped queries (arXiv:2305.13245), rotary positions, and QK-norm (arXiv:2302.05442) as an option;
+causal, but where the shape is not.
 
 Letters as in lm/shape.py; C slots of a row in a state.
 """
@@ -10,14 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.attention import attention
+from kernels.attention.both_ways import attention_both_ways, visible_in
 from kernels.decode_attention import decode_attention
 from kernels.norm_rope import norm_rotate
 from kernels.projections import projections
 from kernels.rope import rotate
+from lm.config import ConfigError
 from lm.context import Context
 from lm.mixers.base import Mixer
 from lm.quantized.inputs import Rounding, codes_of, decoded
-from lm.shape import Shape
+from lm.shape import MASKED, Shape
 
 
 class HeadNorm(nn.Module):
@@ -100,6 +103,7 @@ class Heads(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_width = shape.heads, shape.kv_heads, shape.head_dim
+        self.causal = shape.causal
         self.query = nn.Linear(shape.width, shape.heads * self.head_width, shape.qkv_bias)
         self.key = nn.Linear(shape.width, shape.kv_heads * self.head_width, shape.qkv_bias)
         self.value = nn.Linear(shape.width, shape.kv_heads * self.head_width, shape.qkv_bias)
@@ -120,7 +124,10 @@ class Heads(nn.Module):
 
     def along(self, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, context: Context) -> Tensor:
         """mixed_BTHE of whole sequences."""
-        return attention(q_BHTE.transpose(1, 2), k_BKTE.transpose(1, 2), v_BKTE.transpose(1, 2), context.documents)
+        q, k, v = (x.transpose(1, 2) for x in (q_BHTE, k_BKTE, v_BKTE))
+        if not self.causal:
+            return attention_both_ways(q, k, v, context.shared)
+        return attention(q, k, v, context.documents)
 
     def after(self, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, context: Context) -> Tensor:
         """mixed_BTHE of tokens over themselves and all before them in their row; their keys and values are kept."""
@@ -145,6 +152,7 @@ class Heads(nn.Module):
 class Attention(Mixer):
     name: Literal["attention"] = "attention"
     has_values = True
+    both_ways = True
     into_stream = ("output",)
     hugging_face = {
         "query": "self_attn.q_proj", "key": "self_attn.k_proj", "value": "self_attn.v_proj", "output": "self_attn.o_proj",
@@ -155,17 +163,23 @@ class Attention(Mixer):
         return Heads(shape)
 
     def flops(self, shape: Shape, length: int) -> float:
-        """FLOP of half the attention of PaLM's count (arXiv:2204.02311, appendix B): the mask leaves that."""
-        return 6.0 * shape.heads * shape.head_dim * length
+        """FLOP of half the attention of PaLM's count (arXiv:2204.02311, appendix B): the mask leaves that. All of it where the
+        shape is not causal."""
+        return (6.0 if shape.causal else 12.0) * shape.heads * shape.head_dim * length
 
     def state(
         self, shape: Shape, rows: int, capacity: int, device: torch.device | None, dtype: torch.dtype
     ) -> KeysAndValues:
+        """Raises ConfigError where the shape is not causal: of a row that grows every token is another one."""
+        if not shape.causal:
+            raise ConfigError(MASKED)
         return KeysAndValues(shape, rows, capacity, device, dtype)
 
     def rounded_state(
         self, shape: Shape, rows: int, capacity: int, device: torch.device | None, rounding: Rounding
     ) -> RoundedKeysAndValues:
+        if not shape.causal:
+            raise ConfigError(MASKED)
         return RoundedKeysAndValues(shape, rows, capacity, device, rounding)
 
     def kept(self, shape: Shape, tokens: float) -> float:
@@ -173,8 +187,10 @@ class Attention(Mixer):
 
     def prepare(self, shape: Shape, context: Context, rows: int, length: int) -> Tensor | None:
         """The mask of tokens over the slots of a state. None where a GPU's kernels need none: a token follows, or the tokens
-        are the first; and without a state."""
+        are the first; and without a state, but for documents in which tokens see both ways."""
         state, positions_BT = context.state, context.positions_BT
+        if not shape.causal and context.documents is not None:
+            return visible_in(context.documents, rows, length)
         if state is None or positions_BT is None:
             return None
         if isinstance(state, RoundedKeysAndValues):

@@ -21,9 +21,17 @@ class State(Protocol):
 
 
 class Mixer(Part):
-    """has_values: it mixes values that context.values may add to."""
+    """has_values: it mixes values that context.values may add to. both_ways: it can look at tokens behind its own, too, where
+    the shape is not causal."""
 
     has_values: ClassVar[bool] = False
+    both_ways: ClassVar[bool] = False
+
+    def check(self, shape: Shape, index: int) -> None:
+        """Raises ValueError where it cannot be the mixer of this layer of the shape."""
+        if not (shape.causal or self.both_ways):
+            name = self.name  # type: ignore[attr-defined]
+            raise ValueError(f"causal: false is for attention in all layers, and layer {index} has {name}")
 
     @abstractmethod
     def state(self, shape: Shape, rows: int, capacity: int, device: torch.device | None, dtype: torch.dtype) -> State:
@@ -39,6 +47,10 @@ class Mixer(Part):
     @abstractmethod
     def kept(self, shape: Shape, tokens: float) -> float:
         """Numbers that a layer's state has, and a step reads, for a row of so many tokens."""
+
+    def narrowed(self, share: float) -> "Mixer | None":
+        """The mixer with this share of its window, one token at the least; None where it has no window."""
+        return None
 
     def prepare(self, shape: Shape, context: Context, rows: int, length: int) -> Any:
         """What all layers of this kind share in a pass over `rows` x `length` tokens, as context.shared: made once and outside

@@ -44,11 +44,15 @@ class WindowedHeads(Heads):
 class SlidingWindow(Attention):
     """Differs from Mistral: a prompt longer than the window is read as any other."""
 
+    both_ways = False
     name: Literal["sliding_window"] = "sliding_window"  # type: ignore[assignment]
     window: int = Field(128, gt=0, description="tokens that a token sees, itself among them")
 
     def build(self, shape: Shape) -> WindowedHeads:
         return WindowedHeads(shape)
+
+    def narrowed(self, share: float) -> "SlidingWindow":
+        return self.model_copy(update={"window": max(1, int(share * self.window))})
 
     def flops(self, shape: Shape, length: int) -> float:
         """FLOP of attention to the keys that a token sees on average."""

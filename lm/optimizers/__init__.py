@@ -14,3 +14,4 @@ from lm.optimizers.onebit_adam import OneBitAdam
 from lm.optimizers.radam import RAdam
 from lm.optimizers.schedule_free import ScheduleFree
 from lm.optimizers.soap import Soap
+from lm.optimizers.soap_muon import SoapMuon

@@ -1,12 +1,15 @@
 """What every optimizer shares: one multi-tensor update a group, state made of tensors, and two hooks for the loop."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lm.config import ConfigError
 from lm.linears.base import Roles
+from lm.optimizers.states import MOMENTS, States, begun_coded
 
 Named = list[tuple[str, nn.Parameter]]
 State = dict[str, list[Tensor]]
@@ -19,6 +22,8 @@ def begun(slot: str, weight: Tensor) -> Tensor:
     """The state of a weight before its first update: zeros, on the weight's device where they are no single number."""
     if slot in SCALARS:
         return torch.zeros((), dtype=SCALARS[slot])
+    if (coded := begun_coded(slot, weight)) is not None:
+        return coded
     if slot in SIDES:
         return weight.new_zeros(2 * (weight.shape[SIDES[slot]],))
     return weight.new_zeros(weight.shape[0], 1) if slot in ROWS else torch.zeros_like(weight)
@@ -30,16 +35,18 @@ class Optimizer(torch.optim.Optimizer, ABC):
     group["slots"] names the state of each weight, which begins as zeros: `step`, its updates with this one, and what else
     is in SCALARS are single numbers, what is in ROWS has one for each row of a matrix, as a column, what is in SIDES is a
     square over a matrix's rows (0) or columns (1), and every other slot has the weight's shape. All are tensors, as
-    safetensors wants them.
+    safetensors wants them. Moments may be kept in fewer bits: group["updated"] then names the slots that `update` is given,
+    and `slots` those that are kept of them.
 
     What lm/training/parallel must know: whole_tensors: an update depends on more of a tensor than the entry updated.
     squares: there are slots of SIDES, of which a part of a weight has no part. freezes: `begin` chooses the weights that get a
     gradient. exchanges: the update averages over the ranks of torch.distributed itself, and gets each rank's own gradients.
-    own_slots: state that differs from rank to rank.
+    own_slots: state that differs from rank to rank. states: how moments are kept.
     """
 
     whole_tensors = squares = freezes = exchanges = False
     own_slots: tuple[str, ...] = ()
+    states: States = States()
 
     def begin(self, step: int) -> None:
         """Called before the forward pass of a step. What it does must follow from `step` alone, or resuming differs."""
@@ -56,10 +63,36 @@ class Optimizer(torch.optim.Optimizer, ABC):
     def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            if weights:
+            if "updated" in group:
+                for weight in weights:
+                    self._update_coded(weight, group)
+            elif weights:
                 states = [self._state_of(weight, group["slots"]) for weight in weights]
                 gathered = {slot: [state[slot] for state in states] for slot in group["slots"]}
                 self.update(weights, [weight.grad for weight in weights], gathered, group)
+
+    def keep_as(self, states: States) -> None:
+        """Keep the moments of all groups so, from the first update on."""
+        self.states = states
+        for group in self.param_groups:
+            group["updated"], group["slots"] = group["slots"], states.slots(group["slots"])
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether moments are kept in fewer bits."""
+        return self.states.format != "fp32"
+
+    def bytes_spared(self) -> float:
+        """Bytes of memory a weight that its moments take less than in fp32, of the group that spares least."""
+        spared = [len(set(group["updated"]) & set(MOMENTS)) for group in self.param_groups if "updated" in group]
+        return (4 - self.states.bytes_a_number) * min(spared, default=0)
+
+    def _update_coded(self, weight: Tensor, group: dict[str, Any]) -> None:
+        """Update one weight, whose moments are fp32 for as long as this takes."""
+        state = self._state_of(weight, group["slots"])
+        moments = self.states.decode(state, group["updated"])
+        self.update([weight], [weight.grad], {slot: [value] for slot, value in moments.items()}, group)  # type: ignore[list-item]
+        self.states.encode_(state, moments)
 
     def _state_of(self, weight: Tensor, slots: tuple[str, ...]) -> dict[str, Tensor]:
         state = self.state[weight]
@@ -73,6 +106,28 @@ class Optimizer(torch.optim.Optimizer, ABC):
     @abstractmethod
     def update(self, weights: list[Tensor], grads: list[Tensor], state: State, group: dict[str, Any]) -> None:
         """Change weights and state in place; the lists are in one order."""
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """A method of this room whose optimizer keeps its moments in fewer bits."""
+
+    method: Any
+    states: States
+
+    @property
+    def name(self) -> str:
+        return str(self.method.name)
+
+    def build(self, named_parameters: Named, roles: Roles) -> Optimizer:
+        """The method's optimizer. Raises ConfigError for one without moments, and one that exchanges them itself."""
+        optimizer: Optimizer = self.method.build(named_parameters, roles)
+        if optimizer.exchanges:
+            raise ConfigError(f"optimizer_states: {self.name} exchanges its moments among ranks: set format to fp32")
+        if not any(set(group["slots"]) & set(MOMENTS) for group in optimizer.param_groups):
+            raise ConfigError(f"optimizer_states: {self.name} has no moments to keep in fewer bits: set format to fp32")
+        optimizer.keep_as(self.states)
+        return optimizer
 
 
 def take_in_(grads: list[Tensor], means: list[Tensor], squares: list[Tensor], beta1: float, beta2: float) -> None:

@@ -7,7 +7,6 @@ none.
 
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -15,19 +14,7 @@ from kernels.adamw import adamw_
 from lm.config import Config
 from lm.linears.base import Roles
 from lm.optimizers.base import Named, Optimizer, State, adam_directions_, decayed_and_plain
-
-
-def eigenvectors(matrix: Tensor, basis: Tensor | None) -> Tensor:
-    """Orthonormal columns: all eigenvectors of this symmetric matrix, that of the largest eigenvalue first, or those of `basis`
-    brought nearer to them by a step of power iteration."""
-    if basis is None:
-        return torch.linalg.eigh(matrix).eigenvectors.flip(1)
-    return torch.linalg.qr(matrix @ basis).Q
-
-
-def rotated(matrix_OI: Tensor, left_OO: Tensor, right_II: Tensor) -> Tensor:
-    """The matrix in the bases whose vectors are the columns of `left` and `right`."""
-    return left_OO.T @ matrix_OI @ right_II
+from lm.optimizers.eigenbasis import eigenvectors, rotated
 
 
 class SoapOptimizer(Optimizer):

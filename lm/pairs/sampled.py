@@ -10,6 +10,7 @@ from lm.config import ConfigError
 from lm.pairs.base import Given, Source
 from lm.problems.example import JUDGED, Example, Split
 from lm.sampler import Completion, generate, rows_for
+from lm.temperature import Divisor
 
 # Problems that are asked together: what is told of progress, and what the memory of their answers is for.
 PROBLEMS = 256
@@ -40,7 +41,7 @@ class Sampling(Source):
     )
     samples: int = Field(8, gt=0, description="answers to each problem")
     max_new_tokens: int = Field(32, gt=0)
-    temperature: float = Field(1.0, gt=0)
+    temperature: Divisor = 1.0
 
     def asked(self, given: Given) -> Iterator[tuple[int, list[Example]]]:
         """The problems that leave room in the context, some at a time, with the number of the first. Raises ConfigError where

@@ -6,7 +6,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lm.problems.answers import MARK
 from lm.problems.example import Example, Score
@@ -38,6 +38,11 @@ class Segments(Folder):
     in the middle (MSR). All segments of a text are in one split. A policy may think first, as it does of other sets: where
     `####` is in a text, what it says stands behind the last one; segments with that mark are left out.
 
+    With `words` a problem is the next words of a text and not the next sentence: of one word, the next-token prediction with
+    thoughts of Reinforcement Mid-Training (Tian et al. 2025, arXiv:2509.24375), whose other parts are rl's: the curriculum
+    `by_entropy`, the demonstrations `next_token`, and `length_budget`. Differs from that paper: words, since a problem set
+    knows no tokenizer.
+
     Differs from the paper: it judges by a generative reward model whether what was said means the same as a beginning of the
     true segment; here a program tells whether it is the true segment, word by word, and the reward `agreement` how many
     words of it; one of the two tasks a run, where the paper weighs one against the other; no model that was taught to think."""
@@ -49,6 +54,15 @@ class Segments(Folder):
         0, ge=0, description="segments behind it that are shown, too, at most; 0: what comes next is asked"
     )
     least: int = Field(4, gt=0, description="words of a segment; a shorter sentence is joined with the next one")
+    words: int = Field(
+        0, ge=0, description="of a segment that are asked at a time, behind those before them; 0: all of it at once"
+    )
+
+    @model_validator(mode="after")
+    def _what_comes_next(self) -> "Segments":
+        if self.words and self.after:
+            raise ValueError("words: the next ones are asked, with nothing behind them: set after or words to 0")
+        return self
 
     def examples_of(self, where: str, row: dict[str, Any]) -> Iterator[Example]:
         """Every problem of a line. Raises ConfigError naming file and line where there is no text."""
@@ -61,8 +75,15 @@ class Segments(Folder):
             shown = segments[max(0, place - self.before) : place]
             behind = segments[place + 1 : place + 1 + self.after]
             prompt = " ".join([*shown, *([GAP, *behind] if behind else [])])
-            if MARK not in segment:
+            if MARK in segment:
+                continue
+            if not self.words:
                 yield Example(f"{known}:{place}", prompt, segment, segment, level)
+                continue
+            own = segment.split()
+            for start in range(0, len(own) - self.words + 1, self.words):
+                asked = " ".join(own[start : start + self.words])
+                yield Example(f"{known}:{place}:{start}", " ".join([prompt, *own[:start]]), asked, asked, level)
 
     def key(self, example: Example) -> str:
         """A hash of the whole text, so that none is divided."""

@@ -96,8 +96,9 @@ def columns_of(packed: Packed) -> Tensor | None:
 
 def sees_rounded(name: str, layer: nn.Module) -> bool:
     """Whether a layer of this name is one whose inputs are rounded: a matrix of a block. A table is looked up by whole numbers
-    already; a router is no more than a row an expert, and decides between experts that are nearly equal."""
-    return name.startswith("blocks.") and isinstance(layer, nn.Linear) and not name.endswith(".router")
+    already; a router is no more than a row an expert, and decides between experts that are nearly equal; so does the predictor
+    of tokens that go through a layer."""
+    return name.startswith("blocks.") and isinstance(layer, nn.Linear) and not name.endswith((".router", ".predictor"))
 
 
 def round_inputs_of(model: nn.Module, rounding: Rounding, columns: Mapping[str, Tensor]) -> None:

@@ -1,5 +1,8 @@
-"""Schedules: `(step, total steps) -> factor` of the learning rate, in [0, 1]; steps count from 0."""
+"""Schedules: `(step, total steps) -> factor` of the learning rate, in [0, 1]; steps count from 0. Those of feedback.py give a
+follower of one run, since their factors hang on its losses."""
 
+from lm.schedules.accelat import Accelat
+from lm.schedules.auto_lrs import AutoLRS
 from lm.schedules.cosine import Cosine
 from lm.schedules.infinite import Infinite
 from lm.schedules.linear import Linear

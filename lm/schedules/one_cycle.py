@@ -1,7 +1,8 @@
 """One cycle: a long rise to a peak several times the usual rate, a fall as long, a short anneal: Smith & Topin 2019.
 
-"Super-convergence", arXiv:1708.07120. Choose a peak 3 to 10 times that of another schedule and less weight decay. Differs
-from the paper: momentum stays as it is; it falls and rises against the rate there.
+"Super-convergence", arXiv:1708.07120. Choose a peak 3 to 10 times that of another schedule and less weight decay. With
+`peak_momentum` the optimizer's first memory falls as the rate rises and rises as it falls, as there and in Smith 2018
+(arXiv:1803.09820, section 4.3), who has it go from 0.95 to 0.85 and back; without it, it stays as it is.
 """
 
 from typing import Literal
@@ -23,12 +24,30 @@ def one_cycle(step: int, total_steps: int, rise: float, initial: float, anneal: 
     return initial * (1 - (1 - final) * (step - low) / (total_steps - low))
 
 
+def against(factor: float, initial: float, own: float, peak: float) -> float:
+    """The momentum where the rate has this factor: `own` at `initial` and below, `peak` at 1, in between by equal parts."""
+    share = (factor - initial) / (1 - initial) if initial < 1 else 0.0
+    return own - (own - peak) * max(share, 0.0)
+
+
 class OneCycle(Config):
     name: Literal["one_cycle"] = "one_cycle"
     warmup_fraction: float = Field(0.45, ge=0, lt=1, description="of all steps: the rise")
     initial_fraction: float = Field(0.1, ge=0, le=1, description="factor before the rise and after the fall")
     anneal_fraction: float = Field(0.2, gt=0, lt=1, description="of the steps after the peak: the last anneal")
     final_fraction: float = Field(0.01, ge=0, le=1, description="of initial_fraction, at the end")
+    peak_momentum: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="beta1 or momentum at the peak; the optimizer's own is that at the ends; null: always its own",
+    )
+
+    def momentum(self, step: int, total_steps: int, own: float) -> float:
+        """The optimizer's momentum at a step, given its own."""
+        if self.peak_momentum is None:
+            return own
+        return against(self(step, total_steps), self.initial_fraction, own, self.peak_momentum)
 
     def __call__(self, step: int, total_steps: int) -> float:
         return one_cycle(

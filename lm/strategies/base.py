@@ -3,17 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from lm.config import Config
 from lm.model import Decoder
 from lm.problems.example import unit_hash
 from lm.sampler import Completion
 from lm.tokenizer import Tokenizer
-
-# Least temperature above 0, at which a logit lower by 0.001 is e^1000 times less likely. At 1e-38 logits from 4 on are beyond
-# fp32 when they are divided by it, and nothing can be drawn.
-COLDEST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -60,13 +56,6 @@ class Strategy(Config):
         pattern="^[a-z0-9_]*$",
         description="what its figures are called; empty: as it is, with its number of answers or beams",
     )
-
-    @field_validator("temperature", check_fields=False)
-    @classmethod
-    def _can_be_divided_by(cls, temperature: float) -> float:
-        if 0 < temperature < COLDEST:
-            raise ValueError(f"must be 0, for the likeliest, or {COLDEST:g} and more (got {temperature:g})")
-        return temperature
 
     @property
     def called(self) -> str:

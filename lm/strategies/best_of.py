@@ -12,6 +12,7 @@ from lm.model import Decoder
 from lm.sampler import Completion
 from lm.strategies.base import Asked, Decoded, number_of, of_several
 from lm.strategies.sample import Drawing
+from lm.temperature import Temperature
 
 
 def chosen(scores: list[float | None], temperature: float, point: float) -> int:
@@ -49,7 +50,7 @@ class BestOf(Drawing):
     name: Literal["best_of"] = "best_of"
     samples: int = Field(8, gt=0, description="answers to choose from")
     by: Literal["verifier", "likelihood"] = "verifier"
-    judge_temperature: float = Field(0.0, ge=0, description="of the choice among them; 0: the best")
+    judge_temperature: Temperature = Field(0.0, description="of the choice among them; 0: the best")
 
     @property
     def usual(self) -> str:

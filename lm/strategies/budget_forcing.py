@@ -9,6 +9,7 @@ from lm.config import ConfigError
 from lm.model import Decoder
 from lm.sampler import Completion, generate
 from lm.strategies.base import Asked, Decoded, Strategy, number_of
+from lm.temperature import Temperature
 
 
 @dataclass
@@ -39,7 +40,7 @@ class BudgetForcing(Strategy):
     final: str = Field(
         "", description="what is put behind an answer that was cut, before its final part; empty: nothing"
     )
-    temperature: float = Field(0.0, ge=0)
+    temperature: Temperature = 0.0
 
     @model_validator(mode="after")
     def _in_order(self) -> "BudgetForcing":

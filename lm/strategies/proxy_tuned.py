@@ -13,6 +13,7 @@ from lm.sampler import generate
 from lm.strategies.assistants import Assistant, assistant
 from lm.strategies.base import Asked, Decoded, Strategy, number_of, taken
 from lm.strategies.filters import FilteredRows
+from lm.temperature import Temperature
 
 
 def emulated(base_RV: Tensor, tuned_RV: Tensor, untuned_RV: Tensor, weight: float) -> Tensor:
@@ -62,7 +63,7 @@ class ProxyTuned(Strategy):
     tuned: Assistant
     untuned: Assistant
     weight: float = Field(1.0, description="of the difference; 0: the model as it is")
-    temperature: float = Field(0.0, ge=0)
+    temperature: Temperature = 0.0
     top_p: float = Field(1.0, gt=0, le=1)
     min_p: float = Field(0.0, ge=0, lt=1)
 

@@ -12,6 +12,7 @@ from lm.problems.answers import vote_of
 from lm.sampler import generate
 from lm.strategies.base import Asked, Decoded, Strategy, number_of
 from lm.strategies.majority import winner
+from lm.temperature import Temperature
 
 
 class Revise(Strategy):
@@ -27,7 +28,7 @@ class Revise(Strategy):
     turns: int = Field(1, gt=0, description="how often it is asked again, at most")
     ask: str = Field("Look at it again and answer once more.", min_length=1, description="what it is asked by")
     keep: Literal["last", "majority"] = "last"
-    temperature: float = Field(0.0, ge=0)
+    temperature: Temperature = 0.0
 
     @property
     def usual(self) -> str:

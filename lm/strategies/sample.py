@@ -8,12 +8,13 @@ from pydantic import Field
 from lm.decoding import Rows
 from lm.model import Decoder
 from lm.sampler import Completion, MakeRows, generate
-from lm.strategies.base import COLDEST, Asked, Decoded, Strategy, number_of, taken
+from lm.strategies.base import Asked, Decoded, Strategy, number_of, taken
 from lm.strategies.filters import FilteredRows
+from lm.temperature import Divisor
 
 
 class Drawing(Strategy):
-    temperature: float = Field(1.0, ge=COLDEST, description="logits are divided by it before a token is drawn")
+    temperature: Divisor = Field(1.0, description="logits are divided by it before a token is drawn")
     top_p: float = Field(1.0, gt=0, le=1, description="draw from the fewest tokens of so much probability; 1: from all")
     min_p: float = Field(0.0, ge=0, lt=1, description="and of so much of the likeliest one's probability; 0: from all")
 

@@ -19,6 +19,7 @@ from lm.mixers.attention import RoundedKeysAndValues
 from lm.model import Decoder
 from lm.quantized.inputs import is_rounding
 from lm.sampler import capacity_of, generate, prompts_at_once, whole_pieces
+from lm.softcap import capped
 from lm.strategies.assistants import Assistant, assistant
 from lm.strategies.base import Asked, Decoded, Strategy, taken
 
@@ -74,7 +75,8 @@ class Passes(Rows):
         and whether another is as likely but for rounding."""
         self.cache.lengths_B.copy_(lengths_R)
         x_RTD = self._model.hidden(ids_RT, self.cache)
-        top_RT2, found_RT2 = F.linear(x_RTD.to(self._head_VD.dtype), self._head_VD).float().topk(2)
+        logits_RTV = capped(F.linear(x_RTD.to(self._head_VD.dtype), self._head_VD), self._model.config.logit_softcap)
+        top_RT2, found_RT2 = logits_RTV.float().topk(2)
         return found_RT2[..., 0], nearly_equal(x_RTD, self._head_VD, top_RT2)
 
 

@@ -2,6 +2,9 @@
 
 from torch import Tensor
 
+from lm.training.average import RunningAverage
+from lm.training.parallel.base import Parallel
+
 
 class Component:
     """A part of a training run: a rollout that several updates learn from, masks that are chosen anew, a curriculum that looks
@@ -13,6 +16,10 @@ class Component:
     """
 
     name: str
+
+    def join(self, parallel: Parallel, mean: RunningAverage, steps: int) -> None:
+        """Called once, before the run begins or goes on: with its model and optimizer, which the ranks hold, with the mean of
+        its weights, and its length. Raises ConfigError where the component cannot be part of it."""
 
     def begin(self, step: int) -> None:
         """Called before the batch of a step is made."""

@@ -3,22 +3,33 @@
 import torch
 from torch import Tensor
 
+from lm.model import Decoder
 from lm.settings import POSITIONS
 from lm.training.batch import Batch, rows_at_once
 from lm.training.flops import flops_per_token
+from lm.training.growing import at_full_depth
 from lm.training.memory import memory_bytes, positions_at_once
 from lm.training.parallel import parts_of_a_batch
 from lm.training.parallel.base import Parallel
 from lm.training.precision import compiles, products
 from lm.training.recipe import Recipe
+from lm.training.recomputing import Selective
 
 # Sizes of batches for which there is compiled code each. Parts of a batch double them, and torch gives up after 8.
 FEW_SHAPES = 4
 
 
+def bring(model: Decoder, recipe: Recipe, positions: int) -> None:
+    """Have the model recompute what the recipe says, given how many positions fit, 0 where too few do for a row."""
+    model.recompute = recipe.recompute in ("whole", "selective") or (recipe.recompute == "auto" and positions == 0)
+    own = {"context_fn": Selective()} if recipe.recompute == "selective" else {}
+    model.checkpointing = {"use_reentrant": False, **own}
+
+
 class Execution:
     """positions: how many a backward pass may hold at once, 0 for too few. compiled: whether blocks are. flops: of a
-    step, as the first batch has it. divided: whether positions were too few for a batch so far, and so decided a sum.
+    step, as the first batch has it, at full depth. divided: whether positions were too few for a batch so far, and so decided a
+    sum.
 
     All but divided follow from the run's first batch, or from the checkpoint it goes on from.
     """
@@ -31,13 +42,16 @@ class Execution:
         """Decide once, from the first batch, the same on every rank; then bring the model into that state."""
         model = parallel.model
         self._between_parts = parallel.between_parts
+        bring(model, recipe, 1)
         if not self._decided:
             device = model.embedding.weight.device
-            self.flops = int(batch.rows * batch.length * flops_per_token(model, batch.length))
-            self.positions = parallel.all_reduce_min(positions_at_once(parallel, batch, device))
-            self.compiled = bool(parallel.all_reduce_min(compiles(recipe.compile, device, steps * self.flops)))
+            with at_full_depth(model):
+                self.flops = int(batch.rows * batch.length * flops_per_token(model, batch.length))
+                self.positions = parallel.all_reduce_min(positions_at_once(parallel, batch, device))
+            wanted = recipe.recompute != "selective" and compiles(recipe.compile, device, steps * self.flops)
+            self.compiled = bool(parallel.all_reduce_min(wanted))
             self._decided = True
-        model.recompute = self.positions == 0
+        bring(model, recipe, self.positions)
         # Left to itself torch makes code for the first length, then for any, so that bits of a length hang on what came before
         model.compile_blocks(self.compiled, any_length=not 0 < batch.shapes <= FEW_SHAPES)
 

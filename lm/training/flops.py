@@ -1,11 +1,13 @@
 """What a model costs in arithmetic, and what accelerators could do in the same time."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 
 import torch
 from torch import nn
 
+from lm.depth import Growth, order_of
 from lm.linears.base import dense_flops, flops_of
 from lm.model import HEADS, Decoder
 
@@ -38,21 +40,50 @@ def flops_per_token(model: Decoder, length: int) -> float:
     dense one `dense_flops`, and what embeddings, mixers and feed-forward layers say of their own, 6 * heads * head width *
     length of attention. Weights that a token leaves out cost nothing, each counting as the mean one of its part.
 
-    Heads of tokens further ahead count as the layers that they are, each with a product of the output head.
-    Norms and pointwise work are left out; a tied embedding counts as the head alone.
+    What a prompt in front of each sequence costs is shared out among its tokens. Heads of tokens further ahead count as the
+    layers that they are, each with a product of the output head. All counts as often as training passes over a token.
+    Norms and pointwise work are left out; a tied embedding counts as the head alone. Of a model that grows the blocks that a
+    pass goes through count, each as often as it does, those frozen without the gradients of their weights; a layer that a
+    share of the tokens goes through for that share, among which its mixer mixes.
     """
     config, carried = model.config, getattr(model, HEADS, None)
     found = dense_flops(model.head_weight) + sum(part.flops(config) for part in config.embeddings)
     further = list(getattr(carried, "blocks", []))
+    behind = length
+    length += len(model.prompt or ())
     found += len(further) * dense_flops(model.head_weight)
-    for index, block in [*enumerate(model.blocks), *((config.layers - 1, block) for block in further)]:
+    blocks = [(index, model.blocks[index]) for index in order_of(model.depth, config.layers)]
+    frozen = model.depth.frozen if model.depth else frozenset[int]()
+    for index, block in [*blocks, *((config.layers - 1, block) for block in further)]:
         parts = config.layer(index)
         for part, name in ((parts.mixer, "attention"), (parts.feed_forward, "ffn")):
             layers = [layer for layer in block.get_submodule(name).modules() if isinstance(layer, nn.Linear)]
             products = sum(flops_of(layer) for layer in layers)
             weights = sum(layer.in_features * layer.out_features for layer in layers)
-            found += products - products * part.idle(config) / max(weights, 1) + part.flops(config, length)
-    return found
+            if index in frozen:
+                products -= 2.0 * sum(layer.weight.numel() for layer in layers if layer.weight.requires_grad)
+            seen = length if parts.depths is None else parts.depths.tokens(length)
+            met = products - products * part.idle_in_training(config) / max(weights, 1) + part.flops(config, seen)
+            cost = met if parts.depths is None else parts.depths.share * met
+            found += cost if length == behind else cost * length / behind
+        if parts.depths is not None:
+            found += flops_of(block.depths.router) + flops_of(block.depths.predictor)
+    return found * model.passes
+
+
+def mean_flops_per_token(model: Decoder, length: int, growth: Growth | None, steps: int) -> float:
+    """FLOP a token in the mean of a run of so many steps, whose model grows so; None: it does not. Steps have as many tokens
+    each."""
+    if growth is None:
+        return flops_per_token(model, length)
+    depths = [growth.depth(model.config.layers, step, steps) for step in range(steps)]
+    counts = Counter(depth and depth._replace(shares=(1.0,) * len(depth.blocks)) for depth in depths)
+    before, total = model.depth, 0.0
+    for depth, count in counts.items():
+        model.depth = depth
+        total += count * flops_per_token(model, length)
+    model.depth = before
+    return total / steps
 
 
 def peak_flops(device: torch.device) -> float | None:

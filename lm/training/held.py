@@ -27,7 +27,8 @@ class HeldLayers(Component):
 
     optimizer, mean: of the run, where there is one; a method that has its layers begin anew clears the moments, and begins the
     mean of what they train with them. Raises ConfigError for an optimizer whose state cannot begin anew so: it keeps more of a
-    weight than moments, or has parts of weights in the place of the layers' own.
+    weight than moments, has parts of weights in the place of the layers' own, or looks at whole tensors where the layers pack
+    other numbers in theirs.
     """
 
     name = "linear"
@@ -39,13 +40,23 @@ class HeldLayers(Component):
         self._anew: dict[str, Tensor] = {}
         if optimizer is not None and type(self._method).clears is not Holding.clears:
             self._anew = self._whole(optimizer)
+        if optimizer is not None:
+            self._refuse(optimizer)
+
+    def _refuse(self, optimizer: Optimizer) -> None:
+        """Raises ConfigError where it would take what stands in a matrix's place for the matrix."""
+        if self._method.packs() and optimizer.whole_tensors:
+            raise ConfigError(
+                f"linear: {self._method.name} puts other numbers in a matrix's place, which the optimizer would take for a "
+                "matrix: take adamw without cautious"
+            )
 
     def begin(self, step: int) -> None:
         for number, layer in enumerate(self._layers.values()):
             layer.begin(step, step % len(self._layers) == number)
-        if (share := self._method.clears(step)) is not None:
+        if (share := self._method.clears(step, self._layers)) is not None:
             self._clear(share)
-        if (factor := self._method.factor(step)) != 1 and self._optimizer is not None:
+        if (factor := self._method.factor(step, self._layers)) != 1 and self._optimizer is not None:
             for group in self._optimizer.param_groups:
                 group["lr"] *= factor
 

@@ -19,7 +19,9 @@ from lm.training.guard import Guard
 from lm.training.held import HeldLayers
 from lm.training.looking_ahead import LookingAhead
 from lm.training.parallel import make_parallel
+from lm.training.parallel.base import Parallel
 from lm.training.precision import autocast
+from lm.training.rates import Rates
 from lm.training.reading import read
 from lm.training.recipe import Recipe
 from lm.training.throughput import Throughput
@@ -36,6 +38,7 @@ class Listener(Protocol):
     def digests(self, step: int, values: dict[str, Any]) -> None: ...
     def rewind(self, step: int) -> None: ...
     def progress(self, done: int, total: int, unit: str = "step", **shown: float) -> None: ...
+    def watch(self, step: int, batch: Batch, parallel: Parallel, positions: int) -> None: ...
     def fact(self, **values: float) -> None: ...
     def computed(self, how: dict[str, str]) -> None: ...
     def stop(self) -> None: ...
@@ -57,7 +60,7 @@ def train(
     trunks: Trunks | None = None,
     components: Sequence[Component] = (),
 ) -> None:
-    """Train the model in place for `steps` updates. It is dense before and after, however recipe.linear holds it meanwhile.
+    """Train the model in place for `steps` updates. It is dense before and after, however recipe.holding holds it meanwhile.
 
     batch_at(step) must depend on nothing but the step, the weights and the components' state, so that a run continued from a
     checkpoint ends in the same bytes. Where torch.distributed has ranks, each calls this with
@@ -65,13 +68,16 @@ def train(
     finite or the recipe says to give up.
     """
     device = model.embedding.weight.device
-    model.hold(recipe.linear)
+    model.hold(recipe.holding)
     parallel = make_parallel(recipe)
-    optimizer = parallel.distribute(model, recipe.optimizer)
+    optimizer = parallel.distribute(model, recipe.optimizing)
     forwarding = Forwarding(recipe.fast_forward, parallel)
-    ahead = LookingAhead(recipe.lookahead, parallel, partial(recipe.schedule, total_steps=steps))
+    rates = Rates(recipe.schedule, steps, parallel)
+    ahead = LookingAhead(recipe.lookahead, parallel, rates.factor)
     mean, guard, execution = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor), Execution()
-    components = (HeldLayers(model, optimizer, mean), forwarding, ahead, *components)
+    components = (rates, HeldLayers(model, optimizer, mean), forwarding, ahead, *components)
+    for component in components:
+        component.join(parallel, mean, steps)
     run = Run(parallel, mean, guard, execution, components)
     checkpoints = Checkpoints(log.scratch, trunks=trunks, every=checkpoint_seconds())
     start = checkpoints.load(run)
@@ -81,8 +87,6 @@ def train(
     model.low_stream = recipe.stream == "bf16"
     digests, speed = Digests(parallel), Throughput(model, device)
     for step in range(start, steps):
-        for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * recipe.schedule(step, steps)
         for component in components:
             component.begin(step)
         parallel.zero_grad()
@@ -91,6 +95,7 @@ def train(
             digests.begin(step, batch.content)
             if step == start:
                 parallel.call(partial(execution.decide, recipe, steps, batch, parallel))
+            log.watch(step, batch, parallel, execution.positions)
             # behind the measure of memory, which is kept for the run: an optimizer may hold weights back for a step
             optimizer.begin(step)
             forwarded = forwarding.stage(batch, execution.positions)

@@ -11,6 +11,7 @@ from lm.model import Decoder
 from lm.settings import POSITIONS
 from lm.training.batch import Batch
 from lm.training.parallel.base import Parallel
+from lm.training.recomputing import selective_of, storages
 
 # Of the memory there is; the rest is for the passing results of operators, the system, and other stages.
 SHARE = 0.6
@@ -38,6 +39,8 @@ def bytes_kept(model: nn.Module, batch: Batch, rows: int = 1) -> int:
 
     with saved_tensors_hooks(count, lambda tensor: tensor):
         loss, _ = batch.loss(slice(0, rows))  # held, so that no storage is used twice
+        if (selective := selective_of(model)) is not None:
+            kept |= storages(selective.kept())
     del loss
     # under autocast the step would go on with the casts made here, through which FSDP2 gives its weights no gradients
     torch.clear_autocast_cache()

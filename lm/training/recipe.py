@@ -1,12 +1,14 @@
 """The parameters that every training stage has."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lm import averages, linears, optimizers, schedules
+from lm import averages, linears, optimizers, precisions, schedules
 from lm.config import Config, choice
 from lm.linears.base import Holding
+from lm.optimizers.base import Keeping
+from lm.optimizers.states import States
 from lm.training.fast_forward import FastForward
 from lm.training.lookahead import Lookahead
 
@@ -17,7 +19,9 @@ class Recipe(Config):
     optimizer: choice(optimizers)
     schedule: choice(schedules)
     average: choice(averages)
+    optimizer_states: States = States()
     linear: choice(linears) = linears.Dense()
+    rounding: choice(precisions) = precisions.Unrounded()
     clip: float = Field(1.0, gt=0, description="gradient norm")
     fast_forward: FastForward = FastForward()
     lookahead: Lookahead = Lookahead()
@@ -27,6 +31,11 @@ class Recipe(Config):
     stream: Literal["fp32", "bf16"] = Field(
         "fp32",
         description="of the residual stream, if products are bf16; bf16 keeps 8 bits of a sum, saves 5% of a step (predicted)",
+    )
+    recompute: Literal["auto", "none", "whole", "selective"] = Field(
+        "auto",
+        description="what of a block's activations the backward makes anew; auto: all, where memory holds no row otherwise; "
+        "selective: all but what products made",
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="torch.compile; auto: on a CPU, where the run is long enough"
@@ -50,6 +59,18 @@ class Recipe(Config):
         0.0, ge=0, description="give up when 32 losses average that many times the first 32; 0: never"
     )
 
+    @property
+    def optimizing(self) -> Any:
+        """The optimizer's method, whose state is kept as the recipe says."""
+        kept = self.optimizer_states.format != "fp32"
+        return Keeping(self.optimizer, self.optimizer_states) if kept else self.optimizer
+
+    @property
+    def holding(self) -> Holding:
+        """How the matrices of blocks are held: by `linear`, or dense with products that `rounding` rounds."""
+        held: Holding = self.linear if self.rounding.name == "none" else self.rounding
+        return held
+
     @field_validator("shards")
     @classmethod
     def _power_of_two(cls, shards: int) -> int:
@@ -58,10 +79,47 @@ class Recipe(Config):
         return shards
 
     @model_validator(mode="after")
+    def _rounds_dense_matrices(self) -> "Recipe":
+        if self.rounding.name != "none" and self.linear.name != "dense":
+            raise ValueError(
+                f"rounding: {self.rounding.name} rounds the products of dense matrices: set linear to {{name: dense}}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _movements_go_on(self) -> "Recipe":
+        if type(self.linear).clears is not Holding.clears and self.optimizer_states.format != "fp32":
+            raise ValueError(
+                f"linear: {self.linear.name} clears moments, which must be fp32: set optimizer_states.format to fp32"
+            )
         if type(self.linear).clears is not Holding.clears and (self.fast_forward.every or self.lookahead.share):
             raise ValueError(
                 f"linear: {self.linear.name} begins anew, where movements of before mean nothing: set fast_forward.every and "
                 "lookahead.share to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _uncompiled(self) -> "Recipe":
+        if self.recompute == "selective" and self.compile == "on":
+            raise ValueError(
+                "recompute: selective knows products one by one, which compiled blocks have not: set compile: off"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trials_leave_nothing(self) -> "Recipe":
+        if not getattr(self.schedule, "tries", False):
+            return self
+        others = {
+            "average: {name: last}": type(self.average) is not averages.Last,
+            "linear: {name: dense}": type(self.linear) is not linears.Dense,
+            "fast_forward.every: 0": self.fast_forward.every > 0,
+            "lookahead.share: 0": self.lookahead.share > 0,
+            "skip_sigmas: 0": self.skip_sigmas > 0,
+        }
+        if wrong := [name for name, is_wrong in others.items() if is_wrong]:
+            raise ValueError(
+                f"schedule: {self.schedule.name} takes trials back, and with them only weights: set {', '.join(wrong)}"
             )
         return self

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import torch
@@ -27,25 +28,28 @@ class Paced(NamedTuple):
 
 class Throughput:
     """Tokens that count, and the FLOP the model needs for them, over the last steps: not those of padding, of activations
-    computed again, or of a sampler; a step that an optimizer holds weights back for counts as one of all weights. The time is
-    that of the steps, from one to the next, without the first ones, which compile, and without what was between two steps and
-    `paused`, such as a checkpoint."""
+    computed again, or of a sampler; a step that an optimizer holds weights back for counts as one of all weights, one of a
+    model that grows as one of the layers that take part. The time is that of the steps, from one to the next, without the
+    first ones, which compile, and without what was between two steps and `paused`, such as a checkpoint."""
 
     def __init__(self, model: Decoder, device: torch.device) -> None:
         self._model, self._device = model, device
         self._learned = [weight for weight in model.parameters() if weight.requires_grad]
         self._steps: deque[Paced] = deque(maxlen=WINDOW)
         self._made, self._since = 0, time.monotonic()
-        self._flops: dict[int, float] = {}  # a token, by length: asking every layer takes a millisecond at 24
+        # a token, by length and the blocks that take part: asking every layer takes a millisecond at 24
+        self._flops: dict[Hashable, float] = {}
 
     def add(self, batch: Batch) -> None:
         """A step has ended, which began where the one before ended, or where the pause after it did."""
         now = time.monotonic()
         if 0 < self._made <= COMPILING:
             self._steps.clear()
-        if batch.length not in self._flops:
-            self._flops[batch.length] = self._flops_at(batch.length)
-        self._steps.append(Paced(batch.tokens, batch.tokens * self._flops[batch.length], now - self._since))
+        depth = self._model.depth
+        kind = batch.length, depth and (depth.blocks, depth.frozen)
+        if kind not in self._flops:
+            self._flops[kind] = self._flops_at(batch.length)
+        self._steps.append(Paced(batch.tokens, batch.tokens * self._flops[kind], now - self._since))
         self._made, self._since = self._made + 1, now
 
     def _flops_at(self, length: int) -> float:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import torch
 
+from lm.config import ConfigError
+from lm.shape import MASKED
 from tasks.about.finding import Finding
 from tasks.about.needs import needs_of
 from tasks.about.sections import Sections
@@ -14,6 +16,7 @@ from tasks.runner.rooms import part_of
 
 def contracts_of(stage: str, sections: Sections) -> Iterator[Finding]:
     """Raises ConfigError for what its needs.py cannot tell, such as of problems that do not fit."""
+    yield from of_causal(stage, sections)
     room = part_of(stage, "contracts")
     if room:
         yield from room.contracts(sections)
@@ -21,3 +24,14 @@ def contracts_of(stage: str, sections: Sections) -> Iterator[Finding]:
         with torch.device("meta"):
             batch = work.step().batch
         yield from check_shards(stage, work.recipe, batch.rows, batch.together)
+
+
+def of_causal(stage: str, sections: Sections) -> Iterator[Finding]:
+    """A stage that begins with a model is given a causal one: it would read another's masked tokens as next ones."""
+    start = sections.starts_from(stage)
+    try:
+        causal = start is None or sections.shape(start).causal
+    except ConfigError:  # its own checks say so
+        return
+    if not causal:
+        yield Finding(f"params.yaml: {stage}.model", f"{start}: {MASKED}", "begin with another model")

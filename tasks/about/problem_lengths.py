@@ -41,7 +41,7 @@ def counter(vocab_size: int) -> Callable[[str], int]:
 def longest_prompt(stage: str, config: Any, splits: Sequence[str], shape: ModelConfig) -> int:
     """Tokens of the longest prompt that leaves room for the answer. Raises ConfigError when none does."""
     room = shape.context - config.max_new_tokens
-    prompts = [prompt for split in splits for prompt, _ in conversations(config.problems, split, shape.vocab_size)]
+    prompts = [prompt for split in splits for prompt, _ in conversations(config.problems, split, shape.tokens)]
     fitting = [prompt for prompt in prompts if prompt <= room]
     if not fitting:
         raise ConfigError(
@@ -68,7 +68,7 @@ def check_room(
 ) -> Iterator[Finding]:
     """One prompt of the splits at least leaves room in the model's context for as many new tokens as the key asks for."""
     shape = sections.shape(model)
-    prompts = (prompt for split in splits for prompt, _ in conversations(problems, split, shape.vocab_size))
+    prompts = (prompt for split in splits for prompt, _ in conversations(problems, split, shape.tokens))
     shortest = min(prompts, default=0)
     if shortest + new_tokens > shape.context:
         yield Finding(

@@ -33,6 +33,17 @@ def check_shards(key: str, recipe: Recipe, rows: int, together: int = 1) -> Iter
         )
 
 
+def check_alike(stage: str, sections: Sections) -> Iterator[Finding]:
+    """The model that a stage trains gives in training the likelihoods that it has where it samples and scores."""
+    if sections.start_shape(stage).trained_otherwise:
+        yield Finding(
+            f"params.yaml: {stage}.model",
+            "has layers whose tokens go elsewhere in training than where a model samples and scores, so that the likelihoods "
+            "of an answer differ",
+            f"take router token_top_k, and no depths, in {sections.key(stage, 'feed_forward')} and the pattern",
+        )
+
+
 def weights_of(shape: ModelConfig) -> int:
     """Numbers in a model of this shape."""
     with torch.device("meta"):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lm.depth import Growth
 from lm.model import Decoder, ModelConfig
 from lm.training.batch import Batch
 from lm.training.recipe import Recipe
@@ -27,13 +28,14 @@ class Step:
     """What a stage does in a step: the model it trains, what it samples first, if anything, and the batch.
 
     frozen: models that the batch's loss reads its rows with beside that, and does not train: a teacher, or the reference that a
-    policy is held to.
+    policy is held to. growth: of the model within the run; None: it is whole from the first step on.
     """
 
     model: Decoder
     batch: Batch
     sampling: Sampling | None = None
     frozen: tuple[Decoder, ...] = ()
+    growth: Growth | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Lower:
 class Work:
     """The training of a stage. tokens: that count, in all steps. shape: of the model it trains. step(): what is done in each,
     with the longest sequences that there are; every model that it makes counts in the memory. data_bytes: tokens and plan in
-    the process's memory at its end."""
+    the process's memory at its end. full_steps: as many as have all tokens if each is as large as step()'s, where some
+    are smaller; None: steps."""
 
     recipe: Recipe
     shape: ModelConfig
@@ -59,6 +62,7 @@ class Work:
     step: Callable[[], Step]
     lower: Lower
     data_bytes: float = 0.0
+    full_steps: int | None = None
 
 
 @dataclass(frozen=True)

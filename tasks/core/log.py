@@ -32,6 +32,10 @@ class Log:
     def digests(self, step: int, values: dict[str, Any]) -> None:
         """What a step of training saw and began with, as lm/training/digests.py has it; kept in data/<stage>/digests.jsonl."""
 
+    def watch(self, step: int, batch: Any, parallel: Any, positions: int) -> None:
+        """Look at a step of training before its gradients are made: its batch, and the weights and the optimizer of the ranks,
+        which must be left as they are. positions: that a pass holds at most."""
+
     def rewind(self, step: int) -> None:
         """Forget curves, samples and digests from `step` on: a resumed stage will say them again."""
 

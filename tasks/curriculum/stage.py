@@ -19,6 +19,7 @@ from tasks.curriculum.measure import metrics_of
 from tasks.curriculum.orders import Shuffled
 from tasks.curriculum.plan import PADDING, Budget, Documents, Prefixes, Ranges
 from tasks.curriculum.prefixes import NoPrefix
+from tasks.curriculum.ramp import Ramp
 from tasks.curriculum.stream import drawing
 
 SCHEMA = pa.schema([(name, pa.int32()) for name in ("step", "sequence", "document", "offset", "length")])
@@ -32,6 +33,7 @@ class CurriculumConfig(Config):
     prefix: choice(prefixes) = Field(default=NoPrefix(), description="what stands before a document")
     tokens: int = Field(gt=0, description="predictions in all")
     tokens_per_step: int = Field(gt=0, description="predictions a step")
+    ramp: Ramp = Field(default=Ramp(), description="smaller steps first")
     seed: Seed
 
     @model_validator(mode="after")
@@ -78,7 +80,7 @@ def run(config: CurriculumConfig, data: Path, log: Log) -> dict[str, float]:
     chosen = config.prefix(documents, config.seed)
     lengths, written = tokens_of(chosen, data / "tokenize")
     draw = drawing(documents, config.order, chosen, lengths, config.seed)
-    plan = config.method(documents, draw, budget, config.seed)
+    plan = config.ramp(config.method(documents, draw, budget, config.seed))
     padding = plan.document == PADDING
     offset = np.where(padding, len(written), plan.offset)  # padding stands behind the prefixes
     write_plan(data / "curriculum" / "plan.parquet", replace(plan, offset=offset))

@@ -6,11 +6,15 @@ from typing import Any
 from lm.model import ModelConfig
 from tasks.about.finding import Finding
 from tasks.about.problem_lengths import check_room
+from tasks.about.prompts import carries_prompt
 from tasks.about.sections import Sections
 from tasks.about.training import check_shards
+from tasks.core.config import ConfigError
 from tasks.distill.answers import Teacher
 from tasks.distill.matches import Unmatched
 from tasks.distill.needs import SPLITS, texts_of
+from tasks.distill.stage import beside_prompt
+from tasks.distill.step import refuse_caps
 from tasks.distill.students import Layers, Sliced, Whole
 from tasks.distill.teachers import Alone, Stored
 
@@ -18,7 +22,16 @@ from tasks.distill.teachers import Alone, Stored
 def contracts(sections: Sections) -> Iterator[Finding]:
     """What does not hold."""
     config, teacher = sections["distill"], sections.start_shape("distill")
-    yield from check_shards("distill.batch", config, config.batch + texts_of(sections))
+    try:
+        refuse_caps(teacher, sections.shape("distill"))
+    except ConfigError as error:
+        yield Finding(
+            f"params.yaml: {sections.key(config.model, 'logit_softcap')}",
+            str(error).partition(": ")[2],
+            "set it to null",
+        )
+    for texts in sorted({texts_of(sections), texts_of(sections, smallest=True)}, reverse=True):
+        yield from check_shards("distill.batch", config, config.batch + texts)
     if isinstance(config.student, Layers) and config.student.layers >= teacher.layers:
         yield Finding(
             "params.yaml: distill.student.layers",
@@ -30,6 +43,8 @@ def contracts(sections: Sections) -> Iterator[Finding]:
             "params.yaml: distill.student", "the student begins as its teacher, which is alone: nothing is learned",
             "take layers or fresh, other teachers, or labels",
         )  # fmt: skip
+    if carries_prompt(sections, config.model) and (said := beside_prompt(config)):
+        yield Finding(f"params.yaml: {said[0]}", said[1], said[2])
     if isinstance(config.teachers, Stored):
         yield from unlike(config, sections["lessons"])
         if not isinstance(config.match, Unmatched):

@@ -25,9 +25,11 @@ from tasks.distill.teachers import Past, Stored
 SPLITS = ("sft", "rl")  # of the problems that the teacher answers, as tasks/distill/stage.py takes them
 
 
-def texts_of(sections: Sections) -> int:
-    """Sequences of text in a step: as many as are asked for, and as a step of the plan has."""
-    a_step = max(1, sections["curriculum"].tokens_per_step // sections.plan_length())
+def texts_of(sections: Sections, smallest: bool = False) -> int:
+    """Sequences of text in a step: as many as are asked for, and as a step of the plan has, or its smallest one."""
+    plan = sections["curriculum"]
+    a_step = plan.tokens_per_step // sections.plan_length() // (2**plan.ramp.doublings if smallest else 1)
+    a_step = max(1, a_step)
     return min(sections["distill"].corpus_sequences, a_step)
 
 

@@ -28,7 +28,8 @@ from tasks.distill import teachers as kinds_of_teachers
 from tasks.distill.answers import Teacher
 from tasks.distill.answers.base import Asked
 from tasks.distill.matches import Unmatched
-from tasks.distill.step import Compared, Matched, loss_of
+from tasks.distill.step import Compared, Matched, loss_of, refuse_caps
+from tasks.distill.students import Sliced, Whole
 from tasks.distill.students.base import Beside
 from tasks.distill.teachers import Alone
 from tasks.distill.teachers.base import Fixed
@@ -62,12 +63,25 @@ class DistillConfig(Recipe):
     seed: Seed
 
 
+def beside_prompt(config: DistillConfig) -> tuple[str, str, str] | None:
+    """(key, what is wrong, what to do) where a teacher that carries a soft prompt does not go with a student or a match."""
+    if isinstance(config.student, Whole | Sliced):
+        why = "the teacher carries a soft prompt, and this student would be the model without it"
+        return "distill.student", why, "take layers, fresh or given"
+    if not isinstance(config.match, Unmatched):
+        why = "the teacher's layers see its soft prompt, and the student's do not"
+        return "distill.match", why, "take unmatched"
+    return None
+
+
 def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
     """data/<model>, the teacher, data/curriculum and data/tokenize -> data/distill.
 
     Loss: divergence (nats a token) over answers to problems, plus the same over pretraining text, each its own mean.
     """
     teacher, tokenizer = read_model(data / config.model)
+    if teacher.prompt is not None and (said := beside_prompt(config)):
+        raise ConfigError(f"{said[0]}: {said[1]}: {said[2]}")
     if config.corpus_sequences:
         check_tokens(f"distill.model: {config.model}", tokenizer, data / "tokenize")
     plan = Plan(data / "curriculum", data / "tokenize")
@@ -85,6 +99,7 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
     beside = Beside(data / config.learner, tokenizer, lambda: asking.first(teacher.config.context, tokenizer.pad_id))
     student = config.student.build(teacher, config.seed, beside)
     student.to(device())
+    refuse_caps(teacher, student)
     taught = config.teachers.open(teacher, tokenizer, data, config)
     if isinstance(taught, FromDisk):  # nothing is asked of it
         teacher.cpu()

@@ -10,10 +10,19 @@ from torch import Tensor
 
 from kernels.linear_cross_entropy import linear_cross_entropy
 from kernels.linear_divergence import linear_divergence, linear_divergence_from
+from lm.config import ConfigError
 from lm.model import Decoder
 from lm.training.batch import Metrics
 from lm.training.data.conversations import hidden_at
 from tasks.distill.matches.base import Matching
+
+
+def refuse_caps(*models: Any) -> None:
+    """Raise ConfigError for a model, or its config, that caps its logits: divergences are made of logits as they are."""
+    if any(getattr(each, "config", each).logit_softcap is not None for each in models):
+        raise ConfigError(
+            "distill.model: a student or teacher has logit_softcap, which divergences do not know: distil without"
+        )
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,7 @@ def shares_of(
     found |= {"match": none} if watched else {}
     if not len(compared.places_K):
         return none, found
+    refuse_caps(student, *teachers)
     with watched.watching(student) if watched else nullcontext([]) as mine:
         mine_KD = hidden_at(student, compared.ids_RT, compared.places_K)
     for number, teacher in enumerate(teachers if diverges else teachers[:1] if watched else ()):

@@ -7,6 +7,7 @@ from lm.model import Decoder
 from lm.problems.example import Example, Score
 from lm.sampler import ROWS, generate
 from lm.tokenizer import Tokenizer
+from lm.unmasking import unmask, until
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,14 @@ class Answer:
     example: Example
     completion: str
     score: Score
+
+
+def greedy(model: Decoder, prompts: list[list[int]], max_new_tokens: int, stop_id: int) -> list[list[int]]:
+    """The likeliest token again and again, up to the stop token; of a model of masked diffusion the most confident one of all
+    that are masked yet."""
+    if model.config.causal:
+        return [found.ids for found in generate(model, prompts, max_new_tokens, 0.0, stop_id, 0)]
+    return [until(ids, stop_id) for ids in unmask(model, prompts, max_new_tokens, max_new_tokens, 0)]
 
 
 def answer_all(
@@ -36,11 +45,10 @@ def answer_all(
     texts, tokens, began = [""] * len(examples), 0, time.monotonic()
     for start in range(0, len(fits), batch):
         group = fits[start : start + batch]
-        for i, c in zip(
-            group, generate(model, [prompts[i] for i in group], max_new_tokens, 0.0, tokenizer.end_id, 0), strict=True
-        ):
-            texts[i] = tokenizer.decode(c.ids)
-            tokens += len(c.ids)
+        found = greedy(model, [prompts[i] for i in group], max_new_tokens, tokenizer.end_id)
+        for i, ids in zip(group, found, strict=True):
+            texts[i] = tokenizer.decode(ids)
+            tokens += len(ids)
         progress(start + len(group), len(fits), "problem")
     rate = tokens / (time.monotonic() - began)
     return [Answer(e, text, verifier.score(e, text)) for e, text in zip(examples, texts, strict=True)], rate

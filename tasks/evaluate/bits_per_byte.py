@@ -3,7 +3,7 @@
 import gzip
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,22 @@ from torch import Tensor
 
 from lm.model import Decoder
 from lm.resampling import resampled_sums, strata
+from lm.softcap import capped
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of one document: its ids, and how many predictions at its end are to be counted."""
+    """A stretch of one document: its ids, how many predictions at its end are to be counted, and the place of its first token
+    in the document."""
 
     document: int
     ids: Tensor
     counted: int
+    start: int = 0
+
+
+# What hears of windows and their logits_NV
+Seen = Callable[[Sequence[Window], Tensor], None]
 
 
 def windows_of(document: int, ids_N: Tensor, context: int) -> list[Window]:
@@ -35,16 +42,20 @@ def windows_of(document: int, ids_N: Tensor, context: int) -> list[Window]:
     windows, done = [], 1
     while done < len(ids_N):
         end = min(len(ids_N), context + 1 if done == 1 else done + context - context // 4)
-        windows.append(Window(document, ids_N[max(0, end - context - 1) : end], end - done))
+        start = max(0, end - context - 1)
+        windows.append(Window(document, ids_N[start:end], end - done, start))
         done = end
     return windows
 
 
 @torch.inference_mode()
-def document_bits(model: Decoder, documents: list[Tensor], progress, batch: int = 16) -> list[float]:
+def document_bits(
+    model: Decoder, documents: list[Tensor], progress, batch: int = 16, seen: Seen | None = None
+) -> list[float]:
     """Bits the model needs for each document, given as ids that begin with the end-of-text token that opens it.
 
-    Windows are batched by length, longest first; padding on the right reaches no counted prediction.
+    Windows are batched by length, longest first; padding on the right reaches no counted prediction. seen: given some windows
+    and the logits of their counted predictions, one window after another.
     """
     device = model.embedding.weight.device
     windows = [w for i, ids in enumerate(documents) for w in windows_of(i, ids, model.config.context)]
@@ -61,6 +72,9 @@ def document_bits(model: Decoder, documents: list[Tensor], progress, batch: int 
         row_N, place_N = places.to(device).T
         ids = ids.to(device)
         logits_NV = F.linear(model.hidden(ids[:, :-1])[row_N, place_N - 1], model.head_weight)
+        logits_NV = capped(logits_NV, model.config.logit_softcap)
+        if seen is not None:
+            seen(group, logits_NV)
         nats_N = F.cross_entropy(logits_NV, ids[row_N, place_N], reduction="none").double().cpu()
         for window, nats in zip(group, nats_N.split([window.counted for window in group]), strict=True):
             bits[window.document] += nats.sum().item() / math.log(2)

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 
+from lm.shape import MASKED
 from tasks.about.finding import Finding
 from tasks.about.problem_lengths import check_room, check_split
 from tasks.about.sections import Sections
 from tasks.core.config import MODELS
+from tasks.evaluate.bound import token_by_token
 from tasks.evaluate.tasks import Needle
 
 
@@ -13,7 +15,7 @@ def contracts(sections: Sections) -> Iterator[Finding]:
     """What does not hold."""
     config = sections["evaluate"]
     for model in sections.params.get(MODELS, []):
-        yield from check_split(config.problems, "test", sections.shape(model).vocab_size)
+        yield from check_split(config.problems, "test", sections.shape(model).tokens)
         key = "evaluate.max_new_tokens"
         yield from check_room(key, config.problems, ("test",), config.max_new_tokens, sections, model)
         for place, one in enumerate(config.sets):
@@ -22,6 +24,11 @@ def contracts(sections: Sections) -> Iterator[Finding]:
                 yield Finding(f"params.yaml: {where}", "its test split has no problem", "put more into its folder")
             most = one.max_new_tokens or config.max_new_tokens
             yield from check_room(where, one.problems, ("test",), most, sections, model)
+        if not sections.shape(model).causal:
+            for name in token_by_token(config):
+                yield Finding(
+                    f"params.yaml: evaluate.{name}", f"{model}: {MASKED}, and has no likelihood", "leave it out"
+                )
         context = sections.shape(model).context
         for place, task in enumerate(config.tasks):
             if isinstance(task, Needle) and task.length > context:

@@ -16,6 +16,7 @@ from torch import Tensor
 from lm.decoding import dtype_of_pass
 from lm.model import Cache, Decoder
 from lm.sampler import whole_pieces
+from lm.softcap import capped
 
 # Texts that are read together, and what follows some of them: always as many, since how many a product has decides its last
 # bits
@@ -164,5 +165,6 @@ def _nats(model: Decoder, x_KD: Tensor, targets_K: Tensor) -> list[float]:
     for x_RD, targets_R in zip(x_KD.split(LOGITS), targets_K.split(LOGITS), strict=True):
         filled_RD = F.pad(x_RD, (0, 0, 0, LOGITS - len(x_RD))).to(model.head_weight.dtype)
         logits_RV = F.linear(filled_RD, model.head_weight)[: len(x_RD)].float()
+        logits_RV = capped(logits_RV, model.config.logit_softcap)
         found += logits_RV.log_softmax(-1).gather(1, targets_R[:, None])[:, 0].double().tolist()
     return found

@@ -10,8 +10,10 @@ from pydantic import Field, model_validator
 
 from lm import problems, strategies
 from lm.checkpoint import device
-from lm.config import Config, choice
+from lm.config import Config, ConfigError, choice
 from lm.model_folder import read_model, weights_bytes
+from lm.shape import MASKED
+from lm.temperature import Divisor
 from lm.tokenizer import Tokenizer
 from tasks.core.log import Log
 from tasks.core.tables import read_table, write_table
@@ -19,9 +21,11 @@ from tasks.core.tokens import check_tokens
 from tasks.evaluate import tasks
 from tasks.evaluate.accuracy import answer_all
 from tasks.evaluate.bits_per_byte import document_bits, gzip_bits, per_byte
+from tasks.evaluate.bound import AT_MOST, bound_bits, said_at_most, token_by_token
 from tasks.evaluate.contamination import CLEAN, CONTAMINATED, OVERLAP, Sought, told_apart, training_texts
 from tasks.evaluate.coverage import coverage, sampled_scores
 from tasks.evaluate.decoding import ANSWERS, CURVE, decode_all, figures_of_curve, point_of
+from tasks.evaluate.distributions import FILE, Distributions, chosen
 from tasks.evaluate.likelihood import log_likelihoods
 from tasks.evaluate.sets import ProblemSet, counts_of, figures_of_set, shares_of, table_of, write_answers
 from tasks.evaluate.tasks.base import figures_of, rows_of_items
@@ -37,7 +41,7 @@ class EvaluateConfig(Config):
     samples: int = Field(
         0, ge=0, description="answers sampled to each problem, for pass@N beside the greedy one; 0: none"
     )
-    temperature: float = Field(1.0, gt=0, description="of those answers")
+    temperature: Divisor = Field(1.0, description="of those answers")
     tasks: list[AnyTask] = Field([], description="what is asked beside the problem set, answered by likelihood")
     decoding: list[choice(strategies)] = Field(
         [],
@@ -48,6 +52,15 @@ class EvaluateConfig(Config):
         ge=0,
         lt=1,
         description="share of a problem or document that may stand in training, more is scored apart; absent: nobody looks",
+    )
+    divergence_places: int = Field(
+        512,
+        ge=0,
+        description="tokens of held-out text of which the model's whole distribution is kept, for its divergence from the "
+        "model that it was made of; fewer where that is more than 16 MiB; 0: none",
+    )
+    bound_draws: int = Field(
+        32, gt=0, description="masks of each window by which bits are estimated, of a model of masked diffusion"
     )
     sets: list[ProblemSet] = Field([], description="further problem sets, each with a score of its own")
     problems: choice(problems)
@@ -104,13 +117,24 @@ def held_out(folder: Path, tokenizer: Tokenizer) -> list[HeldOut]:
 
 def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, float]:
     """data/<model>, data/tokenize -> data/evaluate/<model>. Bits are of a document's text and of the token that ends it, after
-    that which ended the one before."""
+    that which ended the one before; of a model of masked diffusion at most so many, which the names of figures say."""
     folder, out = data / model, data / "evaluate" / model
-    decoder, tokenizer = read_model(folder)
+    decoder, tokenizer = read_model(folder, masked=True)
+    causal = decoder.config.causal
+    if not causal and (asked_of_causal := token_by_token(config)):
+        raise ConfigError(f"evaluate.{asked_of_causal[0]}: {MASKED}, and has no likelihood: leave it out")
     decoder.to(device())
     check_tokens(f"evaluate@{model}", tokenizer, data / "tokenize")
     documents = held_out(data / "tokenize", tokenizer)
-    bits = document_bits(decoder, [document.ids for document in documents], log.progress)
+    vocabulary = decoder.config.vocab_size
+    ids = [document.ids for document in documents]
+    places = chosen([len(one) for one in ids], config.divergence_places if causal else 0, vocabulary)
+    kept = Distributions(places, vocabulary)
+    bits = (
+        document_bits(decoder, ids, log.progress, seen=kept.see)
+        if causal
+        else bound_bits(decoder, ids, config.bound_draws, log.progress)
+    )
     rows = [
         {
             "id": document.id,
@@ -122,7 +146,10 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
         }
         for document, spent in zip(documents, bits, strict=True)
     ]
-    write_table(out / "bits.parquet", pa.Table.from_pylist(rows))
+    if places:
+        kept.write(out / FILE, [document.id for document in documents], [document.source for document in documents])
+    # under another name, so that no bound is compared with what other models need
+    write_table(out / f"{'' if causal else AT_MOST}bits.parquet", pa.Table.from_pylist(rows))
 
     examples = config.problems.examples("test")[: config.problems_counted]
     answers, rate = answer_all(decoder, tokenizer, config.problems, examples, config.max_new_tokens, log.progress)
@@ -166,7 +193,7 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
         write_table(out / f"{ANSWERS}.parquet", pa.Table.from_pylist(every))
         write_table(out / f"{CURVE}.parquet", pa.Table.from_pylist(curve))
     return {
-        **per_byte(rows),
+        **(per_byte(rows) if causal else said_at_most(per_byte(rows))),
         **shares_of(answers),
         **covered,
         **asked,

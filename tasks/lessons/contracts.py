@@ -18,6 +18,12 @@ def contracts(sections: Sections) -> Iterator[Finding]:
             f"{config.top_k} is no fewer than the model's {start.vocab_size} tokens",
             "lower it",
         )
+    if start.logit_softcap is not None:
+        yield Finding(
+            f"params.yaml: {sections.key(config.model, 'logit_softcap')}",
+            "stored targets do not know a cap of logits",
+            "set it to null",
+        )
     yield from check_room(
         "lessons.max_new_tokens", config.problems, SPLITS, config.max_new_tokens, sections, config.model
     )

@@ -16,6 +16,7 @@ from lm.distilling.likeliest import linear_likeliest
 from lm.distilling.stored import FILE, Header, Row, Writing, digest_of
 from lm.model import Decoder
 from lm.model_folder import read_model
+from lm.temperature import Divisor, Temperature
 from lm.training.data.conversations import Conversation, collate, hidden_at, places
 from lm.training.data.plan import Plan
 from lm.training.precision import Precision, autocast
@@ -37,8 +38,8 @@ class LessonsConfig(Config):
     corpus_sequences: int = Field(4, ge=0, description="sequences of pretraining text a step, as distillation has")
     max_new_tokens: int = Field(32, gt=0)
     answers: Literal["teacher", "demonstrations"] = "teacher"
-    answer_temperature: float = Field(1.0, ge=0, description="at which the teacher writes its answers")
-    temperature: float = Field(1.0, gt=0, description="of the distributions, as the divergence has")
+    answer_temperature: Temperature = Field(1.0, description="at which the teacher writes its answers")
+    temperature: Divisor = Field(1.0, description="of the distributions, as the divergence has")
     top_k: int = Field(32, gt=0, description="the teacher's likeliest tokens; all others are one")
     numbers: Literal["float16", "float32"] = Field("float16", description="in which log-probabilities are stored")
     precision: Precision = Field("auto", description="of products; auto: bf16 on a GPU, fp32 on a CPU")
@@ -58,6 +59,8 @@ def run(config: LessonsConfig, data: Path, log: Log) -> dict[str, float]:
     vocabulary = teacher.config.vocab_size
     if config.top_k >= vocabulary:
         raise ConfigError(f"lessons.top_k: {config.top_k} is no fewer than the model's {vocabulary} tokens; lower it")
+    if teacher.config.logit_softcap is not None:
+        raise ConfigError("lessons.model: has logit_softcap, which stored targets do not know: take a model without")
     teacher.to(device())
     examples = (e for split in ("sft", "rl") for e in config.problems.examples(split))
     found = problems_that_fit(

@@ -4,9 +4,13 @@ from collections.abc import Iterator
 
 from tasks.about.finding import Finding
 from tasks.about.pairs import check_pairs
+from tasks.about.prompts import check_carries
 from tasks.about.sections import Sections
+from tasks.about.training import check_alike
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
     """What does not hold."""
     yield from check_pairs("preference", sections)
+    yield from check_carries(sections, "preference")
+    yield from check_alike("preference", sections)

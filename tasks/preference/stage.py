@@ -12,12 +12,14 @@ from lm.model import Decoder
 from lm.model_folder import read_model
 from lm.pairs.recipe import PairsRecipe
 from lm.pairs.table import SIDES, Pairs
+from lm.prompts.base import put_prompt
 from lm.tokenizer import Tokenizer
 from lm.training.ahead import Ahead
 from lm.training.batch import Batch, Metrics
 from lm.training.data.conversations import collate, places, sample_indices
 from lm.training.loop import train
 from lm.training.precision import autocast
+from lm.training.prompted import Prompted
 from lm.transfer import Tensors
 from tasks.core.config import StartModel
 from tasks.core.log import Log
@@ -29,7 +31,7 @@ from tasks.preference.prepared import prepared
 from tasks.preference.step import loss_of
 
 
-class PreferenceConfig(PairsRecipe):
+class PreferenceConfig(PairsRecipe, Prompted):
     model: StartModel
     loss: choice(losses)
 
@@ -103,6 +105,7 @@ def run(config: PreferenceConfig, data: Path, log: Log) -> dict[str, float]:
     model.low_stream = config.stream == "bf16"  # the start model is read as the one that learns will be
     with autocast(config.precision, device()):
         found = prepared(config, model, tokenizer, log)
+    put_prompt(model, config.soft_prompt)  # the start model is the one without
     learning = Learning(config, model, tokenizer, found)
     trunks = log.trunks(config, config.steps, [model], [tokenizer.to_json()], learning.seen)
     with Ahead(learning.fetch, learning.batch_of, config.steps, model.embedding.weight.device) as batch_at:

@@ -24,7 +24,10 @@ def contracts(sections: Sections) -> Iterator[Finding]:
             f"make it {length}, or lower {sections.plan_key()}",
         )
     yield from fits(sections)
-    rows = max(1, sections["curriculum"].tokens_per_step // length)
+    yield from grows(sections)
+    yield from windows(sections)
+    plan = sections["curriculum"]
+    rows = max(1, plan.tokens_per_step // length // 2**plan.ramp.doublings)  # of the smallest step
     yield from check_shards("curriculum.tokens_per_step", config, rows)
 
 
@@ -46,6 +49,32 @@ def fits(sections: Sections) -> Iterator[Finding]:
         yield Finding(f"params.yaml: {where}", what, f"change it, or the smaller model in {folder}")
 
 
+def windows(sections: Sections) -> Iterator[Finding]:
+    """Windows that are to grow are there, and are whole before the end. A plan without a step is the curriculum's to find."""
+    plan = sections["curriculum"]
+    try:
+        steps = int(plan.ramp.cuts(plan.tokens // plan.tokens_per_step).sum())
+    except ConfigError:
+        return
+    try:
+        sections["pretrain"].window_warmup.check(sections.shape("pretrain"), steps)
+    except ConfigError as error:
+        where, _, what = str(error).partition(": ")
+        yield Finding(f"params.yaml: {where}", what, "lower it, or give the model windows")
+
+
+def grows(sections: Sections) -> Iterator[Finding]:
+    """The model is one that can grow as it is to."""
+    growth = sections["pretrain"].growth
+    if not growth.grows:
+        return
+    try:
+        growth.check(sections.shape("pretrain"))
+    except ConfigError as error:
+        where, _, what = str(error).partition(": ")
+        yield Finding(f"params.yaml: {where}", what, "change it, or the model")
+
+
 def vocabulary(sections: Sections) -> Iterator[Finding]:
     """The model has a row for every token: as many as the tokenizer will have, or 0, which takes them from it."""
     config, method = sections["pretrain"], sections["tokenize"].method
@@ -57,7 +86,7 @@ def vocabulary(sections: Sections) -> Iterator[Finding]:
                 "use hugging_face for both",
             )
         return
-    asked, has = config.model.vocab_size, sections.corpus_vocabulary()
+    asked, has = config.model.vocab_size, config.model.rows(sections.corpus_vocabulary())
     if asked not in (0, has):
         yield Finding(
             "params.yaml: pretrain.model.vocab_size", f"{asked}, but tokenize.method {method.name} makes {has}", "use 0"

@@ -20,8 +20,8 @@ def shape(sections: Sections) -> ModelConfig:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if sections["tokenize"].method.name == "hugging_face":
-        return found.model_copy(update={"vocab_size": max(found.vocab_size, tokens)})
-    return found.model_copy(update={"vocab_size": found.vocab_size or tokens})
+        return found.model_copy(update={"vocab_size": max(found.vocab_size, found.rows(tokens))})
+    return found.model_copy(update={"vocab_size": found.vocab_size or found.rows(tokens)})
 
 
 def origin(sections: Sections) -> str:
@@ -50,10 +50,10 @@ def work(sections: Sections, made: ModelConfig) -> Work:
         model, ids_BN = Decoder(made), torch.zeros((B, T + 1), dtype=torch.int64)
         config.objective.bring(model, 0)
         loss = lambda rows: loss_of(config.objective, model, ids_BN, None, rows, B * T)  # noqa: E731
-        return Step(model, Batch(B, T, B * T, loss))
+        return Step(model, Batch(B, T, B * T, loss), growth=config.growth if config.growth.grows else None)
 
     # memory-mapped tokens of 2 bytes, whose pages count once they were read; 16 bytes a range of the plan, some a document
     # and a sequence
     data_bytes = steps * B * (2 * T + 60)
     less = lower(sections, "pretrain", f"{sections.plan_key()}, then {sections.key('pretrain', 'width')}")
-    return Work(config, made, steps, steps * B * T, step, less, data_bytes)
+    return Work(config, made, int(plan.ramp.cuts(steps).sum()), steps * B * T, step, less, data_bytes, full_steps=steps)

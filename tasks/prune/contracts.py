@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 from tasks.about.finding import Finding
 from tasks.about.problem_lengths import check_room
+from tasks.about.prompts import check_bare
 from tasks.about.sections import Sections
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
     """What does not hold."""
+    yield from check_bare(sections, "prune")
     config, start = sections["prune"], sections.start_shape("prune")
     for name in ("layers", "heads", "ffn_width"):
         asked, there = getattr(config, name), getattr(start, name)

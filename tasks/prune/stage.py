@@ -14,7 +14,7 @@ from lm.config import Config, Seed, choice
 from lm.cutting import units as unit_scores
 from lm.cutting.cut import kept, with_units
 from lm.model import Decoder
-from lm.model_folder import read_model
+from lm.model_folder import read_bare
 from lm.training.data.plan import Plan
 from tasks.core.config import ConfigError, StartModel
 from tasks.core.log import Log
@@ -79,7 +79,7 @@ def check(name: str, asked: int, there: int) -> None:
 def run(config: PruneConfig, data: Path, log: Log) -> dict[str, float]:
     """data/<model> -> data/prune. nats: the mean negative log-likelihood of the calibration's tokens, before and after."""
     source, target = data / config.model, data / "prune"
-    model, tokenizer = read_model(source)
+    model, tokenizer = read_bare(source)
     model.to(device())
     if config.calibration.sequences:
         check_tokens(f"prune.model: {config.model}", tokenizer, data / "tokenize")

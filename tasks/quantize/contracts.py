@@ -9,6 +9,7 @@ from lm.linears.base import roles_of
 from lm.model import Decoder
 from tasks.about.finding import Finding
 from tasks.about.problem_lengths import check_room
+from tasks.about.prompts import check_bare
 from tasks.about.sections import Sections
 
 # GPTQ inverts a matrix of the square of a weight's columns: 0.2 s and 0.1 GB at this many.
@@ -17,6 +18,7 @@ COLUMNS_TRIED = 2048
 
 def contracts(sections: Sections) -> Iterator[Finding]:
     """What does not hold."""
+    yield from check_bare(sections, "quantize")
     config = sections["quantize"]
     few = config.calibration
     if few.problems and config.needs_calibration:

@@ -16,7 +16,7 @@ from lm.config import Config, Seed, choice
 from lm.files import write_json
 from lm.linears.base import roles_of
 from lm.model import Decoder
-from lm.model_folder import is_hugging_face, read_model, weights_bytes
+from lm.model_folder import is_hugging_face, read_bare, weights_bytes
 from lm.quantized.base import Packed
 from lm.quantized.inputs import columns_of, round_inputs, sees_rounded
 from lm.quantized.state import pack_state
@@ -122,7 +122,7 @@ def run(config: QuantizeConfig, data: Path, log: Log) -> dict[str, float]:
     source, target = data / config.model, data / "quantize"
     if not is_hugging_face(source) and "quantization" in read_description(source):
         raise ValueError(f"{source / 'config.json'}: the model is quantized already; quantize needs its float32 source")
-    model, tokenizer = read_model(source)
+    model, tokenizer = read_bare(source)
     model.cache_rounding = config.cache.rounding()
     model.new_cache(1, 1)  # a layer that keeps no keys and values is refused before anything is made
     trained = trained_in(model, source)

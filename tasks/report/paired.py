@@ -9,18 +9,20 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from lm.paired import Difference, byte_differences, score_difference
+from tasks.report.divergence import divergence
 from tasks.report.read import Stage
 
 
 @dataclass(frozen=True)
 class Beside:
     """What a model has beyond another: a share of right answers, and bits per byte; None where nothing can be told. sets: of
-    what else both were asked, by name."""
+    what else both were asked, by name. kl: its divergence from the model that it was made of, nats a token."""
 
     other: str
     accuracy: Difference | None
     bits_per_byte: Difference | None
     sets: dict[str, Difference] = field(default_factory=dict)
+    kl: Difference | None = None
 
     def row(self) -> dict[str, Any]:
         """For JSON."""
@@ -28,6 +30,7 @@ class Beside:
             "model": self.other,
             "accuracy": self.accuracy and self.accuracy.row(),
             "bits_per_byte": self.bits_per_byte and self.bits_per_byte.row(),
+            "kl": self.kl and self.kl.row(),
             **({"sets": {name: each.row() for name, each in self.sets.items()}} if self.sets else {}),
         }
 
@@ -38,11 +41,13 @@ def beside(stages: Sequence[Stage], params: dict[str, Any]) -> dict[str, Beside]
     models = {stage.model: stage for stage in stages if stage.model and stage.current}
     names = list(models)
     others: dict[str, str] = {}
+    parents: set[str] = set()
     for place, name in enumerate(names):
         section = params.get(name)
         began = section.get("model") if isinstance(section, dict) else None
         if isinstance(began, str) and began in models and began != name:
             others[name] = began
+            parents.add(name)
         elif place:
             others[name] = names[place - 1]
     bits = _bits(models, others)
@@ -53,7 +58,8 @@ def beside(stages: Sequence[Stage], params: dict[str, Any]) -> dict[str, Beside]
         pairs = {label: shared(own, more[other][label]) for label, own in more[name].items() if label in more[other]}
         sets = {label: found for label, pair in pairs.items() if (found := score_difference(pair)) is not None}
         accuracy = score_difference(shared(scores[name], scores[other]))
-        told[name] = Beside(other, accuracy, bits.get((name, other)), sets)
+        kl = divergence(models[name].folder, models[other].folder) if name in parents else None
+        told[name] = Beside(other, accuracy, bits.get((name, other)), sets, kl)
     return told
 
 
@@ -123,6 +129,11 @@ def _told(
     ]
     told = byte_differences(rows, [(f"of_{name}", f"of_{other}") for name, other in pairs])
     return {pair: told[f"of_{pair[0]}", f"of_{pair[1]}"] for pair in pairs if told}
+
+
+def nats(found: Difference | None) -> str:
+    """A divergence in words: `0.0120 (0.0090 to 0.0150)`."""
+    return "" if found is None else f"{found.mean:.4f} ({found.low:.4f} to {found.high:.4f})"
 
 
 def points(found: Difference | None) -> str:

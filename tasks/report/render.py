@@ -66,7 +66,12 @@ def page(root: Path, stages: list[Stage]) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {f.__name__: f for f in (words.number, words.size, words.duration, words.percent)}
-    environment.filters |= {"points": paired.points, "bits": paired.bits, "labels": paired.labels_of}
+    environment.filters |= {
+        "points": paired.points,
+        "bits": paired.bits,
+        "nats": paired.nats,
+        "labels": paired.labels_of,
+    }
     models = [s for s in stages if s.model]
     runs = read_runs(root)
     before = run_before(runs, facts.params, figures_of(stages))

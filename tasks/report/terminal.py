@@ -11,7 +11,18 @@ from tasks.report.read import Stage, not_comparable, read_facts, read_params, re
 from tasks.report.words import ABSENT, number, percent, size
 from tasks.runner.columns import aligned
 
-COSTS = ["model", "beside", "accuracy, in points", "bits/byte", "bits/weight", "size", "tokens/s", "memory", "frontier"]
+COSTS = [
+    "model",
+    "beside",
+    "accuracy, in points",
+    "bits/byte",
+    "KL, nats/token",
+    "bits/weight",
+    "size",
+    "tokens/s",
+    "memory",
+    "frontier",
+]
 
 
 def table(root: Path, asked: Collection[str] | None = None) -> str:
@@ -102,6 +113,7 @@ def _place(place: Place) -> list[str]:
         place.model, found.other if found else ABSENT,
         (paired.points(found.accuracy) if found else "") or ABSENT,
         (paired.bits(found.bits_per_byte) if found else "") or ABSENT,
+        (paired.nats(found.kl) if found else "") or ABSENT,
         ABSENT if place.bits is None else f"{place.bits:.2f}",
         size(place.bytes), number(place.tokens_per_second), size(place.memory), "" if place.dominated else "yes",
     ]  # fmt: skip

@@ -6,7 +6,8 @@ from pydantic import Field, model_validator
 
 from lm import problems
 from lm.config import Seed, choice
-from lm.training.recipe import Recipe
+from lm.temperature import Divisor
+from lm.training.prompted import Prompted
 from tasks.core.config import CHECKPOINT, StartModel, check_watched
 from tasks.rl import advantages, curricula, environments, losses, rewards
 from tasks.rl import demonstrations as kinds_of_demonstrations
@@ -20,7 +21,7 @@ from tasks.rl.rewards.function import FOLDER
 Part: Any = choice(rewards)
 
 
-class RlConfig(Recipe):
+class RlConfig(Prompted):
     model: StartModel
     steps: int = Field(120, gt=0, description="updates of the weights")
     prompts: int = Field(32, gt=0, description="problems a rollout; a multiple of minibatches")
@@ -29,7 +30,7 @@ class RlConfig(Recipe):
     minibatches: int = Field(2, gt=0, description="steps that make a pass, each of as many whole problems")
     max_new_tokens: int = Field(32, gt=0, description="tokens of an answer that the model itself may write")
     environment: choice(environments) = SingleTurn()
-    temperature: float = Field(1.0, ge=1e-6)  # as COLDEST of lm/strategies/base.py
+    temperature: Divisor = 1.0
     rewards: list[Part] = Field([Correct()], min_length=1, description="parts that add up to the reward of an answer")
     scorer: str = Field(
         CHECKPOINT,
@@ -87,6 +88,16 @@ class RlConfig(Recipe):
             raise ValueError(
                 "demonstrations hybrid puts one in the place of answers that failed, and resample other problems: "
                 "set resample to 0, or take interleaved"
+            )
+        if self.learns_prompt and self.advantage.baseline == "critic":
+            raise ValueError(
+                "soft_prompt: the critic of gae begins as the policy, of which nothing but the prompt is trained: take another "
+                "advantage"
+            )
+        if self.staleness and self.linear.packs():
+            raise ValueError(
+                f"linear: {self.linear.name} puts other numbers in a matrix's place, where older weights have the matrix: "
+                "set staleness to 0"
             )
         if self.stop_factor:
             raise ValueError("stop_factor: a policy's loss has no level to compare with: set it to 0")

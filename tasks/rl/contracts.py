@@ -6,8 +6,9 @@ import torch
 
 from tasks.about.finding import Finding
 from tasks.about.problem_lengths import check_room, check_split
+from tasks.about.prompts import check_carries
 from tasks.about.sections import Sections
-from tasks.about.training import check_shards
+from tasks.about.training import check_alike, check_shards
 from tasks.core.config import CHECKPOINT, ConfigError
 from tasks.rl.advantages import Gae
 from tasks.rl.curricula import Bandit
@@ -20,8 +21,10 @@ def contracts(sections: Sections) -> Iterator[Finding]:
     """What does not hold."""
     config = sections["rl"]
     yield from check_shards("rl.prompts", config, config.prompts * config.samples // config.minibatches)
+    yield from check_alike("rl", sections)
     yield from check_split(config.problems, "rl", sections.shape("rl").vocab_size)
     yield from check_room("rl.max_new_tokens", config.problems, ("rl",), config.answer_tokens, sections, "rl")
+    yield from check_carries(sections, "rl")
     yield from advantages(config)
     yield from levels(config)
     yield from scorers(config)

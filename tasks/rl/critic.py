@@ -20,6 +20,7 @@ from lm.heads import ScalarHeads, heads_of, put_heads, read_scorer
 from lm.linears.base import roles_of
 from lm.model import Decoder
 from lm.optimizers.base import SCALARS
+from lm.schedules.feedback import Feedback
 from lm.training.components import Component
 from lm.training.data.conversations import hidden_at, places
 from lm.training.recipe import Recipe
@@ -86,6 +87,9 @@ class Critic(Component):
         self._method, self._recipe, self._steps, self._rows, self._pad_id = method, recipe, steps, rows, pad_id
         named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         self._named = named
+        name = recipe.schedule.name
+        if isinstance(recipe.schedule, Feedback):
+            raise ConfigError(f"rl.advantage: gae: {name} knows the losses of one model: take another schedule")
         self._optimizer = recipe.optimizer.build(named, roles_of(model))
         if self._optimizer.exchanges and world_size() > 1:
             raise ConfigError(

@@ -21,7 +21,8 @@ from lm.transfer import moved
 from tasks.rl.answers import Verdicts, answered, joined
 from tasks.rl.config import RlConfig
 from tasks.rl.critic import Critic, critic_of, rewards_at
-from tasks.rl.curricula.base import Asked, Outcome
+from tasks.rl.curricula.base import Asked, Known, Outcome
+from tasks.rl.curricula.by_entropy import measured
 from tasks.rl.demonstrations import Unused
 from tasks.rl.demonstrations.base import Shown
 from tasks.rl.held_out import HeldOut
@@ -75,7 +76,9 @@ class Learning:
         self._config, self._model, self._tokenizer, self._examples = config, model, tokenizer, examples
         self._ledger = ledger
         self.rollouts = Rollouts(self._rollout, config.prompts, config.updates, config.minibatches, config.seed)
-        self.chooser = config.curriculum.chooser(examples, config.seed)
+        asked = measured(examples, model, tokenizer) if config.curriculum.asks_model else None
+        known = Known(-(-config.steps // config.steps_a_rollout), asked)
+        self.chooser = config.curriculum.chooser(examples, config.seed, known)
         self.keeper = config.demonstrations.keeper()
         self.watch = Watch(config.prompts)
         self.held_out = None
@@ -93,6 +96,8 @@ class Learning:
         if config.loss.needs_reference:
             self._reference = copy.deepcopy(model).requires_grad_(False).eval()
             self._reference.low_stream = config.stream == "bf16"
+            if config.learns_prompt:  # what the policy is held to is the model without
+                self._reference.prompt = None
 
     @property
     def components(self) -> list[Component]:
@@ -169,7 +174,8 @@ class Learning:
 
     def _shown(self, shown: Shown) -> list[Conversation]:
         """The demonstrations that fit the context, as fine-tuning has them."""
-        whole = [demonstrated(self._tokenizer, self._examples[place]) for place in shown.places_D]
+        conversation = self._config.demonstrations.conversation
+        whole = [conversation(self._tokenizer, self._examples[place]) for place in shown.places_D]
         return [conversation for conversation in whole if len(conversation) <= self._model.config.context]
 
     def _asked(self, number: int) -> Drawn:

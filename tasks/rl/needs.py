@@ -48,7 +48,7 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
     if D:
         lengths = conversations(config.problems, "rl", shape.vocab_size)
         T = max(T, min(max(map(sum, lengths)), shape.context) - 1)
-        shown = max(shown, min(max(answer for _, answer in lengths), T))
+        shown = max(shown, min(max(pair[0 if config.demonstrations.of_prompts else 1] for pair in lengths), T))
     taught = config.prompts * config.loss.together if config.loss.together > 1 else answers
     B = taught // config.minibatches + D
     B += -B % config.loss.together

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lm.checkpoint import device, save_model
 from lm.model_folder import read_model
+from lm.prompts.base import put_prompt
 from lm.training.loop import train
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
@@ -21,6 +22,7 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
     with are those under which the sampler drew."""
     model, tokenizer = read_model(data / config.model)
     model.to(device())
+    put_prompt(model, config.soft_prompt)
     room = model.config.context - config.answer_tokens
     examples = [e for e in config.problems.examples("rl") if len(tokenizer.chat(e.prompt)) <= room]
     if not examples:
@@ -37,7 +39,7 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
     def seen(step: int) -> list[float]:
         """What of a step depends on how long the run is: all else follows from the examples and the weights."""
         moment = learning.moment(step // config.steps_a_rollout)
-        return [part.at(moment) for part in config.rewards]
+        return [part.at(moment) for part in config.rewards] + config.curriculum.at(moment.share)
 
     given = [tokenizer.to_json(), *examples, *held_out, *files_read(config)]
     scorers = [scorer for part in config.rewards for scorer in part.models]

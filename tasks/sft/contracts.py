@@ -4,10 +4,12 @@ from collections.abc import Iterator
 
 from tasks.about.finding import Finding
 from tasks.about.problem_lengths import check_split
+from tasks.about.prompts import carries_prompt, check_carries
 from tasks.about.sections import Sections
 from tasks.about.training import check_shards
 from tasks.core.config import ConfigError
 from tasks.sft.needs import every_length
+from tasks.sft.stage import BEHIND_A_PROMPT
 
 # Sources that read the problem set's split for fine-tuning
 OF_PROBLEMS = ("problems", "subtasks", "attempts")
@@ -29,4 +31,7 @@ def contracts(sections: Sections) -> Iterator[Finding]:
             f"{shape.context} is too short for sft: the shortest demonstration has about {min(lengths)} tokens",
             "raise it",
         )
+    yield from check_carries(sections, "sft")
+    if config.packing and carries_prompt(sections, config.model):
+        yield Finding("params.yaml: sft.packing", BEHIND_A_PROMPT, "or begin with a model without one")
     yield from check_shards("sft.batch", config, config.batch)

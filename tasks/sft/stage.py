@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from lm import problems
@@ -13,14 +13,15 @@ from lm.checkpoint import device, save_model
 from lm.config import Seed, choice
 from lm.files import write_text
 from lm.model_folder import read_model
+from lm.prompts.base import put_prompt
 from lm.training.ahead import Ahead
 from lm.training.batch import Batch, Metrics
 from lm.training.data.conversations import Conversation, collate, pack, places
 from lm.training.loop import train
 from lm.training.parallel import parts_of_a_batch
-from lm.training.recipe import Recipe
+from lm.training.prompted import Prompted
 from lm.transfer import Tensors
-from tasks.core.config import Conversations, StartModel
+from tasks.core.config import ConfigError, Conversations, StartModel
 from tasks.core.log import Log
 from tasks.sft import confidences, corruptions, losses, mixtures, orders
 from tasks.sft import sources as every_source
@@ -28,9 +29,10 @@ from tasks.sft.data import read_data, reasons
 from tasks.sft.step import bounds_within, loss_of
 
 QUARANTINE = "quarantine.jsonl"
+BEHIND_A_PROMPT = "each conversation is to begin with the soft prompt, and stands in a row of its own: set it to false"
 
 
-class SftConfig(Recipe):
+class SftConfig(Prompted):
     model: StartModel
     steps: int = Field(200, gt=0)
     batch: int = Field(64, gt=0, description="conversations a step")
@@ -52,11 +54,19 @@ class SftConfig(Recipe):
     problems: choice(problems)
     seed: Seed
 
+    @model_validator(mode="after")
+    def _one_a_row(self) -> "SftConfig":
+        if self.packing and self.learns_prompt:
+            raise ValueError(f"packing: {BEHIND_A_PROMPT}")
+        return self
+
 
 def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
     """data/<model> -> data/sft. Rows of files that are no conversation stand in data/sft/quarantine.jsonl, with the reason."""
     model, tokenizer = read_model(data / config.model)
     model.to(device())
+    if config.packing and model.prompt is not None:
+        raise ConfigError(f"sft.packing: {BEHIND_A_PROMPT}")
     context, batch = model.config.context, config.batch
     found = read_data(config, tokenizer, context, config.steps * batch, model)
     if found.refused:
@@ -66,6 +76,7 @@ def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
             f"sft: {len(lines)} rows are no conversation, see data/sft/{QUARANTINE}: {reasons(found.refused)}",
             flush=True,
         )
+    put_prompt(model, config.soft_prompt)
     parts = parts_of_a_batch(config)
 
     def chosen_at(step: int) -> list[Conversation]:

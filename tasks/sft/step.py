@@ -32,7 +32,8 @@ def loss_of(
     """
     x_KD = hidden_at(model, inputs_RT, places_K, bounds, noise_RTD)
     targets_K = targets_RT.flatten()[places_K]
-    return loss(Learned(x_KD, model.head_weight, targets_K, weights_K, owners_K, conversations, total))
+    softcap = model.config.logit_softcap or 0.0
+    return loss(Learned(x_KD, model.head_weight, targets_K, weights_K, owners_K, conversations, total, softcap))
 
 
 def bounds_within(bounds: Tensor | None, rows: slice, length: int) -> Tensor | None:

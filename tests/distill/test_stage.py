@@ -177,6 +177,9 @@ ELSEWHERE = {
     "beside",
     "learner",
     "lookahead",
+    "recompute",
+    "rounding",
+    "optimizer_states",
 }
 
 

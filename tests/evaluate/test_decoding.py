@@ -35,7 +35,7 @@ def test_without_a_strategy_nothing_is_told_of_any(tmp_path: Path) -> None:
     plain = evaluated(tmp_path, Judge(0.0))
     assert not [name for name in plain if "decoding" in name]
     there = {path.name: path.read_bytes() for path in (tmp_path / "evaluate/rl").iterdir()}
-    assert there.keys() == {"bits.parquet", "answers.parquet"}
+    assert there.keys() == {"bits.parquet", "answers.parquet", "distributions.parquet"}
     more = evaluated(tmp_path, Judge(0.0), decoding=STRATEGIES)
     assert {name: more[name] for name in plain} == plain
     assert all((tmp_path / "evaluate/rl" / name).read_bytes() == was for name, was in there.items())

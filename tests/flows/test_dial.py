@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,29 @@ def test_a_deeper_model_has_more_of_everything() -> None:
     for shallow, deep in zip(dials, dials[1:], strict=False):
         assert deep.weights > shallow.weights and deep.width > shallow.width and deep.tokens > shallow.tokens
         assert deep.tokens_per_step >= shallow.tokens_per_step
+
+
+def test_a_ladder_of_four_depths_goes_by_the_rules_of_the_page() -> None:
+    """Each figure anew from docs/training.md; rates go by root of batch over root of width, which is no falling row, and the
+    decay falls."""
+    rungs = [dialled(depth) for depth in (4, 8, 12, 20)]
+    assert [rung.heads for rung in rungs] == [4, 4, 6, 10]
+    assert [rung.tokens_per_step for rung in rungs] == [2**17, 2**18, 2**19, 2**20]
+    reference = rungs[2]
+    for rung in rungs:
+        assert rung.width == 64 * rung.depth and 0 <= 20 * rung.weights - rung.tokens < rung.tokens_per_step
+        batches = (rung.tokens / reference.tokens) ** 0.383 * 2**19
+        assert abs(math.log2(rung.tokens_per_step / batches)) <= 0.51
+        rate = math.sqrt(rung.tokens_per_step / 2**19 * 768 / rung.width)
+        assert rung.lr == pytest.approx(0.0018 * rate, rel=5e-3) and rung.adamw_lr == pytest.approx(
+            2 * rung.lr, rel=5e-3
+        )
+        kept = rung.tokens_per_step / (rung.lr * rung.weight_decay * rung.tokens)
+        assert kept == pytest.approx(reference.tokens_per_step / (0.0018 * 0.1 * reference.tokens), rel=0.01)
+    for lower, upper in pairwise(rungs):
+        for name in ("width", "ffn_width", "weights", "tokens", "tokens_per_step", "steps"):
+            assert getattr(upper, name) > getattr(lower, name)
+        assert upper.heads >= lower.heads and upper.lr >= lower.lr and upper.weight_decay < lower.weight_decay
 
 
 @settings(deadline=None)

@@ -124,6 +124,30 @@ EDGES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "a step without a sequence": (["curriculum.tokens_per_step=100"], ["curriculum.tokens_per_step", "one sequence"]),
     "a plan without a step": (["curriculum.tokens=4000"], ["curriculum.tokens", "less than one step of 4096"]),
+    "a ramp of parts of a sequence": (
+        ["curriculum.ramp.doublings=5"],
+        ["curriculum.ramp.doublings", "16 sequences", "32 steps"],
+    ),
+    "a ramp without a step for each size": (
+        ["curriculum.ramp={doublings: 3, share: 0.01}"],
+        ["curriculum.ramp.share", "less than one for each of 3"],
+    ),
+    "a cap of logits that distillation does not know": (
+        ["pretrain.model.logit_softcap=15.0"],
+        ["params.yaml: pretrain.model.logit_softcap", "divergences"],
+    ),
+    "windows that grow where there are none": (
+        ["pretrain.window_warmup.steps=9"],
+        ["params.yaml: pretrain.window_warmup.steps", "no layer"],
+    ),
+    "windows that are never whole": (
+        ["pretrain.window_warmup.steps=219", "pretrain.model.mixer={name: sliding_window}"],
+        ["params.yaml: pretrain.window_warmup.steps", "219 steps"],
+    ),
+    "shards of the smallest step": (
+        ["pretrain.shards=8", "curriculum.ramp.doublings=2"],
+        ["curriculum.tokens_per_step", "4 rows", "8 shards"],
+    ),
     "buckets that do not divide a step": (
         ["curriculum.method={name: length_buckets, max_length: 256}", "curriculum.tokens_per_step=4097"],
         ["curriculum.tokens_per_step", "no multiple"],
@@ -135,10 +159,35 @@ EDGES: dict[str, tuple[list[str], list[str]]] = {
     "shards of sft": (["sft.shards=8", "sft.batch=12"], ["params.yaml: sft.batch", "8 shards"]),
     "shards of rl": (["rl.shards=512"], ["params.yaml: rl.prompts", "128 rows"]),
     "shards of distill": (["distill.shards=8"], ["params.yaml: distill.batch", "52 rows"]),
+    "shards of distill beside the smallest step": (
+        ["distill.shards=4", "distill.batch=48", "curriculum.ramp.doublings=3"],
+        ["params.yaml: distill.batch", "50 rows"],
+    ),
     "one answer to a problem": (["rl.samples=1"], ["params.yaml: rl.samples", "grpo is always 0"]),
     "a model's weights with another's tokens": (
         ["pretrain.start={name: hugging_face}"],
         ["tokenize.method.name", "hugging_face for both"],
+    ),
+    "a policy that begins with masked diffusion": (
+        ["pretrain.model.causal=false", "pretrain.objective={name: masked_diffusion}"],
+        ["params.yaml: sft.model", "pretrain: the model is one of masked diffusion", "begin with another model"],
+    ),
+    "strategies for masked diffusion": (
+        [
+            "pretrain.model.causal=false",
+            "pretrain.objective={name: masked_diffusion}",
+            "models=[pretrain]",
+            "evaluate.decoding=[{name: greedy}]",
+        ],
+        ["params.yaml: evaluate.decoding", "has no likelihood", "leave it out"],
+    ),
+    "a vocabulary without a mask": (
+        [
+            "pretrain.model.causal=false",
+            "pretrain.objective={name: masked_diffusion}",
+            "pretrain.model.vocab_size=2048",
+        ],
+        ["pretrain.model.vocab_size", "makes 2049"],
     ),
     "no problem files": (["problems={name: gsm8k, folder: data/problems}"], ["problems.folder", "no *.jsonl"]),
 }

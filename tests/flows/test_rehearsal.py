@@ -79,6 +79,7 @@ def peak_of_updates(recipe: Recipe) -> float:
 CHOICES = [method() for method in methods_of(optimizers)] + [
     optimizers.OneBitAdam(freeze_after=5),
     optimizers.Soap(every=3),
+    optimizers.SoapMuon(every=3),
     optimizers.AdamW(cautious=True),
     optimizers.DropMuon(whole=0.1),
 ]
@@ -88,7 +89,7 @@ CHOICES = [method() for method in methods_of(optimizers)] + [
 def test_an_update_takes_as_much_as_rehearsed_in_each_phase_of_every_optimizer(
     method: Any, plain: Work, updates_alone: None
 ) -> None:
-    """onebit_adam holds a copy more of its matrices once it has frozen their scale, soap when a basis is due, and drop_muon
+    """onebit_adam holds a copy more of its matrices once it has frozen their scale, soap and soap_muon when a basis is due, and drop_muon
     has every gradient in some steps alone."""
     recipe = plain.recipe.model_copy(update={"optimizer": method, "average": averages.Last()})
     found = rehearse(small_step, recipe, STEPS, None, False)
@@ -105,6 +106,10 @@ def test_an_update_takes_as_much_as_rehearsed_in_each_phase_of_every_optimizer(
         (
             "fast_forward={every: 6}",
             "params.yaml: pretrain.fast_forward: the optimizer makes the model's weights at the",
+        ),
+        (
+            "schedule={name: auto_lrs}",
+            "params.yaml: pretrain.schedule: the optimizer makes the model's weights at the end",
         ),
         (
             "linear={name: relora}",
@@ -157,6 +162,20 @@ def test_a_checkpoint_holds_the_mean_movement_and_the_weights_before_an_update(p
     assert state(fast_forward={"every": 6}) - state() == copy
 
 
+def test_what_trials_go_back_to_is_in_checkpoints_and_in_the_memory_of_a_cpu(plain: Work) -> None:
+    """Weights and the optimizer's state once more: the run's state without an average."""
+    given = {**plain.recipe.model_dump(include=set(Recipe.model_fields)), "average": {"name": "last"}}
+    ways = [
+        Recipe.model_validate({**given, "schedule": schedule})
+        for schedule in ({"name": "cosine"}, {"name": "auto_lrs"})
+    ]
+    without, tried = (rehearse(plain.step, recipe, 10, 10**9, False) for recipe in ways)
+    assert tried.state_bytes == 2 * without.state_bytes
+    assert tried.step_bytes - without.step_bytes == without.state_bytes
+    on_gpu = [rehearse(plain.step, recipe, 10, 10**9, True).step_bytes for recipe in ways]
+    assert on_gpu[0] == on_gpu[1]
+
+
 def test_what_the_forecast_is_refused_is_a_finding_of_preflight(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,3 +189,25 @@ def test_what_the_forecast_is_refused_is_a_finding_of_preflight(
         "params.yaml: pretrain.lookahead: the optimizer makes the model's weights at the end of a run: take another one"
     ]
     assert not needs["memory"]
+
+
+def test_masked_diffusion_is_forecast_with_all_of_attention_and_a_second_view_as_a_second_pass(plain: Work) -> None:
+    def of(objective: str) -> Rehearsed:
+        work = work_of("pretrain", "pretrain.model.causal=false", f"pretrain.objective={objective}")
+        assert work.shape.vocab_size == plain.shape.vocab_size + 1
+        return rehearse(work.step, work.recipe, work.steps, None, False)
+
+    causal = rehearse(plain.step, plain.recipe, plain.steps, None, False)
+    once, twice = of("{name: masked_diffusion}"), of("{name: masked_diffusion, complementary: true}")
+    assert once.flops > causal.flops and twice.flops == 2 * once.flops
+    assert twice.positions == pytest.approx(once.positions / 2, rel=0.02)
+
+
+def test_a_step_holds_what_its_policy_keeps() -> None:
+    """The plan's memory of a step whose activations outweigh its weights, in the order of what is kept."""
+    words = ["pretrain.model.layers=8", "curriculum.tokens_per_step=4096", "pretrain.average={name: last}"]
+    found = {}
+    for policy in ("none", "selective", "whole"):
+        work = work_of("pretrain", *words, f"pretrain.recompute={policy}")
+        found[policy] = rehearse(work.step, work.recipe, work.steps, 10**10, False).step_bytes
+    assert found["whole"] < found["selective"] < found["none"]

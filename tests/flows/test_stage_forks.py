@@ -234,4 +234,4 @@ def test_the_libraries_have_no_thread_that_a_fork_would_miss() -> None:
     program += "import torch; assert not torch.cuda.is_initialized()\n"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "torch.distributed.tensor" in LIBRARIES  # which all our models import
+    assert "torch" in LIBRARIES

@@ -55,6 +55,8 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
     }
     if draw(st.booleans()):
         parts["pattern"] = [{}, {"mixer": method_of(draw, MIXERS).model_dump()}]
+        if draw(st.booleans()):
+            parts["pattern"][1] |= {"depths": {"share": draw(st.sampled_from([0.2, 0.6]))}, "embeddings": []}
     beside = [method_of(draw, (method,)).model_dump() for method in EMBEDDINGS if draw(st.booleans())]
     if beside:
         parts["embeddings"] = beside

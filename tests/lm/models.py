@@ -7,7 +7,8 @@ import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from lm.model import Block, Decoder, ModelConfig
+from lm.block import Block
+from lm.model import Decoder, ModelConfig
 from lm.tokenizer import Tokenizer
 from tasks.tokenize.methods.bytes import Bytes
 

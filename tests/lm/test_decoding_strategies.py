@@ -28,9 +28,10 @@ from lm.strategies import (
     Speculative,
     Tree,
 )
-from lm.strategies.base import COLDEST, Asked, Decoded, Strategy, of_several
+from lm.strategies.base import Asked, Decoded, Strategy, of_several
 from lm.strategies.best_of import chosen, mean_logp
 from lm.strategies.majority import vote_of, winner
+from lm.temperature import COLDEST
 from tests.lm.strategies import CONTEXT, END, MODEL, MOST, PROMPTS, TOKENIZER, asked, lively, saved, without_cache
 
 EVERY: dict[str, Strategy] = {

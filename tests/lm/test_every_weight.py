@@ -18,6 +18,13 @@ from tests.lm.models import toy_model
 
 # Of nine experts of which a token visits one, each had no visitor among 36 tokens in 5 to 17% of 60 draws: in all of these, never
 DRAWS = 20
+# What says after training which tokens go where, and learns of its own loss alone
+JUDGES = {"threshold", "predictor"}
+
+
+def without_gradient(model: Decoder) -> set[str]:
+    """Names of the weights that have none, or zeros."""
+    return {n for n, weight in model.named_parameters() if weight.grad is None or not weight.grad.abs().max()}
 
 
 def unlearned(model_of: Callable[[int], Decoder]) -> set[str]:
@@ -25,9 +32,15 @@ def unlearned(model_of: Callable[[int], Decoder]) -> set[str]:
     out, or fewer; else of those that all draws leave without one."""
     left_out: set[str] | None = None
     for draw in range(DRAWS):
-        model = model_of(draw)
-        (model(ids_of(2, TOKENS)) * torch.linspace(-1, 1, 261)).sum().backward()
-        still = {n for n, weight in model.named_parameters() if weight.grad is None or not weight.grad.abs().max()}
+        model = model_of(draw).train()
+        (model(ids_of(2, TOKENS)) * torch.linspace(-1, 1, 261)).sum().backward(retain_graph=True)
+        still = without_gradient(model)
+        judges = {name for name in still if set(name.split(".")) & JUDGES}
+        added = model.auxiliary_loss()
+        if judges and added is not None:
+            model.zero_grad()
+            added.backward()
+            still -= judges - without_gradient(model)
         if wrong := still - idle(model, still):
             return wrong
         left_out = still if left_out is None else left_out & still

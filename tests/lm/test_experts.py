@@ -15,6 +15,7 @@ from lm.calibration import inputs_of
 from lm.feed_forwards import Experts
 from lm.feed_forwards.experts import Routed, balance_loss, chosen, logit_loss
 from lm.feed_forwards.grouped import grouped_product
+from lm.feed_forwards.routing import wide_product
 from lm.hugging_face.adapters import save_adapter
 from lm.hugging_face.export import save_hf
 from lm.hugging_face.load import load_hf
@@ -220,7 +221,7 @@ def test_a_token_in_bf16_goes_through_the_experts_that_a_sampler_takes_it_throug
         if isinstance(module, torch.nn.Linear):
             module.weight.data = module.weight.data.bfloat16()
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        logits = [one.blocks[0].ffn.logits(x_BTD) for one in (model, rounded)]
+        logits = [wide_product(one.blocks[0].ffn.router, x_BTD) for one in (model, rounded)]
         made = [one.blocks[0].ffn(x_BTD)[0] for one in (model, rounded)]
     assert torch.equal(*logits) and logits[0].dtype == torch.float32 and torch.equal(*made)
     assert not torch.equal(logits[0], logits[0].bfloat16().float())

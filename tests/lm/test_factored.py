@@ -157,9 +157,9 @@ def test_relora_by_hand() -> None:
 
 def test_the_rate_comes_back_after_a_restart() -> None:
     method = ReLoRA(every=4, warmup=3)
-    assert [method.factor(step) for step in range(10)] == [1, 1, 1, 1, 0.25, 0.5, 0.75, 1, 0.25, 0.5]
-    assert [method.clears(step) for step in (0, 3, 4, 5, 8)] == [None, None, 0.99, None, 0.99]
-    assert {ReLoRA(every=2, warmup=0).factor(step) for step in range(9)} == {1.0}
+    assert [method.factor(step, {}) for step in range(10)] == [1, 1, 1, 1, 0.25, 0.5, 0.75, 1, 0.25, 0.5]
+    assert [method.clears(step, {}) for step in (0, 3, 4, 5, 8)] == [None, None, 0.99, None, 0.99]
+    assert {ReLoRA(every=2, warmup=0).factor(step, {}) for step in range(9)} == {1.0}
 
 
 def test_the_smallest_moments_are_cleared() -> None:

@@ -13,10 +13,13 @@ from torch.func import functional_call
 
 from lm import linears
 from lm.averages import Ema, Last
+from lm.block import Block
 from lm.config import Config, ConfigError, methods_of
 from lm.linears import (
+    SST,
     AdaLoRA,
     Centroids,
+    Cuttlefish,
     Dense,
     FewBits,
     FrozenLower,
@@ -24,6 +27,7 @@ from lm.linears import (
     Masked,
     Monarch,
     OneBit,
+    Pixelfly,
     QLoRA,
     ReLoRA,
     SaRA,
@@ -31,7 +35,7 @@ from lm.linears import (
 )
 from lm.linears.base import Chosen, Held, roles_of
 from lm.linears.dora import DoRALinear
-from lm.model import Block, Decoder
+from lm.model import Decoder
 from lm.optimizers import AdamW, Muon
 from lm.schedules import Cosine
 from lm.training.batch import Batch, Metrics, backward
@@ -54,15 +58,22 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 ROUNDS: dict[type[Config], float] = {
     QLoRA: 0.15, FewBits: 0.15, OneBit: 0.66, Centroids: 0.22,
     # Those that begin with a part of the numbers: half, 3%, and of blocks of 4 x 8 the largest singular value
-    Masked: 0.75, GraNet: 0.8, SLTrain: 0.999, Monarch: 0.9,
+    Masked: 0.75, GraNet: 0.8, SLTrain: 0.999, Monarch: 0.9, Pixelfly: 0.9,
+    # That of singular values and vectors in fp32
+    SST: 1e-5,
 }  # fmt: skip
-# Those whose gradients are not the differences of what rounds; tests/lm/test_few_bits.py, test_clustered.py and test_granet.py have them
-STRAIGHT = {FewBits, OneBit, Centroids, GraNet}
+# Those whose gradients are not the differences of what rounds; tests/lm/test_few_bits.py, test_clustered.py,
+# test_granet.py and test_spectral.py have them
+STRAIGHT = {FewBits, OneBit, Centroids, GraNet, SST}
 # Settings in which a parameter binds, the other values of parameters that are lists, and shapes that tell them apart
 BINDING: dict[str, dict[str, Any]] = {
     "repick": {"repick": 1}, "block": {"block": 8}, "cut_from": {"cut_until": 3}, "cut_until": {"cut_until": 2},
     "cut_every": {"cut_until": 3}, "beta1": {"cut_until": 2}, "beta2": {"cut_until": 2},
     "alpha": {"rank": 4}, "seed": {"rank": 4}, "group": {"group": 8},
+}  # fmt: skip
+# Those that begin as a dense model, whose first change comes late unless they are set so
+SOON: dict[type[Config], dict[str, Any]] = {
+    Cuttlefish: {"every": 1, "window": 1, "tolerance": 9.0, "scaled": False, "least": 0.5, "gain": 1.0},
 }  # fmt: skip
 OF_METHOD: dict[type[Config], dict[str, dict[str, Any]]] = {
     Masked: {
@@ -74,6 +85,12 @@ OF_METHOD: dict[type[Config], dict[str, dict[str, Any]]] = {
         "every": {"every": 2}, "cleared": {"every": 2, "rank": 8}, "warmup": {"every": 2, "warmup": 1}, "seed": {"rank": 4},
     },
     SLTrain: {"seed": {}},
+    SST: {"rank": {}, "every": {"every": 2}, "iterations": {"every": 1, "iterations": 2}, "warmup": {"every": 1, "warmup": 1}},
+    Cuttlefish: {
+        **dict.fromkeys(("matrices", "every", "window", "least", "gain", "warmup"), SOON[Cuttlefish]),
+        "tolerance": {**SOON[Cuttlefish], "tolerance": 0.3}, "scaled": {**SOON[Cuttlefish], "least": 0.1},
+    },
+    Pixelfly: {"density": {"block": 2}, "low_rank": {"block": 2}},
     GraNet: {
         "density": {"every": 1, "prune_until": 2}, "first_density": {}, "seed": {},
         "prune_from": {"every": 1, "prune_until": 3, "prune_from": 1}, "prune_until": {"every": 1, "prune_until": 3},
@@ -126,7 +143,7 @@ def test_a_model_begins_as_what_it_was_and_what_it_became_can_be_merged(method: 
         else:
             assert torch.equal(start.state_dict()[name], weight), name
     with torch.no_grad():
-        if method is Monarch:  # a product of two is one to rounding
+        if method in (Monarch, Pixelfly):  # products of parts are one of their sum to rounding
             torch.testing.assert_close(model(IDS), start(IDS), **CLOSE)
         else:
             assert torch.equal(model(IDS), start(IDS))
@@ -242,7 +259,7 @@ def fit(recipe: Recipe, scratch: Path, after: int | None = None) -> Decoder:
 
 
 # Of those that Muon trains: a matrix, what is none, two factors, weights that move by themselves, moments that are cleared
-WITH_MUON = (Dense, Monarch, SLTrain, OneBit, ReLoRA)
+WITH_MUON = (Dense, Monarch, SLTrain, OneBit, ReLoRA, SST, Pixelfly)
 
 
 @pytest.mark.parametrize(
@@ -280,14 +297,21 @@ def test_every_parameter_counts(method: type[Config], tmp_path: Path) -> None:
         if name in DIVISORS.get(method, {}):
             lists = [[base.model_copy(update={name: value})] for value in DIVISORS[method][name]]
         else:
-            lists = [[method(**{name: value})] for value in LISTS[name]] if name in LISTS else neighbours(base, name)
+            lists = (
+                [[base.model_copy(update={name: value})] for value in LISTS[name]]
+                if name in LISTS
+                else neighbours(base, name)
+            )
         made = weights_after(base, tmp_path / str(next(folders)), **shape)
         for tries in lists:
             assert any(weights_after(other, tmp_path / str(next(folders)), **shape) != made for other in tries), name
 
 
 # Settings in which each method that changes weights itself does so within six steps
-MOVING = [OneBit(), GraNet(every=1, prune_until=2), AdaLoRA(cut_until=3), ReLoRA(every=2), Masked(dense_from=3)]
+MOVING = [
+    OneBit(), GraNet(every=1, prune_until=2), AdaLoRA(cut_until=3), ReLoRA(every=2), Masked(dense_from=3), SST(every=2),
+    Cuttlefish(**SOON[Cuttlefish]),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -307,7 +331,9 @@ def test_a_method_says_whether_it_changes_weights_between_steps(
     for name in ("begin", "after"):
         monkeypatch.setattr(HeldLayers, name, partialmethod(watched, call=getattr(HeldLayers, name)))
     model = toy_model(seed=1)
-    recipe = Recipe(optimizer=Muon(), schedule=Cosine(), average=Last(), linear=method)
+    # of whole tensors, where layers have matrices
+    optimizer = AdamW() if method.packs() else Muon()
+    recipe = Recipe(optimizer=optimizer, schedule=Cosine(), average=Last(), linear=method)
     train(model, recipe, 6, lambda step: batch_of(model), Recorder(tmp_path))
     assert len(changed) == 12 and any(changed) == method.moves() == (method in MOVING)
 
@@ -317,7 +343,14 @@ def test_what_comes_at_a_step_comes_in_the_runs_of_the_default_pipeline() -> Non
     steps = [given["curriculum"]["tokens"] // given["curriculum"]["tokens_per_step"]]
     steps += [given[stage]["steps"] for stage in ("sft", "rl", "distill")]
     again = ReLoRA().every + ReLoRA().warmup
-    lasts = [again, AdaLoRA().cut_until, SaRA().repick, GraNet().regrow_until, Masked().decay_until]
+    lasts = [
+        again,
+        SST().every * SST().iterations,
+        AdaLoRA().cut_until,
+        SaRA().repick,
+        GraNet().regrow_until,
+        Masked().decay_until,
+    ]
     assert max(lasts) < min(steps)
 
 
@@ -334,7 +367,10 @@ def test_what_matrices_are_meant_is_said_in_one_way(method: Any) -> None:
 
 
 def test_methods_differ(tmp_path: Path) -> None:
-    made = {method: weights_after(method(), tmp_path / method.__name__, layers=2) for method in methods_of(linears)}
+    made = {
+        method: weights_after(method(**SOON.get(method, {})), tmp_path / method.__name__, layers=2)
+        for method in methods_of(linears)
+    }
     assert len(set(made.values())) == len(made)
 
 

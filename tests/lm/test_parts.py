@@ -14,7 +14,8 @@ from lm.config import Config
 from lm.feed_forwards import SwiGLU
 from lm.hugging_face.config import to_theirs
 from lm.hugging_face.load import their_name
-from lm.model import Cache, Decoder, ModelConfig, with_loss
+from lm.model import Cache, Decoder, ModelConfig
+from lm.parts import with_loss
 from lm.sampler import generate
 from lm.shape import Shape
 from lm.training.batch import Batch, Metrics, backward, with_auxiliary
@@ -259,7 +260,7 @@ def test_weights_that_a_token_leaves_out_are_not_active_and_cost_nothing() -> No
 def test_a_model_of_the_default_parts_is_described_without_them(tmp_path: Path) -> None:
     save_model(tmp_path, toy_model(), toy_tokenizer())
     left_out = ModelConfig.model_fields.keys() - toy_model().config.described().keys()
-    assert left_out == {"mixer", "feed_forward", "norm", "embeddings", "pattern"}
+    assert left_out == {"mixer", "feed_forward", "norm", "embeddings", "pattern", "causal", "logit_softcap"}
     assert "mixer" not in (tmp_path / "config.json").read_text()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -14,10 +15,15 @@ from scipy.ndimage import median_filter
 from lm import schedules
 from lm.config import Config, methods_of
 from lm.schedules import Cosine, Infinite, Linear, OneCycle, Power, Refined, Wsd
+from lm.schedules.feedback import Feedback
 from lm.schedules.norms import main, norms_of
+from lm.schedules.one_cycle import against
 from lm.schedules.refined import smoothed
 
-EVERY = pytest.mark.parametrize("method", methods_of(schedules), ids=lambda method: method.__name__)
+# Those with feedback have tests/lm/test_feedback.py
+EVERY = pytest.mark.parametrize(
+    "method", [m for m in methods_of(schedules) if not issubclass(m, Feedback)], ids=lambda method: method.__name__
+)
 quick = settings(deadline=None, max_examples=25, derandomize=True)
 
 
@@ -106,6 +112,36 @@ def test_one_cycle_by_hand() -> None:
     schedule = OneCycle(warmup_fraction=0.2, initial_fraction=0.1, anneal_fraction=0.25, final_fraction=0.1)
     expected = [0.4, 0.7, *(1 - 0.15 * k for k in range(7)), 0.055, 0.01]
     assert [schedule(step, 10) for step in range(11)] == pytest.approx(expected)
+
+
+def test_momentum_goes_against_the_rate_of_one_cycle() -> None:
+    # as above: rates 0.4, 0.7, 1, then down by 0.15 to 0.1, and a tenth of it: 0.95 - 0.1 x (rate - 0.1) / 0.9, 0.95 in the anneal.
+    schedule = OneCycle(warmup_fraction=0.2, initial_fraction=0.1, anneal_fraction=0.25, peak_momentum=0.85)
+    rates = [0.4, 0.7, *(1 - 0.15 * k for k in range(7)), 0.1, 0.1]
+    expected = [0.95 - 0.1 * (rate - 0.1) / 0.9 for rate in rates]
+    assert [schedule.momentum(step, 10, 0.95) for step in range(11)] == pytest.approx(expected)
+    assert min(expected) == pytest.approx(0.85) and OneCycle().momentum(3, 10, 0.9) == 0.9
+    level = OneCycle(initial_fraction=1.0, peak_momentum=0.85)
+    assert [level.momentum(step, 10, 0.95) for step in range(10)] == [0.95] * 10
+
+
+def test_one_cycle_goes_as_that_of_torch() -> None:
+    """Rates and momenta, between its corners, which torch has at other steps."""
+    total, weight = 101, torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0, momentum=0.95)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1.0, total, pct_start=0.3, anneal_strategy="linear", three_phase=True,
+        base_momentum=0.85, max_momentum=0.95, div_factor=10, final_div_factor=100,
+    )  # fmt: skip
+    found = []
+    for _ in range(total):
+        found.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]))
+        optimizer.step()
+        theirs.step() if len(found) < total else None
+    # up over 29 steps and down over as many, in which both go by equal parts
+    for rate, momentum in found:
+        own = against(rate, 0.1, 0.95, 0.85)
+        assert own == pytest.approx(momentum)
 
 
 def test_wsd_refuses_a_decay_that_begins_before_the_warmup_ends() -> None:

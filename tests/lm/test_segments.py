@@ -56,6 +56,22 @@ def test_each_segment_is_asked_with_what_is_around_it(tmp_path: Path) -> None:
     assert asked(folder, least=6) == [longer]
 
 
+def test_words_are_asked_behind_those_before_them(tmp_path: Path) -> None:
+    """By hand, of the last sentence: none is in its own prompt, and what is left of fewer words is not asked."""
+    folder = written(tmp_path, TEXT)
+    last = {(prompt, answer) for prompt, answer in asked(folder, before=1, words=1) if prompt.startswith(CUT[2])}
+    before = ["", " The", " The yard", " The yard was"]
+    assert last == {(CUT[2] + so_far, word) for so_far, word in zip(before, CUT[3].split(), strict=True)}
+    three = {(prompt, answer) for prompt, answer in asked(folder, before=1, words=3) if prompt.startswith(CUT[2])}
+    assert three == {(CUT[2], "The yard was")}
+    chosen = Segments(folder=str(folder), words=1)
+    examples = [e for split in SPLITS for e in chosen.examples(split)]
+    assert len({e.id for e in examples}) == len(examples) == sum(len(text.split()) for text in CUT[1:])
+    assert len({chosen.key(e) for e in examples}) == 1  # a text is in one split
+    with pytest.raises(ValueError, match="words: the next ones are asked, with nothing behind them"):
+        Segments(words=1, after=1)
+
+
 def test_a_text_is_in_one_split_whatever_its_white_space(tmp_path: Path) -> None:
     texts = [f"There are {i} of them here. {TEXT}" for i in range(40)]
     chosen = Segments(folder=str(written(tmp_path, *texts, *(text.upper().replace(" ", "  ") for text in texts))))

@@ -20,6 +20,7 @@ from lm.optimizers import AdamW
 from lm.pairs import Files, Mined, SelfPlay
 from lm.pairs.queried import Query
 from lm.pairs.table import read_pairs
+from lm.prompts import Ept, PromptTuning
 from lm.schedules import Cosine, Wsd
 from lm.training.data import conversations
 from lm.training.data.conversations import sample_indices
@@ -184,6 +185,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "precision": [{"precision": "bf16"}],
     "stream": [{"precision": "bf16", "stream": "bf16"}],
     "shards": [{"shards": 2}],
+    "soft_prompt": [{"soft_prompt": PromptTuning(length=3)}, {"soft_prompt": Ept(length=3)}],
     "linear": [
         {"linear": held}
         for held in (
@@ -204,6 +206,9 @@ ELSEWHERE = {
     "deterministic",
     "skip_sigmas",
     "lookahead",
+    "recompute",
+    "rounding",
+    "optimizer_states",
     "stop_factor",
     "problems",
     "model",

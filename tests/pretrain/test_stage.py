@@ -2,13 +2,18 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from lm.checkpoint import load_model
-from tests.project import TINY, run_stage
+from tasks.core.config import ConfigError, load
+from tasks.pretrain.stage import PretrainConfig
+from tests.processes import wait_for
+from tests.project import TINY, digest, run_stage, start_stage
 from tests.tiny import Tiny
 
 STEPS = 32
@@ -73,3 +78,68 @@ def test_further_heads_and_embeddings_are_trained_and_only_the_model_is_saved(ti
     for loss, one, other_two in zip(losses, next_token, ahead, strict=True):
         assert loss == pytest.approx(one + 2 * other_two, rel=1e-4)
     assert next_token[-1] < next_token[0] and ahead[-1] < ahead[0]
+
+
+def test_a_batch_that_grows_is_of_the_same_tokens_and_goes_on_to_the_bit(tiny: Tiny, tmp_path: Path) -> None:
+    """8 sequences a step: 8 steps of a quarter in the place of the first, 4 halves, and so on; killed among the halves."""
+    ramp = {"doublings": 2, "share": 0.25}
+    params = {**TINY, "curriculum": {**TINY["curriculum"], "ramp": ramp}, "pretrain": {**TINY["pretrain"], "shards": 2}}
+    project = tiny.project(tmp_path / "ramp", "tokenize", params)
+    run_stage(project, "curriculum")
+    process = start_stage(project, "pretrain", TOKENMILL_CHECKPOINT_SECONDS="0")
+    written = (project / ".scratch" / "pretrain").rglob
+    wait_for(lambda: any(int(path.stem[5:]) >= 18 for path in written("step-*.safetensors")), process)
+    process.kill()
+    process.communicate()
+    run_stage(project, "pretrain", TOKENMILL_RANKS="2")
+    folder = project / "data" / "pretrain"
+    found = digest(folder)
+    losses = np.load(folder / "sequence_losses.npy")
+    assert len(curve(folder, "loss")) == 4 * 4 + 4 * 2 + 24
+    shutil.rmtree(folder)
+    run_stage(project, "pretrain")
+    assert digest(folder) == found
+    # the first two sequences are the same text at the same weights as without a ramp, the others are at weights that moved
+    whole = np.load(pretrain(tiny, tmp_path / "whole", {"shards": 2}) / "sequence_losses.npy")
+    assert len(losses) == len(whole) == 32 * 8 and np.isfinite(losses).all()
+    assert losses[:2] == pytest.approx(whole[:2], rel=2e-3) and losses[-8:].mean() != whole[-8:].mean()
+
+
+MASKED = {"model": {**TINY["pretrain"]["model"], "causal": False}, "objective": {"name": "masked_diffusion"}}
+
+
+def test_masked_diffusion_is_trained_and_saved_as_what_it_is_and_samples_are_unmasked(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    folder = pretrain(tiny, tmp_path / "whole", {**MASKED, "within_documents": True, "samples_every": 20})
+    with pytest.raises(ConfigError, match="not causal"):
+        load_model(folder)
+    saved, tokenizer = load_model(folder, masked=True)
+    assert not saved.config.causal and saved.config.vocab_size == tokenizer.vocab_size + 1
+    (sample,) = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert len(sample["texts"]) == 3 and all(sample["texts"].values())
+    losses, ratios = curve(folder, "loss"), curve(folder, "mask_ratio")
+    assert losses == pytest.approx(curve(folder, "cross_entropy")) and losses[-1] < losses[0] - 0.5
+    assert 0.3 < sum(ratios) / STEPS < 0.7
+    told = zip(curve(folder, "bits_per_byte"), losses, strict=True)
+    assert all(1.0 < bits * math.log(2) / loss < 1.05 for bits, loss in told)
+    # the same draws in parts and for ranks' shares, summed in another order
+    parts = pretrain(tiny, tmp_path / "parts", {**MASKED, "within_documents": True}, TOKENMILL_POSITIONS="80")
+    assert curve(parts, "loss")[:8] == pytest.approx(losses[:8], rel=1e-3)
+    assert curve(parts, "mask_ratio") == pytest.approx(ratios)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"objective": {"name": "masked_diffusion"}}, "objective: masked_diffusion trains a model of pretrain.model.causal false"),
+        ({"model": MASKED["model"]}, "objective: next_token trains a model of pretrain.model.causal true"),
+        ({**MASKED, "start": {"name": "stacked"}}, "start: masked_diffusion trains from random weights alone"),
+        ({"model": {**MASKED["model"], "mixer": {"name": "hyena"}}, "objective": MASKED["objective"]}, "layer 0 has hyena"),
+    ],
+)  # fmt: skip
+def test_objectives_and_models_that_do_not_go_together_are_refused_in_one_line(changes: dict, words: str) -> None:
+    section = {**TINY["pretrain"], **changes, "checkpoint": TINY["checkpoint"], "seed": 0}
+    with pytest.raises(ConfigError) as refused:
+        load("pretrain", PretrainConfig, {"pretrain": section})
+    assert words in str(refused.value) and "\n" not in str(refused.value)

@@ -226,7 +226,7 @@ def test_rows_that_are_taken_bring_what_they_keep() -> None:
         after = model(ids, large)
         alone = stepwise(model, [8, 3])[1, 8:]
     torch.testing.assert_close(after[2], alone, rtol=1e-4, atol=1e-5)
-    assert torch.equal(after[0], after[2])
+    torch.testing.assert_close(after[0], after[2])  # rows of one product, which some CPUs sum in other tiles
 
 
 def test_a_model_that_keeps_whole_numbers_is_read_as_one_and_answers_by_itself(tmp_path: Path) -> None:

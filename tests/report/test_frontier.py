@@ -76,7 +76,7 @@ def test_it_is_in_the_table_on_the_page_and_in_json(tmp_path: Path) -> None:
     # rl is 500 bytes larger and answers more, so neither hides the other
     assert first.split()[0] == "pretrain" and first.endswith("yes") and second.endswith("yes") and "32.00" in first
     assert " ".join(head.split()) == (
-        "model beside accuracy, in points bits/byte bits/weight size tokens/s memory frontier"
+        "model beside accuracy, in points bits/byte KL, nats/token bits/weight size tokens/s memory frontier"
     )
     told = figures(root)["stages"]["evaluate@rl"]["frontier"]
     assert told == {"bits_per_weight": pytest.approx(32, abs=0.01), "dominated": False}

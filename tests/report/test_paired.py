@@ -4,11 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.report.paired import Beside, beside, bits, points, scores_of
+from tasks.report.paired import Beside, beside, bits, nats, points, scores_of
 from tasks.report.read import Stage, read_stages
 from tasks.report.render import render
 from tasks.report.terminal import figures, table
@@ -41,6 +42,21 @@ def test_differences_are_of_what_both_answered(tmp_path: Path) -> None:
     assert (found.accuracy.mean, found.accuracy.count) == (pytest.approx(20 / 90), 90) and not found.accuracy.none
     assert found.bits_per_byte.mean == pytest.approx(-0.5) and found.bits_per_byte.count == 20
     assert points(found.accuracy).startswith("+22.2 (+") and bits(found.bits_per_byte).startswith("-0.5000 (-")
+
+
+def test_the_divergence_is_from_what_a_model_was_made_of_alone(tmp_path: Path) -> None:
+    """Of b, which began with a; not of c, which stands behind b in the list and began with neither."""
+    stages = [put(tmp_path, name, range(50), 2.0) for name in "abc"]
+    for n, name in enumerate("abc"):
+        logp_KV = np.log(np.array([[0.5 - 0.1 * n, 0.5 + 0.1 * n]] * 12)).astype("<f2")
+        rows = [{"id": f"d{k}", "source": "s", "place": 1, "logp": logp_KV[k].tobytes()} for k in range(12)]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name / "distributions.parquet")
+    found = beside(stages, {"b": {"model": "a"}})
+    kl = found["b"].kl
+    assert kl is not None and found["c"].kl is None and found["c"].other == "b"
+    assert kl.mean == pytest.approx(0.4 * np.log(0.4 / 0.5) + 0.6 * np.log(0.6 / 0.5), rel=2e-2)
+    assert nats(kl).startswith("0.02") and " (" in nats(kl) and nats(None) == ""
+    assert found["b"].row()["kl"]["count"] == 12 and found["c"].row()["kl"] is None
 
 
 def test_models_that_are_alike_have_no_difference_in_words(tmp_path: Path) -> None:

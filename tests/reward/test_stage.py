@@ -182,6 +182,9 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
 ELSEWHERE = {
     "schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model", "folder",
     "lookahead",
+    "recompute",
+    "rounding",
+    "optimizer_states",
 }  # fmt: skip
 
 

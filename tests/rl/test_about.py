@@ -1,6 +1,7 @@
 """What the stage says before it runs: what its parameters ask for, what they take, and what of its inputs is wrong."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from flows.params.compose import compose
 from tasks.about.sections import Sections
 from tasks.core.config import ConfigError
+from tasks.preference.contracts import contracts as preference_contracts
 from tasks.rl.contracts import contracts
 from tasks.rl.inputs import inputs
 from tasks.rl.needs import needs
@@ -53,6 +55,14 @@ def test_demonstrations_are_rows_of_the_forecast() -> None:
     assert loss.requires_grad
 
 
+def test_texts_that_are_read_are_rows_of_the_forecast() -> None:
+    """One a problem; what is shown of each is its prompt, and no answer."""
+    plain, read = step().batch, step("rl.demonstrations={name: next_token}").batch
+    assert read.rows - plain.rows == 16 and read.length == step("rl.demonstrations={name: hybrid}").batch.length
+    loss, _ = read.loss(slice(0, 2))
+    assert loss.requires_grad
+
+
 def test_rollouts_that_are_kept_take_disk() -> None:
     plain, kept = (needs(sections(*changes)) for changes in ([], ["rl.keep_rollouts=true"]))
     # 60 rollouts of 256 answers with up to 32 tokens
@@ -76,6 +86,28 @@ def test_results_of_an_environment_take_room_disk_and_a_sandbox(monkeypatch: pyt
     (found,) = inputs(sections("rl.environment={name: python}"))
     assert (found.where, found.what) == ("params.yaml: rl.environment", "sandbox: there is none")
     assert list(inputs(sections(called))) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"feed_forward": {"name": "experts", "router": "expert_choice"}},
+        {"feed_forward": {"name": "experts", "router": "dense"}},
+        {"pattern": [{}, {"depths": {}}]},
+        {"pattern": [{}, {"feed_forward": {"name": "experts", "router": "dense"}}]},
+    ],
+)
+def test_likelihoods_are_those_that_answers_were_written_with(changes: dict[str, Any]) -> None:
+    def given(changes: dict[str, Any]) -> list[str]:
+        return [f"pretrain.model.{key}={json.dumps(value)}" for key, value in changes.items()]
+
+    (found,) = contracts(sections(*given(changes)))
+    assert found.where == "params.yaml: rl.model" and "pretrain.model.feed_forward" in found.remedy
+    assert list(preference_contracts(sections(*given(changes)))) == [
+        replace(found, where="params.yaml: preference.model")
+    ]
+    alike = {"feed_forward": {"name": "experts", "router": "dense", "experts": 2}, "pattern": [{}, {}]}
+    assert list(contracts(sections(*given(alike)))) == []
 
 
 def test_a_bandit_asks_for_levels(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Curricula: what every one of them must do, and cases worked by hand."""
 
+import math
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -15,16 +16,17 @@ from lm.problems.example import Example, Score
 from lm.tokenizer import Tokenizer
 from tasks.core.config import ConfigError
 from tasks.rl import curricula
-from tasks.rl.curricula import Bandit, Hints, Shuffled
+from tasks.rl.curricula import Bandit, ByEntropy, Hints, Shuffled
 from tasks.rl.curricula.bandit import softmax, upper_bounds
-from tasks.rl.curricula.base import Asked, Chooser, Curriculum, Outcome
+from tasks.rl.curricula.base import Asked, Chooser, Curriculum, Known, Outcome
+from tasks.rl.curricula.by_entropy import entropies, levels_of, measured, mixture
 from tasks.rl.curricula.hints import moved
 from tasks.rl.learning import Learning
 from tasks.rl.rewards import Overlong, Repetition
 from tests.conversations.folders import LLAMA2, strangers_folder
 from tests.lm.models import toy_model
 from tests.neighbours import assert_all_differ, neighbours
-from tests.rl.toys import TOKENIZER, Parity, config, learning, trained
+from tests.rl.toys import TOKENIZER, Parity, config, learning, policy, trained
 
 METHODS = methods_of(curricula)
 EVERY = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
@@ -154,6 +156,59 @@ def test_a_problem_is_asked_with_its_own_hint() -> None:
     assert chooser.figures(again) == {"hinted": pytest.approx(0.3), "hint": pytest.approx(0.06)}
 
 
+def test_entropies_by_hand() -> None:
+    """Of two equal chances ln 2, of one that is sure nothing, of 3/4 and 1/4 what the formula says."""
+    logits = torch.tensor([[0.0, 0.0], [50.0, 0.0], [math.log(3.0), 0.0]])
+    expected = [math.log(2), 0.0, -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))]
+    assert entropies(logits).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@torch.no_grad()
+def test_what_follows_a_prompt_is_measured_in_plain_text_one_at_a_time_or_together() -> None:
+    model = toy_model(seed=3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.2)
+    examples = [Example(str(i), "some text " * i + "x", "", "") for i in range(9)]
+    found_N = measured(examples, model.train(), TOKENIZER)
+    assert model.training and len({round(value, 6) for value in found_N}) > 3
+    for example, value in zip(examples, found_N, strict=True):
+        ids = [TOKENIZER.eos_id, *TOKENIZER.encode(example.prompt)][-48:]
+        p_V = model(torch.tensor([ids]))[0, -1].softmax(-1).double()
+        assert value == pytest.approx(-(p_V * p_V.log()).sum().item(), rel=1e-4)
+
+
+def test_a_mixture_moves_from_the_first_level_to_the_last() -> None:
+    """Two draws: (1/4, 1/2, 1/4) half way; of a floor of 0.3 a tenth each."""
+    assert [mixture(share, 3, 0.0).tolist() for share in (0, 0.5, 1)] == [[1, 0, 0], [0.25, 0.5, 0.25], [0, 0, 1]]
+    assert mixture(1.0, 3, 0.3).tolist() == pytest.approx([0.1, 0.1, 0.8])
+    assert levels_of(np.array([3.0, 1.0, 2.0, 1.0, 9.0]), 2) == [[1, 3, 2], [0, 4]]
+
+
+def test_what_is_sure_is_asked_first_and_what_is_not_at_the_end() -> None:
+    known = Known(5, np.array([(7 * place) % 10 for place in range(10)], dtype=float))
+    chooser = ByEntropy(levels=2, floor=0.0).chooser(EXAMPLES, 3, known)
+    asked = [[known.entropy_N[problem.index] for problem in chooser.choose(number, 0, 10)] for number in range(5)]
+    assert (
+        max(asked[0]) <= 4 and min(asked[4]) >= 5 and sorted(asked[0]) == [value for value in range(5) for _ in (0, 1)]
+    )
+    means = [sum(each) / len(each) for each in asked]
+    assert means[0] < means[2] < means[4]
+    figures = chooser.figures([Asked(0), Asked(7)])
+    assert figures == {"asked_entropy": (0 + 49 % 10) / 2, "asked_level": 0.5}
+    assert ByEntropy(levels=2, floor=0.2).at(0.25) == pytest.approx([0.8 * 0.75 + 0.1, 0.8 * 0.25 + 0.1])
+
+
+def test_a_run_knows_its_rollouts_and_what_its_model_is_sure_of() -> None:
+    """Of eight steps, four a rollout, the second is the last: nothing of the first level is left without a floor."""
+    given = config(curriculum=ByEntropy(levels=2, floor=0.0), prompts=4)
+    learner = learning(given)
+    entropy_N = measured(given.problems.examples("rl"), policy(), TOKENIZER)
+    halves = [set(each) for each in levels_of(entropy_N, 2)]
+    for number in range(2):
+        assert {problem.index for problem in learner.chooser.choose(number, 0, 4)} <= halves[number]
+
+
 class Failing(Parity):
     """Problems at which every answer fails, with the texts that were scored."""
 
@@ -216,7 +271,7 @@ def changes(curriculum: Curriculum) -> dict[str, Any]:
 
 
 def test_every_parameter_changes_the_weights(tmp_path: Path) -> None:
-    base = [Bandit(window=4), Hints(), Shuffled()]
+    base = [Bandit(window=4), Hints(), Shuffled(), ByEntropy()]
     assert {type(method) for method in base} == set(METHODS)
     lists = [[method] for method in base[1:]]
     for method in base:

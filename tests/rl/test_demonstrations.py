@@ -11,7 +11,7 @@ import torch
 from lm.optimizers import AdamW
 from lm.problems.example import Example, Score
 from lm.training.data.conversations import places, token_logps
-from tasks.rl.demonstrations import Hybrid, Interleaved, Unused
+from tasks.rl.demonstrations import Hybrid, Interleaved, NextToken, Unused
 from tasks.rl.update import answers_of, counted, in_parts, with_demonstrations
 from tests.neighbours import assert_all_differ
 from tests.rl.toys import TOKENIZER, Parity, config, learning, policy, trained
@@ -129,6 +129,26 @@ def test_with_resample_demonstrations_are_shown() -> None:
     assert rollout.shown_DN is not None and len(rollout.shown_DN) == 5 and len(rollout.mask_BT) == 16
 
 
+def test_the_text_of_every_problem_is_read_as_in_pretraining() -> None:
+    """The whole gradient, of answers that all fail: each prompt's tokens behind the end of a text, by a mean each, and nothing of
+    what is asked."""
+    model, plain = policy(), policy()
+    given = config(Hopeless(), demonstrations=NextToken(weight=0.5), temperature=1.0, updates=1)
+    learner = learning(given, model)
+    for step in (0, 1):
+        batch = learner.batch_at(step)
+        (batch.loss(slice(0, batch.rows))[0] / 2).backward()
+    examples = given.problems.examples("rl")
+    for asked in learning(given).chooser.choose(0, 0, 4):
+        ids = torch.tensor([[TOKENIZER.eos_id, *TOKENIZER.encode(examples[asked.index].prompt)]])
+        logps = token_logps(plain, ids, torch.arange(ids.shape[1] - 1))
+        (-0.5 / 4 * logps.mean()).backward()
+    for got, wanted in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(got.grad, wanted.grad, rtol=1e-4, atol=1e-6)  # sums in another order, fp32
+    rollout = learning(given)._rollout(0)
+    assert rollout.figures["demonstrations"] == 4 and rollout.advantages_BT.shape[0] == 16
+
+
 def test_hybrid_does_not_go_with_resample() -> None:
     with pytest.raises(ValueError, match=r"hybrid puts one .*: set resample to 0, or take interleaved") as raised:
         config(resample=1, demonstrations=Hybrid())
@@ -145,6 +165,8 @@ def test_every_parameter_changes_the_weights(tmp_path: Path) -> None:
         Interleaved(batch=1),
         Interleaved(batch=2),
         Interleaved(batch=2, weight=0.5),
+        NextToken(),
+        NextToken(weight=0.2),
     ]
     folders = count()
     assert_all_differ(

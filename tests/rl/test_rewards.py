@@ -107,6 +107,16 @@ def test_the_length_budget_by_hand() -> None:
     assert part([answer([0] * count) for count in (1, 4, 6, 8, 12)], moment) == [1, 1, 0.5, 0, 0]
 
 
+def test_the_dynamic_budget_by_hand() -> None:
+    """Falling all the while: half way to its only cut by a half it is 16 / sqrt(2); on either side of 4 a triangle."""
+    part = LengthBudget(start=1.0, decay=0.5, cuts=1, course="smooth")
+    limits = [part.limit(Moment(share, 16)) for share in (0.0, 0.5, 1.0)]
+    assert limits == pytest.approx([16, 16 / math.sqrt(2), 8])
+    assert LengthBudget(decay=0.01, course="smooth", least=3.0).limit(Moment(0.9, 16)) == 3
+    triangle, moment = LengthBudget(start=0.25, decay=0.5, cuts=1, shape="around"), Moment(0.0, 16)
+    assert triangle([answer([0] * tokens) for tokens in (0, 1, 4, 6, 8, 12)], moment) == [0, 0.25, 1, 0.5, 0, 0]
+
+
 def test_the_overlong_punishment_by_hand() -> None:
     # of 20 tokens at most the last 5 are the buffer
     part = Overlong(buffer=0.25)

@@ -14,7 +14,8 @@ from lm.config import ConfigError, methods_of
 from lm.linears import AdaLoRA, LoRA, VeRA
 from lm.optimizers import AdamW
 from lm.problems.example import Example
-from lm.strategies.base import COLDEST
+from lm.prompts import Ept, PromptTuning
+from lm.temperature import COLDEST
 from lm.tokenizer import Tokenizer
 from lm.training.data import conversations
 from lm.training.fast_forward import FastForward
@@ -87,6 +88,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
             AdaLoRA(rank=1, first_rank=2, cut_until=2),
         )
     ],
+    "soft_prompt": [{"soft_prompt": PromptTuning(length=3)}, {"soft_prompt": Ept(length=3)}],
     "fast_forward": [{"fast_forward": FastForward(every=1, most=2)}],
     "curriculum": [{"curriculum": Bandit()}],
     "resample": [{"resample": 2}],
@@ -108,7 +110,8 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
 # test_guard.py; deterministic, which need change no bit: tests/core/test_stage.py; problems, model: what is learned,
 # not how. What else curricula and rewards are made of: test_curricula.py, test_function.py
 ELSEWHERE = {"schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model"}
-ELSEWHERE |= {"lookahead"}  # of every training stage: tests/lm/test_lookahead.py
+# of every training stage: tests/lm/test_lookahead.py, test_recomputing.py, test_precisions.py, test_optimizer_states.py
+ELSEWHERE |= {"lookahead", "recompute", "rounding", "optimizer_states"}
 ELSEWHERE |= {"demonstrations"}  # which binds where all answers to a problem fail: test_demonstrations.py
 ELSEWHERE |= {"keep_rollouts"}  # which changes no weight: test_ledger.py
 ELSEWHERE |= {"environment"}  # which a policy must call: test_environments.py
@@ -127,8 +130,8 @@ def test_every_parameter_changes_the_weights(tmp_path: Path) -> None:
         near = [methods for methods in near if not any(isinstance(m, Gae) and m.clip != Gae().clip for m in methods)]
         tries += [[fitting(m) if field == "loss" else {field: m} for m in methods] for methods in near]
     for part in (LengthBudget(), Overlong(buffer=0.5), Repetition(n=1)):
-        # n: in six random bytes no two stand twice; test_rewards.py
-        others = [neighbours(part, name) for name in type(part).model_fields if name not in ("name", "n")]
+        # n: in six random bytes no two stand twice; course: two rollouts stand where it is cut; test_rewards.py
+        others = [neighbours(part, name) for name in type(part).model_fields if name not in ("name", "n", "course")]
         tries += [[{"rewards": [Correct(), other]} for other in each] for lists in others for each in lists]
     folders = count()
     assert_all_differ(lambda changes: trained(tmp_path / str(next(folders)), config(**changes))[0], tries)

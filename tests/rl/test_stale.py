@@ -8,10 +8,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic import ValidationError
 
 from lm.checkpoint import save_model
 from lm.config import ConfigError
-from lm.linears import AdaLoRA, FrozenLower, LoRA, ReLoRA, SaRA
+from lm.linears import SST, AdaLoRA, Cuttlefish, FrozenLower, LoRA, ReLoRA, SaRA
 from lm.model import Decoder
 from lm.optimizers import DropMuon
 from tasks.core.process import Stopped
@@ -156,11 +157,12 @@ class Noted(Stale):
     [
         *({"optimizer": DropMuon(lr=0.01, seed=seed)} for seed in range(4)),
         {"linear": ReLoRA(rank=2, every=2, warmup=0)},
+        {"linear": SST(rank=2, every=2, warmup=0)},
         {"linear": LoRA(rank=2)},
         {"linear": FrozenLower()},
         {"linear": SaRA(share=0.5)},
     ],
-    ids=["drop_muon 0", "drop_muon 1", "drop_muon 2", "drop_muon 3", "relora", "lora", "frozen_lower", "sara"],
+    ids=["drop_muon 0", "drop_muon 1", "drop_muon 2", "drop_muon 3", "relora", "sst", "lora", "frozen_lower", "sara"],
 )
 def test_every_weight_that_samples_is_as_old_as_the_others(
     changes: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -229,3 +231,9 @@ def test_problems_held_out_are_answered_by_the_weights_that_learn() -> None:
         if name == "embedding.weight"
     )
     assert isinstance(own, Learning)
+
+
+def test_factors_in_a_matrix_s_place_are_refused_beside_older_weights() -> None:
+    assert config(linear=Cuttlefish()).linear == Cuttlefish()
+    with pytest.raises(ValidationError, match="linear: cuttlefish puts other numbers in a matrix's place, where older"):
+        config(linear=Cuttlefish(), staleness=1)

@@ -15,6 +15,7 @@ from lm.checkpoint import save_model
 from lm.config import methods_of
 from lm.optimizers import AdamW
 from lm.problems import Arithmetic
+from lm.prompts import Ept, PromptTuning
 from lm.schedules import Wsd
 from lm.training.data.conversations import collate
 from tasks.core.config import ConfigError, Conversations
@@ -100,6 +101,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "learned": [{"learned": "last"}],
     "too_long": [{"too_long": "cut"}],
     "packing": [{"packing": True}],
+    "soft_prompt": [{"soft_prompt": PromptTuning(length=3)}, {"soft_prompt": Ept(length=3)}],
     "mixture": [{"sources": [Files(path="a", fraction=0.3), Subtasks()], "mixture": method} for method in MIXTURES],
     "confidence": [{"confidence": Stated()}, {"confidence": Likelihood()}, {"confidence": Likelihood(power=2.0)}],
     "order": [{"order": Ascending()}, {"order": Ascending(by="length")}],
@@ -110,7 +112,8 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
 # Of every training stage: tests/rl/test_stage.py and what it names
 ELSEWHERE = {
     "schedule", "average", "compile", "deterministic", "skip_sigmas", "stop_factor", "problems", "model", "conversations", "optimizer",
-    "clip", "precision", "stream", "shards", "linear", "fast_forward", "lookahead",
+    "clip", "precision", "stream", "shards", "linear", "fast_forward", "lookahead", "recompute", "rounding",
+    "optimizer_states",
 }  # fmt: skip
 
 

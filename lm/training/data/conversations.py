@@ -147,7 +147,13 @@ def token_logps(model: Decoder, ids_BN: Tensor, places_K: Tensor, temperature: f
     elsewhere, where no logits are made."""
     targets_BT = ids_BN[:, 1:]
     x_KD = hidden_at(model, ids_BN[:, :-1], places_K)
-    logp_K = linear_log_probabilities(x_KD, model.head_weight, targets_BT.flatten()[places_K], temperature=temperature)
+    logp_K = linear_log_probabilities(
+        x_KD,
+        model.head_weight,
+        targets_BT.flatten()[places_K],
+        temperature=temperature,
+        softcap=model.config.logit_softcap or 0.0,
+    )
     return logp_K.new_zeros(targets_BT.numel()).index_copy(0, places_K, logp_K).view_as(targets_BT)
 
 

@@ -20,6 +20,10 @@ def make_parallel(recipe: Recipe) -> Parallel:
         raise ConfigError(f"{OFFLOAD.name}: {kind} keeps all weights on the device: use fsdp or a zero")
     if kind == "exact" or world_size() == 1:
         return Exact(recipe.shards)
+    if recipe.recompute == "selective" and kind != "ddp":
+        raise ConfigError(
+            f"recompute: selective is known to hold with exact and ddp alone: set {PARALLEL.name} to one of them"
+        )
     # each imported when it is chosen: FSDP and DeepSpeed take seconds
     if kind == "ddp":
         from lm.training.parallel.ddp import DDP

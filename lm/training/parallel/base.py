@@ -39,6 +39,7 @@ class Parallel(ABC):
         """Spread the model over the ranks, in place, and build the method's optimizer of what this rank holds."""
         named = [(n, w) for n, w in model.named_parameters() if w.requires_grad]
         optimizer = with_rates(method.build(named, roles_of(model)), named, rates_of(model))
+        self.bytes_a_weight = type(self).bytes_a_weight - optimizer.bytes_spared()
         self._know(model, optimizer, dict(model.named_parameters()), model.state_dict())
         return optimizer
 

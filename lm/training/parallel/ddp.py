@@ -38,6 +38,7 @@ def refuse(method: Any, **needs: bool) -> None:
         "exchanges": "exchanges gradients itself",
         "whole_tensors": "needs whole tensors",
         "squares": "keeps matrices over all rows and columns of a weight",
+        "coded": "keeps its moments in groups of numbers",
         "finishes": "changes the weights after the last update",
     }
     for need, needed in needs.items():

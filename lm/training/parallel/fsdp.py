@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 def make_plain(model: Decoder, weights: dict[str, Tensor]) -> None:
     """Replace all that makes it a sharded model, hooks included, by a model of these weights: torch has no way back."""
     plain = Decoder(model.config)
+    if model.prompt is not None:  # of vectors, which are whole on every rank
+        plain.carry(model.prompt)
     plain.hold(model.linear)
     if (carried := getattr(model, HEADS, None)) is not None:  # no group of its own: its parameters alone are cut
         for name, _ in list(carried.named_parameters()):
@@ -101,7 +103,13 @@ class FSDP(DDP):
         }
         named = [(n, w) for n, w in self._held.items() if w.requires_grad]
         optimizer = with_rates(method.build(named, roles), named, rates_of(model))
-        refuse(method, freezes=optimizer.freezes, exchanges=optimizer.exchanges, squares=optimizer.squares)
+        refuse(
+            method,
+            freezes=optimizer.freezes,
+            exchanges=optimizer.exchanges,
+            squares=optimizer.squares,
+            coded=optimizer.is_coded,
+        )
         self._names: dict[Tensor, str] = {held: name for name, held in self._held.items()}
         if isinstance(optimizer, MuonOptimizer):
             optimizer.orthogonal = self._orthogonal  # type: ignore[method-assign]

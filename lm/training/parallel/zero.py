@@ -68,6 +68,10 @@ class Zero(DDP):
                 f"linear: {held.name} changes weights between steps, which ZeRO keeps in pieces of its own: set "
                 "TOKENMILL_PARALLEL to exact or ddp"
             )
+        if self._stage == 3 and model.prompt is not None:
+            raise ConfigError(
+                "soft_prompt: zero3 cuts it, and it is read whole: set TOKENMILL_PARALLEL to zero2 or fsdp"
+            )
         device = model.cos_TE.device
         named = [(n, w) for n, w in model.named_parameters() if w.requires_grad]
         optimizer = with_rates(method.build(named, roles_of(model)), named, rates_of(model))
@@ -76,6 +80,7 @@ class Zero(DDP):
             freezes=optimizer.freezes,
             exchanges=optimizer.exchanges,
             whole_tensors=optimizer.whole_tensors,
+            coded=optimizer.is_coded,
             finishes=type(optimizer).finish is not Optimizer.finish,
         )
         self._know(model, optimizer, dict(model.named_parameters()), model.state_dict())

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from lm.temperature import Temperature
 from tasks.distill.answers.base import Answers, Asked
 
 
@@ -15,7 +16,7 @@ class Student(Answers):
 
     name: Literal["student"] = "student"
     share: float = Field(1.0, gt=0, le=1, description="of steps whose answers the student writes: the paper's lambda")
-    temperature: float = Field(1.0, ge=0)
+    temperature: Temperature = 1.0
 
     def __call__(self, asked: Asked) -> list[list[int]]:
         return asked.sample(asked.coin < self.share, asked.prompts, self.temperature)

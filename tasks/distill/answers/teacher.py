@@ -3,14 +3,13 @@ and Rush 2016 (arXiv:1606.07947), of greedy answers in the place of those of a b
 
 from typing import Literal
 
-from pydantic import Field
-
+from lm.temperature import Temperature
 from tasks.distill.answers.base import Answers, Asked
 
 
 class Teacher(Answers):
     name: Literal["teacher"] = "teacher"
-    temperature: float = Field(1.0, ge=0)
+    temperature: Temperature = 1.0
 
     def __call__(self, asked: Asked) -> list[list[int]]:
         return asked.sample(False, asked.prompts, self.temperature)

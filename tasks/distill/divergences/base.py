@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lm.config import Config
 from lm.distilling.likeliest import coarse, coarser
+from lm.temperature import Divisor
 
 
 def over_the_top(student_TV: Tensor, teacher_TV: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -31,7 +32,7 @@ class Divergence(Config):
     contrastive distillation, Rao et al. 2022 (arXiv:2207.01426). Differs from the paper: of tokens, where it weighs pairs of
     images and texts; a focal weight of the divergence itself. Weights are at most 1 and are not made to add up."""
 
-    temperature: float = Field(1.0, gt=0, description="above 1: more weight on what is unlikely")
+    temperature: Divisor = Field(1.0, description="above 1: more weight on what is unlikely")
     top_k: int = Field(
         0, ge=0, description="so many of the teacher's likeliest tokens are told apart, all others are one; 0: all are"
     )

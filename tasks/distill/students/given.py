@@ -4,7 +4,7 @@ from typing import Literal
 
 from lm.config import Config, ConfigError
 from lm.model import Decoder, ModelConfig
-from lm.model_folder import read_model
+from lm.model_folder import read_bare
 from tasks.core.config import CHECKPOINT, StartModel
 from tasks.distill.students.base import Beside
 
@@ -25,7 +25,7 @@ class Given(Config):
         """Raises ConfigError for a model that does not fit the teacher."""
         assert beside is not None
         try:
-            model, tokenizer = read_model(beside.folder)
+            model, tokenizer = read_bare(beside.folder)
         except ValueError as error:
             raise ConfigError(f"{SLOT}: {error}") from None
         if tokenizer.to_json() != beside.tokenizer.to_json():

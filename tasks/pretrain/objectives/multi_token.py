@@ -20,7 +20,7 @@ from kernels.linear_cross_entropy import IGNORED, linear_cross_entropy
 from lm.future_heads import FutureHeads, future_heads, put_future_heads
 from lm.model import HEADS, Decoder, ModelConfig
 from lm.training.batch import Metrics
-from tasks.pretrain.objectives.base import Objective
+from tasks.pretrain.objectives.base import FIRST, At, Objective
 
 
 def ahead(targets_BT: Tensor, further: int, bounds: Tensor | None) -> Tensor:
@@ -58,6 +58,7 @@ class MultiToken(Objective):
         denominator: int,
         counted_BT: Tensor | None = None,
         each_BT: Tensor | None = None,
+        at: At = FIRST,
     ) -> tuple[Tensor, Metrics]:
         """The sum over all heads and predictions divided by `denominator`, in nats, and the next token's part of it, and a
         mean over the others, as metrics. each_BT: gets the next token's cross-entropy of each prediction that counts. All
@@ -73,6 +74,7 @@ class MultiToken(Objective):
             model.head_weight,
             targets_MBT.flatten(),
             denominator=denominator,
+            softcap=model.config.logit_softcap or 0.0,
             each_T=each_MBT.view(-1),
         )
         if each_BT is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from kernels.linear_cross_entropy import IGNORED, linear_cross_entropy
 from lm.model import Decoder
 from lm.training.batch import Metrics
-from tasks.pretrain.objectives.base import Objective
+from tasks.pretrain.objectives.base import FIRST, At, Objective
 
 
 class NextToken(Objective):
@@ -28,6 +28,7 @@ class NextToken(Objective):
         denominator: int,
         counted_BT: Tensor | None = None,
         each_BT: Tensor | None = None,
+        at: At = FIRST,
     ) -> tuple[Tensor, Metrics]:
         """The sum over all B*T predictions of the sequences, which have N = T + 1 tokens, divided by `denominator`, in nats;
         the metrics with z_loss are the same of its two terms. bounds: of the documents that attention stays within.
@@ -41,6 +42,7 @@ class NextToken(Objective):
             model.head_weight,
             targets_BT.flatten(),
             denominator=denominator,
+            softcap=model.config.logit_softcap or 0.0,
             z_loss=self.z_loss,
             each_T=None if each_BT is None else each_BT.view(-1),
         )

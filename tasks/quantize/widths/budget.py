@@ -19,6 +19,7 @@ from lm.config import ConfigError
 from lm.linears.base import roles_of
 from lm.model import Decoder
 from lm.quantized.base import Packed
+from lm.softcap import capped
 from tasks.quantize.grid import Bits, round_by_group
 from tasks.quantize.widths.base import NONE, Told, Width
 
@@ -128,7 +129,8 @@ def divergence(model: Decoder, before: list[Tensor], batches: list[Batch]) -> fl
     for old_ND, (ids, mask) in zip(before, batches, strict=True):
         new_ND = model.hidden(ids.to(device()))[mask.to(device())]
         for old_RD, new_RD in zip(old_ND.split(ROWS), new_ND.split(ROWS), strict=True):
-            old_RV, new_RV = (F.linear(x, model.head_weight).log_softmax(1) for x in (old_RD, new_RD))
+            logits = (capped(F.linear(x, model.head_weight), model.config.logit_softcap) for x in (old_RD, new_RD))
+            old_RV, new_RV = (each.log_softmax(1) for each in logits)
             total += F.kl_div(new_RV, old_RV, reduction="sum", log_target=True).double()
         count += len(old_ND)
     return float(total) / count

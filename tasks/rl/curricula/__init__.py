@@ -6,5 +6,6 @@ rollout, so that a run that was killed goes on in the same bits.
 """
 
 from tasks.rl.curricula.bandit import Bandit
+from tasks.rl.curricula.by_entropy import ByEntropy
 from tasks.rl.curricula.hints import Hints
 from tasks.rl.curricula.shuffled import Shuffled

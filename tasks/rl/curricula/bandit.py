@@ -15,7 +15,7 @@ from torch import Tensor
 from lm.config import ConfigError
 from lm.problems.example import Example
 from lm.training.data.conversations import sample_indices
-from tasks.rl.curricula.base import Asked, Chooser, Curriculum, Outcome
+from tasks.rl.curricula.base import NOTHING_KNOWN, Asked, Chooser, Curriculum, Known, Outcome
 
 
 def upper_bounds(learnability_L: np.ndarray, asked_L: np.ndarray) -> np.ndarray:
@@ -95,7 +95,7 @@ class Bandit(Curriculum):
     window: int = Field(300, gt=0, description="advantages of a level, the latest, that count")
     temperature: float = Field(0.1, gt=0, description="of the softmax over levels; high: all alike")
 
-    def chooser(self, examples: list[Example], seed: int) -> Chooser:
+    def chooser(self, examples: list[Example], seed: int, known: Known = NOTHING_KNOWN) -> Chooser:
         if all(example.level is None for example in examples):
             raise ConfigError(
                 "rl.curriculum: bandit chooses between levels, of which these problems have none: give them a `level`, or take "

@@ -63,11 +63,28 @@ class Chooser(Component):
         return {}
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a curriculum may ask of a run: how many rollouts it has, and entropy_N, the nats that the start model has of what
+    follows each prompt; None where it was not asked."""
+
+    rollouts: int = 1
+    entropy_N: np.ndarray | None = None
+
+
+NOTHING_KNOWN = Known()
+
+
 class Curriculum(Config):
-    """hints: whether answers may be given something to begin with."""
+    """hints: whether answers may be given something to begin with. asks_model: whether the start model reads all prompts."""
 
     hints: ClassVar[bool] = False
+    asks_model: ClassVar[bool] = False
 
-    def chooser(self, examples: list[Example], seed: int) -> Chooser:
+    def at(self, share: float) -> list[float]:
+        """What of its choices depends on the share of the run that is done; the same numbers, the same choices."""
+        return []
+
+    def chooser(self, examples: list[Example], seed: int, known: Known = NOTHING_KNOWN) -> Chooser:
         """Raises ConfigError for examples that it cannot choose from."""
         return Chooser(examples, seed)

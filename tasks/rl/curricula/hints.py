@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lm.problems.example import Example
-from tasks.rl.curricula.base import Asked, Chooser, Curriculum, Outcome
+from tasks.rl.curricula.base import NOTHING_KNOWN, Asked, Chooser, Curriculum, Known, Outcome
 
 
 def moved(level: int, scores: list[float], levels: int) -> int:
@@ -57,5 +57,5 @@ class Hints(Curriculum):
     hints: ClassVar[bool] = True
     levels: int = Field(5, gt=0, description="steps from no hint to all of the demonstration but its end")
 
-    def chooser(self, examples: list[Example], seed: int) -> Chooser:
+    def chooser(self, examples: list[Example], seed: int, known: Known = NOTHING_KNOWN) -> Chooser:
         return Hinting(examples, seed, self.levels)

@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lm.config import Config
+from lm.problems.example import Example
+from lm.tokenizer import Tokenizer
 from lm.training.components import Component
+from lm.training.data.conversations import Conversation, demonstrated
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,14 @@ class Keeper(Component):
 
 
 class Demonstrations(Config):
+    """of_prompts: whether what is shown is the text that is asked after, and not an answer to it."""
+
+    of_prompts: ClassVar[bool] = False
+
+    def conversation(self, tokenizer: Tokenizer, example: Example) -> Conversation:
+        """What is shown of a problem."""
+        return demonstrated(tokenizer, example)
+
     def most(self, problems: int) -> int:
         """How many demonstrations are shown with a rollout of so many problems, at the most."""
         return 0

@@ -17,6 +17,7 @@ from lm.model import Decoder
 from lm.model_folder import read_model
 from lm.problems.example import unit_hash
 from lm.sampler import generate, rows_for
+from lm.temperature import Divisor
 from lm.tokenizer import Tokenizer
 from tasks.rl.rewards.base import Answer, Models, Moment, Part
 
@@ -54,7 +55,7 @@ class Judge(Part):
     lowest: float = Field(1.0, description="score that counts as 0")
     highest: float = Field(10.0, description="score that counts as 1")
     max_new_tokens: int = Field(256, gt=0, description="tokens that a verdict may have")
-    temperature: float = Field(1.0, gt=0)
+    temperature: Divisor = 1.0
     _judge: tuple[Decoder, Tokenizer] | None = PrivateAttr(None)
 
     @field_validator("prompt")

@@ -14,7 +14,7 @@ class Learned:
 
     x_KD, of which head_VD makes logits; targets_K, the tokens to predict; weights_K of each, None where all are 1; owners_K,
     the number that each one's conversation has in the step. conversations: how many the step has. total: the sum of the weights
-    of the whole step.
+    of the whole step. softcap: of the logits; 0: none.
     """
 
     x_KD: Tensor
@@ -24,10 +24,11 @@ class Learned:
     owners_K: Tensor
     conversations: int
     total: Tensor | float
+    softcap: float = 0.0
 
     def log_probabilities(self) -> Tensor:
         """logp_K (nats, fp32) of the targets."""
-        return linear_log_probabilities(self.x_KD, self.head_VD, self.targets_K)
+        return linear_log_probabilities(self.x_KD, self.head_VD, self.targets_K, softcap=self.softcap)
 
     def by_conversation(self, values_K: Tensor) -> tuple[Tensor, Tensor]:
         """(sums_C of the values times their weights, here_C: whether these rows have any of a conversation)."""

@@ -22,5 +22,6 @@ class CrossEntropy(Config):
             learned.targets_K,
             weights_T=learned.weights_K,
             denominator=learned.total,
+            softcap=learned.softcap,
         )
         return loss, {}

@@ -9,6 +9,7 @@ from lm.config import Config
 from lm.model import Decoder
 from lm.problems.example import Example, unit_hash
 from lm.sampler import Completion, generate, rows_for
+from lm.temperature import Divisor
 from lm.tokenizer import Tokenizer
 
 # Prompts that are answered in one call, so that answers of a hundred thousand problems are not all waited for at once
@@ -21,7 +22,7 @@ class Sampled(Config):
     weight: float = Field(1.0, gt=0, description="of the conversations in a step, beside the other sources' weights")
     samples: int = Field(16, gt=0, description="answers to each problem")
     max_new_tokens: int = Field(32, gt=0)
-    temperature: float = Field(1.0, gt=0)
+    temperature: Divisor = 1.0
 
     def answered(
         self, examples: list[Example], tokenizer: Tokenizer, model: Decoder, seed: int

@@ -17,7 +17,7 @@ from tasks.core.yaml import parse_yaml, read_yaml
 from tasks.curriculum import methods as packings
 from tasks.curriculum import orders, prefixes
 from tasks.distill import divergences
-from tasks.pretrain import starts
+from tasks.pretrain import growths, starts
 from tasks.quantize import methods as quantizers
 from tasks.rl import advantages, demonstrations
 from tasks.sft import corruptions, losses
@@ -35,6 +35,7 @@ ROOMS = {
     "pretrain.optimizer": optimizers,
     "pretrain.schedule": schedules,
     "pretrain.start": starts,
+    "pretrain.growth": growths,
     "pretrain.average": averages,
     "curriculum.method": packings,
     "curriculum.order": orders,
@@ -46,7 +47,7 @@ ROOMS = {
     "rl.advantage": advantages,
     "rl.demonstrations": demonstrations,
 }
-MOST_HOURS = 3.0
+MOST_HOURS = 3.5
 OF_NO_PAPER = {"recipes", "tokens"}  # for a reader to hold: whole recipes beside each other, and the law over tokens
 
 

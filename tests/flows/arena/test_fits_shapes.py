@@ -199,7 +199,7 @@ def test_counts_that_are_close_are_one_size() -> None:
     assert sizes_of(np.array([4e6, 1e6, 1.05e6, 4.1e6, 1.1e6]), 0.1).tolist() == [1, 0, 0, 1, 0]
 
 
-def test_depths_that_change_with_the_size_are_refused() -> None:
+def test_mixture_of_depths_that_change_with_the_size_are_refused() -> None:
     with pytest.raises(CannotFit, match="depths and parameters change together"):
         Depth()([2, 4, 8, 2, 4, 8], [1e6, 2e6, 4e6] * 2, [3.0, 2.9, 2.8, 3.1, 2.95, 2.7])
     with pytest.raises(CannotFit, match="needs 4 or more runs: got 3"):

@@ -17,14 +17,15 @@ from torch.utils._pytree import tree_leaves
 
 from flows.arena import claims
 from flows.arena import hold as holding
-from flows.arena.budget import tokens_of
+from flows.arena.budget import calibration_tokens, tokens_of
 from flows.arena.checkout import Checkout
 from flows.arena.outcomes import Outcome
 from flows.arena.runs import Job
 from flows.arena.statistics.to_target import smoothed
 from flows.arena.study import Study, read_study
 from flows.arena.unusable import refuse_inputs
-from flows.forecast.forecasts import step_of, works_of
+from flows.forecast.estimate import MACHINES
+from flows.forecast.forecasts import forecast_of, step_of, works_of
 from flows.params import compose as composing
 from flows.params.compose import Composer, compose, presets
 from lm.config import ConfigError
@@ -48,6 +49,32 @@ def test_versions_and_rooms_are_asked_for_once_for_all_arms_of_a_study(
     refuse_inputs(checkout, STUDY)
     assert {tokens_of(checkout.compose, STUDY, arm) for arm in STUDY.arms} == {163840}
     assert len(asked) > 10 and set(asked.values()) == {1}
+
+
+def test_a_budget_is_of_tokens_where_steps_grow_and_a_target_of_tokens_is_refused(tmp_path: Path) -> None:
+    grows = {"grows": {"method": {"name": "adamw"}, "curriculum.ramp": {"doublings": 2}}}
+    given = {"arms": {"adamw": {"method": {"name": "adamw"}}, **grows}, "budget": {"tokens": 163840}, "preset": "arena"}
+    base = {"room": "pretrain.optimizer", "baseline": "adamw", "trials": 1, **given}
+    checkout = Checkout(ROOT, tmp_path)
+    found = Study.model_validate(base, strict=False)
+    assert {tokens_of(checkout.compose, found, arm) for arm in found.arms} == {163840}
+    assert calibration_tokens(checkout.compose, found, "grows") == calibration_tokens(checkout.compose, found, "adamw")
+    aimed = Study.model_validate({**base, "target": 3.0}, strict=False)
+    assert tokens_of(checkout.compose, aimed, "adamw") == 163840
+    with pytest.raises(ConfigError, match="target: tokens of a step grow in grows"):
+        tokens_of(checkout.compose, aimed, "grows")
+
+
+def test_a_forecast_of_steps_that_grow_is_of_as_many_tokens_and_seconds() -> None:
+    plain, grown = (
+        works_of(compose(ROOT, "arena", assigned), ["pretrain"])["pretrain"]
+        for assigned in ([], ["curriculum.ramp={doublings: 2, share: 0.5}"])
+    )
+    steps = plain.steps // 2
+    assert grown.steps == steps // 2 * 4 + (steps - steps // 2) * 2 + plain.steps - steps
+    assert (grown.tokens, grown.full_steps) == (plain.tokens, plain.steps)
+    one, other = (forecast_of(work, MACHINES["h100"]) for work in (plain, grown))
+    assert (one.seconds, one.flops, one.bytes) == (other.seconds, other.flops, other.bytes)
 
 
 @pytest.mark.parametrize("preset", presets(ROOT))

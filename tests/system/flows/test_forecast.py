@@ -52,13 +52,13 @@ def test_what_is_held_is_counted_until_it_is_let_go() -> None:
 
 @pytest.mark.parametrize("method", methods_of(optimizers), ids=lambda m: m.model_fields["name"].default)
 def test_every_optimizer_can_be_rehearsed(method) -> None:
-    """Its state is at least a copy of the weights; Lion and Muon have no more than one for hidden matrices, and SOAP has four
-    squares over their sides."""
+    """Its state is at least a copy of the weights; Lion and Muon have no more than one for hidden matrices, and SOAP and
+    SOAP-Muon have four squares over their sides."""
     work = pretraining(small())
     recipe = work.recipe.model_copy(update={"optimizer": method()})
     found = rehearse(work.step, recipe, 10, 10**9, False)
     weights = 4 * work.step().model.num_parameters()
-    most = (8 if method is optimizers.Soap else 4) * weights + 4096
+    most = (8 if method in (optimizers.Soap, optimizers.SoapMuon) else 4) * weights + 4096
     assert 2 * weights - 4096 <= found.state_bytes <= most and found.step_bytes > found.state_bytes
 
 

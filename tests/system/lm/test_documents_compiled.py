@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import lm.mixers.attention
 import lm.model
 from kernels.attention import operator, reference
-from lm.model import Block
+from lm.block import Block
 from tests.lm.models import toy_model
 
 ROWS, LENGTH = 2, 40

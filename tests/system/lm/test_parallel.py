@@ -22,8 +22,10 @@ from torch import Tensor
 from lm.averages import Ema, Last
 from lm.config import ConfigError
 from lm.linears import (
+    SST,
     AdaLoRA,
     Centroids,
+    Cuttlefish,
     DoRA,
     FrozenLower,
     GraNet,
@@ -31,6 +33,7 @@ from lm.linears import (
     Masked,
     Monarch,
     OneBit,
+    Pixelfly,
     QLoRA,
     ReLoRA,
     SaRA,
@@ -38,7 +41,20 @@ from lm.linears import (
     VeRA,
 )
 from lm.model import Decoder
-from lm.optimizers import AdaMod, AdamW, DropMuon, Lamb, Lars, Lion, Muon, NorMuon, OneBitAdam, ScheduleFree, Soap
+from lm.optimizers import (
+    AdaMod,
+    AdamW,
+    DropMuon,
+    Lamb,
+    Lars,
+    Lion,
+    Muon,
+    NorMuon,
+    OneBitAdam,
+    ScheduleFree,
+    Soap,
+    SoapMuon,
+)
 from lm.settings import KINDS as EVERY_KIND
 from lm.training.fast_forward import FastForward
 from lm.training.lookahead import Lookahead
@@ -90,12 +106,13 @@ EVERY = how(AdamW)
 # A rate of its own, weights picked anew in the third step, and layers that are not trained
 HELD = [
     LoRA(up_rate=4.0), LoRA(start="pissa", trained="up", keep=True), DoRA(), QLoRA(block=16), SaRA(repick=3, penalty=0.01),
-    FrozenLower(), VeRA(rank=8), Masked(), Masked(pattern="n_m", pull=0.0), SLTrain(), Monarch(), OneBit(),
+    FrozenLower(), VeRA(rank=8), Masked(), Masked(pattern="n_m", pull=0.0), SLTrain(), Monarch(), OneBit(), Pixelfly(block=8),
 ]  # fmt: skip
 # What needs whole matrices, and changes something in the third or fourth step
 WHOLE = [
     AdaLoRA(cut_until=4), Centroids(), Masked(dense_from=3), ReLoRA(every=3, warmup=1),
-    GraNet(every=2, prune_until=6, regrow_until=8),
+    GraNet(every=2, prune_until=6, regrow_until=8), SST(every=2, warmup=1),
+    Cuttlefish(every=1, window=1, tolerance=9.0, scaled=False, gain=1.0),
 ]  # fmt: skip
 FORWARD = how(linear=LoRA(), fast_forward=FastForward(every=2, most=4))
 AHEAD = how(lookahead=Lookahead(share=0.5, memory=0.5))
@@ -107,7 +124,7 @@ CASES = [
         for first, then in pairwise(k for k in ("fsdp", "zero2", "ddp", "fsdp") if k in KINDS)
     ),
     *(Case(how(method), "exact", "fsdp") for method in (Muon, Lamb, Lars, Lion)),
-    *(Case(how(method), "exact", "exact") for method in (Muon, NorMuon, Soap)),
+    *(Case(how(method), "exact", "exact") for method in (Muon, NorMuon, Soap, SoapMuon)),
     *(Case(how(NorMuon), first, then) for first, then in (("ddp", "fsdp"), ("fsdp", "exact"))),
     *(Case(how(ScheduleFree), first, then) for first, then in (("fsdp", "ddp"), ("exact", "fsdp"))),
     Case(how(Muon, skip_sigmas=6.0), "ddp", "fsdp"),
@@ -119,7 +136,7 @@ CASES = [
     *(
         Case(how(linear=held), "zero3", "zero3")
         for held in HELD
-        if "zero3" in KINDS and held.name not in ("sara", "sltrain") and not held.moves()
+        if "zero3" in KINDS and held.name not in ("sara", "sltrain", "pixelfly") and not held.moves()
     ),
 ]
 BF16 = [Case(how(precision="bf16"), kind, kind) for kind in KINDS]

@@ -1,4 +1,4 @@
-"""A model of experts and a recurrent layer on two ranks of every kind: the curve and the weights of one process, and, stopped
+"""A model of experts, a recurrent layer and one that tokens go past on two ranks of every kind: the curve and the weights of one process, and, stopped
 and gone on with, those of one that was not."""
 
 import os
@@ -26,9 +26,11 @@ HOW = recipe(shards=2)
 
 
 def model_of() -> Decoder:
-    """Experts of which a rank's few tokens leave some out."""
+    """Experts of which a rank's few tokens leave some out, and behind them experts that choose among the tokens that go through."""
     experts = {"name": "experts", "experts": 6, "active": 1, "normalised": False, "balance": 0.1}
-    return toy_model(seed=1, feed_forward=experts, pattern=[{"mixer": {"name": "minimal_rnn"}}, {}])
+    choosing = {"name": "experts", "router": "expert_choice", "experts": 4, "active": 2}
+    past = {"feed_forward": choosing, "depths": {"share": 0.5}}
+    return toy_model(seed=1, layers=3, feed_forward=experts, pattern=[{"mixer": {"name": "minimal_rnn"}}, {}, past])
 
 
 def train_cases(rank: int, world: int, folder: str) -> None:

@@ -17,7 +17,7 @@ from kernels.newton_schulz import cpu, newton_schulz
 from lm.config import Config, ConfigError
 from lm.distributed import shared_out
 from lm.linears.base import roles_of
-from lm.optimizers import AdamW, Muon, MuonEq, NorMuon, Soap, orthogonal
+from lm.optimizers import AdamW, Muon, MuonEq, NorMuon, Soap, SoapMuon, orthogonal
 from lm.training.parallel.fsdp import FSDP
 from tests.lm.models import toy_model
 from tests.lm.ranks import join
@@ -81,8 +81,9 @@ def share(rank: int, world: int, folder: str) -> None:
         (AdamW(lr=0.1, cautious=True), 0.0),
     ):
         steps_of_fsdp(method, atol)
-    with pytest.raises(ConfigError, match="soap keeps matrices over all rows and columns of a weight"):
-        FSDP(recipe(optimizer=Soap)).distribute(toy_model(seed=1), Soap())
+    for squares in (Soap(), SoapMuon()):
+        with pytest.raises(ConfigError, match=f"{squares.name} keeps matrices over all rows and columns of a weight"):
+            FSDP(recipe(optimizer=type(squares))).distribute(toy_model(seed=1), squares)
     dist.destroy_process_group()
 
 

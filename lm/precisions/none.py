@@ -1,0 +1,14 @@
+"""None: torch's layers as they are, whose products are of the numbers that `precision` says."""
+
+from typing import Literal
+
+from torch import nn
+
+from lm.linears.base import Holding
+
+
+class Unrounded(Holding):
+    name: Literal["none"] = "none"
+
+    def build(self, name: str, linear: nn.Linear) -> nn.Linear:
+        return linear

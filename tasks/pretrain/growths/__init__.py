@@ -1,0 +1,9 @@
+"""Growths of the model within the run: `depth(layers, step, steps)`, which blocks take part in a step, and `grown(layers, step,
+steps)`, what becomes of them before it (lm/depth.py).
+
+All but `whole` are Growths: stages, each with more layers than the one before, the last with all.
+"""
+
+from tasks.pretrain.growths.apollo import Apollo
+from tasks.pretrain.growths.staged import Staged
+from tasks.pretrain.growths.whole import Whole
