@@ -21,8 +21,9 @@ from lm.optimizers import AdamW
 from lm.prompts import Ept, PromptTuning
 from lm.prompts.base import put_prompt
 from lm.sampler import generate
-from lm.schedules import Wsd
+from lm.schedules import Cosine, Wsd
 from lm.training.flops import flops_per_token
+from lm.training.prompted import Prompted
 from tasks.about.needs import needs_of
 from tasks.about.sections import Sections
 from tasks.core.log import Log
@@ -114,11 +115,12 @@ def test_a_rounding_that_is_taken_beside_a_prompt_trains_nothing_but_the_prompt(
     put_prompt(model, PromptTuning(length=3))
     model.hold(method())
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    given = {"optimizer": AdamW(), "schedule": Cosine(), "average": Last(), "soft_prompt": PromptTuning()}
     if trained == {"prompt.vectors"}:
-        assert rl_config(soft_prompt=PromptTuning(), rounding=method()).learns_prompt
+        assert Prompted(**given, rounding=method()).learns_prompt
         return
     with pytest.raises(ValidationError, match="soft_prompt: the model stays as it is, and rounding int4 trains"):
-        rl_config(soft_prompt=PromptTuning(), rounding=method())
+        Prompted(**given, rounding=method())
 
 
 def test_a_policy_with_a_prompt_is_held_to_the_model_without() -> None:
