@@ -54,7 +54,8 @@ def test_read_token_by_token_it_is_what_it_is_at_once(make: Callable[[], Decoder
     model = make().eval()
     cache = model.new_cache(2, 20)
     steps = torch.cat([model(IDS[:, place : place + 1], cache) for place in range(12)], 1)
-    close = {"rtol": 0.2, "atol": 0.2} if make is rounded else CLOSE  # FP8 has 3 bits of a mantissa
+    # a number on the edge of two codes of FP8 may go to either where a product has other rows; logits have a deviation of 0.12
+    close = {"rtol": 0.0, "atol": 5e-3} if make is rounded else CLOSE
     torch.testing.assert_close(steps, model(IDS), **close)
     assert isinstance(cache, Cache) and cache.lengths_B.tolist() == [12, 12]
 
