@@ -104,3 +104,21 @@ def assert_an_empty_row_begins_at_nothing(mixer: dict[str, Any]) -> None:
     found = model(ids, cache)
     torch.testing.assert_close(found[1], model(ids)[1], **CLOSE)
     torch.testing.assert_close(found[0], model(torch.cat((ids, ids), 1))[0, 6:], **CLOSE)
+
+
+def check_read_together(model: Decoder, counts: list[int], padding: int, following: int) -> None:
+    """Texts of so many tokens, read together and filled up, go on in rows of a larger cache, as a sampler has them, and give what
+    each gives alone."""
+    rows, length = len(counts), max(counts) + padding
+    ids = ids_of(rows, length + following)
+    small, large = model.new_cache(rows, length), model.new_cache(rows + 1, length + following + 2)
+    model.hidden(ids[:, :length], small, counts_B=torch.tensor(counts))
+    places = torch.arange(rows).flip(0) + 1
+    large.take(places, small, torch.arange(rows))
+    assert large.lengths_B.tolist() == [0, *reversed(counts)]
+    more = torch.zeros(rows + 1, following, dtype=torch.int64)
+    more[places] = ids[:, length:]
+    found = torch.cat([model(more[:, step : step + 1], large) for step in range(following)], 1)[places]
+    for row, count in enumerate(counts):
+        whole = torch.cat((ids[row, :count], ids[row, length:]))
+        torch.testing.assert_close(found[row], model(whole[None])[0, count:], **CLOSE)

@@ -20,7 +20,18 @@ from lm.sampler import generate
 from lm.shape import Shape
 from lm.training.batch import Batch, Metrics, backward, with_auxiliary
 from lm.training.flops import flops_per_token
-from tests.lm.made_parts import CLOSE, FEED_FORWARDS, MIXERS, NORMS, TOKENS, decided, each_once, ids_of, shapes
+from tests.lm.made_parts import (
+    CLOSE,
+    FEED_FORWARDS,
+    MIXERS,
+    NORMS,
+    TOKENS,
+    check_read_together,
+    decided,
+    each_once,
+    ids_of,
+    shapes,
+)
 from tests.lm.models import plain_and_compiled, toy_model, toy_tokenizer
 
 PROPERTY = settings(deadline=None, max_examples=25)
@@ -44,21 +55,7 @@ def test_step_by_step_gives_what_all_at_once_gives(shape: dict[str, Any], pieces
 def test_padding_is_not_kept_and_rows_begin_as_others(
     shape: dict[str, Any], counts: list[int], padding: int, following: int
 ) -> None:
-    """As a sampler does it: prompts of several lengths are read together, filled up, and go on in rows of a larger cache."""
-    model, length = decided(shape), max(counts) + padding
-    rows = len(counts)
-    ids = ids_of(rows, length + following)
-    small, large = Cache(model.config, rows, length), Cache(model.config, rows + 1, length + following + 2)
-    model.hidden(ids[:, :length], small, counts_B=torch.tensor(counts))
-    places = torch.arange(rows).flip(0) + 1
-    large.take(places, small, torch.arange(rows))
-    assert large.lengths_B.tolist() == [0, *reversed(counts)]
-    more = torch.zeros(rows + 1, following, dtype=torch.int64)
-    more[places] = ids[:, length:]
-    found = torch.cat([model(more[:, step : step + 1], large) for step in range(following)], 1)[places]
-    for row, count in enumerate(counts):
-        whole = torch.cat((ids[row, :count], ids[row, length:]))
-        torch.testing.assert_close(found[row], model(whole[None])[0, count:], **CLOSE)
+    check_read_together(decided(shape), counts, padding, following)
 
 
 @settings(deadline=None, max_examples=10)

@@ -35,7 +35,7 @@ from lm.training.flops import flops_per_token
 from lm.training.loop import train
 from lm.training.prompted import Prompted
 from tasks.core.log import Stopped
-from tests.lm.made_parts import CLOSE, decided, ids_of, shapes
+from tests.lm.made_parts import CLOSE, check_read_together, decided, ids_of, shapes
 from tests.lm.models import plain_and_compiled, toy_model, toy_tokenizer
 from tests.lm.test_training import Recorder
 from tests.neighbours import neighbours
@@ -122,20 +122,7 @@ def test_step_by_step_gives_what_all_at_once_gives(shape: dict[str, Any], prompt
 def test_padding_is_not_kept_and_rows_begin_as_others(
     shape: dict[str, Any], prompt: Carried, counts: list[int], padding: int, following: int
 ) -> None:
-    """Read together, filled up, and taken into a larger cache, as a sampler does it."""
-    model, length, rows = carrying(shape, prompt), max(counts) + padding, len(counts)
-    ids = ids_of(rows, length + following)
-    small, large = model.new_cache(rows, length), model.new_cache(rows + 1, length + following + 2)
-    model.hidden(ids[:, :length], small, counts_B=torch.tensor(counts))
-    places = torch.arange(rows).flip(0) + 1
-    large.take(places, small, torch.arange(rows))
-    assert large.lengths_B.tolist() == [0, *reversed(counts)]
-    more = torch.zeros(rows + 1, following, dtype=torch.int64)
-    more[places] = ids[:, length:]
-    found = torch.cat([model(more[:, step : step + 1], large) for step in range(following)], 1)[places]
-    for row, count_ in enumerate(counts):
-        whole = torch.cat((ids[row, :count_], ids[row, length:]))
-        torch.testing.assert_close(found[row], model(whole[None])[0, count_:], **CLOSE)
+    check_read_together(carrying(shape, prompt), counts, padding, following)
 
 
 @settings(deadline=None, max_examples=8)
