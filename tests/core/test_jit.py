@@ -62,7 +62,9 @@ def test_another_checkout_takes_what_one_has_compiled_of_the_same_code(tmp_path:
         core.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / "tasks" / "core" / "jit.py", core / "jit.py")
         (core / "compiled_for_this_test.py").write_text(DOUBLED.format(factor))
-        surroundings = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": ""}
+        # bytecode is told from another's by seconds and length, and both factors have one digit
+        unkept = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": ""}
+        surroundings = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), **unkept}
         command = [sys.executable, "-c", COMPILED]
         folder = tmp_path / checkout
         done = subprocess.run(command, cwd=folder, env=surroundings, check=True, capture_output=True, text=True)
