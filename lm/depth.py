@@ -31,6 +31,27 @@ class Grown(NamedTuple):
     fresh: frozenset[int] = frozenset()
 
 
+Groups = tuple[tuple[int, ...], ...]
+
+
+class Coalesced(NamedTuple):
+    """The way down of a V-cycle. Of each group of blocks the first becomes the mean of them; the others wait. What all weights
+    were is kept, and the optimizer's state begins anew."""
+
+    groups: Groups
+
+
+class Interpolated(NamedTuple):
+    """The way back up. Every block becomes alpha of its group's first one and 1 - alpha of what it was when it was coalesced,
+    all other weights likewise; the optimizer's state begins anew."""
+
+    groups: Groups
+    alpha: float
+
+
+Change = Grown | Coalesced | Interpolated
+
+
 class Growth(Protocol):
     """How a model of so many layers grows in a run of so many steps. Both follow from what they are given and nothing else, so
     that a run that was killed goes on alike."""
@@ -39,8 +60,8 @@ class Growth(Protocol):
         """What a pass of this step goes through; None: the whole model, as it must be in the last step."""
         ...
 
-    def grown(self, layers: int, step: int, steps: int) -> list[Grown]:
-        """The growths before this step, one after the other."""
+    def grown(self, layers: int, step: int, steps: int) -> Sequence[Change]:
+        """The changes before this step, one after the other."""
         ...
 
 

@@ -33,6 +33,7 @@ from lm.training.parallel.exact import Exact
 from lm.training.rates import Rates
 from lm.training.recipe import Recipe
 from lm.training.recomputing import selective_of
+from lm.training.v_cycle import bytes_aside
 from tasks.about.work import Sampling, Step
 
 # glibc gives a block of 32 MiB a mapping of its own, which goes when the block goes. Smaller ones share a heap with holes:
@@ -174,6 +175,7 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
         grown = [weight for weight in weights if step.growth and weight in set(step.model.blocks.parameters())]
         copies = sum(w.nbytes + sum(slot.nbytes for slot in optimizer.state[w].values()) for w in grown)
         copies += averaged * sum(weight.nbytes for weight in grown)
+        aside = bytes_aside(step.model, step.growth, steps)
     trained = 4 * step.model.num_trained()
     # the gradients of a shard, and the sums that wait for it
     tree = trained * recipe.shards.bit_length() if recipe.shards > 1 else 0
@@ -187,10 +189,12 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
     back = sum(tensor.nbytes for tensor in [*weights, *slots_of]) if getattr(recipe.schedule, "tries", False) else 0
     held = 0 if on_gpu else older * copy + back
     sampled += 0 if on_gpu else back * bool(sampled) + (older * copy + copy if older else 0)
-    at_most = max(before, live.peak + tree + repeated + ahead + held, copies + sum(tensor.nbytes for tensor in state))
+    at_most = max(
+        before, live.peak + tree + repeated + ahead + held + aside, copies + sum(tensor.nbytes for tensor in state)
+    )
     flops = mean_flops_per_token(step.model, step.batch.length, step.growth, steps)
     # with what trials go back to, the weights before an update and the mean movement
-    saved = sum(tensor.nbytes for tensor in state) + older * copy + back
+    saved = sum(tensor.nbytes for tensor in state) + older * copy + back + aside
     saved += trained * (bool(recipe.fast_forward.every) + bool(recipe.lookahead.share))
     again = step.model.recompute and selective_of(step.model) is None
     return Rehearsed(positions, at_most, sampled, float(saved), flops, again)

@@ -99,7 +99,7 @@ def forecast(
     sampled = step.sampling
     sampling = steps / sampled.steps * sampling_seconds(sampled, reached, machine) if sampled else 0.0
     work = per_token * forward_again
-    work += sum(2 * frozen.num_active() for frozen in step.frozen)
+    work += step.frozen_part * sum(2 * frozen.num_active() for frozen in step.frozen)
     training = steps * step.batch.tokens * work / reached
     peak = max(rehearsed.step_bytes, rehearsed.sampling_bytes)
     if not machine.gpu:

@@ -25,9 +25,10 @@ def linear_divergence(
     teacher_weight_VE: Tensor,
     divergence: Divergence,
     denominator: Tensor | float,
+    weights_T: Tensor | None = None,
 ) -> Tensor:
     """The sum over the tokens of divergence(logits_CV, teacher_logits_CV), C numbers, over the denominator: an fp32 scalar with
-    gradients for x_TD and weight_VD.
+    gradients for x_TD and weight_VD. weights_T: of each token, or whether it counts; 1 if not given.
 
     The divergence gets logits in fp32, and is differentiated by autograd a chunk at a time: three products of T x D x V for the
     student and one for the teacher. Held beside the gradients: what the divergence makes of a chunk of logits, and both weights
@@ -42,11 +43,16 @@ def linear_divergence(
     teacher_TE, teacher_VE = teacher_x_TE.detach(), teacher_weight_VE.detach().to(teacher_x_TE.dtype)
     wide = torch.promote_types(x_TD.dtype, torch.float32)
 
-    def logits_of(part: slice) -> tuple[Tensor]:
-        return ((teacher_TE[part] @ teacher_VE.T).to(wide),)
+    def logits_of(part: slice) -> tuple[Tensor, ...]:
+        logits_CV = (teacher_TE[part] @ teacher_VE.T).to(wide)
+        return (logits_CV,) if weights_T is None else (logits_CV, weights_T[part])
+
+    def weighed(logits_CV: Tensor, teacher_CV: Tensor, weights_C: Tensor | None = None) -> Tensor:
+        each_C = divergence(logits_CV, teacher_CV)
+        return each_C if weights_C is None else each_C * weights_C
 
     with torch.autocast(x_TD.device.type, enabled=False):
-        return _LinearDivergence.apply(x_TD, weight_VD, logits_of, divergence, denominator)
+        return _LinearDivergence.apply(x_TD, weight_VD, logits_of, weighed, denominator)
 
 
 def linear_divergence_from(

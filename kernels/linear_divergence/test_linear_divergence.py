@@ -1,5 +1,7 @@
 """The chunked divergence and both gradients against the plain formula, on the CPU and along a GPU's path."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -121,3 +123,21 @@ def test_shapes_that_do_not_fit(wrong: int) -> None:
     given[wrong] = torch.zeros(7, 8)
     with pytest.raises(ValueError, match="words"):
         linear_divergence(*given, squares, 1.0)  # type: ignore[arg-type, call-arg]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_token_counts_for_its_weight(shape: tuple[int, int, int, int]) -> None:
+    """Weights of 0 and 1 leave the divergence of those that count, and a number makes it as many times as much."""
+    given = inputs(shape)
+    counts = torch.rand(shape[0], generator=torch.Generator().manual_seed(1)) < 0.5
+    x, weight, teacher_x, teacher = given
+    some = both(linear_divergence, [x[counts], weight, teacher_x[counts], teacher], 3.0)
+
+    found = both(partial(linear_divergence, weights_T=counts), [tensor.detach() for tensor in given], 3.0)
+    wanted = torch.zeros_like(found[1])
+    wanted[counts] = some[1]
+    assert all(close(mine, value.double(), 1e-5) for mine, value in zip(found, (some[0], wanted, some[2]), strict=True))
+    twice, once = (
+        both(partial(linear_divergence, weights_T=w), given, 3.0) for w in (torch.full((shape[0],), 2.0), None)
+    )
+    assert all(close(mine, 2 * value.double(), 1e-6) for mine, value in zip(twice, once, strict=True))

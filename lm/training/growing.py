@@ -9,23 +9,26 @@ import torch
 from torch import Tensor, nn
 
 from lm.config import ConfigError
-from lm.depth import Depth, Grown, Growth
+from lm.depth import Coalesced, Depth, Grown, Growth, Interpolated
 from lm.linears import Dense
 from lm.model import HEADS, Decoder
 from lm.training.average import RunningAverage
 from lm.training.components import Component
 from lm.training.parallel.base import Parallel
 from lm.training.parallel.exact import Exact
+from lm.training.v_cycle import coalesce_, interpolate_, set_aside
 
 
 class Growing(Component):
-    """The growth of a run's model. A checkpoint holds nothing of it, since all follows from the step: one that was written
-    before a growth comes back with the layers as they were, and grows when the step begins."""
+    """The growth of a run's model. All follows from the step: a checkpoint that was written before a growth comes back with the
+    layers as they were, and grows when the step begins. It holds nothing of the growth but, between the two ways of a V-cycle,
+    what weights were before."""
 
     name = "growth"
 
     def __init__(self, method: Growth) -> None:
         self._method = method
+        self._before: dict[str, Tensor] = {}
 
     def join(self, parallel: Parallel, mean: RunningAverage, steps: int) -> None:
         """Raises ConfigError for what does not go with a growth."""
@@ -45,13 +48,23 @@ class Growing(Component):
 
     def begin(self, step: int) -> None:
         layers = len(self._model.blocks)
-        for growth in self._method.grown(layers, step, self._steps):
-            self._grow(growth)
+        for change in self._method.grown(layers, step, self._steps):
+            if isinstance(change, Grown):
+                self._grow(change)
+            else:
+                self._cycle(change)
         self._set(self._method.depth(layers, step, self._steps))
 
     def after(self, step: int, loss: float, norm: float) -> None:
         if step + 1 == self._steps:
             self._set(None)
+
+    def state(self) -> dict[str, Tensor]:
+        return self._before
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        device = self._model.embedding.weight.device
+        self._before = {name: tensor.to(device, copy=True) for name, tensor in state.items()}
 
     def _set(self, depth: Depth | None) -> None:
         self._model.depth = depth
@@ -69,6 +82,22 @@ class Growing(Component):
         for block in growth.fresh:
             for weight in self._model.blocks[block].parameters():
                 self._optimizer.state.pop(weight, None)
+
+    @torch.no_grad()
+    def _cycle(self, change: Coalesced | Interpolated) -> None:
+        self._parallel.zero_grad()
+        weights = dict(self._model.named_parameters())
+        held: list[Any] = [each for each in (self._mean.mean, weights) if each]
+        if isinstance(change, Coalesced):
+            self._before = {name: weight.clone() for name, weight in set_aside(self._model, change.groups).items()}
+            for tensors in held:
+                coalesce_(tensors, change)
+        else:
+            before = {**weights, **self._before}  # blocks that waited are what they were
+            for tensors in held:  # the mean first, while they still are
+                interpolate_(tensors, before, change)
+            self._before = {}
+        self._optimizer.state.clear()
 
     def _kept(self, block: int) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]], dict[str, Tensor]]:
         """(weights and buffers, optimizer's state, mean) of a block, by names within it, as copies."""

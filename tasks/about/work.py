@@ -29,14 +29,16 @@ class Sampling:
 class Step:
     """What a stage does in a step: the model it trains, what it samples first, if anything, and the batch.
 
-    frozen: models that the batch's loss reads its rows with beside that, and does not train: a teacher, or the reference that a
-    policy is held to. growth: of the model within the run; None: it is whole from the first step on.
+    frozen: models that the batch's loss reads its rows with beside that, and does not train: a teacher, or the reference that
+    a policy is held to; frozen_part: of all steps, in which it does. growth: of the model within the run; None: it is whole
+    from the first step on.
     """
 
     model: Decoder
     batch: Batch
     sampling: Sampling | None = None
     frozen: tuple[Decoder, ...] = ()
+    frozen_part: float = 1.0
     growth: Growth | None = None
 
 

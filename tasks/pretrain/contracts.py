@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 
-from lm.checkpoint import read_description
-from lm.hugging_face.load import config_of
-from lm.model import ModelConfig
-from lm.model_folder import is_hugging_face
 from tasks.about.finding import Finding
 from tasks.about.sections import Sections
 from tasks.about.training import check_shards
 from tasks.core.config import ConfigError
+from tasks.pretrain.needs import smaller
+from tasks.pretrain.objectives import Salt
+from tasks.pretrain.objectives.salt import check as check_small
 from tasks.pretrain.starts.base import Grown
 
 
@@ -24,6 +23,7 @@ def contracts(sections: Sections) -> Iterator[Finding]:
             f"make it {length}, or lower {sections.plan_key()}",
         )
     yield from fits(sections)
+    yield from taught(sections)
     yield from grows(sections)
     yield from windows(sections)
     plan = sections["curriculum"]
@@ -39,11 +39,27 @@ def fits(sections: Sections) -> Iterator[Finding]:
         return
     shape = sections.shape("pretrain")
     try:
-        small = config_of(folder) if is_hugging_face(folder) else ModelConfig(**read_description(folder)["model"])
+        small = smaller(folder)
     except ValueError:
         return
     try:
         start.check(small.model_copy(update={"vocab_size": shape.vocab_size}), shape)
+    except ConfigError as error:
+        where, _, what = str(error).partition(": ")
+        yield Finding(f"params.yaml: {where}", what, f"change it, or the smaller model in {folder}")
+
+
+def taught(sections: Sections) -> Iterator[Finding]:
+    """The small model that teaches is one that can. A folder that cannot be read is preflight's to find."""
+    if not isinstance(sections["pretrain"].objective, Salt):
+        return
+    folder = sections.checkpoint_folder()
+    try:
+        small = smaller(folder)
+    except ValueError:
+        return
+    try:
+        check_small(small, sections.shape("pretrain"), sections.plan_length())
     except ConfigError as error:
         where, _, what = str(error).partition(": ")
         yield Finding(f"params.yaml: {where}", what, f"change it, or the smaller model in {folder}")

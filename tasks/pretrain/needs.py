@@ -1,19 +1,26 @@
 """What pretrain takes: its model and checkpoints on disk, and the step that it repeats."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from kernels.attention.documents import whole_rows
 from lm.cache import Cache
+from lm.checkpoint import read_description
 from lm.context import Context
 from lm.hugging_face.load import config_of as shape_in
 from lm.model import Decoder, ModelConfig
+from lm.model_folder import is_hugging_face
 from lm.training.batch import Batch
+from lm.training.v_cycle import bytes_aside
 from tasks.about.sections import Sections
 from tasks.about.training import STATE, checkpoint_bytes, lower, model_bytes
 from tasks.about.work import StageNeeds, Step, Work
 from tasks.core.config import CHECKPOINT, ConfigError
+from tasks.pretrain.objectives import Salt
+from tasks.pretrain.objectives.base import At
+from tasks.pretrain.objectives.salt import Helped
 from tasks.pretrain.step import loss_of
 
 
@@ -42,11 +49,21 @@ def origin(sections: Sections) -> str:
     return CHECKPOINT if sections["pretrain"].start.name == "hugging_face" else "pretrain"
 
 
+def smaller(folder: Path) -> ModelConfig:
+    """Shape of the smaller model in a folder, of our format or Hugging Face's. Raises ValueError naming the file."""
+    return shape_in(folder) if is_hugging_face(folder) else ModelConfig(**read_description(folder)["model"])
+
+
 def needs(sections: Sections) -> StageNeeds:
     """Raises ConfigError for a plan without a step, or with sequences longer than the context."""
     made = shape(sections)
     checkpoints = checkpoint_bytes(made) + 2.0 * STATE * sections["pretrain"].objective.brought(made)
-    return StageNeeds(model_bytes(made), checkpoints, work(sections, made))
+    asked = work(sections, made)
+    growth = sections["pretrain"].growth
+    if growth.grows:
+        with torch.device("meta"):
+            checkpoints += 2.0 * bytes_aside(Decoder(made), growth, asked.steps)
+    return StageNeeds(model_bytes(made), checkpoints, asked)
 
 
 def work(sections: Sections, made: ModelConfig) -> Work:
@@ -59,19 +76,33 @@ def work(sections: Sections, made: ModelConfig) -> Work:
         key = sections.key("pretrain", "context")
         raise ConfigError(f"{key}: a context of {made.context} is shorter than the plan's sequences of {T} tokens")
 
+    cuts_S = plan.ramp.cuts(steps)
+    total, small = int(cuts_S.sum()), None
+    if isinstance(config.objective, Salt):
+        try:
+            small = smaller(sections.checkpoint_folder()).model_copy(update={"vocab_size": made.vocab_size})
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
     # kernels that look back alone hold nothing more for documents
     kind = OfDocuments if config.within_documents and not made.causal else Decoder
 
     def step() -> Step:
         model, ids_BN = kind(made), torch.zeros((B, T + 1), dtype=torch.int64)
         config.objective.bring(model, 0)
-        loss = lambda rows: loss_of(config.objective, model, ids_BN, None, rows, B * T)  # noqa: E731
-        return Step(model, Batch(B, T, B * T, loss), growth=config.growth if config.growth.grows else None)
+        objective, part = config.objective, 1.0
+        frozen: tuple[Decoder, ...] = ()
+        if small:
+            objective, part = Helped(config.objective, Decoder(small)), config.objective.helped(total)
+            frozen = (objective.small,)
+        at = At(step=0, steps=total)
+        loss = lambda rows: loss_of(objective, model, ids_BN, None, rows, B * T, at=at)  # noqa: E731
+        growth = config.growth if config.growth.grows else None
+        return Step(model, Batch(B, T, B * T, loss), frozen=frozen, frozen_part=part, growth=growth)
 
     # memory-mapped tokens of 2 bytes, whose pages count once they were read; 16 bytes a range of the plan, some a document
     # and a sequence
     data_bytes = steps * B * (2 * T + 60)
     less = lower(sections, "pretrain", f"{sections.plan_key()}, then {sections.key('pretrain', 'width')}")
-    cuts_S = plan.ramp.cuts(steps)
     parts = tuple(cuts_S.tolist()) if plan.ramp.doublings else ()
-    return Work(config, made, int(cuts_S.sum()), steps * B * T, step, less, data_bytes, full_steps=steps, parts=parts)
+    return Work(config, made, total, steps * B * T, step, less, data_bytes, full_steps=steps, parts=parts)

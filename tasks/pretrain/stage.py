@@ -62,6 +62,11 @@ class PretrainConfig(Recipe):
             raise ValueError(
                 f"start: {name} trains from random weights alone: no start of {self.start.name} has its mask"
             )
+        if isinstance(self.objective, objectives.Salt) and self.start.name == "hugging_face":
+            raise ValueError(
+                "objective: salt is taught by the model in checkpoint.folder, which start hugging_face goes on from: set start "
+                "to random, or to one by which a larger model begins as it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -101,6 +106,10 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
     if config.growth.grows:
         config.growth.check(model.config)
     model.to(device())
+    try:
+        objective = config.objective.opened(Path(config.checkpoint.folder), tokenizer, model, longest)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     config.objective.bring(model, config.seed)
     documents = read_table(data / "tokenize" / "documents.parquet", ["length", "bytes"]).to_pydict()
     bits_per_byte = sum(documents["length"]) / max(sum(documents["bytes"]), 1) / math.log(2)
@@ -125,7 +134,7 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             counted = None if counted_BT is None else counted_BT[rows]
             each_RT = torch.empty(tokens_BN[rows, 1:].shape, device=tokens_BN.device)
-            share, metrics = loss_of(config.objective, model, tokens_BN, bounds, rows, tokens, counted, each_RT, at)
+            share, metrics = loss_of(objective, model, tokens_BN, bounds, rows, tokens, counted, each_RT, at)
             losses.rows(rows, means(each_RT, counted))
             cross_entropy = metrics.get("cross_entropy", share.detach())
             return share, {**metrics, "bits_per_byte": cross_entropy * bits_per_byte}

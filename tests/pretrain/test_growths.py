@@ -94,7 +94,7 @@ def test_every_parameter_counts(method: Any) -> None:
 
 def test_methods_differ() -> None:
     found = {method: of_settings(method, {})({}) for method in methods_of(growths)}
-    assert len(set(found.values())) == len(found) == 3
+    assert len(set(found.values())) == len(found) == 4
 
 
 @EVERY
@@ -328,7 +328,7 @@ def test_preflight_says_what_does_not_fit_and_its_toy_run_has_stages_of_its_own(
 def test_the_stage_grows_and_samples_on_its_way(tiny: Tiny, tmp_path: Path) -> None:
     shape = {"width": 32, "heads": 2, "kv_heads": 1, "ffn_width": 64, "context": 64}
     plain = {"optimizer": {"name": "adamw"}, "samples_every": 10}
-    grown = {name: {**plain, "growth": {"name": name}} for name in ("staged", "apollo")}
+    grown = {name: {**plain, "growth": {"name": name}} for name in ("staged", "apollo", "v_cycle")}
     folders = {
         name: stage_of(tiny, tmp_path / name, {"model": {**shape, "layers": 4}, **changes})
         for name, changes in {"whole": plain, **grown}.items()
@@ -336,7 +336,7 @@ def test_the_stage_grows_and_samples_on_its_way(tiny: Tiny, tmp_path: Path) -> N
     models = {name: load_model(folder)[0] for name, folder in folders.items()}
     weights = {name: model.blocks[3].ffn.up.weight for name, model in models.items()}
     assert all(model.config == models["whole"].config for model in models.values())
-    assert len({weight.detach().numpy().tobytes() for weight in weights.values()}) == 3
+    assert len({weight.detach().numpy().tobytes() for weight in weights.values()}) == 4
     for name in grown:
         losses = curve(folders[name], "loss")
         assert losses[-1] < losses[0] and (folders[name] / "samples.jsonl").exists()

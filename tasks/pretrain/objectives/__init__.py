@@ -8,3 +8,4 @@ they are, from which follows all that is drawn.
 from tasks.pretrain.objectives.masked_diffusion import MaskedDiffusion
 from tasks.pretrain.objectives.multi_token import MultiToken
 from tasks.pretrain.objectives.next_token import NextToken
+from tasks.pretrain.objectives.salt import Salt

@@ -1,9 +1,11 @@
 """What every objective of pretraining is beside its loss."""
 
-from typing import ClassVar, NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 from lm.config import Config
 from lm.model import Decoder, ModelConfig
+from lm.tokenizer import Tokenizer
 
 
 class At(NamedTuple):
@@ -42,6 +44,11 @@ class Objective(Config):
     @property
     def by_run(self) -> bool:
         return False
+
+    def opened(self, folder: Path, tokenizer: Tokenizer, model: Decoder, length: int) -> Any:
+        """What computes the loss of a run whose sequences have so many predictions at most: itself, or with what it reads of
+        the model in the folder, which is checkpoint.folder. Raises ValueError where that cannot be used."""
+        return self
 
     def bring(self, model: Decoder, seed: int) -> None:
         """Put onto the model what is trained with it; nothing, by default."""

@@ -12,7 +12,7 @@ from lm.averages import Ema
 from lm.training.growing import Growing
 from lm.training.loop import train
 from lm.training.recipe import Recipe
-from tasks.pretrain.growths import Apollo, Staged
+from tasks.pretrain.growths import Apollo, Staged, VCycle
 from tests.lm.models import toy_model
 from tests.lm.ranks import join
 from tests.lm.test_training import Recorder, batches, recipe
@@ -22,6 +22,7 @@ METHODS: dict[str, Any] = {
     "masked": Staged(ramp=0.25, place="between"),
     "alone": Staged(new_layers="random", alone=0.125),
     "apollo": Apollo(seed=1),
+    "v_cycle": VCycle(initial=0.25, until=0.6),
 }
 
 
