@@ -188,7 +188,8 @@ class Zero(DDP):
                 if self._stage < 3:
                     safe_set_full_optimizer_state(weight, value, slot)
                 else:  # of a whole value DeepSpeed 0.19.8 takes as many numbers for each rank, which may be more than there are
-                    safe_set_local_optimizer_state(weight, piece_of(value, weight.ds_tensor.numel(), rank()), slot)
+                    cut: Any = weight
+                    safe_set_local_optimizer_state(weight, piece_of(value, cut.ds_tensor.numel(), rank()), slot)
 
     def finish(self) -> None:
         weights = self.weights()
