@@ -28,7 +28,7 @@ def doubts_of(study: Study, raced: Raced) -> dict[str, list[str]]:
         )
         said[name] += too_large(study, arm)
         if any(run.grows for run in arm.runs.values()):
-            said[name].append("its model grows: no curve over seconds or FLOP, which are not even over its tokens")
+            said[name].append("its model grows: no curve over seconds, which are not even over its tokens")
         if name in at_end:
             said[name] += undecayed(name, at_end)
         if arm is base:

@@ -6,6 +6,7 @@ from typing import Any
 
 from flows.arena import fits
 from flows.arena.fits.law import CannotFit, Law
+from flows.arena.statistics.spent import flop_after
 from lm.config import methods_of
 
 Run = dict[str, Any]
@@ -74,24 +75,29 @@ def each_curve(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Callable
 
 def beside_baseline(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Callable[[], Law]]]:
     """How much more FLOP the baseline needs, by the curves of every arm and of the baseline before their rates decay; not
-    beside a model that grows, whose FLOP along its curve are not told."""
+    beside a model that grows, where a result of before has not the FLOP along its curve."""
     arms = {arm["name"]: runs_of(arm) for arm in result["arms"]}
-    growing = {name for name, runs in arms.items() if any(run.get("grows") for run in runs)}
+    untold = {name for name, runs in arms.items() if any(run.get("grows") and not run.get("flops") for run in runs)}
     points = {
-        name: columns_of([(tokens / run["tokens"] * run["flop"], loss) for run in runs for tokens, loss in steady(run)])
+        name: columns_of([(flop_of(run, tokens), loss) for run in runs for tokens, loss in steady(run)])
         for name, runs in arms.items()
     }
     base = result["baseline"]
     for name, runs in arms.items():
         if name == base:
             continue
-        if grown := sorted({name, base} & growing):
-            yield (
-                name,
-                partial(cannot, f"the model of {' and '.join(grown)} grows: its FLOP are not even over its tokens"),
-            )
+        if grown := sorted({name, base} & untold):
+            why = f"the model of {' and '.join(grown)} grows, and this result has no FLOP along its curve: run the study again"
+            yield name, partial(cannot, why)
         else:
             yield name, partial(saying_where, law, [*arms[base], *runs], *points[base], *points[name])
+
+
+def flop_of(run: Run, tokens: float) -> float:
+    """FLOP of a run after so many tokens."""
+    if run.get("flops"):
+        return flop_after(tokens, [at for at, *_ in run["curve"]], run["flops"])
+    return float(tokens / run["tokens"] * run["flop"])
 
 
 def to_the_target(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Callable[[], Law]]]:

@@ -18,7 +18,8 @@ class Outcome:
     not say. data: digest of the data that training followed. curve:
     [tokens, loss or bits per byte] of training, a point a step. rates: the learning rate at its highest and at the last step.
     decays_from: tokens after which it was below its highest for good, 0 where it never was.
-    tokens_a_step: in the mean. grows: whether the model did, so that FLOP and seconds are not even over tokens.
+    tokens_a_step: in the mean. grows: whether the model did, so that FLOP and seconds are not even over tokens. flops: up to
+    each point of the curve, of a model that grows; empty: they are even over tokens.
     """
 
     digest: str
@@ -40,6 +41,7 @@ class Outcome:
     decays_from: float = 0.0
     why: str = ""
     grows: bool = False
+    flops: tuple[float, ...] = ()
 
 
 class Outcomes:
@@ -68,4 +70,5 @@ def _read(path: Path) -> Iterator[Outcome]:
         except ValueError:
             continue
         curve = tuple((point[0], point[1]) for point in values["curve"])
-        yield Outcome(**{**values, "curve": curve, "rates": tuple(values["rates"])})
+        flops = tuple(values.get("flops", ()))
+        yield Outcome(**{**values, "curve": curve, "rates": tuple(values["rates"]), "flops": flops})

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flows.arena.doubts import doubts_of
@@ -11,6 +11,7 @@ from flows.arena.race import Arm, Raced, decided
 from flows.arena.statistics.power import POWER, largest_sd, pairs_needed, smallest_ratio
 from flows.arena.statistics.ratios import MIN_PAIRS
 from flows.arena.statistics.sequential import compare_at
+from flows.arena.statistics.spent import flop_after
 from flows.arena.statistics.to_target import Reached, to_target
 from flows.arena.study import Study
 
@@ -72,7 +73,10 @@ def arm_of(study: Study, arm: Arm) -> dict[str, Any]:
         "tune": {name: list(ends) for name, ends in study.ranges(arm.name).items()},
         "trials": [{"number": number, "params": trial.tuned, **figures(trial)} for number, trial in enumerate(arm.trials)],
         "runs": [
-            {"seed": run.seed, **figures(run), "curve": curve(run), "to_target": vars(there) if there else None}
+            {
+                "seed": run.seed, **figures(run), "curve": curve(run), **({"flops": list(run.flops)} if run.flops else {}),
+                "to_target": vars(there) if there else None,
+            }
             for run in (arm.runs[number] for number in sorted(arm.runs))
             for there in [reached(study, run)]
         ],
@@ -101,7 +105,14 @@ def reached(study: Study, outcome: Outcome) -> Reached | None:
     """Where the run's curve reached the target; None where it did not, or diverged, or there is none."""
     if study.target is None or outcome.value is None:
         return None
-    return to_target(curve(outcome), study.target, outcome.flop / max(outcome.tokens, 1))
+    found = to_target(curve(outcome), study.target, outcome.flop / max(outcome.tokens, 1))
+    if found is None or not outcome.grows:
+        return found
+    return replace(
+        found,
+        seconds=None,
+        flop=flop_after(found.tokens, [at for at, _ in outcome.curve], outcome.flops) if outcome.flops else None,
+    )
 
 
 def power(study: Study, raced: Raced) -> dict[str, Any] | None:
@@ -125,7 +136,8 @@ def power(study: Study, raced: Raced) -> dict[str, Any] | None:
 def at_target(study: Study, outcome: Outcome, name: str) -> float | None:
     """What of tokens, FLOP or seconds the run had spent when it reached the target; None where it did not."""
     there = reached(study, outcome)
-    return float(getattr(there, name)) if there else None
+    spent = getattr(there, name) if there else None
+    return None if spent is None else float(spent)
 
 
 def beside(study: Study, raced: Raced, arm: Arm) -> Iterator[dict[str, Any]]:
@@ -134,7 +146,9 @@ def beside(study: Study, raced: Raced, arm: Arm) -> Iterator[dict[str, Any]]:
     both = raced.pairs(study, arm)
     fixed = {"arm": arm.search, "baseline": study.baseline, "stopped_early": found.stopped_early}
     yield {**fixed, "quantity": "value", **found.comparison.row()}
-    for name in TO_TARGET if study.target is not None else ():
+    grown = [one for pair in both for one in pair if one.grows]
+    untold = ["seconds"] * bool(grown) + ["flop"] * any(not one.flops for one in grown)
+    for name in [name for name in TO_TARGET if name not in untold] if study.target is not None else []:
         ends = [(at_target(study, one, name), at_target(study, other, name)) for one, other in both]
         said = compare_at(ends, raced.looks, study.level, lost="did not reach the target")
         yield {**fixed, "quantity": f"{name}_to_target", **said.row()}

@@ -1,9 +1,11 @@
 """One run of a study: the stages up to its measure, with the run's parameters, in a variant of this checkout."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+
+import numpy as np
 
 from flows.arena.defaults import defaults
 from flows.arena.fits.seconds import copies_per_token
@@ -17,7 +19,7 @@ from flows.staleness.heal import heal_lock
 from flows.staleness.rwlock import await_free
 from flows.workspaces.variants import surroundings
 from lm.settings import THREADS
-from lm.training.flops import mean_flops_per_token
+from lm.training.flops import flops_of_steps, mean_flops_per_token
 from tasks.about.work import Step, Work
 from tasks.core.config import ConfigError
 from tasks.report.read import Stage, read_stages
@@ -104,7 +106,8 @@ def outcome_of(job: Job, digest: str, value: float, trained: Stage, work: Work, 
     step = step_of(work)
     points = trained.curves.get("bits_per_byte") or trained.curves["loss"]
     rates = [rate for _, rate in trained.curves.get(RATE, [])] or [0.0]
-    ends = work.tokens_after([number + 1 for number, _ in points])
+    made = [number + 1 for number, _ in points]
+    ends = work.tokens_after(made)
     return Outcome(
         digest, job.arm, job.tuned, job.seed, value,
         seconds=work.tokens / trained.timings["tokens_per_second"] if trained.timings else 0.0,
@@ -120,7 +123,17 @@ def outcome_of(job: Job, digest: str, value: float, trained: Stage, work: Work, 
         rates=(max(rates), rates[-1]),
         decays_from=work.tokens_after([decays_from(rates)])[0],
         grows=step.growth is not None,
+        flops=flops_after(step, work, made),
     )  # fmt: skip
+
+
+def flops_after(step: Step, work: Work, counts: Sequence[float]) -> tuple[float, ...]:
+    """FLOP of as many of the first steps as each count says, where the model grows within the run; else empty."""
+    if step.growth is None:
+        return ()
+    each = flops_of_steps(step.model, step.batch.length, step.growth, work.steps)
+    ends = work.tokens / work.steps * np.cumsum((0.0, *each))
+    return tuple(np.interp(counts, np.arange(len(ends)), ends).tolist())
 
 
 def copies_of(step: Step) -> float:

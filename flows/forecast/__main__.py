@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from flows.forecast.estimate import MACHINES, UTILIZATION, Forecast, Machine, advice
@@ -43,6 +44,14 @@ def in_all(found: list[Forecast]) -> str:
     """Sentence with the time and FLOP of all stages that train."""
     seconds, flops = sum(one.seconds for one in found), sum(one.flops for one in found)
     return f"in all {duration(seconds)} and {flops:.2g} FLOP, data stages and evaluation not counted"
+
+
+def on_the_host(stages: Iterable[str], found: list[Forecast]) -> list[str]:
+    """A line for each stage that keeps weights in the memory of a GPU's host, beside its process."""
+    kept = zip(stages, found, strict=True)
+    return [
+        f"{stage} keeps {one.host_bytes / 1e9:.2f} GB in the host's memory" for stage, one in kept if one.host_bytes
+    ]
 
 
 def assumptions(machine: Machine) -> str:
@@ -96,7 +105,7 @@ def main() -> int:
     else:
         rows = (row_of(stage, work, one) for (stage, work), one in zip(works.items(), found, strict=True))
         print("\n".join(aligned([HEAD, *rows])))
-        print(in_all(found))
+        print("\n".join([in_all(found), *on_the_host(works, found)]))
         print(assumptions(machine))
     for line in short_of:
         print(line, file=sys.stderr)

@@ -30,6 +30,7 @@ from lm.training.looking_ahead import LookingAhead
 from lm.training.memory import positions_at_once, positions_in
 from lm.training.parallel.base import Parallel
 from lm.training.parallel.exact import Exact
+from lm.training.prompted import Prompted
 from lm.training.rates import Rates
 from lm.training.recipe import Recipe
 from lm.training.recomputing import selective_of
@@ -46,13 +47,15 @@ LOOKED_AT = 64
 @dataclass(frozen=True)
 class Rehearsed:
     """positions: that a backward holds at once, 0 where not even a row fits. Bytes at most: in the step, while sampling, and of
-    the state that a checkpoint copies. flops: of a token, with the matrices held as they are. forward_again: whether the
-    backward makes the products of the forward anew."""
+    the state that a checkpoint copies; and, of a GPU, in the memory of its host: older weights that sample, and what trials of
+    rates go back to. flops: of a token, with the matrices held as they are. forward_again: whether the backward makes the
+    products of the forward anew."""
 
     positions: int
     step_bytes: float
     sampling_bytes: float
     state_bytes: float
+    host_bytes: float
     flops: float
     forward_again: bool
 
@@ -128,7 +131,8 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
             step = step_of()
             step.model.train()
             step.model.low_stream = recipe.stream == "bf16"
-            put_prompt(step.model, getattr(recipe, "soft_prompt", None))
+            if isinstance(recipe, Prompted):
+                put_prompt(step.model, recipe.soft_prompt)
             step.model.hold(recipe.holding)
             before = live.since()  # what is held in fewer bytes than a dense matrix is made of one
             HeldLayers(step.model).begin(0)
@@ -184,11 +188,13 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
     # the mean movement, the weights before a step, and their difference
     ahead = 3 * trained if recipe.lookahead.share else 0
     # older weights that sample, which are in host memory, and while they do the newest
-    older, copy = staleness_of(recipe), trained + sum(buffer.nbytes for buffer in step.model.buffers())
+    older, copy = recipe.older_weights, trained + sum(buffer.nbytes for buffer in step.model.buffers())
     # what trials of rates go back to, in host memory too
-    back = sum(tensor.nbytes for tensor in [*weights, *slots_of]) if getattr(recipe.schedule, "tries", False) else 0
+    back = sum(tensor.nbytes for tensor in [*weights, *slots_of]) if recipe.tries else 0
+    sampling = older * copy + copy if older else 0
+    host = back + sampling if on_gpu else 0
+    sampled += 0 if on_gpu else back * bool(sampled) + sampling
     held = 0 if on_gpu else older * copy + back
-    sampled += 0 if on_gpu else back * bool(sampled) + (older * copy + copy if older else 0)
     at_most = max(
         before, live.peak + tree + repeated + ahead + held + aside, copies + sum(tensor.nbytes for tensor in state)
     )
@@ -197,7 +203,7 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
     saved = sum(tensor.nbytes for tensor in state) + older * copy + back + aside
     saved += trained * (bool(recipe.fast_forward.every) + bool(recipe.lookahead.share))
     again = step.model.recompute and selective_of(step.model) is None
-    return Rehearsed(positions, at_most, sampled, float(saved), flops, again)
+    return Rehearsed(positions, at_most, sampled, float(saved), float(host), flops, again)
 
 
 def refuse(step: Step, recipe: Recipe, steps: int, parallel: Parallel) -> None:
@@ -228,11 +234,6 @@ def other_updates(method: Any, steps: int) -> list[int]:
     parameters name, as in `every`, and those behind them, as in `freeze_after`."""
     whole = [value for value in dict(method).values() if type(value) is int]
     return sorted({number for value in whole for number in (value, value + 1) if 2 < number <= steps})
-
-
-def staleness_of(recipe: Recipe) -> int:
-    """Copies of what training changes that a recipe keeps, to sample by older weights: of one that knows of it."""
-    return int(getattr(recipe, "staleness", 0))
 
 
 @torch.no_grad()

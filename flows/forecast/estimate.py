@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from flows.forecast.dry_run import Rehearsed
 from lm.sampler import capacity_of, whole_pieces
-from lm.training.flops import PEAKS, card_of
+from lm.training.flops import PEAKS, card_of, forward_flops_per_token
 from tasks.about.work import Lower, Sampling, Step
 
 # Of a stage's process beside its model: Python, torch 2.13 for CPUs, pyarrow; and mlflow where it records. What the peak of a
@@ -66,8 +66,9 @@ def machine_called(device_name: str) -> Machine | None:
 
 @dataclass(frozen=True)
 class Forecast:
-    """parameters: learned. flops: of the tokens that count, as Throughput has it. seconds: of them `sampling_seconds` are for
-    answers that are sampled. fits: whether bytes are there, of the memory."""
+    """parameters: of the model and what is trained beside it. flops: of the tokens that count, as Throughput has it. seconds:
+    of them `sampling_seconds` are for answers that are sampled. fits: whether bytes are there, of the memory. host_bytes: of a
+    GPU's host, beside its process."""
 
     parameters: int
     tokens: float
@@ -80,6 +81,7 @@ class Forecast:
     fits: bool
     sampling_is_the_peak: bool
     state_bytes: float
+    host_bytes: float
 
 
 def forecast(
@@ -94,12 +96,11 @@ def forecast(
     """Forecast of `steps` steps of one size. process_bytes: of its process beside model and training, for a CPU. A checkpoint's
     copy of the state counts where the stage is long enough for one."""
     per_token = rehearsed.flops
-    forward_again = 4 / 3 if rehearsed.forward_again else 1.0
     reached = UTILIZATION["gpu" if machine.gpu else "cpu"] * machine.flops
     sampled = step.sampling
     sampling = steps / sampled.steps * sampling_seconds(sampled, reached, machine) if sampled else 0.0
-    work = per_token * forward_again
-    work += step.frozen_part * sum(2 * frozen.num_active() for frozen in step.frozen)
+    work = per_token + (forward_of(step, per_token) if rehearsed.forward_again else 0.0)
+    work += step.frozen_part * sum(forward_flops_per_token(frozen, step.batch.length) for frozen in step.frozen)
     training = steps * step.batch.tokens * work / reached
     peak = max(rehearsed.step_bytes, rehearsed.sampling_bytes)
     if not machine.gpu:
@@ -118,7 +119,15 @@ def forecast(
         fits=peak <= machine.memory * (USABLE if machine.gpu else 1.0),
         sampling_is_the_peak=rehearsed.sampling_bytes > rehearsed.step_bytes,
         state_bytes=rehearsed.state_bytes,
+        host_bytes=rehearsed.host_bytes,
     )
+
+
+def forward_of(step: Step, flops: float) -> float:
+    """FLOP a token of the forward pass, of so many in all: a third; of a model that stays as it is, whose matrices have no
+    gradients, a half and more."""
+    trained = all(weight.requires_grad for weight in step.model.parameters())
+    return flops / 3 if trained else forward_flops_per_token(step.model, step.batch.length)
 
 
 def sampling_seconds(sampling: Sampling, reached: float, machine: Machine) -> float:

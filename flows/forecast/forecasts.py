@@ -23,6 +23,7 @@ from flows.forecast.unfilled import Unfilled, without_numbers
 from lm.prompts.base import put_prompt
 from lm.training.loop import checkpoint_seconds
 from lm.training.memory import memory_bytes
+from lm.training.prompted import Prompted
 from tasks.about.needs import needs_of
 from tasks.about.sections import Sections
 from tasks.about.training import trains
@@ -104,7 +105,8 @@ def forecast_of(work: Work, machine: Machine, imports: int | None = None) -> For
     rehearsed = rehearse(work.step, work.recipe, work.steps, None if on_this else machine.memory, machine.gpu)
     step = step_of(work)
     with without_numbers():
-        put_prompt(step.model, getattr(work.recipe, "soft_prompt", None))
+        if isinstance(work.recipe, Prompted):
+            put_prompt(step.model, work.recipe.soft_prompt)
     tracker = TRACKER_BYTES if TRACKING.read() == "on" else 0
     imported = IMPORTS_THERE if machine.gpu else imports or imports_bytes()
     process = PROCESS_BYTES - IMPORTS_THERE + imported + tracker + work.data_bytes

@@ -64,6 +64,11 @@ class Holding(Config):
         """Whether what its layers' numbers stand for changes within a run, so that older ones mean nothing in later layers."""
         return False
 
+    def uncompiled(self) -> bool:
+        """Whether its layers come to have products of sizes of their own. Compiled blocks share one graph where their sizes are
+        alike; of others each would be compiled by itself, and those beyond the eighth torch leaves uncompiled."""
+        return False
+
     def clears(self, step: int, layers: "Mapping[str, Held]") -> float | None:
         """Share of the optimizer's moments that is cleared before a step in which its layers' own parameters begin anew: all
         moments of the entries of each tensor whose mean gradient is smallest; None: they do not. layers: the model's held ones,

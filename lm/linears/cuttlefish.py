@@ -163,6 +163,9 @@ class Cuttlefish(Chosen):
     def repacks(self) -> bool:
         return True
 
+    def uncompiled(self) -> bool:
+        return True
+
     def clears(self, step: int, layers: Mapping[str, Any]) -> float | None:
         return 1.0 if any(layer.switch == step for layer in layers.values()) else None
 

@@ -20,7 +20,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lm.config import ConfigError
 from lm.linears.adapter import generator_of
 from lm.linears.base import Chosen, Held
 
@@ -86,10 +85,6 @@ class SLTrainLinear(Held):
 
     def dense(self) -> Tensor:
         return summed(self.up, self.down, self.values, self.places_K, self.scale)
-
-    def begin(self, step: int, turn: bool) -> None:
-        if self.values.numel() != self.places_K.numel():  # DeepSpeed restores no odd number of values
-            raise ConfigError("linear: zero3 cuts the values of sltrain: set TOKENMILL_PARALLEL to fsdp or zero2")
 
     def state(self) -> dict[str, Tensor]:
         return {"places": self.places_K}

@@ -29,3 +29,7 @@ class PairsRecipe(Recipe):
     folder: str = Field("data/preferences", description="where files of pairs are; all of it is a DVC dependency")
     problems: choice(problems)
     seed: Seed
+
+    @property
+    def rows_apart(self) -> str:
+        return "the two answers of a pair are compared, each by itself"

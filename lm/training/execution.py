@@ -48,7 +48,7 @@ class Execution:
             with at_full_depth(model):
                 self.flops = int(batch.rows * batch.length * flops_per_token(model, batch.length))
                 self.positions = parallel.all_reduce_min(positions_at_once(parallel, batch, device))
-            wanted = recipe.recompute != "selective" and compiles(recipe.compile, device, steps * self.flops)
+            wanted = compiles(recipe.compiling, device, steps * self.flops)
             self.compiled = bool(parallel.all_reduce_min(wanted))
             self._decided = True
         bring(model, recipe, self.positions)

@@ -71,19 +71,36 @@ def flops_per_token(model: Decoder, length: int) -> float:
     return found * model.passes
 
 
+def forward_flops_per_token(model: Decoder, length: int) -> float:
+    """FLOP a token of a pass without gradients: a third of those of a pass with the gradients of all."""
+    stay = [weight for weight in model.parameters() if not weight.requires_grad]
+    for weight in stay:
+        weight.requires_grad_(True)
+    found = flops_per_token(model, length) / 3
+    for weight in stay:
+        weight.requires_grad_(False)
+    return found
+
+
+def flops_of_steps(model: Decoder, length: int, growth: Growth, steps: int) -> list[float]:
+    """FLOP a token in each step of a run of so many, whose model grows so."""
+    depths = (growth.depth(model.config.layers, step, steps) for step in range(steps))
+    kinds = [depth and depth._replace(shares=(1.0,) * len(depth.blocks)) for depth in depths]
+    before, known = model.depth, {}
+    for depth in dict.fromkeys(kinds):
+        model.depth = depth
+        known[depth] = flops_per_token(model, length)
+    model.depth = before
+    return [known[depth] for depth in kinds]
+
+
 def mean_flops_per_token(model: Decoder, length: int, growth: Growth | None, steps: int) -> float:
     """FLOP a token in the mean of a run of so many steps, whose model grows so; None: it does not. Steps have as many tokens
     each."""
     if growth is None:
         return flops_per_token(model, length)
-    depths = [growth.depth(model.config.layers, step, steps) for step in range(steps)]
-    counts = Counter(depth and depth._replace(shares=(1.0,) * len(depth.blocks)) for depth in depths)
-    before, total = model.depth, 0.0
-    for depth, count in counts.items():
-        model.depth = depth
-        total += count * flops_per_token(model, length)
-    model.depth = before
-    return total / steps
+    counts = Counter(flops_of_steps(model, length, growth, steps))
+    return sum(count * flops for flops, count in counts.items()) / steps
 
 
 def peak_flops(device: torch.device) -> float | None:

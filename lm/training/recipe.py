@@ -9,6 +9,7 @@ from lm.config import Config, choice
 from lm.linears.base import Holding
 from lm.optimizers.base import Keeping
 from lm.optimizers.states import States
+from lm.schedules.feedback import Feedback
 from lm.training.fast_forward import FastForward
 from lm.training.lookahead import Lookahead
 
@@ -76,6 +77,28 @@ class Recipe(Config):
         held: Holding = self.linear if self.rounding.name == "none" else self.rounding
         return held
 
+    @property
+    def compiling(self) -> Literal["auto", "on", "off"]:
+        """`compile`; off where blocks cannot be compiled."""
+        return "off" if self.recompute == "selective" or self.holding.uncompiled() else self.compile
+
+    @property
+    def rows_apart(self) -> str:
+        """What a stage makes of a row as it is by itself, in words; empty: its loss is a sum over tokens, whichever rows have
+        them. A stage overrides it where it compares rows, takes a row's probability or score as such, or has rows written by
+        the model while it trains."""
+        return ""
+
+    @property
+    def older_weights(self) -> int:
+        """Copies of what training changes that a stage keeps in host memory, to sample by them."""
+        return 0
+
+    @property
+    def tries(self) -> bool:
+        """Whether some steps are trials of rates, which are taken back."""
+        return isinstance(self.schedule, Feedback) and self.schedule.tries
+
     @field_validator("shards")
     @classmethod
     def _power_of_two(cls, shards: int) -> int:
@@ -88,6 +111,15 @@ class Recipe(Config):
         if self.rounding.name != "none" and self.linear.name != "dense":
             raise ValueError(
                 f"rounding: {self.rounding.name} rounds the products of dense matrices: set linear to {{name: dense}}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rows_are_read_alone(self) -> "Recipe":
+        if self.holding.spans_rows and self.rows_apart:
+            raise ValueError(
+                f"rounding: {self.rounding.name} has scales that span rows, by which what a row gives depends on the rows "
+                f"beside it, and {self.rows_apart}: set rounding to {{name: mus}} or {{name: none}}"
             )
         return self
 
@@ -110,11 +142,16 @@ class Recipe(Config):
             raise ValueError(
                 "recompute: selective knows products one by one, which compiled blocks have not: set compile: off"
             )
+        if self.holding.uncompiled() and self.compile == "on":
+            raise ValueError(
+                f"linear: {self.linear.name} gives each matrix a size of its own, and each would be compiled by itself: set "
+                "compile: off"
+            )
         return self
 
     @model_validator(mode="after")
     def _trials_leave_nothing(self) -> "Recipe":
-        if not getattr(self.schedule, "tries", False):
+        if not self.tries:
             return self
         others = {
             "average: {name: last}": type(self.average) is not averages.Last,

@@ -9,6 +9,7 @@ from lm.prompts.base import Carried, Prompt
 from lm.training.prompted import Prompted
 from tasks.about.finding import Finding
 from tasks.about.sections import Sections
+from tasks.about.training import STATE, model_bytes, weights_of
 from tasks.core.config import CHECKPOINT
 
 
@@ -39,6 +40,46 @@ def model_like(shape: ModelConfig, sections: Sections, start: str | None) -> Dec
         sizes = method.build(torch.zeros(1, 1)).described()
         made.carry(Carried.of(sizes, shape.width))
     return made
+
+
+def folder_bytes(sections: Sections, stage: str, shape: ModelConfig) -> float:
+    """Bytes of the folder of the model of this shape that a stage hands on, with the prompt that it carries: one that the stage
+    learns, or that of its start model. Of a prompt that is kept for itself the vectors stand there twice."""
+    method = _prompt_behind(sections, stage)
+    if method is None:
+        return model_bytes(shape)
+    made = method.build(torch.zeros(1, 1))
+    again = len(made) * (made.keep and method is own_prompt(sections, stage))
+    return model_bytes(shape) + 4.0 * shape.width * (sum(made.described().values()) + again)
+
+
+def states_bytes(sections: Sections, stage: str, shape: ModelConfig) -> float:
+    """Bytes of the two checkpoints that training has at most. Where a prompt is learned the model is in them as it is, without
+    what an optimizer keeps of it."""
+    if own_prompt(sections, stage) is not None:
+        return 2.0 * (4 * weights_of(shape) + STATE * trained_numbers(sections, stage, shape))
+    return 2.0 * STATE * trained_numbers(sections, stage, shape)
+
+
+def trained_numbers(sections: Sections, stage: str, shape: ModelConfig) -> int:
+    """Numbers that a stage which may learn a prompt trains: those that its prompt is made of, or the model's with those of one
+    that it carries."""
+    if (own := own_prompt(sections, stage)) is not None:
+        return sum(weight.numel() for weight in own.build(torch.zeros(1, shape.width)).parameters())
+    carried = learned_prompt(sections, sections.starts_from(stage))
+    sizes = {} if carried is None else carried.build(torch.zeros(1, 1)).described()
+    return weights_of(shape) + shape.width * sum(sizes.values())
+
+
+def own_prompt(sections: Sections, stage: str) -> Prompt | None:
+    """How a stage itself learns a prompt; None: it trains its model."""
+    config = sections[stage]
+    return config.soft_prompt if isinstance(config, Prompted) and config.learns_prompt else None
+
+
+def _prompt_behind(sections: Sections, stage: str) -> Prompt | None:
+    """How the prompt that the model of a stage carries when it ends is learned."""
+    return own_prompt(sections, stage) or learned_prompt(sections, sections.starts_from(stage))
 
 
 def check_carries(sections: Sections, stage: str) -> Iterator[Finding]:

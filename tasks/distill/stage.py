@@ -62,9 +62,15 @@ class DistillConfig(Recipe):
     problems: choice(problems)
     seed: Seed
 
+    @property
+    def rows_apart(self) -> str:
+        return (
+            "the student writes answers beside others than those that they are learned beside" * self.answers.by_student
+        )
+
     @model_validator(mode="after")
     def _follows_no_trials(self) -> "DistillConfig":
-        if self.teachers.follows and getattr(self.schedule, "tries", False):
+        if self.teachers.follows and self.tries:
             raise ValueError(
                 f"teachers: {self.teachers.name} copies the student, and trials of rates are taken back: set another schedule"
             )

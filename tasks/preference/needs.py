@@ -7,9 +7,9 @@ from lm.model import ModelConfig
 from lm.training.batch import Batch, Metrics
 from tasks.about.pairs import lengths_of
 from tasks.about.problem_lengths import last_of
-from tasks.about.prompts import model_like
+from tasks.about.prompts import folder_bytes, model_like, states_bytes
 from tasks.about.sections import Sections
-from tasks.about.training import checkpoint_bytes, lower, model_bytes
+from tasks.about.training import lower
 from tasks.about.work import StageNeeds, Step, Work
 from tasks.preference.step import loss_of
 
@@ -17,7 +17,9 @@ from tasks.preference.step import loss_of
 def needs(sections: Sections) -> StageNeeds:
     """Raises ConfigError where no prompt fits the context."""
     shape = sections.shape("preference")
-    return StageNeeds(model_bytes(shape), checkpoint_bytes(shape), work(sections, shape))
+    return StageNeeds(
+        folder_bytes(sections, "preference", shape), states_bytes(sections, "preference", shape), work(sections, shape)
+    )
 
 
 def work(sections: Sections, shape: ModelConfig) -> Work:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import model_validator
 from torch import Tensor
 
 from lm.checkpoint import device, save_model
@@ -35,16 +34,6 @@ from tasks.preference.step import loss_of
 class PreferenceConfig(PairsRecipe, Prompted):
     model: StartModel
     loss: choice(losses)
-
-    @model_validator(mode="after")
-    def _compares_alike(self) -> "PreferenceConfig":
-        if self.loss.needs_reference and self.holding.spans_rows:
-            raise ValueError(
-                f"rounding: {self.rounding.name} has scales that span rows, by which an answer's probability depends on the "
-                f"answers beside it, and loss {self.loss.name} compares it with the start model's: set rounding to "
-                "{name: mus} or {name: none}"
-            )
-        return self
 
 
 class Learning:

@@ -13,7 +13,6 @@ from lm.checkpoint import device, save_model
 from lm.config import Seed, choice
 from lm.model import Decoder, ModelConfig
 from lm.sampler import generate
-from lm.schedules.feedback import Feedback
 from lm.tokenizer import Tokenizer
 from lm.training.ahead import Ahead
 from lm.training.batch import Batch, Metrics
@@ -77,7 +76,7 @@ class PretrainConfig(Recipe):
             raise ValueError(
                 "growth: layers move as they are kept, in fp32: set rounding.name to none and optimizer_states.format to fp32"
             )
-        if self.growth.grows and isinstance(self.schedule, Feedback) and self.schedule.tries:
+        if self.growth.grows and self.tries:
             raise ValueError("growth: trials of rates go back to weights of before a layer came: set another schedule")
         if self.growth.grows and (self.fast_forward.every or self.lookahead.share):
             raise ValueError(

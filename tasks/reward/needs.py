@@ -7,9 +7,9 @@ from lm.heads import ScalarHeads, put_heads
 from lm.model import ModelConfig
 from lm.training.batch import Batch, Metrics
 from tasks.about.pairs import lengths_of
-from tasks.about.prompts import model_like
+from tasks.about.prompts import folder_bytes, model_like, states_bytes
 from tasks.about.sections import Sections
-from tasks.about.training import checkpoint_bytes, lower, model_bytes
+from tasks.about.training import lower
 from tasks.about.work import StageNeeds, Step, Work
 from tasks.reward.step import loss_of
 
@@ -17,7 +17,9 @@ from tasks.reward.step import loss_of
 def needs(sections: Sections) -> StageNeeds:
     """Raises ConfigError where no prompt fits the context."""
     shape = sections.shape("reward")
-    return StageNeeds(model_bytes(shape), checkpoint_bytes(shape), work(sections, shape))
+    return StageNeeds(
+        folder_bytes(sections, "reward", shape), states_bytes(sections, "reward", shape), work(sections, shape)
+    )
 
 
 def work(sections: Sections, shape: ModelConfig) -> Work:

@@ -101,11 +101,6 @@ class RlConfig(Prompted):
                 f"linear: {self.linear.name} puts other numbers in a matrix's place, where older weights have the matrix: "
                 "set staleness to 0"
             )
-        if self.holding.spans_rows:
-            raise ValueError(
-                f"rounding: {self.rounding.name} has scales that span rows, by which an answer's probabilities depend on the "
-                "answers beside it: set rounding to {name: mus} or {name: none}"
-            )
         if self.stop_factor:
             raise ValueError("stop_factor: a policy's loss has no level to compare with: set it to 0")
         if isinstance(self.schedule, Feedback):
@@ -113,6 +108,14 @@ class RlConfig(Prompted):
             raise ValueError(f"schedule: {name} compares losses, and a policy's has no level: take another schedule")
         check_watched("rewards", [path for part in self.rewards for path in part.reads], [FOLDER])
         return self
+
+    @property
+    def rows_apart(self) -> str:
+        return "answers are sampled beside others than those that they are learned beside"
+
+    @property
+    def older_weights(self) -> int:
+        return self.staleness
 
     @property
     def answer_tokens(self) -> int:

@@ -7,9 +7,9 @@ from lm.model import Decoder, ModelConfig
 from lm.sampler import rows_for
 from lm.training.batch import Batch, Metrics
 from tasks.about.problem_lengths import conversations, last_of, longest_prompt
-from tasks.about.prompts import model_like
+from tasks.about.prompts import folder_bytes, model_like, states_bytes, trained_numbers
 from tasks.about.sections import Sections
-from tasks.about.training import checkpoint_bytes, lower, model_bytes
+from tasks.about.training import checkpoint_bytes, lower
 from tasks.about.work import Sampling, StageNeeds, Step, Work
 from tasks.rl.advantages import Gae
 from tasks.rl.rewards import Judge, Model
@@ -27,8 +27,9 @@ def needs(sections: Sections) -> StageNeeds:
     shape, config = sections.shape("rl"), sections["rl"]
     kept = ledger_bytes(config, longest_start(config, shape)) if config.keep_rollouts else 0.0
     critic = checkpoint_bytes(critic_shape(sections)) if isinstance(config.advantage, Gae) else 0.0
-    older = CHECKPOINTS * config.staleness * model_bytes(shape)
-    return StageNeeds(model_bytes(shape) + kept, checkpoint_bytes(shape) + critic + older + kept, work(sections, shape))
+    older = CHECKPOINTS * config.staleness * 4.0 * trained_numbers(sections, "rl", shape)
+    scratch = states_bytes(sections, "rl", shape) + critic + older + kept
+    return StageNeeds(folder_bytes(sections, "rl", shape) + kept, scratch, work(sections, shape))
 
 
 def ledger_bytes(config: RlConfig, prompt: int) -> float:

@@ -15,9 +15,9 @@ from lm.conversations.files import dialogues_of, files_of
 from lm.model import ModelConfig
 from lm.training.batch import Batch, Metrics
 from tasks.about.problem_lengths import conversations, counter
-from tasks.about.prompts import model_like
+from tasks.about.prompts import folder_bytes, model_like, states_bytes
 from tasks.about.sections import Sections
-from tasks.about.training import checkpoint_bytes, lower, model_bytes
+from tasks.about.training import lower
 from tasks.about.work import StageNeeds, Step, Work
 from tasks.core.config import ConfigError
 from tasks.sft.sources.attempts import AGAIN
@@ -30,7 +30,7 @@ LOOKED_AT = 512
 def needs(sections: Sections) -> StageNeeds:
     """Raises ConfigError where no conversation fits the context."""
     shape = sections.shape("sft")
-    return StageNeeds(model_bytes(shape), checkpoint_bytes(shape), work(sections, shape))
+    return StageNeeds(folder_bytes(sections, "sft", shape), states_bytes(sections, "sft", shape), work(sections, shape))
 
 
 @cache

@@ -54,6 +54,12 @@ class SftConfig(Prompted):
     problems: choice(problems)
     seed: Seed
 
+    @property
+    def rows_apart(self) -> str:
+        return (
+            f"loss {self.loss.name} is of how likely a whole answer is by itself" if self.loss.of_whole_answers else ""
+        )
+
     @model_validator(mode="after")
     def _one_a_row(self) -> "SftConfig":
         if self.packing and self.learns_prompt:

@@ -33,7 +33,7 @@ def test_the_answer_for_programs_says_what_to_lower(
 
     def told(work: object, machine: Machine) -> Forecast:
         fits = next(often)
-        return Forecast(1, 1.0, 1.0, 2e9, 1.0, 0.0, 1, 1, fits, False, 1.0)
+        return Forecast(1, 1.0, 1.0, 2e9, 1.0, 0.0, 1, 1, fits, False, 1.0, 0.0)
 
     often = iter([False, *[True] * 50])
     monkeypatch.chdir(ROOT)
@@ -60,5 +60,5 @@ def test_the_answer_for_programs_says_what_to_lower(
 )
 def test_what_a_backward_holds_says_the_policy(policy: str, positions: int, said: str) -> None:
     work = Work(recipe(recompute=policy), toy_model().config, 1, 1.0, lambda: pytest.fail("made"), Lower("", ""))
-    found = Forecast(1, 1.0, 1.0, 2e9, 1.0, 0.0, positions, 1, True, False, 1.0)
+    found = Forecast(1, 1.0, 1.0, 2e9, 1.0, 0.0, positions, 1, True, False, 1.0, 0.0)
     assert plan.row_of("sft", work, found)[plan.HEAD.index("a backward holds")] == said

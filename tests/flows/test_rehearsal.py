@@ -1,6 +1,7 @@
 """The rehearsal of a training step beside the real one: what an update takes, with every optimizer and in each of its phases,
 what is refused before the first step, and the older weights by which reinforcement learning samples."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 import torch
 
 from flows.forecast import dry_run
+from flows.forecast.__main__ import on_the_host
 from flows.forecast.dry_run import HOLES, Live, Rehearsed, rehearse
-from flows.forecast.forecasts import told_of, works_of
+from flows.forecast.estimate import MACHINES
+from flows.forecast.forecasts import forecast_of, told_of, works_of
 from flows.params.compose import compose
 from flows.preflight import slow_checks
 from lm import averages, optimizers
@@ -153,6 +156,20 @@ def test_the_memory_of_a_gpu_does_not_hold_older_weights() -> None:
     works = [work_of("rl", f"rl.staleness={staleness}") for staleness in (0, 2)]
     without, with_older = (rehearse(work.step, work.recipe, work.steps, 10**9, True) for work in works)
     assert (without.step_bytes, without.sampling_bytes) == (with_older.step_bytes, with_older.sampling_bytes)
+    assert (without.host_bytes, with_older.host_bytes) == (0, 3 * (with_older.state_bytes - without.state_bytes) / 2)
+    told = forecast_of(works[1], MACHINES["h200"], 0)
+    assert told.host_bytes == with_older.host_bytes > 3 * 4 * told.parameters
+    assert on_the_host(["sft", "rl"], [replace(told, host_bytes=0.0), replace(told, host_bytes=1.5e9)]) == [
+        "rl keeps 1.50 GB in the host's memory"
+    ]
+
+
+def test_older_weights_beside_a_prompt_are_those_of_the_prompt() -> None:
+    """What stays is in no copy: vectors of a prompt, and the tables of positions."""
+    soft = ["rl.staleness=2", "rl.soft_prompt={name: prompt_tuning, length: 5}", "rl.optimizer={name: adamw}"]
+    whole, of_prompt = (work_of("rl", *words) for words in (soft[:1], soft))
+    large, small = (rehearse(work.step, work.recipe, work.steps, 10**9, True).host_bytes for work in (whole, of_prompt))
+    assert 0 < small < 0.1 * large
 
 
 def test_a_checkpoint_holds_the_mean_movement_and_the_weights_before_an_update(plain: Work) -> None:
@@ -175,8 +192,9 @@ def test_what_trials_go_back_to_is_in_checkpoints_and_in_the_memory_of_a_cpu(pla
     without, tried = (rehearse(plain.step, recipe, 100, 10**9, False) for recipe in ways)
     assert tried.state_bytes == 2 * without.state_bytes
     assert tried.step_bytes - without.step_bytes == without.state_bytes
-    on_gpu = [rehearse(plain.step, recipe, 100, 10**9, True).step_bytes for recipe in ways]
-    assert on_gpu[0] == on_gpu[1]
+    on_gpu = [rehearse(plain.step, recipe, 100, 10**9, True) for recipe in ways]
+    assert on_gpu[0].step_bytes == on_gpu[1].step_bytes
+    assert (on_gpu[0].host_bytes, on_gpu[1].host_bytes) == (0, on_gpu[0].state_bytes)
 
 
 def test_what_the_forecast_is_refused_is_a_finding_of_preflight(

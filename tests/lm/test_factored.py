@@ -72,13 +72,6 @@ def test_sltrain_trains_few_numbers_and_keeps_no_matrix() -> None:
     assert flops_per_token(model, 12) == flops_per_token(dense, 12)
 
 
-def test_zero3_that_has_cut_the_values_of_sltrain_is_refused() -> None:
-    layer = layer_of(SLTrain(), [1.0, 2.0])
-    layer.values.data = torch.empty(0)
-    with pytest.raises(ConfigError, match="linear: zero3 cuts the values of sltrain: set TOKENMILL_PARALLEL to fsdp"):
-        layer.begin(0, False)
-
-
 def test_the_places_of_sltrain_follow_from_the_seed_and_the_layer() -> None:
     def places(method: SLTrain) -> dict[str, list[int]]:
         model = toy_model(seed=1)

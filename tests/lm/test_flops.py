@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lm.training.flops import PEAKS, card_of, flops_per_token, peak_flops
+from lm.training.flops import PEAKS, card_of, flops_per_token, forward_flops_per_token, peak_flops
 from tests.lm.models import toy_model
 
 
@@ -22,6 +22,20 @@ def test_by_hand() -> None:
     # 2 layers of q 32x32, k and v 16x32, o 32x32, three of 48x32, and a head of 261x32; attention 6 * 2 * 4 * 8 * 10
     products = 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 48 * 32) + 261 * 32
     assert flops_per_token(toy_model(), 10) == 6 * products + 6 * 2 * 4 * 8 * 10
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_pass_without_gradients_has_a_third_of_them_whatever_is_frozen(tied: bool) -> None:
+    model, B, T = toy_model(tied=tied), 2, 32
+    model.requires_grad_(False)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(B, T, dtype=torch.int64))
+    counts = counter.get_flop_counts()["Global"]
+    products = sum(count for name, count in counts.items() if "attention" not in str(name))
+    assert forward_flops_per_token(model, 0) * B * T == pytest.approx(products, rel=1e-12)
+    assert not any(weight.requires_grad for weight in model.parameters())
+    # attention too: 2 * 2 layers * 4 heads * 8 * 10 positions
+    assert forward_flops_per_token(model, 10) - forward_flops_per_token(model, 0) == pytest.approx(2 * 2 * 4 * 8 * 10)
 
 
 def test_a_cpu_has_no_known_peak() -> None:

@@ -7,14 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm.config import ConfigError
 from lm.linears import Pixelfly
 from lm.linears.pixelfly import flat_butterfly, pattern, side_of, stretched
-from lm.optimizers import AdamW
 from lm.training.flops import flops_per_token
 from lm.training.memory import bytes_kept
 from tests.lm.models import toy_model
-from tests.lm.test_factored import recipe
 from tests.lm.test_linears import batch_of, held
 from tests.lm.test_spectral import random_layer
 
@@ -121,9 +118,3 @@ def test_the_first_values_of_a_thin_product_follow_from_seed_and_layer() -> None
     other.hold(Pixelfly(seed=1))
     key, query = "blocks.0.attention.key", "blocks.0.attention.value"
     assert not torch.equal(one[key].down, other.held[key].down) and not torch.equal(one[key].down, one[query].down)
-
-
-def test_zero3_that_cuts_what_pixelfly_mixes_by_is_refused_before_it_is_cut() -> None:
-    zero = pytest.importorskip("lm.training.parallel.zero")
-    with pytest.raises(ConfigError, match="linear: zero3 cuts what pixelfly mixes by: set TOKENMILL_PARALLEL to fsdp"):
-        zero.Zero(3, False, recipe(Pixelfly())).distribute(held(Pixelfly), AdamW())

@@ -5,23 +5,32 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 from lm.averages import Ema
+from lm.block import Block
 from lm.config import ConfigError
 from lm.linears import SST, Cuttlefish, Monarch, Pixelfly
 from lm.linears.cuttlefish import CuttlefishLinear, level, rank_of, stable_rank
 from lm.linears.sst import SSTLinear, drawn, likelihoods
+from lm.model import Decoder
 from lm.optimizers import AdamW, Lamb, Muon, Soap
+from lm.schedules import Cosine
+from lm.training import precision
 from lm.training.average import RunningAverage
 from lm.training.flops import flops_per_token
 from lm.training.held import HeldLayers
+from lm.training.loop import train
 from lm.training.parallel.exact import Exact
+from lm.training.recipe import Recipe
 from tasks.core.log import Stopped
 from tests.lm.models import toy_model
 from tests.lm.test_factored import layer_of, recipe
 from tests.lm.test_linear_methods import put
 from tests.lm.test_linears import SOON, batch_of, disturbed, fit, held
+from tests.lm.test_training import Recorder
 
 
 def random_layer(method: Any, rows: int, columns: int, seed: int = 0) -> Any:
@@ -307,6 +316,42 @@ def test_cuttlefish_that_was_stopped_goes_on_with_what_it_measured(after: int, t
         fit(how, tmp_path / "cut", after)
     resumed = fit(how, tmp_path / "cut").state_dict()
     assert all(torch.equal(resumed[name], weight) for name, weight in whole.state_dict().items())
+
+
+def graphs_of(model: Decoder) -> int:
+    """How many graphs the blocks of a model are compiled into, in a pass."""
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    model._run = torch.compile(Block.__call__, backend=counter, dynamic=False)
+    model.train()(torch.zeros(1, 4, dtype=torch.int64))
+    return counter.frame_count
+
+
+def test_blocks_of_cuttlefish_would_be_a_graph_each_and_are_not_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranks of their own, behind the switch: torch compiles each, up to its limit. Whether a run compiles does not hang on when
+    its matrices turn."""
+    model = toy_model(seed=1, layers=4)
+    model.hold(Cuttlefish())
+    assert graphs_of(model) == 1
+    for name, layer in model.held.items():
+        layer.rank = 1 + int(name.split(".")[1])
+    assert graphs_of(model) == 4
+    parts: dict[str, Any] = {"optimizer": AdamW(), "schedule": Cosine(), "average": Ema()}
+    with pytest.raises(
+        ValidationError, match="linear: cuttlefish gives each matrix a size of its own.*: set compile: off"
+    ):
+        Recipe(**parts, linear=Cuttlefish(), compile="on")
+    monkeypatch.setattr(precision, "COMPILE_FLOPS", 0.0)
+    monkeypatch.setattr(precision.shutil, "which", lambda name: name)
+    assert [precision.compiles(recipe(each).compiling, torch.device("cpu"), 1.0) for each in (Cuttlefish(), SST())] == [
+        False,
+        True,
+    ]
+    log = Recorder(tmp_path)
+    train(model := toy_model(seed=1), recipe(Cuttlefish()), 1, lambda step: batch_of(model), log)
+    assert log.execution["compiled"] == "no"
 
 
 @pytest.mark.parametrize("method", [Cuttlefish(), Monarch(), Pixelfly()], ids=lambda method: method.name)

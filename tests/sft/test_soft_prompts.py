@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from flows.forecast.dry_run import rehearse
-from flows.forecast.estimate import MACHINES
+from flows.forecast.estimate import MACHINES, UTILIZATION
 from flows.forecast.forecasts import forecast_of
 from flows.params.compose import compose
 from lm import precisions
@@ -18,7 +19,7 @@ from lm.averages import Last
 from lm.checkpoint import load_model, save_model
 from lm.config import ConfigError, methods_of
 from lm.optimizers import AdamW
-from lm.prompts import Ept, PromptTuning
+from lm.prompts import Ept, PromptTuning, Without
 from lm.prompts.base import put_prompt
 from lm.sampler import generate
 from lm.schedules import Cosine, Wsd
@@ -26,6 +27,7 @@ from lm.training.flops import flops_per_token
 from lm.training.prompted import Prompted
 from tasks.about.needs import needs_of
 from tasks.about.sections import Sections
+from tasks.about.training import weights_of
 from tasks.core.log import Log
 from tasks.distill.contracts import contracts as of_distill
 from tasks.distill.stage import DistillConfig, beside_prompt
@@ -150,6 +152,71 @@ def test_the_forecast_knows_what_is_trained() -> None:
     # of a whole model's checkpoint two moments a weight, of a prompt's next to none; the gradients of matrices are not made
     assert soft.state_bytes < 0.4 * whole.state_bytes and soft.state_bytes < ept.state_bytes < 0.45 * whole.state_bytes
     assert 0.6 * whole.flops < soft.flops < 0.9 * whole.flops
+
+
+@pytest.mark.parametrize("method", [PromptTuning(length=5), PromptTuning(length=5, keep=True), Ept(length=5, places=7)])
+def test_the_disk_of_a_prompt_by_what_is_saved_and_by_hand(method: Any, tmp_path: Path) -> None:
+    """Of what is saved its numbers, in fp32; of checkpoints the model once, and of what makes the prompt all that is trained."""
+    words = (
+        f"sft.soft_prompt={method.model_dump(exclude={'seed'})}".replace("'", "")
+        .replace("False", "false")
+        .replace("True", "true")
+    )
+    plain, soft = (needs_of("sft", sections("sft.packing=false", *more)) for more in ([], [words]))
+    width, weights = sections().shape("sft").width, weights_of(sections().shape("sft"))
+    sizes = {}
+    for name, put in (("bare", Without()), ("with", method)):
+        (tmp_path / name).mkdir()
+        model = toy_model()
+        put_prompt(model, put)
+        model.merge()
+        save_model(tmp_path / name, model, toy_tokenizer())
+        sizes[name] = sum(
+            tensor.nbytes for path in (tmp_path / name).glob("*.safetensors") for tensor in load_file(path).values()
+        )
+    numbers = (sizes["with"] - sizes["bare"]) / 4 / toy_model().config.width
+    assert (
+        numbers
+        == {(False, 0): 5, (True, 0): 10, (False, 7): 12}[getattr(method, "keep", False), getattr(method, "places", 0)]
+    )
+    assert soft.output - plain.output == 4 * numbers * width
+    made = method.build(torch.zeros(9, width))
+    assert soft.scratch == 2 * (4 * weights + 16 * sum(weight.numel() for weight in made.parameters()))
+
+
+def test_a_stage_that_goes_on_with_a_prompt_is_as_large_on_disk_as_its_model_with_it() -> None:
+    behind = "sft.soft_prompt={name: ept, length: 100, places: 7}"
+    for stage in ("rl", "preference", "reward"):
+        given = ["sft.packing=false", f"{stage}.model=sft", "rl.staleness=1"]
+        plain, carrying = (needs_of(stage, sections(*given, *more)) for more in ([], [behind]))
+        numbers = (100 + 7) * sections().shape("sft").width
+        assert carrying.output - plain.output == 4 * numbers
+        assert carrying.scratch - plain.scratch == 2 * (16 + 4 * (stage == "rl")) * numbers
+
+
+def test_what_a_frozen_model_is_read_with_is_a_third_of_its_flop_and_made_anew_a_half() -> None:
+    """rl beside the policy it is held to, and sft whose backward makes the forward anew: seconds by hand, of H200's roof."""
+    reached = UTILIZATION["gpu"] * MACHINES["h200"].flops
+    for words, again in (([], 0), (["rl.recompute=whole"], 1)):
+        given = ["rl.loss={name: cispo, kl: 0.1}", "sft.packing=false", *words]
+        soft = ["rl.soft_prompt={name: prompt_tuning, length: 50}", "rl.optimizer={name: adamw}"]
+        for more in ([], soft):
+            work = needs_of("rl", sections(*given, *more)).work
+            assert work
+            found, step = forecast_of(work, MACHINES["h200"], 0), work.step()
+            length, carried = step.batch.length, 50 * bool(more)
+            shape = step.model.config
+            products = flops_per_token(step.model, 0) / 6
+            seen = (length + carried) / length
+            mixing = 2 * shape.layers * shape.heads * shape.head_dim
+            head = step.model.head_weight.numel()
+            forward = (2 * (products - head) + mixing * (length + carried)) * seen + 2 * head
+            whole = ((4 if more else 6) * (products - head) + 3 * mixing * (length + carried)) * seen + (
+                4 if more else 6
+            ) * head
+            reference = 2 * products + mixing * length
+            seconds = work.steps * step.batch.tokens * (whole + again * forward + reference) / reached
+            assert found.seconds - found.sampling_seconds == pytest.approx(seconds, rel=1e-9)
 
 
 def rehearsed(*changes: str, stage: str = "sft") -> Any:

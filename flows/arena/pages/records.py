@@ -74,7 +74,7 @@ class Run(Record):
     """One run of an arm at its best parameters.
 
     curve: (tokens, seconds, training bits per byte) a point; to_target: None where the target was not reached; why: how it
-    diverged; grows: whether its model did.
+    diverged; grows: whether its model did; flops: up to each point of the curve of one that does.
     """
 
     seed: int
@@ -87,6 +87,7 @@ class Run(Record):
     to_target: ToTarget | None = None
     why: Text = ""
     grows: bool = False
+    flops: tuple[float, ...] = ()
 
 
 class Arm(Record):

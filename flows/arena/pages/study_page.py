@@ -10,6 +10,7 @@ from flows.arena.pages.figures import compact, measured
 from flows.arena.pages.findings import Row
 from flows.arena.pages.records import Arm, Comparison, Run, Study, read_study
 from flows.arena.pages.templates import filled
+from flows.arena.statistics.spent import flop_after
 from tasks.core.yaml import dump_yaml
 from tasks.report.words import duration
 
@@ -89,12 +90,12 @@ def forests(arms: list[Row], study: Study) -> list[Forest]:
 def curves(arms: list[Row], hues: dict[str, str]) -> list[Figure]:
     """The curves of every run over tokens, seconds and FLOP; empty where no run left one.
 
-    The FLOP of a point are its share of the run's, by tokens; a model that grows has none.
+    The FLOP of a point are its share of the run's, by tokens; of a model that grows those that its result has of each.
     """
     kinds: dict[str, Callable[[Run, float, float | None], float | None]] = {
         "tokens": lambda _, tokens, __: tokens,
         "seconds": lambda _, __, seconds: seconds,
-        "FLOP": lambda run, tokens, _: run.flop * tokens / run.tokens if run.tokens and not run.grows else None,
+        "FLOP": lambda run, tokens, _: _flop(run, tokens),
     }
     runs = [(row.arm, run) for row in arms for run in row.arm.runs]
     settled = [y for _, run in runs if not run.diverged for y in _settled(run)]
@@ -114,6 +115,12 @@ def curves(arms: list[Row], hues: dict[str, str]) -> list[Figure]:
             label = f"training bits per byte over {name}"
             found.append((f"over {name}", Markup(plot.curves(lines, across, up, label, name))))
     return found
+
+
+def _flop(run: Run, tokens: float) -> float | None:
+    if run.grows:
+        return flop_after(tokens, [at for at, *_ in run.curve], run.flops) if run.flops else None
+    return run.flop * tokens / run.tokens if run.tokens else None
 
 
 def _settled(run: Run) -> list[float]:

@@ -20,10 +20,10 @@ LEAST_WINDOW = 5
 
 @dataclass(frozen=True)
 class Reached:
-    """Where a curve reached a target. flop: None where no FLOP a token were given."""
+    """Where a curve reached a target. seconds, flop: None where they are not told."""
 
     tokens: float
-    seconds: float
+    seconds: float | None
     flop: float | None
 
 

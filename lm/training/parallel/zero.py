@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 import deepspeed
 import torch
-from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state
+import torch.nn.functional as F
+from deepspeed.utils import safe_get_full_optimizer_state, safe_set_full_optimizer_state, safe_set_local_optimizer_state
 from torch import Tensor
 
 from lm.config import ConfigError
-from lm.distributed import world_size
-from lm.linears import Pixelfly
+from lm.distributed import rank, world_size
 from lm.linears.base import rates_of, roles_of
 from lm.model import Decoder
 from lm.optimizers.base import SCALARS, Optimizer, with_rates
@@ -35,6 +35,13 @@ def _in_autocast(call: Callable[..., Result], model: Decoder) -> Callable[..., R
             return call(*arguments)
 
     return inside
+
+
+def piece_of(value: Tensor, numbers: int, number: int) -> Tensor:
+    """What the rank of this number holds of a tensor that ZeRO-3 cuts into pieces of so many numbers each: those behind the
+    tensor's end are zeros, and so is a whole piece where there are more ranks than numbers."""
+    mine = value.flatten()[numbers * number : numbers * (number + 1)]
+    return F.pad(mine, (0, numbers - len(mine)))
 
 
 class Zero(DDP):
@@ -69,8 +76,6 @@ class Zero(DDP):
                 f"linear: {held.name} changes weights between steps, which ZeRO keeps in pieces of its own: set "
                 "TOKENMILL_PARALLEL to exact or ddp"
             )
-        if self._stage == 3 and isinstance(held, Pixelfly):  # DeepSpeed restores no odd number of values
-            raise ConfigError("linear: zero3 cuts what pixelfly mixes by: set TOKENMILL_PARALLEL to fsdp or zero2")
         if self._stage == 3 and model.prompt is not None:
             raise ConfigError(
                 "soft_prompt: zero3 cuts it, and it is read whole: set TOKENMILL_PARALLEL to zero2 or fsdp"
@@ -180,7 +185,11 @@ class Zero(DDP):
         for name, weight in self.model.named_parameters():
             for slot in set(self.slot_names.get(name, ())) - SCALARS.keys():
                 value = slots[f"{slot}.{name}"].to(self.model.cos_TE.device)
-                safe_set_full_optimizer_state(weight, value, slot)
+                if self._stage < 3:
+                    safe_set_full_optimizer_state(weight, value, slot)
+                else:  # of a whole value DeepSpeed 0.19.8 takes as many numbers for each rank, which may be more than there are
+                    cut: Any = weight
+                    safe_set_local_optimizer_state(weight, piece_of(value, cut.ds_tensor.numel(), rank()), slot)
 
     def finish(self) -> None:
         weights = self.weights()

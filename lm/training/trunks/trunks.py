@@ -137,7 +137,7 @@ class Trunks:
     def _compiles(self, run: Run, flops: float) -> bool:
         """Whether this run, had it done that first step itself, would be compiled."""
         device = run.parallel.model.embedding.weight.device
-        return compiles(self._recipe.compile, device, self._steps * flops)
+        return compiles(self._recipe.compiling, device, self._steps * flops)
 
     def _say_why_not(self) -> None:
         """Say in a line why no trunk is shared, where there are trunks of this stage."""

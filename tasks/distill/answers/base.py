@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lm.config import Config
 
@@ -21,6 +22,10 @@ class Asked:
 
 
 class Answers(Config):
+    """by_student: whether the model that learns writes some of them."""
+
+    by_student: ClassVar[bool] = False
+
     def fits(self, demonstration: list[int], longest: int) -> bool:
         """Whether a problem of this demonstration can be asked, where an answer has so many tokens at the most."""
         return True

@@ -1,7 +1,7 @@
 """Answers by the student, so that it is corrected where it errs: on-policy distillation, GKD, Agarwal et al. 2024
 (arXiv:2306.13649), algorithm 1."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ class Student(Answers):
     now, where the paper has a fixed set, its own or labelled."""
 
     name: Literal["student"] = "student"
+    by_student: ClassVar[bool] = True
     share: float = Field(1.0, gt=0, le=1, description="of steps whose answers the student writes: the paper's lambda")
     temperature: Temperature = 1.0
 

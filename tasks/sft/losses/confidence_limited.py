@@ -5,7 +5,7 @@ reward. Letters: K predictions, C conversations.
 """
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -39,6 +39,7 @@ class ConfidenceLimited(Config):
     """
 
     name: Literal["confidence_limited"] = "confidence_limited"
+    of_whole_answers: ClassVar[bool] = True
     samples: int = Field(16, gt=0, description="N of the pass@N that counts; 1: the log-likelihood of whole answers")
 
     def __call__(self, learned: Learned) -> tuple[Tensor, Metrics]:

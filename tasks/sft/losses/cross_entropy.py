@@ -1,6 +1,6 @@
 """The mean negative log-likelihood of what is learned."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ class CrossEntropy(Config):
     """A mean over the tokens of the step, each by its weight: a long answer weighs more than a short one."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
+    of_whole_answers: ClassVar[bool] = False
 
     def __call__(self, learned: Learned) -> tuple[Tensor, Metrics]:
         loss, _ = linear_cross_entropy(

@@ -1,9 +1,13 @@
 """Laws over a study's result: the columns that each takes of it, and one line where it cannot be fitted."""
 
+from contextlib import suppress
+from typing import Any
+
 import pytest
 
 from flows.arena import fits
-from flows.arena.fitted import LAWS, WARM_UP, fitted, in_words
+from flows.arena.fits.law import CannotFit
+from flows.arena.fitted import LAWS, WARM_UP, beside_baseline, fitted, flop_of, in_words
 from flows.arena.result import Told, result_of
 from lm.config import methods_of
 from tests.flows.arena.races import losses, raced, study
@@ -77,15 +81,46 @@ def test_a_rate_that_decays_from_the_beginning_leaves_nothing_to_fit(start: floa
 
 
 @pytest.mark.parametrize("name", ["1000", "2000"])
-def test_no_gain_is_told_beside_a_model_that_grows(name: str) -> None:
-    """Its FLOP up to a point are no share of its tokens."""
+def test_no_gain_is_told_where_the_flop_of_a_model_that_grows_are_not_there(name: str) -> None:
+    """They are no share of its tokens, and results of before have no others."""
     of = result(LENGTHS)
     for arm in of["arms"]:
         for run in arm["runs"] if arm["name"] == name else []:
             run["grows"] = True
     fits_ = fitted("compute_gain", of)["fits"]
-    refused = {case for case, found in fits_.items() if "grows: its FLOP are not even" in found.get("cannot", "")}
+    refused = {
+        case
+        for case, found in fits_.items()
+        if "grows, and this result has no FLOP along its curve" in found.get("cannot", "")
+    }
     assert refused == (set(fits_) if name == "1000" else {"2000"})
+
+
+def test_the_gain_of_a_model_that_grows_is_by_the_flop_of_its_curve() -> None:
+    """An arm that half of its FLOP would do for: the same curve, at half the FLOP of each point, whatever its tokens."""
+    of, grown = result(LENGTHS), result(LENGTHS)
+    for arm in grown["arms"]:
+        for run in arm["runs"] if arm["name"] == "2000" else []:
+            run.update(grows=True, flops=[0.5 * tokens / run["tokens"] * run["flop"] for tokens, *_ in run["curve"]])
+    seen = [list(beside_points(each, "2000")) for each in (of, grown)]
+    assert seen[1] == pytest.approx([0.5 * flop for flop in seen[0]]) and len(seen[0]) > 3
+    assert flop_of({"flops": [4.0, 10.0], "curve": [[2, None, 1.0], [4, None, 1.0]]}, 3) == 7.0
+    assert flop_of({"flops": [4.0, 10.0], "curve": [[2, None, 1.0], [4, None, 1.0]]}, 1) == 2.0
+
+
+def beside_points(of: dict[str, Any], name: str) -> list[float]:
+    """FLOP of the points that a law of gains is given of an arm."""
+    given: dict[str, Any] = {}
+
+    def law(*columns: Any) -> Any:
+        given["flop"] = columns[2]
+        raise CannotFit("enough")
+
+    for case, fit in beside_baseline(law, of):
+        if case == name:
+            with suppress(CannotFit):
+                fit()
+    return list(given["flop"])
 
 
 def test_the_warm_up_is_what_an_extrapolation_leaves_out() -> None:

@@ -99,12 +99,15 @@ def test_curves_show_the_end_of_runs_and_let_the_beginning_leave() -> None:
     assert "nan" not in plot.curves([line], axis.linear([0.0, 1.0]), axis.linear([2.0, 3.0]), "l", "x")
 
 
-def test_a_model_that_grows_has_no_curve_over_flop() -> None:
+def test_a_model_that_grows_has_a_curve_over_the_flop_that_its_result_has() -> None:
     full = EXAMPLES["full"]
     grown = {**full, "arms": [{**arm, "runs": [{**run, "grows": True} for run in arm["runs"]]} for arm in full["arms"]]}
     assert "training bits per byte over FLOP" in text_of(full)
     assert "training bits per byte over FLOP" not in text_of(grown)
     assert "training bits per byte over tokens" in text_of(grown)
+    for arm in grown["arms"]:
+        arm["runs"] = [{**run, "flops": [3.0 * at for at, *_ in run["curve"]]} for run in arm["runs"]]
+    assert "training bits per byte over FLOP" in text_of(grown)
 
 
 def test_tuning_marks_the_best_the_ends_and_what_diverged() -> None:

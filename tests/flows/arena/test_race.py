@@ -1,5 +1,6 @@
 """A race asks for the same of every arm, goes on after a kill as it would have, and says what is so of runs whose gain is known."""
 
+import json
 from contextlib import suppress
 from dataclasses import replace
 
@@ -160,7 +161,31 @@ def test_an_arm_beyond_a_budget_of_bytes_is_said() -> None:
     assert said == {1999: ["takes 2,000 bytes of weights, and the budget is 1,999"] * 2, 2000: []}
 
 
-def test_an_arm_whose_model_grows_is_said_to_have_no_curve_over_flop() -> None:
+def test_a_target_of_an_arm_whose_model_grows_has_tokens_and_flop_and_no_seconds() -> None:
+    """FLOP between two points of its curve; a result of before, without those, has none."""
+    asked, run = study(tune={}, target=1e9), losses({}, 0.003)
+
+    def grown(job: Job, told: bool) -> Outcome:
+        made = run(job)
+        if job.arm != "muon":
+            return made
+        flops = tuple(0.1 * made.flop * at / made.tokens for at, _ in made.curve)
+        return replace(made, grows=True, flops=flops if told else ())
+
+    for told in (True, False):
+        result = result_of(asked, raced(asked, lambda job, told=told: grown(job, told)), TOLD)
+        there = result["arms"][1]["runs"][0]["to_target"]
+        first = result["arms"][1]["runs"][0]["curve"][0][0]
+        share = first / result["arms"][1]["runs"][0]["tokens"]
+        flop = pytest.approx(0.1 * share * result["arms"][1]["runs"][0]["flop"]) if told else None
+        assert there == {"tokens": first, "seconds": None, "flop": flop}
+        rows = {row["quantity"] for row in result["comparisons"]}
+        assert {"tokens_to_target"} | ({"flop_to_target"} if told else set()) == {r for r in rows if "target" in r}
+        assert ("flops" in result["arms"][1]["runs"][0]) == told and "flops" not in result["arms"][0]["runs"][0]
+        json.dumps(result, allow_nan=False)
+
+
+def test_an_arm_whose_model_grows_is_said_to_have_no_curve_over_seconds() -> None:
     asked, run = study(tune={}), losses({}, 0.003)
     result = result_of(asked, raced(asked, lambda job: replace(run(job), grows=job.arm == "muon")), TOLD)
     said = {arm["name"]: [line for line in arm["warnings"] if "its model grows" in line] for arm in result["arms"]}

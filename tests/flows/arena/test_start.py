@@ -30,7 +30,7 @@ from flows.forecast.forecasts import forecast_of, step_of, works_of
 from flows.params import compose as composing
 from flows.params.compose import Composer, compose, presets
 from lm.config import ConfigError
-from lm.training.flops import flops_per_token
+from lm.training.flops import flops_of_steps, flops_per_token
 from tasks.about.work import Work
 from tasks.report.read import Stage
 from tests.flows.arena.races import study
@@ -68,7 +68,8 @@ def test_a_budget_is_of_tokens_where_steps_grow_and_a_target_of_tokens_is_refuse
         tokens_of(checkout.compose, aimed, "grows")
 
 
-def test_a_target_of_a_model_that_grows_is_refused(tmp_path: Path) -> None:
+def test_budgets_and_targets_of_a_model_that_grows(tmp_path: Path) -> None:
+    """A budget of FLOP is spent to a step, by the layers of a run of as many steps; a target asks for no other tokens."""
     given = {
         "arms": {"whole": {"method": {"name": "whole"}}, "staged": {"method": {"name": "staged"}}},
         "baseline": "whole",
@@ -78,10 +79,18 @@ def test_a_target_of_a_model_that_grows_is_refused(tmp_path: Path) -> None:
     assert tokens_of(checkout.compose, Study.model_validate(base, strict=False), "staged") == 163840
     aimed = Study.model_validate({**base, "target": 3.0}, strict=False)
     assert tokens_of(checkout.compose, aimed, "whole") == 163840
-    for budget in ({"tokens": 163840}, {"bytes": 4000000}):
-        aimed = Study.model_validate({**base, "budget": budget, "target": 3.0}, strict=False)
-        with pytest.raises(ConfigError, match="target: the model of staged grows"):
-            tokens_of(checkout.compose, aimed, "staged")
+    assert tokens_of(checkout.compose, aimed, "staged") == 163840
+    work = works_of(checkout.compose("arena", aimed.assignments("staged", {}, 0)), ["pretrain"])["pretrain"]
+    step, each = step_of(work), work.tokens / work.steps
+    assert step.growth
+
+    def taken(steps: int) -> float:
+        return each * sum(flops_of_steps(step.model, step.batch.length, step.growth, steps))
+
+    for flop in (taken(9), 1.3 * taken(7), 0.999 * taken(11)):
+        asked = Study.model_validate({**base, "budget": {"flop": flop}}, strict=False)
+        steps = (tokens_of(checkout.compose, asked, "staged") or 0) / each
+        assert steps == int(steps) and taken(int(steps)) <= flop * (1 + 1e-9) < taken(int(steps) + 1)
 
 
 def ran(*assigned: str) -> tuple[Work, Outcome]:
@@ -110,6 +119,24 @@ def test_points_of_a_curve_are_at_the_tokens_that_steps_had_until_then() -> None
 def test_an_outcome_says_whether_its_model_grows_and_then_its_curve_has_no_seconds() -> None:
     _, told = ran("pretrain.growth={name: staged}")
     assert told.grows and {seconds for _, seconds, _ in curve(told)} == {None}
+    assert ran()[1].flops == ()
+
+
+def test_the_flop_along_the_curve_of_a_model_that_grows_are_those_of_its_layers_so_far() -> None:
+    """By hand: a layer for a quarter of the steps, two until half of them, then four."""
+    growth = "pretrain.growth={name: staged, stages: [{layers: 1, until: 0.25}, {layers: 2, until: 0.5}]}"
+    work, told = ran("pretrain.model.layers=4", growth)
+    each = {}
+    for layers in (1, 2, 4):
+        step = step_of(ran(f"pretrain.model.layers={layers}")[0])
+        each[layers] = work.tokens / work.steps * flops_per_token(step.model, step.batch.length)
+    begins = [int(work.steps * part) for part in (0.25, 0.5)]
+    spent, wanted = 0.0, []
+    for number in range(work.steps):
+        spent += each[1 if number < begins[0] else 2 if number < begins[1] else 4]
+        wanted.append(spent)
+    assert told.flops == pytest.approx(wanted, rel=1e-12) and told.flops[-1] == pytest.approx(told.flop, rel=1e-12)
+    assert told.flops[begins[0] - 1] < 0.6 * told.flop * begins[0] / work.steps
 
 
 def test_a_forecast_of_steps_that_grow_is_of_as_many_tokens_and_seconds() -> None:
