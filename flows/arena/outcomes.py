@@ -18,7 +18,8 @@ class Outcome:
     not say. data: digest of the data that training followed. curve:
     [tokens, loss or bits per byte] of training, a point a step. rates: the learning rate at its highest and at the last step.
     decays_from: tokens after which it was below its highest for good, 0 where it never was.
-    tokens_a_step: in the mean. grows: whether the model did, so that FLOP and seconds are not even over tokens.
+    tokens_a_step: in the mean. grows: whether the model did, so that FLOP and seconds are not even over tokens. study: for
+    which it was run, "" where that was not written down; others that asked for the same have it from there.
     """
 
     digest: str
@@ -40,6 +41,7 @@ class Outcome:
     decays_from: float = 0.0
     why: str = ""
     grows: bool = False
+    study: str = ""
 
 
 class Outcomes:
@@ -58,6 +60,11 @@ class Outcomes:
             file.write(text)
         sync(self._path)
         self.known[outcome.digest] = outcome
+
+    def rename(self, old: str, new: str) -> None:
+        """Know by its new digest, too, what was known by an old one."""
+        if old in self.known:
+            self.known[new] = self.known[old]
 
 
 def _read(path: Path) -> Iterator[Outcome]:
