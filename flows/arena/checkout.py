@@ -1,9 +1,12 @@
-"""What the studies of one checkout share, however many are held: it is read once."""
+"""What the studies of one checkout share, however many are held: it is read once, and a run that two of them ask for is one."""
 
 from pathlib import Path
+from typing import Any
 
 from flows.arena.keys import Keys
 from flows.arena.outcomes import Outcomes
+from flows.arena.runs import watched
+from flows.arena.study import Study
 from flows.params.compose import Composer
 
 
@@ -13,3 +16,13 @@ class Checkout:
     def __init__(self, root: Path, folder: Path) -> None:
         self.root = root
         self.compose, self.keys, self.outcomes = Composer(root), Keys(root), Outcomes(folder)
+
+    def key(self, study: Study, name: str, params: dict[str, Any], threads: int) -> str:
+        """Key of a run with these parameters and so many threads, of the study of this name, whatever its arm is called: the
+        same in every study that measures the same, but for one whose seconds count. Raises ConfigError."""
+        stage, _ = study.stage_and_metric
+        own = [name] if study.timed or study.budget.kind == "seconds" else []
+        key = self.keys.key(params, stage, [threads, study.measure, watched(study.room), *own])
+        if key not in self.outcomes.known:
+            self.outcomes.rename(self.keys.key_as_written(params, stage, [threads, study.measure, study.room]), key)
+        return key

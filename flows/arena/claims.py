@@ -4,6 +4,7 @@ benchmarks/results/claims.jsonl, docs/claims.md and a page. What is up to date i
 import argparse
 import shlex
 import sys
+from dataclasses import asdict
 from datetime import date
 from difflib import get_close_matches
 from json import dumps, loads
@@ -13,7 +14,9 @@ from typing import Any
 from flows.arena.checkout import Checkout
 from flows.arena.hold import FOLDER, hold
 from flows.arena.pages import claims_markdown, claims_page
+from flows.arena.planned import Plan, in_lines, plans_of
 from flows.arena.runs import Failed
+from flows.arena.slots import runs_at_once, threads_of
 from flows.arena.study import read_study
 from flows.arena.verdicts import Claim, claims_of, row_of, verdict_of
 from flows.params.assignments import Split
@@ -32,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tokenmill claims", description=__doc__)
     parser.add_argument("--only", nargs="*", action=Split, split=str.split, default=[], help="methods; all when absent")
     parser.add_argument("--at-once", type=int, default=0, help="runs that go on side by side; 0: one a core")
+    parser.add_argument("--plan", action="store_true", help="how many runs each study would make here; nothing runs")
     take_json(parser)
     return parser.parse_args()
 
@@ -40,6 +44,13 @@ def main() -> int:
     """Exit code: 0 done, 1 a run failed, 2 a mistake in what was asked for, 130 stopped."""
     asked, root = arguments(), Path.cwd()
     try:
+        if asked.plan:
+            plans = planned(root, asked.only, asked.at_once)
+            if asked.json:
+                print_json({name: asdict(plan) for name, plan in plans.items()})
+            else:
+                print(*in_lines(plans), sep="\n")
+            return 0
         with words_aside(asked.json):
             rows = settle(root, asked.only, asked.at_once, date.today().isoformat())
     except (ConfigError, Failed) as error:
@@ -61,12 +72,7 @@ def settle(root: Path, only: list[str], at_once: int, today: str) -> list[dict[s
     """The rows of the claims that were asked for, all others as they were; rows, docs and page are written. Raises
     ConfigError and Failed."""
     claims = read(root)
-    for name in only:
-        if name not in claims:
-            near = get_close_matches(name, claims, n=1, cutoff=0.5)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"ONLY: claims.yaml has no {name!r}{meant}")
-    asked = {name: claim for name, claim in claims.items() if not only or name in only}
+    asked = chosen(claims, only)
     checkout, results = Checkout(root, root / FOLDER), dict[str, dict[str, Any]]()
     rows = {row["method"]: row for row in known(root) if row["method"] in claims}
     written = known_runs = len(checkout.outcomes.known)
@@ -85,6 +91,23 @@ def settle(root: Path, only: list[str], at_once: int, today: str) -> list[dict[s
     finally:
         write(root, [rows[each] for each in claims if each in rows])
     return [rows[name] for name in asked]
+
+
+def chosen(claims: dict[str, Claim], only: list[str]) -> dict[str, Claim]:
+    """The claims that were asked for, all where none was named. Raises ConfigError."""
+    for name in only:
+        if name not in claims:
+            near = get_close_matches(name, claims, n=1, cutoff=0.5)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"ONLY: claims.yaml has no {name!r}{meant}")
+    return {name: claim for name, claim in claims.items() if not only or name in only}
+
+
+def planned(root: Path, only: list[str], at_once: int) -> dict[str, Plan]:
+    """What the studies of the claims that were asked for would run here. Raises ConfigError."""
+    names = dict.fromkeys(claim.study for claim in chosen(read(root), only).values() if claim.study is not None)
+    asked = {name: read_study(root / STUDIES / f"{name}.yaml") for name in names}
+    return plans_of(Checkout(root, root / FOLDER), asked, threads_of(runs_at_once(at_once)))
 
 
 def read(root: Path) -> dict[str, Claim]:
@@ -121,6 +144,7 @@ def row(name: str, claim: Claim, result: dict[str, Any] | None, today: str) -> d
         **said,
         **{key: found[key] for key in ("ratio", "t", "bootstrap")},
         **{key: result[key] for key in ("parameters", "tokens", "commit", "machine", "date")},
+        "runs_of": sorted({run["study"] for run in runs} - {claim.study, ""}),  # runs that it has in common with them
         "seeds": found["pairs"],
         "seconds": sum(run["seconds"] for run in runs),
         "flop": sum(run["flop"] for run in runs),

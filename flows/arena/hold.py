@@ -13,7 +13,7 @@ from flows.arena.checkout import Checkout
 from flows.arena.defaults import defaults
 from flows.arena.outcomes import Outcome
 from flows.arena.pages import study_page
-from flows.arena.race import race
+from flows.arena.race import Raced, Runner, race
 from flows.arena.result import Told, result_of
 from flows.arena.runs import Job
 from flows.arena.slots import Slots, runs_at_once
@@ -41,9 +41,7 @@ def hold(
     with recorder() as recorded, ExitStack() as kept:
         refuse_inputs(checkout, study)
         slots = Slots(root, study, name, runs_at_once(at_once), checkout, recorded, kept)
-        compose = checkout.compose
-        allowed = {arm: tokens for arm in study.arms if (tokens := allowed_tokens(compose, study, arm, slots, teller))}
-        raced = race(study, lambda jobs: slots.do([within(job, allowed) for job in jobs], teller.say))
+        raced = race_within(study, checkout.compose, lambda jobs: slots.do(jobs, teller.say))
     told = Told(name, slots.commit[:12], in_words(hardware()), today, slots.threads, runs_at_once(at_once), command)
     result = result_of(study, raced, told)
     slots.clear()
@@ -51,6 +49,12 @@ def hold(
     write_json(folder / "result.json", result)
     write_text(folder / "index.html", study_page.page(dumps(result)))
     return result, folder / "index.html"
+
+
+def race_within(study: Study, compose: Composer, do: Runner) -> Raced:
+    """The race of a study whose budget decides how long each arm trains. Raises ConfigError."""
+    allowed = {arm: tokens for arm in study.arms if (tokens := allowed_tokens(compose, study, arm, do))}
+    return race(study, lambda jobs: do([within(job, allowed) for job in jobs]))
 
 
 def tokens_in(assignments: Sequence[str]) -> int | None:
@@ -81,10 +85,10 @@ def refuse_tokens(study: Study) -> None:
             raise ConfigError(f"tune: {name}: the budget decides it: leave it out, or give it to arms of their own")
 
 
-def allowed_tokens(compose: Composer, study: Study, arm: str, slots: Slots, teller: "Teller") -> int | None:
+def allowed_tokens(compose: Composer, study: Study, arm: str, do: Runner) -> int | None:
     """Tokens that the arm's runs are cut to: what the budget allows it, None where it asks for no more of its own accord.
     Raises ConfigError where it asks for more."""
-    allowed, own = budgeted(compose, study, arm, slots, teller), tokens_in(study.assignments(arm, {}, study.seed))
+    allowed, own = budgeted(compose, study, arm, do), tokens_in(study.assignments(arm, {}, study.seed))
     if allowed is None or own is None:
         return allowed
     if own > allowed:
@@ -95,14 +99,14 @@ def allowed_tokens(compose: Composer, study: Study, arm: str, slots: Slots, tell
     return None
 
 
-def budgeted(compose: Composer, study: Study, arm: str, slots: Slots, teller: "Teller") -> int | None:
+def budgeted(compose: Composer, study: Study, arm: str, do: Runner) -> int | None:
     """Tokens that the budget allows an arm, None where it is none of training. For one of seconds a short run tells how fast
     the arm trains here; what it told is kept with the study, so that a study which goes on has the same budget."""
     if study.budget.kind != "seconds":
         return tokens_of(compose, study, arm)
     tokens = calibration_tokens(compose, study, arm)
     job = within(Job(arm, {}, study.seed, study.assignments(arm, {}, study.seed)), {arm: tokens})
-    (measured,) = slots.do([job], teller.say)
+    (measured,) = do([job])
     if not measured.seconds:
         raise ConfigError(f"budget: how fast {arm} trains is not known: {measured.why or 'its times are gone'}")
     return tokens_of(compose, study, arm, measured.tokens / measured.seconds)

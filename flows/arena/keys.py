@@ -1,19 +1,27 @@
 """By what a run is known before it is made: all that decides its outcome, seconds aside.
 
 It is what DVC compares, for every stage up to the measure: command, declared parameters, and the digests of code and of
-data that no stage makes. What a stage makes follows from these.
+data that no stage makes. What a stage makes follows from these. A section is taken as its stage takes it, with every default
+in it: a baseline that says its method and one that leaves it out are one run.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 from hashlib import sha256
 from json import dumps
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from flows.params.paths import names_in
+from tasks.core.config import load
 from tasks.core.hashed import read_ignored
 from tasks.runner.graph import Entry, graph_of, needed, value_of
 from tasks.runner.key import path_md5
+from tasks.runner.rooms import config_of, room_of
+
+Reader = Callable[[Entry, dict[str, Any]], dict[str, Any]]
 
 
 class Keys:
@@ -25,14 +33,22 @@ class Keys:
         self._graphs: dict[str, dict[str, Entry]] = {}
 
     def key(self, params: dict[str, Any], stage: str, beside: list[Any]) -> str:
-        """The key of a run with these parameters up to this stage. beside: what else decides it, such as the threads."""
+        """The key of a run with these parameters up to this stage. beside: what else decides it, such as the threads. Raises
+        ConfigError for parameters that the stages cannot use."""
+        return self._digest(params, stage, beside, taken)
+
+    def key_as_written(self, params: dict[str, Any], stage: str, beside: list[Any]) -> str:
+        """Key of the run by its sections as they are written, which was its key until November 2026."""
+        return self._digest(params, stage, beside, Entry.declared)
+
+    def _digest(self, params: dict[str, Any], stage: str, beside: list[Any], read: Reader) -> str:
         graph = self._graph(params)
         made = {out for entry in graph.values() for out in entry.outs}
         said = [
             [
                 address,
                 graph[address].cmd,
-                graph[address].declared(params),
+                read(graph[address], params),
                 {dep: self._md5(dep) for dep in graph[address].deps if dep not in made},
             ]
             for address in needed(graph, [stage])
@@ -56,3 +72,22 @@ class Keys:
             place = Path(self._ignored.root, path)
             self._md5s[path] = path_md5(place, self._ignored) if place.exists() else ""
         return self._md5s[path]
+
+
+def taken(entry: Entry, params: dict[str, Any]) -> dict[str, Any]:
+    """What a stage declares of the parameters, as its room's class reads it; as it is written where no room has the stage.
+    Raises ConfigError."""
+    declared = entry.declared(params)
+    if not room_of(entry.name):
+        return declared
+    config = plain(load(entry.name, config_of(entry.name), params))  # with the sections that it shares with others
+    return {**{name: value for name, value in declared.items() if name not in config}, entry.name: config}
+
+
+def plain(value: Any) -> Any:
+    """A config as JSON has it, with every field of the methods in it, whatever class their slot is declared with."""
+    if isinstance(value, BaseModel):
+        return {name: plain(each) for name, each in value}
+    if isinstance(value, dict):
+        return {str(name): plain(each) for name, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value

@@ -19,7 +19,8 @@ class Outcome:
     [tokens, loss or bits per byte] of training, a point a step. rates: the learning rate at its highest and at the last step.
     decays_from: tokens after which it was below its highest for good, 0 where it never was.
     tokens_a_step: in the mean. grows: whether the model did, so that FLOP and seconds are not even over tokens. flops: up to
-    each point of the curve, of a model that grows; empty: they are even over tokens.
+    each point of the curve, of a model that grows; empty: they are even over tokens. study: for which it was run, "" where
+    that was not written down; others that asked for the same have it from there.
     """
 
     digest: str
@@ -42,6 +43,7 @@ class Outcome:
     why: str = ""
     grows: bool = False
     flops: tuple[float, ...] = ()
+    study: str = ""
 
 
 class Outcomes:
@@ -60,6 +62,11 @@ class Outcomes:
             file.write(text)
         sync(self._path)
         self.known[outcome.digest] = outcome
+
+    def rename(self, old: str, new: str) -> None:
+        """Know by its new digest, too, what was known by an old one."""
+        if old in self.known:
+            self.known[new] = self.known[old]
 
 
 def _read(path: Path) -> Iterator[Outcome]:

@@ -61,7 +61,8 @@ def race(study: Study, do: Runner) -> Raced:
     tune(study, [*arms.values(), again], do)
     raced = Raced(arms, again, planned_looks(study.seeds, study.looks))
     base = arms[study.baseline]
-    going = [arm for arm in [*arms.values(), again] if arm is not base and arm.best is not None]
+    # the second self right behind its first: of runs that go on side by side, two of one seed would each make its corpus
+    going = [arm for arm in [again, *arms.values()] if arm is not base and arm.best is not None]
     for pairs in raced.looks if base.best is not None else ():
         if going:
             lead(study, [base, *going], pairs, do)

@@ -85,10 +85,10 @@ def arm_of(study: Study, arm: Arm) -> dict[str, Any]:
 
 
 def figures(outcome: Outcome) -> dict[str, Any]:
-    """The figures of a run."""
+    """The figures of a run. study: for which it was run, where that is known; one that asked for the same has it from there."""
     names = (
         "value", "seconds", "flop", "tokens", "parameters", "layers", "tokens_a_step", "copies", "size_bytes",
-        "decays_from", "why", "grows",
+        "decays_from", "why", "grows", "study",
     )  # fmt: skip
     return {**{name: getattr(outcome, name) for name in names}, "diverged": outcome.value is None}
 

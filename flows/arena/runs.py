@@ -16,10 +16,12 @@ from flows.params.compose import compose, write
 from flows.params.outside import reach_inputs
 from flows.stage.process import run_stage
 from flows.staleness.heal import heal_lock
+from flows.staleness.lockfile import keep_only
 from flows.staleness.rwlock import await_free
 from flows.workspaces.variants import surroundings
 from lm.settings import THREADS
 from lm.training.flops import flops_of_steps, mean_flops_per_token
+from tasks.about.training import trains as can_train
 from tasks.about.work import Step, Work
 from tasks.core.config import ConfigError
 from tasks.report.read import Stage, read_stages
@@ -70,6 +72,8 @@ def run(
     graph = read_graph(folder)
     if stage not in graph:
         raise ConfigError(f"measure: no stage {stage!r} with these parameters (stages: {', '.join(graph)})")
+    stages = needed(graph, [stage])
+    keep_only(folder, stages)
     extra = {**surroundings(root, folder), **recorded, THREADS.name: str(threads), WORKERS.name: str(at_once)}
     ended = run_stage(folder, stage, False, say, extra, alone=False)
     if ended.code:
@@ -78,7 +82,7 @@ def run(
             return Outcome(digest, job.arm, job.tuned, job.seed, None, why=last)
         raise Failed("\n".join(ended.tail[-5:]))
     locked = locked_in(folder) or {}
-    for address in needed(graph, [stage]):
+    for address in stages:
         settle(folder, address, locked_key(locked[address]))
     found = {each.name: each for each in read_stages(folder)}
     if metric not in found[stage].metrics:
@@ -93,6 +97,13 @@ def run(
     (work,) = works_of(params, [trained.name]).values()
     measured = found[stage].metrics
     return outcome_of(job, digest, measured[metric], trained, work, data, measured.get("size_bytes", 0.0))
+
+
+def watched(room: str) -> str:
+    """What of a room decides which training a study watches, by the rooms alone: studies in which it is the same have their
+    runs in common."""
+    stage = room.partition(".")[0]
+    return stage if can_train(stage) else defaults().trained
 
 
 def trains(room: str, has_curves: dict[str, bool]) -> str:

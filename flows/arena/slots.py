@@ -15,6 +15,7 @@ from flows.arena.study import Study
 from flows.params.compose import check
 from flows.stage.process import stop_all
 from flows.stage.ready import ready
+from flows.staleness.false_entries import look_on_from, take_out
 from flows.workspaces import variants
 from lm.config import ConfigError
 from tasks.core.process import cores
@@ -28,6 +29,11 @@ Say = Callable[[Job, Outcome, bool], None]
 def runs_at_once(asked: int) -> int:
     """How many runs go on at once: as asked, else one a core up to 8, as disk and memory are shared."""
     return asked or min(8, cores())
+
+
+def threads_of(at_once: int) -> int:
+    """Threads of a run where so many go on at once."""
+    return max(1, cores() // at_once)
 
 
 class Slots:
@@ -52,7 +58,7 @@ class Slots:
         self._at_once, self._writing = at_once, Lock()
         self._free: SimpleQueue[Path] | None = None
         self._kept = kept
-        self.threads = max(1, cores() // at_once)
+        self.threads = threads_of(at_once)
         self.commit = git(root, "rev-parse", "HEAD").strip()
 
     def do(self, jobs: Sequence[Job], say: Say) -> list[Outcome]:
@@ -77,15 +83,13 @@ class Slots:
         ]
 
     def key(self, job: Job) -> str:
-        """Key of the run, whatever the arm is called. Raises ConfigError."""
+        """Key of the run. Raises ConfigError."""
         params = self._checkout.compose(self._study.preset, job.assignments)
         try:
             check(self._root, params)
         except ConfigError as error:
             raise ConfigError("\n".join(f"arm {job.arm}: {line}" for line in str(error).splitlines())) from None
-        return self._checkout.keys.key(
-            params, self._study.stage_and_metric[0], [self.threads, self._study.measure, self._study.room]
-        )
+        return self._checkout.key(self._study, self._name, params, self.threads)
 
     def _run(self, todo: dict[str, Job], say: Say) -> None:
         free = self._places()
@@ -103,7 +107,7 @@ class Slots:
     def _one(self, free: "SimpleQueue[Path]", key: str, job: Job, say: Say) -> None:
         folder = free.get()
         try:
-            outcome = run(
+            found = run(
                 self._root,
                 folder,
                 self._study,
@@ -114,6 +118,7 @@ class Slots:
                 self._recorded,
                 self._pass_on,
             )
+            outcome = replace(found, study=self._name)
             with self._writing:
                 self._outcomes.add(outcome)
                 say(job, outcome, False)
@@ -140,12 +145,16 @@ class Slots:
             stage, _ = self._study.stage_and_metric
             params = self._checkout.compose(self._study.preset, self._study.assignments(self._study.baseline, {}, 0))
             self._kept.enter_context(ready(self._root, needed(graph_of(self._root, params), [stage]), params))
+            for line in take_out(self._root):
+                tell(line)
             self._free = SimpleQueue()
             for number in range(self._at_once):
                 folder = variants.place(self._root, f"study-{number}-{self._name}"[:60])
                 if folder.exists() and git(folder, "rev-parse", "HEAD").strip() != self.commit:
                     variants.remove(self._root, folder.name)
-                self._free.put(variants.make(self._root, folder.name, self.commit))
+                variants.make(self._root, folder.name, self.commit)
+                look_on_from(self._root, folder)
+                self._free.put(folder)
         return self._free
 
     def clear(self) -> None:

@@ -68,6 +68,7 @@ class Study(Config):
     target: float | None = Field(None, description="of the smoothed training curve, in bits per byte")
     preset: str = "arena"
     set: list[str] = Field([], description="more assignments, for every arm, as in pretrain.clip=1.0")
+    timed: bool = Field(False, description="seconds count, so that no run of another study stands for one of this")
     control: str | None = Field(None, description="an arm that a winner has to beat too")
     seed: int = Field(0, ge=0, description="of the search; runs take the seeds that follow from it")
 

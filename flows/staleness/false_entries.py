@@ -39,6 +39,15 @@ def take_out(root: Path) -> list[str]:
     return said + ([f"DVC's run cache: runs that it may take for others are taken out: {len(runs)}"] if runs else [])
 
 
+def look_on_from(root: Path, folder: Path) -> None:
+    """Have a new worktree with root's run cache look at what came there since root looked: all of it takes 4 ms an entry."""
+    theirs, own = root / LOOKED, folder / LOOKED
+    if theirs.exists() and not own.exists():
+        own.parent.mkdir(exist_ok=True)
+        own.touch()
+        os.utime(own, ns=(theirs.stat().st_mtime_ns,) * 2)
+
+
 def false_locked(root: Path, entries: dict[str, Any]) -> dict[str, str]:
     """Entries of dvc.lock that are false or cannot be told from one that is, each with what is wrong, in words."""
     found = {}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flows.staleness.lockfile import lock_of, merge, part_of
+from flows.staleness.lockfile import keep_only, lock_of, merge, part_of
 from lm.files import write_text
 from tasks.runner.lock import entries_of, lock_entry, md5s
 from tests.flows.small_graph import dvc, make_repo, surroundings
@@ -48,6 +48,25 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(st.dictionaries(st.text("abc@-", min_size=1), ENTRY, max_size=3))
 def test_entries_come_back_from_their_text(entries: dict) -> None:
     assert entries_of(lock_of(entries)) == entries
+
+
+def test_a_lock_is_cut_down_to_some_of_its_stages_which_dvc_still_finds_up_to_date(made: Path, tmp_path: Path) -> None:
+    path, whole = made / "dvc.lock", (made / "dvc.lock").read_text()
+    try:
+        keep_only(made, ["a", "each@b", "none"])
+        assert entries_of(path.read_text()) == {
+            name: entry for name, entry in entries_of(whole).items() if name in ("a", "each@b")
+        }
+        before = path.stat().st_mtime_ns
+        dvc(made, "repro", "a")
+        keep_only(made, ["a", "each@b"])
+        assert path.stat().st_mtime_ns == before
+        keep_only(made, [])
+        assert not path.exists()
+    finally:
+        path.write_text(whole)
+    keep_only(tmp_path, ["a"])  # where there is none
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_part_holds_what_was_asked_for(made: Path) -> None:

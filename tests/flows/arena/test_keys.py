@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.arena.keys import Keys
+from flows.arena.keys import Keys, plain
 from flows.params.compose import compose
 from flows.workspaces.smoke import copy_project
+from lm.config import Config
 from tests.project import ROOT
 
 STAGE = "evaluate@pretrain"
@@ -56,3 +57,51 @@ def test_code_counts_where_a_stage_up_to_the_measure_has_it(root: Path, name: st
         assert (key(root) != before) == counts
     finally:
         path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "pretrain.model.feed_forward={name: swiglu}",
+        "pretrain.model.embeddings=[]",
+        "curriculum.order={name: shuffled}",
+        "pretrain.clip=1",
+    ],
+)
+def test_what_is_so_by_default_is_said_or_left_out(root: Path, said: str) -> None:
+    keys, short, its = Keys(root), *(compose(root, "smoke", each) for each in ([], [said]))
+    assert keys.key(short, STAGE, []) == keys.key(its, STAGE, [])
+    assert keys.key_as_written(short, STAGE, []) != keys.key_as_written(its, STAGE, [])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (
+            "pretrain.model.embeddings=[{name: bigram, rows: 512}]",
+            "pretrain.model.embeddings=[{name: bigram, rows: 1024}]",
+        ),
+        ("pretrain.optimizer={name: adamw, lr: 0.01}", "pretrain.optimizer={name: adamw, lr: 0.01, cautious: true}"),
+        ("pretrain.rounding={name: none}", "pretrain.rounding={name: mus}"),
+        ("problems.worked_fraction=0.5", "problems.worked_fraction=0.6"),  # a section that stages share
+        ("checkpoint.folder=data/one", "checkpoint.folder=data/other"),
+    ],
+)
+def test_a_key_tells_values_of_a_method_apart(root: Path, one: str, other: str) -> None:
+    assert len({key(root), key(root, one), key(root, other)} - {key(root)}) == (1 if "none" in one else 2)
+
+
+def test_a_config_is_whole_in_a_key_whatever_its_slot_is_declared_with() -> None:
+    class Slot(Config):
+        name: str
+
+    class Method(Slot):
+        rate: float
+
+    class Section(Config):
+        method: Slot
+        more: tuple[Slot, ...] = ()
+
+    made = Section(method=Method(name="a", rate=1.0), more=(Method(name="b", rate=2.0),))
+    assert plain(made) == {"method": {"name": "a", "rate": 1.0}, "more": [{"name": "b", "rate": 2.0}]}
+    assert plain(made) != made.model_dump()  # which has of each what its slot has

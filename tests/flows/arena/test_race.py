@@ -44,6 +44,20 @@ def test_every_arm_has_as_many_trials_and_the_seeds_of_the_baseline() -> None:
     assert all(arm.best in [trial.tuned for trial in arm.trials] for arm in found.arms.values())
 
 
+def test_no_two_runs_that_begin_together_have_one_seed() -> None:
+    """Of two at once: the first look begins with the baseline and its second self, and so on; the others find their corpus."""
+    asked, jobs, run = study(["adamw", "muon", "lion"], seeds=3), [], losses({}, 0.01)
+
+    def do(some: list[Job]) -> list[Outcome]:
+        jobs.extend(some)
+        return [run(job) for job in some]
+
+    race(asked, do)
+    seeds = [job.seed for job in jobs if job.seed != TUNING]
+    new = [seed not in seeds[:place] for place, seed in enumerate(seeds)]
+    assert all(one != other for one, other, first in zip(seeds, seeds[1:], new, strict=False) if first), seeds
+
+
 @settings(deadline=None, max_examples=6)
 @given(st.integers(0, 40))
 def test_a_race_that_was_stopped_asks_for_what_is_left(stop: int) -> None:
