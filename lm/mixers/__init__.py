@@ -11,4 +11,5 @@ from lm.mixers.hyena import Hyena
 from lm.mixers.minimal_rnn import MinimalRNN
 from lm.mixers.sliding_window import SlidingWindow
 from lm.mixers.state_space import StateSpace
+from lm.mixers.strided_blocks import StridedBlocks
 from lm.mixers.ttt_linear import TTTLinear
