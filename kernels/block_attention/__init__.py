@@ -3,6 +3,9 @@
 A document's tokens are cut into blocks of b from its own first token on, so that a document in a packed row is what it is
 alone. Which blocks a query's block looks into is given; within these a token sees every one up to itself, exactly.
 
+Processor time of one thread, forward and backward, fp32, of 4096 tokens of 4 heads of 64 in blocks of 64, least of 4: 0.89 s
+with all blocks, 0.52 s with 0.53 of them, 0.30 s with 0.30, 0.09 s with 0.03; kernels/attention, without a choice, 0.39 s.
+
 Letters as in kernels/attention: B rows, T tokens of a row, H query heads, K key/value heads, E head width; C blocks that a row
 of one document has.
 """

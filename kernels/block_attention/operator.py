@@ -37,7 +37,7 @@ def _laid_out(starts_BT: Tensor, kept: Tensor, block: int) -> tuple[Tiles, Tiles
 def _forward(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, kept: Tensor, block: int) -> tuple[Tensor, Tensor]:
     """q_BTHE, k_BTKE, v_BTKE, starts_BT, kept -> mixed_BTHE and the log-sum-exp of each row of scores, (B H) x T."""
     with torch.autocast(q.device.type, enabled=False):
-        mixed_PTE, sums_PT = tiles.forward(*map(_planes, (q, k, v)), *_laid_out(starts, kept, block))
+        mixed_PTE, sums_PT = tiles.forward(_planes(q), _planes(k), _planes(v), *_laid_out(starts, kept, block))
     return _rows(mixed_PTE, len(q)), sums_PT
 
 
@@ -54,7 +54,8 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradient of mixed_BTHE and what the forward had and made -> dq_BTHE, dk_BTKE, dv_BTKE."""
     with torch.autocast(q.device.type, enabled=False):
-        grads = tiles.backward(*map(_planes, (grad, q, k, v)), *_laid_out(starts, kept, block), _planes(mixed), sums)
+        planes = _planes(grad), _planes(q), _planes(k), _planes(v)
+        grads = tiles.backward(*planes, *_laid_out(starts, kept, block), _planes(mixed), sums)
     dq, dk, dv = (_rows(each, len(q)) for each in grads)
     return dq, dk, dv
 

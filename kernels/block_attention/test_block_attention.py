@@ -1,5 +1,7 @@
 """Attention over kept blocks: the formula a token at a time, its gradients, work that falls, and refusals."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from kernels.attention.reference import attention as full_attention
 from kernels.block_attention import block_attention, reference, tiles
 from kernels.block_attention.blocks import blocks_of, kept_tiles
 
-WIDE = {"rtol": 1e-9, "atol": 1e-11}
+WIDE: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-11}
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -46,8 +48,8 @@ def test_it_and_its_gradients_are_the_formulas(case: tuple[list[Tensor], Tensor,
     before, tiles.SCORES = tiles.SCORES, scores
     try:
         for function in (block_attention, reference.block_attention):
-            own = [x.clone().requires_grad_() for x in qkv]
-            mixed = function(*own, starts_BT, kept, block)
+            own = q, k, v = tuple(x.clone().requires_grad_() for x in qkv)
+            mixed = function(q, k, v, starts_BT, kept, block)
             (mixed * numbers(*mixed.shape, seed=5)).sum().backward() if mixed.requires_grad else None
             results.append([mixed.detach(), *(torch.zeros_like(x) if x.grad is None else x.grad for x in own)])
     finally:

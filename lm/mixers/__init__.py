@@ -7,6 +7,8 @@ one of another document. lm/mixers/base.py has the contract, and tests hold ever
 
 from lm.mixers.attention import Attention
 from lm.mixers.fast_forgetful import FastForgetful
+from lm.mixers.gated_blocks import GatedBlocks
+from lm.mixers.hashed_buckets import HashedBuckets
 from lm.mixers.hyena import Hyena
 from lm.mixers.minimal_rnn import MinimalRNN
 from lm.mixers.sliding_window import SlidingWindow

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from kernels.block_attention import block_attention
 from lm.context import Context
@@ -78,7 +78,7 @@ class StridedBlocks(Attention):
         None, gt=1, description="of the blocks before, a head sees one in so many; null: in its heads"
     )
 
-    def build(self, shape: Shape) -> nn.Module:
+    def build(self, shape: Shape) -> StridedHeads:
         return StridedHeads(shape, self.block)
 
     def check(self, shape: Shape, index: int) -> None:
@@ -126,7 +126,7 @@ class StridedBlocks(Attention):
         band = min(tokens, self.local * self.block)
         return super().kept(shape, band + self._left(shape) * (tokens - band))
 
-    def prepare(self, shape: Shape, context: Context, rows: int, length: int) -> tuple[Any, Tensor | None]:
+    def prepare(self, shape: Shape, context: Context, rows: int, length: int) -> Any:
         """(what tokens see, source_BKC of the slots of a state). They see by starts_BT of documents and kept_HCC, or, behind
         tokens that were read before, by a mask over slots and themselves, for the queries of each key head."""
         device, stride = context.cos.device, self._classes(shape)

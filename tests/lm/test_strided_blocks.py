@@ -10,6 +10,7 @@ from tests.lm.made_parts import (
     CLOSE,
     assert_an_empty_row_begins_at_nothing,
     assert_gradients_stay_within_documents,
+    check_read_together,
     decided,
     ids_of,
 )
@@ -90,6 +91,11 @@ def test_a_stride_that_heads_cannot_share_is_refused(stride: int) -> None:
         toy_model(mixer=MIXER, heads=1, kv_heads=1)
     with pytest.raises(ValueError, match="causal: false is for attention"):
         toy_model(mixer=MIXER, causal=False)
+
+
+@torch.no_grad()
+def test_rows_of_a_larger_state_begin_as_others() -> None:
+    check_read_together(decided({"mixer": MIXER}), [5, 9, 1], 2, 5)
 
 
 def test_a_gradient_stays_within_its_document() -> None:
