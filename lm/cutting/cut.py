@@ -49,6 +49,11 @@ def check_units(model: Decoder, heads: int, slot: str) -> None:
         raise ConfigError(
             f"{slot}: heads and channels of this model's layers cannot be told apart: it has no {missing[0]}"
         )
+    mixers = [model.config.layer(number).mixer for number in range(model.config.layers)]
+    if 0 < heads < model.config.heads and (unlike := [mixer.name for mixer in mixers if not mixer.heads_alike]):
+        raise ConfigError(
+            f"{slot}: what a head of {unlike[0]} sees depends on its number, so heads cannot be cut: cut layers"
+        )
     inner = [name for name in weights if name.split(".")[2:3] == ["attention"] and 0 < heads < model.config.heads]
     if other := [name for name in inner if name.split(".")[3] not in PARTS]:
         raise ConfigError(f"{slot}: heads of this model's layers cannot be told apart in {other[0]}: cut layers")

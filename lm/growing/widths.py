@@ -110,6 +110,11 @@ def divided(weight_OS: Tensor, places_T: Tensor, drawn_OT: Tensor | None = None)
 
 def check_known(shape: ModelConfig, slot: str) -> None:
     """Raises ConfigError, which begins with `slot`, for a model with a weight of which it is not known how it grows."""
+    mixers = [shape.layer(index).mixer for index in range(shape.layers)]
+    if unlike := [mixer.name for mixer in mixers if not mixer.heads_alike]:
+        raise ConfigError(
+            f"{slot}: it is not known what {unlike[0]}, whose heads see by number, would be in a wider model"
+        )
     with torch.device("meta"):
         names = list(Decoder(shape).state_dict())
     for name in names:

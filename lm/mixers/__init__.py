@@ -7,8 +7,11 @@ one of another document. lm/mixers/base.py has the contract, and tests hold ever
 
 from lm.mixers.attention import Attention
 from lm.mixers.fast_forgetful import FastForgetful
+from lm.mixers.gated_blocks import GatedBlocks
+from lm.mixers.hashed_buckets import HashedBuckets
 from lm.mixers.hyena import Hyena
 from lm.mixers.minimal_rnn import MinimalRNN
 from lm.mixers.sliding_window import SlidingWindow
 from lm.mixers.state_space import StateSpace
+from lm.mixers.strided_blocks import StridedBlocks
 from lm.mixers.ttt_linear import TTTLinear

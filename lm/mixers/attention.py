@@ -4,6 +4,7 @@ causal, but where the shape is not.
 Letters as in lm/shape.py; C slots of a row in a state.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -113,14 +114,19 @@ class Heads(nn.Module):
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         B, T, _ = x_BTD.shape
-        q, k, v = projections(x_BTD, (self.query, self.key, self.value))
+        q, k, v = self.turned(projections(x_BTD, (self.query, self.key, self.value)), context)
+        mix = self.along if context.state is None else self.after
+        return self.output(mix(q, k, v, context).reshape(B, T, -1))
+
+    def turned(self, projected: Sequence[Tensor], context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """(q_BHTE, k_BKTE, v_BKTE) of the three projections of a pass, queries and keys turned by their positions."""
+        q, k, v = projected
+        B, T, _ = q.shape
         q = self.query_norm(q.view(B, T, self.heads, self.head_width), context.cos, context.sin)
         k = self.key_norm(k.view(B, T, self.kv_heads, self.head_width), context.cos, context.sin)
         if context.values is not None:
             v = context.values[0] * v + context.values[1].to(v.dtype)
-        v = v.view(B, T, self.kv_heads, self.head_width).transpose(1, 2)
-        mix = self.along if context.state is None else self.after
-        return self.output(mix(q, k, v, context).reshape(B, T, -1))
+        return q, k, v.view(B, T, self.kv_heads, self.head_width).transpose(1, 2)
 
     def along(self, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, context: Context) -> Tensor:
         """mixed_BTHE of whole sequences."""

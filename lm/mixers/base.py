@@ -22,10 +22,11 @@ class State(Protocol):
 
 class Mixer(Part):
     """has_values: it mixes values that context.values may add to. both_ways: it can look at tokens behind its own, too, where
-    the shape is not causal."""
+    the shape is not causal. heads_alike: what a head does depends on its weights alone, and not on its number among heads."""
 
     has_values: ClassVar[bool] = False
     both_ways: ClassVar[bool] = False
+    heads_alike: ClassVar[bool] = True
 
     def check(self, shape: Shape, index: int) -> None:
         """Raises ValueError where it cannot be the mixer of this layer of the shape."""

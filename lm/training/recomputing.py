@@ -16,7 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 # Operators whose results are kept, as torch has them below autograd, and how names of others begin
-KEPT = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "tokenmill::attention", "tokenmill::grouped_products"}
+KEPT = {
+    "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "tokenmill::attention", "tokenmill::grouped_products",
+    "tokenmill::block_attention", "tokenmill::hashed_attention", "tokenmill::block_gate_loss",
+}  # fmt: skip
 ATTENTION = "aten::_scaled_dot_product_"
 
 

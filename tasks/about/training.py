@@ -40,7 +40,7 @@ def check_alike(stage: str, sections: Sections) -> Iterator[Finding]:
             f"params.yaml: {stage}.model",
             "has layers whose tokens go elsewhere in training than where a model samples and scores, so that the likelihoods "
             "of an answer differ",
-            f"take router token_top_k, and no depths, in {sections.key(stage, 'feed_forward')} and the pattern",
+            f"take router token_top_k, no gated_blocks and no depths, in {sections.key(stage, 'feed_forward')} and the pattern",
         )
 
 

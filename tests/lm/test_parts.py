@@ -178,7 +178,13 @@ def test_compiled_blocks_are_one_graph_with_the_same_gradients(
 ) -> None:
     parts = {"mixer": mixer(), "feed_forward": feed_forward(), "norm": norm()}
     model = toy_model(**{name: part.model_dump() for name, part in parts.items()})
-    assert plain_and_compiled(model, lambda: model(ids_of(2, 12)).square().sum().backward()) == 1
+
+    def work() -> None:
+        loss = model(ids_of(2, 12)).square().sum()
+        added = model.auxiliary_loss()
+        (loss if added is None else loss + added).backward()
+
+    assert plain_and_compiled(model, work) == 1
 
 
 class Weighed(torch.nn.Module):

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from lm.config import ConfigError
 from lm.training import recomputing
-from lm.training.batch import backward
+from lm.training.batch import backward, with_auxiliary
 from lm.training.execution import bring
 from lm.training.memory import bytes_kept
 from lm.training.parallel import make_parallel
@@ -45,6 +45,23 @@ def kept(policy: str, **shape: Any) -> int:
 
 def test_memory_is_least_for_whole_and_most_for_none() -> None:
     assert kept("whole") < kept("selective") < kept("none") == kept("auto")
+
+
+@pytest.mark.parametrize("mixer", ["strided_blocks", "gated_blocks", "hashed_buckets"])
+def test_attention_over_blocks_is_kept_and_its_gradients_are_the_same(mixer: str) -> None:
+    of_mixer = {
+        "strided_blocks": "block_attention",
+        "gated_blocks": "block_gate_loss",
+        "hashed_buckets": "hashed_attention",
+    }
+    assert is_kept(getattr(torch.ops.tokenmill, of_mixer[mixer]).default)
+    found = []
+    for policy in ("none", "selective"):
+        model = toy_model(mixer={"name": mixer})
+        bring(model, recipe(recompute=policy), 1)
+        backward(with_auxiliary(batch_of(model), model), 1000)
+        found.append({name: weight.grad for name, weight in model.named_parameters()})
+    assert all(torch.equal(gradient, found[1][name]) for name, gradient in found[0].items())
 
 
 def test_a_measure_counts_what_products_made() -> None:

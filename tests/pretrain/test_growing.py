@@ -329,6 +329,7 @@ def test_a_shape_that_does_not_fit_is_one_line(method: Any, changes: dict[str, A
     [
         {"feed_forward": {"name": "experts", "experts": 3, "active": 2, "width": 8}},
         {"mixer": {"name": "minimal_rnn"}},
+        {"mixer": {"name": "strided_blocks"}},
         {"embeddings": [{"name": "x0"}]},
         {"embeddings": [{"name": "smear"}]},
     ],

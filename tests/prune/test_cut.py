@@ -11,7 +11,7 @@ from lm.cutting import units
 from lm.cutting.cut import heads_kept, kept, shape_of, with_units
 from lm.cutting.units import Activation, Magnitude
 from lm.feed_forwards import ReluSquared
-from lm.mixers import Hyena, TTTLinear
+from lm.mixers import Hyena, StridedBlocks, TTTLinear
 from lm.model import Decoder
 from tasks.prune import layers
 from tasks.prune.layers import Influence, Shift
@@ -151,6 +151,8 @@ def test_what_cannot_be_cut_is_said() -> None:
         ):
             with_units(toy_model(mixer=mixer), 2, 0, Magnitude(), batches(), "prune")
         assert with_units(toy_model(mixer=mixer), 0, 8, Magnitude(), batches(), "prune").config.ffn_width == 8
+    with pytest.raises(ConfigError, match=r"^prune: what a head of strided_blocks sees depends on its number"):
+        with_units(toy_model(mixer=StridedBlocks()), 2, 0, Magnitude(), batches(), "prune")
     shape = toy_model(heads=4, kv_heads=2, width=32).config
     with pytest.raises(ConfigError, match=r"prune.heads: 3 is no multiple of the model's kv_heads, 2"):
         shape_of(shape, 3, 0, "prune")
