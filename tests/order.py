@@ -6,6 +6,7 @@ that option changes no file. The others come after, in the order of their names.
 
 import json
 from collections import defaultdict
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,20 @@ LEAST = 3
 class Order:
     """A plugin of pytest that sorts files by known seconds; with `keeps`, it writes those of this run in place of them."""
 
-    def __init__(self, path: Path, known: dict[str, int], keeps: bool) -> None:
-        self._path, self._known, self._keeps = path, known, keeps
+    def __init__(self, path: Path, known: dict[str, int], keeps: bool, backwards: bool = False) -> None:
+        self._path, self._known, self._keeps, self._backwards = path, known, keeps, backwards
         self._now = defaultdict[str, float](float)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Every second worker reads folders from their end, so that two of a new checkout each compile a half of the files, and
+        find the other half compiled. What they find is sorted all the same."""
+        report = yield
+        if self._backwards and isinstance(collector, pytest.Directory):
+            report.result.reverse()
+        return report
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: self._place(item.nodeid))  # a stable sort: within a file it stays as it is written
@@ -67,6 +79,7 @@ def known_seconds(config: pytest.Config) -> dict[str, int]:
 
 def pytest_configure(config: pytest.Config) -> None:
     keeps = not hasattr(config, "workerinput") and config.getoption("keep_seconds")
-    order = Order(config.rootpath / SECONDS, known_seconds(config), keeps)
+    backwards = getattr(config, "workerinput", {}).get("workerid", "gw0")[-1] in "13579"
+    order = Order(config.rootpath / SECONDS, known_seconds(config), keeps, backwards)
     if not config.getoption("as_given"):
         config.pluginmanager.register(order, "longest first")

@@ -1,14 +1,16 @@
 """`make test` and `make test-system` are everything: no test file stands in neither, none in both."""
 
+import gc
+import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.forks.process import TRAINING, started
 from tests.project import ROOT
 from tests.share import dealt, parsed
 
@@ -61,9 +63,9 @@ def test_what_is_no_share_is_said(text: str) -> None:
 
 
 def test_two_shares_collect_what_the_whole_does() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "tests/test_suites.py", "tests/core/test_say.py"]
+    words = ["-q", "--collect-only", "tests/test_suites.py", "tests/core/test_say.py"]
     asked = [["--share", "1/2"], ["--share", "2/2"], []]
-    begun = [subprocess.Popen([*command, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True) for words in asked]
+    begun = [started("pytest", [*words, *share], ROOT, dict(os.environ), TRAINING) for share in asked]
     one, other, whole = ([line for line in each.communicate()[0].splitlines() if "::" in line] for each in begun)
     assert one and other and sorted(one + other) == sorted(whole)
 
@@ -72,3 +74,8 @@ def test_a_file_with_seconds_is_there() -> None:
     """Else it has moved, and its test begins last."""
     known = re.findall(r'"(.+?)":', (ROOT / "tests" / "seconds.json").read_text())
     assert [name for name in known if not (ROOT / name).exists()] == []
+
+
+def test_what_was_imported_and_collected_is_left_out_of_the_search_for_garbage() -> None:
+    """And what tests leave is not."""
+    assert gc.get_freeze_count() > 50_000 and gc.isenabled()

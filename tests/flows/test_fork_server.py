@@ -98,14 +98,17 @@ def members(process: subprocess.Popen[str]) -> tuple[psutil.Process, psutil.Proc
     return server, dvc
 
 
-@pytest.mark.parametrize("ending", ["true", "exit 3", "kill -9 $$", "kill -15 $$"])
-def test_a_stage_ends_as_it_would_without_it(tmp_path: Path, ending: str) -> None:
+def test_stages_end_as_they_would_without_it(tmp_path: Path) -> None:
+    """One of a program that ends well, by an error and by a signal."""
+    ends = {"well": "true", "error": "exit 3", "killed": "kill -9 $$", "asked": "kill -15 $$"}
+    programs = {name: f"{makes(name, 'echo')}; echo begun; echo more >&2; {end}" for name, end in ends.items()}
     found = []
-    for stages in (["a", "waits"], ["a"]):
-        folder = repo_of(tmp_path / str(len(stages)), a=f"{makes('a', 'echo')}; echo begun; echo more >&2; {ending}")
+    for stages in (list(ends), ["well"]):
+        folder = repo_of(tmp_path / str(len(stages)), **programs)
         with ready(folder, stages, {}):
-            found.append(run(folder, "a"))
-    assert found[0] == found[1] and {"begun", "more"} < set(found[0].tail)
+            found.append({name: run(folder, name) for name in ends})
+    assert found[0] == found[1] and [end.code for end in found[0].values()] == [0, 3, 137, 143]
+    assert all({"begun", "more"} < set(end.tail) for end in found[0].values())
 
 
 def test_a_stage_has_the_environment_and_folder_that_it_would_have_without_it(

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import yaml
 
 from flows.params.compose import compose
+from flows.stage import ready as kept_ready
 from flows.stage.as_module import OURS
 from flows.stage.process import Ended, run_stage
 from flows.stage.ready import ready
@@ -54,15 +57,15 @@ told = {
 Path("told-" + sys.argv[1] + ".json").write_text(json.dumps([held, told]))
 """
 )
-ENDS = [
-    "import threading; threading.Thread(target=lambda: print('after')).start()",
-    "sys.exit(3)",
-    "1 / 0",
-    "os.kill(os.getpid(), 9)",
-    "os.kill(os.getpid(), 15)",
-    "sys.exit('so not')",
-    "pass",
-]
+ENDS = {
+    "thread": "import threading; threading.Thread(target=lambda: print('after')).start()",
+    "exit": "sys.exit(3)",
+    "error": "1 / 0",
+    "killed": "os.kill(os.getpid(), 9)",
+    "asked": "os.kill(os.getpid(), 15)",
+    "words": "sys.exit('so not')",
+    "well": "pass",
+}
 
 
 def repo_of(folder: Path, **programs: str) -> Path:
@@ -97,11 +100,29 @@ def held(folder: Path, stage: str) -> str:
     return (folder / "data" / stage / "x").read_text()
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, there is no server but those that are begun there."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(kept_ready, "_servers", {})
+        patched.setattr(kept_ready, "_training", set())
+        yield
+
+
+@pytest.fixture(scope="module")
+def torch_kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A server for stages of these names, of whatever folder: importing torch for each test would take most of its time. The
+    first test begins one of its own, in the folder of its stages, as a run does."""
+    stages = ["a", "b", "d", *ENDS]
+    with alone(), ready(repo_of(tmp_path_factory.mktemp("kept") / "repo", **dict.fromkeys(stages, "")), stages, {}):
+        yield
+
+
 def test_a_stage_finds_what_a_new_process_finds(tmp_path: Path) -> None:
     folder = repo_of(tmp_path / "repo", a=TELLS, b="")
     told: list[Any] = []
     for stages in (["a", "b"], ["a"]):
-        with ready(folder, stages, {}):
+        with alone(), ready(folder, stages, {}):
             assert run(folder, "a", EXTRA="of this stage \udcff").code == 0
         told.append(json.loads((folder / "told-a.json").read_text()))
     (forked, first), (new, second) = told
@@ -110,45 +131,43 @@ def test_a_stage_finds_what_a_new_process_finds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ENDS)
-def test_a_stage_ends_as_a_new_process_does(tmp_path: Path, ending: str) -> None:
-    folder = repo_of(tmp_path / "repo", a=f"import atexit; atexit.register(print, 'last')\n{ending}", b="")
-    found = []
-    for stages in (["a", "b"], ["a"]):
-        with ready(folder, stages, {}):
-            done = run(folder, "a")
+def test_a_stage_ends_as_a_new_process_does(tmp_path: Path, torch_kept: None, ending: str) -> None:
+    folder = repo_of(tmp_path / "repo", **{ending: f"import atexit; atexit.register(print, 'last')\n{ENDS[ending]}"})
+
+    def end() -> tuple[str, int, str, list[str]]:
+        done = run(folder, ending)
         (folder / "dvc.lock").unlink(missing_ok=True)
         said = [line for line in done.tail if not line.startswith("  File")]  # whose frames lead into it differ
-        found.append((done.code, done.how, said[-3:]))
-    assert found[0] == found[1]
+        return held(folder, ending), done.code, done.how, said[-3:]
+
+    forked = end()
+    with alone():
+        new = end()
+    assert (forked[0], new[0]) == ("True", "False") and forked[1:] == new[1:]
 
 
-def test_what_a_fork_cannot_be_is_a_new_process(tmp_path: Path) -> None:
+def test_what_a_fork_cannot_be_is_a_new_process(tmp_path: Path, torch_kept: None) -> None:
     """Another setting of the interpreter or of a library, and a stage that has no torch."""
     folder = repo_of(tmp_path / "repo", a="", b="", c="", d="")
     whole = yaml.safe_load((folder / "dvc.yaml").read_text())
     del whole["stages"]["c"]["meta"]
     whole["stages"]["d"]["cmd"] = "python -m tasks.runner d && true"
     (folder / "dvc.yaml").write_text(yaml.safe_dump(whole))
-    with ready(folder, ["a", "b", "d"], {}):
-        assert [run(folder, name, **extra).code for name, extra in (("a", {}), ("b", {"OMP_NUM_THREADS": "3"}))] == [
-            0,
-            0,
-        ]
-        assert [run(folder, name).code for name in ("c", "d")] == [0, 0]
-        assert [held(folder, name) for name in "abcd"] == ["True", "False", "False", "False"]
-        assert run(folder, "b", PYTHONPATH="/nowhere").code == 0
-        assert held(folder, "b") == "True"
-        assert run(folder, "b", **{AUDIT: "1"}).code == 0
-        assert held(folder, "b") == "False"
+    assert [run(folder, name, **extra).code for name, extra in (("a", {}), ("b", {"OMP_NUM_THREADS": "3"}))] == [0, 0]
+    assert [run(folder, name).code for name in ("c", "d")] == [0, 0]
+    assert [held(folder, name) for name in "abcd"] == ["True", "False", "False", "False"]
+    assert run(folder, "b", PYTHONPATH="/nowhere").code == 0
+    assert held(folder, "b") == "True"
+    assert run(folder, "b", **{AUDIT: "1"}).code == 0
+    assert held(folder, "b") == "False"
 
 
-def test_a_large_environment_and_what_is_written_last_are_whole(tmp_path: Path) -> None:
+def test_a_large_environment_and_what_is_written_last_are_whole(tmp_path: Path, torch_kept: None) -> None:
     left = "left = open('left', 'w'); left.write('kept')\nfrom ctypes import CDLL; CDLL(None).printf(b'of C\\n')\n"
     left += "import torch; print('seed', torch.initial_seed())"
     folder = repo_of(tmp_path / "repo", a=left, b="")
     large = {f"LARGE{number}": "x" * 100_000 for number in range(12)}  # 1.2 MB, each as long as a program may be given
-    with ready(folder, ["a", "b"], {}):
-        both = [run(folder, "a", **large) for _ in range(2)]
+    both = [run(folder, "a", **large) for _ in range(2)]
     assert [done.code for done in both] == [0, 0] and held(folder, "a") == "True"
     assert (folder / "left").read_text() == "kept" and all("of C" in done.tail for done in both)
     seeds = {line for done in both for line in done.tail if line.startswith("seed")}
@@ -179,17 +198,17 @@ def test_every_stage_that_is_forked_would_import_the_libraries() -> None:
         assert imports_torch(entry.params, entry.meta) == (DEVICES in entry.meta), entry.address
 
 
-def test_a_stage_has_the_code_of_its_folder_as_it_is_now(tmp_path: Path) -> None:
+def test_a_stage_has_the_code_of_its_folder_as_it_is_now(tmp_path: Path, torch_kept: None) -> None:
     folder = repo_of(tmp_path / "repo", a="import tasks.own; print('said', tasks.own.WORD)", b="")
     own = folder / "tasks" / "own.py"
-    with ready(folder, ["a", "b"], {}):
-        for word in ("one", "another"):
-            own.write_text(f"WORD = {word!r}")
-            assert f"said {word}" in run(folder, "a").tail
+    for word in ("one", "another"):
+        own.write_text(f"WORD = {word!r}")
+        assert f"said {word}" in run(folder, "a").tail
+    assert held(folder, "a") == "True"
 
 
 @pytest.mark.parametrize("victim", ["dvc", "keeper"])
-def test_it_ends_with_those_who_began_it(tmp_path: Path, victim: str) -> None:
+def test_it_ends_with_those_who_began_it(tmp_path: Path, torch_kept: None, victim: str) -> None:
     """A stage of ours asks for a signal at its parent's end, as this one does."""
     asks = "from ctypes import CDLL; CDLL(None).prctl(1, 10); print('begun', flush=True); import signal; signal.pause()"
     folder = repo_of(tmp_path / "repo", a=asks, b="")
@@ -203,14 +222,13 @@ def test_it_ends_with_those_who_began_it(tmp_path: Path, victim: str) -> None:
             pids.extend([stage.pid, keeper.pid, dvc.pid])
             os.kill({"dvc": dvc, "keeper": keeper}[victim].pid, signal.SIGKILL)
 
-    with ready(folder, ["a", "b"], {}):
-        done = run_stage(folder, "a", True, heard, surroundings(folder))
-        assert done.code == 137 and len(pids) == 3
-        wait_for(lambda: not any(psutil.pid_exists(pid) and not ended(psutil.Process(pid)) for pid in pids))
-        assert run(folder, "b").code == 0
+    done = run_stage(folder, "a", True, heard, surroundings(folder))
+    assert done.code == 137 and len(pids) == 3
+    wait_for(lambda: not any(psutil.pid_exists(pid) and not ended(psutil.Process(pid)) for pid in pids))
+    assert run(folder, "b").code == 0 and held(folder, "b") == "True"
 
 
-def test_whoever_asks_a_group_to_end_is_obeyed_and_the_stage_may_save_first(tmp_path: Path) -> None:
+def test_whoever_asks_a_group_to_end_is_obeyed_and_the_stage_may_save_first(tmp_path: Path, torch_kept: None) -> None:
     saves = "import signal, time\ndef save(*_):\n    print('saved', flush=True)\n    sys.exit(143)\n"
     saves += "signal.signal(signal.SIGTERM, save)\nprint('begun', flush=True)\nsignal.pause()"
     folder = repo_of(tmp_path / "repo", a=saves, b="")
@@ -222,8 +240,7 @@ def test_whoever_asks_a_group_to_end_is_obeyed_and_the_stage_may_save_first(tmp_
             (stage,) = [each for each in processes_in(folder) if command_of(each)[1:3] == ["-m", "tasks.runner"]]
             os.killpg(os.getpgid(stage.pid), signal.SIGTERM)
 
-    with ready(folder, ["a", "b"], {}):
-        assert run_stage(folder, "a", True, heard, surroundings(folder)).code == 143
+    assert run_stage(folder, "a", True, heard, surroundings(folder)).code == 143
     assert said[-1] == "saved"
 
 

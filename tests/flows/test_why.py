@@ -11,7 +11,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-import mlflow
 from flows.environment import environment
 from flows.staleness.changes import Change, file_changes, only_words, param_changes
 from flows.staleness.plan import NAMED, make_plan, reason_of
@@ -198,6 +197,8 @@ def test_commands_outputs_and_what_is_missing(root: Path) -> None:
 
 
 def test_an_up_to_date_stage_says_which_run_made_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
     locked = lock_entry(root, "second")
     assert explain(root, "second") == [
         "second is up to date: command, 1 dependencies, 0 sections of params and versions of libraries, and outputs are those "

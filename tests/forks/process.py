@@ -1,6 +1,8 @@
 """A command `python -m module` as a process that starts without importing its libraries, used as a subprocess.Popen is."""
 
 import atexit
+import errno
+import hashlib
 import json
 import os
 import signal
@@ -108,20 +110,63 @@ class Forked:
         self.send_signal(signal.SIGTERM)
 
 
+_controls: list[socket.socket] = []
+_started: list[subprocess.Popen[bytes]] = []
+
+
 @cache
 def server(libraries: tuple[str, ...]) -> socket.socket:
-    """The control of the server that holds these libraries; one for all tests of this process, gone with it."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        command = [sys.executable, "-m", "tests.forks.server", str(theirs.fileno()), ",".join(libraries)]
-        started = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()])
+    """The control of the server that holds these libraries: one for all processes of a run of the tests, begun by the one that
+    asks first, and gone with the last of them."""
+    address, control = address_of(libraries), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    while True:
+        try:
+            control.connect(address)
+            break
+        except ConnectionRefusedError:  # there is none, or another process is about to listen
+            begin(address, libraries)
+    _controls.append(control)
+    return control
 
-    def end() -> None:
-        ours.close()
+
+def begin(address: bytes, libraries: tuple[str, ...]) -> None:
+    """Begin a server that listens there, unless another does. It ends with the last that is connected to it, so that this
+    process is before it runs."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listens:
+        try:
+            listens.bind(address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return
+        listens.listen()
+        kept = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        kept.connect(address)
+        _controls.append(kept)
+        command = [sys.executable, "-m", "tests.forks.server", str(listens.fileno()), ",".join(libraries)]
+        _started.append(subprocess.Popen(command, cwd=ROOT, pass_fds=[listens.fileno()]))
+
+
+def address_of(libraries: tuple[str, ...]) -> bytes:
+    """No file: the kernel's name of a socket, which goes with it. Of this run, this checkout, and what a fork cannot change."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    of = [
+        run,
+        str(ROOT),
+        *libraries,
+        os.environ.get("PYTHONPATH", ""),
+        *sorted(read_at_the_start(dict(os.environ)).items()),
+    ]
+    return b"\0tokenmill-forks-" + hashlib.sha256(repr(of).encode()).hexdigest().encode()
+
+
+@atexit.register
+def end() -> None:
+    """Leave all servers before any is waited for: this process's may wait for another that waits for its own."""
+    for control in _controls:
+        control.close()
+    for started in _started:
         started.wait()
-
-    atexit.register(end)
-    return ours
 
 
 def may_fork(environment: dict[str, str]) -> bool:

@@ -1,10 +1,10 @@
 """The process that tests' stages are forked off: it holds the libraries, imported once, and nothing of this project's code.
 
-    python -m tests.forks.server CONTROL torch,numpy,...
+    python -m tests.forks.server LISTENS torch,numpy,...
 
-Each message on the socket CONTROL is a command to run (JSON: cwd, environment, module, arguments) with three descriptors: where
-its output goes, where its errors go, and a socket on which the server says its process number and, when it has ended, its exit
-status as waitpid has it.
+It ends with the last of those who have connected to the socket LISTENS. Each message of theirs is a command to run (JSON: cwd,
+environment, module, arguments) with three descriptors: where its output goes, where its errors go, and a socket on which the
+server says its process number and, when it has ended, its exit status as waitpid has it.
 The fork runs `python -m module arguments` as the interpreter would: its own imports, its own exit.
 """
 
@@ -25,17 +25,17 @@ from flows.stage.as_module import be, forget_ours
 LARGEST = 1 << 20  # bytes of a command: an environment is some 10 KiB
 
 
-def serve(control: socket.socket) -> dict[str, Any]:
-    """The command that this process is to run: returns in each fork, never in the server, which ends with CONTROL."""
+def serve(listens: socket.socket) -> dict[str, Any]:
+    """The command that this process is to run: returns in each fork, never in the server, which ends with its last client."""
     woken, wakes = socket.socketpair()
     woken.setblocking(False)
     wakes.setblocking(False)
     signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests and their stages
-    running = dict[int, socket.socket]()
+    running, controls = dict[int, socket.socket](), set[socket.socket]()
     with selectors.DefaultSelector() as selector:
-        selector.register(control, selectors.EVENT_READ)
+        selector.register(listens, selectors.EVENT_READ)
         selector.register(woken, selectors.EVENT_READ)
         while True:
             for key, _ in selector.select():
@@ -43,9 +43,20 @@ def serve(control: socket.socket) -> dict[str, Any]:
                     woken.recv(4096)
                     report_ended(running)
                     continue
+                if key.fileobj is listens:
+                    control, _ = listens.accept()
+                    selector.register(control, selectors.EVENT_READ)
+                    controls.add(control)
+                    continue
+                control = key.fileobj
                 message, descriptors, *_ = socket.recv_fds(control, LARGEST, 3)
                 if not message:
-                    os._exit(0)
+                    selector.unregister(control)
+                    controls.remove(control)
+                    control.close()
+                    if not controls:
+                        os._exit(0)
+                    continue
                 output, errors, said = descriptors
                 teller = socket.socket(fileno=said)
                 pid = os.fork()
@@ -56,7 +67,7 @@ def serve(control: socket.socket) -> dict[str, Any]:
                     tell(teller, pid)
                     continue
                 signal.set_wakeup_fd(-1)
-                for each in (control, woken, wakes, teller, *running.values()):
+                for each in (listens, *controls, woken, wakes, teller, *running.values()):
                     each.close()
                 os.dup2(output, 1)
                 os.dup2(errors, 2)

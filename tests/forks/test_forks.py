@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core import jit
+from tests.forks import process as forks
 from tests.forks.process import PLAIN, Forked, may_fork, run_forked, started
 from tests.imports import ROOT
 
@@ -119,3 +120,33 @@ def test_it_keeps_compiled_code_where_every_process_of_this_code_does(tmp_path: 
     assert isinstance(process, Forked)
     assert process.communicate()[0] == "True tasks.core.jit.ByName\n"
     assert jit._folder == Path(os.environ["NUMBA_CACHE_DIR"])
+
+
+ASKS = """
+import os, pathlib, sys
+from tests.forks.process import Forked
+print(Forked("said", [], pathlib.Path(sys.argv[1]), dict(os.environ), ("json",)).communicate()[0], end="")
+"""
+
+
+def test_processes_of_a_run_share_a_server_that_ends_with_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "said.py").write_text("import os\nprint(os.getppid())")
+    monkeypatch.setenv("PYTEST_XDIST_TESTRUNUID", "of this test")
+    controls, begun = len(forks._controls), len(forks._started)
+
+    def asked() -> str:
+        return Forked("said", [], tmp_path, dict(os.environ), ("json",)).communicate()[0]
+
+    first = asked()
+    [server] = forks._started[begun:]
+    other = subprocess.run(
+        [sys.executable, "-c", ASKS, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert first == other.stdout == asked() == f"{server.pid}\n", other.stderr
+    for control in forks._controls[controls:]:
+        control.close()
+    assert server.wait(60) == 0
+    del forks._controls[controls:], forks._started[begun:]
+    forks.server.cache_clear()  # of the others, which go on, this process connects anew

@@ -49,7 +49,13 @@ def test_a_gpu_that_only_emulates_bf16_computes_in_fp32(multiplies: bool, monkey
     assert products("bf16", torch.device("cuda")) == torch.bfloat16 and products("auto", CPU) == torch.float32
 
 
-def test_compiled_blocks_give_the_loss_and_gradient_of_plain_ones() -> None:
+def test_compiled_blocks_give_the_loss_and_gradient_of_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What inductor makes of the graph is in tests/system/lm/test_compiled_blocks.py: twenty seconds of a compiler of C++."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    compiled_blocks_are_as_plain_ones()
+
+
+def compiled_blocks_are_as_plain_ones() -> None:
     model = toy_model()
     wanted, gradient = loss_and_gradient(model)
     torch._dynamo.reset()
@@ -65,7 +71,7 @@ def test_compiled_blocks_give_the_loss_and_gradient_of_plain_ones() -> None:
 
 
 def test_documents_and_recomputation_stand_beside_compiled_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither may change the gradients but for the order of rounding. What inductor makes of the graph is above."""
+    """Neither may change the gradients but for the order of rounding. What inductor makes of the graph is in test-system."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
 
     def gradient(model) -> torch.Tensor:

@@ -120,12 +120,12 @@ METHODS = [how(optimizer=method) for method in methods_of(optimizers)] + [
 
 @pytest.mark.parametrize("recipe", METHODS, ids=lambda r: f"{r.optimizer.name}-{r.average.name}")
 def test_more_steps_go_on_from_a_trunk_to_the_same_bits(recipe: Recipe, tmp_path: Path) -> None:
-    fit(tmp_path, recipe, 20)  # 4 of decay: a trunk of 17
-    wanted, points, _ = fit(tmp_path, recipe, 40, trunks=False)
-    found, later, facts = fit(tmp_path, recipe, 40)
+    fit(tmp_path, recipe, 16)  # of which the last 2 decay: a trunk of 14
+    wanted, points, _ = fit(tmp_path, recipe, 26, trunks=False)
+    found, later, facts = fit(tmp_path, recipe, 26)
     assert_same(found, wanted)
-    # a blended tail begins at 0.74 of a run's own steps, and what is before it is shared: 11, of the two that are kept
-    shared = 11 if recipe.average.name == "tail_blend" else 17
+    # a blended tail begins at 0.74 of a run's own steps, and what is before it is shared: 11, of the three that are kept
+    shared = 11 if recipe.average.name == "tail_blend" else 14
     assert facts["steps_from_trunk"] == shared
     assert later == {step: said for step, said in points.items() if step >= shared}
 

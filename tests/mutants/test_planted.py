@@ -5,6 +5,8 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -15,11 +17,22 @@ from tests.project import ROOT
 MUTANTS = read_mutants()
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
-def test_can_be_planted_and_changes_something(mutant: Mutant) -> None:
-    assert mutant.problem(ROOT) is None
-    assert mutant.find != mutant.put
-    compile((ROOT / mutant.file).read_text().replace(mutant.find, mutant.put), mutant.file, "exec")
+@pytest.mark.parametrize("room", sorted({mutant.room for mutant in MUTANTS}))
+def test_can_be_planted_and_changes_something(room: str) -> None:
+    assert [line for mutant in MUTANTS if mutant.room == room for line in problems(mutant)] == []
+
+
+def problems(mutant: Mutant) -> Iterator[str]:
+    """Why a bug cannot be planted, is none or is no Python, each a line."""
+    if problem := mutant.problem(ROOT):
+        yield problem
+        return
+    if mutant.find == mutant.put:
+        yield f"{mutant}: changes nothing"
+    try:
+        compile((ROOT / mutant.file).read_text().replace(mutant.find, mutant.put), mutant.file, "exec")
+    except SyntaxError as error:
+        yield f"{mutant}: {error}"
 
 
 def test_eighty_at_least_of_every_kind_and_four_a_stage() -> None:
@@ -35,6 +48,8 @@ def test_a_bug_that_no_longer_fits_is_said() -> None:
     first = MUTANTS[0]
     gone = Mutant(first.name, first.room, first.kind, first.file, "is nowhere in it", "x", first.tests)
     assert "stands 0 times" in (gone.problem(ROOT) or "")
+    assert list(problems(replace(first, put=first.find))) == [f"{first}: changes nothing"]
+    assert len(list(problems(replace(first, put="(")))) == 1
     assert "no kind" in (
         Mutant(first.name, first.room, "odd", first.file, first.find, "x", first.tests).problem(ROOT) or ""
     )

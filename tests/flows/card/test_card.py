@@ -1,9 +1,9 @@
 """Cards of models: read by the Hub's own library, true as they are written, and false after one changed byte."""
 
 import hashlib
+import os
 import re
 import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from flows.card.lineage import lineage_of
 from flows.card.text import SEAL, card_text, cell, digest_of, table, told
 from flows.card.verify import CARD, files_of, mistakes
 from lm.hugging_face.made_of import FILE, write_made_of
+from tests.forks.process import run_forked
 from tests.project import ROOT
 from tests.report.test_current import lock
 from tests.report.tree import HOSTILE, METRICS, build
@@ -54,10 +55,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def card(*words: str, root: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.card", *words]
-    return subprocess.run(
-        command, cwd=root, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True
-    )
+    return run_forked("flows.card", list(words), root, {**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 def test_the_hub_reads_it_with_its_scores(root: Path) -> None:
