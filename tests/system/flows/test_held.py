@@ -99,8 +99,10 @@ def project(tmp_path: Path) -> Path:
 
 
 def repro(project: Path, start: list[str], *more: str) -> subprocess.CompletedProcess[str]:
-    """`dvc repro`, whose output also whoever it leaves behind must have let go of."""
-    surroundings = environment(project) | {"PYTHONPATH": str(ROOT), "TOKENMILL_TRACKING": "off"}
+    """`dvc repro`, whose output also whoever it leaves behind must have let go of. It keeps no bytecode: in the toy's folder that
+    would be an input, and bytecode is told from that of an edit within the same second by its length alone."""
+    unkept = {"PYTHONDONTWRITEBYTECODE": "1"}
+    surroundings = environment(project) | unkept | {"PYTHONPATH": str(ROOT), "TOKENMILL_TRACKING": "off"}
     surroundings.pop("TOKENMILL_HELD", None)
     command = [*start, "repro", *more]
     return subprocess.run(command, cwd=project, env=surroundings, capture_output=True, text=True, check=False)
