@@ -16,7 +16,8 @@ import zstandard
 from tasks.core.config import ConfigError
 from tasks.ingest.index import CELL_BITS
 from tasks.ingest.reading import id_hash
-from tasks.ingest.sources import Csv, Jsonl, Parquet, TextFolder
+from tasks.ingest.sources import Csv, Jsonl, Parquet, TextFolder, Warc
+from tasks.ingest.sources.base import Source
 from tasks.ingest.stage import IngestConfig
 from tests.ingest.made import GOOD, ingest, ingest_for_all, reasons, row
 from tests.project import ROOT
@@ -153,6 +154,26 @@ def test_a_missing_path_and_a_missing_folder_are_errors(folder: Path) -> None:
         ingest(folder, Jsonl(path="nothing/*"))
     with pytest.raises(ConfigError, match="no such folder"):
         ingest(folder / "elsewhere", Jsonl(path="*"))
+
+
+@pytest.mark.parametrize(
+    ("source", "pattern"),
+    [
+        (Jsonl(path="*.jsonl"), r"\*.jsonl"),
+        (Parquet(path="*.parquet"), r"\*.parquet"),
+        (Warc(path="*.warc"), r"\*.warc"),
+        (Csv(path="*.csv"), r"\*.csv"),
+        (TextFolder(), r"\*.txt"),
+    ],
+    ids=lambda given: getattr(given, "name", ""),
+)
+def test_a_folder_of_other_files_is_an_error_that_names_them(folder: Path, source: Source, pattern: str) -> None:
+    """So does preflight, which looks at what files there are before it reads one."""
+    for name in ("a.json.gz", "b.json.gz", "c.text"):
+        (folder / "in" / name).write_bytes(b"")
+    said = rf"{source.name}: no file matches '{pattern}' in .*, which has 2 of .json.gz, 1 of .text: name the source"
+    with pytest.raises(ConfigError, match=said):
+        source.files(str(folder / "in"))
 
 
 def test_a_source_with_nothing_usable_says_so_and_why(folder: Path) -> None:

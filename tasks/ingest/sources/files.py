@@ -2,7 +2,8 @@
 
 import codecs
 import io
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -46,12 +47,21 @@ def matching(folder: str, pattern: str, label: str) -> list[File]:
         kept = set(hashed(top, read_ignored()).files)
         found = [local_file(path, top) for path in matched if path in kept]
     if not found:
-        where = "" if is_url(pattern) else f" in {folder}"
-        raise ConfigError(
-            f"ingest.sources: {label}: no file matches {pattern!r}{where}: put files there, or name the folder that has "
-            'them, as in SET="ingest.folder=/data/text"'
-        )
+        raise none_of(pattern, label, "" if is_url(pattern) else folder, () if is_url(pattern) else kept)
     return sorted(found, key=lambda file: file.name)
+
+
+def none_of(pattern: str, label: str, folder: str, others: Iterable[Path]) -> ConfigError:
+    """The error of a source without a file. folder: where the pattern was looked for, "" for a URL. others: files that are
+    there, whose endings are said, since they may be another source's."""
+    where = f" in {folder}" if folder else ""
+    endings = Counter("".join(path.suffixes[-2:]) or path.name for path in others)
+    there = ", ".join(f"{count} of {ending}" for ending, count in endings.most_common(3))
+    return ConfigError(
+        f"ingest.sources: {label}: no file matches {pattern!r}{where}{f', which has {there}' if there else ''}: "
+        f"{'name the source and the pattern that read those' if there else 'put files there'}, or name the folder that has "
+        'them, as in SET="ingest.folder=/data/text"'
+    )
 
 
 def check_inside(place: Path, top: Path, label: str) -> None:

@@ -52,6 +52,10 @@ class HuggingFace(Columns):
         except Exception as error:  # the library raises errors of many kinds of its own
             what = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise ConfigError(f"ingest.sources: {self.called}: {where}: {what}"[:400]) from None
+        if not found:
+            raise ConfigError(
+                f"ingest.sources: {self.called}: {where}: no file of its split {self.split!r}: name another"
+            )
         wanted = min(self.shards or len(found), len(found))
         return [found[index * len(found) // wanted] for index in range(wanted)]
 

@@ -15,7 +15,7 @@ from tasks.core.hashed import hashed, read_ignored
 from tasks.ingest.sources.base import File, Record, Rejected, excerpt_of
 from tasks.ingest.sources.encodings import BOM
 from tasks.ingest.sources.file_source import TextSource
-from tasks.ingest.sources.files import check_inside, is_url, local_file, open_text, quarantined, remote_files
+from tasks.ingest.sources.files import check_inside, is_url, local_file, none_of, open_text, quarantined, remote_files
 from tasks.ingest.sources.rows import to_batches
 
 MARKS = re.compile(rb"(?m)^(?:\xef\xbb\xbf)+")
@@ -29,15 +29,21 @@ class TextFolder(TextSource):
     pattern: str = "*.txt"
 
     def files(self, folder: str) -> list[File]:
-        """Raises ConfigError when the folder, or one below it, is missing or may not be read."""
+        """Raises ConfigError when the folder, or one below it, is missing or may not be read, and when no file matches."""
         if is_url(self.path):
             found = remote_files(f"{self.path.rstrip('/')}/**", self.called)
-            return sorted((f for f in found if fnmatch(f.name.rpartition("/")[2], self.pattern)), key=lambda f: f.name)
+            named = [file for file in found if fnmatch(file.name.rpartition("/")[2], self.pattern)]
+            if not named:
+                raise none_of(self.pattern, self.called, self.path, (Path(file.name) for file in found))
+            return sorted(named, key=lambda file: file.name)
         top, base = Path(folder) / self.path, Path(folder)
         if not top.is_dir() or not os.access(top, os.R_OK | os.X_OK):
             raise ConfigError(f"ingest.sources: {self.called}: {top}: no folder that can be read")
         check_inside(top, base, self.called)
-        texts = [path for path in hashed(top, read_ignored()).files if fnmatch(path.name, self.pattern)]
+        there = hashed(top, read_ignored()).files
+        texts = [path for path in there if fnmatch(path.name, self.pattern)]
+        if not texts:
+            raise none_of(self.pattern, self.called, str(top), there)
         return sorted((local_file(path, base) for path in texts), key=lambda file: file.name)
 
     def read(self, file: File, seed: int) -> Iterator[pa.RecordBatch | Rejected]:
