@@ -10,14 +10,10 @@ def arrays_left(work: Callable[[], object], times: int = 3) -> int:
     """How many more arrays of compiled code there are after so many calls than after the first."""
     _nrt_python.memsys_enable_stats()
     counts = []
-    gc.freeze()  # else each collection walks all tests of the run and the libraries: 0.8 s
-    try:
-        for calls in (1, times):
-            for _ in range(calls):
-                work()
-            gc.collect()
-            found = rtsys.get_allocation_stats()
-            counts.append(found.alloc - found.free)
-    finally:
-        gc.unfreeze()
+    for calls in (1, times):
+        for _ in range(calls):
+            work()
+        gc.collect()
+        found = rtsys.get_allocation_stats()
+        counts.append(found.alloc - found.free)
     return counts[1] - counts[0]

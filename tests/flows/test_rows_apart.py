@@ -4,6 +4,7 @@ line where rows are compared, are written by the model that learns, or are told 
 from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ from flows.arena.asked import methods
 from flows.forecast.forecasts import step_of
 from flows.params.compose import compose
 from lm import precisions
+from lm.checkpoint import save_model
 from lm.config import ConfigError, methods_of
 from tasks.about.needs import needs_of
 from tasks.about.sections import Sections
 from tasks.about.training import trains
 from tasks.runner.rooms import config_of
+from tests.lm.models import toy_model, toy_tokenizer
 from tests.project import ROOT
 
 TRAINERS = sorted(path.parent.name for path in (ROOT / "tasks").glob("*/stage.py") if trains(path.parent.name))
@@ -37,6 +40,15 @@ OF_ANSWERS = {("sft", "confidence_limited"), ("distill", "student")}
 @cache
 def composed() -> dict[str, Any]:
     return compose(ROOT, "laptop", [])
+
+
+@pytest.fixture(autouse=True)
+def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with the model that salt learns from, where the preset has one."""
+    folder = tmp_path / composed()["checkpoint"]["folder"]
+    folder.mkdir(parents=True)
+    save_model(folder, toy_model(context=256), toy_tokenizer())
+    monkeypatch.chdir(tmp_path)
 
 
 def variants(stage: str) -> Iterator[tuple[str, dict[str, Any]]]:

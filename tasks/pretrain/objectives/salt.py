@@ -31,6 +31,7 @@ from kernels.linear_divergence import linear_divergence
 from lm.config import ConfigError
 from lm.model import Decoder, ModelConfig
 from lm.model_folder import read_bare
+from lm.temperature import Divisor
 from lm.tokenizer import Tokenizer
 from lm.training.batch import Metrics
 from tasks.pretrain.growths.base import steps_in
@@ -81,7 +82,7 @@ class Salt(Objective):
     decay: float = Field(
         0.02, gt=0, lt=1, description="part of all steps in which it falls, the last of those; step: none"
     )
-    temperature: float = Field(1.0, gt=0, description="of the small model's distribution alone; below 1: sharper")
+    temperature: Divisor = Field(1.0, description="of the small model's distribution alone; below 1: sharper")
 
     @model_validator(mode="after")
     def _falls_in_time(self) -> "Salt":
