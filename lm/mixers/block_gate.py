@@ -25,8 +25,8 @@ from kernels.block_attention.blocks import blocks_of
 from kernels.block_attention.tiles import Tiles
 from kernels.rope.reference import rotate
 
-# entries of the attention map at once
-ENTRIES = 1 << 22
+# entries of the attention map at once: bounds what is held beside the tensors, 4 MiB in fp32 for each of a few
+ENTRIES = 1 << 20
 CHOICE, LOSS = "tokenmill::block_choice", "tokenmill::block_gate_loss"
 
 
@@ -107,7 +107,8 @@ def truth_of(q_BTHE: Tensor, k_BTKE: Tensor, tiles: Tiles) -> Tensor:
             token_BXb[:, some].flatten(1)[:, :, None] >= token_BXb.flatten(1)[:, None]
         )
         seen_BNM &= (token_BXb[:, some].flatten(1) >= 0)[:, :, None]
-        shares = (scores / math.sqrt(E)).masked_fill(~seen_BNM[:, None], -torch.inf).softmax(-1).nan_to_num(0.0)
+        scores.div_(math.sqrt(E)).masked_fill_(~seen_BNM[:, None], -torch.inf)
+        shares = scores.softmax(-1).nan_to_num_(0.0)
         found.append(shares.view(B, H, len(some), b, X, b).amax((3, 5)))
     return torch.cat(found, 2)
 

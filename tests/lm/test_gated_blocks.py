@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from flows.forecast.dry_run import Live
+from kernels.block_attention.blocks import blocks_of
 from kernels.rope.reference import rotate
 from lm.mixers import GatedBlocks
 from lm.mixers.block_gate import Pairs, best, choice, gate_loss, pooled, truth_of
@@ -105,6 +107,16 @@ def test_pools_are_of_the_tokens_that_are_there() -> None:
     assert pooled(k, there).flatten().tolist() == [3.0, 0.0, 1.0, -5.0, 2.0, -2.5]
     assert pooled(k[..., :2, :]).tolist() == pooled(k, there).tolist()
     assert not pooled(k, torch.zeros(1, 1, 3, dtype=torch.bool)).any()
+
+
+def test_little_of_the_attention_map_is_held_at_once() -> None:
+    """Four rows of 1024 tokens and 4 heads, whose maps are 64 MiB in fp32: a forecast counts none of it."""
+    starts = torch.zeros(4, 1024, dtype=torch.int64)
+    q = torch.randn(4, 1024, 4, 8, generator=torch.Generator().manual_seed(0))
+    tiles = blocks_of(starts, 32)[0]
+    with Live(1.0) as live:
+        truth_of(q, q, tiles)
+    assert live.peak < 20 * 2**20
 
 
 def of_all_blocks(model: Decoder) -> Decoder:
