@@ -36,6 +36,11 @@ def threads_of(at_once: int) -> int:
     return max(1, cores() // at_once)
 
 
+def first_of(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+
+
 class Slots:
     """Does jobs of a study, several at once; each outcome is written down as it comes, and what is known is not run again.
     recorded: the environment by which stages have this process record their runs. kept: what ends with the study, such as
@@ -59,7 +64,7 @@ class Slots:
         self._free: SimpleQueue[Path] | None = None
         self._kept = kept
         self.threads = threads_of(at_once)
-        self.commit = git(root, "rev-parse", "HEAD").strip()
+        self.commit = checkout.commit
 
     def do(self, jobs: Sequence[Job], say: Say) -> list[Outcome]:
         """The outcomes of the jobs, in their order. say: called for each that is done, True for one that was known. Raises
@@ -133,14 +138,19 @@ class Slots:
 
     def _places(self) -> "SimpleQueue[Path]":
         """The variants, made when the first run needs one. One of another commit is made anew. Raises ConfigError where
-        files that the arms run differ from the commit."""
+        files that the arms run differ from the commit, or the checkout is at another one whose files do."""
         if self._free is None:
             asked = "*.py", "dvc.yaml", "presets"
             changed = git(self._root, "status", "--porcelain", "--untracked-files=no", "--", *asked).splitlines()
             if changed:
-                others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
                 raise ConfigError(
-                    f"{changed[0].split(maxsplit=1)[1]}{others}: not committed, and arms run the commit's code: commit first"
+                    f"{first_of([line.split(maxsplit=1)[1] for line in changed])}: not committed, and arms run the commit's "
+                    "code: commit first"
+                )
+            if moved := git(self._root, "diff", "--name-only", self.commit, "HEAD", "--", *asked).splitlines():
+                raise ConfigError(
+                    f"{first_of(moved)}: committed since this command began, and runs that studies share would be of two "
+                    "codes: run it again"
                 )
             stage, _ = self._study.stage_and_metric
             params = self._checkout.compose(self._study.preset, self._study.assignments(self._study.baseline, {}, 0))
