@@ -122,6 +122,7 @@ class Slots:
                 self._at_once,
                 self._recorded,
                 self._pass_on,
+                self._checkout.keys.md5,
             )
             outcome = replace(found, study=self._name)
             with self._writing:
