@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
+from shutil import rmtree
 from threading import Lock
 
 from flows.arena.checkout import Checkout
@@ -39,6 +40,20 @@ def threads_of(at_once: int) -> int:
 def first_of(names: Sequence[str]) -> str:
     """The first of some names, and how many more there are."""
     return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+
+
+def clear_other(root: Path, folder: Path, commit: str) -> None:
+    """Take away a variant of another commit than this one, or what a kill left of one that git had not made yet."""
+    if not folder.exists():
+        return
+    variants.repair(root)
+    try:
+        there = git(folder, "rev-parse", "HEAD").strip()
+    except ConfigError:
+        rmtree(folder)
+        return
+    if there != commit:
+        variants.remove(root, folder.name)
 
 
 class Slots:
@@ -161,8 +176,7 @@ class Slots:
             self._free = SimpleQueue()
             for number in range(self._at_once):
                 folder = variants.place(self._root, f"study-{number}-{self._name}"[:60])
-                if folder.exists() and git(folder, "rev-parse", "HEAD").strip() != self.commit:
-                    variants.remove(self._root, folder.name)
+                clear_other(self._root, folder, self.commit)
                 variants.make(self._root, folder.name, self.commit)
                 look_on_from(self._root, folder)
                 self._free.put(folder)

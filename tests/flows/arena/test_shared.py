@@ -16,7 +16,7 @@ from flows.arena.hold import hold
 from flows.arena.outcomes import Outcome, Outcomes
 from flows.arena.planned import in_lines, plans_of
 from flows.arena.runs import Job, watched
-from flows.arena.slots import Slots, runs_at_once, threads_of
+from flows.arena.slots import Slots, clear_other, runs_at_once, threads_of
 from flows.arena.study import Study
 from flows.params.compose import compose
 from lm.config import ConfigError
@@ -231,6 +231,24 @@ def test_code_that_is_committed_between_two_studies_of_a_command_ends_it(tmp_pat
     (root / "code.py").write_text("third")
     with pytest.raises(ConfigError, match=r"^code\.py: not committed"):
         places()
+
+
+def test_what_a_kill_left_of_a_place_that_git_was_making_is_taken_away(tmp_path: Path) -> None:
+    """Such a folder leads git to a worktree that it has taken back, and the study did not go on."""
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "params.yaml").write_text("")
+    git(tmp_path, "add", "--all")
+    git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "a start")
+    commit = git(tmp_path, "rev-parse", "HEAD").strip()
+    whole, left = (tmp_path / ".variants" / name for name in ("whole", "left"))
+    git(tmp_path, "worktree", "add", "--quiet", "--detach", str(whole), commit)
+    left.mkdir()
+    (left / ".git").write_text(f"gitdir: {tmp_path}/.git/worktrees/left\n")
+    for folder in (whole, left, tmp_path / "none"):
+        clear_other(tmp_path, folder, commit)
+    assert whole.exists() and not left.exists()
+    clear_other(tmp_path, whole, "another")
+    assert not whole.exists()
 
 
 def as_line(outcome: Outcome) -> str:
