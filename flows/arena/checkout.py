@@ -1,5 +1,6 @@
 """What the studies of one checkout share, however many are held: it is read once, and a run that two of them ask for is one."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from flows.arena.outcomes import Outcomes
 from flows.arena.runs import watched
 from flows.arena.study import Study
 from flows.params.compose import Composer
+from tasks.runner.git import git
 
 
 class Checkout:
@@ -17,12 +19,17 @@ class Checkout:
         self.root = root
         self.compose, self.keys, self.outcomes = Composer(root), Keys(root), Outcomes(folder)
 
+    @cached_property
+    def commit(self) -> str:
+        """The commit whose code every run has: that of the first study, as keys are of files that are read once."""
+        return git(self.root, "rev-parse", "HEAD").strip()
+
     def key(self, study: Study, name: str, params: dict[str, Any], threads: int) -> str:
         """Key of a run with these parameters and so many threads, of the study of this name, whatever its arm is called: the
         same in every study that measures the same, but for one whose seconds count. Raises ConfigError."""
         stage, _ = study.stage_and_metric
         own = [name] if study.timed or study.budget.kind == "seconds" else []
         key = self.keys.key(params, stage, [threads, study.measure, watched(study.room), *own])
-        if key not in self.outcomes.known:
+        if not own and key not in self.outcomes.known:  # of before, that stand for runs of any study
             self.outcomes.rename(self.keys.key_as_written(params, stage, [threads, study.measure, study.room]), key)
         return key

@@ -140,11 +140,13 @@ def row(name: str, claim: Claim, result: dict[str, Any] | None, today: str) -> d
     arm = next(each for each in result["arms"] if each["name"] == name)
     base = next(each for each in result["arms"] if each["name"] == result["baseline"])
     runs = [run for each in (arm, base) for run in [*each["trials"], *each["runs"]]]
+    control = [each for each in result["arms"] if each["name"] == claim.control]
+    on = [*runs, *(run for each in control for run in [*each["trials"], *each["runs"]])]
     return {
         **said,
         **{key: found[key] for key in ("ratio", "t", "bootstrap")},
         **{key: result[key] for key in ("parameters", "tokens", "commit", "machine", "date")},
-        "runs_of": sorted({run["study"] for run in runs} - {claim.study, ""}),  # runs that it has in common with them
+        "runs_of": sorted({run["study"] for run in on} - {claim.study, ""}),  # runs that it has in common with them
         "seeds": found["pairs"],
         "seconds": sum(run["seconds"] for run in runs),
         "flop": sum(run["flop"] for run in runs),

@@ -6,7 +6,6 @@ from typing import Any
 
 from flows.arena import fits
 from flows.arena.fits.law import CannotFit, Law
-from flows.arena.statistics.spent import flop_after
 from lm.config import methods_of
 
 Run = dict[str, Any]
@@ -78,10 +77,7 @@ def beside_baseline(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Cal
     beside a model that grows, where a result of before has not the FLOP along its curve."""
     arms = {arm["name"]: runs_of(arm) for arm in result["arms"]}
     untold = {name for name, runs in arms.items() if any(run.get("grows") and not run.get("flops") for run in runs)}
-    points = {
-        name: columns_of([(flop_of(run, tokens), loss) for run in runs for tokens, loss in steady(run)])
-        for name, runs in arms.items()
-    }
+    points = {name: columns_of([point for run in runs for point in over_flop(run)]) for name, runs in arms.items()}
     base = result["baseline"]
     for name, runs in arms.items():
         if name == base:
@@ -93,11 +89,12 @@ def beside_baseline(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Cal
             yield name, partial(saying_where, law, [*arms[base], *runs], *points[base], *points[name])
 
 
-def flop_of(run: Run, tokens: float) -> float:
-    """FLOP of a run after so many tokens."""
-    if run.get("flops"):
-        return flop_after(tokens, [at for at, *_ in run["curve"]], run["flops"])
-    return float(tokens / run["tokens"] * run["flop"])
+def over_flop(run: Run) -> list[tuple[float, float]]:
+    """(FLOP, loss) of the run's curve where `steady` has it."""
+    if not run.get("flops"):
+        return [(tokens / run["tokens"] * run["flop"], loss) for tokens, loss in steady(run)]
+    spent = dict(zip((at for at, *_ in run["curve"]), run["flops"], strict=True))
+    return [(spent[tokens], loss) for tokens, loss in steady(run)]
 
 
 def to_the_target(law: Any, result: dict[str, Any]) -> Iterator[tuple[str, Callable[[], Law]]]:

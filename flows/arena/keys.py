@@ -49,7 +49,7 @@ class Keys:
                 address,
                 graph[address].cmd,
                 read(graph[address], params),
-                {dep: self._md5(dep) for dep in graph[address].deps if dep not in made},
+                {dep: self.md5(dep) for dep in graph[address].deps if dep not in made},
             ]
             for address in needed(graph, [stage])
         ]
@@ -66,7 +66,7 @@ class Keys:
             self._graphs[named] = graph_of(self._root, params)
         return self._graphs[named]
 
-    def _md5(self, path: str) -> str:
+    def md5(self, path: str) -> str:
         """DVC's md5 of a file or folder of the checkout; "" of one that is not there, whose run fails and says so."""
         if path not in self._md5s:
             place = Path(self._ignored.root, path)

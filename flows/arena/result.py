@@ -1,7 +1,7 @@
 """What a study found, as it is stored and shown: result.json. flows/arena/pages draws it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +9,7 @@ from flows.arena.doubts import doubts_of
 from flows.arena.outcomes import Outcome
 from flows.arena.race import Arm, Raced, decided
 from flows.arena.statistics.power import POWER, largest_sd, pairs_needed, smallest_ratio
-from flows.arena.statistics.ratios import MIN_PAIRS
+from flows.arena.statistics.ratios import MIN_PAIRS, Comparison
 from flows.arena.statistics.sequential import compare_at
 from flows.arena.statistics.spent import flop_after
 from flows.arena.statistics.to_target import Reached, to_target
@@ -151,6 +151,14 @@ def beside(study: Study, raced: Raced, arm: Arm) -> Iterator[dict[str, Any]]:
     for name in [name for name in TO_TARGET if name not in untold] if study.target is not None else []:
         ends = [(at_target(study, one, name), at_target(study, other, name)) for one, other in both]
         said = compare_at(ends, raced.looks, study.level, lost="did not reach the target")
+        said = of_one_hour(said, both) if name == "seconds" else said
         yield {**fixed, "quantity": f"{name}_to_target", **said.row()}
     seconds = compare_at([(one.seconds, other.seconds) for one, other in both], raced.looks, study.level)
-    yield {**fixed, "quantity": "seconds", **seconds.row()}
+    yield {**fixed, "quantity": "seconds", **of_one_hour(seconds, both).row()}
+
+
+def of_one_hour(said: Comparison, pairs: Sequence[tuple[Outcome, Outcome]]) -> Comparison:
+    """The comparison of seconds, without a verdict where the two runs of a pair were made for different studies."""
+    apart = any(one.study != other.study for one, other in pairs)
+    why = "the arm's runs and the baseline's were made for different studies, at other hours: set timed: true"
+    return replace(said, verdict="cannot be compared", why=why) if apart else said

@@ -1,9 +1,10 @@
 """One run of a study: the stages up to its measure, with the run's parameters, in a variant of this checkout."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from tasks.about.training import trains as can_train
 from tasks.about.work import Step, Work
 from tasks.core.config import ConfigError
 from tasks.report.read import Stage, read_stages
-from tasks.runner.graph import before, needed, read_graph
+from tasks.runner.graph import Entry, before, needed, read_graph
 from tasks.runner.key import locked_key
 from tasks.runner.lock import locked_in, md5s
 from tasks.runner.settings import WORKERS
@@ -60,9 +61,10 @@ def run(
     at_once: int,
     recorded: dict[str, str],
     say: Callable[[str], None],
+    md5_of: Callable[[str], str],
 ) -> Outcome:
     """Reproduce the stage of the measure in this variant of the checkout, and read what came of it. recorded: the environment
-    of a recorder. Raises Failed."""
+    of a recorder. md5_of: of a file or folder, by which the run is known. Raises Failed, where it read another one too."""
     params = compose(folder, study.preset, job.assignments)
     reach_inputs(folder, params)
     write(folder, params)
@@ -82,6 +84,11 @@ def run(
             return Outcome(digest, job.arm, job.tuned, job.seed, None, why=last)
         raise Failed("\n".join(ended.tail[-5:]))
     locked = locked_in(folder) or {}
+    if others := read_otherwise(graph, stages, locked, md5_of):
+        raise Failed(
+            f"{', '.join(others)}: not in {folder} as in this checkout, so that the run is another than was asked for: "
+            f"make variant NAME={folder.name} REMOVE=1, and begin again"
+        )
     for address in stages:
         settle(folder, address, locked_key(locked[address]))
     found = {each.name: each for each in read_stages(folder)}
@@ -97,6 +104,15 @@ def run(
     (work,) = works_of(params, [trained.name]).values()
     measured = found[stage].metrics
     return outcome_of(job, digest, measured[metric], trained, work, data, measured.get("size_bytes", 0.0))
+
+
+def read_otherwise(
+    graph: Mapping[str, Entry], stages: Sequence[str], locked: Mapping[str, Any], md5_of: Callable[[str], str]
+) -> list[str]:
+    """What these stages read, and none made, that DVC recorded otherwise: as what a killed study left in a variant may be."""
+    made = {out for entry in graph.values() for out in entry.outs}
+    read = {path: md5 for address in stages for path, md5 in md5s(locked[address], "deps").items() if path not in made}
+    return sorted(path for path, md5 in read.items() if md5 != md5_of(path))
 
 
 def watched(room: str) -> str:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
+from shutil import rmtree
 from threading import Lock
 
 from flows.arena.checkout import Checkout
@@ -36,6 +37,25 @@ def threads_of(at_once: int) -> int:
     return max(1, cores() // at_once)
 
 
+def first_of(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+
+
+def clear_other(root: Path, folder: Path, commit: str) -> None:
+    """Take away a variant of another commit than this one, or what a kill left of one that git had not made yet."""
+    if not folder.exists():
+        return
+    variants.repair(root)
+    try:
+        there = git(folder, "rev-parse", "HEAD").strip()
+    except ConfigError:
+        rmtree(folder)
+        return
+    if there != commit:
+        variants.remove(root, folder.name)
+
+
 class Slots:
     """Does jobs of a study, several at once; each outcome is written down as it comes, and what is known is not run again.
     recorded: the environment by which stages have this process record their runs. kept: what ends with the study, such as
@@ -59,7 +79,7 @@ class Slots:
         self._free: SimpleQueue[Path] | None = None
         self._kept = kept
         self.threads = threads_of(at_once)
-        self.commit = git(root, "rev-parse", "HEAD").strip()
+        self.commit = checkout.commit
 
     def do(self, jobs: Sequence[Job], say: Say) -> list[Outcome]:
         """The outcomes of the jobs, in their order. say: called for each that is done, True for one that was known. Raises
@@ -117,6 +137,7 @@ class Slots:
                 self._at_once,
                 self._recorded,
                 self._pass_on,
+                self._checkout.keys.md5,
             )
             outcome = replace(found, study=self._name)
             with self._writing:
@@ -133,14 +154,19 @@ class Slots:
 
     def _places(self) -> "SimpleQueue[Path]":
         """The variants, made when the first run needs one. One of another commit is made anew. Raises ConfigError where
-        files that the arms run differ from the commit."""
+        files that the arms run differ from the commit, or the checkout is at another one whose files do."""
         if self._free is None:
             asked = "*.py", "dvc.yaml", "presets"
             changed = git(self._root, "status", "--porcelain", "--untracked-files=no", "--", *asked).splitlines()
             if changed:
-                others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
                 raise ConfigError(
-                    f"{changed[0].split(maxsplit=1)[1]}{others}: not committed, and arms run the commit's code: commit first"
+                    f"{first_of([line.split(maxsplit=1)[1] for line in changed])}: not committed, and arms run the commit's "
+                    "code: commit first"
+                )
+            if moved := git(self._root, "diff", "--name-only", self.commit, "HEAD", "--", *asked).splitlines():
+                raise ConfigError(
+                    f"{first_of(moved)}: committed since this command began, and runs that studies share would be of two "
+                    "codes: run it again"
                 )
             stage, _ = self._study.stage_and_metric
             params = self._checkout.compose(self._study.preset, self._study.assignments(self._study.baseline, {}, 0))
@@ -150,8 +176,7 @@ class Slots:
             self._free = SimpleQueue()
             for number in range(self._at_once):
                 folder = variants.place(self._root, f"study-{number}-{self._name}"[:60])
-                if folder.exists() and git(folder, "rev-parse", "HEAD").strip() != self.commit:
-                    variants.remove(self._root, folder.name)
+                clear_other(self._root, folder, self.commit)
                 variants.make(self._root, folder.name, self.commit)
                 look_on_from(self._root, folder)
                 self._free.put(folder)

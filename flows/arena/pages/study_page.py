@@ -1,6 +1,6 @@
 """The page of a study: from the text of its result.json one HTML file that shows what was found and how to find it again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -10,7 +10,6 @@ from flows.arena.pages.figures import compact, measured
 from flows.arena.pages.findings import Row
 from flows.arena.pages.records import Arm, Comparison, Run, Study, read_study
 from flows.arena.pages.templates import filled
-from flows.arena.statistics.spent import flop_after
 from tasks.core.yaml import dump_yaml
 from tasks.report.words import duration
 
@@ -92,10 +91,10 @@ def curves(arms: list[Row], hues: dict[str, str]) -> list[Figure]:
 
     The FLOP of a point are its share of the run's, by tokens; of a model that grows those that its result has of each.
     """
-    kinds: dict[str, Callable[[Run, float, float | None], float | None]] = {
-        "tokens": lambda _, tokens, __: tokens,
-        "seconds": lambda _, __, seconds: seconds,
-        "FLOP": lambda run, tokens, _: _flop(run, tokens),
+    kinds: dict[str, Callable[[Run], Iterable[float | None]]] = {
+        "tokens": lambda run: (tokens for tokens, *_ in run.curve),
+        "seconds": lambda run: (seconds for _, seconds, _ in run.curve),
+        "FLOP": _flop,
     }
     runs = [(row.arm, run) for row in arms for run in row.arm.runs]
     settled = [y for _, run in runs if not run.diverged for y in _settled(run)]
@@ -104,9 +103,9 @@ def curves(arms: list[Row], hues: dict[str, str]) -> list[Figure]:
         return []
     up = axis.linear(settled or every)
     found = []
-    for name, place in kinds.items():
+    for name, places_of in kinds.items():
         lines = [
-            plot.Line(_says(arm, run), hues[arm.name] + " diverged" * run.diverged, _points(run, place))
+            plot.Line(_says(arm, run), hues[arm.name] + " diverged" * run.diverged, _points(run, places_of(run)))
             for arm, run in runs
         ]
         places = [x for line in lines for x, _ in line.points]
@@ -117,10 +116,11 @@ def curves(arms: list[Row], hues: dict[str, str]) -> list[Figure]:
     return found
 
 
-def _flop(run: Run, tokens: float) -> float | None:
-    if run.grows:
-        return flop_after(tokens, [at for at, *_ in run.curve], run.flops) if run.flops else None
-    return run.flop * tokens / run.tokens if run.tokens else None
+def _flop(run: Run) -> Iterable[float | None]:
+    if run.grows and run.flops:
+        return run.flops
+    even = bool(run.tokens) and not run.grows
+    return (run.flop * tokens / (run.tokens or 1) if even else None for tokens, *_ in run.curve)
 
 
 def _settled(run: Run) -> list[float]:
@@ -130,8 +130,8 @@ def _settled(run: Run) -> list[float]:
     return late or [y for _, y in points]
 
 
-def _points(run: Run, place: Callable[[Run, float, float | None], float | None]) -> list[plot.Place]:
-    found = ((place(run, tokens, seconds), y) for tokens, seconds, y in run.curve)
+def _points(run: Run, places: Iterable[float | None]) -> list[plot.Place]:
+    found = zip(places, (y for *_, y in run.curve), strict=True)
     return [(x, y) for x, y in found if x is not None and y is not None]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from flows.arena import fits
 from flows.arena.fits.law import CannotFit
-from flows.arena.fitted import LAWS, WARM_UP, beside_baseline, fitted, flop_of, in_words
+from flows.arena.fitted import LAWS, WARM_UP, beside_baseline, fitted, in_words
 from flows.arena.result import Told, result_of
 from lm.config import methods_of
 from tests.flows.arena.races import losses, raced, study
@@ -104,8 +104,6 @@ def test_the_gain_of_a_model_that_grows_is_by_the_flop_of_its_curve() -> None:
             run.update(grows=True, flops=[0.5 * tokens / run["tokens"] * run["flop"] for tokens, *_ in run["curve"]])
     seen = [list(beside_points(each, "2000")) for each in (of, grown)]
     assert seen[1] == pytest.approx([0.5 * flop for flop in seen[0]]) and len(seen[0]) > 3
-    assert flop_of({"flops": [4.0, 10.0], "curve": [[2, None, 1.0], [4, None, 1.0]]}, 3) == 7.0
-    assert flop_of({"flops": [4.0, 10.0], "curve": [[2, None, 1.0], [4, None, 1.0]]}, 1) == 2.0
 
 
 def beside_points(of: dict[str, Any], name: str) -> list[float]:

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from flows.arena.keys import Keys, plain
+from flows.arena.runs import read_otherwise
 from flows.params.compose import compose
 from flows.workspaces.smoke import copy_project
 from lm.config import Config
+from tasks.runner.graph import graph_of, needed
 from tests.project import ROOT
 
 STAGE = "evaluate@pretrain"
@@ -105,3 +107,21 @@ def test_a_config_is_whole_in_a_key_whatever_its_slot_is_declared_with() -> None
     made = Section(method=Method(name="a", rate=1.0), more=(Method(name="b", rate=2.0),))
     assert plain(made) == {"method": {"name": "a", "rate": 1.0}, "more": [{"name": "b", "rate": 2.0}]}
     assert plain(made) != made.model_dump()  # which has of each what its slot has
+
+
+def test_what_a_run_read_otherwise_than_its_key_says_is_named(root: Path) -> None:
+    """A variant that a killed study left has the inputs of then, and its run would be known by those of now."""
+    params = compose(root, "smoke", [])
+    graph, keys = graph_of(root, params), Keys(root)
+    stages = needed(graph, [STAGE])
+    made = {out for entry in graph.values() for out in entry.outs}
+    locked = {
+        address: {"deps": [{"path": path, "md5": keys.md5(path) or "made"} for path in graph[address].deps]}
+        for address in stages
+    }
+    assert read_otherwise(graph, stages, locked, keys.md5) == []
+    kinds = {path in made for path in graph["pretrain"].deps}
+    assert kinds == {True, False}
+    for dep in locked["pretrain"]["deps"]:
+        dep["md5"] = "of then" if dep["path"] in (*made, "tasks/pretrain/stage.py") else dep["md5"]
+    assert read_otherwise(graph, stages, locked, keys.md5) == ["tasks/pretrain/stage.py"]

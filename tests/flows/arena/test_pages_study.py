@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from typing import Any
 
 import pytest
@@ -108,6 +109,18 @@ def test_a_model_that_grows_has_a_curve_over_the_flop_that_its_result_has() -> N
     for arm in grown["arms"]:
         arm["runs"] = [{**run, "flops": [3.0 * at for at, *_ in run["curve"]]} for run in arm["runs"]]
     assert "training bits per byte over FLOP" in text_of(grown)
+
+
+def test_a_long_curve_of_a_model_that_grows_is_read_once() -> None:
+    """Its page took 147 s where each of its points looked for its FLOP among all."""
+    full = json.loads(json.dumps(EXAMPLES["full"]))
+    curve = [[step + 1, None, 2 + 1 / (step + 1)] for step in range(4_000)]
+    for arm in full["arms"]:
+        for run in arm["runs"]:
+            run.update(grows=True, curve=curve, flops=[2.0 * tokens for tokens, *_ in curve])
+    began = time.process_time()
+    assert "training bits per byte over FLOP" in text_of(full)
+    assert time.process_time() - began < 20
 
 
 def test_tuning_marks_the_best_the_ends_and_what_diverged() -> None:

@@ -1,6 +1,7 @@
 """A run that two studies ask for is made once, and neither's table differs for it, wherever a study was killed."""
 
 import json
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from queue import SimpleQueue
@@ -15,9 +16,11 @@ from flows.arena.hold import hold
 from flows.arena.outcomes import Outcome, Outcomes
 from flows.arena.planned import in_lines, plans_of
 from flows.arena.runs import Job, watched
-from flows.arena.slots import Slots, runs_at_once, threads_of
+from flows.arena.slots import Slots, clear_other, runs_at_once, threads_of
 from flows.arena.study import Study
 from flows.params.compose import compose
+from lm.config import ConfigError
+from tasks.runner.git import git
 from tests.project import ROOT
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -95,7 +98,8 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def table(result: dict[str, Any]) -> dict[str, Any]:
-    """The result without what is said of where its runs come from."""
+    """The result without what is said of where its runs come from, and of seconds, which are of then."""
+    result["comparisons"] = [row for row in result["comparisons"] if row["quantity"] != "seconds"]
     for arm in result["arms"]:
         for run in [*arm["trials"], *arm["runs"]]:
             del run["study"]
@@ -112,6 +116,20 @@ def test_a_baseline_of_two_studies_runs_once_and_their_tables_are_as_of_each_alo
     alone = held("second", study("mixer"), "alone")
     assert len(machine.made) == 2 * (base + arm) + arm  # nothing of the other folder
     assert table(second) == table(alone) and table(first)["comparisons"] != second["comparisons"]
+
+
+def test_seconds_of_runs_that_were_made_for_two_studies_have_no_verdict(machine: Machine, held: Any) -> None:
+    """The second's arm is made at another hour than the baseline that it has from the first."""
+
+    def of_seconds(result: dict[str, Any]) -> tuple[str, str]:
+        (row,) = [row for row in result["comparisons"] if row["quantity"] == "seconds"]
+        return row["verdict"], row["why"]
+
+    first, second = held("first", study()), held("second", study("mixer"))
+    assert of_seconds(first) == ("no difference", "")
+    verdict, why = of_seconds(second)
+    assert verdict == "cannot be compared" and "made for different studies, at other hours: set timed: true" in why
+    assert of_seconds(held("third", study("mixer", timed=True))) == ("no difference", "")
 
 
 @pytest.mark.parametrize(
@@ -175,6 +193,64 @@ def test_what_was_known_by_its_key_as_written_is_not_run_again(
     assert len(machine.made) == begun + 1 + 3
 
 
+def test_no_outcome_of_before_stands_for_a_run_of_a_timed_study(machine: Machine, held: Any, tmp_path: Path) -> None:
+    """Whose seconds are of whichever study of its room made it."""
+    asked, checkout = study(timed=True), Checkout(ROOT, tmp_path)
+    params = compose(ROOT, "arena", asked.assignments("plain", {}, 1))
+    old = checkout.keys.key_as_written(params, asked.stage_and_metric[0], [1, asked.measure, asked.room])
+    checkout.outcomes.known[old] = Outcome(old, "plain", {}, 1, 2.0)
+    for one, stands in ((asked, False), (study(), True)):
+        assert (checkout.key(one, "first", params, 1) in checkout.outcomes.known) == stands
+
+
+def test_code_that_is_committed_between_two_studies_of_a_command_ends_it(tmp_path: Path) -> None:
+    """Keys are of files that are read once: a baseline would be of the old code beside arms of the new."""
+    root = tmp_path / "root"
+    root.mkdir()
+
+    def commit(name: str, text: str) -> None:
+        (root / name).write_text(text)
+        git(root, "add", "--all")
+        git(root, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "a change")
+
+    def places() -> Any:
+        with ExitStack() as kept:
+            return Slots(root, study(), "a study", 1, checkout, {}, kept)._places()
+
+    git(root, "init", "--quiet")
+    commit("code.py", "one")
+    checkout = Checkout(root, tmp_path)
+    with pytest.raises(ConfigError, match="PRESET: no preset"):  # it goes on to the parameters
+        places()
+    commit("notes.md", "of no run")
+    with pytest.raises(ConfigError, match="PRESET: no preset"):
+        places()
+    commit("code.py", "other")
+    with pytest.raises(ConfigError, match=r"^code\.py: committed since this command began.*: run it again$"):
+        places()
+    (root / "code.py").write_text("third")
+    with pytest.raises(ConfigError, match=r"^code\.py: not committed"):
+        places()
+
+
+def test_what_a_kill_left_of_a_place_that_git_was_making_is_taken_away(tmp_path: Path) -> None:
+    """Such a folder leads git to a worktree that it has taken back, and the study did not go on."""
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "params.yaml").write_text("")
+    git(tmp_path, "add", "--all")
+    git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "a start")
+    commit = git(tmp_path, "rev-parse", "HEAD").strip()
+    whole, left = (tmp_path / ".variants" / name for name in ("whole", "left"))
+    git(tmp_path, "worktree", "add", "--quiet", "--detach", str(whole), commit)
+    left.mkdir()
+    (left / ".git").write_text(f"gitdir: {tmp_path}/.git/worktrees/left\n")
+    for folder in (whole, left, tmp_path / "none"):
+        clear_other(tmp_path, folder, commit)
+    assert whole.exists() and not left.exists()
+    clear_other(tmp_path, whole, "another")
+    assert not whole.exists()
+
+
 def as_line(outcome: Outcome) -> str:
     return json.dumps(vars(outcome))
 
@@ -213,6 +289,29 @@ def test_a_row_says_whose_runs_it_stands_on(machine: Machine, held: Any) -> None
     results = {"first": held("first", study()), "second": held("second", study("mixer"))}
     rows = {name: claims.row(name, claim, results[claim.study or ""], "2026-01-01") for name, claim in made.items()}
     assert rows["x0"]["runs_of"] == [] and rows["gru"]["runs_of"] == ["first"]
+
+
+def test_a_row_with_a_control_stands_on_the_runs_of_the_control_too(machine: Machine, held: Any) -> None:
+    """Which another study may have made, whose baseline and arm it has not."""
+    arms = {"gru": ARMS["mixer"]["gru"], "x0": {"pretrain.model.embeddings": [{"name": "x0"}]}, "attention": {}}
+    values = {"room": "pretrain.model.mixer", "method": {}, "study": "second", "source": "s", "headline": "h"}
+    values |= {"expects": {"ratio": 0.9, "better": "lower"}, "control": "x0"}
+    claim = claims.claims_of({"attention": values}, "claims.yaml")["attention"]
+    held("first", study())
+    result = held(
+        "second",
+        study(
+            "mixer",
+            arms=arms,
+            baseline="gru",
+        ),
+    )
+    own = {arm["name"]: {run["study"] for run in arm["runs"]} for arm in result["arms"]}
+    assert own == {"gru": {"second"}, "x0": {"first"}, "attention": {"first"}}
+    for arm in result["arms"]:
+        for run in [*arm["trials"], *arm["runs"]] if arm["name"] == "attention" else []:
+            run["study"] = "second"
+    assert claims.row("attention", claim, result, "2026-01-01")["runs_of"] == ["first"]
 
 
 @pytest.mark.parametrize(
