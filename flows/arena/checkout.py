@@ -29,7 +29,4 @@ class Checkout:
         same in every study that measures the same, but for one whose seconds count. Raises ConfigError."""
         stage, _ = study.stage_and_metric
         own = [name] if study.timed or study.budget.kind == "seconds" else []
-        key = self.keys.key(params, stage, [threads, study.measure, watched(study.room), *own])
-        if not own and key not in self.outcomes.known:  # of before, that stand for runs of any study
-            self.outcomes.rename(self.keys.key_as_written(params, stage, [threads, study.measure, study.room]), key)
-        return key
+        return self.keys.key(params, stage, [threads, study.measure, watched(study.room), *own])

@@ -5,7 +5,6 @@ data that no stage makes. What a stage makes follows from these. A section is ta
 in it: a baseline that says its method and one that leaves it out are one run.
 """
 
-from collections.abc import Callable
 from functools import cached_property
 from hashlib import sha256
 from json import dumps
@@ -21,8 +20,6 @@ from tasks.runner.graph import Entry, graph_of, needed, value_of
 from tasks.runner.key import path_md5
 from tasks.runner.rooms import config_of, room_of
 
-Reader = Callable[[Entry, dict[str, Any]], dict[str, Any]]
-
 
 class Keys:
     """Keys of the runs of one study, or of many: a file is read once."""
@@ -35,20 +32,13 @@ class Keys:
     def key(self, params: dict[str, Any], stage: str, beside: list[Any]) -> str:
         """The key of a run with these parameters up to this stage. beside: what else decides it, such as the threads. Raises
         ConfigError for parameters that the stages cannot use."""
-        return self._digest(params, stage, beside, taken)
-
-    def key_as_written(self, params: dict[str, Any], stage: str, beside: list[Any]) -> str:
-        """Key of the run by its sections as they are written, which was its key until November 2026."""
-        return self._digest(params, stage, beside, Entry.declared)
-
-    def _digest(self, params: dict[str, Any], stage: str, beside: list[Any], read: Reader) -> str:
         graph = self._graph(params)
         made = {out for entry in graph.values() for out in entry.outs}
         said = [
             [
                 address,
                 graph[address].cmd,
-                read(graph[address], params),
+                taken(graph[address], params),
                 {dep: self.md5(dep) for dep in graph[address].deps if dep not in made},
             ]
             for address in needed(graph, [stage])

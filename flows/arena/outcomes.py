@@ -63,11 +63,6 @@ class Outcomes:
         sync(self._path)
         self.known[outcome.digest] = outcome
 
-    def rename(self, old: str, new: str) -> None:
-        """Know by its new digest, too, what was known by an old one."""
-        if old in self.known:
-            self.known[new] = self.known[old]
-
 
 def _read(path: Path) -> Iterator[Outcome]:
     """The outcomes of a file. A line that is not whole is none."""

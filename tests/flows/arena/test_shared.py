@@ -13,7 +13,7 @@ from flows.arena import claims, slots
 from flows.arena import hold as holding
 from flows.arena.checkout import Checkout
 from flows.arena.hold import hold
-from flows.arena.outcomes import Outcome, Outcomes
+from flows.arena.outcomes import Outcome
 from flows.arena.planned import in_lines, plans_of
 from flows.arena.runs import Job, watched
 from flows.arena.slots import Slots, clear_other, runs_at_once, threads_of
@@ -171,36 +171,6 @@ def test_killed_anywhere_it_ends_in_the_same_table(done: int, machine: Machine, 
         both("killed")
     machine.kills = None
     assert both("killed") == whole and len(machine.made) == 2 * begun
-
-
-def test_what_was_known_by_its_key_as_written_is_not_run_again(
-    machine: Machine, held: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As outcomes of before are, whose lines have no study."""
-    whole, path = held("first", study()), tmp_path / "studies" / "runs.jsonl"
-    kept = {found.digest: found for found in Outcomes(path.parent).known.values()}
-    checkout, lines = Checkout(ROOT, tmp_path / "none"), []
-    monkeypatch.setattr(
-        checkout.outcomes, "rename", lambda old, new: lines.append(json.loads(as_line(kept[new])) | {"digest": old})
-    )
-    plans_of(checkout, {"first": study()}, threads_of(runs_at_once(1)))
-    for line in lines:
-        del line["study"]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    begun, both = len(machine.made), Checkout(ROOT, path.parent)
-    assert table(held("first", study(), checkout=both)) == table(whole) and len(machine.made) == begun
-    held("second", study("mixer"), checkout=both)
-    assert len(machine.made) == begun + 1 + 3
-
-
-def test_no_outcome_of_before_stands_for_a_run_of_a_timed_study(machine: Machine, held: Any, tmp_path: Path) -> None:
-    """Whose seconds are of whichever study of its room made it."""
-    asked, checkout = study(timed=True), Checkout(ROOT, tmp_path)
-    params = compose(ROOT, "arena", asked.assignments("plain", {}, 1))
-    old = checkout.keys.key_as_written(params, asked.stage_and_metric[0], [1, asked.measure, asked.room])
-    checkout.outcomes.known[old] = Outcome(old, "plain", {}, 1, 2.0)
-    for one, stands in ((asked, False), (study(), True)):
-        assert (checkout.key(one, "first", params, 1) in checkout.outcomes.known) == stands
 
 
 def test_code_that_is_committed_between_two_studies_of_a_command_ends_it(tmp_path: Path) -> None:
