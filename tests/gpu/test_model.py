@@ -8,6 +8,8 @@ from torch import Tensor
 
 from lm import feed_forwards, mixers, norms
 from lm.config import methods_of
+from lm.model import Decoder
+from lm.training.batch import Metrics
 from lm.training.memory import bytes_kept
 from lm.training.precision import autocast
 from tasks.pretrain.objectives import NextToken
@@ -26,6 +28,14 @@ PARTS: list[dict[str, Any]] = [
 ]
 
 
+def gradients_of(model: Decoder, ids: Tensor, bounds: Tensor | None) -> tuple[Tensor, Metrics]:
+    """(loss, metrics) of a step, with that of the parts: a gate of attention learns from nothing else."""
+    loss, metrics = NextToken(z_loss=1e-3)(model, ids, bounds, 96)
+    added = model.auxiliary_loss()
+    (loss if added is None else loss + added).backward()
+    return loss.detach(), metrics
+
+
 @pytest.mark.parametrize("parts", PARTS, ids=str)
 @WITHIN
 def test_loss_and_gradients_are_those_of_a_cpu(
@@ -34,8 +44,7 @@ def test_loss_and_gradients_are_those_of_a_cpu(
     found = []
     for place in (CPU, device):
         model, ids = model_on(place, **parts), ids_of(0, rows=3).to(place)
-        loss, metrics = NextToken(z_loss=1e-3)(model, ids, bounds, 96)
-        loss.backward()
+        loss, metrics = gradients_of(model, ids, bounds)
         found.append([loss, *metrics.values(), *(weight.grad for weight in model.parameters())])
     for wanted, got in zip(*found, strict=True):
         assert relative(got, wanted) < 1e-4  # fp32 sums of up to 512 products in another order
@@ -67,9 +76,8 @@ def compiled_and_plain(device: torch.device, bounds: Tensor | None) -> None:
         model.compile_blocks(compiled)
         for step in (0, 1):
             model.zero_grad()
-            loss, _ = NextToken(z_loss=1e-3)(model, ids_of(step, rows=3).to(device), bounds, 96)
-            loss.backward()
-            metrics += [loss.detach(), *(weight.grad for weight in model.parameters() if weight.grad is not None)]
+            loss, _ = gradients_of(model, ids_of(step, rows=3).to(device), bounds)
+            metrics += [loss, *(weight.grad for weight in model.parameters() if weight.grad is not None)]
         found.append(metrics)
     plain, other = found
     assert all(relative(got, wanted) < 1e-4 for wanted, got in zip(plain, other, strict=True))
