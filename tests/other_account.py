@@ -13,7 +13,8 @@ import pytest
 
 from tests.processes import PATIENCE
 
-UID = 12345
+# one a process of tests: what another run does as its own account is not counted here
+UID = 20_000 + os.getpid() % 40_000
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can take another account's place")
 
 
