@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # a bare machine with a GPU, which runs tests/gpu, has not al
 # Before anything imports numba, here or in the server that tests' stages fork from (tests/forks): numba reads again what it finds
 # in the environment when that has changed, forgets what tasks/core/jit.py has told it, and each of the two compiles all anew.
 keep_compiled_code()
+# before anything imports datasets, which reads it then and else asks a hub again and again: 23 s of waiting for one test
+os.environ["HF_HUB_OFFLINE"] = "1"
 # and none fails because the machine is busy
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")

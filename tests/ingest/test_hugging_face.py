@@ -15,8 +15,7 @@ from tests.ingest.made import ingest, reasons, row
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def folder(tmp_path: Path) -> Path:
     (tmp_path / "in" / "set").mkdir(parents=True)
     return tmp_path
 
