@@ -95,7 +95,7 @@ BY_FILE := --dist loadfile --no-loadscope-reorder
 
 # on a CPU wherever they run, since golden figures are a CPU's
 test: $(if $(TORCH),.venv-torch-$(TORCH)/.ready,$(READY))  ## the tests but test-system's, on the CPU, by two processes: JOBS=8; CHANGED=1: what a change can reach; TORCH=2.11: with another torch
-	@CUDA_VISIBLE_DEVICES= $(if $(TORCH),TOKENMILL_TEST_DEVICE=cpu .venv-torch-$(TORCH)/bin/)python -m pytest -q -n $(JOBS) $(BY_FILE) $(if $(filter-out 0 no false,$(CHANGED)),--changed) $(if $(TORCH),kernels tests/lm tests/gpu,kernels tests --ignore=tests/system)
+	@CUDA_VISIBLE_DEVICES= $(if $(TORCH),TOKENMILL_TEST_DEVICE=cpu .venv-torch-$(TORCH)/bin/)python -m pytest -q -n $(JOBS) $(BY_FILE) $(if $(filter-out 0 no false,$(CHANGED)),--changed) $(if $(TORCH),kernels tests/lm tests/gpu tests/system/lm/test_compiled_blocks.py tests/system/lm/test_compiled_parts.py,kernels tests --ignore=tests/system)
 
 # three by default: who waits for a server leaves a core idle; all of them took 49 minutes on 2 cores when last timed
 test-system: $(READY)  ## the tests of whole runs: servers, a browser, agents, Dask, PostgreSQL, ranks, kills: JOBS=8 CHANGED=1 SHARE=2/3

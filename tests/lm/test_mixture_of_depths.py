@@ -181,9 +181,12 @@ def test_an_answer_depends_on_no_other_prompt() -> None:
     assert [(a.ids, a.logps) for a in together] == [(a.ids, a.logps) for a in alone]
 
 
-# how a layer draws its tokens is no matter of its mixer
-@pytest.mark.parametrize(("mixer", "trains"), [*((mixer, True) for mixer in MIXERS), (MIXERS[0], False)])
-def test_compiled_blocks_are_a_graph_each(mixer: type[Any], trains: bool) -> None:
+def test_compiled_blocks_are_a_graph_each() -> None:
+    """With attention, in training; every mixer: tests/system/lm/test_compiled_parts.py."""
+    compiled_blocks_are_a_graph_each(MIXERS[0], True)
+
+
+def compiled_blocks_are_a_graph_each(mixer: type[Any], trains: bool) -> None:
     model = toy_model(**of_mixer(mixer)).train(trains)
 
     def work() -> None:
@@ -191,19 +194,6 @@ def test_compiled_blocks_are_a_graph_each(mixer: type[Any], trains: bool) -> Non
         (logits.square().sum() + (model.auxiliary_loss() or 0)).backward()
 
     assert plain_and_compiled(model, work) == 2
-
-
-def test_a_graph_for_rows_of_all_lengths() -> None:
-    model = toy_model(**{**SOME, "layers": 1}).train()
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    plain, model._run = model._run, torch.compile(model._run, backend="aot_eager", fullgraph=True, dynamic=True)
-    for length in (9, 12, 15, 23):
-        found = model(ids_of(2, length))
-        model._run, run = plain, model._run
-        torch.testing.assert_close(found, model(ids_of(2, length)), **CLOSE)
-        model._run = run
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
 
 
 @pytest.mark.parametrize("recompute", [False, True])

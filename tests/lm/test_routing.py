@@ -270,8 +270,12 @@ def test_routers_train_other_models() -> None:
     assert not any(torch.equal(*pair) for pair in zip(weights, weights[1:] + weights[:1], strict=True))
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_compiled_blocks_are_one_graph(way: dict[str, Any]) -> None:
+def test_compiled_blocks_are_one_graph() -> None:
+    """Where experts choose; every router: tests/system/lm/test_compiled_parts.py."""
+    compiled_blocks_are_one_graph(WAYS[0])
+
+
+def compiled_blocks_are_one_graph(way: dict[str, Any]) -> None:
     model = toy_model(feed_forward={"name": "experts", **way})
 
     def work() -> None:
