@@ -160,8 +160,8 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
         live.since()
         optimizer.begin(whole_step(optimizer, steps))
         with fake, cast:
-            if step.sampling:
-                sample(step.sampling)
+            for sampling in step.sampling:
+                sample(sampling)
             sampled = live.since()
             backward(batch, min(positions, largest * batch.length))
         parallel.clip(recipe.clip)

@@ -97,8 +97,7 @@ def forecast(
     copy of the state counts where the stage is long enough for one."""
     per_token = rehearsed.flops
     reached = UTILIZATION["gpu" if machine.gpu else "cpu"] * machine.flops
-    sampled = step.sampling
-    sampling = steps / sampled.steps * sampling_seconds(sampled, reached, machine) if sampled else 0.0
+    sampling = sum(steps / each.steps * sampling_seconds(each, reached, machine) for each in step.sampling)
     work = per_token + (forward_of(step, per_token) if rehearsed.forward_again else 0.0)
     work += step.frozen_part * sum(forward_flops_per_token(frozen, step.batch.length) for frozen in step.frozen)
     training = steps * step.batch.tokens * work / reached

@@ -14,7 +14,7 @@ from lm.training.recipe import Recipe
 @dataclass(frozen=True)
 class Sampling:
     """Answers that a model writes for every so many steps: up to so many new tokens each, so many rows at once, to so many
-    prompts of a length."""
+    prompts of a length. steps: in the mean, where a coin says in which it is this model that writes."""
 
     model: Decoder
     answers: int
@@ -22,12 +22,12 @@ class Sampling:
     prompts: int
     prompt: int
     new_tokens: int
-    steps: int = 1
+    steps: float = 1
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a stage does in a step: the model it trains, what it samples first, if anything, and the batch.
+    """What a stage does in a step: the model it trains, what each model that writes samples first, and the batch.
 
     frozen: models that the batch's loss reads its rows with beside that, and does not train: a teacher, or the reference that
     a policy is held to; frozen_part: of all steps, in which it does. growth: of the model within the run; None: it is whole
@@ -36,7 +36,7 @@ class Step:
 
     model: Decoder
     batch: Batch
-    sampling: Sampling | None = None
+    sampling: tuple[Sampling, ...] = ()
     frozen: tuple[Decoder, ...] = ()
     frozen_part: float = 1.0
     growth: Growth | None = None

@@ -18,7 +18,7 @@ from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import Sampling, StageNeeds, Step, Work
 from tasks.core.config import ConfigError
-from tasks.distill.answers import Demonstrations
+from tasks.distill.answers import Demonstrations, Student
 from tasks.distill.step import Compared, Matched, loss_of
 from tasks.distill.students import Given
 from tasks.distill.teachers import Past, Stored
@@ -52,7 +52,7 @@ def needs(sections: Sections) -> StageNeeds:
 
 
 def work(sections: Sections, student: ModelConfig) -> Work:
-    """A step of B answers of T predictions, sampled from the teacher, and some sequences of text."""
+    """A step of B answers of T predictions, sampled from whoever writes them, and some sequences of text."""
     config, teaches = sections["distill"], sections.start_shape("distill")
     prompt = longest_prompt("distill", config, SPLITS, teaches)
     texts, text_length = texts_of(sections), sections.plan_length()
@@ -78,13 +78,27 @@ def work(sections: Sections, student: ModelConfig) -> Work:
             return loss_of(model, [*teachers, *others], config.divergence, labels, answers, text, match)
 
         batch = Batch(B + texts, max(T, text_length), B * T + texts * text_length, loss)
-        writer = None if stored or isinstance(config.answers, Demonstrations) else teachers[0]
-        sampling = Sampling(writer, B, rows_for(writer, B), B, prompt, config.max_new_tokens) if writer else None
-        return Step(model, batch, sampling, frozen=(*teachers, *others) if labels < 1 or writer or match else ())
+        shares = {} if stored else {model: by_student(config.answers), teachers[0]: by_teacher(config.answers)}
+        sampling = tuple(
+            Sampling(writer, B, rows_for(writer, B), B, prompt, config.max_new_tokens, 1 / share)
+            for writer, share in shares.items()
+            if share
+        )
+        return Step(model, batch, sampling, frozen=(*teachers, *others) if labels < 1 or sampling or match else ())
 
     tokens = config.steps * (B * config.max_new_tokens + texts * text_length)
     less = lower(sections, config.model, "distill.max_new_tokens", "distill.batch or distill.max_new_tokens")
     return Work(config, student, config.steps, tokens, step, less)
+
+
+def by_student(answers: Any) -> float:
+    """The share of steps whose answers the student writes."""
+    return answers.share if isinstance(answers, Student) else 0.0
+
+
+def by_teacher(answers: Any) -> float:
+    """The share of steps whose answers the teacher writes."""
+    return 0.0 if isinstance(answers, Demonstrations) else 1 - by_student(answers)
 
 
 def compared(ids_RT: Tensor, counted: int, top_k: int = 0) -> Compared:

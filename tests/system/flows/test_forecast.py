@@ -182,7 +182,8 @@ def test_a_model_that_reads_and_does_not_learn_counts_in_memory_and_time() -> No
 
 def test_a_teacher_reads_the_answers_and_texts_of_its_student() -> None:
     step = works_of(compose(ROOT, "laptop", []), ["distill"])["distill"].step()
-    assert step.sampling and step.frozen == (step.sampling.model,) and step.model is not step.sampling.model
+    (sampling,) = step.sampling
+    assert step.frozen == (sampling.model,) and step.model is not sampling.model
 
 
 def test_an_unknown_machine_is_one_line() -> None:
