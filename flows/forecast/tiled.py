@@ -57,18 +57,22 @@ class Tiled:
             _ = [each.detach() for each in args if isinstance(each, Tensor)]
             given = live.now  # what it is given is there whether it works or not
             queries, keys = (
-                Tiles(*(q.new_zeros((R, X, block), dtype=torch.int64) for _ in range(2)))
+                Tiles(q.new_zeros((R, X, block), dtype=torch.int64), q.new_zeros((R, X, block), dtype=torch.int64))
                 for R in ((B * H, B * K) if apart else (B, B))
             )
             laid_out = queries, keys, q.new_zeros((B * H, X, X), dtype=torch.bool)
-            planes = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]
+            planes = (planes_of(q), planes_of(k), planes_of(v))
             if grad is None:
                 made: Any = tiles.forward(*planes, *laid_out)
             else:
-                others = [x.transpose(1, 2).flatten(0, 1) for x in (grad, args[-3])]
-                made = tiles.backward(others[0], *planes, *laid_out, others[1], args[-2])
+                made = tiles.backward(planes_of(grad), *planes, *laid_out, planes_of(args[-3]), args[-2])
             _ = [x.unflatten(0, (B, -1)).transpose(1, 2).contiguous() for x in made if x.ndim == 3]
         return float(live.peak - given)
+
+
+def planes_of(x_BTHE: Tensor) -> Tensor:
+    """x_PTE, as the operators have it."""
+    return x_BTHE.transpose(1, 2).flatten(0, 1)
 
 
 def tiles_read(H: int, K: int, T: int, block: int, buckets: int) -> Counter[int]:
