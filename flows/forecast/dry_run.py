@@ -166,8 +166,8 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
         live.since()
         optimizer.begin(whole_step(optimizer, steps))
         with fake, cast:
-            for sampling in step.sampling:
-                sample(sampling)
+            for each in step.sampling:
+                sample(each)
             sampled = live.since()
             backward(batch, min(positions, largest * batch.length))
         parallel.clip(recipe.clip)
