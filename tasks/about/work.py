@@ -8,6 +8,7 @@ import numpy as np
 from lm.depth import Growth
 from lm.model import Decoder, ModelConfig
 from lm.training.batch import Batch
+from lm.training.flops import forward_flops_per_token
 from lm.training.recipe import Recipe
 
 
@@ -30,8 +31,8 @@ class Step:
     """What a stage does in a step: the model it trains, what each model that writes samples first, and the batch.
 
     frozen: models that the batch's loss reads its rows with beside that, and does not train: a teacher, or the reference that
-    a policy is held to; frozen_part: of all steps, in which it does. growth: of the model within the run; None: it is whole
-    from the first step on.
+    a policy is held to; frozen_part: of all steps, the first, in which it does. growth: of the model within the run; None:
+    it is whole from the first step on.
     """
 
     model: Decoder
@@ -40,6 +41,11 @@ class Step:
     frozen: tuple[Decoder, ...] = ()
     frozen_part: float = 1.0
     growth: Growth | None = None
+
+    @property
+    def frozen_flops(self) -> float:
+        """FLOP a token of the passes of frozen models, of a step in which they are made."""
+        return sum(forward_flops_per_token(frozen, self.batch.length) for frozen in self.frozen)
 
 
 @dataclass(frozen=True)

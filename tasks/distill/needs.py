@@ -61,6 +61,9 @@ def work(sections: Sections, student: ModelConfig) -> Work:
     labels = config.teachers.labels(config.labels, 0, config.steps)
     stored = isinstance(config.teachers, Stored)
 
+    def taught_by(teachers: list[Decoder], others: list[Decoder]) -> list[Decoder]:
+        return others if config.teachers.follows else [*teachers, *others]
+
     def step() -> Step:
         teachers = [] if stored else [model_like(teaches, sections, config.model).requires_grad_(False)]
         model = Decoder(student)
@@ -75,7 +78,7 @@ def work(sections: Sections, student: ModelConfig) -> Work:
             top_k = config.divergence.top_k if stored else 0
             answers = compared(answers_BT[rows], config.max_new_tokens, top_k)
             text = compared(texts_BT[there], text_length, top_k)
-            return loss_of(model, [*teachers, *others], config.divergence, labels, answers, text, match)
+            return loss_of(model, taught_by(teachers, others), config.divergence, labels, answers, text, match)
 
         batch = Batch(B + texts, max(T, text_length), B * T + texts * text_length, loss)
         shares = {} if stored else {model: by_student(config.answers), teachers[0]: by_teacher(config.answers)}
@@ -84,7 +87,12 @@ def work(sections: Sections, student: ModelConfig) -> Work:
             for writer, share in shares.items()
             if share
         )
-        return Step(model, batch, sampling, frozen=(*teachers, *others) if labels < 1 or sampling or match else ())
+        reading = taught_by(teachers, others)
+        if labels == 1:  # nothing diverges from them
+            reading = reading[:1] if match else []
+        lasts = getattr(config.match, "until", 0)
+        part = min(1.0, lasts / config.steps) if reading and labels == 1 and lasts else 1.0
+        return Step(model, batch, sampling, frozen=tuple(reading), frozen_part=part)
 
     tokens = config.steps * (B * config.max_new_tokens + texts * text_length)
     less = lower(sections, config.model, "distill.max_new_tokens", "distill.batch or distill.max_new_tokens")
