@@ -39,10 +39,12 @@ def steps_of(step: Step, flop: float, a_step: float, steps: int) -> int:
     """The most steps of so many tokens that take no more FLOP; of a model that grows those of a run of as many, since parts of
     a run are whole steps. steps: of the run as it is asked for without a budget."""
 
-    def taken(count: int) -> float:
-        return count * a_step * mean_flops_per_token(step.model, step.batch.length, step.growth, count)
+    frozen = step.frozen_part * step.frozen_flops
 
-    mean = mean_flops_per_token(step.model, step.batch.length, step.growth, steps)
+    def taken(count: int) -> float:
+        return count * a_step * (mean_flops_per_token(step.model, step.batch.length, step.growth, count) + frozen)
+
+    mean = mean_flops_per_token(step.model, step.batch.length, step.growth, steps) + frozen
     found = int(flop / mean / a_step + 1e-9)
     if step.growth is None:
         return found

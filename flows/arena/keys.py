@@ -2,7 +2,8 @@
 
 It is what DVC compares, for every stage up to the measure: command, declared parameters, and the digests of code and of
 data that no stage makes. What a stage makes follows from these. A section is taken as its stage takes it, with every default
-in it: a baseline that says its method and one that leaves it out are one run.
+in it: a baseline that says its method and one that leaves it out are one run. Settings that decide bits count, too, where they
+are not what holds without them.
 """
 
 from functools import cached_property
@@ -14,11 +15,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from flows.params.paths import names_in
+from lm.settings import OFFLOAD, PARALLEL, POSITIONS
 from tasks.core.config import load
 from tasks.core.hashed import read_ignored
 from tasks.runner.graph import Entry, graph_of, needed, value_of
 from tasks.runner.key import path_md5
 from tasks.runner.rooms import config_of, room_of
+from tasks.runner.settings import RANKS
 
 
 class Keys:
@@ -43,7 +46,7 @@ class Keys:
             ]
             for address in needed(graph, [stage])
         ]
-        return sha256(dumps([said, beside], sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return sha256(dumps([said, [*beside, *set_apart()]], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @cached_property
     def _named(self) -> list[str]:
@@ -62,6 +65,21 @@ class Keys:
             place = Path(self._ignored.root, path)
             self._md5s[path] = path_md5(place, self._ignored) if place.exists() else ""
         return self._md5s[path]
+
+
+def set_apart() -> list[dict[str, Any]]:
+    """What of the settings decides the bits of a training, as the record of a run has it: the kind and number of ranks, where
+    those that train exactly count for one, and the positions that a backward holds where they are given. Empty where nothing
+    else holds than without settings. Raises ConfigError for a value that is not allowed."""
+    found: dict[str, Any] = {}
+    kind, ranks = PARALLEL.read(), RANKS.read()
+    if kind != PARALLEL.default and ranks > 1:
+        found |= {PARALLEL.name: kind, RANKS.name: ranks}
+        if OFFLOAD.read() != OFFLOAD.default:
+            found[OFFLOAD.name] = OFFLOAD.read()
+    if (positions := POSITIONS.read()) is not None:
+        found[POSITIONS.name] = positions
+    return [found] if found else []
 
 
 def taken(entry: Entry, params: dict[str, Any]) -> dict[str, Any]:

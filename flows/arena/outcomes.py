@@ -13,13 +13,13 @@ from tasks.runner.json_lines import lines_of
 class Outcome:
     """What came of a run. value: the measure, None where training diverged, and `why` says how.
 
-    seconds, flop, tokens: of training, forward and backward. parameters, layers: of the trained model. copies: numbers
-    that a token moves through memory in its products. size_bytes: of the measured model on disk, 0 where its stage does
-    not say. data: digest of the data that training followed. curve:
-    [tokens, loss or bits per byte] of training, a point a step. rates: the learning rate at its highest and at the last step.
-    decays_from: tokens after which it was below its highest for good, 0 where it never was.
-    tokens_a_step: in the mean. grows: whether the model did, so that FLOP and seconds are not even over tokens. flops: up to
-    each point of the curve, of a model that grows; empty: they are even over tokens. study: for which it was run, "" where
+    seconds, flop, tokens: of training, forward and backward, with the passes of models that read and do not learn. parameters,
+    layers: of the trained model. copies: numbers that a token moves through memory in its products. size_bytes: of the
+    measured model on disk, 0 where its stage does not say. data: digest of the data that training followed. curve: [tokens,
+    loss or bits per byte] of training, a point a step. rates: the learning rate at its highest and at the last step.
+    decays_from: tokens after which it was below its highest for good, 0 where it never was. tokens_a_step: in the mean. grows:
+    whether the model did, so that FLOP and seconds are not even over tokens. flops: up to each point of the curve, of a model
+    that grows or is taught in a part of the run alone; empty: they are even over tokens. study: for which it was run, "" where
     that was not written down; others that asked for the same have it from there.
     """
 

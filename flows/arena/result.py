@@ -106,13 +106,12 @@ def reached(study: Study, outcome: Outcome) -> Reached | None:
     if study.target is None or outcome.value is None:
         return None
     found = to_target(curve(outcome), study.target, outcome.flop / max(outcome.tokens, 1))
-    if found is None or not outcome.grows:
-        return found
-    return replace(
-        found,
-        seconds=None,
-        flop=flop_after(found.tokens, [at for at, _ in outcome.curve], outcome.flops) if outcome.flops else None,
-    )
+    if found is None:
+        return None
+    seconds, flop = (None, None) if outcome.grows else (found.seconds, found.flop)
+    if outcome.flops:
+        flop = flop_after(found.tokens, [at for at, _ in outcome.curve], outcome.flops)
+    return replace(found, seconds=seconds, flop=flop)
 
 
 def power(study: Study, raced: Raced) -> dict[str, Any] | None:

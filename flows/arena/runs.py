@@ -138,7 +138,7 @@ def outcome_of(job: Job, digest: str, value: float, trained: Stage, work: Work, 
     return Outcome(
         digest, job.arm, job.tuned, job.seed, value,
         seconds=work.tokens / trained.timings["tokens_per_second"] if trained.timings else 0.0,
-        flop=work.tokens * mean_flops_per_token(step.model, step.batch.length, step.growth, work.steps),
+        flop=flop_of(step, work),
         tokens=round(work.tokens),
         parameters=step.model.num_parameters(),
         layers=step.model.config.layers,
@@ -154,13 +154,25 @@ def outcome_of(job: Job, digest: str, value: float, trained: Stage, work: Work, 
     )  # fmt: skip
 
 
+def flop_of(step: Step, work: Work) -> float:
+    """FLOP of the whole run: of the model that learns, forward and backward, and of the passes of those that do not."""
+    own = mean_flops_per_token(step.model, step.batch.length, step.growth, work.steps)
+    return work.tokens * (own + step.frozen_part * step.frozen_flops)
+
+
 def flops_after(step: Step, work: Work, counts: Sequence[float]) -> tuple[float, ...]:
-    """FLOP of as many of the first steps as each count says, where the model grows within the run; else empty."""
-    if step.growth is None:
+    """FLOP of as many of the first steps as each count says, where the model grows within the run or a frozen one reads in a
+    part of it alone; else empty."""
+    if step.growth is None and step.frozen_part == 1:
         return ()
+    after, read = work.tokens_after(counts), step.frozen_part * work.tokens
+    theirs = step.frozen_flops * np.minimum(after, read)
+    if step.growth is None:
+        own = np.array(after) * mean_flops_per_token(step.model, step.batch.length, None, work.steps)
+        return tuple((own + theirs).tolist())
     each = flops_of_steps(step.model, step.batch.length, step.growth, work.steps)
     ends = work.tokens / work.steps * np.cumsum((0.0, *each))
-    return tuple(np.interp(counts, np.arange(len(ends)), ends).tolist())
+    return tuple((np.interp(counts, np.arange(len(ends)), ends) + theirs).tolist())
 
 
 def copies_of(step: Step) -> float:

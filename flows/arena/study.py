@@ -19,8 +19,8 @@ Range = tuple[float, float]
 class Budget(Config):
     """What every run of a study may spend; one of these.
 
-    tokens, flop: of training, forward and backward. seconds: of training on this machine. bytes: of weights on disk; no
-    run is cut to it, an arm beyond it is said to be.
+    tokens, flop: of training, forward and backward, with the passes of teachers. seconds: of training on this machine. bytes:
+    of weights on disk; no run is cut to it, an arm beyond it is said to be.
     """
 
     tokens: int | None = Field(None, gt=0)

@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flows.forecast import fake_gpu
+from flows.forecast.tiled import Tiled, buckets_in
 from lm.decoding import Rows
 from lm.optimizers.base import Optimizer
 from lm.prompts.base import put_prompt
@@ -62,16 +64,19 @@ class Rehearsed:
 
 class Live(TorchDispatchMode):
     """Bytes of the storages that operators made since it was entered and that are still held: now, and at most. holes: what a
-    block that shares a heap takes, by its bytes."""
+    block that shares a heap takes, by its bytes. within: bytes that an operator holds at most while it works, of one that does
+    not show them."""
 
     def __init__(self, holes: float) -> None:
         super().__init__()
         self.now = self.peak = 0.0
-        self._holes = holes
+        self.within: Callable[[Any, tuple[Any, ...]], float] = lambda func, args: 0.0
+        self.holes = holes
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
+        self.peak = max(self.peak, self.now + self.within(func, args))
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor) and tensor.device.type != "meta":
                 self._count(tensor.untyped_storage())
@@ -81,7 +86,7 @@ class Live(TorchDispatchMode):
         key, size = storage._cdata, storage.nbytes()
         if key in self._known:
             return
-        taken = size if size >= MAPPED else size * self._holes
+        taken = size if size >= MAPPED else size * self.holes
 
         def gone(_: Any) -> None:
             del self._known[key]
@@ -134,6 +139,7 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
             if isinstance(recipe, Prompted):
                 put_prompt(step.model, recipe.soft_prompt)
             step.model.hold(recipe.holding)
+            live.within = Tiled(buckets_in(step.model), partial(Live, live.holes))
             before = live.since()  # what is held in fewer bytes than a dense matrix is made of one
             HeldLayers(step.model).begin(0)
             for weight in step.model.parameters():
@@ -160,8 +166,8 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
         live.since()
         optimizer.begin(whole_step(optimizer, steps))
         with fake, cast:
-            if step.sampling:
-                sample(step.sampling)
+            for each in step.sampling:
+                sample(each)
             sampled = live.since()
             backward(batch, min(positions, largest * batch.length))
         parallel.clip(recipe.clip)

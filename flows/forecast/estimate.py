@@ -66,7 +66,8 @@ def machine_called(device_name: str) -> Machine | None:
 
 @dataclass(frozen=True)
 class Forecast:
-    """parameters: of the model and what is trained beside it. flops: of the tokens that count, as Throughput has it. seconds:
+    """parameters: of the model and what is trained beside it. flops: of the tokens that count, as Throughput has it, and of the
+    models that read them and do not learn. seconds:
     of them `sampling_seconds` are for answers that are sampled. fits: whether bytes are there, of the memory. host_bytes: of a
     GPU's host, beside its process."""
 
@@ -97,11 +98,10 @@ def forecast(
     copy of the state counts where the stage is long enough for one."""
     per_token = rehearsed.flops
     reached = UTILIZATION["gpu" if machine.gpu else "cpu"] * machine.flops
-    sampled = step.sampling
-    sampling = steps / sampled.steps * sampling_seconds(sampled, reached, machine) if sampled else 0.0
+    sampling = sum(steps / each.steps * sampling_seconds(each, reached, machine) for each in step.sampling)
     work = per_token + (forward_of(step, per_token) if rehearsed.forward_again else 0.0)
-    work += step.frozen_part * sum(forward_flops_per_token(frozen, step.batch.length) for frozen in step.frozen)
-    training = steps * step.batch.tokens * work / reached
+    frozen = step.frozen_part * step.frozen_flops
+    training = steps * step.batch.tokens * (work + frozen) / reached
     peak = max(rehearsed.step_bytes, rehearsed.sampling_bytes)
     if not machine.gpu:
         peak += process_bytes
@@ -110,7 +110,7 @@ def forecast(
     return Forecast(
         parameters=step.model.num_parameters(),
         tokens=tokens,
-        flops=tokens * per_token,
+        flops=tokens * (per_token + frozen),
         bytes=peak,
         seconds=sampling + training,
         sampling_seconds=sampling,

@@ -8,13 +8,14 @@ import numpy as np
 from lm.depth import Growth
 from lm.model import Decoder, ModelConfig
 from lm.training.batch import Batch
+from lm.training.flops import forward_flops_per_token
 from lm.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Sampling:
     """Answers that a model writes for every so many steps: up to so many new tokens each, so many rows at once, to so many
-    prompts of a length."""
+    prompts of a length. steps: in the mean, where a coin says in which it is this model that writes."""
 
     model: Decoder
     answers: int
@@ -22,24 +23,29 @@ class Sampling:
     prompts: int
     prompt: int
     new_tokens: int
-    steps: int = 1
+    steps: float = 1
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a stage does in a step: the model it trains, what it samples first, if anything, and the batch.
+    """What a stage does in a step: the model it trains, what each model that writes samples first, and the batch.
 
     frozen: models that the batch's loss reads its rows with beside that, and does not train: a teacher, or the reference that
-    a policy is held to; frozen_part: of all steps, in which it does. growth: of the model within the run; None: it is whole
-    from the first step on.
+    a policy is held to; frozen_part: of all steps, the first, in which it does. growth: of the model within the run; None:
+    it is whole from the first step on.
     """
 
     model: Decoder
     batch: Batch
-    sampling: Sampling | None = None
+    sampling: tuple[Sampling, ...] = ()
     frozen: tuple[Decoder, ...] = ()
     frozen_part: float = 1.0
     growth: Growth | None = None
+
+    @property
+    def frozen_flops(self) -> float:
+        """FLOP a token of the passes of frozen models, of a step in which they are made."""
+        return sum(forward_flops_per_token(frozen, self.batch.length) for frozen in self.frozen)
 
 
 @dataclass(frozen=True)

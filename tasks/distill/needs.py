@@ -18,7 +18,7 @@ from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import Sampling, StageNeeds, Step, Work
 from tasks.core.config import ConfigError
-from tasks.distill.answers import Demonstrations
+from tasks.distill.answers import Demonstrations, Student
 from tasks.distill.step import Compared, Matched, loss_of
 from tasks.distill.students import Given
 from tasks.distill.teachers import Past, Stored
@@ -52,7 +52,7 @@ def needs(sections: Sections) -> StageNeeds:
 
 
 def work(sections: Sections, student: ModelConfig) -> Work:
-    """A step of B answers of T predictions, sampled from the teacher, and some sequences of text."""
+    """A step of B answers of T predictions, sampled from whoever writes them, and some sequences of text."""
     config, teaches = sections["distill"], sections.start_shape("distill")
     prompt = longest_prompt("distill", config, SPLITS, teaches)
     texts, text_length = texts_of(sections), sections.plan_length()
@@ -60,6 +60,9 @@ def work(sections: Sections, student: ModelConfig) -> Work:
 
     labels = config.teachers.labels(config.labels, 0, config.steps)
     stored = isinstance(config.teachers, Stored)
+
+    def taught_by(teachers: list[Decoder], others: list[Decoder]) -> list[Decoder]:
+        return others if config.teachers.follows else [*teachers, *others]
 
     def step() -> Step:
         teachers = [] if stored else [model_like(teaches, sections, config.model).requires_grad_(False)]
@@ -75,16 +78,35 @@ def work(sections: Sections, student: ModelConfig) -> Work:
             top_k = config.divergence.top_k if stored else 0
             answers = compared(answers_BT[rows], config.max_new_tokens, top_k)
             text = compared(texts_BT[there], text_length, top_k)
-            return loss_of(model, [*teachers, *others], config.divergence, labels, answers, text, match)
+            return loss_of(model, taught_by(teachers, others), config.divergence, labels, answers, text, match)
 
         batch = Batch(B + texts, max(T, text_length), B * T + texts * text_length, loss)
-        writer = None if stored or isinstance(config.answers, Demonstrations) else teachers[0]
-        sampling = Sampling(writer, B, rows_for(writer, B), B, prompt, config.max_new_tokens) if writer else None
-        return Step(model, batch, sampling, frozen=(*teachers, *others) if labels < 1 or writer or match else ())
+        shares = {} if stored else {model: by_student(config.answers), teachers[0]: by_teacher(config.answers)}
+        sampling = tuple(
+            Sampling(writer, B, rows_for(writer, B), B, prompt, config.max_new_tokens, 1 / share)
+            for writer, share in shares.items()
+            if share
+        )
+        reading = taught_by(teachers, others)
+        if labels == 1:  # nothing diverges from them
+            reading = reading[:1] if match else []
+        lasts = getattr(config.match, "until", 0)
+        part = min(1.0, lasts / config.steps) if reading and labels == 1 and lasts else 1.0
+        return Step(model, batch, sampling, frozen=tuple(reading), frozen_part=part)
 
     tokens = config.steps * (B * config.max_new_tokens + texts * text_length)
     less = lower(sections, config.model, "distill.max_new_tokens", "distill.batch or distill.max_new_tokens")
     return Work(config, student, config.steps, tokens, step, less)
+
+
+def by_student(answers: Any) -> float:
+    """The share of steps whose answers the student writes."""
+    return answers.share if isinstance(answers, Student) else 0.0
+
+
+def by_teacher(answers: Any) -> float:
+    """The share of steps whose answers the teacher writes."""
+    return 0.0 if isinstance(answers, Demonstrations) else 1 - by_student(answers)
 
 
 def compared(ids_RT: Tensor, counted: int, top_k: int = 0) -> Compared:

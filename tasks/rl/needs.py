@@ -77,7 +77,7 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
         each = config.steps_a_rollout
         rows, new_tokens = rows_for(model, answers), config.answer_tokens
         sampling = Sampling(model, answers, rows, config.prompts, prompt, new_tokens, each)
-        return Step(model, Batch(B, T, B * T, loss, together=config.loss.together), sampling, frozen)
+        return Step(model, Batch(B, T, B * T, loss, together=config.loss.together), (sampling,), frozen)
 
     tokens = config.steps * B * config.max_new_tokens
     less = lower(sections, config.model, "rl.max_new_tokens", "rl.prompts or rl.samples")

@@ -10,25 +10,31 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from flows.forecast.dry_run import rehearse
+from flows.forecast.estimate import Machine, forecast
+from flows.forecast.forecasts import step_of, works_of
 from lm.averages import Last
 from lm.checkpoint import save_model
 from lm.config import ConfigError, methods_of
+from lm.distilling import asking
 from lm.linears import AdaLoRA, LoRA, VeRA
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.schedules import Cosine
 from lm.training.fast_forward import FastForward
+from tasks.about.sections import Sections
 from tasks.core.log import Log
 from tasks.distill import divergences
 from tasks.distill.answers import Demonstrations, Student, Teacher
 from tasks.distill.divergences import ForwardKl
 from tasks.distill.matches import Features, Holistic
+from tasks.distill.needs import needs
 from tasks.distill.stage import DistillConfig, run
 from tasks.distill.students import Fresh, Layers, Sliced, Whole
 from tasks.distill.teachers import Past
 from tests.lm.models import toy_model, toy_tokenizer
 from tests.neighbours import assert_all_differ, every_neighbour
-from tests.project import digest
+from tests.project import TINY, digest
 
 
 def decided(layers: int) -> Decoder:
@@ -190,3 +196,44 @@ def test_every_parameter_changes_the_student(tmp_path: Path) -> None:
     tries += [[{"divergence": method} for method in methods] for methods in every_neighbour(methods_of(divergences))]
     folders = count()
     assert_all_differ(lambda changes: trained(tmp_path / str(next(folders)), config(**changes)), tries)
+
+
+@pytest.mark.parametrize(
+    "answers", [Teacher(), Demonstrations(), Student(), Student(share=0.5)], ids=["teacher", "shown", "student", "half"]
+)
+def test_the_forecast_has_those_write_who_write_in_the_stage(
+    answers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model, its rows and the most tokens of an answer, in as many steps; a coin of a half falls otherwise in some."""
+    wrote: list[tuple[bool, int, int]] = []
+
+    def spied(model: Decoder, prompts: Any, longest: int, temperature: float, end_id: int, seed: int, rows: int) -> Any:
+        wrote.append((model.config.layers == 2, rows, longest))
+        return written(model, prompts, longest, temperature, end_id, seed, rows)
+
+    written = asking.generate
+    monkeypatch.setattr(asking, "generate", spied)
+    given = config(answers=answers, steps=12)
+    run(given, prepared(tmp_path), Log())
+    section = {**given.model_dump(exclude={"problems", "seed"}), "student": {"name": "layers", "layers": 1}}
+    work = needs(Sections({**TINY, "distill": section})).work
+    assert work
+    step = work.step()
+    told = {(each.model is step.model, each.rows, each.new_tokens): given.steps / each.steps for each in step.sampling}
+    assert told.keys() == set(wrote)
+    assert all(wrote.count(who) == pytest.approx(steps, abs=3) for who, steps in told.items())
+    assert sum(told.values()) == pytest.approx(len(wrote)) and all(each.answers == 6 for each in step.sampling)
+
+
+def test_answers_by_a_smaller_student_take_its_time_and_memory() -> None:
+    found = []
+    for answers in ({"name": "teacher"}, {"name": "student"}, {"name": "student", "share": 0.25}):
+        changes = {"answers": answers, "corpus_sequences": 0, "max_new_tokens": 40}
+        work = works_of({**TINY, "distill": {**TINY["distill"], **changes}}, ["distill"])["distill"]
+        with_memory = rehearse(work.step, work.recipe, work.steps, 10**9, False)
+        machine = Machine("small", False, 10**9, 1e12, 1e7)  # a token takes what is read for it
+        found.append((forecast(step_of(work), work.steps, work.tokens, with_memory, 0.0, machine, 1e9), with_memory))
+    (teacher, held), (student, less), (mixed, most) = found
+    assert student.sampling_seconds < teacher.sampling_seconds and less.sampling_bytes < held.sampling_bytes
+    assert mixed.sampling_seconds == pytest.approx(0.25 * student.sampling_seconds + 0.75 * teacher.sampling_seconds)
+    assert most.sampling_bytes == pytest.approx(held.sampling_bytes, rel=0.01)

@@ -177,7 +177,12 @@ def test_what_teachers_take_and_what_teaches_nothing(here: Path) -> None:
     saved(here / "data/teachers/ours", toy_model(seed=9))
     save_hf(toy_model(seed=10), toy_tokenizer(), here / "data/teachers/theirs", torch.float32)
     assert frozen({}) == 1 and frozen({"teachers": {"name": "ensemble"}}) == 3
-    assert frozen({"student": {"name": "whole"}, "teachers": {"name": "past"}}) == 2
+    # the past alone is read, and nothing where all of the loss is of labels, whoever writes them
+    assert frozen({"student": {"name": "whole"}, "teachers": {"name": "past"}}) == 1
+    assert frozen({"labels": 1.0}) == 0 == frozen({"labels": 1.0, "teachers": {"name": "ensemble"}})
+    match = {"name": "features", "until": 6}
+    work = needs(sections({"labels": 1.0, "teachers": {"name": "ensemble"}, "match": match})).work
+    assert work and work.steps == 24 and (len(work.step().frozen), work.step().frozen_part) == (1, 0.25)
     (found,) = contracts(sections({"student": {"name": "whole"}}))
     assert found.where == "params.yaml: distill.student" and "nothing is learned" in found.what
     assert list(contracts(sections({"student": {"name": "whole"}, "labels": 0.5}))) == []

@@ -2,19 +2,23 @@
 what is refused before the first step, and the older weights by which reinforcement learning samples."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from flows.forecast import dry_run
 from flows.forecast.__main__ import on_the_host
 from flows.forecast.dry_run import HOLES, Live, Rehearsed, rehearse
 from flows.forecast.estimate import MACHINES
 from flows.forecast.forecasts import forecast_of, told_of, works_of
+from flows.forecast.tiled import Tiled
 from flows.params.compose import compose
 from flows.preflight import slow_checks
+from kernels.block_attention import hashed, operator
 from lm import averages, optimizers
 from lm.config import ConfigError, methods_of
 from lm.model import Decoder, ModelConfig
@@ -252,3 +256,37 @@ def test_a_step_holds_what_its_policy_keeps() -> None:
         found[policy] = rehearsed.step_bytes
         assert rehearsed.positions > 0 and rehearsed.forward_again == (policy == "whole")
     assert found["whole"] < found["selective"] < found["none"]
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4])
+@pytest.mark.parametrize("kind", [hashed, operator], ids=["hashed", "kept"])
+def test_attention_over_tiles_holds_what_its_operators_hold_while_they_work(kind: Any, kv_heads: int) -> None:
+    """Forward and backward of real numbers, an operator at a time, beside what is told of fake ones."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(8, 256, heads, 32, generator=generator) for heads in (4, kv_heads, kv_heads))
+    hashes = [torch.randint(8, x.shape[:3], generator=generator) for x in (q, k)]
+    more = [*(hashes if kind is hashed else [torch.ones((4, 4, 4), dtype=torch.bool)]), 64]
+    given = [q, k, v, torch.zeros((8, 256), dtype=torch.int32), *more[:-1]]
+    mixed, sums = kind._forward(*given, 64)
+    fake = FakeTensorMode()
+    for name, arguments in ((kind.FORWARD, [*given, 64]), (kind.BACKWARD, [mixed, *given, mixed.clone(), sums, 64])):
+        with Live(HOLES) as live:
+            seen = [each.detach() for each in arguments if isinstance(each, torch.Tensor)]
+            before = live.now
+            (kind._forward if name == kind.FORWARD else kind._backward)(*arguments)
+        with fake:
+            without = [fake.from_tensor(x) if isinstance(x, torch.Tensor) else x for x in arguments]
+            told = Tiled(8, partial(Live, HOLES))(
+                getattr(torch.ops.tokenmill, name.partition("::")[2]).default, without
+            )
+        assert seen and told == pytest.approx(live.peak - before, rel=0.15) and told > 5e6
+
+
+@pytest.mark.parametrize("mixer", ["hashed_buckets", "strided_blocks"])
+def test_a_rehearsal_holds_what_attention_over_tiles_does(mixer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["model.width=128", "model.heads=4", f"model.mixer={{name: {mixer}}}", "average={name: last}"]
+    work = work_of("pretrain", *(f"pretrain.{word}" for word in words), "curriculum.tokens_per_step=4096")
+    found = rehearse(work.step, work.recipe, work.steps, 10**10, False)
+    monkeypatch.setattr(dry_run, "Tiled", lambda *_: lambda *_: 0.0)
+    nothing = rehearse(work.step, work.recipe, work.steps, 10**10, False)
+    assert 5e6 < found.step_bytes - nothing.step_bytes < 100e6 and found.positions == nothing.positions

@@ -68,7 +68,7 @@ def needs_rows_apart(stage: str, name: str, section: dict[str, Any]) -> bool:
     work = needs_of(stage, sections(stage, section)).work
     assert work
     step = step_of(work)
-    writes = step.sampling is not None and step.sampling.model is step.model
+    writes = any(each.model is step.model for each in step.sampling)
     return step.batch.together > 1 or writes or (stage, name) in OF_ANSWERS
 
 

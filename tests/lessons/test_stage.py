@@ -287,4 +287,4 @@ def test_what_does_not_hold_is_said_before_anything_runs() -> None:
     (found,) = contracts_of_targets(sections(lessons={**alike, "top_k": 100_000}))
     assert found.where == "params.yaml: lessons.top_k"
     work = needs(fitting).work
-    assert work and work.step().frozen == () and work.step().sampling is None
+    assert work and work.step().frozen == () == work.step().sampling

@@ -5,16 +5,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from flows.arena.budget import steps_of
+from flows.arena.runs import flop_of, flops_after
 from flows.forecast.dry_run import rehearse
 from flows.forecast.estimate import Machine, forecast
-from flows.forecast.forecasts import works_of
+from flows.forecast.forecasts import step_of, works_of
 from flows.preflight.checkpoint import check_checkpoint
 from lm.checkpoint import load_model, save_model
 from lm.model import Decoder
+from lm.training.flops import flops_per_token
 from tasks.about.sections import Sections
 from tasks.core.config import ConfigError, load
 from tasks.core.log import Log
@@ -273,3 +277,30 @@ def test_a_run_that_is_killed_in_its_first_stage_ends_in_the_same_bytes(tiny: Ti
     folder.rmdir()
     run_stage(project, "pretrain")
     assert digest(folder) == found
+
+
+def test_a_study_counts_what_the_small_model_reads(tmp_path: Path) -> None:
+    """By hand: a third of the FLOP a token that training it would take, its attention among them, in the first half of the
+    steps; along the curve, of the whole run, and of the steps that a budget allows."""
+    folder = small_model(tmp_path / "small", context=1024, width=64, ffn_width=64)
+    salted, plain = (works_of(each, ["pretrain"])["pretrain"] for each in (params(folder), params_of()))
+    step, own = step_of(salted), step_of(plain)
+    small = load_model(folder)[0]
+    length, half = own.batch.length, int(0.5 * plain.steps) / plain.steps * plain.tokens
+    learning = step_of(salted).frozen[0].requires_grad_(True)
+    a_token, theirs = flops_per_token(own.model, length), flops_per_token(learning, length) / 3
+    assert flop_of(own, plain) == plain.tokens * a_token and flops_after(own, plain, [1, 2]) == ()
+    assert theirs > 2 * (small.num_parameters() - small.embedding.weight.numel())
+    assert flop_of(step, salted) == pytest.approx(plain.tokens * a_token + half * theirs, rel=1e-12)
+    counts = [1, plain.steps // 2, plain.steps]
+    ends = np.array(plain.tokens_after(counts))
+    assert flops_after(step, salted, counts) == pytest.approx(
+        ends * a_token + np.minimum(ends, half) * theirs, rel=1e-12
+    )
+    each = plain.tokens / plain.steps
+    found = steps_of(step, flop_of(own, plain), each, plain.steps)
+    assert found < plain.steps == steps_of(own, flop_of(own, plain), each, plain.steps)
+    told = rehearse(salted.step, salted.recipe, salted.steps, 10**9, False)
+    assert forecast(step, salted.steps, salted.tokens, told, 0.0, MACHINE, 1e9).flops == pytest.approx(
+        flop_of(step, salted)
+    )

@@ -40,7 +40,7 @@ def test_the_reference_is_a_frozen_model_of_the_forecast() -> None:
 
 def test_hints_make_prompts_longer_in_the_forecast() -> None:
     # the longest demonstration beside the longest prompt: of 99+99= it is worked out column by column
-    plain, hinted = step().sampling.prompt, step("rl.curriculum={name: hints}").sampling.prompt
+    plain, hinted = step().sampling[0].prompt, step("rl.curriculum={name: hints}").sampling[0].prompt
     assert plain < hinted <= plain + 60
 
 
@@ -72,7 +72,7 @@ def test_rollouts_that_are_kept_take_disk() -> None:
 def test_results_of_an_environment_take_room_disk_and_a_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     called = "rl.environment={name: calculator, turns: 2, result_tokens: 10}"
     plain, longer = step(), step(called)
-    assert longer.batch.length == plain.batch.length + 20 and longer.sampling.prompt == plain.sampling.prompt
+    assert longer.batch.length == plain.batch.length + 20 and longer.sampling[0].prompt == plain.sampling[0].prompt
     kept = [needs(sections("rl.keep_rollouts=true", *more)).output for more in ([], [called])]
     # 60 rollouts of 256 answers: 20 tokens more of 9 bytes, and one byte more of each of the 32
     assert kept[1] - kept[0] == 60 * 256 * (20 * 9 + 32)

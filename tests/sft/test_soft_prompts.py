@@ -244,7 +244,7 @@ def test_a_stage_behind_one_that_learned_a_prompt_is_forecast_with_it(stage: str
     assert carrying.flops == flops_per_token(step.model, step.batch.length) > 1.2 * bare.flops
     assert carrying.positions < bare.positions and carrying.step_bytes > bare.step_bytes
     if step.sampling:
-        assert step.sampling.model is step.model and carrying.sampling_bytes > bare.sampling_bytes
+        assert step.sampling[0].model is step.model and carrying.sampling_bytes > bare.sampling_bytes
         assert found[1].sampling_seconds > found[0].sampling_seconds
 
 

@@ -117,7 +117,7 @@ def curves(arms: list[Row], hues: dict[str, str]) -> list[Figure]:
 
 
 def _flop(run: Run) -> Iterable[float | None]:
-    if run.grows and run.flops:
+    if run.flops:
         return run.flops
     even = bool(run.tokens) and not run.grows
     return (run.flop * tokens / (run.tokens or 1) if even else None for tokens, *_ in run.curve)

@@ -1,14 +1,16 @@
 """A run's key holds what decides its outcome, whatever the arm is called, and nothing beside it."""
 
+import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from flows.arena.keys import Keys, plain
+from flows.arena.keys import Keys, plain, taken
 from flows.arena.runs import read_otherwise
 from flows.params.compose import compose
 from flows.workspaces.smoke import copy_project
-from lm.config import Config
+from lm.config import Config, ConfigError
 from tasks.runner.graph import graph_of, needed
 from tests.project import ROOT
 
@@ -37,6 +39,43 @@ def test_what_decides_a_run_is_in_its_key(root: Path) -> None:
         key(root, beside=(2,)),
     ]
     assert len({plain, *others}) == 6
+
+
+SETTINGS = ("TOKENMILL_PARALLEL", "TOKENMILL_RANKS", "TOKENMILL_OFFLOAD", "TOKENMILL_POSITIONS")
+
+
+def test_a_setting_that_decides_bits_is_in_the_key_and_what_holds_without_is_not(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(*given: str) -> str:
+        for name, value in zip(SETTINGS, (*given, *[""] * len(SETTINGS)), strict=False):
+            monkeypatch.setenv(name, value)
+        return keys.key(params, STAGE, [1])
+
+    keys, params = Keys(root), compose(root, "smoke", [])
+    apart = [
+        ("ddp", "2"), ("fsdp", "2"), ("ddp", "4"), ("fsdp", "2", "1"), ("ddp", "2", "", "64"), ("", "", "", "64"),
+        ("", "", "", "0"),
+    ]  # fmt: skip
+    assert len({of(), *(of(*each) for each in apart)}) == len(apart) + 1
+    # ranks that train exactly give the same bits, and one rank is exact whatever it is asked for
+    assert {of(*each) for each in (("exact",), ("", "1"), ("exact", "4"), ("ddp", "1"), ("ddp",))} == {of()}
+    with pytest.raises(ConfigError, match="^TOKENMILL_POSITIONS: must be"):
+        of("", "", "", "few")
+
+
+def test_without_settings_a_key_is_what_finished_runs_are_known_by(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    keys, params = Keys(root), compose(root, "smoke", [])
+    graph = keys._graph(params)
+    made = {out for entry in graph.values() for out in entry.outs}
+    said = [
+        [name, graph[name].cmd, taken(graph[name], params), {dep: keys.md5(dep) for dep in graph[name].deps if dep not in made}]
+        for name in needed(graph, [STAGE])
+    ]  # fmt: skip
+    known = sha256(json.dumps([said, [1]], sort_keys=True, default=str).encode()).hexdigest()[:16]
+    assert keys.key(params, STAGE, [1]) == known
 
 
 @pytest.mark.parametrize(

@@ -177,12 +177,13 @@ def test_a_model_that_reads_and_does_not_learn_counts_in_memory_and_time() -> No
     alone, beside = (forecast_of(w, MACHINES["h100"]) for w in (work, replace(work, step=step)))
     assert beside.bytes - alone.bytes == pytest.approx(4 * alone.parameters, rel=0.1)
     assert beside.seconds == pytest.approx(4 / 3 * alone.seconds)
-    assert (beside.flops, beside.parameters) == (alone.flops, alone.parameters)
+    assert beside.flops == pytest.approx(4 / 3 * alone.flops) and beside.parameters == alone.parameters
 
 
 def test_a_teacher_reads_the_answers_and_texts_of_its_student() -> None:
     step = works_of(compose(ROOT, "laptop", []), ["distill"])["distill"].step()
-    assert step.sampling and step.frozen == (step.sampling.model,) and step.model is not step.sampling.model
+    (sampling,) = step.sampling
+    assert step.frozen == (sampling.model,) and step.model is not sampling.model
 
 
 def test_an_unknown_machine_is_one_line() -> None:
