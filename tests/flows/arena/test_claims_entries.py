@@ -51,7 +51,24 @@ ROOMS = {
     "rl.demonstrations": demonstrations,
 }
 MOST_HOURS = 3
-OF_NO_PAPER = {"recipes", "tokens"}  # for a reader to hold: whole recipes beside each other, and the law over tokens
+# for a reader to hold: whole recipes beside each other, the law over tokens, and bytes beside byte pairs
+OF_NO_PAPER = {"recipes", "tokens", "tokenizers"}
+# (baseline, control) where a study's habit would be an arm that the paper does not compare with
+BESIDE: dict[str, tuple[str, str | None]] = {
+    "radam": ("warmed", "adamw"),  # as good as Adam with a warm-up, which without one is worse
+    "adamod": ("warmed", "adamw"),
+    "batch_ramp": ("small", None),  # a batch that stays as small: more updates
+    "logit_softcap": ("unbounded", "softcap_30"),
+    "by_score": ("shuffled_alike", "shuffled"),  # with its schedule and average, and as most recipes are
+    "expert_choice": ("top_two", "switch"),
+    "few_bits": ("full", "rounded"),
+    "clustered": ("full", "rounded"),
+    "fast_forward": ("plain", "half"),  # all steps, and as few without it
+    "soft_targets": ("hard_labels", None),
+    "sequences": ("hard_labels", None),
+    "top_eight": ("hard_labels", None),
+    "remax": ("ppo", None),
+}
 
 
 @cache
@@ -206,6 +223,17 @@ def test_every_study_is_that_of_a_claim_and_every_arm_has_a_reader() -> None:
     bases = {(name, study.baseline) for name, study in studies().items()}
     every = {(name, arm) for name, study in studies().items() for arm in study.arms}
     assert shown | beside | bases == {(name, arm) for name, arm in every if name not in OF_NO_PAPER} | bases
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_method_is_held_beside_what_its_paper_compares_with(name: str) -> None:
+    entry = CLAIMS[name]
+    assert (studies()[entry["study"]].baseline, entry["control"]) == BESIDE[name]
+
+
+@pytest.mark.parametrize("name", ["mixture_of_depths", "masked_layers", "apollo", "v_cycle", "large"])
+def test_a_method_whose_tokens_cost_less_is_raced_at_equal_flop(name: str) -> None:
+    assert studies()[CLAIMS[name]["study"]].budget.kind == "flop"
 
 
 def test_at_least_thirty_claims_have_a_study() -> None:
