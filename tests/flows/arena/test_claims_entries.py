@@ -69,6 +69,7 @@ BESIDE: dict[str, tuple[str, str | None]] = {
     "top_eight": ("hard_labels", None),
     "remax": ("ppo", None),
 }
+ROWS = [json.loads(line) for line in (ROOT / "benchmarks/results/claims.jsonl").read_text().splitlines()]
 
 
 @cache
@@ -234,6 +235,39 @@ def test_a_method_is_held_beside_what_its_paper_compares_with(name: str) -> None
 @pytest.mark.parametrize("name", ["mixture_of_depths", "masked_layers", "apollo", "v_cycle", "large"])
 def test_a_method_whose_tokens_cost_less_is_raced_at_equal_flop(name: str) -> None:
     assert studies()[CLAIMS[name]["study"]].budget.kind == "flop"
+
+
+def too_tight(expects: Mapping[str, Any], row: Entry) -> bool:
+    """Whether a margin is below half of the width of the intervals seen, so that not even an equal arm could be told to lie
+    within it. Intervals that lie wholly on one side of it have told."""
+    ratio, better = expects["ratio"], expects["better"]
+    if (ratio > 1) != (better == "lower"):
+        return False
+    low, high = (end([row["t"][place], row["bootstrap"][place]]) for place, end in ((0, min), (1, max)))
+    return low < ratio < high and abs(math.log(ratio)) < math.log(high / low) / 2
+
+
+@pytest.mark.parametrize(
+    ("expects", "t", "found"),
+    [
+        ({"ratio": 1.002, "better": "lower"}, [0.978, 1.015], True),
+        ({"ratio": 1.02, "better": "lower"}, [0.978, 1.015], False),
+        ({"ratio": 1.02, "better": "lower"}, [1.0, 1.03], False),  # wide enough, though it was not shown
+        ({"ratio": 1.002, "better": "lower"}, [0.95, 0.99], False),  # told: within
+        ({"ratio": 1.002, "better": "lower"}, [1.01, 1.05], False),  # told: beyond
+        ({"ratio": 0.97, "better": "higher"}, [0.9, 1.3], True),
+        ({"ratio": 0.97, "better": "lower"}, [0.9, 1.3], False),  # no margin
+    ],
+)
+def test_a_margin_below_what_was_told_apart_is_found(expects: dict[str, Any], t: list[float], found: bool) -> None:
+    assert too_tight(expects, {"t": t, "bootstrap": t}) is found
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row["ratio"] is not None], ids=lambda row: str(row["method"]))
+def test_no_margin_is_tighter_than_its_seeds_tell_apart(row: Entry) -> None:
+    entry = CLAIMS.get(row["method"], {})
+    if (entry.get("study"), entry.get("quantity")) == (row["study"], row["quantity"]) and row["t"] and row["bootstrap"]:
+        assert not too_tight(entry["expects"], row)
 
 
 def test_at_least_thirty_claims_have_a_study() -> None:
