@@ -4,7 +4,6 @@ baseline that was tuned as hard."""
 import argparse
 import shlex
 import sys
-from datetime import date
 from json import dumps
 from pathlib import Path
 
@@ -51,7 +50,7 @@ def main() -> int:
     try:
         with words_aside(asked.json):
             name, study = study_of(root, asked)
-            result, page = hold(root, name, study, asked.at_once, command(), date.today().isoformat())
+            result, page = hold(root, name, study, asked.at_once, command())
     except (ConfigError, Failed) as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1

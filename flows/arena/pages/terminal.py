@@ -42,7 +42,7 @@ def _how(study: Study) -> str:
 
 
 def _where(study: Study) -> str:
-    parts = [study.machine, f"commit {study.commit}" if study.commit else "", study.date]
+    parts = [study.machine, f"commit {study.commit}" if study.commit else "", study.date or "date not known"]
     return ", ".join(part for part in parts if part)
 
 

@@ -28,7 +28,7 @@ def changed(**given: Any) -> Study:
 class Told:
     """In the place of a study's slots: its runs end at once, with the loss of a law over the tokens that they were given."""
 
-    threads, commit = 1, "a commit"
+    threads = 1
 
     def __init__(self, root: Path, asked: Study, *_: Any) -> None:
         self._root, self._asked, self.done = root, asked, list[tuple[str, int]]()
@@ -58,7 +58,7 @@ def held(asked: Study, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[d
 
     monkeypatch.setattr(holding, "Slots", made)
     monkeypatch.setattr(holding, "FOLDER", folder)
-    result, _ = hold(ROOT, "test", asked, 1, "a command", "2026-01-01")
+    result, _ = hold(ROOT, "test", asked, 1, "a command")
     return result, slots[0].done
 
 
