@@ -8,7 +8,7 @@ from json import dumps
 from pathlib import Path
 
 from flows.arena.asked import study_of
-from flows.arena.fitted import LAWS, fitted, in_words
+from flows.arena.fitted import LAWS, in_words
 from flows.arena.hold import hold
 from flows.arena.pages.terminal import table
 from flows.arena.runs import Failed
@@ -50,15 +50,13 @@ def main() -> int:
     try:
         with words_aside(asked.json):
             name, study = study_of(root, asked)
-            result, page = hold(root, name, study, asked.at_once, command())
+            result, page = hold(root, name, study, asked.at_once, command(), fit=asked.fit)
     except (ConfigError, Failed) as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    if asked.fit:
-        result = {**result, "fit": fitted(asked.fit, result)}
     if asked.json:
         print_json(result)
     else:

@@ -11,6 +11,7 @@ from typing import Any
 from flows.arena.budget import calibration_tokens, tokens_of
 from flows.arena.checkout import Checkout
 from flows.arena.defaults import defaults
+from flows.arena.fitted import fitted
 from flows.arena.outcomes import Outcome
 from flows.arena.pages import study_page
 from flows.arena.race import Raced, Runner, race
@@ -31,10 +32,16 @@ FOLDER = Path(".studies")
 
 
 def hold(
-    root: Path, name: str, study: Study, at_once: int, command: str, checkout: Checkout | None = None
+    root: Path,
+    name: str,
+    study: Study,
+    at_once: int,
+    command: str,
+    checkout: Checkout | None = None,
+    fit: str | None = None,
 ) -> tuple[dict[str, Any], Path]:
     """(result, path of its page), with a line for every run. Raises ConfigError, and Failed where a run ends badly; what
-    is done is kept. checkout: where several studies are held, what they share."""
+    is done is kept. checkout: where several studies are held, what they share. fit: a law over the runs."""
     refuse_tokens(study)
     folder = root / FOLDER / name
     teller, checkout = Teller(name, study), checkout or Checkout(root, root / FOLDER)
@@ -45,6 +52,8 @@ def hold(
     made = stamp_of(raced, folder / "result.json")
     told = Told(name, made.commit, made.machine, made.date, slots.threads, runs_at_once(at_once), command)
     result = result_of(study, raced, told)
+    if fit is not None:
+        result["fit"] = fitted(fit, result)
     slots.clear()
     write_json(folder / "study.json", study.model_dump(mode="json"))
     write_json(folder / "result.json", result)

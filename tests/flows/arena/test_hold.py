@@ -1,5 +1,6 @@
 """A study whose arms have tokens of their own: they are trained on those, within the budget, and a law is fitted over them."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from flows.arena import hold as holding
-from flows.arena.fitted import fitted
+from flows.arena.fitted import fitted, in_words
 from flows.arena.hold import hold
 from flows.arena.outcomes import Outcome
 from flows.arena.runs import Job
@@ -48,7 +49,9 @@ class Told:
         """There is nothing to clear."""
 
 
-def held(asked: Study, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], list[tuple[str, int]]]:
+def held(
+    asked: Study, folder: Path, monkeypatch: pytest.MonkeyPatch, fit: str | None = None
+) -> tuple[dict[str, Any], list[tuple[str, int]]]:
     """(result, (arm, tokens) of every run) of the study, kept in the folder."""
     slots: list[Told] = []
 
@@ -58,7 +61,7 @@ def held(asked: Study, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[d
 
     monkeypatch.setattr(holding, "Slots", made)
     monkeypatch.setattr(holding, "FOLDER", folder)
-    result, _ = hold(ROOT, "test", asked, 1, "a command")
+    result, _ = hold(ROOT, "test", asked, 1, "a command", fit=fit)
     return result, slots[0].done
 
 
@@ -112,3 +115,16 @@ def test_tokens_are_set_and_tuned_beside_a_budget_that_is_none_of_training(
 ) -> None:
     result, _ = held(changed(set=["curriculum.tokens=20480"], budget={"bytes": 1000}, seeds=2), tmp_path, monkeypatch)
     assert {run["tokens"] for arm in result["arms"] for run in arm["runs"]} == {20480}
+
+
+def test_a_law_that_was_asked_for_is_in_the_file_and_on_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, _ = held(STUDY, tmp_path, monkeypatch, fit="tokens")
+    kept = json.loads((tmp_path / "test" / "result.json").read_text())
+    assert kept == result and kept["fit"] == fitted("tokens", {**result, "fit": None})
+    (line,) = in_words(result["fit"])
+    page = (tmp_path / "test" / "index.html").read_text()
+    assert line in page and "A law over the runs" in page
+    held(STUDY, tmp_path, monkeypatch)
+    assert "A law over the runs" not in (tmp_path / "test" / "index.html").read_text()
