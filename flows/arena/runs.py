@@ -1,5 +1,6 @@
 """One run of a study: the stages up to its measure, with the run's parameters, in a variant of this checkout."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -34,7 +35,8 @@ from tasks.runner.timings import settle
 
 RATE = "learning_rate"
 BAD_CONFIG = 2
-DIVERGED = ": step "  # `pretrain: step 12: the loss is nan ...`, as lm/training/guard.py says it
+# `pretrain: step 12: the loss is nan ...`, in the words of lm/training/guard.py, and of none that find parameters wrong
+DIVERGED = re.compile(r": step \d+: the (loss is|mean loss of \d+ steps is) ")
 
 
 class Failed(Exception):
@@ -79,7 +81,7 @@ def run(
     extra = {**surroundings(root, folder), **recorded, THREADS.name: str(threads), WORKERS.name: str(at_once)}
     ended = run_stage(folder, stage, False, say, extra, alone=False)
     if ended.code:
-        last = next((line for line in reversed(ended.tail) if DIVERGED in line), "")
+        last = next((line for line in reversed(ended.tail) if DIVERGED.search(line)), "")
         if last:
             return Outcome(digest, job.arm, job.tuned, job.seed, None, why=last)
         raise Failed("\n".join(ended.tail[-5:]))

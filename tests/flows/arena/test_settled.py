@@ -6,15 +6,17 @@ from queue import SimpleQueue
 from typing import Any
 
 import pytest
+import torch
 
 from flows.arena import claims, slots
 from flows.arena import hold as holding
 from flows.arena.hold import hold
 from flows.arena.outcomes import Outcome, Outcomes
 from flows.arena.pages.records import read_claims
-from flows.arena.runs import Failed, Job
+from flows.arena.runs import DIVERGED, Failed, Job
 from flows.arena.slots import Slots
 from lm.config import ConfigError
+from lm.training.guard import FEW, Diverged, Guard
 from tests.flows.arena.races import losses, study
 from tests.project import ROOT
 
@@ -189,3 +191,20 @@ def test_behind_a_run_that_failed_another_study_can_be_held(
         with pytest.raises(Failed):
             held(tmp_path, monkeypatch)
     assert not stopped and held(tmp_path, monkeypatch)[0]["arms"]
+
+
+def test_a_run_diverged_where_the_guard_says_so_and_not_where_a_plan_is_wrong() -> None:
+    guard = Guard(0.0, 2.0)
+    with pytest.raises(Diverged) as first:
+        guard.accept(12, float("nan"), 1.0)
+    guard.load(
+        {
+            name: torch.tensor(values)
+            for name, values in {"losses": [9.0] * FEW, "norms": [], "first": [1.0] * FEW}.items()
+        }
+    )
+    with pytest.raises(Diverged) as second:
+        guard.accept(50, 9.0, 1.0)
+    assert all(DIVERGED.search(f"pretrain: {caught.value}") for caught in (first, second))
+    wrong = "curriculum.tokens_per_step: step 3 of the plan has 5 sequences, which 2 shards cannot share"
+    assert not DIVERGED.search(f"params.yaml: {wrong}") and not DIVERGED.search(wrong)
