@@ -29,6 +29,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--set", nargs="*", action=Split, split=assignments, default=[], help='of every arm: "ingest.folder=data/mine"'
     )
+    parser.add_argument(
+        "--measure", help="a metric of a stage, as in evaluate@sft.accuracy; else what the room's stage says"
+    )
+    parser.add_argument("--better", choices=["lower", "higher"], help="of the measure, where it is not known")
+    parser.add_argument("--control", help="a method that a winner has to beat, too; an arm where it is none yet")
     parser.add_argument("--budget", help="as in tokens=300000, flop=1e12, seconds=20, bytes=2000000")
     parser.add_argument("--target", type=float, help="bits per byte of the smoothed training curve")
     parser.add_argument("--seeds", type=int, help="paired runs of each arm at its best")

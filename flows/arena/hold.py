@@ -8,6 +8,7 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
+from flows.arena.alike import refuse_alike, refuse_measure
 from flows.arena.budget import calibration_tokens, tokens_of
 from flows.arena.checkout import Checkout
 from flows.arena.defaults import defaults
@@ -46,7 +47,9 @@ def hold(
     folder = root / FOLDER / name
     teller, checkout = Teller(name, study), checkout or Checkout(root, root / FOLDER)
     with recorder() as recorded, ExitStack() as kept:
+        refuse_measure(checkout, study)
         refuse_inputs(checkout, study)
+        refuse_alike(checkout, study, name)
         slots = Slots(root, study, name, runs_at_once(at_once), checkout, recorded, kept)
         raced = race_within(study, checkout.compose, lambda jobs: slots.do(jobs, teller.say))
     made = stamp_of(raced, folder / "result.json")

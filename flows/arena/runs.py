@@ -74,8 +74,6 @@ def run(
     await_free(folder, say)
     stage, metric = study.stage_and_metric
     graph = read_graph(folder)
-    if stage not in graph:
-        raise ConfigError(f"measure: no stage {stage!r} with these parameters (stages: {', '.join(graph)})")
     stages = needed(graph, [stage])
     keep_only(folder, stages)
     extra = {**surroundings(root, folder), **recorded, THREADS.name: str(threads), WORKERS.name: str(at_once)}

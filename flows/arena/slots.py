@@ -15,7 +15,6 @@ from flows.arena.outcomes import Outcome
 from flows.arena.runs import Job, run
 from flows.arena.stamp import in_words
 from flows.arena.study import Study
-from flows.params.compose import check
 from flows.stage.process import stop_all
 from flows.stage.ready import ready
 from flows.staleness.false_entries import look_on_from, take_out
@@ -107,12 +106,7 @@ class Slots:
 
     def key(self, job: Job) -> str:
         """Key of the run. Raises ConfigError."""
-        params = self._checkout.compose(self._study.preset, job.assignments)
-        try:
-            check(self._root, params)
-        except ConfigError as error:
-            raise ConfigError("\n".join(f"arm {job.arm}: {line}" for line in str(error).splitlines())) from None
-        return self._checkout.key(self._study, self._name, params, self.threads)
+        return self._checkout.key_of(self._study, self._name, job, self.threads)
 
     def _run(self, todo: dict[str, Job], say: Say) -> None:
         free = self._places()

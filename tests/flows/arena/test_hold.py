@@ -117,6 +117,42 @@ def test_tokens_are_set_and_tuned_beside_a_budget_that_is_none_of_training(
     assert {run["tokens"] for arm in result["arms"] for run in arm["runs"]} == {20480}
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"room": "sft.loss", "arms": {"adamw": {}, "muon": {"method": {"name": "confidence_limited"}}}, "tune": {}},
+            "arms: muon: up to evaluate@pretrain.bits_per_byte the same run as the baseline, adamw: measure what depends on "
+            "sft.loss",
+        ),
+        (
+            {"arms": {"adamw": {"method": {"name": "adamw"}}, "muon": {}, "again": {"method": {"name": "adamw"}}}},
+            "arms: again: up to evaluate@pretrain.bits_per_byte the same run as the baseline, adamw: leave it out",
+        ),
+        ({"measure": "evaluate@pretain.accuracy"}, "measure: no stage 'evaluate@pretain' with these parameters; did you mean"),
+        ({"measure": "evaluate@prune.accuracy"}, "measure: no stage 'evaluate@prune' with these parameters"),
+    ],
+    ids=["all arms", "one arm", "a name", "a model that is not evaluated"],
+)  # fmt: skip
+def test_a_race_that_could_tell_nothing_apart_is_refused_in_one_line_before_any_run(
+    given: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        held(changed(budget={"tokens": 40960}, preset="arena", **given), tmp_path, monkeypatch)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_method_that_is_tuned_over_two_ranges_is_two_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = {"adamw": {"method": {"name": "adamw"}}, "high": {"method": {"name": "adamw"}}}
+    result, _ = held(
+        changed(arms=arms, tune_of={"high": {RATE: [0.01, 1.0]}}, seeds=2, budget={"tokens": 40960}),
+        tmp_path,
+        monkeypatch,
+    )
+    assert [arm["name"] for arm in result["arms"]] == ["adamw", "high"]
+
+
 def test_a_law_that_was_asked_for_is_in_the_file_and_on_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
