@@ -75,8 +75,8 @@ pipeline: $(READY)  ## bring the pipeline up to date: PRESET=smoke SET="rl.steps
 variant: $(READY)  ## other parameters in a worktree of their own, beside this one: NAME=wide SET="rl.steps=50" REV=HEAD REMOVE=1; no NAME: all
 	@python -m tokenmill variant $(call arg,NAME,name) $(call arg,REV,revision) $(if $(REMOVE),--remove) $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,TARGETS,targets)
 
-study: $(READY)  ## what methods buy on your data, beside a baseline tuned as hard: ROOM=pretrain.optimizer METHODS="adamw muon" or STUDY=studies/optimizers.yaml; SEEDS TRIALS TARGET BUDGET="tokens=300000" FIT=tokens PRESET SET
-	@python -m tokenmill study $(call arg,STUDY,study) $(call arg,ROOM,room) $(call arg,METHODS,methods) $(call arg,SEEDS,seeds) $(call arg,TRIALS,trials) $(call arg,TARGET,target) $(call arg,BUDGET,budget) $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,FIT,fit) $(call arg,AT_ONCE,at-once)
+study: $(READY)  ## what methods buy on your data, beside a baseline tuned as hard: ROOM=pretrain.optimizer METHODS="adamw muon" or STUDY=studies/optimizers.yaml; SEEDS TRIALS TARGET BUDGET="tokens=300000" MEASURE=evaluate@sft.accuracy BETTER CONTROL FIT=tokens PRESET SET
+	@python -m tokenmill study $(call arg,STUDY,study) $(call arg,ROOM,room) $(call arg,METHODS,methods) $(call arg,SEEDS,seeds) $(call arg,TRIALS,trials) $(call arg,TARGET,target) $(call arg,BUDGET,budget) $(call arg,MEASURE,measure) $(call arg,BETTER,better) $(call arg,CONTROL,control) $(call arg,PRESET,preset) $(call arg,SET,set) $(call arg,FIT,fit) $(call arg,AT_ONCE,at-once)
 
 claims: $(READY)  ## what papers say of our methods, held to studies on this machine, those that are stale: ONLY="muon"
 	@python -m tokenmill claims $(call arg,ONLY,only) $(call arg,AT_ONCE,at-once)

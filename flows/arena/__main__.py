@@ -4,12 +4,11 @@ baseline that was tuned as hard."""
 import argparse
 import shlex
 import sys
-from datetime import date
 from json import dumps
 from pathlib import Path
 
 from flows.arena.asked import study_of
-from flows.arena.fitted import LAWS, fitted, in_words
+from flows.arena.fitted import LAWS, in_words
 from flows.arena.hold import hold
 from flows.arena.pages.terminal import table
 from flows.arena.runs import Failed
@@ -30,6 +29,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--set", nargs="*", action=Split, split=assignments, default=[], help='of every arm: "ingest.folder=data/mine"'
     )
+    parser.add_argument(
+        "--measure", help="a metric of a stage, as in evaluate@sft.accuracy; else what the room's stage says"
+    )
+    parser.add_argument("--better", choices=["lower", "higher"], help="of the measure, where it is not known")
+    parser.add_argument("--control", help="a method that a winner has to beat, too; an arm where it is none yet")
     parser.add_argument("--budget", help="as in tokens=300000, flop=1e12, seconds=20, bytes=2000000")
     parser.add_argument("--target", type=float, help="bits per byte of the smoothed training curve")
     parser.add_argument("--seeds", type=int, help="paired runs of each arm at its best")
@@ -51,15 +55,13 @@ def main() -> int:
     try:
         with words_aside(asked.json):
             name, study = study_of(root, asked)
-            result, page = hold(root, name, study, asked.at_once, command(), date.today().isoformat())
+            result, page = hold(root, name, study, asked.at_once, command(), fit=asked.fit)
     except (ConfigError, Failed) as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    if asked.fit:
-        result = {**result, "fit": fitted(asked.fit, result)}
     if asked.json:
         print_json(result)
     else:

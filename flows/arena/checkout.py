@@ -6,9 +6,10 @@ from typing import Any
 
 from flows.arena.keys import Keys
 from flows.arena.outcomes import Outcomes
-from flows.arena.runs import watched
+from flows.arena.runs import Job, watched
 from flows.arena.study import Study
-from flows.params.compose import Composer
+from flows.params.compose import Composer, check
+from lm.config import ConfigError
 from tasks.runner.git import git
 
 
@@ -30,3 +31,13 @@ class Checkout:
         stage, _ = study.stage_and_metric
         own = [name] if study.timed or study.budget.kind == "seconds" else []
         return self.keys.key(params, stage, [threads, study.measure, watched(study.room), *own])
+
+    def key_of(self, study: Study, name: str, job: Job, threads: int) -> str:
+        """Key of a run that is asked for. Raises ConfigError, a line each that names the arm, for parameters that cannot be
+        used."""
+        params = self.compose(study.preset, job.assignments)
+        try:
+            check(self.root, params)
+        except ConfigError as error:
+            raise ConfigError("\n".join(f"arm {job.arm}: {line}" for line in str(error).splitlines())) from None
+        return self.key(study, name, params, threads)

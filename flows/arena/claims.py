@@ -5,7 +5,6 @@ import argparse
 import shlex
 import sys
 from dataclasses import asdict
-from datetime import date
 from difflib import get_close_matches
 from json import dumps, loads
 from pathlib import Path
@@ -25,6 +24,7 @@ from tasks.core.config import ConfigError
 from tasks.core.yaml import YAMLError, read_yaml
 from tasks.runner.answer import print_json, take_json, words_aside
 from tasks.runner.json_lines import lines_of
+from tasks.runner.say import say as tell
 
 CLAIMS, STUDIES = Path("claims.yaml"), Path("studies")
 ROWS, DOCS, PAGE = Path("benchmarks/results/claims.jsonl"), Path("docs/claims.md"), FOLDER / "claims.html"
@@ -52,45 +52,57 @@ def main() -> int:
                 print(*in_lines(plans), sep="\n")
             return 0
         with words_aside(asked.json):
-            rows = settle(root, asked.only, asked.at_once, date.today().isoformat())
-    except (ConfigError, Failed) as error:
+            rows, failed = settle(root, asked.only, asked.at_once)
+    except ConfigError as error:
         print(error, file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+        return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
     if asked.json:
         print_json(rows)
-        return 0
-    for row in rows:
-        print(f"{row['method']:<24} {row['verdict']}{f': {why}' if (why := row['why']) else ''}")
-    print(f"page: {root / PAGE}")
-    return 0
+    else:
+        for row in rows:
+            print(f"{row['method']:<24} {row['verdict']}{f': {why}' if (why := row['why']) else ''}")
+        print(f"page: {root / PAGE}")
+    for line in dict.fromkeys(str(error) for error in failed.values()):
+        studies = [name for name, error in failed.items() if str(error) == line]
+        print(f"not held: {', '.join(studies)}: {line}", file=sys.stderr)
+    return max((2 if isinstance(error, ConfigError) else 1 for error in failed.values()), default=0)
 
 
-def settle(root: Path, only: list[str], at_once: int, today: str) -> list[dict[str, Any]]:
-    """The rows of the claims that were asked for, all others as they were; rows, docs and page are written. Raises
-    ConfigError and Failed."""
+def settle(root: Path, only: list[str], at_once: int) -> tuple[list[dict[str, Any]], dict[str, ConfigError | Failed]]:
+    """(rows of the claims that were asked for, why a study could not be held by its name). All claims of a study that is held
+    have new rows, those of others are as they were; rows, docs and page are written. Raises ConfigError."""
     claims = read(root)
     asked = chosen(claims, only)
-    checkout, results = Checkout(root, root / FOLDER), dict[str, dict[str, Any]]()
+    checkout, failed = Checkout(root, root / FOLDER), dict[str, ConfigError | Failed]()
     rows = {row["method"]: row for row in known(root) if row["method"] in claims}
     written = known_runs = len(checkout.outcomes.known)
     try:
-        for name, claim in asked.items():
-            if claim.study is not None and claim.study not in results:
-                path = STUDIES / f"{claim.study}.yaml"
-                command = shlex.join(["tokenmill", "study", "--study", str(path)])
-                asks = read_study(root / path)
-                results[claim.study], _ = hold(root, claim.study, asks, at_once, command, today, checkout)
-            rows[name] = row(name, claim, results.get(claim.study or ""), today)
+        for study in dict.fromkeys(claim.study for claim in asked.values()):
+            of = {name: claim for name, claim in (claims if study else asked).items() if claim.study == study}
+            try:
+                result = held(root, study, at_once, checkout) if study else None
+                rows |= {name: row(name, claim, result) for name, claim in of.items()}
+            except (ConfigError, Failed) as error:
+                failed[study or ""] = error
+                tell(f"{study} is not held, the others are: {error}", error=True)
             known_runs = len(checkout.outcomes.known)
-            if known_runs != written:  # after hours of runs, not after each of 170 claims that are known: 0.1 s each
+            if known_runs != written:  # after hours of runs, not after each of 45 studies that are known: 0.1 s each
                 write(root, [rows[each] for each in claims if each in rows])
                 written = known_runs
     finally:
         write(root, [rows[each] for each in claims if each in rows])
-    return [rows[name] for name in asked]
+    return [rows[name] for name in asked if name in rows], failed
+
+
+def held(root: Path, study: str, at_once: int, checkout: Checkout) -> dict[str, Any]:
+    """The result of a study of studies/. Raises ConfigError and Failed."""
+    path = STUDIES / f"{study}.yaml"
+    command = shlex.join(["tokenmill", "study", "--study", str(path)])
+    result, _ = hold(root, study, read_study(root / path), at_once, command, checkout)
+    return result
 
 
 def chosen(claims: dict[str, Claim], only: list[str]) -> dict[str, Claim]:
@@ -126,13 +138,13 @@ def known(root: Path) -> list[dict[str, Any]]:
     return [loads(line) for line in lines_of(path.read_text(encoding="utf-8")) if line.strip()] if path.exists() else []
 
 
-def row(name: str, claim: Claim, result: dict[str, Any] | None, today: str) -> dict[str, Any]:
-    """What is said of a claim."""
+def row(name: str, claim: Claim, result: dict[str, Any] | None) -> dict[str, Any]:
+    """What is said of a claim, with the date, commit and machine of its study's runs."""
     verdict, why = verdict_of(name, claim, result)
     said: dict[str, Any] = {
         "method": name, "room": claim.room, "paper": claim.paper, "source": claim.source, "headline": claim.headline,
         "study": claim.study, "control": claim.control, "quantity": claim.quantity, "verdict": verdict, "why": why,
-        "ratio": None, "t": None, "bootstrap": None, "date": today,
+        "ratio": None, "t": None, "bootstrap": None,
     }  # fmt: skip
     if result is None:
         return said
@@ -156,10 +168,16 @@ def row(name: str, claim: Claim, result: dict[str, Any] | None, today: str) -> d
 def write(root: Path, rows: list[dict[str, Any]]) -> None:
     """Rows, docs and page, each whole."""
     text = "".join(dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows)
-    studies = {row["study"] for row in rows if row["study"]}
+    studies = sorted({row["study"] for row in rows if row["study"]})
+    files = {study: STUDIES / f"{study}.yaml" for study in studies}
+    pages = {study: f"{study}/index.html" for study in studies}
+    docs = claims_markdown.markdown(
+        text, {study: f"../{path}" for study, path in files.items() if (root / path).exists()}
+    )
     write_text(root / ROWS, text)
-    write_text(root / DOCS, claims_markdown.markdown(text, {study: f"../{STUDIES}/{study}.yaml" for study in studies}))
-    write_text(root / PAGE, claims_page.page(text, {study: f"{study}/index.html" for study in studies}))
+    write_text(root / DOCS, docs)
+    there = {study: page for study, page in pages.items() if (root / FOLDER / page).exists()}
+    write_text(root / PAGE, claims_page.page(text, there))
 
 
 if __name__ == "__main__":

@@ -2,20 +2,47 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from lm.config import Config
 from tasks.core.yaml import read_yaml
 
 
+class Measured(Config):
+    """How methods of these stages are measured. set: what leads there. small: at which size, where no preset is asked for,
+    with `spent` tokens."""
+
+    stages: tuple[str, ...]
+    measure: str
+    set: tuple[str, ...] = ()
+    small: tuple[str, ...] = ()
+    spent: int | None = None
+
+
 class Defaults(Config):
-    """measure: a metric of a stage. trained: the stage whose budget is spent, by the parameter `tokens`. rate: what is tuned
-    for methods without a rate of their own. data: stages whose parameters decide what is trained on."""
+    """measure: a metric of a stage. trained: the stage whose budget is spent, by the parameter `tokens`. rate: of a stage that
+    trains, tuned for methods without one of their own. data: stages whose parameters decide what is trained on. kept: keys
+    of a method that every arm has from the preset. spent: tokens.
+    better: the direction of metrics. others: stages that `measure` does not depend on."""
 
     measure: str
     trained: str
     tokens: str
     rate: str
     data: tuple[str, ...]
+    kept: tuple[str, ...]
+    spent: int
+    better: dict[str, Literal["lower", "higher"]]
+    others: tuple[Measured, ...]
+
+    def measured(self, stage: str) -> Measured:
+        """How methods of a stage are measured."""
+        found = next((each for each in self.others if stage in each.stages), Measured(stages=(), measure=self.measure))
+        return found.model_copy(update={"measure": found.measure.format(stage=stage)})
+
+    def direction(self, metric: str) -> Literal["lower", "higher"] | None:
+        """The better direction of a metric, None where that is not known."""
+        return next((way for name, way in self.better.items() if f"{metric}_".startswith(f"{name}_")), None)
 
 
 @cache

@@ -8,21 +8,23 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
+from flows.arena.alike import refuse_alike, refuse_measure
 from flows.arena.budget import calibration_tokens, tokens_of
 from flows.arena.checkout import Checkout
 from flows.arena.defaults import defaults
+from flows.arena.fitted import fitted
 from flows.arena.outcomes import Outcome
 from flows.arena.pages import study_page
 from flows.arena.race import Raced, Runner, race
 from flows.arena.result import Told, result_of
 from flows.arena.runs import Job
 from flows.arena.slots import Slots, runs_at_once
+from flows.arena.stamp import stamp_of
 from flows.arena.study import Study
 from flows.arena.unusable import refuse_inputs
 from flows.params.compose import Composer, override
 from lm.files import write_json, write_text
 from tasks.core.config import ConfigError
-from tasks.runner.machine import hardware
 from tasks.runner.progress import clock
 from tasks.runner.say import say as tell
 from tasks.runner.tracking_socket import recorder
@@ -31,19 +33,30 @@ FOLDER = Path(".studies")
 
 
 def hold(
-    root: Path, name: str, study: Study, at_once: int, command: str, today: str, checkout: Checkout | None = None
+    root: Path,
+    name: str,
+    study: Study,
+    at_once: int,
+    command: str,
+    checkout: Checkout | None = None,
+    fit: str | None = None,
 ) -> tuple[dict[str, Any], Path]:
     """(result, path of its page), with a line for every run. Raises ConfigError, and Failed where a run ends badly; what
-    is done is kept. checkout: where several studies are held, what they share."""
+    is done is kept. checkout: where several studies are held, what they share. fit: a law over the runs."""
     refuse_tokens(study)
     folder = root / FOLDER / name
     teller, checkout = Teller(name, study), checkout or Checkout(root, root / FOLDER)
     with recorder() as recorded, ExitStack() as kept:
+        refuse_measure(checkout, study)
         refuse_inputs(checkout, study)
+        refuse_alike(checkout, study, name)
         slots = Slots(root, study, name, runs_at_once(at_once), checkout, recorded, kept)
         raced = race_within(study, checkout.compose, lambda jobs: slots.do(jobs, teller.say))
-    told = Told(name, slots.commit[:12], in_words(hardware()), today, slots.threads, runs_at_once(at_once), command)
+    made = stamp_of(raced, folder / "result.json")
+    told = Told(name, made.commit, made.machine, made.date, slots.threads, runs_at_once(at_once), command)
     result = result_of(study, raced, told)
+    if fit is not None:
+        result["fit"] = fitted(fit, result)
     slots.clear()
     write_json(folder / "study.json", study.model_dump(mode="json"))
     write_json(folder / "result.json", result)
@@ -117,11 +130,6 @@ def within(job: Job, allowed: dict[str, int]) -> Job:
     if job.arm not in allowed:
         return job
     return replace(job, assignments=[*job.assignments, f"{defaults().tokens}={allowed[job.arm]}"])
-
-
-def in_words(hardware: dict[str, str]) -> str:
-    """A machine in words, such as `Intel Xeon, AVX512, 2 threads`."""
-    return ", ".join(hardware[name] for name in ("gpu", "cpu", "instructions") if hardware.get(name))
 
 
 class Teller:

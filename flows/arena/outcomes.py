@@ -20,7 +20,8 @@ class Outcome:
     decays_from: tokens after which it was below its highest for good, 0 where it never was. tokens_a_step: in the mean. grows:
     whether the model did, so that FLOP and seconds are not even over tokens. flops: up to each point of the curve, of a model
     that grows or is taught in a part of the run alone; empty: they are even over tokens. study: for which it was run, "" where
-    that was not written down; others that asked for the same have it from there.
+    that was not written down; others that asked for the same have it from there. made: when it ended, in seconds since 1970, 0
+    where that was not written down; commit, machine: whose code it had, and where.
     """
 
     digest: str
@@ -44,6 +45,9 @@ class Outcome:
     grows: bool = False
     flops: tuple[float, ...] = ()
     study: str = ""
+    made: float = 0.0
+    commit: str = ""
+    machine: str = ""
 
 
 class Outcomes:

@@ -1,5 +1,6 @@
 """Places in which runs of a study go on side by side: variants of this checkout, with the code of its commit."""
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -12,8 +13,8 @@ from threading import Lock
 from flows.arena.checkout import Checkout
 from flows.arena.outcomes import Outcome
 from flows.arena.runs import Job, run
+from flows.arena.stamp import in_words
 from flows.arena.study import Study
-from flows.params.compose import check
 from flows.stage.process import stop_all
 from flows.stage.ready import ready
 from flows.staleness.false_entries import look_on_from, take_out
@@ -22,6 +23,7 @@ from lm.config import ConfigError
 from tasks.core.process import cores
 from tasks.runner.git import git
 from tasks.runner.graph import graph_of, needed
+from tasks.runner.machine import hardware
 from tasks.runner.say import say as tell
 
 Say = Callable[[Job, Outcome, bool], None]
@@ -83,8 +85,8 @@ class Slots:
 
     def do(self, jobs: Sequence[Job], say: Say) -> list[Outcome]:
         """The outcomes of the jobs, in their order. say: called for each that is done, True for one that was known. Raises
-        ConfigError, before anything runs, for parameters that cannot be used. The first run that fails ends the others,
-        and its error is raised."""
+        ConfigError, before anything runs, for parameters that cannot be used. Behind the first run that fails none begins,
+        and its error is raised once those that go on have ended."""
         keys = [self.key(job) for job in jobs]
         todo: dict[str, Job] = {}
         others: list[tuple[str, Job]] = []
@@ -104,12 +106,7 @@ class Slots:
 
     def key(self, job: Job) -> str:
         """Key of the run. Raises ConfigError."""
-        params = self._checkout.compose(self._study.preset, job.assignments)
-        try:
-            check(self._root, params)
-        except ConfigError as error:
-            raise ConfigError("\n".join(f"arm {job.arm}: {line}" for line in str(error).splitlines())) from None
-        return self._checkout.key(self._study, self._name, params, self.threads)
+        return self._checkout.key_of(self._study, self._name, job, self.threads)
 
     def _run(self, todo: dict[str, Job], say: Say) -> None:
         free = self._places()
@@ -119,9 +116,10 @@ class Slots:
                 done, _ = wait(going, return_when=FIRST_EXCEPTION)
                 for each in done:
                     each.result()
-            except BaseException:
+            except BaseException as error:
                 pool.shutdown(wait=False, cancel_futures=True)
-                stop_all()
+                if not isinstance(error, Exception):
+                    stop_all()  # of a failure not: no stage begins behind it, and other studies are held
                 raise
 
     def _one(self, free: "SimpleQueue[Path]", key: str, job: Job, say: Say) -> None:
@@ -139,7 +137,13 @@ class Slots:
                 self._pass_on,
                 self._checkout.keys.md5,
             )
-            outcome = replace(found, study=self._name)
+            outcome = replace(
+                found,
+                study=self._name,
+                made=time.time(),
+                commit=self._checkout.commit[:12],
+                machine=in_words(hardware()),
+            )
             with self._writing:
                 self._outcomes.add(outcome)
                 say(job, outcome, False)

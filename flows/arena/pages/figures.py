@@ -2,6 +2,10 @@
 
 from tasks.report.words import ABSENT, number
 
+FLOP_IS = (
+    "FLOP are those of the model's matrix products, forward and backward, by formula, as of a reference machine on which "
+    "nothing else takes time: an optimizer's own work is not in them, but in the seconds."
+)
 STEPS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 

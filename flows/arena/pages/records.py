@@ -142,7 +142,8 @@ class Power(Record):
 
 class Study(Record):
     """A whole result.json. command: what runs it again; parameters: learned numbers of the model; tokens, steps: of a run;
-    noise: the baseline against itself, a ratio that no method has made; power: what the seeds can tell.
+    noise: the baseline against itself, a ratio that no method has made; power: what the seeds can tell; fit: a law over the
+    runs, as flows/arena/fitted.py reports it, where one was asked for.
     """
 
     name: Text
@@ -166,6 +167,7 @@ class Study(Record):
     comparisons: tuple[Comparison, ...] = ()
     noise: Estimate | None = None
     power: Power | None = None
+    fit: dict[str, Any] = {}
     warnings: tuple[Text, ...] = ()
 
 

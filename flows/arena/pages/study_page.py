@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from flows.arena.fitted import in_words
 from flows.arena.pages import axis, findings, forest, plot
-from flows.arena.pages.figures import compact, measured
+from flows.arena.pages.figures import FLOP_IS, compact, measured
 from flows.arena.pages.findings import Row
 from flows.arena.pages.records import Arm, Comparison, Run, Study, read_study
 from flows.arena.pages.templates import filled
@@ -50,12 +51,14 @@ def page(text: str) -> str:
         budget=findings.budget(study),
         others=[(findings.quantity(c.quantity, study), c) for c in findings.others(study)],
         noise=findings.noise(study),
+        flop_is=FLOP_IS,
         forests=forests(arms, study),
         curves=curves(arms, hues),
         tunings=tunings(arms, hues, study),
         setting=findings.setting,
         warnings=findings.warnings(study),
         command=findings.command(study),
+        fit=in_words(study.fit),
         params=[(row.arm.name, dump_yaml(row.arm.params).strip()) for row in arms if row.arm.params],
     )
 
@@ -97,17 +100,13 @@ def curves(arms: list[Row], hues: dict[str, str]) -> list[Figure]:
         "FLOP": _flop,
     }
     runs = [(row.arm, run) for row in arms for run in row.arm.runs]
-    settled = [y for _, run in runs if not run.diverged for y in _settled(run)]
-    every = [y for _, run in runs for _, _, y in run.curve if y is not None]
-    if not every:
+    settled = [y for _, run in runs for y in _settled(run)]
+    if not settled:
         return []
-    up = axis.linear(settled or every)
+    up = axis.linear(settled)
     found = []
     for name, places_of in kinds.items():
-        lines = [
-            plot.Line(_says(arm, run), hues[arm.name] + " diverged" * run.diverged, _points(run, places_of(run)))
-            for arm, run in runs
-        ]
+        lines = [plot.Line(_says(arm, run), hues[arm.name], _points(run, places_of(run))) for arm, run in runs]
         places = [x for line in lines for x, _ in line.points]
         if places:
             across = axis.linear([0.0, *places], compact)
@@ -136,7 +135,7 @@ def _points(run: Run, places: Iterable[float | None]) -> list[plot.Place]:
 
 
 def _says(arm: Arm, run: Run) -> str:
-    return f"{arm.name}, seed {run.seed}: {measured(run.value)}{', diverged' if run.diverged else ''}, {duration(run.seconds)}"
+    return f"{arm.name}, seed {run.seed}: {measured(run.value)}, {duration(run.seconds)}"
 
 
 def tunings(arms: list[Row], hues: dict[str, str], study: Study) -> list[tuple[str, list[Figure]]]:

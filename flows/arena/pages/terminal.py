@@ -3,7 +3,7 @@
 import textwrap
 
 from flows.arena.pages import findings
-from flows.arena.pages.figures import measured, power
+from flows.arena.pages.figures import FLOP_IS, measured, power
 from flows.arena.pages.findings import Row
 from flows.arena.pages.records import Comparison, Study, read_study
 from tasks.report.words import ABSENT, counted, duration, number
@@ -21,7 +21,7 @@ def table(text: str) -> str:
     blocks = [
         "\n".join([*_wrapped(findings.headline(study)), *_wrapped(_how(study))]),
         _block(_values(arms, study)),
-        _block(_others(study)),
+        "\n".join([_block(_others(study)), *_wrapped(FLOP_IS)]) if findings.others(study) else "",
         _block(_costs(arms, study)),
         _block(_searches(arms, study)),
         "\n".join(line for text in [*findings.reasons(study), findings.noise(study)] for line in _wrapped(text)),
@@ -42,7 +42,7 @@ def _how(study: Study) -> str:
 
 
 def _where(study: Study) -> str:
-    parts = [study.machine, f"commit {study.commit}" if study.commit else "", study.date]
+    parts = [study.machine, f"commit {study.commit}" if study.commit else "", study.date or "date not known"]
     return ", ".join(part for part in parts if part)
 
 

@@ -23,14 +23,8 @@ def curve(end: float, tokens: int, seconds: float, points: int = 40) -> list[lis
 def run(
     seed: int, value: float | None, seconds: float, target: float | None = 2.4, tokens: int = 300_000
 ) -> dict[str, Any]:
-    """A run; without a value it diverged after a third of its tokens."""
-    points = curve(value or 4.0, tokens, seconds)
-    if value is None:
-        points = [
-            *points[: len(points) // 3],
-            [tokens * 0.34, seconds * 0.34, 31.5],
-            [tokens * 0.36, seconds * 0.36, None],
-        ]
+    """A run; without a value it diverged, and has no curve."""
+    points = [] if value is None else curve(value, tokens, seconds)
     reached = target is not None and value is not None and value < target
     spent = {"tokens": 210_000 + 1_111 * seed, "flop": 7.25e11 + 1e9 * seed, "seconds": 8.25 + seed}
     return {

@@ -1,14 +1,22 @@
 """A study that is asked for: a room and its methods, or a file; and each mistake in one line."""
 
+import re
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from flows.arena.asked import study_of
-from flows.arena.study import read_study
+from flows.arena.alike import refuse_alike, refuse_measure
+from flows.arena.asked import methods, study_of
+from flows.arena.checkout import Checkout
+from flows.arena.study import Study, read_study
 from flows.params.compose import check, compose
 from lm.config import ConfigError
+from tasks.core.yaml import read_yaml
+from tasks.runner.graph import graph_of, needed, value_of
+from tasks.runner.rooms import config_of
 from tests.project import ROOT
 
 
@@ -23,6 +31,9 @@ def asked(**given: object) -> Namespace:
         "target": None,
         "seeds": None,
         "trials": None,
+        "measure": None,
+        "better": None,
+        "control": None,
     }
     return Namespace(**{**nothing, **given})
 
@@ -31,21 +42,139 @@ def test_a_room_and_methods_are_a_study_whose_arms_are_tuned_alike() -> None:
     name, study = study_of(
         ROOT, asked(room="pretrain.optimizer", methods=["adamw", "muon", "drop_muon"], seeds=4, budget="flop=1e12")
     )
-    assert name == "pretrain-optimizer-adamw-muon-drop_muon" and study.baseline == "adamw" and study.seeds == 4
+    assert (
+        re.fullmatch("pretrain-optimizer-adamw-muon-drop_muon-[0-9a-f]{8}", name)
+        and study.baseline == "adamw"
+        and study.seeds == 4
+    )
     assert (study.budget.kind, study.budget.amount) == ("flop", 1e12)
     widths = {key: high / low for arm in study.arms for key, (low, high) in study.ranges(arm).items()}
     assert set(widths) == {"pretrain.optimizer.lr", "pretrain.optimizer.adamw_lr"} and len(set(widths.values())) == 1
 
 
-@pytest.mark.parametrize(
-    "room", ["pretrain.schedule", "curriculum.method", "pretrain.model.norm", "quantize.method", "dedup.near"]
-)
-def test_methods_of_any_room_can_be_raced(room: str) -> None:
-    from flows.arena.asked import methods
+def rooms() -> dict[str, list[str]]:
+    """The parameters of each stage that are a choice of methods, of those stages that have one."""
+    found: dict[str, list[str]] = {}
+    for stage in read_yaml(ROOT / "dvc.yaml")["stages"]:
+        for field in config_of(stage).model_fields:
+            with suppress(ConfigError):
+                methods(f"{stage}.{field}")
+                found.setdefault(stage, []).append(f"{stage}.{field}")
+    return found
 
-    names = list(methods(room))
-    _, study = study_of(ROOT, asked(room=room, methods=names[:2]))
-    assert list(study.arms) == names[:2]
+
+def pair(checkout: Checkout, room: str) -> list[str]:
+    """The method that the preset has, where it names one, and another; two of the room where it does not."""
+    now = value_of(f"{room}.name", checkout.compose("arena", []))
+    return [*([now] if now else []), *(name for name in methods(room) if name != now)][:2]
+
+
+def refusal(checkout: Checkout, study: Study, name: str) -> str:
+    """Why a study is refused before any run, "" where it is not."""
+    try:
+        refuse_measure(checkout, study)
+        refuse_alike(checkout, study, name)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def test_methods_of_any_room_can_be_raced(tmp_path: Path) -> None:
+    """Up to what their stage makes: both arms of four rooms were one run where all were measured after the first training."""
+    checkout, raced = Checkout(ROOT, tmp_path), dict[str, list[str]]()
+    for stage, found in rooms().items():
+        for room in found:
+            name, study = study_of(ROOT, asked(room=room, methods=pair(checkout, room)))
+            graph = graph_of(ROOT, checkout.compose(study.preset, study.set))
+            assert stage in needed(graph, [study.stage_and_metric[0]]), room
+            why = refusal(checkout, study, name)
+            assert why.startswith("arm ") or not why  # what else a method asks for
+            if not why:
+                raced.setdefault(stage, []).append(room)
+    without = {stage for stage in rooms() if stage not in raced}
+    assert without == {"dedup"}  # of the first other method of each of its rooms: it asks for a folder
+    assert len(rooms()) > 10 and sum(map(len, raced.values())) > 50
+    name, study = study_of(ROOT, asked(room="dedup.near", methods=["minhash", "keep_all"]))
+    assert not refusal(checkout, study, name)
+
+
+@pytest.mark.parametrize(
+    ("room", "names", "measure", "better", "tuned"),
+    [
+        ("dedup.near", "minhash keep_all", "evaluate@pretrain.bits_per_byte", "lower", {"pretrain.optimizer.lr"}),
+        ("pretrain.schedule", "linear wsd", "evaluate@pretrain.bits_per_byte", "lower", {"pretrain.optimizer.lr"}),
+        ("sft.loss", "cross_entropy confidence_limited", "evaluate@sft.accuracy", "higher", {"sft.optimizer.lr"}),
+        ("sft.optimizer", "adamw lion", "evaluate@sft.accuracy", "higher", {"sft.optimizer.lr"}),
+        ("preference.loss", "dpo ipo", "evaluate@preference.accuracy", "higher", {"preference.optimizer.lr"}),
+        ("reward.loss", "bradley_terry pointwise", "reward.held_out_accuracy", "higher", {"reward.optimizer.lr"}),
+        ("rl.advantage", "grpo rloo", "evaluate@rl.accuracy", "higher", {"rl.optimizer.lr"}),
+        ("distill.divergence", "forward_kl jsd", "evaluate@distill.accuracy", "higher", {"distill.optimizer.lr"}),
+        ("prune.weights", "magnitude wanda", "evaluate@prune.bits_per_byte", "lower", set()),
+        ("quantize.method", "rtn gptq", "evaluate@quantize.bits_per_byte", "lower", set()),
+    ],
+)
+def test_the_measure_its_direction_and_what_is_tuned_follow_from_the_rooms_stage(
+    room: str, names: str, measure: str, better: str, tuned: set[str]
+) -> None:
+    _, study = study_of(ROOT, asked(room=room, methods=names.split()))
+    assert (study.measure, study.better) == (measure, better)
+    assert {key for arm in study.arms for key in study.ranges(arm)} == tuned
+
+
+def test_rates_are_tried_around_those_that_the_stage_has() -> None:
+    """A method's default is a rate of a first training: of what goes on from a taught model the preset's is a hundredth."""
+    _, study = study_of(ROOT, asked(room="rl.optimizer", methods=["adamw", "lion"]))
+    low, high = study.ranges("adamw")["rl.optimizer.lr"]
+    assert (low * high) ** 0.5 == pytest.approx(0.00004) and high / low == pytest.approx(64)
+    _, study = study_of(ROOT, asked(room="rl.loss", methods=["reinforce", "gspo"], set=["rl.optimizer.lr=0.0001"]))
+    low, high = study.ranges("gspo")["rl.optimizer.lr"]
+    assert (low * high) ** 0.5 == pytest.approx(0.0001)
+
+
+def test_every_arm_packs_sequences_of_the_presets_length() -> None:
+    _, study = study_of(ROOT, asked(room="curriculum.method", methods=["shuffled_packing", "best_fit_packing"]))
+    assert {arm["method"]["sequence_length"] for arm in study.arms.values()} == {128}
+
+
+@pytest.mark.parametrize(
+    ("given", "measure", "better"),
+    [
+        ({"measure": "evaluate@sft.bits_per_byte"}, "evaluate@sft.bits_per_byte", "lower"),
+        ({"measure": "evaluate@rl.accuracy"}, "evaluate@rl.accuracy", "higher"),
+        ({"measure": "evaluate@sft.pass_at_n", "better": "higher"}, "evaluate@sft.pass_at_n", "higher"),
+        ({"better": "lower"}, "evaluate@sft.accuracy", "lower"),
+    ],
+)
+def test_a_measure_and_its_direction_can_be_asked_for(given: dict[str, str], measure: str, better: str) -> None:
+    _, study = study_of(ROOT, asked(room="sft.loss", methods=["cross_entropy", "confidence_limited"], **given))
+    assert (study.measure, study.better) == (measure, better)
+    _, study = study_of(ROOT, asked(study="studies/coverage.yaml", measure="evaluate@sft.bits_per_byte_stdlib"))
+    assert study.better == "lower"
+
+
+@pytest.mark.parametrize("control", ["muon", "lion"])
+def test_a_control_is_an_arm_of_the_methods_or_one_more(control: str) -> None:
+    _, study = study_of(ROOT, asked(room="pretrain.optimizer", methods=["adamw", "muon"], control=control))
+    assert study.control == control and list(study.arms) == list(dict.fromkeys(["adamw", "muon", control]))
+
+
+def test_what_a_preset_says_of_sizes_stands() -> None:
+    _, study = study_of(ROOT, asked(room="quantize.method", methods=["rtn", "gptq"], preset="smoke"))
+    assert study.set == ["quantize.model=pretrain"]
+    _, study = study_of(ROOT, asked(room="rl.advantage", methods=["grpo", "rloo"], preset="smoke"))
+    assert not [each for each in study.set if each.startswith(("sft.", "curriculum.", "ingest."))]
+
+
+def test_a_name_follows_from_all_that_was_asked_for() -> None:
+    """The same race on another corpus took the result and the page of the one before it."""
+    base: dict[str, Any] = {"room": "pretrain.optimizer", "methods": ["adamw", "muon"]}
+    others = [{}, {"set": ["ingest.max_bytes=300000"]}, {"preset": "smoke"}, {"seeds": 3}, {"budget": "tokens=40960"}]
+    names = [study_of(ROOT, asked(**base, **each))[0] for each in others]
+    assert len(set(names)) == len(names) and names[0] == study_of(ROOT, asked(**base))[0]
+    many = study_of(ROOT, asked(room="pretrain.optimizer", methods=list(methods("pretrain.optimizer"))))[0]
+    assert max(map(len, [*names, many])) <= 50  # of a variant's 60
+    file = "studies/optimizers.yaml"
+    assert study_of(ROOT, asked(study=file))[0] == "optimizers" != study_of(ROOT, asked(study=file, seeds=3))[0]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem)
@@ -63,6 +192,12 @@ def test_every_study_of_the_project_has_parameters_that_can_be_used(path: Path) 
         ({"room": "pretrain.optimiser", "methods": ["a", "b"]}, "ROOM: pretrain has no 'optimiser'; did you mean 'optimizer'?"),
         ({"room": "pretrain.clip", "methods": ["a", "b"]}, "ROOM: pretrain.clip is no choice of methods"),
         ({"room": "pretrain.optimizer", "methods": ["adamw", "adamw"]}, "is one method"),
+        ({"room": "pretrane.optimizer", "methods": ["a", "b"]}, "ROOM: no stage 'pretrane'"),
+        ({"room": "sft.problems", "methods": ["arithmetic", "code"]}, "ROOM: sft.problems is no choice of methods"),
+        ({"room": "pretrain.optimizer", "methods": ["adamw", "muon"], "control": "muno"}, "CONTROL: pretrain.optimizer has no 'muno'; did you mean 'muon'?"),
+        ({"study": "studies/optimizers.yaml", "control": "none"}, "control: no arm 'none'"),
+        ({"room": "sft.loss", "methods": ["cross_entropy", "confidence_limited"], "measure": "evaluate@sft.pass_at_n"}, "BETTER: lower or higher?"),
+        ({"room": "sft.loss", "methods": ["cross_entropy", "confidence_limited"], "measure": "accuracy"}, "must read stage.metric"),
         ({"methods": ["adamw", "muon"]}, "ROOM and METHODS are needed"),
         ({"study": "studies/none.yaml"}, "none.yaml: no such file"),
         ({"room": "pretrain.optimizer", "methods": ["adamw", "muon"], "budget": "300000"}, "BUDGET: '300000' must read"),

@@ -1,5 +1,6 @@
 """A study whose arms have tokens of their own: they are trained on those, within the budget, and a law is fitted over them."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from flows.arena import hold as holding
-from flows.arena.fitted import fitted
+from flows.arena.fitted import fitted, in_words
 from flows.arena.hold import hold
 from flows.arena.outcomes import Outcome
 from flows.arena.runs import Job
@@ -28,7 +29,7 @@ def changed(**given: Any) -> Study:
 class Told:
     """In the place of a study's slots: its runs end at once, with the loss of a law over the tokens that they were given."""
 
-    threads, commit = 1, "a commit"
+    threads = 1
 
     def __init__(self, root: Path, asked: Study, *_: Any) -> None:
         self._root, self._asked, self.done = root, asked, list[tuple[str, int]]()
@@ -48,7 +49,9 @@ class Told:
         """There is nothing to clear."""
 
 
-def held(asked: Study, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], list[tuple[str, int]]]:
+def held(
+    asked: Study, folder: Path, monkeypatch: pytest.MonkeyPatch, fit: str | None = None
+) -> tuple[dict[str, Any], list[tuple[str, int]]]:
     """(result, (arm, tokens) of every run) of the study, kept in the folder."""
     slots: list[Told] = []
 
@@ -58,7 +61,7 @@ def held(asked: Study, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[d
 
     monkeypatch.setattr(holding, "Slots", made)
     monkeypatch.setattr(holding, "FOLDER", folder)
-    result, _ = hold(ROOT, "test", asked, 1, "a command", "2026-01-01")
+    result, _ = hold(ROOT, "test", asked, 1, "a command", fit=fit)
     return result, slots[0].done
 
 
@@ -112,3 +115,52 @@ def test_tokens_are_set_and_tuned_beside_a_budget_that_is_none_of_training(
 ) -> None:
     result, _ = held(changed(set=["curriculum.tokens=20480"], budget={"bytes": 1000}, seeds=2), tmp_path, monkeypatch)
     assert {run["tokens"] for arm in result["arms"] for run in arm["runs"]} == {20480}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"room": "sft.loss", "arms": {"adamw": {}, "muon": {"method": {"name": "confidence_limited"}}}, "tune": {}},
+            "arms: muon: up to evaluate@pretrain.bits_per_byte the same run as the baseline, adamw: measure what depends on "
+            "sft.loss",
+        ),
+        (
+            {"arms": {"adamw": {"method": {"name": "adamw"}}, "muon": {}, "again": {"method": {"name": "adamw"}}}},
+            "arms: again: up to evaluate@pretrain.bits_per_byte the same run as the baseline, adamw: leave it out",
+        ),
+        ({"measure": "evaluate@pretain.accuracy"}, "measure: no stage 'evaluate@pretain' with these parameters; did you mean"),
+        ({"measure": "evaluate@prune.accuracy"}, "measure: no stage 'evaluate@prune' with these parameters"),
+    ],
+    ids=["all arms", "one arm", "a name", "a model that is not evaluated"],
+)  # fmt: skip
+def test_a_race_that_could_tell_nothing_apart_is_refused_in_one_line_before_any_run(
+    given: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        held(changed(budget={"tokens": 40960}, preset="arena", **given), tmp_path, monkeypatch)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_method_that_is_tuned_over_two_ranges_is_two_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = {"adamw": {"method": {"name": "adamw"}}, "high": {"method": {"name": "adamw"}}}
+    result, _ = held(
+        changed(arms=arms, tune_of={"high": {RATE: [0.01, 1.0]}}, seeds=2, budget={"tokens": 40960}),
+        tmp_path,
+        monkeypatch,
+    )
+    assert [arm["name"] for arm in result["arms"]] == ["adamw", "high"]
+
+
+def test_a_law_that_was_asked_for_is_in_the_file_and_on_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, _ = held(STUDY, tmp_path, monkeypatch, fit="tokens")
+    kept = json.loads((tmp_path / "test" / "result.json").read_text())
+    assert kept == result and kept["fit"] == fitted("tokens", {**result, "fit": None})
+    (line,) = in_words(result["fit"])
+    page = (tmp_path / "test" / "index.html").read_text()
+    assert line in page and "A law over the runs" in page
+    held(STUDY, tmp_path, monkeypatch)
+    assert "A law over the runs" not in (tmp_path / "test" / "index.html").read_text()

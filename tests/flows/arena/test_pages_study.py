@@ -68,8 +68,7 @@ def test_every_run_and_trial_is_there_in_figures() -> None:
 def test_a_line_a_run_over_tokens_seconds_and_flop() -> None:
     html = text_of(EXAMPLES["full"])
     lines = re.findall(r'<polyline class="run ([^"]*)"[^>]*><title>([^<]*)</title>', html)
-    assert len(lines) == 3 * 25
-    assert sum("diverged" in kind for kind, _ in lines) == 3 * 5 == sum(kind == "a3 diverged" for kind, _ in lines)
+    assert len(lines) == 3 * 20  # the five runs that diverged have none
     assert lines.count(("base", "adamw, seed 3: 2.3750, 12.9 s")) == 3
     for label in ("over tokens", "over seconds", "over FLOP"):
         assert f"training bits per byte {label}" in html

@@ -91,7 +91,7 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def held(name: str, asked: Study, folder: str = "studies", checkout: Checkout | None = None) -> dict[str, Any]:
         monkeypatch.setattr(holding, "FOLDER", tmp_path / folder)
-        result, _ = hold(ROOT, name, asked, 1, "a command", "2026-01-01", checkout or Checkout(ROOT, tmp_path / folder))
+        result, _ = hold(ROOT, name, asked, 1, "a command", checkout or Checkout(ROOT, tmp_path / folder))
         return result
 
     return held
@@ -257,7 +257,7 @@ def test_a_row_says_whose_runs_it_stands_on(machine: Machine, held: Any) -> None
         "claims.yaml",
     )
     results = {"first": held("first", study()), "second": held("second", study("mixer"))}
-    rows = {name: claims.row(name, claim, results[claim.study or ""], "2026-01-01") for name, claim in made.items()}
+    rows = {name: claims.row(name, claim, results[claim.study or ""]) for name, claim in made.items()}
     assert rows["x0"]["runs_of"] == [] and rows["gru"]["runs_of"] == ["first"]
 
 
@@ -281,7 +281,7 @@ def test_a_row_with_a_control_stands_on_the_runs_of_the_control_too(machine: Mac
     for arm in result["arms"]:
         for run in [*arm["trials"], *arm["runs"]] if arm["name"] == "attention" else []:
             run["study"] = "second"
-    assert claims.row("attention", claim, result, "2026-01-01")["runs_of"] == ["first"]
+    assert claims.row("attention", claim, result)["runs_of"] == ["first"]
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,27 @@ def test_the_command_of_the_readme_is_held_on_a_folder_of_ones_own(root: Path, t
     assert process.returncode == 2 and "nowhere" in printed and len(printed.splitlines()) == 1, printed
 
 
+def test_methods_of_a_stage_behind_pretraining_differ_in_what_its_model_does(tmp_path: Path) -> None:
+    """Both were one run, measured before the stage that they are of."""
+    copy = tmp_path / "project"
+    copy.mkdir()
+    copy_project(ROOT, copy)
+    small = " ".join(str(value) for value in yaml.safe_load(SMALL)["set"])
+    words = ["--room", "quantize.method", "--methods", "gptq", "int8", "--preset", "smoke", "--set", small]
+    process = start(copy, *words, "--seeds", "2", "--budget", "tokens=6144")
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    (page,) = (copy / ".studies").glob("quantize-method-*/index.html")
+    result = json.loads((page.parent / "result.json").read_text())
+    assert (result["measure"]["stage"], result["measure"]["name"]) == ("evaluate@quantize", "bits_per_byte")
+    (row,) = [row for row in result["comparisons"] if row["quantity"] == "value"]
+    assert row["pairs"] == 2 and row["ratio"] != 1
+    assert result["date"] and result["machine"] and result["commit"]
+    process = start(copy, *words, "--seeds", "2", "--budget", "tokens=6144", "--measure", "evaluate@pretrain.accuracy")
+    printed, _ = process.communicate()
+    assert process.returncode == 2 and "the same run as the baseline" in printed and len(printed.splitlines()) == 1
+
+
 def test_what_is_known_is_not_run_again(root: Path) -> None:
     before = (root / ".studies" / "runs.jsonl").read_bytes()
     process = start(root, "--study", "studies/small.yaml", "--json")
