@@ -97,10 +97,13 @@ class Study(Config):
         """What is tuned of an arm."""
         return self.tune_of.get(arm, self.tune)
 
+    def own(self, arm: str) -> dict[str, Any]:
+        """The parameters that an arm sets itself, by their keys."""
+        return {self.room if key == METHOD else key: value for key, value in self.arms[arm].items()}
+
     def assignments(self, arm: str, tuned: dict[str, float], seed: int) -> list[str]:
         """The parameters of one run, in the form of SET: those of all arms, the arm's, what was tuned, the seed."""
-        own = {self.room if key == METHOD else key: value for key, value in self.arms[arm].items()}
-        given = {**own, **tuned, "seed": seed}
+        given = {**self.own(arm), **tuned, "seed": seed}
         return [*self.set, *(f"{key}={json.dumps(value)}" for key, value in given.items())]
 
 

@@ -5,12 +5,12 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from flows.arena.statistics.flags import ENDED
 from flows.arena.statistics.ratios import Comparison
 from flows.arena.statistics.sequential import compare_at
 from lm.config import Config, ConfigError, mistakes
 
 Verdict = Literal["shown", "not shown at this size", "contradicted", "cannot be shown here"]
-ENDED = "wins only because its schedule ended"
 
 
 class Expected(Config):
