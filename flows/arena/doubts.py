@@ -1,6 +1,7 @@
 """What of a study makes its winner doubtful, by arm; under "" what concerns all of them."""
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +9,19 @@ from flows.arena.asked import methods
 from flows.arena.defaults import defaults
 from flows.arena.outcomes import Outcome
 from flows.arena.race import Arm, Raced, decided
-from flows.arena.statistics.flags import Tuning, at_edge, diverged, other_data, tuned_less, undecayed, won_by_decay
+from flows.arena.statistics.flags import (
+    Tuning,
+    at_edge,
+    diverged,
+    noisy,
+    none_decayed,
+    other_data,
+    other_tokens,
+    tuned_less,
+    unbeaten,
+    undecayed,
+    won_by_decay,
+)
 from flows.arena.statistics.ratios import MIN_PAIRS, Comparison
 from flows.arena.statistics.sequential import compare_at
 from flows.arena.statistics.to_target import smoothed
@@ -36,18 +49,51 @@ def doubts_of(study: Study, raced: Raced) -> dict[str, list[str]]:
         said[name] += tuned_less(study.baseline, tuning(study, base), name, tuning(study, arm), only_of(study, name))
         found = decided(study, raced, arm).comparison
         ends = (at_end[name], at_end[study.baseline]) if {name, study.baseline} <= at_end.keys() else None
-        said[name] += won_by_decay(
-            name, found, before_decay(study, raced, arm), ends, beside_control(study, raced, arm)
-        )
-    seen = {name: [arm.runs[number].data for number in sorted(arm.runs)] for name, arm in raced.arms.items()}
-    # arms of a data stage see other data by their nature
-    if all(
-        key.partition(".")[0] not in defaults().data
-        for key in [study.room, *(key for arm in study.arms.values() for key in arm)]
-    ):
-        said[""] += other_data(study.baseline, seen)
+        said[name] += won_by_decay(name, found, before_decay(study, raced, arm), ends)
+        if study.control is not None and (beside := beside_control(study, raced, arm)) is not None:
+            said[name] += unbeaten(name, study.baseline, study.control, found, beside, at_end)
+    said[""] += none_decayed(at_end)
+    said[""] += other_data(study.baseline, seen_by(study, raced))
+    said[""] += other_tokens(study.baseline, tokens_of(study, raced))
     said[""] += the_same(raced)
+    said[""] += noisy(study.baseline, decided(study, raced, raced.again).comparison)
     return dict(said)
+
+
+def seen_by(study: Study, raced: Raced) -> dict[str, list[str]]:
+    """Digests of the data of the baseline and of each arm that is to see the same, as one that changes nothing of the data
+    stages is, in the order of the seeds."""
+    base = data_set(study, raced.arms[study.baseline])
+    return {
+        name: [arm.runs[number].data for number in sorted(arm.runs)]
+        for name, arm in raced.arms.items()
+        if all(key in base and base[key] == value for key, value in data_set(study, arm).items())
+    }
+
+
+def data_set(study: Study, arm: Arm) -> dict[str, Any]:
+    """What an arm sets, or was tuned, of the parameters that decide what is trained on."""
+    given = {**study.own(arm.name), **(arm.best or {})}
+    return {key: value for key, value in given.items() if key.partition(".")[0] in defaults().data}
+
+
+def tokens_of(study: Study, raced: Raced) -> dict[str, int]:
+    """Tokens of a run of the baseline and of each arm that is to have as many: of all, unless tokens are what is raced or
+    follow from a budget of FLOP or seconds."""
+    key = defaults().tokens
+    if study.room == key:
+        return {}
+    setting = {name for name in study.arms if any(f"{key}.".startswith(f"{each}.") for each in study.own(name))}
+    alike = study.budget.kind in ("tokens", "bytes") or study.baseline in setting
+    found = {
+        name: next((run for run in arm.runs.values() if run.value is not None), None)
+        for name, arm in raced.arms.items()
+    }
+    return {
+        name: run.tokens
+        for name, run in found.items()
+        if run is not None and (alike or name in setting or name == study.baseline)
+    }
 
 
 def the_same(raced: Raced) -> list[str]:
@@ -58,7 +104,7 @@ def the_same(raced: Raced) -> list[str]:
     return [
         f"{', '.join(names[:-1])} and {names[-1]} are equal in every run: this study does not tell them apart"
         for runs, names in groups.items()
-        if runs and len(names) > 1
+        if len(names) > 1 and any(value is not None for _, value, _ in runs)
     ]
 
 
@@ -96,8 +142,9 @@ def before_decay(study: Study, raced: Raced, arm: Arm) -> Comparison | None:
     """Arm and baseline by their smoothed training curves where the first of their schedules begins to end; None where none
     does before the budget."""
     both = raced.pairs(study, arm)
-    at = min((run.decays_from for pair in both for run in pair if run.decays_from), default=0.0)
-    if not at or any(at >= run.tokens for pair in both for run in pair):
+    ended = [run for pair in both for run in pair if run.value is not None]
+    at = min((run.decays_from for run in ended if run.decays_from), default=0.0)
+    if not at or any(at >= run.tokens for run in ended):
         return None
     return compare_at([(value_at(one, at), value_at(other, at)) for one, other in both], raced.looks, study.level)
 

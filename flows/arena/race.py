@@ -39,16 +39,20 @@ class Arm:
 
 @dataclass(frozen=True)
 class Raced:
-    """The arms of a study by name, all trials and runs done, and the baseline's second self: tuned anew, with seeds of its
-    own, so that it differs from the baseline as two methods would that are the same. looks: counts of pairs at which it
-    was asked whether a case is clear."""
+    """The arms of a study by name, all trials and runs done, and the baseline's second self. looks: counts of pairs at which it
+    was asked whether a case is clear.
+
+    The second self is tuned anew and runs with seeds of its own, so its pairs have no seed in common: they differ by the luck
+    of two seeds beside the noise of a run, as two methods that are the same would at most, whose pairs share a seed.
+    """
 
     arms: dict[str, Arm]
     again: Arm
     looks: tuple[int, ...]
 
     def pairs(self, study: Study, arm: Arm) -> list[tuple[Outcome, Outcome]]:
-        """(arm, baseline) of each seed that both have run, in their order."""
+        """(arm, baseline) of each number of a seed that both have run, in their order; of the second self the seeds behind one
+        number are two."""
         base = self.arms[study.baseline]
         return [(arm.runs[number], base.runs[number]) for number in sorted(arm.runs.keys() & base.runs.keys())]
 
@@ -82,6 +86,8 @@ def tune(study: Study, arms: Sequence[Arm], do: Runner) -> None:
     while True:
         asked: list[tuple[Arm, Job]] = []
         for arm in arms:
+            if len(arm.trials) == study.trials:
+                continue
             told = [
                 trial.value if trial.value is None or study.better == "lower" else -trial.value for trial in arm.trials
             ]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from flows.arena.charged import charged
 from flows.arena.doubts import doubts_of
 from flows.arena.outcomes import Outcome
 from flows.arena.race import Arm, Raced, decided
@@ -35,8 +36,9 @@ def result_of(study: Study, raced: Raced, told: Told) -> dict[str, Any]:
     """The result as JSON: the arms with their trials and runs, each beside the baseline, the noise floor, and warnings. Every
     number is finite or null."""
     stage, metric = study.stage_and_metric
+    raced = charged(study, raced)
     base = raced.arms[study.baseline]
-    found = next(iter([*base.runs.values(), *base.trials]), None)
+    found = next((run for run in (*base.runs.values(), *base.trials) if run.value is not None), None)
     others = [arm for arm in raced.arms.values() if arm is not base]
     every = doubts_of(study, raced)
     return {
@@ -152,8 +154,14 @@ def beside(study: Study, raced: Raced, arm: Arm) -> Iterator[dict[str, Any]]:
         said = compare_at(ends, raced.looks, study.level, lost="did not reach the target")
         said = of_one_hour(said, both) if name == "seconds" else said
         yield {**fixed, "quantity": f"{name}_to_target", **said.row()}
-    seconds = compare_at([(one.seconds, other.seconds) for one, other in both], raced.looks, study.level)
+    ends = [(seconds_of(one), seconds_of(other)) for one, other in both]
+    seconds = compare_at(ends, raced.looks, study.level)
     yield {**fixed, "quantity": "seconds", **of_one_hour(seconds, both).row()}
+
+
+def seconds_of(outcome: Outcome) -> float | None:
+    """Seconds of the whole run; None of one that diverged on the way."""
+    return None if outcome.value is None else outcome.seconds
 
 
 def of_one_hour(said: Comparison, pairs: Sequence[tuple[Outcome, Outcome]]) -> Comparison:

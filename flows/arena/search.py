@@ -22,6 +22,9 @@ def proposals(ranges: dict[str, Range], trials: int, seed: int, told: Sequence[f
     """
     if not ranges:
         return [{}]
+    evenly = max(round(trials * EVENLY), min(trials, 2))
+    if len(told) < evenly:
+        return [spread(ranges, number, evenly) for number in range(evenly)]
     import optuna  # 0.6 s
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -30,7 +33,6 @@ def proposals(ranges: dict[str, Range], trials: int, seed: int, told: Sequence[f
     space: dict[str, optuna.distributions.BaseDistribution] = {
         name: optuna.distributions.FloatDistribution(*ranges[name], log=True) for name in sorted(ranges)
     }
-    evenly = max(round(trials * EVENLY), min(trials, 2))
     for number in range(evenly):
         search.enqueue_trial(spread(ranges, number, evenly))
     found: list[dict[str, float]] = []

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from flows.arena.defaults import defaults
+from flows.arena.statistics.ratios import MIN_PAIRS
 from lm.config import Config, ConfigError, mistakes
 from tasks.core.yaml import YAMLError, read_yaml
 
@@ -57,7 +58,7 @@ class Study(Config):
     tune: dict[str, Range] = {}
     tune_of: dict[str, dict[str, Range]] = {}
     trials: int = Field(6, gt=0, description="of each arm, the baseline among them")
-    seeds: int = Field(5, ge=2, description="paired runs of every arm at its best parameters")
+    seeds: int = Field(5, ge=MIN_PAIRS, description="paired runs of every arm at its best; fewer pairs have no verdict")
     looks: int = Field(2, gt=0, description="how often it is asked whether a case is clear, the last time included")
     # Which rate a search of six trials ends with is noise that seeds do not show: at 95% the same method under two names
     # differed in 5 to 11% of 200 races, at 98% in 3 to 6%
@@ -97,10 +98,13 @@ class Study(Config):
         """What is tuned of an arm."""
         return self.tune_of.get(arm, self.tune)
 
+    def own(self, arm: str) -> dict[str, Any]:
+        """The parameters that an arm sets itself, by their keys."""
+        return {self.room if key == METHOD else key: value for key, value in self.arms[arm].items()}
+
     def assignments(self, arm: str, tuned: dict[str, float], seed: int) -> list[str]:
         """The parameters of one run, in the form of SET: those of all arms, the arm's, what was tuned, the seed."""
-        own = {self.room if key == METHOD else key: value for key, value in self.arms[arm].items()}
-        given = {**own, **tuned, "seed": seed}
+        given = {**self.own(arm), **tuned, "seed": seed}
         return [*self.set, *(f"{key}={json.dumps(value)}" for key, value in given.items())]
 
 

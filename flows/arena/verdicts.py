@@ -1,16 +1,19 @@
 """Whether a study shows what a paper says of a method, computed from the study's result alone."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isclose
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from flows.arena.statistics.ratios import Comparison
+from flows.arena.statistics.flags import ENDED
+from flows.arena.statistics.intervals import Interval
+from flows.arena.statistics.ratios import Better, Comparison, Pair
 from flows.arena.statistics.sequential import compare_at
 from lm.config import Config, ConfigError, mistakes
 
 Verdict = Literal["shown", "not shown at this size", "contradicted", "cannot be shown here"]
-ENDED = "wins only because its schedule ended"
 
 
 class Expected(Config):
@@ -70,9 +73,10 @@ def verdict_of(name: str, claim: Claim, result: dict[str, Any] | None) -> tuple[
     if claim.cannot is not None or result is None or claim.expects is None:
         return "cannot be shown here", claim.cannot or "its study has not been held"
     row = row_of(name, claim, result)
-    if row["ratio"] is None or row["t"] is None or row["bootstrap"] is None:
+    found = by_row(name, claim.expects, row, result)
+    if found is None:
         return "not shown at this size", row["why"] or "too few pairs for an interval"
-    verdict, why = by_interval(claim.expects, row["ratio"], row["t"], row["bootstrap"])
+    verdict, why = found
     if row["verdict"] == "cannot be compared":
         return "not shown at this size", row["why"]
     same = equal_arms(result, name)
@@ -90,31 +94,84 @@ def verdict_of(name: str, claim: Claim, result: dict[str, Any] | None) -> tuple[
     return verdict, f"with the value of {' and '.join(same)} in every run" if same else why
 
 
-def by_interval(
-    expected: Expected, ratio: float, t: tuple[float, float], bootstrap: tuple[float, float]
-) -> tuple[Verdict, str]:
-    """(verdict, why) of a ratio with two intervals, of which the wider end counts on either side. Percentages are of the
-    baseline's value."""
-    best, worst = min(t[0], bootstrap[0]), max(t[1], bootstrap[1])
-    if expected.better == "higher":
-        best, worst = worst, best
+def by_row(name: str, expected: Expected, row: dict[str, Any], result: dict[str, Any]) -> tuple[Verdict, str] | None:
+    """(verdict, why) of a comparison alone, None where it has too few pairs: by its ratio; by the difference of the measure
+    where that has none, as of an accuracy that is 0 in a run."""
+    if None not in (row["ratio"], row["t"], row["bootstrap"]):
+        return by_interval(expected, row["ratio"], row["t"], row["bootstrap"])
+    if row.get("difference") is None or row["quantity"] != "value":
+        return None
+    found = by_difference(expected, pairs_of(result, name, result["baseline"]), result["looks"], row["level"])
+    return found and (found[0], "; ".join(filter(None, (found[1], row["why"]))))
 
-    def is_worse(one: float, other: float) -> bool:
-        return one > other if expected.better == "lower" else one < other
 
-    allowed = f"{abs(expected.ratio - 1):.1%}"
+@dataclass(frozen=True)
+class Apart:
+    """How far an arm is from two things, each an interval of which the wider end of two counts, below 0 where it is better.
+
+    one: from its baseline. other: from what was expected. by, most, allowed: in words, how far it is, may be, and what was
+    expected. level: in words, what the interval holds where there may be no difference.
+    """
+
+    one: Interval
+    other: Interval
+    by: str
+    most: str
+    allowed: str
+    level: str
+
+
+def by_interval(expected: Expected, ratio: float, t: Interval, bootstrap: Interval) -> tuple[Verdict, str]:
+    """(verdict, why) of a ratio with two intervals. Percentages are of the baseline's value."""
+    one = wider(t, bootstrap, 1.0, expected.better)
+    other = wider(t, bootstrap, expected.ratio, expected.better)
+    return judged(
+        expected,
+        Apart(one, other, f"{abs(ratio - 1):.1%}", f"{abs(one[1]):.1%}", f"{abs(expected.ratio - 1):.1%}", "1"),
+    )
+
+
+def by_difference(
+    expected: Expected, pairs: Sequence[Pair], looks: Sequence[int], level: float
+) -> tuple[Verdict, str] | None:
+    """(verdict, why) of pairs that have no ratio, since a value may be 0; None of too few.
+
+    arm - ratio * baseline is better than 0 in the mean where the mean of the arm is better than `ratio` times that of the
+    baseline, so that it answers what a ratio would, and divides by nothing.
+    """
+    scaled = [(arm, None if base is None else expected.ratio * base) for arm, base in pairs]
+    one, other = (compare_at(each, looks, level, expected.better, scale="difference") for each in (pairs, scaled))
+    if one.estimate is None or one.t is None or one.bootstrap is None or other.t is None or other.bootstrap is None:
+        return None
+    values = [base for arm, base in pairs if arm is not None and base is not None]
+    ends = [
+        wider(each, wide, 0.0, expected.better) for each, wide in ((one.t, one.bootstrap), (other.t, other.bootstrap))
+    ]
+    allowed = f"{abs(expected.ratio - 1):.1%} of {sum(values) / len(values):.4g}"
+    return judged(expected, Apart(ends[0], ends[1], f"{abs(one.estimate):.4g}", f"{abs(ends[0][1]):.4g}", allowed, "0"))
+
+
+def wider(t: Interval, bootstrap: Interval, origin: float, better: Better) -> Interval:
+    """The ends of two intervals that lie furthest out, from an origin, turned so that below 0 is better."""
+    low, high = min(t[0], bootstrap[0]) - origin, max(t[1], bootstrap[1]) - origin
+    return (low, high) if better == "lower" else (-high, -low)
+
+
+def judged(expected: Expected, apart: Apart) -> tuple[Verdict, str]:
+    """(verdict, why) of how far an arm is from its baseline and from what was expected."""
+    (best, worst), (best_beyond, worst_beyond) = apart.one, apart.other
     if expected.is_margin:
-        if is_worse(expected.ratio, worst):
+        if worst_beyond < 0:
             return "shown", ""
-        if is_worse(best, expected.ratio):
-            return "contradicted", f"worse by more than the {allowed} that were allowed"
-        return "not shown at this size", f"may be worse by up to {abs(worst - 1):.1%}, and {allowed} were allowed"
-    if is_worse(best, 1):
-        return "contradicted", f"worse by {abs(ratio - 1):.1%}"
-    if not is_worse(1, worst):
-        return "not shown at this size", "the interval holds 1"
-    if is_worse(best, expected.ratio):
-        return "not shown at this size", f"better by {abs(ratio - 1):.1%}, where {allowed} would show it"
+        if best_beyond > 0:
+            return "contradicted", f"worse by more than the {apart.allowed} that were allowed"
+        return "not shown at this size", f"may be worse by up to {apart.most}, and {apart.allowed} were allowed"
+    if best > 0:
+        return "contradicted", f"worse by {apart.by}"
+    if not worst < 0:
+        return "not shown at this size", f"the interval holds {apart.level}"
+    if best_beyond > 0:
+        return "not shown at this size", f"better by {apart.by}, where {apart.allowed} would show it"
     return "shown", ""
 
 
@@ -146,9 +203,13 @@ def beside_control(
     result: dict[str, Any], name: str, control: str, better: Literal["lower", "higher"], level: float
 ) -> Comparison:
     """The arm beside another one of its study, by the measure and over the seeds that both have, as its looks have it."""
+    arms = [arm["name"] for arm in result["arms"]]
+    if control not in arms:
+        raise ConfigError(f"claims.yaml: {name}: control: the study has no arm {control!r} (arms: {', '.join(arms)})")
+    return compare_at(pairs_of(result, name, control), result["looks"], level, better)
+
+
+def pairs_of(result: dict[str, Any], name: str, other: str) -> list[Pair]:
+    """(arm, other) of each seed that both have run, in their order."""
     runs = {arm["name"]: {run["seed"]: run["value"] for run in arm["runs"]} for arm in result["arms"]}
-    if control not in runs:
-        raise ConfigError(f"claims.yaml: {name}: control: the study has no arm {control!r} (arms: {', '.join(runs)})")
-    both = sorted(runs[name].keys() & runs[control].keys())
-    pairs = [(runs[name][seed], runs[control][seed]) for seed in both]
-    return compare_at(pairs, result["looks"], level, better)
+    return [(runs[name][seed], runs[other][seed]) for seed in sorted(runs[name].keys() & runs[other].keys())]

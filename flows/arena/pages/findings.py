@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass
 
 from flows.arena.pages.figures import compact, interval, ratio, signed
-from flows.arena.pages.records import Arm, Comparison, Cost, Estimate, Measure, Study, Trial, one_line
+from flows.arena.pages.records import Arm, Comparison, Cost, Estimate, Study, Trial, one_line
 from tasks.report.words import ABSENT, counted, number
 
 BETTER, WORSE, ALIKE, APART = "better", "worse", "no difference", "cannot be compared"
@@ -88,11 +88,10 @@ def others(study: Study) -> list[Comparison]:
     return sorted(found, key=lambda c: (quantities.index(c.quantity), place.get(c.arm, len(place)), c.arm))
 
 
-def best_trial(arm: Arm, measure: Measure) -> Trial | None:
-    """The trial whose parameters the runs have: the best value, the first of equal ones; None where all diverged."""
-    sign = 1 if measure.better == "lower" else -1
-    found = [trial for trial in arm.trials if trial.value is not None]
-    return min(found, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
+def chosen_trial(arm: Arm) -> Trial | None:
+    """The trial whose parameters the runs have, which need not be the one of the best value; None where all diverged."""
+    own = arm.params.items()
+    return next((trial for trial in arm.trials if trial.value is not None and trial.params.items() <= own), None)
 
 
 def setting(trial: Trial) -> str:
@@ -152,12 +151,13 @@ def warnings(study: Study) -> list[str]:
 
 
 def noise(study: Study) -> str:
-    """How far the baseline is from itself, and what can be told apart beside that."""
+    """How far the baseline is from itself with other seeds, which is no less than at the same ones, and what can be told
+    apart beside that."""
     found = study.noise
     if found is None:
         return "Noise floor: not measured."
     figure, t, bootstrap = estimated(found)
-    ends = f"t {t}, bootstrap {bootstrap}, {counted(found.pairs, 'pair')}"
+    ends = f"t {t}, bootstrap {bootstrap}, {counted(found.pairs, 'run')} of each, unpaired: an upper bound"
     is_ratio = found.ratio is not None or found.difference is None
     of = "against itself is" if is_ratio else "differs from itself by"
     said = f"Noise floor: {study.baseline} {of} {figure.removeprefix(DIFFERENCE)} ({ends})."

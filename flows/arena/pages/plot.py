@@ -28,7 +28,7 @@ class Dot:
     says: str
     x: float
     y: float | None
-    best: bool = False
+    chosen: bool = False
 
 
 def curves(lines: Iterable[Line], x: Axis, y: Axis, label: str, x_label: str) -> str:
@@ -56,7 +56,7 @@ def curves(lines: Iterable[Line], x: Axis, y: Axis, label: str, x_label: str) ->
 def trials(
     dots: Sequence[Dot], ends: tuple[float, float] | None, kind: str, x: Axis, y: Axis, label: str, x_label: str
 ) -> str:
-    """The SVG of the values that a parameter was tried at: the best in a ring, a cross on top for one without a value.
+    """The SVG of the values that a parameter was tried at: the chosen one in a ring, a cross on top for one without a value.
 
     ends: of the range that was searched, drawn as broken lines; None where it is not known.
     """
@@ -73,8 +73,8 @@ def trials(
             continue
         down = Y_END - (Y_END - TOP) * y.share(dot.y)
         parts.append(f'<circle class="point {kind}" cx="{across:.1f}" cy="{down:.1f}" r="3.5">{title}</circle>')
-        if dot.best:
-            parts.append(f'<circle class="best" cx="{across:.1f}" cy="{down:.1f}" r="7.5"/>')
+        if dot.chosen:
+            parts.append(f'<circle class="chosen" cx="{across:.1f}" cy="{down:.1f}" r="7.5"/>')
     return _framed(parts, x, y, label, x_label)
 
 

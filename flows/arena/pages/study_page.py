@@ -149,14 +149,14 @@ def tunings(arms: list[Row], hues: dict[str, str], study: Study) -> list[tuple[s
 
 def _tuning(arm: Arm, key: str, hues: dict[str, str], study: Study) -> Markup | None:
     """The trials of an arm over a parameter; None where there is nothing to draw."""
-    best = findings.best_trial(arm, study.measure)
+    chosen = findings.chosen_trial(arm)
     dots = []
     for trial in arm.trials:
         x = trial.params.get(key)
         if isinstance(x, int | float) and not isinstance(x, bool) and x > 0:
             what = "diverged" if trial.value is None else measured(trial.value)
-            says = f"{'best, ' if trial is best else ''}trial {trial.number}: {what} at {findings.setting(trial)}"
-            dots.append(plot.Dot(says, float(x), trial.value, trial is best))
+            says = f"{'chosen, ' if trial is chosen else ''}trial {trial.number}: {what} at {findings.setting(trial)}"
+            dots.append(plot.Dot(says, float(x), trial.value, trial is chosen))
     values = [dot.y for dot in dots if dot.y is not None]
     if not values:
         return None

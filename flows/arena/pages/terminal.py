@@ -23,7 +23,7 @@ def table(text: str) -> str:
         _block(_values(arms, study)),
         "\n".join([_block(_others(study)), *_wrapped(FLOP_IS)]) if findings.others(study) else "",
         _block(_costs(arms, study)),
-        _block(_searches(arms, study)),
+        _block(_searches(arms)),
         "\n".join(line for text in [*findings.reasons(study), findings.noise(study)] for line in _wrapped(text)),
         "\n".join(line for warning in findings.warnings(study) for line in _wrapped(f"warning: {warning}")),
         "\n".join(_wrapped(_where(study)) + _wrapped(f"again: {findings.command(study)}")),
@@ -80,16 +80,20 @@ def _costs(arms: list[Row], study: Study) -> list[list[str]]:
     return [line if study.target is not None else line[:-1] for line in [head, *found]]
 
 
-def _searches(arms: list[Row], study: Study) -> list[list[str]]:
-    """What each arm's search chose; nothing where no arm was searched."""
+def _searches(arms: list[Row]) -> list[list[str]]:
+    """What each arm's search chose, by the mean of a trial's neighbourhood; nothing where no arm was searched."""
     found = []
     for row in arms:
-        best = findings.best_trial(row.arm, study.measure)
+        chosen = findings.chosen_trial(row.arm)
         count = [number(len(row.arm.trials)), number(sum(trial.diverged for trial in row.arm.trials))]
         found.append(
-            [row.arm.name, *count, *([measured(best.value), findings.setting(best)] if best else [ABSENT, ABSENT])]
+            [
+                row.arm.name,
+                *count,
+                *([measured(chosen.value), findings.setting(chosen)] if chosen else [ABSENT, ABSENT]),
+            ]
         )
-    return [["arm", "trials", "diverged", "best", "at"], *found] if any(row.arm.trials for row in arms) else []
+    return [["arm", "trials", "diverged", "chosen", "at"], *found] if any(row.arm.trials for row in arms) else []
 
 
 def _block(lines: list[list[str]]) -> str:

@@ -14,6 +14,8 @@ Range = tuple[float, float]  # low, high of a parameter that is tuned on a log s
 EDGE = 0.1
 DECAYED = 0.2  # of the peak; the default schedule ends at 0.1
 ROUNDING = 1e-9
+# Words of a warning that takes a win away: a claim of such an arm is not shown
+ENDED = "wins only because"
 
 
 @dataclass(frozen=True)
@@ -73,39 +75,89 @@ def undecayed(arm: str, at_end: Mapping[str, float], share: float = DECAYED) -> 
     ]
 
 
+def none_decayed(at_end: Mapping[str, float], share: float = DECAYED) -> list[str]:
+    """A warning where no arm's schedule had decayed at the budget, of which `undecayed` has nothing to say. at_end, share: as
+    there."""
+    if not at_end or min(at_end.values()) <= share:
+        return []
+    low, high = (f"{end(at_end.values()):.2g}" for end in (min, max))
+    return [f"no schedule had decayed at the budget: at {low}{f' to {high}' if low != high else ''} of its peak"]
+
+
 def won_by_decay(
     arm: str,
     end: Comparison,
     before: Comparison | None = None,
     at_end: tuple[float, float] | None = None,
-    control: Comparison | None = None,
     share: float = DECAYED,
 ) -> list[str]:
-    """Warnings where an arm is better than its baseline only because its schedule ended and the baseline's did not.
+    """A warning where an arm is better than its baseline only because its schedule ended and the baseline's did not.
 
     end: the arm beside the baseline at the budget; what is not better there has won nothing. before: both at the same point
     before the arm's decay, where the arm was not ahead. at_end: factor over peak of (arm, baseline) at the budget, if known;
-    `before` says nothing where the baseline had decayed too or the arm had not. control: the arm beside a baseline that has
-    decayed fully, which it has to beat as well.
+    `before` says nothing where the baseline had decayed too or the arm had not.
     """
-    if end.verdict != "better":
+    ended_alone = at_end is None or at_end[0] <= share < at_end[1]
+    if end.verdict != "better" or not before or not ended_alone or before.verdict not in ("no difference", "worse"):
         return []
-    said, ended_alone = [], at_end is None or at_end[0] <= share < at_end[1]
-    if before and ended_alone and before.verdict in ("no difference", "worse"):
-        said.append(f"{arm} wins only because its schedule ended: before its decay {in_words(before)}")
-    if control and control.verdict != "better":
-        said.append(f"{arm} wins only because its schedule ended: beside a fully decayed baseline {in_words(control)}")
-    return said
+    return [f"{arm} {ENDED} its schedule ended: before its decay {in_words(before)}"]
+
+
+def unbeaten(
+    arm: str,
+    baseline: str,
+    control: str,
+    end: Comparison,
+    beside: Comparison,
+    at_end: Mapping[str, float],
+    share: float = DECAYED,
+) -> list[str]:
+    """A warning where an arm is better than its baseline and not than its study's control.
+
+    The win is called one of the schedule alone where that of the control had ended and the baseline's had not, and the two
+    could be compared. end: the arm beside the baseline. beside: it beside the control. at_end, share: as in `undecayed`.
+    """
+    if end.verdict != "better" or beside.verdict == "better":
+        return []
+    decayed = {control, baseline} <= at_end.keys() and at_end[control] <= share < at_end[baseline]
+    if decayed and beside.verdict in ("no difference", "worse"):
+        why = f"the schedule of {baseline} had not ended: beside {control}, whose had, {in_words(beside)}"
+        return [f"{arm} {ENDED} {why}"]
+    return [f"{arm} is better than {baseline}, not than its control {control}: {in_words(beside)}"]
 
 
 def other_data(baseline: str, digests: Mapping[str, Sequence[str]]) -> list[str]:
-    """A warning an arm that saw other data than the baseline. digests: of the data, an arm's runs in the order of the seeds."""
+    """A warning an arm that saw other data than the baseline. digests: of the data, an arm's runs in the order of the seeds,
+    "" where it is not known, as of a run that diverged."""
     said = []
     for arm, seen in digests.items():
-        pairs = list(zip(seen, digests[baseline], strict=False))
+        pairs = [pair for pair in zip(seen, digests[baseline], strict=False) if all(pair)]
         if other := sum(one != two for one, two in pairs):
             said.append(f"{arm} saw other data than {baseline} in {other} of {len(pairs)} pairs")
     return said
+
+
+def other_tokens(baseline: str, tokens: Mapping[str, int]) -> list[str]:
+    """A warning an arm that was trained on more or fewer tokens than the baseline. tokens: of a run of each arm."""
+    own = tokens.get(baseline)
+    return [
+        f"{arm} was trained on {count:,} tokens, {baseline} on {own:,}"
+        for arm, count in tokens.items()
+        if own is not None and count != own
+    ]
+
+
+def noisy(baseline: str, again: Comparison) -> list[str]:
+    """A warning where the baseline is not level with its second self, which is the same method: by chance, or because the
+    study finds differences where there are none; and where the two cannot be compared."""
+    if again.verdict == "no difference":
+        return []
+    if again.verdict == "cannot be compared":
+        return [f"no noise floor: {baseline} beside itself cannot be compared{f': {again.why}' if again.why else ''}"]
+    return [
+        f"{baseline}, tuned and run again with other seeds, is {in_words(again)} beside itself: "
+        "a difference of that size is no finding here"
+    ]
 
 
 def diverged(arm: str, runs: Sequence[bool], trials: Sequence[bool] = ()) -> list[str]:

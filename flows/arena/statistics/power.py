@@ -1,6 +1,6 @@
 """Pairs that it takes to find a ratio, and the smallest ratio that so many pairs find: power of the paired t test.
 
-The log ratios of pairs have a SD, the noise floor, as an A/A pair of a study shows it. A ratio r is found by n pairs with
+The log ratios of pairs of a seed have a SD, which a study's own pairs show. A ratio r is found by n pairs with
 probability P(|T| > t), where T is noncentral t of n - 1 degrees of freedom and noncentrality |log r| sqrt(n) / SD, and t the
 quantile of the level (Johnson & Welch 1940, doi:10.1093/biomet/31.3-4.362). With several looks the level is that of the last
 one, as if no other were taken: those before it only add to the power. The bootstrap interval, which a verdict asks as well,

@@ -53,7 +53,7 @@ def arm(
         for seed in range(1, seeds + 1)
     ]
     return {
-        "name": name, "params": {"pretrain.optimizer": {"name": name, "lr": rates[best]}}, "trials": trials, "runs": runs,
+        "name": name, "params": {"method": {"name": name}, RATE: rates[best]}, "trials": trials, "runs": runs,
         "search": {"seconds": 90.5, "flop": 9.125e12}, "warnings": [], "tune": {RATE: [low, high]},
     }  # fmt: skip
 

@@ -207,7 +207,7 @@ def test_every_study_of_the_project_has_parameters_that_can_be_used(path: Path) 
         ({"room": "pretrain.optimizer", "methods": ["adamw", "muon"], "budget": "tokens=nan"}, "BUDGET: 'nan' is not finite"),
         ({"room": "pretrain.optimizer", "methods": ["adamw", "muon"], "budget": "flop=1e400"}, "BUDGET: '1e400' is not finite"),
         ({"room": "pretrain.optimizer", "methods": ["adamw", "muon"], "budget": "hours=3"}, "budget.hours"),
-        ({"room": "pretrain.optimizer", "methods": ["adamw", "muon"], "seeds": 1}, "seeds"),
+        ({"room": "pretrain.optimizer", "methods": ["adamw", "muon"], "seeds": 2}, "seeds: Input should be greater than or equal to 3"),
     ],
 )  # fmt: skip
 def test_each_mistake_is_one_line(given: dict, said: str) -> None:

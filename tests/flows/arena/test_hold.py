@@ -81,7 +81,7 @@ def test_an_arm_has_its_own_tokens_beside_one_that_has_the_budgets(
     budget: dict[str, float], own: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arms = {"adamw": {"method": {"name": "adamw"}}, "short": {"method": {"name": "adamw"}, **own}}
-    result, done = held(changed(arms=arms, budget=budget, seeds=2), tmp_path, monkeypatch)
+    result, done = held(changed(arms=arms, budget=budget, seeds=3), tmp_path, monkeypatch)
     (long, short) = ({run["tokens"] for run in arm["runs"]} for arm in result["arms"])
     assert short == {20480} and long == {
         163840
@@ -113,7 +113,7 @@ def test_tokens_that_the_budget_would_override_are_refused_in_one_line(
 def test_tokens_are_set_and_tuned_beside_a_budget_that_is_none_of_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result, _ = held(changed(set=["curriculum.tokens=20480"], budget={"bytes": 1000}, seeds=2), tmp_path, monkeypatch)
+    result, _ = held(changed(set=["curriculum.tokens=20480"], budget={"bytes": 1000}, seeds=3), tmp_path, monkeypatch)
     assert {run["tokens"] for arm in result["arms"] for run in arm["runs"]} == {20480}
 
 

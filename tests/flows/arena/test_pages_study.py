@@ -46,7 +46,7 @@ def test_every_figure_of_the_result_is_on_the_page() -> None:
         "0.930 0.918 to 0.943 0.922 to 0.940 better 4 pairs, stopped early", "0.998 0.986 to 1.010 0.990 to 1.008 no difference 5 pairs",
         "1.107 1.095 to 1.119", "5 of 5 runs diverged", "90.5 s 9.12e12 FLOP", "64.4 s 6.25e12 FLOP",
         "tokens to 2.4 0.713", "FLOP to 2.4", "seconds 1.083", "slow did not reach the target",
-        "Noise floor: adamw against itself is 1.001 (t 0.997 to 1.004, bootstrap 0.998 to 1.003, 5 pairs).",
+        "Noise floor: adamw against itself is 1.001 (t 0.997 to 1.004, bootstrap 0.998 to 1.003, 5 runs of each, unpaired: an upper bound).",
         "the schedule had not decayed at the budget", "muon: best lr 0.03 lies at the edge of its range",
         "make study STUDY=studies/optimizers.yaml", "Intel Xeon, 2 cores, avx512", "21855c9", "2026-11-28", "512,000", "300,000 tokens", "120",
         "evaluate@pretrain", "lower is better", "Study optimizers of pretrain.optimizer", "name: muon",
@@ -122,15 +122,15 @@ def test_a_long_curve_of_a_model_that_grows_is_read_once() -> None:
     assert time.process_time() - began < 20
 
 
-def test_tuning_marks_the_best_the_ends_and_what_diverged() -> None:
+def test_tuning_marks_the_chosen_the_ends_and_what_diverged() -> None:
     html = text_of(EXAMPLES["full"])
     charts = re.findall(r'<svg [^>]*aria-label="(\w+): bits per byte over pretrain.optimizer.lr">(.*?)</svg>', html)
     assert [name for name, _ in charts] == ["muon", "lion", "adamw", "slow", "sgd"]
     for _, chart in charts:
-        assert (chart.count('class="best"'), chart.count('class="end"'), chart.count('class="cross"')) == (1, 2, 1)
+        assert (chart.count('class="chosen"'), chart.count('class="end"'), chart.count('class="cross"')) == (1, 2, 1)
         assert len(re.findall('<circle class="point ', chart)) == 5
     best = re.search(
-        r'cx="([\d.]+)"[^>]*><title>best, trial 4: 2.2600 at [^<]*</title></circle><circle class="best" cx="([\d.]+)"',
+        r'cx="([\d.]+)"[^>]*><title>chosen, trial 4: 2.2600 at [^<]*</title></circle><circle class="chosen" cx="([\d.]+)"',
         html,
     )
     assert best and best[1] == best[2]
@@ -139,7 +139,7 @@ def test_tuning_marks_the_best_the_ends_and_what_diverged() -> None:
 def test_ranges_that_the_result_does_not_have_are_not_drawn() -> None:
     arms = [{k: v for k, v in examples.arm("adamw", 2.0).items() if k != "tune"}]
     html = text_of(examples.study(arms=arms, comparisons=[]))
-    assert 'class="end"' not in html and 'class="best"' in html
+    assert 'class="end"' not in html and 'class="chosen"' in html
 
 
 def test_a_forest_plot_a_quantity_with_noise_on_the_value_alone() -> None:

@@ -7,12 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.arena.statistics.flags import (
+    ENDED,
     Range,
     Tuning,
     at_edge,
     diverged,
+    noisy,
+    none_decayed,
     other_data,
+    other_tokens,
     tuned_less,
+    unbeaten,
     undecayed,
     won_by_decay,
 )
@@ -128,38 +133,70 @@ def test_a_win_that_was_none_before_the_decay_is_called_so() -> None:
     assert said.endswith("before its decay worse (ratio 1.022)")
 
 
-def test_a_win_that_a_fully_decayed_baseline_takes_away_is_called_so() -> None:
-    for control, words in ((LEVEL, "no difference"), (BEHIND, "worse"), (UNKNOWN, "cannot be compared")):
-        (said,) = won_by_decay("wsd", AHEAD, control=control)
+@pytest.mark.parametrize("at_end", [{}, {"wsd": 0.0, "constant": 1.0}, {"constant": 0.1, "linear": 0.0}])
+def test_a_win_that_a_control_takes_away_is_one_of_its_schedule_only_where_that_had_ended_alone(
+    at_end: dict[str, float],
+) -> None:
+    def of(beside: Comparison, at_end: dict[str, float], end: Comparison = AHEAD) -> list[str]:
+        return unbeaten("wsd", "constant", "linear", end, beside, at_end)
+
+    ended = {"constant": 1.0, "linear": 0.0}
+    for beside, words in ((LEVEL, "no difference"), (BEHIND, "worse")):
+        (said,) = of(beside, ended)
         assert said.startswith(
-            f"wsd wins only because its schedule ended: beside a fully decayed baseline {words} (ratio 1"
+            f"wsd {ENDED} the schedule of constant had not ended: beside linear, whose had, {words} (ratio 1"
         )
-    assert len(won_by_decay("wsd", AHEAD, LEVEL, (0.0, 1.0), LEVEL)) == 2
+    for beside, words in ((LEVEL, "no difference"), (BEHIND, "worse"), (UNKNOWN, "cannot be compared")):
+        (said,) = of(beside, at_end)
+        assert said.startswith(f"wsd is better than constant, not than its control linear: {words} (ratio 1")
+        assert ENDED not in said
+    assert ENDED not in of(UNKNOWN, ended)[0]  # nothing is known of it
+    assert of(AHEAD, ended) == of(LEVEL, ended, LEVEL) == of(BEHIND, ended, UNKNOWN) == []
 
 
 @pytest.mark.parametrize(
-    ("end", "before", "at_end", "control"),
+    ("end", "before", "at_end"),
     [
-        (AHEAD, AHEAD, (0.0, 1.0), AHEAD),  # ahead before, and beside the control
-        (AHEAD, None, None, None),
-        (AHEAD, LEVEL, (0.0, 0.1), None),  # the baseline had decayed, too
-        (AHEAD, LEVEL, (1.0, 1.0), None),  # nobody's schedule had ended
-        (AHEAD, UNKNOWN, (0.0, 1.0), None),
-        (LEVEL, LEVEL, (0.0, 1.0), LEVEL),  # no win
-        (BEHIND, LEVEL, (0.0, 1.0), BEHIND),
-        (UNKNOWN, LEVEL, None, UNKNOWN),
+        (AHEAD, AHEAD, (0.0, 1.0)),  # ahead before
+        (AHEAD, None, None),
+        (AHEAD, LEVEL, (0.0, 0.1)),  # the baseline had decayed, too
+        (AHEAD, LEVEL, (1.0, 1.0)),  # nobody's schedule had ended
+        (AHEAD, UNKNOWN, (0.0, 1.0)),
+        (LEVEL, LEVEL, (0.0, 1.0)),  # no win
+        (BEHIND, LEVEL, (0.0, 1.0)),
+        (UNKNOWN, LEVEL, None),
     ],
 )
 def test_a_win_of_its_own_and_no_win_are_not(
-    end: Comparison, before: Comparison | None, at_end: tuple[float, float] | None, control: Comparison | None
+    end: Comparison, before: Comparison | None, at_end: tuple[float, float] | None
 ) -> None:
-    assert won_by_decay("wsd", end, before, at_end, control) == []
+    assert won_by_decay("wsd", end, before, at_end) == []
 
 
 def test_arms_that_saw_other_data_are_named() -> None:
     digests = {"adamw": ["a", "b", "c"], "muon": ["a", "b", "c"], "shorter": ["a"], "shuffled": ["a", "x", "y"]}
     assert other_data("adamw", digests) == ["shuffled saw other data than adamw in 2 of 3 pairs"]
-    assert other_data("adamw", {"adamw": ["a"]}) == []
+    assert other_data("adamw", {"adamw": ["a"]}) == other_data("adamw", {"adamw": ["a", ""], "muon": ["", "b"]}) == []
+
+
+def test_arms_of_other_tokens_are_named() -> None:
+    assert other_tokens("a", {"a": 8000, "b": 1000, "c": 8000}) == ["b was trained on 1,000 tokens, a on 8,000"]
+    assert other_tokens("a", {"b": 1000}) == []
+
+
+def test_a_baseline_beside_itself_is_named_unless_it_is_level() -> None:
+    assert noisy("adamw", LEVEL) == []
+    for again, words in ((AHEAD, "better (ratio 0.972)"), (BEHIND, "worse (ratio 1.022)")):
+        (said,) = noisy("adamw", again)
+        assert said.startswith(f"adamw, tuned and run again with other seeds, is {words} beside itself: ")
+    (said,) = noisy("adamw", UNKNOWN)
+    assert said.startswith("no noise floor: adamw beside itself cannot be compared: a verdict needs 3 pairs")
+
+
+def test_schedules_of_which_none_had_decayed_are_named_together() -> None:
+    assert none_decayed({"a": 1.0, "b": 0.9}) == ["no schedule had decayed at the budget: at 0.9 to 1 of its peak"]
+    assert none_decayed({"a": 1.0}) == ["no schedule had decayed at the budget: at 1 of its peak"]
+    assert none_decayed({}) == none_decayed({"a": 1.0, "b": 0.2}) == []
 
 
 def test_runs_and_trials_that_diverged_are_counted() -> None:
@@ -175,8 +212,14 @@ def test_every_warning_is_one_line() -> None:
         *at_edge({LR: 0.1}, RANGE),
         *tuned_less("adamw", Tuning(3), "muon", Tuning(6, RANGE)),
         *undecayed("a", {"a": 1.0, "b": 0.0}),
-        *won_by_decay("wsd", AHEAD, LEVEL, None, LEVEL),
+        *won_by_decay("wsd", AHEAD, LEVEL),
+        *unbeaten("wsd", "a", "b", AHEAD, LEVEL, {}),
+        *unbeaten("wsd", "a", "b", AHEAD, LEVEL, {"a": 1.0, "b": 0.0}),
+        *none_decayed({"a": 1.0}),
+        *other_tokens("a", {"a": 1, "b": 2}),
+        *noisy("a", AHEAD),
+        *noisy("a", UNKNOWN),
         *other_data("adamw", {"adamw": ["a"], "muon": ["b"]}),
         *diverged("muon", [True]),
     ]
-    assert len(every) == 8 and all(said and "\n" not in said and not said.endswith(".") for said in every)
+    assert len(every) == 13 and all(said and "\n" not in said and not said.endswith(".") for said in every)

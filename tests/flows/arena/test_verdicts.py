@@ -6,9 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.arena.verdicts import Claim, Expected, beside_control, by_interval, claims_of, verdict_of
+from flows.arena.statistics.flags import unbeaten
+from flows.arena.statistics.ratios import compare
+from flows.arena.statistics.sequential import compare_at
+from flows.arena.verdicts import Claim, Expected, beside_control, by_difference, by_interval, claims_of, verdict_of
 from lm.config import ConfigError
 
+AHEAD = compare([(0.97, 1.0), (0.975, 1.0), (0.972, 1.0), (0.971, 1.0)])
+LEVEL = compare([(1.01, 1.0), (1.0, 1.01), (1.005, 1.0), (1.0, 1.005)])
 GAIN, MARGIN = Expected(ratio=0.97), Expected(ratio=1.01)
 
 
@@ -123,6 +128,66 @@ def test_a_winner_by_its_schedule_is_not_shown() -> None:
     found = result(PAIRS)
     found["arms"][1]["warnings"] = ["muon wins only because its schedule ended: before its decay no difference"]
     assert verdict_of("muon", claim(), found)[0] == "not shown at this size"
+
+
+def test_a_study_s_control_decides_of_the_claims_that_name_it_alone() -> None:
+    found = result({**PAIRS, "random": PAIRS["muon"]})
+    found["arms"][1]["warnings"] = unbeaten("muon", "adamw", "random", AHEAD, LEVEL, {})
+    assert verdict_of("muon", claim(), found) == ("shown", "with the value of random in every run")
+    assert verdict_of("muon", claim(control="random"), found) == (
+        "not shown at this size",
+        "no better than its control random: no difference",
+    )
+
+
+BASE = [0.0, 0.3, 0.29, 0.31, 0.3, 0.28, 0.32, 0.3, 0.3, 0.3]  # accuracies, one of them 0
+
+
+@pytest.mark.parametrize(
+    ("ratio", "gains", "verdict", "why"),
+    [
+        (1.2, [0.3, 0.31, 0.29, 0.3, 0.3], "shown", "by differences, 0.3, t 0.29"),
+        (
+            1.2,
+            [0.015, 0.01, 0.015, 0.015, 0.01],
+            "not shown at this size",
+            "better by 0.013, where 20.0% of 0.27 would",
+        ),
+        (1.2, [0.01, -0.01, 0.0, 0.01, -0.01], "not shown at this size", "the interval holds 0; by differences"),
+        (1.2, [-0.3, -0.31, -0.29, -0.3, -0.3], "contradicted", "worse by 0.3; by differences"),
+        (0.9, [0.3, 0.31, 0.29, 0.3, 0.3], "shown", "by differences"),
+        (0.9, [-0.3, -0.31, -0.29, -0.3, -0.3], "contradicted", "worse by more than the 10.0% of 0.27 that were"),
+        (0.9, [-0.02, -0.03, -0.025, -0.04, -0.02], "not shown at this size", "may be worse by up to 0.03"),
+        (0.9, [-0.001, 0.0, 0.0, 0.0, 0.0], "shown", "by differences"),
+    ],
+)
+def test_an_accuracy_that_is_0_in_a_run_is_judged_by_differences(
+    ratio: float, gains: list[float], verdict: str, why: str
+) -> None:
+    """A claim of 1.2 is of a fifth of the baseline's accuracy, 0.054 in the mean; a margin of 0.9 of a tenth."""
+    pairs = [(base + gain, base) for base, gain in zip(BASE, [*gains, *gains], strict=True)]
+    row = compare_at(pairs, [10], 0.98, "higher").row()
+    found = result({"adamw": [base for _, base in pairs], "muon": [arm for arm, _ in pairs]}, **row)
+    found["looks"] = [10]
+    said = verdict_of("muon", claim(expects={"ratio": ratio, "better": "higher"}), found)
+    assert said[0] == verdict and said[1].startswith(why), said
+
+
+def test_lower_by_differences() -> None:
+    values = [1.0, 1.2, 0.8, 0.5, 1.0]
+    ahead = [(value - 0.5, value) for value in values]
+    behind = [(value, value - 0.5) for value in values]
+    for pairs, verdict in ((ahead, "shown"), (behind, "contradicted")):
+        for expected in (GAIN, MARGIN):
+            assert by_difference(expected, pairs, [3, 5], 0.98)[0] == verdict
+
+
+def test_too_few_pairs_and_pairs_of_a_run_that_diverged_have_no_verdict_by_differences() -> None:
+    for pairs in ([(0.3, 0.0), (0.3, 0.1)], [(0.3, 0.0), (0.3, 0.1), (None, 0.1), (0.4, 0.0), (0.4, 0.0)]):
+        row = compare_at(pairs, [3, 5], 0.98, "higher").row()
+        found = result({"adamw": [base for _, base in pairs], "muon": [arm for arm, _ in pairs]}, **row)
+        said = verdict_of("muon", claim(expects={"ratio": 1.2, "better": "higher"}), found)
+        assert said == ("not shown at this size", row["why"])
 
 
 def test_what_cannot_be_compared_or_held_is_said() -> None:
