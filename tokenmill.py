@@ -41,19 +41,19 @@ COMMANDS = {
     ),
     "reproduce": Command("flows.replay.reproduce", "run a committed lock again and say what is the same: HEAD", True),
     "bisect": Command("flows.replay.bisect", "where and why two finished runs differ: ../other .", True),
-    "audit": Command("tasks.audit", "fail a stage that touches what is outside its key: filter"),
+    "audit": Command("tasks.audit", "fail a stage that touches what is outside its key: filter", True),
     "repro": Command("flows.cli.repro", "the pipeline by `dvc repro` alone: no server"),
     "smoke": Command("flows.workspaces.smoke", "the whole pipeline, small, in a copy of its own"),
     "ui": Command("flows.ui", "Prefect, MLflow and the report, and the form that starts the pipeline"),
     "agent": Command("flows.agents", "serve a pool's stages with this machine: gpu"),
     "chat": Command("lm.chat", "talk to a model: data/rl"),
     "serve": Command("flows.serve", "a model behind OpenAI's API on this machine: data/rl --port 8000"),
-    "export": Command("lm.hugging_face.export", "a model in Hugging Face's format, or GGUF: data/rl exported"),
+    "export": Command("flows.cli.export", "a model in Hugging Face's format, or GGUF: data/rl exported", True),
     "card": Command(
-        "flows.card", "the model card of an exported model, and whether it is true: exported --model quantize"
+        "flows.card", "the model card of an exported model, and whether it is true: exported --model quantize", True
     ),
     "merge": Command(
-        "lm.hugging_face.merge", "a model with an adapter of peft in its weights: data/pretrain adapter merged"
+        "flows.cli.merge", "a model with an adapter of peft in its weights: data/pretrain adapter merged", True
     ),
     "settings": Command("flows.settings", "the environment variables there are; with --json also what holds", True),
 }

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.contest import hold
 from benchmarks.rows import RESULTS, append, facts, row
 from benchmarks.table import render
+from tasks.runner.answer import print_json, take_json, words_aside
 
 THREADS = (
     "OMP_NUM_THREADS",
@@ -41,10 +42,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__)
     parser.add_argument("name", choices=names())
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="the same for every arm")
+    take_json(parser)
     given = parser.parse_args()
     # Before the benchmark imports a library that reads them; arms in their own process inherit them.
     os.environ.update(dict.fromkeys(THREADS, str(given.threads)), TOKENIZERS_PARALLELISM="true")
-    run(given.name, given.threads)
+    with words_aside(given.json):
+        rows = run(given.name, given.threads)
+    if given.json:
+        print_json(rows)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 A row is marked whose commit is not clean or not there, whose code has changed since, or whose machine most rows have not.
 """
 
+import argparse
 from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.rows import read
 from benchmarks.standing import doubts
+from tasks.runner.answer import print_json, take_json
 from tasks.runner.columns import aligned
 
 WIDTHS = {"bench": 14, "impl": 34, "peer": 10, "metric": 16, "value": 12, "unit": 10, "ratio": 24, "runs": 4}
@@ -42,8 +44,17 @@ def _cells(r: dict[str, Any]) -> list[str]:
     return [*(str(shown[name]) for name in WIDTHS), r["gate"]]
 
 
-if __name__ == "__main__":
-    shown = newest(read())
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.table", description=__doc__)
+    take_json(parser)
+    given, shown = parser.parse_args(), newest(read())
     marks = doubts(shown)
+    if given.json:
+        print_json([{**one, "mark": mark} for one, mark in zip(shown, marks, strict=True)])
+        return
     print(render(shown, marks=marks))
     print(f"{sum(map(bool, marks))} of {len(shown)} rows are marked: make bench BENCH=<name> measures one anew")
+
+
+if __name__ == "__main__":
+    main()

@@ -35,6 +35,13 @@ AGENT_DEADLINE = seconds(
     least=1,
     reader="pipeline",
 )
+STOP = seconds(
+    "TOKENMILL_STOP_SECONDS",
+    20.0,
+    "seconds that a stage which is told to end has for saving what it did, after which it is killed",
+    least=1,
+    reader="pipeline",
+)
 DASK = text(
     "TOKENMILL_DASK", "", "the address of a scheduler", "scheduler of the Dask cluster that `flows.shards:on_dask` works on",
     unset="a cluster of processes of this machine", reader="stage",

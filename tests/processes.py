@@ -9,7 +9,9 @@ from typing import IO, Any, Protocol, TypeVar
 
 import psutil
 
-# Seconds for what happens by itself: no machine is so busy that it takes longer, and a test that would wait for ever ends.
+# Seconds for one thing that happens by itself: the last net, so that a test of what never happens ends, and says what it waited
+# for. What ends as it should takes seconds, and with four other processes computing beside two cores a minute at most: no test is
+# decided by this number, and none asserts by it that something was quick.
 PATIENCE = 1200.0
 Found = TypeVar("Found")
 
@@ -38,10 +40,10 @@ def wait_for(
     return found
 
 
-def ended(process: psutil.Process) -> bool:
-    """Whether it runs no more; one that was not yet waited for does not."""
+def ended(process: psutil.Process | int) -> bool:
+    """Whether it, or whoever has this number, runs no more; one that was not yet waited for does not."""
     try:
-        return process.status() == psutil.STATUS_ZOMBIE
+        return (psutil.Process(process) if isinstance(process, int) else process).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 

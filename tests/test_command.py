@@ -6,14 +6,36 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import tests.mutants.__main__ as planting
+from benchmarks import run as bench
+from benchmarks import table
+from tests.called import called
 from tests.forks.process import run_forked
 from tests.project import ROOT
 from tokenmill import COMMANDS, refusal, surroundings
 
 MAKEFILE = (ROOT / "Makefile").read_text()
+# What answers no question of figures, plans or reasons, each by what it does.
+DO_AND_SAY = {
+    "repro": "brings up to date what `show` and `why` then tell",
+    "smoke": "brings a small copy up to date, in which `show` then tells",
+    "ui": "serves pages until it is ended",
+    "agent": "serves stages until it is ended",
+    "chat": "talks with a person",
+    "serve": "serves an API until it is ended",
+}
+# The same of what make runs that is no command of tokenmill.
+OF_MAKE = {
+    "benchmarks.gpu": "appends a row to a file of JSON lines the moment it is known",
+    "benchmarks.peers": "makes an environment",
+    "flows.staleness.scratch": "takes away what runs have left",
+    "pip": "makes wheels",
+    "pytest": "has reports of its own, such as --junit-xml",
+}
 
 
 def tokenmill(*words: str) -> subprocess.CompletedProcess[str]:
@@ -38,6 +60,42 @@ def source_of(name: str) -> str:
 def test_a_command_says_what_it_takes_under_its_name(name: str) -> None:
     text = source_of(name)  # to run them all takes a minute, most of it imports
     assert f'prog="tokenmill {name}"' in text and ("take_json(parser)" in text) == COMMANDS[name].json
+
+
+def test_whatever_tells_figures_plans_or_reasons_tells_them_to_programs() -> None:
+    """It takes --json, or is listed with what it does in place of telling."""
+    assert {name for name, command in COMMANDS.items() if not command.json} == set(DO_AND_SAY)
+    others = set(re.findall(r"python -m ([\w.]+)", MAKEFILE)) - {"tokenmill"}
+    for module in others - set(OF_MAKE):
+        place = ROOT / module.replace(".", "/")
+        path = next(path for path in (place / "__main__.py", place.with_suffix(".py")) if path.exists())
+        assert "take_json(parser)" in path.read_text(), module
+    assert set(OF_MAKE) < others == {"benchmarks.run", "benchmarks.table", "tests.mutants", *OF_MAKE}
+
+
+def test_what_make_runs_tells_it_in_one_json_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"bench": "toy", "impl": name, "peer": None, "metric": "time", "date": "1"} for name in ("a", "b")]
+    monkeypatch.setattr(table, "read", lambda: rows)
+    monkeypatch.setattr(table, "doubts", lambda shown: ["", "is old"])
+    assert [row["mark"] for row in json.loads(called(table.main, "--json").stdout)] == ["", "is old"]
+
+    def benchmark(name: str, threads: int) -> list[dict[str, Any]]:
+        print(f"{name} by {threads}")
+        return rows
+
+    monkeypatch.setattr(bench, "run", benchmark)
+    for name in bench.THREADS:  # which it sets for its own process
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    done = called(bench.main, "roofs", "--threads", "1", "--json")
+    assert json.loads(done.stdout) == rows and done.stderr == "roofs by 1\n"
+
+    monkeypatch.setattr(planting, "copy_project", lambda root, folder: folder)
+    monkeypatch.setattr(planting, "verdict", lambda mutant, root, known: ("", "survived"))
+    done = called(planting.main, "--room", "prune", "--json")
+    found = json.loads(done.stdout)
+    assert done.returncode == 1 and {bug["room"] for bug in found} == {"prune"}
+    assert {(bug["caught_by"], bug["why_not"]) for bug in found} == {(None, "survived")}
 
 
 def test_help_is_asked_of_the_command() -> None:

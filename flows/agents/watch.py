@@ -24,15 +24,17 @@ from prefect.states import Cancelling, Crashed
 
 from flows.agents.agent import LOGGER
 from flows.agents.order import Answer
+from flows.settings import STOP
 from tasks.runner.say import say as tell
 
 POLL_SECONDS = 1.0
-# An agent that has taken an order begins within seconds, on a busy machine of two cores within 40.
-START_SECONDS = 180.0
+# Of the deadline, within which an agent that has taken an order is to begin: 180 s, where the deadline is 90. It does within
+# seconds, on a busy machine of two cores within 40.
+TO_BEGIN = 2
 # After these without a server the stage is given up here; the agent goes on, and the next order finds what it made.
 SERVER_SECONDS = 600.0
-# Less than what flows.stage.process allows a process that is to end.
-CANCEL_SECONDS = 15.0
+# Of the seconds that flows.stage.process allows a process that is to end, as this one is: 15 of 20 by default.
+TO_CANCEL = 0.75
 # Lines of one run come from two processes, each some seconds late.
 LATE = timedelta(seconds=30)
 AGENT_LABEL = "prefect.worker.name"
@@ -107,7 +109,7 @@ class Sent:
             answered = time.monotonic()
             if not claimed_by_nobody_known(run):
                 begun = answered
-            if found := self._ended(run, answer, alive, answered - begun > START_SECONDS):
+            if found := self._ended(run, answer, alive, answered - begun > TO_BEGIN * self._agents.deadline):
                 return found
             time.sleep(POLL_SECONDS)
 
@@ -142,7 +144,7 @@ class Sent:
         itself waits longer between two tries than there is time.
         """
         begun, told = time.monotonic(), 0.0
-        while time.monotonic() - begun < (told + CANCEL_SECONDS if told else SERVER_SECONDS):
+        while time.monotonic() - begun < (told + TO_CANCEL * STOP.read() if told else SERVER_SECONDS):
             try:
                 with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
                     state = client.read_flow_run(self._run).state
@@ -177,7 +179,7 @@ class Sent:
 
     def _await_last_lines(self, run: FlowRun) -> None:
         """A run sends its last lines when it ends, which is a moment after its answer."""
-        deadline = time.monotonic() + CANCEL_SECONDS
+        deadline = time.monotonic() + TO_CANCEL * STOP.read()
         while not (run.state and run.state.is_final()) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS / 4)
             run = self._client.read_flow_run(self._run)

@@ -11,6 +11,7 @@ from flows.card.lineage import lineage_of
 from flows.card.text import card_text
 from flows.card.verify import CARD, files_of, foreign, mistakes
 from lm.files import write_text
+from tasks.runner.answer import print_json, take_json
 
 
 def main() -> int:
@@ -24,9 +25,10 @@ def main() -> int:
     parser.add_argument(
         "--alone", action="store_true", help="verify the card and its files only, without this checkout's pipeline"
     )
+    take_json(parser)
     asked, root = parser.parse_args(), Path.cwd()
     try:
-        return verify(asked.folder, None if asked.alone else root) if asked.verify else write(asked, root)
+        return verify(asked.folder, None if asked.alone else root, asked.json) if asked.verify else write(asked, root)
     except (ValueError, OSError) as error:
         print(f"card: {error}", file=sys.stderr)
         return 2
@@ -42,15 +44,20 @@ def write(asked: argparse.Namespace, root: Path) -> int:
     if line := next(foreign(asked.folder, root, lineage.model), ""):
         raise ValueError(line)
     write_text(asked.folder / CARD, card_text(lineage, files, asked.license, notes))
-    print(f"{asked.folder / CARD}: {len(lineage.stages)} stages, {len(files)} files")
+    if asked.json:
+        print_json({"card": asked.folder / CARD, "stages": list(lineage.stages), "files": files})
+    else:
+        print(f"{asked.folder / CARD}: {len(lineage.stages)} stages, {len(files)} files")
     return 0
 
 
-def verify(folder: Path, root: Path | None) -> int:
+def verify(folder: Path, root: Path | None, is_json: bool = False) -> int:
     found = list(mistakes(folder, root))
     for line in found:
         print(f"card: {line}", file=sys.stderr)
-    if not found:
+    if is_json:
+        print_json({"card": folder / CARD, "alone": root is None, "mistakes": found})
+    elif not found:
         print(f"{folder / CARD}: is true{'' if root else ' of itself and its files'}")
     return 1 if found else 0
 

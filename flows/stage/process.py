@@ -16,13 +16,13 @@ from pathlib import Path
 import psutil
 
 from flows.environment import environment
+from flows.settings import STOP
 from flows.stage.ready import DVC_CLI, Forked, forked
 from tasks.runner.key import locked_key
 from tasks.runner.lock import lock_entry
 from tasks.runner.timings import settle
 
 PROGRESS = re.compile(r"progress (\S+) (\d+) (\d+) (\S+) eta=(\d+)(?: (.+))?")
-STOP_SECONDS = 20
 # Exit codes that another try may mend: the stage was killed, not wrong. 2 is a mistake in the parameters or the input.
 TRANSIENT_CODES = {137, 143}
 INTERRUPTED = 130
@@ -98,6 +98,7 @@ def run_stage(
 ) -> Ended:
     """Bring one stage up to date, by `dvc repro` or by another command that does. Its lines go to `say`. alone: stages it
     depends on are up to date already; else they are brought up to date before it, by one process of DVC."""
+    STOP.read()  # a mistake in it is said before a stage begins, and not as it is to end
     before = lock_entry(root, address), timing_signature(root, address)
     repro = ["--wait-for-lock", "repro", *(["--single-item"] if alone else []), address]
     words = [*(command or repro), *(["--force"] if force else [])]
@@ -156,7 +157,7 @@ def _end(processes: list[Process]) -> None:
         _asked.update(new)
     for pid in new:
         _signal_group(pid, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_SECONDS
+    deadline = time.monotonic() + STOP.read()
     for group in processes:
         while is_alive(group.pid) and time.monotonic() < deadline:
             time.sleep(0.05)

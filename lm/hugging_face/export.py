@@ -4,25 +4,19 @@ AutoModelForCausalLM and AutoTokenizer open such a folder, llama.cpp and Ollama 
 lies made_of.json, which says which weights it was made of (lm/hugging_face/made_of.py).
 """
 
-import argparse
-import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lm.checkpoint import load_model
 from lm.files import write_json
 from lm.hugging_face.config import to_theirs
-from lm.hugging_face.folder import advice
-from lm.hugging_face.load import files_of, their_name
-from lm.hugging_face.made_of import FILE, write_made_of
-from lm.hugging_face.packed import fitting, packed_in, quantization_config, tensors_of
+from lm.hugging_face.load import their_name
+from lm.hugging_face.made_of import FILE
+from lm.hugging_face.packed import fitting, quantization_config, tensors_of
 from lm.hugging_face.prompts import check_no_prompt
 from lm.model import Decoder
-from lm.model_folder import read_model
 from lm.quantized.base import Packed
 from lm.quantized.inputs import check_exact_inputs
 from lm.tokenizer import SPECIALS, Tokenizer
@@ -135,54 +129,3 @@ def save_hf(
     tokenizer.save(folder)
     write_json(folder / "tokenizer_config.json", tokens)
     return len(written)
-
-
-def main() -> int:
-    """The exit code: 2 for a folder that cannot be read or written."""
-    parser = argparse.ArgumentParser(prog="tokenmill export", description=__doc__)
-    parser.add_argument(
-        "model", type=Path, help="a model folder, such as data/rl; a quantized one comes out dequantized"
-    )
-    parser.add_argument("target", type=Path, help="a folder, or a file that ends in .gguf")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of a folder's weights: float32")
-    parser.add_argument(
-        "--packed", action="store_true", help="a quantized model as it is packed, in the format compressed-tensors"
-    )
-    parser.add_argument("--format", choices=["f16", "q8_0", "q4_0"], help="of a GGUF file's weights: f16")
-    given = parser.parse_args()
-    is_gguf = given.target.suffix == ".gguf"
-    try:
-        if given.dtype if is_gguf else given.format:
-            raise ValueError("--format goes with a target that ends in .gguf, and --dtype with a folder")
-        if is_gguf and given.packed:
-            raise ValueError("--packed goes with a folder: a GGUF file is packed by --format")
-        if is_gguf:
-            said = as_gguf(given.model, given.target, given.format or "f16")
-        else:
-            packed = packed_in(given.model) if given.packed else None
-            dtype = getattr(torch, given.dtype or "float32")
-            written = save_hf(*load_model(given.model), given.target, dtype, packed=packed)
-            write_made_of(given.target, files_of(given.target), given.model)
-            said = f"{sum(path.stat().st_size for path in given.target.iterdir()) / 1e6:.1f} MB"
-            said += f", {written} of {len(packed)} matrices packed" if packed else ""
-    except (ValueError, OSError) as error:
-        print(f"export: {error}", file=sys.stderr)
-        return 2
-    print(f"{given.target}: {said}")
-    return 0
-
-
-def as_gguf(folder: Path, target: Path, chosen: Any) -> str:
-    """Write a model folder, ours or one of Hugging Face, as a GGUF file. Returns what is said of it. Raises ValueError."""
-    from lm.gguf.export import save_gguf
-
-    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
-        raise ValueError(advice(folder))
-    wider = save_gguf(*read_model(folder), target, chosen)
-    write_made_of(target.parent, [target.name], folder)
-    said = f"{target.stat().st_size / 1e6:.1f} MB, and a Modelfile beside it"
-    return f"{said}; {len(wider)} matrices have 16 bits, since their rows are no multiple of 32" if wider else said
-
-
-if __name__ == "__main__":
-    sys.exit(main())

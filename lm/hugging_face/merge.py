@@ -3,9 +3,7 @@
 The model is a folder of this project or of Hugging Face, whatever the architecture is; what is written is one of the same kind.
 """
 
-import argparse
 import shutil
-import sys
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -94,23 +92,3 @@ def their_names(model: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, st
         except ValueError:  # the adapter has our own name
             continue
     return found
-
-
-def main() -> int:
-    """The exit code: 2 for a folder that cannot be read or written, or does not fit."""
-    parser = argparse.ArgumentParser(prog="tokenmill merge", description=__doc__)
-    parser.add_argument("model", type=Path, help="a model folder, such as data/pretrain, or one of Hugging Face")
-    parser.add_argument("adapter", type=Path, help="a folder with adapter_config.json and adapter_model.safetensors")
-    parser.add_argument("target", type=Path, help="the folder to write: one that is not there, or empty")
-    given = parser.parse_args()
-    try:
-        changed = merge(given.model, given.adapter, given.target)
-    except (ValueError, OSError) as error:
-        print(f"merge: {error}", file=sys.stderr)
-        return 2
-    print(f"{given.target}: {given.model} with {changed} matrices changed by {given.adapter}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """Settings of what starts and records stages (lm/settings.py says what a setting is)."""
 
-from lm.settings import Setting, one_of, text, whole
+from lm.settings import Setting, one_of, seconds, text, whole
 
 RANKS = whole("TOKENMILL_RANKS", 1, 1, "processes that train a model together, on a GPU each where there are any")
 WORKERS = whole(
@@ -24,6 +24,12 @@ TRUNKS_SIZE = whole(
     "TOKENMILL_TRUNKS_SIZE", 16384, 0, "MiB that the trunks may fill; those unused for longest go first", of="MiB"
 )
 TRACKING = one_of("TOKENMILL_TRACKING", "on", ("on", "off"), "whether runs are recorded in MLflow")
+TRACKING_SECONDS = seconds(
+    "TOKENMILL_TRACKING_SECONDS",
+    30.0,
+    "seconds that the end of a stage waits for a store that does not take its run",
+    least=1,
+)
 AUDIT = one_of("TOKENMILL_AUDIT", "0", ("0", "1"), "1: a stage fails where it reads what is not in its key")
 PROGRESS = one_of(
     "TOKENMILL_PROGRESS", "", ("lines",), "a stage says how far it is in lines for the flow", reader="itself"

@@ -10,7 +10,8 @@ from tasks.runner.graph import Entry
 from tasks.runner.names import flatten
 from tasks.runner.record import PARENT_RUN, process_tags
 from tasks.runner.say import say
-from tasks.runner.tracking import CLOSE_SECONDS, enabled, guarded, record
+from tasks.runner.settings import TRACKING_SECONDS
+from tasks.runner.tracking import enabled, guarded, record
 from tasks.runner.tracking_events import Answer, Begin, End, Event, Made, Point, Said, Samples
 from tasks.runner.tracking_socket import RECORDER, sent
 from tasks.runner.unended import Ending, note
@@ -20,7 +21,7 @@ class Tracker:
     """The record of one stage's run. Everything is said to a queue; the thread behind it never holds the stage up."""
 
     def __init__(self, entry: Entry, key: str, md5s: dict[str, str], params: dict[str, Any]) -> None:
-        self._began = _now()
+        self._began, self._waits = _now(), TRACKING_SECONDS.read()
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._made: Made | None = None
         self._thread: threading.Thread | None = None
@@ -51,9 +52,9 @@ class Tracker:
             if self._made:  # before the wait: the store may be locked, or gone, until this process has ended
                 note(self._made.store, Ending(self._made.run, status, end.at))
             self._events.put(end)
-            self._thread.join(CLOSE_SECONDS)
+            self._thread.join(self._waits)
             if self._thread.is_alive():
-                say(f"warning: tracking: gave up after {CLOSE_SECONDS:.0f} s", error=True)
+                say(f"warning: tracking: gave up after {self._waits:.0f} s", error=True)
 
     def _tell(self, entry: Entry, key: str, md5s: dict[str, str], params: dict[str, Any]) -> None:
         tags = process_tags() | {"dvc.stage": entry.address, "stage.key": key, "dvc.out": " ".join(entry.outs)}

@@ -26,13 +26,14 @@ from tasks.runner.own import open_lock, stand_ins
 from tasks.runner.proxies import without_proxy
 from tasks.runner.record import process_tags
 from tasks.runner.say import say
-from tasks.runner.settings import TRACKING
+from tasks.runner.settings import TRACKING, TRACKING_SECONDS
 from tasks.runner.tracking_events import Answer, Begin, End, Event, Made, Point, Said, Samples, all_that_wait
 from tasks.runner.unended import Ending, forget, note, noted
 
 EXPERIMENT = "tokenmill"
-CLOSE_SECONDS = 30.0
-LAST_SECONDS = 20.0  # of these, for a store that does not take the end of a run at once
+LAST = (
+    2 / 3
+)  # of the seconds that a stage waits for its record, for a store that does not take the end of a run at once
 MOST_WAITING = 100_000  # values of curves kept for a store that is away: 40 MB
 # A process began when its run says, to within this: the clock it is computed from is corrected now and then.
 START_SECONDS = 10.0
@@ -191,7 +192,7 @@ def record(begin: Begin, events: SimpleQueue[Event], answer: Callable[[Answer], 
             if not is_troubled:
                 answer(Said(_warning(f"{begin.stage}, which goes on", error)))
             is_troubled = True
-    by = time.monotonic() + LAST_SECONDS
+    by = time.monotonic() + LAST * TRACKING_SECONDS.read()
     waiting += [Metric(lawful(name), float(value), end.at, 0) for name, value in end.metrics.items()]
     named = [RunTag(lawful(name), value) for name, value in end.tags.items()]
     ending = Ending(run, end.status, end.at)
@@ -251,7 +252,7 @@ def finish_parent(run: str | None, status: str) -> None:
     def work() -> None:
         client, ending = connect(), Ending(str(run), status, int(time.time() * 1000))
         note(client.tracking_uri, ending)
-        until(time.monotonic() + LAST_SECONDS, lambda: _end_run(client, ending))
+        until(time.monotonic() + LAST * TRACKING_SECONDS.read(), lambda: _end_run(client, ending))
 
     if run:
         guarded("the pipeline's run", work)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from queue import SimpleQueue
 
-from tasks.runner.tracking import CLOSE_SECONDS, guarded, record
+from tasks.runner.settings import TRACKING_SECONDS
+from tasks.runner.tracking import guarded, record
 from tasks.runner.tracking_events import (
     Answer,
     Begin,
@@ -33,7 +34,7 @@ RECORDER = "TOKENMILL_RECORDER"  # the path of the socket, in the environment of
 @contextmanager
 def recorder() -> Iterator[dict[str, str]]:
     """Environment by which stages have this process record their runs, until the end of the context, which waits for the last
-    of them, CLOSE_SECONDS at most. Empty where tracking is off, and, after a warning, where no socket can be made."""
+    of them, TRACKING_SECONDS at most. Empty where tracking is off, and, after a warning, where no socket can be made."""
     with ExitStack() as stack:
         listener = guarded("recording for the stages", lambda: _listener(stack))
         if listener is None:
@@ -46,7 +47,7 @@ def recorder() -> Iterator[dict[str, str]]:
         finally:
             with suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for another stage, which closes it
-            deadline = time.monotonic() + CLOSE_SECONDS
+            deadline = time.monotonic() + TRACKING_SECONDS.read()
             for thread in records:
                 thread.join(max(0.0, deadline - time.monotonic()))
 

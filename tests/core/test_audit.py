@@ -99,8 +99,8 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def audited(project: Path, mode: str) -> tuple[int, str]:
-    """The exit code and what is printed of an audited run of the toy."""
+def audited(project: Path, mode: str, *words: str) -> tuple[int, str, str]:
+    """The exit code and what is printed, on stdout and on stderr, of an audited run of the toy."""
     sections = ["toy"] if mode == "section" else ["toy", "seed"]
     stage = {
         "cmd": "python -m toy.stage",
@@ -120,12 +120,12 @@ def audited(project: Path, mode: str) -> tuple[int, str]:
     (project / "params.yaml").write_text(yaml.safe_dump({"seed": 1, "toy": {"mode": mode}}))
     surroundings = {"HOME": str(project.parent / "home"), "TMPDIR": str(project.parent / "tmp")}
     surroundings |= {"TOKENMILL_SHARD_WORKERS": "2", "TOKENMILL_RUNNER": "never:asked"}
-    done = run_forked("tasks.audit", ["toy"], project, {**os.environ, **surroundings}, PLAIN)
-    return done.returncode, done.stdout + done.stderr
+    done = run_forked("tasks.audit", ["toy", *words], project, {**os.environ, **surroundings}, PLAIN)
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_a_stage_inside_its_key_passes_and_is_recorded(project: Path) -> None:
-    code, printed = audited(project, "good")
+    code, printed, _ = audited(project, "good")
     assert (
         code == 0 and printed.startswith("toy: all inside its key: files ") and printed.endswith("sections seed, toy\n")
     )
@@ -138,13 +138,25 @@ def test_a_stage_inside_its_key_passes_and_is_recorded(project: Path) -> None:
 
 @pytest.mark.parametrize("mode", OUTSIDE)
 def test_what_is_outside_the_key_fails_the_stage_with_its_name(project: Path, mode: str) -> None:
-    code, printed = audited(project, mode)
+    code, *printed = audited(project, mode)
     expected = OUTSIDE[mode].format(home=project.parent / "home")
-    assert code == 2 and printed == (
+    assert code == 2 and "".join(printed) == (
         f"toy: outside its key: {expected}; declare it in dvc.yaml or params.yaml, or have the stage do without "
         "(.scratch/audit/toy.json has all)\n"
     )
     assert not (project / "data" / "toy").exists()
+
+
+def test_programs_are_told_in_json_what_was_touched(project: Path) -> None:
+    code, printed, _ = audited(project, "good", "--json")
+    found = json.loads(printed)
+    assert (code, found["code"], found["outside"]) == (0, 0, []) and found["params"] == ["seed", "toy"]
+    code, printed, errors = audited(project, "file", "--json")
+    found = json.loads(printed)
+    assert (code, found["code"], found["outside"]) == (2, 2, [OUTSIDE["file"]]) and OUTSIDE["file"] in errors
+    # of a stage that ends before its audit nothing was seen, whatever an earlier run had seen
+    code, printed, errors = audited(project, 1, "--json")  # type: ignore[arg-type]
+    assert (code, printed) == (2, "") and "toy.mode" in errors
 
 
 def test_nothing_is_recorded_unless_asked_for(project: Path) -> None:

@@ -23,7 +23,9 @@ from tests.ports import free_port
 from tests.processes import PATIENCE, wait_for
 from tests.project import DATA_STAGES, ROOT, TINY, write_params
 
-DEADLINE = 15  # seconds without a sign of life; agents give one a second
+# Seconds: agents give a sign of life every HEARTBEAT; whoever gives none for three of them is offline to the server, and is lost to
+# a run that has seen it alive after its deadline. LONG is no deadline: a test that is not of a lost agent loses none on a busy machine.
+HEARTBEAT, DEADLINE, LONG = 5, 45, 3600
 # Waits until the file named GO is there, and says in MARK who runs it; so a test chooses when it ends.
 SLOW = {
     "cmd": 'echo "$TOKENMILL_AGENT $$" >> $MARK; while [ ! -e $GO ]; do sleep 0.1; done; mkdir -p data/slow data/timings;'
@@ -108,7 +110,7 @@ class Team:
         for name in names:
             clone = self.folder / name if (self.folder / name).exists() else self.clone(name)
             command = [sys.executable, "-m", "flows.agents", "gpu"]
-            more = {"TOKENMILL_AGENT": name, "PREFECT_WORKER_HEARTBEAT_SECONDS": "1"}
+            more = {"TOKENMILL_AGENT": name, "PREFECT_WORKER_HEARTBEAT_SECONDS": str(HEARTBEAT)}
             with (self.folder / f"{name}.log").open("wb") as log:
                 self.agents[name] = subprocess.Popen(
                     command,
@@ -155,7 +157,8 @@ def team(folder: Path, url: str) -> Iterator[Team]:
         "PREFECT_API_URL": url,
         "TOKENMILL_TRACKING": "off",
         "TOKENMILL_THREADS": "1",
-        "TOKENMILL_AGENT_DEADLINE": str(DEADLINE),
+        "TOKENMILL_AGENT_DEADLINE": str(LONG),
+        "TOKENMILL_STOP_SECONDS": str(PATIENCE),
         "MARK": str(folder / "mark"),
         "GO": str(folder / "go"),
     }

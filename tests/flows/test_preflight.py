@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from flows.params.compose import check
+from flows.preflight import remote, services
 from flows.preflight.__main__ import look_at_all
 from flows.preflight.checkpoint import check_checkpoint
 from flows.preflight.contracts import check_edges
@@ -29,6 +30,7 @@ from tasks.ingest.inputs import inputs
 from tasks.runner.graph import Entry, graph_of
 from tests.flows.preflight_project import as_nobody, configure, make_checkpoint, make_project, named, params_of
 from tests.ports import free_port
+from tests.processes import PATIENCE
 from tests.project import ROOT
 from tests.small_disk import small_disk
 
@@ -37,6 +39,8 @@ from tests.small_disk import small_disk
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
         monkeypatch.delenv(name, raising=False)
+    for waits in (remote, services):  # none of what a test has opened here is late because the machine is busy
+        monkeypatch.setattr(waits, "SECONDS", PATIENCE)
     monkeypatch.chdir(make_project(tmp_path / "project"))
     return Path.cwd()
 

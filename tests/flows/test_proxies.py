@@ -16,6 +16,7 @@ from flows.preflight.services import check_proxies
 from flows.servers.prefect_and_mlflow import HOST, prefect_environment, server_environment
 from tasks.runner.proxies import without_proxy
 from tests.forks.process import DVC, run_forked
+from tests.processes import PATIENCE
 from tests.project import ROOT
 
 DEAD = "http://127.0.0.1:9"
@@ -35,8 +36,8 @@ CLIENTS = {
     "httpx, of Prefect": "import httpx; httpx.Client().get(url + '/health').raise_for_status()",
     "httpx, of Prefect's asynchronous client": "import asyncio, httpx; asyncio.run(httpx.AsyncClient().get(url))",
     "requests, of MLflow": "import requests; requests.get(url).raise_for_status()",
-    "preflight": "from flows.preflight.services import check_mlflow, check_prefect, check_proxies; "
-    "assert not [*check_proxies(), *check_mlflow(), *check_prefect()]",
+    "preflight": f"from flows.preflight import services as s; s.SECONDS = {PATIENCE}; "
+    "assert not [*s.check_proxies(), *s.check_mlflow(), *s.check_prefect()]",
 }
 
 

@@ -216,7 +216,7 @@ def test_stages_and_presets_are_names_of_a_list(name: str, tmp_path: Path) -> No
         ["tasks.report.browse", "../../../etc"],
         ["tasks.ledger", "--run", "../../../etc", "--document", "x"],
         ["lm.chat", "../../../etc"],
-        ["lm.hugging_face.export", "../../../etc", "exported"],
+        ["flows.cli.export", "../../../etc", "exported"],
     ],
     ids=lambda command: command[0],
 )

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 
@@ -224,7 +223,7 @@ def test_it_ends_with_those_who_began_it(tmp_path: Path, torch_kept: None, victi
 
     done = run_stage(folder, "a", True, heard, surroundings(folder))
     assert done.code == 137 and len(pids) == 3
-    wait_for(lambda: not any(psutil.pid_exists(pid) and not ended(psutil.Process(pid)) for pid in pids))
+    wait_for(lambda: all(map(ended, pids)))
     assert run(folder, "b").code == 0 and held(folder, "b") == "True"
 
 

@@ -13,6 +13,7 @@ from tasks.core import jit
 from tests.forks import process as forks
 from tests.forks.process import PLAIN, Forked, may_fork, run_forked, started
 from tests.imports import ROOT
+from tests.processes import PATIENCE
 
 SAYS = """
 import json, os, signal, sys, threading
@@ -147,6 +148,6 @@ def test_processes_of_a_run_share_a_server_that_ends_with_the_last(
     assert first == other.stdout == asked() == f"{server.pid}\n", other.stderr
     for control in forks._controls[controls:]:
         control.close()
-    assert server.wait(60) == 0
+    assert server.wait(PATIENCE) == 0
     del forks._controls[controls:], forks._started[begun:]
     forks.server.cache_clear()  # of the others, which go on, this process connects anew

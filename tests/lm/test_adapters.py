@@ -13,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from flows.cli.merge import main
 from lm.averages import Ema
 from lm.checkpoint import load_model, save_model
 from lm.config import Config
 from lm.hugging_face.adapters import read_adapter
 from lm.hugging_face.export import save_hf
-from lm.hugging_face.merge import main, merge
+from lm.hugging_face.merge import merge
 from lm.linears import AdaLoRA, DoRA, LoRA, QLoRA, VeRA
 from lm.optimizers import AdamW
 from lm.schedules import Cosine

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from lm import strategies
 from lm.config import ConfigError, methods_of
 from lm.problems.example import unit_hash
-from lm.sampler import Completion, generate
+from lm.sampler import ROWS, Completion, generate
 from lm.strategies import (
     Beam,
     BestOf,
@@ -54,8 +54,12 @@ EVERY: dict[str, Strategy] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A folder with assistants; `half` is half way between the model and another."""
+    """A folder with assistants; and answers are written in fewer rows than there are prompts, so that some join others that go on:
+    a pass takes as long as its rows do, whether anything is in them or not."""
     with pytest.MonkeyPatch.context() as patch:
+        written = generate.__wrapped__  # type: ignore[attr-defined]
+        assert written.__defaults__[0] == ROWS
+        patch.setattr(written, "__defaults__", (ROWS // 4, *written.__defaults__[1:]))
         patch.chdir(tmp_path_factory.mktemp("project"))
         for name, model in {"tuned": lively(2), "untuned": lively(3), "same": MODEL}.items():
             saved(name, model)

@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
+from flows.cli.export import main
 from lm.checkpoint import save_model
 from lm.feed_forwards import Experts
 from lm.gguf.export import BLOCK, FORMATS, Format, in_pairs, save_gguf
 from lm.gguf.vocabulary import CONTROL, UNUSED, name_of_words
-from lm.hugging_face.export import main, save_hf
+from lm.hugging_face.export import save_hf
 from lm.hugging_face.load import grown
 from lm.hugging_face.made_of import digest_of, made_of, sha256_of
 from lm.linears import LoRA
@@ -312,6 +313,8 @@ def test_the_command_writes_what_the_name_of_the_target_says(tmp_path: Path) -> 
         assert ("2 matrices have 16 bits" in done.stdout) == (chosen == "q4_0")
         sizes[folder, chosen] = target.stat().st_size
         assert made_of(target.parent) == {"m.gguf": (sha256_of(target), digest_of(tmp_path / folder))}
+    told = json.loads(called(main, tmp_path / "ours", target, "--format", "q4_0", "--json").stdout)
+    assert (told["target"], told["bytes"], len(told["wider"])) == (str(target), target.stat().st_size, 2)
     assert sizes["ours", "q4_0"] < 0.7 * sizes["ours", "f16"]
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")

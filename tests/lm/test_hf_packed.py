@@ -12,11 +12,12 @@ from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from flows.cli.export import main
 from lm.checkpoint import description_of, load_model
 from lm.config import Config
 from lm.feed_forwards import Experts
 from lm.files import write_json
-from lm.hugging_face.export import main, save_hf
+from lm.hugging_face.export import save_hf
 from lm.hugging_face.made_of import digest_of, made_of
 from lm.hugging_face.packed import packed_in
 from lm.linears import FewBits
@@ -133,8 +134,11 @@ def test_what_the_format_does_not_have_is_one_line(method: Config, tmp_path: Pat
 def test_by_the_command(tmp_path: Path) -> None:
     quantized(tmp_path / "model", {"ffn": Rtn(symmetric=True), "attention": Rtn()})
     words = [str(tmp_path / "model"), str(tmp_path / "out"), "--packed"]
-    printed, _ = (made := started("lm.hugging_face.export", words, ROOT, dict(os.environ), TRAINING)).communicate()
+    printed, _ = (made := started("flows.cli.export", words, ROOT, dict(os.environ), TRAINING)).communicate()
     assert made.returncode == 0 and printed.endswith("MB, 6 of 14 matrices packed\n"), printed
+    told = json.loads(called(main, *words, "--json").stdout)
+    written = sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
+    assert told == {"target": str(tmp_path / "out"), "bytes": written, "packed": 6, "matrices": 14}
     own, of = made_of(tmp_path / "out")["model.safetensors"]
     assert (own, of) == tuple(map(digest_of, (tmp_path / "out", tmp_path / "model")))
     described = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]

@@ -1,6 +1,6 @@
 """`make mutants`: plant each bug in a copy of the project and run its room's tests; every bug must be caught.
 
-    python -m tests.mutants [--room evaluate] [--share 3/10] [--jobs 2] [--keep]
+    python -m tests.mutants [--room evaluate] [--share 3/10] [--jobs 2] [--keep] [--json]
 
 --share 3/10 takes the third tenth, so that ten runs plant all. A bug is caught when a test fails with it and passes without.
 The test that caught it last (caught.json, which --keep writes) is asked first, the whole room where that one passes: 6 s in
@@ -20,6 +20,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from flows.workspaces.smoke import copy_project
+from tasks.runner.answer import print_json, take_json
 from tests.mutants.mutant import CAUGHT, Mutant, read_mutants
 
 SECONDS = 3600  # a bug may never end; a room's tests take minutes, under any load
@@ -74,6 +75,7 @@ def main() -> int:
     parser.add_argument("--share", default="1/1", help="3/10: the third of ten parts")
     parser.add_argument("--jobs", type=int, default=2, help="copies at once")
     parser.add_argument("--keep", action="store_true", help="write down which test caught each bug")
+    take_json(parser)
     asked = parser.parse_args()
     part, parts = map(int, asked.share.split("/"))
     every, rooms = read_mutants(), asked.room.split()
@@ -87,6 +89,8 @@ def main() -> int:
         return 1
     known: dict[str, str] = json.loads(CAUGHT.read_text())
     found: dict[Mutant, str] = {}
+    reasons: dict[Mutant, str] = {}  # why none catches it
+    said = sys.stderr if asked.json else sys.stdout
     with tempfile.TemporaryDirectory(prefix="tokenmill-mutants-") as folder:
         copies: SimpleQueue[Path] = SimpleQueue()
         for number in range(max(min(asked.jobs, len(mutants)), 1)):
@@ -102,19 +106,25 @@ def main() -> int:
 
         with ThreadPoolExecutor(asked.jobs) as pool:
             for mutant, (caught, why) in zip(mutants, pool.map(judge, mutants), strict=True):
-                print(f"{mutant}: {why or 'caught by ' + caught}", flush=True)
+                print(f"{mutant}: {why or 'caught by ' + caught}", file=said, flush=True)
+                reasons[mutant] = why
                 if caught:
                     found[mutant] = caught
         anyway = failing_anyway(copies.get(), found.values()) if found else set()
     for mutant, caught in [each for each in found.items() if each[1] in anyway]:
-        print(f"{mutant}: {caught} fails without the bug too")
+        reasons[mutant] = f"{caught} fails without the bug too"
+        print(f"{mutant}: {reasons[mutant]}", file=said)
         del found[mutant]
     if asked.keep:
         names = {str(mutant) for mutant in every}
         kept = {**known, **{str(mutant): caught for mutant, caught in found.items()}}
         kept = {name: caught for name, caught in sorted(kept.items()) if name in names}
         CAUGHT.write_text(json.dumps(kept, indent=0, ensure_ascii=False) + "\n")
-    print(f"{len(found)} of {len(mutants)} planted bugs caught")
+    print(f"{len(found)} of {len(mutants)} planted bugs caught", file=said)
+    if asked.json:
+        print_json(
+            [{"bug": str(m), "room": m.room, "caught_by": found.get(m), "why_not": reasons[m] or None} for m in mutants]
+        )
     return 0 if len(found) == len(mutants) else 1
 
 

@@ -18,7 +18,8 @@ from tests.tiny import Tiny
 
 pytestmark = pytest.mark.usefixtures("on_cpu")
 STEP = TINY["curriculum"]["tokens_per_step"]
-SHORT, LONG = 32, 48
+SHORT, LONG = 16, 32
+STABLE = 14  # steps of the short run before its decay
 # The order that keeps its beginning in a longer plan, to a hundredth of the corpus
 ORDER = {"name": "repeated_subsets", "fraction": 0.01}
 
@@ -90,10 +91,10 @@ def trunks(short: Path, folder: Path) -> Path:
 
 
 def test_more_steps_go_on_from_the_trunk(short: Path, longer: tuple[Path, str], tmp_path: Path) -> None:
-    """The 27 steps before the decay of the short run are not done again, by two processes as by one."""
+    """The steps before the decay of the short run are not done again, by two processes as by one."""
     project, alone = longer
     for ranks in ("1", "2"):
-        assert pretrained(project, trunks(short, tmp_path / ranks), TOKENMILL_RANKS=ranks) == (alone, 27)
+        assert pretrained(project, trunks(short, tmp_path / ranks), TOKENMILL_RANKS=ranks) == (alone, STABLE)
     lines = (project / "data" / "pretrain" / "curves.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(LONG))
 
@@ -106,7 +107,7 @@ def test_killed_after_a_trunk_it_goes_on_from_its_own_checkpoint(
     process = start_stage(project, "pretrain", **environment)
     scratch = project / ".scratch" / "pretrain"
     written = scratch.rglob
-    wait_for(lambda: any(int(path.stem[5:]) >= 35 for path in written("step-*.safetensors")), process)
+    wait_for(lambda: any(int(path.stem[5:]) >= STABLE + 4 for path in written("step-*.safetensors")), process)
     process.kill()
     process.communicate()
     assert pretrained(project, tmp_path / "trunks") == (alone, 0)
@@ -114,7 +115,7 @@ def test_killed_after_a_trunk_it_goes_on_from_its_own_checkpoint(
 
 def test_another_decay_shares_the_stable_phase(short: Path, tmp_path: Path) -> None:
     project = variant(short, tmp_path / "project", params(decay=0.1))
-    assert pretrained(project, trunks(short, tmp_path)) == (pretrained(project, "")[0], 27)
+    assert pretrained(project, trunks(short, tmp_path)) == (pretrained(project, "")[0], STABLE)
 
 
 def test_another_rate_shares_nothing(short: Path, tmp_path: Path) -> None:

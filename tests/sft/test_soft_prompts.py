@@ -1,6 +1,7 @@
 """Stages that learn a prompt in front of every text: what of their models moves, what they are held to, and what is refused before
 a run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flows.forecast.dry_run import rehearse
-from flows.forecast.estimate import MACHINES, UTILIZATION
-from flows.forecast.forecasts import forecast_of
+from flows.forecast import forecasts
+from flows.forecast.dry_run import Rehearsed, rehearse
+from flows.forecast.estimate import MACHINES, UTILIZATION, Forecast
 from flows.params.compose import compose
 from lm import precisions
 from lm.averages import Last
@@ -28,6 +29,7 @@ from lm.training.prompted import Prompted
 from tasks.about.needs import needs_of
 from tasks.about.sections import Sections
 from tasks.about.training import weights_of
+from tasks.about.work import Work
 from tasks.core.log import Log
 from tasks.distill.contracts import contracts as of_distill
 from tasks.distill.stage import DistillConfig, beside_prompt
@@ -47,6 +49,9 @@ from tests.rl.toys import config as rl_config
 from tests.sft.test_stage import PROBLEMS, SFT, train
 
 SOFT = "sft.soft_prompt={name: prompt_tuning, length: 5}"
+# Of forecasts: what a rehearsal takes is by the layer, and no figure here turns on how many there are.
+SHALLOW = "pretrain.model.layers=2"
+ROOM = 2**33  # of memory, so little that a batch goes through in parts
 
 
 def sections(*changes: str) -> Sections:
@@ -148,7 +153,9 @@ def test_answers_are_written_behind_the_prompt() -> None:
 
 
 def test_the_forecast_knows_what_is_trained() -> None:
-    whole, soft, ept = (rehearsed(*changes) for changes in ([], [SOFT], ["sft.soft_prompt={name: ept, length: 5}"]))
+    whole, soft, ept = (
+        told("sft", *changes)[2] for changes in ([], [SOFT], ["sft.soft_prompt={name: ept, length: 5}"])
+    )
     # of a whole model's checkpoint two moments a weight, of a prompt's next to none; the gradients of matrices are not made
     assert soft.state_bytes < 0.4 * whole.state_bytes and soft.state_bytes < ept.state_bytes < 0.45 * whole.state_bytes
     assert 0.6 * whole.flops < soft.flops < 0.9 * whole.flops
@@ -201,9 +208,8 @@ def test_what_a_frozen_model_is_read_with_is_a_third_of_its_flop_and_made_anew_a
         given = ["rl.loss={name: cispo, kl: 0.1}", "sft.packing=false", *words]
         soft = ["rl.soft_prompt={name: prompt_tuning, length: 50}", "rl.optimizer={name: adamw}"]
         for more in ([], soft):
-            work = needs_of("rl", sections(*given, *more)).work
-            assert work
-            found, step = forecast_of(work, MACHINES["h200"], 0), work.step()
+            work, found, _ = told("rl", *given, *more)
+            step = work.step()
             length, carried = step.batch.length, 50 * bool(more)
             shape = step.model.config
             products = flops_per_token(step.model, 0) / 6
@@ -219,10 +225,21 @@ def test_what_a_frozen_model_is_read_with_is_a_third_of_its_flop_and_made_anew_a
             assert found.seconds - found.sampling_seconds == pytest.approx(seconds, rel=1e-9)
 
 
-def rehearsed(*changes: str, stage: str = "sft") -> Any:
-    work = needs_of(stage, sections(*changes)).work
+def told(stage: str, *changes: str) -> tuple[Work, Forecast, Rehearsed]:
+    """A stage's work, its forecast on an H200 with a part of its memory, and the one rehearsal that this is made of."""
+    work = needs_of(stage, sections(SHALLOW, *changes)).work
     assert work
-    return rehearse(work.step, work.recipe, work.steps, 2**33, False)
+    seen: list[Rehearsed] = []
+
+    def kept(*given: Any) -> Rehearsed:
+        seen.append(rehearse(*given))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(forecasts, "rehearse", kept)
+        found = forecasts.forecast_of(work, replace(MACHINES["h200"], memory=ROOM), 0)
+    [once] = seen
+    return work, found, once
 
 
 @pytest.mark.parametrize("stage", ["rl", "preference", "reward", "sft"])
@@ -234,18 +251,14 @@ def test_a_stage_behind_one_that_learned_a_prompt_is_forecast_with_it(stage: str
     }.get(stage, ["sft.packing=false", f"{stage}.model=sft"])
     before = "rl" if stage == "sft" else "sft"
     behind = f"{before}.soft_prompt={{name: ept, length: 100, places: 7}}"
-    works = [needs_of(stage, sections(*changes, *more)).work for more in ([], [behind])]
-    found = [work and forecast_of(work, MACHINES["h200"], 0) for work in works]
-    assert works[1] and found[0] and found[1]
-    width = works[1].shape.width
-    assert found[1].parameters == found[0].parameters + (100 + 7) * width
-    bare, carrying = (rehearsed(*changes, *more, stage=stage) for more in ([], [behind]))
-    step = works[1].step()
+    (_, plain, bare), (work, found, carrying) = (told(stage, *changes, *more) for more in ([], [behind]))
+    assert found.parameters == plain.parameters + (100 + 7) * work.shape.width
+    step = work.step()
     assert carrying.flops == flops_per_token(step.model, step.batch.length) > 1.2 * bare.flops
     assert carrying.positions < bare.positions and carrying.step_bytes > bare.step_bytes
     if step.sampling:
         assert step.sampling[0].model is step.model and carrying.sampling_bytes > bare.sampling_bytes
-        assert found[1].sampling_seconds > found[0].sampling_seconds
+        assert found.sampling_seconds > plain.sampling_seconds
 
 
 def test_what_reads_such_a_model_and_has_no_place_for_a_prompt_says_so_first(tmp_path: Path) -> None:

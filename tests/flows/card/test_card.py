@@ -1,6 +1,7 @@
 """Cards of models: read by the Hub's own library, true as they are written, and false after one changed byte."""
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -81,6 +82,8 @@ def test_it_is_true_as_it_is_written(root: Path) -> None:
     assert verified.returncode == 0 and verified.stdout == f"exported/{CARD}: is true\n", verified.stderr
     alone = card("exported", "--verify", "--alone", root=root)
     assert alone.stdout == f"exported/{CARD}: is true of itself and its files\n"
+    told = card("exported", "--verify", "--json", root=root)
+    assert json.loads(told.stdout) == {"card": f"exported/{CARD}", "alone": False, "mistakes": []}
 
 
 @settings(
@@ -105,6 +108,8 @@ def test_a_file_more_or_less_is_named(root: Path) -> None:
     (folder / "new.bin").write_bytes(b"x")
     try:
         assert list(mistakes(folder, root)) == [f"{folder / 'new.bin'}: is not in the card"]
+        told = card("exported", "--verify", "--json", root=root)
+        assert told.returncode == 1 and json.loads(told.stdout)["mistakes"] == ["exported/new.bin: is not in the card"]
     finally:
         (folder / "new.bin").unlink()
     moved = (folder / "more" / "config.json").rename(folder / "config.json")
@@ -201,7 +206,7 @@ def test_weights_that_are_not_the_models_have_no_card(root: Path, changes: dict[
     try:
         for name, text in changes.items():
             (root / name).unlink() if text is None else (root / name).write_text(text)
-        asked = Namespace(folder=root / "exported", model="data/rl", license="", notes=None)
+        asked = Namespace(folder=root / "exported", model="data/rl", license="", notes=None, json=False)
         with pytest.raises(ValueError, match=re.escape(said)) as refused:
             write(asked, root)
         assert "\n" not in str(refused.value)

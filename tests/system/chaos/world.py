@@ -45,6 +45,7 @@ class World:
             "PREFECT_API_URL": self.server,
             "TOKENMILL_THREADS": "1",
             "TOKENMILL_CHECKPOINT_SECONDS": "0",
+            "TOKENMILL_STOP_SECONDS": str(PATIENCE),
         }
         return {name: value for name, value in (given | more).items() if value}
 

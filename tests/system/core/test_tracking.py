@@ -320,7 +320,8 @@ def test_a_parameter_that_the_store_refuses_ends_no_record(project: Path) -> Non
 
 
 def test_a_store_that_is_a_folder_is_waited_for_and_said(project: Path) -> None:  # noqa: F811
-    """As long as for one that is locked, half a minute: SQLite calls both the same."""
-    status, printed = finish(start(project, TOKENMILL_TRACKING="on", MLFLOW_TRACKING_URI="sqlite:///data"))
+    """As long as for one that is locked: SQLite calls both the same."""
+    given = {"TOKENMILL_TRACKING": "on", "MLFLOW_TRACKING_URI": "sqlite:///data", "TOKENMILL_TRACKING_SECONDS": "6"}
+    status, printed = finish(start(project, **given))
     assert status == 0 and (project / "data/toy/whole").exists()
     assert [line[:18] for line in printed.splitlines() if "tracking" in line] == ["warning: tracking:"]

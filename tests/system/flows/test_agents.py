@@ -17,6 +17,7 @@ from flows.agents.prefect_worker import TEMPLATE
 from tasks.runner.lock import read_lock
 from tests.flows.served import ENDED
 from tests.flows.team import (
+    DEADLINE,
     REAL,
     SENT,
     Team,
@@ -176,7 +177,7 @@ def test_cancelling_ends_the_stage_with_its_agent(crew: Team, end: signal.Signal
 def test_a_killed_agents_stage_ends_on_the_other(crew: Team) -> None:
     crew.again()
     coordinator = crew.folder / "coordinator"
-    process = crew.pipeline(coordinator, "slow", FORCE="1")
+    process = crew.pipeline(coordinator, "slow", FORCE="1", TOKENMILL_AGENT_DEADLINE=str(DEADLINE))
     wait_for(lambda: crew.mark != [], explain=crew.logs)
     first = crew.mark[0][0]
     crew.kill(first)
@@ -198,7 +199,7 @@ def test_an_agent_that_comes_back_does_not_keep_its_sender_waiting(crew: Team) -
     missing = {"agent-a", "agent-b"} - set(crew.agents)
     crew.start(*missing)
     clone = crew.clone("patient")
-    process = crew.pipeline(clone, "slow", FORCE="1", TOKENMILL_AGENT_DEADLINE="3600")
+    process = crew.pipeline(clone, "slow", FORCE="1")
     wait_for(lambda: crew.mark != [], explain=crew.logs)
     first = crew.mark[0][0]
     crew.kill(first)

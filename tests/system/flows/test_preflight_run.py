@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from flows.environment import environment
+from flows.preflight import services
 from flows.preflight.services import check_prefect
 from flows.servers import prefect_and_mlflow
 from flows.servers.answers import get
 from tests.flows.preflight_project import configure, make_project, named
 from tests.ports import free_port
+from tests.processes import PATIENCE
 
 
 def test_make_pipeline_says_all_and_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +36,7 @@ def test_make_pipeline_says_all_and_starts_nothing(tmp_path: Path, monkeypatch: 
 
 
 def test_a_prefect_server_that_wants_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "SECONDS", PATIENCE)
     port = free_port()
     command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--no-ui", "--port", str(port)]
     variables = {**environment(tmp_path), "PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_API_AUTH_STRING": "mill:right"}
