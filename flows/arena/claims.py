@@ -13,6 +13,7 @@ from typing import Any
 
 from flows.arena.checkout import Checkout
 from flows.arena.hold import FOLDER, hold
+from flows.arena.not_held import not_held
 from flows.arena.pages import claims_markdown, claims_page
 from flows.arena.planned import Plan, in_lines, plans_of
 from flows.arena.runs import Failed
@@ -158,8 +159,10 @@ def write(root: Path, rows: list[dict[str, Any]]) -> None:
     text = "".join(dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows)
     studies = {row["study"] for row in rows if row["study"]}
     write_text(root / ROWS, text)
-    write_text(root / DOCS, claims_markdown.markdown(text, {study: f"../{STUDIES}/{study}.yaml" for study in studies}))
-    write_text(root / PAGE, claims_page.page(text, {study: f"{study}/index.html" for study in studies}))
+    others = not_held(root, read(root).values(), map(read_study, sorted((root / STUDIES).glob("*.yaml"))))
+    sources = {study: f"../{STUDIES}/{study}.yaml" for study in studies}
+    write_text(root / DOCS, claims_markdown.markdown(text, sources, others))
+    write_text(root / PAGE, claims_page.page(text, {study: f"{study}/index.html" for study in studies}, others))
 
 
 if __name__ == "__main__":
