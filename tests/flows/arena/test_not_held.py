@@ -31,9 +31,9 @@ def test_a_method_whose_entry_is_gone_is_told_and_baselines_and_defaults_are_not
     before = not_held(ROOT, CLAIMS.values(), STUDIES)
     assert not {"lion", "muon", "adamw"} & {name for names in before.values() for name in names}
     fewer = [claim for claim in CLAIMS.values() if "lion" not in names_in(claim.method)]
-    assert not_held(ROOT, fewer, STUDIES) == {
-        **before, "pretrain.optimizer": ["lion"],
-    }  # fmt: skip
+    after = not_held(ROOT, fewer, STUDIES)
+    assert sorted([*before.get("pretrain.optimizer", []), "lion"]) == after.pop("pretrain.optimizer")
+    assert {room: names for room, names in before.items() if room != "pretrain.optimizer"} == after
 
 
 def test_a_new_method_is_told_where_its_room_has_claims(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +43,7 @@ def test_a_new_method_is_told_where_its_room_has_claims(monkeypatch: pytest.Monk
     newest = {**PLACES, "rl.advantage": {**PLACES["rl.advantage"], "newest": Newest}}
     monkeypatch.setattr(module, "places", lambda stages: newest)
     claims = [claim for claim in CLAIMS.values() if claim.room == "rl.advantage"]
-    assert not_held(ROOT, claims, [])["rl.advantage"] == ["newest"]
+    assert "newest" in not_held(ROOT, claims, [])["rl.advantage"]
 
 
 def test_defaults_that_stand_in_a_list_or_nowhere_are_found() -> None:
