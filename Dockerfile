@@ -14,7 +14,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # an index of builds of torch, such as one for CPUs alone; none: the one that pip asks by itself
 ARG TORCH_INDEX=
 RUN python -m pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep '^torch==' constraints.txt)" \
-    && python -m pip install -c constraints.txt .
+    && python -m pip install -c constraints.txt '.[dask,postgres,s3]'
 
 COPY --chown=tokenmill . .
 RUN chown tokenmill /tokenmill

@@ -44,7 +44,7 @@ MAKEOVERRIDES =
 # a word that was given, as one argument of an option
 arg = $(if $($(1)),--$(2) $(call quoted,$($(1))))
 
-.PHONY: help setup pipeline preset preflight variant study claims test test-system test-gpu gpu-check gpu-wheels chaos mutants smoke why audit repro reproduce bisect show rates settings ui agent lint plan bench bench-table peers browse chat serve export card verify-card merge trace clean
+.PHONY: help setup pipeline preset preflight variant study claims test test-system test-gpu gpu-check gpu-wheels chaos mutants smoke why audit repro reproduce bisect show rates methods settings ui agent lint plan bench bench-table peers browse chat serve export card verify-card merge trace clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -134,6 +134,9 @@ show: $(READY)  ## figures of the models and stages that are up to date; STAGE=s
 
 rates: $(READY)  ## which learning rates a stage that trains can have, and its sharpness, by a few steps of it: STAGE=pretrain
 	@python -m tokenmill rates $(call quoted,$(STAGE))
+
+methods: $(READY)  ## what can stand in each place of params.yaml, and what it is: ROOM=pretrain.optimizer, or a stage
+	@python -m tokenmill methods $(call quoted,$(ROOM))
 
 settings: $(READY)  ## the environment variables there are (docs/settings.md)
 	@python -m tokenmill settings

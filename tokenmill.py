@@ -24,6 +24,7 @@ COMMANDS = {
     "preset": Command("flows.cli.preset", "write a preset whose numbers follow from a depth: --depth 12", True),
     "preflight": Command("flows.preflight", "what a run would fail on, found before it starts", True),
     "rates": Command("flows.cli.rates", "which learning rates a stage can have, and its sharpness: pretrain", True),
+    "methods": Command("flows.cli.methods", "what can stand in each place of params.yaml: pretrain.optimizer", True),
     "show": Command("flows.cli.show", "figures of the models and stages that are up to date", True),
     "why": Command("flows.staleness.why", "why a stage is up to date or not, and which run made it: pretrain", True),
     "trace": Command("tasks.ledger", "what a step saw, what became of a document: --step 100, --document ID", True),

@@ -13,6 +13,7 @@ from typing import TextIO
 
 RANGE = range(20_000, 30_000)  # below those that systems hand out by themselves
 _held = list[TextIO]()
+_dead = list[socket.socket]()
 
 
 def free_port() -> int:
@@ -32,3 +33,11 @@ def free_port() -> int:
         _held.append(lock)
         return port
     raise RuntimeError(f"no port of {RANGE} is free")
+
+
+def dead_port() -> int:
+    """A port that refuses every connection while this process lives: one that is taken, and on which nobody listens."""
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    _dead.append(taken)
+    return taken.getsockname()[1]

@@ -66,6 +66,8 @@ def test_the_image_has_the_pins_and_the_command() -> None:
         and "grep '^torch==' constraints.txt" in installs
         and re.search("^torch==", PINS, re.M)
     )
+    extras = re.search(r"-c constraints.txt -e '\.(\[[^]]*\])'", (ROOT / "Makefile").read_text())
+    assert extras and f"-c constraints.txt '.{extras[1]}'" in installs, "what make setup installs"
     assert ("ENTRYPOINT", '["tokenmill"]') in found
     needed = {PROJECT["project"]["readme"], *PROJECT["project"]["license-files"], "pyproject.toml", "tokenmill.py"}
     first = next(rest for word, rest in found if word == "COPY")

@@ -12,6 +12,7 @@ from typing import Any
 
 from flows.arena.checkout import Checkout
 from flows.arena.hold import FOLDER, hold
+from flows.arena.not_held import not_held
 from flows.arena.pages import claims_markdown, claims_page
 from flows.arena.planned import Plan, in_lines, plans_of
 from flows.arena.runs import Failed
@@ -169,15 +170,12 @@ def write(root: Path, rows: list[dict[str, Any]]) -> None:
     """Rows, docs and page, each whole."""
     text = "".join(dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows)
     studies = sorted({row["study"] for row in rows if row["study"]})
-    files = {study: STUDIES / f"{study}.yaml" for study in studies}
-    pages = {study: f"{study}/index.html" for study in studies}
-    docs = claims_markdown.markdown(
-        text, {study: f"../{path}" for study, path in files.items() if (root / path).exists()}
-    )
+    sources = {study: f"../{path}" for study in studies if (root / (path := STUDIES / f"{study}.yaml")).exists()}
+    pages = {study: page for study in studies if (root / FOLDER / (page := f"{study}/index.html")).exists()}
+    others = not_held(root, read(root).values(), map(read_study, sorted((root / STUDIES).glob("*.yaml"))))
     write_text(root / ROWS, text)
-    write_text(root / DOCS, docs)
-    there = {study: page for study, page in pages.items() if (root / FOLDER / page).exists()}
-    write_text(root / PAGE, claims_page.page(text, there))
+    write_text(root / DOCS, claims_markdown.markdown(text, sources, others))
+    write_text(root / PAGE, claims_page.page(text, pages, others))
 
 
 if __name__ == "__main__":

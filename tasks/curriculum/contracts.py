@@ -8,7 +8,7 @@ from tasks.core.config import ConfigError
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
-    """What does not hold."""
+    """Findings, one for each thing that the parameters of curriculum ask of others and that does not hold."""
     config, length = sections["curriculum"], sections.plan_length()
     per_step = config.tokens_per_step
     if per_step < length:

@@ -20,7 +20,7 @@ from tasks.distill.teachers import Alone, Stored
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
-    """What does not hold."""
+    """Findings, one for each thing that the parameters of distill ask of others and that does not hold."""
     config, teacher = sections["distill"], sections.start_shape("distill")
     try:
         refuse_caps(teacher, sections.shape("distill"))

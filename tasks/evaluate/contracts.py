@@ -12,7 +12,7 @@ from tasks.evaluate.tasks import Needle
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
-    """What does not hold."""
+    """Findings, one for each thing that the parameters of evaluate ask of others and that does not hold."""
     config = sections["evaluate"]
     for model in sections.params.get(MODELS, []):
         yield from check_split(config.problems, "test", sections.shape(model).tokens)

@@ -10,7 +10,7 @@ SPLITS = ("sft", "rl")  # of the problems that are asked, as tasks/lessons/stage
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
-    """What does not hold."""
+    """Findings, one for each thing that the parameters of lessons ask of others and that does not hold."""
     config, start = sections["lessons"], sections.start_shape("lessons")
     if config.top_k >= start.vocab_size:
         yield Finding(

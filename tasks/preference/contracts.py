@@ -10,7 +10,7 @@ from tasks.about.training import check_alike
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
-    """What does not hold."""
+    """Findings, one for each thing that the parameters of preference ask of others and that does not hold."""
     yield from check_pairs("preference", sections)
     yield from check_carries(sections, "preference")
     yield from check_alike("preference", sections)

@@ -13,7 +13,7 @@ from tasks.pretrain.starts.base import Grown
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
-    """What does not hold."""
+    """Findings, one for each thing that the parameters of pretrain ask of others and that does not hold."""
     yield from vocabulary(sections)
     config, length, context = sections["pretrain"], sections.plan_length(), sections.shape("pretrain").context
     if length > context:

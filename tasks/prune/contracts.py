@@ -9,7 +9,7 @@ from tasks.about.sections import Sections
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
-    """What does not hold."""
+    """Findings, one for each thing that the parameters of prune ask of others and that does not hold."""
     yield from check_bare(sections, "prune")
     config, start = sections["prune"], sections.start_shape("prune")
     for name in ("layers", "heads", "ffn_width"):

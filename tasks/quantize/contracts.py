@@ -17,7 +17,7 @@ COLUMNS_TRIED = 2048
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
-    """What does not hold."""
+    """Findings, one for each thing that the parameters of quantize ask of others and that does not hold."""
     yield from check_bare(sections, "quantize")
     config = sections["quantize"]
     few = config.calibration

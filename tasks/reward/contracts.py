@@ -8,5 +8,5 @@ from tasks.about.sections import Sections
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
-    """What does not hold."""
+    """Findings, one for each thing that the parameters of reward ask of others and that does not hold."""
     yield from check_pairs("reward", sections)

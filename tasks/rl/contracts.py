@@ -18,7 +18,7 @@ from tasks.rl.stage import RlConfig
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
-    """What does not hold."""
+    """Findings, one for each thing that the parameters of rl ask of others and that does not hold."""
     config = sections["rl"]
     yield from check_shards("rl.prompts", config, config.prompts * config.samples // config.minibatches)
     yield from check_alike("rl", sections)

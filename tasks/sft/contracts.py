@@ -16,7 +16,7 @@ OF_PROBLEMS = ("problems", "subtasks", "attempts")
 
 
 def contracts(sections: Sections) -> Iterator[Finding]:
-    """What does not hold."""
+    """Findings, one for each thing that the parameters of sft ask of others and that does not hold."""
     config, shape = sections["sft"], sections.shape("sft")
     if any(source.name in OF_PROBLEMS for source in config.sources):
         yield from check_split(config.problems, "sft", shape.vocab_size)

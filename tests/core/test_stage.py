@@ -21,6 +21,7 @@ from tasks.runner.key import path_md5, read_ignored
 from tasks.runner.stage import StageLog
 from tasks.runner.tracker import Tracker
 from tests.forks.process import PLAIN, TRAINING, Forked, started
+from tests.ports import dead_port
 from tests.processes import PATIENCE, wait_for
 from tests.project import ROOT, digest
 
@@ -354,8 +355,9 @@ def test_code_edited_while_it_is_loaded_is_loaded_again(project: Path, monkeypat
     assert record["deps"]["toy"] == path_md5(Path("toy"), read_ignored())
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:////proc/nowhere/mlflow.db"])
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:{}", "sqlite:////proc/nowhere/mlflow.db"])
 def test_tracking_in_trouble_warns_and_the_stage_is_done(project: Path, uri: str) -> None:
+    uri = uri.format(dead_port())
     status, printed = finish(start(project, TOKENMILL_TRACKING="on", MLFLOW_TRACKING_URI=uri))
     assert status == 0 and (project / "data/toy/whole").exists()
     assert [line[:18] for line in printed.splitlines() if "tracking" in line] == ["warning: tracking:"]

@@ -1,4 +1,4 @@
-"""The pool of jobs on Kubernetes: prefect.yaml's values in flows/kubernetes.json, rendered as the worker would, and checked."""
+"""The pool of jobs on Kubernetes: prefect.yaml's values in flows/agents/kubernetes.json, rendered as the worker would, and checked."""
 
 import json
 from importlib.util import find_spec
@@ -11,7 +11,7 @@ import yaml
 
 from tests.project import ROOT
 
-TEMPLATE = json.loads((ROOT / "flows" / "kubernetes.json").read_text())
+TEMPLATE = json.loads((ROOT / "flows" / "agents" / "kubernetes.json").read_text())
 [CLUSTER] = [
     found
     for found in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]

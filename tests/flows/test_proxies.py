@@ -16,18 +16,20 @@ from flows.preflight.services import check_proxies
 from flows.servers.prefect_and_mlflow import HOST, prefect_environment, server_environment
 from tasks.runner.proxies import without_proxy
 from tests.forks.process import DVC, run_forked
+from tests.ports import dead_port
 from tests.processes import PATIENCE
 from tests.project import ROOT
 
-DEAD = "http://127.0.0.1:9"
-SOCKS = "socks5://127.0.0.1:9"
+# {} is a port that refuses
+DEAD = "http://127.0.0.1:{}"
+SOCKS = "socks5://127.0.0.1:{}"
 SETTINGS = [
     {"HTTP_PROXY": DEAD, "http_proxy": DEAD},
     {"http_proxy": DEAD, "no_proxy": "example.org"},
     {"HTTP_PROXY": DEAD, "http_proxy": DEAD, "NO_PROXY": "localhost"},
     {"ALL_PROXY": SOCKS, "all_proxy": SOCKS},
     {"ALL_PROXY": SOCKS, "no_proxy": "localhost"},
-    {"ALL_PROXY": "socks5h://127.0.0.1:9", "NO_PROXY": "*"},
+    {"ALL_PROXY": "socks5h://127.0.0.1:{}", "NO_PROXY": "*"},
 ]
 PROXIES = [name for name in os.environ if name.lower().endswith("_proxy")]
 # Each of the clients that our processes use, in a process as we start it.
@@ -72,7 +74,7 @@ def test_every_client_reaches_our_servers_directly(
     for name in PROXIES:
         monkeypatch.delenv(name, raising=False)
     for name, text in named.items():
-        monkeypatch.setenv(name, text)
+        monkeypatch.setenv(name, text.format(dead_port()))
     surroundings = environment(ROOT) | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": url, "PREFECT_API_URL": url}
     program = f"""
 import json, traceback
@@ -91,7 +93,8 @@ print(json.dumps(failed))
 
 def test_a_stage_of_plain_dvc_reaches_mlflow_directly(url: str) -> None:
     surroundings = {name: text for name, text in os.environ.items() if name not in (*PROXIES, "NO_PROXY", "no_proxy")}
-    surroundings |= {"http_proxy": DEAD, "HTTP_PROXY": DEAD, "MLFLOW_TRACKING_URI": url}
+    dead = DEAD.format(dead_port())
+    surroundings |= {"http_proxy": dead, "HTTP_PROXY": dead, "MLFLOW_TRACKING_URI": url}
     program = "from tasks.runner.tracking import tags_of; tags_of('0' * 32)"
     subprocess.run(
         [sys.executable, "-P", "-c", program], env=surroundings | {"PYTHONPATH": str(ROOT)}, cwd="/", check=True
@@ -122,7 +125,7 @@ def test_what_the_user_excludes_stays_excluded(before: dict[str, str], after: st
     assert without_proxy(without_proxy(before)) == without_proxy(before)
 
 
-@pytest.mark.parametrize("text", ["socks://127.0.0.1:9", "ftp://x", "http://x:port"])
+@pytest.mark.parametrize("text", ["socks://127.0.0.1:1080", "ftp://x", "http://x:port"])
 def test_a_proxy_that_no_client_takes_is_one_line(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in PROXIES:
         monkeypatch.delenv(name, raising=False)

@@ -11,6 +11,7 @@ import yaml
 from flows.environment import environment
 from tasks.report.curves import FOLDER, as_csv, write_curves
 from tasks.report.read import Stage
+from tests.ports import dead_port
 from tests.project import ROOT
 
 
@@ -39,9 +40,11 @@ def test_dvc_draws_them_with_no_network(tmp_path: Path) -> None:
     assert all((tmp_path / path).exists() for path in wanted)
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"plots": PLOTS}))
 
+    dead = f"http://127.0.0.1:{dead_port()}"
+
     def dvc(*words: str) -> str:
         command = [sys.executable, "-P", "-m", "dvc", *words]
-        nowhere = {"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+        nowhere = {"https_proxy": dead, "http_proxy": dead}
         surroundings = environment(tmp_path) | nowhere
         done = subprocess.run(command, cwd=tmp_path, env=surroundings, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

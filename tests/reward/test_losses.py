@@ -44,10 +44,6 @@ def test_by_hand(method: RewardLoss, loss: float) -> None:
     assert method(of(1.0), of(-0.5)).item() == pytest.approx(loss, rel=1e-12)
 
 
-def test_every_loss_is_worked_by_hand() -> None:
-    assert {type(method) for method, _ in BY_HAND} == set(methods_of(losses))
-
-
 @quick
 @given(
     pairs=st.lists(st.tuples(scores, scores), min_size=1, max_size=5), margin=st.floats(0, 3), centre=st.floats(0, 1)

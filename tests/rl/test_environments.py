@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm.checkpoint import save_model
-from lm.config import ConfigError, methods_of
+from lm.config import ConfigError
 from lm.model import Decoder
 from lm.problems.example import Example, Score
 from lm.sampler import Completion
 from tasks.core.process import Stopped
-from tasks.rl import environments
 from tasks.rl.advantages import Remax
 from tasks.rl.answers import Verdicts, answered
 from tasks.rl.curricula import Hints
@@ -351,10 +350,6 @@ def test_one_turn_is_what_there_was_and_every_parameter_counts(tmp_path: Path) -
         tries += [[{"environment": other} for other in others] for others in neighbours(SHORT, name)]
     tries.append([{"environment": SHORT.model_copy(update={"result_begin": "{", "result_end": "}"})}])
     assert_all_differ(weights, tries)
-
-
-def test_every_environment_is_tried() -> None:
-    assert set(methods_of(environments)) == {SingleTurn, Calculator, Python}
 
 
 def test_a_policy_of_programs_runs_end_to_end(tmp_path: Path) -> None:

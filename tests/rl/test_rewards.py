@@ -24,6 +24,9 @@ from tasks.rl.rewards import (
 from tasks.rl.rewards.base import Answer, Moment, Part, means, names, total
 
 PARTS = [Agreement(), Correct(), Format(pattern="a*b?"), LengthBudget(), Overlong(), Repetition(n=2)]
+# those that ask a process or a model are tried in test_function.py and test_scorers.py
+ELSEWHERE = {Function, Judge, Model, Process}
+PARTS += [method() for method in methods_of(rewards) if method not in ELSEWHERE | {type(part) for part in PARTS}]
 EVERY = pytest.mark.parametrize("part", PARTS, ids=lambda part: type(part).__name__)
 quick = settings(deadline=None, max_examples=25, derandomize=True)
 NOW = Moment(0.0, 10)
@@ -35,11 +38,6 @@ def answer(ids: list[int], text: str = "", score: Score | None = None) -> Answer
 
 
 written = st.builds(answer, st.lists(st.integers(0, 3), min_size=1, max_size=12), st.text("ab", max_size=5))
-
-
-def test_every_part_is_tried() -> None:
-    """Those that ask a process or a model in test_function.py and test_scorers.py."""
-    assert {type(part) for part in PARTS} | {Function, Judge, Model, Process} == set(methods_of(rewards))
 
 
 @EVERY

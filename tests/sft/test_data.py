@@ -19,6 +19,7 @@ from tasks.sft.orders import Ascending, Shuffled
 from tests.lm.models import toy_model
 
 ORDERS = [Shuffled(), Ascending(by="level"), Ascending(by="length")]
+ORDERS += [method() for method in methods_of(orders) if method not in {Shuffled, Ascending}]
 LENGTHS = st.lists(st.integers(2, 12), min_size=1, max_size=12)
 
 
@@ -28,7 +29,7 @@ def conversation(length: int, seed: int) -> Conversation:
     return Conversation(ids[:prompt], ids[prompt:], [1.0, 0.5, 0.0][seed % 3 :][:1] * (length - prompt))
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=["shuffled", "level", "length"])
+@pytest.mark.parametrize("order", ORDERS, ids=repr)
 def test_every_pass_has_every_conversation_once(order: Config) -> None:
     lengths, levels = np.arange(7) % 3, -(np.arange(7.0) % 4)
     found = order(lengths, levels, 17, 3)
@@ -36,7 +37,7 @@ def test_every_pass_has_every_conversation_once(order: Config) -> None:
     assert not np.array_equal(found[:7], found[7:14]), "each pass has an order of its own"
     assert np.array_equal(order(lengths, levels, 9, 3), found[:9])
     assert not np.array_equal(order(lengths, levels, 17, 4), found)
-    if order != Shuffled():
+    if isinstance(order, Ascending):
         keys = levels if order.by == "level" else lengths
         assert all(keys[a] <= keys[b] for a, b in pairwise(found[:7])) and keys[found[6]] > keys[found[7]]
 
@@ -44,7 +45,6 @@ def test_every_pass_has_every_conversation_once(order: Config) -> None:
 def test_the_default_order_is_that_of_all_stages() -> None:
     picks = [i for step in range(5) for i in sample_indices(step, 4, 9, 2)]
     assert Shuffled()(np.ones(9), np.ones(9), 20, 2).tolist() == picks
-    assert {type(order) for order in ORDERS} == set(methods_of(orders))
 
 
 def test_levels_must_be_there() -> None:

@@ -85,7 +85,11 @@ FORMS = [
     Markers(), Markers(silent=0.0), Markers(silent=1.0), Markers(silent=0.0, dropped=0.0), Markers(length=False), Markers(predicted=False),
     Flipped(), Rationales(), Rationales(weight=0.5), Retrieved(shots=1), Retrieved(), Retrieved(by="random"), Retrieved(bank=4), Retrieved(by="trigrams"),
 ]  # fmt: skip
+FORMS += [method() for method in methods_of(formats) if method not in {Plain, *map(type, FORMS)}]
 MIXTURES = [Even(), InTurn(), Proportional(), Proportional(temperature=3.0), Proportional(limit=4)]
+MIXTURES += [method() for method in methods_of(mixtures) if method not in set(map(type, MIXTURES))]
+CONFIDENCES = [Stated(), Likelihood(), Likelihood(power=2.0)]
+CONFIDENCES += [method() for method in methods_of(confidences) if method not in {Certain, *map(type, CONFIDENCES)}]
 CHANGES: dict[str, list[dict[str, Any]]] = {
     "steps": [{"steps": 8}],
     "batch": [{"batch": 5}],
@@ -103,7 +107,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "packing": [{"packing": True}],
     "soft_prompt": [{"soft_prompt": PromptTuning(length=3)}, {"soft_prompt": Ept(length=3)}],
     "mixture": [{"sources": [Files(path="a", fraction=0.3), Subtasks()], "mixture": method} for method in MIXTURES],
-    "confidence": [{"confidence": Stated()}, {"confidence": Likelihood()}, {"confidence": Likelihood(power=2.0)}],
+    "confidence": [{"confidence": method} for method in CONFIDENCES],
     "order": [{"order": Ascending()}, {"order": Ascending(by="length")}],
     "corruption": [{"corruption": method()} for method in methods_of(corruptions) if method is not Untouched],
     "loss": [{"loss": method()} for method in methods_of(losses) if method is not CrossEntropy],
@@ -119,11 +123,6 @@ ELSEWHERE = {
 
 def test_every_parameter_changes_the_weights(tmp_path: Path, folder: Path) -> None:
     assert set(CHANGES) | ELSEWHERE == set(SftConfig.model_fields)
-    assert {type(form) for form in FORMS} | {Plain} == set(methods_of(formats))
-    assert {type(method) for method in MIXTURES} == set(methods_of(mixtures))
-    assert {type(changes["confidence"]) for changes in CHANGES["confidence"]} | {Certain} == set(
-        methods_of(confidences)
-    )
     tries = [[changes] for choices in CHANGES.values() for changes in choices]
     for field, room in (("corruption", corruptions), ("loss", losses)):
         tries += [[{field: method} for method in methods] for methods in every_neighbour(methods_of(room))]

@@ -2,7 +2,7 @@
 measured."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from flows.arena.pages import claims as rows
@@ -24,10 +24,13 @@ its budget, where nothing else is said.
 """
 
 
-def markdown(text: str, links: Mapping[str, str] | None = None) -> str:
+def markdown(
+    text: str, links: Mapping[str, str] | None = None, not_held: Mapping[str, Sequence[str]] | None = None
+) -> str:
     """The page of the claims whose rows have this text; the same rows in any order give the same page. Raises ValueError.
 
-    links: an address for each study, relative to docs/; a study that is not there is named without a link.
+    links: an address for each study, relative to docs/; a study that is not there is named without a link. not_held: methods by
+    room that no claim is of.
     """
     claims = read_claims(text)
     found = {study: rows.address(link) for study, link in (links or {}).items()}
@@ -43,6 +46,9 @@ def markdown(text: str, links: Mapping[str, str] | None = None) -> str:
         RATIOS,
         "\n".join(["Measured on", "", *measured]) + "\n",
     ]
+    if not_held:
+        without = [f"* {plain(room)}: {plain(', '.join(names))}" for room, names in not_held.items()]
+        parts.append("\n".join(["Not held yet: methods without an entry in `claims.yaml`", "", *without]) + "\n")
     return "\n".join(parts)
 
 

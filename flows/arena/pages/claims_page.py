@@ -1,6 +1,6 @@
 """The page of all claims: from the text of claims.jsonl one HTML file with a table, a forest plot and counts of verdicts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -12,10 +12,11 @@ from flows.arena.pages.templates import filled
 Lane = tuple[Claim, Markup]
 
 
-def page(text: str, links: Mapping[str, str] | None = None) -> str:
+def page(text: str, links: Mapping[str, str] | None = None, not_held: Mapping[str, Sequence[str]] | None = None) -> str:
     """The page of the claims whose rows have this text; the same rows in any order give the same page. Raises ValueError.
 
-    links: the page of each study, relative to this one; a study that is not there is named without a link.
+    links: the page of each study, relative to this one; a study that is not there is named without a link. not_held: methods by
+    room that no claim is of.
     """
     claims = read_claims(text)
     lanes, scale, arrows = ratios(claims)
@@ -32,6 +33,7 @@ def page(text: str, links: Mapping[str, str] | None = None) -> str:
         scale=scale,
         arrows=arrows,
         machines=rows.machines(claims),
+        not_held=not_held or {},
     )
 
 

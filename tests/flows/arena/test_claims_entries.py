@@ -14,16 +14,8 @@ from flows.arena.checkout import Checkout
 from flows.arena.planned import plans_of
 from flows.arena.study import METHOD, Study, read_study
 from flows.params.compose import check, compose
-from lm import averages, optimizers, schedules
-from lm.config import ConfigError, methods_of
+from lm.config import ConfigError
 from tasks.core.yaml import parse_yaml, read_yaml
-from tasks.curriculum import methods as packings
-from tasks.curriculum import orders, prefixes
-from tasks.distill import divergences
-from tasks.pretrain import growths, starts
-from tasks.quantize import methods as quantizers
-from tasks.rl import advantages, demonstrations
-from tasks.sft import corruptions, losses
 from tests.project import ROOT
 
 Entry = dict[str, Any]
@@ -33,23 +25,6 @@ SAID = {"room", "method", "paper", "source", "headline"}
 SHOWN = SAID | {"study", "quantity", "expects", "control"}
 QUANTITIES = {"value", "tokens_to_target", "flop_to_target", "seconds_to_target", "seconds"}
 PAPER = re.compile(r"\d{3}-\d{2,3}(\+\d{3}-\d{2,3})*")  # papers that were listed twice have two ids
-# Each method of these rooms has an entry, or is what others are compared with.
-ROOMS = {
-    "pretrain.optimizer": optimizers,
-    "pretrain.schedule": schedules,
-    "pretrain.start": starts,
-    "pretrain.growth": growths,
-    "pretrain.average": averages,
-    "curriculum.method": packings,
-    "curriculum.order": orders,
-    "curriculum.prefix": prefixes,
-    "quantize.method": quantizers,
-    "distill.divergence": divergences,
-    "sft.loss": losses,
-    "sft.corruption": corruptions,
-    "rl.advantage": advantages,
-    "rl.demonstrations": demonstrations,
-}
 MOST_HOURS = 3
 # for a reader to hold: whole recipes beside each other, the law over tokens, and bytes beside byte pairs
 OF_NO_PAPER = {"recipes", "tokens", "tokenizers"}
@@ -272,16 +247,6 @@ def test_no_margin_is_tighter_than_its_seeds_tell_apart(row: Entry) -> None:
 
 def test_at_least_thirty_claims_have_a_study() -> None:
     assert sum("study" in entry for entry in CLAIMS.values()) >= 30
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_every_method_of_a_room_has_an_entry_or_is_a_baseline(room: str) -> None:
-    claimed = {entry["method"]["name"] for entry in CLAIMS.values() if entry["room"] == room}
-    bases = {given(study, study.baseline).get(room, {}).get("name") for study in studies().values()}
-    bases |= {"random"} if room == "pretrain.start" else set()  # of every study of pretraining
-    there = {method.model_fields["name"].default for method in methods_of(ROOMS[room])}
-    assert there - claimed - bases == set()
-    assert claimed <= there
 
 
 def test_the_head_says_what_it_costs_and_that_is_within_the_limit(tmp_path: Path) -> None:

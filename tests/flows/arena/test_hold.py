@@ -146,7 +146,7 @@ def test_a_race_that_could_tell_nothing_apart_is_refused_in_one_line_before_any_
 def test_one_method_that_is_tuned_over_two_ranges_is_two_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arms = {"adamw": {"method": {"name": "adamw"}}, "high": {"method": {"name": "adamw"}}}
     result, _ = held(
-        changed(arms=arms, tune_of={"high": {RATE: [0.01, 1.0]}}, seeds=2, budget={"tokens": 40960}),
+        changed(arms=arms, tune_of={"high": {RATE: [0.01, 1.0]}}, seeds=3, budget={"tokens": 40960}),
         tmp_path,
         monkeypatch,
     )

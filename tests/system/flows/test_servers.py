@@ -89,17 +89,13 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     wait_for(lambda: not alive(pid))
 
 
-def test_a_child_that_ends_while_starting_is_reported_with_its_log() -> None:
-    log = servers.HOME / "test.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with (
-            child("test", [sys.executable, "-c", "raise SystemExit('no disk')"], dict(os.environ), log) as started,
-            pytest.raises(ServerError, match=r"the test ended with exit code 1; .*test.log:\nno disk"),
-        ):
-            started.wait_until(lambda: False)
-    finally:
-        log.unlink()
+def test_a_child_that_ends_while_starting_is_reported_with_its_log(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "raise SystemExit('no disk')"]
+    with (
+        child("test", command, dict(os.environ), tmp_path / "test.log") as started,
+        pytest.raises(ServerError, match=r"the test ended with exit code 1; .*test.log:\nno disk"),
+    ):
+        started.wait_until(lambda: False)
 
 
 def test_a_second_make_ui_in_a_checkout_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
