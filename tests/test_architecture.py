@@ -18,6 +18,7 @@ from tasks.core.config import load, read_params
 from tasks.core.unseen import UNSEEN
 from tasks.runner.graph import Entry, items_of, read_graph
 from tasks.runner.recorded import path_of
+from tests.core import readers
 from tests.imports import ROOMS, closure, imports_of, is_room
 from tests.project import ROOT
 
@@ -256,6 +257,20 @@ def test_one_module_a_service() -> None:
         for module in {m.split(".")[0] for m in imports_of(path)}:
             assert name in allowed.get(module, {name}), f"{name} imports {module}"
             assert module not in ("prefect", "dvc") or name.startswith("flows/"), f"{name} imports {module}"
+
+
+LISTING = re.compile(r"\.(rglob|glob|iterdir)\(|\bos\.(walk|scandir|listdir)\(")
+
+
+def test_every_reader_of_a_users_folder_is_held_to_what_dvc_hashes() -> None:
+    """By the property test of tests/core/test_hashed.py, which has these readers."""
+    stages = [ROOT / "tasks" / name for name in {"core", *(entry.name for entry in GRAPH.values())}]
+    ours = [path for path in SOURCES if any(path.is_relative_to(room) for room in (ROOT / "lm", *stages))]
+    ours = [path for path in ours if path.parent not in stages or path.name not in ABOUT]
+    asks = {path.relative_to(ROOT).as_posix() for path in ours if "lm.inputs.hashed" in imports_of(path)}
+    assert asks == {*readers.FILES, *readers.FOLDERS, *readers.PLACES, *readers.SOURCES, *readers.BESIDE}
+    lists = {path.relative_to(ROOT).as_posix() for path in ours if LISTING.search(path.read_text())}
+    assert lists == {*readers.LISTS}
 
 
 def test_the_library_mlflow_is_not_shadowed() -> None:

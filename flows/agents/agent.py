@@ -27,7 +27,7 @@ from flows.staleness.declared import declared_in
 from flows.staleness.rwlock import await_free
 from flows.workspaces.worktree import bring, worktree
 from lm.files import write_text
-from tasks.core.hashed import read_ignored
+from lm.inputs.hashed import read_ignored
 from tasks.core.process import at_parents_end
 from tasks.core.yaml import dump_yaml
 from tasks.runner.key import path_md5

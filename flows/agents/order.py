@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.staleness.declared import Declared, declared_in, overlap
 from flows.staleness.lockfile import part_of
-from tasks.core.hashed import read_ignored
+from lm.inputs.hashed import read_ignored
 from tasks.core.yaml import parse_yaml
 from tasks.runner.git import git
 from tasks.runner.key import path_md5

@@ -15,9 +15,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from flows.params.paths import names_in
+from lm.inputs.hashed import read_ignored
 from lm.settings import OFFLOAD, PARALLEL, POSITIONS
 from tasks.core.config import load
-from tasks.core.hashed import read_ignored
 from tasks.runner.graph import Entry, graph_of, needed, value_of
 from tasks.runner.key import path_md5
 from tasks.runner.rooms import config_of, room_of

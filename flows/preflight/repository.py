@@ -7,7 +7,7 @@ from typing import Any
 from dvc.config import Config
 from dvc.exceptions import DvcException
 
-from flows.staleness.plan import Planned, make_plan
+from flows.staleness.plan import Planned, check_inputs, make_plan
 from tasks.about.finding import Finding, one_line
 from tasks.core.config import ConfigError, read_params
 from tasks.core.yaml import YAMLError, read_yaml
@@ -59,6 +59,7 @@ def plan_for(root: Path, params: dict[str, Any], targets: list[str]) -> list[Pla
         raise ConfigError(f"dvc.yaml and dvc.lock: {one_line('; '.join(causes))}") from None
     changed = {name for name in {*now, *params} if now.get(name) != params.get(name)}
     graph, there = graph_of(root, params), {stage.address: stage for stage in plan}
+    check_inputs(root, graph)  # the plan has looked at those of the params that are written
     edges, found = before(graph), []
     asked = [a for a in graph if a in targets or graph[a].name in targets]
     for address in needed(graph, asked) if targets else asked_for(graph):

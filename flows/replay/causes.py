@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flows.replay.finished_run import Side
 from flows.replay.first_difference import differing, first_difference
-from tasks.core.hashed import Ignored
+from lm.inputs.hashed import Ignored
 from tasks.core.libraries import SECTION
 from tasks.runner.key import path_md5
 from tasks.runner.machine import apart

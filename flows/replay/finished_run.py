@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lm.config import ConfigError
-from tasks.core.hashed import read_ignored
+from lm.inputs.hashed import read_ignored
 from tasks.ledger.revision import data_of
 from tasks.runner.git import printed
 from tasks.runner.key import locked_key

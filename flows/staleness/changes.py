@@ -16,7 +16,7 @@ from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.obj import HashFile
 from dvc_data.hashfile.tree import Tree
 
-from tasks.core.hashed import read_ignored
+from lm.inputs.hashed import read_ignored
 from tasks.core.yaml import dump_yaml
 from tasks.runner.git import printed
 from tasks.runner.graph import value_at

@@ -15,9 +15,9 @@ from dvc.stage import PipelineStage, Stage
 from flows.staleness.changes import Change, changes_of
 from flows.staleness.rwlock import release_ended
 from flows.staleness.signatures import Signatures, recall, remember
+from lm.inputs.hashed import check_not_ignored, hashed, read_ignored
 from tasks.core.config import ConfigError
-from tasks.core.hashed import hashed, read_ignored
-from tasks.runner.graph import goals, read_graph
+from tasks.runner.graph import Entry, goals, read_graph
 
 NAMED = 6  # differences that a plan names of each stage; `make why` has all
 
@@ -53,7 +53,7 @@ def wanted(order: list[str], after: dict[str, list[str]], targets: list[str]) ->
 def make_plan(root: Path, targets: list[str]) -> list[Planned]:
     """The stages that the targets need, or the goals where there are no targets, each after those it waits for. Raises
     ConfigError where DVC is at work on one, and for an input or a file of its own that DVC cannot take."""
-    check_inputs(root)
+    check_inputs(root, read_graph(root))
     release_ended(root)
     with refused(), Repo(str(root)) as repo:
         graph = repo.index.graph
@@ -77,13 +77,14 @@ def make_plan(root: Path, targets: list[str]) -> list[Planned]:
     ]
 
 
-def check_inputs(root: Path) -> None:
-    """Raises ConfigError, one line, for an input that DVC cannot hash: it would say so with a traceback, or wait for ever."""
-    graph = read_graph(root)
+def check_inputs(root: Path, graph: dict[str, Entry]) -> None:
+    """Raises ConfigError, one line, for an input that DVC cannot hash: it would say so with a traceback, or wait for ever; and
+    for one that it ignores, whose changes it would not see."""
     made = {out for entry in graph.values() for out in entry.outs}
     with chdir(root):
         ignored = read_ignored()
         for path in sorted({dep for entry in graph.values() for dep in entry.deps} - made):
+            check_not_ignored(Path(path), ignored)
             hashed(Path(path), ignored)
 
 

@@ -1,4 +1,4 @@
-"""Files of conversations: JSON lines and JSON arrays, gzipped or not, Parquet, and Arrow files as `datasets` saves them."""
+"""Files of conversations: JSON lines, compressed or not, JSON arrays, Parquet, and Arrow files as `datasets` saves them."""
 
 import json
 from collections.abc import Iterator
@@ -11,20 +11,26 @@ import pyarrow.parquet as pq
 from lm.config import ConfigError
 from lm.conversations.dialogue import Dialogue, Refused
 from lm.conversations.layouts import dialogue_of
-from lm.problems.files import lines_of, object_of
+from lm.inputs import text
+from lm.inputs.columns import plain_rows
+from lm.inputs.hashed import check_seen, watched
+from lm.inputs.text import LINES
+from lm.problems.files import HALF, has_half_a_character, lines_of, object_of
 
-PATTERNS = ("*.jsonl", "*.jsonl.gz", "*.json", "*.parquet", "*.arrow")
+ENDINGS = (*LINES, ".json", ".parquet", ".arrow")
 ROWS_AT_ONCE, EXCERPT = 1024, 200
 NEEDS = "a JSON object"
 
 
-def files_of(place: Path) -> list[Path]:
-    """The files of a place, which is one of them or a folder with some anywhere in it. Raises ConfigError where there is
-    none."""
-    found = [place] if place.is_file() else sorted({path for pattern in PATTERNS for path in place.rglob(pattern)})
+def files_of(place: Path, folder: Path) -> list[Path]:
+    """The files of a place in a folder of the user's, which is one of them or has some anywhere in it. Raises ConfigError where
+    there is none, and where DVC, which hashes the folder, does not look."""
+    check_seen(place, folder)
+    found = [place] if place.is_file() else [path for path in watched(place) if path.name.endswith(ENDINGS)]
     if not found:
-        raise ConfigError(f"{place}: holds no {', '.join(PATTERNS)}; put files of conversations there")
-    return [path for path in found if path.is_file()]
+        patterns = ", ".join(f"*{ending}" for ending in ENDINGS)
+        raise ConfigError(f"{place}: holds no {patterns}; put files of conversations there")
+    return found
 
 
 def dialogues_of(path: Path) -> Iterator[Dialogue | Refused]:
@@ -41,8 +47,8 @@ def dialogues_of(path: Path) -> Iterator[Dialogue | Refused]:
 
 def refused(where: str, reason: str, row: Any) -> Refused:
     """A row with a reason and how it begins."""
-    text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=repr)
-    return Refused(where, reason, text[:EXCERPT])
+    shown = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=repr)
+    return Refused(where, reason, shown[:EXCERPT])
 
 
 def rows_of(path: Path) -> Iterator[tuple[str, Any]]:
@@ -61,41 +67,37 @@ def rows_of(path: Path) -> Iterator[tuple[str, Any]]:
         try:
             yield where, object_of(line, where, NEEDS)
         except ConfigError as error:
-            text = line.decode(errors="replace")
-            yield where, refused(where, str(error).removeprefix(f"{where}: "), text)
+            yield where, refused(where, str(error).removeprefix(f"{where}: "), line.decode(errors="replace"))
 
 
 def _array(path: Path) -> list[Any] | None:
     """The rows of a file that is one JSON array; None for one of lines."""
-    text = path.read_bytes()
-    if not text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+    lines = text.lines_of(path)
+    first = next(lines, (0, b""))[1]
+    if not first.lstrip().startswith(b"["):
         return None
     try:
-        found = json.loads(text.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        found = json.loads(text.decoded(b"".join([first, *(line for _, line in lines)]), str(path)))
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
     return found if isinstance(found, list) else None
 
 
 def _checked(row: Any, where: str) -> dict[str, Any] | Refused:
-    """The row, if it is an object whose texts are such: JSON can spell half a character (a lone surrogate)."""
+    """The row, if it is an object whose texts are such."""
     if not isinstance(row, dict):
         return refused(where, f"needs {NEEDS}: this is {type(row).__name__}", row)
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        return refused(where, str(error), json.dumps(row))
-    return row
+    return refused(where, HALF, json.dumps(row, default=repr)) if has_half_a_character(row) else row
 
 
 def _table_rows(path: Path) -> Iterator[tuple[str, Any]]:
     number = 0
     try:
         for batch in _batches(path):
-            for row in batch.to_pylist():
+            for row in plain_rows(batch):
                 number += 1
-                yield f"{path}:{number}", row
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+                yield f"{path}:{number}", _checked(row, f"{path}:{number}")
+    except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"{path}: cannot be read behind row {number}: {' '.join(str(error).split())}") from None
 
 

@@ -10,11 +10,9 @@ from pydantic import Field
 
 from lm.config import ConfigError
 from lm.conversations.dialogue import Dialogue, Refused
-from lm.conversations.files import PATTERNS, rows_of
+from lm.conversations.files import ENDINGS, rows_of
 from lm.pairs.base import EXCERPT, Given, Pair, Rejected, Source
 from lm.pairs.rows import NoPair, dialogues_of, pair_of
-
-ENDINGS = tuple(pattern.removeprefix("*") for pattern in PATTERNS)
 
 
 class Files(Source):

@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import Field
 
 from lm.config import ConfigError
+from lm.inputs.hashed import check_seen
 from lm.model import Decoder
 from lm.model_folder import read_model
 from lm.pairs.base import Given, Pair, Rejected
@@ -58,11 +59,10 @@ class Weak(Sampling):
     def read(self, slot: str, folder: Path) -> tuple[Decoder, Tokenizer]:
         """The weaker model. Raises ConfigError, which names the section of the slot, where there is none."""
         path = folder / self.model
-        if not path.is_dir() or path.is_symlink():
-            raise ConfigError(
-                f"{slot}: weak: {path}: no such folder, and no link is followed: copy the weaker model there"
-            )
+        if not path.is_dir():
+            raise ConfigError(f"{slot}: weak: {path}: no such folder: copy the weaker model there")
         try:
+            check_seen(path, folder)
             return read_model(path)
         except ValueError as error:
             raise ConfigError(f"{slot}: weak: {error}") from None

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from lm.config import Config, ConfigError
+from lm.inputs.hashed import watched
+from lm.inputs.text import LINES
 from lm.problems.example import Example, split_of
 from lm.problems.files import rows_of
 
@@ -43,7 +45,8 @@ def id_of(row: dict[str, Any], where: str) -> str:
 
 
 class Folder(Config):
-    """All *.jsonl and *.jsonl.gz of a folder, divided among sft, rl and test by a hash of the questions' normalised text.
+    """The files of JSON lines that stand in a folder, compressed or not, divided among sft, rl and test by a hash of the
+    questions' normalised text.
 
     With `test`, the files of that pattern are the test split as they are, so that a score is comparable with published ones;
     the others are divided between sft and rl, without the questions that the test has. needs: what a line must be, in words.
@@ -84,12 +87,11 @@ class Folder(Config):
 
     def _files(self) -> tuple[list[Path], list[Path]]:
         """The files that are the test split, and the others."""
-        found = [*Path(self.folder).glob("*.jsonl"), *Path(self.folder).glob("*.jsonl.gz")]
-        paths = sorted(path for path in found if path.is_file())
+        top = Path(self.folder)
+        paths = [path for path in watched(top) if path.parent == top and path.name.endswith(LINES)]
         if not paths:
-            raise ConfigError(
-                f"problems.folder: {self.folder}: holds no *.jsonl or *.jsonl.gz file; put problem files there"
-            )
+            endings = ", ".join(f"*{ending}" for ending in LINES)
+            raise ConfigError(f"problems.folder: {self.folder}: holds no {endings}; put problem files there")
         kept = [path for path in paths if self.test is not None and fnmatchcase(path.name, self.test)]
         if self.test is not None and len(kept) in (0, len(paths)):
             names = ", ".join(path.name for path in paths[:5])

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from lm.config import ConfigError
+from lm.inputs.hashed import check_seen
 from lm.model import Decoder
 from lm.model_folder import read_model
 from lm.tokenizer import Tokenizer
@@ -24,8 +25,9 @@ def assistant(name: str, beside: Decoder, tokenizer: Tokenizer) -> Decoder:
     """The model of that name, where the other model is. Raises ConfigError where there is none, it cannot be read, or does not
     have the other's tokens and context."""
     folder = Path(FOLDER, name)
-    if not folder.is_dir() or folder.is_symlink():
-        raise ConfigError(f"{folder}: no such folder, and no link is followed: copy a model there")
+    check_seen(folder, Path(FOLDER))
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder: copy a model there")
     try:
         model, own = _read(folder, max((path.stat().st_mtime_ns for path in folder.iterdir()), default=0))
     except ValueError as error:

@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lm.inputs.hashed import watched
 from lm.model import ModelConfig
 from lm.pairs.base import Rejected
 from lm.pairs.files import Files, dialogues_in
@@ -16,7 +17,6 @@ from tasks.about.sections import Sections
 from tasks.about.shrink import Params, rows
 from tasks.about.training import check_shards
 from tasks.core.config import ConfigError
-from tasks.core.hashed import hashed, read_ignored
 
 # Rows that may be unusable at the front of a file before it is said to have none.
 ROWS_TRIED = 1000
@@ -52,7 +52,7 @@ def check_files(stage: str, sections: Sections) -> Iterator[Finding]:
 def trouble_of(source: Files, slot: str, folder: Path) -> Iterator[Finding]:
     """Why a file cannot be used, each by itself; nothing where all can."""
     try:
-        listed = source.listed(slot, folder, hashed(folder, read_ignored()).files)
+        listed = source.listed(slot, folder, watched(folder))
     except ConfigError as error:
         where, _, what = str(error).partition(": ")
         yield Finding(f"params.yaml: {where}", what)

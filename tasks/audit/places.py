@@ -8,7 +8,7 @@ import tempfile
 from importlib.util import source_from_cache
 from pathlib import Path
 
-from tasks.core.hashed import PATTERNS
+from lm.inputs.hashed import PATTERNS
 from tasks.runner.graph import Entry
 from tasks.runner.own import cache_folder
 

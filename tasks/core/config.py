@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from lm.config import Config, ConfigError
+from lm.inputs.hashed import check_seen
 from tasks.core.libraries import SECTION
 from tasks.core.unseen import UNSEEN, unseen_keys
 from tasks.core.yaml import YAMLError, read_yaml
@@ -50,8 +51,8 @@ class Conversations(Config):
 
 
 def check_watched(slot: str, paths: list[str], folders: list[str]) -> None:
-    """Raises ValueError for a path that is in none of the folders, or behind a link to a folder in them: DVC watches those, so
-    it would not see it change."""
+    """Raises ValueError for a path that is in none of the folders, or where DVC, which watches those, does not look, so that it
+    would not see it change."""
     watched = [Path(os.path.abspath(folder)) for folder in folders]
     for path in paths:
         place = Path(os.path.abspath(path))
@@ -60,10 +61,10 @@ def check_watched(slot: str, paths: list[str], folders: list[str]) -> None:
             raise ValueError(
                 f"{slot} reads {path}, which is in neither of {', '.join(folders)}: move it, or name its folder there"
             )
-        if any(part.is_symlink() and part.is_dir() for part in (place, *place.parents) if holder in part.parents):
-            raise ValueError(
-                f"{slot} reads {path} through a link to a folder, behind which DVC does not look: move it here"
-            )
+        try:
+            check_seen(place, holder)
+        except ConfigError as error:
+            raise ValueError(f"{slot} reads {path}: {error}") from None
 
 
 def read_params(path: Path = Path("params.yaml")) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lm.checkpoint import read_description
 from lm.hugging_face.load import config_of
+from lm.inputs.hashed import folders_in
 from lm.model import Decoder, ModelConfig
 from lm.model_folder import is_hugging_face
 from lm.sampler import rows_for
@@ -124,7 +125,7 @@ def beside(teachers: Any, student: ModelConfig) -> list[ModelConfig]:
         return [student]
     if not teachers.folder or not teachers.folder.is_dir():
         return []
-    return [shape_in(folder) for folder in sorted(teachers.folder.glob("*")) if folder.is_dir()]
+    return [shape_in(folder) for folder in folders_in(teachers.folder)]
 
 
 def shape_in(folder: Path) -> ModelConfig:

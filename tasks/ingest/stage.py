@@ -16,8 +16,8 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from lm.config import Config, Seed, choice
+from lm.inputs.hashed import hashed, read_ignored
 from tasks.core.config import ConfigError
-from tasks.core.hashed import hashed, read_ignored
 from tasks.core.log import Log
 from tasks.core.parts import Part, put_in_place, workers
 from tasks.core.tables import Writer, read_batches, shard, shards, write_table

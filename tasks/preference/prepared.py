@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from lm.inputs.hashed import watched
 from lm.model import Decoder
 from lm.pairs.base import Given
 from lm.pairs.gathered import gathered
 from lm.pairs.table import SIDES, Pairs, read_pairs
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import Conversation
-from tasks.core.hashed import hashed, read_ignored
 from tasks.core.log import Log
 from tasks.core.tables import write_table
 from tasks.preference.logps import Progress, answer_logps, side_logps
@@ -27,7 +27,7 @@ def prepared(config: Any, model: Decoder, tokenizer: Tokenizer, log: Log) -> Pai
         return found
     folder = Path(config.folder)
     given = Given(
-        SLOT, folder, lambda: hashed(folder, read_ignored()).files, config.problems, model, tokenizer, config.seed,
+        SLOT, folder, lambda: watched(folder), config.problems, model, tokenizer, config.seed,
         lambda done, total: log.progress(done, total, "problem"),
     )  # fmt: skip
     pairs = gathered(config.pairs, given, config.held_out_fraction, config.query)

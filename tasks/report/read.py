@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.core.hashed import read_ignored
+from lm.inputs.hashed import read_ignored
 from tasks.core.yaml import read_yaml
 from tasks.report.chart import Points
 from tasks.runner.git import UNKNOWN, is_dirty, revision

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lm.checkpoint import device
 from lm.heads import ScalarHeads, put_heads, save_scorer
+from lm.inputs.hashed import watched
 from lm.model import Decoder
 from lm.model_folder import read_model
 from lm.pairs.base import Given
@@ -13,7 +14,6 @@ from lm.tokenizer import Tokenizer
 from lm.training.ahead import Ahead
 from lm.training.loop import train
 from lm.training.precision import autocast
-from tasks.core.hashed import hashed, read_ignored
 from tasks.core.log import Log
 from tasks.core.tables import write_table
 from tasks.reward.config import RewardConfig
@@ -57,7 +57,7 @@ def prepared(config: RewardConfig, model: Decoder, tokenizer: Tokenizer, log: Lo
         return kept
     folder = Path(config.folder)
     given = Given(
-        "reward.pairs", folder, lambda: hashed(folder, read_ignored()).files, config.problems, model, tokenizer, config.seed,
+        "reward.pairs", folder, lambda: watched(folder), config.problems, model, tokenizer, config.seed,
         lambda done, total: log.progress(done, total, "problem"),
     )  # fmt: skip
     found = gathered(config.pairs, given, config.held_out_fraction, config.query)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lm.checkpoint import device, save_model
+from lm.inputs.hashed import watched
 from lm.model_folder import read_model
 from lm.prompts.base import put_prompt
 from lm.training.loop import train
@@ -56,5 +57,4 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
 def files_read(config: RlConfig) -> Iterator[bytes]:
     """Names and contents of all that a user's reward function may read, which trunks depend on; none without one."""
     if any(part.reads for part in config.rewards):
-        paths = sorted(path for path in Path(FOLDER).rglob("*") if path.is_file())
-        yield from (part for path in paths for part in (path.as_posix().encode(), path.read_bytes()))
+        yield from (part for path in watched(Path(FOLDER)) for part in (path.as_posix().encode(), path.read_bytes()))

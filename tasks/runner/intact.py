@@ -5,8 +5,8 @@ import json
 import re
 from pathlib import Path
 
+from lm.inputs.hashed import hashed, read_ignored
 from tasks.core.config import ConfigError
-from tasks.core.hashed import hashed, read_ignored
 from tasks.runner.graph import Entry
 from tasks.runner.key import file_md5
 from tasks.runner.lock import entries_of, md5s

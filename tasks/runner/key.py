@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lm.inputs.hashed import Ignored, check_not_ignored, hashed, read_ignored
 from tasks.core.config import read_params
-from tasks.core.hashed import Ignored, hashed, read_ignored
 from tasks.runner.graph import Entry
 from tasks.runner.recorded import decides, key_of, locked
 
@@ -36,12 +36,13 @@ def listing_md5(md5s: dict[str, str]) -> str:
 
 
 def dependency_md5s(entry: Entry, ignored: Ignored) -> dict[str, str]:
-    """md5 of each dependency. Raises FileNotFoundError naming the one that is missing."""
+    """md5 of each dependency. Raises FileNotFoundError naming the one that is missing, and ConfigError one that DVC ignores."""
     for path in entry.deps:
         if not Path(path).exists():
             raise FileNotFoundError(
                 f"{entry.address}: its dependency {path} does not exist; has the stage before it run?"
             )
+        check_not_ignored(Path(path), ignored)
     return {path: path_md5(Path(path), ignored) for path in entry.deps}
 
 

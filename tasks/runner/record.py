@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from tasks.core.hashed import hashed, read_ignored
+from lm.inputs.hashed import hashed, read_ignored
 from tasks.runner.git import is_dirty, revision
 from tasks.runner.graph import Entry
 from tasks.runner.key import file_md5

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lm.distributed import world_size
+from lm.inputs.hashed import read_ignored
 from lm.model import Decoder
 from lm.settings import OFFLOAD, PARALLEL, POSITIONS
 from lm.training.data.sequence_losses import SequenceLosses
@@ -26,7 +27,6 @@ from lm.training.trunks.chain import branching, digest_of
 from lm.training.trunks.store import TrunkStore
 from lm.training.trunks.trunks import Trunks
 from tasks.core.config import read_params
-from tasks.core.hashed import read_ignored
 from tasks.core.log import Log
 from tasks.runner.graph import read_graph
 from tasks.runner.key import dependency_md5s, memo_key, signature

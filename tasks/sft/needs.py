@@ -40,7 +40,10 @@ def lengths_of(source: Any, problems: Any, folder: Path, vocab_size: int) -> lis
     tokens = counter(vocab_size)
     if source.name == "files":
         rows = (
-            row for path in files_of(folder / source.path) for row in dialogues_of(path) if isinstance(row, Dialogue)
+            row
+            for path in files_of(folder / source.path, folder)
+            for row in dialogues_of(path)
+            if isinstance(row, Dialogue)
         )
         return written_lengths(list(islice(rows, LOOKED_AT)), source, tokens)
     every = conversations(problems, getattr(source, "split", "sft"), vocab_size)

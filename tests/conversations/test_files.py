@@ -1,5 +1,6 @@
 """Files of every kind give the same conversations; a row that is none is named with its place, and costs no other."""
 
+import bz2
 import gzip
 import json
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from lm.config import ConfigError
 from lm.conversations.dialogue import Dialogue, Refused
@@ -23,6 +25,17 @@ def arrow(path: Path, stream: bool) -> None:
         sink.write_table(table, max_chunksize=2)
 
 
+def named_twice() -> pa.Table:
+    """The rows, with a second column `prompt`, which is not the one that is meant."""
+    table = pa.Table.from_pylist(ROWS)
+    return table.append_column("prompt", pa.array(["x"] * len(ROWS)))
+
+
+def beside(name: str, moments: list[int]) -> pa.Table:
+    """The rows beside a column of moments, in microseconds: Python has none after the year 9999."""
+    return pa.Table.from_pylist(ROWS).append_column(name, pa.array(moments, pa.timestamp("us")))
+
+
 WAYS: dict[str, Any] = {
     "a.jsonl": lambda path: path.write_text(LINES),
     "bom.jsonl": lambda path: path.write_text("\ufeff" + LINES),
@@ -30,6 +43,15 @@ WAYS: dict[str, Any] = {
     "lines.json": lambda path: path.write_text(LINES),
     "array.json": lambda path: path.write_text("\ufeff " + json.dumps(ROWS)),
     "a.jsonl.gz": lambda path: path.write_bytes(gzip.compress(LINES.encode())),
+    "a.jsonl.zst": lambda path: path.write_bytes(zstandard.compress(LINES.encode())),
+    "a.jsonl.bz2": lambda path: path.write_bytes(bz2.compress(LINES.encode())),
+    "packed.json": lambda path: path.write_bytes(bz2.compress(json.dumps(ROWS).encode())),
+    "joined.jsonl": lambda path: path.write_text("".join("\ufeff" + line for line in LINES.splitlines(True))),
+    "utf16.jsonl": lambda path: path.write_bytes(LINES.encode("utf-16")),
+    "unmarked.jsonl": lambda path: path.write_bytes(LINES.encode("utf-16-le")),
+    "spread.json": lambda path: path.write_text(json.dumps(ROWS, indent=2)),
+    "named.parquet": lambda path: pq.write_table(named_twice(), path),
+    "dated.parquet": lambda path: pq.write_table(beside("made", [0, 253_402_300_800_000_000, 2**62]), path),
     "a.parquet": lambda path: pq.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=2),
     "stream.arrow": lambda path: arrow(path, True),
     "file.arrow": lambda path: arrow(path, False),
@@ -61,14 +83,14 @@ def test_a_broken_row_is_refused_and_the_others_are_kept(tmp_path: Path, name: s
 
 
 def test_a_file_that_cannot_be_read_on_is_named(tmp_path: Path) -> None:
-    cut, utf16, torn = tmp_path / "cut.jsonl.gz", tmp_path / "a.jsonl", tmp_path / "a.parquet"
+    cut, packed, torn = tmp_path / "cut.jsonl.gz", tmp_path / "a.jsonl", tmp_path / "a.parquet"
     cut.write_bytes(gzip.compress(LINES.encode())[:-9])
-    utf16.write_bytes(LINES.encode("utf-16"))
+    packed.write_bytes(b"PK\x03\x04 and more")
     torn.write_bytes(b"PAR1 and no more")
     (tmp_path / "half.json").write_text("[{")
     for path, reason in (
-        (cut, "gzip ends"),
-        (utf16, "UTF-16"),
+        (cut, "the gzip data ends before it is whole"),
+        (packed, "is a zip archive: unpack it"),
         (torn, "cannot be read"),
         (tmp_path / "half.json", "not JSON"),
     ):
@@ -98,7 +120,39 @@ def test_files_are_found_anywhere_in_a_folder_in_one_order(tmp_path: Path) -> No
     for name in ("b/x.parquet", "a.jsonl", "b/c/z.json", "notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert [str(p.relative_to(tmp_path)) for p in files_of(tmp_path)] == ["a.jsonl", "b/c/z.json", "b/x.parquet"]
-    assert files_of(tmp_path / "a.jsonl") == [tmp_path / "a.jsonl"]
+    assert [str(p.relative_to(tmp_path)) for p in files_of(tmp_path, tmp_path)] == [
+        "a.jsonl",
+        "b/c/z.json",
+        "b/x.parquet",
+    ]
+    assert files_of(tmp_path / "a.jsonl", tmp_path) == [tmp_path / "a.jsonl"]
     with pytest.raises(ConfigError, match=r"nothing: holds no \*.jsonl, "):
-        files_of(tmp_path / "nothing")
+        files_of(tmp_path / "nothing", tmp_path)
+
+
+def test_a_text_of_a_table_that_is_no_utf8_is_refused_by_its_row(tmp_path: Path) -> None:
+    prompts = pa.array([b"0+1", b"caf\xe9"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"prompt": prompts, "completion": ["1", "2"]}), tmp_path / "a.parquet")
+    good, bad = dialogues_of(tmp_path / "a.parquet")
+    assert isinstance(good, Dialogue) and isinstance(bad, Refused)
+    assert bad.where == f"{tmp_path / 'a.parquet'}:2" and "no UTF-8" in bad.reason
+
+
+def test_where_dvc_does_not_look_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind links to folders, and of a clone's own `.git`; a link to a file is read."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("data/conversations")
+    for place in (folder / ".git", Path("elsewhere")):
+        place.mkdir(parents=True)
+        (place / "b.jsonl").write_text(LINES)
+    (folder / "a.jsonl").write_text(LINES)
+    (folder / "c.jsonl").symlink_to(tmp_path / "elsewhere/b.jsonl")
+    assert files_of(folder, folder) == [folder / "a.jsonl", folder / "c.jsonl"]
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    for place in (folder, folder / "link", folder / "link/b.jsonl"):
+        with pytest.raises(
+            ConfigError, match=r"^data/conversations/link is a link to a folder, behind which DVC does not"
+        ):
+            files_of(place, folder)
+    with pytest.raises(ConfigError, match=r"^data/conversations/.git/b.jsonl is ignored by .dvcignore"):
+        files_of(folder / ".git/b.jsonl", folder)

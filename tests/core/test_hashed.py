@@ -16,11 +16,12 @@ from dvc_data.hashfile.build import build
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lm.inputs.hashed import FOREIGN, LINK, Ignored, hashed, read_ignored
 from tasks.core.config import ConfigError
-from tasks.core.hashed import FOREIGN, Ignored, hashed, read_ignored
 from tasks.ingest.sources import Jsonl, TextFolder
 from tasks.ingest.stage import say_left_out
 from tasks.runner.key import path_md5
+from tests.core.readers import FILES, FOLDERS, PLACES
 from tests.project import ROOT
 
 ODD = [
@@ -81,7 +82,8 @@ NAMES = st.sampled_from(ODD) | st.text(
 )
 SAFE = NAMES.filter(lambda name: name not in (".", "..") and len(name.encode()) < 255)
 ENTRIES = st.tuples(
-    st.lists(SAFE, min_size=1, max_size=4), st.sampled_from(["file", "file", "file", "folder", "to file", "to folder"])
+    st.lists(SAFE, min_size=1, max_size=4),
+    st.sampled_from(["file", "lines", "lines", "lines", "folder", "to file", "to folder"]),
 )
 # Ours, and what a user might add.
 PATTERNS = st.sampled_from(
@@ -98,7 +100,8 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repo]:
 
 
 def make(folder: Path, elsewhere: Path, entries: list[tuple[list[str], str]]) -> None:
-    """Whatever of these entries can stand together; links lead to a file and to a folder elsewhere."""
+    """Whatever of these entries can stand together; links lead to a file and to a folder elsewhere. lines: a file with the
+    ending that every reader reads."""
     folder.mkdir(parents=True)
     for parts, kind in entries:
         path = folder.joinpath(*parts)
@@ -106,9 +109,11 @@ def make(folder: Path, elsewhere: Path, entries: list[tuple[list[str], str]]) ->
             (path if kind == "folder" else path.parent).mkdir(parents=True, exist_ok=True)
             if kind.startswith("to "):
                 path.symlink_to(elsewhere / "there.txt" if kind == "to file" else elsewhere)
+            elif kind == "lines":
+                path.with_name(f"{path.name[:90]}.jsonl").write_text("text of " + "/".join(parts))
             elif kind == "file" and not path.exists():
                 path.write_text("text of " + "/".join(parts))
-        except (FileExistsError, NotADirectoryError):
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
             continue
 
 
@@ -155,6 +160,67 @@ def test_what_is_hashed_and_read_is_what_dvc_hashes_or_it_is_refused_by_name(
         else:
             with pytest.raises(ConfigError, match="no file matches"):
                 source.files(str(path))
+        check_readers(path, names, [left for left in found.left_out if left.is_symlink()])
+
+
+def asked(question: Callable[[], object]) -> tuple[object, str]:
+    """(answer, ""), or (None, what it was refused with)."""
+    try:
+        return question(), ""
+    except ConfigError as error:
+        return None, str(error)
+
+
+def check_readers(path: Path, names: list[str], links: list[Path]) -> None:
+    """Every reader reads what DVC hashes of a folder, these names, as far as it means them, or refuses a link in it by name."""
+    refusals = {f"{link} {LINK}" for link in links}
+    for reader, (read, means) in FILES.items():
+        meant = sorted(path / name for name in names if means(name))
+        found, said = asked(lambda read=read: read(path))
+        assert said in refusals if links else found == meant or not (found or meant), (reader, said)
+    above = {name.partition("/")[0] for name in names if "/" in name}
+    for reader, folders in FOLDERS.items():
+        found, said = asked(lambda folders=folders: {folder.name for folder in folders(path)})
+        assert said in refusals if links else above <= found <= {each.name for each in path.iterdir()}, (reader, said)
+    places = [Path(at, name) for at, _, files in os.walk(path, followlinks=True) for name in files]
+    for reader, check in PLACES.items():
+        seen = [place for place in places if not asked(lambda place=place, check=check: check(place, path))[1]]
+        assert sorted(seen) == sorted(path / name for name in names), reader
+
+
+@pytest.mark.parametrize("reader", FILES)
+def test_a_folder_that_dvc_ignores_is_refused(tmp_path: Path, reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC hashes it as if it were empty, so that no change of it would be seen."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".dvcignore").write_text((ROOT / ".dvcignore").read_text())
+    for name in (".scratch/in", ".scratch/in/deep", "data"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.jsonl").write_text("{}")
+    read, means = FILES[reader]
+    for folder in (Path(".scratch/in"), tmp_path / ".scratch/in"):
+        with pytest.raises(ConfigError, match=rf"^{folder} is ignored by \.dvcignore, so DVC would not see it change"):
+            read(folder)
+    assert means("a.jsonl") and read(Path("data")) == [Path("data/a.jsonl")]
+
+
+def test_a_place_that_dvc_does_not_see_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".dvcignore").write_text((ROOT / ".dvcignore").read_text())
+    for name in (".git", "inner/.dvc", "plain", "../elsewhere"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    (tmp_path / "data/link").symlink_to(tmp_path / "elsewhere")
+    said = {
+        ".git": "is ignored by",
+        "inner/deep": r"inner/\.dvc: DVC skips a folder",
+        "link": "is a link to a folder, behind which",
+        "link/deep": r"data/link is a link to a folder",
+    }
+    for name, words in said.items():
+        for check in PLACES.values():
+            with pytest.raises(ConfigError, match=words):
+                check(Path("data", name), Path("data"))
+    for check in PLACES.values():
+        check(Path("data/plain"), Path("data"))
 
 
 NUISANCES: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -171,8 +237,12 @@ NUISANCES: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_what_dvc_cannot_hash_is_one_line_that_names_it(tmp_path: Path, kind: str) -> None:
     put, words = NUISANCES[kind]
     put(tmp_path / "odd.txt")
-    with pytest.raises(ConfigError, match=rf"odd\.txt: .*{re.escape(words)}, so DVC cannot hash it: remove it$"):
+    line = rf"odd\.txt: .*{re.escape(words)}, so DVC cannot hash it: remove it$"
+    with pytest.raises(ConfigError, match=line):
         hashed(tmp_path, Ignored(tmp_path, []))
+    for read, _ in FILES.values():
+        with pytest.raises(ConfigError, match=line):
+            read(tmp_path)
 
 
 def test_a_name_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:

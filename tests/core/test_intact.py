@@ -15,8 +15,8 @@ from safetensors.numpy import save_file
 
 from flows.stage.process import run_stage
 from flows.stage.ready import ready
+from lm.inputs.hashed import read_ignored
 from tasks.core.config import ConfigError
-from tasks.core.hashed import read_ignored
 from tasks.core.tables import write_table
 from tasks.core.yaml import dump_yaml
 from tasks.runner.graph import Entry

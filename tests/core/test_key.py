@@ -3,11 +3,12 @@
 import os
 from pathlib import Path
 
+import pytest
 import yaml
 from dvc.repo import Repo
 
-from tasks.core.config import read_params
-from tasks.core.hashed import read_ignored
+from lm.inputs.hashed import read_ignored
+from tasks.core.config import ConfigError, read_params
 from tasks.core.yaml import read_yaml
 from tasks.runner.graph import read_graph
 from tasks.runner.key import dependency_md5s, locked_key, memo_key, stage_key
@@ -96,6 +97,17 @@ def test_the_key_changes_with_all_that_decides_and_nothing_else(tmp_path: Path, 
     first = key()
     (project / "in" / "b.txt").write_bytes(b"one\ntwo\n")
     assert key() != first
+
+
+def test_a_stage_whose_input_dvc_ignores_has_no_key(tmp_path: Path, monkeypatch) -> None:
+    project = tmp_path / "project"
+    make_repo(project)
+    monkeypatch.chdir(project)
+    (project / ".dvcignore").write_text("/in/\n")
+    with pytest.raises(
+        ConfigError, match=r"^in is ignored by \.dvcignore, so DVC would not see it change: move it else"
+    ):
+        dependency_md5s(read_graph()["toy"], read_ignored())
 
 
 def test_a_memo_outlives_new_data_and_neither_new_code_nor_new_params() -> None:

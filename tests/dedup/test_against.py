@@ -117,14 +117,14 @@ def test_b_is_not_changed_and_rows_that_are_gone_stay_gone(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [
-        ("b.jsonl", b'{"text": "a"}\n{oops\n', "line 2: not JSON"),
-        ("b.jsonl", b'{"body": "a"}\n', "line 1: has no 'text'"),
-        ("b.jsonl", b'{"text": 3}\n', "line 1: 'text' is no text"),
-        ("b.jsonl", b"\xff\n", "cannot be read"),
+        ("b.jsonl", b'{"text": "a"}\n{oops\n', "b.jsonl:2: not JSON"),
+        ("b.jsonl", b'{"body": "a"}\n', "b.jsonl:1: has no 'text'"),
+        ("b.jsonl", b'{"text": 3}\n', "b.jsonl:1: 'text' is no text"),
+        ("b.jsonl", b"\xff\n", "b.jsonl:1: is no UTF-8: its byte 1 is 0xff"),
         ("b.jsonl", b"", "holds no texts"),
         ("b.jsonl", b'{"text": null}\n', "holds no texts"),
-        ("b.jsonl.gz", b"no gzip", "b.jsonl.gz: after line 0: cannot be read"),
-        ("b.jsonl.zst", b"no zstd", "b.jsonl.zst: after line 0: cannot be read"),
+        ("b.jsonl.gz", b"no gzip", "b.jsonl.gz: not gzip, as its name says"),
+        ("b.jsonl.zst", b"no zstd", "b.jsonl.zst: not zstd, as its name says"),
         ("b.parquet", b"no parquet", "b.parquet: not a Parquet file"),
         ("b.csv", b"text\n", "has no file that ends with .parquet"),
         (None, b"", "does not exist"),
@@ -163,6 +163,31 @@ def test_a_gzip_that_is_damaged_anywhere_is_said_so(tmp_path: Path) -> None:
         (tmp_path / "b.jsonl.gz").write_bytes(damaged)
         with pytest.raises(ConfigError, match=r"^dedup.against.*b.jsonl.gz"):
             kept(["x"], Against(folder=str(tmp_path)))
+
+
+def test_a_zstd_that_is_cut_anywhere_is_said_so(tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"text": f"text {number**3}"}) + "\n" for number in range(1000))
+    whole = zstandard.ZstdCompressor(write_checksum=True, write_content_size=False).compress(rows.encode())
+    for place in (1, 5, 40, len(whole) // 2, len(whole) - 10):
+        (tmp_path / "b.jsonl.zst").write_bytes(whole[:-place])
+        with pytest.raises(ConfigError, match=r"^dedup.against: .*b.jsonl.zst.*the zstd data ends before it is whole"):
+            kept(["x"], Against(folder=str(tmp_path)))
+
+
+def test_a_zstd_of_a_long_window_and_byte_order_marks_are_read(tmp_path: Path) -> None:
+    rows = b"\xef\xbb\xbf" + b'{"text": "a"}\n\xef\xbb\xbf{"text": "b"}\n'
+    packer = zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters.from_level(3, window_log=30)
+    )
+    stream = packer.compressobj()  # as `zstd --long=30` writes what it reads from a pipe
+    (tmp_path / "b.jsonl.zst").write_bytes(stream.compress(rows) + stream.flush())
+    assert kept(["a", "b", "c"], Against(folder=str(tmp_path))).keep_N.tolist() == [False, False, True]
+
+
+def test_of_two_columns_of_text_the_first_is_read(tmp_path: Path) -> None:
+    both = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(both, tmp_path / "b.parquet")
+    assert kept(["a", "b"], Against(folder=str(tmp_path))).keep_N.tolist() == [False, True]
 
 
 def test_a_lone_surrogate_in_b_is_read(tmp_path: Path) -> None:

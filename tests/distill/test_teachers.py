@@ -83,6 +83,17 @@ def test_a_teacher_that_does_not_fit_is_named(here: Path) -> None:
     with pytest.raises(ConfigError, match=r"data/teachers/empty/config.json: no such file"):
         needs(sections({"teachers": {"name": "ensemble"}})).work.step()
     (here / "data/teachers/empty").rmdir()
+    (here / "elsewhere").mkdir()
+    (here / "data/teachers/big").symlink_to(here / "elsewhere")
+    for said in (
+        lambda: needs(sections({"teachers": {"name": "ensemble"}})).work.step(),
+        lambda: trained(here / "linked", config(teachers=Ensemble())),
+    ):
+        with pytest.raises(
+            ConfigError, match=r"data/teachers/big is a link to a folder, behind which DVC does not look"
+        ):
+            said()
+    (here / "data/teachers/big").unlink()
     with pytest.raises(ConfigError, match=r"distill.teachers: data/teachers/short/model.safetensors: cannot be read"):
         trained(here / "b", config(teachers=Ensemble()))
 

@@ -8,8 +8,8 @@ from dvc.config import Config
 
 from flows.params.outside import reach_inputs
 from flows.workspaces.variants import made, make, place
+from lm.inputs.hashed import read_ignored
 from tasks.core.config import ConfigError
-from tasks.core.hashed import read_ignored
 from tasks.runner.git import git
 from tasks.runner.key import path_md5
 

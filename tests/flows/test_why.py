@@ -127,6 +127,15 @@ def test_an_input_that_dvc_cannot_take_is_one_line_before_dvc_looks_at_it(root: 
     assert reasons(root) == {"first": None, "second": None}
 
 
+def test_an_input_that_dvc_ignores_is_one_line(root: Path) -> None:
+    """DVC hashes it as if it were empty, so that no change of it would be seen."""
+    (root / ".dvcignore").write_text("/given/\n")
+    with pytest.raises(
+        ConfigError, match=r"^given is ignored by \.dvcignore, so DVC would not see it change: move it else"
+    ):
+        make_plan(root, [])
+
+
 def test_files_are_named_in_folders_of_code_by_git_and_of_data_by_the_cache(root: Path) -> None:
     Path("tasks/room/two.py").write_text(CODE.replace("a + b", "a - b"))
     Path("tasks/room/three.py").write_text(CODE)

@@ -14,10 +14,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lm.inputs.compressed import Damaged, Plain
 from tasks.core.config import ConfigError
 from tasks.ingest.sources import Csv, Jsonl, Parquet, TextFolder
 from tasks.ingest.sources.base import File
-from tasks.ingest.sources.compressed import Damaged, Plain
 from tasks.ingest.sources.files import open_file
 from tests.ingest.made import GOOD, ingest, reasons, row
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.arrow_text import as_text, is_text
+from lm.inputs.arrow_text import as_text, is_text
+from lm.inputs.columns import own_names, plain_values
 from tasks.core.config import ConfigError
 from tasks.ingest.sources import Parquet
-from tasks.ingest.sources.arrow_rows import own_names, plain_values
 from tests.ingest.made import ingest, ingest_for_all, reasons
 
 ID = uuid.UUID("3600682b-1779-4051-b053-7f286f9aca1b")

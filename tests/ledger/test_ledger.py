@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from lm.config import ConfigError
-from tasks.core.hashed import read_ignored
+from lm.inputs.hashed import read_ignored
 from tasks.core.tables import shard, write_table
 from tasks.ledger.__main__ import main
 from tasks.ledger.documents import fate_of, licences, removed_by

@@ -356,8 +356,8 @@ def test_without_weight_or_beside_itself_the_tuned_model_is_told() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("nobody", r"data/assistants/nobody: no such folder, and no link is followed: copy a model there"),
-        ("link", r"data/assistants/link: no such folder"),
+        ("nobody", r"data/assistants/nobody: no such folder: copy a model there"),
+        ("link", r"data/assistants/link is a link to a folder, behind which DVC does not look"),
         ("torn", r"data/assistants/torn/config.json: no such file"),
         ("short", r"data/assistants/short: reads 32 tokens, the model it assists 96: take one that reads as many"),
         ("wide", r"data/assistants/wide: has other tokens than the model it assists"),

@@ -1,13 +1,17 @@
 """Problem sets: disjoint splits, demonstrations that the verifier accepts, and working that is right."""
 
+import bz2
 import gzip
 import json
+import lzma
 from collections import Counter
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -113,14 +117,14 @@ def test_worked_by_hand() -> None:
         ('{"question": " ", "answer": "#### 7"}', "JSON object.*`question` is blank"),
         ('{"question": "q", "answer": 7}', "JSON object.*`answer` is 7"),
         ('{"question": "q", "answer": ["#### 7"]}', "JSON object.*`answer` is "),
-        ('{"question": "\\ud800", "answer": "#### 7"}', "JSON object.*surrogates"),
+        ('{"question": "\\ud800", "answer": "#### 7"}', "JSON object.*lone surrogate"),
         ('{"question": "q", "answer": "7"}', "no number after"),
         ('{"question": "q", "answer": "#### "}', "no number after"),
         ('{"question": "q", "answer": "#### seven"}', "'seven' is not one number"),
         ('{"question": "q", "answer": "#### 7 or 8"}', "'7 or 8' is not one number"),
         ('{"question": "q", "answer": "so \\\\boxed{\\\\sqrt{2}}"}', "sqrt.* is not one number"),
         ('{"question": "q", "answer": "#### 1/0"}', "'1/0' is not one number"),
-        (b'{"question": "\xff", "answer": "#### 7"}', "JSON object.*utf-8"),
+        (b'{"question": "\xff", "answer": "#### 7"}', "is no UTF-8: its byte 15 is 0xff: write the file as UTF-8"),
         ('{"question": "q", "answer": "#### 7", "level": ["hard"]}', "`level` must be a string or a number"),
     ],
 )
@@ -145,14 +149,14 @@ def test_a_level_is_told_where_there_is_one(tmp_path: Path) -> None:
 
 def test_a_broken_gzip_is_named(tmp_path: Path) -> None:
     packed = gzip.compress(b'{"question": "q", "answer": "#### 7"}\n' * 1000)
-    for name, content in (
-        ("cut", packed[:-20]),
-        ("none", b"plain text\n"),
-        ("torn", packed[:40] + b"\0" * 40 + packed[80:]),
+    for name, content, said in (
+        ("cut", packed[:-20], r":\d+: cannot be read on: the gzip data ends before it is whole"),
+        ("none", b"plain text\n", ": not gzip, as its name says"),
+        ("torn", packed[:40] + b"\0" * 40 + packed[80:], ".*: gzip: "),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "p.jsonl.gz").write_bytes(content)
-        with pytest.raises(ConfigError, match=r"p\.jsonl\.gz:\d+: the gzip"):
+        with pytest.raises(ConfigError, match=rf"p\.jsonl\.gz{said}"):
             Gsm8k(folder=str(tmp_path / name)).examples("sft")
 
 
@@ -162,7 +166,7 @@ def every(folder: Path, **given: str) -> dict[str, list]:
 
 def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path: Path) -> None:
     rows = [json.dumps({"question": f"q{i}", "answer": f"#### {i}"}) for i in range(3)]
-    text = "\ufeff" + rows[0] + "\r\n\r\n" + rows[1] + "\n   \n\n" + rows[2] + "\n\n"
+    text = "\ufeff" + rows[0] + "\r\n\r\n" + rows[1] + "\n   \n\n\ufeff\ufeff" + rows[2] + "\n\n"
     (tmp_path / "a.jsonl").write_bytes(text.encode())
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(text.encode()))
     found = [example for examples in every(tmp_path).values() for example in examples]
@@ -215,13 +219,39 @@ def test_a_gold_answer_that_cannot_be_read_makes_a_score_invalid() -> None:
     assert Gsm8k().score(Example("a", "q", "seven", ""), "#### 7") == Score(0.0, valid=False)
 
 
+ROWS = "".join(json.dumps({"question": name, "answer": "#### 7"}) + "\n" for name in "abcdefgh")
+
+
 @pytest.mark.parametrize(
-    ("encoding", "end", "reason"),
-    [("utf-16", "\n", "UTF-16"), ("utf-32", "\n", "UTF-16"), ("utf-8", "\r", "carriage returns")],
+    ("name", "pack"),
+    [
+        *(("p.jsonl", pack) for pack in (zstandard.compress, bz2.compress)),
+        *(("p.jsonl.zst", zstandard.compress), ("p.jsonl.bz2", bz2.compress), ("p.jsonl.xz", lzma.compress)),
+        *(
+            ("p.jsonl", lambda text, name=name: text.decode().encode(name))
+            for name in ("utf-16", "utf-16-be", "utf-32")
+        ),
+    ],
 )
-def test_a_file_of_another_form_is_named_for_what_it_is(tmp_path: Path, encoding: str, end: str, reason: str) -> None:
-    rows = [json.dumps({"question": name, "answer": "#### 7"}) for name in "ab"]
-    (tmp_path / "p.jsonl").write_bytes((end.join(rows) + end).encode(encoding))
+def test_a_file_is_read_however_it_is_packed_and_encoded(
+    tmp_path: Path, name: str, pack: Callable[[bytes], bytes]
+) -> None:
+    (tmp_path / name).write_bytes(pack(ROWS.encode()))
+    assert sorted(e.prompt for examples in every(tmp_path).values() for e in examples) == [*"abcdefgh"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (ROWS.replace("\n", "\r").encode(), "its lines end in carriage returns alone: write them with line feeds"),
+        (zstandard.compress(ROWS.encode())[:-5], "the zstd data ends before it is whole"),
+        (b"PK\x03\x04 and more", "is a zip archive: unpack it"),
+        (b"PAR1 and more", "is Parquet"),
+        (gzip.compress(bz2.compress(ROWS.encode())), "is gzip that holds bzip2: unpack it once"),
+    ],
+)
+def test_a_file_of_another_form_is_named_for_what_it_is(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "p.jsonl").write_bytes(content)
     with pytest.raises(ConfigError, match=rf"p\.jsonl: .*{reason}"):
         Gsm8k(folder=str(tmp_path)).examples("sft")
 

@@ -16,12 +16,12 @@ from lm import pairs
 from lm.checkpoint import save_model
 from lm.config import ConfigError, methods_of
 from lm.conversations.dialogue import Dialogue
+from lm.inputs.hashed import hashed, read_ignored
 from lm.pairs import Files, Mined, SelfPlay
 from lm.pairs.base import Given, Pair, Rejected, Source
 from lm.pairs.rows import NoPair, dialogues_of, pair_of
 from lm.problems.example import Example, Score
 from lm.tokenizer import Tokenizer
-from tasks.core.hashed import hashed, read_ignored
 from tests.conversations.folders import LLAMA2, strangers_folder
 from tests.lm.models import toy_model
 from tests.preference.made import TOKENIZER, Parity, rows, write_rows, writer
@@ -152,7 +152,7 @@ def test_rows_that_cannot_be_used_are_named_and_the_others_kept(tmp_path: Path) 
     (tmp_path / "b.jsonl.gz").write_bytes(packed[:60])
     (tmp_path / "c.jsonl.gz").write_bytes(b"no gzip\n")
     (tmp_path / "d.parquet").write_bytes(b"PAR1 and no more")
-    (tmp_path / "e.jsonl").write_bytes(b"\xff\xfe\n" + json.dumps(good[4]).encode())
+    (tmp_path / "e.jsonl").write_bytes(b"PK\x03\x04\n" + json.dumps(good[4]).encode())
     pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "f.parquet")
     (tmp_path / "README.md").write_text("no pairs\n")
     made, wrong = parted(Files(), given_of(tmp_path))
@@ -169,7 +169,7 @@ def test_rows_that_cannot_be_used_are_named_and_the_others_kept(tmp_path: Path) 
         ("f.parquet:2", "missing_chosen"),
     ]
     [cut] = [one for one in wrong if one.where[0] == "b"]
-    assert cut.reason == "unreadable" and "gzip ends" in cut.excerpt
+    assert cut.reason == "unreadable" and "the gzip data ends before it is whole" in cut.excerpt
 
 
 def test_the_pattern_chooses_files_in_the_order_of_their_names(tmp_path: Path) -> None:

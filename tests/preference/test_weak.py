@@ -154,5 +154,5 @@ def test_preflight_says_that_it_is_not_there(folder: Path) -> None:
 
     assert said("weak") == []
     assert said("none") == [
-        f"params.yaml: preference.pairs: weak: {folder}/none: no such folder, and no link is followed: copy the weaker model there"
+        f"params.yaml: preference.pairs: weak: {folder}/none: no such folder: copy the weaker model there"
     ]

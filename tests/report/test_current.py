@@ -7,7 +7,7 @@ from unittest.mock import patch
 import pytest
 import yaml
 
-from tasks.core.hashed import read_ignored
+from lm.inputs.hashed import read_ignored
 from tasks.report.read import read_facts, read_stages
 from tasks.runner.graph import read_graph
 from tasks.runner.key import path_md5

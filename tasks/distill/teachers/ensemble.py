@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from lm.checkpoint import device
 from lm.config import ConfigError
+from lm.inputs.hashed import folders_in
 from lm.model import Decoder
 from lm.model_folder import read_model
 from lm.tokenizer import Tokenizer
@@ -26,7 +27,7 @@ class Ensemble(Teachers):
         return Path(FOLDER)
 
     def open(self, start: Decoder, tokenizer: Tokenizer, data: Path = Path("data"), asked: Any = None) -> Taught:
-        folders = sorted(path for path in Path(FOLDER).glob("*") if path.is_dir())
+        folders = folders_in(Path(FOLDER))
         if not folders:
             raise ConfigError(
                 f"distill.teachers: there is no folder of a model in {FOLDER}: put one there, or take alone"

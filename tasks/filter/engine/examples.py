@@ -4,25 +4,27 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from lm.config import ConfigError
+from lm.inputs.columns import texts_of
+from lm.inputs.hashed import watched
+from lm.inputs.text import LINES
 from lm.problems.files import rows_of
-from tasks.core.arrow_text import as_text, is_text
-from tasks.core.config import ConfigError
-from tasks.core.hashed import hashed, read_ignored
 
-SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
+SUFFIXES = (".txt", *LINES, ".parquet")
 NEEDS = "a JSON object with a string `text`"
 
 
 def read_examples(key: str, path: Path, most: int) -> list[str]:
     """The first `most` texts of the files, by name. Raises ConfigError naming the key, or the file and line, at fault."""
-    files = [path] if path.is_file() else [f for f in hashed(path, read_ignored()).files if f.name.endswith(SUFFIXES)]
-    texts = list(islice((text for file in files for text in _texts(file) if text.strip()), most))
+    texts = list(islice((text for file in files_of(path) for text in _texts(file) if text.strip()), most))
     if not texts:
         raise ConfigError(f"{key}: {path}: no text in it; give a file or a folder of {', '.join(SUFFIXES)} with `text`")
     return texts
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file, or those of a folder, by name."""
+    return [path] if path.is_file() else [file for file in watched(path) if file.name.endswith(SUFFIXES)]
 
 
 def _texts(file: Path) -> Iterator[str]:
@@ -38,13 +40,10 @@ def _texts(file: Path) -> Iterator[str]:
 
 
 def _of_parquet(file: Path) -> Iterator[str]:
-    try:
-        with pq.ParquetFile(file) as table:
-            kinds = table.schema_arrow
-            if "text" not in kinds.names or not is_text(kinds.field("text").type):
-                there = ", ".join(f"{field.name} ({field.type})" for field in kinds)
-                raise ConfigError(f"{file}: needs a column `text` of strings; it has {there}")
-            for batch in table.iter_batches(columns=["text"]):
-                yield from as_text(batch["text"], pa.large_string()).drop_null().to_pylist()
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not a Parquet file that can be read: {' '.join(str(error).split())}") from None
+    for texts in texts_of(file, "text"):
+        try:
+            yield from texts.to_pylist()
+        except UnicodeDecodeError:
+            raise ConfigError(
+                f"{file}: a text in the column `text` is no UTF-8: mend it, or take the file out"
+            ) from None

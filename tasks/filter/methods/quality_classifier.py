@@ -86,7 +86,9 @@ def score_shard(item: tuple[str, list[str] | None, str], folder: Path) -> dict[s
 class QualityClassifier(Config):
     name: Literal["quality_classifier"] = "quality_classifier"
     sources: list[str] | None = Field(None, description="judge the documents of these sources; all when absent")
-    good: str = Field("data/references/good", description="a file or folder of .txt, .jsonl, .jsonl.gz or .parquet")
+    good: str = Field(
+        "data/references/good", description="a file or folder of .txt, .jsonl (compressed or not) or .parquet"
+    )
     bad: str | None = Field(None, description="likewise; the documents themselves when absent")
     examples: int = Field(100_000, gt=1, description="of each, at most; the larger side is cut to the smaller")
     threshold: float = Field(0.5, ge=0, le=1, description="documents that score lower go")

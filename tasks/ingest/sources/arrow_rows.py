@@ -1,31 +1,17 @@
 """Batches of Arrow columns, of any types and names, as rows of a source: text, id and what goes into meta."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from tasks.core.arrow_text import as_text, is_text
+from lm.inputs.arrow_text import as_text, is_text
+from lm.inputs.columns import own_names, plain_values
 from tasks.ingest.sources.base import ROWS, Columns, File, Rejected, excerpt_of, which_field
 from tasks.ingest.sources.files import after, quarantined
 from tasks.ingest.sources.rows import ROWS_A_BATCH, to_json
 
 FILE_MAGIC = b"ARROW1"
-LAST_NANOSECOND = 2**63 - 24 * 3600 * 10**9  # of those that any zone's offset can be added to
-
-
-def own_names(names: Sequence[str]) -> list[str]:
-    """The names, all different: the second column of a name is `name#2`, or the next number that no column bears."""
-    if len(set(names)) == len(names):
-        return list(names)
-    found: list[str] = []
-    for place, name in enumerate(names):
-        number, own = 2, name
-        while own in found or (own != name and own in names[place:]):
-            own, number = f"{name}#{number}", number + 1
-        found.append(own)
-    return found
 
 
 def refusal(schema: pa.Schema, columns: Columns) -> Rejected | None:
@@ -76,54 +62,6 @@ def _spelled(value: Any) -> str:
     if isinstance(value, bytes):
         return value.hex()
     return to_json({"": value})[4:-1] if isinstance(value, dict | list) else str(value)
-
-
-def plain_values(column: pa.Array) -> list[Any]:
-    """The values as Python's own; what Python has no value for (a date after 9999, bytes that are no UTF-8) is spelled out."""
-    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
-        return _nanoseconds(column)
-    try:
-        return column.to_pylist()
-    except Exception:  # Arrow raises what the type it converts to raises, of any kind
-        return [_plain_value(value) for value in column]
-
-
-def _nanoseconds(column: pa.Array) -> list[Any]:
-    """Timestamps, those within a day of what 64 bits hold as texts in UTC: a zone's offset would take them beyond it."""
-    counts = column.cast(pa.int64())
-    near = pc.or_(pc.greater(counts, LAST_NANOSECOND), pc.less(counts, -LAST_NANOSECOND))
-    written = column.cast(pa.timestamp("ns", column.type.tz and "UTC")).cast(pa.string())
-    return [
-        text.as_py() if is_near.as_py() else value.as_py()
-        for value, is_near, text in zip(column, near, written, strict=True)
-    ]
-
-
-def _plain_value(value: pa.Scalar) -> Any:
-    try:
-        return value.as_py()
-    except Exception:
-        return _spelled_out(value)
-
-
-def _spelled_out(value: pa.Scalar) -> Any:
-    kind = value.type
-    if isinstance(value, pa.DictionaryScalar | pa.ExtensionScalar | pa.RunEndEncodedScalar | pa.UnionScalar):
-        return _plain_value(value.value)
-    if isinstance(value, pa.StructScalar):
-        names = own_names([kind.field(place).name for place in range(kind.num_fields)])
-        return {name: _plain_value(value[place]) for place, name in enumerate(names)}
-    if isinstance(value, pa.MapScalar):
-        return [[_plain_value(pair[0]), _plain_value(pair[1])] for pair in value.values]
-    if isinstance(value, pa.ListScalar):
-        return [_plain_value(inner) for inner in value.values]
-    if is_text(kind):
-        return value.as_buffer().to_pybytes().decode("utf-8", "backslashreplace")
-    try:
-        text = value.cast(pa.string()).as_py()
-    except pa.ArrowException:
-        return str(value.value)
-    return str(value.value) if text.startswith("<value out of range") else text
 
 
 def read_arrow(file: File, columns: Columns) -> Iterator[pa.RecordBatch | Rejected]:

@@ -8,9 +8,9 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import Field
 
-from tasks.ingest.sources.arrow_rows import own_names
+from lm.inputs.columns import own_names
+from lm.inputs.compressed import SUFFIXES
 from tasks.ingest.sources.base import Columns, File, Record, Rejected, excerpt_of, which_field
-from tasks.ingest.sources.compressed import SUFFIXES
 from tasks.ingest.sources.file_source import TextSource
 from tasks.ingest.sources.files import read_lines
 from tasks.ingest.sources.rows import record_of, to_batches

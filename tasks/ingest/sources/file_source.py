@@ -2,8 +2,8 @@
 
 from pydantic import Field, field_validator
 
+from lm.inputs.encodings import known_encoding
 from tasks.ingest.sources.base import File, Source, below_folder
-from tasks.ingest.sources.encodings import known_encoding
 from tasks.ingest.sources.files import matching
 
 

@@ -1,6 +1,5 @@
 """Files of this machine and of remote stores through fsspec, decompressed on the way up to a stated limit."""
 
-import codecs
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -9,22 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from lm.inputs.compressed import Damaged, ExpandsTooFar
+from lm.inputs.hashed import check_no_link, hashed, read_ignored
+from lm.inputs.text import BUFFER, as_utf8, plain_bytes, without_mark
 from tasks.core.config import ConfigError
-from tasks.core.hashed import hashed, read_ignored
 from tasks.ingest.sources.base import EXCERPT, WEB, File, Rejected, excerpt_of
-from tasks.ingest.sources.compressed import (
-    HEAD,
-    SUFFIXES,
-    Damaged,
-    ExpandsTooFar,
-    Plain,
-    foreign_kind,
-    kind_of,
-)
-from tasks.ingest.sources.encodings import BOM, Recoded, encoding_of
 
-BUFFER = 1 << 18
-SEEN = 8  # bytes of a text that tell its encoding
 # What fsspec's ValueError says of a web server that sends all of a file, whatever part was asked for.
 NO_PARTS = ("support range requests", "Got more bytes")
 
@@ -43,7 +32,7 @@ def matching(folder: str, pattern: str, label: str) -> list[File]:
             raise ConfigError(f"ingest.folder: {folder}: no such folder (source {label})")
         matched = [path for path in top.glob(pattern) if path.is_file()]
         for place in {path.parent for path in matched}:
-            check_inside(place, top, label)
+            check_no_link(place, top)
         kept = set(hashed(top, read_ignored()).files)
         found = [local_file(path, top) for path in matched if path in kept]
     if not found:
@@ -62,18 +51,6 @@ def none_of(pattern: str, label: str, folder: str, others: Iterable[Path]) -> Co
         f"{'name the source and the pattern that read those' if there else 'put files there'}, or name the folder that has "
         'them, as in SET="ingest.folder=/data/text"'
     )
-
-
-def check_inside(place: Path, top: Path, label: str) -> None:
-    """Raises ConfigError for a folder that a link puts below `top`: DVC does not look behind links to folders, so a change
-    there would go unseen."""
-    while place != top:
-        if place.is_symlink():
-            raise ConfigError(
-                f"ingest.sources: {label}: {place} is a link to a folder, behind which DVC does not look: name the folder "
-                "itself as ingest.folder, or move it here"
-            )
-        place = place.parent
 
 
 def local_file(path: Path, top: Path) -> File:
@@ -127,34 +104,16 @@ def open_raw(file: File) -> BinaryIO:
 
 @contextmanager
 def open_file(file: File, max_expansion: int) -> Iterator[BinaryIO]:
-    """The bytes of a file, decompressed where its first bytes say that it is compressed, whatever its name.
-
-    Raises Damaged where the name alone says so, and for what holds no text by itself.
-    """
-    with open_raw(file) as raw:
-        head = raw.read(HEAD)
-        raw.seek(0)
-        stated = next((kind for suffix, kind in SUFFIXES.items() if file.plain_path.endswith(suffix)), None)
-        if kind := kind_of(head):
-            yield Plain(raw, kind, max_expansion)  # type: ignore[misc] # the part of it that is used here
-        elif head and stated:
-            raise Damaged(f"not {stated}, as its name says")
-        elif foreign := foreign_kind(head):
-            raise Damaged(f"is {foreign}")
-        else:
-            yield io.BufferedReader(raw, BUFFER) if file.remote else raw  # type: ignore[type-var]
+    """The bytes of a file as `plain_bytes` gives them."""
+    with open_raw(file) as raw, plain_bytes(raw, file.plain_path, max_expansion) as plain:
+        yield io.BufferedReader(plain, BUFFER) if file.remote and plain is raw else plain  # type: ignore[type-var]
 
 
 @contextmanager
 def open_text(file: File, max_expansion: int, encoding: str) -> Iterator[BinaryIO]:
-    """The bytes of a text as UTF-8, from whatever encoding its mark says, else from the one that is stated."""
-    with open_file(file, max_expansion) as opened:
-        buffered = opened if isinstance(opened, io.BufferedReader) else io.BufferedReader(opened, BUFFER)  # type: ignore[type-var]
-        found = encoding_of(buffered.peek(SEEN)[:SEEN], encoding)
-        if codecs.lookup(found).name == "utf-8":
-            yield buffered
-        else:
-            yield io.BufferedReader(Recoded(buffered, found), BUFFER)  # type: ignore[arg-type]
+    """The bytes of a text as UTF-8."""
+    with open_file(file, max_expansion) as opened, as_utf8(opened, encoding) as text:
+        yield text
 
 
 @contextmanager
@@ -202,13 +161,6 @@ def read_lines(
     yield from after(wrong, row)
     if not row and not wrong:
         yield Rejected(0, "empty_file")
-
-
-def without_mark(line: bytes) -> bytes:
-    """The line without byte order marks at its beginning."""
-    while line.startswith(BOM):
-        line = line.removeprefix(BOM)
-    return line
 
 
 def after(wrong: list[Rejected], row: int) -> Iterator[Rejected]:

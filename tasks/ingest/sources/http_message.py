@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass
 from email.message import Message
 
-from tasks.ingest.sources.compressed import Damaged, ExpandsTooFar, Plain, kind_of
+from lm.inputs.compressed import Damaged, ExpandsTooFar, Plain, kind_of
 from tasks.ingest.sources.warc_records import parse_headers
 
 HEAD_END = re.compile(rb"\r?\n\r?\n")

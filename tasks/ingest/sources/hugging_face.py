@@ -9,8 +9,8 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import Field, field_validator
 
+from lm.inputs.hashed import hashed, read_ignored
 from tasks.core.config import ConfigError
-from tasks.core.hashed import hashed, read_ignored
 from tasks.ingest.sources.arrow_rows import read_arrow
 from tasks.ingest.sources.base import Columns, File, Record, Rejected, below_folder, excerpt_of
 from tasks.ingest.sources.csv import Csv

@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 import orjson
 
+from lm.inputs.text import without_mark
 from tasks.ingest.sources.base import EXCERPT, Rejected, excerpt_of
-from tasks.ingest.sources.files import without_mark
 
 PIECE = 1 << 18
 BETWEEN = re.compile(rb"[}\]][ \t]*\r[ \t\r]*[{\[]")  # of lines that end in a carriage return alone

@@ -6,9 +6,10 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.ingest.sources.arrow_rows import own_names, refusal, rows_of
+from lm.inputs.columns import own_names
+from lm.inputs.compressed import HEAD, Damaged, kind_of
+from tasks.ingest.sources.arrow_rows import refusal, rows_of
 from tasks.ingest.sources.base import Columns, File, Rejected, excerpt_of
-from tasks.ingest.sources.compressed import HEAD, Damaged, kind_of
 from tasks.ingest.sources.file_source import FileSource
 from tasks.ingest.sources.files import after, open_raw, quarantined
 

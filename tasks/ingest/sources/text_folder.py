@@ -10,12 +10,12 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import Field
 
+from lm.inputs.encodings import BOM
+from lm.inputs.hashed import check_no_link, hashed, read_ignored
 from tasks.core.config import ConfigError
-from tasks.core.hashed import hashed, read_ignored
 from tasks.ingest.sources.base import File, Record, Rejected, excerpt_of
-from tasks.ingest.sources.encodings import BOM
 from tasks.ingest.sources.file_source import TextSource
-from tasks.ingest.sources.files import check_inside, is_url, local_file, none_of, open_text, quarantined, remote_files
+from tasks.ingest.sources.files import is_url, local_file, none_of, open_text, quarantined, remote_files
 from tasks.ingest.sources.rows import to_batches
 
 MARKS = re.compile(rb"(?m)^(?:\xef\xbb\xbf)+")
@@ -39,7 +39,7 @@ class TextFolder(TextSource):
         top, base = Path(folder) / self.path, Path(folder)
         if not top.is_dir() or not os.access(top, os.R_OK | os.X_OK):
             raise ConfigError(f"ingest.sources: {self.called}: {top}: no folder that can be read")
-        check_inside(top, base, self.called)
+        check_no_link(top, base)
         there = hashed(top, read_ignored()).files
         texts = [path for path in there if fnmatch(path.name, self.pattern)]
         if not texts:

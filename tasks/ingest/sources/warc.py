@@ -10,8 +10,8 @@ from typing import Literal
 
 import pyarrow as pa
 
+from lm.inputs.encodings import known_encoding
 from tasks.ingest.sources.base import File, Record, Rejected, excerpt_of
-from tasks.ingest.sources.encodings import known_encoding
 from tasks.ingest.sources.file_source import FileSource
 from tasks.ingest.sources.files import after, open_file, quarantined
 from tasks.ingest.sources.http_message import Undecodable, decoded, media_type, parse

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from lm.inputs.compressed import Damaged
 from tasks.ingest.sources.base import Rejected, excerpt_of
-from tasks.ingest.sources.compressed import Damaged
 
 # A record's first line, and what a header begins with.
 START = re.compile(rb"WARC/\d\.\d{1,2}\r?\n(?=[A-Za-z][\w-]*[ \t]*:)")

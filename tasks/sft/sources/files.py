@@ -39,10 +39,9 @@ class Files(Config):
 
     def rows(self, folder: Path) -> "list[Dialogue | Refused]":
         """Rows of all files, in the order of their names. Raises ConfigError where there is no file, or one cannot be read."""
-        place = folder / self.path
         return [
             row
-            for path in files_of(place)
+            for path in files_of(folder / self.path, folder)
             for row in dialogues_of(path)
             if self.fraction == 1 or unit_hash(f"fraction:{Path(row.where).name}") < self.fraction
         ]

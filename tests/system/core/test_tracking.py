@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mlflow.utils.validation import _validate_metric, _validate_param, _validate_tag
 
 import mlflow
-from tasks.core.hashed import read_ignored
+from lm.inputs.hashed import read_ignored
 from tasks.runner.graph import read_graph
 from tasks.runner.key import dependency_md5s, path_md5
 from tasks.runner.names import flatten, lawful

@@ -22,7 +22,7 @@ SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz"}
 # What cannot be text, and how its name is said.
 OTHERS = {
     b"PK\x03\x04": "a zip archive: unpack it",
-    b"PAR1": "Parquet: read it by the source `parquet`",
+    b"PAR1": "Parquet: name it *.parquet and read it as that, or write JSON lines",
     b"ARROW1\0\0": "an Arrow file: write it as Parquet",
     b"\x04\x22\x4d\x18": "lz4: unpack it",
     b"\x1f\x9d": "compressed by `compress` (.Z): unpack it",

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
 
-from tasks.core.config import ConfigError
+from lm.config import ConfigError
 
 # What DVC never looks at, before anything that .dvcignore says.
 ALWAYS_IGNORED = [".hg/", ".git/", ".git", ".dvc/"]
 PATTERNS, REPOSITORY, PIPELINE = ".dvcignore", ".dvc", "dvc.yaml"
+LINK = "is a link to a folder, behind which DVC does not look: move what it leads to here, or name that folder itself"
+IGNORED = "is ignored by .dvcignore, so DVC would not see it change: move it elsewhere, and name it there"
 FOREIGN = {
     PATTERNS: "only the .dvcignore of the project itself counts: move its lines there, or the file away",
     REPOSITORY: "DVC skips a folder that is a DVC project of its own: move that folder out of this project, and name it there",
@@ -73,13 +75,69 @@ def hashed(path: Path, ignored: Ignored) -> Hashed:
     if not path.is_dir():
         return Hashed([path] if path.is_file() else [])
     found, inside = Hashed(), ignored.inside(path)
-    if inside is not None:
-        for above in list(Path(inside).parents)[:-1]:
-            _check(above, {name for name in FOREIGN if os.path.lexists(Path(ignored.root, above, name))})
-        if inside != "." and ignored.names(inside, is_folder=True):
-            return Hashed([], [path])
+    _check_above(inside, ignored)
+    if inside is not None and inside != "." and ignored.names(inside, is_folder=True):
+        return Hashed([], [path])
     _walk(path, inside, ignored, found)
     return Hashed(sorted(found.files), sorted(found.left_out))
+
+
+def watched(folder: Path) -> list[Path]:
+    """The files of a folder of the user's that DVC hashes, sorted: all that may be read of it.
+
+    Raises ConfigError where `hashed` does, where DVC ignores the folder, and for a link to a folder in it, whose files would go
+    unread without a word.
+    """
+    return _without_links(folder).files
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder of the user's that DVC does not ignore, sorted. Raises ConfigError where `watched` does."""
+    left_out = _without_links(folder).left_out
+    return sorted(path for path in folder.glob("*") if path.is_dir() and path not in left_out)
+
+
+def _without_links(folder: Path) -> Hashed:
+    ignored = read_ignored()
+    check_not_ignored(folder, ignored)
+    found = hashed(folder, ignored)
+    for path in found.left_out:
+        if path.is_symlink():
+            raise ConfigError(f"{path} {LINK}")
+    return found
+
+
+def check_not_ignored(path: Path, ignored: Ignored) -> None:
+    """Raises ConfigError, one line, for a folder of the project that DVC ignores: it would hash it as if it were empty."""
+    inside = ignored.inside(path)
+    if inside is not None and inside != "." and ignored.names(inside, path.is_dir()):
+        raise ConfigError(f"{path} {IGNORED}")
+
+
+def check_no_link(place: Path, top: Path) -> None:
+    """Raises ConfigError, one line that names it, where a link to a folder stands between a folder and a place in it."""
+    while place != top:
+        if place.is_symlink() and place.is_dir():
+            raise ConfigError(f"{place} {LINK}")
+        place = place.parent
+
+
+def check_seen(place: Path, top: Path) -> None:
+    """Raises ConfigError, one line that names it, where DVC, which hashes the folder `top`, does not look at a file or a folder
+    in it: behind a link to a folder, in a project of its own, or ignored."""
+    check_no_link(place, top)
+    ignored = read_ignored()
+    inside = ignored.inside(top)
+    if inside is not None:
+        _check_above(ignored.inside(place), ignored)
+    if inside is not None and not (inside != "." and ignored.names(inside, is_folder=True)):
+        check_not_ignored(place, ignored)
+
+
+def _check_above(inside: str | None, ignored: Ignored) -> None:
+    """Raises ConfigError for what DVC would take for its own above a path of the project."""
+    for above in list(Path(inside or ".").parents)[:-1]:
+        _check(above, {name for name in FOREIGN if os.path.lexists(Path(ignored.root, above, name))})
 
 
 def _walk(folder: Path, inside: str | None, ignored: Ignored, found: Hashed) -> None:
