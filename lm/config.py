@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 
 class ConfigError(ValueError):
@@ -23,8 +24,14 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def mistakes(error: ValidationError) -> str:
-    """All mistakes of a value in one line, each behind its key."""
-    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+    """All mistakes of a value in one line, each behind its key where it is one key's."""
+    said = ((".".join(map(str, each["loc"])), words_of(each)) for each in error.errors())
+    return "; ".join(": ".join(filter(None, parts)) for parts in said)
+
+
+def words_of(mistake: ErrorDetails) -> str:
+    """What is wrong, without what pydantic puts before words of ours."""
+    return mistake["msg"].removeprefix("Value error, ")
 
 
 def methods_of(package: ModuleType) -> tuple[type[Config], ...]:

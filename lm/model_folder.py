@@ -13,7 +13,7 @@ def is_hugging_face(folder: Path) -> bool:
     """True if config.json is there and in their format, which names a model_type."""
     try:
         return "model_type" in json.loads((folder / "config.json").read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 

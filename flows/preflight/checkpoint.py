@@ -86,15 +86,21 @@ def wrong_in_ours(folder: Path) -> Iterator[Finding]:
 
 
 def wrong_weights(folder: Path, shape: ModelConfig) -> Iterator[Finding]:
-    """Weights that are missing, or of another shape than config.json says."""
+    """Weights that are missing, no floating-point numbers, or of another shape than config.json says."""
     try:
         there: dict[str, tuple[int, ...]] = {}
+        kinds: dict[str, str] = {}
         for name in files_of(folder):
             with safe_open(folder / name, "pt") as weights:
-                there |= {key: tuple(weights.get_slice(key).get_shape()) for key in weights.keys()}  # noqa: SIM118
+                parts = {key: weights.get_slice(key) for key in weights.keys()}  # noqa: SIM118
+                there |= {key: tuple(part.get_shape()) for key, part in parts.items()}
+                kinds |= {key: part.get_dtype() for key, part in parts.items()}
     except (OSError, SafetensorError, ValueError) as error:
         yield Finding(str(folder), f"its weights cannot be read: {error}", "copy the model there again")
         return
+    if others := [name for name, kind in kinds.items() if "F" not in kind]:  # F32, BF16, and not I8 or BOOL
+        what = f"{others[0]} is {kinds[others[0]]}, and weights are floating-point numbers"
+        yield Finding(str(folder), what, "copy the model there unquantized")
     if shape.tied and OUTER["embedding.weight"] not in there:  # one of both is enough
         there[OUTER["embedding.weight"]] = there.pop(OUTER["head.weight"], ())
     with torch.device("meta"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lm.config import ConfigError
+from lm.config import ConfigError, words_of
 from lm.strategies.base import Strategy
 from lm.strategies.named import strategy_of
 from lm.temperature import COLDEST
@@ -208,7 +208,7 @@ def read(text: bytes, kind: type[Completion] | type[Chat], name: str) -> Complet
         key, place = str(first["loc"][0]), ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             raise Refusal(f"{place}: there is no such parameter", key, "unknown_parameter") from None
-        wrong = f"{key}: must be {ONE_OF[key]}" if key in ONE_OF else f"{place}: {first['msg']}"
+        wrong = f"{key}: must be {ONE_OF[key]}" if key in ONE_OF else f"{place}: {words_of(first)}"
         raise Refusal(wrong, key) from None
     if asked.model != name:
         raise Refusal(f"there is no model {asked.model!r}; here is {name!r}", "model", "model_not_found", 404)

@@ -1,5 +1,6 @@
 """config.json of Hugging Face and ModelConfig, both ways."""
 
+from reprlib import repr as shown
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,6 +17,7 @@ FAMILIES = {
     "mixtral": "MixtralForCausalLM", "qwen2_moe": "Qwen2MoeForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM",
 }  # fmt: skip
 OF_EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe")
+ROPE = ("rope_parameters", "rope_scaling")  # transformers 5, and before it
 # What the decoder does not have, by key, with the values that ask for nothing.
 ABSENT = {
     "hidden_act": ("silu", None),
@@ -24,8 +26,14 @@ ABSENT = {
     "partial_rotary_factor": (1.0, None),
     "quantization_config": (None,),
 }
-
-
+# Keys that are true or false, and lists with the type of their entries
+FLAGS = ("attention_bias", "mlp_bias", "use_sliding_window", "qkv_bias", "tie_word_embeddings", "norm_topk_prob")
+LISTS: dict[str, type] = {"layer_types": str, "mlp_only_layers": int}
+# Beyond any model's, and small enough that no product of them overflows: of whole numbers, of those of parts, and of others
+LARGEST, LEAST_NUMBER, LARGEST_NUMBER = 1 << 24, 1e-20, 1e20
+PARTS = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "num_experts", "num_local_experts")
+MOST = dict.fromkeys(PARTS, 1 << 12)
+KINDS = {"full_attention", "sliding_attention"}
 # The numbers of ModelConfig by their names, and of those that a file may leave out what their classes have by default.
 SIZES = {
     "vocab_size": None,
@@ -42,25 +50,26 @@ SIZES = {
 def from_theirs(theirs: dict[str, Any]) -> ModelConfig:
     """The shape that a config.json describes; a null counts as left out. Raises KeyError for a key that is missing, and
     ValueError naming the key that is no number, or asks for what the decoder has not."""
-    theirs = {key: value for key, value in theirs.items() if value is not None}
+    theirs = _without_nulls(theirs)
     family = theirs.get("model_type")
-    if family not in FAMILIES:
-        raise ValueError(f"model_type {family!r} is none of {', '.join(FAMILIES)}")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise ValueError(f"model_type {shown(family)} is none of {', '.join(FAMILIES)}")
+    check_kinds(theirs)
     for key, fine in ABSENT.items():
         if theirs.get(key) not in fine:
-            raise ValueError(f"{key} {theirs[key]!r} is not supported")
+            raise ValueError(f"{key} {shown(theirs[key])} is not supported")
     if theirs.get("attention_bias"):
         raise ValueError("attention_bias true is not supported: it biases the output projection as well")
     size = {name: _whole(theirs, name, default) for name, default in SIZES.items()}
     heads, context = size["num_attention_heads"], size["max_position_embeddings"]
-    rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}  # transformers 5, and before it
-    if not isinstance(rope, dict):
-        raise ValueError(f"rope_scaling {rope!r} is no object")
-    rope = {key: value for key, value in rope.items() if value is not None}
+    rope = rope_of(theirs)
     # files before transformers 4.x leave out what their class has by default: 128 in Qwen 3, the quotient elsewhere
     head_width = size["head_dim"] or (128 if family == "qwen3" else size["hidden_size"] // heads)
     # what classes have by default
     theta, epsilon = (1e6, 1e-5) if family == "mixtral" else (1e4, 1e-6)
+    theta = _number(rope, "rope_theta", _number(theirs, "rope_theta", theta))
+    if theta <= 1:
+        raise ValueError(f"rope_theta {theta} is no number above 1")
     try:
         return ModelConfig(
             vocab_size=size["vocab_size"],
@@ -71,12 +80,12 @@ def from_theirs(theirs: dict[str, Any]) -> ModelConfig:
             head_width=head_width,
             ffn_width=size["intermediate_size"],
             context=context,
-            rope_theta=_number(rope, "rope_theta", _number(theirs, "rope_theta", theta)),
+            rope_theta=theta,
             rope_scaling=scaling_from(rope, context),
             norm_eps=_number(theirs, "rms_norm_eps", epsilon),
             qk_norm=family in ("qwen3", "qwen3_moe"),
-            qkv_bias=family == "qwen2" or (family == "qwen2_moe" and bool(theirs.get("qkv_bias", True))),
-            tied=bool(theirs.get("tie_word_embeddings", False)),
+            qkv_bias=family == "qwen2" or (family == "qwen2_moe" and theirs.get("qkv_bias", True)),
+            tied=theirs.get("tie_word_embeddings", False),
             feed_forward=experts_from(theirs) if family in OF_EXPERTS else SwiGLU(),
             pattern=(dense_among if family in OF_EXPERTS else pattern_from)(theirs, size["num_hidden_layers"]),
         )
@@ -84,17 +93,51 @@ def from_theirs(theirs: dict[str, Any]) -> ModelConfig:
         raise ValueError(mistakes(error)) from None
 
 
+def check_kinds(theirs: dict[str, Any]) -> None:
+    """Raises ValueError naming a key that should be a flag, a list or an object, and is not; of numbers those that are used say
+    so themselves."""
+    for key in FLAGS:
+        if not isinstance(theirs.get(key, False), bool):
+            raise ValueError(f"{key} {shown(theirs[key])} is neither true nor false")
+    for key, kind in LISTS.items():
+        values = theirs.get(key, [])
+        if not isinstance(values, list) or any(type(value) is not kind for value in values):
+            raise ValueError(f"{key} {shown(values)} is no list of layers by {'kind' if kind is str else 'number'}")
+    for key in ROPE:
+        if not isinstance(theirs.get(key, {}), dict):
+            raise ValueError(f"{key} {shown(theirs[key])} is no object")
+
+
+def rope_of(theirs: dict[str, Any]) -> dict[str, Any]:
+    """What is said of rotary positions, of all layers alike. Raises ValueError where kinds of layers have others."""
+    key = next((key for key in ROPE if theirs.get(key)), ROPE[0])
+    rope = _without_nulls(theirs.get(key, {}))
+    by_kind = [_without_nulls(value) for value in rope.values() if isinstance(value, dict)]
+    if by_kind:
+        there = set(theirs.get("layer_types", KINDS if theirs.get("use_sliding_window") else {"full_attention"}))
+        if any(other != by_kind[0] for other in by_kind) or not there <= set(rope) <= KINDS or len(by_kind) < len(rope):
+            raise ValueError(f"{key} of {', '.join(map(shown, rope))} is not supported: it must be one for all layers")
+        rope = by_kind[0]
+    if rope.get("partial_rotary_factor", 1) != 1:
+        raise ValueError(f"partial_rotary_factor {shown(rope['partial_rotary_factor'])} is not supported")
+    return rope
+
+
+def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
 def pattern_from(theirs: dict[str, Any], layers: int) -> list[Layer]:
     """The pattern of a model whose layers attend to all tokens, or some of them to a window."""
     kinds = theirs.get("layer_types")
-    windows = bool(theirs.get("use_sliding_window"))
+    windows = theirs.get("use_sliding_window", False)
     if kinds is None:
         first = _whole(theirs, "max_window_layers", 28) if windows else layers
         kinds = ["full_attention" if index < first else "sliding_attention" for index in range(layers)]
     if set(kinds) == {"full_attention"}:
         return []
-    if len(kinds) != layers or not set(kinds) <= {"full_attention", "sliding_attention"}:
-        raise ValueError(f"layer_types {kinds} of {layers} layers are not supported")
+    if len(kinds) != layers or not set(kinds) <= KINDS:
+        raise ValueError(f"layer_types {shown(kinds)} of {layers} layers are not supported")
     if not windows or theirs["model_type"] == "llama":
         raise ValueError(f"sliding_attention in {theirs['model_type']} without use_sliding_window is not supported")
     window = SlidingWindow(window=_whole(theirs, "sliding_window", None))
@@ -121,7 +164,7 @@ def experts_from(theirs: dict[str, Any]) -> Experts:
         experts=count,
         active=active,
         width=width,
-        normalised=bool(theirs.get("norm_topk_prob", False)),
+        normalised=theirs.get("norm_topk_prob", False),
         shared=beside // width,
         shared_gate=beside > 0,
         balance=balance,
@@ -132,13 +175,11 @@ def experts_from(theirs: dict[str, Any]) -> Experts:
 def dense_among(theirs: dict[str, Any], layers: int) -> list[Layer]:
     """The pattern of a model of experts, some of whose layers may have none."""
     window = theirs.get("sliding_window") if theirs["model_type"] == "mixtral" else theirs.get("use_sliding_window")
-    if window or set(theirs.get("layer_types") or ()) - {"full_attention"}:
+    if window or set(theirs.get("layer_types", ())) - {"full_attention"}:
         raise ValueError(f"a window in {theirs['model_type']} is not supported")
     if theirs.get("decoder_sparse_step", 1) != 1:
-        raise ValueError(f"decoder_sparse_step {theirs['decoder_sparse_step']!r} is not supported")
-    dense = theirs.get("mlp_only_layers") or []
-    if not isinstance(dense, list):
-        raise ValueError(f"mlp_only_layers {dense!r} is no list of layers")
+        raise ValueError(f"decoder_sparse_step {shown(theirs['decoder_sparse_step'])} is not supported")
+    dense = theirs.get("mlp_only_layers", [])
     if not dense:
         return []
     return _repeated([Layer(feed_forward=SwiGLU() if index in dense else None) for index in range(layers)])
@@ -147,41 +188,46 @@ def dense_among(theirs: dict[str, Any], layers: int) -> list[Layer]:
 def _whole(theirs: dict[str, Any], name: str, default: int | None) -> int:
     value = theirs[name] if default is None else theirs.get(name, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < (default is None):
-        raise ValueError(f"{name} {value!r} is no whole number above 0")
+        raise ValueError(f"{name} {shown(value)} is no whole number above 0")
+    if value > MOST.get(name, LARGEST):
+        raise ValueError(f"{name} {shown(value)} is more than any model has: {MOST.get(name, LARGEST)} at most")
     return value
 
 
 def _number(theirs: dict[str, Any], name: str, default: float | None = None) -> float:
     value = theirs[name] if default is None else theirs.get(name, default)
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-        raise ValueError(f"{name} {value!r} is no number above 0")
+        raise ValueError(f"{name} {shown(value)} is no number above 0")
+    if not LEAST_NUMBER <= value <= LARGEST_NUMBER:
+        raise ValueError(f"{name} {shown(value)} is no model's: {LEAST_NUMBER} to {LARGEST_NUMBER}")
     return float(value)
 
 
 def _share(theirs: dict[str, Any], name: str, default: float) -> float:
     """A number that may be 0."""
-    return 0.0 if theirs.get(name) == 0 else _number(theirs, name, default)
+    value = theirs.get(name)
+    return 0.0 if value == 0 and value is not False else _number(theirs, name, default)
 
 
 def scaling_from(rope: dict[str, Any], context: int) -> Scaling | None:
     """The stretch that a rope_scaling or rope_parameters section describes; None for the plain rotation."""
-    kind = rope.get("rope_type") or rope.get("type") or "default"
+    kind = rope.get("rope_type", rope.get("type", "default"))
     original = _whole(rope, "original_max_position_embeddings", 0) or context
     if kind == "default":
         return None
     if kind == "linear":
         return Linear(factor=_number(rope, "factor"))
     if kind == "llama3":
-        return Llama3(
-            factor=_number(rope, "factor"),
-            low_turns=_number(rope, "low_freq_factor"),
-            high_turns=_number(rope, "high_freq_factor"),
-            original_context=original,
-        )
+        low, high = _number(rope, "low_freq_factor"), _number(rope, "high_freq_factor")
+        if low >= high:
+            raise ValueError(f"high_freq_factor {high} is not above low_freq_factor {low}")
+        return Llama3(factor=_number(rope, "factor"), low_turns=low, high_turns=high, original_context=original)
     if kind == "yarn" and not {"mscale", "mscale_all_dim", "attention_factor", "truncate"} & rope.keys():
         slow, fast = _number(rope, "beta_slow", 1.0), _number(rope, "beta_fast", 32.0)
         return Yarn(factor=_number(rope, "factor"), slow_turns=slow, fast_turns=fast, original_context=original)
-    raise ValueError(f"rotary positions of kind {kind!r} with {', '.join(sorted(rope))} are not supported")
+    raise ValueError(
+        f"rotary positions of kind {shown(kind)} with {', '.join(map(shown, sorted(rope)))} are not supported"
+    )
 
 
 def scaling_to(scaling: Scaling) -> dict[str, Any]:

@@ -51,9 +51,11 @@ def save_shards(weights: dict[str, Tensor], folder: Path, limit: int) -> None:
 
 
 def cast(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight in another type. Raises ValueError where that is too small for an entry."""
+    """The weight in another type. Raises ValueError where that is too small for an entry, or an entry is no finite number."""
     found = weight.detach().to("cpu", dtype).contiguous()
-    if not torch.equal(found.isfinite(), weight.cpu().isfinite()):
+    if not weight.isfinite().all():
+        raise ValueError(f"{name} has entries that are NaN or infinite: its training went astray, and it is no model")
+    if not found.isfinite().all():
         largest, end = weight.abs().max().item(), torch.finfo(dtype).max
         kind = str(dtype).removeprefix("torch.")
         raise ValueError(f"{name} has an entry of {largest:.6g}, and {kind} ends at {end:.6g}: take --dtype float32")

@@ -54,7 +54,7 @@ def read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; {advice(path.parent)}") from None
-    except (ValueError, OSError) as error:  # JSONDecodeError and UnicodeDecodeError are among them
+    except (ValueError, OSError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are among them
         raise ValueError(f"{path}: not JSON: {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: not a JSON object")
@@ -62,17 +62,31 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Every tensor, in float32. Raises ValueError naming the file."""
+    """Every tensor, in float32. Raises ValueError naming the file, and the tensor that holds what no weight is."""
     weights: dict[str, Tensor] = {}
     for shard in files_of(folder):
         path = folder / shard
         try:
-            weights |= {name: weight.float() for name, weight in load_file(path).items()}
+            weights |= {name: _weight(path, name, weight) for name, weight in load_file(path).items()}
         except FileNotFoundError:
             raise ValueError(f"{path}: no such file, and its index names it: download it again") from None
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: cannot be read: {error}; {_instead(path)}") from None
     return weights
+
+
+def _weight(path: Path, name: str, stored: Tensor) -> Tensor:
+    if not stored.is_floating_point():
+        kind = str(stored.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{path}: {name} is {kind}, and weights are floating-point numbers: take the model unquantized"
+        )
+    weight = stored.float()
+    if not weight.isfinite().all():
+        raise ValueError(
+            f"{path}: {name} has entries that are NaN or infinite in float32: download it again, or take another"
+        )
+    return weight
 
 
 def files_of(folder: Path) -> list[str]:
@@ -141,9 +155,10 @@ def untie(config: ModelConfig, weights: dict[str, Tensor], folder: Path) -> Mode
 def load_hf(folder: Path) -> Decoder:
     """The model, in float32 and evaluation mode. Raises ValueError naming the file and what this decoder does not have."""
     config, weights = config_of(folder), read_weights(folder)
-    model = Decoder(untie(config, weights, folder))
-    state = model.state_dict()
-    wanted = {their_name(name, model.config): name for name in state}
+    config = untie(config, weights, folder)
+    with torch.device("meta"):  # until its shapes are known to be those of the files, it takes no memory
+        state = Decoder(config).state_dict()
+    wanted = {their_name(name, config): name for name in state}
     # old files keep the frequencies of the rotation, which follow from the configuration
     unknown = sorted(name for name in set(weights) - set(wanted) if not name.endswith("rotary_emb.inv_freq"))
     missing = sorted(set(wanted) - set(weights))
@@ -158,6 +173,7 @@ def load_hf(folder: Path) -> Decoder:
         if weights[name].shape != state[ours].shape:
             there, here = tuple(weights[name].shape), tuple(state[ours].shape)
             raise ValueError(f"{folder}: does not fit its config.json: {name} is {there}, and by config.json {here}")
+    model = Decoder(config)
     model.load_state_dict({ours: weights[name] for name, ours in wanted.items()})
     return model.eval()
 

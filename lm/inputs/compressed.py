@@ -17,15 +17,24 @@ HEAD = 512  # bytes that tell what a file is: a tar's first header is that long
 ZSTD_WINDOW = 1 << 31
 ZSTD_MAGIC, SKIPPABLE_MAGIC = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
 GZIP_MAGIC = b"\x1f\x8b\x08"
+ZLIB_MAGICS = (b"\x78\x01", b"\x78\x9c", b"\x78\xda")  # beside x^, with which a text may begin
+LZMA_MAGIC, LZMA_HEADER, LZMA_LONGEST = b"\x5d\0\0", 13, 1 << 38  # with bytes: more are none, as xz has it
 TAR_MAGIC, TAR_PLACE = b"ustar", 257
-SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz"}
+SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz", ".lzma": "lzma"}
+ARROW = "call it .arrow and read its folder by the source `hugging_face`, or write it as Parquet"
 # What cannot be text, and how its name is said.
 OTHERS = {
     b"PK\x03\x04": "a zip archive: unpack it",
     b"PAR1": "Parquet: name it *.parquet and read it as that, or write JSON lines",
-    b"ARROW1\0\0": "an Arrow file: write it as Parquet",
+    b"ARROW1\0\0": f"an Arrow file: {ARROW}",
+    b"FEA1\0\0\0\0": "Feather of the first kind: write it as Parquet",
+    b"\xff\xff\xff\xff": f"an Arrow stream: {ARROW}",
     b"\x04\x22\x4d\x18": "lz4: unpack it",
     b"\x1f\x9d": "compressed by `compress` (.Z): unpack it",
+    b"\x1f\xa0": "compressed by `compress -H` (.Z): unpack it",
+    b"\x1f\x1e": "compressed by `pack` (.z): unpack it",
+    b"LZIP\x01": "lzip: unpack it",
+    b"\x89LZO\0\r\n\x1a\n": "lzop: unpack it",
     b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive: unpack it",
     b"Rar!\x1a\x07": "a RAR archive: unpack it",
     b"\xff\x06\0\0sNaPpY": "snappy: unpack it",
@@ -43,20 +52,38 @@ class Damaged(Exception):
 
 
 def kind_of(head: bytes) -> str | None:
-    """gzip, zstd, bzip2 or xz, by the first bytes of a file; None of any other."""
+    """gzip, zstd, bzip2, xz or lzma, by the first bytes of a file; None of any other."""
     if head.startswith(GZIP_MAGIC):
         return "gzip"
     if head.startswith(ZSTD_MAGIC) or (head[1:4] == SKIPPABLE_MAGIC and head[0] & 0xF0 == 0x50):
         return "zstd"
     if head.startswith(b"BZh") and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
         return "bzip2"
-    return "xz" if head.startswith(b"\xfd7zXZ\0") else None
+    return "xz" if head.startswith(b"\xfd7zXZ\0") else "lzma" if _is_lzma(head) else None
+
+
+def _is_lzma(head: bytes) -> bool:
+    """Whether a file is LZMA alone, which has no magic number: the test of xz on its header."""
+    if len(head) < LZMA_HEADER or not head.startswith(LZMA_MAGIC):
+        return False
+    window, size = int.from_bytes(head[1:5], "little"), int.from_bytes(head[5:LZMA_HEADER], "little")
+    return f"{window:b}".rstrip("0") in ("1", "11") and (size < LZMA_LONGEST or size == (1 << 64) - 1)
+
+
+def _is_zlib(head: bytes) -> bool:
+    """Whether a file is a bare stream of zlib's, which says so by two bytes alone: what follows must be one, too."""
+    try:
+        return head.startswith(ZLIB_MAGICS) and bool(zlib.decompressobj().decompress(head))
+    except zlib.error:
+        return False
 
 
 def foreign_kind(head: bytes) -> str | None:
     """What a file is that holds no text by itself, and what to do with it."""
     if head[TAR_PLACE : TAR_PLACE + len(TAR_MAGIC)] == TAR_MAGIC:
         return "a tar archive: unpack it"
+    if _is_zlib(head):
+        return "a zlib stream (.z): unpack it"
     return next((name for magic, name in OTHERS.items() if head.startswith(magic)), None)
 
 
@@ -147,11 +174,13 @@ class Plain(io.RawIOBase):
     def _begin(self) -> bool:
         """Begin the next frame; False at the end. Zeros after a frame pad it."""
         more = b"more"
-        while len(self._waiting) < HEAD and more:
-            more = self._packed.read(READ)
-            self._waiting += more
+        while more:
             if self._frames:
                 self._waiting = self._waiting.lstrip(b"\0")
+            if len(self._waiting) >= HEAD:
+                break
+            more = self._packed.read(READ)
+            self._waiting += more
         if not self._waiting:
             self._over = True
             return False
@@ -249,5 +278,6 @@ DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     "gzip": lambda: zlib.decompressobj(wbits=31),
     "zstd": _Zstd,
     "bzip2": bz2.BZ2Decompressor,
-    "xz": lzma.LZMADecompressor,
+    "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ),
+    "lzma": lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE),
 }

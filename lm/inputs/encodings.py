@@ -43,11 +43,12 @@ def encoding_of(head: bytes, stated: str) -> str:
 
 class Recoded(io.RawIOBase):
     """A stream of some encoding as UTF-8, a piece at a time. What is no text of that encoding becomes bytes that are no UTF-8,
-    so that it speaks against the row that it stands in, and no other."""
+    so that it speaks against the row that it stands in, and no other. one_end: lines of every kind of end get that of Unix."""
 
-    def __init__(self, stream: BinaryIO, encoding: str) -> None:
+    def __init__(self, stream: BinaryIO, encoding: str, one_end: bool = False) -> None:
         self._stream, self._waiting, self._over = stream, b"", False
-        self._decoder = codecs.getincrementaldecoder(encoding)(errors=ERRORS)
+        decoder = codecs.getincrementaldecoder(encoding)(errors=ERRORS)
+        self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True) if one_end else decoder
 
     def readable(self) -> bool:
         return True

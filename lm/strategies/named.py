@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from lm import strategies
-from lm.config import ConfigError, choice
+from lm.config import ConfigError, choice, words_of
 from lm.strategies.base import Strategy
 
 MOST_SAMPLES = 128  # answers or beams of one answer: what a chat and a server are willing to write for it
@@ -26,7 +26,7 @@ def strategy_of(given: str | dict[str, Any]) -> Strategy:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in ("strategy", *first["loc"]))
-        raise ConfigError(f"{where}: {first['msg']} (got {first['input']!r})") from None
+        raise ConfigError(f"{where}: {words_of(first)} (got {first['input']!r})") from None
     if getattr(strategy, "by", "") == "verifier":
         name = strategy.model_dump()["name"]
         raise ConfigError(f"strategy: {name}: there is nobody to score answers: take by: likelihood")

@@ -3,9 +3,10 @@
 from typing import Annotated
 
 import pytest
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from lm.config import Config
+from lm.config import Config, mistakes
+from lm.strategies.named import strategy_of
 from tasks.core.config import ConfigError, load, read_params, unknown_sections
 from tasks.curriculum.stage import CurriculumConfig
 from tasks.dedup.stage import DedupConfig
@@ -19,6 +20,44 @@ class Toy(Config):
     steps: int = Field(gt=0)
     rate: float = 0.5
     seed: int
+
+
+class Even(Toy):
+    @model_validator(mode="after")
+    def _is_even(self) -> "Even":
+        if self.steps % 2:
+            raise ValueError("steps must be even")
+        return self
+
+
+class Both(Config):
+    first: Even
+    second: Even
+
+
+EVEN, ODD = {"steps": 2, "seed": 0}, {"steps": 3, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "said"),
+    [
+        (Even, ODD, "steps must be even"),
+        (Both, {"first": ODD, "second": EVEN}, "first: steps must be even"),
+        (Both, {"first": ODD, "second": {"steps": 0, "seed": 0}}, "first: steps must be even; second.steps: Input should be greater than 0"),
+        (Even, {"steps": "9", "seed": 0}, "steps: Input should be a valid integer"),
+        (Even, [], "Input should be a valid dictionary or instance of Even"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_in_our_words_behind_the_key_of_each(kind: type[Config], values: object, said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate(values)
+    assert mistakes(caught.value) == said
+
+
+def test_a_strategy_that_does_not_fit_together_is_in_our_words() -> None:
+    with pytest.raises(ConfigError) as caught:
+        strategy_of({"name": "budget_forcing", "minimum": 9, "maximum": 3})
+    assert "Value error" not in str(caught.value) and "strategy.budget_forcing: " in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -219,18 +219,18 @@ def edit_json(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+WEIGHTS = "model.safetensors"
 CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "no tokenizer.json": (lambda f: (f / "tokenizer.json").unlink(), ["tokenizer.json", "no such file"]),
     "no config.json": (lambda f: (f / "config.json").unlink(), ["config.json", "no such file"]),
     "another architecture": (lambda f: edit_json(f / "config.json", model_type="bert"), ["model_type 'bert'"]),
-    "weights of another width": (
-        lambda f: edit_json(f / "config.json", intermediate_size=64),
-        ["weights do not fit", "mlp"],
+    "weights of another width": (lambda f: edit_json(f / "config.json", intermediate_size=64), ["do not fit", "mlp"]),
+    "weights that are torn": (lambda f: os.truncate(f / WEIGHTS, 100), ["weights cannot be read"]),
+    "integers": (
+        lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes().replace(b'"F32"', b'"I32"')),
+        ["is I32, and weights are floating-point numbers"],
     ),
-    "weights that are torn": (
-        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:100]),
-        ["weights cannot be read"],
-    ),
+    "a deep file": (lambda f: (f / "config.json").write_text("[" * 100_000), ["config.json", "not JSON"]),
     "another model's tokenizer": (
         lambda f: edit_json(f / "config.json", vocab_size=100, eos_token_id=4),
         ["tokenizer.json", "another model's"],

@@ -6,17 +6,21 @@ import io
 import lzma
 import os
 import tarfile
+import zlib
+from functools import partial
 from itertools import product
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import feather
 
 from lm.inputs.compressed import Damaged, Plain
 from tasks.core.config import ConfigError
-from tasks.ingest.sources import Csv, Jsonl, Parquet, TextFolder
+from tasks.ingest.sources import Csv, HuggingFace, Jsonl, Parquet, TextFolder
 from tasks.ingest.sources.base import File
 from tasks.ingest.sources.files import open_file
 from tests.ingest.made import GOOD, ingest, reasons, row
@@ -42,7 +46,9 @@ PACK = {
     "zstd with a sum": zstandard.ZstdCompressor(write_checksum=True).compress,
     "bzip2": bz2.compress,
     "xz": lzma.compress,
+    "lzma": partial(lzma.compress, format=lzma.FORMAT_ALONE),
 }
+NOISE = os.urandom(3000)
 RANDOM = [row(os.urandom(40).hex(), id=str(n)) for n in range(12_000)]
 
 
@@ -86,15 +92,17 @@ def test_without_its_last_bytes_all_rows_are_kept(folder: Path, kind: str) -> No
 
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(
-    st.lists(st.binary(max_size=400) | st.just(bytes(70_000)), max_size=4),
+    st.lists(st.binary(max_size=400) | st.just(bytes(70_000)) | st.just(NOISE), max_size=4),
     st.sampled_from(sorted(PACK)),
     st.integers(1, 999),
+    st.sampled_from([0, 4, 508, 512, 5000, 70_000]),
 )
 def test_frames_and_any_size_of_reading_give_the_same_bytes(
-    tmp_path_factory, parts: list[bytes], kind: str, size: int
+    tmp_path_factory, parts: list[bytes], kind: str, size: int, zeros: int
 ) -> None:
+    """Whatever number of zeros pads each frame."""
     path = tmp_path_factory.mktemp("frames") / "a"
-    path.write_bytes(b"".join(PACK[kind](part) for part in parts) or PACK[kind](b""))
+    path.write_bytes(b"".join(PACK[kind](part) + bytes(zeros) for part in parts) or PACK[kind](b""))
     found = b""
     with open_file(File(str(path), "a"), 10**6) as opened:
         while data := opened.read1(size):
@@ -131,6 +139,12 @@ OTHERS = {
     b"\x04\x22\x4d\x18": "lz4",
     b"SQLite format 3\0": "SQLite",
     b"%PDF-1.7": "PDF",
+    b"ARROW1\0\0": "an Arrow file",
+    b"\xff\xff\xff\xff\x78\0\0\0": "an Arrow stream",
+    b"\x1f\x9d\x90": "compress",
+    b"\x1f\x1e": "pack",
+    b"LZIP\x01": "lzip",
+    zlib.compress(bytes(range(256))): "a zlib stream (.z)",
 }
 
 
@@ -227,3 +241,26 @@ def test_a_compressed_table_is_named(folder: Path) -> None:
     (folder / "in" / "a.parquet").write_bytes(gzip.compress(b"PAR1 and more"))
     with pytest.raises(ConfigError, match=r"unreadable 1.*is gzip: unpack it"):
         ingest(folder, Parquet(path="*"))
+
+
+@pytest.mark.parametrize("new", [pa.ipc.new_file, pa.ipc.new_stream, None])
+def test_arrow_in_the_place_of_parquet_is_named(folder: Path, new) -> None:
+    table = pa.table({"text": ["one"]})
+    if new:
+        with new(str(folder / "in" / "a.parquet"), table.schema) as writer:
+            writer.write(table)
+    else:
+        feather.write_feather(table, str(folder / "in" / "a.parquet"))
+    with pytest.raises(ConfigError, match=r"unreadable 1.*is an Arrow (file|stream): .* by the source `hugging_face`"):
+        ingest(folder, Parquet(path="*"))
+    (folder / "in" / "a.parquet").rename(folder / "in" / "a.arrow")
+    assert [d["text"] for d in ingest(folder, HuggingFace(dataset="."), out="as arrow")[0]] == ["one"]
+
+
+def test_texts_that_begin_as_something_else_are_texts(folder: Path) -> None:
+    """x and a letter are a header of zlib's, a bracket is the first byte of lzma's."""
+    for number, text in enumerate(["x^2 + 1\n", "x\u00da and more\n", "]\n", "]]]]]]]]]]]]]]]]\n"]):
+        (folder / "in" / f"{number}.txt").write_bytes(text.encode("latin-1"))
+        (folder / "in" / f"{number}.wide").write_bytes(text.encode("utf-32"))
+    documents, quarantine, _ = ingest(folder, TextFolder(encoding="latin-1", pattern="*"))
+    assert len(documents) == 8 and not quarantine

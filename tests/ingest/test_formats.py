@@ -150,6 +150,26 @@ def test_csv_quoting_delimiters_and_ragged_rows(folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_csv_whose_lines_end_in_carriage_returns_alone_is_read(folder: Path, encoding: str) -> None:
+    text = 'id,text,"a\rb"\r1,"two\r""lines""",x\r\r2,caf\u00e9,y\r3,short\r'
+    (folder / "in" / "a.csv").write_bytes(text.encode(encoding))
+    (folder / "in" / "b.csv.gz").write_bytes(gzip.compress(text.replace("1", "4").replace("2", "5").encode(encoding)))
+    documents, quarantine, _ = ingest(folder, Csv(path="*", encoding="latin-1" if encoding == "latin-1" else "utf-8"))
+    assert {d["id"]: d["text"] for d in documents} == dict.fromkeys("14", 'two\n"lines"') | dict.fromkeys(
+        "25", "caf\u00e9"
+    )
+    assert {d["meta"] for d in documents} == {'{"a\\nb":"x"}', '{"a\\nb":"y"}'}
+    assert reasons(quarantine) == [("a.csv", 7, "ragged_row"), ("b.csv.gz", 7, "ragged_row")]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r\r\n"])
+def test_csv_of_other_line_ends_keeps_what_quotes_hold(folder: Path, end: str) -> None:
+    (folder / "in" / "a.csv").write_bytes(f'id,text{end}1,"one\rmore"{end}2,two{end}'.encode())
+    documents, quarantine, _ = ingest(folder, Csv(path="*"))
+    assert texts(documents) == ["one\rmore", "two"] and not quarantine
+
+
 @pytest.mark.parametrize("end", ["\n", ""])
 def test_a_quote_that_is_never_closed_makes_no_document_of_what_follows(folder: Path, end: str) -> None:
     """With as many fields as there are columns, it would be one."""

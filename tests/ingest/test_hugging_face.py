@@ -54,6 +54,32 @@ def test_splits_and_other_files_of_the_folder(folder: Path) -> None:
         ingest(folder, HuggingFace(dataset="set", split="validation"), out="none")
 
 
+def test_files_of_another_kind_beside_those_read_are_named(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (folder / "in" / "set" / "train.jsonl").write_bytes(row("one"))
+    (folder / "in" / "set" / "README.md").write_text("# About")
+    assert [d["text"] for d in ingest(folder, SET, out="alone")[0]] == ["one"]
+    assert "not read" not in capfd.readouterr().err
+    (folder / "in" / "set" / "train.csv.gz").write_bytes(gzip.compress(b"text\ntwo\n"))
+    assert [d["text"] for d in ingest(folder, SET)[0]] == ["one"]
+    said = f"ingest: hugging_face: {folder / 'in' / 'set'}: 1 not read beside .jsonl, the one kind that is read of a folder: "
+    assert said + "train.csv.gz: read those by a source of their own\n" in capfd.readouterr().err
+
+
+def test_a_saved_folder_that_is_not_whole_says_what_is_missing(folder: Path) -> None:
+    datasets.Dataset.from_dict({"text": ["one"]}).save_to_disk(str(folder / "in" / "set"))
+    shard = folder / "in" / "set" / "data-00000-of-00001.arrow"
+    content = shard.read_bytes()
+    shard.unlink()
+    with pytest.raises(ConfigError, match=r"00001.arrow: missing, and .*state.json names it: copy the whole folder"):
+        ingest(folder, SET)
+    shard.write_bytes(content)
+    for number, said in enumerate(["{}", "[]", "{", '{"_data_files": 5}', '{"_data_files": [{}]}']):
+        (folder / "in" / "set" / "state.json").write_text(said)
+        with pytest.raises(ConfigError, match=r"state.json: .*it is not as save_to_disk writes it") as raised:
+            ingest(folder, SET, out=str(number))
+        assert "\n" not in str(raised.value) and "Error" not in str(raised.value)
+
+
 def test_what_was_saved_to_disk_is_read(folder: Path) -> None:
     saved = datasets.Dataset.from_dict({"text": [f"text {n}" for n in range(9)], "n": range(9)})
     saved.save_to_disk(str(folder / "in" / "one"), num_shards=3)

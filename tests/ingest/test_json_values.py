@@ -38,10 +38,15 @@ objects = st.lists(st.dictionaries(st.text(max_size=2), values, max_size=3), max
 
 
 @settings(deadline=None, max_examples=200, derandomize=True)
-@given(objects, st.sampled_from([None, 1, 4]), st.integers(1, 40), st.booleans())
-def test_values_are_those_of_json(rows: list[dict], indent: int | None, step: int, as_array: bool) -> None:
-    whole = json.dumps(rows, indent=indent) if as_array else "\n".join(json.dumps(row, indent=indent) for row in rows)
-    stream = Slow(whole.encode())
+@given(
+    objects, st.sampled_from([None, 1, 4]), st.integers(1, 40), st.booleans(), st.sampled_from(["", "\n", " \ufeff"])
+)
+def test_values_are_those_of_json(
+    rows: list[dict], indent: int | None, step: int, as_array: bool, between: str
+) -> None:
+    each = [between + json.dumps(row, indent=indent) for row in rows]
+    whole = f"{between}[{','.join(each)}]" if as_array else "".join(each)
+    stream = Slow((whole + between).encode())
     stream.step = step
     found = list(read_values(stream, 10**6))
     assert [json.loads(value) for _, value in found] == rows
@@ -69,6 +74,24 @@ def test_lines_that_end_in_carriage_returns_alone_are_read(folder: Path) -> None
     (folder / "in" / "a.jsonl").write_bytes(b'{"text": "one\\r"}\r{"text": "two"}\r\r{"text": "three"}\r')
     documents, quarantine, _ = ingest(folder, Jsonl(path="*"))
     assert sorted(d["text"] for d in documents) == ["one\r", "three", "two"] and not quarantine
+
+
+def test_several_objects_on_a_line_are_read_or_named(folder: Path) -> None:
+    (folder / "in" / "a.jsonl").write_bytes(b"".join(json.dumps(row).encode() for row in ROWS))
+    (folder / "in" / "b.jsonl").write_bytes(b'{"text": "one"}\n{"text": "two"} {"text": "three"}\n{"text": "}{"}\n')
+    documents, quarantine, _ = ingest(folder, Jsonl(path="*"))
+    assert sorted(d["text"] for d in documents) == ["one", *(row["text"] for row in ROWS), "}{"]
+    assert reasons(quarantine) == [("b.jsonl", 2, "not_json")]
+    assert quarantine[0]["excerpt"].startswith("several objects on one line: put each on its own: {")
+
+
+def test_byte_order_marks_before_elements_are_passed_over(folder: Path) -> None:
+    mark = "\ufeff"
+    (folder / "in" / "a.json").write_text(
+        f'[{mark}{{"text": "one"}},\n{mark}{{"text": "two"}}]\n{mark}[{{"text": "three"}}]'
+    )
+    documents, quarantine, _ = ingest(folder, Jsonl(path="*"))
+    assert sorted(d["text"] for d in documents) == ["one", "three", "two"] and not quarantine
 
 
 def test_a_bad_element_is_quarantined_alone(folder: Path) -> None:
@@ -100,6 +123,9 @@ LINES = {
     b'{"a": 1}\r\n{"b": 2}\r\n': True,
     b"": True,
     b"words\n": True,
+    b'{"a": 1}{"b": 2}\n': False,
+    b'{"a": "}{"\n{"b": 2}\n': True,
+    b'{"a": "}{"}\n': True,
 }
 
 

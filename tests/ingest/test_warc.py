@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -234,6 +235,16 @@ def test_lengths_of_plain_text_records_and_marks(folder: Path) -> None:
     )  # fmt: skip
     documents, quarantine, _ = ingest(folder, Warc(path="*"))
     assert {d["text"] for d in documents} == {body.removeprefix("\ufeff") for body in bodies} and not quarantine
+
+
+def test_a_byte_order_mark_before_a_record_costs_none(folder: Path) -> None:
+    """At the beginning, between two archives, and behind a record whose length is wrong."""
+    mark = b"\xef\xbb\xbf"
+    wrong = re.sub(rb"Content-Length: \d+", b"Content-Length: 7", page(3))
+    (folder / "in" / "a.warc").write_bytes(mark + page(1) + mark + page(2) + wrong + mark + page(4))
+    documents, quarantine, _ = ingest(folder, Warc(path="*"))
+    assert sorted(d["id"] for d in documents) == [f"urn:uuid:{n}" for n in (1, 2, 4)]
+    assert reasons(quarantine) == [("a.warc", 3, "wrong_length")]
 
 
 def test_wget_puts_addresses_between_brackets(folder: Path) -> None:

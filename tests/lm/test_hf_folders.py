@@ -10,13 +10,20 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from lm.chat_template import ChatTemplate
 from lm.checkpoint import load_model, save_model
+from lm.hugging_face.config import ABSENT, FAMILIES, FLAGS, LISTS, ROPE, SIZES
 from lm.hugging_face.export import save_hf
-from lm.hugging_face.load import load_hf
+from lm.hugging_face.load import config_of, load_hf
 from lm.hugging_face.made_of import FILE, digest_of, made_of, write_made_of
+from lm.model import Decoder
+from lm.model_folder import is_hugging_face
+from lm.rope import Yarn
+from lm.tokenizer import Tokenizer
 from tests.lm.models import toy_model, toy_tokenizer
 
 IDS = torch.tensor([[5, 9, 17, 30, 200]])
@@ -139,6 +146,15 @@ def test_what_weights_were_made_of_is_said_beside_them(tmp_path: Path) -> None:
         digest_of(tmp_path / "none")
 
 
+@pytest.mark.parametrize("entry", [float("nan"), float("inf")])
+def test_what_is_no_finite_number_is_not_exported(entry: float, tmp_path: Path) -> None:
+    model = toy_model()
+    with torch.no_grad():
+        model.blocks[0].ffn.up.weight[1, 2] = entry
+    with pytest.raises(ValueError, match=r"model.layers.0.mlp.up_proj.weight has entries that are NaN or infinite"):
+        save_hf(model, toy_tokenizer(), tmp_path / "out", torch.float32)
+
+
 def edit(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
@@ -161,6 +177,17 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"num_hidden_layers": 2.0}, "num_hidden_layers 2.0 is no whole number"),
     ({"rms_norm_eps": "small"}, "rms_norm_eps 'small' is no number above 0"),
     ({"rope_theta": [1]}, r"rope_theta \[1\] is no number"),
+    ({"model_type": ["llama"]}, r"model_type \['llama'\] is none of llama"),
+    ({"layer_types": 5}, "layer_types 5 is no list of layers by kind"),
+    ({"layer_types": [{}]}, r"layer_types \[{}\] is no list of layers by kind"),
+    ({"tie_word_embeddings": "false"}, "tie_word_embeddings 'false' is neither true nor false"),
+    ({"vocab_size": 10**15}, "vocab_size 1000000000000000 is more than any model has: 16777216 at most"),
+    ({"vocab_size": 10**7}, "model.embed_tokens.weight is .*, and by config.json "),
+    ({"num_hidden_layers": 10**9}, "num_hidden_layers 1000000000 is more than any model has: 4096 at most"),
+    ({"rope_scaling": 0}, "rope_scaling 0 is no object"),
+    ({"rope_theta": 10**400}, "rope_theta 1000.* is no model's"),
+    ({"rope_theta": 1.0}, "rope_theta 1.0 is no number above 1"),
+    ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5 is not supported"),
     ({"rope_scaling": "yarn"}, "rope_scaling 'yarn' is no object"),
     ({"rope_scaling": {"rope_type": "linear"}}, "has no 'factor'"),
     ({"rope_scaling": {"rope_type": "linear", "factor": "2"}}, "factor '2' is no number"),
@@ -172,9 +199,82 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("change", "said"), CONFIGS, ids=str)
 def test_a_configuration_that_describes_no_model_is_one_line(change: dict[str, Any], said: str, tmp_path: Path) -> None:
     edit(exported(tmp_path), **change)
-    with pytest.raises(ValueError, match=f"config.json: .*{said}") as raised:
+    with pytest.raises(ValueError, match=f"config.json: {said}") as raised:
         load_hf(tmp_path)
     assert "\n" not in str(raised.value)
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5e5}
+BY_KIND = [
+    ({"full_attention": YARN}, True),
+    ({"full_attention": YARN, "sliding_attention": {**YARN, "beta_fast": None}}, True),
+    ({"full_attention": YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}, False),
+    ({"full_attention": YARN, "linear_attention": YARN}, False),
+    ({"sliding_attention": YARN}, False),
+    ({"full_attention": YARN, "rope_theta": 1e4}, False),
+]
+
+
+@pytest.mark.parametrize(("rope", "agree"), BY_KIND, ids=str)
+def test_positions_said_for_each_kind_of_layer(rope: dict[str, Any], agree: bool, tmp_path: Path) -> None:
+    edit(exported(tmp_path), rope_parameters=rope, rope_scaling=None, rope_theta=None)
+    if not agree:
+        with pytest.raises(
+            ValueError, match="config.json: rope_parameters of .* is not supported: it must be one for all"
+        ):
+            load_hf(tmp_path)
+        return
+    by_kind = load_hf(tmp_path)
+    edit(tmp_path, rope_parameters=YARN)
+    assert by_kind.config == load_hf(tmp_path).config
+    assert by_kind.config.rope_theta == 5e5 and isinstance(by_kind.config.rope_scaling, Yarn)
+
+
+NUMBERS = st.integers() | st.floats() | st.sampled_from([0, 1, 2, 8, 32, 10**15, 10**400, 1.0, 1e-300, -1])
+WORDS = st.sampled_from(
+    ["llama", "qwen3", "yarn", "llama3", "linear", "silu", "full_attention", "sliding_attention", ""]
+)
+ROPES = ("rope_type", "type", "factor", "rope_theta", "low_freq_factor", "high_freq_factor", "beta_slow", "beta_fast")
+ROPES += ("original_max_position_embeddings", "mscale", "partial_rotary_factor", "full_attention", "sliding_attention")
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | WORDS | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(ROPES) | st.text(max_size=3), inner),
+    max_leaves=8,
+)
+KEYS = (*SIZES, *FLAGS, *LISTS, *ROPE, *ABSENT, "model_type", "rope_theta", "rms_norm_eps", "sliding_window")
+KEYS += ("max_window_layers", "router_aux_loss_coef", "num_experts", "num_local_experts", "num_experts_per_tok")
+KEYS += ("moe_intermediate_size", "shared_expert_intermediate_size", "decoder_sparse_step")
+SMALL = dict.fromkeys(KEYS[:6], 32) | {"num_attention_heads": 4, "num_hidden_layers": 2, "num_experts": 4}
+SMALL |= {"num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+SMALL |= {"shared_expert_intermediate_size": 16, "sliding_window": 8, "use_sliding_window": False}
+
+
+@settings(deadline=None, max_examples=400, derandomize=True)
+@given(st.sampled_from(sorted(FAMILIES)), st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1, max_size=3))
+def test_any_json_is_a_model_or_one_line(
+    tmp_path_factory: pytest.TempPathFactory, family: str, changes: dict[str, Any]
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "any_json"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": family, **SMALL, **changes}))
+    try:
+        shape, said = config_of(folder), ""
+    except ValueError as error:
+        shape, said = None, str(error)
+    assert not any(word in said for word in ("\n", "Value error", ": :")) and len(said) < len(str(folder)) + 400
+    if shape and shape.layers <= 8:
+        with torch.device("meta"):
+            Decoder(shape)
+
+
+def test_a_deep_configuration_is_one_line(tmp_path: Path) -> None:
+    (exported(tmp_path) / "config.json").write_text("[" * 100_000)
+    assert not is_hugging_face(tmp_path)
+    with pytest.raises(ValueError, match="config.json: not JSON: .*recursion"):
+        load_hf(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="tokenizer_config.json: not JSON: .*recursion"):
+        Tokenizer.adopt(tmp_path)
 
 
 def replaced(old: str, new: str, content: bytes = b"") -> Callable[[Path], object]:
@@ -204,6 +304,7 @@ def first_shard_gone(folder: Path) -> None:
     (folder / "model-00001-of-00002.safetensors").unlink()
 
 
+NORM = "model.norm.weight"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pickle": (replaced(WEIGHTS, "pytorch_model.bin"), "has pytorch_model.bin and no safetensors; .*save_pretrained"),
@@ -236,6 +337,22 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "another tensor": (
         lambda f: change_weights(f, lambda w: w.update({"visual.weight": torch.ones(3)})),
         "has unknown 1 weights such as visual.weight",
+    ),
+    "integers": (
+        lambda f: change_weights(f, lambda w: w.update({NORM: torch.ones(32, dtype=torch.int8)})),
+        "model.safetensors: model.norm.weight is int8, and weights are floating-point numbers",
+    ),
+    "flags": (
+        lambda f: change_weights(f, lambda w: w.update({NORM: torch.ones(32, dtype=torch.bool)})),
+        "model.norm.weight is bool",
+    ),
+    "no number": (
+        lambda f: change_weights(f, lambda w: w[NORM].__setitem__(3, torch.nan)),
+        "model.safetensors: model.norm.weight has entries that are NaN or infinite",
+    ),
+    "beyond float32": (
+        lambda f: change_weights(f, lambda w: w.update({NORM: torch.full((32,), 1e300, dtype=torch.float64)})),
+        "model.norm.weight has entries that are NaN or infinite",
     ),
     "one of ours": (
         lambda f: save_model(f, toy_model(), toy_tokenizer()),

@@ -222,4 +222,4 @@ def _read(kind: type[Kind], text: str, where: str) -> Kind:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        raise ValueError(f"{where}: {mistakes(error).removeprefix(': ')}") from None
+        raise ValueError(f"{where}: {mistakes(error)}") from None

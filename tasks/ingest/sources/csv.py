@@ -46,7 +46,7 @@ class Csv(TextSource, Columns):
         tabs = any(name.endswith(f".tsv{suffix}") for suffix in ("", *SUFFIXES))
         # characters, and never more than the bytes of the document
         csv.field_size_limit(self.max_document_bytes)
-        lines = _Texts(read_lines(file, self.max_document_bytes, self.max_expansion, self.encoding))
+        lines = _Texts(read_lines(file, self.max_document_bytes, self.max_expansion, self.encoding, old_ends=True))
         reader = csv.reader(lines, delimiter=self.delimiter or ("\t" if tabs else ","))
         header: list[str] | None = None
         names: list[str] = []

@@ -1,6 +1,7 @@
 """Files of this machine and of remote stores through fsspec, decompressed on the way up to a stated limit."""
 
 import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,11 +10,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lm.inputs.compressed import Damaged, ExpandsTooFar
+from lm.inputs.encodings import Recoded
 from lm.inputs.hashed import check_no_link, hashed, read_ignored
 from lm.inputs.text import BUFFER, as_utf8, plain_bytes, without_mark
 from tasks.core.config import ConfigError
 from tasks.ingest.sources.base import EXCERPT, WEB, File, Rejected, excerpt_of
 
+# A first line, outside quotes, that ends in a carriage return; several before a line feed are one end.
+OLD_END = re.compile(rb'(?:"[^"]*+"|[^"\r\n])*+\r+(?![\r\n])')
 # What fsspec's ValueError says of a web server that sends all of a file, whatever part was asked for.
 NO_PARTS = ("support range requests", "Got more bytes")
 
@@ -142,12 +146,15 @@ def quarantined(file: File, found: list[Rejected], row: int = 0) -> Iterator[Non
 
 
 def read_lines(
-    file: File, max_bytes: int, max_expansion: int, encoding: str = "utf-8"
+    file: File, max_bytes: int, max_expansion: int, encoding: str = "utf-8", old_ends: bool = False
 ) -> Iterator[tuple[int, bytes] | Rejected]:
     """(row, line in UTF-8) for each line, and what could not be read. Holds at most one line of max_bytes. A byte order mark at
-    the beginning of a line, as a file has that was put together of others, is no part of it."""
+    the beginning of a line, as a file has that was put together of others, is no part of it. old_ends: carriage returns alone
+    end the lines of a file whose first line has such an end."""
     row, wrong = 0, list[Rejected]()
     with quarantined(file, wrong), open_text(file, max_expansion, encoding) as opened:
+        if old_ends and OLD_END.match(opened.peek()):  # type: ignore[attr-defined]
+            opened = io.BufferedReader(Recoded(opened, "utf-8", one_end=True), BUFFER)  # type: ignore[arg-type]
         while line := opened.readline(max_bytes + 1):
             if len(line) > max_bytes and not line.endswith(b"\n"):
                 start = line[: 4 * EXCERPT]

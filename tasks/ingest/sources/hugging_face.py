@@ -1,14 +1,16 @@
 """A data set of the Hugging Face hub by its name, or a folder of this machine that is laid out as one or was saved to disk."""
 
-import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from lm.config import mistakes
+from lm.inputs.compressed import SUFFIXES
 from lm.inputs.hashed import hashed, read_ignored
 from tasks.core.config import ConfigError
 from tasks.ingest.sources.arrow_rows import read_arrow
@@ -23,6 +25,43 @@ ARROW, STREAM = "arrow", "stream"
 # Loaders of the library whose files are read here: one by one, so that they may differ in their columns.
 READERS: dict[str, Any] = {"json": Jsonl, "parquet": Parquet, "csv": Csv}
 SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
+# Endings of data, of which a folder's most frequent kind is read; and files that say something of it.
+DATA = {".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".txt"}
+ABOUT = {SAVED, SAVED_SPLITS, "dataset_info.json", "dataset_infos.json", "LICENSE.txt", "README.txt"}
+
+
+Read = TypeVar("Read", bound=BaseModel)
+
+
+class _Part(BaseModel):
+    filename: str
+
+
+class _Saved(BaseModel):
+    """What is read of SAVED."""
+
+    files: list[_Part] = Field(alias="_data_files")
+
+
+class _Splits(BaseModel):
+    """What is read of SAVED_SPLITS."""
+
+    splits: list[str]
+
+
+def _saved(path: Path, kind: type[Read]) -> Read:
+    """What a file of save_to_disk says. Raises ValueError naming it."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(
+            f"{path.name}: {mistakes(error)}: it is not as save_to_disk writes it: copy the folder again"
+        ) from None
+
+
+def _kind(path: Path) -> str:
+    """The ending of a file's name, without that of its compression."""
+    return (path.with_suffix("") if path.suffix in SUFFIXES else path).suffix.lower()
 
 
 class HuggingFace(Columns):
@@ -50,28 +89,26 @@ class HuggingFace(Columns):
         except ConfigError:
             raise
         except Exception as error:  # the library raises errors of many kinds of its own
-            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise ConfigError(f"ingest.sources: {self.called}: {where}: {what}"[:400]) from None
+            kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+            raise self._wrong(f"{where}: {kind}{' '.join(str(error).split())}"[:400]) from None
         if not found:
-            raise ConfigError(
-                f"ingest.sources: {self.called}: {where}: no file of its split {self.split!r}: name another"
-            )
+            raise self._wrong(f"{where}: no file of its split {self.split!r}: name another")
         wanted = min(self.shards or len(found), len(found))
         return [found[index * len(found) // wanted] for index in range(wanted)]
 
     def _local_files(self, local: Path, top: Path) -> list[File] | None:
         """The files of a folder as `kind path`; None where the library alone can read them."""
         if (local / SAVED_SPLITS).is_file():
-            splits = json.loads((local / SAVED_SPLITS).read_text())["splits"]
+            splits = _saved(local / SAVED_SPLITS, _Splits).splits
             if self.split not in splits:
                 raise ValueError(f"no split {self.split!r}; there are {', '.join(splits)}")
             local = local / self.split
         if (local / SAVED).is_file():
-            kind = ARROW
-            paths = [
-                Path(os.path.abspath(local / part["filename"]))
-                for part in json.loads((local / SAVED).read_text())["_data_files"]
-            ]
+            kind, parts = ARROW, _saved(local / SAVED, _Saved).files
+            paths = [Path(os.path.abspath(local / part.filename)) for part in parts]
+            for path in paths:
+                if not path.exists():
+                    raise self._wrong(f"{path}: missing, and {local / SAVED} names it: copy the whole folder again")
         else:
             kind, paths = self._meant_files(local)
         self._check_hashed(top / self.dataset, paths)
@@ -88,11 +125,34 @@ class HuggingFace(Columns):
         meant = builder.config.data_files or {}
         if self.split not in meant:
             raise ValueError(f"no split {self.split!r}; there are {', '.join(map(str, meant)) or 'none'}")
+        self._say_left(local, [Path(path) for paths in meant.values() for path in paths])
         plain = getattr(builder.config, "field", None) is None and getattr(builder.config, "sep", ",") == ","
         plain &= not any("://" in path for path in meant[self.split])  # inside an archive
         return (builder.name if plain else STREAM), [
             Path(os.path.abspath(path)) for path in meant[self.split] if "://" not in path
         ]
+
+    def _say_left(self, local: Path, meant: list[Path]) -> None:
+        """Name the files of data that are not read because they are of another kind than those that are meant."""
+        kinds = {_kind(path) for path in meant}
+        if not kinds & DATA:
+            return
+        names = [
+            path.relative_to(local).as_posix()
+            for path in hashed(local, read_ignored()).files
+            if _kind(path) in DATA - kinds and path.name not in ABOUT
+        ]
+        if names:
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            print(
+                f"ingest: {self.called}: {local}: {len(names)} not read beside {', '.join(sorted(kinds & DATA))}, the one kind "
+                f"that is read of a folder: {shown}: read those by a source of their own",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _wrong(self, what: str) -> ConfigError:
+        return ConfigError(f"ingest.sources: {self.called}: {what}")
 
     def _shards(self, where: str, local: Path) -> list[File]:
         count = self._open(where).num_shards
@@ -111,9 +171,7 @@ class HuggingFace(Columns):
         kept = {os.path.abspath(path) for path in hashed(local, read_ignored()).files}
         for path in sorted(map(os.path.abspath, paths)):
             if path not in kept:
-                raise ConfigError(
-                    f"ingest.sources: {self.called}: {path} is part of {local}, but DVC does not look there: move it into it"
-                )
+                raise self._wrong(f"{path} is part of {local}, but DVC does not look there: move it into it")
 
     def _open(self, where: str) -> Any:
         import datasets

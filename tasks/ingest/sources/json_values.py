@@ -3,12 +3,14 @@
 Values are cut out by their brackets alone, so one that is no JSON inside says nothing of the next. At most one is held.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
 import orjson
 
+from lm.inputs.encodings import BOM
 from lm.inputs.text import without_mark
 from tasks.ingest.sources.base import EXCERPT, Rejected, excerpt_of
 
@@ -17,20 +19,32 @@ BETWEEN = re.compile(rb"[}\]][ \t]*\r[ \t\r]*[{\[]")  # of lines that end in a c
 # A string as a whole where it ends in what is at hand; else its quote alone, and then its end.
 OUTSIDE, INSIDE = re.compile(rb'(?s)"(?:[^"\\]++|\\.)*+"|["\[\]{},]'), re.compile(rb'["\\]')
 SPACE = b" \t\r\n"
+BEFORE = SPACE + BOM  # a value begins with none of these bytes
 QUOTE, ESCAPE, COMMA, OPEN = ord('"'), ord("\\"), ord(","), (ord("["), ord("{"))
 
 
 def is_in_lines(stream: BinaryIO, max_bytes: int) -> bool:
     """Whether a text is JSON lines, by its first two lines that are not blank. An array that is the only line is
-    none; nor is what begins with a bracket and goes on in the next line, or whose lines end in carriage returns alone."""
+    none; nor is what begins with a bracket and goes on in the next line, whose lines end in carriage returns alone, or whose
+    first line has several objects."""
     first = _next_line(stream, max_bytes)
     if first[:1] not in (b"[", b"{"):
         return True
     try:
         orjson.loads(first)
     except orjson.JSONDecodeError:
-        return first[:1] == b"{" and first != b"{" and not BETWEEN.search(first)  # a bad line among others
+        return first[:1] == b"{" and first != b"{" and not BETWEEN.search(first) and not is_several(first)
     return first[:1] == b"{" or bool(_next_line(stream, max_bytes))
+
+
+def is_several(line: bytes) -> bool:
+    """Whether an object is followed by another on its line."""
+    text = line.decode("utf-8", "replace").strip()
+    try:
+        end = json.JSONDecoder().raw_decode(text)[1]
+    except (ValueError, RecursionError):
+        return False
+    return text.startswith("{") and text[end:].lstrip().startswith("{")
 
 
 def _next_line(stream: BinaryIO, max_bytes: int) -> bytes:
@@ -45,7 +59,9 @@ def read_values(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes] 
     """(number from 1, bytes) of each element of an array, or of each value of several; what is longer than max_bytes is
     rejected without being held, and so is one that ends with the file."""
     value, number, depth, inside = _Value(max_bytes), 0, 0, False
-    data = without_mark(stream.read1(PIECE)).lstrip(SPACE)  # type: ignore[attr-defined] # read would lose what stands before a tear
+    data = b""
+    while not data and (more := stream.read1(PIECE)):  # type: ignore[attr-defined] # read would lose what stands before a tear
+        data = more.lstrip(BEFORE)
     is_array = data.startswith(b"[")
     begin = at = 0
     while data:
@@ -92,7 +108,7 @@ class _Value:
 
     def add(self, data: bytes) -> None:
         if not self.any:
-            data = data.lstrip(SPACE)
+            data = data.lstrip(BEFORE)
             self.any = bool(data)
         room = self._max_bytes - len(self.held)
         self._too_long |= len(data) > room

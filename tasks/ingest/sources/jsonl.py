@@ -10,7 +10,7 @@ import pyarrow as pa
 from tasks.ingest.sources.base import Columns, File, Record, Rejected, excerpt_of
 from tasks.ingest.sources.file_source import TextSource
 from tasks.ingest.sources.files import after, open_text, quarantined, read_lines
-from tasks.ingest.sources.json_values import is_in_lines, read_values
+from tasks.ingest.sources.json_values import is_in_lines, is_several, read_values
 from tasks.ingest.sources.rows import record_of, to_batches
 
 
@@ -26,7 +26,8 @@ def parse_line(row: int, line: bytes, columns: Columns) -> Record | Rejected | N
         except UnicodeDecodeError:
             return Rejected(row, "invalid_utf8", excerpt_of(line))
         except (ValueError, RecursionError):
-            return Rejected(row, "not_json", excerpt_of(line)) if line.strip() else None
+            said = b"several objects on one line: put each on its own: " if is_several(line) else b""
+            return Rejected(row, "not_json", excerpt_of(said + line)) if line.strip() else None
     return (
         record_of(row, value, columns) if isinstance(value, dict) else Rejected(row, "not_an_object", excerpt_of(line))
     )

@@ -7,12 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lm.inputs.columns import own_names
-from lm.inputs.compressed import HEAD, Damaged, kind_of
+from lm.inputs.compressed import HEAD, Damaged, foreign_kind, kind_of
 from tasks.ingest.sources.arrow_rows import refusal, rows_of
 from tasks.ingest.sources.base import Columns, File, Rejected, excerpt_of
 from tasks.ingest.sources.file_source import FileSource
 from tasks.ingest.sources.files import after, open_raw, quarantined
 
+MAGIC = b"PAR1"
 # Read of a column chunk at a time, and aimed at for a batch: a row group may be larger than memory.
 BUFFER, BATCH_BYTES, MAX_ROWS = 1 << 20, 4 << 20, 4096
 
@@ -45,6 +46,8 @@ class Parquet(FileSource, Columns):
             raw.seek(0)
             if kind := kind_of(head):
                 raise Damaged(f"is {kind}: unpack it")
+            if not head.startswith(MAGIC) and (foreign := foreign_kind(head)):
+                raise Damaged(f"is {foreign}")
             with pq.ParquetFile(raw, buffer_size=BUFFER, pre_buffer=False) as opened:
                 yield from self._rows(opened)
 

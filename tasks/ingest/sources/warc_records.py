@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from lm.inputs.compressed import Damaged
+from lm.inputs.encodings import BOM
+from lm.inputs.text import without_mark
 from tasks.ingest.sources.base import Rejected, excerpt_of
 
 # A record's first line, and what a header begins with.
@@ -58,11 +60,17 @@ def _text(line: bytes) -> str:
 
 
 def start_in(data: bytes, begin: int = 0) -> int:
-    """Where the first line stands, from a place on, that begins a record; -1 where none does."""
+    """Where the first line stands, from a place on, that begins a record; -1 where none does. A byte order mark before it, as
+    an archive has that was put together of others, is passed over."""
     at = data.find(b"WARC/", begin)
-    while at >= 0 and not ((not at or data[at - 1] == LINE_END) and START.match(data, at)):
+    while at >= 0 and not (_begins_a_line(data, at) and START.match(data, at)):
         at = data.find(b"WARC/", at + 1)
     return at
+
+
+def _begins_a_line(data: bytes, at: int) -> bool:
+    before = data[max(0, at - len(BOM) - 1) : at].removesuffix(BOM)
+    return not before or before[-1] == LINE_END
 
 
 class _Stream:
@@ -157,9 +165,9 @@ class Records:
 
     def _next(self) -> Block | Rejected | None:
         """The next record, or what is wrong with it; None at the end."""
-        line = self._stream.line()
+        line = without_mark(self._stream.line())
         while line and not line.strip():
-            line = self._stream.line()
+            line = without_mark(self._stream.line())
         if not line:
             return None
         self.number += 1
