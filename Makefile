@@ -111,8 +111,8 @@ gpu-check: $(READY)  ## nine minutes of a GPU, what is worth most first: BUDGET=
 gpu-wheels: $(READY)  ## what the check needs on a bare machine with torch, as wheels: .scratch/wheels
 	@python -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest .scratch/wheels $$(grep -E '^(pydantic|pydantic_core|annotated-types|typing-inspection|ruamel.yaml)==' constraints.txt)
 
-chaos: $(READY)  ## break everything at some instant, sixty ways, and see that the next run is right
-	@TOKENMILL_CHAOS=all python -m pytest -q -n $(JOBS) tests/system/chaos
+chaos: $(READY)  ## break everything at some instant, sixty ways, edit what a stage reads at 265 instants, and see that the next run is right
+	@TOKENMILL_CHAOS=all python -m pytest -q -n $(JOBS) tests/system/chaos tests/system/flows/test_held.py tests/system/flows/test_held_stages.py
 
 mutants: $(READY)  ## plant hundreds of bugs, and see that each room's own tests catch them: ROOM=evaluate SHARE=3/10 KEEP=1
 	@python -m tests.mutants $(call arg,ROOM,room) $(call arg,SHARE,share) $(if $(filter-out 0 no false,$(KEEP)),--keep) --jobs $(JOBS)

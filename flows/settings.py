@@ -70,7 +70,13 @@ PASSED_ON = [
     of_the_runner.passed_on("TOKENMILL_REPORT_URL", "the report, for links to it"),
 ]
 OF_TESTS = [
-    text("TOKENMILL_CHAOS", "", "all", "every fault in place of twelve (`make chaos`)", reader="tests"),
+    text(
+        "TOKENMILL_CHAOS",
+        "",
+        "all",
+        "every fault in place of twelve, every edit of a stage that runs in place of a few (`make chaos`)",
+        reader="tests",
+    ),
     text(
         "TOKENMILL_TEST_DEVICE", "", "cpu or cuda", "where tests/gpu runs", unset="a GPU, else skipped", reader="tests"
     ),

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 from flows.environment import environment
 from flows.forecast.imports import import_training
 from flows.preflight.passed import FOLDER, home
-from tasks.about.finding import Finding
+from flows.staleness.toy_folders import toy_folder
+from tasks.about.finding import Finding, one_line
 from tasks.core.config import ConfigError
 from tasks.runner.own import keep_compiled_code
 
@@ -46,21 +46,33 @@ def rehearse_apart(
     meanwhile: Callable[[], None],
 ) -> tuple[list[Finding], dict[str, Any]]:
     """Findings and needs; `say` gets a line at each stage, `meanwhile` is called once it is begun. In a process of its own,
-    whose memory goes with it, and in a folder that is removed."""
+    whose memory goes with it, and in a folder that is removed. Raises ConfigError where there is no place for one."""
     (root / FOLDER).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root / FOLDER, prefix="toy-") as name:
-        request, answer = Path(name) / "request.json", Path(name) / "answer.json"
-        request.write_text(json.dumps({"params": params, "addresses": addresses, "toys": str(home(root) / "toys")}))
+    with toy_folder(root) as (place, lock):
+        request, answer = place / "request.json", place / "answer.json"
+        asked = {"params": params, "addresses": addresses, "toys": str(home(root) / "toys")}
+        try:
+            request.write_text(json.dumps(asked))
+        except OSError as error:
+            return [
+                Finding(str(place.parent), f"no toy run: {one_line(error)}", "make room, or name another TMPDIR")
+            ], {}
         surroundings = {key: value for key, value in environment(root).items() if key not in REMOVED}
         surroundings |= {
             **ALONE,
-            "TMPDIR": name,
+            "TMPDIR": str(place),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")])),
         }
         command = [sys.executable, "-m", "flows.preflight.child", str(request), str(answer)]
         printed = []
         with subprocess.Popen(
-            command, cwd=root, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=root,
+            env=surroundings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            pass_fds=[lock],
         ) as process:
             meanwhile()
             for line in process.stdout or []:

@@ -16,7 +16,7 @@ from flows.stage.pools import pool_of
 from flows.staleness.plan import Planned
 from flows.staleness.restorable import restorable
 from flows.staleness.scratch import abandoned
-from tasks.about.finding import Finding, findings_of
+from tasks.about.finding import Finding, findings_of, of_error
 from tasks.core.config import ConfigError, read_params
 from tasks.report.words import counted
 from tasks.runner.graph import Entry, before, graph_of
@@ -109,7 +109,10 @@ def first_time(
 
     began = time.monotonic()
     say("the graph at toy width, once for these parameters and this code")
-    found, needs = rehearse_apart(root, params, addresses, say, meanwhile)
+    try:
+        found, needs = rehearse_apart(root, params, addresses, say, meanwhile)
+    except ConfigError as error:
+        return of_error(error), {}
     say(f"{counted(len(found), 'finding')} after {time.monotonic() - began:.0f} s")
     return found, needs
 

@@ -10,6 +10,7 @@ from flows.preflight.artifacts import check_artifacts
 from flows.preflight.checkpoint import uses_of_checkpoint
 from flows.preflight.child import AT
 from flows.preflight.narrow import narrow_checkpoint
+from flows.preflight.passed import FOLDER
 from flows.preflight.shrink import Few, shrunk, with_few_problems
 from flows.preflight.toys import Toys
 from tasks.about.finding import Finding, one_line
@@ -47,7 +48,7 @@ def rehearse(
     is taken from `toys`, where the rest will need it. Prints the stage that it is at.
 
     A stage without a module of its own, and what follows a failed one, is left out. What an unexpected error printed is in
-    <stage>.log beside the folder.
+    <stage>.log in FOLDER.
     """
     edges, asked = before(graph), [address for address in addresses if room_of(graph[address].name)]
     order = [address for address in needed(graph, asked) if room_of(graph[address].name)]
@@ -106,7 +107,8 @@ def rehearse_stage(entry: Entry, toy: dict[str, Any], folder: Path, problems: di
     except (ConfigError, FloatingPointError) as error:
         return [Finding(where, one_line(error), f"change the section {entry.name}")]
     except Exception as error:  # noqa: BLE001 - whatever it is, the stage would end with it
-        log = folder.with_name(f"{entry.address}.log")
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        log = FOLDER / f"{entry.address}.log"
         log.write_text(traceback.format_exc())
         last = traceback.extract_tb(error.__traceback__)[-1]
         what = f"{type(error).__name__}: {one_line(error)} ({Path(last.filename).name}:{last.lineno})"

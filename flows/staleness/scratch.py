@@ -1,7 +1,7 @@
 """What stages that were killed have left in .scratch/<stage>/<key>: what a run would go on from, and what none will.
 
-`python -m flows.staleness.scratch` (`make clean`) removes the latter, and what .scratch holds beside; never what a stage
-that runs uses.
+`python -m flows.staleness.scratch` (`make clean`) removes the latter, what .scratch holds beside, and what killed toy runs have
+left elsewhere; never what a stage that runs uses.
 """
 
 import fcntl
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.staleness.rwlock import release_ended
+from flows.staleness.toy_folders import remove_abandoned
 from tasks.core.config import ConfigError, read_params
 from tasks.core.yaml import YAMLError
 from tasks.runner.graph import read_graph
@@ -114,7 +115,7 @@ def at_work(root: Path) -> bool:
 def clean(root: Path) -> list[str]:
     """Remove what no run will go on from, and the rest of .scratch where nothing is at work. Returns what was done, and what
     was kept and why, in lines."""
-    said, kept = [], {LOCKS.name}
+    said, kept = [f"removed {path}" for path in remove_abandoned(root)], {LOCKS.name}
     for left in leftovers(root):
         where = f"{left.path.relative_to(root)} ({size(left.size)})"
         with idle(root / LOCKS / left.stage) as free:

@@ -15,7 +15,8 @@ class Finding:
     remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}" + (f"; {self.remedy}" if self.remedy else "")
+        line = f"{self.where}: {self.what}" + (f"; {self.remedy}" if self.remedy else "")
+        return " ".join(line.split())  # a name of a user's, such as a label, may hold a line break
 
 
 def one_line(error: object) -> str:

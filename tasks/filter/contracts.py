@@ -17,5 +17,5 @@ def contracts(sections: Sections) -> Iterator[Finding]:
             what = (
                 "no source is labelled " + ", ".join(map(repr, unknown)) if unknown else "is empty: nothing is judged"
             )
-            remedy = f"name some of {', '.join(there)}, or leave it out for all"
+            remedy = f"name some of {', '.join(there)}, or have it for all: filter.{slot}.sources=null"
             yield Finding(f"params.yaml: filter.{slot}.sources", what, remedy)

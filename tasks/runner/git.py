@@ -1,5 +1,6 @@
 """git, asked where it is: a project may have come as an archive or an image's layer, and a machine may have no git at all."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -11,13 +12,27 @@ OUR_WRITES = (":!data/metrics", ":!dvc.lock")
 
 
 def ask(root: Path, *arguments: str, binary: bool = False) -> subprocess.CompletedProcess:
-    """Outcome of a git command, text unless `binary`; a machine without git answers with code 127 and a line that says so."""
+    """Outcome of a git command, text unless `binary`; a machine without git answers with code 127 and a line that says so. A
+    repository around the project that does not track it, as where an archive was unpacked in one, is none of its own."""
     try:
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=not binary, check=False)
+        surroundings = (
+            None if is_tracked(root) else {**os.environ, "GIT_CEILING_DIRECTORIES": str(root.resolve().parent)}
+        )
+        return subprocess.run(
+            ["git", *arguments], cwd=root, env=surroundings, capture_output=True, text=not binary, check=False
+        )
     except FileNotFoundError:
         said = "git is not installed"
         out, error = (b"", said.encode()) if binary else ("", said)
         return subprocess.CompletedProcess(["git", *arguments], 127, out, error)
+
+
+def is_tracked(root: Path) -> bool:
+    """Whether the folder is the top of a repository, or of one above it the part that holds a pipeline."""
+    if (root / ".git").exists():
+        return True
+    asked = ["git", "ls-files", "--error-unmatch", "dvc.yaml"]
+    return not subprocess.run(asked, cwd=root, capture_output=True, check=False).returncode
 
 
 def revision(root: Path) -> str:

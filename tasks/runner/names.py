@@ -1,5 +1,6 @@
 """Names as MLflow takes them: labels and paths are the user's, and a refused one would lose a whole batch of figures."""
 
+import json
 import posixpath
 import re
 from collections.abc import Iterable
@@ -35,12 +36,13 @@ def _with_digest(text: str, name: str, longest: int) -> str:
 
 
 def flatten(values: Any, name: str = "") -> dict[str, str]:
-    """Nested params as MLflow wants them: dotted names, values as text of at most 6000 characters."""
+    """Nested params as MLflow wants them: dotted names, values as params.yaml spells them, at most 6000 characters."""
     pieces: Iterable[tuple[Any, Any]]
     if isinstance(values, dict) and values:
         pieces = values.items()
     elif isinstance(values, list) and values:
         pieces = enumerate(values)
     else:
-        return {name: str(values)[:6000]}
+        text = json.dumps(values) if values is None or isinstance(values, bool) else str(values)
+        return {name: text[:6000]}
     return {k: v for key, part in pieces for k, v in flatten(part, f"{name}.{key}" if name else str(key)).items()}

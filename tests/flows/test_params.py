@@ -164,6 +164,17 @@ def test_a_change_keeps_the_text_of_all_else_and_is_said(root: Path) -> None:
         assert write(root, compose(root, "laptop", [])) and path.read_text() == before
 
 
+def test_a_change_is_said_as_params_yaml_spells_it(root: Path) -> None:
+    asked = ["dedup.near.seed=null", "pretrain.deterministic=true"]
+    before = compose(root, "current", [])
+    before["pretrain"].pop("deterministic", None)
+    write(root, before)
+    assert write(root, compose(root, "current", asked)) == [
+        "params.yaml: dedup.near.seed - -> null",
+        "params.yaml: pretrain.deterministic - -> true",
+    ]
+
+
 def test_many_changes_are_counted_and_a_new_file_is_said(root: Path) -> None:
     said = write(root, compose(root, "gpu-1b", []))
     assert len(said) == 21 and said[-1].startswith("params.yaml: and ") and said[-1].endswith(" more values")

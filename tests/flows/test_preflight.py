@@ -116,7 +116,7 @@ EDGES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "a rule for a source that is not there": (
         ["ingest.sources=[{name: jsonl, label: web, path: '*.jsonl'}]"],
-        ["params.yaml: filter.quality.sources", "labelled 'stdlib'", "name some of web"],
+        ["params.yaml: filter.quality.sources", "labelled 'stdlib'", "name some of web", "=null"],
     ),
     "a rule for one source too many": (
         ["filter.structure={name: fineweb, sources: [stdlib, web]}"],

@@ -213,8 +213,8 @@ def test_the_settings_of_the_server_are_those_of_the_tracker() -> None:
 
 
 def test_params_are_flattened() -> None:
-    values = yaml.safe_load("{a: {b: 1, c: [x, {d: null}]}, e: {}}")
-    assert flatten(values) == {"a.b": "1", "a.c.0": "x", "a.c.1.d": "None", "e": "{}"}
+    values = yaml.safe_load("{a: {b: 1, c: [x, {d: null}]}, e: {}, f: true}")
+    assert flatten(values) == {"a.b": "1", "a.c.0": "x", "a.c.1.d": "null", "e": "{}", "f": "true"}
 
 
 def test_switched_off_it_leaves_nothing(project: Path) -> None:  # noqa: F811

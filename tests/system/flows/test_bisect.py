@@ -200,4 +200,4 @@ def test_a_stage_that_did_not_promise_equal_bits_is_the_suspect(tmp_path: Path) 
     assert suspects("sft", left, right) == [Suspect("nondeterminism", "sft.deterministic is off in A and B")]
     sections = replace(free, params={"sft": {**free.params["sft"], "deterministic": False}})
     right = Side("B", tmp_path, tmp_path / "data", {"sft": sections})
-    assert suspects("sft", left, right) == [Suspect("params", "sft.deterministic absent -> False")]
+    assert suspects("sft", left, right) == [Suspect("params", "sft.deterministic absent -> false")]

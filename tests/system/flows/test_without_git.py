@@ -12,9 +12,11 @@ import yaml
 from flows.environment import environment
 from flows.workspaces.smoke import copy_project, ours
 from tasks.core.config import ConfigError
-from tasks.runner.git import UNKNOWN, ask, git, printed, revision
+from tasks.runner.git import UNKNOWN, ask, git, is_dirty, printed, revision
 from tests.processes import files_in
 from tests.project import ROOT
+
+WHO = ["-c", "user.name=x", "-c", "user.email=x@localhost"]
 
 
 @pytest.fixture
@@ -61,6 +63,25 @@ def test_the_copy_of_an_archive_holds_what_the_archive_does(archive: Path, tmp_p
 
 def test_the_revision_is_unknown(archive: Path) -> None:
     assert revision(archive) == UNKNOWN and revision(ROOT) != UNKNOWN
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_a_repository_around_the_project_is_not_its_own(archive: Path, ignored: bool, tmp_path: Path) -> None:
+    """Unpacked in another repository, which ignores it or has not taken it: that one's commit says nothing of this code."""
+    around, before = archive.parent, ours(archive)
+    git(around, "init", "-q")
+    (around / ".gitignore").write_text("/archive/\n" if ignored else "/copy/\n")
+    git(around, "add", ".gitignore")
+    git(around, *WHO, "commit", "-qm", "another project")
+    assert (revision(archive), is_dirty(archive)) == (UNKNOWN, UNKNOWN) and ours(archive) == before
+    with pytest.raises(ConfigError, match="git worktree: "):
+        git(archive, "worktree", "list")
+    if not ignored:
+        git(around, "add", "archive")
+        git(around, *WHO, "commit", "-qm", "taken")
+        assert (revision(archive), is_dirty(archive)) == (git(around, "rev-parse", "HEAD"), "false")
+        (archive / "dvc.yaml").write_text("stages: {}\n")
+        assert is_dirty(archive) == "true"
 
 
 def test_a_machine_without_git_is_one_line(archive: Path, no_git: None) -> None:
