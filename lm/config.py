@@ -1,12 +1,12 @@
 """The base of every configuration: frozen, strict, and one line per mistake."""
 
+from collections.abc import Mapping
 from functools import reduce
 from operator import or_
 from types import ModuleType
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
 
 
 class ConfigError(ValueError):
@@ -29,7 +29,7 @@ def mistakes(error: ValidationError) -> str:
     return "; ".join(": ".join(filter(None, parts)) for parts in said)
 
 
-def words_of(mistake: ErrorDetails) -> str:
+def words_of(mistake: Mapping[str, Any]) -> str:
     """What is wrong, without what pydantic puts before words of ours."""
     return mistake["msg"].removeprefix("Value error, ")
 

@@ -159,9 +159,7 @@ def test_a_link_to_a_folder_is_refused_and_a_link_to_a_file_is_read(tmp_path: Pa
     (tmp_path / "out" / "a.jsonl").write_bytes(GOOD)
     (tmp_path / "in" / "folder").symlink_to(tmp_path / "out")
     for number, source in enumerate([Jsonl(path="folder/*.jsonl"), TextFolder(path="folder", pattern="*.jsonl")]):
-        with pytest.raises(
-            ConfigError, match="folder is a link to a folder, .* name the folder itself as ingest.folder"
-        ):
+        with pytest.raises(ConfigError, match="folder is a link to a folder, .* name that folder itself"):
             ingest(tmp_path, source, out=str(number))
     (tmp_path / "in" / "b.jsonl").symlink_to(tmp_path / "out" / "a.jsonl")
     documents, *_ = ingest(tmp_path, Jsonl(path="**/*.jsonl"))
