@@ -98,7 +98,8 @@ def check_python(config: IngestConfig) -> None:
 
 def say_left_out(folder: str) -> None:
     """Name what no source reads because DVC does not hash it: a change there would not make this stage run again."""
-    names = [path.relative_to(folder).as_posix() for path in hashed(Path(folder), read_ignored()).left_out]
+    found = hashed(Path(folder), read_ignored())
+    names = [path.relative_to(folder).as_posix() for path in sorted([*found.ignored, *found.links])]
     if names:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         print(f"ingest: {folder}: {len(names)} not read, since DVC does not look into them: {shown}", flush=True)
