@@ -48,7 +48,8 @@ class IngestConfig(Config):
     def _labels_differ(self) -> "IngestConfig":
         labels = [source.called for source in self.sources]
         if len(set(labels)) < len(labels):
-            raise ValueError(f"two sources have the same label ({', '.join(labels)}): give one a `label` of its own")
+            shown = ", ".join(map(repr, labels))  # each on one line, whatever it holds
+            raise ValueError(f"two sources have the same label ({shown}): give one a `label` of its own")
         if taken := {"low", "high"}.intersection(labels):
             raise ValueError(
                 f"a source is called {taken.pop()!r}, as an end of the interval of bits_per_byte is: give another `label`"
