@@ -17,6 +17,7 @@ from tasks.about.finding import Finding, one_line
 from tasks.core.config import CHECKPOINT, ConfigError, load
 from tasks.core.log import Log
 from tasks.runner.folders import inside
+from tasks.runner.full import is_full
 from tasks.runner.graph import Entry, before, needed
 from tasks.runner.rooms import config_of, part_of, room_of
 
@@ -62,7 +63,8 @@ def rehearse(
     try:
         toy = prepare(params, folder, stages, [graph[address] for address in to_run])
     except (ValueError, OSError) as error:
-        return [Finding("the toy run's inputs", one_line(error), "no sample of them could be taken")]
+        what_to_do = _room(error, folder) or "no sample of them could be taken"
+        return [Finding("the toy run's inputs", one_line(error), what_to_do)]
     problems, failed, found = dict[Any, Few](), set[str](), list[Finding]()
     for address in order:
         place = folder / "data" / inside(graph[address])
@@ -83,6 +85,12 @@ def rehearse(
         elif toys:
             toys.keep(keys[address], place)
     return found
+
+
+def _room(error: Exception, folder: Path) -> str:
+    """What to do about an error that says that the toy run's folder is full; "" for any other."""
+    full = isinstance(error, OSError) and is_full(error)
+    return f"make room in {folder.parent}, or name another TMPDIR" if full else ""
 
 
 def unfinished(edges: dict[str, list[str]], asked: list[str], passed: set[str]) -> list[str]:
@@ -107,6 +115,8 @@ def rehearse_stage(entry: Entry, toy: dict[str, Any], folder: Path, problems: di
     except (ConfigError, FloatingPointError) as error:
         return [Finding(where, one_line(error), f"change the section {entry.name}")]
     except Exception as error:  # noqa: BLE001 - whatever it is, the stage would end with it
+        if remedy := _room(error, folder):
+            return [Finding(where, one_line(error), remedy)]
         FOLDER.mkdir(parents=True, exist_ok=True)
         log = FOLDER / f"{entry.address}.log"
         log.write_text(traceback.format_exc())

@@ -113,9 +113,16 @@ def at_work(root: Path) -> bool:
 
 
 def clean(root: Path) -> list[str]:
-    """Remove what no run will go on from, and the rest of .scratch where nothing is at work. Returns what was done, and what
-    was kept and why, in lines."""
-    said, kept = [f"removed {path}" for path in remove_abandoned(root)], {LOCKS.name}
+    """Remove what no run will go on from, the rest of .scratch where nothing is at work, and what killed toy runs left. Returns
+    what was done, and what was kept and why, in lines."""
+    said = _clean_scratch(root)
+    with suppress(ConfigError, OSError):  # of a disk so full that there is no temporary folder to write to
+        said += [f"removed {path}" for path in remove_abandoned(root)]
+    return said
+
+
+def _clean_scratch(root: Path) -> list[str]:
+    said, kept = list[str](), {LOCKS.name}
     for left in leftovers(root):
         where = f"{left.path.relative_to(root)} ({size(left.size)})"
         with idle(root / LOCKS / left.stage) as free:

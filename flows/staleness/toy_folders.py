@@ -5,8 +5,10 @@ works in a folder holds its lock, so that one whose process was killed is known,
 """
 
 import fcntl
+import glob
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,7 +18,8 @@ from pathlib import Path
 from tasks.core.config import ConfigError
 from tasks.runner.own import cache_folder
 
-PREFIX = "tokenmill-toy-"
+# A temporary folder may be other machines' too, by a file system whose locks are each machine's own.
+PREFIX = f"tokenmill-toy-{socket.gethostname()}@"
 YOUNG = 60.0  # seconds in which a folder may be there and not be locked yet
 
 
@@ -61,9 +64,9 @@ def toy_folder(root: Path) -> Iterator[tuple[Path, int]]:
 
 
 def remove_abandoned(root: Path) -> list[Path]:
-    """Remove the folders of this user that nobody works in any more, of whatever project; returns them."""
+    """Remove the folders of this user and machine that nobody works in any more, of whatever project; returns them."""
     found = []
-    for path in sorted(place_of_toys(root).glob(f"{PREFIX}*")):
+    for path in sorted(place_of_toys(root).glob(f"{glob.escape(PREFIX)}*")):
         try:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:  # another user's, or gone meanwhile

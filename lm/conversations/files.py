@@ -1,7 +1,8 @@
 """Files of conversations: JSON lines, compressed or not, JSON arrays, Parquet, and Arrow files as `datasets` saves them."""
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,18 @@ def files_of(place: Path, folder: Path) -> list[Path]:
         patterns = ", ".join(f"*{ending}" for ending in ENDINGS)
         raise ConfigError(f"{place}: holds no {patterns}; put files of conversations there")
     return found
+
+
+def say_unread(folder: Path, there: Iterable[Path] | None = None) -> None:
+    """Name those of a folder's files, all or these, that are not read because of how their names end, hidden ones aside."""
+    there = watched(folder) if there is None else there
+    unread = [path for path in there if not path.name.endswith(ENDINGS) and not path.name.startswith(".")]
+    if unread:
+        shown = ", ".join(path.relative_to(folder).as_posix() for path in unread[:5]) + (
+            ", ..." if len(unread) > 5 else ""
+        )
+        said = f"{len(unread)} not read, since their names end in none of {', '.join(ENDINGS)}: {shown}"
+        print(f"{folder}: {said}", file=sys.stderr, flush=True)
 
 
 def dialogues_of(path: Path) -> Iterator[Dialogue | Refused]:
@@ -76,9 +89,10 @@ def _array(path: Path) -> list[Any] | None:
     first = next(lines, (0, b""))[1]
     if not first.lstrip().startswith(b"["):
         return None
+    written = text.decoded(b"".join([first, *(line for _, line in lines)]), str(path))
     try:
-        found = json.loads(text.decoded(b"".join([first, *(line for _, line in lines)]), str(path)))
-    except (json.JSONDecodeError, RecursionError) as error:
+        found = json.loads(written)
+    except (ValueError, RecursionError) as error:  # a number too long for an integer is a ValueError alone
         raise ConfigError(f"{path}: not JSON: {error}") from None
     return found if isinstance(found, list) else None
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lm.files import write_json
 from lm.hugging_face.config import to_theirs
-from lm.hugging_face.load import their_name
+from lm.hugging_face.load import is_finite, their_name
 from lm.hugging_face.made_of import FILE
 from lm.hugging_face.packed import fitting, quantization_config, tensors_of
 from lm.hugging_face.prompts import check_no_prompt
@@ -53,9 +53,11 @@ def save_shards(weights: dict[str, Tensor], folder: Path, limit: int) -> None:
 def cast(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """The weight in another type. Raises ValueError where that is too small for an entry, or an entry is no finite number."""
     found = weight.detach().to("cpu", dtype).contiguous()
-    if not weight.isfinite().all():
-        raise ValueError(f"{name} has entries that are NaN or infinite: its training went astray, and it is no model")
-    if not found.isfinite().all():
+    if not is_finite(found):
+        if not is_finite(weight):
+            raise ValueError(
+                f"{name} has entries that are NaN or infinite: its training went astray, and it is no model"
+            )
         largest, end = weight.abs().max().item(), torch.finfo(dtype).max
         kind = str(dtype).removeprefix("torch.")
         raise ValueError(f"{name} has an entry of {largest:.6g}, and {kind} ends at {end:.6g}: take --dtype float32")

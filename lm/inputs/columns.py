@@ -63,20 +63,20 @@ def plain_values(column: pa.Array, errors: str = "backslashreplace") -> list[Any
     """The values as Python's own; what Python has no value for, as a date after 9999, is spelled out, and what is no UTF-8 is
     decoded with `errors`."""
     if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
-        return _nanoseconds(column)
+        return _nanoseconds(column, errors)
     try:
         return column.to_pylist()
     except Exception:  # Arrow raises what the type it converts to raises, of any kind
         return [_plain_value(value, errors) for value in column]
 
 
-def _nanoseconds(column: pa.Array) -> list[Any]:
+def _nanoseconds(column: pa.Array, errors: str) -> list[Any]:
     """Timestamps, those within a day of what 64 bits hold as texts in UTC: a zone's offset would take them beyond it."""
     counts = column.cast(pa.int64())
     near = pc.or_(pc.greater(counts, LAST_NANOSECOND), pc.less(counts, -LAST_NANOSECOND))
     written = column.cast(pa.timestamp("ns", column.type.tz and "UTC")).cast(pa.string())
     return [
-        text.as_py() if is_near.as_py() else value.as_py()
+        text.as_py() if is_near.as_py() else _plain_value(value, errors)
         for value, is_near, text in zip(column, near, written, strict=True)
     ]
 

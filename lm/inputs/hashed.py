@@ -54,10 +54,12 @@ class Ignored:
 
 @dataclass
 class Hashed:
-    """What a dependency holds. files: those that DVC hashes, sorted. left_out: the others, a folder as one, sorted."""
+    """What a dependency holds, sorted. files: those that DVC hashes. ignored: what it is told to pass over, a folder as one.
+    links: others to folders, behind which it does not look."""
 
     files: list[Path] = field(default_factory=list)
-    left_out: list[Path] = field(default_factory=list)
+    ignored: list[Path] = field(default_factory=list)
+    links: list[Path] = field(default_factory=list)
 
 
 def read_ignored(root: Path = Path(".")) -> Ignored:
@@ -79,31 +81,30 @@ def hashed(path: Path, ignored: Ignored) -> Hashed:
     if inside is not None and inside != "." and ignored.names(inside, is_folder=True):
         return Hashed([], [path])
     _walk(path, inside, ignored, found)
-    return Hashed(sorted(found.files), sorted(found.left_out))
+    return Hashed(sorted(found.files), sorted(found.ignored), sorted(found.links))
 
 
 def watched(folder: Path) -> list[Path]:
     """The files of a folder of the user's that DVC hashes, sorted: all that may be read of it.
 
-    Raises ConfigError where `hashed` does, where DVC ignores the folder, and for a link to a folder in it, whose files would go
-    unread without a word.
+    Raises ConfigError where `hashed` does, where DVC ignores the folder, and for a link to a folder in it that DVC does not
+    ignore, whose files would go unread without a word.
     """
     return _without_links(folder).files
 
 
 def folders_in(folder: Path) -> list[Path]:
     """The folders in a folder of the user's that DVC does not ignore, sorted. Raises ConfigError where `watched` does."""
-    left_out = _without_links(folder).left_out
-    return sorted(path for path in folder.glob("*") if path.is_dir() and path not in left_out)
+    ignored = _without_links(folder).ignored
+    return sorted(path for path in folder.glob("*") if path.is_dir() and path not in ignored)
 
 
 def _without_links(folder: Path) -> Hashed:
     ignored = read_ignored()
     check_not_ignored(folder, ignored)
     found = hashed(folder, ignored)
-    for path in found.left_out:
-        if path.is_symlink():
-            raise ConfigError(f"{path} {LINK}")
+    for path in found.links:
+        raise ConfigError(f"{path} {LINK}")
     return found
 
 
@@ -152,8 +153,10 @@ def _walk(folder: Path, inside: str | None, ignored: Ignored, found: Hashed) -> 
     for entry in entries:
         path, name = folder / entry.name, entry.name if inside == "." else f"{inside}/{entry.name}"
         is_folder = _leads_to_folder(entry)
-        if (inside is not None and ignored.name(name, is_folder)) or (is_folder and entry.is_symlink()):
-            found.left_out.append(path)
+        if inside is not None and ignored.name(name, is_folder):
+            found.ignored.append(path)
+        elif is_folder and entry.is_symlink():
+            found.links.append(path)
         elif is_folder:
             _walk(path, inside if inside is None else name, ignored, found)
         else:

@@ -16,6 +16,7 @@ SEEN = 8  # bytes of a text that tell its encoding
 MAX_EXPANSION = 200  # bytes that a compressed one may become, where no parameter says how many
 # What JSON lines are called, compressed or not.
 LINES = (".jsonl", *(f".jsonl{suffix}" for suffix in SUFFIXES))
+ERRORS = (Damaged, ExpandsTooFar, OSError)  # of a file that cannot be read to its end
 
 
 @contextmanager
@@ -53,13 +54,36 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
     put together of others. Raises ConfigError naming the file, and the row behind which it cannot be read on."""
     row = 0
     try:
-        with path.open("rb") as raw, plain_bytes(raw, path.name, MAX_EXPANSION) as plain, as_utf8(plain) as opened:
+        with _opened(path) as opened:
             for row, line in enumerate(opened, 1):
                 if (whole := without_mark(line)).strip():
                     yield row, whole
-    except (Damaged, ExpandsTooFar, OSError) as error:
-        said = error.strerror if isinstance(error, OSError) else error
+    except ERRORS as error:
+        said = _words_of(error)
         raise ConfigError(f"{path}:{row + 1}: cannot be read on: {said}" if row else f"{path}: {said}") from None
+
+
+def text_of(path: Path) -> str:
+    """All of a file, without byte order marks at its beginning. Raises ConfigError naming the file where it cannot be read to
+    its end, or is no text."""
+    try:
+        with _opened(path) as opened:
+            whole = opened.read()
+    except ERRORS as error:
+        raise ConfigError(f"{path}: {_words_of(error)}") from None
+    return decoded(without_mark(whole), str(path))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    with path.open("rb") as raw, plain_bytes(raw, path.name, MAX_EXPANSION) as plain, as_utf8(plain) as opened:
+        yield opened
+
+
+def _words_of(error: Exception) -> str:
+    if isinstance(error, ExpandsTooFar):
+        return f"becomes more than {MAX_EXPANSION} times as large: unpack it"
+    return str(error.strerror if isinstance(error, OSError) else error)
 
 
 def without_mark(line: bytes) -> bytes:

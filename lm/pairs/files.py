@@ -10,7 +10,7 @@ from pydantic import Field
 
 from lm.config import ConfigError
 from lm.conversations.dialogue import Dialogue, Refused
-from lm.conversations.files import ENDINGS, rows_of
+from lm.conversations.files import ENDINGS, rows_of, say_unread
 from lm.pairs.base import EXCERPT, Given, Pair, Rejected, Source
 from lm.pairs.rows import NoPair, dialogues_of, pair_of
 
@@ -24,7 +24,9 @@ class Files(Source):
     )
 
     def __call__(self, given: Given) -> Iterator[Pair | Rejected]:
-        for path in self.listed(given.slot, given.folder, given.files()):
+        there = given.files()
+        say_unread(given.folder, (path for path in there if self._fits(path, given.folder)))
+        for path in self.listed(given.slot, given.folder, there):
             for found in dialogues_in(path, given.folder):
                 if isinstance(found, Rejected):
                     yield found
@@ -38,17 +40,16 @@ class Files(Source):
     def listed(self, slot: str, folder: Path, watched: Sequence[Path]) -> list[Path]:
         """The files, of those of the folder that DVC watches. Raises ConfigError, which names the section of the slot, where
         there is none."""
-        found = [
-            path
-            for path in watched
-            if path.name.endswith(ENDINGS) and fnmatchcase(path.relative_to(folder).as_posix(), self.path)
-        ]
+        found = [path for path in watched if path.name.endswith(ENDINGS) and self._fits(path, folder)]
         if not found:
             raise ConfigError(
                 f"{slot.partition('.')[0]}.folder: {folder}: holds no file that fits {self.path!r} and ends in "
                 f"{', '.join(ENDINGS)}; put files of pairs there"
             )
         return found
+
+    def _fits(self, path: Path, folder: Path) -> bool:
+        return fnmatchcase(path.relative_to(folder).as_posix(), self.path)
 
 
 def dialogues_in(path: Path, folder: Path) -> Iterator[tuple[Dialogue, Dialogue] | Rejected]:

@@ -48,7 +48,8 @@ class IngestConfig(Config):
     def _labels_differ(self) -> "IngestConfig":
         labels = [source.called for source in self.sources]
         if len(set(labels)) < len(labels):
-            raise ValueError(f"two sources have the same label ({', '.join(labels)}): give one a `label` of its own")
+            shown = ", ".join(map(repr, labels))  # each on one line, whatever it holds
+            raise ValueError(f"two sources have the same label ({shown}): give one a `label` of its own")
         if taken := {"low", "high"}.intersection(labels):
             raise ValueError(
                 f"a source is called {taken.pop()!r}, as an end of the interval of bits_per_byte is: give another `label`"
@@ -98,7 +99,8 @@ def check_python(config: IngestConfig) -> None:
 
 def say_left_out(folder: str) -> None:
     """Name what no source reads because DVC does not hash it: a change there would not make this stage run again."""
-    names = [path.relative_to(folder).as_posix() for path in hashed(Path(folder), read_ignored()).left_out]
+    found = hashed(Path(folder), read_ignored())
+    names = [path.relative_to(folder).as_posix() for path in sorted([*found.ignored, *found.links])]
     if names:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         print(f"ingest: {folder}: {len(names)} not read, since DVC does not look into them: {shown}", flush=True)

@@ -31,6 +31,8 @@ def is_tracked(root: Path) -> bool:
     """Whether the folder is the top of a repository, or of one above it the part that holds a pipeline."""
     if (root / ".git").exists():
         return True
+    if not any((above / ".git").exists() for above in root.resolve().parents):
+        return False
     asked = ["git", "ls-files", "--error-unmatch", "dvc.yaml"]
     return not subprocess.run(asked, cwd=root, capture_output=True, check=False).returncode
 

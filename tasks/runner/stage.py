@@ -1,10 +1,8 @@
 """What every stage does around its work: config, locks, resume, whole outputs, metrics, timings and tracking."""
 
-import errno
 import gc
 import math
 import os
-import re
 import shutil
 import signal
 import sys
@@ -29,6 +27,7 @@ from tasks.runner.auditing import Sections, audited
 from tasks.runner.child import PARENT_ENDED, die_with_parent, load_again, loaded_from
 from tasks.runner.devices import device_locks
 from tasks.runner.folders import inside, make_view, replace
+from tasks.runner.full import is_full
 from tasks.runner.graph import Entry, read_graph
 from tasks.runner.guardian import watch_over
 from tasks.runner.intact import check_intact
@@ -167,7 +166,7 @@ def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]], it
             say(error if isinstance(error, ConfigError) else f"{address}: {error}", error=True)
         sys.exit(BAD_CONFIG)
     except OSError as error:
-        if not _is_full(error):
+        if not is_full(error):
             raise
         where = f"{error.filename}: " if error.filename else ""
         say(
@@ -181,12 +180,6 @@ def main(name: str, kind: type[Config], run: Callable[..., dict[str, float]], it
         # torch imports when Python exits, and a stage was seen to wait for ever there for an import lock: probably that of an
         # import which the signal had cut short.
         os._exit(STOPPED)
-
-
-def _is_full(error: OSError) -> bool:
-    """Whether a disk, a quota or a limit on files is what stopped a write. NumPy's tofile says it without a number."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return full or (error.errno is None and re.fullmatch(r"\d+ requested and \d+ written", str(error)) is not None)
 
 
 def _follow(ranks: Ranks, config: Config, run: Callable[..., dict[str, float]], entry: Entry) -> None:

@@ -14,6 +14,7 @@ import zstandard
 from lm.config import ConfigError
 from lm.conversations.dialogue import Dialogue, Refused
 from lm.conversations.files import dialogues_of, files_of
+from tasks.sft.sources import Files
 
 ROWS = [{"prompt": f"{n}+1", "completion": str(n + 1)} for n in range(3)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -156,3 +157,34 @@ def test_where_dvc_does_not_look_nothing_is_read(tmp_path: Path, monkeypatch: py
             files_of(place, folder)
     with pytest.raises(ConfigError, match=r"^data/conversations/.git/b.jsonl is ignored by .dvcignore"):
         files_of(folder / ".git/b.jsonl", folder)
+
+
+def test_a_number_of_too_many_digits_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(f'[{json.dumps(ROWS[0])}, {{"prompt": {"1" * 5000}}}]')
+    with pytest.raises(ConfigError, match=r"a\.json: not JSON: Exceeds the limit \(4300 digits\)"):
+        list(dialogues_of(path))
+
+
+def test_a_column_of_a_zone_that_nobody_knows_stands_beside_the_others(tmp_path: Path) -> None:
+    moments = pa.array([0, 1, 2], pa.timestamp("ns", tz="Mars/X"))
+    pq.write_table(pa.Table.from_pylist(ROWS).append_column("made", moments), tmp_path / "a.parquet")
+    assert all(isinstance(row, Dialogue) for row in dialogues_of(tmp_path / "a.parquet"))
+
+
+def test_what_becomes_too_large_is_to_be_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress((json.dumps({"prompt": "a" * (1 << 20), "completion": "b"}) + "\n").encode() * 80))
+    with pytest.raises(ConfigError, match=r"a\.jsonl\.gz:\d+: cannot be read on: .* 200 times as large: unpack it$"):
+        list(dialogues_of(path))
+
+
+def test_files_that_are_not_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.jsonl", "b.json.gz", "c.ndjson", "deep/d.JSONL", ".gitkeep"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(LINES)
+    assert len(Files().rows(tmp_path)) == 3
+    said = capsys.readouterr().err
+    assert f"{tmp_path}: 3 not read, since their names end in none of .jsonl, " in said
+    assert said.endswith(": b.json.gz, c.ndjson, deep/d.JSONL\n")
+    assert len(Files(path="a.jsonl").rows(tmp_path)) == 3 and not capsys.readouterr().err

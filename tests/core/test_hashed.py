@@ -153,14 +153,14 @@ def test_what_is_hashed_and_read_is_what_dvc_hashes_or_it_is_refused_by_name(
         md5, names = by_dvc(repo, place)
         assert sorted(file.relative_to(path).as_posix() for file in found.files) == names
         assert path_md5(path, read_ignored()) == md5
-        assert not {file.relative_to(path).as_posix() for file in found.left_out} & {*names}
+        assert not {file.relative_to(path).as_posix() for file in (*found.ignored, *found.links)} & {*names}
         source = TextFolder(pattern="*")
         if names:
             assert [file.name for file in source.files(str(path))] == names
         else:
             with pytest.raises(ConfigError, match="no file matches"):
                 source.files(str(path))
-        check_readers(path, names, [left for left in found.left_out if left.is_symlink()])
+        check_readers(path, names, found.links)
 
 
 def asked(question: Callable[[], object]) -> tuple[object, str]:
@@ -186,6 +186,22 @@ def check_readers(path: Path, names: list[str], links: list[Path]) -> None:
     for reader, check in PLACES.items():
         seen = [place for place in places if not asked(lambda place=place, check=check: check(place, path))[1]]
         assert sorted(seen) == sorted(path / name for name in names), reader
+
+
+@pytest.mark.parametrize("reader", FILES)
+def test_a_link_that_dvc_ignores_is_passed_over(tmp_path: Path, reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".dvcignore").write_text("*.tmp\n/data/notes\n")
+    for name in ("data", "elsewhere"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jsonl").write_text("{}")
+    for name, to in {"b.tmp": "elsewhere/a.jsonl", "notes": "elsewhere", ".git": "elsewhere"}.items():
+        (tmp_path / "data" / name).symlink_to(tmp_path / to)
+    read, _ = FILES[reader]
+    assert read(Path("data")) == [Path("data/a.jsonl")]
+    (tmp_path / "data/linked").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=f"^data/linked {LINK}"):
+        read(Path("data"))
 
 
 @pytest.mark.parametrize("reader", FILES)

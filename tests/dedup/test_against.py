@@ -121,6 +121,7 @@ def test_b_is_not_changed_and_rows_that_are_gone_stay_gone(tmp_path: Path) -> No
         ("b.jsonl", b'{"body": "a"}\n', "b.jsonl:1: has no 'text'"),
         ("b.jsonl", b'{"text": 3}\n', "b.jsonl:1: 'text' is no text"),
         ("b.jsonl", b"\xff\n", "b.jsonl:1: is no UTF-8: its byte 1 is 0xff"),
+        ("b.jsonl", b'{"text": ' + b"1" * 5000 + b"}\n", "b.jsonl:1: not JSON: Exceeds the limit (4300 digits)"),
         ("b.jsonl", b"", "holds no texts"),
         ("b.jsonl", b'{"text": null}\n', "holds no texts"),
         ("b.jsonl.gz", b"no gzip", "b.jsonl.gz: not gzip, as its name says"),

@@ -228,6 +228,9 @@ def test_a_batch_of_nothing(tmp_path: Path) -> None:
             gzip.compress(b'{"text": "one"}\n' * 50, mtime=0)[:30],
             r"a.jsonl.gz.*: the gzip data ends before it is whole",
         ),
+        ("a.txt", gzip.compress(b"one text", mtime=0)[:-4], r"a.txt: the gzip data ends before it is whole"),
+        ("a.txt", b"PK\x03\x04", r"a.txt: is a zip archive: unpack it"),
+        ("a.txt", b"caf\xe9", r"a.txt: is no UTF-8: its byte 4 is 0xe9"),
         ("a.parquet", b"no table", r"a.parquet: not a Parquet file that can be read"),
         ("a.parquet", {"text": [1, 2]}, r"a.parquet: column 'text' is int64; of text is no column"),
         ("a.parquet", {"body": ["one"]}, r"a.parquet: has no column 'text'; it has body"),
@@ -240,6 +243,14 @@ def test_examples_that_cannot_be_read_are_named(tmp_path: Path, name: str, data:
         pq.write_table(pa.table(data), tmp_path / name)
     with pytest.raises(ConfigError, match=said):
         read_examples("filter.classifier.good", tmp_path / name, 100)
+
+
+@pytest.mark.parametrize(
+    "data", ["a text of caf\u00e9".encode("utf-16"), gzip.compress("\ufeffa text of caf\u00e9".encode())]
+)
+def test_a_text_is_read_whatever_it_is_written_in(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.txt").write_bytes(data)
+    assert read_examples("filter.classifier.good", tmp_path, 100) == ["a text of caf\u00e9"]
 
 
 def test_of_two_columns_of_text_the_first_is_read(tmp_path: Path) -> None:

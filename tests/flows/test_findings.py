@@ -1,5 +1,6 @@
 """A finding is a line, whatever a user's own names hold."""
 
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,6 +34,19 @@ def test_the_traceback_of_a_toy_stage_stays_where_its_finding_says(tmp_path: Pat
     (found,) = toy_run.rehearse_stage(read_graph()["ingest"], params_of(), tmp_path / "toy", {})
     assert "see .scratch/preflight/ingest.log, and" in str(found)
     assert "KeyError: 'broken'" in Path(".scratch/preflight/ingest.log").read_text()
+
+
+def test_a_full_disk_is_no_fault_of_the_section(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(make_project(tmp_path / "project"))
+    monkeypatch.setattr(toy_run, "room_of", lambda name: SimpleNamespace(run=full))
+    (found,) = toy_run.rehearse_stage(read_graph()["ingest"], params_of(), tmp_path / "toy", {})
+    assert str(found) == (
+        f"ingest (toy run): [Errno 28] No space left on device: 'x'; make room in {tmp_path}, or name another TMPDIR"
+    )
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", "x")
 
 
 def broken(*_: object) -> None:

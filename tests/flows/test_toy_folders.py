@@ -1,6 +1,7 @@
 """Where toy runs work: outside the project, and gone however they end."""
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -74,6 +75,29 @@ def test_make_clean_and_the_next_start_remove_it(place: Path, tmp_path: Path) ->
     left, young = grown_old(Path(tempfile.mkdtemp(prefix=PREFIX))), Path(tempfile.mkdtemp(prefix=PREFIX))
     with toy_folder(project):
         assert not left.exists() and young.exists()
+
+
+def test_make_clean_makes_room_where_there_is_no_temporary_folder(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    (project / "dvc.yaml").write_text("stages: {}\n")
+    (project / "params.yaml").write_text("seed: 0\n")
+    (project / ".scratch/smoke").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "gettempdir", full)
+    assert clean(project) == [] and not (project / ".scratch/smoke").exists()
+
+
+def test_another_machines_folder_is_left_alone(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shared file system may keep the locks of each machine from the others."""
+    (tmp_path / "project/dvc.yaml").write_text("stages: {}\n")
+    with toy_folder(tmp_path / "project") as (ours, _):
+        name = ours.name.replace(socket.gethostname(), f"{socket.gethostname()}-2")
+    assert socket.gethostname() in ours.name
+    theirs = place / name
+    theirs.mkdir()
+    grown_old(theirs)
+    assert remove_abandoned(tmp_path / "project") == [] and theirs.exists()
 
 
 def test_a_temporary_folder_in_the_project_is_not_taken(

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -252,6 +253,32 @@ def test_a_budget_that_a_document_just_fills_takes_it(folder: Path) -> None:
 def test_sources_of_one_label_are_refused() -> None:
     with pytest.raises(ValueError, match="same label"):
         IngestConfig(folder=".", max_bytes=1, sources=[Jsonl(path="a"), Jsonl(path="b")], seed=0)
+
+
+def test_a_label_over_two_lines_is_said_on_one() -> None:
+    sources = [Jsonl(path="a", label="a\n# b"), Jsonl(path="b", label="a\n# b")]
+    with pytest.raises(ValueError, match=r"same label \('a\\n# b', 'a\\n# b'\): give"):
+        IngestConfig(folder=".", max_bytes=1, sources=sources, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "named"),
+    [
+        ("**/*.txt", {"a.txt", "deep/b.txt", "deep/er/c.txt"}),
+        ("deep/**/*.txt", {"deep/b.txt", "deep/er/c.txt"}),
+        ("deep/b*", {"deep/b.txt"}),
+        ("b*", {"deep/b.txt"}),
+    ],
+)
+def test_a_pattern_with_a_slash_is_of_paths(folder: Path, pattern: str, named: set[str]) -> None:
+    for name in ("a.txt", "deep/b.txt", "deep/er/c.txt"):
+        path = folder / "in/top" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+        fsspec.filesystem("memory").pipe(f"{folder}/top/{name}", name.encode())
+    for top in ("top", f"memory:/{folder}/top/"):
+        found = TextFolder(path=top, pattern=pattern).files(str(folder / "in"))
+        assert {file.name.partition("/top/" if "://" in top else "top/")[2] for file in found} == named
 
 
 @pytest.mark.parametrize("label", ["low", "high"])

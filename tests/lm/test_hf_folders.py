@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from lm.chat_template import ChatTemplate
 from lm.checkpoint import load_model, save_model
 from lm.hugging_face.config import ABSENT, FAMILIES, FLAGS, LISTS, ROPE, SIZES
-from lm.hugging_face.export import save_hf
-from lm.hugging_face.load import config_of, load_hf
+from lm.hugging_face.export import cast, save_hf
+from lm.hugging_face.load import config_of, is_finite, load_hf
 from lm.hugging_face.made_of import FILE, digest_of, made_of, write_made_of
 from lm.model import Decoder
 from lm.model_folder import is_hugging_face
@@ -378,3 +378,21 @@ def test_a_model_of_hugging_face_is_none_of_ours(tmp_path: Path) -> None:
 def test_a_name_of_the_hub_says_how_to_bring_it() -> None:
     with pytest.raises(ValueError, match=r"`hf download HuggingFaceTB/SmolLM2-135M --local-dir models/"):
         load_hf(Path("HuggingFaceTB/SmolLM2-135M"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_an_entry_that_is_no_finite_number_is_seen_anywhere(dtype: torch.dtype) -> None:
+    assert is_finite(torch.zeros(0, 4, dtype=dtype)) and is_finite(torch.ones((), dtype=dtype))
+    for entry in (torch.nan, torch.inf, -torch.inf):
+        for place in range(40):
+            weight = torch.ones(40, dtype=dtype)
+            assert is_finite(weight)
+            weight[place] = entry
+            assert not is_finite(weight), (entry, place)
+
+
+def test_looking_for_one_takes_no_memory() -> None:
+    weight = torch.ones(1 << 16)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        cast("x", weight, torch.float32)
+    assert max(event.self_cpu_memory_usage for event in seen.key_averages()) < 1 << 12

@@ -145,7 +145,7 @@ def test_files_of_all_kinds_give_the_same_pairs(tmp_path: Path) -> None:
     assert parted(Files(), given_of(tmp_path / "plain"))[0][0].where == "pairs.jsonl:2"
 
 
-def test_rows_that_cannot_be_used_are_named_and_the_others_kept(tmp_path: Path) -> None:
+def test_rows_that_cannot_be_used_are_named_and_the_others_kept(tmp_path: Path, capsys: Any) -> None:
     good = rows(6)
     write_rows(tmp_path, ["{", good[0], '"text"', "NaN", {"prompt": "a"}, good[1]], "a.jsonl")
     packed = gzip.compress("".join(json.dumps(row) + "\n" for row in [*good[2:4], *rows(900)]).encode())
@@ -156,6 +156,7 @@ def test_rows_that_cannot_be_used_are_named_and_the_others_kept(tmp_path: Path) 
     pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "f.parquet")
     (tmp_path / "README.md").write_text("no pairs\n")
     made, wrong = parted(Files(), given_of(tmp_path))
+    assert capsys.readouterr().err.endswith(": README.md\n")
     assert [pair.where for pair in made if pair.where[0] != "b"] == ["a.jsonl:2", "a.jsonl:6"]
     assert [(one.where, one.reason) for one in wrong if one.where[0] != "b"] == [
         ("a.jsonl:1", "no_object"),

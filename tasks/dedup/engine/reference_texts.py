@@ -51,9 +51,10 @@ def _of_lines(path: Path, field: str) -> Iterator[pa.LargeStringArray]:
 
 
 def _text(line: bytes, field: str, where: str) -> str | None:
+    written = decoded(line, where)
     try:
-        row = json.loads(decoded(line, where))
-    except (json.JSONDecodeError, RecursionError) as error:
+        row = json.loads(written)
+    except (ValueError, RecursionError) as error:  # a number too long for an integer is a ValueError alone
         raise ConfigError(f"{where}: not JSON: {error}") from None
     if not isinstance(row, dict) or field not in row:
         raise ConfigError(f"{where}: has no {field!r}; name the field that holds the text as text_field")

@@ -7,7 +7,7 @@ from pathlib import Path
 from lm.config import ConfigError
 from lm.inputs.columns import texts_of
 from lm.inputs.hashed import watched
-from lm.inputs.text import LINES
+from lm.inputs.text import LINES, text_of
 from lm.problems.files import rows_of
 
 SUFFIXES = (".txt", *LINES, ".parquet")
@@ -29,7 +29,7 @@ def files_of(path: Path) -> list[Path]:
 
 def _texts(file: Path) -> Iterator[str]:
     if file.suffix == ".txt":
-        yield file.read_text(encoding="utf-8", errors="replace")
+        yield text_of(file)
     elif file.suffix == ".parquet":
         yield from _of_parquet(file)
     else:

@@ -96,6 +96,14 @@ def remote_files(pattern: str, label: str) -> list[File]:
     return files
 
 
+def top_of(url: str) -> str:
+    """How the names of the files below a URL begin."""
+    from fsspec.core import url_to_fs
+
+    store, path = url_to_fs(url)
+    return f"{store.unstrip_protocol(path).rstrip('/')}/"
+
+
 def open_raw(file: File) -> BinaryIO:
     """The bytes as they are stored; seekable."""
     if not file.remote:

@@ -15,14 +15,14 @@ from lm.inputs.hashed import check_no_link, hashed, read_ignored
 from tasks.core.config import ConfigError
 from tasks.ingest.sources.base import File, Record, Rejected, excerpt_of
 from tasks.ingest.sources.file_source import TextSource
-from tasks.ingest.sources.files import is_url, local_file, none_of, open_text, quarantined, remote_files
+from tasks.ingest.sources.files import is_url, local_file, none_of, open_text, quarantined, remote_files, top_of
 from tasks.ingest.sources.rows import to_batches
 
 MARKS = re.compile(rb"(?m)^(?:\xef\xbb\xbf)+")
 
 
 class TextFolder(TextSource):
-    """Every file below `path` whose name matches `pattern`."""
+    """Every file below `path` whose name matches `pattern`, or whose path below it does where `pattern` has a slash."""
 
     name: Literal["text_folder"] = "text_folder"
     path: str = Field(".", description="folder relative to ingest.folder, or a URL")
@@ -32,7 +32,8 @@ class TextFolder(TextSource):
         """Raises ConfigError when the folder, or one below it, is missing or may not be read, and when no file matches."""
         if is_url(self.path):
             found = remote_files(f"{self.path.rstrip('/')}/**", self.called)
-            named = [file for file in found if fnmatch(file.name.rpartition("/")[2], self.pattern)]
+            above = top_of(self.path)
+            named = [file for file in found if self._fits(file.name.removeprefix(above))]
             if not named:
                 raise none_of(self.pattern, self.called, self.path, (Path(file.name) for file in found))
             return sorted(named, key=lambda file: file.name)
@@ -41,10 +42,15 @@ class TextFolder(TextSource):
             raise ConfigError(f"ingest.sources: {self.called}: {top}: no folder that can be read")
         check_no_link(top, base)
         there = hashed(top, read_ignored()).files
-        texts = [path for path in there if fnmatch(path.name, self.pattern)]
+        texts = [path for path in there if self._fits(path.relative_to(top).as_posix())]
         if not texts:
             raise none_of(self.pattern, self.called, str(top), there)
         return sorted((local_file(path, base) for path in texts), key=lambda file: file.name)
+
+    def _fits(self, name: str) -> bool:
+        if "/" not in self.pattern:
+            return fnmatch(name.rpartition("/")[2], self.pattern)
+        return fnmatch(name, self.pattern) or fnmatch(name, self.pattern.replace("**/", ""))  # `**` may be no folder
 
     def read(self, file: File, seed: int) -> Iterator[pa.RecordBatch | Rejected]:
         yield from to_batches(self._rows(file))

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from lm.config import Config, choice
 from lm.conversations.dialogue import Dialogue, Refused
 from lm.conversations.encode import Learned
-from lm.conversations.files import dialogues_of, files_of
+from lm.conversations.files import dialogues_of, files_of, say_unread
 from lm.model import Decoder
 from lm.problems.example import unit_hash
 from lm.tokenizer import Tokenizer
@@ -39,9 +39,13 @@ class Files(Config):
 
     def rows(self, folder: Path) -> "list[Dialogue | Refused]":
         """Rows of all files, in the order of their names. Raises ConfigError where there is no file, or one cannot be read."""
+        place = folder / self.path
+        paths = files_of(place, folder)
+        if place.is_dir():
+            say_unread(place)
         return [
             row
-            for path in files_of(folder / self.path, folder)
+            for path in paths
             for row in dialogues_of(path)
             if self.fraction == 1 or unit_hash(f"fraction:{Path(row.where).name}") < self.fraction
         ]

@@ -65,6 +65,12 @@ def test_the_revision_is_unknown(archive: Path) -> None:
     assert revision(archive) == UNKNOWN and revision(ROOT) != UNKNOWN
 
 
+def test_git_is_started_once_where_there_is_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started, run = list[list[str]](), subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda command, **how: (started.append(command), run(command, **how))[1])
+    assert revision(tmp_path) == UNKNOWN and len(started) == 1
+
+
 @pytest.mark.parametrize("ignored", [True, False])
 def test_a_repository_around_the_project_is_not_its_own(archive: Path, ignored: bool, tmp_path: Path) -> None:
     """Unpacked in another repository, which ignores it or has not taken it: that one's commit says nothing of this code."""
