@@ -9,10 +9,11 @@ from tasks.core.yaml import read_yaml
 
 
 class Measured(Config):
-    """How methods of these stages are measured. set: what leads there. small: at which size, where no preset is asked for,
-    with `spent` tokens."""
+    """How methods of these rooms, or of every room of these stages, are measured. set: what leads there. small: at which size,
+    where no preset is asked for, with `spent` tokens."""
 
-    stages: tuple[str, ...]
+    rooms: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
     measure: str
     set: tuple[str, ...] = ()
     small: tuple[str, ...] = ()
@@ -23,7 +24,8 @@ class Defaults(Config):
     """measure: a metric of a stage. trained: the stage whose budget is spent, by the parameter `tokens`. rate: of a stage that
     trains, tuned for methods without one of their own. data: stages whose parameters decide what is trained on. kept: keys
     of a method that every arm has from the preset. spent: tokens.
-    better: the direction of metrics. others: stages that `measure` does not depend on."""
+    better: the direction of metrics. others: stages that `measure` does not depend on, and rooms of these that act on nothing
+    that their stage is measured by; the first that has a room counts."""
 
     measure: str
     trained: str
@@ -35,9 +37,11 @@ class Defaults(Config):
     better: dict[str, Literal["lower", "higher"]]
     others: tuple[Measured, ...]
 
-    def measured(self, stage: str) -> Measured:
-        """How methods of a stage are measured."""
-        found = next((each for each in self.others if stage in each.stages), Measured(stages=(), measure=self.measure))
+    def measured(self, room: str) -> Measured:
+        """How methods of a room are measured."""
+        stage = room.partition(".")[0]
+        known = (each for each in self.others if room in each.rooms or stage in each.stages)
+        found = next(known, Measured(measure=self.measure))
         return found.model_copy(update={"measure": found.measure.format(stage=stage)})
 
     def direction(self, metric: str) -> Literal["lower", "higher"] | None:
