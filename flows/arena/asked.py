@@ -59,9 +59,12 @@ def study_of(root: Path, asked: argparse.Namespace) -> tuple[str, Study]:
 
 def values_of(root: Path, asked: argparse.Namespace, arms: dict[str, type[BaseModel]]) -> dict[str, Any]:
     """What a study of a room and its methods takes by itself. Raises ConfigError for parameters that cannot be used."""
-    how = defaults().measured(asked.room)
-    sets = [*how.set, *(() if asked.preset else how.small)]
     preset = asked.preset or Study.model_fields["preset"].default
+    whole = graph_of(root, compose(root, preset, []))
+    how = defaults().measured(
+        asked.room, {whole[each].name for each in needed(whole, [defaults().measure.partition(".")[0]])}
+    )
+    sets = [*how.set, *(() if asked.preset else how.small)]
     params = compose(root, preset, [*sets, *asked.set])
     return {
         "room": asked.room,
