@@ -1,12 +1,16 @@
 """What no race could tell apart: arms that are one run, and a measure that there is not. Found before any arm runs."""
 
+from collections import defaultdict
 from difflib import get_close_matches
+from json import dumps
 
 from flows.arena.checkout import Checkout
 from flows.arena.runs import Job
 from flows.arena.study import Study
 from lm.config import ConfigError
 from tasks.runner.graph import graph_of
+
+AT_ALL = "measure what depends on {room} (measure, or MEASURE=), or let arms differ"  # where no two arms do
 
 
 def refuse_measure(checkout: Checkout, study: Study) -> None:
@@ -21,18 +25,16 @@ def refuse_measure(checkout: Checkout, study: Study) -> None:
 
 
 def refuse_alike(checkout: Checkout, study: Study, name: str) -> None:
-    """Raises ConfigError where an arm's run is the baseline's up to the measure, and it is not tuned otherwise."""
-    keys = {
-        arm: checkout.key_of(study, name, Job(arm, {}, study.seed, study.assignments(arm, {}, study.seed)), 1)
-        for arm in study.arms
-    }
-    base = study.baseline
-    same = [
-        arm for arm in study.arms if arm != base and (keys[arm], study.ranges(arm)) == (keys[base], study.ranges(base))
-    ]
-    if not same:
-        return
-    what = f"arms: {', '.join(same)}: up to {study.measure} the same run as the baseline, {base}"
-    if len(same) == len(study.arms) - 1:
-        raise ConfigError(f"{what}: measure what depends on {study.room} (measure, or MEASURE=), or let arms differ")
-    raise ConfigError(f"{what}: leave {'it' if len(same) == 1 else 'them'} out, or set something else")
+    """Raises ConfigError, a line each, for arms whose run is another's up to the measure, and that are not tuned otherwise."""
+    base, groups = study.baseline, defaultdict[str, list[str]](list)
+    for arm in [base, *(arm for arm in study.arms if arm != base)]:
+        key = checkout.key_of(study, name, Job(arm, {}, study.seed, study.assignments(arm, {}, study.seed)), 1)
+        groups[dumps([key, study.ranges(arm)], sort_keys=True)].append(arm)
+    lines = []
+    for first, *same in groups.values():
+        if same:
+            what = f"arms: {', '.join(same)}: up to {study.measure} the same run as {'the baseline, ' * (first == base)}{first}"
+            leave = f"leave {'it' if len(same) == 1 else 'them'} out, or set something else"
+            lines.append(f"{what}: {leave if len(groups) > 1 else AT_ALL.format(room=study.room)}")
+    if lines:
+        raise ConfigError("\n".join(lines))

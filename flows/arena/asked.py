@@ -3,13 +3,13 @@
 import argparse
 import math
 from difflib import get_close_matches
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from flows.arena.defaults import defaults
+from flows.arena.names import named
 from flows.arena.runs import watched
 from flows.arena.study import METHOD, Range, Study, read_study
 from flows.params.compose import compose
@@ -21,7 +21,6 @@ from tasks.runner.rooms import config_of, room_of
 # A rate is tried over this range beside what a method has by default, on a log scale: AdamW's best of four at a laptop's
 # size was 3 times its default, Muon's a third.
 AROUND = 8.0
-LONGEST = 41  # letters of a name before its digest: what is made of it, such as a variant, is cut at 60
 
 
 def study_of(root: Path, asked: argparse.Namespace) -> tuple[str, Study]:
@@ -55,14 +54,17 @@ def study_of(root: Path, asked: argparse.Namespace) -> tuple[str, Study]:
         )
     names = list(dict.fromkeys([*asked.methods, *[asked.control] * bool(asked.control)]))
     study = changed(made(values_of(root, asked, {name: known[name] for name in names}), "study"), asked, "study")
-    return named(f"{asked.room}-{'-'.join(names)}".replace(".", "-"), study), study
+    return named(f"{asked.room}-{'-'.join(dict.fromkeys(asked.methods))}".replace(".", "-"), study), study
 
 
 def values_of(root: Path, asked: argparse.Namespace, arms: dict[str, type[BaseModel]]) -> dict[str, Any]:
     """What a study of a room and its methods takes by itself. Raises ConfigError for parameters that cannot be used."""
-    how = defaults().measured(asked.room.partition(".")[0])
-    sets = [*how.set, *(() if asked.preset else how.small)]
     preset = asked.preset or Study.model_fields["preset"].default
+    whole = graph_of(root, compose(root, preset, []))
+    how = defaults().measured(
+        asked.room, {whole[each].name for each in needed(whole, [defaults().measure.partition(".")[0]])}
+    )
+    sets = [*how.set, *(() if asked.preset else how.small)]
     params = compose(root, preset, [*sets, *asked.set])
     return {
         "room": asked.room,
@@ -80,11 +82,6 @@ def kept(params: dict[str, Any], room: str, method: type[BaseModel]) -> dict[str
     """What every arm has as these params have it for the method that they chose, where the arm's method takes it."""
     chosen = value_of(room, params)
     return {key: chosen[key] for key in defaults().kept if key in method.model_fields and key in (chosen or {})}
-
-
-def named(stem: str, study: Study) -> str:
-    """A name that follows from all that was asked for: a study of other parameters keeps its own result and page."""
-    return f"{stem[:LONGEST]}-{sha256(study.model_dump_json().encode()).hexdigest()[:8]}"
 
 
 def made(values: dict[str, Any], where: str) -> Study:
@@ -151,19 +148,19 @@ def methods(room: str) -> dict[str, type[BaseModel]]:
 
 
 def ranges_of(root: Path, params: dict[str, Any], room: str, method: type[BaseModel]) -> dict[str, Range]:
-    """What is tuned of a method: its rates, and that of the training which the room decides where it has none, AROUND times
-    below and above what they are by default or in these params; nothing behind that training, as of a quantizer. Raises
-    ConfigError."""
+    """What is tuned of a method: its rates, and that of the training which the room decides where it has none of that
+    training, AROUND times below and above what they are by default or in these params; nothing behind that training, as of
+    a quantizer. Raises ConfigError."""
     stage, trained, first = room.partition(".")[0], watched(room), defaults().trained
     if stage != trained and stage not in needed(graph_of(root, params), [first]):
         return {}
     rate, default = rates_of(params, trained)
     own = {name: field.default for name, field in method.model_fields.items() if name == "lr" or name.endswith("_lr")}
-    if own:
-        # defaults are rates of a first training; how much lower those of a later one are is what its section says
-        lower = 1.0 if trained == first else rate / default
-        return {f"{room}.{name}": around(each * lower) for name, each in own.items()}
-    return {f"{trained}.{defaults().rate}": around(rate)}
+    # defaults are rates of a first training; how much lower those of a later one are is what its section says
+    lower = 1.0 if trained == first else rate / default
+    found = {f"{room}.{name}": around(each * lower) for name, each in own.items()}
+    # a rate of a stage before it, as of a filter that learns, is none of the training that the other arms are tuned in
+    return found if own and stage == trained else {**found, f"{trained}.{defaults().rate}": around(rate)}
 
 
 def rates_of(params: dict[str, Any], stage: str) -> tuple[float, float]:

@@ -5,12 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from flows.arena.keys import Keys
+from flows.arena.names import stem_of
 from flows.arena.outcomes import Outcomes
 from flows.arena.runs import Job, watched
 from flows.arena.study import Study
 from flows.params.compose import Composer, check
 from lm.config import ConfigError
 from tasks.runner.git import git
+
+
+def own_runs(study: Study) -> bool:
+    """Whether seconds of the study count, so that no run of another stands for one of this."""
+    return study.timed or study.budget.kind == "seconds"
 
 
 class Checkout:
@@ -27,9 +33,10 @@ class Checkout:
 
     def key(self, study: Study, name: str, params: dict[str, Any], threads: int) -> str:
         """Key of a run with these parameters and so many threads, of the study of this name, whatever its arm is called: the
-        same in every study that measures the same, but for one whose seconds count. Raises ConfigError."""
+        same in every study that measures the same; of one whose seconds count in its variations alone, as with more seeds.
+        Raises ConfigError."""
         stage, _ = study.stage_and_metric
-        own = [name] if study.timed or study.budget.kind == "seconds" else []
+        own = [stem_of(name, study)] if own_runs(study) else []
         return self.keys.key(params, stage, [threads, study.measure, watched(study.room), *own])
 
     def key_of(self, study: Study, name: str, job: Job, threads: int) -> str:

@@ -28,6 +28,7 @@ from tasks.runner.json_lines import lines_of
 from tasks.runner.say import say as tell
 
 CLAIMS, STUDIES = Path("claims.yaml"), Path("studies")
+SAYS = ("study", "control", "quantity", "headline")  # of a claim, without which a verdict is one of another claim
 ROWS, DOCS, PAGE = Path("benchmarks/results/claims.jsonl"), Path("docs/claims.md"), FOLDER / "claims.html"
 
 
@@ -64,7 +65,8 @@ def main() -> int:
         print_json(rows)
     else:
         for row in rows:
-            print(f"{row['method']:<24} {row['verdict']}{f': {why}' if (why := row['why']) else ''}")
+            before = " (as it was before: its study is not held)" if row["not_held"] else ""
+            print(f"{row['method']:<24} {row['verdict']}{f': {why}' if (why := row['why']) else ''}{before}")
         print(f"page: {root / PAGE}")
     for line in dict.fromkeys(str(error) for error in failed.values()):
         studies = [name for name, error in failed.items() if str(error) == line]
@@ -74,28 +76,42 @@ def main() -> int:
 
 def settle(root: Path, only: list[str], at_once: int) -> tuple[list[dict[str, Any]], dict[str, ConfigError | Failed]]:
     """(rows of the claims that were asked for, why a study could not be held by its name). All claims of a study that is held
-    have new rows, those of others are as they were; rows, docs and page are written. Raises ConfigError."""
+    have new rows, and those that have none; rows of others are as they were, where they are of what claims.yaml says now.
+    `not_held` of a row that is given, "" of most: why its study could not be held this time. Rows, docs and page are written.
+    Raises ConfigError, before anything runs, for a file of studies/ that is none."""
     claims = read(root)
-    asked = chosen(claims, only)
+    asked, others = chosen(claims, only), without_a_claim(root, claims)
     checkout, failed = Checkout(root, root / FOLDER), dict[str, ConfigError | Failed]()
-    rows = {row["method"]: row for row in known(root) if row["method"] in claims}
-    written = known_runs = len(checkout.outcomes.known)
+    rows = {row["method"]: row for row in known(root) if is_of(claims.get(row.get("method", "")), row)}
+    rows |= {name: row(name, claim, None) for name, claim in claims.items() if claim.study is None}
+    written = len(checkout.outcomes.known)
     try:
-        for study in dict.fromkeys(claim.study for claim in asked.values()):
-            of = {name: claim for name, claim in (claims if study else asked).items() if claim.study == study}
+        for study in dict.fromkeys(claim.study for claim in asked.values() if claim.study is not None):
+            of = {name: claim for name, claim in claims.items() if claim.study == study}
             try:
-                result = held(root, study, at_once, checkout) if study else None
+                result = held(root, study, at_once, checkout)
                 rows |= {name: row(name, claim, result) for name, claim in of.items()}
             except (ConfigError, Failed) as error:
-                failed[study or ""] = error
+                failed[study] = error
                 tell(f"{study} is not held, the others are: {error}", error=True)
             known_runs = len(checkout.outcomes.known)
             if known_runs != written:  # after hours of runs, not after each of 45 studies that are known: 0.1 s each
-                write(root, [rows[each] for each in claims if each in rows])
+                write(root, [rows[each] for each in claims if each in rows], others)
                 written = known_runs
     finally:
-        write(root, [rows[each] for each in claims if each in rows])
-    return [rows[name] for name in asked if name in rows], failed
+        write(root, [rows[each] for each in claims if each in rows], others)
+    said = [rows[name] for name in asked if name in rows]
+    return [{**each, "not_held": str(failed.get(each["study"], ""))} for each in said], failed
+
+
+def is_of(claim: Claim | None, row: dict[str, Any]) -> bool:
+    """Whether a row is of what the claim says now; one that was held before the claim was mended has another's verdict."""
+    return claim is not None and all(row.get(key) == getattr(claim, key) for key in SAYS)
+
+
+def without_a_claim(root: Path, claims: dict[str, Claim]) -> dict[str, list[str]]:
+    """Methods by room that no claim is of. Raises ConfigError for a file of studies/ that is none."""
+    return not_held(root, claims.values(), [read_study(path) for path in sorted((root / STUDIES).glob("*.yaml"))])
 
 
 def held(root: Path, study: str, at_once: int, checkout: Checkout) -> dict[str, Any]:
@@ -129,14 +145,21 @@ def read(root: Path) -> dict[str, Claim]:
         return claims_of(read_yaml(root / CLAIMS), str(CLAIMS))
     except FileNotFoundError:
         raise ConfigError(f"{CLAIMS}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{CLAIMS}: no file of claims: {getattr(error, 'strerror', None) or 'no text'}") from None
     except YAMLError as error:
         raise ConfigError(f"{CLAIMS}: no YAML: {' '.join(str(error).split())}") from None
 
 
 def known(root: Path) -> list[dict[str, Any]]:
-    """The rows that there are."""
-    path = root / ROWS
-    return [loads(line) for line in lines_of(path.read_text(encoding="utf-8")) if line.strip()] if path.exists() else []
+    """The rows that there are. Raises ConfigError for a line that is none."""
+    path, found = root / ROWS, list[dict[str, Any]]()
+    for number, line in enumerate(lines_of(path.read_text(encoding="utf-8")) if path.exists() else (), 1):
+        try:
+            found += [dict(loads(line))] if line.strip() else []
+        except (ValueError, TypeError):
+            raise ConfigError(f"{ROWS}:{number}: no row: take the line away, and its study is held again") from None
+    return found
 
 
 def row(name: str, claim: Claim, result: dict[str, Any] | None) -> dict[str, Any]:
@@ -166,13 +189,12 @@ def row(name: str, claim: Claim, result: dict[str, Any] | None) -> dict[str, Any
     }
 
 
-def write(root: Path, rows: list[dict[str, Any]]) -> None:
-    """Rows, docs and page, each whole."""
+def write(root: Path, rows: list[dict[str, Any]], others: dict[str, list[str]]) -> None:
+    """Rows, docs and page, each whole. others: methods by room that no claim is of."""
     text = "".join(dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows)
     studies = sorted({row["study"] for row in rows if row["study"]})
     sources = {study: f"../{path}" for study in studies if (root / (path := STUDIES / f"{study}.yaml")).exists()}
     pages = {study: page for study in studies if (root / FOLDER / (page := f"{study}/index.html")).exists()}
-    others = not_held(root, read(root).values(), map(read_study, sorted((root / STUDIES).glob("*.yaml"))))
     write_text(root / ROWS, text)
     write_text(root / DOCS, claims_markdown.markdown(text, sources, others))
     write_text(root / PAGE, claims_page.page(text, pages, others))

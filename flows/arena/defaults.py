@@ -1,5 +1,6 @@
 """What a study takes where it says nothing: defaults.yaml, beside this file."""
 
+from collections.abc import Container
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -9,10 +10,11 @@ from tasks.core.yaml import read_yaml
 
 
 class Measured(Config):
-    """How methods of these stages are measured. set: what leads there. small: at which size, where no preset is asked for,
-    with `spent` tokens."""
+    """How methods of these rooms, or of every room of these stages, are measured. set: what leads there. small: at which size,
+    where no preset is asked for, with `spent` tokens."""
 
-    stages: tuple[str, ...]
+    rooms: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
     measure: str
     set: tuple[str, ...] = ()
     small: tuple[str, ...] = ()
@@ -23,7 +25,9 @@ class Defaults(Config):
     """measure: a metric of a stage. trained: the stage whose budget is spent, by the parameter `tokens`. rate: of a stage that
     trains, tuned for methods without one of their own. data: stages whose parameters decide what is trained on. kept: keys
     of a method that every arm has from the preset. spent: tokens.
-    better: the direction of metrics. others: stages that `measure` does not depend on."""
+    better: the direction of metrics. others: stages that `measure` does not depend on, and rooms of these that act on nothing
+    that their stage is measured by; the first that has a room counts. behind: of a stage that is in none of these, and that
+    `measure` does not depend on."""
 
     measure: str
     trained: str
@@ -34,11 +38,15 @@ class Defaults(Config):
     spent: int
     better: dict[str, Literal["lower", "higher"]]
     others: tuple[Measured, ...]
+    behind: Measured
 
-    def measured(self, stage: str) -> Measured:
-        """How methods of a stage are measured."""
-        found = next((each for each in self.others if stage in each.stages), Measured(stages=(), measure=self.measure))
-        return found.model_copy(update={"measure": found.measure.format(stage=stage)})
+    def measured(self, room: str, reached: Container[str]) -> Measured:
+        """How methods of a room are measured. reached: the stages that `measure` depends on."""
+        stage = room.partition(".")[0]
+        known = (each for each in self.others if room in each.rooms or stage in each.stages)
+        found = next(known, Measured(measure=self.measure) if stage in reached else self.behind)
+        sets = tuple(each.replace("{stage}", stage) for each in found.set)
+        return found.model_copy(update={"measure": found.measure.format(stage=stage), "set": sets})
 
     def direction(self, metric: str) -> Literal["lower", "higher"] | None:
         """The better direction of a metric, None where that is not known."""

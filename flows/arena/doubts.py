@@ -47,6 +47,8 @@ def doubts_of(study: Study, raced: Raced) -> dict[str, list[str]]:
         if arm is base:
             continue
         said[name] += tuned_less(study.baseline, tuning(study, base), name, tuning(study, arm), only_of(study, name))
+        of_method = [key for key in study.ranges(study.baseline) if key.startswith(f"{study.room}.")]
+        said[name] += tuned_less(name, tuning(study, arm), study.baseline, tuning(study, base), of_method)
         found = decided(study, raced, arm).comparison
         ends = (at_end[name], at_end[study.baseline]) if {name, study.baseline} <= at_end.keys() else None
         said[name] += won_by_decay(name, found, before_decay(study, raced, arm), ends)
@@ -62,12 +64,14 @@ def doubts_of(study: Study, raced: Raced) -> dict[str, list[str]]:
 
 def seen_by(study: Study, raced: Raced) -> dict[str, list[str]]:
     """Digests of the data of the baseline and of each arm that is to see the same, as one that changes nothing of the data
-    stages is, in the order of the seeds."""
-    base = data_set(study, raced.arms[study.baseline])
+    stages is, in the order of the seeds; without arms to which a budget of FLOP or seconds gives other tokens, and so a plan
+    of another length."""
+    base, tokens = data_set(study, raced.arms[study.baseline]), tokens_in(raced)
+    longer = {name for name in tokens if tokens[name] != tokens.get(study.baseline)} if by_pace(study) else set[str]()
     return {
         name: [arm.runs[number].data for number in sorted(arm.runs)]
         for name, arm in raced.arms.items()
-        if all(key in base and base[key] == value for key, value in data_set(study, arm).items())
+        if name not in longer and all(key in base and base[key] == value for key, value in data_set(study, arm).items())
     }
 
 
@@ -84,16 +88,21 @@ def tokens_of(study: Study, raced: Raced) -> dict[str, int]:
     if study.room == key:
         return {}
     setting = {name for name in study.arms if any(f"{key}.".startswith(f"{each}.") for each in study.own(name))}
-    alike = study.budget.kind in ("tokens", "bytes") or study.baseline in setting
-    found = {
-        name: next((run for run in arm.runs.values() if run.value is not None), None)
-        for name, arm in raced.arms.items()
-    }
+    alike = not by_pace(study) or study.baseline in setting
     return {
-        name: run.tokens
-        for name, run in found.items()
-        if run is not None and (alike or name in setting or name == study.baseline)
+        name: tokens for name, tokens in tokens_in(raced).items() if alike or name in setting or name == study.baseline
     }
+
+
+def tokens_in(raced: Raced) -> dict[str, int]:
+    """Tokens of a run of each arm that has one which did not diverge."""
+    found = {name: [run for run in arm.runs.values() if run.value is not None] for name, arm in raced.arms.items()}
+    return {name: runs[0].tokens for name, runs in found.items() if runs}
+
+
+def by_pace(study: Study) -> bool:
+    """Whether each arm's tokens follow from what a token takes it."""
+    return study.budget.kind not in ("tokens", "bytes")
 
 
 def the_same(raced: Raced) -> list[str]:

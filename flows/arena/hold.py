@@ -48,8 +48,8 @@ def hold(
     teller, checkout = Teller(name, study), checkout or Checkout(root, root / FOLDER)
     with recorder() as recorded, ExitStack() as kept:
         refuse_measure(checkout, study)
+        refuse_alike(checkout, study, name)  # which checks every section, before rooms ask what models they read have
         refuse_inputs(checkout, study)
-        refuse_alike(checkout, study, name)
         slots = Slots(root, study, name, runs_at_once(at_once), checkout, recorded, kept)
         raced = race_within(study, checkout.compose, lambda jobs: slots.do(jobs, teller.say))
     made = stamp_of(raced, folder / "result.json")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flows.arena.charged import charged
+from flows.arena.checkout import own_runs
 from flows.arena.doubts import doubts_of
 from flows.arena.outcomes import Outcome
 from flows.arena.race import Arm, Raced, decided
@@ -152,11 +153,11 @@ def beside(study: Study, raced: Raced, arm: Arm) -> Iterator[dict[str, Any]]:
     for name in [name for name in TO_TARGET if name not in untold] if study.target is not None else []:
         ends = [(at_target(study, one, name), at_target(study, other, name)) for one, other in both]
         said = compare_at(ends, raced.looks, study.level, lost="did not reach the target")
-        said = of_one_hour(said, both) if name == "seconds" else said
+        said = of_one_hour(study, said, both) if name == "seconds" else said
         yield {**fixed, "quantity": f"{name}_to_target", **said.row()}
     ends = [(seconds_of(one), seconds_of(other)) for one, other in both]
     seconds = compare_at(ends, raced.looks, study.level)
-    yield {**fixed, "quantity": "seconds", **of_one_hour(seconds, both).row()}
+    yield {**fixed, "quantity": "seconds", **of_one_hour(study, seconds, both).row()}
 
 
 def seconds_of(outcome: Outcome) -> float | None:
@@ -164,8 +165,9 @@ def seconds_of(outcome: Outcome) -> float | None:
     return None if outcome.value is None else outcome.seconds
 
 
-def of_one_hour(said: Comparison, pairs: Sequence[tuple[Outcome, Outcome]]) -> Comparison:
+def of_one_hour(study: Study, said: Comparison, pairs: Sequence[tuple[Outcome, Outcome]]) -> Comparison:
     """The comparison of seconds, without a verdict where the two runs of a pair were made for different studies."""
     apart = any(one.study != other.study for one, other in pairs)
-    why = "the arm's runs and the baseline's were made for different studies, at other hours: set timed: true"
+    remedy = "a file of another name runs all of it again" if own_runs(study) else "set timed: true"
+    why = f"the arm's runs and the baseline's were made for different studies, at other hours: {remedy}"
     return replace(said, verdict="cannot be compared", why=why) if apart else said

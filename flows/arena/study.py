@@ -115,6 +115,10 @@ def read_study(path: Path) -> Study:
     except FileNotFoundError:
         there = ", ".join(sorted(str(each) for each in path.parent.glob("*.yaml"))) or "none"
         raise ConfigError(f"STUDY: {path}: no such file (there are: {there})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"STUDY: {path}: no file of a study: {getattr(error, 'strerror', None) or 'no text'}"
+        ) from None
     except YAMLError as error:
         raise ConfigError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:

@@ -79,16 +79,18 @@ def verdict_of(name: str, claim: Claim, result: dict[str, Any] | None) -> tuple[
     verdict, why = found
     if row["verdict"] == "cannot be compared":
         return "not shown at this size", row["why"]
-    same = equal_arms(result, name)
+    same = equal_arms(result, name) if claim.quantity == "value" else []
     if result["baseline"] in same and not claim.expects.is_margin:
         return "not shown at this size", "its value is the baseline's in every run: it finds nothing here to act on"
     if verdict != "shown":
         return verdict, why
+    if row["verdict"] == "worse" and row["pairs"] < len(pairs_of(result, name, result["baseline"])):
+        return "not shown at this size", row["why"]  # within its margin in the pairs that it did not lose
     arm = next(each for each in result["arms"] if each["name"] == name)
     if doubt := next((line for line in arm["warnings"] if ENDED in line), None):
         return "not shown at this size", doubt
     if claim.control is not None:
-        beside = beside_control(result, name, claim.control, claim.expects.better, row["level"])
+        beside = beside_control(result, name, claim.control, row["level"])
         if beside.verdict != "better":
             return "not shown at this size", f"no better than its control {claim.control}: {beside.verdict}"
     return verdict, f"with the value of {' and '.join(same)} in every run" if same else why
@@ -199,14 +201,12 @@ def equal_arms(result: dict[str, Any], name: str) -> list[str]:
     ]
 
 
-def beside_control(
-    result: dict[str, Any], name: str, control: str, better: Literal["lower", "higher"], level: float
-) -> Comparison:
+def beside_control(result: dict[str, Any], name: str, control: str, level: float) -> Comparison:
     """The arm beside another one of its study, by the measure and over the seeds that both have, as its looks have it."""
     arms = [arm["name"] for arm in result["arms"]]
     if control not in arms:
         raise ConfigError(f"claims.yaml: {name}: control: the study has no arm {control!r} (arms: {', '.join(arms)})")
-    return compare_at(pairs_of(result, name, control), result["looks"], level, better)
+    return compare_at(pairs_of(result, name, control), result["looks"], level, result["measure"]["better"])
 
 
 def pairs_of(result: dict[str, Any], name: str, other: str) -> list[Pair]:

@@ -1,6 +1,7 @@
 """A study that is asked for: a room and its methods, or a file; and each mistake in one line."""
 
 import re
+import sys
 from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from flows.arena import hold as holding
 from flows.arena.alike import refuse_alike, refuse_measure
 from flows.arena.asked import methods, study_of
 from flows.arena.checkout import Checkout
+from flows.arena.runs import Job
 from flows.arena.study import Study, read_study
 from flows.params.compose import check, compose
 from lm.config import ConfigError
@@ -131,6 +134,72 @@ def test_rates_are_tried_around_those_that_the_stage_has() -> None:
     assert (low * high) ** 0.5 == pytest.approx(0.0001)
 
 
+def test_a_method_before_a_training_that_learns_itself_is_tuned_in_that_training_as_the_others_are() -> None:
+    _, study = study_of(ROOT, asked(room="filter.quality", methods=["keep_all", "quality_classifier"]))
+    assert list(study.ranges("keep_all")) == ["pretrain.optimizer.lr"]
+    assert set(study.ranges("quality_classifier")) == {"filter.quality.lr", "pretrain.optimizer.lr"}
+    assert (
+        study.ranges("quality_classifier")["pretrain.optimizer.lr"] == study.ranges("keep_all")["pretrain.optimizer.lr"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("room", "names", "measure", "acts"),
+    [
+        ("quantize.cache", "exact int8", "evaluate@quantize.accuracy", "quantize.model=sft"),
+        ("prune.layer_score", "shift influence", "evaluate@prune.bits_per_byte", "prune.layers=2"),
+        ("prune.unit_score", "activation magnitude", "evaluate@prune.bits_per_byte", "prune.ffn_width=88"),
+    ],
+)
+def test_methods_that_act_on_nothing_their_stage_is_measured_by_have_what_they_act_on(
+    room: str, names: str, measure: str, acts: str, tmp_path: Path
+) -> None:
+    name, study = study_of(ROOT, asked(room=room, methods=names.split()))
+    assert study.measure == measure and acts in study.set
+    assert refusal(Checkout(ROOT, tmp_path), study, name) == ""
+
+
+def test_a_model_that_no_stage_makes_is_one_line_an_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before rooms are asked what that model has."""
+    monkeypatch.setattr(holding, "FOLDER", tmp_path)
+    name, study = study_of(ROOT, asked(room="quantize.method", methods=["int8", "rtn"], set=["quantize.model=nope"]))
+    with pytest.raises(ConfigError) as caught:
+        holding.hold(ROOT, name, study, 1, "a command")
+    assert [line.partition(": params.yaml: quantize")[0] for line in str(caught.value).splitlines()] == ["arm int8"]
+
+
+def test_two_arms_that_are_one_run_are_refused_whichever_they_are(tmp_path: Path) -> None:
+    arms = {name: {"method": {"name": name.strip("2")}} for name in ("adamw", "muon", "muon2", "lion")}
+    values = {"room": "pretrain.optimizer", "baseline": "adamw", "arms": arms, "budget": {"tokens": 163840}}
+    checkout = Checkout(ROOT, tmp_path)
+    for control in (None, "muon2"):
+        study = Study.model_validate({**values, "control": control}, strict=False)
+        assert refusal(checkout, study, "a") == (
+            "arms: muon2: up to evaluate@pretrain.bits_per_byte the same run as muon: leave it out, or set something else"
+        )
+    arms["lion"] = arms["adamw"]
+    lines = refusal(checkout, Study.model_validate(values, strict=False), "a").splitlines()
+    assert [line.partition(":")[2][:5] for line in lines] == [" lion", " muon"]
+    assert "the same run as the baseline, adamw: leave it out" in lines[0]
+
+
+def test_more_seeds_or_a_target_take_no_timed_run_from_a_study(tmp_path: Path) -> None:
+    checkout = Checkout(ROOT, tmp_path)
+
+    def key(**given: Any) -> str:
+        name, study = study_of(ROOT, asked(**given))
+        job = Job(study.baseline, {}, 1, study.assignments(study.baseline, {}, 1))
+        return checkout.key_of(study, name, job, 1)
+
+    pair = {"room": "pretrain.optimizer", "methods": ["adamw", "muon"], "budget": "seconds=20"}
+    for given in ({"study": "studies/drop_muon.yaml"}, pair):
+        others = [{"seeds": 7}, {"target": 2.5}, {"trials": 9}, {"control": "muon"}]
+        assert {key(**given, **other) for other in others} == {key(**given)}
+    assert key(**pair, control="lion") == key(**pair)
+    timed, third = {"study": "studies/drop_muon.yaml"}, {**pair, "methods": ["adamw", "lion"]}
+    assert len({key(**timed), key(**timed, set=["pretrain.clip=0.5"]), key(**pair), key(**third)}) == 4
+
+
 def test_every_arm_packs_sequences_of_the_presets_length() -> None:
     _, study = study_of(ROOT, asked(room="curriculum.method", methods=["shuffled_packing", "best_fit_packing"]))
     assert {arm["method"]["sequence_length"] for arm in study.arms.values()} == {128}
@@ -200,6 +269,9 @@ def test_every_study_of_the_project_has_parameters_that_can_be_used(path: Path) 
         ({"room": "sft.loss", "methods": ["cross_entropy", "confidence_limited"], "measure": "accuracy"}, "must read stage.metric"),
         ({"methods": ["adamw", "muon"]}, "ROOM and METHODS are needed"),
         ({"study": "studies/none.yaml"}, "none.yaml: no such file"),
+        ({"study": "studies"}, "studies: no file of a study: Is a directory"),
+        ({"study": "params.yaml/x"}, "x: no file of a study: Not a directory"),
+        ({"study": sys.executable}, "no file of a study: no text"),
         ({"room": "pretrain.optimizer", "methods": ["adamw", "muon"], "budget": "300000"}, "BUDGET: '300000' must read"),
         ({"room": "pretrain.optimizer", "methods": ["adamw", "muon"], "budget": "tokens=many"}, "BUDGET: 'many' is no number"),
         ({"room": "pretrain.optimizer", "methods": ["adamw", "muon"], "budget": "tokens=inf"}, "BUDGET: 'inf' is not finite"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from flows.arena.checkout import Checkout
+from flows.arena.claims import SAYS
 from flows.arena.planned import plans_of
 from flows.arena.study import METHOD, Study, read_study
 from flows.params.compose import check, compose
@@ -243,6 +244,13 @@ def test_no_margin_is_tighter_than_its_seeds_tell_apart(row: Entry) -> None:
     entry = CLAIMS.get(row["method"], {})
     if (entry.get("study"), entry.get("quantity")) == (row["study"], row["quantity"]) and row["t"] and row["bootstrap"]:
         assert not too_tight(entry["expects"], row)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: str(row["method"]))
+def test_a_row_that_is_committed_is_of_what_its_claim_says(row: Entry) -> None:
+    entry = {"study": None, "control": None, "quantity": "value", **CLAIMS.get(row["method"], {})}
+    assert {key: row[key] for key in SAYS} == {key: entry.get(key) for key in SAYS}
+    assert row["verdict"] != "cannot be shown here" or row["why"] == entry["cannot"]
 
 
 def test_at_least_thirty_claims_have_a_study() -> None:

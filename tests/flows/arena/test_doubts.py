@@ -106,6 +106,29 @@ def test_an_arm_of_fewer_tokens_is_named_beside_the_baselines() -> None:
     assert warned(of_flop, {}, wide)[""] == []
 
 
+@pytest.mark.parametrize("budget", [{"flop": 1e9}, {"seconds": 10.0}], ids=str)
+def test_plans_of_other_lengths_are_no_other_data_where_the_budget_decides_them(budget: dict[str, float]) -> None:
+    """An arm of as many tokens as the baseline is still to have its plan."""
+    asked = study(["dense", "sparse", "alike"], room="pretrain.model", tune={}, budget=budget)
+
+    def change(job: Job, made: Outcome) -> Outcome:
+        tokens = 500 if job.arm == "sparse" else 1000
+        data = "other" if job.arm == "alike" else f"{tokens} {job.seed}"
+        return replace(made, tokens=tokens, data=data)
+
+    assert warned(asked, {}, change)[""] == ["alike saw other data than dense in 5 of 5 pairs"]
+
+
+def test_an_arm_that_was_not_tuned_in_what_the_baseline_was_is_named() -> None:
+    """A filter that learns has a rate of its own, which is none of the training behind it."""
+    rates = {"keep_all": {"pretrain.optimizer.lr": [0.001, 0.1]}, "classifier": {"filter.quality.lr": [0.1, 10.0]}}
+    asked = study(["keep_all", "classifier"], room="filter.quality", tune={}, tune_of=rates)
+    said = warned(asked, {})["classifier"]
+    assert "classifier was not tuned as hard as keep_all: pretrain.optimizer.lr is pinned" in said
+    asked.tune_of["classifier"]["pretrain.optimizer.lr"] = (0.001, 0.1)
+    assert not [line for line in warned(asked, {})["classifier"] if "pinned" in line and "optimizer" in line]
+
+
 def test_schedules_none_of_which_had_decayed_are_said_once() -> None:
     asked = study(tune={})
     assert warned(asked, {}, ending_at())[""] == ["no schedule had decayed at the budget: at 1 of its peak"]

@@ -119,7 +119,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "claims.yaml").write_text(CLAIMS)
     (tmp_path / "studies").mkdir()
     for name in ("one", "two"):
-        (tmp_path / "studies" / f"{name}.yaml").write_text("")
+        (tmp_path / "studies" / f"{name}.yaml").write_text(json.dumps(study().model_dump()))
     found = {"one": ["muon", "lion"], "two": ["adamw"], "three": ["soap"]}
     ratios = {"one": 0.8}
 
@@ -132,6 +132,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return result(name, found[name], ratios.get(name, 0.5))
 
     monkeypatch.setattr(claims, "held", held)
+    monkeypatch.setattr(claims, "not_held", lambda *_: {})
     return tmp_path
 
 
@@ -161,7 +162,75 @@ def test_a_study_that_fails_is_said_and_the_rest_are_held(
 def test_a_study_that_is_held_for_one_claim_renews_the_rows_of_all(root: Path) -> None:
     said, failed = claims.settle(root, ["muon"], 1)
     assert [row["method"] for row in said] == ["muon"] and not failed
-    assert {name: row["ratio"] for name, row in rows(root).items()} == {"muon": 0.8, "lion": 0.8}
+    assert {name: row["ratio"] for name, row in rows(root).items()} == {"muon": 0.8, "lion": 0.8, "none": None}
+
+
+@pytest.mark.parametrize("text", ["", "room: 3", "arms: {", "\xff"])
+def test_a_file_of_studies_that_is_none_is_named_before_anything_runs(
+    text: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Claims need none of it; it was read behind the runs, where its mistake took the place of Ctrl-C."""
+    (root / "studies" / "notes.yaml").write_bytes(text.encode("latin-1"))
+    ran = list[str]()
+    monkeypatch.setattr(claims, "held", lambda root, name, *_: ran.append(name))
+    monkeypatch.setattr("sys.argv", ["claims"])
+    monkeypatch.chdir(root)
+    assert claims.main() == 2 and not ran
+    assert len(lines := capsys.readouterr().err.splitlines()) == 1 and "studies/notes.yaml: " in lines[0]
+
+
+def test_a_claim_that_is_stopped_says_so_and_keeps_its_rows(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(root: Path, *_: Any) -> dict[str, Any]:
+        (root / "studies" / "notes.yaml").write_text("arms: {")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(claims, "held", stopped)
+    monkeypatch.setattr("sys.argv", ["claims"])
+    monkeypatch.chdir(root)
+    assert claims.main() == 130 and list(rows(root)) == ["none"]
+
+
+@pytest.mark.parametrize("key", ["study", "control", "quantity", "headline"])
+def test_a_row_of_what_a_claim_no_longer_says_is_taken_out(key: str, root: Path) -> None:
+    claims.settle(root, [], 1)
+    before = rows(root)
+    before["lion"][key] = before["none"][key] = "another"
+    path = root / "benchmarks/results/claims.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in before.values()))
+    said, _ = claims.settle(root, ["none"], 1)
+    assert [row["method"] for row in said] == ["none"] and list(rows(root)) == ["muon", "soap", "none"]
+    assert rows(root)["none"][key] != "another"
+    claims.settle(root, ["lion"], 1)
+    assert list(rows(root)) == ["muon", "lion", "soap", "none"]
+
+
+def test_a_line_that_is_no_row_is_named(root: Path) -> None:
+    claims.settle(root, [], 1)
+    path = root / "benchmarks/results/claims.jsonl"
+    path.write_text(path.read_text() + '{"method": "mu')
+    with pytest.raises(ConfigError, match=r"^benchmarks/results/claims\.jsonl:5: no row: "):
+        claims.settle(root, [], 1)
+
+
+def test_a_row_of_a_study_that_is_not_held_is_marked(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claims.settle(root, [], 1)
+
+    def fails(*_: Any) -> dict[str, Any]:
+        raise Failed("the last line")
+
+    monkeypatch.setattr(claims, "held", fails)
+    monkeypatch.chdir(root)
+    for more in ([], ["--json"]):
+        monkeypatch.setattr("sys.argv", ["claims", *more])
+        assert claims.main() == 1
+    text, _, listed = capsys.readouterr().out.partition("[")
+    marked = "(as it was before: its study is not held)"
+    assert [marked in line for line in text.splitlines()[:4]] == [True, True, True, False]
+    found = {row["method"]: row["not_held"] for row in json.loads("[" + listed)}
+    assert found == {"muon": "the last line", "lion": "the last line", "soap": "the last line", "none": ""}
+    assert not any("not_held" in row for row in rows(root).values())
 
 
 def test_only_what_is_there_is_linked(root: Path) -> None:

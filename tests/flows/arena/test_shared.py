@@ -13,6 +13,7 @@ from flows.arena import claims, slots
 from flows.arena import hold as holding
 from flows.arena.checkout import Checkout
 from flows.arena.hold import hold
+from flows.arena.names import named
 from flows.arena.outcomes import Outcome
 from flows.arena.planned import in_lines, plans_of
 from flows.arena.runs import Job, watched
@@ -130,6 +131,18 @@ def test_seconds_of_runs_that_were_made_for_two_studies_have_no_verdict(machine:
     verdict, why = of_seconds(second)
     assert verdict == "cannot be compared" and "made for different studies, at other hours: set timed: true" in why
     assert of_seconds(held("third", study("mixer", timed=True))) == ("no difference", "")
+
+
+def test_seconds_of_a_timed_study_and_of_its_variation_are_of_two_hours_too(machine: Machine, held: Any) -> None:
+    """The arm of the second has the first's baseline, and one more seed for which both are made."""
+    held("timed", study(timed=True))
+    more = study(timed=True, seeds=4)
+    arm = [entry for entry in machine.made if entry[0] == "x0"]
+    held(named("timed", more), more)
+    assert [entry for entry in machine.made if entry[0] == "x0"][len(arm) :] == [("x0", 4)]
+    changed = study(timed=True, arms={"plain": {"method": []}, "x1": {"method": [{"name": "bigram", "rows": 64}]}})
+    (row,) = [row for row in held(named("timed", changed), changed)["comparisons"] if row["quantity"] == "seconds"]
+    assert row["verdict"] == "cannot be compared" and row["why"].endswith("a file of another name runs all of it again")
 
 
 @pytest.mark.parametrize(
