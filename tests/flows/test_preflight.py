@@ -22,7 +22,6 @@ from flows.preflight.folders import check_writable
 from flows.preflight.remote import check_remote
 from flows.preflight.resources import Needs, check_disk, check_memory
 from flows.preflight.services import check_mlflow, check_prefect
-from flows.preflight.settings import check_ranks, check_settings
 from tasks.about.finding import Finding, findings_of, of_error
 from tasks.about.sections import Sections
 from tasks.core.config import ConfigError
@@ -45,7 +44,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path.cwd()
 
 
-TRAINED = ("pretrain", "sft", "rl", "distill")  # of the default run
 PARAMS = {
     "unknown key": (["rl.stepz=5"], "params.yaml: rl.stepz", "did you mean 'steps'"),
     "unknown method": (["dedup.near={name: minhsh}"], "params.yaml: dedup.near.name", "'minhash'"),
@@ -271,49 +269,6 @@ def test_the_standard_library_of_another_python() -> None:
     params = params_of()
     changed = {**params, "ingest": {**params["ingest"], "python": "3.9.1"}}
     assert named(findings_of(lambda: inputs(Sections(changed))), "ingest.python", "3.9.1")
-
-
-SETTINGS = {
-    "TOKENMILL_SHARD_WORKERS": "none",
-    "TOKENMILL_CHECKPOINT_SECONDS": "often",
-    "TOKENMILL_RUNNER": "flows.nowhere:on_dask",
-    "TOKENMILL_PARALLEL": "zero9",
-    "TOKENMILL_RESUME": "yes",
-    "TOKENMILL_AGENT_DEADLINE": "0",
-    "TOKENMILL_MLFLOW_PORT": "70000",
-}
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-def test_settings_of_the_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setenv(name, SETTINGS[name])
-    assert named(list(check_settings()), name, repr(SETTINGS[name]))
-
-
-def test_a_name_that_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TOKENMILL_THREAD", "2")
-    monkeypatch.setenv("TOKENMILL_SPEED", "high")
-    found = list(check_settings())
-    assert named(found, "TOKENMILL_THREAD", "did you mean TOKENMILL_THREADS?") and named(found, "TOKENMILL_SPEED")
-
-
-def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TOKENMILL_RANKS", "4")
-    params = params_of(*(f"{stage}.shards=4" for stage in TRAINED))
-    for gpus, kind, what in ((0, "exact", []), (1, "exact", ["1 GPU"]), (2, "ddp", ["2 GPUs"]), (4, "exact", [])):
-        monkeypatch.setattr("flows.preflight.settings.gpus", lambda gpus=gpus: gpus)
-        monkeypatch.setenv("TOKENMILL_PARALLEL", kind)
-        wanted = [f"4 ranks need a GPU each, and this machine shows {there}" for there in what]
-        assert [(finding.where, finding.what) for finding in check_ranks(params, TRAINED)] == [
-            ("TOKENMILL_RANKS", line) for line in wanted
-        ]
-
-
-def test_more_ranks_than_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TOKENMILL_RANKS", "2")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    found = list(check_ranks(params_of("rl.shards=4"), TRAINED))
-    assert {finding.where for finding in found} == {f"params.yaml: {s}.shards" for s in ("pretrain", "sft", "distill")}
 
 
 def test_a_remote_is_written_to_and_left_as_it_was(project: Path, tmp_path: Path) -> None:
