@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dvc.repo import Repo, lock_repo
 
+from flows.stage.whole_objects import put_objects_whole
 from flows.staleness.declared import overlap, stage_of
 
 
@@ -17,6 +18,7 @@ def opened(root: Path) -> Iterator[Repo]:
     Raises ValueError, of one line, for no remote and for whatever goes wrong with it in the block: DVC and the libraries below
     it raise errors of many kinds.
     """
+    put_objects_whole()
     with Repo(str(root), _wait_for_lock=True) as repo:
         name = repo.config["core"].get("remote")
         if not name:

@@ -7,6 +7,7 @@ from dvc.output import Output
 from dvc.repo import Repo, lock_repo
 from dvc.stage import PipelineStage
 
+from flows.stage.whole_objects import put_objects_whole
 from flows.staleness.plan import Planned
 
 
@@ -39,6 +40,7 @@ def put_back(root: Path, addresses: set[str]) -> str:
     """
     if not addresses:
         return ""
+    put_objects_whole()
     with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
         stages = lost(repo, addresses)
         for stage in stages:
