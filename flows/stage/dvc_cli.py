@@ -25,7 +25,7 @@ try:
     from flows.stage import stage_forks
     from flows.stage.as_module import be
     from flows.stage.fork_server import SERVE, SERVE_TRAINING, serve
-    from flows.stage.whole_objects import put_objects_whole
+    from flows.staleness.whole_objects import put_objects_whole
     from tasks.core.yaml import read_yaml
     from tasks.runner.asked import targets_of
     from tasks.runner.recorded import claim_of, differences, forget_run, is_true, locked
