@@ -46,7 +46,7 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
     config = sections["rl"]
     prompt = longest_start(config, shape)
     answers, T = config.prompts * config.samples, prompt + config.answer_tokens - 1
-    D, shown = -(-config.demonstrations.most(config.prompts) // config.minibatches), config.max_new_tokens
+    D, shown = -(-config.demonstrations.max_demonstrations(config.prompts) // config.minibatches), config.max_new_tokens
     if D:
         lengths = conversations(config.problems, "rl", shape.vocab_size)
         T = max(T, min(max(map(sum, lengths)), shape.context) - 1)
