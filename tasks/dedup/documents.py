@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.log import Log
-from tasks.core.tables import shards
+from tasks.core.tables import shard_paths
 
 NO_CUTS = np.zeros((0, 3), dtype=np.int64)
 
@@ -52,7 +52,7 @@ class Documents:
 
     @cached_property
     def shards(self) -> list[Shard]:
-        files = shards(self.table)
+        files = shard_paths(self.table)
         ends = np.cumsum([pq.read_metadata(file).num_rows for file in files])
         return [
             Shard(file, int(end - size), self.alive[end - size : end])

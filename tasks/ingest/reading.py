@@ -15,7 +15,7 @@ import xxhash
 from tasks.core.tables import Writer, row_bytes
 from tasks.core.texts import text_buffers
 from tasks.ingest.checks import check
-from tasks.ingest.runs import RUN, RunWriter, held
+from tasks.ingest.runs import RUN, RunWriter, worker_memory
 from tasks.ingest.sources.base import File, Rejected, Source
 from tasks.ingest.sources.rows import to_json
 
@@ -77,7 +77,7 @@ def read_piece(item: Piece, folder: Path) -> dict[str, Any]:
     (folder / "runs").mkdir()
     source, facts = item.source, Counter[str]()
     with (
-        RunWriter(folder / "runs", held()) as runs,
+        RunWriter(folder / "runs", worker_memory()) as runs,
         Writer(folder / "keys.parquet", KEYS) as keys,
         Writer(folder / "rejected.parquet", QUARANTINE) as writer,
     ):

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from lm.config import Config
 from tasks.core.log import Log
-from tasks.core.tables import shard, write_table
+from tasks.core.tables import shard_path, write_table
 from tasks.dedup.documents import Documents, Found
 from tasks.dedup.stage import DedupConfig, run
 
@@ -26,7 +26,7 @@ def write_rows(table: Path, shards: list[Rows]) -> Path:
             "text": pa.array([text for _, text in rows], pa.large_string()),
             "meta": pa.array(["{}"] * len(rows), pa.string()),
         }
-        write_table(shard(table, number), pa.table(columns))
+        write_table(shard_path(table, number), pa.table(columns))
     return table
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.tables import shard
+from tasks.core.tables import shard_path
 from tasks.dedup.documents import Documents, Found
 
 
@@ -20,7 +20,7 @@ def documents_of(folder: Path, texts: list[str], cuts: tuple[int, ...] = (), gro
             "text": pa.array(texts[begin:end], pa.large_string()),
             "meta": pa.array(["{}"] * (end - begin), pa.string()),
         }
-        pq.write_table(pa.table(rows), shard(folder, number), row_group_size=group)
+        pq.write_table(pa.table(rows), shard_path(folder, number), row_group_size=group)
     return Documents(folder, np.ones(len(texts), dtype=bool))
 
 

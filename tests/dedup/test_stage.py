@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from lm.config import Config, ConfigError, methods_of
 from tasks.core.log import Log
-from tasks.core.tables import read_table, shards
+from tasks.core.tables import read_table, shard_paths
 from tasks.dedup import methods
 from tasks.dedup.decisions import Decisions, merged_cuts
 from tasks.dedup.documents import Found
@@ -84,7 +84,7 @@ def test_what_is_dropped_is_kept_as_data_with_its_reason(tmp_path: Path) -> None
         ("e", "same text"),
     ]
     metrics, out = run_stage(tmp_path, recut(rows, 2, 2, 4), exact=Exact())
-    assert [len(shards(out / name)) for name in ("documents", "clusters", "dropped")] == [4, 4, 4]
+    assert [len(shard_paths(out / name)) for name in ("documents", "clusters", "dropped")] == [4, 4, 4]
     assert [r["id"] for r in read_table(out / "documents").to_pylist()] == ["a", "b", "d"]
     assert [(r["id"], r["reason"], r["text"]) for r in read_table(out / "dropped").to_pylist()] == [
         ("c", "duplicate_of:a", "same  text"),
