@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.report.paired import Beside
+from tasks.report.paired import ModelComparison
 from tasks.report.read import Stage
 
 
@@ -18,7 +18,7 @@ class Place:
     bytes: float
     bits: float | None
     accuracy: float
-    beside: Beside | None
+    beside: ModelComparison | None
     tokens_per_second: float | None
     memory: float | None
     dominated: bool
@@ -28,7 +28,7 @@ class Place:
         return {"bits_per_weight": self.bits, "dominated": self.dominated}
 
 
-def frontier(stages: Sequence[Stage], beside: dict[str, Beside]) -> list[Place]:
+def frontier(stages: Sequence[Stage], beside: dict[str, ModelComparison]) -> list[Place]:
     """Each model whose evaluation is current, in their order."""
     made = {stage.name: stage.metrics for stage in stages}
     known = [s for s in stages if s.model and s.current and {"size_bytes", "accuracy"} <= s.metrics.keys()]

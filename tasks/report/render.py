@@ -13,7 +13,7 @@ from tasks.report.chart import line_chart
 from tasks.report.curves import write_curves
 from tasks.report.drawing import graph
 from tasks.report.frontier import Place, frontier
-from tasks.report.history import figures_of, params_changed, read_runs, run_before
+from tasks.report.history import metrics_by_stage, params_changed, read_runs, run_before
 from tasks.report.read import Stage, not_comparable, read_facts, read_stages
 from tasks.report.rollouts import rollouts
 from tasks.report.scatter import Dot, scatter
@@ -67,15 +67,15 @@ def page(root: Path, stages: list[Stage]) -> str:
     )  # fmt: skip
     environment.filters |= {f.__name__: f for f in (words.number, words.size, words.duration, words.percent)}
     environment.filters |= {
-        "points": paired.points,
-        "bits": paired.bits,
-        "nats": paired.nats,
+        "points": paired.format_points,
+        "bits": paired.format_bits,
+        "nats": paired.format_nats,
         "labels": paired.labels_of,
     }
     models = [s for s in stages if s.model]
     runs = read_runs(root)
-    before = run_before(runs, facts.params, figures_of(stages))
-    beside = paired.beside(stages, facts.params)
+    before = run_before(runs, facts.params, metrics_by_stage(stages))
+    beside = paired.compare_models(stages, facts.params)
     places = frontier(stages, beside)
     return environment.get_template("page.html").render(
         facts=facts,
@@ -139,7 +139,7 @@ def _note(stage: Stage) -> str:
         return f"{words.number(stage.flow[1])} documents"
     if "accuracy" in stage.metrics:
         return f"{words.percent(stage.metrics['accuracy'])} right"
-    return words.counted(int(stage.metrics["steps"]), "step") if "steps" in stage.metrics else "done"
+    return words.pluralize(int(stage.metrics["steps"]), "step") if "steps" in stage.metrics else "done"
 
 
 def _curves(stage: Stage) -> list[Curve]:

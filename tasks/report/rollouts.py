@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.report.words import short
+from tasks.report.words import truncate
 
 ROLLOUTS, GROUPS, SAMPLES = 6, 3, 4
 PART = "reward_"
@@ -101,13 +101,13 @@ def group_of(rows: list[dict[str, Any]], tokenizer: Any) -> Group:
     count = min(SAMPLES, len(ranked))
     shown = [ranked[place * (len(ranked) - 1) // max(1, count - 1)] for place in range(count)]
     prompt = tokenizer.decode(rows[0]["prompt_ids"])
-    return Group(short(prompt), rows[0]["level"] or "", len(rows), [sample_of(row, tokenizer) for row in shown])
+    return Group(truncate(prompt), rows[0]["level"] or "", len(rows), [sample_of(row, tokenizer) for row in shown])
 
 
 def sample_of(row: dict[str, Any], tokenizer: Any) -> Sample:
     parts = {name.removeprefix(PART): value for name, value in row.items() if name.startswith(PART)}
     return Sample(
-        short(tokenizer.decode(row["ids"])),
+        truncate(tokenizer.decode(row["ids"])),
         len(own_of(row, "ids")),
         row["finished"],
         row["reward"],

@@ -7,7 +7,7 @@ import pytest
 
 from tasks.report import examples
 from tasks.report.drawing import graph, layers, reduced
-from tasks.report.words import duration, number, short, size
+from tasks.report.words import duration, number, size, truncate
 from tasks.runner.json_lines import Lines, lines_of
 from tests.report.tree import build
 
@@ -58,7 +58,7 @@ def test_a_sample_with_a_line_separator_is_one_line(text: str, tmp_path: Path) -
     for step in (10, 20):
         lines.add(step, {"texts": {"a": text}})
     lines.close()
-    assert examples.samples(tmp_path) == (20, {"a": short(text)})
+    assert examples.samples(tmp_path) == (20, {"a": truncate(text)})
     again = Lines(tmp_path / "samples.jsonl", resumes=True)
     assert again.rewind(20) == [{"step": 10, "texts": {"a": text}}]
     again.add(20, {"texts": {"a": text}})
@@ -107,4 +107,4 @@ def test_numbers_as_people_read_them() -> None:
         "2 h 01 min",
         "2.0 days",
     ]
-    assert short("a\tb\x00\x1b\u00a0c", 6) == "a\tb\ufffd\ufffd\u00a0\u2026"
+    assert truncate("a\tb\x00\x1b\u00a0c", 6) == "a\tb\ufffd\ufffd\u00a0\u2026"

@@ -11,7 +11,7 @@ from tasks.report.frontier import bits_of, frontier, is_dominated
 from tasks.report.read import Stage
 from tasks.report.render import page
 from tasks.report.scatter import Dot, scatter
-from tasks.report.terminal import figures, table
+from tasks.report.terminal import stage_results, table
 from tests.report.tree import build
 
 Points = st.lists(st.tuples(st.integers(1, 20).map(float), st.integers(0, 10).map(lambda n: n / 10)), max_size=12)
@@ -78,7 +78,7 @@ def test_it_is_in_the_table_on_the_page_and_in_json(tmp_path: Path) -> None:
     assert " ".join(head.split()) == (
         "model beside accuracy, in points bits/byte KL, nats/token bits/weight size tokens/s memory frontier"
     )
-    told = figures(root)["stages"]["evaluate@rl"]["frontier"]
+    told = stage_results(root)["stages"]["evaluate@rl"]["frontier"]
     assert told == {"bits_per_weight": pytest.approx(32, abs=0.01), "dominated": False}
     stages = [stage("a", 8e6, 0.8), stage("b", 8e6, 0.5)]
     text = page(root, stages)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.report.history import FILE, KEPT, Run, add_run, figures_of, params_changed, read_runs, run_before
+from tasks.report.history import FILE, KEPT, Run, add_run, metrics_by_stage, params_changed, read_runs, run_before
 from tasks.report.read import read_params, read_stages
 from tasks.report.render import render
 from tasks.report.scatter import Dot, scatter
@@ -15,7 +15,7 @@ from tests.report.tree import build
 
 def run_of(root: Path, name: str = "laptop", outcome: str = "finished", **changes: object) -> Run:
     """What a run that ended now would leave."""
-    values = {"params": read_params(root), "figures": figures_of(read_stages(root)), **changes}
+    values = {"params": read_params(root), "figures": metrics_by_stage(read_stages(root)), **changes}
     return Run(name, "2026-01-02 03:04", "two cores", outcome, **values)  # type: ignore[arg-type]
 
 
@@ -30,7 +30,7 @@ def test_a_first_run_has_none_before_it(root: Path) -> None:
 
 
 def test_the_run_before_is_the_last_that_was_another(root: Path) -> None:
-    figures = figures_of(read_stages(root))
+    figures = metrics_by_stage(read_stages(root))
     older = {
         **figures,
         "evaluate@rl": {**figures["evaluate@rl"], "accuracy": 0.5},
