@@ -69,7 +69,7 @@ def test_whatever_tells_figures_plans_or_reasons_tells_them_to_programs() -> Non
     for module in others - set(OF_MAKE):
         place = ROOT / module.replace(".", "/")
         path = next(path for path in (place / "__main__.py", place.with_suffix(".py")) if path.exists())
-        assert "take_json(parser)" in path.read_text(), module
+        assert "add_json_option(parser)" in path.read_text(), module
     assert set(OF_MAKE) < others == {"benchmarks.run", "benchmarks.table", "tests.mutants", *OF_MAKE}
 
 

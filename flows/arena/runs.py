@@ -23,7 +23,7 @@ from flows.staleness.rwlock import await_free
 from flows.workspaces.variants import surroundings
 from lm.settings import THREADS
 from lm.training.flops import flops_of_steps, mean_flops_per_token
-from tasks.about.training import trains as can_train
+from tasks.about.training import is_training_stage as can_train
 from tasks.about.work import Step, Work
 from tasks.core.config import ConfigError
 from tasks.report.read import Stage, read_stages

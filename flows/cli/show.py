@@ -5,7 +5,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tasks.about.examples import shown
+from tasks.about.examples import render_example
 from tasks.about.sections import Sections
 from tasks.core.config import read_params
 from tasks.report.terminal import stage_results, table
@@ -50,7 +50,7 @@ def print_examples(stage: str, count: int, as_json: bool) -> int:
         print_json({"examples": [[piece._asdict() for piece in pieces] for pieces in found]})
     else:
         for number, pieces in enumerate(found, 1):
-            print(f"--- {number}\n{shown(pieces, sys.stdout.isatty())}")
+            print(f"--- {number}\n{render_example(pieces, sys.stdout.isatty())}")
     return 0
 
 

@@ -66,7 +66,7 @@ class Documents:
 
 
 @dataclass(frozen=True)
-class Found:
+class DedupResult:
     """first_N: the row of the first document of each one's cluster, its own where it is alone or was gone before.
     keep_N: which rows stay. cuts_K3: (row, begin, end), sorted, without overlaps: bytes to take out of rows that stay."""
 
@@ -84,4 +84,4 @@ class Method(Protocol):
 
     reason: ClassVar[str]
 
-    def __call__(self, documents: Documents, folder: Path, log: Log) -> Found: ...
+    def __call__(self, documents: Documents, folder: Path, log: Log) -> DedupResult: ...

@@ -14,7 +14,7 @@ from lm.model_folder import is_hugging_face
 from lm.sampler import rows_for
 from lm.training.batch import Batch, Metrics
 from tasks.about.problem_lengths import last_of, longest_prompt
-from tasks.about.prompts import model_like
+from tasks.about.prompts import model_with_prompt
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import Sampling, StageNeeds, Step, Work
@@ -66,7 +66,7 @@ def work(sections: Sections, student: ModelConfig) -> Work:
         return others if config.teachers.follows else [*teachers, *others]
 
     def step() -> Step:
-        teachers = [] if stored else [model_like(teaches, sections, config.model).requires_grad_(False)]
+        teachers = [] if stored else [model_with_prompt(teaches, sections, config.model).requires_grad_(False)]
         model = Decoder(student)
         matching = None if stored else config.match.open(model, teachers[0], 0)
         match = WeightedMatch(matching, matching.weight(0)) if matching else None

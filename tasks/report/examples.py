@@ -37,7 +37,7 @@ class Answer:
     verdict: str
 
 
-def kept(folder: Path) -> list[Example]:
+def kept_documents(folder: Path) -> list[Example]:
     """SHOWN documents, evenly spread over the shards of documents; none where there are no shards."""
     path = folder / "documents"
     if not is_table(path):
@@ -51,7 +51,7 @@ def is_table(path: Path) -> bool:
     return path.is_file() or any(path.glob("*.parquet"))
 
 
-def dropped(folder: Path) -> list[Example]:
+def dropped_documents(folder: Path) -> list[Example]:
     """SHOWN dropped documents, the commonest reasons first, one of each reason before a second of any."""
     for name, (identity, text) in DROPPED.items():
         if is_table(folder / name):
@@ -61,7 +61,7 @@ def dropped(folder: Path) -> list[Example]:
     return []
 
 
-def answers(folder: Path, each: int = 4) -> list[Answer]:
+def sample_answers(folder: Path, each: int = 4) -> list[Answer]:
     """`each` right and `each` other answers, evenly spread over answers.parquet."""
     path = folder / "answers.parquet"
     if not path.exists():

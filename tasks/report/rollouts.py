@@ -82,11 +82,11 @@ def rollout_of(table: pa.Table, tokenizer: Any) -> Rollout:
         mean([float(spread(group) == 0) for group in groups]),
         mean([float(len(own_of(row, "ids"))) for row in rows]),
         -mean(drawn),
-        [group_of(group, tokenizer) for group in chosen(groups)],
+        [group_of(group, tokenizer) for group in select_groups(groups)],
     )
 
 
-def chosen(groups: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+def select_groups(groups: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
     """At most GROUPS: the one whose answers earned most apart, then one of those that all earned the same, the best and the
     worst; in their order."""
     apart = max(range(len(groups)), key=lambda place: spread(groups[place]))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.report import paired
-from tasks.report.frontier import Place, frontier
+from tasks.report.frontier import FrontierPoint, frontier
 from tasks.report.history import metrics_by_stage, read_runs, run_before
 from tasks.report.read import Stage, not_comparable, read_facts, read_params, read_stages
 from tasks.report.words import ABSENT, number, percent, size
@@ -107,7 +107,7 @@ def beside_of(every: list[Stage], root: Path, stages: list[Stage]) -> dict[str, 
     return {model: found for model, found in paired.compare_models(every, read_params(root)).items() if model in asked}
 
 
-def _place(place: Place) -> list[str]:
+def _place(place: FrontierPoint) -> list[str]:
     found = place.beside
     return [
         place.model, found.other if found else ABSENT,

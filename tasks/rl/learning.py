@@ -33,7 +33,7 @@ from tasks.rl.rewards.base import RewardContext, mean_values, part_names
 from tasks.rl.rollout import Rollout, Rollouts, rollout_of, with_shown
 from tasks.rl.stale import Stale, sampler_divergence
 from tasks.rl.step import loss_of
-from tasks.rl.trust import Watch, check_sampler, logps
+from tasks.rl.trust import PolicyMonitor, check_sampler, logps
 from tasks.rl.update import answers_of, in_parts, prediction_mask, with_demonstrations
 
 
@@ -82,7 +82,7 @@ class Learning:
         known = CurriculumContext(-(-config.steps // config.steps_a_rollout), asked)
         self.chooser = config.curriculum.chooser(examples, config.seed, known)
         self.selector = config.demonstrations.selector()
-        self.watch = Watch(config.prompts)
+        self.monitor = PolicyMonitor(config.prompts)
         self.held_out = None
         if held_out:
             self._held_out = list(held_out)
@@ -105,7 +105,7 @@ class Learning:
     def components(self) -> list[Component]:
         """What of it is in checkpoints."""
         more = [each for each in (self._replay, self._stale, self.critic, self.held_out) if each]
-        return [self.rollouts, self.chooser, self.selector, self.watch, *more]
+        return [self.rollouts, self.chooser, self.selector, self.monitor, *more]
 
     def reward_context(self, number: int) -> RewardContext:
         """When a rollout is scored, rollouts counted from 0."""
@@ -140,7 +140,7 @@ class Learning:
             logp_BT = logps(self._model, rollout, config.temperature, config.samples)
             told = sampler_divergence(logp_BT, rollout.logp_old_BT, rollout.mask_BT)
             rollout = replace(rollout, metrics={**rollout.metrics, "staleness": float(age), **told})
-        self.watch.observe(number, rollout)
+        self.monitor.observe(number, rollout)
         if self._reference is not None:
             reference_BT = logps(self._reference, rollout, config.temperature, config.samples)
             rollout = replace(rollout, reference_BT=reference_BT)

@@ -50,7 +50,7 @@ def check_sampler(model: Decoder, rollout: Rollout, temperature: float, rows: in
         )
 
 
-class Watch(Component):
+class PolicyMonitor(Component):
     """Entropy that collapses, answers that grow until they are cut off, problems whose answers all earn the same: each is said
     once a process, on stderr. What a rollout is compared with is the first one."""
 

@@ -29,17 +29,17 @@ def test_rows_come_from_their_row_groups_in_the_order_asked(tmp_path: Path) -> N
 
 def test_five_of_each_and_the_quarantine_counts_as_dropped(tmp_path: Path) -> None:
     data = build(tmp_path) / "data"
-    assert [e.name for e in examples.kept(data / "dedup")] == ["d3", "d9", "d15", "d21", "d27"]
-    dropped = examples.dropped(data / "dedup")
+    assert [e.name for e in examples.kept_documents(data / "dedup")] == ["d3", "d9", "d15", "d21", "d27"]
+    dropped = examples.dropped_documents(data / "dedup")
     assert {examples.kind(e.reason) for e in dropped} == {"duplicate_of", "empty"}
     assert len(dropped) == 5
     assert all(len(e.text) == 401 for e in dropped)
-    assert [e.reason for e in examples.dropped(data / "ingest")] == ["truncated", "truncated"]
-    assert examples.kept(data / "pretrain") == examples.dropped(data / "pretrain") == []
+    assert [e.reason for e in examples.dropped_documents(data / "ingest")] == ["truncated", "truncated"]
+    assert examples.kept_documents(data / "pretrain") == examples.dropped_documents(data / "pretrain") == []
 
 
 def test_right_and_wrong_answers(tmp_path: Path) -> None:
-    verdicts = [a.verdict for a in examples.answers(build(tmp_path) / "data" / "evaluate" / "rl")]
+    verdicts = [a.verdict for a in examples.sample_answers(build(tmp_path) / "data" / "evaluate" / "rl")]
     assert verdicts[:4] == ["right"] * 4
     assert set(verdicts[4:]) <= {"wrong", "invalid"}
     assert len(verdicts) == 8

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tasks.report.frontier import bits_of, frontier, is_dominated
 from tasks.report.read import Stage
 from tasks.report.render import page
-from tasks.report.scatter import Dot, scatter
+from tasks.report.scatter import ScatterPoint, scatter
 from tasks.report.terminal import stage_results, table
 from tests.report.tree import build
 
@@ -56,7 +56,7 @@ def test_something_is_always_on_the_frontier_and_nothing_there_is_beaten(places:
 @given(Points.filter(lambda places: len(places) > 1))
 def test_the_line_steps_up_to_the_right_through_what_is_not_pale(places: list[tuple[float, float]]) -> None:
     dots = [
-        Dot(str(n), size, accuracy, accuracy, accuracy, is_dominated((size, accuracy), places))
+        ScatterPoint(str(n), size, accuracy, accuracy, accuracy, is_dominated((size, accuracy), places))
         for n, (size, accuracy) in enumerate(places)
     ]
     svg = scatter(dots)

@@ -8,7 +8,7 @@ import torch
 
 from lm.config import ConfigError
 from tasks.rl.rollout import Rollout
-from tasks.rl.trust import Watch, check_sampler, entropy_of
+from tasks.rl.trust import PolicyMonitor, check_sampler, entropy_of
 from tests.rl.toys import Parity, config, learning, policy
 
 SPOILT: dict[str, Callable[[Rollout], Rollout]] = {
@@ -62,7 +62,7 @@ def test_entropy_is_that_of_the_tokens_that_count() -> None:
 
 
 def test_each_sign_is_said_once_and_of_a_good_run_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    watch = Watch(8)
+    watch = PolicyMonitor(8)
     watch.observe(0, seen(-2.0, 10, 0.9, 1.0))
     watch.observe(1, seen(-0.5, 30, 0.9, 1.0))  # surer and longer, but ended
     assert capsys.readouterr().err == ""
@@ -77,7 +77,7 @@ def test_each_sign_is_said_once_and_of_a_good_run_nothing(capsys: pytest.Capture
 
 
 def test_it_compares_with_the_first_rollout_though_it_was_killed(capsys: pytest.CaptureFixture[str]) -> None:
-    watch, other = Watch(8), Watch(8)
+    watch, other = PolicyMonitor(8), PolicyMonitor(8)
     assert watch.state() == {}
     watch.observe(0, seen(-2.0, 10, 0.9, 1.0))
     other.load({name: tensor.clone() for name, tensor in watch.state().items()})

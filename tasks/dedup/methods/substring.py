@@ -22,7 +22,7 @@ from lm.config import Config
 from tasks.core.log import Log
 from tasks.core.parts import Part
 from tasks.core.texts import text_buffers
-from tasks.dedup.documents import NO_CUTS, Documents, Found, Shard
+from tasks.dedup.documents import NO_CUTS, DedupResult, Documents, Shard
 from tasks.dedup.engine.sorted_keys import append_keys, bounds, is_member, mapped_column, ranges, settle_all, settled_of
 
 WINDOWS_AT_ONCE = 1 << 18
@@ -175,7 +175,7 @@ class Substring(Config):
     keep_first: bool = True
     reason: ClassVar[str] = "repeated_substring"
 
-    def __call__(self, documents: Documents, folder: Path, log: Log) -> Found:
+    def __call__(self, documents: Documents, folder: Path, log: Log) -> DedupResult:
         """Every row is the first of its own cluster: one that goes is held by others in pieces, maybe by no single one."""
         shards = documents.shards
         anchors = log.map(write_anchors, [(shard, self) for shard in shards], "substring_anchors")
@@ -198,4 +198,4 @@ class Substring(Config):
         cuts = np.concatenate(
             [NO_CUTS, *(mapped_column(part.folder, "cuts", np.int64).reshape(-1, 3) for part in parts)]
         )
-        return Found(np.arange(len(keep)), keep, cuts)
+        return DedupResult(np.arange(len(keep)), keep, cuts)

@@ -21,7 +21,7 @@ from flows.preflight.shrink import shrunk
 from flows.preflight.start import look
 from flows.preflight.toy_run import rehearse, rehearse_stage
 from lm.tokenizer import SPECIALS, Tokenizer
-from tasks.about.training import trains
+from tasks.about.training import is_training_stage
 from tasks.core.config import load
 from tasks.core.yaml import read_yaml
 from tasks.ingest.stage import IngestConfig
@@ -51,7 +51,7 @@ def test_the_default_params_give_no_finding_and_a_forecast() -> None:
     good = good_run()
     assert good.found == []
     assert {path.name for path in (good.folder / "data").iterdir()} == {entry.name for entry in GRAPH.values()}
-    assert set(good.needs.memory) == {entry.name for entry in GRAPH.values() if trains(entry.name)}
+    assert set(good.needs.memory) == {entry.name for entry in GRAPH.values() if is_training_stage(entry.name)}
     assert all(3e8 < needed < 4e9 for needed in good.needs.memory.values())
 
 
