@@ -135,7 +135,7 @@ def run(config: QuantizeConfig, data: Path, log: Log) -> dict[str, float]:
         plan = Plan(data / "curriculum", data / "tokenize")
         prompts = [example.prompt for example in config.problems.examples("sft")]
         batches = batches_of(model, tokenizer, prompts, plan, config.calibration, config.seed, "quantize.calibration")
-    bits = config.width.given(model, config.method, batches, log.progress, trained)
+    bits = config.width.choose_bits(model, config.method, batches, log.progress, trained)
     try:
         packed = quantize(model, config, bits, trained, batches, log)
     except ValueError as error:

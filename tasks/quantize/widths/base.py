@@ -11,7 +11,7 @@ from lm.model import Decoder
 from lm.quantized.base import Packed
 
 # done, of how many, and of what
-Told = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str], None]
 # of a model that was not trained in few bits
 NONE: Mapping[str, Packed] = MappingProxyType({})
 
@@ -25,8 +25,13 @@ class Width(Config):
         """Raises ConfigError for a method of quantize.method that it cannot choose for."""
 
     @abstractmethod
-    def given(
-        self, model: Decoder, method: Any, batches: list[Batch], progress: Told, trained: Mapping[str, Packed] = NONE
+    def choose_bits(
+        self,
+        model: Decoder,
+        method: Any,
+        batches: list[Batch],
+        progress: Progress,
+        trained: Mapping[str, Packed] = NONE,
     ) -> dict[str, int]:
         """Bits by the name of each matrix of the blocks; none for what quantize.method says. trained: matrices that are packed
         as they are, by the names of their weights. The model is left as it is."""

@@ -21,7 +21,7 @@ from lm.model import Decoder
 from lm.quantized.base import Packed
 from lm.softcap import capped
 from tasks.quantize.grid import Bits, round_by_group
-from tasks.quantize.widths.base import NONE, Told, Width
+from tasks.quantize.widths.base import NONE, Progress, Width
 
 # Rows of predictions that are compared at once: bounds memory by their vocabularies
 ROWS = 1024
@@ -84,8 +84,13 @@ class Budget(Width):
             )
 
     @torch.no_grad()
-    def given(
-        self, model: Decoder, method: Any, batches: list[Batch], progress: Told, trained: Mapping[str, Packed] = NONE
+    def choose_bits(
+        self,
+        model: Decoder,
+        method: Any,
+        batches: list[Batch],
+        progress: Progress,
+        trained: Mapping[str, Packed] = NONE,
     ) -> dict[str, int]:
         """Matrices that were trained in few bits are not chosen for, and what they take is not there for others. Raises
         ConfigError where the fewest bits of all are more than the budget, or there is nothing to measure by."""

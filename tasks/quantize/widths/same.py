@@ -6,13 +6,18 @@ from typing import Any, Literal
 from lm.calibration import Batch
 from lm.model import Decoder
 from lm.quantized.base import Packed
-from tasks.quantize.widths.base import NONE, Told, Width
+from tasks.quantize.widths.base import NONE, Progress, Width
 
 
 class Same(Width):
     name: Literal["same"] = "same"
 
-    def given(
-        self, model: Decoder, method: Any, batches: list[Batch], progress: Told, trained: Mapping[str, Packed] = NONE
+    def choose_bits(
+        self,
+        model: Decoder,
+        method: Any,
+        batches: list[Batch],
+        progress: Progress,
+        trained: Mapping[str, Packed] = NONE,
     ) -> dict[str, int]:
         return {}
