@@ -8,7 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.params.compose import changes
 from flows.servers.prefect_and_mlflow import AS_TRAINING, MLFLOW_URL, REPORT_URL
-from flows.staleness.plan import Planned, as_markdown
+from flows.staleness.plan import PlannedStage, as_markdown
 from tasks.report.read import read_stages
 from tasks.report.words import ABSENT, number, percent, size
 from tasks.runner.tracking import experiment_of
@@ -16,7 +16,7 @@ from tasks.runner.tracking import experiment_of
 FIGURES = ("accuracy", "bits_per_byte", "size_bytes", "parameters")
 
 
-def show_plan(plan: list[Planned], before: dict[str, Any], params: dict[str, Any]) -> None:
+def show_plan(plan: list[PlannedStage], before: dict[str, Any], params: dict[str, Any]) -> None:
     """The artifact `plan`: which stages may run and why, and which parameters are not what they were."""
     text = as_markdown(plan)
     if changed := changes(before, params):

@@ -27,10 +27,10 @@ from flows.pipeline.progress_bars import Bars
 from flows.pipeline.publish import conclude
 from flows.pipeline.run_lock import LABEL, checkout, one_run
 from flows.preflight.start import preflight
+from flows.stage.dvc_forks import dvc_fork_servers
 from flows.stage.pools import run_anywhere
 from flows.stage.process import TRANSIENT_CODES, stop_all, stopping
-from flows.stage.ready import ready
-from flows.staleness.plan import Planned
+from flows.staleness.plan import PlannedStage
 from tasks.core.config import ConfigError
 from tasks.runner.git import revision as revision_of
 from tasks.runner.locks import stages_at_once
@@ -55,7 +55,7 @@ def is_transient(_task: object, _run: object, state: State) -> bool:
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient)
 def stage(
-    root: Path, planned: Planned, force: bool, slots: threading.Semaphore, bars: Bars, extra: dict[str, str]
+    root: Path, planned: PlannedStage, force: bool, slots: threading.Semaphore, bars: Bars, extra: dict[str, str]
 ) -> State:
     """One stage by `dvc repro --single-item`, here or by an agent; Completed as Ran, Restored or Unchanged, Cancelled where the
     run was stopped in it, else Failed: as a state, since an exception would be logged with a traceback that tells nothing."""
@@ -77,7 +77,7 @@ def stage(
     return Completed(name=ended.how, message=f"{planned.address}: {ended.how.lower()}")
 
 
-def submit(root: Path, plan: list[Planned], force: bool, extra: dict[str, str]) -> dict[str, PrefectFuture]:
+def submit(root: Path, plan: list[PlannedStage], force: bool, extra: dict[str, str]) -> dict[str, PrefectFuture]:
     """A task run for each stage, each waiting for those it depends on."""
     slots, bars = threading.Semaphore(stages_at_once()), Bars()
     futures: dict[str, PrefectFuture] = {}
@@ -149,7 +149,7 @@ def bring_up_to_date(root: Path, asked: Asked, where: str, publish: str) -> list
     gc.freeze()  # Prefect, DVC and mlflow stay: else the collector walks them at every turn, 1 s in a run of five stages
     status = "KILLED"
     futures: dict[str, PrefectFuture] = {}
-    with recorder() as recorded, ready(root, [stage.address for stage in todo], params):
+    with recorder() as recorded, dvc_fork_servers(root, [stage.address for stage in todo], params):
         extra = {
             FLOW_RUN: this_run,
             "TOKENMILL_PROGRESS": "lines",

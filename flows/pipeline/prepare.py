@@ -9,8 +9,8 @@ from typing import Any
 from flows.params.compose import check_targets, compose, write
 from flows.params.outside import reach_inputs
 from flows.staleness.heal import heal_lock
-from flows.staleness.lost_objects import lacks_objects, put_back
-from flows.staleness.plan import Planned, make_plan, may_run
+from flows.staleness.lost_objects import lacks_objects, recommit_lost_objects
+from flows.staleness.plan import PlannedStage, make_plan, may_run
 from flows.staleness.rwlock import await_free
 from tasks.core.config import ConfigError, read_params
 
@@ -32,8 +32,8 @@ class Prepared:
 
     params: dict[str, Any]
     before: dict[str, Any]
-    plan: list[Planned]
-    todo: list[Planned]
+    plan: list[PlannedStage]
+    todo: list[PlannedStage]
     said: list[str] = field(default_factory=list)
 
 
@@ -56,7 +56,7 @@ def prepare(
         say(healed)
     await_free(root, say)
     plan = make_plan(root, asked.targets)
-    if mended := put_back(root, lacks_objects(plan)):
+    if mended := recommit_lost_objects(root, lacks_objects(plan)):
         say(mended)
         plan = make_plan(root, asked.targets)
     todo = plan if asked.force else may_run(plan)

@@ -23,7 +23,7 @@ from flows.params.gates import gates_of
 from flows.pipeline.finish import REGISTERED_AS, final_model
 from flows.pipeline.gates import judged, kept_answers, looked_at
 from flows.stage.transfer import stage_of
-from flows.staleness.lost_objects import absent, held, is_lost, put_back
+from flows.staleness.lost_objects import cached_outputs, count_missing_in_remote, is_lost, recommit_lost_objects
 from tasks.report.read import read_params
 from tasks.runner.lock import md5_in_lock
 from tasks.runner.registry import EVALUATION, GATES, champion_of, nominate_model, publish_model
@@ -133,10 +133,10 @@ def push(root: Path, address: str) -> str | None:
         stages = {stage.addressing for stage in repo.index.stages}
     if not remote:
         return None
-    if mended := put_back(root, stages):
+    if mended := recommit_lost_objects(root, stages):
         print(mended)
     with Repo(str(root)) as repo:
-        if any(map(is_lost, held(stage_of(repo, address)))):
+        if any(map(is_lost, cached_outputs(stage_of(repo, address)))):
             raise RuntimeError(
                 f"publish: DVC's cache lacks bytes of data/{address}, and data/ has others: run the stage again (FORCE=1)"
             )
@@ -145,7 +145,7 @@ def push(root: Path, address: str) -> str | None:
     if done.returncode:
         raise RuntimeError(f"publish: dvc push to {remote} failed: {' '.join(done.stderr.split())[-500:]}")
     with Repo(str(root)) as repo:
-        if lacking := absent(repo, stage_of(repo, address)):
+        if lacking := count_missing_in_remote(repo, stage_of(repo, address)):
             raise RuntimeError(
                 f"publish: dvc push to {remote} ended, but {lacking} files of data/{address} are not there"
             )

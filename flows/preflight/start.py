@@ -13,7 +13,7 @@ from flows.preflight.resources import Needs, check_disk, check_memory
 from flows.preflight.services import check_mlflow, check_prefect, check_proxies
 from flows.preflight.settings import check_ranks, check_settings
 from flows.stage.pools import pool_of
-from flows.staleness.plan import Planned
+from flows.staleness.plan import PlannedStage
 from flows.staleness.restorable import restorable
 from flows.staleness.scratch import abandoned
 from tasks.about.finding import Finding, findings_of, of_error
@@ -37,7 +37,7 @@ def shown(line: str) -> None:
 
 
 def preflight(
-    root: Path, params: dict[str, Any], todo: list[Planned], say: Say = shown, meanwhile: Meanwhile = nothing
+    root: Path, params: dict[str, Any], todo: list[PlannedStage], say: Say = shown, meanwhile: Meanwhile = nothing
 ) -> None:
     """Raises ConfigError with a line for everything that is known to fail in a run of these stages; params must be valid. What
     it is at goes to `say`. meanwhile: called once while a rehearsal is at work, if one is needed."""

@@ -14,8 +14,8 @@ import pytest
 from flows.environment import environment
 from flows.pipeline.finish import figures_of
 from flows.replay.finished_run import from_folder
-from flows.stage.process import Ended, run_stage
-from flows.stage.ready import ready
+from flows.stage.dvc_forks import dvc_fork_servers
+from flows.stage.process import StageResult, run_stage
 from tasks.core.yaml import dump_yaml
 from tasks.report.read import read_facts, read_stages
 from tasks.runner.key import file_md5, locked_key
@@ -33,11 +33,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     repositories.init(folder)
     (folder / ".dvcignore").unlink()
     (folder / ".dvcignore").symlink_to(ROOT / ".dvcignore")
-    with ready(folder, ["ingest", "dedup"], TINY):
+    with dvc_fork_servers(folder, ["ingest", "dedup"], TINY):
         yield folder
 
 
-def ingest(project: Path, seed: int, **more: str) -> Ended:
+def ingest(project: Path, seed: int, **more: str) -> StageResult:
     write_params(project, {**TINY, "seed": seed})
     extra = {"TOKENMILL_TRACKING": "off", "TOKENMILL_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
     ended = run_stage(project, "ingest", False, lambda line: None, extra)

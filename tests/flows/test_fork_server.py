@@ -13,9 +13,9 @@ import psutil
 import pytest
 import yaml
 
+from flows.stage.dvc_forks import DVC_CLI, dvc_fork_servers, fork_dvc
 from flows.stage.fork_server import NUMBER, show
-from flows.stage.process import TRANSIENT_CODES, Ended, run_stage
-from flows.stage.ready import DVC_CLI, forked, ready
+from flows.stage.process import TRANSIENT_CODES, StageResult, run_stage
 from flows.staleness.rwlock import TABLE, goes_on, read_table
 from tests.flows.small_graph import make_repo, surroundings
 from tests.flows.team import processes_in
@@ -29,7 +29,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from flows.stage.process import run_stage
-from flows.stage.ready import ready
+from flows.stage.dvc_forks import ready
 with ready(Path.cwd(), ["waits", "a"], {}):
     print("ready", flush=True)
     for stage in sys.argv[1:]:
@@ -54,7 +54,7 @@ def makes(name: str, what: str) -> str:
     return f"mkdir -p data/{name}; {{ {what}; }} > data/{name}/x"
 
 
-def run(folder: Path, stage: str, **extra: str) -> Ended:
+def run(folder: Path, stage: str, **extra: str) -> StageResult:
     return run_stage(folder, stage, True, lambda line: None, {"PYTHONPATH": str(ROOT), **extra})
 
 
@@ -105,7 +105,7 @@ def test_stages_end_as_they_would_without_it(tmp_path: Path) -> None:
     found = []
     for stages in (list(ends), ["well"]):
         folder = repo_of(tmp_path / str(len(stages)), **programs)
-        with ready(folder, stages, {}):
+        with dvc_fork_servers(folder, stages, {}):
             found.append({name: run(folder, name) for name in ends})
     assert found[0] == found[1] and [end.code for end in found[0].values()] == [0, 3, 137, 143]
     assert all({"begun", "more"} < set(end.tail) for end in found[0].values())
@@ -118,7 +118,7 @@ def test_a_stage_has_the_environment_and_folder_that_it_would_have_without_it(
     monkeypatch.setenv("GOES", "before the stage")
     found = []
     for stages in (["a", "waits"], ["a"]):
-        with ready(folder, stages, {}):
+        with dvc_fork_servers(folder, stages, {}):
             monkeypatch.delenv("GOES", raising=False)
             run(folder, "a", EXTRA="of this stage \udcff")
         found.append((folder / "data" / "a" / "x").read_bytes())
@@ -164,7 +164,7 @@ def test_stages_at_once_have_their_own_ends(tmp_path: Path) -> None:
     names = [f"s{code}" for code in range(6)]
     folder = repo_of(tmp_path / "repo", **{name: f"exit {name[1:]}" for name in names[1:]}, s0=makes("s0", "echo"))
     codes: dict[str, int] = {}
-    with ready(folder, names, {}):
+    with dvc_fork_servers(folder, names, {}):
         threads = [
             threading.Thread(target=lambda name=name: codes.update({name: run(folder, name).code})) for name in names
         ]
@@ -221,7 +221,7 @@ def test_edited_code_is_read_anew(tmp_path: Path) -> None:
 def test_a_name_without_room_is_shown_all_the_same(tmp_path: Path) -> None:
     long = "a" * 500
     folder = repo_of(tmp_path / "repo", **{long: "ps -ww -o args= -p $PPID; exit 3"})
-    with ready(folder, ["a", "waits"], {}):
+    with dvc_fork_servers(folder, ["a", "waits"], {}):
         told = run(folder, long)
     assert told.code == 3 and any(line.endswith(f"--single-item {long} --force") for line in told.tail)
 
@@ -239,5 +239,5 @@ def test_a_process_with_threads_is_not_forked(tmp_path: Path) -> None:
 
 
 def test_one_stage_has_no_server(tmp_path: Path) -> None:
-    with ready(tmp_path, ["a"], {}):
-        assert forked(["--version"], tmp_path, {}) is None and server_below(psutil.Process()) is None
+    with dvc_fork_servers(tmp_path, ["a"], {}):
+        assert fork_dvc(["--version"], tmp_path, {}) is None and server_below(psutil.Process()) is None
