@@ -16,7 +16,7 @@ from tasks.core.config import ConfigError, read_params
 
 
 @dataclass(frozen=True)
-class Asked:
+class RunRequest:
     """What a run was asked for."""
 
     preset: str
@@ -41,7 +41,7 @@ _handed: list[Prepared] = []
 
 
 def prepare(
-    root: Path, asked: Asked, check: Callable[[Path, dict[str, Any]], None], say: Callable[[str], None]
+    root: Path, asked: RunRequest, check: Callable[[Path, dict[str, Any]], None], say: Callable[[str], None]
 ) -> Prepared:
     """Compose, check and write params.yaml, mend what a killed run left, and plan. Raises ConfigError before it writes."""
     params, before = compose(root, asked.preset, asked.overrides), params_of(root)
@@ -78,6 +78,6 @@ def hand_over(prepared: Prepared) -> None:
     _handed.append(prepared)
 
 
-def handed_over() -> Prepared | None:
+def take_handed_over() -> Prepared | None:
     """What was handed over, once; None when nothing was."""
     return _handed.pop() if _handed else None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flows.environment import environment
-from flows.pipeline.finish import figures_of
+from flows.pipeline.finish import evaluation_metrics
 from flows.replay.finished_run import from_folder
 from flows.stage.dvc_forks import dvc_fork_servers
 from flows.stage.process import StageResult, run_stage
@@ -137,7 +137,7 @@ def test_a_model_bears_figures_of_its_own_evaluation_alone(tmp_path: Path) -> No
 
     def figures(md5: str, entry: dict[str, Any]) -> dict[str, float]:
         (tmp_path / "dvc.lock").write_text(dump_yaml({"schema": "2.0", "stages": {"evaluate@quantize": entry}}))
-        return figures_of(tmp_path, "quantize", md5)
+        return evaluation_metrics(tmp_path, "quantize", md5)
 
     assert figures("one.dir", entry) == {"accuracy": 0.5}
     assert figures("two.dir", entry) == {}

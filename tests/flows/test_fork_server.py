@@ -29,8 +29,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from flows.stage.process import run_stage
-from flows.stage.dvc_forks import ready
-with ready(Path.cwd(), ["waits", "a"], {}):
+from flows.stage.dvc_forks import dvc_fork_servers
+with dvc_fork_servers(Path.cwd(), ["waits", "a"], {}):
     print("ready", flush=True)
     for stage in sys.argv[1:]:
         input()

@@ -180,8 +180,10 @@ def test_no_keeper_is_left_to_whoever_adopts_orphans(tmp_path: Path) -> None:
     """Where the first process of a container takes note of no child's end, each would stay for good."""
     program = "from ctypes import CDLL; CDLL(None).prctl(36, 1)\n"  # the orphans below are given to this process
     program += "import sys, psutil; from pathlib import Path; from tests.flows.test_stage_forks import run; "
-    program += "from flows.stage.dvc_forks import ready\nfolder = Path(sys.argv[1])\n"
-    program += "with ready(folder, ['a', 'b'], {}):\n    assert [run(folder, n).code for n in 'ab'] == [0, 0]\n"
+    program += "from flows.stage.dvc_forks import dvc_fork_servers\nfolder = Path(sys.argv[1])\n"
+    program += (
+        "with dvc_fork_servers(folder, ['a', 'b'], {}):\n    assert [run(folder, n).code for n in 'ab'] == [0, 0]\n"
+    )
     program += "assert not psutil.Process().children(), psutil.Process().children()"
     folder = repo_of(tmp_path / "repo", a="", b="")
     done = subprocess.run(
