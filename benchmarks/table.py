@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.rows import read
-from benchmarks.standing import doubts
+from benchmarks.standing import doubts_by_row
 from tasks.runner.answer import print_json, take_json
 from tasks.runner.columns import aligned
 
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.table", description=__doc__)
     take_json(parser)
     given, shown = parser.parse_args(), newest(read())
-    marks = doubts(shown)
+    marks = doubts_by_row(shown)
     if given.json:
         print_json([{**one, "mark": mark} for one, mark in zip(shown, marks, strict=True)])
         return

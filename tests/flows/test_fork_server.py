@@ -19,7 +19,7 @@ from flows.stage.process import TRANSIENT_CODES, StageResult, run_stage
 from flows.staleness.rwlock import TABLE, goes_on, read_table
 from tests.flows.small_graph import make_repo, surroundings
 from tests.flows.team import processes_in
-from tests.processes import command_of, ended, wait_for
+from tests.processes import command_of, has_ended, wait_for
 from tests.project import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each stage starts its own DVC")
@@ -137,7 +137,7 @@ def test_killed_itself_it_leaves_nothing(begun: subprocess.Popen[str]) -> None:
     server, dvc = members(begun)
     begun.kill()
     begun.wait()
-    wait_for(lambda: ended(server) and ended(dvc))
+    wait_for(lambda: has_ended(server) and has_ended(dvc))
 
 
 def test_a_run_that_ends_leaves_nothing(begun: subprocess.Popen[str], tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_killed_the_stage_may_be_tried_again_without_it(begun: subprocess.Popen[
     server, dvc = members(begun)
     (stage,) = dvc.children()
     server.kill()
-    wait_for(lambda: ended(dvc))
+    wait_for(lambda: has_ended(dvc))
     stage.kill()
     line = say(begun, "ended")
     assert int(line.split()[1]) in TRANSIENT_CODES
@@ -192,7 +192,7 @@ def test_a_command_that_is_not_told_whole_does_nothing(tmp_path: Path, sent: byt
         other.close()
         os.close(write)
         assert os.read(read, 1) == b""  # the end of the child, and that it said nothing
-        wait_for(lambda: ended(child))
+        wait_for(lambda: has_ended(child))
         os.close(read)
     assert server.wait() == 0
 

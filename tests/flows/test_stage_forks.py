@@ -22,7 +22,7 @@ from flows.stage.stage_forks import AUDIT, DEVICES, LIBRARIES, NEEDS, imports_to
 from tasks.runner.graph import graph_of
 from tests.flows.small_graph import make_repo, surroundings
 from tests.flows.team import processes_in
-from tests.processes import command_of, ended, wait_for
+from tests.processes import command_of, has_ended, wait_for
 from tests.project import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each stage is a new process")
@@ -228,7 +228,7 @@ def test_it_ends_with_those_who_began_it(tmp_path: Path, torch_kept: None, victi
 
     done = run_stage(folder, "a", True, heard, surroundings(folder))
     assert done.code == 137 and len(pids) == 3
-    wait_for(lambda: all(map(ended, pids)))
+    wait_for(lambda: all(map(has_ended, pids)))
     assert run(folder, "b").code == 0 and held(folder, "b") == "True"
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.plan_accuracy import CASES, measured, near, told
+from benchmarks.plan_accuracy import CASES, forecast_peak, gate, measure_peak
 from flows.forecast import fake_gpu
 from flows.forecast.dry_run import HOLES, Live, dry_run_step, sample
 from flows.forecast.estimate import GPUS, MACHINES, machine_called
@@ -35,7 +35,7 @@ GPU_PRESETS = ("gpu-124m", "gpu-1b")
 def test_the_peak_of_a_stage_is_the_one_forecast(case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENMILL_TRACKING", "off")  # which ends with the stage, however few steps it has
     case = replace(case, steps=3)
-    assert near(told(case).answer, measured(case).answer) == ""
+    assert gate(forecast_peak(case).answer, measure_peak(case).answer) == ""
 
 
 def test_what_is_held_is_counted_until_it_is_let_go() -> None:
