@@ -76,7 +76,7 @@ def test_whatever_tells_figures_plans_or_reasons_tells_them_to_programs() -> Non
 def test_what_make_runs_tells_it_in_one_json_value(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"bench": "toy", "impl": name, "peer": None, "metric": "time", "date": "1"} for name in ("a", "b")]
     monkeypatch.setattr(table, "read", lambda: rows)
-    monkeypatch.setattr(table, "doubts", lambda shown: ["", "is old"])
+    monkeypatch.setattr(table, "doubts_by_row", lambda shown: ["", "is old"])
     assert [row["mark"] for row in json.loads(run_main(table.main, "--json").stdout)] == ["", "is old"]
 
     def benchmark(name: str, threads: int) -> list[dict[str, Any]]:

@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT))
 try:
     from flows.stage import stage_forks
     from flows.stage.as_module import run_as_main
-    from flows.stage.atomic_reflinks import make_reflinks_atomic
     from flows.stage.fork_server import SERVE, SERVE_TRAINING, serve
+    from flows.staleness.atomic_reflinks import make_reflinks_atomic
     from tasks.core.yaml import read_yaml
     from tasks.runner.asked import targets_of
     from tasks.runner.recorded import claim_of, differences, forget_run, is_true, locked

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dvc.repo import Repo, lock_repo
 
-from flows.stage.atomic_reflinks import make_reflinks_atomic
+from flows.staleness.atomic_reflinks import make_reflinks_atomic
 from flows.staleness.declared import overlap, stage_of
 
 

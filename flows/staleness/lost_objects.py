@@ -7,7 +7,7 @@ from dvc.output import Output
 from dvc.repo import Repo, lock_repo
 from dvc.stage import PipelineStage
 
-from flows.stage.atomic_reflinks import make_reflinks_atomic
+from flows.staleness.atomic_reflinks import make_reflinks_atomic
 from flows.staleness.plan import PlannedStage
 
 

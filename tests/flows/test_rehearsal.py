@@ -210,7 +210,7 @@ def test_what_the_forecast_is_refused_is_a_finding_of_preflight(
     words = "pretrain.optimizer={name: schedule_free}", "pretrain.lookahead={share: 0.6}"
     params = compose(ROOT, "smoke", list(words))
     monkeypatch.setattr(slow_checks, "rehearse", lambda *_: [])
-    monkeypatch.setattr(slow_checks, "beside", lambda call: call)
+    monkeypatch.setattr(slow_checks, "call_in_fork", lambda call: call)
     found, needs = slow_checks.run_slow_checks(ROOT, params, ["pretrain"], tmp_path / "toy", imports=1)
     assert [str(finding) for finding in found] == [
         "params.yaml: pretrain.lookahead: the optimizer makes the model's weights at the end of a run: take another one"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.stage.atomic_reflinks import reflink_atomically
+from flows.staleness.atomic_reflinks import reflink_atomically
 from tests.project import ROOT
 
 # Puts an object that another process has put since it looked: by DVC's own code, as far as its choice of links.
@@ -17,7 +17,7 @@ import sys
 from dvc_data.hashfile.db.local import LocalHashFileDB
 from dvc_objects.fs.local import localfs
 from dvc_objects.fs import system
-from flows.stage.atomic_reflinks import make_reflinks_atomic
+from flows.staleness.atomic_reflinks import make_reflinks_atomic
 
 cache, source, oid = sys.argv[1:]
 make_reflinks_atomic()

@@ -236,7 +236,7 @@ def told(stage: str, *changes: str) -> tuple[Work, Forecast, DryRunResult]:
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(forecasts, "rehearse", kept)
+        patched.setattr(forecasts, "dry_run_step", kept)
         found = forecasts.forecast_of(work, replace(MACHINES["h200"], memory=ROOM), 0)
     [once] = seen
     return work, found, once

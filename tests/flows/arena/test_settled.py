@@ -132,7 +132,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return result(name, found[name], ratios.get(name, 0.5))
 
     monkeypatch.setattr(claims, "study_result", held)
-    monkeypatch.setattr(claims, "not_held", lambda *_: {})
+    monkeypatch.setattr(claims, "unclaimed_methods", lambda *_: {})
     return tmp_path
 
 
