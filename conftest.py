@@ -12,7 +12,7 @@ import torch
 
 from tasks.runner.proxies import without_proxy
 
-pytest_plugins = ["tests.changed", "tests.kept", "tests.order", "tests.share"]
+pytest_plugins = ["tests.changed", "tests.frozen_garbage", "tests.order", "tests.share"]
 os.environ.update(without_proxy())  # the tests' own servers and browser are on this machine
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"

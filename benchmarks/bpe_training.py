@@ -6,9 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.apart import ROOT, apart
 from benchmarks.contest import Contest, Metric
 from benchmarks.corpus import texts, write
+from benchmarks.subprocess_arm import ROOT, subprocess_arm
 
 MEGABYTES, CHECKED_MEGABYTES, VOCABULARY = 50, 2, 8192
 # The same number of tokens, chosen by counts alone but for ties, makes a text as long to one part in a thousand.
@@ -22,7 +22,7 @@ def contests(threads: int) -> Iterator[Contest]:
     with TemporaryDirectory(dir=scratch()) as folder:
         write(Path(folder), texts(MEGABYTES))
         arms = {
-            name: apart(name, f"benchmarks.bpe_training:{kind}", folder=folder)
+            name: subprocess_arm(name, f"benchmarks.bpe_training:{kind}", folder=folder)
             for name, kind in (
                 ("ours (rustbpe)", "ours"),
                 ("tokenizers", "hugging_face"),
@@ -31,7 +31,7 @@ def contests(threads: int) -> Iterator[Contest]:
         }
         ours, peer, other = arms.values()
         packages = ("rustbpe", "tokenizers", "gigatoken")
-        yield Contest(ours, METRICS, (peer,), gate=near, packages=packages)
+        yield Contest(ours, METRICS, (peer,), gate=gate, packages=packages)
         yield Contest(ours, METRICS, (other,), bound=True, packages=packages)
 
 
@@ -40,7 +40,7 @@ def scratch() -> Path:
     return ROOT / ".scratch"
 
 
-def near(ours: int, peer: int) -> str:
+def gate(ours: int, peer: int) -> str:
     return "" if abs(ours / peer - 1) <= TOLERANCE else f"ours makes {ours} tokens, the peer {peer}"
 
 
@@ -51,7 +51,7 @@ def read(folder: str) -> Iterator[str]:
         yield from batch.column(0).to_pylist()
 
 
-def measured(began: float, trained: Any, folder: str) -> tuple[dict[str, float], int]:
+def measure(began: float, trained: Any, folder: str) -> tuple[dict[str, float], int]:
     seconds = time.perf_counter() - began
     checked = [text for text, _ in zip(read(folder), range(CHECKED_MEGABYTES * 300), strict=False)]
     trained.encode_special_tokens = True
@@ -63,7 +63,7 @@ def ours(folder: str) -> tuple[dict[str, float], int]:
     from tasks.tokenize.methods.bpe import train
 
     began = time.perf_counter()
-    return measured(began, train(read(folder), VOCABULARY, 1 << 30), folder)
+    return measure(began, train(read(folder), VOCABULARY, 1 << 30), folder)
 
 
 def hugging_face(folder: str) -> tuple[dict[str, float], int]:
@@ -81,7 +81,7 @@ def hugging_face(folder: str) -> tuple[dict[str, float], int]:
         vocab_size=VOCABULARY, special_tokens=SPECIALS, initial_alphabet=alphabet, show_progress=False
     )
     inner.train_from_iterator(read(folder), trainer)
-    return measured(began, inner, folder)
+    return measure(began, inner, folder)
 
 
 def gigatoken(folder: str) -> tuple[dict[str, float], int]:

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 
-from benchmarks.apart import ROOT, apart
 from benchmarks.contest import Arm, Contest, Metric
+from benchmarks.subprocess_arm import ROOT, subprocess_arm
 from lm.averages import Last
 from lm.model import Decoder, ModelConfig
 from lm.optimizers import AdamW
@@ -70,9 +70,9 @@ class Training:
 def contests(threads: int) -> Iterator[Contest]:
     """Ours beside torch.save with fsync, and beside DCP's async_save with a thread and with a process. The gate: what is read
     back is what was to be saved, although training went on at once."""
-    ours = apart("checkpoints", "benchmarks.checkpoint:saving", kind="ours")
+    ours = subprocess_arm("checkpoints", "benchmarks.checkpoint:saving", kind="ours")
     peers = {"torch.save + fsync": "torch", "DCP async thread": "dcp thread", "DCP async process": "dcp process"}
-    arms: list[Arm] = [apart(name, "benchmarks.checkpoint:saving", kind=kind) for name, kind in peers.items()]
+    arms: list[Arm] = [subprocess_arm(name, "benchmarks.checkpoint:saving", kind=kind) for name, kind in peers.items()]
     yield Contest(ours, METRICS, tuple(arms), packages=("torch", "safetensors"))
 
 

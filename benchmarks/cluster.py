@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.apart import PEERS, ROOT, apart
 from benchmarks.contest import Contest, Metric
 from benchmarks.dedup_peers import BANDS, ROWS
+from benchmarks.subprocess_arm import PEERS, ROOT, subprocess_arm
 
 # The peer takes minutes for all of them; beside it there are fewer.
 DOCUMENTS, FEWER = 2_000_000, 400_000
@@ -28,12 +28,12 @@ def contests(threads: int) -> Iterator[Contest]:
         for documents in (DOCUMENTS, FEWER):
             keys = Path(folder) / str(documents)
             make(keys, documents)
-            arm = apart(f"groups, {documents} documents", "benchmarks.cluster:ours", folder=str(keys))
+            arm = subprocess_arm(f"groups, {documents} documents", "benchmarks.cluster:ours", folder=str(keys))
             if documents == DOCUMENTS:
                 yield Contest(arm, METRICS, packages=("numba",))
             else:
                 write_signatures(keys)
-                peer = apart("datatrove", "benchmarks.dedup_peers:datatrove_clusters", PEERS, folder=str(keys))
+                peer = subprocess_arm("datatrove", "benchmarks.dedup_peers:datatrove_clusters", PEERS, folder=str(keys))
                 yield Contest(arm, METRICS, (peer,), pairs=3, packages=("numba",))
 
 

@@ -79,7 +79,7 @@ class Result:
     runs: int = 0
 
 
-def hold(contest: Contest) -> Iterator[Result]:
+def run_contest(contest: Contest) -> Iterator[Result]:
     """Run the contest. The run that feeds the gate also warms each arm up and is not measured. Raises ValueError for arms
     without answers, which a gate would always pass."""
     if not contest.peers:

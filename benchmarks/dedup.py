@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks.apart import PEERS, ROOT, apart
 from benchmarks.contest import Contest, Metric
 from benchmarks.planted import Corpus, Judge, make, write
+from benchmarks.subprocess_arm import PEERS, ROOT, subprocess_arm
 from tasks.core.log import Log
 from tasks.core.tables import read_table
 from tasks.dedup.methods import KeepAll, Minhash
@@ -31,10 +31,10 @@ def contests(threads: int) -> Iterator[Contest]:
         table = Path(folder) / "ingest" / "documents"
         corpus = make(DOCUMENTS)
         write(corpus, table)
-        ours = apart("minhash", "benchmarks.dedup:ours", data=folder)
-        gate = judged(Judge(corpus))
+        ours = subprocess_arm("minhash", "benchmarks.dedup:ours", data=folder)
+        gate = printing_gate(Judge(corpus))
         for name, (function, pairs) in ARMS.items():
-            peer = apart(name, f"benchmarks.dedup_peers:{function}", PEERS, table=str(table))
+            peer = subprocess_arm(name, f"benchmarks.dedup_peers:{function}", PEERS, table=str(table))
             yield Contest(ours, METRICS, (peer,), gate, pairs, packages=("numba", "pyarrow"))
 
 
@@ -48,7 +48,7 @@ ARMS = {
 }
 
 
-def judged(judge: Judge) -> Callable[[Any, Any], str]:
+def printing_gate(judge: Judge) -> Callable[[Any, Any], str]:
     """A gate that also prints what either side found."""
 
     def gate(ours: list[int], peer: list[int]) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.apart import PEERS, ROOT, apart
 from benchmarks.contest import Contest, Metric
 from benchmarks.corpus import texts, write
+from benchmarks.subprocess_arm import PEERS, ROOT, subprocess_arm
 
 MEGABYTES, VOCABULARY, LENGTH = 200, 8192, 1024
 METRICS = (Metric("rate", "MB/s", higher_is_better=True), Metric("peak_memory_bytes", "B"))
@@ -27,10 +27,12 @@ def contests(threads: int) -> Iterator[Contest]:
     with TemporaryDirectory(dir=scratch) as folder:
         prepare(Path(folder), MEGABYTES)
         given: dict[str, Any] = {"folder": folder, "megabytes": MEGABYTES}
-        ours = apart("ours", "benchmarks.encode:ours", **given)
+        ours = subprocess_arm("ours", "benchmarks.encode:ours", **given)
         # a sample takes a second, in which the speed of a shared machine may double: so many pairs
         for pairs, peers in ((15, {"gigatoken + NumPy": "gigatoken"}), (3, SLOW)):
-            arms = [apart(name, f"benchmarks.encode_peers:{kind}", PEERS, **given) for name, kind in peers.items()]
+            arms = [
+                subprocess_arm(name, f"benchmarks.encode_peers:{kind}", PEERS, **given) for name, kind in peers.items()
+            ]
             yield Contest(ours, METRICS, tuple(arms), gate=same, pairs=pairs, packages=PACKAGES)
 
 

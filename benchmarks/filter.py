@@ -21,8 +21,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.apart import PEERS, ROOT, apart
 from benchmarks.contest import Contest, Metric
+from benchmarks.subprocess_arm import PEERS, ROOT, subprocess_arm
 
 FOLDER = ROOT.parent / "shared" / "data" / "prose"
 # datatrove takes over a minute for it, and a rate does not hang on how much it is
@@ -170,9 +170,9 @@ def contests(threads: int) -> Iterator[Contest]:
     with tempfile.TemporaryDirectory() as folder:
         given: dict[str, Any] = {"data": folder, "size": write(Path(folder))}
         yield Contest(
-            ours=apart("ours", "benchmarks.filter:ours", threads=threads, **given),
+            ours=subprocess_arm("ours", "benchmarks.filter:ours", threads=threads, **given),
             metrics=METRICS,
-            peers=(apart("datatrove", "benchmarks.filter:datatrove", python=PEERS, **given),),
+            peers=(subprocess_arm("datatrove", "benchmarks.filter:datatrove", python=PEERS, **given),),
             gate=gate,
             pairs=PAIRS,
             packages=("numba", "pyarrow"),

@@ -30,14 +30,14 @@ def contests(threads: int) -> Iterator[Contest]:
     for stream in ("fp32", "bf16"):
         label = f"step of {PRESET}, {TOKENS} tokens, stream {stream}"
         step = partial(of_step, stream), flops_of_shape()
-        yield counted(label, partial(milliseconds, stream), STEP_BEFORE, "ms", "c8f229a", *step)
+        yield counting_contest(label, partial(milliseconds, stream), STEP_BEFORE, "ms", "c8f229a", *step)
     label = f"a token in each of {ROWS} rows"
-    decoding = of_decoding, {"products": decoded()["flops_of_shape"]}
-    yield counted(label, gigabytes, DECODE_BEFORE, "GB", "7652099", *decoding)
-    yield counted(label, launches, LAUNCHES_BEFORE, "", "7652099", *decoding)
+    decoding = of_decoding, {"products": decoding_counts()["flops_of_shape"]}
+    yield counting_contest(label, gigabytes, DECODE_BEFORE, "GB", "7652099", *decoding)
+    yield counting_contest(label, launches, LAUNCHES_BEFORE, "", "7652099", *decoding)
 
 
-def counted(
+def counting_contest(
     label: str,
     count: Callable[[], dict[str, float]],
     before: dict[str, float],
@@ -73,14 +73,14 @@ def of_step(stream: str) -> dict[str, float]:
 
 
 @cache
-def decoded() -> dict[str, float]:
+def decoding_counts() -> dict[str, float]:
     """Counts of a step of decoding, which three contests ask for."""
     return decode_counts()
 
 
 def of_decoding() -> dict[str, float]:
     """FLOP of matrix products that were counted in a step of decoding."""
-    return {"products": decoded()["flops"]}
+    return {"products": decoding_counts()["flops"]}
 
 
 def milliseconds(stream: str) -> dict[str, float]:
@@ -92,9 +92,9 @@ def milliseconds(stream: str) -> dict[str, float]:
 
 def gigabytes() -> dict[str, float]:
     """GB moved for one step of decoding, a token in each row."""
-    return {"moved": decoded()["moved"] / 1e9}
+    return {"moved": decoding_counts()["moved"] / 1e9}
 
 
 def launches() -> dict[str, float]:
     """Launches on a GPU for one step of decoding."""
-    return {"launches": decoded()["launches"]}
+    return {"launches": decoding_counts()["launches"]}

@@ -23,7 +23,7 @@ def trl_grpo(folder: str, threads: int) -> tuple[dict[str, float], dict[str, lis
 
     place = Path(folder)
     model = AutoModelForCausalLM.from_pretrained(place / "model", dtype=torch.float32)
-    found = judged(model, place)
+    found = logps_and_gradient(model, place)
     tokenizer = AutoTokenizer.from_pretrained(place / "model")
     rows = [{"prompt": [{"role": "user", "content": p}]} for p in json.loads((place / "prompts.json").read_text())]
 
@@ -61,7 +61,7 @@ def trl_grpo(folder: str, threads: int) -> tuple[dict[str, float], dict[str, lis
     return {"step": took, "rollout_tokens_per_second": tokens[0] / seconds[0]}, found
 
 
-def judged(model: Any, place: Path) -> dict[str, list[float]]:
+def logps_and_gradient(model: Any, place: Path) -> dict[str, list[float]]:
     """Log-probabilities and gradient of the judged answers, as benchmarks/grpo_step.py has them of ours."""
     given = json.loads((place / "judged.json").read_text())
     ids_BN, advantages_B = torch.tensor(given["ids"]), torch.tensor(given["advantages"])

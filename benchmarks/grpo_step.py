@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.apart import PEERS, ROOT, apart
 from benchmarks.contest import Contest, Metric
 from benchmarks.paced import Paced
+from benchmarks.subprocess_arm import PEERS, ROOT, subprocess_arm
 from lm.averages import Last
 from lm.checkpoint import save_model
 from lm.hugging_face.export import save_hf
@@ -51,12 +51,12 @@ def contests(threads: int) -> Iterator[Contest]:
     """Ours beside TRL with the sampler of transformers."""
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))
-        ours_arm = apart("rl", "benchmarks.grpo_step:ours", folder=folder, threads=threads)
-        peer = apart("TRL", "benchmarks.grpo_peers:trl_grpo", python=PEERS, folder=folder, threads=threads)
-        yield Contest(ours_arm, (STEP, ROLLOUT, MEMORY), (peer,), near, PAIRS, packages=("torch",))
+        ours_arm = subprocess_arm("rl", "benchmarks.grpo_step:ours", folder=folder, threads=threads)
+        peer = subprocess_arm("TRL", "benchmarks.grpo_peers:trl_grpo", python=PEERS, folder=folder, threads=threads)
+        yield Contest(ours_arm, (STEP, ROLLOUT, MEMORY), (peer,), gate, PAIRS, packages=("torch",))
 
 
-def near(ours_found: dict[str, list[float]], peer: dict[str, list[float]]) -> str:
+def gate(ours_found: dict[str, list[float]], peer: dict[str, list[float]]) -> str:
     """The gate: log-probabilities of the same tokens to 1e-4, and the direction of the policy gradient to a cosine of
     0.9999."""
     mine, theirs = (np.array(found["logps"]) for found in (ours_found, peer))
@@ -132,7 +132,7 @@ def ours(folder: str, threads: int) -> tuple[dict[str, float], dict[str, list[fl
     torch.use_deterministic_algorithms(True)
     place = Path(folder)
     model, tokenizer = read_model(place / "model")
-    found = judged(model, place)
+    found = logps_and_gradient(model, place)
     for name in ("start", "rl"):
         (place / name).mkdir(exist_ok=True)
     save_model(place / "start", model, tokenizer)
@@ -152,7 +152,7 @@ def ours(folder: str, threads: int) -> tuple[dict[str, float], dict[str, list[fl
     return {STEP.name: step, ROLLOUT.name: timed.tokens / timed.seconds}, found
 
 
-def judged(model: Decoder, place: Path) -> dict[str, list[float]]:
+def logps_and_gradient(model: Decoder, place: Path) -> dict[str, list[float]]:
     """Log-probabilities of the judged answers' tokens, and the gradient that their policy gradient has for the first
     embeddings."""
     given = json.loads((place / "judged.json").read_text())

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from benchmarks.apart import ROOT
 from benchmarks.contest import Arm, Contest, Metric, Sample
+from benchmarks.subprocess_arm import ROOT
 from tests.project import TINY, make_project, start_stage
 
 # MiB: of `ulimit -d`, and of text. Of the first an interpreter with its libraries and the stacks of their threads has 250.
@@ -51,11 +51,11 @@ def contests(threads: int) -> Iterator[Contest]:
     metrics = tuple(
         Metric(f"{stage}_{what}", unit) for stage in STAGES for what, unit in (("time", "s"), ("peak", "MB"))
     )
-    yield Contest(Arm(f"{CORPUS} MiB in {LIMIT} MiB", lambda: Sample(measured(threads))), metrics, pairs=1)
+    yield Contest(Arm(f"{CORPUS} MiB in {LIMIT} MiB", lambda: Sample(measure_stages(threads))), metrics, pairs=1)
 
 
 @cache
-def measured(threads: int) -> dict[str, float]:
+def measure_stages(threads: int) -> dict[str, float]:
     """Raises AssertionError with what a stage printed that did not come to its end."""
     found: dict[str, float] = {}
     scratch = ROOT / ".scratch"

@@ -13,10 +13,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from benchmarks.apart import apart
 from benchmarks.contest import Contest, Metric
-from benchmarks.pretrain_step import PAIRS, RATE, SPEED, XS, near, ours, prepare
-from benchmarks.turns import Turns, in_turns
+from benchmarks.pretrain_step import PAIRS, RATE, SPEED, XS, gate, ours, prepare
+from benchmarks.subprocess_arm import subprocess_arm
+from benchmarks.turns import Turns, persistent_arm
 from lm.model import Decoder
 from lm.training.flops import flops_per_token
 from tasks.core.log import Log
@@ -38,7 +38,7 @@ QUESTIONS = (Metric("step", "s"), Metric("document", "s"), Metric("suspects", "s
 def contests(threads: int) -> Iterator[Contest]:
     """120 M tokens planned once, in sequences of 1024 and of 2048; then steps that keep losses beside steps that do not."""
     for length in (1024, 2048):
-        arm = apart(f"ledger at {length}", "benchmarks.ledger:sizes_and_questions", length=length)
+        arm = subprocess_arm(f"ledger at {length}", "benchmarks.ledger:sizes_and_questions", length=length)
         yield Contest(arm, SHARES + QUESTIONS, packages=("duckdb", "pyarrow"))
     size = replace(XS, steps=20)
     with tempfile.TemporaryDirectory() as folder:
@@ -53,10 +53,10 @@ def contests(threads: int) -> Iterator[Contest]:
             "compiled": False,
         }
         with (
-            in_turns("pretrain XS, losses kept", "benchmarks.pretrain_step:ours", **common) as kept,
-            in_turns("pretrain XS, no losses kept", "benchmarks.ledger:without", **common) as plain,
+            persistent_arm("pretrain XS, losses kept", "benchmarks.pretrain_step:ours", **common) as kept,
+            persistent_arm("pretrain XS, no losses kept", "benchmarks.ledger:without", **common) as plain,
         ):
-            yield Contest(kept, (SPEED,), (plain,), near, PAIRS, packages=("torch",))
+            yield Contest(kept, (SPEED,), (plain,), gate, PAIRS, packages=("torch",))
 
 
 def sizes_and_questions(length: int) -> tuple[dict[str, float], None]:

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from benchmarks import sft_step
-from benchmarks.apart import PEERS, apart
 from benchmarks.contest import Contest, Metric
 from benchmarks.paced import Paced
 from benchmarks.sft_step import BATCH, RATE, TIMED, WARM, learned_in
+from benchmarks.subprocess_arm import PEERS, subprocess_arm
 from lm.averages import Last
 from lm.checkpoint import save_model
 from lm.hugging_face.adapters import save_adapter
@@ -49,12 +49,14 @@ def contests(threads: int) -> Iterator[Contest]:
         folder = Path(name)
         sft_step.prepare(folder)
         arrange(folder, BATCH * (WARM + TIMED))
-        ours_arm = apart("sft, packed, lora", "benchmarks.lora_step:ours", folder=name, threads=threads)
-        peer = apart("peft, Trainer", "benchmarks.lora_peers:peft_trainer", python=PEERS, folder=name, threads=threads)
-        yield Contest(ours_arm, (SPEED, MEMORY), (peer,), near, PAIRS, packages=("torch",))
+        ours_arm = subprocess_arm("sft, packed, lora", "benchmarks.lora_step:ours", folder=name, threads=threads)
+        peer = subprocess_arm(
+            "peft, Trainer", "benchmarks.lora_peers:peft_trainer", python=PEERS, folder=name, threads=threads
+        )
+        yield Contest(ours_arm, (SPEED, MEMORY), (peer,), gate, PAIRS, packages=("torch",))
 
 
-def near(ours_losses: list[float], peer_losses: list[float]) -> str:
+def gate(ours_losses: list[float], peer_losses: list[float]) -> str:
     """The gate: every step's loss, relative. Raises ValueError for other numbers of steps."""
     for step, (mine, theirs) in enumerate(zip(ours_losses, peer_losses, strict=True)):
         if not abs(mine - theirs) <= TOLERANCE * abs(theirs):

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.apart import PEERS, peak_memory
 from benchmarks.contest import Contest, Metric
-from benchmarks.turns import Turns, in_turns
+from benchmarks.subprocess_arm import PEERS, peak_memory
+from benchmarks.turns import Turns, persistent_arm
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 # (T, D, V), and of how many runs a sample is the median: about a second's work.
@@ -43,11 +43,11 @@ def contests(threads: int) -> Iterator[Contest]:
         for softcap in (0.0, SOFTCAP):
             label = "x".join(map(str, shape)) + (" softcap" if softcap else "")
             with tempfile.TemporaryDirectory() as folder:
-                arm = partial(in_turns, shape=shape, softcap=softcap, repeats=repeats, folder=folder)
+                arm = partial(persistent_arm, shape=shape, softcap=softcap, repeats=repeats, folder=folder)
                 with arm(f"ours {label}", "benchmarks.loss_head:head", OURS, implementation="ours") as ours:
                     for name, python in peers(softcap).items():
                         with arm(f"{name} {label}", "benchmarks.loss_head:head", python, implementation=name) as peer:
-                            yield Contest(ours, (TIME, EXTRA), (peer,), near, packages=("torch",))
+                            yield Contest(ours, (TIME, EXTRA), (peer,), gate, packages=("torch",))
 
 
 def peers(softcap: float) -> dict[str, Path]:
@@ -59,7 +59,7 @@ def peers(softcap: float) -> dict[str, Path]:
     return every | ({"torch chunked": OURS} if hasattr(F, "linear_cross_entropy") else {}) | {"litgpt": PEERS}
 
 
-def near(ours: str, peer: str) -> str:
+def gate(ours: str, peer: str) -> str:
     """The gate: loss and gradients of two files, each apart by less than its tolerance, relative to its Frobenius norm."""
     a, b = load_file(ours), load_file(peer)
     apart = {name: float((a[name] - b[name]).norm() / b[name].norm()) for name in TOLERANCES}

@@ -24,23 +24,23 @@ BFLOAT16 = 0.02
 
 def contests(threads: int) -> Iterator[Contest]:
     """AdamW beside torch's fused one; Muon beside torch's Muon for the hidden matrices and its fused AdamW for the rest."""
-    fused = partial(timed, lambda model: torch_adamw(list(model.named_parameters())))
-    muon = partial(timed, lambda model: torch_muon(list(model.named_parameters())))
+    fused = partial(time_steps, lambda model: torch_adamw(list(model.named_parameters())))
+    muon = partial(time_steps, lambda model: torch_muon(list(model.named_parameters())))
     yield Contest(
-        Arm("adamw", partial(timed, partial(ours, AdamW(lr=1e-3)))),
+        Arm("adamw", partial(time_steps, partial(ours, AdamW(lr=1e-3)))),
         (TIME,),
         (Arm("torch AdamW fused", fused),),
-        near(1e-5),
+        gate_within(1e-5),
     )
     yield Contest(
-        Arm("muon", partial(timed, partial(ours, Muon(lr=5e-3, adamw_lr=1e-3)))),
+        Arm("muon", partial(time_steps, partial(ours, Muon(lr=5e-3, adamw_lr=1e-3)))),
         (TIME,),
         (Arm("torch Muon + AdamW fused", muon),),
-        near(BFLOAT16),
+        gate_within(BFLOAT16),
     )
 
 
-def near(tolerance: float) -> Callable[[Any, Any], str]:
+def gate_within(tolerance: float) -> Callable[[Any, Any], str]:
     """The gate: how far two lists of weights lie apart, relative to how far training moved them."""
 
     def gate(ours: list[tuple[Tensor, Tensor]], peer: list[tuple[Tensor, Tensor]]) -> str:
@@ -56,7 +56,7 @@ def ours(method: Any, model: Decoder) -> Any:
     return method.build(list(model.named_parameters()), roles_of(model))
 
 
-def timed(build: Callable[[Decoder], Any]) -> Sample:
+def time_steps(build: Callable[[Decoder], Any]) -> Sample:
     """Median time of a step after a first one; the answer is each weight after STEPS + 1 steps, and where it began."""
     model = Decoder(SIZE_M)
     named = list(model.named_parameters())

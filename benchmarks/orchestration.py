@@ -11,8 +11,8 @@ from pathlib import Path
 
 from dvc.repo import Repo
 
-from benchmarks.apart import ROOT, apart
 from benchmarks.contest import Contest, Metric
+from benchmarks.subprocess_arm import ROOT, subprocess_arm
 from benchmarks.synthetic import arm, repository, run
 from flows.environment import environment
 from flows.servers.answers import get
@@ -38,11 +38,11 @@ PEER = [sys.executable, "-m", "dvc", "repro"]
 def contests(threads: int) -> Iterator[Contest]:
     """Logging; the decision over many files; then cold with a server that runs already, cold with a temporary one, and with
     nothing to do."""
-    calls = apart("log() of 3 values", "benchmarks.orchestration:logging", steps=3000)
+    calls = subprocess_arm("log() of 3 values", "benchmarks.orchestration:logging", steps=3000)
     yield Contest(calls, LOGGING, packages=("mlflow",))
     with tempfile.TemporaryDirectory(prefix="decision-") as name:
         many = str(with_files(Path(name) / "project", FILES))
-        mine, theirs = (apart(name, f"benchmarks.orchestration:{call}", folder=many) for name, call in DECIDE)
+        mine, theirs = (subprocess_arm(name, f"benchmarks.orchestration:{call}", folder=many) for name, call in DECIDE)
         yield Contest(mine, DECISION, (theirs,), packages=("dvc",))
     with tempfile.TemporaryDirectory(prefix="orchestration-") as name:
         ours, peer = (repository(Path(name) / side, STAGES) for side in ("ours", "peer"))

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.apart import PEERS
 from benchmarks.contest import Contest, Metric
 from benchmarks.packing_peers import CAPACITY, DOCUMENTS, PACKERS, document_lengths, figures
-from benchmarks.turns import Turns, in_turns
+from benchmarks.subprocess_arm import PEERS
+from benchmarks.turns import Turns, persistent_arm
 from tasks.curriculum.measure import covered
 from tasks.curriculum.methods.best_fit_packing import ranges_of, sequences_of, split
 from tasks.curriculum.plan import PADDING, Stream
@@ -23,10 +23,10 @@ METRICS = (
 
 def contests(threads: int) -> Iterator[Contest]:
     """Three pairs where a sample of the peer takes half a minute."""
-    with in_turns("ours", "benchmarks.packing:best_fit", count=DOCUMENTS) as ours:
+    with persistent_arm("ours", "benchmarks.packing:best_fit", count=DOCUMENTS) as ours:
         for packer in PACKERS:
             pairs = 5 if packer.startswith("llama-factory") else 3
-            with in_turns(packer, "benchmarks.packing_peers:pack", PEERS, packer=packer, count=DOCUMENTS) as peer:
+            with persistent_arm(packer, "benchmarks.packing_peers:pack", PEERS, packer=packer, count=DOCUMENTS) as peer:
                 packages = ("numpy", "numba", "trl", "llamafactory", "axolotl")
                 yield Contest(ours, METRICS, (peer,), gate, pairs, packages=packages)
 

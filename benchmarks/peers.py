@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.apart import PEERS
+from benchmarks.subprocess_arm import PEERS
 
 
 def main() -> None:

@@ -77,12 +77,12 @@ CASES = (
 def contests(threads: int) -> Iterator[Contest]:
     """Each case once: a peak of memory differs by 1% from run to run."""
     for case in CASES:
-        peer = Arm(f"measured, {case.name}", cache(partial(measured, case)))
-        ours = Arm(f"forecast, {case.name}", cache(partial(told, case)))
-        yield Contest(ours, (MEMORY,), (peer,), near, 1, packages=("torch",))
+        peer = Arm(f"measured, {case.name}", cache(partial(measure_peak, case)))
+        ours = Arm(f"forecast, {case.name}", cache(partial(forecast_peak, case)))
+        yield Contest(ours, (MEMORY,), (peer,), gate, 1, packages=("torch",))
 
 
-def near(forecast: float, peak: float) -> str:
+def gate(forecast: float, peak: float) -> str:
     """What is wrong; empty where the forecast is within TOLERANCE of the peak."""
     apart = forecast / peak - 1
     return (
@@ -92,7 +92,7 @@ def near(forecast: float, peak: float) -> str:
     )
 
 
-def told(case: Case) -> Sample:
+def forecast_peak(case: Case) -> Sample:
     """The forecast, for a run that takes long enough for a checkpoint: the measured one takes one after every step."""
     params = case.params()
     machine = Machine("this machine", False, memory_bytes(torch.device("cpu")), 1.0, 1.0)  # of 1 FLOP/s, so long enough
@@ -100,7 +100,7 @@ def told(case: Case) -> Sample:
     return Sample({MEMORY.name: found}, found)
 
 
-def measured(case: Case) -> Sample:
+def measure_peak(case: Case) -> Sample:
     """Peak memory of the stage itself, in bytes."""
     with tempfile.TemporaryDirectory(prefix="plan-accuracy-") as folder:
         prepare(Path(folder), case.params())

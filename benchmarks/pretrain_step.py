@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks.apart import PEERS
 from benchmarks.contest import Contest, Metric
 from benchmarks.steps import Steps
-from benchmarks.turns import Turns, in_turns
+from benchmarks.subprocess_arm import PEERS
+from benchmarks.turns import Turns, persistent_arm
 from lm.averages import Last
 from lm.hugging_face.export import save_hf
 from lm.model import Decoder, ModelConfig
@@ -90,10 +90,12 @@ def contests(threads: int) -> Iterator[Contest]:
             }
             for compiled, name in ((False, "pretrain"), (True, "pretrain compiled")):
                 own["compiled"] = compiled
-                with in_turns(f"{name} {size.name}", "benchmarks.pretrain_step:ours", **own, **common) as ours_arm:
+                with persistent_arm(
+                    f"{name} {size.name}", "benchmarks.pretrain_step:ours", **own, **common
+                ) as ours_arm:
                     for peer_name, (function, more) in peers.items():
-                        with in_turns(f"{peer_name} {size.name}", function, **more, **common) as peer:
-                            yield Contest(ours_arm, (SPEED, MEMORY), (peer,), near, PAIRS, packages=PACKAGES)
+                        with persistent_arm(f"{peer_name} {size.name}", function, **more, **common) as peer:
+                            yield Contest(ours_arm, (SPEED, MEMORY), (peer,), gate, PAIRS, packages=PACKAGES)
                             if not compiled and peer_name == "compiled":  # later its cache is full
                                 yield Contest(peer, (COMPILE,), pairs=1, packages=PACKAGES)
                     yield Contest(ours_arm, (ROOF_SHARE,), pairs=PAIRS, packages=PACKAGES)
@@ -101,7 +103,7 @@ def contests(threads: int) -> Iterator[Contest]:
                         yield Contest(ours_arm, (COMPILE,), pairs=1, packages=PACKAGES)
 
 
-def near(ours_losses: list[float], peer_losses: list[float]) -> str:
+def gate(ours_losses: list[float], peer_losses: list[float]) -> str:
     """The gate: the loss of each of the first ten steps, relative."""
     for step, (a, b) in enumerate(zip(ours_losses, peer_losses, strict=True)):
         if not abs(a - b) <= TOLERANCE * abs(b):

@@ -62,7 +62,7 @@ def read(folder: Path = RESULTS) -> Iterator[dict[str, Any]]:
                 raise ValueError(f"{path}:{number}: not a row: {error}") from None
 
 
-def facts(packages: tuple[str, ...] = ()) -> dict[str, Any]:
+def environment_facts(packages: tuple[str, ...] = ()) -> dict[str, Any]:
     """machine, versions, commit and date of a row measured now."""
     found = {"python": platform.python_version()}
     for package in packages:

@@ -6,8 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contest import hold
-from benchmarks.rows import RESULTS, append, facts, row
+from benchmarks.contest import run_contest
+from benchmarks.rows import RESULTS, append, environment_facts, row
 from benchmarks.table import render
 from tasks.runner.answer import add_json_option, print_json, stdout_to_stderr
 
@@ -31,8 +31,8 @@ def run(name: str, threads: int, folder: Path = RESULTS) -> list[dict[str, Any]]
     """The rows of one benchmark, each appended to folder/<name>.jsonl as soon as it is known."""
     rows = []
     for contest in import_module(f"benchmarks.{name}").contests(threads):
-        for result in hold(contest):
-            rows.append(row(name, result, contest.threads or threads, facts(contest.packages)))
+        for result in run_contest(contest):
+            rows.append(row(name, result, contest.threads or threads, environment_facts(contest.packages)))
             append(folder / f"{name}.jsonl", rows[-1:])
             print(render(rows[-1:], head=len(rows) == 1), flush=True)
     return rows

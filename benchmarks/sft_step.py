@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.apart import PEERS, ROOT, apart
 from benchmarks.contest import Contest, Metric
 from benchmarks.paced import Paced
+from benchmarks.subprocess_arm import PEERS, ROOT, subprocess_arm
 from lm.averages import Last
 from lm.checkpoint import save_model
 from lm.conversations.encode import encoded
@@ -51,7 +51,7 @@ def contests(threads: int) -> Iterator[Contest]:
     """Ours beside the length-grouped Trainer, TRL padded, and last TRL packed, which it does not support on a CPU."""
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))
-        ours_arm = apart("sft, packed", "benchmarks.sft_step:ours", folder=folder, threads=threads)
+        ours_arm = subprocess_arm("sft, packed", "benchmarks.sft_step:ours", folder=folder, threads=threads)
         for name, function, more in (
             ("Trainer, by length", "grouped_trainer", {}),
             ("TRL", "trl_sft", {"packing": False}),
@@ -61,11 +61,13 @@ def contests(threads: int) -> Iterator[Contest]:
                 {"packing": True},
             ),  # outside of TRL's documents on a CPU: see benchmarks/sft_peers.py
         ):
-            peer = apart(name, f"benchmarks.sft_peers:{function}", python=PEERS, folder=folder, threads=threads, **more)
-            yield Contest(ours_arm, (SPEED, MEMORY), (peer,), near, PAIRS, packages=("torch",))
+            peer = subprocess_arm(
+                name, f"benchmarks.sft_peers:{function}", python=PEERS, folder=folder, threads=threads, **more
+            )
+            yield Contest(ours_arm, (SPEED, MEMORY), (peer,), gate, PAIRS, packages=("torch",))
 
 
-def near(ours_loss: float, peer_loss: float) -> str:
+def gate(ours_loss: float, peer_loss: float) -> str:
     """The gate: the mean loss of the same answers under the weights that all begin with, relative."""
     same = abs(ours_loss - peer_loss) <= TOLERANCE * abs(peer_loss)
     return "" if same else f"loss of {JUDGED} conversations: ours {ours_loss:.6f}, peer {peer_loss:.6f}"
@@ -122,7 +124,7 @@ def ours(folder: str, threads: int) -> tuple[dict[str, float], float]:
     log = Paced(WARM)
     run(config, place, log)
     seconds = time.perf_counter() - log.began
-    return {SPEED.name: answered(place, tokenizer) / seconds}, judged(model, tokenizer, place)
+    return {SPEED.name: count_answer_tokens(place, tokenizer) / seconds}, mean_loss(model, tokenizer, place)
 
 
 def learned_in(folder: Path, tokenizer: Tokenizer) -> Iterator[Any]:
@@ -130,14 +132,14 @@ def learned_in(folder: Path, tokenizer: Tokenizer) -> Iterator[Any]:
         yield from encoded(dialogue_of(json.loads(line), "row"), tokenizer)
 
 
-def answered(place: Path, tokenizer: Tokenizer) -> float:
+def count_answer_tokens(place: Path, tokenizer: Tokenizer) -> float:
     """Tokens of answers in the timed steps: those of all rows, less the share of the steps to get going in."""
     total = sum(len(made.completion) for made in learned_in(place / "rows", tokenizer))
     return total * TIMED / (WARM + TIMED)
 
 
 @torch.no_grad()
-def judged(model: Decoder, tokenizer: Tokenizer, place: Path) -> float:
+def mean_loss(model: Decoder, tokenizer: Tokenizer, place: Path) -> float:
     """Mean loss of the judged answers' tokens, one conversation at a time."""
     total = count = 0.0
     for made in learned_in(place / "judged", tokenizer):

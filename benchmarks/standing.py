@@ -143,7 +143,7 @@ def one_by_one(statement: ast.stmt, moved: dict[str, str]) -> list[ast.stmt]:
     return found
 
 
-def doubts(rows: Iterable[dict[str, Any]], root: Path = ROOT) -> list[str]:
+def doubts_by_row(rows: Iterable[dict[str, Any]], root: Path = ROOT) -> list[str]:
     """What speaks against each row, "" where nothing does: its commit, or another machine than most of the rows have."""
     rows = list(rows)
     machines = Counter(row["machine"] for row in rows)

@@ -78,13 +78,13 @@ class Counts:
 
     def given(self, tensor: Tensor) -> float:
         """Bytes that a kernel moves of a tensor: all of them."""
-        return touched(tensor)
+        return touched_bytes(tensor)
 
     def _attention(self, name: str, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> None:
         """Causal: half of two products forward, of five back. q, k, v and the result; then their gradients beside them."""
         B, H, T, E = q_BHTE.shape
         back = name == "attention.backward"
-        moved = 2 * touched(q_BHTE) + touched(k_BKTE) + touched(v_BKTE)
+        moved = 2 * touched_bytes(q_BHTE) + touched_bytes(k_BKTE) + touched_bytes(v_BKTE)
         self.add("attention", moved * (2 if back else 1), (5 if back else 2) * B * H * T * T * E, ATTENTION[name])
 
 
@@ -108,7 +108,7 @@ class Counting(TorchDispatchMode):
         return made
 
 
-def touched(tensor: Tensor) -> int:
+def touched_bytes(tensor: Tensor) -> int:
     """Bytes of a tensor's own entries, of those that an expanded dimension repeats one."""
     count = 1
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
@@ -124,7 +124,7 @@ def bytes_of(func: Any, args: Any, kwargs: Any, made: Any) -> float:
     if name in NOTHING or name.startswith("new_empty") or name == "empty_like":
         return 0
     if name in ONLY_WRITE or name.startswith("new_") or name.endswith("_like"):
-        return sum(map(touched, results))
+        return sum(map(touched_bytes, results))
     written = {a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write}
     # a copy and an `out` are written without being read
     alone = {argument for argument in written if argument != "self" or name == "copy_"}
@@ -135,7 +135,7 @@ def bytes_of(func: Any, args: Any, kwargs: Any, made: Any) -> float:
         return 0
     if name in LOOK_UPS:
         read[0] = results[0]
-    return sum(map(touched, [*read, *results]))
+    return sum(map(touched_bytes, [*read, *results]))
 
 
 def tensors(value: Any) -> Iterable[Tensor]:

@@ -15,9 +15,9 @@ from unittest.mock import patch
 
 from torch import Tensor
 
-from benchmarks.apart import apart
 from benchmarks.contest import Contest, Metric
 from benchmarks.staged import ROOT, prepare, tokenizer_of
+from benchmarks.subprocess_arm import subprocess_arm
 from lm.checkpoint import save_model
 from lm.model import Decoder
 from lm.training import loop
@@ -42,7 +42,7 @@ METRICS = (
 def contests(threads: int) -> Iterator[Contest]:
     """The pretraining and the SFT stage."""
     for name in ("pretrain", "sft"):
-        arm = apart(f"digests in {name}", "benchmarks.step_digests:cost", stage=name, threads=threads)
+        arm = subprocess_arm(f"digests in {name}", "benchmarks.step_digests:cost", stage=name, threads=threads)
         yield Contest(arm, METRICS, pairs=3, packages=("torch", "xxhash"))
 
 

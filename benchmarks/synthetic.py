@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.apart import ROOT
 from benchmarks.contest import Arm, Sample
+from benchmarks.subprocess_arm import ROOT
 
 CODE = ("flows", "tasks", "lm", "kernels")
 ROOM = "from lm.config import Config\n\n\nclass S{}Config(Config):\n    value: int\n"

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.rows import read
-from benchmarks.standing import doubts
-from tasks.runner.answer import add_json_option, print_json
+from benchmarks.standing import doubts_by_row
+from tasks.runner.answer import print_json, add_json_option
 from tasks.runner.columns import aligned
 
 WIDTHS = {"bench": 14, "impl": 34, "peer": 10, "metric": 16, "value": 12, "unit": 10, "ratio": 24, "runs": 4}
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.table", description=__doc__)
     add_json_option(parser)
     given, shown = parser.parse_args(), newest(read())
-    marks = doubts(shown)
+    marks = doubts_by_row(shown)
     if given.json:
         print_json([{**one, "mark": mark} for one, mark in zip(shown, marks, strict=True)])
         return

@@ -1,6 +1,6 @@
 """An arm in a process of its own that lives on from one sample to the next.
 
-For work whose start (imports, weights, torch.compile) costs more than a sample of it: `apart` would pay that for each.
+For work whose start (imports, weights, torch.compile) costs more than a sample of it: `subprocess_arm` would pay that for each.
 Between its turns the process waits, and takes no processor from the others.
 """
 
@@ -14,8 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.apart import ROOT, peak_memory
 from benchmarks.contest import Arm, Sample
+from benchmarks.subprocess_arm import ROOT, peak_memory
 
 
 class Turns:
@@ -33,7 +33,7 @@ class Turns:
 
 
 @contextmanager
-def in_turns(name: str, function: str, python: Path = Path(sys.executable), **arguments: Any) -> Iterator[Arm]:
+def persistent_arm(name: str, function: str, python: Path = Path(sys.executable), **arguments: Any) -> Iterator[Arm]:
     """The arm that gets its samples from `function`, given as "module:function", called once in a process of `python` as
     function(Turns, **arguments). The process starts with the first sample and ends with the context.
 

@@ -27,7 +27,7 @@ MODULE = re.compile(r"(benchmarks|flows|kernels|lm|tasks|tests)(\.\w+)+")
 DOCUMENTS = (".md", ".cff")
 
 
-def changed(root: Path = ROOT) -> list[Path]:
+def changed_files(root: Path = ROOT) -> list[Path]:
     """The files that differ from the commit where this branch left main, or were deleted since, and those that git does not
     know yet; relative to the root."""
     base = next((found for name in ("main", "origin/main") if (found := git(root, "merge-base", "HEAD", name))), "HEAD")
@@ -41,18 +41,18 @@ def git(root: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def reaches(changes: Iterable[Path], test: Path, root: Path = ROOT) -> bool:
+def affects_test(changes: Iterable[Path], test: Path, root: Path = ROOT) -> bool:
     """Whether these changes can make a test file fail; all paths are relative to the root."""
     changes = list(changes)
     if any(path.suffix not in (".py", *DOCUMENTS) or path.name == "conftest.py" for path in changes):
         return True
-    return bool(changes) and (meets_any(root / test, root) or not reach(root / test, root).isdisjoint(changes))
+    return bool(changes) and (meets_any(root / test, root) or not files_reached(root / test, root).isdisjoint(changes))
 
 
 def meets_any(test: Path, root: Path) -> bool:
     """Whether a test file, in tests/ or beside a kernel, or what it imports of the tests, starts processes or reads the files of
     the project by their path."""
-    files = [root / path for path in reach(test, root) if of_tests(path) and (root / path).is_file()]
+    files = [root / path for path in files_reached(test, root) if of_tests(path) and (root / path).is_file()]
     return any(MEETS_ANY.search(p.read_text()) for p in files if not any(p.is_relative_to(o) for o in FOR_OTHERS))
 
 
@@ -62,7 +62,7 @@ def of_tests(path: Path) -> bool:
 
 
 @cache
-def reach(test: Path, root: Path) -> set[Path]:
+def files_reached(test: Path, root: Path) -> set[Path]:
     """The files of ours that a test file imports, at however many hands, and that they name in texts; itself among them."""
     found, waiting = set[Path](), [test]
     while waiting:
@@ -70,14 +70,14 @@ def reach(test: Path, root: Path) -> set[Path]:
         if path in found:
             continue
         found.add(path)
-        for module in [*imports_of(path), *named_in(path)]:
+        for module in [*imports_of(path), *modules_named_in(path)]:
             parts = module.split(".")
             waiting += filter(None, (file_of(".".join(parts[:n]), root) for n in range(1, len(parts) + 1)))
     return {path.relative_to(root) for path in found}
 
 
 @cache
-def named_in(path: Path) -> list[str]:
+def modules_named_in(path: Path) -> list[str]:
     """The modules of ours whose names stand in a file of tests as texts."""
     if not of_tests(path):
         return []
@@ -93,7 +93,7 @@ class Changed:
 
     def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
         is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
-        return True if is_test and not reaches(self._changes, collection_path.relative_to(self._root)) else None
+        return True if is_test and not affects_test(self._changes, collection_path.relative_to(self._root)) else None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -112,5 +112,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("changed"):
         given = getattr(config, "workerinput", None)
-        changes = [Path(name) for name in given["changes"]] if given else changed()
+        changes = [Path(name) for name in given["changes"]] if given else changed_files()
         config.pluginmanager.register(Changed(changes, config.rootpath), "what a change can reach")

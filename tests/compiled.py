@@ -6,7 +6,7 @@ from collections.abc import Callable
 from numba.core.runtime import _nrt_python, rtsys
 
 
-def arrays_left(work: Callable[[], object], times: int = 3) -> int:
+def count_leaked_arrays(work: Callable[[], object], times: int = 3) -> int:
     """How many more arrays of compiled code there are after so many calls than after the first."""
     _nrt_python.memsys_enable_stats()
     counts = []

@@ -12,7 +12,7 @@ PLACES = {"cgroup": "9:cpu,cpuacct:/elsewhere\n4:memory:{place}\n", "cgroup2": "
 NO_LIMIT = {"cgroup": "9223372036854771712", "cgroup2": "max"}
 
 
-def made_groups(
+def make_control_groups(
     root: Path, kind: str, place: str, limits: dict[str, int | str], mounted: str = "/", point: str = "/sys/fs/cgroup/x"
 ) -> None:
     """A tree under root: a process in the group `place`, and groups with these limits under the mount point."""

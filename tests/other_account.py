@@ -18,7 +18,7 @@ UID = 20_000 + os.getpid() % 40_000
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can take another account's place")
 
 
-def as_other(work: Callable[[], Any]) -> Any:
+def run_as_other_account(work: Callable[[], Any]) -> Any:
     """What the work returns, as JSON has it, in a process of the other account; an error's name where it raises one."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -52,10 +52,10 @@ def status_for_other(url: str, body: dict[str, Any] | None = None) -> int:
         connection.request("GET" if data is None else "POST", path, data, {"Content-Type": "application/json"})
         return connection.getresponse().status
 
-    return as_other(ask)
+    return run_as_other_account(ask)
 
 
-def opened_by_other(path: Path) -> bool:
+def can_other_account_read(path: Path) -> bool:
     """Whether the other account can open this file for reading, once it has come as far as the folder."""
     folder = os.open(path.parent, os.O_RDONLY)  # what stands above it, such as pytest's own folder, is not asked about
 
@@ -64,6 +64,6 @@ def opened_by_other(path: Path) -> bool:
         return True
 
     try:
-        return as_other(look) is True
+        return run_as_other_account(look) is True
     finally:
         os.close(folder)

@@ -40,7 +40,7 @@ def wait_for(
     return found
 
 
-def ended(process: psutil.Process | int) -> bool:
+def has_ended(process: psutil.Process | int) -> bool:
     """Whether it, or whoever has this number, runs no more; one that was not yet waited for does not."""
     try:
         return (psutil.Process(process) if isinstance(process, int) else process).status() == psutil.STATUS_ZOMBIE

@@ -143,7 +143,7 @@ def run_stage(project: Path, stage: str, **environment: str) -> str:
     return printed
 
 
-def parts_made(project: Path, stage: str, work: str = "*") -> int:
+def count_parts_made(project: Path, stage: str, work: str = "*") -> int:
     """How many parts of a map of this name a running stage has made."""
     return sum(path.match(f"parts/{work}/[0-9]*/facts.json") for path in files_in(project / ".scratch" / stage))
 

@@ -12,11 +12,11 @@ from tests.forks.process import DVC, run_forked
 
 def init(folder: Path) -> None:
     """Make a folder a repository of git and of DVC: a copy of one in which both have been begun."""
-    shutil.copytree(begun().name, folder, dirs_exist_ok=True)
+    shutil.copytree(template_repository().name, folder, dirs_exist_ok=True)
 
 
 @cache
-def begun() -> TemporaryDirectory[str]:
+def template_repository() -> TemporaryDirectory[str]:
     """A repository in which nothing else lies; gone with this process."""
     made = TemporaryDirectory(prefix="begun-")
     folder = Path(made.name)

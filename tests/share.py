@@ -19,12 +19,12 @@ class Share:
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         files = {file_of(item.nodeid) for item in items}
-        kept = dealt(files, self._known, self._parts)[self._part - 1]
+        kept = split_by_seconds(files, self._known, self._parts)[self._part - 1]
         config.hook.pytest_deselected(items=[item for item in items if file_of(item.nodeid) not in kept])
         items[:] = [item for item in items if file_of(item.nodeid) in kept]
 
 
-def dealt(files: Iterable[str], seconds: dict[str, int], parts: int) -> list[set[str]]:
+def split_by_seconds(files: Iterable[str], seconds: dict[str, int], parts: int) -> list[set[str]]:
     """Files in so many parts of about equal seconds; a file that is not in the table counts as one second."""
     found: list[set[str]] = [set() for _ in range(parts)]
     took = [0] * parts
@@ -35,7 +35,7 @@ def dealt(files: Iterable[str], seconds: dict[str, int], parts: int) -> list[set
     return found
 
 
-def parsed(text: str) -> tuple[int, int]:
+def parse_share(text: str) -> tuple[int, int]:
     """(2, 3) of "2/3"; UsageError for what is no part of so many."""
     part, _, parts = text.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
@@ -48,6 +48,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    part, parts = parsed(config.getoption("share"))
+    part, parts = parse_share(config.getoption("share"))
     if parts > 1:
         config.pluginmanager.register(Share(part, parts, known_seconds(config)), "a share")

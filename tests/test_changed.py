@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.changed import changed, reaches
+from tests.changed import affects_test, changed_files
 
 FILES = {
     "lm/__init__.py": "",
@@ -54,7 +54,7 @@ def commit(repo: Path) -> None:
 
 def reached_by(repo: Path, *changes: str) -> list[str]:
     """The words that tell apart the test files which these changes reach."""
-    found = [name for name in TESTS if reaches(map(Path, changes), Path(name), repo)]
+    found = [name for name in TESTS if affects_test(map(Path, changes), Path(name), repo)]
     return [Path(name).stem.removeprefix("test_") for name in found]
 
 
@@ -80,7 +80,7 @@ def test_a_change_reaches_those_that_import_it_at_any_hand(repo: Path, change: s
 
 
 def test_nothing_reaches_nothing(repo: Path) -> None:
-    assert changed(repo) == [] and reached_by(repo) == []
+    assert changed_files(repo) == [] and reached_by(repo) == []
 
 
 def test_edited_new_moved_and_committed_on_a_branch_is_changed(repo: Path) -> None:
@@ -90,4 +90,4 @@ def test_edited_new_moved_and_committed_on_a_branch_is_changed(repo: Path) -> No
     git(repo, "mv", "tests/made.py", "tests/done.py")
     (repo / "tasks" / "lazy.py").write_text("\n")
     (repo / "tasks" / "new.py").write_text("\n")
-    assert [str(path) for path in changed(repo)] == ["lm/norms.py", "tasks/lazy.py", "tasks/new.py", "tests/done.py", "tests/made.py"]  # fmt: skip
+    assert [str(path) for path in changed_files(repo)] == ["lm/norms.py", "tasks/lazy.py", "tasks/new.py", "tests/done.py", "tests/made.py"]  # fmt: skip

@@ -13,9 +13,9 @@ import pytest
 import tests.mutants.__main__ as planting
 from benchmarks import run as bench
 from benchmarks import table
-from tests.called import called
 from tests.forks.process import run_forked
 from tests.project import ROOT
+from tests.run_main import run_main
 from tokenmill import COMMANDS, refusal, surroundings
 
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -76,8 +76,8 @@ def test_whatever_tells_figures_plans_or_reasons_tells_them_to_programs() -> Non
 def test_what_make_runs_tells_it_in_one_json_value(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"bench": "toy", "impl": name, "peer": None, "metric": "time", "date": "1"} for name in ("a", "b")]
     monkeypatch.setattr(table, "read", lambda: rows)
-    monkeypatch.setattr(table, "doubts", lambda shown: ["", "is old"])
-    assert [row["mark"] for row in json.loads(called(table.main, "--json").stdout)] == ["", "is old"]
+    monkeypatch.setattr(table, "doubts_by_row", lambda shown: ["", "is old"])
+    assert [row["mark"] for row in json.loads(run_main(table.main, "--json").stdout)] == ["", "is old"]
 
     def benchmark(name: str, threads: int) -> list[dict[str, Any]]:
         print(f"{name} by {threads}")
@@ -87,12 +87,12 @@ def test_what_make_runs_tells_it_in_one_json_value(monkeypatch: pytest.MonkeyPat
     for name in bench.THREADS:  # which it sets for its own process
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
-    done = called(bench.main, "roofs", "--threads", "1", "--json")
+    done = run_main(bench.main, "roofs", "--threads", "1", "--json")
     assert json.loads(done.stdout) == rows and done.stderr == "roofs by 1\n"
 
     monkeypatch.setattr(planting, "copy_project", lambda root, folder: folder)
     monkeypatch.setattr(planting, "verdict", lambda mutant, root, known: ("", "survived"))
-    done = called(planting.main, "--room", "prune", "--json")
+    done = run_main(planting.main, "--room", "prune", "--json")
     found = json.loads(done.stdout)
     assert done.returncode == 1 and {bug["room"] for bug in found} == {"prune"}
     assert {(bug["caught_by"], bug["why_not"]) for bug in found} == {(None, "survived")}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.forks.process import TRAINING, started
 from tests.project import ROOT
-from tests.share import dealt, parsed
+from tests.share import parse_share, split_by_seconds
 
 
 def files_of(target: str) -> set[Path]:
@@ -49,7 +49,7 @@ def test_both_are_run_before_a_change_lands() -> None:
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=4), st.integers(0, 300), min_size=1), st.integers(1, 5))
 def test_the_parts_are_every_file_once_and_about_as_long(seconds: dict[str, int], parts: int) -> None:
     unknown = {"of no known seconds"}
-    found = dealt([*seconds, *unknown], seconds, parts)
+    found = split_by_seconds([*seconds, *unknown], seconds, parts)
     assert len(found) == parts and set().union(*found) == {*seconds} | unknown
     assert sum(map(len, found)) == len(seconds) + 1
     took = [sum(seconds.get(name, 1) for name in part) for part in found]
@@ -59,7 +59,7 @@ def test_the_parts_are_every_file_once_and_about_as_long(seconds: dict[str, int]
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "1/0", ""])
 def test_what_is_no_share_is_said(text: str) -> None:
     with pytest.raises(pytest.UsageError, match="such as 2/3"):
-        parsed(text)
+        parse_share(text)
 
 
 def test_two_shares_collect_what_the_whole_does() -> None:

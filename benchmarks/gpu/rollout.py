@@ -33,7 +33,7 @@ def rollout(check: Check) -> None:
     cases = (
         {"few rows": (16, 8), "many rows": (32, 8)} if check.tiny else {"few rows": (64, 256), "many rows": (512, 256)}
     )
-    prompts = {label: asked(shape, rows) for label, (rows, _) in cases.items()}
+    prompts = {label: prompt_ids(shape, rows) for label, (rows, _) in cases.items()}
     for label, (_, new) in cases.items():
         ours(check, label, shape, prompts[label].tolist(), new)
         if find_spec("transformers"):
@@ -45,7 +45,7 @@ def rollout(check: Check) -> None:
             theirs(check, label, shape, prompts[label].to(check.device), new, "dynamic")
 
 
-def asked(shape: ModelConfig, rows: int) -> torch.Tensor:
+def prompt_ids(shape: ModelConfig, rows: int) -> torch.Tensor:
     """ids_RN: so many rows of random prompts, each SAMPLES times."""
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(shape.vocab_size, (rows // SAMPLES, PROMPT), generator=generator)

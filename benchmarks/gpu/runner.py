@@ -43,7 +43,7 @@ def run(items: Iterable[Item], check: Check, budget: float) -> None:
             here.say("skipped", f"{left:.0f} s left, it asks for {item.least:g}")
             continue
         began = time.monotonic()
-        code = ended(start(item, here), min(item.most * (TINY_FACTOR if check.tiny else 1), left))
+        code = exit_code(start(item, here), min(item.most * (TINY_FACTOR if check.tiny else 1), left))
         if code is None:
             here.say("stopped", f"after {time.monotonic() - began:.0f} s")
         elif code not in (0, RAISED):
@@ -69,7 +69,7 @@ def start(item: Item, check: Check) -> int:
     os._exit(code)
 
 
-def ended(child: int, seconds: float) -> int | None:
+def exit_code(child: int, seconds: float) -> int | None:
     """The exit code of a process that leads a group, negative for a signal; None where the group was killed, after so many
     seconds."""
     until = time.monotonic() + seconds

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from importlib.util import find_spec
 
-from benchmarks.apart import ROOT
 from benchmarks.gpu.check import Check
+from benchmarks.subprocess_arm import ROOT
 
 
 def kernel_tests(check: Check) -> None:

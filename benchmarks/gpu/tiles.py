@@ -95,12 +95,12 @@ def pointwise_tiles(check: Check, tokens: int) -> None:
         "swiglu": (lambda: swiglu.swiglu(gate, up), (gate, up), [(swiglu, "BLOCK", "tile")]),
     }  # fmt: skip
     for name, (operator, learned, constants) in cases.items():
-        for label, chosen in changed(constants):
+        for label, chosen in each_choice(constants):
             for direction in ("forward", "backward"):
                 tell(check, f"{name} {direction}: {label}", partial(once, direction, operator, learned), chosen)
 
 
-def changed(constants: list[tuple[Any, str, str]]) -> Iterator[tuple[str, bool]]:
+def each_choice(constants: list[tuple[Any, str, str]]) -> Iterator[tuple[str, bool]]:
     """(label, whether it is what is chosen) of each choice of these constants, which hold until the next is asked for."""
     before = [getattr(module, name) for module, name, _ in constants]
     try:

@@ -35,7 +35,7 @@ def main() -> int:
         await_server(url)
         for finding in check_prefect():
             raise ValueError(str(finding))
-        hold(name)
+        hold_name_lock(name)
         register(pool, name)
     except ValueError as error:
         print(f"make agent: {error}", file=sys.stderr)
@@ -67,7 +67,7 @@ def await_server(url: str) -> None:
         time.sleep(1)
 
 
-def hold(name: str) -> None:
+def hold_name_lock(name: str) -> None:
     """Hold the lock of this agent's name for as long as the process lives.
 
     Raises ValueError when another process has it: two of one name would be one to the server, and alive when either is.

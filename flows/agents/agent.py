@@ -21,11 +21,11 @@ from prefect.states import Cancelled, State
 from flows.agents.order import Answer, Order
 from flows.environment import ROOT
 from flows.settings import AGENT, GIT_REMOTE
-from flows.stage.process import Ended, run_stage, stop_all
+from flows.stage.process import StageResult, run_stage, stop_all
 from flows.stage.transfer import pull, push, tracked, uncached
-from flows.staleness.declared import declared_in
+from flows.staleness.declared import stage_declarations
 from flows.staleness.rwlock import await_free
-from flows.workspaces.worktree import bring, worktree
+from flows.workspaces.worktree import fetch_commit, worktree
 from lm.files import write_text
 from lm.inputs.hashed import read_ignored
 from tasks.core.process import at_parents_end
@@ -93,17 +93,19 @@ def ended_with_order(run: UUID) -> Iterator[threading.Event]:
 def carry_out(clone: Path, owner: str, order: Order, say: Callable[[str], None]) -> Answer:
     """Bring the order's stage up to date in the owner's worktree of its revision."""
     try:
-        bring(clone, GIT_REMOTE.read(), order.revision)
+        fetch_commit(clone, GIT_REMOTE.read(), order.revision)
         with worktree(clone, owner, order.revision) as tree:
             prepare(tree, order)
             await_free(tree, say)
-            ended = run_stage(tree, order.address, order.force, say, {**surroundings(clone, tree), **order.environment})
+            ended = run_stage(
+                tree, order.address, order.force, say, {**order_environment(clone, tree), **order.environment}
+            )
             return hand_in(tree, order, ended)
     except (ValueError, OSError) as error:
         return Answer(code=MISTAKE, tail=[f"{order.address}: agent {owner}: {error}"])
 
 
-def surroundings(clone: Path, tree: Path) -> dict[str, str]:
+def order_environment(clone: Path, tree: Path) -> dict[str, str]:
     """What the stage's processes are to have: the worktree's code, and a record of runs that outlives the worktree."""
     store = clone / "mlflow" / "store"
     tracking = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
@@ -114,10 +116,10 @@ def surroundings(clone: Path, tree: Path) -> dict[str, str]:
 def prepare(tree: Path, order: Order) -> None:
     """Give the worktree the order's params, lock and inputs. Raises ValueError when the order is of another stage than the
     worktree's, or an input is not what was ordered."""
-    committed = declared_in(tree)
+    committed = stage_declarations(tree)
     write_text(tree / "params.yaml", order.params, durable=True)
     write_text(tree / "dvc.lock", order.lock, durable=True)
-    graph = declared_in(tree)
+    graph = stage_declarations(tree)
     order.held_to(graph, committed)
     pull(tree, tracked(tree, list(graph[order.address].deps)))
     with chdir(tree):
@@ -131,7 +133,7 @@ def prepare(tree: Path, order: Order) -> None:
                 raise ValueError(f"the input {path} is not the one that was ordered: commit it, or `dvc add` it")
 
 
-def hand_in(tree: Path, order: Order, ended: Ended) -> Answer:
+def hand_in(tree: Path, order: Order, ended: StageResult) -> Answer:
     """Push what the stage made, and say how it ended."""
     if ended.code:
         return Answer(code=ended.code, tail=ended.tail)

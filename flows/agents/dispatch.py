@@ -18,7 +18,7 @@ from prefect.tasks import Task
 
 from flows.agents.agent import MISTAKE, timings
 from flows.agents.order import TRAVELS, Answer, Order, make_order
-from flows.agents.watch import Agents, Sent
+from flows.agents.watch import Agents, SentOrder
 from flows.settings import AGENT_DEADLINE
 from flows.stage.pools import NO_AGENT
 from flows.stage.process import TRANSIENT_CODES
@@ -75,7 +75,7 @@ def send(client: SyncPrefectClient, agents: Agents, order: Order, is_unwanted: C
     answer, tried = None, set[str]()
     while others := agents.alive() - tried:
         queue = min(others) if tried else None
-        sent = Sent(client, create_run(client, agents.pool, order, queue), agents, queue)
+        sent = SentOrder(client, create_run(client, agents.pool, order, queue), agents, queue)
         try:
             outcome = sent.outcome(is_unwanted)
         except BaseException:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.staleness.declared import Declared, declared_in, overlap
+from flows.staleness.declared import Declared, overlap, stage_declarations
 from flows.staleness.lockfile import part_of
 from lm.inputs.hashed import read_ignored
 from tasks.core.yaml import parse_yaml
@@ -69,7 +69,7 @@ class Order(BaseModel):
         for address, found in {self.address: self.declared, **entries}.items():
             if different := found.difference(graph[address]):
                 raise ValueError(f"{self.address}: the order differs from {revision} in {address}: {different}")
-        if outside := [dep for dep in given if not within(dep)]:
+        if outside := [dep for dep in given if not is_inside_project(dep)]:
             raise ValueError(f"{self.address}: the order reads {', '.join(outside)}, outside the project")
 
 
@@ -102,11 +102,11 @@ class Answer(BaseModel):
 def make_order(root: Path, address: str, force: bool, environment: dict[str, str]) -> Order:
     """The order of a stage as root has it now. Raises ValueError for what cannot be sent: code or inputs that are not
     committed, and inputs outside the project."""
-    graph = declared_in(root)
+    graph = stage_declarations(root)
     before, given = sources(graph, address)
-    if outside := [dep for dep in given if not within(dep)]:
+    if outside := [dep for dep in given if not is_inside_project(dep)]:
         raise ValueError(f"{address}: reads {', '.join(outside)}, outside the project, which an agent cannot get")
-    revision = committed(root, address, [*GRAPH_FILES, *given])
+    revision = commit_of_paths(root, address, [*GRAPH_FILES, *given])
     ignored = read_ignored(root)
     inputs = {dep: path_md5(Path(ignored.root, dep), ignored) for dep in given}
     return Order(
@@ -129,7 +129,7 @@ def sources(graph: dict[str, Declared], address: str) -> tuple[list[str], list[s
     return list(before), [dep for dep in deps if not any(overlap(dep, out) for out in makers)]
 
 
-def committed(root: Path, address: str, paths: list[str]) -> str:
+def commit_of_paths(root: Path, address: str, paths: list[str]) -> str:
     """The commit that holds these paths as they are now. Raises ValueError naming those that differ from it."""
     revision = git(root, "rev-parse", "HEAD")
     changed = [line.split(maxsplit=1)[1] for line in git(root, "status", "--porcelain", "--", *paths).splitlines()]
@@ -141,6 +141,6 @@ def committed(root: Path, address: str, paths: list[str]) -> str:
     return revision
 
 
-def within(path: str) -> bool:
+def is_inside_project(path: str) -> bool:
     """Whether a path, as dvc.yaml gives it, stays inside the project."""
     return not Path(path).is_absolute() and ".." not in Path(path).parts

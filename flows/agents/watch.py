@@ -77,7 +77,7 @@ class Outcome:
     answer: Answer | None
 
 
-class Sent:
+class SentOrder:
     """An order that was sent, as a flow run of Prefect's; `queue` names the one agent that may take it, None: any."""
 
     def __init__(self, client: SyncPrefectClient, run: UUID, agents: Agents, queue: str | None) -> None:

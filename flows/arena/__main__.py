@@ -7,11 +7,11 @@ import sys
 from json import dumps
 from pathlib import Path
 
-from flows.arena.asked import study_of
-from flows.arena.fitted import LAWS, in_words
-from flows.arena.hold import hold
+from flows.arena.fit_law import LAWS, in_words
 from flows.arena.pages.terminal import table
+from flows.arena.run_study import run_study
 from flows.arena.runs import Failed
+from flows.arena.study_options import study_of
 from flows.params.assignments import Split, assignments
 from tasks.core.config import ConfigError
 from tasks.runner.answer import add_json_option, print_json, stdout_to_stderr
@@ -55,7 +55,7 @@ def main() -> int:
     try:
         with stdout_to_stderr(asked.json):
             name, study = study_of(root, asked)
-            result, page = hold(root, name, study, asked.at_once, command(), fit=asked.fit)
+            result, page = run_study(root, name, study, asked.at_once, command(), fit=asked.fit)
     except (ConfigError, Failed) as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from flows.arena.checkout import Checkout
-from flows.arena.hold import FOLDER, hold
-from flows.arena.not_held import not_held
 from flows.arena.pages import claims_markdown, claims_page
-from flows.arena.planned import Plan, in_lines, plans_of
+from flows.arena.run_study import FOLDER, run_study
 from flows.arena.runs import Failed
 from flows.arena.slots import runs_at_once, threads_of
 from flows.arena.study import read_study
+from flows.arena.study_plan import Plan, in_lines, plans_of
+from flows.arena.unclaimed import unclaimed_methods
 from flows.arena.verdicts import Claim, claims_of, row_of, verdict_of
 from flows.params.assignments import Split
 from lm.files import write_text
@@ -47,14 +47,14 @@ def main() -> int:
     asked, root = arguments(), Path.cwd()
     try:
         if asked.plan:
-            plans = planned(root, asked.only, asked.at_once)
+            plans = plan_studies(root, asked.only, asked.at_once)
             if asked.json:
                 print_json({name: asdict(plan) for name, plan in plans.items()})
             else:
                 print(*in_lines(plans), sep="\n")
             return 0
         with stdout_to_stderr(asked.json):
-            rows, failed = settle(root, asked.only, asked.at_once)
+            rows, failed = judge_claims(root, asked.only, asked.at_once)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -74,22 +74,24 @@ def main() -> int:
     return max((2 if isinstance(error, ConfigError) else 1 for error in failed.values()), default=0)
 
 
-def settle(root: Path, only: list[str], at_once: int) -> tuple[list[dict[str, Any]], dict[str, ConfigError | Failed]]:
+def judge_claims(
+    root: Path, only: list[str], at_once: int
+) -> tuple[list[dict[str, Any]], dict[str, ConfigError | Failed]]:
     """(rows of the claims that were asked for, why a study could not be held by its name). All claims of a study that is held
     have new rows, and those that have none; rows of others are as they were, where they are of what claims.yaml says now.
     `not_held` of a row that is given, "" of most: why its study could not be held this time. Rows, docs and page are written.
     Raises ConfigError, before anything runs, for a file of studies/ that is none."""
-    claims = read(root)
-    asked, others = chosen(claims, only), without_a_claim(root, claims)
+    claims = read_claims_file(root)
+    asked, others = select_claims(claims, only), without_a_claim(root, claims)
     checkout, failed = Checkout(root, root / FOLDER), dict[str, ConfigError | Failed]()
-    rows = {row["method"]: row for row in known(root) if is_of(claims.get(row.get("method", "")), row)}
+    rows = {row["method"]: row for row in read_rows(root) if is_of(claims.get(row.get("method", "")), row)}
     rows |= {name: row(name, claim, None) for name, claim in claims.items() if claim.study is None}
     written = len(checkout.outcomes.known)
     try:
         for study in dict.fromkeys(claim.study for claim in asked.values() if claim.study is not None):
             of = {name: claim for name, claim in claims.items() if claim.study == study}
             try:
-                result = held(root, study, at_once, checkout)
+                result = study_result(root, study, at_once, checkout)
                 rows |= {name: row(name, claim, result) for name, claim in of.items()}
             except (ConfigError, Failed) as error:
                 failed[study] = error
@@ -111,18 +113,20 @@ def is_of(claim: Claim | None, row: dict[str, Any]) -> bool:
 
 def without_a_claim(root: Path, claims: dict[str, Claim]) -> dict[str, list[str]]:
     """Methods by room that no claim is of. Raises ConfigError for a file of studies/ that is none."""
-    return not_held(root, claims.values(), [read_study(path) for path in sorted((root / STUDIES).glob("*.yaml"))])
+    return unclaimed_methods(
+        root, claims.values(), [read_study(path) for path in sorted((root / STUDIES).glob("*.yaml"))]
+    )
 
 
-def held(root: Path, study: str, at_once: int, checkout: Checkout) -> dict[str, Any]:
+def study_result(root: Path, study: str, at_once: int, checkout: Checkout) -> dict[str, Any]:
     """The result of a study of studies/. Raises ConfigError and Failed."""
     path = STUDIES / f"{study}.yaml"
     command = shlex.join(["tokenmill", "study", "--study", str(path)])
-    result, _ = hold(root, study, read_study(root / path), at_once, command, checkout)
+    result, _ = run_study(root, study, read_study(root / path), at_once, command, checkout)
     return result
 
 
-def chosen(claims: dict[str, Claim], only: list[str]) -> dict[str, Claim]:
+def select_claims(claims: dict[str, Claim], only: list[str]) -> dict[str, Claim]:
     """The claims that were asked for, all where none was named. Raises ConfigError."""
     for name in only:
         if name not in claims:
@@ -132,14 +136,16 @@ def chosen(claims: dict[str, Claim], only: list[str]) -> dict[str, Claim]:
     return {name: claim for name, claim in claims.items() if not only or name in only}
 
 
-def planned(root: Path, only: list[str], at_once: int) -> dict[str, Plan]:
+def plan_studies(root: Path, only: list[str], at_once: int) -> dict[str, Plan]:
     """What the studies of the claims that were asked for would run here. Raises ConfigError."""
-    names = dict.fromkeys(claim.study for claim in chosen(read(root), only).values() if claim.study is not None)
+    names = dict.fromkeys(
+        claim.study for claim in select_claims(read_claims_file(root), only).values() if claim.study is not None
+    )
     asked = {name: read_study(root / STUDIES / f"{name}.yaml") for name in names}
     return plans_of(Checkout(root, root / FOLDER), asked, threads_of(runs_at_once(at_once)))
 
 
-def read(root: Path) -> dict[str, Claim]:
+def read_claims_file(root: Path) -> dict[str, Claim]:
     """The claims of claims.yaml. Raises ConfigError."""
     try:
         return claims_of(read_yaml(root / CLAIMS), str(CLAIMS))
@@ -151,7 +157,7 @@ def read(root: Path) -> dict[str, Claim]:
         raise ConfigError(f"{CLAIMS}: no YAML: {' '.join(str(error).split())}") from None
 
 
-def known(root: Path) -> list[dict[str, Any]]:
+def read_rows(root: Path) -> list[dict[str, Any]]:
     """The rows that there are. Raises ConfigError for a line that is none."""
     path, found = root / ROWS, list[dict[str, Any]]()
     for number, line in enumerate(lines_of(path.read_text(encoding="utf-8")) if path.exists() else (), 1):

@@ -41,12 +41,14 @@ class Keys:
             [
                 address,
                 graph[address].cmd,
-                taken(graph[address], params),
+                declared_params(graph[address], params),
                 {dep: self.md5(dep) for dep in graph[address].deps if dep not in made},
             ]
             for address in with_upstream(graph, [stage])
         ]
-        return sha256(dumps([said, [*beside, *set_apart()]], sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return sha256(
+            dumps([said, [*beside, *training_environment()]], sort_keys=True, default=str).encode()
+        ).hexdigest()[:16]
 
     @cached_property
     def _named(self) -> list[str]:
@@ -67,7 +69,7 @@ class Keys:
         return self._md5s[path]
 
 
-def set_apart() -> list[dict[str, Any]]:
+def training_environment() -> list[dict[str, Any]]:
     """What of the settings decides the bits of a training, as the record of a run has it: the kind and number of ranks, where
     those that train exactly count for one, and the positions that a backward holds where they are given. Empty where nothing
     else holds than without settings. Raises ConfigError for a value that is not allowed."""
@@ -82,7 +84,7 @@ def set_apart() -> list[dict[str, Any]]:
     return [found] if found else []
 
 
-def taken(entry: Entry, params: dict[str, Any]) -> dict[str, Any]:
+def declared_params(entry: Entry, params: dict[str, Any]) -> dict[str, Any]:
     """What a stage declares of the parameters, as its room's class reads it; as it is written where no room has the stage.
     Raises ConfigError."""
     declared = entry.declared(params)

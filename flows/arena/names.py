@@ -7,7 +7,7 @@ from flows.arena.study import Study
 LONGEST = 41  # letters of a name before its digest: what is made of it, such as a variant, is cut at 60
 
 
-def named(stem: str, study: Study) -> str:
+def study_name(stem: str, study: Study) -> str:
     """A name that follows from all that was asked for: a study of other parameters keeps its own result and page."""
     return f"{stem[:LONGEST]}-{digest_of(study)}"
 

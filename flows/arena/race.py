@@ -38,7 +38,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Raced:
+class RaceResult:
     """The arms of a study by name, all trials and runs done, and the baseline's second self. looks: counts of pairs at which it
     was asked whether a case is clear.
 
@@ -57,24 +57,24 @@ class Raced:
         return [(arm.runs[number], base.runs[number]) for number in sorted(arm.runs.keys() & base.runs.keys())]
 
 
-def race(study: Study, do: Runner) -> Raced:
+def race(study: Study, do: Runner) -> RaceResult:
     """Tune, then run in looks: an arm that is better or worse than the baseline at one ends there, the baseline with the
     last. Its second self runs with every seed."""
     arms = {name: Arm(name, name) for name in study.arms}
     again = Arm(study.baseline, f"{study.baseline} again", AGAIN)
     tune(study, [*arms.values(), again], do)
-    raced = Raced(arms, again, planned_looks(study.seeds, study.looks))
+    raced = RaceResult(arms, again, planned_looks(study.seeds, study.looks))
     base = arms[study.baseline]
     # the second self right behind its first: of runs that go on side by side, two of one seed would each make its corpus
     going = [arm for arm in [again, *arms.values()] if arm is not base and arm.best is not None]
     for pairs in raced.looks if base.best is not None else ():
         if going:
-            lead(study, [base, *going], pairs, do)
-        going = [arm for arm in going if arm is again or not decided(study, raced, arm).stop]
+            run_seeds(study, [base, *going], pairs, do)
+        going = [arm for arm in going if arm is again or not decide_arm(study, raced, arm).stop]
     return raced
 
 
-def decided(study: Study, raced: Raced, arm: Arm) -> Decision:
+def decide_arm(study: Study, raced: RaceResult, arm: Arm) -> Decision:
     """Whether the arm's pairs so far are clear, and what they say."""
     values = [(one.value, other.value) for one, other in raced.pairs(study, arm)]
     return decide(values, raced.looks, study.level, study.better)
@@ -104,7 +104,7 @@ def tune(study: Study, arms: Sequence[Arm], do: Runner) -> None:
         arm.best = best(arm.params, values, study.ranges(arm.name))
 
 
-def lead(study: Study, arms: Sequence[Arm], pairs: int, do: Runner) -> None:
+def run_seeds(study: Study, arms: Sequence[Arm], pairs: int, do: Runner) -> None:
     """Have every arm run with the first so many seeds."""
     asked = [
         (arm, number, arm.job(study, arm.best or {}, study.seed + arm.offset + number))

@@ -5,23 +5,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flows.arena.charged import charged
 from flows.arena.checkout import own_runs
-from flows.arena.doubts import doubts_of
+from flows.arena.diverged_cost import charge_diverged
 from flows.arena.outcomes import Outcome
-from flows.arena.race import Arm, Raced, decided
+from flows.arena.race import Arm, RaceResult, decide_arm
 from flows.arena.statistics.power import POWER, largest_sd, pairs_needed, smallest_ratio
 from flows.arena.statistics.ratios import MIN_PAIRS, Comparison
 from flows.arena.statistics.sequential import compare_at
 from flows.arena.statistics.spent import flop_after
 from flows.arena.statistics.to_target import Reached, to_target
 from flows.arena.study import Study
+from flows.arena.study_warnings import warnings_of
 
 TO_TARGET = ("tokens", "flop", "seconds")
 
 
 @dataclass(frozen=True)
-class Told:
+class Provenance:
     """Where a result comes from. threads: of each run."""
 
     name: str
@@ -33,15 +33,15 @@ class Told:
     command: str
 
 
-def result_of(study: Study, raced: Raced, told: Told) -> dict[str, Any]:
+def result_of(study: Study, raced: RaceResult, told: Provenance) -> dict[str, Any]:
     """The result as JSON: the arms with their trials and runs, each beside the baseline, the noise floor, and warnings. Every
     number is finite or null."""
     stage, metric = study.stage_and_metric
-    raced = charged(study, raced)
+    raced = charge_diverged(study, raced)
     base = raced.arms[study.baseline]
     found = next((run for run in (*base.runs.values(), *base.trials) if run.value is not None), None)
     others = [arm for arm in raced.arms.values() if arm is not base]
-    every = doubts_of(study, raced)
+    every = warnings_of(study, raced)
     return {
         **vars(told),
         "room": study.room,
@@ -74,20 +74,20 @@ def arm_of(study: Study, arm: Arm) -> dict[str, Any]:
         "name": arm.name,
         "params": {**study.arms[arm.name], **(arm.best or {})},
         "tune": {name: list(ends) for name, ends in study.ranges(arm.name).items()},
-        "trials": [{"number": number, "params": trial.tuned, **figures(trial)} for number, trial in enumerate(arm.trials)],
+        "trials": [{"number": number, "params": trial.tuned, **run_record(trial)} for number, trial in enumerate(arm.trials)],
         "runs": [
             {
-                "seed": run.seed, **figures(run), "curve": curve(run), **({"flops": list(run.flops)} if run.flops else {}),
+                "seed": run.seed, **run_record(run), "curve": curve(run), **({"flops": list(run.flops)} if run.flops else {}),
                 "to_target": vars(there) if there else None,
             }
             for run in (arm.runs[number] for number in sorted(arm.runs))
-            for there in [reached(study, run)]
+            for there in [target_reached(study, run)]
         ],
         "search": {name: sum(getattr(trial, name) for trial in arm.trials) for name in ("seconds", "flop")},
     }  # fmt: skip
 
 
-def figures(outcome: Outcome) -> dict[str, Any]:
+def run_record(outcome: Outcome) -> dict[str, Any]:
     """The figures of a run. study: for which it was run, where that is known; one that asked for the same has it from there."""
     names = (
         "value", "seconds", "flop", "tokens", "parameters", "layers", "tokens_a_step", "copies", "size_bytes",
@@ -104,7 +104,7 @@ def curve(outcome: Outcome) -> list[list[float | None]]:
     return [[tokens, tokens * each, value] for tokens, value in outcome.curve]
 
 
-def reached(study: Study, outcome: Outcome) -> Reached | None:
+def target_reached(study: Study, outcome: Outcome) -> Reached | None:
     """Where the run's curve reached the target; None where it did not, or diverged, or there is none."""
     if study.target is None or outcome.value is None:
         return None
@@ -117,11 +117,11 @@ def reached(study: Study, outcome: Outcome) -> Reached | None:
     return replace(found, seconds=seconds, flop=flop)
 
 
-def power(study: Study, raced: Raced) -> dict[str, Any] | None:
+def power(study: Study, raced: RaceResult) -> dict[str, Any] | None:
     """What so many seeds can tell with probability POWER: the ratio nearest to 1, and how many seeds a gain of 1% takes; by the
     spread of the pairs of all arms, of which few pairs show too little: its 80% bound. None where there is no ratio, or where
     no number of seeds would do."""
-    each = [decided(study, raced, arm).comparison for arm in raced.arms.values() if arm.name != study.baseline]
+    each = [decide_arm(study, raced, arm).comparison for arm in raced.arms.values() if arm.name != study.baseline]
     spread = [(one.pairs - 1, one.sd) for one in each if one.scale == "ratio" and one.sd and one.pairs >= MIN_PAIRS]
     if not spread:
         return None
@@ -135,23 +135,23 @@ def power(study: Study, raced: Raced) -> dict[str, Any] | None:
     return {"power": POWER, "ratio": 1 / smallest, "seeds_for_1_percent": needed}
 
 
-def at_target(study: Study, outcome: Outcome, name: str) -> float | None:
+def spent_at_target(study: Study, outcome: Outcome, name: str) -> float | None:
     """What of tokens, FLOP or seconds the run had spent when it reached the target; None where it did not."""
-    there = reached(study, outcome)
+    there = target_reached(study, outcome)
     spent = getattr(there, name) if there else None
     return None if spent is None else float(spent)
 
 
-def beside(study: Study, raced: Raced, arm: Arm) -> Iterator[dict[str, Any]]:
+def beside(study: Study, raced: RaceResult, arm: Arm) -> Iterator[dict[str, Any]]:
     """The rows of an arm beside the baseline: the measure, then what it took to the target, then seconds of a run."""
-    found = decided(study, raced, arm)
+    found = decide_arm(study, raced, arm)
     both = raced.pairs(study, arm)
     fixed = {"arm": arm.search, "baseline": study.baseline, "stopped_early": found.stopped_early}
     yield {**fixed, "quantity": "value", **found.comparison.row()}
     grown = [one for pair in both for one in pair if one.grows]
     untold = ["seconds"] * bool(grown) + ["flop"] * any(not one.flops for one in grown)
     for name in [name for name in TO_TARGET if name not in untold] if study.target is not None else []:
-        ends = [(at_target(study, one, name), at_target(study, other, name)) for one, other in both]
+        ends = [(spent_at_target(study, one, name), spent_at_target(study, other, name)) for one, other in both]
         said = compare_at(ends, raced.looks, study.level, lost="did not reach the target")
         said = of_one_hour(study, said, both) if name == "seconds" else said
         yield {**fixed, "quantity": f"{name}_to_target", **said.row()}

@@ -20,7 +20,7 @@ from flows.stage.process import run_stage
 from flows.staleness.heal import heal_lock
 from flows.staleness.lockfile import keep_only
 from flows.staleness.rwlock import await_free
-from flows.workspaces.variants import surroundings
+from flows.workspaces.variants import variant_environment
 from lm.settings import THREADS
 from lm.training.flops import flops_of_steps, mean_flops_per_token
 from tasks.about.training import is_training_stage as can_train
@@ -76,7 +76,7 @@ def run(
     graph = read_graph(folder)
     stages = with_upstream(graph, [stage])
     keep_only(folder, stages)
-    extra = {**surroundings(root, folder), **recorded, THREADS.name: str(threads), WORKERS.name: str(at_once)}
+    extra = {**variant_environment(root, folder), **recorded, THREADS.name: str(threads), WORKERS.name: str(at_once)}
     ended = run_stage(folder, stage, False, say, extra, alone=False)
     if ended.code:
         last = next((line for line in reversed(ended.tail) if DIVERGED.search(line)), "")

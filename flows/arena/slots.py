@@ -15,8 +15,8 @@ from flows.arena.outcomes import Outcome
 from flows.arena.runs import Job, run
 from flows.arena.stamp import in_words
 from flows.arena.study import Study
+from flows.stage.dvc_forks import dvc_fork_servers
 from flows.stage.process import stop_all
-from flows.stage.ready import ready
 from flows.staleness.false_entries import look_on_from, take_out
 from flows.workspaces import variants
 from lm.config import ConfigError
@@ -55,7 +55,7 @@ def clear_other(root: Path, folder: Path, commit: str) -> None:
         rmtree(folder)
         return
     if there != commit:
-        variants.remove(root, folder.name)
+        variants.remove_variant(root, folder.name)
 
 
 class Slots:
@@ -174,14 +174,16 @@ class Slots:
                 )
             stage, _ = self._study.stage_and_metric
             params = self._checkout.compose(self._study.preset, self._study.assignments(self._study.baseline, {}, 0))
-            self._kept.enter_context(ready(self._root, with_upstream(graph_of(self._root, params), [stage]), params))
+            self._kept.enter_context(
+                dvc_fork_servers(self._root, with_upstream(graph_of(self._root, params), [stage]), params)
+            )
             for line in take_out(self._root):
                 tell(line)
             self._free = SimpleQueue()
             for number in range(self._at_once):
-                folder = variants.place(self._root, f"study-{number}-{self._name}"[:60])
+                folder = variants.variant_path(self._root, f"study-{number}-{self._name}"[:60])
                 clear_other(self._root, folder, self.commit)
-                variants.make(self._root, folder.name, self.commit)
+                variants.create_variant(self._root, folder.name, self.commit)
                 look_on_from(self._root, folder)
                 self._free.put(folder)
         return self._free
@@ -189,4 +191,4 @@ class Slots:
     def clear(self) -> None:
         """Take the variants away; what they made is in DVC's cache."""
         while self._free is not None and not self._free.empty():
-            variants.remove(self._root, self._free.get().name)
+            variants.remove_variant(self._root, self._free.get().name)

@@ -7,7 +7,7 @@ from json import loads
 from pathlib import Path
 
 from flows.arena.outcomes import Outcome
-from flows.arena.race import Raced
+from flows.arena.race import RaceResult
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Stamp:
     machine: str = ""
 
 
-def stamp_of(raced: Raced, path: Path) -> Stamp:
+def stamp_of(raced: RaceResult, path: Path) -> Stamp:
     """The stamp of a study's runs. path: of the result that it left before, which says it of runs that do not say it
     themselves."""
     newest = max(outcomes(raced), key=lambda found: found.made, default=None)
@@ -32,7 +32,7 @@ def stamp_of(raced: Raced, path: Path) -> Stamp:
         return Stamp()
 
 
-def outcomes(raced: Raced) -> Iterable[Outcome]:
+def outcomes(raced: RaceResult) -> Iterable[Outcome]:
     """All that the study asked for."""
     for arm in [*raced.arms.values(), raced.again]:
         yield from arm.trials

@@ -127,7 +127,7 @@ def by_interval(expected: Expected, ratio: float, t: Interval, bootstrap: Interv
     """(verdict, why) of a ratio with two intervals. Percentages are of the baseline's value."""
     one = wider(t, bootstrap, 1.0, expected.better)
     other = wider(t, bootstrap, expected.ratio, expected.better)
-    return judged(
+    return verdict_of_distances(
         expected,
         Apart(one, other, f"{abs(ratio - 1):.1%}", f"{abs(one[1]):.1%}", f"{abs(expected.ratio - 1):.1%}", "1"),
     )
@@ -150,7 +150,9 @@ def by_difference(
         wider(each, wide, 0.0, expected.better) for each, wide in ((one.t, one.bootstrap), (other.t, other.bootstrap))
     ]
     allowed = f"{abs(expected.ratio - 1):.1%} of {sum(values) / len(values):.4g}"
-    return judged(expected, Apart(ends[0], ends[1], f"{abs(one.estimate):.4g}", f"{abs(ends[0][1]):.4g}", allowed, "0"))
+    return verdict_of_distances(
+        expected, Apart(ends[0], ends[1], f"{abs(one.estimate):.4g}", f"{abs(ends[0][1]):.4g}", allowed, "0")
+    )
 
 
 def wider(t: Interval, bootstrap: Interval, origin: float, better: Better) -> Interval:
@@ -159,7 +161,7 @@ def wider(t: Interval, bootstrap: Interval, origin: float, better: Better) -> In
     return (low, high) if better == "lower" else (-high, -low)
 
 
-def judged(expected: Expected, apart: Apart) -> tuple[Verdict, str]:
+def verdict_of_distances(expected: Expected, apart: Apart) -> tuple[Verdict, str]:
     """(verdict, why) of how far an arm is from its baseline and from what was expected."""
     (best, worst), (best_beyond, worst_beyond) = apart.one, apart.other
     if expected.is_margin:

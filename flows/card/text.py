@@ -86,12 +86,14 @@ def scores(found: dict[str, float]) -> str:
         if name.endswith(("_low", "_high")):
             continue
         low, high = found.get(f"{name}_low"), found.get(f"{name}_high")
-        between = f"{told(name, low)} to {told(name, high)}" if low is not None and high is not None else ""
-        rows.append([name, told(name, value), between])
+        between = (
+            f"{format_score(name, low)} to {format_score(name, high)}" if low is not None and high is not None else ""
+        )
+        rows.append([name, format_score(name, value), between])
     return table(["score", "value", "interval"], rows)
 
 
-def told(name: str, value: float | None) -> str:
+def format_score(name: str, value: float | None) -> str:
     if value is None:
         return ""
     if (name.startswith(SHARES) or name.endswith("_accuracy")) and 0 <= value <= 1:
@@ -119,7 +121,7 @@ def training(lineage: Lineage) -> str:
     rows = []
     for stage in lineage.stages:
         shown = {name: value for name, value in sorted(stage.metrics.items()) if not name.startswith("dropped")}
-        figures = ", ".join(f"{name} {told(name, value)}" for name, value in shown.items())
+        figures = ", ".join(f"{name} {format_score(name, value)}" for name, value in shown.items())
         rows.append([stage.name, figures, duration(stage.timings.get("seconds"))])
     said = lineage.facts.params
     names = ["seed", "problems", *dict.fromkeys(stage.name.partition("@")[0] for stage in lineage.stages)]
@@ -143,7 +145,7 @@ def cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def figures_in(text: str) -> dict[str, float]:
+def scores_in_front_matter(text: str) -> dict[str, float]:
     """The scores that a card's front matter has. Raises ValueError where it is no card of this kind."""
     try:
         head = parse_yaml(text.split("---\n")[1])

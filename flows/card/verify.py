@@ -6,7 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from flows.card.lineage import Lineage, lineage_of
-from flows.card.text import SEAL, digest_of, figures_in, measures, sections, table
+from flows.card.text import SEAL, digest_of, measures, scores_in_front_matter, sections, table
 from lm.hugging_face.made_of import digest_of as digest_of_model
 from lm.hugging_face.made_of import made_of, sha256_of
 
@@ -76,7 +76,7 @@ def beside_the_pipeline(path: Path, text: str, root: Path) -> Iterator[str]:
     title = TITLE.search(text)
     try:
         lineage = lineage_of(root, title[1] if title else "")
-        said = figures_in(text)
+        said = scores_in_front_matter(text)
         yield from foreign(path.parent, root, lineage.model)
     except ValueError as error:
         yield f"{path}: cannot be held to this checkout: {error}"

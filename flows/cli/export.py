@@ -47,7 +47,7 @@ def main() -> int:
     if given.json:
         print_json({"target": given.target, **found})
     else:
-        print(f"{given.target}: {said(is_gguf, **found)}")
+        print(f"{given.target}: {export_summary(is_gguf, **found)}")
     return 0
 
 
@@ -74,7 +74,9 @@ def as_gguf(folder: Path, target: Path, chosen: Any) -> dict[str, Any]:
     return {"bytes": target.stat().st_size, "wider": wider}
 
 
-def said(is_gguf: bool, bytes: int, packed: int = 0, matrices: int = 0, wider: list[str] | None = None) -> str:
+def export_summary(
+    is_gguf: bool, bytes: int, packed: int = 0, matrices: int = 0, wider: list[str] | None = None
+) -> str:
     """What was written, in words."""
     found = f"{bytes / 1e6:.1f} MB{', and a Modelfile beside it' if is_gguf else ''}"
     found += f", {packed} of {matrices} matrices packed" if matrices else ""

@@ -15,12 +15,12 @@ from tasks.runner.answer import add_json_option, print_json
 from tasks.runner.graph import read_graph
 
 
-def about(method: Method) -> str:
+def docstring_summary(method: Method) -> str:
     """What a method's file says of it: the first paragraph of its docstring."""
     return " ".join((import_module(method.__module__).__doc__ or "").partition("\n\n")[0].split())
 
 
-def chosen(found: dict[str, dict[str, Method]], asked: str) -> dict[str, dict[str, Method]]:
+def matching_places(found: dict[str, dict[str, Method]], asked: str) -> dict[str, dict[str, Method]]:
     """The places that a word asks for: one, or all below it. Raises ConfigError where there is none."""
     some = {key: methods for key, methods in found.items() if f"{key}.".startswith(f"{asked}.")}
     if not some:
@@ -47,7 +47,7 @@ def in_full(found: dict[str, dict[str, Method]]) -> Iterator[str]:
         yield key
         for name, method in methods.items():
             indent = {"initial_indent": f"    {name:<20} ", "subsequent_indent": " " * 25}
-            yield from textwrap.wrap(about(method), 118, **indent)  # type: ignore[arg-type]
+            yield from textwrap.wrap(docstring_summary(method), 118, **indent)  # type: ignore[arg-type]
 
 
 def main() -> int:
@@ -58,12 +58,14 @@ def main() -> int:
     asked = parser.parse_args()
     try:
         found = places(dict.fromkeys(entry.name for entry in read_graph(Path.cwd()).values()))
-        found = chosen(found, asked.room) if asked.room else found
+        found = matching_places(found, asked.room) if asked.room else found
     except ConfigError as error:
         print(f"methods: {error}", file=sys.stderr)
         return 2
     if asked.json:
-        print_json({key: {name: about(each) for name, each in methods.items()} for key, methods in found.items()})
+        print_json(
+            {key: {name: docstring_summary(each) for name, each in methods.items()} for key, methods in found.items()}
+        )
     else:
         print(*(in_full(found) if asked.room else in_short(found)), sep="\n")
     return 0

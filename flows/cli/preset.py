@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from flows.params.dial import Dialled, dialled, text_of
+from flows.params.dial import DepthSettings, settings_for_depth, text_of
 from lm.config import ConfigError
 from lm.files import write_text
 from tasks.runner.answer import add_json_option, print_json
@@ -14,7 +14,7 @@ from tasks.runner.answer import add_json_option, print_json
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
-def written(root: Path, dial: Dialled, name: str, given: str) -> tuple[Path, bool]:
+def write_preset(root: Path, dial: DepthSettings, name: str, given: str) -> tuple[Path, bool]:
     """(the preset's file, which says this now; whether it was written). given: the words that it was made of. Raises
     ConfigError for a name that is none, and where the file is there and says something else."""
     if not NAME.fullmatch(name):
@@ -28,7 +28,7 @@ def written(root: Path, dial: Dialled, name: str, given: str) -> tuple[Path, boo
     return path, True
 
 
-def whole(text: str) -> int:
+def positive_int(text: str) -> int:
     """A whole number above 0, as in 2500000000 or 2.5e9."""
     try:
         number = float(text)
@@ -42,15 +42,15 @@ def whole(text: str) -> int:
 def main() -> int:
     """Exit code: 0, or 2 for what no preset can be made of and for another file of that name."""
     parser = argparse.ArgumentParser(prog="tokenmill preset", description=__doc__)
-    parser.add_argument("--depth", type=whole, required=True, help="layers, from which all else follows")
-    parser.add_argument("--tokens", type=whole, help="of pretraining: 2.5e9; 20 for each weight when absent")
+    parser.add_argument("--depth", type=positive_int, required=True, help="layers, from which all else follows")
+    parser.add_argument("--tokens", type=positive_int, help="of pretraining: 2.5e9; 20 for each weight when absent")
     parser.add_argument("--name", help="of the preset; d and the depth when absent")
     add_json_option(parser)
     asked = parser.parse_args()
     try:
-        dial = dialled(asked.depth, asked.tokens)
+        dial = settings_for_depth(asked.depth, asked.tokens)
         given = f"DEPTH={asked.depth}" if asked.tokens is None else f"DEPTH={asked.depth} TOKENS={asked.tokens}"
-        path, new = written(Path.cwd(), dial, asked.name or f"d{asked.depth}", given)
+        path, new = write_preset(Path.cwd(), dial, asked.name or f"d{asked.depth}", given)
     except ConfigError as error:
         print(f"preset: {error}", file=sys.stderr)
         return 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows.params import compose
 from flows.pipeline.finish import end
-from flows.stage.ready import DVC_CLI
+from flows.stage.dvc_forks import DVC_CLI
 from flows.staleness.heal import heal_lock
 from tasks.core.config import ConfigError
 

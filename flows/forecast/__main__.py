@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flows.forecast.estimate import MACHINES, UTILIZATION, Forecast, Machine, advice
-from flows.forecast.forecasts import HERE, forecast_of, machine_of, told_of, works_of
+from flows.forecast.forecasts import HERE, config_errors_of_stage, forecast_of, machine_of, works_of
 from flows.params.assignments import take_words
 from flows.params.compose import check, compose
 from tasks.about.work import Work
@@ -86,7 +86,7 @@ def main() -> int:
         machine, works = machine_of(asked.machine), works_of(params, stages)
         found = []
         for stage, work in works.items():
-            with told_of(stage, work):
+            with config_errors_of_stage(stage, work):
                 found.append(forecast_of(work, machine))
     except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)

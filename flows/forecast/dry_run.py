@@ -47,7 +47,7 @@ LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
-class Rehearsed:
+class DryRunResult:
     """positions: that a backward holds at once, 0 where not even a row fits. Bytes at most: in the step, while sampling, and of
     the state that a checkpoint copies; and, of a GPU, in the memory of its host: older weights that sample, and what trials of
     rates go back to. flops: of a token, with the matrices held as they are. forward_again: whether the backward makes the
@@ -113,7 +113,9 @@ class Valueless(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: int | None, on_gpu: bool) -> Rehearsed:
+def dry_run_step(
+    step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: int | None, on_gpu: bool
+) -> DryRunResult:
     """A step in the middle of a run of `steps`: optimizer and average have their state, which is made from gradients of zero.
 
     memory: bytes of the device, from which the positions follow; None: this machine decides, as its training would. Blocks
@@ -209,7 +211,7 @@ def rehearse(step_of: Callable[[], Step], recipe: Recipe, steps: int, memory: in
     saved = sum(tensor.nbytes for tensor in state) + older * copy + back + aside
     saved += trained * (bool(recipe.fast_forward.every) + bool(recipe.lookahead.share))
     again = step.model.recompute and selective_of(step.model) is None
-    return Rehearsed(positions, at_most, sampled, float(saved), float(host), flops, again)
+    return DryRunResult(positions, at_most, sampled, float(saved), float(host), flops, again)
 
 
 def refuse(step: Step, recipe: Recipe, steps: int, parallel: Parallel) -> None:

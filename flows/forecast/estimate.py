@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flows.forecast.dry_run import Rehearsed
+from flows.forecast.dry_run import DryRunResult
 from lm.sampler import capacity_of, whole_pieces
 from lm.training.flops import PEAKS, card_of, forward_flops_per_token
 from tasks.about.work import Lower, Sampling, Step
@@ -89,7 +89,7 @@ def forecast(
     step: Step,
     steps: int,
     tokens: float,
-    rehearsed: Rehearsed,
+    rehearsed: DryRunResult,
     process_bytes: float,
     machine: Machine,
     saves_every: float,

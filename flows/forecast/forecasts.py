@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from flows.forecast.dry_run import rehearse
+from flows.forecast.dry_run import dry_run_step
 from flows.forecast.estimate import (
     MACHINES,
     PROCESS_BYTES,
@@ -90,7 +90,7 @@ def step_of(work: Work) -> Step:
 
 
 @contextmanager
-def told_of(stage: str, work: Work) -> Iterator[None]:
+def config_errors_of_stage(stage: str, work: Work) -> Iterator[None]:
     """Within it a ConfigError about a key of the stage's recipe says whose it is."""
     try:
         yield
@@ -102,7 +102,7 @@ def told_of(stage: str, work: Work) -> Iterator[None]:
 def forecast_of(work: Work, machine: Machine, imports: int | None = None) -> Forecast:
     """Forecast of one stage on a machine. imports: as import_training has told; None: a process of its own is asked."""
     on_this = not machine.gpu
-    rehearsed = rehearse(work.step, work.recipe, work.steps, None if on_this else machine.memory, machine.gpu)
+    rehearsed = dry_run_step(work.step, work.recipe, work.steps, None if on_this else machine.memory, machine.gpu)
     step = step_of(work)
     with without_numbers():
         if isinstance(work.recipe, Prompted):

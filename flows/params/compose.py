@@ -12,7 +12,7 @@ from flows.params.gates import gate_mistakes
 from flows.params.models import model_mistakes
 from flows.params.outside import reach_inputs
 from flows.params.paths import path_mistakes
-from flows.params.text import edited
+from flows.params.text import edit_yaml
 from flows.params.versions import versions
 from lm.files import write_text
 from tasks.core.config import GATES, SHARED, ConfigError, load, read_params, unknown_sections
@@ -33,14 +33,14 @@ def presets(root: Path) -> list[str]:
     return sorted(path.stem for path in (root / "presets").glob("*.yaml"))
 
 
-def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+def merge_params(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     """The base with the values of the change. A mapping that names another method replaces the one before it whole, since
     the other keys belong to the method; other mappings merge key by key."""
     result = dict(base)
     for key, value in change.items():
         before = result.get(key)
         if isinstance(value, dict) and isinstance(before, dict) and (before | value).get("name") == before.get("name"):
-            result[key] = merged(before, value)
+            result[key] = merge_params(before, value)
         else:
             result[key] = value
     return result
@@ -65,7 +65,7 @@ def override(params: dict[str, Any], assignment: str) -> dict[str, Any]:
     if isinstance(params, dict) and len(parts) > 1:
         for part in reversed(parts[1:]):
             change = {part: change}
-    return merged(params, {parts[0]: change})
+    return merge_params(params, {parts[0]: change})
 
 
 def compose(root: Path, preset: str, overrides: list[str]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Composer:
 
     def _preset(self, preset: str) -> dict[str, Any]:
         if preset == CURRENT:
-            return completed(self._root, read_params(self._root / "params.yaml"))
+            return with_missing_sections(self._root, read_params(self._root / "params.yaml"))
         known = presets(self._root)
         if preset not in known:
             near = get_close_matches(preset, known, n=1, cutoff=0.5)
@@ -114,7 +114,7 @@ class Composer:
         if preset == BASE:
             return base
         change = read_params(self._root / "presets" / f"{preset}.yaml")
-        return merged(self._under(base, change), change)
+        return merge_params(self._under(base, change), change)
 
     def _under(self, base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
         """The base for a preset, as the rooms of its sections have it."""
@@ -125,7 +125,7 @@ class Composer:
         return found
 
 
-def completed(root: Path, params: dict[str, Any]) -> dict[str, Any]:
+def with_missing_sections(root: Path, params: dict[str, Any]) -> dict[str, Any]:
     """The params with the base's section, where it has one, of each stage of dvc.yaml that they lack, and of those that stages
     share: of one that is new. It stands behind the section that it follows in the base."""
     path, names = root / "presets" / f"{BASE}.yaml", list(params)
@@ -173,7 +173,7 @@ def write(root: Path, params: dict[str, Any]) -> list[str]:
         before = read_params(path)
         if before == params:
             return []
-        text = edited(path.read_text(), params)
+        text = edit_yaml(path.read_text(), params)
         said = [f"params.yaml: {key} {was} -> {now}" for key, was, now in changes(before, params)]
     write_text(path, text)
     return said if len(said) <= LISTED + 1 else [*said[:LISTED], f"params.yaml: and {len(said) - LISTED} more values"]

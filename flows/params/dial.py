@@ -36,7 +36,7 @@ class Reference(NamedTuple):
 REFERENCE = Reference()
 
 
-class Dialled(NamedTuple):
+class DepthSettings(NamedTuple):
     """What follows from a depth. weights: of the matrices of all layers and of the output head, by which the horizon goes."""
 
     depth: int
@@ -87,7 +87,7 @@ def batch_of(tokens: int) -> int:
     return int(2 ** min(round(exponent), math.floor(math.log2(tokens / FEWEST_STEPS))))
 
 
-def dialled(depth: int, tokens: int | None = None) -> Dialled:
+def settings_for_depth(depth: int, tokens: int | None = None) -> DepthSettings:
     """All that follows from the depth, and from the tokens where they are given. Raises ConfigError for a depth or a number of
     tokens that no model is made of."""
     if not SHALLOWEST <= depth <= DEEPEST:
@@ -100,7 +100,7 @@ def dialled(depth: int, tokens: int | None = None) -> Dialled:
     narrow = math.sqrt(REFERENCE.width / width)
     larger = math.sqrt(batch / REFERENCE.tokens_per_step)
     shorter = TOKENS_A_WEIGHT * weights_of(REFERENCE.depth) / horizon
-    return Dialled(
+    return DepthSettings(
         depth=depth,
         width=width,
         heads=heads_of(width),
@@ -121,7 +121,7 @@ def rounded(number: float) -> float:
     return float(f"{number:.3g}")
 
 
-def text_of(dial: Dialled, name: str, given: str) -> str:
+def text_of(dial: DepthSettings, name: str, given: str) -> str:
     """The preset's file, the rule of each number beside it. given: the words that it was made of."""
     part = REFERENCE.width / dial.width
     numbers = {

@@ -24,7 +24,7 @@ def recipes(makefile: str) -> dict[str, str]:
     return {found[1]: makefile[found.end() : end] for found, end in zip(starts, ends, strict=True)}
 
 
-def taken(recipe: str) -> list[str]:
+def words_read(recipe: str) -> list[str]:
     """The words that a recipe reads, in its order."""
     own = ANYWHERE | {"BIN", "CURDIR", "MAKEFILE_LIST", "READY"}
     return [word for word in dict.fromkeys(READ.findall(recipe)) if word not in own]
@@ -33,7 +33,7 @@ def taken(recipe: str) -> list[str]:
 def refusal(makefile: str, goals: list[str], words: list[str]) -> str:
     """Why this command line is refused, in a line; "" when it is not."""
     found = recipes(makefile)
-    allowed = list(dict.fromkeys(word for goal in goals for word in taken(found.get(goal, ""))))
+    allowed = list(dict.fromkeys(word for goal in goals for word in words_read(found.get(goal, ""))))
     for goal in goals:
         if goal not in found and not goal.startswith("."):
             known = [other for other in goals if other in found]

@@ -37,7 +37,7 @@ def bring_inputs(home: Path, root: Path, graph: dict[str, Entry]) -> list[str]:
     held_here = {home / name for name in held}  # those of the variant's revision are there already
     for path in within:
         if not any(Path(path).is_relative_to(out) for out in made):
-            bring(home / path, root / path, held_here)
+            link_input(home / path, root / path, held_here)
     refused = [_link(home, root, path) for path in paths if path.startswith("..")]
     return [line for line in refused if line]
 
@@ -59,7 +59,7 @@ def _link(home: Path, root: Path, path: str) -> str:
     return ""
 
 
-def bring(path: Path, to: Path, held: Container[Path] = ()) -> None:
+def link_input(path: Path, to: Path, held: Container[Path] = ()) -> None:
     """Link what is there and is missing at the other place, but for the files that are held; copied where the file system has
     no links."""
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):

@@ -9,7 +9,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from tasks.core.yaml import YAMLError, dump_yaml, parse_yaml
 
 
-def edited(text: str, values: dict[str, Any]) -> str:
+def edit_yaml(text: str, values: dict[str, Any]) -> str:
     """The text with these values, as it was wherever they are what it says; a text that cannot be followed is written anew."""
     yaml, out = YAML(), io.StringIO()
     yaml.preserve_quotes = True

@@ -8,7 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.params.compose import changes
 from flows.servers.prefect_and_mlflow import AS_TRAINING, MLFLOW_URL, REPORT_URL
-from flows.staleness.plan import Planned, as_markdown
+from flows.staleness.plan import PlannedStage, as_markdown
 from tasks.report.read import read_stages
 from tasks.report.words import ABSENT, number, percent, size
 from tasks.runner.tracking import experiment_of
@@ -16,7 +16,7 @@ from tasks.runner.tracking import experiment_of
 FIGURES = ("accuracy", "bits_per_byte", "size_bytes", "parameters")
 
 
-def show_plan(plan: list[Planned], before: dict[str, Any], params: dict[str, Any]) -> None:
+def show_plan(plan: list[PlannedStage], before: dict[str, Any], params: dict[str, Any]) -> None:
     """The artifact `plan`: which stages may run and why, and which parameters are not what they were."""
     text = as_markdown(plan)
     if changed := changes(before, params):
@@ -25,7 +25,7 @@ def show_plan(plan: list[Planned], before: dict[str, Any], params: dict[str, Any
     create_markdown_artifact(text, key="plan", description="which stages may run, and why")
 
 
-def results(root: Path) -> dict[str, float]:
+def metrics_by_model(root: Path) -> dict[str, float]:
     """The figures of each model that is current, by model and name, as in `rl.accuracy`."""
     models = {stage.model: stage.metrics for stage in read_stages(root) if stage.model and stage.current}
     return {
@@ -35,12 +35,12 @@ def results(root: Path) -> dict[str, float]:
 
 def show_results(root: Path, page: Path, run: str | None) -> list[str]:
     """The artifact `report`: links and the figures of each model. Returns its paragraphs."""
-    paragraphs = [*links(page, run), figures(root)]
+    paragraphs = [*links(page, run), metrics_table(root)]
     create_markdown_artifact("\n\n".join(paragraphs), key="report", description="what came out, and where to look")
     return paragraphs
 
 
-def figures(root: Path) -> str:
+def metrics_table(root: Path) -> str:
     """The models of the report as a table."""
     rows = ["| model | parameters | size | bits/byte | accuracy |", "|---|---:|---:|---:|---:|"]
     for stage in read_stages(root):

@@ -13,8 +13,8 @@ from flows.servers.answers import server_answers
 from flows.servers.prefect_and_mlflow import ServerError
 from flows.servers.running import running_server
 from flows.servers.temporary import Temporary, temporary_server
+from flows.stage.dvc_forks import dvc_fork_servers
 from flows.stage.process import INTERRUPTED
-from flows.stage.ready import ready
 from tasks.core.config import ConfigError
 from tasks.core.process import no_collection
 
@@ -24,7 +24,7 @@ def begin(root: Path, asked: argparse.Namespace, prepared: Prepared, say: Callab
 
     say: prints a line and adds it to what was `said` before the flow. ran: gets the stages that ran where all went well.
     """
-    with ready(root, [stage.address for stage in prepared.todo], prepared.params):
+    with dvc_fork_servers(root, [stage.address for stage in prepared.todo], prepared.params):
         return run_stages(root, asked, prepared, say, ran)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from flows.environment import environment
 from flows.params.assignments import take_words
 from flows.params.compose import check
-from flows.pipeline.prepare import Asked, prepare
+from flows.pipeline.prepare import RunRequest, prepare
 from flows.pipeline.run_lock import one_run
 from tasks.core.config import ConfigError
 from tasks.runner.answer import add_json_option, print_json, stdout_to_stderr
@@ -49,7 +49,7 @@ def run(root: Path, asked: argparse.Namespace, ran: list[str]) -> int:
         print(line, flush=True)
 
     try:
-        prepared = prepare(root, Asked(asked.preset, asked.set, asked.targets, asked.force), check, say)
+        prepared = prepare(root, RunRequest(asked.preset, asked.set, asked.targets, asked.force), check, say)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from flows.environment import ROOT
-from flows.pipeline.naming import named
+from flows.pipeline.naming import run_name
 from tasks.core.config import MODELS
 from tasks.report.history import FINISHED, Run, add_run
 from tasks.report.history import metrics_by_stage as current_figures
@@ -33,7 +33,7 @@ def final_model(root: Path) -> str | None:
     return models[-1] if models else None
 
 
-def figures_of(root: Path, model: str, md5: str) -> dict[str, float]:
+def evaluation_metrics(root: Path, model: str, md5: str) -> dict[str, float]:
     """What the stage that looks at this model found of the one with this md5; empty where it has looked at another one, or
     where none does."""
     lock = locked_in(root) or {}
@@ -44,7 +44,7 @@ def figures_of(root: Path, model: str, md5: str) -> dict[str, float]:
     return {}
 
 
-def put_down(root: Path, name: str, outcome: str) -> Path:
+def record_run(root: Path, name: str, outcome: str) -> Path:
     """Put down how a run of this name ended, and write the page that says so; returns the page."""
     now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     machine = hardware()
@@ -59,7 +59,7 @@ def finish(root: Path, revision: str, name: str, asked: Collection[str] | None =
     address = final_model(root)
     md5 = md5_in_lock(root, address, f"data/{address}") if address else None
     if address and md5:
-        metrics = figures_of(root, address, md5)
+        metrics = evaluation_metrics(root, address, md5)
         version = register_model(REGISTERED_AS, address, f"data/{address}", md5, revision, metrics)
         if version:
             print(f"model {REGISTERED_AS} version {version}: data/{address}, md5 {md5}")
@@ -67,7 +67,7 @@ def finish(root: Path, revision: str, name: str, asked: Collection[str] | None =
         locked_in(root) or {}
     ).items():  # `dvc repro` by itself brings back bytes and not what they took
         restore_timings(root, stage, locked_key(entry))
-    page = put_down(root, name, FINISHED)
+    page = record_run(root, name, FINISHED)
     print(table(root, asked))
     print(f"report: {page}")
     return page
@@ -76,7 +76,7 @@ def finish(root: Path, revision: str, name: str, asked: Collection[str] | None =
 def end() -> None:
     """Finish the run that plain DVC has made of the project here."""
     here = Path.cwd()
-    finish(here, revision_of(ROOT), named(here, read_params(here))[1])
+    finish(here, revision_of(ROOT), run_name(here, read_params(here))[1])
 
 
 if __name__ == "__main__":

@@ -19,18 +19,18 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.environment import ROOT, environment
 from flows.params.compose import CURRENT, check
 from flows.pipeline import form
-from flows.pipeline.artifacts import results, show_plan, show_results
-from flows.pipeline.finish import finish, put_down
-from flows.pipeline.naming import named
-from flows.pipeline.prepare import Asked, handed_over, prepare
+from flows.pipeline.artifacts import metrics_by_model, show_plan, show_results
+from flows.pipeline.finish import finish, record_run
+from flows.pipeline.naming import run_name
+from flows.pipeline.prepare import RunRequest, prepare, take_handed_over
 from flows.pipeline.progress_bars import Bars
 from flows.pipeline.publish import conclude
 from flows.pipeline.run_lock import LABEL, checkout, one_run
 from flows.preflight.start import preflight
+from flows.stage.dvc_forks import dvc_fork_servers
 from flows.stage.pools import run_anywhere
 from flows.stage.process import TRANSIENT_CODES, stop_all, stopping
-from flows.stage.ready import ready
-from flows.staleness.plan import Planned
+from flows.staleness.plan import PlannedStage
 from tasks.core.config import ConfigError
 from tasks.runner.git import revision as revision_of
 from tasks.runner.locks import stages_at_once
@@ -55,7 +55,7 @@ def is_transient(_task: object, _run: object, state: State) -> bool:
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient)
 def stage(
-    root: Path, planned: Planned, force: bool, slots: threading.Semaphore, bars: Bars, extra: dict[str, str]
+    root: Path, planned: PlannedStage, force: bool, slots: threading.Semaphore, bars: Bars, extra: dict[str, str]
 ) -> State:
     """One stage by `dvc repro --single-item`, here or by an agent; Completed as Ran, Restored or Unchanged, Cancelled where the
     run was stopped in it, else Failed: as a state, since an exception would be logged with a traceback that tells nothing."""
@@ -77,7 +77,7 @@ def stage(
     return Completed(name=ended.how, message=f"{planned.address}: {ended.how.lower()}")
 
 
-def submit(root: Path, plan: list[Planned], force: bool, extra: dict[str, str]) -> dict[str, PrefectFuture]:
+def submit(root: Path, plan: list[PlannedStage], force: bool, extra: dict[str, str]) -> dict[str, PrefectFuture]:
     """A task run for each stage, each waiting for those it depends on."""
     slots, bars = threading.Semaphore(stages_at_once()), Bars()
     futures: dict[str, PrefectFuture] = {}
@@ -113,7 +113,7 @@ def pipeline(
     os.environ.update(environment(root))
     os.chdir(root)
     seeds = [] if seed is None else [f"seed={seed}"]
-    asked = Asked(preset, [*form.as_overrides(sections), *seeds, *overrides], targets, force)
+    asked = RunRequest(preset, [*form.as_overrides(sections), *seeds, *overrides], targets, force)
     with one_run(root):
         try:
             return bring_up_to_date(root, asked, where, publish)
@@ -127,17 +127,17 @@ class Halted(Exception):
     """The run was cancelled, or Ctrl-C was pressed; the message says in which stage, and how to go on."""
 
 
-def bring_up_to_date(root: Path, asked: Asked, where: str, publish: str) -> list[str]:
+def bring_up_to_date(root: Path, asked: RunRequest, where: str, publish: str) -> list[str]:
     """Bring the pipeline up to date and return the stages that ran. All that is to be changed is among the overrides of
     `asked`. Raises Halted when it is told to stop, else what pipeline raises."""
     logger = get_run_logger()
     form.choose_where(where)
-    handed = handed_over()
+    handed = take_handed_over()
     for line in handed.said if handed else []:
         logger.info(line.strip())
     prepared = handed or prepare(root, asked, check, logger.info)
     params, todo = prepared.params, prepared.todo
-    preset, name = named(root, params, asked.preset)
+    preset, name = run_name(root, params, asked.preset)
     introduce(root, name)
     show_plan(prepared.plan, prepared.before, params)
     if not handed:
@@ -149,7 +149,7 @@ def bring_up_to_date(root: Path, asked: Asked, where: str, publish: str) -> list
     gc.freeze()  # Prefect, DVC and mlflow stay: else the collector walks them at every turn, 1 s in a run of five stages
     status = "KILLED"
     futures: dict[str, PrefectFuture] = {}
-    with recorder() as recorded, ready(root, [stage.address for stage in todo], params):
+    with recorder() as recorded, dvc_fork_servers(root, [stage.address for stage in todo], params):
         extra = {
             FLOW_RUN: this_run,
             "TOKENMILL_PROGRESS": "lines",
@@ -168,7 +168,7 @@ def bring_up_to_date(root: Path, asked: Asked, where: str, publish: str) -> list
                 future.wait()
             stopped = [address for address, future in futures.items() if future.state.is_cancelled()]
             place = f" in {', '.join(stopped)}" if stopped else ""
-            put_down(root, name, f"was stopped{place}")
+            record_run(root, name, f"was stopped{place}")
             raise Halted(f"stopped{place}; run again to go on: what was finished is kept") from None
         except BaseException:
             stop_all()
@@ -177,11 +177,11 @@ def bring_up_to_date(root: Path, asked: Asked, where: str, publish: str) -> list
             finish_parent(parent, status)
     if failed:
         broken = [address for address, state in failed.items() if state.is_failed() or state.is_crashed()]
-        put_down(root, name, f"failed in {', '.join(broken) or 'its stages'}")
+        record_run(root, name, f"failed in {', '.join(broken) or 'its stages'}")
         raise RuntimeError(explain(failed))
     page = finish(root, revision, name, [stage.address for stage in prepared.plan] if asked.targets else None)
     if page:
-        record_results(parent, results(root), page)
+        record_results(parent, metrics_by_model(root), page)
         conclude(root, publish, revision, parent, about=show_results(root, page, parent))
     return [a for a, f in futures.items() if f.state.name == "Ran"]
 

@@ -19,7 +19,7 @@ ANSWERS = "answers.parquet"
 
 
 @dataclass(frozen=True)
-class Looked:
+class ModelEvaluation:
     """What was found of a model: its metrics, the folder of its answers, and DVC's md5 of that folder."""
 
     metrics: dict[str, float]
@@ -27,7 +27,7 @@ class Looked:
     md5: str
 
 
-def looked_at(root: Path, model: str, md5: str) -> Looked | None:
+def evaluation_of(root: Path, model: str, md5: str) -> ModelEvaluation | None:
     """What the stage that looks at this model found of the one with this md5; None where it has looked at another one, or where
     none does."""
     lock = locked_in(root) or {}
@@ -35,11 +35,15 @@ def looked_at(root: Path, model: str, md5: str) -> Looked | None:
         recorded = lock.get(address, {})
         if entry.item == model and md5s(recorded, "deps").get(f"data/{model}") == md5:
             out = entry.outs[0]
-            return Looked(locked_metrics(root, address, recorded), root / out, md5s(recorded, "outs").get(out, ""))
+            return ModelEvaluation(
+                locked_metrics(root, address, recorded), root / out, md5s(recorded, "outs").get(out, "")
+            )
     return None
 
 
-def judged(gates: Gates, own: Looked | None, same: bool, champion: dict[str, float] | str | None) -> tuple[bool, str]:
+def check_gates(
+    gates: Gates, own: ModelEvaluation | None, same: bool, champion: dict[str, float] | str | None
+) -> tuple[bool, str]:
     """(whether the model passes, the reason in a line: of each gate what it asks and what there is).
 
     same: whether it is the champion already. champion: the scores of its answers by problem; why there are none, in words; None
@@ -81,7 +85,7 @@ def _accuracy(
     return found.low >= -most, f"accuracy beside the champion's, in points: {format_points(found)}, {asked}"
 
 
-def kept_answers(root: Path, md5: str) -> dict[str, float] | str:
+def cached_answers(root: Path, md5: str) -> dict[str, float] | str:
     """The scores of an evaluation that DVC's cache keeps under this md5, by problem; in words why there are none."""
     if not md5:
         return "the champion was registered without an evaluation"

@@ -12,7 +12,7 @@ NAMED = 3  # values that a name has room for
 LONGEST = 40  # letters of a value
 
 
-def named(root: Path, params: dict[str, Any], preset: str = CURRENT) -> tuple[str, str]:
+def run_name(root: Path, params: dict[str, Any], preset: str = CURRENT) -> tuple[str, str]:
     """(preset, name), as in ("laptop", "laptop quantize.group=32"): of the preset that was asked for, else of the one from
     which these params differ in the fewest values, `laptop` among equals. Both are "pipeline" where there is no preset."""
     known = [BASE, *(name for name in presets(root) if name != BASE)] if preset == CURRENT else [preset]
@@ -28,13 +28,13 @@ def named(root: Path, params: dict[str, Any], preset: str = CURRENT) -> tuple[st
     if not found:
         return "pipeline", "pipeline"
     name, different = min(found, key=lambda each: len(each[1]))
-    short = [shortened(key, [other for other, _ in different]) for key, _ in different]
+    short = [shorten_key(key, [other for other, _ in different]) for key, _ in different]
     words = [f"{key}={now[:LONGEST]}" for key, (_, now) in zip(short, different, strict=True)]
     more = [f"and {len(words) - NAMED} more"] if len(words) > NAMED else []
     return name, " ".join([name, *words[:NAMED], *more])
 
 
-def shortened(key: str, keys: list[str]) -> str:
+def shorten_key(key: str, keys: list[str]) -> str:
     """`quantize.group` for `quantize.method.group`, where no other of the keys would be called so; `quantize.method` for its
     `name`."""
     parts = key.split(".")

@@ -9,14 +9,14 @@ from typing import Any
 from flows.params.compose import check_targets, compose, write
 from flows.params.outside import reach_inputs
 from flows.staleness.heal import heal_lock
-from flows.staleness.lost_objects import lacks_objects, put_back
-from flows.staleness.plan import Planned, make_plan, may_run
+from flows.staleness.lost_objects import lacks_objects, recommit_lost_objects
+from flows.staleness.plan import PlannedStage, make_plan, may_run
 from flows.staleness.rwlock import await_free
 from tasks.core.config import ConfigError, read_params
 
 
 @dataclass(frozen=True)
-class Asked:
+class RunRequest:
     """What a run was asked for."""
 
     preset: str
@@ -32,8 +32,8 @@ class Prepared:
 
     params: dict[str, Any]
     before: dict[str, Any]
-    plan: list[Planned]
-    todo: list[Planned]
+    plan: list[PlannedStage]
+    todo: list[PlannedStage]
     said: list[str] = field(default_factory=list)
 
 
@@ -41,7 +41,7 @@ _handed: list[Prepared] = []
 
 
 def prepare(
-    root: Path, asked: Asked, check: Callable[[Path, dict[str, Any]], None], say: Callable[[str], None]
+    root: Path, asked: RunRequest, check: Callable[[Path, dict[str, Any]], None], say: Callable[[str], None]
 ) -> Prepared:
     """Compose, check and write params.yaml, mend what a killed run left, and plan. Raises ConfigError before it writes."""
     params, before = compose(root, asked.preset, asked.overrides), params_of(root)
@@ -56,7 +56,7 @@ def prepare(
         say(healed)
     await_free(root, say)
     plan = make_plan(root, asked.targets)
-    if mended := put_back(root, lacks_objects(plan)):
+    if mended := recommit_lost_objects(root, lacks_objects(plan)):
         say(mended)
         plan = make_plan(root, asked.targets)
     todo = plan if asked.force else may_run(plan)
@@ -78,6 +78,6 @@ def hand_over(prepared: Prepared) -> None:
     _handed.append(prepared)
 
 
-def handed_over() -> Prepared | None:
+def take_handed_over() -> Prepared | None:
     """What was handed over, once; None when nothing was."""
     return _handed.pop() if _handed else None

@@ -21,9 +21,9 @@ from pydantic import Field
 from flows.environment import environment
 from flows.params.gates import gates_of
 from flows.pipeline.finish import REGISTERED_AS, final_model
-from flows.pipeline.gates import judged, kept_answers, looked_at
+from flows.pipeline.gates import cached_answers, check_gates, evaluation_of
 from flows.stage.transfer import stage_of
-from flows.staleness.lost_objects import absent, held, is_lost, put_back
+from flows.staleness.lost_objects import cached_outputs, count_missing_in_remote, is_lost, recommit_lost_objects
 from tasks.report.read import read_params
 from tasks.runner.lock import md5_in_lock
 from tasks.runner.registry import EVALUATION, GATES, champion_of, nominate_model, publish_model
@@ -67,14 +67,14 @@ def conclude(root: Path, asked: str, revision: str, run: str | None, about: list
     found = candidate(root)
     if found is None:
         raise RuntimeError("publish: there is no model; run the stages that make one")
-    passes, tags = gated(root, found)
+    passes, tags = check_candidate(root, found)
     if not passes:
         version = nominate_model(REGISTERED_AS, found.stage, found.path, found.md5, revision, tags)
         said = (
             f"`{found.path}` (md5 `{found.md5}`) is `{REGISTERED_AS}` version {version}, alias `candidate`, and not champion: "
             f"{tags[GATES]}."
         )
-    elif asked == "after approval" and not approved(found, [*about, *([tags[GATES]] if GATES in tags else [])]):
+    elif asked == "after approval" and not await_approval(found, [*about, *([tags[GATES]] if GATES in tags else [])]):
         said = f"Declined: `{found.path}` (md5 `{found.md5}`) was not published."
     else:
         said = publish(root, found, revision, run, tags)
@@ -82,23 +82,23 @@ def conclude(root: Path, asked: str, revision: str, run: str | None, about: list
     create_markdown_artifact(said, key="published", description="whether the model was published")
 
 
-def gated(root: Path, found: Candidate) -> tuple[bool, dict[str, str]]:
+def check_candidate(root: Path, found: Candidate) -> tuple[bool, dict[str, str]]:
     """Whether the model passes the gates of params.yaml, and tags of its version: why, where a gate is set, and DVC's md5 of
     its evaluation, where it has one. Raises RuntimeError where the registry does not answer."""
     gates = gates_of(read_params(root))
-    own = looked_at(root, found.stage, found.md5)
+    own = evaluation_of(root, found.stage, found.md5)
     evaluation = {EVALUATION: own.md5} if own and own.md5 else {}
     if not gates.asked:
         return True, evaluation
     champion = champion_of(REGISTERED_AS)
     same = champion is not None and champion.get("dvc.md5") == found.md5
     needed = champion is not None and not same and gates.max_accuracy_loss is not None
-    answers = kept_answers(root, champion.get(EVALUATION, "")) if needed and champion is not None else None
-    passes, reason = judged(gates, own, same, answers)
+    answers = cached_answers(root, champion.get(EVALUATION, "")) if needed and champion is not None else None
+    passes, reason = check_gates(gates, own, same, answers)
     return passes, {GATES: reason, **evaluation}
 
 
-def approved(found: Candidate, about: list[str]) -> bool:
+def await_approval(found: Candidate, about: list[str]) -> bool:
     """Wait, paused, until a person decides in the UI. Raises RuntimeError when nobody does."""
     text = [f"**Publish `{found.path}` as `{REGISTERED_AS}@champion`?** DVC md5 `{found.md5}`", *about]
     asks = Approval.with_initial_data(description="\n\n".join(text))
@@ -133,10 +133,10 @@ def push(root: Path, address: str) -> str | None:
         stages = {stage.addressing for stage in repo.index.stages}
     if not remote:
         return None
-    if mended := put_back(root, stages):
+    if mended := recommit_lost_objects(root, stages):
         print(mended)
     with Repo(str(root)) as repo:
-        if any(map(is_lost, held(stage_of(repo, address)))):
+        if any(map(is_lost, cached_outputs(stage_of(repo, address)))):
             raise RuntimeError(
                 f"publish: DVC's cache lacks bytes of data/{address}, and data/ has others: run the stage again (FORCE=1)"
             )
@@ -145,7 +145,7 @@ def push(root: Path, address: str) -> str | None:
     if done.returncode:
         raise RuntimeError(f"publish: dvc push to {remote} failed: {' '.join(done.stderr.split())[-500:]}")
     with Repo(str(root)) as repo:
-        if lacking := absent(repo, stage_of(repo, address)):
+        if lacking := count_missing_in_remote(repo, stage_of(repo, address)):
             raise RuntimeError(
                 f"publish: dvc push to {remote} ended, but {lacking} files of data/{address} are not there"
             )

@@ -11,7 +11,7 @@ from flows.params.assignments import take_words
 from flows.params.compose import check, check_targets, compose
 from flows.params.outside import reach_inputs
 from flows.preflight.repository import check_files, plan_for
-from flows.preflight.start import look, surroundings
+from flows.preflight.start import all_findings, check_environment
 from flows.staleness.plan import may_run
 from tasks.about.finding import Finding, findings_of, of_error
 from tasks.core.config import ConfigError
@@ -48,12 +48,12 @@ def look_at_all(root: Path, preset: str, overrides: list[str], targets: list[str
     params, mistakes = valid_params(root, preset, overrides, targets)
     found += mistakes
     if found:
-        return list(dict.fromkeys(found + surroundings(root, [])))
+        return list(dict.fromkeys(found + check_environment(root, [])))
     try:
         plan = plan_for(root, params, targets)
     except ConfigError as error:
-        return of_error(error) + surroundings(root, [])
-    return look(root, params, [stage.address for stage in may_run(plan)])
+        return of_error(error) + check_environment(root, [])
+    return all_findings(root, params, [stage.address for stage in may_run(plan)])
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from flows.environment import environment
 from flows.forecast.imports import import_training
-from flows.preflight.passed import FOLDER, home
+from flows.preflight.rehearsal_records import FOLDER, records_folder
 from flows.staleness.toy_folders import toy_folder
 from tasks.about.finding import Finding, one_line
 from tasks.core.config import ConfigError
@@ -50,7 +50,7 @@ def rehearse_apart(
     (root / FOLDER).mkdir(parents=True, exist_ok=True)
     with toy_folder(root) as (place, lock):
         request, answer = place / "request.json", place / "answer.json"
-        asked = {"params": params, "addresses": addresses, "toys": str(home(root) / "toys")}
+        asked = {"params": params, "addresses": addresses, "toys": str(records_folder(root) / "toys")}
         try:
             request.write_text(json.dumps(asked))
         except OSError as error:
@@ -95,10 +95,10 @@ def main() -> None:
     keep_compiled_code()
     gc.set_threshold(*gc.get_threshold()[:2], SELDOM)
     imports = import_training()
-    from flows.preflight.slow_checks import rehearsed  # imports torch
+    from flows.preflight.slow_checks import run_slow_checks  # imports torch
 
     Path(asked["toys"]).mkdir(parents=True, exist_ok=True)
-    found, needs = rehearsed(
+    found, needs = run_slow_checks(
         Path.cwd(), asked["params"], asked["addresses"], request.parent / "toy", Path(asked["toys"]), imports
     )
     answer.write_text(json.dumps({"findings": [vars(finding) for finding in found], "needs": needs}))

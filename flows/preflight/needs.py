@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from flows.forecast.estimate import Machine, advice
-from flows.forecast.forecasts import forecast_of, told_of
+from flows.forecast.forecasts import config_errors_of_stage, forecast_of
 from flows.preflight.resources import Needs
 from lm.training.memory import memory_bytes
 from tasks.about.needs import needs_of as needs_of_stage
@@ -23,7 +23,7 @@ def needs_of(params: dict[str, Any], stages: Iterable[str], imports: int | None 
             found.outputs[stage] = needs.output
             found.scratch[stage] = needs.output if needs.scratch is None else needs.scratch
         if needs.work:
-            with told_of(stage, needs.work):
+            with config_errors_of_stage(stage, needs.work):
                 told = forecast_of(needs.work, here, imports)
             found.memory[stage] = told.bytes
             found.advice[stage] = advice(stage, needs.work.lower, told, here).partition("; ")[2]

@@ -7,7 +7,7 @@ from typing import Any
 from dvc.config import Config
 from dvc.exceptions import DvcException
 
-from flows.staleness.plan import Planned, check_inputs, make_plan
+from flows.staleness.plan import PlannedStage, check_inputs, make_plan
 from tasks.about.finding import Finding, one_line
 from tasks.core.config import ConfigError, read_params
 from tasks.core.yaml import YAMLError, read_yaml
@@ -46,7 +46,7 @@ def names_of(graph: dict[str, Entry]) -> set[str]:
     return {entry.name for entry in graph.values()}
 
 
-def plan_for(root: Path, params: dict[str, Any], targets: list[str]) -> list[Planned]:
+def plan_for(root: Path, params: dict[str, Any], targets: list[str]) -> list[PlannedStage]:
     """The plan as it will be once these params are written: a stage that reads a changed section is stale.
 
     Raises ConfigError where DVC cannot make sense of its files.
@@ -69,5 +69,5 @@ def plan_for(root: Path, params: dict[str, Any], targets: list[str]) -> list[Pla
             words.append("other dependencies")
         known = there.get(address)
         reason = (known.reason if known else None) or "; ".join(words) or (None if known else "was not planned")
-        found.append(Planned(address, edges[address], graph[address].meta, reason, known.changes if known else []))
+        found.append(PlannedStage(address, edges[address], graph[address].meta, reason, known.changes if known else []))
     return found

@@ -15,21 +15,21 @@ from tasks.about.toy import toy_of
 from tasks.core.config import CHECKPOINT
 
 
-def shrunk(params: dict[str, Any], stages: Iterable[str], folder: Path) -> dict[str, Any]:
+def toy_params(params: dict[str, Any], stages: Iterable[str], folder: Path) -> dict[str, Any]:
     """Params of the toy run, which has its inputs and its data in this folder."""
-    toy = moved(params, params.get(CHECKPOINT, {}).get("folder"), str(folder / "data" / CHECKPOINT))
+    toy = with_folder_replaced(params, params.get(CHECKPOINT, {}).get("folder"), str(folder / "data" / CHECKPOINT))
     for stage in dict.fromkeys(stages):
         if isinstance(toy.get(stage), dict):
             toy[stage] = {**toy[stage], **toy_of(stage, toy, folder)}
     return toy
 
 
-def moved(value: Any, old: str | None, new: str) -> Any:
+def with_folder_replaced(value: Any, old: str | None, new: str) -> Any:
     """A copy in which every path in the folder `old` is in `new`."""
     if isinstance(value, dict):
-        return {key: moved(part, old, new) for key, part in value.items()}
+        return {key: with_folder_replaced(part, old, new) for key, part in value.items()}
     if isinstance(value, list):
-        return [moved(part, old, new) for part in value]
+        return [with_folder_replaced(part, old, new) for part in value]
     if isinstance(value, str) and old and (value == old or value.startswith(f"{old}/")):
         return new + value[len(old) :]
     return value

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from flows.preflight.beside import beside
+from flows.preflight.call_in_fork import call_in_fork
 from flows.preflight.checkpoint import check_checkpoint
 from flows.preflight.contracts import check_edges
 from flows.preflight.needs import needs_of
-from flows.preflight.passed import digest
+from flows.preflight.rehearsal_records import rehearsal_key
 from flows.preflight.resources import Needs
 from flows.preflight.toy_run import rehearse
 from flows.preflight.toys import Toys
@@ -17,7 +17,7 @@ from tasks.core.process import use_threads
 from tasks.runner.graph import goals_with_upstream, graph_of
 
 
-def rehearsed(
+def run_slow_checks(
     root: Path,
     params: dict[str, Any],
     addresses: list[str],
@@ -37,9 +37,9 @@ def rehearsed(
     folder.mkdir()
     unusable = bool(found) and any("checkpoint" in finding.where for finding in found)
     asked = [graph[address].name for address in addresses]
-    forecast = None if found else beside(lambda: needs_of(params, asked, imports))
+    forecast = None if found else call_in_fork(lambda: needs_of(params, asked, imports))
     if not unusable:
-        kept = Toys(toys, digest(root, {}, graph)) if toys else None
+        kept = Toys(toys, rehearsal_key(root, {}, graph)) if toys else None
         found += rehearse(params, graph, addresses, folder, kept)
     if forecast and not found:
         try:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from flows.preflight.folders import cache_folder, check_writable
-from flows.preflight.passed import digest, recall, remember
 from flows.preflight.read import inputs
+from flows.preflight.rehearsal_records import recall, rehearsal_key, remember
 from flows.preflight.remote import check_remote
 from flows.preflight.resources import Needs, check_disk, check_memory
 from flows.preflight.services import check_mlflow, check_prefect, check_proxies
 from flows.preflight.settings import check_ranks, check_settings
 from flows.stage.pools import pool_of
-from flows.staleness.plan import Planned
+from flows.staleness.plan import PlannedStage
 from flows.staleness.restorable import restorable
 from flows.staleness.scratch import abandoned
 from tasks.about.finding import Finding, findings_of, of_error
@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 Meanwhile = Callable[[], None]
 
 
-def nothing() -> None:
+def do_nothing() -> None:
     """What is done meanwhile where nothing is."""
 
 
@@ -37,33 +37,34 @@ def shown(line: str) -> None:
 
 
 def preflight(
-    root: Path, params: dict[str, Any], todo: list[Planned], say: Say = shown, meanwhile: Meanwhile = nothing
+    root: Path, params: dict[str, Any], todo: list[PlannedStage], say: Say = shown, meanwhile: Meanwhile = do_nothing
 ) -> None:
     """Raises ConfigError with a line for everything that is known to fail in a run of these stages; params must be valid. What
     it is at goes to `say`. meanwhile: called once while a rehearsal is at work, if one is needed."""
-    found = look(root, params, [stage.address for stage in todo], say, meanwhile)
+    found = all_findings(root, params, [stage.address for stage in todo], say, meanwhile)
     if found:
         raise ConfigError("\n".join(map(str, found)))
 
 
-def look(
-    root: Path, params: dict[str, Any], addresses: list[str], say: Say = shown, meanwhile: Meanwhile = nothing
+def all_findings(
+    root: Path, params: dict[str, Any], addresses: list[str], say: Say = shown, meanwhile: Meanwhile = do_nothing
 ) -> list[Finding]:
     """All findings about a run of these stages with valid params; the toy run only where none like it has passed, and of the
     stages that will run alone, not of those that DVC's cache of runs has."""
     graph = graph_of(root, params)
     if left := abandoned(root):
         say(left)
-    found = surroundings(root, [out for address in addresses for out in graph[address].outs])
+    found = check_environment(root, [out for address in addresses for out in graph[address].outs])
     ours = [address for address in addresses if room_of(graph[address].name)]
     if not ours:
         return found
     found += findings_of(
-        lambda: check_ranks(params, [graph[address].name for address in ours]), lambda: taken_up(root, graph, ours)
+        lambda: check_ranks(params, [graph[address].name for address in ours]),
+        lambda: inputs_from_earlier_runs(root, graph, ours),
     )
     if unusable := findings_of(lambda: inputs(params, [graph[address].name for address in ours])):
         return found + unusable  # there is nothing to rehearse with
-    key = digest(root, params, graph)
+    key = rehearsal_key(root, params, graph)
     needs = recall(root, key, ours)
     if needs is None:
         written = (root / "params.yaml").exists() and read_params(root / "params.yaml") == params
@@ -71,14 +72,14 @@ def look(
         ours = [address for address in ours if address not in restored]
         needs = recall(root, key, ours) if ours else {}
     if needs is None:
-        failed, needs = first_time(root, params, ours, say, meanwhile)
+        failed, needs = announce_and_rehearse(root, params, ours, say, meanwhile)
         found += failed
         if not failed:
             remember(root, key, ours, needs)
     return found + resources(root, graph, ours, needs)
 
 
-def surroundings(root: Path, outs: list[str]) -> list[Finding]:
+def check_environment(root: Path, outs: list[str]) -> list[Finding]:
     """What needs no params: settings, places to write, servers and the remote."""
     return findings_of(
         check_settings,
@@ -90,7 +91,7 @@ def surroundings(root: Path, outs: list[str]) -> list[Finding]:
     )
 
 
-def taken_up(root: Path, graph: dict[str, Entry], addresses: list[str]) -> list[Finding]:
+def inputs_from_earlier_runs(root: Path, graph: dict[str, Entry], addresses: list[str]) -> list[Finding]:
     """The outputs of earlier runs that these stages read."""
     edges = upstream(graph)
     read = dict.fromkeys(other for address in addresses for other in edges[address] if other not in addresses)
@@ -101,7 +102,7 @@ def taken_up(root: Path, graph: dict[str, Entry], addresses: list[str]) -> list[
     return check_artifacts(root / "data", graph, list(read))
 
 
-def first_time(
+def announce_and_rehearse(
     root: Path, params: dict[str, Any], addresses: list[str], say: Say, meanwhile: Meanwhile
 ) -> tuple[list[Finding], dict[str, Any]]:
     """The rehearsal, announced: it is what a first start waits for."""

@@ -10,8 +10,8 @@ from flows.preflight.artifacts import check_artifacts
 from flows.preflight.checkpoint import uses_of_checkpoint
 from flows.preflight.child import AT
 from flows.preflight.narrow import narrow_checkpoint
-from flows.preflight.passed import FOLDER
-from flows.preflight.shrink import Few, shrunk, with_few_problems
+from flows.preflight.rehearsal_records import FOLDER
+from flows.preflight.shrink import Few, toy_params, with_few_problems
 from flows.preflight.toys import Toys
 from tasks.about.finding import Finding, one_line
 from tasks.core.config import CHECKPOINT, ConfigError, load
@@ -33,7 +33,7 @@ class ToyLog(Log):
 
 def prepare(params: dict[str, Any], folder: Path, stages: list[str], to_run: list[Entry]) -> dict[str, Any]:
     """The toy params of all stages, once the inputs from outside the graph that some are to read are made in the folder."""
-    toy = shrunk(params, stages, folder)
+    toy = toy_params(params, stages, folder)
     for name in dict.fromkeys(entry.name for entry in to_run):
         if (room := part_of(name, "toy")) and hasattr(room, "inputs"):
             toy[name] |= room.inputs(params, folder)
@@ -54,7 +54,7 @@ def rehearse(
     edges, asked = upstream(graph), [address for address in addresses if room_of(graph[address].name)]
     order = [address for address in with_upstream(graph, asked) if room_of(graph[address].name)]
     stages = [entry.name for entry in graph.values()]
-    keys = toys.keys(graph, order, edges, shrunk(params, stages, Path("toy"))) if toys else {}
+    keys = toys.keys(graph, order, edges, toy_params(params, stages, Path("toy"))) if toys else {}
     passed = {address for address in order if toys and toys.has(keys[address])}
     order = [address for address in unfinished(edges, asked, passed) if address in order]
     to_run = [address for address in order if address not in passed]

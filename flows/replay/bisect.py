@@ -10,8 +10,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from flows.replay.causes import Suspect, outputs_of, suspects
-from flows.replay.finished_run import Side, side_of
-from flows.replay.first_difference import differing, first_difference
+from flows.replay.finished_run import FinishedRun, load_run
+from flows.replay.first_difference import differing_files, first_difference
 from flows.replay.first_step import Step, first_step
 from flows.replay.tolerance import judge
 from tasks.runner.answer import add_json_option, print_json, stdout_to_stderr
@@ -44,7 +44,7 @@ class Divergence:
         return found + [f"  {'suspect' if n == 0 else 'or'}: {suspect}" for n, suspect in enumerate(self.suspects)]
 
 
-def order_of(sides: Iterable[Side]) -> list[str]:
+def order_of(sides: Iterable[FinishedRun]) -> list[str]:
     """The stages of both, each after those whose output it reads."""
     before: dict[str, set[str]] = {}
     for side in sides:
@@ -54,12 +54,12 @@ def order_of(sides: Iterable[Side]) -> list[str]:
     return list(TopologicalSorter(before).static_order())
 
 
-def compare(left: Side, right: Side) -> list[Verdict]:
+def compare(left: FinishedRun, right: FinishedRun) -> list[Verdict]:
     """A verdict of each stage, in order."""
     return [verdict(stage, left, right) for stage in order_of((left, right))]
 
 
-def verdict(stage: str, left: Side, right: Side) -> Verdict:
+def verdict(stage: str, left: FinishedRun, right: FinishedRun) -> Verdict:
     """Verdict on one stage, by the digests of the locks where both have them and they are equal, else by the files."""
     for side, other in ((left, right), (right, left)):
         if stage not in side.records:
@@ -73,7 +73,7 @@ def verdict(stage: str, left: Side, right: Side) -> Verdict:
         if not (one.exists() and other_place.exists()):
             absent = left.name if not one.exists() else right.name
             return Verdict(stage, DIVERGED, f"{DIVERGED}: how far is not known: data/{path} of {absent} is not here")
-        if differing(one, other_place):
+        if differing_files(one, other_place):
             judged.append(judge(one, other_place))
     if not judged:
         return Verdict(stage, EQUAL, EQUAL)
@@ -81,21 +81,21 @@ def verdict(stage: str, left: Side, right: Side) -> Verdict:
     return Verdict(stage, WITHIN if furthest.within else DIVERGED, str(furthest))
 
 
-def divergence(stage: str, left: Side, right: Side) -> Divergence | None:
+def divergence(stage: str, left: FinishedRun, right: FinishedRun) -> Divergence | None:
     """Where and why the stage differs; None where one side has not run it."""
     if stage not in left.records or stage not in right.records:
         return None
     step, where = None, ""
     for path in outputs_of(stage):
         one, other = left.data / path, right.data / path
-        if one.exists() and other.exists() and (names := differing(one, other)):
+        if one.exists() and other.exists() and (names := differing_files(one, other)):
             step = step or (first_step(one, other) if one.is_dir() else None)
             results = [name for name in names if not name.endswith(".jsonl")] or names  # curves are symptoms
             where = where or f"data/{path}/{first_difference(one, other, results)}".replace(".json/", ".json: ")
     return Divergence(stage, step, where, suspects(stage, left, right))
 
 
-def report(left: Side, right: Side, verdicts: list[Verdict]) -> Divergence | None:
+def report(left: FinishedRun, right: FinishedRun, verdicts: list[Verdict]) -> Divergence | None:
     """Print all that is known; returns the first divergence."""
     for found in verdicts:
         print(f"{found.stage:>18} | {found.said}")
@@ -116,7 +116,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="tokenmill-bisect-") as folder:
         try:
             left, right = (
-                side_of(Path.cwd(), name, Path(folder) / word) for word, name in (("a", asked.a), ("b", asked.b))
+                load_run(Path.cwd(), name, Path(folder) / word) for word, name in (("a", asked.a), ("b", asked.b))
             )
         except ValueError as error:
             print(error, file=sys.stderr)

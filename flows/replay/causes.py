@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.replay.finished_run import Side
-from flows.replay.first_difference import differing, first_difference
+from flows.replay.finished_run import FinishedRun
+from flows.replay.first_difference import differing_files, first_difference
 from lm.inputs.hashed import Ignored
 from tasks.core.libraries import SECTION
 from tasks.runner.key import path_md5
@@ -24,7 +24,7 @@ class Suspect:
         return f"{self.kind}: {self.what}"
 
 
-def suspects(stage: str, left: Side, right: Side) -> list[Suspect]:
+def suspects(stage: str, left: FinishedRun, right: FinishedRun) -> list[Suspect]:
     """All that differs between two runs of a stage, data before params, code, library and hardware: each could do alone.
     Never empty."""
     one, other = left.record(stage), right.record(stage)
@@ -45,19 +45,19 @@ def suspects(stage: str, left: Side, right: Side) -> list[Suspect]:
     return [Suspect("library or hardware", f"nothing else differs, and of {missing} these were not recorded")]
 
 
-def of_data(one: Record, other: Record, left: Side, right: Side) -> list[Suspect]:
+def of_data(one: Record, other: Record, left: FinishedRun, right: FinishedRun) -> list[Suspect]:
     """Dependencies that are no code and have another md5, and where in them the first difference is, if both are still here."""
     found = []
     for path in sorted(one.deps.keys() & other.deps.keys()):
         if not is_code(path) and one.deps[path] != other.deps[path]:
             places = left.place(path), right.place(path)
             here = has_md5(places[0], one.deps[path], left) and has_md5(places[1], other.deps[path], right)
-            names = differing(*places) if here else []
+            names = differing_files(*places) if here else []
             found.append(Suspect("data", f"{path}/{first_difference(*places, names)}" if names else path))
     return found
 
 
-def of_outputs(record: Record, side: Side) -> list[Suspect]:
+def of_outputs(record: Record, side: FinishedRun) -> list[Suspect]:
     """Outputs that are no longer what the lock says the stage has written, or what a stage after it has read, which may also
     mean that the stage alone has run again; files that a cache lacks do not count."""
     path = f"data/{outputs_of(record.stage)[0]}"
@@ -77,7 +77,7 @@ def is_whole(place: Path) -> bool:
     return place.exists() and all(path.exists() for path in place.rglob("*"))
 
 
-def has_md5(place: Path, md5: str, side: Side) -> bool:
+def has_md5(place: Path, md5: str, side: FinishedRun) -> bool:
     """Whether what lies there is what was recorded."""
     return is_whole(place) and path_md5(place.absolute(), Ignored(place, [])) == md5
 
@@ -92,7 +92,7 @@ def of_params(one: Record, other: Record) -> list[Suspect]:
     ]
 
 
-def of_code(one: Record, other: Record, left: Side, right: Side) -> list[Suspect]:
+def of_code(one: Record, other: Record, left: FinishedRun, right: FinishedRun) -> list[Suspect]:
     """The command, and files of code: in dependencies that have another md5, or are of one run only."""
     found = [] if one.cmd == other.cmd else [Suspect("code", f"command {one.cmd} -> {other.cmd}")]
     paths = sorted(p for p in {*one.deps, *other.deps} if is_code(p) and one.deps.get(p) != other.deps.get(p))

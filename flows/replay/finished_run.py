@@ -25,7 +25,7 @@ RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
-class Side:
+class FinishedRun:
     """root: the project. data: its folder data/, or what the cache holds of a revision's. revision: None for a folder.
     records: by stage."""
 
@@ -59,7 +59,7 @@ class Side:
         return {name: _md5(git_output(self.root, "show", f"{self.revision}:{name}")) for name in files}
 
 
-def side_of(root: Path, name: str, scratch: Path) -> Side:
+def load_run(root: Path, name: str, scratch: Path) -> FinishedRun:
     """The side of this name: a folder, a git revision of the project `root`, or the id of an MLflow run. scratch: an empty
     folder for links into the cache. Raises ValueError for a name that is none of them, or of which nothing is left."""
     folder = Path(name)
@@ -68,7 +68,7 @@ def side_of(root: Path, name: str, scratch: Path) -> Side:
     return from_revision(root, revision_of(root, name)[0], scratch)
 
 
-def from_folder(root: Path) -> Side:
+def from_folder(root: Path) -> FinishedRun:
     """A project's folder whose stages have run."""
     records = {}
     for path in sorted((root / "data" / "timings").glob("*.record.json")):
@@ -78,10 +78,10 @@ def from_folder(root: Path) -> Side:
     locked = {stage: record_of(stage, entry) for stage, entry in lock.items()}
     if not locked and not records:
         raise ValueError(f"{root}: has neither a dvc.lock nor data/timings/*.record.json: no stage has run there")
-    return Side(str(root), root, root / "data", joined(root, locked) if locked else records)
+    return FinishedRun(str(root), root, root / "data", joined(root, locked) if locked else records)
 
 
-def from_revision(root: Path, commit: str, scratch: Path) -> Side:
+def from_revision(root: Path, commit: str, scratch: Path) -> FinishedRun:
     """A revision whose dvc.lock is committed; what the cache lacks of its data is absent."""
     lock = locked_at(root, commit)
     if not lock:
@@ -96,7 +96,7 @@ def from_revision(root: Path, commit: str, scratch: Path) -> Side:
         if shown := git_output(root, "show", f"{commit}:data/metrics/{stage}.json"):
             metrics.write_bytes(shown)
     locked = {stage: record_of(stage, entry) for stage, entry in lock.items()}
-    return Side(commit[:12], root, scratch / "data", joined(root, locked), commit)
+    return FinishedRun(commit[:12], root, scratch / "data", joined(root, locked), commit)
 
 
 def record_of(stage: str, entry: dict[str, Any]) -> Record:

@@ -36,7 +36,7 @@ def files_in(place: Path) -> dict[str, Path]:
     return {path.relative_to(place).as_posix(): path for path in sorted(place.rglob("*")) if path.is_file()}
 
 
-def differing(left: Path, right: Path) -> list[str]:
+def differing_files(left: Path, right: Path) -> list[str]:
     """The names of files that are in one of two folders only, or are not the same bytes."""
     one, other = files_in(left), files_in(right)
     return [
@@ -174,7 +174,7 @@ def of_values(one: Any, other: Any) -> str:
     if isinstance(one, str | bytes) and isinstance(other, str | bytes):
         a, b = (value.encode() if isinstance(value, str) else value for value in (one, other))
         return of_strings(a, b)
-    return f"{shortened(one)} -> {shortened(other)}"
+    return f"{shorten_value(one)} -> {shorten_value(other)}"
 
 
 def of_strings(one: bytes, other: bytes) -> str:
@@ -210,7 +210,7 @@ def of_bytes(left: Path, right: Path) -> str:
     return re.sub(r"byte (\d+)", lambda m: f"byte {int(m[1]) + offset}", text, count=1)
 
 
-def shortened(value: Any) -> str:
+def shorten_value(value: Any) -> str:
     """A value in at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

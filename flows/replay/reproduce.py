@@ -14,14 +14,14 @@ from typing import Any
 from flows.environment import environment
 from flows.params.compose import CURRENT, compose, write
 from flows.replay.bisect import DIVERGED, compare, order_of, report
-from flows.replay.finished_run import Side, from_folder, from_revision, locked_at, revision_of
+from flows.replay.finished_run import FinishedRun, from_folder, from_revision, locked_at, revision_of
 from flows.stage.process import run_stage
 from tasks.runner.answer import add_json_option, print_json, stdout_to_stderr
 from tasks.runner.git import forget_worktrees, git
 from tasks.runner.locks import LOCKS, lock
 
 
-def outside(locked: dict[str, Any]) -> list[str]:
+def external_inputs(locked: dict[str, Any]) -> list[str]:
     """Inputs outside the repository, which the lock names by ../, those that hold others first."""
     paths = {os.path.normpath(dep["path"]) for entry in locked.values() for dep in entry.get("deps", [])}
     return sorted(path for path in paths if path.startswith(".."))
@@ -29,14 +29,14 @@ def outside(locked: dict[str, Any]) -> list[str]:
 
 def place_in(area: Path, locked: dict[str, Any]) -> Path:
     """Where in a folder the copy is to lie, so deep that what the lock names by ../ lies in that folder, too."""
-    ups = max((Path(path).parts.count("..") for path in outside(locked)), default=1)
+    ups = max((Path(path).parts.count("..") for path in external_inputs(locked)), default=1)
     return area.joinpath(*[area.name] * ups)
 
 
 def bring_inputs(root: Path, copy: Path, locked: dict[str, Any]) -> None:
     """Inputs outside the repository linked to where the copy will look for them. One that is not there has no link, so that its
     stage says that it is missing. Raises ValueError for one that has the name of the copy."""
-    for path in outside(locked):
+    for path in external_inputs(locked):
         link, target = (Path(os.path.normpath(folder / path)) for folder in (copy, root))
         if target.exists() and not link.exists():
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def bring_inputs(root: Path, copy: Path, locked: dict[str, Any]) -> None:
             )
 
 
-def up_to(side: Side, stage: str | None) -> Side:
+def up_to(side: FinishedRun, stage: str | None) -> FinishedRun:
     """The side without the stages that this one does not need; all of it for None."""
     wanted = {stage} if stage else set(side.records)
     for address in reversed(order_of([side])):

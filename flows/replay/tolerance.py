@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from flows.replay.first_difference import differing, files_in
+from flows.replay.first_difference import differing_files, files_in
 from tasks.runner.json_lines import lines_of
 
 RELATIVE, ABSOLUTE = 1e-2, 1e-3
@@ -31,7 +31,7 @@ Distance = tuple[str, float | None]
 
 
 @dataclass(frozen=True)
-class Judged:
+class ToleranceResult:
     """worst: the largest distance in units of what is allowed, None where something differs that must not; where: its name."""
 
     worst: float | None
@@ -50,26 +50,26 @@ class Judged:
         return f"diverged: {self.where} differs {times} times as much as is allowed"
 
 
-def judge(left: Path, right: Path) -> Judged:
+def judge(left: Path, right: Path) -> ToleranceResult:
     """How far two folders, or files, are apart that are not the same bytes."""
     one, other = files_in(left), files_in(right)
     found: list[Distance] = []
-    for name in differing(left, right):
+    for name in differing_files(left, right):
         if Path(name).name in NOT_JUDGED:
             continue
         if name not in one or name not in other:
-            return Judged(None, name)
+            return ToleranceResult(None, name)
         found += [(f"{name} {part}".strip(), far) for part, far in distances(one[name], other[name])]
     return worst(found)
 
 
-def worst(found: list[Distance]) -> Judged:
+def worst(found: list[Distance]) -> ToleranceResult:
     """The distance of the part that is furthest apart."""
     unequal = [name for name, far in found if far is None]
     if unequal:
-        return Judged(None, unequal[0])
+        return ToleranceResult(None, unequal[0])
     where, far = max(found, key=lambda distance: distance[1] or 0.0, default=("nothing that is judged", 0.0))
-    return Judged(far, where)
+    return ToleranceResult(far, where)
 
 
 def distances(left: Path, right: Path) -> Iterator[Distance]:

@@ -14,9 +14,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flows.serve.asked import Asked, Chat, Completion, Refusal, read, understood
+from flows.serve.generation import Piece, decode_with_strategy, stream_pieces
+from flows.serve.requests import Chat, Completion, GenerationRequest, Refusal, generation_request, parse_body
 from flows.serve.shapes import LAST_EVENT, Shape, event
-from flows.serve.written import Piece, found_by, pieces_of
 from lm.continuous import Writer
 from lm.model import Decoder
 from lm.tokenizer import Tokenizer
@@ -50,9 +50,11 @@ class Served:
             "max_model_len": self.writer.context,
         }
 
-    def asked(self, text: bytes, kind: type[Completion] | type[Chat]) -> Asked:
+    def parse_request(self, text: bytes, kind: type[Completion] | type[Chat]) -> GenerationRequest:
         """What a body asks for. Raises Refusal."""
-        return understood(read(text, kind, self.name), self.tokenizer, self.vocab_size, self.writer.context)
+        return generation_request(
+            parse_body(text, kind, self.name), self.tokenizer, self.vocab_size, self.writer.context
+        )
 
 
 class Guard:
@@ -66,15 +68,15 @@ class Guard:
             return await self._app(scope, receive, send)
         headers = dict(scope["headers"])
         if headers.get(b"host", b"").decode("latin-1") not in self._names:
-            return await refused(Refusal("this host name is not served", status=403))(scope, receive, send)
+            return await error_response(Refusal("this host name is not served", status=403))(scope, receive, send)
         given = headers.get(b"authorization", b"")
         if self._key is not None and not hmac.compare_digest(given, b"Bearer " + self._key.encode()):
             refusal = Refusal("the key is missing or wrong: Authorization: Bearer <key>", None, "invalid_api_key", 401)
-            return await refused(refusal)(scope, receive, send)
+            return await error_response(refusal)(scope, receive, send)
         await self._app(scope, receive, send)
 
 
-def refused(refusal: Refusal) -> JSONResponse:
+def error_response(refusal: Refusal) -> JSONResponse:
     """The answer of a refusal."""
     return JSONResponse(refusal.body(), refusal.status)
 
@@ -107,25 +109,25 @@ def app_of(served: Served, names: set[str], key: str | None) -> ASGIApp:
 
 async def _refuse(_: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
-    return refused(error)
+    return error_response(error)
 
 
 async def _no_such(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     said = f"{request.method} {request.url.path}: {error.detail.lower()}"
-    return refused(Refusal(said, None, "unknown_url", error.status_code))
+    return error_response(Refusal(said, None, "unknown_url", error.status_code))
 
 
 async def complete(request: Request, served: Served, kind: type[Completion] | type[Chat]) -> Response:
     """The answer to a request for a text. Raises Refusal."""
     text = await _body(request)
     # a long prompt takes a while to encode, and others are being answered
-    asked = await asyncio.to_thread(served.asked, text, kind)
+    asked = await asyncio.to_thread(served.parse_request, text, kind)
     shape = Shape(asked, served.name, served.tokenizer, kind is Chat)
     if asked.strategy is None:
-        pieces = pieces_of(asked, served.writer, served.tokenizer, served.ends)
+        pieces = stream_pieces(asked, served.writer, served.tokenizer, served.ends)
     else:
-        pieces = found_by(asked.strategy, asked, served.writer, served.tokenizer, served.ends)
+        pieces = decode_with_strategy(asked.strategy, asked, served.writer, served.tokenizer, served.ends)
     if asked.stream:
         return StreamingResponse(
             _events(shape, pieces), media_type="text/event-stream", headers={"Cache-Control": "no-store"}

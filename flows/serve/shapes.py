@@ -5,9 +5,9 @@ import secrets
 import time
 from typing import Any
 
-from flows.serve.asked import Asked
-from flows.serve.spelled import REPLACEMENT, name_of
-from flows.serve.written import Piece
+from flows.serve.generation import Piece
+from flows.serve.requests import GenerationRequest
+from flows.serve.token_text import REPLACEMENT, token_text
 from lm.continuous import Token
 from lm.pieces import Pieces
 from lm.tokenizer import Tokenizer
@@ -24,7 +24,7 @@ LAST_EVENT = "data: [DONE]\n\n"
 class Shape:
     """The answer to one request: whole, or in chunks."""
 
-    def __init__(self, asked: Asked, model: str, tokenizer: Tokenizer, chat: bool) -> None:
+    def __init__(self, asked: GenerationRequest, model: str, tokenizer: Tokenizer, chat: bool) -> None:
         self._asked, self._tokenizer, self._chat = asked, tokenizer, chat
         self._model, self._made = model, int(time.time())
         self._id = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}"
@@ -93,7 +93,7 @@ class Shape:
             offsets.append(self._lengths[piece.number])
             self._lengths[piece.number] += len(self._texts[piece.number].add(token.id))
         return {
-            "tokens": [name_of(self._tokenizer, token.id) for token in piece.tokens],
+            "tokens": [token_text(self._tokenizer, token.id) for token in piece.tokens],
             "token_logprobs": [token.logp for token in piece.tokens],
             "top_logprobs": [self._named(token.likeliest) for token in piece.tokens],
             "text_offset": offsets,
@@ -103,7 +103,7 @@ class Shape:
         """Log-probabilities by name, the likeliest first; of tokens of one name that of the likelier."""
         found: dict[str, float] = {}
         for index, logp in likeliest:
-            found.setdefault(name_of(self._tokenizer, index), logp)
+            found.setdefault(token_text(self._tokenizer, index), logp)
         return found
 
     def _token(self, token: Token) -> dict[str, Any]:

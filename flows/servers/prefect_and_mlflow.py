@@ -16,7 +16,7 @@ from pathlib import Path
 from flows.environment import ROOT, environment
 from flows.servers.answers import get, names_of
 from flows.servers.password import USER, pair
-from flows.servers.prefect_pages import adapted
+from flows.servers.prefect_pages import adapt_page
 from lm.config import ConfigError
 from lm.settings import Setting
 
@@ -129,7 +129,7 @@ def servers(prefect_port: int, mlflow_port: int, password: str | None = None) ->
     ):
         first.wait_until(lambda: get(f"http://{HOST}:{prefect_port}/api/health") is not None)
         for page in sorted((HOME / "pages").glob("v*/index.html")):
-            page.write_text(adapted(page.read_text(), HOST))
+            page.write_text(adapt_page(page.read_text(), HOST))
         second.wait_until(lambda: get(f"http://{HOST}:{mlflow_port}/health") is not None)
         yield [first, second]
 

@@ -19,7 +19,7 @@ window.fetch = async (what, how) => {
 """
 
 
-def adapted(page: str, host: str) -> str:
+def adapt_page(page: str, host: str) -> str:
     """A page of the Prefect UI that lets the browser talk to this host and to localhost only, that can be read on a narrow
     screen, and that asks again when the server says 503.
 

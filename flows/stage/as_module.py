@@ -21,7 +21,7 @@ def forget_ours() -> None:
         del sys.modules[name]
 
 
-def be(module: str) -> NoReturn:
+def run_as_main(module: str) -> NoReturn:
     """Run the module, with the arguments that are in sys.argv, and end as the interpreter does. An interrupt is raised."""
     servers = sys.modules["__main__"]  # kept: what runs here is its code
     main = ModuleType("__main__")
@@ -32,14 +32,14 @@ def be(module: str) -> NoReturn:
     except SystemExit as ended:
         if not isinstance(ended.code, int | None):
             print(ended.code, file=sys.stderr)
-        end(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
+        exit_interpreter(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
     except Exception:
         sys.excepthook(*sys.exc_info())
-        end(1)
-    end(0)
+        exit_interpreter(1)
+    exit_interpreter(0)
 
 
-def end(code: int) -> NoReturn:
+def exit_interpreter(code: int) -> NoReturn:
     """Threads joined, functions at exit called, all that is written flushed. What an interpreter does then, take apart all that
     was imported, takes a second of a process with torch, each page of it being its parent's until then."""
     threading._shutdown()  # type: ignore[attr-defined]

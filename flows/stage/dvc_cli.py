@@ -23,9 +23,9 @@ if not sys.flags.safe_path:
 sys.path.insert(0, str(ROOT))
 try:
     from flows.stage import stage_forks
-    from flows.stage.as_module import be
+    from flows.stage.as_module import run_as_main
     from flows.stage.fork_server import SERVE, SERVE_TRAINING, serve
-    from flows.staleness.whole_objects import put_objects_whole
+    from flows.staleness.atomic_reflinks import make_reflinks_atomic
     from tasks.core.yaml import read_yaml
     from tasks.runner.asked import targets_of
     from tasks.runner.recorded import claim_of, differences, forget_run, is_true, locked_decisions
@@ -51,11 +51,11 @@ def main() -> int:
         words = serve(int(words[1]), Path("/"), start.threads)
         keeper = stage_forks.Keeper(start)
         if keeper.stage:
-            be(keeper.stage[2])
+            run_as_main(keeper.stage[2])
     from dvc.cli import main as dvc
 
     end_on_a_full_disk()
-    put_objects_whole()
+    make_reflinks_atomic()
     read_the_lock_by_libyaml()
     hold_to_what_was_read()
     if words[:1] == [SERVE]:

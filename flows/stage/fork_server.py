@@ -1,6 +1,6 @@
 """A DVC that is ready: a process that has imported it, which takes 0.4 s, and forks a child for each command.
 
-`flows/stage/ready.py` begins it and asks, `flows/stage/dvc_cli.py` is what it runs in. It has one thread, holds no lock and
+`flows/stage/dvc_forks.py` begins it and asks, `flows/stage/dvc_cli.py` is what it runs in. It has one thread, holds no lock and
 opens no project. It ends with whoever began it, whose end of the socket the kernel closes, and its children end with it.
 
 What passes: two descriptors for a command, where its output goes and a socket for the rest. The child says its number there

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.settings import POOLS
-from flows.stage.process import Ended, run_stage
-from flows.staleness.plan import Planned
+from flows.stage.process import StageResult, run_stage
+from flows.staleness.plan import PlannedStage
 from tasks.runner.locks import takes_a_slot
 
 NO_AGENT = os.EX_TEMPFAIL  # what flows.agents.dispatch exits with when nobody could do the stage
@@ -26,12 +26,12 @@ def pool_of(meta: dict[str, Any]) -> str | None:
 
 def run_anywhere(
     root: Path,
-    planned: Planned,
+    planned: PlannedStage,
     force: bool,
     slots: threading.Semaphore,
     say: Callable[[str], None],
     extra: dict[str, str],
-) -> Ended:
+) -> StageResult:
     """Bring one stage up to date: by an agent if one of its pool is alive, else here once there is a slot, where it takes one.
 
     A stage that is sent holds no slot, and is a process as one that runs here is: what ends the one ends the other.

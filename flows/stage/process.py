@@ -17,7 +17,7 @@ import psutil
 
 from flows.environment import environment
 from flows.settings import STOP
-from flows.stage.ready import DVC_CLI, Forked, forked
+from flows.stage.dvc_forks import DVC_CLI, ForkedDvc, fork_dvc
 from tasks.runner.key import locked_key
 from tasks.runner.lock import lock_entry
 from tasks.runner.timings import restore_timings
@@ -37,7 +37,7 @@ CHATTER = (
     "Use `dvc push`",
     "Updating lock file",
 )
-Process = subprocess.Popen[str] | Forked
+Process = subprocess.Popen[str] | ForkedDvc
 _running: dict[int, Process] = {}
 _asked: set[int] = set()
 _guard = threading.Lock()
@@ -45,7 +45,7 @@ _stopping = threading.Event()
 
 
 @dataclass(frozen=True)
-class Ended:
+class StageResult:
     """How a stage ended: `how` is Ran, Restored (from DVC's cache) or Unchanged; tail: the last lines it printed."""
 
     code: int
@@ -77,7 +77,7 @@ def begin(command: Sequence[str], root: Path, variables: dict[str, str]) -> subp
 
 def begin_here(words: Sequence[str], root: Path, variables: dict[str, str]) -> Process:
     """DVC on this machine; by path, as the project may be of a revision without it."""
-    return forked(words, root, variables) or begin([sys.executable, "-P", str(DVC_CLI), *words], root, variables)
+    return fork_dvc(words, root, variables) or begin([sys.executable, "-P", str(DVC_CLI), *words], root, variables)
 
 
 def exit_code(code: int, tail: Sequence[str]) -> int:
@@ -95,7 +95,7 @@ def run_stage(
     extra: dict[str, str],
     command: Sequence[str] = (),
     alone: bool = True,
-) -> Ended:
+) -> StageResult:
     """Bring one stage up to date, by `dvc repro` or by another command that does. Its lines go to `say`. alone: stages it
     depends on are up to date already; else they are brought up to date before it, by one process of DVC."""
     STOP.read()  # a mistake in it is said before a stage begins, and not as it is to end
@@ -103,7 +103,7 @@ def run_stage(
     repro = ["--wait-for-lock", "repro", *(["--single-item"] if alone else []), address]
     words = [*(command or repro), *(["--force"] if force else [])]
     if _stopping.is_set():  # a stage that was ended must not be tried again for having been ended
-        return Ended(INTERRUPTED, "Stopped")
+        return StageResult(INTERRUPTED, "Stopped")
     # a server that still imports lets this wait, and those who end others must not
     process = (begin if command else begin_here)(words, root, {**environment(root), **extra})
     with _guard:
@@ -133,7 +133,7 @@ def run_stage(
     how = "Ran" if after[1] != before[1] else "Unchanged" if after[0] == before[0] else "Restored"
     if how == "Restored" and after[0]:
         restore_timings(root, address, locked_key(after[0]))
-    return Ended(exit_code(code, tail), how, list(tail))
+    return StageResult(exit_code(code, tail), how, list(tail))
 
 
 def stop_all() -> None:

@@ -7,18 +7,18 @@ from pathlib import Path
 
 from dvc.repo import Repo, lock_repo
 
+from flows.staleness.atomic_reflinks import make_reflinks_atomic
 from flows.staleness.declared import overlap, stage_of
-from flows.staleness.whole_objects import put_objects_whole
 
 
 @contextmanager
-def opened(root: Path) -> Iterator[Repo]:
+def open_repo(root: Path) -> Iterator[Repo]:
     """The project as DVC's, with its default remote known to exist.
 
     Raises ValueError, of one line, for no remote and for whatever goes wrong with it in the block: DVC and the libraries below
     it raise errors of many kinds.
     """
-    put_objects_whole()
+    make_reflinks_atomic()
     with Repo(str(root), _wait_for_lock=True) as repo:
         name = repo.config["core"].get("remote")
         if not name:
@@ -38,14 +38,14 @@ def opened(root: Path) -> Iterator[Repo]:
 def push(root: Path, paths: list[str]) -> None:
     """Copy what DVC holds of these outputs to the remote. Raises ValueError."""
     if paths:
-        with opened(root) as repo:
+        with open_repo(root) as repo:
             repo.push(targets=[str(root / path) for path in paths])
 
 
 def pull(root: Path, paths: list[str]) -> None:
     """Have these outputs in their places as dvc.lock says. What stood there goes, as at `dvc repro`. Raises ValueError."""
     if paths:
-        with opened(root) as repo:
+        with open_repo(root) as repo:
             repo.pull(targets=[str(root / path) for path in paths], force=True)
 
 

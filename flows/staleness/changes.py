@@ -38,7 +38,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Committed:
+class CommittedPath:
     """A path as a commit has it: the revision, and the blob of each file by its name below the path."""
 
     revision: str
@@ -46,24 +46,24 @@ class Committed:
     md5s: dict[str, str]
 
 
-def leaves(value: Any, name: str) -> dict[str, Any]:
+def flatten_params(value: Any, name: str) -> dict[str, Any]:
     """The values of a section by their dotted keys; an empty mapping or list is a value."""
     pieces = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return {k: v for key, part in pieces for k, v in leaves(part, f"{name}.{key}").items()} or {name: value}
+    return {k: v for key, part in pieces for k, v in flatten_params(part, f"{name}.{key}").items()} or {name: value}
 
 
 def param_changes(name: str, old: Any, new: Any) -> list[str]:
     """`rl.steps: 40 -> 50` for each key of a section that differs."""
-    before = {} if old is ABSENT else leaves(old, name)
-    after = {} if new is ABSENT else leaves(new, name)
+    before = {} if old is ABSENT else flatten_params(old, name)
+    after = {} if new is ABSENT else flatten_params(new, name)
     return [
-        f"{key}: {said(before.get(key, ABSENT))} -> {said(after.get(key, ABSENT))}"
+        f"{key}: {format_value(before.get(key, ABSENT))} -> {format_value(after.get(key, ABSENT))}"
         for key in {**before, **after}
         if before.get(key, ABSENT) != after.get(key, ABSENT)
     ]
 
 
-def said(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as one would write it in params.yaml."""
     return "not there" if value is ABSENT else " ".join(dump_yaml(value).removesuffix("...\n").split())
 
@@ -147,7 +147,7 @@ def listing_then(repo: Repo, path: str, md5: str) -> dict[str, str] | None:
     try:
         return _names(Tree.load(repo.cache.local, HashInfo("md5", md5)))
     except FileNotFoundError:
-        found = committed(Path(repo.root_dir), path, md5)
+        found = find_commit(Path(repo.root_dir), path, md5)
         return found.md5s if found else None
 
 
@@ -156,7 +156,7 @@ def _names(tree: HashFile) -> dict[str, str]:
 
 
 @cache
-def committed(root: Path, path: str, md5: str) -> Committed | None:
+def find_commit(root: Path, path: str, md5: str) -> CommittedPath | None:
     """The newest commit, of the last that changed the path, in which it had this md5; None when there is none."""
     ignored = read_ignored(root)
     for revision in git_output(root, "log", f"--max-count={REVISIONS}", "--format=%H", "--", path).decode().split():
@@ -166,7 +166,7 @@ def committed(root: Path, path: str, md5: str) -> Committed | None:
         relative = {name.removeprefix(f"{path}/"): blob for name, blob in names.items()}
         md5s = {name: blob_md5(root, blob) for name, blob in relative.items()}
         if md5 == (md5s.get(path) if path in md5s else listing_md5(md5s)):
-            return Committed(revision, relative, md5s)
+            return CommittedPath(revision, relative, md5s)
     return None
 
 

@@ -49,7 +49,7 @@ class Declared(BaseModel):
         return ""
 
 
-def declared_in(root: Path) -> dict[str, Declared]:
+def stage_declarations(root: Path) -> dict[str, Declared]:
     """Every stage of root/dvc.yaml by its address, as DVC reads it with root/params.yaml. Raises ValueError, of one line, where
     it cannot."""
     try:

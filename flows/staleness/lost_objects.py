@@ -7,18 +7,18 @@ from dvc.output import Output
 from dvc.repo import Repo, lock_repo
 from dvc.stage import PipelineStage
 
-from flows.staleness.plan import Planned
-from flows.staleness.whole_objects import put_objects_whole
+from flows.staleness.atomic_reflinks import make_reflinks_atomic
+from flows.staleness.plan import PlannedStage
 
 
-def lost(repo: Repo, addresses: set[str]) -> list[PipelineStage]:
+def stages_with_lost_objects(repo: Repo, addresses: set[str]) -> list[PipelineStage]:
     """Stages of these addresses whose outputs lie in data/ as dvc.lock records them, while the cache lacks some of their
     bytes."""
     stages = [s for s in repo.index.stages if isinstance(s, PipelineStage) and s.addressing in addresses]
-    return [s for s in stages if any(map(is_lost, outs := held(s))) and not any(map(is_another, outs))]
+    return [s for s in stages if any(map(is_lost, outs := cached_outputs(s))) and not any(map(is_another, outs))]
 
 
-def held(stage: PipelineStage) -> list[Output]:
+def cached_outputs(stage: PipelineStage) -> list[Output]:
     """Outputs of a stage that DVC keeps in its cache."""
     return [out for out in stage.outs if out.use_cache and out.hash_info]
 
@@ -33,36 +33,36 @@ def is_another(out: Output) -> bool:
     return bool(out.workspace_status())
 
 
-def put_back(root: Path, addresses: set[str]) -> str:
+def recommit_lost_objects(root: Path, addresses: set[str]) -> str:
     """Commit to the cache again what it has lost of these stages; says so in a sentence, "" where nothing was lost.
 
     Without it DVC would run a stage again for bytes that are there.
     """
     if not addresses:
         return ""
-    put_objects_whole()
+    make_reflinks_atomic()
     with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
-        stages = lost(repo, addresses)
+        stages = stages_with_lost_objects(repo, addresses)
         for stage in stages:
-            for out in held(stage):
+            for out in cached_outputs(stage):
                 out.commit(relink=False)
             repo.stage_cache.save(stage)
     names = ", ".join(sorted(stage.addressing for stage in stages))
     return f"DVC's cache had lost the outputs of {names}: put back from data/" if names else ""
 
 
-def lacks_objects(plan: list[Planned]) -> set[str]:
+def lacks_objects(plan: list[PlannedStage]) -> set[str]:
     """The stages that the plan runs for a cache that lacks their outputs."""
     return {stage.address for stage in plan if any("not in cache" in change.words for change in stage.changes)}
 
 
-def absent(repo: Repo, stage: PipelineStage) -> int:
+def count_missing_in_remote(repo: Repo, stage: PipelineStage) -> int:
     """How many files of a stage's outputs the default remote lacks; 0 for one that keeps versions, which cannot be asked."""
     try:
         remote = repo.cloud.get_remote_odb()
     except RemoteConfigError:
         return 0
-    wanted = {oid for out in held(stage) for oid in objects_of(out)}
+    wanted = {oid for out in cached_outputs(stage) for oid in objects_of(out)}
     return len(wanted - set(remote.oids_exist(list(wanted))))
 
 

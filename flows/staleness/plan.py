@@ -23,7 +23,7 @@ NAMED = 6  # differences that a plan names of each stage; `make why` has all
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedStage:
     """A stage: its address, the stages it waits for, its meta, and why it is stale (None: it is up to date), in one sentence
     and difference by difference."""
 
@@ -41,7 +41,7 @@ def reason_of(changes: list[Change]) -> str:
     return "; ".join(words[:NAMED] + more)
 
 
-def wanted(order: list[str], after: dict[str, list[str]], targets: list[str]) -> list[str]:
+def with_ancestors(order: list[str], after: dict[str, list[str]], targets: list[str]) -> list[str]:
     """The targets and all that they wait for, in order."""
     keep = {address for address in order if address in targets or address.partition("@")[0] in targets}
     for address in reversed(order):
@@ -50,23 +50,23 @@ def wanted(order: list[str], after: dict[str, list[str]], targets: list[str]) ->
     return [address for address in order if address in keep]
 
 
-def make_plan(root: Path, targets: list[str]) -> list[Planned]:
+def make_plan(root: Path, targets: list[str]) -> list[PlannedStage]:
     """The stages that the targets need, or the goals where there are no targets, each after those it waits for. Raises
     ConfigError where DVC is at work on one, and for an input or a file of its own that DVC cannot take."""
     check_inputs(root, read_graph(root))
     release_ended(root)
-    with refused(), Repo(str(root)) as repo:
+    with dvc_errors_as_config_errors(), Repo(str(root)) as repo:
         graph = repo.index.graph
         stages = {stage.addressing: stage for stage in nx.dfs_postorder_nodes(graph)}
         after = {address: sorted(s.addressing for s in graph.successors(stage)) for address, stage in stages.items()}
         metas = {address: stage.meta or {} for address, stage in stages.items()}
-        chosen = wanted(list(stages), after, targets or goals(metas))
+        chosen = with_ancestors(list(stages), after, targets or goals(metas))
         piped = [stage for stage in stages.values() if isinstance(stage, PipelineStage)]  # the others are .dvc files
         locked = piped[0].dvcfile.lockfile_contents.get("stages", {}) if piped else {}
         status = status_of(repo, root, {a: stages[a] for a in chosen}, locked)
         changes = {a: changes_of(repo, stages[a], status[a], locked.get(a)) for a in chosen if a in status}
     return [
-        Planned(
+        PlannedStage(
             a,
             [b for b in after[a] if b in chosen],
             metas[a],
@@ -89,7 +89,7 @@ def check_inputs(root: Path, graph: dict[str, Entry]) -> None:
 
 
 @contextmanager
-def refused() -> Iterator[None]:
+def dvc_errors_as_config_errors() -> Iterator[None]:
     """What DVC cannot read or hash becomes a ConfigError of one line."""
     try:
         yield
@@ -115,16 +115,16 @@ def status_of(repo: Repo, root: Path, stages: dict[str, Stage], locked: dict[str
     return status
 
 
-def may_run(plan: list[Planned]) -> list[Planned]:
+def may_run(plan: list[PlannedStage]) -> list[PlannedStage]:
     """The stale stages and all that follow them: at most these run, fewer when a rerun gives the same bytes."""
-    found: dict[str, Planned] = {}
+    found: dict[str, PlannedStage] = {}
     for stage in plan:
         if stage.reason or any(before in found for before in stage.after):
             found[stage.address] = stage
     return list(found.values())
 
 
-def as_markdown(plan: list[Planned]) -> str:
+def as_markdown(plan: list[PlannedStage]) -> str:
     """The plan as a table."""
     running = {stage.address for stage in may_run(plan)}
     rows = [

@@ -86,7 +86,7 @@ def size(count: int) -> str:
 
 
 @contextmanager
-def idle(path: Path) -> Iterator[bool]:
+def try_lock(path: Path) -> Iterator[bool]:
     """Whether nobody holds the lock of this file; if so it is held, so that nobody begins meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
@@ -98,7 +98,7 @@ def idle(path: Path) -> Iterator[bool]:
         yield True
 
 
-def at_work(root: Path) -> bool:
+def is_in_use(root: Path) -> bool:
     """Whether a run, a stage, a server or an agent of this checkout, or a DVC that somebody started, is going on."""
     locks = [
         *(root / LOCKS).glob("*"),
@@ -106,7 +106,7 @@ def at_work(root: Path) -> bool:
         *(root / SCRATCH).glob("worktrees/*/*.lock"),
     ]
     for path in locks:
-        with idle(path) as free:
+        with try_lock(path) as free:
             if not free:
                 return True
     return bool(release_ended(root))
@@ -125,7 +125,7 @@ def _clean_scratch(root: Path) -> list[str]:
     said, kept = list[str](), {LOCKS.name}
     for left in leftovers(root):
         where = f"{left.path.relative_to(root)} ({size(left.size)})"
-        with idle(root / LOCKS / left.stage) as free:
+        with try_lock(root / LOCKS / left.stage) as free:
             if free and not left.wanted:
                 shutil.rmtree(left.path)
                 said.append(f"removed {where}")
@@ -133,7 +133,7 @@ def _clean_scratch(root: Path) -> list[str]:
         kept.add(left.stage)
         why = "the stage goes on from it" if free else "the stage is running"
         said.append(f"kept {where}: {why}")
-    if at_work(root):
+    if is_in_use(root):
         return [*said, "kept the rest of .scratch: a run, a server or an agent of this checkout is at work"]
     for path in sorted((root / SCRATCH).glob("*")):
         if path.name not in kept:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.params.compose import check_targets
-from flows.staleness.changes import Change, blob_bytes, committed, only_words
-from flows.staleness.plan import Planned, make_plan, may_run
+from flows.staleness.changes import Change, blob_bytes, find_commit, only_words
+from flows.staleness.plan import PlannedStage, make_plan, may_run
 from tasks.core.config import ConfigError, read_params
 from tasks.runner.answer import add_json_option, print_json
 from tasks.runner.git import git
@@ -60,13 +60,13 @@ def reasons(root: Path, address: str) -> list[Reasons]:
     return [_reasons(root, stage, running, stale_before(plan, stage)) for stage in asked]
 
 
-def stale_before(plan: list[Planned], stage: Planned) -> list[Planned]:
+def stale_before(plan: list[PlannedStage], stage: PlannedStage) -> list[PlannedStage]:
     """The stale stages that this one stands on, directly or through others, in order."""
     found = closure({each.address: each.after for each in plan}, stage.after)
     return [each for each in plan if each.address in found and each.reason]
 
 
-def _reasons(root: Path, stage: Planned, running: set[str], stale: list[Planned]) -> Reasons:
+def _reasons(root: Path, stage: PlannedStage, running: set[str], stale: list[PlannedStage]) -> Reasons:
     after = [name for name in stage.after if name in running]
     if stage.reason:
         because = [line for change in stage.changes for line in _detail(root, change)]
@@ -89,7 +89,7 @@ def _detail(root: Path, change: Change) -> list[str]:
     """The difference, and of code that git knows as the lock records it: where, and whether anything but words changed."""
     if not change.path.startswith(CODE):
         return [change.words]
-    found = committed(root, change.dependency, change.md5)
+    found = find_commit(root, change.dependency, change.md5)
     if found is None:
         return [f"{change.words}; none of the last commits has what dvc.lock records of {change.dependency}"]
     date = git(root, "show", "--no-patch", "--format=%h of %as", found.revision)

@@ -42,7 +42,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         given, password = VARIABLE in os.environ, take_password()
-        with only_one():
+        with single_instance_lock():
             serve(password, login(password, given))
     except (ServerError, PasswordError) as error:
         print(f"make ui: {error}", file=sys.stderr)
@@ -123,7 +123,7 @@ def await_deployment(prefect: str, runner: Child, password: str | None) -> str:
 
 
 @contextmanager
-def only_one() -> Iterator[None]:
+def single_instance_lock() -> Iterator[None]:
     """Hold this checkout's lock, which the kernel frees at any death. Raises ServerError when another one has it."""
     private_home()
     with os.fdopen(open_lock(HOME / "ui.lock"), "r+") as lock:

@@ -43,8 +43,8 @@ async def close_lost_runs() -> int:
     what seems to was lost when an earlier `make ui` was killed. One that `make pipeline` started in this checkout may be, while
     it holds the checkout. Agents' orders and pipelines, and runs of other checkouts, are left to those who do them.
     """
-    by_form = await going_on(DeploymentFilter.model_validate({"name": {"any_": [NAME]}}))
-    here = [run for run in await going_on(None) if run.labels.get(LABEL) == checkout(ROOT)]
+    by_form = await active_runs(DeploymentFilter.model_validate({"name": {"any_": [NAME]}}))
+    here = [run for run in await active_runs(None) if run.labels.get(LABEL) == checkout(ROOT)]
     runs = by_form if is_going_on(ROOT) else [*by_form, *here]
     async with get_client() as client:
         for run in runs:
@@ -52,7 +52,7 @@ async def close_lost_runs() -> int:
     return len(runs)
 
 
-async def going_on(deployment: DeploymentFilter | None) -> list[FlowRun]:
+async def active_runs(deployment: DeploymentFilter | None) -> list[FlowRun]:
     """The pipeline's runs that the server believes to be going on, of such a deployment; for None those of no deployment."""
     types = [StateType.RUNNING, StateType.PENDING, StateType.PAUSED, StateType.CANCELLING]
     wanted = {"state": {"type": {"any_": types}}, **({} if deployment else {"deployment_id": {"is_null_": True}})}

@@ -23,7 +23,7 @@ MADE = ("keys", "metrics", "report", "timings")
 def copy_project(root: Path, target: Path) -> Path:
     """A copy of what git tracks and of new files that it does not ignore; where there is git, a repository of its own, with one
     commit."""
-    for name in ours(root):
+    for name in project_files(root):
         if (root / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, target / name)
@@ -35,7 +35,7 @@ def copy_project(root: Path, target: Path) -> Path:
     return target
 
 
-def ours(root: Path) -> list[str]:
+def project_files(root: Path) -> list[str]:
     """The files that git tracks or does not ignore, and those of a user's own folders in data/, by their names in the project;
     without a repository, those that .gitignore does not name."""
     found = set(own_data(root))

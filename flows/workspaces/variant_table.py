@@ -13,13 +13,13 @@ HERE, NOT_EVALUATED, AS_HERE = "(here)", "not evaluated", "as here"
 Figures = dict[str, float]
 
 
-def changed(root: Path, folder: Path) -> dict[str, str]:
+def changed_params(root: Path, folder: Path) -> dict[str, str]:
     """The parameters in which a variant differs from its checkout, by dotted name."""
     here, there = (flatten(read_params(path / "params.yaml")) for path in (root, folder))
     return {name: value for name, value in there.items() if here.get(name) != value}
 
 
-def evaluated(folder: Path) -> dict[str, Figures]:
+def current_metrics(folder: Path) -> dict[str, Figures]:
     """What evaluation found of each model that stands in this folder, made of its present parameters and code."""
     return {s.model: s.metrics for s in read_stages(folder) if s.model and s.metrics and s.folder.exists()}
 
@@ -46,11 +46,11 @@ def cells(model: str, there: Figures, here: Figures) -> list[str]:
 
 def table(root: Path, folders: list[Path]) -> str:
     """A line for each variant and model, the checkout's own first where it has figures; columns stand under each other."""
-    base = evaluated(root)
+    base = current_metrics(root)
     rows = [[HERE if first else "", "", *cells(model, base[model], base[model])] for first, model in _first(base)]
     for folder in folders:
-        different = ", ".join(f"{name}={value}" for name, value in changed(root, folder).items()) or AS_HERE
-        found = evaluated(folder)
+        different = ", ".join(f"{name}={value}" for name, value in changed_params(root, folder).items()) or AS_HERE
+        found = current_metrics(folder)
         rows += [
             [folder.name if first else "", different if first else "", *cells(model, found[model], base.get(model, {}))]
             for first, model in _first(found)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from flows.environment import environment
 from flows.params.outside import VARIANTS, bring_inputs
-from flows.workspaces.variant_table import changed, evaluated, table
+from flows.workspaces.variant_table import changed_params, current_metrics, table
 from flows.workspaces.worktree import share_data
 from tasks.core.config import ConfigError
 from tasks.runner.answer import add_json_option, print_json, stdout_to_stderr
@@ -27,7 +27,7 @@ from tasks.runner.timings import STORE
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def place(root: Path, name: str) -> Path:
+def variant_path(root: Path, name: str) -> Path:
     """Where the variant of this name is or will be. Raises ConfigError for what is no name."""
     if not NAME.fullmatch(name) or ".." in name:
         raise ConfigError(f"NAME: {name!r} must be letters, digits, '.', '_' or '-', and begin with a letter or digit")
@@ -36,13 +36,13 @@ def place(root: Path, name: str) -> Path:
     return root / VARIANTS / name
 
 
-def make(root: Path, name: str, revision: str) -> Path:
+def create_variant(root: Path, name: str, revision: str) -> Path:
     """The worktree of a variant; what was made under this name before is taken up as it is.
 
     A new one has the code of the revision, and of this checkout the inputs that git does not hold, params.yaml and dvc.lock.
     Raises ConfigError for a revision that is not an existing one's.
     """
-    folder = place(root, name)
+    folder = variant_path(root, name)
     if folder.exists():
         take_up(root, folder, revision)
         return folder
@@ -56,14 +56,14 @@ def make(root: Path, name: str, revision: str) -> Path:
                 shutil.copyfile(root / file, folder / file)
         # what of them no variant can have is said of the parameters that it runs with, which need not be these
         bring_inputs(root, folder, read_graph(root))
-        share(root, folder)
+        share_cache(root, folder)
     except BaseException:
         git(root, "worktree", "remove", "--force", str(folder))
         raise
     return folder
 
 
-def surroundings(root: Path, folder: Path) -> dict[str, str]:
+def variant_environment(root: Path, folder: Path) -> dict[str, str]:
     """The environment of a variant's processes: its own code and scratch; the checkout's runs and places."""
     shared = {
         "PYTHONPATH": str(folder),
@@ -76,7 +76,7 @@ def surroundings(root: Path, folder: Path) -> dict[str, str]:
     return {**environment(folder), **shared}
 
 
-def made(root: Path) -> list[Path]:
+def list_variants(root: Path) -> list[Path]:
     """The folders of the variants, by name."""
     found = (path for path in (root / VARIANTS).glob("*") if not path.is_symlink())
     return sorted(path for path in found if (path / "params.yaml").exists())
@@ -84,17 +84,17 @@ def made(root: Path) -> list[Path]:
 
 def all_of_them(root: Path) -> str:
     """The table of the variants, or how to make one."""
-    folders = made(root)
+    folders = list_variants(root)
     if not folders:
         return 'no variants; make variant NAME=wide SET="pretrain.model.width=240" makes one'
     return table(root, folders)
 
 
-def remove(root: Path, name: str) -> None:
+def remove_variant(root: Path, name: str) -> None:
     """Take a variant away. Raises ConfigError for one that is not there."""
-    folder = place(root, name)
+    folder = variant_path(root, name)
     if not folder.exists():
-        there = ", ".join(path.name for path in made(root)) or "none"
+        there = ", ".join(path.name for path in list_variants(root)) or "none"
         raise ConfigError(f"NAME: there is no variant {name!r} (there are: {there})")
     repair(root)
     git(root, "worktree", "remove", "--force", str(folder))
@@ -103,14 +103,14 @@ def remove(root: Path, name: str) -> None:
 def repair(root: Path) -> None:
     """Have git find the variants where they are now. One that it cannot repair is told of when it is asked for."""
     with suppress(ConfigError):
-        git(root, "worktree", "repair", *map(str, made(root)))
+        git(root, "worktree", "repair", *map(str, list_variants(root)))
 
 
 def take_up(root: Path, folder: Path, revision: str) -> None:
     """Make an existing variant usable again after its project was moved. Raises ConfigError when another revision than its own
     is asked for."""
     repair(root)
-    share(root, folder)
+    share_cache(root, folder)
     its, asked = (git(where, "rev-parse", f"{name}^{{commit}}") for where, name in ((folder, "HEAD"), (root, revision)))
     if its == asked:
         return
@@ -122,7 +122,7 @@ def take_up(root: Path, folder: Path, revision: str) -> None:
     print(f"variant {folder.name}: code of {its[:12]}; this checkout is at {asked[:12]}", flush=True)
 
 
-def share(root: Path, folder: Path) -> None:
+def share_cache(root: Path, folder: Path) -> None:
     """The checkout's DVC cache and remotes, and its figures of runs, by paths that stay right when the project is moved as a
     whole."""
     share_data(root, folder)
@@ -145,7 +145,10 @@ def main() -> int:
     try:
         if not asked.name and asked.json:
             print_json(
-                [{"name": path.name, "params": changed(root, path), "models": evaluated(path)} for path in made(root)]
+                [
+                    {"name": path.name, "params": changed_params(root, path), "models": current_metrics(path)}
+                    for path in list_variants(root)
+                ]
             )
             return 0
         if not asked.name:
@@ -154,18 +157,18 @@ def main() -> int:
         if rest and not rest[0].startswith("-"):
             raise ConfigError(f"NAME: {' '.join([asked.name, rest[0]])!r}: a name is one word")
         if asked.remove:
-            remove(root, asked.name)
+            remove_variant(root, asked.name)
             if asked.json:
                 print_json({"removed": asked.name})
             return 0
         with stdout_to_stderr(asked.json):
-            folder = make(root, asked.name, asked.revision)
+            folder = create_variant(root, asked.name, asked.revision)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
     print(f"variant {asked.name}: {folder}", flush=True, file=sys.stderr if asked.json else sys.stdout)
     command = [sys.executable, "-m", "flows.pipeline", *rest, *(["--json"] if asked.json else [])]
-    return subprocess.run(command, cwd=folder, env=surroundings(root, folder), check=False).returncode
+    return subprocess.run(command, cwd=folder, env=variant_environment(root, folder), check=False).returncode
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from tasks.runner.own import open_lock
 FOLDER = Path(".scratch") / "worktrees"
 
 
-def has(clone: Path, revision: str) -> bool:
+def has_commit(clone: Path, revision: str) -> bool:
     """Whether the clone holds this commit."""
     try:
         git(clone, "cat-file", "-e", f"{revision}^{{commit}}")
@@ -25,16 +25,16 @@ def has(clone: Path, revision: str) -> bool:
     return True
 
 
-def bring(clone: Path, remote: str, revision: str) -> None:
+def fetch_commit(clone: Path, remote: str, revision: str) -> None:
     """Have the commit in the clone, fetched from this remote of git's. Raises ValueError when it cannot be had."""
-    if has(clone, revision):
+    if has_commit(clone, revision):
         return
     url = git(clone, "remote", "get-url", remote)
     try:
         git(clone, "fetch", "--quiet", remote)
     except ValueError as error:
         raise ValueError(f"git remote {remote} ({url}) cannot be read: {' '.join(str(error).split())}") from None
-    if not has(clone, revision):
+    if not has_commit(clone, revision):
         raise ValueError(f"revision {revision[:12]} is not in the git remote {remote} ({url}): `git push` it")
 
 
@@ -48,8 +48,8 @@ def worktree(clone: Path, owner: str, revision: str) -> Iterator[Path]:
     folder = (clone / FOLDER / owner).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     tree = folder / revision
-    with held(folder / "owner.lock"):
-        with held(folder.parent / "git.lock"):  # git refuses two who change its list of worktrees at once
+    with file_lock(folder / "owner.lock"):
+        with file_lock(folder.parent / "git.lock"):  # git refuses two who change its list of worktrees at once
             for other in folder.iterdir():
                 if other.is_dir() and other != tree:
                     shutil.rmtree(other)
@@ -81,7 +81,7 @@ def share_data(clone: Path, tree: Path) -> None:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
+def file_lock(path: Path) -> Iterator[None]:
     """The lock of this file, waited for; the kernel lets it go with the process."""
     with os.fdopen(open_lock(path), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -6,7 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks import gpu_counts
 from benchmarks import step_counts as counting
-from benchmarks.contest import Result, hold
+from benchmarks.contest import Result, run_contest
 from benchmarks.step_counts import BANDWIDTH, PRODUCTS, Counting, Counts, flops_of_shape, step_counts
 
 
@@ -92,8 +92,8 @@ def test_rows_have_before_and_after() -> None:
     def held(products: float) -> list[Result]:
         work = {"products": products}
         return list(
-            hold(
-                gpu_counts.counted(
+            run_contest(
+                gpu_counts.counting_contest(
                     "new", lambda: {"a": 2.0}, {"a": 3.0}, "ms", "1234567", lambda: work, {"products": 6.0}
                 )
             )
@@ -110,7 +110,7 @@ def test_rows_have_before_and_after() -> None:
 def test_the_flop_of_a_step_and_of_decoding_are_those_of_the_shape() -> None:
     for stream in ("fp32", "bf16"):
         assert gpu_counts.same_work(gpu_counts.of_step(stream), flops_of_shape()) == ""
-    there = gpu_counts.decoded()["flops_of_shape"]
+    there = gpu_counts.decoding_counts()["flops_of_shape"]
     assert gpu_counts.same_work(gpu_counts.of_decoding(), {"products": there}) == ""
 
 

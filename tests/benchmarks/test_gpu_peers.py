@@ -9,7 +9,7 @@ import transformers
 
 from benchmarks.gpu.check import Check
 from benchmarks.gpu.checkpoint import checkpoint
-from benchmarks.gpu.rollout import SMALL, asked, theirs
+from benchmarks.gpu.rollout import SMALL, prompt_ids, theirs
 
 
 @pytest.mark.parametrize("cache", ["static", "dynamic"])
@@ -24,7 +24,7 @@ def test_generation_has_the_cache_that_its_row_names(
 
     monkeypatch.setattr(transformers.LlamaForCausalLM, "forward", forward)
     check = Check(torch.device("cpu"), True, tmp_path, "rollout")
-    theirs(check, "few rows", SMALL, asked(SMALL, 16), 4, cache)
+    theirs(check, "few rows", SMALL, prompt_ids(SMALL, 16), 4, cache)
     assert seen == {{"static": "StaticCache", "dynamic": "DynamicCache"}[cache]}
     assert check.rows()[0]["name"] == f"transformers, {cache} cache, few rows" and check.rows()[0]["value"] > 0
 

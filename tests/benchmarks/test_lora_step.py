@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.lora_step import METHOD, near
+from benchmarks.lora_step import METHOD, gate
 from lm.hugging_face.adapters import read_adapter
 from lm.hugging_face.merge import merge
 from lm.model_folder import read_model
@@ -18,11 +18,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_gate_names_the_first_step_that_differs() -> None:
-    assert near([8.0, 7.0], [8.0, 7.0005]) == ""
-    assert near([8.0, 7.0, 6.0], [8.0, 7.001, 6.1]) == "loss of step 1: ours 7.000000, peer 7.001000"
-    assert near([float("nan")], [8.0]) != ""
+    assert gate([8.0, 7.0], [8.0, 7.0005]) == ""
+    assert gate([8.0, 7.0, 6.0], [8.0, 7.001, 6.1]) == "loss of step 1: ours 7.000000, peer 7.001000"
+    assert gate([float("nan")], [8.0]) != ""
     with pytest.raises(ValueError):
-        near([8.0], [8.0, 7.0])
+        gate([8.0], [8.0, 7.0])
 
 
 def test_what_both_begin_with_is_the_model_and_every_row_is_there(folder: Path) -> None:

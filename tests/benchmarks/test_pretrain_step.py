@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.plain import batches, load
-from benchmarks.pretrain_step import XS, M, Size, learnable, near, prepare, roof_share, shape
+from benchmarks.pretrain_step import XS, M, Size, gate, learnable, prepare, roof_share, shape
 from benchmarks.steps import Steps
 from lm.hugging_face.load import load_hf
 from lm.model import Decoder
@@ -25,11 +25,11 @@ def test_operations_by_hand() -> None:
 
 
 def test_the_gate_names_the_first_step_that_differs() -> None:
-    assert near([8.0, 7.0], [8.0, 7.0005]) == ""
-    assert near([8.0, 7.0, 6.0], [8.0, 7.001, 6.1]) == "loss of step 1: ours 7.000000, peer 7.001000"
-    assert near([float("nan")], [8.0]) != ""
+    assert gate([8.0, 7.0], [8.0, 7.0005]) == ""
+    assert gate([8.0, 7.0, 6.0], [8.0, 7.001, 6.1]) == "loss of step 1: ours 7.000000, peer 7.001000"
+    assert gate([float("nan")], [8.0]) != ""
     with pytest.raises(ValueError):
-        near([8.0], [8.0, 7.0])
+        gate([8.0], [8.0, 7.0])
 
 
 def test_all_arms_see_the_same_batches_and_weights(tmp_path: Path) -> None:

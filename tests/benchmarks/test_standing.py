@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.contest import Result
-from benchmarks.rows import facts, row
+from benchmarks.rows import environment_facts, row
 from benchmarks.run import names
-from benchmarks.standing import commit_doubt, doubts, names_then, timed_code
+from benchmarks.standing import commit_doubt, doubts_by_row, names_then, timed_code
 from benchmarks.table import render
 from tests.project import ROOT
 
@@ -39,7 +39,11 @@ def repository(tmp_path: Path) -> Path:
 
 
 def toy(commit: str, machine: str = "this", bench: str = "toy") -> dict:
-    return {**row(bench, Result("A", None, "none", "time", "s", 1.0), 1, facts()), "commit": commit, "machine": machine}
+    return {
+        **row(bench, Result("A", None, "none", "time", "s", 1.0), 1, environment_facts()),
+        "commit": commit,
+        "machine": machine,
+    }
 
 
 def test_what_is_marked(repository: Path) -> None:
@@ -52,7 +56,7 @@ def test_what_is_marked(repository: Path) -> None:
     )
     (repository / "lm/other.py").write_text("changed\n")
     rows = [toy(first), toy(first + "-dirty"), toy("0" * 40), toy(first, "another"), toy(first, bench="gone")]
-    assert doubts(rows, repository) == ["", "dirty tree", "no such commit", "other machine", "no such benchmark"]
+    assert doubts_by_row(rows, repository) == ["", "dirty tree", "no such commit", "other machine", "no such benchmark"]
 
 
 def test_a_row_older_than_its_code_is_marked(repository: Path) -> None:
@@ -60,7 +64,7 @@ def test_a_row_older_than_its_code_is_marked(repository: Path) -> None:
     (repository / "lm/work.py").write_text("STEPS = 2\n")
     git(repository, "commit", "-qam", "second")
     second = git(repository, "rev-parse", "HEAD")
-    assert doubts([toy(first), toy(second)], repository) == ["1 of its files changed since", ""]
+    assert doubts_by_row([toy(first), toy(second)], repository) == ["1 of its files changed since", ""]
 
 
 def test_a_file_that_was_moved_and_described_anew_is_the_same_code(repository: Path) -> None:
@@ -75,10 +79,10 @@ def test_a_file_that_was_moved_and_described_anew_is_the_same_code(repository: P
     git(repository, "add", "-A")
     git(repository, "commit", "-qm", "third")
     timed_code.cache_clear()
-    assert timed_code("toy", repository)[-1] == "lm/labour.py" and doubts([toy(first)], repository) == [""]
+    assert timed_code("toy", repository)[-1] == "lm/labour.py" and doubts_by_row([toy(first)], repository) == [""]
     commit_doubt.cache_clear(), names_then.cache_clear()
     (repository / "benchmarks/toy_arms.py").write_text("from elsewhere import work\n")
-    assert doubts([toy(first)], repository) == ["1 of its files changed since"]
+    assert doubts_by_row([toy(first)], repository) == ["1 of its files changed since"]
 
 
 def test_what_a_process_of_its_own_runs_counts(repository: Path) -> None:

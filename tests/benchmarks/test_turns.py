@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from benchmarks import steps
-from benchmarks.apart import peak_memory
 from benchmarks.steps import Steps
-from benchmarks.turns import Turns, in_turns
+from benchmarks.subprocess_arm import peak_memory
+from benchmarks.turns import Turns, persistent_arm
 
 HERE = "tests.benchmarks.test_turns"
 
@@ -34,26 +34,26 @@ def remembering(turns: Turns, mebibytes: int) -> None:
 
 
 def test_an_arm_goes_on_from_one_sample_to_the_next() -> None:
-    with in_turns("A", f"{HERE}:counting", start=5) as arm:
+    with persistent_arm("A", f"{HERE}:counting", start=5) as arm:
         samples = [arm.measure() for _ in range(3)]
     assert [sample.answer for sample in samples] == [5, 6, 7]
     assert samples[0].values["time"] == 1.0
 
 
 def test_an_arm_that_ends_early_is_named_with_its_exit_code() -> None:
-    with in_turns("A", f"{HERE}:ending") as arm, pytest.raises(RuntimeError, match="A: ended with exit code 3"):
+    with persistent_arm("A", f"{HERE}:ending") as arm, pytest.raises(RuntimeError, match="A: ended with exit code 3"):
         arm.measure()
 
 
 def test_an_environment_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="make peers"), in_turns("A", f"{HERE}:counting", tmp_path / "python"):
+    with pytest.raises(ValueError, match="make peers"), persistent_arm("A", f"{HERE}:counting", tmp_path / "python"):
         pass
 
 
 def test_an_arm_answers_for_its_own_memory_alone() -> None:
     """Not for that of the process which starts it, although a fork hands that down."""
     held = bytearray(b"x") * (peak_memory() + 2**28)
-    with in_turns("A", f"{HERE}:remembering", mebibytes=64) as small:
+    with persistent_arm("A", f"{HERE}:remembering", mebibytes=64) as small:
         memory = small.measure().values["peak_memory_bytes"]
     assert 2**26 < memory < len(held)
 

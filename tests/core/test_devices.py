@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.stage.pools import run_anywhere
-from flows.staleness.plan import Planned
+from flows.staleness.plan import PlannedStage
 from tasks.runner import devices
 from tasks.runner.devices import device_locks, lock_devices, visible_devices, works_on_a_device
 from tasks.runner.graph import Entry
@@ -212,5 +212,5 @@ def test_a_flow_holds_no_slot_for_it_either(
 
     slots = Slots()
     monkeypatch.setattr("flows.stage.pools.run_stage", lambda *arguments: arguments[1])
-    assert run_anywhere(Path(), Planned("evaluate@rl", [], meta, None), False, slots, print, {}) == "evaluate@rl"
+    assert run_anywhere(Path(), PlannedStage("evaluate@rl", [], meta, None), False, slots, print, {}) == "evaluate@rl"
     assert slots.entered == counted

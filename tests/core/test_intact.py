@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from flows.stage.dvc_forks import dvc_fork_servers
 from flows.stage.process import run_stage
-from flows.stage.ready import ready
 from lm.inputs.hashed import read_ignored
 from tasks.core.config import ConfigError
 from tasks.core.tables import write_table
@@ -118,7 +118,7 @@ def test_a_real_stage_says_so_and_what_it_says_mends_it(tmp_path: Path) -> None:
         ended = run_stage(root, stage, False, said.append, extra)
         return ended.code, ended.how
 
-    with ready(root, ["ingest", "dedup"], TINY):
+    with dvc_fork_servers(root, ["ingest", "dedup"], TINY):
         see_that_it_is_said_and_mended(root, run, said)
 
 

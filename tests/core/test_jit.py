@@ -12,7 +12,7 @@ import pytest
 from numba.core.errors import NumbaError
 
 from tasks.core.jit import compiled
-from tests.compiled import arrays_left
+from tests.compiled import count_leaked_arrays
 from tests.project import ROOT
 
 ASKED = "import numba, tasks.filter.engine.compiled_grams as grams; print(numba.config.CACHE_DIR, grams.place_of.py_func.__code__.co_filename)"
@@ -98,5 +98,5 @@ def test_what_is_never_freed_is_seen() -> None:
     def declared(count):
         return made(count)[0]
 
-    assert arrays_left(lambda: undeclared(3), times=5) == 5
-    assert arrays_left(lambda: declared(3), times=5) == 0
+    assert count_leaked_arrays(lambda: undeclared(3), times=5) == 5
+    assert count_leaked_arrays(lambda: declared(3), times=5) == 0

@@ -12,7 +12,7 @@ from lm.config import ConfigError
 from tasks.runner import own
 from tasks.runner.locks import lock, slot
 from tasks.runner.own import KEPT, cache_folder, device_locks, keep_compiled_code, open_lock, own_folder
-from tests.other_account import UID, as_other, needs_root, opened_by_other
+from tests.other_account import UID, can_other_account_read, needs_root, run_as_other_account
 from tests.project import ROOT
 
 
@@ -83,7 +83,7 @@ def test_what_another_account_has_made_in_tmp_is_refused(homeless: Path, monkeyp
         os.chmod(place.name, 0o777, dir_fd=folder)
         return True
 
-    assert as_other(squat) is True and place.stat().st_uid == UID
+    assert run_as_other_account(squat) is True and place.stat().st_uid == UID
     os.close(folder)
     without_folders(monkeypatch)
     for use in (cache_folder, device_locks, keep_compiled_code):
@@ -92,7 +92,7 @@ def test_what_another_account_has_made_in_tmp_is_refused(homeless: Path, monkeyp
     place.rmdir()
     locks = device_locks()
     (locks / "device-0").touch()
-    assert locks.parent == place and not opened_by_other(locks / "device-0")
+    assert locks.parent == place and not can_other_account_read(locks / "device-0")
 
 
 def test_a_home_is_preferred_and_locks_are_those_of_one_machine(

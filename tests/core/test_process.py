@@ -10,7 +10,7 @@ import pytest
 from lm.config import ConfigError
 from lm.memory_limits import memory_limits
 from tasks.core.process import LEAST_BUDGET, LIBRARIES, memory_budget
-from tests.control_groups import made_groups
+from tests.control_groups import make_control_groups
 
 MIB = 1 << 20
 
@@ -41,6 +41,6 @@ def test_what_is_asked_for_goes_before_limits(monkeypatch: pytest.MonkeyPatch) -
 def test_the_limit_of_a_control_group_is_shared_with_the_libraries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made_groups(tmp_path, "cgroup", "/pod/stage", {"/pod": 768 * MIB})
+    make_control_groups(tmp_path, "cgroup", "/pod/stage", {"/pod": 768 * MIB})
     monkeypatch.setattr("tasks.core.process.memory_limits", lambda: memory_limits(tmp_path))
     assert memory_budget() == 256 * MIB

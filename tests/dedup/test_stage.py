@@ -18,7 +18,7 @@ from tasks.dedup.documents import DedupResult
 from tasks.dedup.engine.tfidf_svd import TfidfSvd
 from tasks.dedup.methods import Exact, KeepAll, Minhash
 from tasks.dedup.output import write_output
-from tests.compiled import arrays_left
+from tests.compiled import count_leaked_arrays
 from tests.dedup.made import config_of, found_by, recut, rows_of, run_stage, write_rows
 from tests.processes import wait_for
 from tests.project import TINY, digest, make_project, start_stage
@@ -61,7 +61,7 @@ def test_what_holds_for_every_method(method: Any, documents: list[str], edge: in
 @pytest.mark.parametrize("method", ALL, ids=lambda m: m.__name__)
 def test_compiled_code_frees_what_it_makes(method: Any) -> None:
     documents = [" ".join(WORDS[n % 7 :]) * (1 + n % 3) for n in range(40)]
-    assert arrays_left(lambda: found_by(small(method), [rows_of([*documents, "\u00e9t\u00e9 " * 3000])])) == 0
+    assert count_leaked_arrays(lambda: found_by(small(method), [rows_of([*documents, "\u00e9t\u00e9 " * 3000])])) == 0
 
 
 @pytest.mark.parametrize("method", [Exact, Minhash])

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from flows.forecast.dry_run import rehearse
+from flows.forecast.dry_run import dry_run_step
 from flows.forecast.estimate import Machine, forecast
 from flows.forecast.forecasts import step_of, works_of
 from lm.averages import Last
@@ -251,7 +251,7 @@ def test_answers_by_a_smaller_student_take_its_time_and_memory() -> None:
     for answers in ({"name": "teacher"}, {"name": "student"}, {"name": "student", "share": 0.25}):
         changes = {"answers": answers, "corpus_sequences": 0, "max_new_tokens": 40}
         work = works_of({**TINY, "distill": {**TINY["distill"], **changes}}, ["distill"])["distill"]
-        with_memory = rehearse(work.step, work.recipe, work.steps, 10**9, False)
+        with_memory = dry_run_step(work.step, work.recipe, work.steps, 10**9, False)
         machine = Machine("small", False, 10**9, 1e12, 1e7)  # a token takes what is read for it
         found.append((forecast(step_of(work), work.steps, work.tokens, with_memory, 0.0, machine, 1e9), with_memory))
     (teacher, held), (student, less), (mixed, most) = found

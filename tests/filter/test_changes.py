@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.filter.changes import BEFORE_CHANGE, CHANGED, EXCERPT, rows_of_changed
-from tests.compiled import arrays_left
+from tests.compiled import count_leaked_arrays
 
 # Characters of one to four bytes, some of which begin with the same bytes as others; long runs, as excerpts have their limits.
 letters = st.sampled_from(
@@ -53,4 +53,4 @@ def test_excerpts_begin_before_the_first_character_that_differs(made, skipped: i
 
 
 def test_compiled_code_frees_what_it_makes() -> None:
-    assert arrays_left(lambda: changed([("one", "other"), ("a" * 5000, "b")], [1, 0], [True, True])) == 0
+    assert count_leaked_arrays(lambda: changed([("one", "other"), ("a" * 5000, "b")], [1, 0], [True, True])) == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.apart import PEERS, ROOT
+from benchmarks.subprocess_arm import PEERS, ROOT
 from tasks.filter.methods import C4, Fineweb, GopherQuality, GopherRepetition
 from tests.filter.documents import batch_of
 

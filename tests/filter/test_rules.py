@@ -15,7 +15,7 @@ from tasks.core.log import Log
 from tasks.core.tables import shard_path, write_table
 from tasks.filter import methods
 from tasks.filter.rule import Batch, Judgement, Setting
-from tests.compiled import arrays_left
+from tests.compiled import count_leaked_arrays
 from tests.filter.documents import GOOD, batch_of, texts
 
 RULES = methods_of(methods)
@@ -88,4 +88,4 @@ def test_no_documents_give_the_names_of_scores_and_counts(prepared) -> None:
 
 def test_compiled_code_frees_what_it_makes(prepared) -> None:
     rule, folder = prepared
-    assert arrays_left(lambda: rule.judge(batch_of([GOOD, f"{GOOD}.\n{'word ' * 2000}", ""]), folder)) == 0
+    assert count_leaked_arrays(lambda: rule.judge(batch_of([GOOD, f"{GOOD}.\n{'word ' * 2000}", ""]), folder)) == 0

@@ -25,7 +25,7 @@ from tasks.report import browse
 from tests.filter.documents import GOOD
 from tests.forks.work import share_among_two
 from tests.processes import wait_for
-from tests.project import TINY, digest, make_project, parts_made, run_stage, start_stage
+from tests.project import TINY, count_parts_made, digest, make_project, run_stage, start_stage
 
 DOCUMENTS = [GOOD, "too short", GOOD + " #" * 9, "short too", GOOD + "\nx" * 5]
 OTHERS: dict[str, Any] = {"problems": Arithmetic(), "checkpoint": Checkpoint(folder="data/checkpoint")}
@@ -191,7 +191,9 @@ def test_killed_and_started_again_it_leaves_the_same(tmp_path: Path) -> None:
         for number in range(kills):
             process = start_stage(project, "filter", TOKENMILL_SHARD_WORKERS="1")
             wait_for(
-                lambda p=process, at=project, n=number: p.poll() is not None or parts_made(at, "filter", "shards") > n
+                lambda p=process, at=project, n=number: (
+                    p.poll() is not None or count_parts_made(at, "filter", "shards") > n
+                )
             )
             process.kill()
             process.communicate()

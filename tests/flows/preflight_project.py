@@ -30,10 +30,10 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from flows.params.compose import compose
-from flows.preflight.slow_checks import rehearsed
+from flows.preflight.slow_checks import run_slow_checks
 from tasks.runner.graph import read_graph
 root, folder = Path.cwd(), Path(sys.argv[1])
-found, needs = rehearsed(root, compose(root, "current", []), list(read_graph(root)), folder / "toy")
+found, needs = run_slow_checks(root, compose(root, "current", []), list(read_graph(root)), folder / "toy")
 (folder / "answer.json").write_text(json.dumps([[str(finding) for finding in found], needs]))
 """
 

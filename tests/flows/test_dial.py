@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.cli.preset import written
+from flows.cli.preset import write_preset
 from flows.params.compose import check, compose
-from flows.params.dial import dialled, text_of, weights_of
+from flows.params.dial import settings_for_depth, text_of, weights_of
 from flows.preflight.contracts import check_edges
 from lm.config import ConfigError
 from lm.linears.base import roles_of
@@ -41,8 +41,8 @@ def run(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_it_composes_and_nothing_in_it_is_at_odds(depth: int, root: Path) -> None:
-    dial = dialled(depth)
-    written(root, dial, "mine", f"DEPTH={depth}")
+    dial = settings_for_depth(depth)
+    write_preset(root, dial, "mine", f"DEPTH={depth}")
     params = compose(root, "mine", [])
     check(root, params)
     stages = ("ingest", "tokenize", "curriculum", "pretrain", "sft", "rl", "distill", "quantize", "evaluate")
@@ -54,7 +54,7 @@ def test_it_composes_and_nothing_in_it_is_at_odds(depth: int, root: Path) -> Non
 
 
 def test_a_depth_of_twelve_has_the_rates_and_the_shape_of_its_reference(root: Path) -> None:
-    written(root, dialled(12), "mine", "DEPTH=12")
+    write_preset(root, settings_for_depth(12), "mine", "DEPTH=12")
     mine, reference = compose(root, "mine", []), compose(root, "gpu-124m", [])
     assert mine["pretrain"]["model"] == reference["pretrain"]["model"]
     assert mine["pretrain"]["optimizer"] == reference["pretrain"]["optimizer"]
@@ -66,17 +66,17 @@ def test_a_depth_of_twelve_has_the_rates_and_the_shape_of_its_reference(root: Pa
 def test_rules_by_hand() -> None:
     """Depth 4: 256 wide, layers of 4 x 256^2 + 3 x 256 x 768 and a head of 2048 x 256. 20 tokens for each are 0.0357 of those
     of depth 12, to the power of 0.383 0.279: 2^19 x 0.279 = 2^17.2. Rates: sqrt(768 / 256) sqrt(1 / 4) = 0.866 of its own."""
-    dial = dialled(4)
+    dial = settings_for_depth(4)
     assert dial.weights == 4 * (4 * 256**2 + 3 * 256 * 768) + 2048 * 256 == 3932160
     assert (dial.heads, dial.ffn_width, dial.tokens_per_step) == (4, 768, 2**17)
     assert dial.lr == pytest.approx(0.866 * 0.0018, rel=1e-3) and dial.adamw_lr == pytest.approx(2 * dial.lr)
-    kept = [d.lr * d.weight_decay * d.steps for d in (dial, dialled(12))]
+    kept = [d.lr * d.weight_decay * d.steps for d in (dial, settings_for_depth(12))]
     assert kept[0] == pytest.approx(kept[1], rel=0.01)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_weights_are_those_of_the_model(depth: int) -> None:
-    dial = dialled(depth)
+    dial = settings_for_depth(depth)
     shape = ModelConfig(
         vocab_size=dial.vocab_size, width=dial.width, layers=depth, heads=dial.heads, kv_heads=dial.heads,
         ffn_width=dial.ffn_width, context=dial.context,
@@ -88,7 +88,7 @@ def test_weights_are_those_of_the_model(depth: int) -> None:
 
 
 def test_a_deeper_model_has_more_of_everything() -> None:
-    dials = [dialled(depth) for depth in range(2, 41)]
+    dials = [settings_for_depth(depth) for depth in range(2, 41)]
     for shallow, deep in zip(dials, dials[1:], strict=False):
         assert deep.weights > shallow.weights and deep.width > shallow.width and deep.tokens > shallow.tokens
         assert deep.tokens_per_step >= shallow.tokens_per_step
@@ -97,7 +97,7 @@ def test_a_deeper_model_has_more_of_everything() -> None:
 def test_a_ladder_of_four_depths_goes_by_the_rules_of_the_page() -> None:
     """Each figure anew from docs/training.md; rates go by root of batch over root of width, which is no falling row, and the
     decay falls."""
-    rungs = [dialled(depth) for depth in (4, 8, 12, 20)]
+    rungs = [settings_for_depth(depth) for depth in (4, 8, 12, 20)]
     assert [rung.heads for rung in rungs] == [4, 4, 6, 10]
     assert [rung.tokens_per_step for rung in rungs] == [2**17, 2**18, 2**19, 2**20]
     reference = rungs[2]
@@ -120,7 +120,7 @@ def test_a_ladder_of_four_depths_goes_by_the_rules_of_the_page() -> None:
 @settings(deadline=None)
 @given(st.integers(2, 64), st.none() | st.integers(204_800, 10**12))
 def test_any_depth_and_horizon_makes_whole_steps_and_heads(depth: int, tokens: int | None) -> None:
-    dial = dialled(depth, tokens)
+    dial = settings_for_depth(depth, tokens)
     assert dial.tokens <= (tokens or 20 * weights_of(depth)) and dial.tokens % dial.tokens_per_step == 0
     assert dial.steps >= 200 and math.log2(dial.tokens_per_step).is_integer() and dial.tokens_per_step >= dial.context
     assert dial.width % dial.heads == 0 and dial.width // dial.heads in (64, 128)
@@ -130,7 +130,7 @@ def test_any_depth_and_horizon_makes_whole_steps_and_heads(depth: int, tokens: i
 @pytest.mark.parametrize("depth", range(2, 65))
 def test_heads_are_as_the_comment_and_the_page_say(depth: int) -> None:
     """Depth 13 is 832 wide, in which no whole number of heads of 128 goes."""
-    dial = dialled(depth)
+    dial = settings_for_depth(depth)
     narrow = dial.width // 128 < 4 or dial.width % 128 != 0
     assert dial.heads == dial.width // (64 if narrow else 128)
     assert "heads of 128, or of 64 where those were fewer than 4 or do not divide the width;" in text_of(
@@ -150,20 +150,24 @@ def test_heads_are_as_the_comment_and_the_page_say(depth: int) -> None:
 )
 def test_what_no_model_is_made_of_is_refused_in_a_line(depth: int, tokens: int | None, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        dialled(depth, tokens)
+        settings_for_depth(depth, tokens)
 
 
 def test_a_second_time_is_the_same_file_and_another_is_not_overwritten(root: Path) -> None:
-    path, new = written(root, dialled(4), "d4", "DEPTH=4")
+    path, new = write_preset(root, settings_for_depth(4), "d4", "DEPTH=4")
     first = path.read_bytes()
-    assert new and written(root, dialled(4), "d4", "DEPTH=4") == (path, False) and path.read_bytes() == first
+    assert (
+        new
+        and write_preset(root, settings_for_depth(4), "d4", "DEPTH=4") == (path, False)
+        and path.read_bytes() == first
+    )
     with pytest.raises(ConfigError, match=r"presets/d4\.yaml is there and says otherwise: give another NAME"):
-        written(root, dialled(8), "d4", "DEPTH=8")
+        write_preset(root, settings_for_depth(8), "d4", "DEPTH=8")
     assert path.read_bytes() == first
     with pytest.raises(ConfigError, match="presets/laptop.yaml is there"):
-        written(root, dialled(4), "laptop", "DEPTH=4")
+        write_preset(root, settings_for_depth(4), "laptop", "DEPTH=4")
     with pytest.raises(ConfigError, match="NAME: '../d4': small letters"):
-        written(root, dialled(4), "../d4", "DEPTH=4")
+        write_preset(root, settings_for_depth(4), "../d4", "DEPTH=4")
 
 
 def test_the_command(root: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows.stage.dvc_cli import read_the_lock_by_libyaml
-from flows.stage.ready import DVC_CLI
+from flows.stage.dvc_forks import DVC_CLI
 from tests.project import ROOT
 from tests.small_disk import small_disk
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from flows.environment import environment
-from flows.pipeline.finish import figures_of
+from flows.pipeline.finish import evaluation_metrics
 from flows.replay.finished_run import from_folder
-from flows.stage.process import Ended, run_stage
-from flows.stage.ready import ready
+from flows.stage.dvc_forks import dvc_fork_servers
+from flows.stage.process import StageResult, run_stage
 from tasks.core.yaml import dump_yaml
 from tasks.report.read import read_facts, read_stages
 from tasks.runner.key import file_md5, locked_key
@@ -33,11 +33,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     repositories.init(folder)
     (folder / ".dvcignore").unlink()
     (folder / ".dvcignore").symlink_to(ROOT / ".dvcignore")
-    with ready(folder, ["ingest", "dedup"], TINY):
+    with dvc_fork_servers(folder, ["ingest", "dedup"], TINY):
         yield folder
 
 
-def ingest(project: Path, seed: int, **more: str) -> Ended:
+def ingest(project: Path, seed: int, **more: str) -> StageResult:
     write_params(project, {**TINY, "seed": seed})
     extra = {"TOKENMILL_TRACKING": "off", "TOKENMILL_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
     ended = run_stage(project, "ingest", False, lambda line: None, extra)
@@ -137,7 +137,7 @@ def test_a_model_bears_figures_of_its_own_evaluation_alone(tmp_path: Path) -> No
 
     def figures(md5: str, entry: dict[str, Any]) -> dict[str, float]:
         (tmp_path / "dvc.lock").write_text(dump_yaml({"schema": "2.0", "stages": {"evaluate@quantize": entry}}))
-        return figures_of(tmp_path, "quantize", md5)
+        return evaluation_metrics(tmp_path, "quantize", md5)
 
     assert figures("one.dir", entry) == {"accuracy": 0.5}
     assert figures("two.dir", entry) == {}

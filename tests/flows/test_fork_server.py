@@ -13,13 +13,13 @@ import psutil
 import pytest
 import yaml
 
+from flows.stage.dvc_forks import DVC_CLI, dvc_fork_servers, fork_dvc
 from flows.stage.fork_server import NUMBER, show
-from flows.stage.process import TRANSIENT_CODES, Ended, run_stage
-from flows.stage.ready import DVC_CLI, forked, ready
+from flows.stage.process import TRANSIENT_CODES, StageResult, run_stage
 from flows.staleness.rwlock import TABLE, goes_on, read_table
 from tests.flows.small_graph import make_repo, surroundings
 from tests.flows.team import processes_in
-from tests.processes import command_of, ended, wait_for
+from tests.processes import command_of, has_ended, wait_for
 from tests.project import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each stage starts its own DVC")
@@ -29,8 +29,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from flows.stage.process import run_stage
-from flows.stage.ready import ready
-with ready(Path.cwd(), ["waits", "a"], {}):
+from flows.stage.dvc_forks import dvc_fork_servers
+with dvc_fork_servers(Path.cwd(), ["waits", "a"], {}):
     print("ready", flush=True)
     for stage in sys.argv[1:]:
         input()
@@ -54,7 +54,7 @@ def makes(name: str, what: str) -> str:
     return f"mkdir -p data/{name}; {{ {what}; }} > data/{name}/x"
 
 
-def run(folder: Path, stage: str, **extra: str) -> Ended:
+def run(folder: Path, stage: str, **extra: str) -> StageResult:
     return run_stage(folder, stage, True, lambda line: None, {"PYTHONPATH": str(ROOT), **extra})
 
 
@@ -105,7 +105,7 @@ def test_stages_end_as_they_would_without_it(tmp_path: Path) -> None:
     found = []
     for stages in (list(ends), ["well"]):
         folder = repo_of(tmp_path / str(len(stages)), **programs)
-        with ready(folder, stages, {}):
+        with dvc_fork_servers(folder, stages, {}):
             found.append({name: run(folder, name) for name in ends})
     assert found[0] == found[1] and [end.code for end in found[0].values()] == [0, 3, 137, 143]
     assert all({"begun", "more"} < set(end.tail) for end in found[0].values())
@@ -118,7 +118,7 @@ def test_a_stage_has_the_environment_and_folder_that_it_would_have_without_it(
     monkeypatch.setenv("GOES", "before the stage")
     found = []
     for stages in (["a", "waits"], ["a"]):
-        with ready(folder, stages, {}):
+        with dvc_fork_servers(folder, stages, {}):
             monkeypatch.delenv("GOES", raising=False)
             run(folder, "a", EXTRA="of this stage \udcff")
         found.append((folder / "data" / "a" / "x").read_bytes())
@@ -137,7 +137,7 @@ def test_killed_itself_it_leaves_nothing(begun: subprocess.Popen[str]) -> None:
     server, dvc = members(begun)
     begun.kill()
     begun.wait()
-    wait_for(lambda: ended(server) and ended(dvc))
+    wait_for(lambda: has_ended(server) and has_ended(dvc))
 
 
 def test_a_run_that_ends_leaves_nothing(begun: subprocess.Popen[str], tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_killed_the_stage_may_be_tried_again_without_it(begun: subprocess.Popen[
     server, dvc = members(begun)
     (stage,) = dvc.children()
     server.kill()
-    wait_for(lambda: ended(dvc))
+    wait_for(lambda: has_ended(dvc))
     stage.kill()
     line = say(begun, "ended")
     assert int(line.split()[1]) in TRANSIENT_CODES
@@ -164,7 +164,7 @@ def test_stages_at_once_have_their_own_ends(tmp_path: Path) -> None:
     names = [f"s{code}" for code in range(6)]
     folder = repo_of(tmp_path / "repo", **{name: f"exit {name[1:]}" for name in names[1:]}, s0=makes("s0", "echo"))
     codes: dict[str, int] = {}
-    with ready(folder, names, {}):
+    with dvc_fork_servers(folder, names, {}):
         threads = [
             threading.Thread(target=lambda name=name: codes.update({name: run(folder, name).code})) for name in names
         ]
@@ -192,7 +192,7 @@ def test_a_command_that_is_not_told_whole_does_nothing(tmp_path: Path, sent: byt
         other.close()
         os.close(write)
         assert os.read(read, 1) == b""  # the end of the child, and that it said nothing
-        wait_for(lambda: ended(child))
+        wait_for(lambda: has_ended(child))
         os.close(read)
     assert server.wait() == 0
 
@@ -221,7 +221,7 @@ def test_edited_code_is_read_anew(tmp_path: Path) -> None:
 def test_a_name_without_room_is_shown_all_the_same(tmp_path: Path) -> None:
     long = "a" * 500
     folder = repo_of(tmp_path / "repo", **{long: "ps -ww -o args= -p $PPID; exit 3"})
-    with ready(folder, ["a", "waits"], {}):
+    with dvc_fork_servers(folder, ["a", "waits"], {}):
         told = run(folder, long)
     assert told.code == 3 and any(line.endswith(f"--single-item {long} --force") for line in told.tail)
 
@@ -239,5 +239,5 @@ def test_a_process_with_threads_is_not_forked(tmp_path: Path) -> None:
 
 
 def test_one_stage_has_no_server(tmp_path: Path) -> None:
-    with ready(tmp_path, ["a"], {}):
-        assert forked(["--version"], tmp_path, {}) is None and server_below(psutil.Process()) is None
+    with dvc_fork_servers(tmp_path, ["a"], {}):
+        assert fork_dvc(["--version"], tmp_path, {}) is None and server_below(psutil.Process()) is None

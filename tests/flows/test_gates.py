@@ -9,7 +9,7 @@ import pytest
 
 from flows.params.compose import check, override
 from flows.params.gates import Gates, gate_mistakes, gates_of
-from flows.pipeline.gates import Looked, judged
+from flows.pipeline.gates import ModelEvaluation, check_gates
 from lm.config import ConfigError
 from tests.project import ROOT, TINY
 
@@ -20,10 +20,10 @@ def answers(right: range) -> dict[str, float]:
     return {str(n): float(n in right) for n in range(1000)}
 
 
-def looked(folder: Path, right: range, **metrics: float) -> Looked:
+def looked(folder: Path, right: range, **metrics: float) -> ModelEvaluation:
     rows = [{"id": name, "score": score, "valid": True} for name, score in answers(right).items()]
     pq.write_table(pa.Table.from_pylist(rows), folder / "answers.parquet")
-    return Looked({**METRICS, **metrics}, folder, "md5")
+    return ModelEvaluation({**METRICS, **metrics}, folder, "md5")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def looked(folder: Path, right: range, **metrics: float) -> Looked:
     ],
 )  # fmt: skip
 def test_gates_by_hand(tmp_path: Path, gates: dict[str, Any], right: range, passes: bool, said: str) -> None:
-    found, reason = judged(Gates(**gates), looked(tmp_path, right), False, answers(range(800)))
+    found, reason = check_gates(Gates(**gates), looked(tmp_path, right), False, answers(range(800)))
     assert found == passes and said in reason and "\n" not in reason
 
 
@@ -49,20 +49,23 @@ def test_a_model_that_is_worse_by_chance_does_not_pass_for_few_problems(tmp_path
     """Nothing was found to be worse, and little is known: that is no reason to publish."""
     own = looked(tmp_path, range(800))
     few = {name: score for name, score in answers(range(800)).items() if int(name) >= 980}
-    assert not judged(Gates(max_accuracy_loss=0.01), own, False, few)[0]
+    assert not check_gates(Gates(max_accuracy_loss=0.01), own, False, few)[0]
 
 
 def test_without_a_gate_without_a_champion_and_without_its_answers(tmp_path: Path) -> None:
     own, gate = looked(tmp_path, range(800)), Gates(max_accuracy_loss=0.01)
-    assert judged(Gates(), None, False, None) == (True, "no gate is set")
-    assert judged(gate, own, False, None)[0] and "there is no champion" in judged(gate, own, False, None)[1]
-    assert judged(gate, own, True, None)[0], "the champion stays what it is"
-    lost = judged(gate, own, False, "DVC's cache lacks them")
+    assert check_gates(Gates(), None, False, None) == (True, "no gate is set")
+    assert check_gates(gate, own, False, None)[0] and "there is no champion" in check_gates(gate, own, False, None)[1]
+    assert check_gates(gate, own, True, None)[0], "the champion stays what it is"
+    lost = check_gates(gate, own, False, "DVC's cache lacks them")
     assert lost == (False, "FAILED: accuracy cannot be compared: DVC's cache lacks them")
-    assert not judged(gate, own, False, {"other": 1.0})[0]
-    for none in (None, Looked({}, tmp_path, "")):
-        assert not judged(gate, none, False, None)[0] and "was not evaluated" in judged(gate, none, False, None)[1]
-    assert not judged(Gates(max_bits_per_byte=2), Looked({"accuracy": 1.0}, tmp_path, ""), False, None)[0]
+    assert not check_gates(gate, own, False, {"other": 1.0})[0]
+    for none in (None, ModelEvaluation({}, tmp_path, "")):
+        assert (
+            not check_gates(gate, none, False, None)[0]
+            and "was not evaluated" in check_gates(gate, none, False, None)[1]
+        )
+    assert not check_gates(Gates(max_bits_per_byte=2), ModelEvaluation({"accuracy": 1.0}, tmp_path, ""), False, None)[0]
 
 
 def test_the_section_is_read_by_no_stage_and_checked_as_one() -> None:

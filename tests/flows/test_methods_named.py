@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from flows.cli.methods import about, main
+from flows.cli.methods import docstring_summary, main
 from flows.params.places import names_of, places
 from lm.config import methods_of
 from tasks.runner.graph import read_graph
@@ -28,7 +28,7 @@ def test_every_method_of_a_package_can_be_chosen_and_says_what_it_is(room: Path)
     methods = methods_of(module_of(room))
     assert methods and [method.__name__ for method in methods if method not in NAMED] == []
     for method in methods:
-        assert about(method), f"{method.__module__}: its docstring says what it is"
+        assert docstring_summary(method), f"{method.__module__}: its docstring says what it is"
         assert set(names_of(method)) <= PLACES[NAMED[method]].keys()
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from flows.params.compose import compose
-from flows.pipeline.naming import named, shortened
+from flows.pipeline.naming import run_name, shorten_key
 from tests.project import ROOT
 
 
@@ -29,9 +29,9 @@ from tests.project import ROOT
 )
 def test_a_run_is_called_by_the_nearest_preset_and_what_differs(preset: str, overrides: list[str], name: str) -> None:
     params = compose(ROOT, preset, overrides)
-    assert named(ROOT, params) == (preset, name) == named(ROOT, params, preset)
+    assert run_name(ROOT, params) == (preset, name) == run_name(ROOT, params, preset)
 
 
 def test_a_short_key_means_one_parameter() -> None:
     keys = ["dedup.near.size", "dedup.substring.size", "quantize.method.group"]
-    assert [shortened(key, keys) for key in keys] == ["dedup.near.size", "dedup.substring.size", "quantize.group"]
+    assert [shorten_key(key, keys) for key in keys] == ["dedup.near.size", "dedup.substring.size", "quantize.group"]

@@ -12,7 +12,7 @@ import tasks
 from flows.forecast.forecasts import works_of
 from flows.params.compose import compose
 from flows.preflight.contracts import check_edges
-from flows.preflight.shrink import shrunk
+from flows.preflight.shrink import toy_params
 from lm.config import ConfigError
 from tasks.core.yaml import dump_yaml, read_yaml
 from tasks.runner.git import git
@@ -38,7 +38,7 @@ def params_of(**changes: Any) -> dict[str, Any]:
 
 def test_the_toy_run_of_a_room_that_says_nothing_has_two_steps(room: None, tmp_path: Path) -> None:
     params = params_of()
-    toy = shrunk(params, ["dedup", "sft", "contrast"], tmp_path)
+    toy = toy_params(params, ["dedup", "sft", "contrast"], tmp_path)
     assert toy["contrast"] == {**params["contrast"], "steps": 2, "compile": "off"}
     assert toy["sft"] == {**params["sft"], "steps": 2, "batch": 4, "compile": "off"}  # as its room says
     assert toy["dedup"] == params["dedup"] and toy["rl"] == params["rl"]

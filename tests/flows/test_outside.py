@@ -7,7 +7,7 @@ import yaml
 from dvc.config import Config
 
 from flows.params.outside import reach_inputs
-from flows.workspaces.variants import made, make, place
+from flows.workspaces.variants import create_variant, list_variants, variant_path
 from lm.inputs.hashed import read_ignored
 from tasks.core.config import ConfigError
 from tasks.runner.git import git
@@ -45,7 +45,7 @@ def test_variants_read_what_the_checkout_would(home: Path, folder: str) -> None:
         there = reach(home, folder, variant)
         assert (there / "a.txt").read_text() == "text\n"
         assert path_md5(there, read_ignored(home / ".variants" / variant)) == digest
-    assert [path.name for path in made(home)] == ["a", "b"]
+    assert [path.name for path in list_variants(home)] == ["a", "b"]
 
 
 def test_a_link_follows_what_was_moved_and_an_input_that_is_not_there_is_left_to_those_who_look_for_it(
@@ -67,7 +67,7 @@ def test_what_would_be_another_folder_is_refused(home: Path) -> None:
         reach(home, "../../far")
     reach(home, "../my-text")
     with pytest.raises(ConfigError, match="'my-text' leads variants to an input"):
-        place(home, "my-text")
+        variant_path(home, "my-text")
 
 
 def test_a_checkout_itself_has_nothing_to_reach(tmp_path: Path) -> None:
@@ -111,20 +111,20 @@ def test_a_variant_of_an_old_revision_has_the_inputs_that_git_does_not_hold_and_
     grown: Path,
 ) -> None:
     """Whether it is made, or its own code asks for them once more."""
-    folder = make(grown, "old", "HEAD~1")
+    folder = create_variant(grown, "old", "HEAD~1")
     there = {"corpus/old.txt", "corpus/mine.txt", "lm/old.py", "data/given/deep/a.txt"}
     assert files(folder, "corpus", "lm", "data") == there
     assert (folder / ".." / "my-text" / "a.txt").read_text() == "text"
     reach_inputs(folder, {"one": {"folder": "../my-text"}})
     assert files(folder, "corpus", "lm", "data") == there
-    new = make(grown, "new", "HEAD")
+    new = create_variant(grown, "new", "HEAD")
     assert files(new, "corpus", "lm", "data") == {*there, "corpus/new.txt", "lm/new.py"}
 
 
 def test_parameters_of_which_a_variant_cannot_have_the_inputs_keep_none_from_being_made(grown: Path) -> None:
     """It may run with others; with these it is told."""
     (grown / "params.yaml").write_text("one: {folder: ../../far}\n")
-    folder = make(grown, "other", "HEAD")
+    folder = create_variant(grown, "other", "HEAD")
     reach_inputs(folder, {"one": {"folder": "../my-text"}})
     with pytest.raises(ConfigError, match=r"^\.\./\.\./far: lies more than one folder up"):
         reach_inputs(folder, {"one": {"folder": "../../far"}})
@@ -137,7 +137,7 @@ def test_a_variant_has_the_remotes_and_the_cache_of_its_checkout(grown: Path) ->
     (grown / ".dvc" / "config.local").write_text(
         "['remote \"store\"']\n    verify = true\n[cache]\n    type = hardlink\n"
     )
-    here, there = (Config(str(folder / ".dvc")).read() for folder in (grown, make(grown, "one", "HEAD")))
+    here, there = (Config(str(folder / ".dvc")).read() for folder in (grown, create_variant(grown, "one", "HEAD")))
     assert there["remote"] == here["remote"] and there["core"].get("remote") == "store"
     assert there["remote"]["store"]["url"] == str(grown.parent / "store")
     assert there["cache"] == {**here["cache"], "dir": str(grown / ".dvc" / "cache")}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.workspaces.smoke import copy_project, ours
+from flows.workspaces.smoke import copy_project, project_files
 from tasks.runner.git import git
 from tests.project import ROOT
 
@@ -38,7 +38,7 @@ def test_a_copy_has_what_is_the_users_and_nothing_that_stages_make(
 ) -> None:
     if not repository:
         shutil.rmtree(project / ".git")
-    assert {*INPUTS, *OWN} <= set(ours(project)) and {*MADE}.isdisjoint(ours(project))
+    assert {*INPUTS, *OWN} <= set(project_files(project)) and {*MADE}.isdisjoint(project_files(project))
     copy = copy_project(project, tmp_path / "copy")
     assert all((copy / name).is_file() for name in (*INPUTS, *OWN)) and not any((copy / name).exists() for name in MADE)
 

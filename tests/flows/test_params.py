@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.params.assignments import Split, take_words
-from flows.params.compose import check, check_targets, compose, merged, presets, write
+from flows.params.compose import check, check_targets, compose, merge_params, presets, write
 from tasks.core.config import ConfigError, read_params
 from tasks.dedup.methods import Minhash
 from tasks.filter.methods import GopherQuality, GopherRepetition
@@ -45,8 +45,8 @@ def test_what_the_default_sets_for_code_does_not_judge_the_web(root: Path, prese
 def test_a_named_mapping_replaces_a_method_and_others_merge() -> None:
     base = {"dedup": {"method": {"name": "minhash", "bands": 3}}, "rl": {"steps": 1, "prompts": 2}}
     change = {"dedup": {"method": {"name": "exact"}}, "rl": {"steps": 5}}
-    assert merged(base, change) == {"dedup": {"method": {"name": "exact"}}, "rl": {"steps": 5, "prompts": 2}}
-    assert merged(base, {"dedup": {"method": {"name": "minhash", "rows": 4}}})["dedup"]["method"] == {
+    assert merge_params(base, change) == {"dedup": {"method": {"name": "exact"}}, "rl": {"steps": 5, "prompts": 2}}
+    assert merge_params(base, {"dedup": {"method": {"name": "minhash", "rows": 4}}})["dedup"]["method"] == {
         "name": "minhash",
         "bands": 3,
         "rows": 4,

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from flows.agents.order import Answer, make_order, within
+from flows.agents.order import Answer, is_inside_project, make_order
 from flows.stage.pools import pool_of
 from flows.stage.process import TRANSIENT_CODES, run_stage
-from flows.staleness.declared import declared_in, overlap
+from flows.staleness.declared import overlap, stage_declarations
 from tests.flows.small_graph import dvc, make_repo, surroundings
 from tests.flows.team import commit, git, processes_in
 from tests.project import ROOT
@@ -94,7 +94,7 @@ def test_an_order_is_held_to_dvc_yaml_in_all_that_it_says(tmp_path: Path) -> Non
     folder = make_repo(tmp_path / "repo")
     dvc(folder, "repro")
     commit(folder, "all")
-    order, graph = make_order(folder, "b", False, {}), declared_in(folder)
+    order, graph = make_order(folder, "b", False, {}), stage_declarations(folder)
     order.held_to(graph, graph)
     lock = yaml.safe_load(order.lock)
 
@@ -138,7 +138,12 @@ def test_an_order_is_held_to_dvc_yaml_in_all_that_it_says(tmp_path: Path) -> Non
 def test_paths_by_hand() -> None:
     assert overlap("data/a", "data/a/x") and overlap("data/a/x", "data/a") and overlap("data/a", "data/a/")
     assert not overlap("data/a", "data/ab")
-    assert within("data/raw") and not within("../x") and not within("/x") and not within("data/../../x")
+    assert (
+        is_inside_project("data/raw")
+        and not is_inside_project("../x")
+        and not is_inside_project("/x")
+        and not is_inside_project("data/../../x")
+    )
 
 
 ENDED = """

@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from flows.forecast import dry_run
 from flows.forecast.__main__ import on_the_host
-from flows.forecast.dry_run import HOLES, Live, Rehearsed, rehearse
+from flows.forecast.dry_run import HOLES, DryRunResult, Live, dry_run_step
 from flows.forecast.estimate import MACHINES
-from flows.forecast.forecasts import forecast_of, told_of, works_of
+from flows.forecast.forecasts import config_errors_of_stage, forecast_of, works_of
 from flows.forecast.tiled import Tiled
 from flows.params.compose import compose
 from flows.preflight import slow_checks
@@ -102,7 +102,7 @@ def test_an_update_takes_as_much_as_rehearsed_in_each_phase_of_every_optimizer(
     """onebit_adam holds a copy more of its matrices once it has frozen their scale, soap and soap_muon when a basis is due, and drop_muon
     has every gradient in some steps alone."""
     recipe = plain.recipe.model_copy(update={"optimizer": method, "average": averages.Last()})
-    found = rehearse(small_step, recipe, STEPS, None, False)
+    found = dry_run_step(small_step, recipe, STEPS, None, False)
     assert found.step_bytes == pytest.approx(peak_of_updates(recipe), rel=0.01)
 
 
@@ -129,17 +129,17 @@ def test_an_update_takes_as_much_as_rehearsed_in_each_phase_of_every_optimizer(
 )
 def test_what_training_refuses_before_its_first_step_is_refused_by_the_rehearsal(assignment: str, said: str) -> None:
     work = work_of("pretrain", "pretrain.optimizer={name: schedule_free}", f"pretrain.{assignment}")
-    with pytest.raises(ConfigError) as caught, told_of("pretrain", work):
-        rehearse(work.step, work.recipe, work.steps, 10**9, False)
+    with pytest.raises(ConfigError) as caught, config_errors_of_stage("pretrain", work):
+        dry_run_step(work.step, work.recipe, work.steps, 10**9, False)
     assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
 
 
 def test_the_older_weights_that_sample_are_in_memory_while_they_do_and_in_the_step() -> None:
     """As many bytes as Stale holds, of a model as large."""
 
-    def of(staleness: int) -> tuple[Work, Rehearsed]:
+    def of(staleness: int) -> tuple[Work, DryRunResult]:
         work = work_of("rl", f"rl.staleness={staleness}")
-        return work, rehearse(work.step, work.recipe, work.steps, 10**9, False)
+        return work, dry_run_step(work.step, work.recipe, work.steps, 10**9, False)
 
     (work, without), (_, with_older) = of(0), of(2)
     with Live(1.0) as live:
@@ -158,7 +158,7 @@ def test_the_older_weights_that_sample_are_in_memory_while_they_do_and_in_the_st
 
 def test_the_memory_of_a_gpu_does_not_hold_older_weights() -> None:
     works = [work_of("rl", f"rl.staleness={staleness}") for staleness in (0, 2)]
-    without, with_older = (rehearse(work.step, work.recipe, work.steps, 10**9, True) for work in works)
+    without, with_older = (dry_run_step(work.step, work.recipe, work.steps, 10**9, True) for work in works)
     assert (without.step_bytes, without.sampling_bytes) == (with_older.step_bytes, with_older.sampling_bytes)
     assert (without.host_bytes, with_older.host_bytes) == (0, 3 * (with_older.state_bytes - without.state_bytes) / 2)
     told = forecast_of(works[1], MACHINES["h200"], 0)
@@ -172,14 +172,16 @@ def test_older_weights_beside_a_prompt_are_those_of_the_prompt() -> None:
     """What stays is in no copy: vectors of a prompt, and the tables of positions."""
     soft = ["rl.staleness=2", "rl.soft_prompt={name: prompt_tuning, length: 5}", "rl.optimizer={name: adamw}"]
     whole, of_prompt = (work_of("rl", *words) for words in (soft[:1], soft))
-    large, small = (rehearse(work.step, work.recipe, work.steps, 10**9, True).host_bytes for work in (whole, of_prompt))
+    large, small = (
+        dry_run_step(work.step, work.recipe, work.steps, 10**9, True).host_bytes for work in (whole, of_prompt)
+    )
     assert 0 < small < 0.1 * large
 
 
 def test_a_checkpoint_holds_the_mean_movement_and_the_weights_before_an_update(plain: Work) -> None:
     def state(**given: dict[str, Any]) -> float:
         recipe = Recipe.model_validate({**plain.recipe.model_dump(include=set(Recipe.model_fields)), **given})
-        return rehearse(plain.step, recipe, 10, 10**9, False).state_bytes
+        return dry_run_step(plain.step, recipe, 10, 10**9, False).state_bytes
 
     copy = 4 * plain.step().model.num_parameters()
     assert state(lookahead={"share": 0.6}) - state() == copy
@@ -193,10 +195,10 @@ def test_what_trials_go_back_to_is_in_checkpoints_and_in_the_memory_of_a_cpu(pla
         Recipe.model_validate({**given, "schedule": schedule})
         for schedule in ({"name": "cosine"}, {"name": "auto_lrs"})
     ]
-    without, tried = (rehearse(plain.step, recipe, 100, 10**9, False) for recipe in ways)
+    without, tried = (dry_run_step(plain.step, recipe, 100, 10**9, False) for recipe in ways)
     assert tried.state_bytes == 2 * without.state_bytes
     assert tried.step_bytes - without.step_bytes == without.state_bytes
-    on_gpu = [rehearse(plain.step, recipe, 100, 10**9, True) for recipe in ways]
+    on_gpu = [dry_run_step(plain.step, recipe, 100, 10**9, True) for recipe in ways]
     assert on_gpu[0].step_bytes == on_gpu[1].step_bytes
     assert (on_gpu[0].host_bytes, on_gpu[1].host_bytes) == (0, on_gpu[0].state_bytes)
 
@@ -208,8 +210,8 @@ def test_what_the_forecast_is_refused_is_a_finding_of_preflight(
     words = "pretrain.optimizer={name: schedule_free}", "pretrain.lookahead={share: 0.6}"
     params = compose(ROOT, "smoke", list(words))
     monkeypatch.setattr(slow_checks, "rehearse", lambda *_: [])
-    monkeypatch.setattr(slow_checks, "beside", lambda call: call)
-    found, needs = slow_checks.rehearsed(ROOT, params, ["pretrain"], tmp_path / "toy", imports=1)
+    monkeypatch.setattr(slow_checks, "call_in_fork", lambda call: call)
+    found, needs = slow_checks.run_slow_checks(ROOT, params, ["pretrain"], tmp_path / "toy", imports=1)
     assert [str(finding) for finding in found] == [
         "params.yaml: pretrain.lookahead: the optimizer makes the model's weights at the end of a run: take another one"
     ]
@@ -217,12 +219,12 @@ def test_what_the_forecast_is_refused_is_a_finding_of_preflight(
 
 
 def test_masked_diffusion_is_forecast_with_all_of_attention_and_a_second_view_as_a_second_pass(plain: Work) -> None:
-    def of(objective: str) -> Rehearsed:
+    def of(objective: str) -> DryRunResult:
         work = work_of("pretrain", "pretrain.model.causal=false", f"pretrain.objective={objective}")
         assert work.shape.vocab_size == plain.shape.vocab_size + 1
-        return rehearse(work.step, work.recipe, work.steps, None, False)
+        return dry_run_step(work.step, work.recipe, work.steps, None, False)
 
-    causal = rehearse(plain.step, plain.recipe, plain.steps, None, False)
+    causal = dry_run_step(plain.step, plain.recipe, plain.steps, None, False)
     once, twice = of("{name: masked_diffusion}"), of("{name: masked_diffusion, complementary: true}")
     assert once.flops > causal.flops and twice.flops == 2 * once.flops
     assert twice.positions == pytest.approx(once.positions / 2, rel=0.02)
@@ -240,7 +242,7 @@ def test_the_plan_counts_one_mask_of_documents_for_all_layers_that_look_both_way
     real = Batch(2, T, 2 * T, lambda rows: loss_of(objective, model, ids, bounds, rows, 2 * T))
     assert bytes_kept(model, real, 2) == within
     found = [
-        rehearse(work.step, work.recipe, work.steps, 10**9, True)
+        dry_run_step(work.step, work.recipe, work.steps, 10**9, True)
         for work in (work_of("pretrain", *words, f"pretrain.within_documents={each}") for each in ("false", "true"))
     ]
     assert found[1].step_bytes > found[0].step_bytes and found[1].positions < found[0].positions
@@ -252,7 +254,7 @@ def test_a_step_holds_what_its_policy_keeps() -> None:
     found = {}
     for policy in ("none", "selective", "whole"):
         work = work_of("pretrain", *words, f"pretrain.recompute={policy}")
-        rehearsed = rehearse(work.step, work.recipe, work.steps, 10**10, False)
+        rehearsed = dry_run_step(work.step, work.recipe, work.steps, 10**10, False)
         found[policy] = rehearsed.step_bytes
         assert rehearsed.positions > 0 and rehearsed.forward_again == (policy == "whole")
     assert found["whole"] < found["selective"] < found["none"]
@@ -286,7 +288,7 @@ def test_attention_over_tiles_holds_what_its_operators_hold_while_they_work(kind
 def test_a_rehearsal_holds_what_attention_over_tiles_does(mixer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["model.width=128", "model.heads=4", f"model.mixer={{name: {mixer}}}", "average={name: last}"]
     work = work_of("pretrain", *(f"pretrain.{word}" for word in words), "curriculum.tokens_per_step=4096")
-    found = rehearse(work.step, work.recipe, work.steps, 10**10, False)
+    found = dry_run_step(work.step, work.recipe, work.steps, 10**10, False)
     monkeypatch.setattr(dry_run, "Tiled", lambda *_: lambda *_: 0.0)
-    nothing = rehearse(work.step, work.recipe, work.steps, 10**10, False)
+    nothing = dry_run_step(work.step, work.recipe, work.steps, 10**10, False)
     assert 5e6 < found.step_bytes - nothing.step_bytes < 100e6 and found.positions == nothing.positions

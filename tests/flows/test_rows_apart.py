@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flows.arena.asked import methods
+from flows.arena.study_options import methods
 from flows.forecast.forecasts import step_of
 from flows.params.compose import compose
 from lm import precisions

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.preflight.start import look
+from flows.preflight.start import all_findings
 from flows.staleness.scratch import abandoned, leftovers
 from tests.processes import wait_for
 from tests.project import ROOT, TINY, digest, run_stage, start_stage, write_params
@@ -91,7 +91,7 @@ def test_what_no_run_goes_on_from_is_counted_and_removed(project: Path, capsys: 
         said.startswith(f".scratch holds {total / 1e6:.1f} MB that no run goes on from, 2 of stages")
         and "(pretrain)" in said
     )
-    look(project, OTHER, [])
+    all_findings(project, OTHER, [])
     assert said in capsys.readouterr().out
     assert clean(project).count("removed .scratch/pretrain/") == 2
     assert abandoned(project) == "" and not (project / ".scratch" / "pretrain").exists()

@@ -14,15 +14,15 @@ import pytest
 import yaml
 
 from flows.params.compose import compose
-from flows.stage import ready as kept_ready
+from flows.stage import dvc_forks as kept_ready
 from flows.stage.as_module import OURS
-from flows.stage.process import Ended, run_stage
-from flows.stage.ready import ready
+from flows.stage.dvc_forks import dvc_fork_servers
+from flows.stage.process import StageResult, run_stage
 from flows.stage.stage_forks import AUDIT, DEVICES, LIBRARIES, NEEDS, imports_torch
 from tasks.runner.graph import graph_of
 from tests.flows.small_graph import make_repo, surroundings
 from tests.flows.team import processes_in
-from tests.processes import command_of, ended, wait_for
+from tests.processes import command_of, has_ended, wait_for
 from tests.project import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each stage is a new process")
@@ -90,7 +90,7 @@ def repo_of(folder: Path, **programs: str) -> Path:
     return made
 
 
-def run(folder: Path, stage: str, **extra: str) -> Ended:
+def run(folder: Path, stage: str, **extra: str) -> StageResult:
     return run_stage(folder, stage, True, lambda line: None, {**surroundings(folder), **extra})
 
 
@@ -113,7 +113,10 @@ def torch_kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A server for stages of these names, of whatever folder: importing torch for each test would take most of its time. The
     first test begins one of its own, in the folder of its stages, as a run does."""
     stages = ["a", "b", "d", *ENDS]
-    with alone(), ready(repo_of(tmp_path_factory.mktemp("kept") / "repo", **dict.fromkeys(stages, "")), stages, {}):
+    with (
+        alone(),
+        dvc_fork_servers(repo_of(tmp_path_factory.mktemp("kept") / "repo", **dict.fromkeys(stages, "")), stages, {}),
+    ):
         yield
 
 
@@ -121,7 +124,7 @@ def test_a_stage_finds_what_a_new_process_finds(tmp_path: Path) -> None:
     folder = repo_of(tmp_path / "repo", a=TELLS, b="")
     told: list[Any] = []
     for stages in (["a", "b"], ["a"]):
-        with alone(), ready(folder, stages, {}):
+        with alone(), dvc_fork_servers(folder, stages, {}):
             assert run(folder, "a", EXTRA="of this stage \udcff").code == 0
         told.append(json.loads((folder / "told-a.json").read_text()))
     (forked, first), (new, second) = told
@@ -177,8 +180,10 @@ def test_no_keeper_is_left_to_whoever_adopts_orphans(tmp_path: Path) -> None:
     """Where the first process of a container takes note of no child's end, each would stay for good."""
     program = "from ctypes import CDLL; CDLL(None).prctl(36, 1)\n"  # the orphans below are given to this process
     program += "import sys, psutil; from pathlib import Path; from tests.flows.test_stage_forks import run; "
-    program += "from flows.stage.ready import ready\nfolder = Path(sys.argv[1])\n"
-    program += "with ready(folder, ['a', 'b'], {}):\n    assert [run(folder, n).code for n in 'ab'] == [0, 0]\n"
+    program += "from flows.stage.dvc_forks import dvc_fork_servers\nfolder = Path(sys.argv[1])\n"
+    program += (
+        "with dvc_fork_servers(folder, ['a', 'b'], {}):\n    assert [run(folder, n).code for n in 'ab'] == [0, 0]\n"
+    )
     program += "assert not psutil.Process().children(), psutil.Process().children()"
     folder = repo_of(tmp_path / "repo", a="", b="")
     done = subprocess.run(
@@ -223,7 +228,7 @@ def test_it_ends_with_those_who_began_it(tmp_path: Path, torch_kept: None, victi
 
     done = run_stage(folder, "a", True, heard, surroundings(folder))
     assert done.code == 137 and len(pids) == 3
-    wait_for(lambda: all(map(ended, pids)))
+    wait_for(lambda: all(map(has_ended, pids)))
     assert run(folder, "b").code == 0 and held(folder, "b") == "True"
 
 

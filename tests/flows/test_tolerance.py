@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.torch import save_file
 
-from flows.replay.tolerance import Judged, judge, of_arrays, of_series
+from flows.replay.tolerance import ToleranceResult, judge, of_arrays, of_series
 
 NAN, INF = math.nan, math.inf
 OTHERS = [NAN, INF, -INF]
 
 
-def models(folder: Path, **second: list[float]) -> Judged:
+def models(folder: Path, **second: list[float]) -> ToleranceResult:
     """The verdict on models of the tensors a and b, of which the second run's are these where they are given."""
     for name, tensors in (("left", {}), ("right", second)):
         (folder / name).mkdir(parents=True)
@@ -30,7 +30,7 @@ def models(folder: Path, **second: list[float]) -> Judged:
     return judge(folder / "left", folder / "right")
 
 
-def curves(folder: Path, left: list[Any], right: list[Any]) -> Judged:
+def curves(folder: Path, left: list[Any], right: list[Any]) -> ToleranceResult:
     for name, losses in (("left", left), ("right", right)):
         (folder / name).mkdir(parents=True)
         lines = [json.dumps({"step": step, "loss": loss, "lr": 0.1}) for step, loss in enumerate(losses)]
@@ -38,7 +38,7 @@ def curves(folder: Path, left: list[Any], right: list[Any]) -> Judged:
     return judge(folder / "left", folder / "right")
 
 
-def tables(folder: Path, left: pa.Table, right: pa.Table) -> Judged:
+def tables(folder: Path, left: pa.Table, right: pa.Table) -> ToleranceResult:
     for name, table in (("left", left), ("right", right)):
         (folder / name).mkdir(parents=True)
         pq.write_table(table, folder / name / "rollouts.parquet")
@@ -109,4 +109,4 @@ def test_ids_of_more_than_floats_can_hold_must_be_equal(tmp_path: Path) -> None:
     """As floats, which NumPy makes of integers with nulls, these would be one."""
     one, other = (pa.table({"id": [2**60 + n, None], "x": [1.0, 1.0 + n * 1e-6]}) for n in (0, 1))
     found = tables(tmp_path, one, other)
-    assert found == Judged(None, "rollouts.parquet id")
+    assert found == ToleranceResult(None, "rollouts.parquet id")

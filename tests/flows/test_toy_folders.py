@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.preflight.start import first_time
+from flows.preflight.start import announce_and_rehearse
 from flows.staleness.scratch import clean
 from flows.staleness.toy_folders import PREFIX, YOUNG, place_of_toys, remove_abandoned, toy_folder
 from tasks.core.config import ConfigError
@@ -115,7 +115,7 @@ def test_a_temporary_folder_in_the_project_is_not_taken(
 
 def test_no_place_for_one_is_a_finding(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "mkdtemp", full)
-    found, needs = first_time(tmp_path / "project", {}, [], print, print)
+    found, needs = announce_and_rehearse(tmp_path / "project", {}, [], print, print)
     assert [str(one) for one in found] == [
         f"TMPDIR: {place}: No space left on device: make room, or name another folder"
     ]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.staleness.whole_objects import whole
+from flows.staleness.atomic_reflinks import reflink_atomically
 from tests.project import ROOT
 
 # Puts an object that another process has put since it looked: by DVC's own code, as far as its choice of links.
@@ -17,10 +17,10 @@ import sys
 from dvc_data.hashfile.db.local import LocalHashFileDB
 from dvc_objects.fs.local import localfs
 from dvc_objects.fs import system
-from flows.staleness.whole_objects import put_objects_whole
+from flows.staleness.atomic_reflinks import make_reflinks_atomic
 
 cache, source, oid = sys.argv[1:]
-put_objects_whole()
+make_reflinks_atomic()
 seen, unlink = [], system.os.unlink
 system.fcntl.ioctl = lambda *_: (_ for _ in ()).throw(OSError(95, "no reflinks here"))
 system.os.unlink = lambda path: (seen.append(open(there).read()), unlink(path))
@@ -44,7 +44,7 @@ def test_what_stands_there_is_left_where_there_are_no_reflinks(tmp_path: Path) -
     (tmp_path / "object").write_text("text")
     before = (tmp_path / "object").stat().st_ino
     with pytest.raises(OSError, match="not supported"):
-        whole(str(tmp_path / "new"), str(tmp_path / "object"), no_reflink)
+        reflink_atomically(str(tmp_path / "new"), str(tmp_path / "object"), no_reflink)
     assert (tmp_path / "object").read_text() == "text" and (tmp_path / "object").stat().st_ino == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "object"]
 
@@ -58,7 +58,7 @@ def test_a_reflink_takes_the_place_of_what_stands_there(tmp_path: Path) -> None:
     (tmp_path / "new").write_text("new")
     (tmp_path / "object").write_text("old")
     with (tmp_path / "object").open() as held:
-        whole(str(tmp_path / "new"), str(tmp_path / "object"), reflink)
+        reflink_atomically(str(tmp_path / "new"), str(tmp_path / "object"), reflink)
         assert held.read() == "old"
     assert (tmp_path / "object").read_text() == "new"
 

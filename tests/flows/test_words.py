@@ -203,7 +203,7 @@ import json, sys
 from argparse import ArgumentParser
 from pathlib import Path
 from flows.arena.__main__ import arguments as arguments_of_study
-from flows.arena.asked import study_of
+from flows.arena.study_options import study_of
 from flows.params.assignments import take_words
 from flows.params.compose import check, check_targets, compose
 parser = ArgumentParser()

@@ -20,7 +20,7 @@ from typing import Any
 
 import numba
 
-from flows.stage.as_module import be, forget_ours
+from flows.stage.as_module import forget_ours, run_as_main
 
 LARGEST = 1 << 20  # bytes of a command: an environment is some 10 KiB
 
@@ -120,4 +120,4 @@ if __name__ == "__main__":
     command = serve(socket.socket(fileno=int(sys.argv[1])))
     become(command)
     forget_ours()
-    be(command["module"])
+    run_as_main(command["module"])

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.processes import PATIENCE, wait_for
-from tests.project import TINY, digest, make_project, parts_made, run_stage, start_stage
+from tests.project import TINY, count_parts_made, digest, make_project, run_stage, start_stage
 
 FILES = 6
 
@@ -34,7 +34,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kill_at(project: Path, work: str, count: int, workers: str) -> bool:
     """SIGKILL the stage once so many parts of this work are whole; false where it ended before."""
     process = start_stage(project, "ingest", TOKENMILL_SHARD_WORKERS=workers, TOKENMILL_MEMORY="64")
-    wait_for(lambda: parts_made(project, "ingest", f"{work}*") >= count or process.poll() is not None)
+    wait_for(lambda: count_parts_made(project, "ingest", f"{work}*") >= count or process.poll() is not None)
     if process.poll() is not None:
         return False
     children = psutil.Process(process.pid).children(recursive=True)

@@ -14,7 +14,7 @@ from lm.optimizers import AdamW
 from lm.training.batch import Batch, backward, equal_parts
 from lm.training.memory import bytes_kept, memory_bytes, positions_at_once, positions_in
 from lm.training.parallel.exact import Exact
-from tests.control_groups import made_groups
+from tests.control_groups import make_control_groups
 from tests.lm.models import toy_model
 
 IDS = torch.randint(0, 261, (6, 17), generator=torch.Generator().manual_seed(0))
@@ -139,7 +139,7 @@ def test_positions_follow_from_the_size_of_the_memory(monkeypatch: pytest.Monkey
 def test_training_keeps_to_the_limit_of_its_control_groups(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made_groups(tmp_path, kind, "/pod/stage", {"/pod": 64 << 20})
+    make_control_groups(tmp_path, kind, "/pod/stage", {"/pod": 64 << 20})
     monkeypatch.setattr("lm.training.memory.memory_limits", lambda: memory_limits(tmp_path))
     model, parallel = toy_model(), Exact(1)
     parallel.distribute(model, AdamW())

@@ -16,13 +16,13 @@ from lm.sampler import generate
 from lm.strategies.base import Asked
 from lm.strategies.named import strategy_of
 from lm.tokenizer import Tokenizer
-from tests.called import called
 from tests.conversations.folders import CHATML, strangers_folder
 from tests.lm.models import toy_model, toy_tokenizer
+from tests.run_main import run_main
 
 
 def chat(folder: Path, lines: bytes, *more: str) -> subprocess.CompletedProcess[str]:
-    return called(main, folder, "--max-new-tokens", "3", *more, typed=lines)
+    return run_main(main, folder, "--max-new-tokens", "3", *more, typed=lines)
 
 
 def said(lines: list[str], **more: bool) -> list[str]:

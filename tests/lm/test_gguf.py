@@ -29,8 +29,8 @@ from lm.norms import LayerNorm
 from lm.rope import Linear
 from lm.tokenizer import Tokenizer
 from tasks.tokenize.methods.bpe import train
-from tests.called import called
 from tests.lm.models import other_tokenizer, toy_model, toy_tokenizer
+from tests.run_main import run_main
 
 TEXT = "The cat sat on the mat. 12 + 34 = 46, isn't it?\n\n  def f(x):\n\treturn x\n\N{GREEK SMALL LETTER ALPHA} \N{EURO SIGN}"
 TOKENIZER = Tokenizer(train(iter([TEXT] * 3), 300, 1 << 20))
@@ -308,12 +308,12 @@ def test_the_command_writes_what_the_name_of_the_target_says(tmp_path: Path) -> 
     sizes = {}
     for folder, chosen in (("ours", "f16"), ("ours", "q4_0"), ("theirs", "q4_0")):
         target = tmp_path / f"{folder}-{chosen}" / "m.gguf"
-        done = called(main, tmp_path / folder, target, "--format", chosen)
+        done = run_main(main, tmp_path / folder, target, "--format", chosen)
         assert (done.returncode, done.stderr) == (0, "") and "a Modelfile beside it" in done.stdout
         assert ("2 matrices have 16 bits" in done.stdout) == (chosen == "q4_0")
         sizes[folder, chosen] = target.stat().st_size
         assert made_of(target.parent) == {"m.gguf": (sha256_of(target), digest_of(tmp_path / folder))}
-    told = json.loads(called(main, tmp_path / "ours", target, "--format", "q4_0", "--json").stdout)
+    told = json.loads(run_main(main, tmp_path / "ours", target, "--format", "q4_0", "--json").stdout)
     assert (told["target"], told["bytes"], len(told["wider"])) == (str(target), target.stat().st_size, 2)
     assert sizes["ours", "q4_0"] < 0.7 * sizes["ours", "f16"]
     (tmp_path / "adapter").mkdir()
@@ -327,7 +327,7 @@ def test_the_command_writes_what_the_name_of_the_target_says(tmp_path: Path) -> 
         ((tmp_path / "adapter", tmp_path / "m.gguf"), "make merge MODEL=<its model>"),
         ((tmp_path / "none", tmp_path / "m.gguf"), "no such file"),
     ):
-        done = called(main, *words)
+        done = run_main(main, *words)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and said in done.stderr, (
             done.stderr
         )

@@ -25,10 +25,10 @@ from lm.model import Decoder
 from lm.quantized.base import Packed
 from lm.quantized.state import pack_state
 from tasks.quantize.methods import Awq, Gptq, Int8, Rtn, TritPlanes
-from tests.called import called
 from tests.forks.process import TRAINING, started
 from tests.lm.models import toy_model, toy_tokenizer
 from tests.project import ROOT
+from tests.run_main import run_main
 
 IDS = torch.randint(0, 261, (3, 20), generator=torch.Generator().manual_seed(0))
 SHAPE = {"width": 64, "ffn_width": 96, "qk_norm": False}
@@ -136,7 +136,7 @@ def test_by_the_command(tmp_path: Path) -> None:
     words = [str(tmp_path / "model"), str(tmp_path / "out"), "--packed"]
     printed, _ = (made := started("flows.cli.export", words, ROOT, dict(os.environ), TRAINING)).communicate()
     assert made.returncode == 0 and printed.endswith("MB, 6 of 14 matrices packed\n"), printed
-    told = json.loads(called(main, *words, "--json").stdout)
+    told = json.loads(run_main(main, *words, "--json").stdout)
     written = sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
     assert told == {"target": str(tmp_path / "out"), "bytes": written, "packed": 6, "matrices": 14}
     own, of = made_of(tmp_path / "out")["model.safetensors"]
@@ -144,7 +144,7 @@ def test_by_the_command(tmp_path: Path) -> None:
     described = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
     (group,) = described["config_groups"].values()
     assert len(group["targets"]) == 6 and group["weights"]["group_size"] == 32 and len(described["ignore"]) == 9
-    refused = called(main, tmp_path / "model", tmp_path / "out.gguf", "--packed")
+    refused = run_main(main, tmp_path / "model", tmp_path / "out.gguf", "--packed")
     assert (
         refused.returncode == 2
         and refused.stderr == "export: --packed goes with a folder: a GGUF file is packed by --format\n"
@@ -154,5 +154,5 @@ def test_by_the_command(tmp_path: Path) -> None:
     from lm.checkpoint import save_model
 
     save_model(dense, toy_model(), toy_tokenizer())
-    refused = called(main, dense, tmp_path / "out", "--packed")
+    refused = run_main(main, dense, tmp_path / "out", "--packed")
     assert refused.returncode == 2 and "is not quantized" in refused.stderr and refused.stderr.count("\n") == 1

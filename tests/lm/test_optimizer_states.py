@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flows.forecast.dry_run import rehearse
+from flows.forecast.dry_run import dry_run_step
 from lm import optimizers
 from lm.averages import Ema, Last
 from lm.config import Config, ConfigError, methods_of
@@ -166,7 +166,9 @@ def test_a_forecast_counts_the_bytes_of_moments() -> None:
     def of(states: States) -> tuple[float, float]:
         model = toy_model(seed=1, width=64, ffn_width=128, tied=False)
         how = Recipe(optimizer=AdamW(), schedule=Cosine(), average=Last(), optimizer_states=states)
-        return rehearse(lambda: Step(model, batch_of(model)), how, 10, None, False).state_bytes, model.num_parameters()
+        return dry_run_step(
+            lambda: Step(model, batch_of(model)), how, 10, None, False
+        ).state_bytes, model.num_parameters()
 
     (coded, count), (plain, _) = of(FP8), of(States())
     matrices = 8 * count / 128  # and a group or less of each vector

@@ -17,7 +17,7 @@ import pytest
 from lm.sandbox import run
 from lm.sandbox.launcher import OWN_USERS, below
 from lm.sandbox.run import Limits, Outcome
-from tests.other_account import UID, as_other, needs_root
+from tests.other_account import UID, needs_root, run_as_other_account
 from tests.processes import PATIENCE, wait_for
 from tests.project import ROOT
 
@@ -288,9 +288,12 @@ def test_a_user_who_is_not_root_is_shut_in_as_well(place: Path, monkeypatch: pyt
         found = [run._run(source, limits, "namespaces") for source in sources]
         return [outcome.reason or outcome.err.strip().rpartition("\n")[2] or outcome.out.strip() for outcome in found]
 
-    if not Path(SYSTEM).exists() or as_other(lambda: run._run("print(1)", limits, "namespaces").out) != "1\n":
+    if (
+        not Path(SYSTEM).exists()
+        or run_as_other_account(lambda: run._run("print(1)", limits, "namespaces").out) != "1\n"
+    ):
         pytest.skip("no namespaces for other users here")
-    assert as_other(outcomes) == [
+    assert run_as_other_account(outcomes) == [
         str(UID),
         "OSError: [Errno 30] Read-only file system: '/written'",
         "OSError: [Errno 30] Read-only file system: '/usr/written'",

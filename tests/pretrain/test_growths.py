@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.forecast.dry_run import rehearse
-from flows.forecast.forecasts import told_of, works_of
+from flows.forecast.dry_run import dry_run_step
+from flows.forecast.forecasts import config_errors_of_stage, works_of
 from flows.params.compose import compose
 from lm.averages import Last
 from lm.checkpoint import load_model
@@ -276,7 +276,7 @@ def work_of(*words: str) -> Work:
 def test_the_forecast_counts_the_layers_that_take_part() -> None:
     growth = "pretrain.growth={name: staged, stages: [{layers: 1, until: 0.25}, {layers: 2, until: 0.5}]}"
     found = {
-        words: rehearse(work.step, work.recipe, work.steps, 10**9, False)
+        words: dry_run_step(work.step, work.recipe, work.steps, 10**9, False)
         for words in ("", growth)
         if (work := work_of("pretrain.model.layers=4", "curriculum.tokens=40960", *filter(None, [words])))
     }
@@ -298,8 +298,8 @@ def test_what_training_refuses_the_forecast_refuses_in_its_words() -> None:
         ("pretrain.objective={name: multi_token}", "params.yaml: pretrain.growth: the objective's heads stand on the"),
     ):
         work = work_of(growth, words)
-        with pytest.raises(ConfigError) as caught, told_of("pretrain", work):
-            rehearse(work.step, work.recipe, work.steps, 10**9, False)
+        with pytest.raises(ConfigError) as caught, config_errors_of_stage("pretrain", work):
+            dry_run_step(work.step, work.recipe, work.steps, 10**9, False)
         assert str(caught.value).startswith(said)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flows.arena.budget import steps_of
 from flows.arena.runs import flop_of, flops_after
-from flows.forecast.dry_run import rehearse
+from flows.forecast.dry_run import dry_run_step
 from flows.forecast.estimate import Machine, forecast
 from flows.forecast.forecasts import step_of, works_of
 from flows.preflight.checkpoint import check_checkpoint
@@ -246,10 +246,10 @@ def test_the_forecast_holds_the_small_model_and_counts_it_in_its_stage_alone(tmp
         assert step.frozen_part == pytest.approx(int(until * work.steps) / work.steps)
         (frozen,) = step.frozen
         assert frozen.config.width == 64 and not any(weight.requires_grad for weight in frozen.parameters())
-        told = rehearse(work.step, work.recipe, work.steps, 10**9, False)
+        told = dry_run_step(work.step, work.recipe, work.steps, 10**9, False)
         found[until] = told, forecast(step, work.steps, work.tokens, told, 0.0, MACHINE, 1e9)
     plain = works_of(params_of(), ["pretrain"])["pretrain"]
-    alone = rehearse(plain.step, plain.recipe, plain.steps, 10**9, False)
+    alone = dry_run_step(plain.step, plain.recipe, plain.steps, 10**9, False)
     told, half = found[0.5]
     assert told.step_bytes > alone.step_bytes + 4 * small.num_parameters() / 2 and told.state_bytes == alone.state_bytes
     first = forecast(plain.step(), plain.steps, plain.tokens, alone, 0.0, MACHINE, 1e9)
@@ -300,7 +300,7 @@ def test_a_study_counts_what_the_small_model_reads(tmp_path: Path) -> None:
     each = plain.tokens / plain.steps
     found = steps_of(step, flop_of(own, plain), each, plain.steps)
     assert found < plain.steps == steps_of(own, flop_of(own, plain), each, plain.steps)
-    told = rehearse(salted.step, salted.recipe, salted.steps, 10**9, False)
+    told = dry_run_step(salted.step, salted.recipe, salted.steps, 10**9, False)
     assert forecast(step, salted.steps, salted.tokens, told, 0.0, MACHINE, 1e9).flops == pytest.approx(
         flop_of(step, salted)
     )

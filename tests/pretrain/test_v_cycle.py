@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.forecast.dry_run import rehearse
+from flows.forecast.dry_run import dry_run_step
 from lm.config import ConfigError
 from lm.depth import Coalesced, Depth, Interpolated
 from lm.model import ModelConfig
@@ -106,7 +106,7 @@ def test_the_forecast_counts_the_layers_that_take_part_and_holds_what_is_set_asi
         ("pretrain.model.layers=4", "curriculum.tokens=40960"),
     )
     whole, work = work_of(*sizes), work_of(*sizes, growth)
-    plain, found = (rehearse(each.step, each.recipe, each.steps, 10**9, False) for each in (whole, work))
+    plain, found = (dry_run_step(each.step, each.recipe, each.steps, 10**9, False) for each in (whole, work))
     two, four = (toy_model(**{**work.shape.model_dump(), "layers": n}) for n in (2, 4))
     length = work.step().batch.length
     assert work.steps % 4 == 0

@@ -12,7 +12,7 @@ from tasks.core.config import ConfigError
 from tasks.rl.inputs import trouble_of
 from tasks.rl.rewards import Correct, Function
 from tasks.rl.rewards.base import Answer, RewardContext
-from tests.processes import ended, wait_for
+from tests.processes import has_ended, wait_for
 from tests.rl.toys import config, trained
 
 EXAMPLES = [Example(str(i), f"{i}+1=", str(i + 1), "shown", "easy") for i in range(2)]
@@ -123,7 +123,7 @@ def reward(completions, **_):
 """
     (child, *_) = values(folder, source, "a", "b")
     assert child
-    wait_for(lambda: ended(int(child)))
+    wait_for(lambda: has_ended(int(child)))
 
 
 @pytest.mark.parametrize(

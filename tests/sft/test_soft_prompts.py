@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from flows.forecast import forecasts
-from flows.forecast.dry_run import Rehearsed, rehearse
+from flows.forecast.dry_run import DryRunResult, dry_run_step
 from flows.forecast.estimate import MACHINES, UTILIZATION, Forecast
 from flows.params.compose import compose
 from lm import precisions
@@ -225,18 +225,18 @@ def test_what_a_frozen_model_is_read_with_is_a_third_of_its_flop_and_made_anew_a
             assert found.seconds - found.sampling_seconds == pytest.approx(seconds, rel=1e-9)
 
 
-def told(stage: str, *changes: str) -> tuple[Work, Forecast, Rehearsed]:
+def told(stage: str, *changes: str) -> tuple[Work, Forecast, DryRunResult]:
     """A stage's work, its forecast on an H200 with a part of its memory, and the one rehearsal that this is made of."""
     work = needs_of(stage, sections(SHALLOW, *changes)).work
     assert work
-    seen: list[Rehearsed] = []
+    seen: list[DryRunResult] = []
 
-    def kept(*given: Any) -> Rehearsed:
-        seen.append(rehearse(*given))
+    def kept(*given: Any) -> DryRunResult:
+        seen.append(dry_run_step(*given))
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(forecasts, "rehearse", kept)
+        patched.setattr(forecasts, "dry_run_step", kept)
         found = forecasts.forecast_of(work, replace(MACHINES["h200"], memory=ROOM), 0)
     [once] = seen
     return work, found, once

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from flows.arena.pages.figures import power
+from flows.arena.pages.number_format import format_power
 from tasks.report.chart import nice_ticks, tick
 
 ROUND = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))  # ticks of each power of ten, the coarsest that gives FEWEST
@@ -60,7 +60,7 @@ def _log_ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
         ticks = [part * 10.0**decade for decade in decades for part in parts]
         within = [t for t in ticks if low <= t <= high]
         if len(within) >= FEWEST:
-            return tuple((t, power(t)) for t in within)
+            return tuple((t, format_power(t)) for t in within)
     ticks = nice_ticks(low, high, 7)
     return tuple((t, label) for t, label in zip(ticks, _labels(ticks), strict=True) if low <= t <= high)
 

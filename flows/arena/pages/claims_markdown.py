@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from flows.arena.pages import claims as rows
-from flows.arena.pages.figures import flop, interval, ratio
+from flows.arena.pages.number_format import format_flop, format_interval, format_ratio
 from flows.arena.pages.records import Claim, read_claims
 from tasks.report.words import ABSENT, duration, number, pluralize
 
@@ -72,7 +72,7 @@ def _cells(claim: Claim, links: dict[str, str]) -> list[str]:
         plain(_ours(claim)),
         ", ".join(rows.sizes(claim)),
         number(claim.seeds),
-        ABSENT if claim.seconds is None else f"{duration(claim.seconds)}, {flop(claim.flop)}",
+        ABSENT if claim.seconds is None else f"{duration(claim.seconds)}, {format_flop(claim.flop)}",
         plain(claim.verdict + (f": {claim.why}" if claim.why else "")),
         f"[{study}]({links[claim.study]})" if claim.study and claim.study in links else study,
     ]
@@ -82,8 +82,10 @@ def _ours(claim: Claim) -> str:
     """Ratio with both intervals, what it is of, and the control that it must beat."""
     if claim.ratio is None:
         return ABSENT
-    kinds = [f"{name}{interval(ends)}" for name, ends in (("", claim.t), ("bootstrap ", claim.bootstrap)) if ends]
+    kinds = [
+        f"{name}{format_interval(ends)}" for name, ends in (("", claim.t), ("bootstrap ", claim.bootstrap)) if ends
+    ]
     control = f", control {claim.control}" if claim.control else ""
     ends = f" ({'; '.join(kinds)})" if kinds else ""
     of = f" of {rows.quantity(claim)}" if rows.quantity(claim) else ""
-    return f"{ratio(claim.ratio)}{ends}{of}{control}"
+    return f"{format_ratio(claim.ratio)}{ends}{of}{control}"

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from flows.arena.pages import claims as rows
 from flows.arena.pages import forest
 from flows.arena.pages.records import Claim, read_claims
-from flows.arena.pages.templates import filled
+from flows.arena.pages.templates import render_template
 
 Lane = tuple[Claim, Markup]
 
@@ -20,7 +20,7 @@ def page(text: str, links: Mapping[str, str] | None = None, not_held: Mapping[st
     """
     claims = read_claims(text)
     lanes, scale, arrows = ratios(claims)
-    return filled(
+    return render_template(
         "claims.html",
         claims=claims,
         counts=rows.counts(claims),

@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass
 
-from flows.arena.pages.figures import compact, interval, ratio, signed
+from flows.arena.pages.number_format import format_compact, format_interval, format_ratio, format_signed
 from flows.arena.pages.records import Arm, Comparison, Cost, Estimate, Study, Trial, one_line
 from tasks.report.words import ABSENT, number, pluralize
 
@@ -49,21 +49,23 @@ def _row(arm: Arm, comparison: Comparison | None) -> Row:
     )
 
 
-def said(comparison: Comparison) -> dict[str, str]:
+def comparison_texts(comparison: Comparison) -> dict[str, str]:
     """Texts of a comparison: ratio, both intervals, verdict, and a note with its pairs and reason."""
     notes = [pluralize(comparison.pairs, "pair"), "stopped early" if comparison.stopped_early else "", comparison.why]
-    figure, t, bootstrap = estimated(comparison)
+    figure, t, bootstrap = estimate_texts(comparison)
     note = ", ".join(note for note in notes if note)
     return {"ratio": figure, "t": t, "bootstrap": bootstrap, "verdict": comparison.verdict, "note": note}
 
 
-def estimated(found: Estimate) -> tuple[str, str, str]:
+def estimate_texts(found: Estimate) -> tuple[str, str, str]:
     """Texts of a ratio and of its t and bootstrap intervals; of a difference, with signs, where there is no ratio."""
     if found.ratio is None and found.difference is not None:
         d = found.difference
-        t, bootstrap = (f"{signed(ends[0])} to {signed(ends[1])}" if ends else ABSENT for ends in (d.t, d.bootstrap))
-        return f"{DIFFERENCE}{signed(d.mean)}", t, bootstrap
-    return ratio(found.ratio), interval(found.t), interval(found.bootstrap)
+        t, bootstrap = (
+            f"{format_signed(ends[0])} to {format_signed(ends[1])}" if ends else ABSENT for ends in (d.t, d.bootstrap)
+        )
+        return f"{DIFFERENCE}{format_signed(d.mean)}", t, bootstrap
+    return format_ratio(found.ratio), format_interval(found.t), format_interval(found.bootstrap)
 
 
 def reasons(study: Study) -> list[str]:
@@ -130,7 +132,7 @@ def budget(study: Study) -> str:
     """`300,000 tokens`."""
     words = {"flop": "FLOP", "bytes": "bytes on disk"}
     parts = [
-        f"{compact(amount) if unit == 'flop' else number(amount)} {words.get(unit, plain(unit))}"
+        f"{format_compact(amount) if unit == 'flop' else number(amount)} {words.get(unit, plain(unit))}"
         for unit, amount in study.budget.items()
     ]
     return ", ".join(parts) or "none"
@@ -156,7 +158,7 @@ def noise(study: Study) -> str:
     found = study.noise
     if found is None:
         return "Noise floor: not measured."
-    figure, t, bootstrap = estimated(found)
+    figure, t, bootstrap = estimate_texts(found)
     ends = f"t {t}, bootstrap {bootstrap}, {pluralize(found.pairs, 'run')} of each, unpaired: an upper bound"
     is_ratio = found.ratio is not None or found.difference is None
     of = "against itself is" if is_ratio else "differs from itself by"
@@ -197,7 +199,7 @@ def _group(verdict: str) -> str:
 
 
 def _names(found: list[Comparison]) -> str:
-    texts = [(c.arm, ABSENT if c.verdict == APART else estimated(c)[0]) for c in found[:NAMED]]
+    texts = [(c.arm, ABSENT if c.verdict == APART else estimate_texts(c)[0]) for c in found[:NAMED]]
     named = [name if figure == ABSENT else f"{name} {figure}" for name, figure in texts]
     more = len(found) - NAMED
     return ", ".join([*named, f"{more} more"] if more > 0 else named)
@@ -207,7 +209,7 @@ def _one(c: Comparison, study: Study) -> str:
     """The finding on a single method."""
     if c.verdict == APART:
         return f"{c.arm} cannot be compared with {c.baseline}{f': {c.why}' if c.why else ''}."
-    estimate, t, _ = estimated(c)
+    estimate, t, _ = estimate_texts(c)
     ends = pluralize(c.pairs, "pair") if t == ABSENT else f"{100 * c.level:g}% interval {t}"
     name = plain(study.measure.name)
     figure = f"{estimate} times its {name} ({ends})"
@@ -217,6 +219,8 @@ def _one(c: Comparison, study: Study) -> str:
         return f"{c.arm} against {c.baseline}, {c.verdict}: {figure}."
     spent = next((o for o in others(study) if (o.arm, o.quantity) == (c.arm, "tokens_to_target")), None)
     tokens = (
-        f" It needs {ratio(spent.ratio)} times the {quantity(spent.quantity, study)}." if spent and spent.ratio else ""
+        f" It needs {format_ratio(spent.ratio)} times the {quantity(spent.quantity, study)}."
+        if spent and spent.ratio
+        else ""
     )
     return f"{c.arm} is {c.verdict} than {c.baseline}: {figure}.{tokens}"

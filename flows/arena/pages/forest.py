@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 
 from flows.arena.pages.axis import Axis, logarithmic
-from flows.arena.pages.figures import with_interval
+from flows.arena.pages.number_format import format_with_interval
 
 MOST = 4.0  # an axis ends at this ratio and at its inverse; what lies beyond is an arrow
 INSET = 3.0  # percent of a lane at each end, so that a dot at it is whole
@@ -46,7 +46,7 @@ def kind(verdict: str) -> str:
 
 def lane(mark: Mark, on: Axis, noise: Ends = None) -> str:
     """The lane of a ratio: the bootstrap interval broad and pale, the t interval a line, both on the noise floor's band."""
-    says = f"{mark.name}: {with_interval(mark.ratio, mark.t)}, {mark.verdict}"
+    says = f"{mark.name}: {format_with_interval(mark.ratio, mark.t)}, {mark.verdict}"
     marks = []
     if mark.bootstrap:
         left, right = (_percent(on, end) for end in mark.bootstrap)

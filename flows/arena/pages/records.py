@@ -18,7 +18,7 @@ def one_line(text: str) -> str:
     return " ".join(truncate(text, LONGEST).split())
 
 
-def whole(ends: object) -> object:
+def complete_interval(ends: object) -> object:
     """An interval as a tuple, None where an end is missing, as one pair of seeds leaves it."""
     if not isinstance(ends, list | tuple):
         return ends
@@ -26,7 +26,7 @@ def whole(ends: object) -> object:
 
 
 Text = Annotated[str, AfterValidator(one_line)]
-Interval = Annotated[tuple[float, float] | None, BeforeValidator(whole)]
+Interval = Annotated[tuple[float, float] | None, BeforeValidator(complete_interval)]
 
 
 class Record(Config):
@@ -143,7 +143,7 @@ class Power(Record):
 class Study(Record):
     """A whole result.json. command: what runs it again; parameters: learned numbers of the model; tokens, steps: of a run;
     noise: the baseline against itself, a ratio that no method has made; power: what the seeds can tell; fit: a law over the
-    runs, as flows/arena/fitted.py reports it, where one was asked for.
+    runs, as flows/arena/fit_law.py reports it, where one was asked for.
     """
 
     name: Text

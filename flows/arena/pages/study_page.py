@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from flows.arena.fitted import in_words
+from flows.arena.fit_law import in_words
 from flows.arena.pages import axis, findings, forest, plot
-from flows.arena.pages.figures import FLOP_IS, compact, measured
 from flows.arena.pages.findings import Row
+from flows.arena.pages.number_format import FLOP_IS, format_compact, format_measured
 from flows.arena.pages.records import Arm, Comparison, Run, Study, read_study
-from flows.arena.pages.templates import filled
+from flows.arena.pages.templates import render_template
 from tasks.core.yaml import dump_yaml
 from tasks.report.words import duration
 
@@ -39,13 +39,13 @@ def page(text: str) -> str:
     study = read_study(text)
     arms = findings.rows(study)
     hues = hues_of(arms, study)
-    return filled(
+    return render_template(
         "study.html",
         study=study,
         headline=findings.headline(study),
         arms=arms,
         hues=hues,
-        said=findings.said,
+        said=findings.comparison_texts,
         kind=forest.kind,
         plain=findings.plain,
         budget=findings.budget(study),
@@ -109,7 +109,7 @@ def curves(arms: list[Row], hues: dict[str, str]) -> list[Figure]:
         lines = [plot.Line(_says(arm, run), hues[arm.name], _points(run, places_of(run))) for arm, run in runs]
         places = [x for line in lines for x, _ in line.points]
         if places:
-            across = axis.linear([0.0, *places], compact)
+            across = axis.linear([0.0, *places], format_compact)
             label = f"training bits per byte over {name}"
             found.append((f"over {name}", Markup(plot.curves(lines, across, up, label, name))))
     return found
@@ -135,7 +135,7 @@ def _points(run: Run, places: Iterable[float | None]) -> list[plot.Place]:
 
 
 def _says(arm: Arm, run: Run) -> str:
-    return f"{arm.name}, seed {run.seed}: {measured(run.value)}, {duration(run.seconds)}"
+    return f"{arm.name}, seed {run.seed}: {format_measured(run.value)}, {duration(run.seconds)}"
 
 
 def tunings(arms: list[Row], hues: dict[str, str], study: Study) -> list[tuple[str, list[Figure]]]:
@@ -154,7 +154,7 @@ def _tuning(arm: Arm, key: str, hues: dict[str, str], study: Study) -> Markup | 
     for trial in arm.trials:
         x = trial.params.get(key)
         if isinstance(x, int | float) and not isinstance(x, bool) and x > 0:
-            what = "diverged" if trial.value is None else measured(trial.value)
+            what = "diverged" if trial.value is None else format_measured(trial.value)
             says = f"{'chosen, ' if trial is chosen else ''}trial {trial.number}: {what} at {findings.setting(trial)}"
             dots.append(plot.Dot(says, float(x), trial.value, trial is chosen))
     values = [dot.y for dot in dots if dot.y is not None]

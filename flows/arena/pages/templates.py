@@ -5,13 +5,19 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from flows.arena.pages import figures
+from flows.arena.pages.number_format import (
+    format_flop,
+    format_interval,
+    format_measured,
+    format_ratio,
+    format_with_interval,
+)
 from tasks.report import words
 
 HERE = Path(__file__).parent
 REPORT = Path(words.__file__).parent  # its page.css is the ground of ours
 FILTERS = (
-    words.number, words.duration, figures.ratio, figures.interval, figures.with_interval, figures.measured, figures.flop,
+    words.number, words.duration, format_ratio, format_interval, format_with_interval, format_measured, format_flop,
 )  # fmt: skip
 
 
@@ -26,6 +32,6 @@ def environment() -> Environment:
     return found
 
 
-def filled(name: str, **values: object) -> str:
+def render_template(name: str, **values: object) -> str:
     """The text of a template with these values in it."""
     return environment().get_template(name).render(**values)

@@ -3,8 +3,8 @@
 import textwrap
 
 from flows.arena.pages import findings
-from flows.arena.pages.figures import FLOP_IS, measured, power
 from flows.arena.pages.findings import Row
+from flows.arena.pages.number_format import FLOP_IS, format_measured, format_power
 from flows.arena.pages.records import Comparison, Study, read_study
 from tasks.report.words import ABSENT, duration, number, pluralize
 from tasks.runner.columns import aligned
@@ -48,7 +48,7 @@ def _where(study: Study) -> str:
 
 def _values(arms: list[Row], study: Study) -> list[list[str]]:
     head = ["arm", _cut(findings.plain(study.measure.name), 14), "ratio", "t", "bootstrap", "verdict"]
-    return [head, *([row.arm.name, measured(row.value), *_compared(row, study)] for row in arms)]
+    return [head, *([row.arm.name, format_measured(row.value), *_compared(row, study)] for row in arms)]
 
 
 def _compared(row: Row, study: Study) -> list[str]:
@@ -58,7 +58,7 @@ def _compared(row: Row, study: Study) -> list[str]:
 
 
 def _cells(comparison: Comparison) -> list[str]:
-    said = findings.said(comparison)
+    said = findings.comparison_texts(comparison)
     return [said["ratio"], said["t"], said["bootstrap"], _cut(said["verdict"], 18)]
 
 
@@ -71,8 +71,8 @@ def _costs(arms: list[Row], study: Study) -> list[list[str]]:
     head = ["arm", "search time", "search FLOP", "run time", "run FLOP", "runs", "diverged", "reached"]
     found = [
         [
-            row.arm.name, duration(row.arm.search.seconds), power(row.arm.search.flop),
-            duration(row.runs.seconds), power(row.runs.flop),
+            row.arm.name, duration(row.arm.search.seconds), format_power(row.arm.search.flop),
+            duration(row.runs.seconds), format_power(row.runs.flop),
             number(len(row.arm.runs)), number(row.diverged), number(row.reached),
         ]
         for row in arms
@@ -90,7 +90,7 @@ def _searches(arms: list[Row]) -> list[list[str]]:
             [
                 row.arm.name,
                 *count,
-                *([measured(chosen.value), findings.setting(chosen)] if chosen else [ABSENT, ABSENT]),
+                *([format_measured(chosen.value), findings.setting(chosen)] if chosen else [ABSENT, ABSENT]),
             ]
         )
     return [["arm", "trials", "diverged", "chosen", "at"], *found] if any(row.arm.trials for row in arms) else []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from flows.arena.outcomes import Outcome
-from flows.arena.race import Raced, race
+from flows.arena.race import RaceResult, race
 from flows.arena.runs import Job
 from flows.arena.study import Study
 
@@ -55,6 +55,6 @@ def losses(gain: dict[str, float], noise: float, salt: int = 0) -> Callable[[Job
     return run
 
 
-def raced(asked: Study, run: Callable[[Job], Outcome]) -> Raced:
+def raced(asked: Study, run: Callable[[Job], Outcome]) -> RaceResult:
     """The race with these runs."""
     return race(asked, lambda jobs: [run(job) for job in jobs])

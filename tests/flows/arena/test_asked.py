@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from flows.arena import hold as holding
-from flows.arena.alike import refuse_alike, refuse_measure
-from flows.arena.asked import methods, study_of
+from flows.arena import run_study as holding
 from flows.arena.checkout import Checkout
+from flows.arena.duplicate_arms import refuse_duplicate_arms, refuse_measure
 from flows.arena.runs import Job
 from flows.arena.study import Study, read_study
+from flows.arena.study_options import methods, study_of
 from flows.params.compose import check, compose
 from lm.config import ConfigError
 from tasks.core.yaml import read_yaml
@@ -76,7 +76,7 @@ def refusal(checkout: Checkout, study: Study, name: str) -> str:
     """Why a study is refused before any run, "" where it is not."""
     try:
         refuse_measure(checkout, study)
-        refuse_alike(checkout, study, name)
+        refuse_duplicate_arms(checkout, study, name)
     except ConfigError as error:
         return str(error)
     return ""
@@ -164,7 +164,7 @@ def test_a_model_that_no_stage_makes_is_one_line_an_arm(tmp_path: Path, monkeypa
     monkeypatch.setattr(holding, "FOLDER", tmp_path)
     name, study = study_of(ROOT, asked(room="quantize.method", methods=["int8", "rtn"], set=["quantize.model=nope"]))
     with pytest.raises(ConfigError) as caught:
-        holding.hold(ROOT, name, study, 1, "a command")
+        holding.run_study(ROOT, name, study, 1, "a command")
     assert [line.partition(": params.yaml: quantize")[0] for line in str(caught.value).splitlines()] == ["arm int8"]
 
 

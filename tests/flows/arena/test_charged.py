@@ -6,11 +6,11 @@ import pytest
 
 from flows.arena.outcomes import Outcome
 from flows.arena.race import TUNING
-from flows.arena.result import Told, result_of
+from flows.arena.result import Provenance, result_of
 from flows.arena.runs import Job
 from tests.flows.arena.races import RATE, losses, raced, study
 
-TOLD = Told("test", "abc", "a machine", "2026-01-01", 1, 2, "tokenmill study")
+TOLD = Provenance("test", "abc", "a machine", "2026-01-01", 1, 2, "tokenmill study")
 FAILED = "pretrain: step 20: the loss is nan"
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from flows.arena.checkout import Checkout
 from flows.arena.claims import SAYS
-from flows.arena.planned import plans_of
 from flows.arena.study import METHOD, Study, read_study
+from flows.arena.study_plan import plans_of
 from flows.params.compose import check, compose
 from lm.config import ConfigError
 from tasks.core.yaml import parse_yaml, read_yaml

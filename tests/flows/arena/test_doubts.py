@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from flows.arena.doubts import doubts_of
 from flows.arena.outcomes import Outcome
 from flows.arena.race import TUNING
 from flows.arena.runs import Job
 from flows.arena.statistics.flags import ENDED
 from flows.arena.study import Study
+from flows.arena.study_warnings import warnings_of
 from tests.flows.arena.races import losses, raced, study
 
 Change = Callable[[Job, Outcome], Outcome]
@@ -19,7 +19,7 @@ Change = Callable[[Job, Outcome], Outcome]
 def warned(asked: Study, gains: dict[str, float], change: Change = lambda job, made: made) -> dict[str, list[str]]:
     """The warnings of a race with these gains, with every run changed."""
     run = losses(gains, 0.001)
-    return doubts_of(asked, raced(asked, lambda job: change(job, run(job))))
+    return warnings_of(asked, raced(asked, lambda job: change(job, run(job))))
 
 
 def ending_at(**rates: float) -> Change:

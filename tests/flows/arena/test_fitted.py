@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from flows.arena import fits
+from flows.arena.fit_law import LAWS, WARM_UP, beside_baseline, fit_law, in_words
 from flows.arena.fits.law import CannotFit
-from flows.arena.fitted import LAWS, WARM_UP, beside_baseline, fitted, in_words
-from flows.arena.result import Told, result_of
+from flows.arena.result import Provenance, result_of
 from lm.config import methods_of
 from tests.flows.arena.races import losses, raced, study
 
@@ -35,15 +35,15 @@ def test_every_law_of_the_room_can_be_asked_for() -> None:
 
 
 def test_the_law_of_the_runs_is_found() -> None:
-    found = fitted("tokens", result(LENGTHS))["fits"]["all arms"]["parameters"]
+    found = fit_law("tokens", result(LENGTHS))["fits"]["all arms"]["parameters"]
     assert found["E"]["value"] == pytest.approx(1.5, rel=1e-3) and found["a"]["value"] == pytest.approx(0.5, rel=1e-3)
 
 
 def test_the_law_of_each_curve_is_found_and_two_alike_gain_nothing() -> None:
-    ahead = fitted("extrapolation", result(LENGTHS))["fits"]
+    ahead = fit_law("extrapolation", result(LENGTHS))["fits"]
     assert set(ahead) == {str(tokens) for tokens in LENGTHS}
     assert ahead["1000"]["loss"] == pytest.approx(1.5 + 40 / 4000**0.5, rel=1e-2)
-    gains = fitted("compute_gain", result(LENGTHS))["fits"]
+    gains = fit_law("compute_gain", result(LENGTHS))["fits"]
     assert gains["2000"]["parameters"]["gain"]["value"] == pytest.approx(1, rel=0.02)
 
 
@@ -59,12 +59,12 @@ def decaying(starts: dict[str, float]) -> dict:
 
 def test_of_a_curve_and_of_a_gain_counts_what_came_before_the_decay() -> None:
     of = decaying({"16000": 12000.0})
-    ahead = fitted("extrapolation", of)["fits"]["16000"]
+    ahead = fit_law("extrapolation", of)["fits"]["16000"]
     assert (
         ahead["target_tokens"] == 48000 and ahead["points"] == 14
     )  # of 20, without the tenth of warm-up and the decay
     assert ahead["loss"] == pytest.approx(1.5 + 40 / 48000**0.5, rel=1e-2)
-    gain = fitted("compute_gain", of)["fits"]["16000"]
+    gain = fit_law("compute_gain", of)["fits"]["16000"]
     assert gain["parameters"]["gain"]["value"] == pytest.approx(1, rel=0.02) and gain["flop"] == 6e5 * 12000
 
 
@@ -72,12 +72,14 @@ def test_of_a_curve_and_of_a_gain_counts_what_came_before_the_decay() -> None:
 def test_a_rate_that_decays_from_the_beginning_leaves_nothing_to_fit(start: float) -> None:
     of = decaying({"16000": start})
     left = {400.0: 0, 1600.0: 1, 3200.0: 3}[start]
-    said = fitted("extrapolation", of)["fits"]["16000"]["cannot"]
+    said = fit_law("extrapolation", of)["fits"]["16000"]["cannot"]
     assert (
         said
         == f"needs 4 or more different tokens: got {left} (before a rate decays, the first from {start:,.0f} tokens on)"
     )
-    assert f"arm: needs 4 or more different flop: got {left} (" in fitted("compute_gain", of)["fits"]["16000"]["cannot"]
+    assert (
+        f"arm: needs 4 or more different flop: got {left} (" in fit_law("compute_gain", of)["fits"]["16000"]["cannot"]
+    )
 
 
 @pytest.mark.parametrize("name", ["1000", "2000"])
@@ -87,7 +89,7 @@ def test_no_gain_is_told_where_the_flop_of_a_model_that_grows_are_not_there(name
     for arm in of["arms"]:
         for run in arm["runs"] if arm["name"] == name else []:
             run["grows"] = True
-    fits_ = fitted("compute_gain", of)["fits"]
+    fits_ = fit_law("compute_gain", of)["fits"]
     refused = {
         case
         for case, found in fits_.items()
@@ -127,14 +129,14 @@ def test_the_warm_up_is_what_an_extrapolation_leaves_out() -> None:
 
 def test_a_run_of_a_result_says_where_its_rate_decays() -> None:
     asked = study()
-    of = result_of(asked, raced(asked, losses({}, 0.01)), Told("a", "b", "c", "d", 1, 1, "e"))
+    of = result_of(asked, raced(asked, losses({}, 0.01)), Provenance("a", "b", "c", "d", 1, 1, "e"))
     assert {run["decays_from"] for arm in of["arms"] for run in arm["runs"]} == {700.0}
-    assert fitted("extrapolation", of)["fits"]["adamw"]["points"] == 7
+    assert fit_law("extrapolation", of)["fits"]["adamw"]["points"] == 7
 
 
 @pytest.mark.parametrize("law", sorted(LAWS))
 def test_what_cannot_be_fitted_is_one_line(law: str) -> None:
-    said = fitted(law, result({1000: 2.0}))
+    said = fit_law(law, result({1000: 2.0}))
     lines = in_words(said)
     assert all("\n" not in line for line in lines)
     if law not in ("extrapolation", "compute_gain"):
@@ -150,7 +152,7 @@ def test_an_arm_whose_runs_all_diverged_is_said_in_one_line(law: str, lost: list
     for arm in of["arms"]:
         for run in arm["runs"] if arm["name"] in lost else []:
             run.update(value=None, curve=[], flop=0.0, tokens=0)
-    said = fitted(law, of)
+    said = fit_law(law, of)
     assert all("\n" not in line for line in in_words(said))
     if law == "compute_gain":
         side = "baseline" if "1000" in lost else "arm"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from flows.arena import hold as holding
-from flows.arena.fitted import fitted, in_words
-from flows.arena.hold import hold
+from flows.arena import run_study as holding
+from flows.arena.fit_law import fit_law, in_words
 from flows.arena.outcomes import Outcome
+from flows.arena.run_study import run_study
 from flows.arena.runs import Job
 from flows.arena.study import Study, read_study
 from flows.params.compose import compose
@@ -61,7 +61,7 @@ def held(
 
     monkeypatch.setattr(holding, "Slots", made)
     monkeypatch.setattr(holding, "FOLDER", folder)
-    result, _ = hold(ROOT, "test", asked, 1, "a command", fit=fit)
+    result, _ = run_study(ROOT, "test", asked, 1, "a command", fit=fit)
     return result, slots[0].done
 
 
@@ -71,7 +71,7 @@ def test_arms_that_are_lengths_run_at_theirs_and_the_law_over_tokens_is_found(
     result, done = held(STUDY, tmp_path, monkeypatch)
     assert {tokens for _, tokens in done} == {40960, 61440, 81920, 122880, 163840}
     assert all(arm == f"tokens_{tokens}" for arm, tokens in done)
-    law = fitted("tokens", result)["fits"]["all arms"]["parameters"]
+    law = fit_law("tokens", result)["fits"]["all arms"]["parameters"]
     assert law["E"]["value"] == pytest.approx(2.0, rel=1e-2) and law["a"]["value"] == pytest.approx(0.5, rel=2e-2)
 
 
@@ -158,7 +158,7 @@ def test_a_law_that_was_asked_for_is_in_the_file_and_on_the_page(
 ) -> None:
     result, _ = held(STUDY, tmp_path, monkeypatch, fit="tokens")
     kept = json.loads((tmp_path / "test" / "result.json").read_text())
-    assert kept == result and kept["fit"] == fitted("tokens", {**result, "fit": None})
+    assert kept == result and kept["fit"] == fit_law("tokens", {**result, "fit": None})
     (line,) = in_words(result["fit"])
     page = (tmp_path / "test" / "index.html").read_text()
     assert line in page and "A law over the runs" in page

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.arena.keys import Keys, plain, taken
+from flows.arena.keys import Keys, declared_params, plain
 from flows.arena.runs import read_otherwise
 from flows.params.compose import compose
 from flows.workspaces.smoke import copy_project
@@ -71,7 +71,7 @@ def test_without_settings_a_key_is_what_finished_runs_are_known_by(root: Path, m
     graph = keys._graph(params)
     made = {out for entry in graph.values() for out in entry.outs}
     said = [
-        [name, graph[name].cmd, taken(graph[name], params), {dep: keys.md5(dep) for dep in graph[name].deps if dep not in made}]
+        [name, graph[name].cmd, declared_params(graph[name], params), {dep: keys.md5(dep) for dep in graph[name].deps if dep not in made}]
         for name in with_upstream(graph, [STAGE])
     ]  # fmt: skip
     known = sha256(json.dumps([said, [1]], sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.arena.pages import axis, forest
-from flows.arena.pages.figures import compact, flop, interval, measured, power, ratio, with_interval
+from flows.arena.pages.number_format import (
+    format_compact,
+    format_flop,
+    format_interval,
+    format_measured,
+    format_power,
+    format_ratio,
+    format_with_interval,
+)
 
 RATIOS = st.floats(0.001, 1000)
 
@@ -20,14 +28,14 @@ RATIOS = st.floats(0.001, 1000)
     ],
 )  # fmt: skip
 def test_a_ratio(value: float | None, text: str) -> None:
-    assert ratio(value) == text
+    assert format_ratio(value) == text
 
 
 @given(st.floats(0.1, 9.9))
 def test_a_ratio_that_is_not_one_never_reads_one(value: float) -> None:
     if abs(value - 1) > 1e-6:
-        assert (float(ratio(value)) > 1) == (value > 1) and float(ratio(value)) != 1
-    assert float(ratio(value)) == pytest.approx(value, abs=5e-4)
+        assert (float(format_ratio(value)) > 1) == (value > 1) and float(format_ratio(value)) != 1
+    assert float(format_ratio(value)) == pytest.approx(value, abs=5e-4)
 
 
 @pytest.mark.parametrize(
@@ -38,13 +46,13 @@ def test_a_ratio_that_is_not_one_never_reads_one(value: float) -> None:
     ],
 )  # fmt: skip
 def test_a_measured_value(value: float | None, text: str) -> None:
-    assert measured(value) == text
+    assert format_measured(value) == text
 
 
 def test_flop_and_ticks() -> None:
-    assert [flop(x) for x in (2e13, 7.25e11, 0.0, None)] == ["2e13 FLOP", "7.25e11 FLOP", "0 FLOP", "-"]
-    assert [power(x) for x in (1e-5, 0.001, 300.0, 1e9, 1e100)] == ["1e-5", "0.001", "300", "1e9", "1e100"]
-    assert [compact(x) for x in (0, 900, 250_000, 999_999, 1.5e6, 1e12, 2e21)] == [
+    assert [format_flop(x) for x in (2e13, 7.25e11, 0.0, None)] == ["2e13 FLOP", "7.25e11 FLOP", "0 FLOP", "-"]
+    assert [format_power(x) for x in (1e-5, 0.001, 300.0, 1e9, 1e100)] == ["1e-5", "0.001", "300", "1e9", "1e100"]
+    assert [format_compact(x) for x in (0, 900, 250_000, 999_999, 1.5e6, 1e12, 2e21)] == [
         "0",
         "900",
         "250k",
@@ -56,8 +64,8 @@ def test_flop_and_ticks() -> None:
 
 
 def test_an_interval_that_is_not_there_has_no_brackets() -> None:
-    assert with_interval(0.93, (0.92, 0.94)) == "0.930 (0.920 to 0.940)"
-    assert with_interval(0.93, None) == "0.930" and interval(None) == "-"
+    assert format_with_interval(0.93, (0.92, 0.94)) == "0.930 (0.920 to 0.940)"
+    assert format_with_interval(0.93, None) == "0.930" and format_interval(None) == "-"
 
 
 @given(st.lists(RATIOS, min_size=1, max_size=20))

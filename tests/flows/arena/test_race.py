@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.arena.outcomes import Outcome
-from flows.arena.race import AGAIN, TUNING, decided, race
-from flows.arena.result import Told, result_of
+from flows.arena.race import AGAIN, TUNING, decide_arm, race
+from flows.arena.result import Provenance, result_of
 from flows.arena.runs import Job
 from tests.flows.arena.races import RATE, losses, raced, study
 
-TOLD = Told("test", "abc", "a machine", "2026-01-01", 1, 2, "tokenmill study")
+TOLD = Provenance("test", "abc", "a machine", "2026-01-01", 1, 2, "tokenmill study")
 
 
 def verdicts(result: dict) -> dict[str, str]:
@@ -93,7 +93,7 @@ def test_the_same_method_under_two_names_ties() -> None:
     asked, found = study(), Counter()
     for salt in range(200):
         race_of = raced(asked, losses({}, 0.004, salt))
-        found[decided(asked, race_of, race_of.arms["muon"]).comparison.verdict] += 1
+        found[decide_arm(asked, race_of, race_of.arms["muon"]).comparison.verdict] += 1
     assert found["no difference"] >= 190, found
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from flows.arena import claims, slots
-from flows.arena import hold as holding
-from flows.arena.hold import hold
+from flows.arena import run_study as holding
 from flows.arena.outcomes import Outcome, Outcomes
 from flows.arena.pages.records import read_claims
+from flows.arena.run_study import run_study
 from flows.arena.runs import DIVERGED, Failed, Job
 from flows.arena.slots import Slots
 from lm.config import ConfigError
@@ -49,7 +49,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def held(folder: Path, monkeypatch: pytest.MonkeyPatch, **given: Any) -> tuple[dict[str, Any], bytes]:
     monkeypatch.setattr(holding, "FOLDER", folder)
-    result, page = hold(ROOT, "a", study(preset="arena", budget={"tokens": 40960}, **given), 1, "a command")
+    result, page = run_study(ROOT, "a", study(preset="arena", budget={"tokens": 40960}, **given), 1, "a command")
     return result, page.read_bytes()
 
 
@@ -131,8 +131,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (root / ".studies" / name / "index.html").write_text("")
         return result(name, found[name], ratios.get(name, 0.5))
 
-    monkeypatch.setattr(claims, "held", held)
-    monkeypatch.setattr(claims, "not_held", lambda *_: {})
+    monkeypatch.setattr(claims, "study_result", held)
+    monkeypatch.setattr(claims, "unclaimed_methods", lambda *_: {})
     return tmp_path
 
 
@@ -153,14 +153,14 @@ def test_a_study_that_fails_is_said_and_the_rest_are_held(
     def wrong(*_: Any) -> dict[str, Any]:
         raise ConfigError("a mistake that all have")
 
-    monkeypatch.setattr(claims, "held", wrong)
+    monkeypatch.setattr(claims, "study_result", wrong)
     assert claims.main() == 2
     assert list(rows(root)) == ["muon", "lion", "soap", "none"]  # as they were
     assert capsys.readouterr().err.splitlines()[-1] == "not held: one, two, three: a mistake that all have"
 
 
 def test_a_study_that_is_held_for_one_claim_renews_the_rows_of_all(root: Path) -> None:
-    said, failed = claims.settle(root, ["muon"], 1)
+    said, failed = claims.judge_claims(root, ["muon"], 1)
     assert [row["method"] for row in said] == ["muon"] and not failed
     assert {name: row["ratio"] for name, row in rows(root).items()} == {"muon": 0.8, "lion": 0.8, "none": None}
 
@@ -172,7 +172,7 @@ def test_a_file_of_studies_that_is_none_is_named_before_anything_runs(
     """Claims need none of it; it was read behind the runs, where its mistake took the place of Ctrl-C."""
     (root / "studies" / "notes.yaml").write_bytes(text.encode("latin-1"))
     ran = list[str]()
-    monkeypatch.setattr(claims, "held", lambda root, name, *_: ran.append(name))
+    monkeypatch.setattr(claims, "study_result", lambda root, name, *_: ran.append(name))
     monkeypatch.setattr("sys.argv", ["claims"])
     monkeypatch.chdir(root)
     assert claims.main() == 2 and not ran
@@ -184,7 +184,7 @@ def test_a_claim_that_is_stopped_says_so_and_keeps_its_rows(root: Path, monkeypa
         (root / "studies" / "notes.yaml").write_text("arms: {")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(claims, "held", stopped)
+    monkeypatch.setattr(claims, "study_result", stopped)
     monkeypatch.setattr("sys.argv", ["claims"])
     monkeypatch.chdir(root)
     assert claims.main() == 130 and list(rows(root)) == ["none"]
@@ -192,35 +192,35 @@ def test_a_claim_that_is_stopped_says_so_and_keeps_its_rows(root: Path, monkeypa
 
 @pytest.mark.parametrize("key", ["study", "control", "quantity", "headline"])
 def test_a_row_of_what_a_claim_no_longer_says_is_taken_out(key: str, root: Path) -> None:
-    claims.settle(root, [], 1)
+    claims.judge_claims(root, [], 1)
     before = rows(root)
     before["lion"][key] = before["none"][key] = "another"
     path = root / "benchmarks/results/claims.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in before.values()))
-    said, _ = claims.settle(root, ["none"], 1)
+    said, _ = claims.judge_claims(root, ["none"], 1)
     assert [row["method"] for row in said] == ["none"] and list(rows(root)) == ["muon", "soap", "none"]
     assert rows(root)["none"][key] != "another"
-    claims.settle(root, ["lion"], 1)
+    claims.judge_claims(root, ["lion"], 1)
     assert list(rows(root)) == ["muon", "lion", "soap", "none"]
 
 
 def test_a_line_that_is_no_row_is_named(root: Path) -> None:
-    claims.settle(root, [], 1)
+    claims.judge_claims(root, [], 1)
     path = root / "benchmarks/results/claims.jsonl"
     path.write_text(path.read_text() + '{"method": "mu')
     with pytest.raises(ConfigError, match=r"^benchmarks/results/claims\.jsonl:5: no row: "):
-        claims.settle(root, [], 1)
+        claims.judge_claims(root, [], 1)
 
 
 def test_a_row_of_a_study_that_is_not_held_is_marked(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    claims.settle(root, [], 1)
+    claims.judge_claims(root, [], 1)
 
     def fails(*_: Any) -> dict[str, Any]:
         raise Failed("the last line")
 
-    monkeypatch.setattr(claims, "held", fails)
+    monkeypatch.setattr(claims, "study_result", fails)
     monkeypatch.chdir(root)
     for more in ([], ["--json"]):
         monkeypatch.setattr("sys.argv", ["claims", *more])
@@ -234,14 +234,14 @@ def test_a_row_of_a_study_that_is_not_held_is_marked(
 
 
 def test_only_what_is_there_is_linked(root: Path) -> None:
-    claims.settle(root, [], 1)
+    claims.judge_claims(root, [], 1)
     page, docs = (root / ".studies/claims.html").read_text(), (root / "docs/claims.md").read_text()
     assert 'href="three/index.html"' in page and "one/index.html" not in page
     assert "(../studies/one.yaml)" in docs and "three.yaml" not in docs
 
 
 def test_what_was_not_measured_has_no_date(root: Path) -> None:
-    claims.settle(root, [], 1)
+    claims.judge_claims(root, [], 1)
     assert [c.date for c in read_claims((root / claims.ROWS).read_text()) if c.method == "none"] == [""]
 
 

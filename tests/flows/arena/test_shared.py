@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from flows.arena import claims, slots
-from flows.arena import hold as holding
+from flows.arena import run_study as holding
 from flows.arena.checkout import Checkout
-from flows.arena.hold import hold
-from flows.arena.names import named
+from flows.arena.names import study_name
 from flows.arena.outcomes import Outcome
-from flows.arena.planned import in_lines, plans_of
+from flows.arena.run_study import run_study
 from flows.arena.runs import Job, watched
 from flows.arena.slots import Slots, clear_other, runs_at_once, threads_of
 from flows.arena.study import Study
+from flows.arena.study_plan import in_lines, plans_of
 from flows.params.compose import compose
 from lm.config import ConfigError
 from tasks.runner.git import git
@@ -92,7 +92,7 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def held(name: str, asked: Study, folder: str = "studies", checkout: Checkout | None = None) -> dict[str, Any]:
         monkeypatch.setattr(holding, "FOLDER", tmp_path / folder)
-        result, _ = hold(ROOT, name, asked, 1, "a command", checkout or Checkout(ROOT, tmp_path / folder))
+        result, _ = run_study(ROOT, name, asked, 1, "a command", checkout or Checkout(ROOT, tmp_path / folder))
         return result
 
     return held
@@ -138,10 +138,10 @@ def test_seconds_of_a_timed_study_and_of_its_variation_are_of_two_hours_too(mach
     held("timed", study(timed=True))
     more = study(timed=True, seeds=4)
     arm = [entry for entry in machine.made if entry[0] == "x0"]
-    held(named("timed", more), more)
+    held(study_name("timed", more), more)
     assert [entry for entry in machine.made if entry[0] == "x0"][len(arm) :] == [("x0", 4)]
     changed = study(timed=True, arms={"plain": {"method": []}, "x1": {"method": [{"name": "bigram", "rows": 64}]}})
-    (row,) = [row for row in held(named("timed", changed), changed)["comparisons"] if row["quantity"] == "seconds"]
+    (row,) = [row for row in held(study_name("timed", changed), changed)["comparisons"] if row["quantity"] == "seconds"]
     assert row["verdict"] == "cannot be compared" and row["why"].endswith("a file of another name runs all of it again")
 
 

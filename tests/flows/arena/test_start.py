@@ -15,15 +15,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flows.arena import claims
-from flows.arena import hold as holding
+from flows.arena import run_study as holding
 from flows.arena.budget import calibration_tokens, tokens_of
 from flows.arena.checkout import Checkout
+from flows.arena.input_checks import refuse_inputs
 from flows.arena.outcomes import Outcome
 from flows.arena.result import curve
 from flows.arena.runs import RATE, Job, outcome_of
 from flows.arena.statistics.to_target import smoothed
 from flows.arena.study import Study, read_study
-from flows.arena.unusable import refuse_inputs
 from flows.forecast.estimate import MACHINES
 from flows.forecast.forecasts import forecast_of, step_of, works_of
 from flows.params import compose as composing
@@ -210,13 +210,13 @@ def test_claims_that_are_known_are_written_once_and_those_beside_one_that_cannot
 ) -> None:
     said, held = "{room: a, method: m, source: s, headline: h, ", "study: none, expects: {ratio: 0.9, better: lower}}"
     monkeypatch.setattr(claims, "write", lambda root, rows, _: written.append([row["method"] for row in rows]))
-    monkeypatch.setattr(claims, "not_held", lambda *_: {})
+    monkeypatch.setattr(claims, "unclaimed_methods", lambda *_: {})
     for last, expected in (("cannot: no machine}", ["m0", "m1", "m2"]), (held, ["m0", "m1"])):
         lasts = {2: last}
         text = "".join(f"m{number}: {said}{lasts.get(number, 'cannot: no machine}')}\n" for number in range(3))
         (tmp_path / "claims.yaml").write_text(text)
         written: list[list[str]] = []
-        rows, failed = claims.settle(tmp_path, [], 1)
+        rows, failed = claims.judge_claims(tmp_path, [], 1)
         assert [row["method"] for row in rows] == expected and written == [expected]
         assert ["no such file" in str(error) for error in failed.values()] == [True] * (last == held)
 
@@ -252,7 +252,7 @@ def test_no_run_is_told_beyond_the_most_that_there_are(
     monkeypatch.setattr(holding, "Slots", Slots)
     monkeypatch.setattr(holding, "FOLDER", tmp_path)
     asked = Study.model_validate({**study().model_dump(), "budget": budget, "seeds": 3, "looks": 1}, strict=False)
-    holding.hold(ROOT, "test", asked, 1, "a command")
+    holding.run_study(ROOT, "test", asked, 1, "a command")
     told = [tuple(map(int, pair)) for pair in re.findall(r"^test (\d+)/(\d+) ", capsys.readouterr().out, re.M)]
     assert len({most for _, most in told}) == 1 and told[-1][0] == told[-1][1]
 

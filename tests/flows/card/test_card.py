@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from flows.card.__main__ import write
 from flows.card.lineage import lineage_of
-from flows.card.text import SEAL, card_text, cell, digest_of, table, told
+from flows.card.text import SEAL, card_text, cell, digest_of, format_score, table
 from flows.card.verify import CARD, files_of, mistakes
 from lm.hugging_face.made_of import FILE, write_made_of
 from tests.forks.process import run_forked
@@ -256,6 +256,6 @@ def test_what_would_break_a_table_is_escaped() -> None:
     assert (
         cell(f"a|b\n{HOSTILE}").startswith("a\\|b &lt;script>") and "\n" not in table(["x"], [["a\nb"]]).split("\n")[2]
     )
-    assert [told("accuracy", 0.5), told("accuracy_margin", 1.5), told("steps", 3000), told("loss", 0.123456)] == [
+    assert [format_score("accuracy", 0.5), format_score("accuracy_margin", 1.5), format_score("steps", 3000), format_score("loss", 0.123456)] == [
         "50.0%", "1.5", "3,000", "0.1235",
     ]  # fmt: skip

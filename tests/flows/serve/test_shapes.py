@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import pytest
 from tokenizers import pre_tokenizers
 
-from flows.serve.asked import Asked
+from flows.serve.generation import Piece
+from flows.serve.requests import GenerationRequest
 from flows.serve.shapes import Shape, event
-from flows.serve.spelled import ALPHABET, bytes_of
-from flows.serve.written import Piece
+from flows.serve.token_text import ALPHABET, token_bytes
 from tests.flows.serve.api import NAME, toy
 
 _, TOKENIZER = toy()
@@ -37,7 +37,7 @@ def test_tokens_of_a_character_begin_where_it_does_and_have_names_of_their_own(s
     ids = TOKENIZER.encode(text)
     likeliest = [(index, -float(place)) for place, index in enumerate(TOKENIZER.encode("\N{EURO SIGN}a"), 1)]
     tokens: list[Any] = [Said(index, -1.0, likeliest) for index in [*ids, TOKENIZER.end_id]]
-    asked = Asked([[1]], 1, 20, 0.0, None, [], 4, streamed, False)
+    asked = GenerationRequest([[1]], 1, 20, 0.0, None, [], 4, streamed, False)
     shape = Shape(asked, NAME, TOKENIZER, False)
     if streamed:
         made = [shape.chunk(Piece(0, "", some, None)) for some in (tokens[:2], tokens[2:5], tokens[5:])]
@@ -54,7 +54,7 @@ def test_tokens_of_a_character_begin_where_it_does_and_have_names_of_their_own(s
 
 
 def test_of_tokens_of_one_name_the_likelier_counts() -> None:
-    named = Shape(Asked([[1]], 1, 20, 0.0, None, [], 4, False, False), NAME, TOKENIZER, False)._named
+    named = Shape(GenerationRequest([[1]], 1, 20, 0.0, None, [], 4, False, False), NAME, TOKENIZER, False)._named
     index = TOKENIZER.encode("a")[0]
     assert named([(index, -1.0), (index, -2.0)]) == {"a": -1.0}
 
@@ -62,5 +62,5 @@ def test_of_tokens_of_one_name_the_likelier_counts() -> None:
 def test_bytes_are_those_that_the_alphabet_and_byte_fallback_write() -> None:
     assert set(ALPHABET) == set(pre_tokenizers.ByteLevel.alphabet()) and sorted(ALPHABET.values()) == list(range(256))
     for index, byte in ((TOKENIZER.encode("\N{EURO SIGN}")[0], b"\xe2"), (TOKENIZER.encode(" ")[0], b" ")):
-        assert bytes_of(TOKENIZER.token(index)) == byte
-    assert bytes_of("<0xE2>") == b"\xe2" and bytes_of("\u2581a") is None
+        assert token_bytes(TOKENIZER.token(index)) == byte
+    assert token_bytes("<0xE2>") == b"\xe2" and token_bytes("\u2581a") is None

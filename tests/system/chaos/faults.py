@@ -16,7 +16,7 @@ import psutil
 from flows.servers.answers import get
 from flows.servers.prefect_and_mlflow import HOST, child
 from tests.ports import free_port
-from tests.processes import PATIENCE, command_of, ended
+from tests.processes import PATIENCE, command_of, has_ended
 from tests.project import DATA_STAGES
 from tests.system.chaos.world import World, any_in, children, end
 
@@ -80,7 +80,7 @@ def stop_flow(world: World, stage: str, chance: random.Random) -> None:
     process, running = during(world, stage, chance, TOKENMILL_CHECKPOINT_SECONDS="3600")
     end(process, signal.SIGINT)
     printed, _ = process.communicate(timeout=PATIENCE)
-    assert running is None or ended(running)
+    assert running is None or has_ended(running)
     began = re.search(rf"{stage} \| [1-9]\d*/\d+ step", printed)
     came_too_late = (world.folder / "data" / stage).exists()  # after its last step it ends its work
     if stage in TRAINED and began and process.returncode and not came_too_late:

@@ -28,7 +28,7 @@ from tests.flows.team import (
     team,
     use_remote,
 )
-from tests.processes import PATIENCE, command_of, ended, files_in, wait_for
+from tests.processes import PATIENCE, command_of, files_in, has_ended, wait_for
 from tests.project import digest
 
 
@@ -167,7 +167,7 @@ def test_cancelling_ends_the_stage_with_its_agent(crew: Team, end: signal.Signal
     wait_for(lambda: crew.mark != [], explain=crew.logs)
     shell = psutil.Process(int(crew.mark[0][1]))
     os.kill(process.pid, end)
-    wait_for(lambda: ended(shell), explain=crew.logs)
+    wait_for(lambda: has_ended(shell), explain=crew.logs)
     process.wait(PATIENCE)
     lock = coordinator / "dvc.lock"
     assert not lock.exists() or "slow" not in read_lock(lock)

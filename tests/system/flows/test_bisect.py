@@ -13,7 +13,7 @@ import pytest
 
 from flows.replay.bisect import EQUAL, Divergence, compare, divergence
 from flows.replay.causes import Suspect, of_code, of_hardware, of_libraries, of_params, suspects
-from flows.replay.finished_run import Side, from_folder
+from flows.replay.finished_run import FinishedRun, from_folder
 from tasks.runner.record import Record
 from tests.flows.runs import (
     ROWS,
@@ -173,7 +173,7 @@ def test_each_kind_is_named_by_what_differs(tmp_path: Path) -> None:
     params = {"sft": {"steps": 3, "optimizer": {"lr": 0.2}}}
     assert of_params(RECORD, replace(RECORD, params=params)) == [Suspect("params", "sft.optimizer.lr 0.1 -> 0.2")]
     other = replace(RECORD, deps={**RECORD.deps, "lm": "9"}, code={"lm/a.py": "1", "lm/b.py": "9"})
-    left, right = (Side(n, tmp_path, tmp_path / "data", {"sft": r}) for n, r in (("A", RECORD), ("B", other)))
+    left, right = (FinishedRun(n, tmp_path, tmp_path / "data", {"sft": r}) for n, r in (("A", RECORD), ("B", other)))
     assert of_code(RECORD, other, left, right) == [Suspect("code", "lm/b.py")]
     assert of_libraries(RECORD, replace(RECORD, libraries={"torch": "2.14", "jinja2": "3"})) == [
         Suspect("library", "torch 2.13 -> 2.14")
@@ -189,15 +189,15 @@ def test_each_kind_is_named_by_what_differs(tmp_path: Path) -> None:
 def test_what_was_not_recorded_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENMILL_TRACKING", "off")
     bare = replace(RECORD, libraries={}, hardware={})
-    left, right = (Side(n, tmp_path, tmp_path / "data", {"sft": r}) for n, r in (("A", bare), ("B", RECORD)))
+    left, right = (FinishedRun(n, tmp_path, tmp_path / "data", {"sft": r}) for n, r in (("A", bare), ("B", RECORD)))
     found = suspects("sft", left, right)
     assert found == [Suspect("library or hardware", "nothing else differs, and of A these were not recorded")]
 
 
 def test_a_stage_that_did_not_promise_equal_bits_is_the_suspect(tmp_path: Path) -> None:
     free = replace(RECORD, hardware={**RECORD.hardware, "deterministic": "no"})
-    left, right = (Side(n, tmp_path, tmp_path / "data", {"sft": free}) for n in ("A", "B"))
+    left, right = (FinishedRun(n, tmp_path, tmp_path / "data", {"sft": free}) for n in ("A", "B"))
     assert suspects("sft", left, right) == [Suspect("nondeterminism", "sft.deterministic is off in A and B")]
     sections = replace(free, params={"sft": {**free.params["sft"], "deterministic": False}})
-    right = Side("B", tmp_path, tmp_path / "data", {"sft": sections})
+    right = FinishedRun("B", tmp_path, tmp_path / "data", {"sft": sections})
     assert suspects("sft", left, right) == [Suspect("params", "sft.deterministic absent -> false")]

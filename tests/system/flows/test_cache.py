@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.synthetic import repository
 from flows.environment import environment
-from flows.staleness.lost_objects import lacks_objects, put_back
+from flows.staleness.lost_objects import lacks_objects, recommit_lost_objects
 from flows.staleness.plan import make_plan
 
 
@@ -44,5 +44,8 @@ def test_what_was_edited_is_not_put_back_as_what_the_lock_records(tmp_path: Path
     (root / "data" / "s1" / "0").write_text("edited\n")
     plan = make_plan(root, [])
     assert lacks_objects(plan) == {"s0", "s1"}
-    assert put_back(root, lacks_objects(plan)) == "DVC's cache had lost the outputs of s0: put back from data/"
+    assert (
+        recommit_lost_objects(root, lacks_objects(plan))
+        == "DVC's cache had lost the outputs of s0: put back from data/"
+    )
     assert [stage.address for stage in make_plan(root, []) if stage.reason] == ["s1"]

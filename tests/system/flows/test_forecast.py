@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.plan_accuracy import CASES, measured, near, told
+from benchmarks.plan_accuracy import CASES, forecast_peak, gate, measure_peak
 from flows.forecast import fake_gpu
-from flows.forecast.dry_run import HOLES, Live, rehearse, sample
+from flows.forecast.dry_run import HOLES, Live, dry_run_step, sample
 from flows.forecast.estimate import GPUS, MACHINES, machine_called
 from flows.forecast.forecasts import forecast_of, machine_of, this_machine, works_of
 from flows.params.compose import compose
@@ -35,7 +35,7 @@ GPU_PRESETS = ("gpu-124m", "gpu-1b")
 def test_the_peak_of_a_stage_is_the_one_forecast(case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENMILL_TRACKING", "off")  # which ends with the stage, however few steps it has
     case = replace(case, steps=3)
-    assert near(told(case).answer, measured(case).answer) == ""
+    assert gate(forecast_peak(case).answer, measure_peak(case).answer) == ""
 
 
 def test_what_is_held_is_counted_until_it_is_let_go() -> None:
@@ -56,7 +56,7 @@ def test_every_optimizer_can_be_rehearsed(method) -> None:
     SOAP-Muon have four squares over their sides."""
     work = pretraining(small())
     recipe = work.recipe.model_copy(update={"optimizer": method()})
-    found = rehearse(work.step, recipe, 10, 10**9, False)
+    found = dry_run_step(work.step, recipe, 10, 10**9, False)
     weights = 4 * work.step().model.num_parameters()
     most = (8 if method in (optimizers.Soap, optimizers.SoapMuon) else 4) * weights + 4096
     assert 2 * weights - 4096 <= found.state_bytes <= most and found.step_bytes > found.state_bytes
@@ -69,7 +69,7 @@ def test_every_way_to_hold_a_matrix_can_be_rehearsed(method) -> None:
     recipe = work.recipe.model_copy(
         update={"linear": method(), "optimizer": optimizers.AdamW(), "average": averages.Last()}
     )
-    found, step = rehearse(work.step, recipe, 10, memory, False), work.step()
+    found, step = dry_run_step(work.step, recipe, 10, memory, False), work.step()
     step.model.hold(method())
     assert found.positions == positions_in(memory, step.model, step.batch, 20.0, 4.0) > 0
     assert found.flops == flops_per_token(step.model, step.batch.length)
@@ -91,7 +91,7 @@ def test_positions_are_those_that_training_would_choose() -> None:
     step = work.step()
     memory = 40_000_000
     assert (
-        rehearse(work.step, work.recipe, 10, memory, False).positions
+        dry_run_step(work.step, work.recipe, 10, memory, False).positions
         == positions_in(memory, step.model, step.batch, 20.0, 4.0)
         > 0
     )
@@ -99,7 +99,7 @@ def test_positions_are_those_that_training_would_choose() -> None:
 
 def test_too_little_memory_for_a_row_recomputes_and_holds_less() -> None:
     work = pretraining(small())
-    plenty, little = (rehearse(work.step, work.recipe, 10, memory, False) for memory in (10**9, 10**6))
+    plenty, little = (dry_run_step(work.step, work.recipe, 10, memory, False) for memory in (10**9, 10**6))
     assert little.positions == 0 and little.step_bytes < plenty.step_bytes
 
 
@@ -107,7 +107,7 @@ def test_no_backward_takes_rows_of_two_shards() -> None:
     """Of four shards a backward holds a quarter of what it holds of one, and the sums of the shards' gradients stand beside."""
     work = pretraining(small())
     recipes = [work.recipe.model_copy(update={"shards": shards}) for shards in (1, 4)]
-    whole, shared = (rehearse(work.step, recipe, 10, 10**9, False) for recipe in recipes)
+    whole, shared = (dry_run_step(work.step, recipe, 10, 10**9, False) for recipe in recipes)
     step = work.step()
     sums = 4 * step.model.num_trained() * 3  # of one, two and four shards
     half = bytes_kept(step.model, step.batch, step.batch.rows // 2)
@@ -147,13 +147,13 @@ def test_a_forecast_does_not_depend_on_when_python_looks_for_cycles() -> None:
     gc.collect()
     gc.disable()
     try:
-        never = rehearse(work.step, work.recipe, 10, 10**9, False)
+        never = dry_run_step(work.step, work.recipe, 10, 10**9, False)
     finally:
         gc.enable()
     before = gc.get_threshold()
     gc.set_threshold(1, 1, 1)
     try:
-        always = rehearse(work.step, work.recipe, 10, 10**9, False)
+        always = dry_run_step(work.step, work.recipe, 10, 10**9, False)
     finally:
         gc.set_threshold(*before)
     assert never == always

@@ -18,7 +18,7 @@ import yaml
 
 from flows.environment import environment
 from flows.params.compose import compose, write
-from flows.stage.ready import DVC_CLI
+from flows.stage.dvc_forks import DVC_CLI
 from flows.staleness.false_entries import take_out
 from flows.staleness.heal import heal_lock
 from flows.workspaces.smoke import copy_project

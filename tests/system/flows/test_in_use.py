@@ -23,7 +23,7 @@ from flows.staleness.rwlock import Use, as_table, await_free, read_table, releas
 from lm.config import ConfigError
 from tasks.runner.lock import read_lock
 from tests.flows.small_graph import RUN, make_repo, run_flow, surroundings
-from tests.processes import command_of, ended, wait_for
+from tests.processes import command_of, has_ended, wait_for
 
 SET_CHILD_SUBREAPER = 36  # of prctl
 SLEEP = [sys.executable, "-c", "import time; time.sleep(1e6)"]
@@ -165,7 +165,7 @@ def test_a_killed_run_whose_dvc_nobody_waits_for(repo: Path, server: dict[str, s
         dvc = wait_for(lambda: find(first, "dvc_cli.py"), first)
         first.kill()
         first.communicate()
-        wait_for(lambda: ended(dvc))
+        wait_for(lambda: has_ended(dvc))
         assert dvc.ppid() == os.getpid() and dvc.is_running() and not works(repo)
         (repo / "wait").write_text("0")
         code, printed = run_flow(repo, server)
@@ -184,5 +184,5 @@ def find(run: subprocess.Popen[bytes], word: str) -> psutil.Process | None:
 def reap() -> None:
     """Take note of the orphans that came to this process and have ended."""
     for process in psutil.Process().children():
-        if ended(process):
+        if has_ended(process):
             process.wait()

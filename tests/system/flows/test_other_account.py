@@ -9,7 +9,7 @@ import yaml
 
 from flows.environment import environment
 from tests.flows.served import make_ui, with_tiny_preset
-from tests.other_account import needs_root, opened_by_other, status_for_other
+from tests.other_account import can_other_account_read, needs_root, status_for_other
 from tests.processes import PATIENCE, command_of, wait_for
 
 pytestmark = needs_root
@@ -31,7 +31,7 @@ def test_a_form_that_nobody_gave_a_password_answers_its_owner_alone(tmp_path: Pa
         assert status_for_other(served.report + "/") == 401
         assert served.runs() == []
         home = project / ".scratch" / "prefect-server"
-        assert (home / "prefect.log").exists() and not opened_by_other(home / "prefect.log")
+        assert (home / "prefect.log").exists() and not can_other_account_read(home / "prefect.log")
 
 
 PIPELINE = """

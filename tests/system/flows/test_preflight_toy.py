@@ -16,9 +16,9 @@ import pytest
 from benchmarks.synthetic import repository
 from flows.environment import environment
 from flows.preflight.artifacts import check_artifacts, check_corpus
-from flows.preflight.passed import digest, recall, remember
-from flows.preflight.shrink import shrunk
-from flows.preflight.start import look
+from flows.preflight.rehearsal_records import recall, rehearsal_key, remember
+from flows.preflight.shrink import toy_params
+from flows.preflight.start import all_findings
 from flows.preflight.toy_run import rehearse, rehearse_stage
 from lm.tokenizer import SPECIALS, Tokenizer
 from tasks.about.training import is_training_stage
@@ -234,7 +234,7 @@ COMBINATIONS: dict[str, tuple[str, list[str], list[str]]] = {
 def test_combinations_that_cannot_work(data: Path, fault: str) -> None:
     stage, overrides, words = COMBINATIONS[fault]
     shutil.rmtree(data / stage)
-    toy = shrunk(params_of(*overrides), [entry.name for entry in GRAPH.values()], data.parent)
+    toy = toy_params(params_of(*overrides), [entry.name for entry in GRAPH.values()], data.parent)
     (line,) = map(str, rehearse_stage(GRAPH[stage], toy, data.parent, {}))
     assert all(word in line for word in words) and f"change the section {stage}" in line and "\n" not in line
 
@@ -293,26 +293,26 @@ def test_a_passed_rehearsal_is_remembered_by_all_that_could_change_it(tmp_path: 
     (project / "lm").unlink()
     shutil.copytree(ROOT / "lm", project / "lm")
     params = params_of()
-    first = digest(project, params, GRAPH)
-    assert digest(project, params_of(), GRAPH) == first
+    first = rehearsal_key(project, params, GRAPH)
+    assert rehearsal_key(project, params_of(), GRAPH) == first
     assert recall(project, first, ["sft"]) is None
     remember(project, first, ["sft", "rl"], {"memory": {"rl": 1.0}})
     assert recall(project, first, ["sft"]) == {"memory": {"rl": 1.0}} and recall(project, first, ["distill"]) is None
-    assert digest(project, params_of("seed=1"), GRAPH) != first
+    assert rehearsal_key(project, params_of("seed=1"), GRAPH) != first
     for path, text in ((project / "lm/chat.py", "# changed\n"), (project / "dvc.yaml", "# changed\n")):
-        before_it = digest(project, params, GRAPH)
+        before_it = rehearsal_key(project, params, GRAPH)
         path.write_text(path.read_text() + text)
-        assert digest(project, params, GRAPH) != before_it
-    before_it = digest(project, params, GRAPH)
+        assert rehearsal_key(project, params, GRAPH) != before_it
+    before_it = rehearsal_key(project, params, GRAPH)
     (project / "data/problems/new.jsonl").write_text("{}\n")
-    assert digest(project, params, GRAPH) != before_it
+    assert rehearsal_key(project, params, GRAPH) != before_it
 
 
 def test_a_second_start_does_not_pay_again(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
     project = make_project(tmp_path / "project")
     monkeypatch.chdir(project)
-    remember(project, digest(project, params_of(), read_graph(project)), list(GRAPH), good_run().needs.to_json())
-    assert look(project, params_of(), list(GRAPH)) == []
+    remember(project, rehearsal_key(project, params_of(), read_graph(project)), list(GRAPH), good_run().needs.to_json())
+    assert all_findings(project, params_of(), list(GRAPH)) == []
     assert "toy width" not in capsys.readouterr().out
 
 
@@ -339,7 +339,7 @@ def test_what_passed_is_not_rehearsed_again_for_another_parameter_after_it(tmp_p
     def rehearsed(folder: Path, targets: list[str], *overrides: str) -> tuple[list[str], list[str]]:
         said: list[str] = []
         monkeypatch.chdir(folder)
-        found = look(folder, params_of(*SMALL, *overrides), targets, said.append)
+        found = all_findings(folder, params_of(*SMALL, *overrides), targets, said.append)
         return [line.split()[1] for line in said if line.startswith("rehearsing")], list(map(str, found))
 
     asked = [*DATA_STAGES]

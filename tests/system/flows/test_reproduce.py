@@ -10,7 +10,7 @@ import pytest
 
 from flows.environment import environment
 from flows.replay.finished_run import from_revision, revision_of
-from flows.replay.tolerance import Judged, judge
+from flows.replay.tolerance import ToleranceResult, judge
 from flows.workspaces.smoke import copy_project
 from tests.flows.runs import PARAMS, SHARDS, other_xxhash, texts, write_shard
 from tests.project import ROOT, write_params
@@ -118,6 +118,6 @@ def test_curves_and_metrics_have_a_tolerance(loss: float, steps: int, verdict: s
         (tmp_path / side / "curves.jsonl").write_text(json.dumps({"step": 0, "loss": value}) + "\n")
         (tmp_path / side / "metrics" / "sft.json").write_text(json.dumps({"steps": count, "loss": value}))
         (tmp_path / side / "digests.jsonl").write_text(side)
-    found: Judged = judge(tmp_path / "a", tmp_path / "b")
+    found: ToleranceResult = judge(tmp_path / "a", tmp_path / "b")
     assert found.within == (verdict != "diverged") and (found.worst == 0) == (verdict == "equal")
     assert (found.worst is None) == (steps == 4)

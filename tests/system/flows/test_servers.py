@@ -12,7 +12,7 @@ import pytest
 
 from flows.servers import prefect_and_mlflow as servers
 from flows.servers.prefect_and_mlflow import HOST, ServerError, child, port_of
-from flows.servers.prefect_pages import adapted
+from flows.servers.prefect_pages import adapt_page
 from flows.settings import MLFLOW_PORT, PREFECT_PORT
 from flows.ui import __main__ as ui
 from tests.processes import wait_for
@@ -100,13 +100,17 @@ def test_a_child_that_ends_while_starting_is_reported_with_its_log(tmp_path: Pat
 
 def test_a_second_make_ui_in_a_checkout_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ui, "HOME", tmp_path)
-    with ui.only_one(), pytest.raises(ServerError, match=f"already running .* process {os.getpid()}"), ui.only_one():
+    with (
+        ui.single_instance_lock(),
+        pytest.raises(ServerError, match=f"already running .* process {os.getpid()}"),
+        ui.single_instance_lock(),
+    ):
         pass
-    with ui.only_one():
+    with ui.single_instance_lock():
         pass
 
 
 def test_a_page_is_adapted_once() -> None:
-    page = adapted("<html><head><title>x</title></head></html>", HOST)
+    page = adapt_page("<html><head><title>x</title></head></html>", HOST)
     assert page.startswith('<html><head><meta http-equiv="Content-Security-Policy"')
-    assert adapted(page, HOST) == page
+    assert adapt_page(page, HOST) == page

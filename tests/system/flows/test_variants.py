@@ -77,7 +77,7 @@ def test_two_variants_at_once_share_what_was_made_before(root: Path) -> None:
 @pytest.mark.parametrize("name", ["../up", "", "a/b", "-f", "a..b", "x" * 65, "a b"])
 def test_a_name_stays_in_its_folder(root: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="NAME: .* must be letters"):
-        variants.place(root, name)
+        variants.variant_path(root, name)
 
 
 def test_a_name_of_two_words_an_unknown_one_and_another_revision_are_one_line_and_make_nothing(root: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_name_of_two_words_an_unknown_one_and_another_revision_are_one_line_an
     assert said == "NAME: 'two words': a name is one word\n" and not (root / ".variants" / "two").exists()
     said = ended(start(root, "flows.workspaces.variants", "--name", "nobody", "--remove"), 2)
     assert said.startswith("NAME: there is no variant 'nobody' (there are: ") and said.count("\n") == 1
-    variants.make(root, "old", "HEAD")
+    variants.create_variant(root, "old", "HEAD")
     subprocess.run([*GIT, "commit", "--quiet", "--allow-empty", "--message", "later"], cwd=root, check=True)
     said = ended(start(root, "flows.workspaces.variants", "--name", "old", "--revision", "HEAD~1"))
     assert "ran: nothing" in said
@@ -94,7 +94,7 @@ def test_a_name_of_two_words_an_unknown_one_and_another_revision_are_one_line_an
     assert said.startswith("REV: the variant old has the code of ") and said.count("\n") == 1
     said = ended(start(root, "flows.workspaces.variants", "--name", "old"))
     assert "this checkout is at" in said and "nothing to do" in said
-    variants.remove(root, "old")
+    variants.remove_variant(root, "old")
 
 
 def test_a_variant_of_a_project_that_was_moved_has_its_cache_and_can_be_taken_away(tmp_path: Path) -> None:

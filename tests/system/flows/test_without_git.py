@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from flows.environment import environment
-from flows.workspaces.smoke import copy_project, ours
+from flows.workspaces.smoke import copy_project, project_files
 from tasks.core.config import ConfigError
 from tasks.runner.git import UNKNOWN, git, git_output, is_dirty, revision, run_git
 from tests.processes import files_in
@@ -45,7 +45,7 @@ def test_dvc_works_without_a_repository(archive: Path) -> None:
 
 
 def test_the_copy_of_an_archive_holds_what_the_archive_does(archive: Path, tmp_path: Path) -> None:
-    before = ours(archive)
+    before = project_files(archive)
     for name in (
         ".scratch/x",
         "data/ingest/x",
@@ -55,7 +55,7 @@ def test_the_copy_of_an_archive_holds_what_the_archive_does(archive: Path, tmp_p
     ):
         (archive / name).parent.mkdir(parents=True, exist_ok=True)
         (archive / name).write_text("not ours")
-    assert ours(archive) == before and {"dvc.yaml", "tasks/runner/stage.py", ".dvc/config"} <= set(before)
+    assert project_files(archive) == before and {"dvc.yaml", "tasks/runner/stage.py", ".dvc/config"} <= set(before)
     copy = copy_project(archive, tmp_path / "copy")
     names = {path.relative_to(copy).as_posix() for path in files_in(copy)}
     assert {name for name in names if not name.startswith(".git/")} == set(before)
@@ -74,12 +74,12 @@ def test_git_is_started_once_where_there_is_no_repository(tmp_path: Path, monkey
 @pytest.mark.parametrize("ignored", [True, False])
 def test_a_repository_around_the_project_is_not_its_own(archive: Path, ignored: bool, tmp_path: Path) -> None:
     """Unpacked in another repository, which ignores it or has not taken it: that one's commit says nothing of this code."""
-    around, before = archive.parent, ours(archive)
+    around, before = archive.parent, project_files(archive)
     git(around, "init", "-q")
     (around / ".gitignore").write_text("/archive/\n" if ignored else "/copy/\n")
     git(around, "add", ".gitignore")
     git(around, *WHO, "commit", "-qm", "another project")
-    assert (revision(archive), is_dirty(archive)) == (UNKNOWN, UNKNOWN) and ours(archive) == before
+    assert (revision(archive), is_dirty(archive)) == (UNKNOWN, UNKNOWN) and project_files(archive) == before
     with pytest.raises(ConfigError, match="git worktree: "):
         git(archive, "worktree", "list")
     if not ignored:

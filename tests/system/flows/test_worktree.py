@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from flows.environment import environment
-from flows.workspaces.worktree import bring, worktree
+from flows.workspaces.worktree import fetch_commit, worktree
 from tests.flows.team import commit, git, use_remote
 
 STAGE = {"cmd": "mkdir -p data/a && cp input data/a/x", "deps": ["input"], "outs": ["data/a"]}
@@ -72,7 +72,7 @@ def test_it_stays_with_its_scratch_and_goes_with_the_next_revision(clone: Path, 
     (origin / "input").write_text("two\n")
     commit(origin, "two")
     second = git(origin, "rev-parse", "HEAD")
-    bring(clone, "origin", second)
+    fetch_commit(clone, "origin", second)
     with worktree(clone, "me", second) as newer:
         assert (newer / "input").read_text() == "two\n"
     assert not tree.exists() and others.exists()
@@ -91,11 +91,11 @@ def test_a_revision_that_was_not_pushed_is_named(clone: Path) -> None:
     with pytest.raises(
         ValueError, match=r"^revision 0123456789ab is not in the git remote origin \(.*origin\): `git push` it$"
     ):
-        bring(clone, "origin", "0123456789abcdef0123456789abcdef01234567")
+        fetch_commit(clone, "origin", "0123456789abcdef0123456789abcdef01234567")
 
 
 def test_an_unreachable_git_remote_is_one_line(clone: Path, tmp_path: Path) -> None:
     git(clone, "remote", "set-url", "origin", str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match=r"^git remote origin \(.*nowhere\) cannot be read: .*") as caught:
-        bring(clone, "origin", "0123456789abcdef0123456789abcdef01234567")
+        fetch_commit(clone, "origin", "0123456789abcdef0123456789abcdef01234567")
     assert "\n" not in str(caught.value)

@@ -13,7 +13,7 @@ import pytest
 
 from tasks.core.tables import shard_path, write_table
 from tests.processes import wait_for
-from tests.project import ROOT, TINY, digest, make_project, parts_made, run_stage, start_stage
+from tests.project import ROOT, TINY, count_parts_made, digest, make_project, run_stage, start_stage
 from tests.tokenize.test_stage import TEXTS, table_of
 
 PARAMS = {**TINY, "tokenize": {"method": {"name": "bpe", "vocab_size": 400}, "held_out_fraction": 0.1}}
@@ -53,7 +53,7 @@ def test_killed_and_started_again_equals_whole(project: Path, made: str, workers
     tokenizer: kills in each, and between."""
     for count in (3, 12, 20, 30):
         process = start_stage(project, "tokenize", TOKENMILL_SHARD_WORKERS=workers)
-        wait_for(lambda p=process, n=count: parts_made(project, "tokenize") >= n or p.poll() is not None)
+        wait_for(lambda p=process, n=count: count_parts_made(project, "tokenize") >= n or p.poll() is not None)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         if process.returncode == -signal.SIGKILL:

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from flows.arena.checkout import Checkout
-from flows.arena.hold import race_within
 from flows.arena.outcomes import Outcome
+from flows.arena.run_study import race_within
 from flows.arena.runs import Job
 from flows.arena.study import Study
 from tasks.report.words import pluralize

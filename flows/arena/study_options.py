@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from flows.arena.defaults import defaults
-from flows.arena.names import named
+from flows.arena.names import study_name
 from flows.arena.runs import watched
 from flows.arena.study import METHOD, Range, Study, read_study
 from flows.params.compose import compose
@@ -31,8 +31,8 @@ def study_of(root: Path, asked: argparse.Namespace) -> tuple[str, Study]:
             raise ConfigError("STUDY: a file says its room and its methods: leave ROOM and METHODS out")
         path = root / asked.study
         own = read_study(path)
-        study = changed(own, asked, str(asked.study))
-        return path.stem if study == own else named(path.stem, study), study
+        study = with_options(own, asked, str(asked.study))
+        return path.stem if study == own else study_name(path.stem, study), study
     if not asked.room or not asked.methods:
         there = ", ".join(sorted(path.name for path in (root / "studies").glob("*.yaml"))) or "none"
         raise ConfigError(
@@ -53,8 +53,10 @@ def study_of(root: Path, asked: argparse.Namespace) -> tuple[str, Study]:
             f"METHODS: {' '.join(asked.methods)!r} is one method: name the baseline first, then what is to beat it"
         )
     names = list(dict.fromkeys([*asked.methods, *[asked.control] * bool(asked.control)]))
-    study = changed(made(values_of(root, asked, {name: known[name] for name in names}), "study"), asked, "study")
-    return named(f"{asked.room}-{'-'.join(dict.fromkeys(asked.methods))}".replace(".", "-"), study), study
+    study = with_options(
+        parse_study(values_of(root, asked, {name: known[name] for name in names}), "study"), asked, "study"
+    )
+    return study_name(f"{asked.room}-{'-'.join(dict.fromkeys(asked.methods))}".replace(".", "-"), study), study
 
 
 def values_of(root: Path, asked: argparse.Namespace, arms: dict[str, type[BaseModel]]) -> dict[str, Any]:
@@ -69,7 +71,9 @@ def values_of(root: Path, asked: argparse.Namespace, arms: dict[str, type[BaseMo
     return {
         "room": asked.room,
         "baseline": next(iter(arms)),
-        "arms": {name: {METHOD: {"name": name, **kept(params, asked.room, method)}} for name, method in arms.items()},
+        "arms": {
+            name: {METHOD: {"name": name, **fixed_params(params, asked.room, method)}} for name, method in arms.items()
+        },
         "tune_of": {name: ranges_of(root, params, asked.room, method) for name, method in arms.items()},
         "budget": {"tokens": defaults().spent if asked.preset or how.spent is None else how.spent},
         "measure": how.measure,
@@ -78,13 +82,13 @@ def values_of(root: Path, asked: argparse.Namespace, arms: dict[str, type[BaseMo
     }
 
 
-def kept(params: dict[str, Any], room: str, method: type[BaseModel]) -> dict[str, Any]:
+def fixed_params(params: dict[str, Any], room: str, method: type[BaseModel]) -> dict[str, Any]:
     """What every arm has as these params have it for the method that they chose, where the arm's method takes it."""
     chosen = value_of(room, params)
     return {key: chosen[key] for key in defaults().kept if key in method.model_fields and key in (chosen or {})}
 
 
-def made(values: dict[str, Any], where: str) -> Study:
+def parse_study(values: dict[str, Any], where: str) -> Study:
     """The study of these values. Raises ConfigError."""
     try:
         return Study.model_validate(values, strict=False)
@@ -92,7 +96,7 @@ def made(values: dict[str, Any], where: str) -> Study:
         raise ConfigError(f"{where}: {mistakes(error)}") from None
 
 
-def changed(study: Study, asked: argparse.Namespace, where: str) -> Study:
+def with_options(study: Study, asked: argparse.Namespace, where: str) -> Study:
     """The study with what was asked for beside it."""
     values = study.model_dump()
     for name in ("preset", "target", "seeds", "trials", "measure", "better", "control"):
@@ -114,7 +118,7 @@ def changed(study: Study, asked: argparse.Namespace, where: str) -> Study:
             raise ConfigError(f"BUDGET: {amount!r} is not finite")
         values["budget"] = {kind: int(number) if kind in ("tokens", "bytes") else number}
     values["set"] = [*study.set, *asked.set]
-    return made(values, where)
+    return parse_study(values, where)
 
 
 def direction(measure: str, study: Study) -> str:

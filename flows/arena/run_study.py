@@ -8,20 +8,20 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-from flows.arena.alike import refuse_alike, refuse_measure
 from flows.arena.budget import calibration_tokens, tokens_of
 from flows.arena.checkout import Checkout
 from flows.arena.defaults import defaults
-from flows.arena.fitted import fitted
+from flows.arena.duplicate_arms import refuse_duplicate_arms, refuse_measure
+from flows.arena.fit_law import fit_law
+from flows.arena.input_checks import refuse_inputs
 from flows.arena.outcomes import Outcome
 from flows.arena.pages import study_page
-from flows.arena.race import Raced, Runner, race
-from flows.arena.result import Told, result_of
+from flows.arena.race import RaceResult, Runner, race
+from flows.arena.result import Provenance, result_of
 from flows.arena.runs import Job
 from flows.arena.slots import Slots, runs_at_once
 from flows.arena.stamp import stamp_of
 from flows.arena.study import Study
-from flows.arena.unusable import refuse_inputs
 from flows.params.compose import Composer, override
 from lm.files import write_json, write_text
 from tasks.core.config import ConfigError
@@ -32,7 +32,7 @@ from tasks.runner.tracking_socket import recorder
 FOLDER = Path(".studies")
 
 
-def hold(
+def run_study(
     root: Path,
     name: str,
     study: Study,
@@ -45,18 +45,20 @@ def hold(
     is done is kept. checkout: where several studies are held, what they share. fit: a law over the runs."""
     refuse_tokens(study)
     folder = root / FOLDER / name
-    teller, checkout = Teller(name, study), checkout or Checkout(root, root / FOLDER)
+    teller, checkout = ProgressLines(name, study), checkout or Checkout(root, root / FOLDER)
     with recorder() as recorded, ExitStack() as kept:
         refuse_measure(checkout, study)
-        refuse_alike(checkout, study, name)  # which checks every section, before rooms ask what models they read have
+        refuse_duplicate_arms(
+            checkout, study, name
+        )  # which checks every section, before rooms ask what models they read have
         refuse_inputs(checkout, study)
         slots = Slots(root, study, name, runs_at_once(at_once), checkout, recorded, kept)
         raced = race_within(study, checkout.compose, lambda jobs: slots.do(jobs, teller.say))
     made = stamp_of(raced, folder / "result.json")
-    told = Told(name, made.commit, made.machine, made.date, slots.threads, runs_at_once(at_once), command)
+    told = Provenance(name, made.commit, made.machine, made.date, slots.threads, runs_at_once(at_once), command)
     result = result_of(study, raced, told)
     if fit is not None:
-        result["fit"] = fitted(fit, result)
+        result["fit"] = fit_law(fit, result)
     slots.clear()
     write_json(folder / "study.json", study.model_dump(mode="json"))
     write_json(folder / "result.json", result)
@@ -64,7 +66,7 @@ def hold(
     return result, folder / "index.html"
 
 
-def race_within(study: Study, compose: Composer, do: Runner) -> Raced:
+def race_within(study: Study, compose: Composer, do: Runner) -> RaceResult:
     """The race of a study whose budget decides how long each arm trains. Raises ConfigError."""
     allowed = {arm: tokens for arm in study.arms if (tokens := allowed_tokens(compose, study, arm, do))}
     return race(study, lambda jobs: do([within(job, allowed) for job in jobs]))
@@ -132,7 +134,7 @@ def within(job: Job, allowed: dict[str, int]) -> Job:
     return replace(job, assignments=[*job.assignments, f"{defaults().tokens}={allowed[job.arm]}"])
 
 
-class Teller:
+class ProgressLines:
     """Says how far a study is: a line a run, with the time that is left if every arm runs with every seed."""
 
     def __init__(self, name: str, study: Study) -> None:

@@ -25,7 +25,7 @@ _servers: dict[str, socket.socket] = {}
 _training: set[str] = set()  # addresses of stages that import torch
 
 
-class Forked:
+class ForkedDvc:
     """A command of DVC in a child of the server: of a Popen what we use of one."""
 
     def __init__(self, pid: int, stdout: TextIO, answer: socket.socket) -> None:
@@ -48,8 +48,8 @@ class Forked:
 
 
 @contextmanager
-def ready(root: Path, stages: Iterable[str], params: dict[str, Any]) -> Iterator[None]:
-    """Inside, `forked` has a server for each kind of stage of which there are enough to run that it pays, where there is none
+def dvc_fork_servers(root: Path, stages: Iterable[str], params: dict[str, Any]) -> Iterator[None]:
+    """Inside, `fork_dvc` has a server for each kind of stage of which there are enough to run that it pays, where there is none
     already. stages: addresses; params: by which the graph has them."""
     addresses = set(stages)
     if _servers or sys.platform != "linux" or len(addresses) < LEAST:
@@ -93,7 +93,7 @@ def _server(root: Path, word: str) -> Iterator[None]:
     server.wait()
 
 
-def forked(words: Sequence[str], folder: Path, variables: dict[str, str]) -> Forked | None:
+def fork_dvc(words: Sequence[str], folder: Path, variables: dict[str, str]) -> ForkedDvc | None:
     """DVC's command line with these words, begun in a session of its own; None where no server can, so that whoever asks starts
     DVC itself."""
     server = _servers.get(SERVE if _training.isdisjoint(words) else SERVE_TRAINING)
@@ -109,7 +109,7 @@ def forked(words: Sequence[str], folder: Path, variables: dict[str, str]) -> For
         pid = answer.recv(NUMBER.size, socket.MSG_WAITALL)
         if pid:
             answer.sendall(NUMBER.pack(len(request)) + request)
-            return Forked(int(NUMBER.unpack(pid)[0]), stdout, answer)
+            return ForkedDvc(int(NUMBER.unpack(pid)[0]), stdout, answer)
     except OSError:  # it has ended, and what it had begun ends without a request
         pass
     finally:

@@ -10,7 +10,7 @@ from contextlib import redirect_stderr, redirect_stdout
 import pytest
 
 
-def called(main: Callable[[], int | None], *words: object, typed: bytes = b"") -> subprocess.CompletedProcess[str]:
+def run_main(main: Callable[[], int | None], *words: object, typed: bytes = b"") -> subprocess.CompletedProcess[str]:
     """How the command ends whose `main` this is, with these words, `typed` being its input."""
     out, errors = io.StringIO(), io.StringIO()
     command, status = [main.__module__, *map(str, words)], 0

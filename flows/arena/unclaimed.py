@@ -16,7 +16,7 @@ from tasks.runner.graph import read_graph
 BASE = "laptop"  # the preset whose methods others are compared with
 
 
-def not_held(root: Path, claims: Iterable[Claim], studies: Iterable[Study]) -> dict[str, list[str]]:
+def unclaimed_methods(root: Path, claims: Iterable[Claim], studies: Iterable[Study]) -> dict[str, list[str]]:
     """Names of methods by room, of the rooms that claims are of: without those that a claim is of, in whichever room,
     those that are a study's baseline, and those of the preset BASE."""
     known = places(dict.fromkeys(entry.name for entry in read_graph(root).values()))

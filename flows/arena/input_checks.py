@@ -14,12 +14,12 @@ from tasks.runner.graph import graph_of, with_upstream
 def refuse_inputs(checkout: Checkout, study: Study) -> None:
     """Raises ConfigError, a line each, for what no stage of an arm can read, or may ask of another: before any arm runs."""
     with Unfilled():  # rooms ask what models of the arms' shapes have
-        found = dict.fromkeys(str(finding) for arm in study.arms for finding in unusable(checkout, study, arm))
+        found = dict.fromkeys(str(finding) for arm in study.arms for finding in input_mistakes(checkout, study, arm))
     if found:
         raise ConfigError("\n".join(found))
 
 
-def unusable(checkout: Checkout, study: Study, arm: str) -> list[Finding]:
+def input_mistakes(checkout: Checkout, study: Study, arm: str) -> list[Finding]:
     """What is wrong with the inputs of an arm's stages, and between their sections."""
     params = checkout.compose(study.preset, study.assignments(arm, {}, study.seed))
     graph, sections = graph_of(checkout.root, params), Sections(params)

@@ -13,12 +13,12 @@ from dvc_objects.fs import system
 from dvc_objects.fs.utils import tmp_fname
 
 
-def put_objects_whole() -> None:
+def make_reflinks_atomic() -> None:
     """Have reflinks of this process made under a name of their own and moved into place, as DVC does with copies."""
-    system.reflink = whole
+    system.reflink = reflink_atomically
 
 
-def whole(source: str, target: str, reflink: Callable[[str, str], None] = system.reflink) -> None:
+def reflink_atomically(source: str, target: str, reflink: Callable[[str, str], None] = system.reflink) -> None:
     """Make target a reflink of source, in one step to whoever looks at it. Raises OSError where there are none, and leaves what
     stands at target as it is."""
     aside = os.path.join(os.path.dirname(target), tmp_fname())

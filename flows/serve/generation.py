@@ -5,7 +5,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from flows.serve.asked import Asked, Refusal
+from flows.serve.requests import GenerationRequest, Refusal
 from lm.continuous import Token, Wanted, Writer
 from lm.model import Decoder
 from lm.pieces import Pieces
@@ -25,17 +25,19 @@ class Piece:
     finish: str | None
 
 
-def seed_of(asked: Asked) -> int:
+def seed_of(asked: GenerationRequest) -> int:
     """The seed that was asked for, else any."""
     return secrets.randbits(63) if asked.seed is None else asked.seed
 
 
-def reason(ended: bool) -> str:
+def finish_reason(ended: bool) -> str:
     """Why a text goes on no further."""
     return "stop" if ended else "length"
 
 
-async def pieces_of(asked: Asked, writer: Writer, tokenizer: Tokenizer, ends: frozenset[int]) -> AsyncIterator[Piece]:
+async def stream_pieces(
+    asked: GenerationRequest, writer: Writer, tokenizer: Tokenizer, ends: frozenset[int]
+) -> AsyncIterator[Piece]:
     """Pieces of every text, as they come: `choices` of the first prompt, then those of the next. What is not read to its end is
     no longer written. Raises Refusal where the model fails."""
     told: asyncio.Queue[tuple[int, Token | Exception]] = asyncio.Queue()
@@ -54,7 +56,7 @@ async def pieces_of(asked: Asked, writer: Writer, tokenizer: Tokenizer, ends: fr
         seed = seed_of(asked)
         groups.append([
             Wanted(
-                prompt, min(asked.most or room, room), asked.temperature, seed, choice, ends,
+                prompt, min(asked.max_tokens or room, room), asked.temperature, seed, choice, ends,
                 teller(place * asked.choices + choice), asked.likeliest, top_p=asked.top_p, min_p=asked.min_p,
             )
             for choice in range(asked.choices)
@@ -76,7 +78,7 @@ async def pieces_of(asked: Asked, writer: Writer, tokenizer: Tokenizer, ends: fr
             waiting[number].append(token)
             if token.last or texts[number].stopped:
                 every[number].gone = True
-                yield Piece(number, said, waiting.pop(number), reason(ended))
+                yield Piece(number, said, waiting.pop(number), finish_reason(ended))
             elif said:
                 yield Piece(number, said, waiting[number], None)
                 waiting[number] = []
@@ -85,8 +87,8 @@ async def pieces_of(asked: Asked, writer: Writer, tokenizer: Tokenizer, ends: fr
             one.gone = True
 
 
-async def found_by(
-    strategy: Strategy, asked: Asked, writer: Writer, tokenizer: Tokenizer, ends: frozenset[int]
+async def decode_with_strategy(
+    strategy: Strategy, asked: GenerationRequest, writer: Writer, tokenizer: Tokenizer, ends: frozenset[int]
 ) -> AsyncIterator[Piece]:
     """A piece for each choice: the answer that a strategy finds, whose draws are of the seed and the choice's number. Raises
     Refusal where it cannot be done with this model, or the model fails."""
@@ -94,7 +96,7 @@ async def found_by(
     room = writer.context - len(prompt)
     seed = seed_of(asked)
     names = [str(choice) for choice in range(asked.choices)]
-    given = Prompts(tokenizer, [prompt] * asked.choices, names, min(asked.most or room, room), seed)
+    given = Prompts(tokenizer, [prompt] * asked.choices, names, min(asked.max_tokens or room, room), seed)
 
     def decode(model: Decoder) -> list[Decoded]:
         strategy.check(given.max_new_tokens)
@@ -114,4 +116,4 @@ async def found_by(
             if pieces.stopped:
                 break
         ended = pieces.stopped or bool(tokens and tokens[-1].id in ends)
-        yield Piece(number, said, tokens, reason(ended))
+        yield Piece(number, said, tokens, finish_reason(ended))

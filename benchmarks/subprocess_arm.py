@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
 
 
-def apart(name: str, function: str, python: Path = Path(sys.executable), **arguments: Any) -> Arm:
+def subprocess_arm(name: str, function: str, python: Path = Path(sys.executable), **arguments: Any) -> Arm:
     """The arm that calls `function`, given as "module:function", in a new process of `python`.
 
     It must return (values, answer), take and return what JSON can hold; `peak_memory_bytes` is added to the values.
@@ -24,7 +24,7 @@ def apart(name: str, function: str, python: Path = Path(sys.executable), **argum
     def measure() -> Sample:
         if not python.exists():
             raise ValueError(f"{python}: no such interpreter; `make peers` makes the environment of the peers")
-        command = [str(python), "-m", "benchmarks.apart", function, json.dumps(arguments)]
+        command = [str(python), "-m", "benchmarks.subprocess_arm", function, json.dumps(arguments)]
         said = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
         values, answer = json.loads(said.splitlines()[-1])
         return Sample(values, answer)

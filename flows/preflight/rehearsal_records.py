@@ -21,7 +21,7 @@ KEPT = 16
 READ_BYTES = 1 << 20
 
 
-def home(root: Path) -> Path:
+def records_folder(root: Path) -> Path:
     """Where rehearsals are remembered: in the clone that the project is a worktree of, or in the project itself."""
     pointer = root / ".git"
     if pointer.is_file():
@@ -31,7 +31,7 @@ def home(root: Path) -> Path:
     return root / FOLDER
 
 
-def digest(root: Path, params: dict[str, Any], graph: dict[str, Entry]) -> str:
+def rehearsal_key(root: Path, params: dict[str, Any], graph: dict[str, Entry]) -> str:
     """sha256 of the code, dvc.yaml, the params, the Python and the libraries, and names, sizes and times of the inputs from
     outside the graph."""
     found = hashlib.sha256()
@@ -77,7 +77,7 @@ def inputs_of(root: Path, graph: dict[str, Entry]) -> list[tuple[str, int, str]]
 def recall(root: Path, key: str, addresses: list[str]) -> dict[str, Any] | None:
     """What a rehearsal that passed, and had all of these stages, has said of needs; None where there was none."""
     try:
-        record = json.loads((home(root) / f"{key}.json").read_text())
+        record = json.loads((records_folder(root) / f"{key}.json").read_text())
     except (OSError, ValueError):
         return None
     return record["needs"] if set(addresses) <= set(record["stages"]) else None
@@ -85,7 +85,7 @@ def recall(root: Path, key: str, addresses: list[str]) -> dict[str, Any] | None:
 
 def remember(root: Path, key: str, addresses: list[str], needs: dict[str, Any]) -> None:
     """Write the record whole, and forget the oldest beyond KEPT."""
-    folder = home(root)
+    folder = records_folder(root)
     write_json(folder / f"{key}.json", {"stages": sorted(addresses), "needs": needs}, shared=True)
     for old in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
         old.unlink(missing_ok=True)

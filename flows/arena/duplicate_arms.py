@@ -24,7 +24,7 @@ def refuse_measure(checkout: Checkout, study: Study) -> None:
             raise ConfigError(f"measure: no stage {stage!r} with these parameters{meant} (stages: {', '.join(graph)})")
 
 
-def refuse_alike(checkout: Checkout, study: Study, name: str) -> None:
+def refuse_duplicate_arms(checkout: Checkout, study: Study, name: str) -> None:
     """Raises ConfigError, a line each, for arms whose run is another's up to the measure, and that are not tuned otherwise."""
     base, groups = study.baseline, defaultdict[str, list[str]](list)
     for arm in [base, *(arm for arm in study.arms if arm != base)]:

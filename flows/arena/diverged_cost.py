@@ -6,7 +6,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from flows.arena.outcomes import Outcome
-from flows.arena.race import Arm, Raced
+from flows.arena.race import Arm, RaceResult
 from flows.arena.runs import watched
 from flows.arena.study import Study
 
@@ -14,7 +14,7 @@ AT_STEP = re.compile(r"(\S+): step (\d+)")
 SPENT = ("tokens", "flop", "seconds")
 
 
-def charged(study: Study, raced: Raced) -> Raced:
+def charge_diverged(study: Study, raced: RaceResult) -> RaceResult:
     """The race in which every run that diverged has spent what those of its arm that did not have, up to the step at which it
     diverged; what all of the baseline's have where the arm has no other; and the budget where the baseline has none."""
 
@@ -24,13 +24,15 @@ def charged(study: Study, raced: Raced) -> Raced:
 
     def of(arm: Arm) -> Arm:
         like = ended(arm.name) or ended(study.baseline)
-        trials = [spent(study, one, like) for one in arm.trials]
-        return replace(arm, trials=trials, runs={number: spent(study, one, like) for number, one in arm.runs.items()})
+        trials = [with_estimated_cost(study, one, like) for one in arm.trials]
+        return replace(
+            arm, trials=trials, runs={number: with_estimated_cost(study, one, like) for number, one in arm.runs.items()}
+        )
 
     return replace(raced, arms={name: of(arm) for name, arm in raced.arms.items()}, again=of(raced.again))
 
 
-def spent(study: Study, outcome: Outcome, like: Sequence[Outcome]) -> Outcome:
+def with_estimated_cost(study: Study, outcome: Outcome, like: Sequence[Outcome]) -> Outcome:
     """The outcome with what it had spent, by these others: as it is where it has a value or says so itself."""
     if outcome.value is not None or outcome.tokens:
         return outcome

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from flows.arena.asked import methods
 from flows.arena.defaults import defaults
 from flows.arena.outcomes import Outcome
-from flows.arena.race import Arm, Raced, decided
+from flows.arena.race import Arm, RaceResult, decide_arm
 from flows.arena.statistics.flags import (
     Tuning,
     at_edge,
@@ -26,10 +25,11 @@ from flows.arena.statistics.ratios import MIN_PAIRS, Comparison
 from flows.arena.statistics.sequential import compare_at
 from flows.arena.statistics.to_target import smoothed
 from flows.arena.study import METHOD, Study
+from flows.arena.study_options import methods
 from lm.config import ConfigError
 
 
-def doubts_of(study: Study, raced: Raced) -> dict[str, list[str]]:
+def warnings_of(study: Study, raced: RaceResult) -> dict[str, list[str]]:
     """The warnings, a line each."""
     said: dict[str, list[str]] = defaultdict(list)
     base = raced.arms[study.baseline]
@@ -49,7 +49,7 @@ def doubts_of(study: Study, raced: Raced) -> dict[str, list[str]]:
         said[name] += tuned_less(study.baseline, tuning(study, base), name, tuning(study, arm), only_of(study, name))
         of_method = [key for key in study.ranges(study.baseline) if key.startswith(f"{study.room}.")]
         said[name] += tuned_less(name, tuning(study, arm), study.baseline, tuning(study, base), of_method)
-        found = decided(study, raced, arm).comparison
+        found = decide_arm(study, raced, arm).comparison
         ends = (at_end[name], at_end[study.baseline]) if {name, study.baseline} <= at_end.keys() else None
         said[name] += won_by_decay(name, found, before_decay(study, raced, arm), ends)
         if study.control is not None and (beside := beside_control(study, raced, arm)) is not None:
@@ -58,11 +58,11 @@ def doubts_of(study: Study, raced: Raced) -> dict[str, list[str]]:
     said[""] += other_data(study.baseline, seen_by(study, raced))
     said[""] += other_tokens(study.baseline, tokens_of(study, raced))
     said[""] += the_same(raced)
-    said[""] += noisy(study.baseline, decided(study, raced, raced.again).comparison)
+    said[""] += noisy(study.baseline, decide_arm(study, raced, raced.again).comparison)
     return dict(said)
 
 
-def seen_by(study: Study, raced: Raced) -> dict[str, list[str]]:
+def seen_by(study: Study, raced: RaceResult) -> dict[str, list[str]]:
     """Digests of the data of the baseline and of each arm that is to see the same, as one that changes nothing of the data
     stages is, in the order of the seeds; without arms to which a budget of FLOP or seconds gives other tokens, and so a plan
     of another length."""
@@ -81,7 +81,7 @@ def data_set(study: Study, arm: Arm) -> dict[str, Any]:
     return {key: value for key, value in given.items() if key.partition(".")[0] in defaults().data}
 
 
-def tokens_of(study: Study, raced: Raced) -> dict[str, int]:
+def tokens_of(study: Study, raced: RaceResult) -> dict[str, int]:
     """Tokens of a run of the baseline and of each arm that is to have as many: of all, unless tokens are what is raced or
     follow from a budget of FLOP or seconds."""
     key = defaults().tokens
@@ -94,7 +94,7 @@ def tokens_of(study: Study, raced: Raced) -> dict[str, int]:
     }
 
 
-def tokens_in(raced: Raced) -> dict[str, int]:
+def tokens_in(raced: RaceResult) -> dict[str, int]:
     """Tokens of a run of each arm that has one which did not diverge."""
     found = {name: [run for run in arm.runs.values() if run.value is not None] for name, arm in raced.arms.items()}
     return {name: runs[0].tokens for name, runs in found.items() if runs}
@@ -105,7 +105,7 @@ def by_pace(study: Study) -> bool:
     return study.budget.kind not in ("tokens", "bytes")
 
 
-def the_same(raced: Raced) -> list[str]:
+def the_same(raced: RaceResult) -> list[str]:
     """A line for each group of arms whose runs are equal to the last digit: nothing tells them apart."""
     groups = defaultdict(list)
     for name, arm in raced.arms.items():
@@ -147,7 +147,7 @@ def only_of(study: Study, name: str) -> list[str]:
     return [key for key in own if key.removeprefix(f"{study.room}.").partition(".")[0] not in has]
 
 
-def before_decay(study: Study, raced: Raced, arm: Arm) -> Comparison | None:
+def before_decay(study: Study, raced: RaceResult, arm: Arm) -> Comparison | None:
     """Arm and baseline by their smoothed training curves where the first of their schedules begins to end; None where none
     does before the budget."""
     both = raced.pairs(study, arm)
@@ -166,7 +166,7 @@ def value_at(run: Outcome, tokens: float) -> float | None:
     return float(np.interp(tokens, places, smoothed(values)))
 
 
-def beside_control(study: Study, raced: Raced, arm: Arm) -> Comparison | None:
+def beside_control(study: Study, raced: RaceResult, arm: Arm) -> Comparison | None:
     """The arm beside the study's control, None where there is none or it is the arm itself or the baseline."""
     if study.control in (None, arm.name, study.baseline):
         return None

@@ -56,7 +56,7 @@ class StreamOptions(_Body):
     include_usage: bool = False
 
 
-class _Asked(_Body):
+class _RequestBody(_Body):
     """What both endpoints take."""
 
     model: str
@@ -78,7 +78,7 @@ class _Asked(_Body):
         return found
 
 
-class Completion(_Asked):
+class Completion(_RequestBody):
     """Body of /v1/completions."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
@@ -113,7 +113,7 @@ class Message(_Body):
     content: str | list[Part] | None = None
     name: str | None = None
 
-    def said(self) -> dict[str, Any]:
+    def for_template(self) -> dict[str, Any]:
         """The message as chat templates know it. Raises Refusal for a part that is no text."""
         parts = self.content if isinstance(self.content, list) else []
         if strange := next((part.type for part in parts if part.type != "text"), None):
@@ -122,7 +122,7 @@ class Message(_Body):
         return {"role": self.role, "content": content, **({"name": self.name} if self.name else {})}
 
 
-class Chat(_Asked):
+class Chat(_RequestBody):
     """Body of /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1)
@@ -131,7 +131,7 @@ class Chat(_Asked):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     strategy: str | dict[str, Any] | None = None
 
-    def found_by(self) -> Strategy | None:
+    def decoding_strategy(self) -> Strategy | None:
         """How the answer is to be found, where a strategy is named. Raises Refusal for what is none, and for what goes with
         none."""
         if self.strategy is None:
@@ -152,7 +152,7 @@ class Chat(_Asked):
     def prompt(self, tokenizer: Tokenizer) -> list[int]:
         """Ids of the conversation up to where the answer begins. Raises Refusal for what the model's chat template refuses, and
         for a message that spells one of its control tokens, which would end its turn."""
-        messages = [message.said() for message in self.messages]
+        messages = [message.for_template() for message in self.messages]
         for message in messages:
             if name := next(filter(None, map(tokenizer.spelled, message.values())), None):  # of role and name, too
                 raise Refusal(f"messages: one spells the control token {name}, which would end its turn", "messages")
@@ -164,13 +164,13 @@ class Chat(_Asked):
 
 
 @dataclass(frozen=True)
-class Asked:
+class GenerationRequest:
     """A request that can be written. prompts: ids, of each of which `choices` are written. likeliest: as lm/continuous.py has
-    it. most: tokens at most, None: as many as there is room for."""
+    it. max_tokens: None: as many as there is room for."""
 
     prompts: list[list[int]]
     choices: int
-    most: int | None
+    max_tokens: int | None
     temperature: float
     seed: int | None
     stops: list[str]
@@ -182,7 +182,7 @@ class Asked:
     strategy: Strategy | None = None
 
 
-def read(text: bytes, kind: type[Completion] | type[Chat], name: str) -> Completion | Chat:
+def parse_body(text: bytes, kind: type[Completion] | type[Chat], name: str) -> Completion | Chat:
     """The body of a request to the model of this name. Raises Refusal for what is no JSON, for a parameter that there is not or
     that is wrong, and for another model."""
     try:
@@ -215,7 +215,9 @@ def read(text: bytes, kind: type[Completion] | type[Chat], name: str) -> Complet
     return asked
 
 
-def understood(body: Completion | Chat, tokenizer: Tokenizer, vocab_size: int, context: int) -> Asked:
+def generation_request(
+    body: Completion | Chat, tokenizer: Tokenizer, vocab_size: int, context: int
+) -> GenerationRequest:
     """What the request comes to. Raises Refusal for a prompt that leaves no room in the context, or cannot be one."""
     if isinstance(body, Chat):
         if body.top_logprobs is not None and not body.logprobs:
@@ -235,8 +237,8 @@ def understood(body: Completion | Chat, tokenizer: Tokenizer, vocab_size: int, c
     temperature = 1.0 if body.temperature is None else body.temperature if body.temperature >= COLDEST else 0.0
     seed = None if body.seed is None else body.seed % 2**63
     usage = bool(body.stream_options and body.stream_options.include_usage)
-    strategy = body.found_by() if isinstance(body, Chat) else None
+    strategy = body.decoding_strategy() if isinstance(body, Chat) else None
     top_p, min_p = 1.0 if body.top_p is None else body.top_p, body.min_p or 0.0
-    return Asked(
+    return GenerationRequest(
         prompts, body.n or 1, most, temperature, seed, body.stops(), likeliest, bool(body.stream), usage, top_p, min_p, strategy
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def beside(call: Callable[[], T]) -> Callable[[], T]:
+def call_in_fork(call: Callable[[], T]) -> Callable[[], T]:
     """Begin a call in a fork of this process, which spares it all imports; the function that comes back waits for what it
     returns, and raises what it raises, or EOFError where its process was ended.
 

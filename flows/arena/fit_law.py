@@ -114,7 +114,7 @@ LAWS: dict[str, Callable[[Any, dict[str, Any]], Iterator[tuple[str, Callable[[],
 }
 
 
-def fitted(name: str, result: dict[str, Any]) -> dict[str, Any]:
+def fit_law(name: str, result: dict[str, Any]) -> dict[str, Any]:
     """The law of this name over a result: by what it was fitted to, its report, or `cannot` with the reason."""
     law = next(method for method in methods_of(fits) if method.model_fields["name"].default == name)()
     said: dict[str, Any] = {"law": name, "fits": {}}
