@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.rows import read
 from benchmarks.standing import doubts_by_row
-from tasks.runner.answer import print_json, add_json_option
+from tasks.runner.answer import add_json_option, print_json
 from tasks.runner.columns import aligned
 
 WIDTHS = {"bench": 14, "impl": 34, "peer": 10, "metric": 16, "value": 12, "unit": 10, "ratio": 24, "runs": 4}

@@ -17,7 +17,7 @@ from tasks.quantize.grid import round_by_group
 from tasks.quantize.methods import Awq, Gptq, Int8, Rtn, TritPlanes
 from tasks.quantize.stage import quantize
 from tasks.quantize.widths import Budget, Same
-from tasks.quantize.widths.budget import chosen, divergence, upgrades
+from tasks.quantize.widths.budget import UNITS, cheapest_within, divergence
 from tests.lm.models import toy_model
 from tests.quantize.test_stage import config, read_back, run, source
 
@@ -31,29 +31,48 @@ def batches() -> list:
     return [(ids, torch.ones_like(ids, dtype=torch.bool))]
 
 
-def test_a_choice_that_a_mixture_of_others_beats_is_left_out() -> None:
-    # from 10 nats at 2 bytes: 6 at 4 saves 2 a byte; 5.5 at 6 saves 1.1; 1 at 8 saves 1.5: the one in between is above the line
-    assert upgrades([10, 6, 5.5, 1], [2, 4, 6, 8]) == [(2.0, 1), (1.25, 3)]
-    assert upgrades([1, 2, 3], [2, 4, 6]) == []  # more bytes for more nats
+def test_a_step_that_saves_as_much_a_byte_as_a_longer_one_is_taken_alone() -> None:
+    """The longer one does not fit; the bytes had gone to another matrix."""
+    assert cheapest_within({"a": [1, 1, 0], "b": [6, 4, 0]}, {"a": [2, 3, 5], "b": [4, 6, 10]}, 10) == {"a": 0, "b": 1}
+
+
+def test_what_helps_nothing_takes_no_bytes() -> None:
+    assert cheapest_within({"a": [1, 2, 3], "b": [1, 1, 1]}, {"a": [2, 4, 6], "b": [2, 4, 6]}, 12) == {"a": 0, "b": 0}
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(data=st.data(), names=st.integers(1, 4), share=st.floats(0, 1))
-def test_no_other_choice_within_the_bytes_spent_loses_less(data: st.DataObject, names: int, share: float) -> None:
-    nats = {
-        str(n): sorted(data.draw(st.lists(st.integers(0, 50), min_size=3, max_size=3)), reverse=True)
-        for n in range(names)
-    }
-    sizes = {str(n): [2 * (n + 1), 3 * (n + 1), 5 * (n + 1)] for n in range(names)}
+def test_no_other_choice_within_the_budget_loses_less(data: st.DataObject, names: int, share: float) -> None:
+    losses = st.lists(st.integers(0, 50), min_size=3, max_size=3)
+    widths = st.lists(st.integers(1, 9), min_size=3, max_size=3, unique=True).map(sorted)
+    nats = {str(n): data.draw(losses) for n in range(names)}
+    sizes = {str(n): data.draw(widths) for n in range(names)}
     least, most = (sum(s[place] for s in sizes.values()) for place in (0, 2))
     budget = int(least + share * (most - least))
-    taken = chosen(nats, sizes, budget)
-    spent = sum(sizes[name][place] for name, place in taken.items())
+    taken = cheapest_within(nats, sizes, budget)
+    found = sum(nats[name][place] for name, place in taken.items()), sum(sizes[name][p] for name, p in taken.items())
+    every = (
+        (sum(nats[str(n)][p] for n, p in enumerate(places)), sum(sizes[str(n)][p] for n, p in enumerate(places)))
+        for places in product(range(3), repeat=names)
+    )
+    assert found == min((lost, spent) for lost, spent in every if spent <= budget)
+
+
+def test_a_budget_of_many_bytes_is_kept_in_units() -> None:
+    """Sizes that nothing divides are rounded up: what is taken fits, and loses no more than within as much less as a unit each."""
+    sizes = {str(n): [10**7 + n, 2 * 10**7 + 3 * n + 1, 4 * 10**7 + 7 * n + 2] for n in range(6)}
+    nats = {str(n): [8.0 + n, 3.0, 1.0] for n in range(6)}
+    budget = 12 * 10**7
+
+    def best(within: int) -> float:
+        every = product(range(3), repeat=6)
+        fits = (p for p in every if sum(sizes[str(n)][place] for n, place in enumerate(p)) <= within)
+        return min(sum(nats[str(n)][place] for n, place in enumerate(p)) for p in fits)
+
+    taken = cheapest_within(nats, sizes, budget)
     lost = sum(nats[name][place] for name, place in taken.items())
-    assert spent <= budget
-    for other in product(range(3), repeat=names):
-        if sum(sizes[str(n)][place] for n, place in enumerate(other)) <= spent:
-            assert lost <= sum(nats[str(n)][place] for n, place in enumerate(other))
+    assert sum(sizes[name][place] for name, place in taken.items()) <= budget
+    assert best(budget) <= lost <= best(budget - 6 * (budget // UNITS + 1))
 
 
 @pytest.mark.parametrize("method", [Rtn(group=16), Gptq(group=16), Awq(group=16)], ids=lambda method: method.name)

@@ -6,8 +6,10 @@ predictions once it alone is rounded, and not told from the trace of its Hessian
 """
 
 from collections.abc import Mapping
+from math import gcd
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, field_validator
@@ -25,37 +27,38 @@ from tasks.quantize.widths.base import NONE, Progress, Width
 
 # Rows of predictions that are compared at once: bounds memory by their vocabularies
 ROWS = 1024
+# Steps in which a budget is counted, at most: a byte for each of them and each matrix
+UNITS = 1 << 17
 
 
-def upgrades(nats: list[float], sizes: list[int]) -> list[tuple[float, int]]:
-    """(nats saved a byte, its place) of each choice on the lower convex hull behind the smallest, from left to right: choices
-    that a mixture of others beats are left out. nats and sizes: of every choice, by rising sizes."""
-    found, here = [], 0
-    while here + 1 < len(sizes):
-        rates = [(nats[here] - nats[there]) / (sizes[there] - sizes[here]) for there in range(here + 1, len(sizes))]
-        best = max(rates)
-        if best <= 0:
-            break
-        here += 1 + max(place for place, rate in enumerate(rates) if rate == best)
-        found.append((best, here))
-    return found
+def cheapest_within(nats: dict[str, list[float]], sizes: dict[str, list[int]], budget: int) -> dict[str, int]:
+    """The place of the choice for each name: those that together lose the fewest nats in at most `budget` bytes, and of these
+    the fewest bytes. nats, sizes: of every choice, by rising sizes; the smallest of all must fit.
 
-
-def chosen(nats: dict[str, list[float]], sizes: dict[str, list[int]], budget: int) -> dict[str, int]:
-    """The place of the choice for each name: from the smallest of all, the steps that save most a byte, as long as they fit."""
-    steps = [
-        (-rate, order, name, place)
-        for name in nats
-        for order, (rate, place) in enumerate(upgrades(nats[name], sizes[name]))
-    ]
-    taken, left = dict.fromkeys(nats, 0), budget - sum(each[0] for each in sizes.values())
-    stopped: set[str] = set()
-    for _, _, name, place in sorted(steps):
-        cost = sizes[name][place] - sizes[name][taken[name]]
-        if name in stopped or cost > left:
-            stopped.add(name)  # what lies behind a step that does not fit would skip it
-            continue
-        taken[name], left = place, left - cost
+    Solved exactly, as a knapsack with one choice a name, where the bytes above the smallest are at most UNITS times what
+    divides them all; else sizes are rounded up to a multiple of that, of which UNITS are enough: what is taken fits all the
+    same.
+    """
+    room = budget - sum(each[0] for each in sizes.values())
+    extra = {name: [size - each[0] for size in each] for name, each in sizes.items()}
+    divisor = max(gcd(*(size for each in extra.values() for size in each)), 1)
+    unit = divisor * max(-(-room // (divisor * UNITS)), 1)
+    lost_U = np.full(room // unit + 1, np.inf)  # by units spent, over the names so far
+    lost_U[0] = 0
+    picked: dict[str, tuple[np.ndarray, list[int]]] = {}
+    for name, each in extra.items():
+        costs = [-(-size // unit) for size in each]
+        least_U, place_U = np.full_like(lost_U, np.inf), np.zeros(len(lost_U), np.uint8)
+        for place, (cost, more) in enumerate(zip(costs, nats[name], strict=True)):
+            sum_U = np.full_like(lost_U, np.inf)
+            sum_U[cost:] = lost_U[: max(len(lost_U) - cost, 0)] + more
+            better_U = sum_U < least_U
+            least_U[better_U], place_U[better_U] = sum_U[better_U], place
+        lost_U, picked[name] = least_U, (place_U, costs)
+    spent, taken = int(lost_U.argmin()), {}
+    for name, (place_U, costs) in reversed(picked.items()):
+        taken[name] = int(place_U[spent])
+        spent -= costs[taken[name]]
     return taken
 
 
@@ -125,7 +128,7 @@ class Budget(Width):
                 f"quantize.width.bits_per_weight: {self.bits_per_weight} is below the {weighs:.3f} that {self.of[0]} bits take "
                 f"with scales and minima for every {method.group} weights{beside}: allow more, or take larger groups"
             )
-        return {name: self.of[place] for name, place in chosen(nats, sizes, allowed).items()}
+        return {name: self.of[place] for name, place in cheapest_within(nats, sizes, allowed).items()}
 
 
 def divergence(model: Decoder, before: list[Tensor], batches: list[Batch]) -> float:
