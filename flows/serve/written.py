@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from flows.serve.asked import Asked, Refusal
-from lm.continuous import Token, Wanted, Writer
+from lm.continuous import ContinuousBatcher, GenerationRequest, Token
 from lm.model import Decoder
 from lm.pieces import Pieces
-from lm.strategies.base import Asked as Prompts
-from lm.strategies.base import Decoded, Strategy
+from lm.strategies.base import DecodedAnswer, Strategy
+from lm.strategies.base import PromptBatch as Prompts
 from lm.tokenizer import Tokenizer
 
 
@@ -35,7 +35,9 @@ def reason(ended: bool) -> str:
     return "stop" if ended else "length"
 
 
-async def pieces_of(asked: Asked, writer: Writer, tokenizer: Tokenizer, ends: frozenset[int]) -> AsyncIterator[Piece]:
+async def pieces_of(
+    asked: Asked, writer: ContinuousBatcher, tokenizer: Tokenizer, ends: frozenset[int]
+) -> AsyncIterator[Piece]:
     """Pieces of every text, as they come: `choices` of the first prompt, then those of the next. What is not read to its end is
     no longer written. Raises Refusal where the model fails."""
     told: asyncio.Queue[tuple[int, Token | Exception]] = asyncio.Queue()
@@ -47,13 +49,13 @@ async def pieces_of(asked: Asked, writer: Writer, tokenizer: Tokenizer, ends: fr
 
         return tell
 
-    groups: list[list[Wanted]] = []
+    groups: list[list[GenerationRequest]] = []
     for place, prompt in enumerate(asked.prompts):
         room = writer.context - len(prompt)
         # where none is asked for, each prompt has one of its own, so that one that is asked twice has two answers
         seed = seed_of(asked)
         groups.append([
-            Wanted(
+            GenerationRequest(
                 prompt, min(asked.most or room, room), asked.temperature, seed, choice, ends,
                 teller(place * asked.choices + choice), asked.likeliest, top_p=asked.top_p, min_p=asked.min_p,
             )
@@ -75,18 +77,18 @@ async def pieces_of(asked: Asked, writer: Writer, tokenizer: Tokenizer, ends: fr
             ended = texts[number].stopped or token.id in ends
             waiting[number].append(token)
             if token.last or texts[number].stopped:
-                every[number].gone = True
+                every[number].cancelled = True
                 yield Piece(number, said, waiting.pop(number), reason(ended))
             elif said:
                 yield Piece(number, said, waiting[number], None)
                 waiting[number] = []
     finally:
         for one in every:
-            one.gone = True
+            one.cancelled = True
 
 
 async def found_by(
-    strategy: Strategy, asked: Asked, writer: Writer, tokenizer: Tokenizer, ends: frozenset[int]
+    strategy: Strategy, asked: Asked, writer: ContinuousBatcher, tokenizer: Tokenizer, ends: frozenset[int]
 ) -> AsyncIterator[Piece]:
     """A piece for each choice: the answer that a strategy finds, whose draws are of the seed and the choice's number. Raises
     Refusal where it cannot be done with this model, or the model fails."""
@@ -96,7 +98,7 @@ async def found_by(
     names = [str(choice) for choice in range(asked.choices)]
     given = Prompts(tokenizer, [prompt] * asked.choices, names, min(asked.most or room, room), seed)
 
-    def decode(model: Decoder) -> list[Decoded]:
+    def decode(model: Decoder) -> list[DecodedAnswer]:
         strategy.check(given.max_new_tokens)
         return strategy(model, given)
 

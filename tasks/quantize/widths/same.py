@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from lm.calibration import Batch
 from lm.model import Decoder
-from lm.quantized.base import Packed
+from lm.quantized.base import PackedMatrix
 from tasks.quantize.widths.base import NONE, Told, Width
 
 
@@ -13,6 +13,11 @@ class Same(Width):
     name: Literal["same"] = "same"
 
     def given(
-        self, model: Decoder, method: Any, batches: list[Batch], progress: Told, trained: Mapping[str, Packed] = NONE
+        self,
+        model: Decoder,
+        method: Any,
+        batches: list[Batch],
+        progress: Told,
+        trained: Mapping[str, PackedMatrix] = NONE,
     ) -> dict[str, int]:
         return {}
