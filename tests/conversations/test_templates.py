@@ -164,7 +164,7 @@ def test_a_template_begins_as_in_transformers(beginning: str, tokens: dict[str, 
     assert found is not None
     messages = [{"role": "user", "content": " a"}]
     [expected], _ = render_jinja_template([messages], chat_template=text, **tokens)
-    assert found.write(messages).text == expected
+    assert found.render(messages).text == expected
 
 
 def test_what_cannot_be_used_is_said(tmp_path: Path, folders: dict[str, Any]) -> None:
@@ -183,10 +183,10 @@ def test_what_cannot_be_used_is_said(tmp_path: Path, folders: dict[str, Any]) ->
         with pytest.raises(ConfigError, match=rf"^a prompt {said}; leave it out: .a.*.$"):
             folders["chatml"][0].chat(prompt)
     with pytest.raises(ValueError, match="refuses it: .*strftime_now"):
-        ChatTemplate("{{ strftime_now('%d') }}").write(TURNS)
+        ChatTemplate("{{ strftime_now('%d') }}").render(TURNS)
 
 
 @pytest.mark.parametrize("text", ["{{ ''.__class__.__mro__[1].__subclasses__() }}", "{{ messages.append(1) }}"])
 def test_a_template_is_kept_in_a_sandbox(text: str) -> None:
     with pytest.raises(ValueError, match="the chat template refuses it"):
-        ChatTemplate(text).write(TURNS)
+        ChatTemplate(text).render(TURNS)

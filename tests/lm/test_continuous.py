@@ -118,7 +118,7 @@ def test_a_prompt_that_all_but_fills_a_shorter_context_ends_no_other(length: int
     """Of a context of 100: in pieces of 16 the prompt would fill more places than its row has."""
     writer, other, tell = ContinuousBatcher(MODEL, ROWS, 100), Heard(), Heard()
     beside = replace(wanted(PROMPTS[1], other, 70), stops=frozenset({-1}))
-    long = replace(wanted(PROMPTS[7][:length], tell), most=100 - length)
+    long = replace(wanted(PROMPTS[7][:length], tell), max_new_tokens=100 - length)
     writer.write([beside])
     writer.write([long])
     assert tell.ids() == alone(long) and other.ids() == alone(beside)
@@ -129,7 +129,7 @@ def test_one_row_or_many_and_a_shorter_context_write_the_same_text() -> None:
     one = wanted(PROMPTS[4], Heard())
     for rows, context in ((1, CONTEXT), (5, CONTEXT), (5, 64)):
         writer, tell = ContinuousBatcher(MODEL, rows, context), Heard()
-        writer.write([replace(one, tell=tell)])
+        writer.write([replace(one, on_token=tell)])
         assert tell.ids() == alone(one, rows)
         writer.close()
 

@@ -146,7 +146,7 @@ def test_a_run_that_ends_before_the_last_cut_has_what_its_weights_say() -> None:
     put(layer, values=[3.0, -1.0])
     # 16 / 2 times ((3, 0), (0, -2))
     assert layer.merged().weight.tolist() == [[25.0, 2.0], [3.0, -12.0]]
-    assert len(method.kept({"layer": layer}).layers["layer"]["down"]) == 2
+    assert len(method.adapter_state({"layer": layer}).layers["layer"]["down"]) == 2
 
 
 def test_adalora_that_does_not_fall_is_one_line() -> None:

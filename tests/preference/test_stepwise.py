@@ -33,7 +33,7 @@ class Scripted(Stepwise):
     name: Literal["stepwise"] = "stepwise"
     script: dict[str, list[str]] = SCRIPT
 
-    def sampled(self, given: SourceInputs, prompts: list[list[int]], seed: int) -> list[list[Completion]]:
+    def sample_completions(self, given: SourceInputs, prompts: list[list[int]], seed: int) -> list[list[Completion]]:
         return [[completion(text) for text in self.script.get(written(prompt), [])] for prompt in prompts]
 
 
