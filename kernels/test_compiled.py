@@ -112,7 +112,7 @@ for qk_norm, model in models.items():
     graphs.clear()
     compiled = torch.compile(Block.__call__, backend=backend, fullgraph=True)
     with torch.autocast("cpu", torch.bfloat16):
-        x, waiting, contexts = model.begun(torch.zeros(2, 8, dtype=torch.int64), None, None)
+        x, waiting, contexts = model.begin_pass(torch.zeros(2, 8, dtype=torch.int64), None, None)
         for block, context in zip(model.blocks, contexts):
             x, waiting, _ = compiled(block, x, waiting, context)
     print("qk_norm", qk_norm, "graphs", len(graphs))
