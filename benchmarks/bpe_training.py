@@ -87,10 +87,10 @@ def hugging_face(folder: str) -> tuple[dict[str, float], int]:
 def gigatoken(folder: str) -> tuple[dict[str, float], int]:
     from gigatoken import ParquetFileSource, train_bpe
 
-    from tasks.core.tables import shards
+    from tasks.core.tables import shard_paths
 
     began = time.perf_counter()
     vocabulary, _ = train_bpe(
-        ParquetFileSource([str(path) for path in shards(Path(folder))]), VOCABULARY, ["<|endoftext|>"]
+        ParquetFileSource([str(path) for path in shard_paths(Path(folder))]), VOCABULARY, ["<|endoftext|>"]
     )
     return {"rate": MEGABYTES / (time.perf_counter() - began)}, len(vocabulary)

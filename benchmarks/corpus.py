@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tasks.core.tables import shard, write_table
+from tasks.core.tables import shard_path, write_table
 
 PROSE = Path("../shared/data/prose")
 CODE_CHARACTERS = 3000
@@ -48,5 +48,5 @@ def write(folder: Path, documents: list[str]) -> None:
             rows = documents[first:place]
             columns = {"id": [f"d{row}" for row in range(first, place)], "source": ["s"] * len(rows)}
             table = pa.table({**columns, "text": pa.array(rows, pa.large_string()), "meta": ["{}"] * len(rows)})
-            write_table(shard(folder, number), table)
+            write_table(shard_path(folder, number), table)
             number, size, first = number + 1, 0, place

@@ -73,7 +73,7 @@ def documents(size: int = BYTES) -> Iterator[str]:
 
 def write(data: Path) -> int:
     """The documents as data/dedup has them, and halved for datatrove's two workers in data/halves; returns their bytes."""
-    from tasks.core.tables import Writer, shard, write_table
+    from tasks.core.tables import Writer, shard_path, write_table
 
     texts = list(documents())
     table = pa.table(
@@ -84,11 +84,11 @@ def write(data: Path) -> int:
             "meta": ["{}"] * len(texts),
         }
     )
-    with Writer(shard(data / "dedup" / "documents", 0), table.schema) as writer:
+    with Writer(shard_path(data / "dedup" / "documents", 0), table.schema) as writer:
         writer.write(table)
     middle = table.num_rows // 2
     for number, half in enumerate((table.slice(0, middle), table.slice(middle))):
-        write_table(shard(data / "halves", number), half)
+        write_table(shard_path(data / "halves", number), half)
     return sum(len(text.encode()) for text in texts)
 
 
@@ -97,7 +97,7 @@ def ours(data: str, size: int, threads: int) -> tuple[dict[str, float], Answer]:
     from lm.problems import Arithmetic
     from tasks.core.config import Checkpoint
     from tasks.core.log import Log
-    from tasks.core.tables import shard, write_table
+    from tasks.core.tables import shard_path, write_table
     from tasks.filter.methods import C4, GopherQuality, GopherRepetition
     from tasks.filter.stage import FilterConfig, run
 
@@ -111,7 +111,7 @@ def ours(data: str, size: int, threads: int) -> tuple[dict[str, float], Answer]:
     )
     with tempfile.TemporaryDirectory() as warm:
         first = pq.ParquetFile(Path(data) / "dedup" / "documents" / "00000.parquet").read_row_group(0)
-        write_table(shard(Path(warm) / "dedup" / "documents", 0), first)
+        write_table(shard_path(Path(warm) / "dedup" / "documents", 0), first)
         (Path(warm) / "filter").mkdir()
         run(config, Path(warm), Log())
     shutil.rmtree(Path(data) / "filter", ignore_errors=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tasks.core.tables import shard, write_table
+from tasks.core.tables import shard_path, write_table
 
 KINDS = ("insertion", "deletion", "substitution", "truncation")
 SIZE = 5  # words of a shingle
@@ -73,7 +73,7 @@ def write(corpus: Corpus, table: Path) -> None:
         "text": pa.array(corpus.texts, pa.large_string()),
         "meta": pa.array(["{}"] * rows),
     }
-    write_table(shard(table, 0), pa.table(columns))
+    write_table(shard_path(table, 0), pa.table(columns))
 
 
 class Judge:

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.contest import hold
 from benchmarks.rows import RESULTS, append, facts, row
 from benchmarks.table import render
-from tasks.runner.answer import print_json, take_json, words_aside
+from tasks.runner.answer import add_json_option, print_json, stdout_to_stderr
 
 THREADS = (
     "OMP_NUM_THREADS",
@@ -42,11 +42,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__)
     parser.add_argument("name", choices=names())
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="the same for every arm")
-    take_json(parser)
+    add_json_option(parser)
     given = parser.parse_args()
     # Before the benchmark imports a library that reads them; arms in their own process inherit them.
     os.environ.update(dict.fromkeys(THREADS, str(given.threads)), TOKENIZERS_PARALLELISM="true")
-    with words_aside(given.json):
+    with stdout_to_stderr(given.json):
         rows = run(given.name, given.threads)
     if given.json:
         print_json(rows)

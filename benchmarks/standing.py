@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.staleness.changes import only_words
-from tasks.runner.git import ask
+from tasks.runner.git import run_git
 from tests.imports import closure, file_of, is_room
 from tests.project import ROOT
 
@@ -81,7 +81,7 @@ def commit_doubt(commit: str, bench: str, root: Path = ROOT) -> str:
     revision, _, dirty = commit.partition("-")
     if dirty:
         return "dirty tree"
-    if ask(root, "cat-file", "-e", f"{revision}^{{commit}}").returncode:
+    if run_git(root, "cat-file", "-e", f"{revision}^{{commit}}").returncode:
         return "no such commit"
     files = timed_code(bench, root)
     if not files:
@@ -95,7 +95,7 @@ def commit_doubt(commit: str, bench: str, root: Path = ROOT) -> str:
 def names_then(revision: str, root: Path = ROOT) -> dict[str, str]:
     """The name at a revision of each file that differs from then, by its name now: another where it was moved, "" where it was
     not there."""
-    lines = ask(root, "diff", "--find-renames", "--name-status", revision, "--", "*.py").stdout.splitlines()
+    lines = run_git(root, "diff", "--find-renames", "--name-status", revision, "--", "*.py").stdout.splitlines()
     parts = [line.split("\t") for line in lines]
     return {names[-1]: "" if kind[0] == "A" else names[0] for kind, *names in parts if kind[0] != "D"}
 
@@ -105,7 +105,7 @@ def does_the_same(revision: str, then: str, now: str, root: Path) -> bool:
     if not then:
         return False
     moved = {module_of(old): module_of(new) for new, old in names_then(revision, root).items() if old and old != new}
-    before = ask(root, "show", f"{revision}:{then}").stdout
+    before = run_git(root, "show", f"{revision}:{then}").stdout
     return only_words(with_names(before, moved), with_names((root / now).read_text(), {}))
 
 

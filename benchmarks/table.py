@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.rows import read
 from benchmarks.standing import doubts
-from tasks.runner.answer import print_json, take_json
+from tasks.runner.answer import add_json_option, print_json
 from tasks.runner.columns import aligned
 
 WIDTHS = {"bench": 14, "impl": 34, "peer": 10, "metric": 16, "value": 12, "unit": 10, "ratio": 24, "runs": 4}
@@ -46,7 +46,7 @@ def _cells(r: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.table", description=__doc__)
-    take_json(parser)
+    add_json_option(parser)
     given, shown = parser.parse_args(), newest(read())
     marks = doubts(shown)
     if given.json:

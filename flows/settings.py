@@ -8,7 +8,7 @@ from lm import settings as of_stages
 from lm.config import ConfigError
 from lm.settings import Setting, seconds, text
 from tasks.runner import settings as of_the_runner
-from tasks.runner.answer import print_json, take_json
+from tasks.runner.answer import add_json_option, print_json
 
 
 def port(name: str, default: int, meaning: str, *, reader: str) -> Setting[int]:
@@ -131,7 +131,7 @@ def page() -> str:
 def main() -> int:
     """Exit code: 0; under --json, which says what holds, 2 where a setting has a value that is not allowed."""
     parser = argparse.ArgumentParser(prog="tokenmill settings", description=__doc__)
-    take_json(parser)
+    add_json_option(parser)
     if not parser.parse_args().json:
         print(page(), end="")
         return 0

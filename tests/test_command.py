@@ -59,7 +59,7 @@ def source_of(name: str) -> str:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_says_what_it_takes_under_its_name(name: str) -> None:
     text = source_of(name)  # to run them all takes a minute, most of it imports
-    assert f'prog="tokenmill {name}"' in text and ("take_json(parser)" in text) == COMMANDS[name].json
+    assert f'prog="tokenmill {name}"' in text and ("add_json_option(parser)" in text) == COMMANDS[name].json
 
 
 def test_whatever_tells_figures_plans_or_reasons_tells_them_to_programs() -> None:
@@ -69,7 +69,7 @@ def test_whatever_tells_figures_plans_or_reasons_tells_them_to_programs() -> Non
     for module in others - set(OF_MAKE):
         place = ROOT / module.replace(".", "/")
         path = next(path for path in (place / "__main__.py", place.with_suffix(".py")) if path.exists())
-        assert "take_json(parser)" in path.read_text(), module
+        assert "add_json_option(parser)" in path.read_text(), module
     assert set(OF_MAKE) < others == {"benchmarks.run", "benchmarks.table", "tests.mutants", *OF_MAKE}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.runner.git import ask
+from tasks.runner.git import run_git
 from tests.project import ROOT
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -40,7 +40,7 @@ def test_what_is_no_command_or_comes_late_does_not_count() -> None:
 def test_the_readme_is_short_and_its_map_has_every_folder() -> None:
     text = (ROOT / "README.md").read_text()
     [table] = re.findall(r"^## Where things are\n+((?:\|.*\n)+)", text, re.M)
-    listed = ask(ROOT, "ls-files", "-z").stdout.split("\0")
+    listed = run_git(ROOT, "ls-files", "-z").stdout.split("\0")
     folders = {Path(name).parts[0] for name in listed if "/" in name and not name.startswith(".")}
     named = set(re.findall(r"`(\w+)/`", table))
     assert named == folders and text.count("\n") <= 120

@@ -27,7 +27,7 @@ from flows.staleness.lockfile import merge
 from lm.files import write_text
 from tasks.runner.graph import read_graph
 from tasks.runner.record import FLOW_RUN
-from tasks.runner.timings import keep
+from tasks.runner.timings import save_timings
 
 
 def main() -> int:
@@ -114,7 +114,7 @@ def accept(root: Path, order: Order, answer: Answer) -> None:
     for path in [*aside, *timings(order.address)]:
         if path in answer.files:
             write_text(root / path, answer.files[path], durable=True)
-    keep(root, order.address)
+    save_timings(root, order.address)
     merge(root, order.address, entry)
     pull(root, [out["path"] for out in entry["outs"] if out["path"] not in aside])
     remember(root, order.address)

@@ -14,7 +14,7 @@ from flows.arena.pages.terminal import table
 from flows.arena.runs import Failed
 from flows.params.assignments import Split, assignments
 from tasks.core.config import ConfigError
-from tasks.runner.answer import print_json, take_json, words_aside
+from tasks.runner.answer import add_json_option, print_json, stdout_to_stderr
 
 
 def arguments() -> argparse.Namespace:
@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, help="of each arm, to tune it")
     parser.add_argument("--at-once", type=int, default=0, help="runs that go on side by side; 0: one a core")
     parser.add_argument("--fit", choices=sorted(LAWS), help="a law over the runs, as in docs/laws.md")
-    take_json(parser)
+    add_json_option(parser)
     return parser.parse_args()
 
 
@@ -53,7 +53,7 @@ def main() -> int:
     """Exit code: 0 done, 1 a run failed, 2 a mistake in what was asked for, 130 stopped."""
     asked, root = arguments(), Path.cwd()
     try:
-        with words_aside(asked.json):
+        with stdout_to_stderr(asked.json):
             name, study = study_of(root, asked)
             result, page = hold(root, name, study, asked.at_once, command(), fit=asked.fit)
     except (ConfigError, Failed) as error:

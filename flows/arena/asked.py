@@ -15,7 +15,7 @@ from flows.arena.study import METHOD, Range, Study, read_study
 from flows.params.compose import compose
 from lm.config import ConfigError, mistakes
 from tasks.core.config import SHARED, load
-from tasks.runner.graph import graph_of, needed, value_of
+from tasks.runner.graph import graph_of, value_of, with_upstream
 from tasks.runner.rooms import config_of, room_of
 
 # A rate is tried over this range beside what a method has by default, on a log scale: AdamW's best of four at a laptop's
@@ -62,7 +62,7 @@ def values_of(root: Path, asked: argparse.Namespace, arms: dict[str, type[BaseMo
     preset = asked.preset or Study.model_fields["preset"].default
     whole = graph_of(root, compose(root, preset, []))
     how = defaults().measured(
-        asked.room, {whole[each].name for each in needed(whole, [defaults().measure.partition(".")[0]])}
+        asked.room, {whole[each].name for each in with_upstream(whole, [defaults().measure.partition(".")[0]])}
     )
     sets = [*how.set, *(() if asked.preset else how.small)]
     params = compose(root, preset, [*sets, *asked.set])
@@ -152,7 +152,7 @@ def ranges_of(root: Path, params: dict[str, Any], room: str, method: type[BaseMo
     training, AROUND times below and above what they are by default or in these params; nothing behind that training, as of
     a quantizer. Raises ConfigError."""
     stage, trained, first = room.partition(".")[0], watched(room), defaults().trained
-    if stage != trained and stage not in needed(graph_of(root, params), [first]):
+    if stage != trained and stage not in with_upstream(graph_of(root, params), [first]):
         return {}
     rate, default = rates_of(params, trained)
     own = {name: field.default for name, field in method.model_fields.items() if name == "lr" or name.endswith("_lr")}

@@ -23,7 +23,7 @@ from flows.params.assignments import Split
 from lm.files import write_text
 from tasks.core.config import ConfigError
 from tasks.core.yaml import YAMLError, read_yaml
-from tasks.runner.answer import print_json, take_json, words_aside
+from tasks.runner.answer import add_json_option, print_json, stdout_to_stderr
 from tasks.runner.json_lines import lines_of
 from tasks.runner.say import say as tell
 
@@ -38,7 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", action=Split, split=str.split, default=[], help="methods; all when absent")
     parser.add_argument("--at-once", type=int, default=0, help="runs that go on side by side; 0: one a core")
     parser.add_argument("--plan", action="store_true", help="how many runs each study would make here; nothing runs")
-    take_json(parser)
+    add_json_option(parser)
     return parser.parse_args()
 
 
@@ -53,7 +53,7 @@ def main() -> int:
             else:
                 print(*in_lines(plans), sep="\n")
             return 0
-        with words_aside(asked.json):
+        with stdout_to_stderr(asked.json):
             rows, failed = settle(root, asked.only, asked.at_once)
     except ConfigError as error:
         print(error, file=sys.stderr)

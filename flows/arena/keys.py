@@ -18,7 +18,7 @@ from flows.params.paths import names_in
 from lm.inputs.hashed import read_ignored
 from lm.settings import OFFLOAD, PARALLEL, POSITIONS
 from tasks.core.config import load
-from tasks.runner.graph import Entry, graph_of, needed, value_of
+from tasks.runner.graph import Entry, graph_of, value_of, with_upstream
 from tasks.runner.key import path_md5
 from tasks.runner.rooms import config_of, room_of
 from tasks.runner.settings import RANKS
@@ -44,7 +44,7 @@ class Keys:
                 taken(graph[address], params),
                 {dep: self.md5(dep) for dep in graph[address].deps if dep not in made},
             ]
-            for address in needed(graph, [stage])
+            for address in with_upstream(graph, [stage])
         ]
         return sha256(dumps([said, [*beside, *set_apart()]], sort_keys=True, default=str).encode()).hexdigest()[:16]
 

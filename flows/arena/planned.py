@@ -8,7 +8,7 @@ from flows.arena.hold import race_within
 from flows.arena.outcomes import Outcome
 from flows.arena.runs import Job
 from flows.arena.study import Study
-from tasks.report.words import counted
+from tasks.report.words import pluralize
 
 RATE = 20_000  # tokens a second, of arms whose pace here is not known
 
@@ -37,9 +37,9 @@ def plans_of(checkout: Checkout, studies: Mapping[str, Study], threads: int) -> 
 def in_lines(plans: Mapping[str, Plan]) -> Iterator[str]:
     """A line a study, then the sum."""
     for name, plan in plans.items():
-        yield f"{name:<24} {counted(plan.new, 'run')} of {plan.runs}" if not plan.known else f"{name:<24} up to date"
+        yield f"{name:<24} {pluralize(plan.new, 'run')} of {plan.runs}" if not plan.known else f"{name:<24} up to date"
     new, runs = (sum(getattr(plan, each) for plan in plans.values()) for each in ("new", "runs"))
-    yield f"{counted(new, 'run')} of {runs} to make, at most"
+    yield f"{pluralize(new, 'run')} of {runs} to make, at most"
 
 
 def is_known(checkout: Checkout, name: str, study: Study, threads: int) -> bool:

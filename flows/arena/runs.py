@@ -23,15 +23,15 @@ from flows.staleness.rwlock import await_free
 from flows.workspaces.variants import surroundings
 from lm.settings import THREADS
 from lm.training.flops import flops_of_steps, mean_flops_per_token
-from tasks.about.training import trains as can_train
+from tasks.about.training import is_training_stage as can_train
 from tasks.about.work import Step, Work
 from tasks.core.config import ConfigError
 from tasks.report.read import Stage, read_stages
-from tasks.runner.graph import Entry, before, needed, read_graph
+from tasks.runner.graph import Entry, read_graph, upstream, with_upstream
 from tasks.runner.key import locked_key
 from tasks.runner.lock import locked_in, md5s
 from tasks.runner.settings import WORKERS
-from tasks.runner.timings import settle
+from tasks.runner.timings import restore_timings
 
 RATE = "learning_rate"
 BAD_CONFIG = 2
@@ -74,7 +74,7 @@ def run(
     await_free(folder, say)
     stage, metric = study.stage_and_metric
     graph = read_graph(folder)
-    stages = needed(graph, [stage])
+    stages = with_upstream(graph, [stage])
     keep_only(folder, stages)
     extra = {**surroundings(root, folder), **recorded, THREADS.name: str(threads), WORKERS.name: str(at_once)}
     ended = run_stage(folder, stage, False, say, extra, alone=False)
@@ -90,14 +90,14 @@ def run(
             f"make variant NAME={folder.name} REMOVE=1, and begin again"
         )
     for address in stages:
-        settle(folder, address, locked_key(locked[address]))
+        restore_timings(folder, address, locked_key(locked[address]))
     found = {each.name: each for each in read_stages(folder)}
     if metric not in found[stage].metrics:
         raise ConfigError(f"measure: {stage} has no {metric!r} (it has: {', '.join(sorted(found[stage].metrics))})")
     seen = [
         md5s(locked.get(name), "outs").get(f"data/{name}", "")
         for name in graph
-        if name in before(graph)[defaults().trained]
+        if name in upstream(graph)[defaults().trained]
     ]
     data = sha256(" ".join(seen).encode()).hexdigest()[:12]
     trained = found[trains(study.room, {name: bool(each.curves) for name, each in found.items()})]

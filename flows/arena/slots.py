@@ -22,7 +22,7 @@ from flows.workspaces import variants
 from lm.config import ConfigError
 from tasks.core.process import cores
 from tasks.runner.git import git
-from tasks.runner.graph import graph_of, needed
+from tasks.runner.graph import graph_of, with_upstream
 from tasks.runner.machine import hardware
 from tasks.runner.say import say as tell
 
@@ -174,7 +174,7 @@ class Slots:
                 )
             stage, _ = self._study.stage_and_metric
             params = self._checkout.compose(self._study.preset, self._study.assignments(self._study.baseline, {}, 0))
-            self._kept.enter_context(ready(self._root, needed(graph_of(self._root, params), [stage]), params))
+            self._kept.enter_context(ready(self._root, with_upstream(graph_of(self._root, params), [stage]), params))
             for line in take_out(self._root):
                 tell(line)
             self._free = SimpleQueue()

@@ -8,7 +8,7 @@ from lm.config import ConfigError
 from tasks.about.contracts import contracts_of
 from tasks.about.finding import Finding, findings_of
 from tasks.about.sections import Sections
-from tasks.runner.graph import graph_of, needed
+from tasks.runner.graph import graph_of, with_upstream
 
 
 def refuse_inputs(checkout: Checkout, study: Study) -> None:
@@ -23,7 +23,7 @@ def unusable(checkout: Checkout, study: Study, arm: str) -> list[Finding]:
     """What is wrong with the inputs of an arm's stages, and between their sections."""
     params = checkout.compose(study.preset, study.assignments(arm, {}, study.seed))
     graph, sections = graph_of(checkout.root, params), Sections(params)
-    stages = list(dict.fromkeys(graph[address].name for address in needed(graph, [study.stage_and_metric[0]])))
+    stages = list(dict.fromkeys(graph[address].name for address in with_upstream(graph, [study.stage_and_metric[0]])))
     return [
         *inputs(params, stages),
         *findings_of(*(lambda stage=stage: contracts_of(stage, sections) for stage in stages)),

@@ -11,7 +11,7 @@ from flows.card.lineage import lineage_of
 from flows.card.text import card_text
 from flows.card.verify import CARD, files_of, foreign, mistakes
 from lm.files import write_text
-from tasks.runner.answer import print_json, take_json
+from tasks.runner.answer import add_json_option, print_json
 
 
 def main() -> int:
@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument(
         "--alone", action="store_true", help="verify the card and its files only, without this checkout's pipeline"
     )
-    take_json(parser)
+    add_json_option(parser)
     asked, root = parser.parse_args(), Path.cwd()
     try:
         return verify(asked.folder, None if asked.alone else root, asked.json) if asked.verify else write(asked, root)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.report.read import EVALUATE, Facts, Stage, read_facts, read_stages
-from tasks.runner.graph import before, closure, read_graph
+from tasks.runner.graph import closure, read_graph, upstream
 from tasks.runner.lock import locked_in, md5s
 
 
@@ -28,7 +28,7 @@ def lineage_of(root: Path, model: str) -> Lineage:
     if model not in graph or evaluation not in graph:
         there = ", ".join(name.removeprefix(EVALUATE) for name in graph if name.startswith(EVALUATE))
         raise ValueError(f"card: no evaluated model {model!r} (there are: {there})")
-    wanted = closure(before(graph), [model, evaluation])
+    wanted = closure(upstream(graph), [model, evaluation])
     order = [address for address in graph if address in wanted]
     if stale := [address for address in order if address not in known or not known[address].current]:
         raise ValueError(f"card: {stale[0]} is not up to date, so that nothing can be said of {model}: make pipeline")

@@ -17,7 +17,7 @@ from lm.hugging_face.load import files_of
 from lm.hugging_face.packed import packed_in
 from lm.hugging_face.provenance import write_provenance
 from lm.model_folder import read_model
-from tasks.runner.answer import print_json, take_json
+from tasks.runner.answer import add_json_option, print_json
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
         "--packed", action="store_true", help="a quantized model as it is packed, in the format compressed-tensors"
     )
     parser.add_argument("--format", choices=["f16", "q8_0", "q4_0"], help="of a GGUF file's weights: f16")
-    take_json(parser)
+    add_json_option(parser)
     given = parser.parse_args()
     is_gguf = given.target.suffix == ".gguf"
     try:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from lm.hugging_face.merge import merge
-from tasks.runner.answer import print_json, take_json
+from tasks.runner.answer import add_json_option, print_json
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("model", type=Path, help="a model folder, such as data/pretrain, or one of Hugging Face")
     parser.add_argument("adapter", type=Path, help="a folder with adapter_config.json and adapter_model.safetensors")
     parser.add_argument("target", type=Path, help="the folder to write: one that is not there, or empty")
-    take_json(parser)
+    add_json_option(parser)
     given = parser.parse_args()
     try:
         changed = merge(given.model, given.adapter, given.target)

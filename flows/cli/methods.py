@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flows.params.places import Method, places
 from lm.config import ConfigError
-from tasks.runner.answer import print_json, take_json
+from tasks.runner.answer import add_json_option, print_json
 from tasks.runner.graph import read_graph
 
 
@@ -54,7 +54,7 @@ def main() -> int:
     """Exit code: 0, or 2 for a place that holds no methods."""
     parser = argparse.ArgumentParser(prog="tokenmill methods", description=__doc__)
     parser.add_argument("room", nargs="?", help="a place, as pretrain.optimizer, or a stage; all when absent")
-    take_json(parser)
+    add_json_option(parser)
     asked = parser.parse_args()
     try:
         found = places(dict.fromkeys(entry.name for entry in read_graph(Path.cwd()).values()))

@@ -9,7 +9,7 @@ from pathlib import Path
 from flows.params.dial import Dialled, dialled, text_of
 from lm.config import ConfigError
 from lm.files import write_text
-from tasks.runner.answer import print_json, take_json
+from tasks.runner.answer import add_json_option, print_json
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--depth", type=whole, required=True, help="layers, from which all else follows")
     parser.add_argument("--tokens", type=whole, help="of pretraining: 2.5e9; 20 for each weight when absent")
     parser.add_argument("--name", help="of the preset; d and the depth when absent")
-    take_json(parser)
+    add_json_option(parser)
     asked = parser.parse_args()
     try:
         dial = dialled(asked.depth, asked.tokens)

@@ -19,7 +19,7 @@ from lm.training.recipe import Recipe
 from tasks.core.config import load, read_params
 from tasks.core.log import Log, Stopped
 from tasks.core.process import use_threads
-from tasks.runner.answer import one_or_more, print_json, take_json, words_aside
+from tasks.runner.answer import add_json_option, one_or_more, print_json, stdout_to_stderr
 from tasks.runner.columns import aligned
 from tasks.runner.rooms import config_of, room_of
 
@@ -145,12 +145,12 @@ def main(given: Sequence[str] | None = None) -> int:
         "--at", type=int, nargs="+", default=[0, 10, 20], help="steps before which sharpness is measured (0 10 20)"
     )
     parser.add_argument("--iterations", type=one_or_more, default=12, help="of Lanczos, two gradients each (12)")
-    take_json(parser)
+    add_json_option(parser)
     asked = parser.parse_args(given)
     try:
         if not 0 < asked.lowest < asked.highest or min(asked.at) < 0:
             raise ConfigError("--lowest must be above 0 and below --highest, and no step of --at below 0")
-        with words_aside(asked.json), tempfile.TemporaryDirectory() as folder:
+        with stdout_to_stderr(asked.json), tempfile.TemporaryDirectory() as folder:
             found = found_of(Trials(asked.stage, read_params(), Path("data"), Path(folder)), asked)
     except ConfigError as error:
         print(f"rates: {error}", file=sys.stderr)

@@ -5,11 +5,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from tasks.about.examples import shown
+from tasks.about.examples import render_example
 from tasks.about.sections import Sections
 from tasks.core.config import read_params
-from tasks.report.terminal import figures, table
-from tasks.runner.answer import one_or_more, print_json, take_json
+from tasks.report.terminal import stage_results, table
+from tasks.runner.answer import add_json_option, one_or_more, print_json
 from tasks.runner.rooms import part_of, room_of
 
 
@@ -19,17 +19,17 @@ def main() -> int:
     parser.add_argument("stages", nargs="*", help="such as pretrain or evaluate@rl; all when absent")
     parser.add_argument("--stage", help="print examples of what this stage learns from, coloured by what counts: sft")
     parser.add_argument("--count", type=one_or_more, default=3, help="how many examples (3)")
-    take_json(parser)
+    add_json_option(parser)
     asked, root = parser.parse_args(), Path.cwd()
     if asked.stage:
         return print_examples(asked.stage, asked.count, asked.json)
-    found = figures(root)
+    found = stage_results(root)
     unknown = [name for name in asked.stages if name not in found["stages"]]
     if unknown:
         print(f"show: no stage {unknown[0]!r} (stages: {', '.join(found['stages'])})", file=sys.stderr)
         return 2
     if asked.json:
-        print_json(figures(root, asked.stages or None))
+        print_json(stage_results(root, asked.stages or None))
     else:
         print(table(root, asked.stages or None))
     return 0
@@ -50,7 +50,7 @@ def print_examples(stage: str, count: int, as_json: bool) -> int:
         print_json({"examples": [[piece._asdict() for piece in pieces] for pieces in found]})
     else:
         for number, pieces in enumerate(found, 1):
-            print(f"--- {number}\n{shown(pieces, sys.stdout.isatty())}")
+            print(f"--- {number}\n{render_example(pieces, sys.stdout.isatty())}")
     return 0
 
 

@@ -12,9 +12,9 @@ from flows.params.compose import check, compose
 from tasks.about.work import Work
 from tasks.core.config import ConfigError
 from tasks.report.words import duration
-from tasks.runner.answer import plain, print_json, take_json
+from tasks.runner.answer import add_json_option, plain, print_json
 from tasks.runner.columns import aligned
-from tasks.runner.graph import asked_for, graph_of
+from tasks.runner.graph import goals_with_upstream, graph_of
 
 HEAD = ["stage", "parameters", "steps", "tokens", "FLOP", "peak memory", "a backward holds", "time", "fits"]
 
@@ -76,13 +76,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tokenmill plan", description=__doc__)
     take_words(parser)
     parser.add_argument("--machine", default=HERE, help=f"{', '.join(MACHINES)}; the one this runs on when absent")
-    take_json(parser)
+    add_json_option(parser)
     asked, root = parser.parse_args(), Path.cwd()
     try:
         params = compose(root, asked.preset, asked.set)
         check(root, params)
         graph = graph_of(root, params)
-        stages = (graph[address].name for address in asked_for(graph))
+        stages = (graph[address].name for address in goals_with_upstream(graph))
         machine, works = machine_of(asked.machine), works_of(params, stages)
         found = []
         for stage, work in works.items():

@@ -26,7 +26,7 @@ from lm.training.memory import memory_bytes
 from lm.training.prompted import Prompted
 from tasks.about.needs import needs_of
 from tasks.about.sections import Sections
-from tasks.about.training import trains
+from tasks.about.training import is_training_stage
 from tasks.about.work import Step, Work
 from tasks.core.config import ConfigError
 from tasks.core.process import use_threads
@@ -79,7 +79,7 @@ def works_of(params: dict[str, Any], stages: Iterable[str]) -> dict[str, Work]:
     ConfigError for what cannot be told."""
     sections = Sections(params)
     with Unfilled():  # rooms count the weights of models on the meta device
-        found = {stage: needs_of(stage, sections).work for stage in dict.fromkeys(stages) if trains(stage)}
+        found = {stage: needs_of(stage, sections).work for stage in dict.fromkeys(stages) if is_training_stage(stage)}
     return {stage: work for stage, work in found.items() if work}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.config import ConfigError
-from tasks.runner.git import printed
+from tasks.runner.git import git_output
 from tasks.runner.graph import Entry, graph_of
 
 VARIANTS = Path(".variants")  # outside .scratch, which `make clean` empties
@@ -33,7 +33,7 @@ def bring_inputs(home: Path, root: Path, graph: dict[str, Entry]) -> list[str]:
     paths = sorted({dep for entry in graph.values() for dep in entry.deps})
     within = [path for path in paths if not path.startswith("..") and not Path(path).is_absolute()]
     within = [path for path in within if Path(path).parts[0] not in CODE]
-    held = printed(home, "ls-files", "-z", "--", *within).decode().split("\0") if within else []
+    held = git_output(home, "ls-files", "-z", "--", *within).decode().split("\0") if within else []
     held_here = {home / name for name in held}  # those of the variant's revision are there already
     for path in within:
         if not any(Path(path).is_relative_to(out) for out in made):

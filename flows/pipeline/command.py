@@ -13,14 +13,14 @@ from flows.params.compose import check
 from flows.pipeline.prepare import Asked, prepare
 from flows.pipeline.run_lock import one_run
 from tasks.core.config import ConfigError
-from tasks.runner.answer import print_json, take_json, words_aside
+from tasks.runner.answer import add_json_option, print_json, stdout_to_stderr
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tokenmill pipeline", description=__doc__)
     take_words(parser)
     parser.add_argument("--force", action="store_true", help="run the stages even when nothing has changed")
-    take_json(parser)
+    add_json_option(parser)
     return parser.parse_args()
 
 
@@ -30,12 +30,12 @@ def main() -> int:
     os.environ.update(environment(root))
     os.environ["TOKENMILL_ROOT"] = str(root)
     ran: list[str] = []
-    with words_aside(asked.json), one_run(root):
+    with stdout_to_stderr(asked.json), one_run(root):
         code = run(root, asked, ran)
     if asked.json and code != 2:
-        from tasks.report.terminal import figures  # 0.01 s of imports that nothing else needs
+        from tasks.report.terminal import stage_results  # 0.01 s of imports that nothing else needs
 
-        print_json({"code": code, **({"ran": ran} if code == 0 else {}), **figures(root)})
+        print_json({"code": code, **({"ran": ran} if code == 0 else {}), **stage_results(root)})
     gc.freeze()  # else Python walks all of Prefect and mlflow before it ends, which takes it 1.6 s
     return code
 

@@ -9,7 +9,7 @@ from flows.environment import ROOT
 from flows.pipeline.naming import named
 from tasks.core.config import MODELS
 from tasks.report.history import FINISHED, Run, add_run
-from tasks.report.history import figures_of as current_figures
+from tasks.report.history import metrics_by_stage as current_figures
 from tasks.report.read import locked_metrics, read_params, read_stages
 from tasks.report.render import render
 from tasks.report.terminal import table
@@ -19,7 +19,7 @@ from tasks.runner.key import locked_key
 from tasks.runner.lock import locked_in, md5_in_lock, md5s
 from tasks.runner.machine import hardware
 from tasks.runner.registry import register_model
-from tasks.runner.timings import settle
+from tasks.runner.timings import restore_timings
 
 REGISTERED_AS = "tokenmill"
 
@@ -66,7 +66,7 @@ def finish(root: Path, revision: str, name: str, asked: Collection[str] | None =
     for stage, entry in (
         locked_in(root) or {}
     ).items():  # `dvc repro` by itself brings back bytes and not what they took
-        settle(root, stage, locked_key(entry))
+        restore_timings(root, stage, locked_key(entry))
     page = put_down(root, name, FINISHED)
     print(table(root, asked))
     print(f"report: {page}")

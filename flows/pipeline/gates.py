@@ -9,7 +9,7 @@ from dvc_data.hashfile.tree import Tree
 
 from flows.params.gates import Gates
 from lm.paired import score_difference
-from tasks.report.paired import points, scores_of, shared
+from tasks.report.paired import format_points, score_differences, scores_of
 from tasks.report.read import locked_metrics
 from tasks.report.words import size
 from tasks.runner.graph import read_graph
@@ -75,10 +75,10 @@ def _accuracy(
         return True, f"there is no champion whose accuracy to compare, {asked}"
     if isinstance(champion, str):
         return False, f"accuracy cannot be compared: {champion}"
-    found = score_difference(shared(own, champion))
+    found = score_difference(score_differences(own, champion))
     if found is None:
         return False, "accuracy cannot be compared: the champion answered none of these problems"
-    return found.low >= -most, f"accuracy beside the champion's, in points: {points(found)}, {asked}"
+    return found.low >= -most, f"accuracy beside the champion's, in points: {format_points(found)}, {asked}"
 
 
 def kept_answers(root: Path, md5: str) -> dict[str, float] | str:

@@ -15,7 +15,7 @@ from flows.preflight.start import look, surroundings
 from flows.staleness.plan import may_run
 from tasks.about.finding import Finding, findings_of, of_error
 from tasks.core.config import ConfigError
-from tasks.runner.answer import print_json, take_json, words_aside
+from tasks.runner.answer import add_json_option, print_json, stdout_to_stderr
 
 
 def valid_params(
@@ -60,10 +60,10 @@ def main() -> int:
     """Exit code: 0 nothing found, 2 something was."""
     parser = argparse.ArgumentParser(prog="tokenmill preflight", description=__doc__)
     take_words(parser)
-    take_json(parser)
+    add_json_option(parser)
     asked, root = parser.parse_args(), Path.cwd()
     os.environ.update(environment(root))
-    with words_aside(asked.json):
+    with stdout_to_stderr(asked.json):
         found = look_at_all(root, asked.preset, asked.set, asked.targets)
     if asked.json:
         print_json(found)

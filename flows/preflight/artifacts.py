@@ -15,8 +15,8 @@ from lm.tokenizer import SPECIALS, Contract, Tokenizer
 from lm.training.data.plan import Plan
 from tasks.about.finding import Finding, one_line
 from tasks.core.tables import read_table
-from tasks.runner.folders import inside
-from tasks.runner.graph import Entry, before
+from tasks.runner.folders import output_path
+from tasks.runner.graph import Entry, upstream
 
 # Of a corpus so many documents are looked at, evenly spaced.
 LOOKED_AT = 1000
@@ -25,12 +25,14 @@ AGAIN = "make it anew: make pipeline FORCE=1 TARGETS={}"
 
 def check_artifacts(data: Path, graph: dict[str, Entry], addresses: list[str]) -> list[Finding]:
     """What is wrong with the outputs of these stages, and between a model and those it was made of."""
-    found, edges = list[Finding](), before(graph)
+    found, edges = list[Finding](), upstream(graph)
     for address in addresses:
-        folder = inside(graph[address])
+        folder = output_path(graph[address])
         found += check_artifact(data, str(folder))
         models = [
-            inside(graph[other]) for other in edges[address] if (data / inside(graph[other]) / "config.json").exists()
+            output_path(graph[other])
+            for other in edges[address]
+            if (data / output_path(graph[other]) / "config.json").exists()
         ]
         if (data / folder / "config.json").exists():
             found += [finding for model in models for finding in check_taught(data, str(model), str(folder))]

@@ -13,7 +13,7 @@ from lm.model_folder import is_hugging_face, read_bare
 from lm.tokenizer import SPECIALS, Tokenizer
 from tasks.about.finding import Finding
 from tasks.core.config import CHECKPOINT
-from tasks.report.words import counted
+from tasks.report.words import pluralize
 from tasks.runner.graph import Entry
 from tasks.runner.rooms import part_of
 
@@ -113,6 +113,6 @@ def wrong_weights(folder: Path, shape: ModelConfig) -> Iterator[Finding]:
     if wrong:
         yield Finding(
             str(folder),
-            f"{counted(len(wrong), 'weight')} {'does' if len(wrong) == 1 else 'do'} not fit config.json: {wrong[0]}",
+            f"{pluralize(len(wrong), 'weight')} {'does' if len(wrong) == 1 else 'do'} not fit config.json: {wrong[0]}",
             "copy the model there again",
         )

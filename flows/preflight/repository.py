@@ -11,7 +11,7 @@ from flows.staleness.plan import Planned, check_inputs, make_plan
 from tasks.about.finding import Finding, one_line
 from tasks.core.config import ConfigError, read_params
 from tasks.core.yaml import YAMLError, read_yaml
-from tasks.runner.graph import Entry, asked_for, before, graph_of, needed, read_graph
+from tasks.runner.graph import Entry, goals_with_upstream, graph_of, read_graph, upstream, with_upstream
 
 RESTORE = {
     "dvc.yaml": "`git checkout dvc.yaml` brings back the committed one",
@@ -60,9 +60,9 @@ def plan_for(root: Path, params: dict[str, Any], targets: list[str]) -> list[Pla
     changed = {name for name in {*now, *params} if now.get(name) != params.get(name)}
     graph, there = graph_of(root, params), {stage.address: stage for stage in plan}
     check_inputs(root, graph)  # the plan has looked at those of the params that are written
-    edges, found = before(graph), []
+    edges, found = upstream(graph), []
     asked = [a for a in graph if a in targets or graph[a].name in targets]
-    for address in needed(graph, asked) if targets else asked_for(graph):
+    for address in with_upstream(graph, asked) if targets else goals_with_upstream(graph):
         sections = sorted(changed & set(graph[address].params))
         words = [f"changed parameters: {', '.join(sections)}"] if sections else []
         if address not in old or old[address].deps != graph[address].deps:

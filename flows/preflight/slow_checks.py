@@ -14,7 +14,7 @@ from flows.preflight.toys import Toys
 from tasks.about.finding import Finding, findings_of, of_error
 from tasks.core.config import ConfigError
 from tasks.core.process import use_threads
-from tasks.runner.graph import asked_for, graph_of
+from tasks.runner.graph import goals_with_upstream, graph_of
 
 
 def rehearsed(
@@ -31,7 +31,7 @@ def rehearsed(
     there are two."""
     use_threads()
     graph = graph_of(root, params)
-    every = [graph[address] for address in dict.fromkeys([*asked_for(graph), *addresses])]
+    every = [graph[address] for address in dict.fromkeys([*goals_with_upstream(graph), *addresses])]
     stages = [entry.name for entry in every]
     found = findings_of(lambda: check_checkpoint(params, every), lambda: check_edges(params, stages))
     folder.mkdir()

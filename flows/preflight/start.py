@@ -18,8 +18,8 @@ from flows.staleness.restorable import restorable
 from flows.staleness.scratch import abandoned
 from tasks.about.finding import Finding, findings_of, of_error
 from tasks.core.config import ConfigError, read_params
-from tasks.report.words import counted
-from tasks.runner.graph import Entry, before, graph_of
+from tasks.report.words import pluralize
+from tasks.runner.graph import Entry, graph_of, upstream
 from tasks.runner.rooms import room_of
 from tasks.runner.say import say as tell
 
@@ -92,7 +92,7 @@ def surroundings(root: Path, outs: list[str]) -> list[Finding]:
 
 def taken_up(root: Path, graph: dict[str, Entry], addresses: list[str]) -> list[Finding]:
     """The outputs of earlier runs that these stages read."""
-    edges = before(graph)
+    edges = upstream(graph)
     read = dict.fromkeys(other for address in addresses for other in edges[address] if other not in addresses)
     if not read:
         return []
@@ -113,7 +113,7 @@ def first_time(
         found, needs = rehearse_apart(root, params, addresses, say, meanwhile)
     except ConfigError as error:
         return of_error(error), {}
-    say(f"{counted(len(found), 'finding')} after {time.monotonic() - began:.0f} s")
+    say(f"{pluralize(len(found), 'finding')} after {time.monotonic() - began:.0f} s")
     return found, needs
 
 

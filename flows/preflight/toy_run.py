@@ -16,9 +16,9 @@ from flows.preflight.toys import Toys
 from tasks.about.finding import Finding, one_line
 from tasks.core.config import CHECKPOINT, ConfigError, load
 from tasks.core.log import Log
-from tasks.runner.folders import inside
+from tasks.runner.folders import output_path
 from tasks.runner.full import is_full
-from tasks.runner.graph import Entry, before, needed
+from tasks.runner.graph import Entry, upstream, with_upstream
 from tasks.runner.rooms import config_of, part_of, room_of
 
 
@@ -51,8 +51,8 @@ def rehearse(
     A stage without a module of its own, and what follows a failed one, is left out. What an unexpected error printed is in
     <stage>.log in FOLDER.
     """
-    edges, asked = before(graph), [address for address in addresses if room_of(graph[address].name)]
-    order = [address for address in needed(graph, asked) if room_of(graph[address].name)]
+    edges, asked = upstream(graph), [address for address in addresses if room_of(graph[address].name)]
+    order = [address for address in with_upstream(graph, asked) if room_of(graph[address].name)]
     stages = [entry.name for entry in graph.values()]
     keys = toys.keys(graph, order, edges, shrunk(params, stages, Path("toy"))) if toys else {}
     passed = {address for address in order if toys and toys.has(keys[address])}
@@ -67,7 +67,7 @@ def rehearse(
         return [Finding("the toy run's inputs", one_line(error), what_to_do)]
     problems, failed, found = dict[Any, Few](), set[str](), list[Finding]()
     for address in order:
-        place = folder / "data" / inside(graph[address])
+        place = folder / "data" / output_path(graph[address])
         if failed & set(edges[address]):
             failed.add(address)
             continue
@@ -108,7 +108,7 @@ def rehearse_stage(entry: Entry, toy: dict[str, Any], folder: Path, problems: di
     """Run one stage; why it could not, if so."""
     module, where, data = room_of(entry.name), f"{entry.address} (toy run)", folder / "data"
     assert module
-    (data / inside(entry)).mkdir(parents=True)
+    (data / output_path(entry)).mkdir(parents=True)
     try:
         config = with_few_problems(load(entry.name, config_of(entry.name), toy), problems)
         metrics = module.run(config, data, ToyLog(), *([entry.item] if entry.item else []))

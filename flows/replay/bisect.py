@@ -14,7 +14,7 @@ from flows.replay.finished_run import Side, side_of
 from flows.replay.first_difference import differing, first_difference
 from flows.replay.first_step import Step, first_step
 from flows.replay.tolerance import judge
-from tasks.runner.answer import print_json, take_json, words_aside
+from tasks.runner.answer import add_json_option, print_json, stdout_to_stderr
 
 EQUAL, WITHIN, DIVERGED = "bit-equal", "within tolerance", "diverged"
 
@@ -111,7 +111,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tokenmill bisect", description=__doc__)
     parser.add_argument("a")
     parser.add_argument("b")
-    take_json(parser)
+    add_json_option(parser)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tokenmill-bisect-") as folder:
         try:
@@ -122,7 +122,7 @@ def main() -> int:
             print(error, file=sys.stderr)
             return 2
         verdicts = compare(left, right)
-        with words_aside(asked.json):
+        with stdout_to_stderr(asked.json):
             first = report(left, right, verdicts)
     if asked.json:
         print_json({"a": left.name, "b": right.name, "stages": verdicts, "first": first})

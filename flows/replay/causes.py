@@ -8,7 +8,7 @@ from flows.replay.first_difference import differing, first_difference
 from lm.inputs.hashed import IgnorePatterns
 from tasks.core.libraries import SECTION
 from tasks.runner.key import path_md5
-from tasks.runner.machine import apart
+from tasks.runner.machine import machine_differences
 from tasks.runner.names import flatten
 from tasks.runner.record import Record, is_code
 
@@ -123,7 +123,7 @@ def versions_of(record: Record) -> dict[str, str]:
 def of_hardware(one: Record, other: Record) -> list[Suspect]:
     """Processor, GPU, threads, settings, and how training computed; nothing where one of both is not known."""
     known = one.hardware and other.hardware
-    return [Suspect("hardware", line) for line in apart(one.hardware, other.hardware)] if known else []
+    return [Suspect("hardware", line) for line in machine_differences(one.hardware, other.hardware)] if known else []
 
 
 def outputs_of(stage: str) -> list[Path]:

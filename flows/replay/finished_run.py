@@ -13,7 +13,7 @@ from typing import Any
 from lm.config import ConfigError
 from lm.inputs.hashed import read_ignored
 from tasks.ledger.revision import data_of
-from tasks.runner.git import printed
+from tasks.runner.git import git_output
 from tasks.runner.key import locked_key
 from tasks.runner.lock import entries_of, locked_in, md5s
 from tasks.runner.record import TAG, Record
@@ -54,9 +54,9 @@ class Side:
         if self.revision is None:
             return {f: md5 for f, md5 in self.records[stage].code.items() if f == path or f.startswith(f"{path}/")}
         ignored = read_ignored(self.root)
-        listed = printed(self.root, "ls-tree", "-r", "--name-only", "-z", self.revision, "--", path).decode()
+        listed = git_output(self.root, "ls-tree", "-r", "--name-only", "-z", self.revision, "--", path).decode()
         files = [name for name in listed.split("\0") if name and not ignored.names(name)]
-        return {name: _md5(printed(self.root, "show", f"{self.revision}:{name}")) for name in files}
+        return {name: _md5(git_output(self.root, "show", f"{self.revision}:{name}")) for name in files}
 
 
 def side_of(root: Path, name: str, scratch: Path) -> Side:
@@ -93,7 +93,7 @@ def from_revision(root: Path, commit: str, scratch: Path) -> Side:
     for stage in lock:
         metrics = scratch / "data" / "metrics" / f"{stage}.json"
         metrics.parent.mkdir(parents=True, exist_ok=True)
-        if shown := printed(root, "show", f"{commit}:data/metrics/{stage}.json"):
+        if shown := git_output(root, "show", f"{commit}:data/metrics/{stage}.json"):
             metrics.write_bytes(shown)
     locked = {stage: record_of(stage, entry) for stage, entry in lock.items()}
     return Side(commit[:12], root, scratch / "data", joined(root, locked), commit)
@@ -118,7 +118,7 @@ def joined(root: Path, locked: dict[str, Record]) -> dict[str, Record]:
 def revision_of(root: Path, name: str) -> tuple[str, str | None]:
     """(commit, stage) of a git revision, whose stage is None, or of an MLflow run: the newest commit whose dvc.lock has the
     run's stage key, and its stage. Raises ValueError when there is none."""
-    commit = printed(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").decode().strip()
+    commit = git_output(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").decode().strip()
     if commit:
         return commit, None
     tags = tags_of(name) if RUN_ID.fullmatch(name) else None
@@ -127,7 +127,7 @@ def revision_of(root: Path, name: str) -> tuple[str, str | None]:
     ran_at, stage = tags.get("git.revision", ""), tags.get("dvc.stage")
     if stage is None:
         return ran_at, None
-    commits = printed(root, "rev-list", "--all", "--", "dvc.lock").decode().split()
+    commits = git_output(root, "rev-list", "--all", "--", "dvc.lock").decode().split()
     for commit in dict.fromkeys([ran_at, *commits]):
         entry = locked_at(root, commit).get(stage)
         if entry and locked_key(entry) == tags.get("stage.key"):
@@ -138,7 +138,7 @@ def revision_of(root: Path, name: str) -> tuple[str, str | None]:
 def locked_at(root: Path, commit: str) -> dict[str, Any]:
     """The stages of a revision's dvc.lock; none where it has none, or no YAML."""
     try:
-        return entries_of(printed(root, "show", f"{commit}:dvc.lock").decode())
+        return entries_of(git_output(root, "show", f"{commit}:dvc.lock").decode())
     except ValueError:
         return {}
 

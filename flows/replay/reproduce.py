@@ -16,7 +16,7 @@ from flows.params.compose import CURRENT, compose, write
 from flows.replay.bisect import DIVERGED, compare, order_of, report
 from flows.replay.finished_run import Side, from_folder, from_revision, locked_at, revision_of
 from flows.stage.process import run_stage
-from tasks.runner.answer import print_json, take_json, words_aside
+from tasks.runner.answer import add_json_option, print_json, stdout_to_stderr
 from tasks.runner.git import forget_worktrees, git
 from tasks.runner.locks import LOCKS, lock
 
@@ -89,7 +89,7 @@ def reproduce(root: Path, name: str, is_json: bool = False) -> int:
     area = root / ".scratch" / "reproduce" / commit[:12]
     with (
         tempfile.TemporaryDirectory(prefix="tokenmill-reproduce-") as folder,
-        words_aside(is_json),
+        stdout_to_stderr(is_json),
         lock(f"reproduce-{commit[:12]}", root / LOCKS),
     ):
         left = up_to(from_revision(root, commit, Path(folder)), stage)
@@ -111,7 +111,7 @@ def reproduce(root: Path, name: str, is_json: bool = False) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tokenmill reproduce", description=__doc__)
     parser.add_argument("revision", nargs="?", default="HEAD", help="a git revision, or the id of an MLflow run")
-    take_json(parser)
+    add_json_option(parser)
     asked = parser.parse_args()
     try:
         return reproduce(Path.cwd(), asked.revision, asked.json)

@@ -25,10 +25,10 @@ try:
     from flows.stage import stage_forks
     from flows.stage.as_module import be
     from flows.stage.fork_server import SERVE, SERVE_TRAINING, serve
-    from flows.stage.whole_objects import put_objects_whole
+    from flows.staleness.whole_objects import put_objects_whole
     from tasks.core.yaml import read_yaml
     from tasks.runner.asked import targets_of
-    from tasks.runner.recorded import claim_of, differences, forget_run, is_true, locked
+    from tasks.runner.recorded import claim_of, differences, forget_run, is_true, locked_decisions
 finally:
     del sys.path[0]
 
@@ -139,7 +139,7 @@ def hold_to_what_was_read() -> None:
 
     def same_run(cache: StageCache, stage: Stage) -> Any:
         entry = load(cache, stage)
-        return entry if entry and locked(entry) == locked(to_single_stage_lockfile(stage)) else None
+        return entry if entry and locked_decisions(entry) == locked_decisions(to_single_stage_lockfile(stage)) else None
 
     def true_run(cache: StageCache, key: str, value: str) -> Any:
         entry = load_run(cache, key, value)
@@ -155,7 +155,7 @@ def what_was_read(root: Path, entry: dict[str, Any]) -> str:
     """What a stage read where its entry would record another, in words."""
     try:
         path, _ = claim_of(entry) or ("", "")
-        return ", ".join(differences(json.loads((root / path).read_text()), locked(entry)))
+        return ", ".join(differences(json.loads((root / path).read_text()), locked_decisions(entry)))
     except (OSError, ValueError, KeyError):
         return "another parameter or file than DVC found"
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NoReturn, TypedDict
 
 from tasks.core.process import at_parents_end
-from tasks.runner.child import began
+from tasks.runner.child import process_start_ns
 
 SERVE, SERVE_TRAINING = "serve", "serve-training"  # no commands of DVC's
 NUMBER = struct.Struct("!i")
@@ -51,7 +51,7 @@ def serve(control: int, code: Path, beside: int = 0) -> list[str]:
     if threads_of(os.getpid()) != 1 + beside:  # a fork has one, and waits for ever for what the others held
         os._exit(os.EX_UNAVAILABLE)
     os.close(os.pidfd_open(os.getpid()))  # raises where the kernel has none: better now than at a child's end
-    server, asked, since = os.getpid(), socket.socket(fileno=control), began()
+    server, asked, since = os.getpid(), socket.socket(fileno=control), process_start_ns()
     events, children = select.poll(), dict[int, tuple[socket.socket, int]]()
     events.register(asked, select.POLLIN)
     gc.freeze()  # else the children copy all that a collection would touch

@@ -20,7 +20,7 @@ from flows.settings import STOP
 from flows.stage.ready import DVC_CLI, Forked, forked
 from tasks.runner.key import locked_key
 from tasks.runner.lock import lock_entry
-from tasks.runner.timings import settle
+from tasks.runner.timings import restore_timings
 
 PROGRESS = re.compile(r"progress (\S+) (\d+) (\d+) (\S+) eta=(\d+)(?: (.+))?")
 # Exit codes that another try may mend: the stage was killed, not wrong. 2 is a mistake in the parameters or the input.
@@ -132,7 +132,7 @@ def run_stage(
     after = lock_entry(root, address), timing_signature(root, address)
     how = "Ran" if after[1] != before[1] else "Unchanged" if after[0] == before[0] else "Restored"
     if how == "Restored" and after[0]:
-        settle(root, address, locked_key(after[0]))
+        restore_timings(root, address, locked_key(after[0]))
     return Ended(exit_code(code, tail), how, list(tail))
 
 

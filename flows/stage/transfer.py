@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dvc.repo import Repo, lock_repo
 
-from flows.stage.whole_objects import put_objects_whole
 from flows.staleness.declared import overlap, stage_of
+from flows.staleness.whole_objects import put_objects_whole
 
 
 @contextmanager

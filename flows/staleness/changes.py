@@ -18,7 +18,7 @@ from dvc_data.hashfile.tree import Tree
 
 from lm.inputs.hashed import read_ignored
 from tasks.core.yaml import dump_yaml
-from tasks.runner.git import printed
+from tasks.runner.git import git_output
 from tasks.runner.graph import value_at
 from tasks.runner.key import listing_md5
 
@@ -159,8 +159,8 @@ def _names(tree: HashFile) -> dict[str, str]:
 def committed(root: Path, path: str, md5: str) -> Committed | None:
     """The newest commit, of the last that changed the path, in which it had this md5; None when there is none."""
     ignored = read_ignored(root)
-    for revision in printed(root, "log", f"--max-count={REVISIONS}", "--format=%H", "--", path).decode().split():
-        listed = os.fsdecode(printed(root, "ls-tree", "-r", "-z", "--full-tree", revision, "--", path))
+    for revision in git_output(root, "log", f"--max-count={REVISIONS}", "--format=%H", "--", path).decode().split():
+        listed = os.fsdecode(git_output(root, "ls-tree", "-r", "-z", "--full-tree", revision, "--", path))
         blobs = {line.partition("\t")[2]: line.split()[2] for line in filter(None, listed.split("\0"))}
         names = {name: blob for name, blob in blobs.items() if name == path or not ignored.names(name)}
         relative = {name.removeprefix(f"{path}/"): blob for name, blob in names.items()}
@@ -178,7 +178,7 @@ def blob_md5(root: Path, blob: str) -> str:
 
 def blob_bytes(root: Path, blob: str) -> bytes:
     """Bytes of a blob that git has, none where it has none."""
-    return printed(root, "cat-file", "blob", blob)
+    return git_output(root, "cat-file", "blob", blob)
 
 
 def only_words(before: str, after: str) -> bool:

@@ -19,7 +19,7 @@ from tasks.core.unseen import unseen_keys
 from tasks.core.yaml import YAMLError, read_yaml
 from tasks.ledger.revision import cache_of, object_of
 from tasks.runner.lock import entries_of
-from tasks.runner.recorded import claim_of, differences, forget_run, is_true, locked
+from tasks.runner.recorded import claim_of, differences, forget_run, is_true, locked_decisions
 
 LOOKED = Path(".scratch") / "entries.looked"  # its time is that of the last look
 TICK_NS = 20_000_000  # what a file's time may be late by
@@ -57,8 +57,8 @@ def false_locked(root: Path, entries: dict[str, Any]) -> dict[str, str]:
             found[address] = f"its output was made with {_words(_read(root, entry), entry)}"
         elif unseen:
             run = _run_of(root, entry)
-            if run and locked(run) != locked(entry):
-                found[address] = f"its output was made with {_words(locked(run), entry)}"
+            if run and locked_decisions(run) != locked_decisions(entry):
+                found[address] = f"its output was made with {_words(locked_decisions(run), entry)}"
             else:
                 names = ", ".join(name.lstrip(".") for name in unseen)
                 found[address] = f"its output may be of another {names}, which DVC's run cache does not see"
@@ -112,7 +112,9 @@ def _read(root: Path, entry: dict[str, Any]) -> dict[str, Any] | None:
 
 def _words(read: dict[str, Any] | None, entry: dict[str, Any]) -> str:
     """How what was read differs from the entry: `dedup.near.threshold: 0.6, not 0.9`."""
-    return ", ".join(differences(read, locked(entry))) if read else "other parameters or files than it records"
+    return (
+        ", ".join(differences(read, locked_decisions(entry))) if read else "other parameters or files than it records"
+    )
 
 
 def _run_of(root: Path, entry: dict[str, Any]) -> dict[str, Any] | None:

@@ -7,8 +7,8 @@ from dvc.output import Output
 from dvc.repo import Repo, lock_repo
 from dvc.stage import PipelineStage
 
-from flows.stage.whole_objects import put_objects_whole
 from flows.staleness.plan import Planned
+from flows.staleness.whole_objects import put_objects_whole
 
 
 def lost(repo: Repo, addresses: set[str]) -> list[PipelineStage]:

@@ -10,7 +10,7 @@ from flows.params.compose import check_targets
 from flows.staleness.changes import Change, blob_bytes, committed, only_words
 from flows.staleness.plan import Planned, make_plan, may_run
 from tasks.core.config import ConfigError, read_params
-from tasks.runner.answer import print_json, take_json
+from tasks.runner.answer import add_json_option, print_json
 from tasks.runner.git import git
 from tasks.runner.graph import closure
 from tasks.runner.key import locked_key
@@ -115,7 +115,7 @@ def main() -> int:
     """Exit code: 0 explained, 1 a run is going on, 2 no such stage."""
     parser = argparse.ArgumentParser(prog="tokenmill why", description=__doc__)
     parser.add_argument("stage")
-    take_json(parser)
+    add_json_option(parser)
     asked, root = parser.parse_args(), Path.cwd()
     try:
         check_targets(root, read_params(), [asked.stage])

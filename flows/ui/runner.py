@@ -14,7 +14,7 @@ from prefect.states import Crashed
 from flows.environment import ROOT
 from flows.pipeline.flow import pipeline
 from flows.pipeline.run_lock import LABEL, checkout, is_going_on
-from tasks.report.words import counted
+from tasks.report.words import pluralize
 
 NAME = "tokenmill"
 # A run that was asked to end is killed after these; Prefect itself allows 30 s.
@@ -92,7 +92,7 @@ async def serve() -> None:
     """Offer the pipeline until SIGTERM. One run at a time: two would write the same params.yaml, dvc.lock and data/."""
     lost = await close_lost_runs()
     if lost:
-        print(f"{counted(lost, 'run')} of an earlier `make ui` that was killed: marked as crashed", flush=True)
+        print(f"{pluralize(lost, 'run')} of an earlier `make ui` that was killed: marked as crashed", flush=True)
     runner = StoppableRunner()
     await runner.aadd_flow(pipeline, name=NAME, description=DESCRIPTION)
     await runner.start()

@@ -12,7 +12,7 @@ from pathspec import GitIgnoreSpec
 
 from flows.environment import environment
 from tasks.core.yaml import read_yaml
-from tasks.runner.git import ask, git
+from tasks.runner.git import git, run_git
 from tasks.runner.locks import lock
 
 PLACE = Path(".scratch") / "smoke"
@@ -39,7 +39,7 @@ def ours(root: Path) -> list[str]:
     """The files that git tracks or does not ignore, and those of a user's own folders in data/, by their names in the project;
     without a repository, those that .gitignore does not name."""
     found = set(own_data(root))
-    listed = ask(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", binary=True)
+    listed = run_git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", binary=True)
     if not listed.returncode:
         return sorted(found.union(filter(None, listed.stdout.decode().split("\0"))))
     ignored = GitIgnoreSpec.from_lines([*(root / ".gitignore").read_text().splitlines(), "/.dvc/tmp", "/.dvc/cache"])

@@ -18,7 +18,7 @@ from flows.params.outside import VARIANTS, bring_inputs
 from flows.workspaces.variant_table import changed, evaluated, table
 from flows.workspaces.worktree import share_data
 from tasks.core.config import ConfigError
-from tasks.runner.answer import print_json, take_json, words_aside
+from tasks.runner.answer import add_json_option, print_json, stdout_to_stderr
 from tasks.runner.git import forget_worktrees, git
 from tasks.runner.graph import read_graph
 from tasks.runner.locks import LOCKS, lock
@@ -139,7 +139,7 @@ def main() -> int:
     parser.add_argument("--name", default="")
     parser.add_argument("--revision", default="HEAD")
     parser.add_argument("--remove", action="store_true")
-    take_json(parser)
+    add_json_option(parser)
     asked, rest = parser.parse_known_args()
     root = Path.cwd()
     try:
@@ -158,7 +158,7 @@ def main() -> int:
             if asked.json:
                 print_json({"removed": asked.name})
             return 0
-        with words_aside(asked.json):
+        with stdout_to_stderr(asked.json):
             folder = make(root, asked.name, asked.revision)
     except ConfigError as error:
         print(error, file=sys.stderr)

@@ -21,14 +21,13 @@ ZLIB_MAGICS = (b"\x78\x01", b"\x78\x9c", b"\x78\xda")  # beside x^, with which a
 LZMA_MAGIC, LZMA_HEADER, LZMA_LONGEST = b"\x5d\0\0", 13, 1 << 38  # with bytes: more are none, as xz has it
 TAR_MAGIC, TAR_PLACE = b"ustar", 257
 SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".bz2": "bzip2", ".xz": "xz", ".lzma": "lzma"}
-ARROW = "call it .arrow and read its folder by the source `hugging_face`, or write it as Parquet"
 # What cannot be text, and how its name is said.
 OTHERS = {
     b"PK\x03\x04": "a zip archive: unpack it",
     b"PAR1": "Parquet: name it *.parquet and read it as that, or write JSON lines",
-    b"ARROW1\0\0": f"an Arrow file: {ARROW}",
+    b"ARROW1\0\0": "an Arrow file: write its rows as JSON lines or Parquet",
     b"FEA1\0\0\0\0": "Feather of the first kind: write it as Parquet",
-    b"\xff\xff\xff\xff": f"an Arrow stream: {ARROW}",
+    b"\xff\xff\xff\xff": "an Arrow stream: write its rows as JSON lines or Parquet",
     b"\x04\x22\x4d\x18": "lz4: unpack it",
     b"\x1f\x9d": "compressed by `compress` (.Z): unpack it",
     b"\x1f\xa0": "compressed by `compress -H` (.Z): unpack it",

@@ -10,7 +10,7 @@ from lm.shape import MASKED
 from tasks.about.finding import Finding
 from tasks.about.needs import needs_of
 from tasks.about.sections import Sections
-from tasks.about.training import check_shards, trains
+from tasks.about.training import check_shards, is_training_stage
 from tasks.runner.rooms import part_of
 
 
@@ -20,7 +20,7 @@ def contracts_of(stage: str, sections: Sections) -> Iterator[Finding]:
     room = part_of(stage, "contracts")
     if room:
         yield from room.contracts(sections)
-    elif trains(stage) and (work := needs_of(stage, sections).work):
+    elif is_training_stage(stage) and (work := needs_of(stage, sections).work):
         with torch.device("meta"):
             batch = work.step().batch
         yield from check_shards(stage, work.recipe, batch.rows, batch.together)

@@ -16,7 +16,7 @@ class Piece(NamedTuple):
     weight: float
 
 
-def shown(pieces: Sequence[Piece], coloured: bool) -> str:
+def render_example(pieces: Sequence[Piece], coloured: bool) -> str:
     """An example with its pieces coloured by their weights; without colours what is learned stands in brackets, a weight other
     than 1 behind it. Of the texts themselves a terminal obeys nothing."""
     pieces = [p._replace(text=harmless(p.text)) for p in pieces]

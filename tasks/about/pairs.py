@@ -12,7 +12,7 @@ from lm.pairs.base import SkippedRow
 from lm.pairs.files import Files, dialogues_in
 from lm.pairs.weak import Weak
 from tasks.about.finding import Finding
-from tasks.about.problem_lengths import check_room, check_split, conversations
+from tasks.about.problem_lengths import check_room, check_split, conversation_lengths
 from tasks.about.sections import Sections
 from tasks.about.shrink import Params, rows
 from tasks.about.training import check_shards
@@ -72,7 +72,7 @@ def lengths_of(stage: str, source: Any, problems: Any, shape: ModelConfig) -> tu
     have half of them: nobody has read them yet. Raises ConfigError where no prompt fits the context."""
     if not source.samples_model:
         return shape.context, shape.context // 2
-    known = conversations(problems, source.split, shape.vocab_size)
+    known = conversation_lengths(problems, source.split, shape.vocab_size)
     fitting = [prompt for prompt, _ in known if prompt + source.max_new_tokens <= shape.context]
     if not fitting:
         raise ConfigError(

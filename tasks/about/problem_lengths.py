@@ -17,18 +17,18 @@ from tasks.core.config import ConfigError
 
 
 @cache
-def conversations(problems: Any, split: Any, vocab_size: int) -> list[tuple[int, int]]:
+def conversation_lengths(problems: Any, split: Any, vocab_size: int) -> list[tuple[int, int]]:
     """(prompt, answer) of each problem in tokens, the special ones among them: as many as words, which is what a trained BPE
     makes of frequent ones, or as bytes where the vocabulary has no merges. Raises ConfigError where the files are missing."""
     try:
         examples: list[Example] = problems.examples(split)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    tokens = counter(vocab_size)
+    tokens = token_counter(vocab_size)
     return [(tokens(e.prompt) + 2, tokens(e.demonstration) + 1) for e in examples]
 
 
-def counter(vocab_size: int) -> Callable[[str], int]:
+def token_counter(vocab_size: int) -> Callable[[str], int]:
     """How many tokens a text has, about: as many as words, or as bytes where the vocabulary has no merges."""
     words = pre_tokenizers.Split(Regex(WORDS), "isolated")
 
@@ -41,7 +41,7 @@ def counter(vocab_size: int) -> Callable[[str], int]:
 def longest_prompt(stage: str, config: Any, splits: Sequence[str], shape: ModelConfig) -> int:
     """Tokens of the longest prompt that leaves room for the answer. Raises ConfigError when none does."""
     room = shape.context - config.max_new_tokens
-    prompts = [prompt for split in splits for prompt, _ in conversations(config.problems, split, shape.tokens)]
+    prompts = [prompt for split in splits for prompt, _ in conversation_lengths(config.problems, split, shape.tokens)]
     fitting = [prompt for prompt in prompts if prompt <= room]
     if not fitting:
         raise ConfigError(
@@ -57,7 +57,7 @@ def last_of(rows: int, length: int, counted: int) -> Tensor:
 
 def check_split(problems: Any, split: str, vocab_size: int) -> Iterator[Finding]:
     """A split has problems."""
-    if not conversations(problems, split, vocab_size):
+    if not conversation_lengths(problems, split, vocab_size):
         yield Finding(
             "params.yaml: problems", f"the split {split} has no problem", "put more problems into problems.folder"
         )
@@ -68,7 +68,7 @@ def check_room(
 ) -> Iterator[Finding]:
     """One prompt of the splits at least leaves room in the model's context for as many new tokens as the key asks for."""
     shape = sections.shape(model)
-    prompts = (prompt for split in splits for prompt, _ in conversations(problems, split, shape.tokens))
+    prompts = (prompt for split in splits for prompt, _ in conversation_lengths(problems, split, shape.tokens))
     shortest = min(prompts, default=0)
     if shortest + new_tokens > shape.context:
         yield Finding(

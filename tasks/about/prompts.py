@@ -33,7 +33,7 @@ def carries_prompt(sections: Sections, model: str | None) -> bool:
     return learned_prompt(sections, model) is not None
 
 
-def model_like(shape: ModelConfig, sections: Sections, start: str | None) -> Decoder:
+def model_with_prompt(shape: ModelConfig, sections: Sections, start: str | None) -> Decoder:
     """A model of this shape, with an empty prompt as large as the one that the model of the name `start` carries, if any."""
     made, method = Decoder(shape), learned_prompt(sections, start)
     if method is not None:

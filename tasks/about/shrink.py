@@ -15,7 +15,7 @@ def rows(recipe: Params, least: int) -> int:
     return parts * -(-least // parts)
 
 
-def narrow(shape: Params) -> Params:
+def narrow_shape(shape: Params) -> Params:
     """Shape with two layers, or as many as a pattern has, and a few narrow heads; what else the model has, and its context,
     stay. The vocabulary is the tokenizer's."""
     heads, kv_heads = shape.get("heads", 5), shape.get("kv_heads", 1)

@@ -4,7 +4,7 @@ trains for so many."""
 from pathlib import Path
 
 from tasks.about.shrink import Params
-from tasks.about.training import trains
+from tasks.about.training import is_training_stage
 from tasks.runner.rooms import config_of, part_of
 
 
@@ -13,7 +13,7 @@ def toy_of(stage: str, params: Params, folder: Path) -> Params:
     room = part_of(stage, "toy")
     if room and hasattr(room, "toy"):
         return room.toy(params, folder)
-    if not trains(stage):
+    if not is_training_stage(stage):
         return {}
     few = {"steps": 2} if "steps" in config_of(stage).model_fields else {}
     return {**few, "compile": "off"}

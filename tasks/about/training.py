@@ -16,7 +16,7 @@ from tasks.runner.rooms import config_of, room_of
 TOKENIZER_ROW, STATE = 60, 16
 
 
-def trains(stage: str) -> bool:
+def is_training_stage(stage: str) -> bool:
     """Whether a stage's section is a recipe of training."""
     return bool(room_of(stage)) and issubclass(config_of(stage), Recipe)
 

@@ -9,7 +9,7 @@ import sys
 
 from lm.settings import RUNNER
 from tasks.audit.traces import RECORDS
-from tasks.runner.answer import print_json, take_json
+from tasks.runner.answer import add_json_option, print_json
 from tasks.runner.graph import read_graph
 from tasks.runner.settings import AUDIT, TRACKING
 
@@ -18,7 +18,7 @@ def main() -> int:
     """Run one stage, audited, by its command; its output is put in place as ever. The exit code is the stage's."""
     parser = argparse.ArgumentParser(prog="tokenmill audit", description=__doc__)
     parser.add_argument("stage")
-    take_json(parser)
+    add_json_option(parser)
     asked, graph = parser.parse_args(), read_graph()
     address = asked.stage
     if address not in graph:

@@ -88,7 +88,7 @@ def make_part(work: Work, item: Any, folder: Path) -> None:
     os.replace(unfinished, folder)
 
 
-def put_in_place(made: Path, place: Path) -> None:
+def link_or_copy(made: Path, place: Path) -> None:
     """Give a file of a part another name, too: a part that lost it would be taken for whole by a killed stage's next run."""
     try:
         os.link(made, place)
@@ -105,10 +105,10 @@ def runner(jobs: int, least: int) -> Runner:
             return getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(f"{RUNNER.name}: {name!r} is no module:function: {error}") from None
-    return first_apart if jobs > 1 and is_limited() else here(processes(jobs, least))
+    return first_apart if jobs > 1 and is_limited() else local_runner(processes(jobs, least))
 
 
-def here(count: int) -> Runner:
+def local_runner(count: int) -> Runner:
     """Runner that uses `count` processes of this machine."""
     return partial(in_processes, count=count) if count > 1 else in_this_process
 
@@ -116,7 +116,7 @@ def here(count: int) -> Runner:
 def first_apart(work: Work, jobs: list[tuple[Any, Path]]) -> Iterator[int]:
     """The first part in a process of its own: what compiling takes, up to 220 MB, goes with it, and the code stays on disk."""
     yield from in_processes(work, jobs[:1], 1)
-    for number in here(processes(len(jobs) - 1))(work, jobs[1:]):
+    for number in local_runner(processes(len(jobs) - 1))(work, jobs[1:]):
         yield number + 1
 
 

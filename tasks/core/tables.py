@@ -106,13 +106,13 @@ def write_table(path: Path, table: pa.Table, encodings: dict[str, str] | None = 
         writer.write(table)
 
 
-def shard(table: Path, number: int) -> Path:
+def shard_path(table: Path, number: int) -> Path:
     """The file of a shard; the folder is made where it is missing."""
     table.mkdir(parents=True, exist_ok=True)
     return table / f"{number:05}.parquet"
 
 
-def shards(path: Path) -> list[Path]:
+def shard_paths(path: Path) -> list[Path]:
     """The files of a table, in order. Raises ConfigError when there is none, or one is missing."""
     files = [path] if path.is_file() else sorted(path.glob("*.parquet"))
     if not files or (path.is_dir() and files[-1].stem != f"{len(files) - 1:05}"):
@@ -122,23 +122,23 @@ def shards(path: Path) -> list[Path]:
 
 def count_rows(path: Path) -> int:
     """Rows of a table, read from the ends of its files."""
-    return sum(pq.read_metadata(file).num_rows for file in shards(path))
+    return sum(pq.read_metadata(file).num_rows for file in shard_paths(path))
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """The whole table, or some of its columns in this order."""
-    return pa.concat_tables([pq.read_table(file, columns=columns, partitioning=None) for file in shards(path)])
+    return pa.concat_tables([pq.read_table(file, columns=columns, partitioning=None) for file in shard_paths(path)])
 
 
 def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """The rows in order, a row group at a time."""
-    for each in shards(path):
+    for each in shard_paths(path):
         with pq.ParquetFile(each) as file:
             for group in range(file.num_row_groups):
                 yield from file.read_row_group(group, columns=columns).combine_chunks().to_batches()
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
+def prefetch(items: Iterator[T]) -> Iterator[T]:
     """The items, in order; a thread makes the next one while its user works on the one before."""
     end = object()
     with ThreadPoolExecutor(1) as pool:

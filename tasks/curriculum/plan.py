@@ -79,7 +79,7 @@ class Ranges:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DocumentOrder:
     """Documents in the order of training, by index, as often as they come; what has the same window (a number that never
     falls) may change places. window None: nothing may."""
 
@@ -100,7 +100,7 @@ class Prefixes:
 class Order(Protocol):
     """`(documents, tokens, seed) -> drawn`: documents of at least so many tokens, and no document more than that takes."""
 
-    def __call__(self, documents: Documents, tokens: int, seed: int) -> Drawn: ...
+    def __call__(self, documents: Documents, tokens: int, seed: int) -> DocumentOrder: ...
 
 
 class Prefix(Protocol):

@@ -13,7 +13,7 @@ from lm.config import Config, Seed, choice
 from lm.tokenizer import Tokenizer
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
-from tasks.core.tables import read_table, shards, write_table
+from tasks.core.tables import read_table, shard_paths, write_table
 from tasks.curriculum import methods, orders, prefixes
 from tasks.curriculum.measure import metrics_of
 from tasks.curriculum.orders import Shuffled
@@ -49,7 +49,7 @@ class CurriculumConfig(Config):
 
 def read_documents(path: Path) -> Documents:
     """The documents that are not held out."""
-    there = pq.read_schema(shards(path)[0]).names
+    there = pq.read_schema(shard_paths(path)[0]).names
     scored = [name for name in there if name.startswith("score_")]
     table = read_table(path, ["split", "source", "length", "bytes", *scored])
     rows = np.flatnonzero(pc.equal(table.column("split"), "train").to_numpy())

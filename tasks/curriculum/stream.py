@@ -22,7 +22,7 @@ def reach(lengths: np.ndarray, tokens: int) -> int:
     return min(int(np.searchsorted(np.cumsum(lengths), tokens)) + 1, len(lengths))
 
 
-def merged(streams: list[np.ndarray], seed: int, draw: int) -> np.ndarray:
+def interleave(streams: list[np.ndarray], seed: int, draw: int) -> np.ndarray:
     """All streams as one, each in its own order, at places drawn at random."""
     labels = np.repeat(np.arange(len(streams)), [len(stream) for stream in streams])
     places = np.argsort(labels[shuffled(len(labels), seed, (draw << 40) + 1)], kind="stable")
@@ -103,7 +103,7 @@ def shuffled_within_windows(
     )
 
 
-def cut(
+def cut_sequences(
     stream: Stream, firsts: np.ndarray, length: int, per_step: int, longest: int, seed: int, draw: int = 0
 ) -> Ranges:
     """Pieces of length + 1 tokens that begin at these tokens of the stream, a sequence each, shuffled within its windows.
@@ -132,7 +132,7 @@ def cut(
     )
 
 
-def joined(plans: list[Ranges], first_steps: list[int]) -> Ranges:
+def concat_plans(plans: list[Ranges], first_steps: list[int]) -> Ranges:
     """Plans one after another, the steps of each counted from its first."""
     later = [replace(plan, step=plan.step + first) for plan, first in zip(plans, first_steps, strict=True)]
     names = ("step", "sequence", "document", "offset", "length")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.core.tables import count_rows
-from tasks.dedup.documents import NO_CUTS, Found
+from tasks.dedup.documents import NO_CUTS, DedupResult
 
 
 def merged_cuts(cuts_K3: np.ndarray) -> np.ndarray:
@@ -41,7 +41,7 @@ class Decisions:
         rows = count_rows(table)
         return cls(np.ones(rows, dtype=bool), np.arange(rows), np.full(rows, -1, dtype=np.int8))
 
-    def add(self, slot: str, reason: str, found: Found) -> None:
+    def add(self, slot: str, reason: str, found: DedupResult) -> None:
         """What a method found among the rows that were left; a cluster that falls into another goes there with its members."""
         gone = self.keep_N & ~found.keep_N
         self.why_N[gone] = len(self.reasons)

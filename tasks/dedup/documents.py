@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.log import Log
-from tasks.core.tables import shards
+from tasks.core.tables import shard_paths
 
 NO_CUTS = np.zeros((0, 3), dtype=np.int64)
 
@@ -52,7 +52,7 @@ class Documents:
 
     @cached_property
     def shards(self) -> list[Shard]:
-        files = shards(self.table)
+        files = shard_paths(self.table)
         ends = np.cumsum([pq.read_metadata(file).num_rows for file in files])
         return [
             Shard(file, int(end - size), self.alive[end - size : end])
@@ -66,7 +66,7 @@ class Documents:
 
 
 @dataclass(frozen=True)
-class Found:
+class DedupResult:
     """first_N: the row of the first document of each one's cluster, its own where it is alone or was gone before.
     keep_N: which rows stay. cuts_K3: (row, begin, end), sorted, without overlaps: bytes to take out of rows that stay."""
 
@@ -84,4 +84,4 @@ class Method(Protocol):
 
     reason: ClassVar[str]
 
-    def __call__(self, documents: Documents, folder: Path, log: Log) -> Found: ...
+    def __call__(self, documents: Documents, folder: Path, log: Log) -> DedupResult: ...

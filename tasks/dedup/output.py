@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.log import Log
-from tasks.core.parts import LEAST, Facts, put_in_place
-from tasks.core.tables import Writer, ahead, read_batches, row_bytes, shard
+from tasks.core.parts import LEAST, Facts, link_or_copy
+from tasks.core.tables import Writer, prefetch, read_batches, row_bytes, shard_path
 from tasks.dedup.decisions import Decisions
 from tasks.dedup.documents import Documents
 
@@ -37,7 +37,7 @@ def write_output(table: Path, decisions: Decisions, out: Path, log: Log) -> Coun
     for number, part in enumerate(log.map(write_shard, items, "output", least=LEAST)):
         counts.update(part.facts)
         for name in TABLES:
-            put_in_place(part.folder / f"{name}.parquet", shard(out / name, number))
+            link_or_copy(part.folder / f"{name}.parquet", shard_path(out / name, number))
     return counts
 
 
@@ -65,7 +65,7 @@ def write_shard(item: Item, folder: Path) -> Facts:
             open_files.enter_context(Writer(folder / f"{name}.parquet", schema)) for name, schema in schemas
         ]
         decisions, named = Decisions.load(decided, reasons), Named(decided)
-        for batch in ahead(read_batches(path)):
+        for batch in prefetch(read_batches(path)):
             keep, reason, cluster = _decided(batch, row, decisions, named, counts)
             left, emptied = _cut(batch, row, keep, decisions.cuts_K3)
             keep, reason = keep & ~emptied, pc.if_else(pa.array(emptied), "emptied", reason)

@@ -14,13 +14,13 @@ from lm.model_folder import is_hugging_face
 from lm.sampler import rows_for
 from lm.training.batch import Batch, Metrics
 from tasks.about.problem_lengths import last_of, longest_prompt
-from tasks.about.prompts import model_like
+from tasks.about.prompts import model_with_prompt
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower, model_bytes
 from tasks.about.work import Sampling, StageNeeds, Step, Work
 from tasks.core.config import ConfigError
 from tasks.distill.answers import Demonstrations, Student
-from tasks.distill.step import Compared, Matched, loss_of
+from tasks.distill.step import ComparedRows, WeightedMatch, loss_of
 from tasks.distill.students import Given
 from tasks.distill.teachers import Past, Stored
 
@@ -59,17 +59,17 @@ def work(sections: Sections, student: ModelConfig) -> Work:
     texts, text_length = texts_of(sections), sections.plan_length()
     B, T = config.batch, prompt + config.max_new_tokens - 1
 
-    labels = config.teachers.labels(config.labels, 0, config.steps)
+    labels = config.teachers.label_weight(config.labels, 0, config.steps)
     stored = isinstance(config.teachers, Stored)
 
     def taught_by(teachers: list[Decoder], others: list[Decoder]) -> list[Decoder]:
         return others if config.teachers.follows else [*teachers, *others]
 
     def step() -> Step:
-        teachers = [] if stored else [model_like(teaches, sections, config.model).requires_grad_(False)]
+        teachers = [] if stored else [model_with_prompt(teaches, sections, config.model).requires_grad_(False)]
         model = Decoder(student)
         matching = None if stored else config.match.open(model, teachers[0], 0)
-        match = Matched(matching, matching.weight(0)) if matching else None
+        match = WeightedMatch(matching, matching.weight(0)) if matching else None
         others = [Decoder(each).requires_grad_(False) for each in beside(config.teachers, student)]
         answers_BT = torch.zeros((B, T), dtype=torch.int64)
         texts_BT = torch.zeros((texts, text_length), dtype=torch.int64)
@@ -110,13 +110,13 @@ def by_teacher(answers: Any) -> float:
     return 0.0 if isinstance(answers, Demonstrations) else 1 - by_student(answers)
 
 
-def compared(ids_RT: Tensor, counted: int, top_k: int = 0) -> Compared:
+def compared(ids_RT: Tensor, counted: int, top_k: int = 0) -> ComparedRows:
     """Rows of which the last `counted` predictions count; top_k: as many likeliest tokens of each are stored, 0: none are."""
     R, T = ids_RT.shape
     places_K = last_of(R, T, counted)
     K = len(places_K)
     stored = (torch.zeros((K, top_k), dtype=torch.int64), torch.zeros((K, top_k + 1))) if top_k else None
-    return Compared(ids_RT, places_K, ids_RT.flatten()[places_K], 1.0, stored)
+    return ComparedRows(ids_RT, places_K, ids_RT.flatten()[places_K], 1.0, stored)
 
 
 def beside(teachers: Any, student: ModelConfig) -> list[ModelConfig]:

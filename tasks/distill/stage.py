@@ -26,13 +26,13 @@ from tasks.distill import answers as kinds_of_answers
 from tasks.distill import divergences, matches, students
 from tasks.distill import teachers as kinds_of_teachers
 from tasks.distill.answers import Teacher
-from tasks.distill.answers.base import Asked
+from tasks.distill.answers.base import AnswerRequest
 from tasks.distill.matches import Unmatched
-from tasks.distill.step import Compared, Matched, loss_of, refuse_caps
+from tasks.distill.step import ComparedRows, WeightedMatch, loss_of, refuse_caps
 from tasks.distill.students import Sliced, Whole
-from tasks.distill.students.base import Beside
+from tasks.distill.students.base import StudentInputs
 from tasks.distill.teachers import Alone
-from tasks.distill.teachers.base import Fixed
+from tasks.distill.teachers.base import FixedTeachers
 from tasks.distill.teachers.stored import FromDisk, Targets, answers_of, check_text
 
 
@@ -110,7 +110,7 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
     )
     asking = DistillationBatches(problems, plan, config.batch, config.corpus_sequences, config.seed)
     teacher.to(device()).requires_grad_(False)
-    beside = Beside(
+    beside = StudentInputs(
         data / config.learner, tokenizer, lambda: asking.first_batches(teacher.config.context, tokenizer.pad_id)
     )
     student = config.student.build(teacher, config.seed, beside)
@@ -125,11 +125,11 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
 
     def compared(
         ids_RN: Tensor, mask_RT: Tensor, denominator: int, stored: tuple[Tensor, ...] | None = None
-    ) -> Compared:
+    ) -> ComparedRows:
         """Where the mask, which is in host memory, is not 0."""
         places_K, *theirs = to_device([places(mask_RT), *(stored or ())], device())
         targets_K = ids_RN[:, 1:].flatten()[places_K]
-        return Compared(ids_RN[:, :-1], places_K, targets_K, denominator, tuple(theirs) if stored else None)
+        return ComparedRows(ids_RN[:, :-1], places_K, targets_K, denominator, tuple(theirs) if stored else None)
 
     def answers_at(step: int, chosen: list[Conversation]) -> list[list[int]]:
         def sample(by_student: bool, prompts: list[list[int]], temperature: float) -> list[list[int]]:
@@ -140,11 +140,14 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
 
         coin = np.random.Generator(np.random.Philox(key=[config.seed, (1 << 42) + step])).random()
         prompts, shown = [each.prompt for each in chosen], [each.completion for each in chosen]
-        return config.answers(Asked(prompts, shown, coin, sample))
+        return config.answers(AnswerRequest(prompts, shown, coin, sample))
 
     def batch_at(step: int) -> Batch:
-        match = Matched(matching, matching.weight(step)) if matching else None
-        models, labels = taught.at(step, student), config.teachers.labels(config.labels, step, config.steps)
+        match = WeightedMatch(matching, matching.weight(step)) if matching else None
+        models, labels = (
+            taught.models_at(step, student),
+            config.teachers.label_weight(config.labels, step, config.steps),
+        )
         chosen, text, rows = asking.problems_at(step), asking.text_at(step), taught.stored(step)
         written = answers_at(step, chosen) if rows is None else answers_of(step, rows, chosen)
         conversations = [Conversation(one.prompt, ids) for one, ids in zip(chosen, written, strict=True)]
@@ -174,8 +177,12 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         length = max(mask_BT.shape[1], everywhere_BT.shape[1])
         return Batch(answered + len(text_BN), length, counted + everywhere_BT.numel(), loss, content=content, **hearing)
 
-    hearing: Any = {"traces": lambda: matching.sums, "after": matching.heard} if matching and matching.hears else {}
-    others = taught.at(0, student) if isinstance(taught, Fixed) else [teacher]
+    hearing: Any = (
+        {"traces": lambda: matching.sums, "after": matching.update_patience}
+        if matching and matching.needs_gradient_sums
+        else {}
+    )
+    others = taught.models_at(0, student) if isinstance(taught, FixedTeachers) else [teacher]
     targets = [taught.digest()] if isinstance(taught, FromDisk) else []
     trunks = log.trunks(
         config,
@@ -185,12 +192,12 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         lambda step: [
             [[each.prompt, each.completion] for each in asking.problems_at(step)],
             asking.text_at(step)[:, :-1],
-            config.teachers.labels(0.0, step, config.steps),
+            config.teachers.label_weight(0.0, step, config.steps),
         ],
     )
     train(student, config, config.steps, batch_at, log, trunks, [taught, *([matching] if matching else [])])
     if matching:
-        matching.take()
+        matching.remove_projection()
     save_model(data / "distill", student, tokenizer)
     share = student.num_parameters() / teacher.num_parameters()
     return {"steps": config.steps, "parameters": student.num_parameters(), "parameter_fraction": share}

@@ -26,7 +26,7 @@ def refuse_caps(*models: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedRows:
     """Rows whose predictions at places_K, in the rows laid end to end, are compared, and the tokens that follow there;
     `denominator` predictions are in the whole step. stored: what a teacher said there, as top_KL and logp_KC; None: teachers
     say it themselves."""
@@ -39,7 +39,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Matched:
+class WeightedMatch:
     """A match in a step in which it weighs this much, 0 for nothing."""
 
     matching: Matching
@@ -56,8 +56,8 @@ def shares_of(
     teachers: Sequence[Decoder],
     method: Any,
     labels: float,
-    compared: Compared,
-    match: Matched | None = None,
+    compared: ComparedRows,
+    match: WeightedMatch | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """(loss, its parts by their names) in nats at these places, over the denominator: (1 - labels) times the mean of the
     divergences from the teachers, and labels times the negative log-likelihood of the tokens that follow. Logits are made
@@ -72,14 +72,16 @@ def shares_of(
     if not len(compared.places_K):
         return none, found
     refuse_caps(student, *teachers)
-    with watched.watching(student) if watched else nullcontext([]) as mine:
+    with watched.capture(student) if watched else nullcontext([]) as mine:
         mine_KD = hidden_at(student, compared.ids_RT, compared.places_K)
     for number, teacher in enumerate(teachers if diverges else teachers[:1] if watched else ()):
-        seen = watched.watching(teacher) if watched and number == 0 else nullcontext([])
+        seen = watched.capture(teacher) if watched and number == 0 else nullcontext([])
         with torch.no_grad(), seen as theirs:
             theirs_KD = hidden_at(teacher, compared.ids_RT, compared.places_K)
         if theirs and watched and match:
-            found["match"] = watched.share(mine[0], theirs[0], compared.places_K, compared.denominator, match.weight)
+            found["match"] = watched.loss_share(
+                mine[0], theirs[0], compared.places_K, compared.denominator, match.weight
+            )
         if diverges:
             heads = student.head_weight, theirs_KD, teacher.head_weight
             part = linear_divergence(mine_KD, *heads, method, compared.denominator * len(teachers))
@@ -104,9 +106,9 @@ def loss_of(
     teachers: Sequence[Decoder],
     method: Any,
     labels: float,
-    answers: Compared,
-    text: Compared | None,
-    match: Matched | None = None,
+    answers: ComparedRows,
+    text: ComparedRows | None,
+    match: WeightedMatch | None = None,
 ) -> tuple[Tensor, Metrics]:
     """The sum of what answers and text have, each its own mean over the step, and each part as a figure."""
     share, parts = shares_of(student, teachers, method, labels, answers, match)

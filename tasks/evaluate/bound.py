@@ -82,6 +82,6 @@ def token_by_token(config: Any) -> list[str]:
     return [name for name, value in asked.items() if value] + ["max_overlap"] * (config.max_overlap is not None)
 
 
-def said_at_most(figures: dict[str, float]) -> dict[str, float]:
+def rename_as_bounds(figures: dict[str, float]) -> dict[str, float]:
     """The figures, those of the model's bits under a name that says what they are."""
     return {f"{AT_MOST}{name}" if name.startswith("bits_per_byte") else name: value for name, value in figures.items()}

@@ -29,7 +29,7 @@ OVERLAP = "overlap"  # the table of data/evaluate/<model>
 
 
 @dataclass(frozen=True)
-class Sought:
+class ContaminationTarget:
     """A text to look for: of a problem the question, with its answer; of a document all of it, without one."""
 
     id: str
@@ -37,9 +37,9 @@ class Sought:
     answer: str | None = None
 
 
-def of_problems(examples: Sequence[Example]) -> list[Sought]:
+def of_problems(examples: Sequence[Example]) -> list[ContaminationTarget]:
     """What is looked for of each problem."""
-    return [Sought(example.id, example.prompt, example.answer) for example in examples]
+    return [ContaminationTarget(example.id, example.prompt, example.answer) for example in examples]
 
 
 def training_texts(folder: Path, tokenizer: Tokenizer) -> Iterator[list[str]]:
@@ -51,7 +51,7 @@ def training_texts(folder: Path, tokenizer: Tokenizer) -> Iterator[list[str]]:
         yield [tokenizer.decode(tokens[row["start"] : row["start"] + row["length"]].tolist()) for row in some]
 
 
-def shares(sought: Sequence[Sought], training: Iterator[list[str]]) -> list[float]:
+def shares(sought: Sequence[ContaminationTarget], training: Iterator[list[str]]) -> list[float]:
     """The share of each text's grams that a document of training has; of a short question 1 where a line is its solution, else
     0, and 0 of what has nothing to look for."""
     from tasks.core.grams import bits_of, count_seen, folded_lengths, grams_of, mark, table_of
@@ -94,7 +94,7 @@ def _bare(text: str) -> str:
     return "".join(text.lower().split())
 
 
-def _solutions(sought: Sequence[Sought], whole: np.ndarray) -> dict[int, dict[str, list[tuple[str, int]]]]:
+def _solutions(sought: Sequence[ContaminationTarget], whole: np.ndarray) -> dict[int, dict[str, list[tuple[str, int]]]]:
     """Short questions with an answer, by their length and their text: (answer, row) of each."""
     found: dict[int, dict[str, list[tuple[str, int]]]] = defaultdict(lambda: defaultdict(list))
     for row, one in enumerate(sought):
@@ -113,7 +113,9 @@ def _solved(text: str, solutions: dict[int, dict[str, list[tuple[str, int]]]]) -
                     yield row
 
 
-def marked(kind: str, sought: Sequence[Sought], found: Sequence[float], above: float) -> list[dict[str, Any]]:
+def marked(
+    kind: str, sought: Sequence[ContaminationTarget], found: Sequence[float], above: float
+) -> list[dict[str, Any]]:
     """A row for each text: its share, and whether that is more than is borne."""
     return [
         {"kind": kind, "id": one.id, "share": share, "contaminated": share > above}
@@ -148,9 +150,9 @@ def bits_apart(rows: Sequence[dict[str, Any]], contaminated: Sequence[bool]) -> 
     return told
 
 
-def told_apart(
+def split_by_contamination(
     tables: Sequence[tuple[str, Sequence[Answer]]],
-    documents: Sequence[Sought],
+    documents: Sequence[ContaminationTarget],
     bits: Sequence[dict[str, Any]],
     training: Iterator[list[str]],
     above: float,

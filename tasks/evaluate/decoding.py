@@ -64,7 +64,7 @@ def point_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def figures_of_curve(curve: list[dict[str, Any]]) -> dict[str, float]:
+def curve_metrics(curve: list[dict[str, Any]]) -> dict[str, float]:
     """Metrics of every point, each behind the name of its strategy."""
     names = ("accuracy", "accuracy_low", "accuracy_high", "tokens", "passes")
     return {f"{CURVE}_{point['strategy']}_{name}": point[name] for point in curve for name in names}

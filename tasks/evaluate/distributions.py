@@ -20,7 +20,7 @@ FILE = "distributions.parquet"
 BYTES = 16 << 20
 
 
-def chosen(lengths: Sequence[int], most: int, vocabulary: int) -> list[tuple[int, int]]:
+def sample_positions(lengths: Sequence[int], most: int, vocabulary: int) -> list[tuple[int, int]]:
     """(document, place in it) of the tokens whose prediction is kept, from 1 on, evenly spaced over all predictions of
     documents of these lengths: `most` of them, fewer where the file would be larger than BYTES. The same whatever the model,
     so that two of one tokenizer are compared at the same places."""
@@ -44,7 +44,7 @@ class Distributions:
         self.logp_KV = np.zeros((len(places), vocabulary), np.float16)
         self._row = {place: row for row, place in enumerate(places)}
 
-    def see(self, windows: Sequence[Window], logits_NV: Tensor) -> None:
+    def collect(self, windows: Sequence[Window], logits_NV: Tensor) -> None:
         """Take what is wanted of these windows; logits of their counted predictions, one window after another."""
         first = 0
         for window in windows:

@@ -29,7 +29,7 @@ PIECE = 8  # tokens: what follows is filled up to a multiple
 
 
 @dataclass(frozen=True)
-class Asked:
+class LikelihoodRequest:
     """A text and what may follow it, as token ids, one at least of each. shared: so many tokens at its beginning are read once
     for all texts that begin with them."""
 
@@ -47,7 +47,7 @@ class _Kind(NamedTuple):
 
 @torch.inference_mode()
 def log_likelihoods(
-    model: Decoder, asked: Sequence[Asked], progress: Callable[[int, int, str], None]
+    model: Decoder, asked: Sequence[LikelihoodRequest], progress: Callable[[int, int, str], None]
 ) -> list[list[float]]:
     """Log-probability (nats) of all that may follow each text, given the text and what comes before in it.
 
@@ -57,7 +57,7 @@ def log_likelihoods(
     """
     context, done, total = model.config.context, 0, len(asked)
     found: list[list[float]] = [[0.0] * len(each.following) for each in asked]
-    kinds: dict[_Kind, list[tuple[int, Asked, list[int]]]] = defaultdict(list)
+    kinds: dict[_Kind, list[tuple[int, LikelihoodRequest, list[int]]]] = defaultdict(list)
     for place, one in enumerate(asked):
         for part, numbers in _fitting(one, context):
             rest = len(part.text) - part.shared
@@ -80,16 +80,16 @@ def log_likelihoods(
     return found
 
 
-def _fitting(asked: Asked, context: int) -> Iterator[tuple[Asked, list[int]]]:
+def _fitting(asked: LikelihoodRequest, context: int) -> Iterator[tuple[LikelihoodRequest, list[int]]]:
     """What is asked, in parts that fit the context, and the numbers of what follows in each: together where all do."""
     fits = [number for number, ids in enumerate(asked.following) if len(asked.text) + len(ids) - 1 <= context]
     if fits:
-        yield Asked(asked.text, [asked.following[number] for number in fits], asked.shared), fits
+        yield LikelihoodRequest(asked.text, [asked.following[number] for number in fits], asked.shared), fits
     for number, ids in enumerate(asked.following):
         if number not in fits:
             whole = [*asked.text, *ids][-(context + 1) :]
             cut = max(1, len(whole) - len(ids))
-            yield Asked(whole[:cut], [whole[cut:]]), [number]
+            yield LikelihoodRequest(whole[:cut], [whole[cut:]]), [number]
 
 
 def _read_beginning(model: Decoder, ids: tuple[int, ...]) -> Cache | None:
@@ -101,7 +101,9 @@ def _read_beginning(model: Decoder, ids: tuple[int, ...]) -> Cache | None:
     return cache
 
 
-def _of_texts(model: Decoder, kind: _Kind, beginning: Cache | None, parts: list[Asked]) -> list[list[float]]:
+def _of_texts(
+    model: Decoder, kind: _Kind, beginning: Cache | None, parts: list[LikelihoodRequest]
+) -> list[list[float]]:
     """Nats of all that may follow each of some texts of one kind."""
     device, shared = model.embedding.weight.device, len(kind.beginning)
     cache = model.new_cache(TEXTS, shared + kind.length, dtype_of_pass(model))

@@ -66,6 +66,6 @@ def counts_of(answers: list[Answer]) -> dict[str, Any]:
     return {"problems": len(answers), "invalid": sum(not a.score.valid for a in answers)}
 
 
-def figures_of_set(called: str, answers: list[Answer]) -> dict[str, float]:
+def set_metrics(called: str, answers: list[Answer]) -> dict[str, float]:
     """Metrics of a set, each behind its name."""
     return {f"{called}_{name}": value for name, value in (shares_of(answers) | counts_of(answers)).items()}

@@ -21,14 +21,21 @@ from tasks.core.tokens import check_tokens
 from tasks.evaluate import tasks
 from tasks.evaluate.accuracy import answer_all
 from tasks.evaluate.bits_per_byte import document_bits, gzip_bits, per_byte
-from tasks.evaluate.bound import AT_MOST, bound_bits, said_at_most, token_by_token
-from tasks.evaluate.contamination import CLEAN, CONTAMINATED, OVERLAP, Sought, told_apart, training_texts
+from tasks.evaluate.bound import AT_MOST, bound_bits, rename_as_bounds, token_by_token
+from tasks.evaluate.contamination import (
+    CLEAN,
+    CONTAMINATED,
+    OVERLAP,
+    ContaminationTarget,
+    split_by_contamination,
+    training_texts,
+)
 from tasks.evaluate.coverage import coverage, sampled_scores
-from tasks.evaluate.decoding import ANSWERS, CURVE, decode_all, figures_of_curve, point_of
-from tasks.evaluate.distributions import FILE, Distributions, chosen
+from tasks.evaluate.decoding import ANSWERS, CURVE, curve_metrics, decode_all, point_of
+from tasks.evaluate.distributions import FILE, Distributions, sample_positions
 from tasks.evaluate.likelihood import log_likelihoods
-from tasks.evaluate.sets import ProblemSet, counts_of, figures_of_set, shares_of, table_of, write_answers
-from tasks.evaluate.tasks.base import figures_of, rows_of_items
+from tasks.evaluate.sets import ProblemSet, counts_of, set_metrics, shares_of, table_of, write_answers
+from tasks.evaluate.tasks.base import accuracy_metrics, rows_of_items
 
 AnyTask: Any = choice(tasks)  # named before a field of the same name hides the module
 
@@ -129,10 +136,10 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
     documents = held_out(data / "tokenize", tokenizer)
     vocabulary = decoder.config.vocab_size
     ids = [document.ids for document in documents]
-    places = chosen([len(one) for one in ids], config.divergence_places if causal else 0, vocabulary)
+    places = sample_positions([len(one) for one in ids], config.divergence_places if causal else 0, vocabulary)
     kept = Distributions(places, vocabulary)
     bits = (
-        document_bits(decoder, ids, log.progress, seen=kept.see)
+        document_bits(decoder, ids, log.progress, seen=kept.collect)
         if causal
         else bound_bits(decoder, ids, config.bound_draws, log.progress)
     )
@@ -170,19 +177,19 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
         most = one.max_new_tokens or config.max_new_tokens
         found_of_set, _ = answer_all(decoder, tokenizer, one.problems, some, most, log.progress)
         write_answers(out / f"{table_of(one.called)}.parquet", found_of_set)
-        asked |= figures_of_set(one.called, found_of_set)
+        asked |= set_metrics(one.called, found_of_set)
         every_set.append((one.called, found_of_set))
     if config.max_overlap is not None:
-        sought = [Sought(document.id, document.text) for document in documents]
+        sought = [ContaminationTarget(document.id, document.text) for document in documents]
         training = training_texts(data / "tokenize", tokenizer)
-        overlaps, apart = told_apart(every_set, sought, rows, training, config.max_overlap)
+        overlaps, apart = split_by_contamination(every_set, sought, rows, training, config.max_overlap)
         write_table(out / f"{OVERLAP}.parquet", pa.Table.from_pylist(overlaps))
         asked |= apart
     for task in config.tasks:
         items = task.items(tokenizer, decoder.config, data)
         found = rows_of_items(items, log_likelihoods(decoder, [item.asked for item in items], log.progress))
         write_table(out / f"{task.label}.parquet", pa.Table.from_pylist(found))
-        asked |= figures_of(task.label, found)
+        asked |= accuracy_metrics(task.label, found)
     every: list[dict[str, Any]] = []
     curve: list[dict[str, Any]] = []
     for strategy in config.decoding:
@@ -194,11 +201,11 @@ def run(config: EvaluateConfig, data: Path, log: Log, model: str) -> dict[str, f
         write_table(out / f"{ANSWERS}.parquet", pa.Table.from_pylist(every))
         write_table(out / f"{CURVE}.parquet", pa.Table.from_pylist(curve))
     return {
-        **(per_byte(rows) if causal else said_at_most(per_byte(rows))),
+        **(per_byte(rows) if causal else rename_as_bounds(per_byte(rows))),
         **shares_of(answers),
         **covered,
         **asked,
-        **figures_of_curve(curve),
+        **curve_metrics(curve),
         **counts_of(answers),
         "held_out_documents": len(rows),
         "size_bytes": weights_bytes(folder),

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.core.parts import Facts
-from tasks.core.tables import Writer, ahead, read_batches
+from tasks.core.tables import Writer, prefetch, read_batches
 from tasks.filter.changes import CHANGED, rows_of_changed
 from tasks.filter.rule import Batch, Rule
 
@@ -70,7 +70,7 @@ def judge(batch: Batch, rules: dict[str, Rule], prepared: Path) -> Verdict:
 def judged(work: Work) -> Iterator[tuple[pa.RecordBatch, Verdict]]:
     """The rows of a shard, a batch at a time, each with what the rules say of it."""
     first = 0
-    for rows in ahead(read_batches(work.path, COLUMNS)):
+    for rows in prefetch(read_batches(work.path, COLUMNS)):
         batch = Batch(work.number, first, rows["source"], rows["text"], rows["meta"])
         yield rows, judge(batch, work.rules, work.prepared)
         first += rows.num_rows
@@ -89,7 +89,7 @@ def judge_shard(work: Work, folder: Path) -> Facts:
         Writer(folder / "dropped.parquet", DROPPED) as dropped,
         Writer(folder / "changed.parquet", CHANGED) as changed,
     ):
-        for rows, verdict in ahead(judged(work)):
+        for rows, verdict in prefetch(judged(work)):
             stays = undecided(verdict.reasons)
             columns = [rows["id"], rows["source"], verdict.texts, rows["meta"]]
             columns += [pa.array(verdict.scores[name], pa.float32()) for name in sorted(scores)]

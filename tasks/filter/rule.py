@@ -26,7 +26,7 @@ class Batch:
     def _kept(self) -> dict[str, Any]:
         return {}
 
-    def once(self, name: str, make: Callable[[pa.LargeStringArray], Any]) -> Any:
+    def cached(self, name: str, make: Callable[[pa.LargeStringArray], Any]) -> Any:
         """make(texts), made once for all the rules that ask for it under this name: one pass over the text serves them all."""
         if name not in self._kept:
             self._kept[name] = make(self.texts)

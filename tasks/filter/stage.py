@@ -9,8 +9,8 @@ from lm import problems
 from lm.config import Config, choice
 from tasks.core.config import Checkpoint, ConfigError, References, check_watched
 from tasks.core.log import Log
-from tasks.core.parts import Part, put_in_place
-from tasks.core.tables import shard, shards
+from tasks.core.parts import Part, link_or_copy
+from tasks.core.tables import shard_path, shard_paths
 from tasks.filter import methods
 from tasks.filter.judge import TABLES, Work, judge_shard
 from tasks.filter.methods import KeepAll
@@ -64,13 +64,13 @@ def run(config: FilterConfig, data: Path, log: Log) -> dict[str, float]:
     prepared = log.parts / "prepared"
     for slot, rule in rules.items():
         prepare(rule, Setting(source, config.problems, prepared / slot, log, Path(config.checkpoint.folder)))
-    files = shards(source)
+    files = shard_paths(source)
     works = [Work(number, path, rules, prepared) for number, path in enumerate(files)]
     parts = log.map(judge_shard, works, "shards")
     _check_any_left(parts)
     for number, part in enumerate(parts):
         for name in TABLES:
-            put_in_place(part.folder / f"{name}.parquet", shard(out / name, number))
+            link_or_copy(part.folder / f"{name}.parquet", shard_path(out / name, number))
     return metrics_of(parts)
 
 

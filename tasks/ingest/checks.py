@@ -15,14 +15,14 @@ MAX_ID_BYTES = 4096
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedRows:
     """The rows that are documents, their texts and ids proven to be UTF-8, and the others with the reason."""
 
     good: pa.RecordBatch
     rejected: list[Rejected]
 
 
-def check(batch: pa.RecordBatch, max_bytes: int | None) -> Checked:
+def check(batch: pa.RecordBatch, max_bytes: int | None) -> CheckedRows:
     """Sort a batch of sources.base.ROWS into documents and rejected rows; the first reason that holds is the one given."""
     rejected: list[Rejected] = []
     for reason, find in (
@@ -39,7 +39,7 @@ def check(batch: pa.RecordBatch, max_bytes: int | None) -> Checked:
         for row, start in zip(*_starts(batch.filter(bad)), strict=True):
             rejected.append(Rejected(row, reason, excerpt_of(start)))
         batch = batch.filter(pc.invert(bad))
-    return Checked(batch, sorted(rejected, key=lambda found: found.row))
+    return CheckedRows(batch, sorted(rejected, key=lambda found: found.row))
 
 
 def _starts(rows: pa.RecordBatch) -> tuple[list[int], list[bytes]]:

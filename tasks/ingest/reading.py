@@ -15,7 +15,7 @@ import xxhash
 from tasks.core.tables import Writer, row_bytes
 from tasks.core.texts import text_buffers
 from tasks.ingest.checks import check
-from tasks.ingest.runs import RUN, RunWriter, held
+from tasks.ingest.runs import RUN, RunWriter, worker_memory
 from tasks.ingest.sources.base import File, Rejected, Source
 from tasks.ingest.sources.rows import to_json
 
@@ -77,7 +77,7 @@ def read_piece(item: Piece, folder: Path) -> dict[str, Any]:
     (folder / "runs").mkdir()
     source, facts = item.source, Counter[str]()
     with (
-        RunWriter(folder / "runs", held()) as runs,
+        RunWriter(folder / "runs", worker_memory()) as runs,
         Writer(folder / "keys.parquet", KEYS) as keys,
         Writer(folder / "rejected.parquet", QUARANTINE) as writer,
     ):
@@ -114,14 +114,14 @@ def with_file(rows: pa.RecordBatch, name: str) -> pa.RecordBatch:
 
 
 @dataclass(frozen=True)
-class Made:
+class KeyedBatch:
     """A batch as it goes into a run, and its keys."""
 
     rows: pa.RecordBatch
     keys: pa.RecordBatch
 
 
-def with_keys(batch: pa.RecordBatch, label: str, file: str, before: int) -> Made:
+def with_keys(batch: pa.RecordBatch, label: str, file: str, before: int) -> KeyedBatch:
     """Give every row an id, where it has none one made of its text, and the hash of it. before: rows of the piece so far."""
     count, texts = batch.num_rows, batch.column("text")
     data, starts = text_buffers(texts)
@@ -148,7 +148,7 @@ def with_keys(batch: pa.RecordBatch, label: str, file: str, before: int) -> Made
     )
     sizes = [pa.array(np.diff(starts), pa.int64()), pa.array(row_bytes(rows))]
     keys = [hashes, named, pa.array(digests, pa.binary()), pa.array(metas, pa.uint64()), *sizes, numbers]
-    return Made(rows, pa.record_batch(keys, schema=KEYS))
+    return KeyedBatch(rows, pa.record_batch(keys, schema=KEYS))
 
 
 @dataclass

@@ -30,7 +30,7 @@ ROWS_A_BATCH, BYTES_A_BATCH = 4096, 1 << 20
 MOST_A_RUN, SHARE_OF_BUDGET = 256 << 20, 16
 
 
-def held() -> int:
+def worker_memory() -> int:
     """Bytes of rows that one worker may hold at a time."""
     return max(1 << 20, min(MOST_A_RUN, memory_budget() // (SHARE_OF_BUDGET * workers())))
 

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.parts import Facts
-from tasks.core.tables import Writer, shard
-from tasks.ingest.runs import RUN, RunWriter, bounds, gather, held, in_groups, read_runs
+from tasks.core.tables import Writer, shard_path
+from tasks.ingest.runs import RUN, RunWriter, bounds, gather, in_groups, read_runs, worker_memory
 
 DOCUMENTS = pa.schema(
     [("id", pa.string()), ("source", pa.string()), ("text", pa.large_string()), ("meta", pa.string())]
@@ -63,7 +63,7 @@ def make_shards(bucket: Bucket, folder: Path) -> Facts:
     low, high = bucket.shards[0][0], bucket.shards[-1][1]
     for runs in bucket.runs:
         for batch in read_runs(runs.folder, low, high):
-            taken = batch if runs.cut is None else before(batch, runs.cut)
+            taken = batch if runs.cut is None else rows_before(batch, runs.cut)
             hashes = taken.column("hash").to_numpy()
             for number, edges in enumerate(bucket.shards):
                 begin, end = bounds(hashes, *edges)
@@ -76,7 +76,7 @@ def make_shards(bucket: Bucket, folder: Path) -> Facts:
     return {"shards": len(rows)}
 
 
-def before(batch: pa.RecordBatch, cut: Cut) -> pa.RecordBatch:
+def rows_before(batch: pa.RecordBatch, cut: Cut) -> pa.RecordBatch:
     """The rows that come before the cut in canonical order."""
     hashes, ids = batch.column("hash"), batch.column("id")
     edge = pa.scalar(cut.hash, pa.uint64())
@@ -90,8 +90,8 @@ def write_shard(folder: Path, number: int, pieces: list[tuple[str, pa.RecordBatc
     keys = pa.Table.from_batches([batch.select(["hash", "id"]) for batch in rows])
     order = pc.sort_indices(keys, [("hash", "ascending"), ("id", "ascending")]).to_numpy().astype(np.int64)
     with (
-        Writer(shard(folder / "documents", number), DOCUMENTS) as documents,
-        Writer(shard(folder / "origins", number), ORIGINS) as origins,
+        Writer(shard_path(folder / "documents", number), DOCUMENTS) as documents,
+        Writer(shard_path(folder / "origins", number), ORIGINS) as origins,
     ):
         for group in in_groups(rows, order):
             found = gather(rows, group)
@@ -105,7 +105,7 @@ def renumber(item: tuple[Path, Path], folder: Path) -> Facts:
     names = pq.read_table(renamed).combine_chunks()
     numbers = names.column("number").to_numpy()
     (folder / "runs").mkdir()
-    with RunWriter(folder / "runs", held()) as writer:
+    with RunWriter(folder / "runs", worker_memory()) as writer:
         for batch in read_runs(runs):
             writer.add(with_names(batch, names, numbers))
     return {"renamed": len(numbers)}

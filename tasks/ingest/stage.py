@@ -19,11 +19,11 @@ from lm.config import Config, Seed, choice
 from lm.inputs.hashed import read_ignored, scan_dependency
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
-from tasks.core.parts import Part, put_in_place, workers
-from tasks.core.tables import Writer, read_batches, shard, shards, write_table
+from tasks.core.parts import Part, link_or_copy, workers
+from tasks.core.tables import Writer, read_batches, shard_path, shard_paths, write_table
 from tasks.ingest import sources
 from tasks.ingest.reading import Piece, pieces, read_piece
-from tasks.ingest.runs import held
+from tasks.ingest.runs import worker_memory
 from tasks.ingest.shards import ORIGINS, Runs, buckets, make_shards, renumber
 from tasks.ingest.sources.base import File
 from tasks.ingest.sources.files import is_url
@@ -132,7 +132,7 @@ def write_documents(config: IngestConfig, items: list[Piece], parts: list[Part],
     for piece, part in zip(renamed, renumbered, strict=True):
         runs[piece] = part.folder / "runs"
     sorted_runs = [Runs(path, label, cuts.get(label)) for path, label in zip(runs, labels, strict=True)]
-    at_once = min(held(), sum(size for *_, size in places) // workers())
+    at_once = min(worker_memory(), sum(size for *_, size in places) // workers())
     together = list(buckets(places, sorted_runs, at_once))
     # another amount of memory may gather other shards together
     made = log.map(make_shards, together, f"shards-{digest_of(together)}", "bucket")
@@ -180,8 +180,8 @@ def place_shards(made: list[Part], out: Path) -> None:
     number = 0
     with Writer(out / "origins.parquet", ORIGINS) as origins:
         for part in made:
-            for file in shards(part.folder / "documents"):
-                put_in_place(file, shard(out / "documents", number))
+            for file in shard_paths(part.folder / "documents"):
+                link_or_copy(file, shard_path(out / "documents", number))
                 number += 1
             for batch in read_batches(part.folder / "origins"):
                 origins.write(batch)

@@ -12,7 +12,7 @@ from tasks.ledger.revision import data_of
 from tasks.ledger.run import Run
 from tasks.ledger.steps import documents_of, ranges_of, token_at
 from tasks.ledger.suspects import suspects
-from tasks.runner.answer import print_json, take_json
+from tasks.runner.answer import add_json_option, print_json
 from tasks.runner.columns import aligned
 
 EXCERPT, TOKENS_SHOWN = 100, 40  # characters of a text, and tokens of a document that are decoded for it
@@ -30,7 +30,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--removed", help="a reason, or its kind (what stands before a colon)")
     parser.add_argument("--licences", action="store_true", help="tokens by licence and source")
     parser.add_argument("--suspects", action="store_true", help="documents whose sequences made the loss spike")
-    take_json(parser)
+    add_json_option(parser)
     asked = parser.parse_args(given)
     if (asked.position is not None and asked.sequence is None) or (asked.sequence is not None and asked.step is None):
         parser.error("--position needs --sequence, and --sequence needs --step")
@@ -62,7 +62,7 @@ def answer(asked: argparse.Namespace, run: Run) -> list[str]:
     return of_suspects(run)
 
 
-def facts(asked: argparse.Namespace, run: Run) -> Any:
+def json_answer(asked: argparse.Namespace, run: Run) -> Any:
     """Answer for programs: rows as objects, texts whole."""
     if asked.position is not None:
         return token_at(run, asked.step, asked.sequence, asked.position)
@@ -155,7 +155,7 @@ def main(given: list[str] | None = None) -> int:
             there = Path(asked.run)
             data = there if there.is_dir() else data_of(Path(), asked.run, Path(folder))
             if asked.json:
-                print_json(facts(asked, Run(data)))
+                print_json(json_answer(asked, Run(data)))
             else:
                 print("\n".join(answer(asked, Run(data))))
     except (ConfigError, ValueError) as error:

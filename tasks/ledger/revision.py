@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lm.config import ConfigError
 from tasks.core.yaml import parse_yaml
-from tasks.runner.git import ask
+from tasks.runner.git import run_git
 
 
 def data_of(root: Path, revision: str, into: Path) -> Path:
@@ -14,7 +14,7 @@ def data_of(root: Path, revision: str, into: Path) -> Path:
 
     Raises ConfigError where the revision has no dvc.lock, or the cache nothing of it.
     """
-    shown = ask(root, "show", f"{revision}:dvc.lock")
+    shown = run_git(root, "show", f"{revision}:dvc.lock")
     if shown.returncode:
         raise ConfigError(f"RUN={revision}: neither a data folder nor a git revision with a dvc.lock")
     objects, linked = cache_of(root) / "files" / "md5", 0

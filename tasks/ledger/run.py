@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from lm.config import ConfigError
 from lm.tokenizer import Tokenizer
 from tasks.core.process import memory_budget, threads
-from tasks.core.tables import shards
+from tasks.core.tables import shard_paths
 
 # Where each table is below data/, and its columns, which it has also where no stage has written it.
 TABLES = {
@@ -109,5 +109,5 @@ def files_of(path: Path) -> list[Path]:
     """The files of a table at this place, a folder or one file of that name; none where there is neither."""
     for place in (path, path.with_name(f"{path.name}.parquet")):
         if place.exists() and (place.is_file() or any(place.glob("*.parquet"))):
-            return shards(place)
+            return shard_paths(place)
     return []

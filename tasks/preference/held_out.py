@@ -12,7 +12,7 @@ from tasks.preference.logps import side_logps
 from tasks.preference.losses.base import Logps
 
 
-def before(pairs: PairTable) -> dict[str, float]:
+def metrics_before(pairs: PairTable) -> dict[str, float]:
     """Number of pairs held out, and the share of them whose chosen answer is likelier a token than the rejected one, under the
     start model."""
     held = pairs.places(held_out=True)
@@ -22,7 +22,7 @@ def before(pairs: PairTable) -> dict[str, float]:
     return {"held_out_pairs": len(held), "held_out_accuracy_before": likelier(pairs, held, reference)}
 
 
-def after(pairs: PairTable, loss: Any, model: Decoder, tokenizer: Tokenizer) -> dict[str, float]:
+def metrics_after(pairs: PairTable, loss: Any, model: Decoder, tokenizer: Tokenizer) -> dict[str, float]:
     """Share of pairs held out whose chosen answer is likelier a token now; and by the loss's own margin, which is 0 for all
     before training where it compares with the start model, the share above 0 and the mean."""
     held = pairs.places(held_out=True)

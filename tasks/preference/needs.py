@@ -7,7 +7,7 @@ from lm.model import ModelConfig
 from lm.training.batch import Batch, Metrics
 from tasks.about.pairs import lengths_of
 from tasks.about.problem_lengths import last_of
-from tasks.about.prompts import folder_bytes, model_like, states_bytes
+from tasks.about.prompts import folder_bytes, model_with_prompt, states_bytes
 from tasks.about.sections import Sections
 from tasks.about.training import lower
 from tasks.about.work import StageNeeds, Step, Work
@@ -29,7 +29,7 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
     B, T = 2 * config.batch, longest - 1
 
     def step() -> Step:
-        model, ids_BN = model_like(shape, sections, config.model), torch.zeros((B, T + 1), dtype=torch.int64)
+        model, ids_BN = model_with_prompt(shape, sections, config.model), torch.zeros((B, T + 1), dtype=torch.int64)
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             R = rows.stop - rows.start

@@ -25,7 +25,7 @@ from tasks.core.config import StartModel
 from tasks.core.log import Log
 from tasks.core.tables import write_table
 from tasks.preference import losses
-from tasks.preference.held_out import after, before
+from tasks.preference.held_out import metrics_after, metrics_before
 from tasks.preference.logps import answer_logps
 from tasks.preference.prepared import prepared
 from tasks.preference.step import loss_of
@@ -51,7 +51,7 @@ class Learning:
         config = self._config
         return [self._learned[i] for i in sample_indices(step, config.batch, len(self._learned), config.seed)]
 
-    def seen(self, step: int) -> list[Any]:
+    def step_data(self, step: int) -> list[Any]:
         """Everything that decides a step, given the weights: the conversations, and what the start model makes of them."""
         rows = self.chosen_at(step)
         answers = [self._pairs.conversation(side, place) for place in rows for side in SIDES]
@@ -107,18 +107,18 @@ def run(config: PreferenceConfig, data: Path, log: Log) -> dict[str, float]:
         found = prepared(config, model, tokenizer, log)
     put_prompt(model, config.soft_prompt)  # the start model is the one without
     learning = Learning(config, model, tokenizer, found)
-    trunks = log.trunks(config, config.steps, [model], [tokenizer.to_json()], learning.seen)
+    trunks = log.trunks(config, config.steps, [model], [tokenizer.to_json()], learning.step_data)
     with Prefetcher(learning.fetch, learning.batch_of, config.steps, model.embedding.weight.device) as batch_at:
         train(model, config, config.steps, batch_at, log, trunks)
     with autocast(config.precision, device()):
-        now = after(found, config.loss, model, tokenizer)
+        now = metrics_after(found, config.loss, model, tokenizer)
     save_model(data / "preference", model, tokenizer)
     found.write(data / "preference", write_table)
     reasons = found.reasons()
     return {
         "steps": config.steps,
         "pairs": len(found.places(held_out=False)),
-        **before(found),
+        **metrics_before(found),
         **now,
         "quarantined": sum(reasons.values()),
         **{f"quarantined_{reason}": count for reason, count in reasons.items()},

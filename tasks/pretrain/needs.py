@@ -19,8 +19,8 @@ from tasks.about.training import STATE, checkpoint_bytes, lower, model_bytes
 from tasks.about.work import StageNeeds, Step, Work
 from tasks.core.config import CHECKPOINT, ConfigError
 from tasks.pretrain.objectives import Salt
-from tasks.pretrain.objectives.base import At
-from tasks.pretrain.objectives.salt import Helped
+from tasks.pretrain.objectives.base import LossPosition
+from tasks.pretrain.objectives.salt import SaltLoss
 from tasks.pretrain.step import loss_of
 
 
@@ -57,7 +57,7 @@ def smaller(folder: Path) -> ModelConfig:
 def needs(sections: Sections) -> StageNeeds:
     """Raises ConfigError for a plan without a step, or with sequences longer than the context."""
     made = shape(sections)
-    checkpoints = checkpoint_bytes(made) + 2.0 * STATE * sections["pretrain"].objective.brought(made)
+    checkpoints = checkpoint_bytes(made) + 2.0 * STATE * sections["pretrain"].objective.added_parameters(made)
     asked = work(sections, made)
     growth = sections["pretrain"].growth
     if growth.grows:
@@ -89,13 +89,13 @@ def work(sections: Sections, made: ModelConfig) -> Work:
 
     def step() -> Step:
         model, ids_BN = kind(made), torch.zeros((B, T + 1), dtype=torch.int64)
-        config.objective.bring(model, 0)
+        config.objective.add_modules(model, 0)
         objective, part = config.objective, 1.0
         frozen: tuple[Decoder, ...] = ()
         if small:
-            objective, part = Helped(config.objective, Decoder(small)), config.objective.helped(total)
+            objective, part = SaltLoss(config.objective, Decoder(small)), config.objective.share_of_steps(total)
             frozen = (objective.small,)
-        at = At(step=0, steps=total)
+        at = LossPosition(step=0, steps=total)
         loss = lambda rows: loss_of(objective, model, ids_BN, None, rows, B * T, at=at)  # noqa: E731
         growth = config.growth if config.growth.grows else None
         return Step(model, Batch(B, T, B * T, loss), frozen=frozen, frozen_part=part, growth=growth)

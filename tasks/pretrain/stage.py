@@ -29,7 +29,7 @@ from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
 from tasks.core.tables import read_table
 from tasks.pretrain import growths, objectives, starts
-from tasks.pretrain.objectives.base import At
+from tasks.pretrain.objectives.base import LossPosition
 from tasks.pretrain.step import loss_of
 from tasks.pretrain.window_warmup import Windows, WindowWarmup
 
@@ -106,10 +106,10 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
         config.growth.check(model.config)
     model.to(device())
     try:
-        objective = config.objective.opened(Path(config.checkpoint.folder), tokenizer, model, longest)
+        objective = config.objective.with_checkpoint(Path(config.checkpoint.folder), tokenizer, model, longest)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    config.objective.bring(model, config.seed)
+    config.objective.add_modules(model, config.seed)
     documents = read_table(data / "tokenize" / "documents.parquet", ["length", "bytes"]).to_pydict()
     bits_per_byte = sum(documents["length"]) / max(sum(documents["bytes"]), 1) / math.log(2)
     losses = SequenceLosses((log.scratch or data / "pretrain") / LOSSES, plan.sequences)
@@ -128,7 +128,7 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
         (ids_BN, counts_BT, bounds), (tokens_BN, counted_BT, _) = host, here
         B, T = ids_BN.shape[0], ids_BN.shape[1] - 1
         tokens = B * T if counts_BT is None else int(counts_BT.sum())
-        at = At(config.seed, step, plan.steps)
+        at = LossPosition(config.seed, step, plan.steps)
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             counted = None if counted_BT is None else counted_BT[rows]

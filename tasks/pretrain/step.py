@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lm.model import Decoder
 from lm.training.batch import Metrics
-from tasks.pretrain.objectives.base import FIRST, At
+from tasks.pretrain.objectives.base import FIRST, LossPosition
 
 
 def loss_of(
@@ -18,7 +18,7 @@ def loss_of(
     denominator: int,
     counted_RT: Tensor | None = None,
     each_RT: Tensor | None = None,
-    at: At = FIRST,
+    at: LossPosition = FIRST,
 ) -> tuple[Tensor, Metrics]:
     """The objective's loss (nats) and metrics of R rows out of B, over the denominator of the whole step.
 

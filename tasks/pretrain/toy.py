@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tasks.about.shrink import Params, narrow
+from tasks.about.shrink import Params, narrow_shape
 
 
 def toy(params: Params, folder: Path) -> Params:
@@ -20,4 +20,12 @@ def toy(params: Params, folder: Path) -> Params:
     objective = {"objective": {"name": "next_token"}} if taught else {}
     warmup = section.get("window_warmup", {})
     windows = {"window_warmup": {**warmup, "steps": 1}} if warmup.get("steps") else {}
-    return {"model": narrow(section["model"]), "compile": "off", **samples, **start, **growth, **objective, **windows}
+    return {
+        "model": narrow_shape(section["model"]),
+        "compile": "off",
+        **samples,
+        **start,
+        **growth,
+        **objective,
+        **windows,
+    }

@@ -22,7 +22,7 @@ def matrices_of(model: Decoder) -> list[str]:
 
 
 @torch.no_grad()
-def emptied(model: Decoder, way: Any, batches: list[Batch], progress: Callable[[int, int, str], None]) -> None:
+def prune_matrices(model: Decoder, way: Any, batches: list[Batch], progress: Callable[[int, int, str], None]) -> None:
     """Empty the matrices in place, block by block: later ones for what the earlier ones have become. Raises ValueError naming
     the weight that cannot be."""
     names, done = matrices_of(model), 0
@@ -51,7 +51,7 @@ def emptied_together(model: Decoder, share: float) -> None:
         weight.masked_fill_(part.view_as(weight), 0)
 
 
-def essential(
+def essential_sparsity(
     model: Decoder, batches: list[Batch], progress: Callable[[int, int, str], None]
 ) -> tuple[list[dict[str, float]], float]:
     """(share that went and nats, a row each; the largest share at which nats have grown by no more than TOLERATED, 0 where none

@@ -23,7 +23,7 @@ from tasks.core.tokens import check_tokens
 from tasks.prune import layers as layer_scores
 from tasks.prune import weights as ways
 from tasks.prune.nats import nats_of
-from tasks.prune.sparse import emptied, essential
+from tasks.prune.sparse import essential_sparsity, prune_matrices
 from tasks.prune.weights import Whole
 
 
@@ -66,7 +66,7 @@ def prune(model: Decoder, config: PruneConfig, batches: list[Batch], log: Log) -
         check("ffn_width", config.ffn_width or shape.ffn_width, shape.ffn_width)
         model = with_units(model, config.heads, config.ffn_width, config.unit_score, batches, "prune")
     if config.weights != Whole():
-        emptied(model, config.weights, batches, log.progress)
+        prune_matrices(model, config.weights, batches, log.progress)
     return model
 
 
@@ -93,7 +93,7 @@ def run(config: PruneConfig, data: Path, log: Log) -> dict[str, float]:
     before = {"parameters_before": model.num_parameters(), "nats_before": nats_of(model, batches)}
     told: dict[str, Any] = {}
     if config.sparsities:
-        table, told["essential_share"] = essential(model, batches, log.progress)
+        table, told["essential_share"] = essential_sparsity(model, batches, log.progress)
         write_table(target / "sparsities.parquet", pa.Table.from_pylist(table))
     with torch.no_grad():
         model = prune(model, config, batches, log)

@@ -137,7 +137,7 @@ def run(config: QuantizeConfig, data: Path, log: Log) -> dict[str, float]:
         batches = calibration_batches(
             model, tokenizer, prompts, plan, config.calibration, config.seed, "quantize.calibration"
         )
-    bits = config.width.given(model, config.method, batches, log.progress, trained)
+    bits = config.width.choose_bits(model, config.method, batches, log.progress, trained)
     try:
         packed = quantize(model, config, bits, trained, batches, log)
     except ValueError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 
 from tasks.core.config import ConfigError
-from tasks.runner.answer import one_or_more, print_json, take_json
+from tasks.runner.answer import add_json_option, one_or_more, print_json
 from tasks.runner.harmless import harmless
 
 LINES = 12
@@ -85,7 +85,7 @@ def main() -> int:
     parser.add_argument("stage", nargs="?", default="filter")
     parser.add_argument("reason", nargs="?")
     parser.add_argument("--count", type=one_or_more, default=5)
-    take_json(parser)
+    add_json_option(parser)
     given = parser.parse_args()
     folder, width = Path("data") / given.stage, shutil.get_terminal_size((160, 40)).columns
     try:

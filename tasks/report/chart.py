@@ -44,7 +44,7 @@ def line_chart(points: Points, label: str, x_label: str = "step") -> str:
     else:
         parts.append(_line("raw", [at(*p) for p in thinned(points, DRAWN)]))
         parts.append(_line("smooth", [at(*p) for p in thinned(smooth, DRAWN)]))
-    parts += _hover(spread(list(zip(points, smooth, strict=True)), HOVERED), at, x_label)
+    parts += _hover(spread_evenly(list(zip(points, smooth, strict=True)), HOVERED), at, x_label)
     return "".join([*parts, "</svg>"])
 
 
@@ -75,7 +75,7 @@ def thinned(points: Points, most: int) -> Points:
     return [points[j] for j in sorted({0, *kept, len(points) - 1})]
 
 
-def spread(items: list, most: int) -> list:
+def spread_evenly(items: list, most: int) -> list:
     """At most `most` of the items, evenly, the first and the last among them."""
     if len(items) <= most:
         return items

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.tables import count_rows, read_table, shards
-from tasks.report.words import short
+from tasks.core.tables import count_rows, read_table, shard_paths
+from tasks.report.words import truncate
 from tasks.runner.json_lines import lines_of
 
 SHOWN = 5
@@ -37,13 +37,13 @@ class Answer:
     verdict: str
 
 
-def kept(folder: Path) -> list[Example]:
+def kept_documents(folder: Path) -> list[Example]:
     """SHOWN documents, evenly spread over the shards of documents; none where there are no shards."""
     path = folder / "documents"
     if not is_table(path):
         return []
     rows = rows_at(path, evenly(range(count_rows(path)), SHOWN))
-    return [Example(r["id"], r["source"], "", short(r["text"])) for r in rows]
+    return [Example(r["id"], r["source"], "", truncate(r["text"])) for r in rows]
 
 
 def is_table(path: Path) -> bool:
@@ -51,17 +51,17 @@ def is_table(path: Path) -> bool:
     return path.is_file() or any(path.glob("*.parquet"))
 
 
-def dropped(folder: Path) -> list[Example]:
+def dropped_documents(folder: Path) -> list[Example]:
     """SHOWN dropped documents, the commonest reasons first, one of each reason before a second of any."""
     for name, (identity, text) in DROPPED.items():
         if is_table(folder / name):
             reasons = read_table(folder / name, ["reason"])["reason"].to_pylist()
             rows = rows_at(folder / name, over_reasons(reasons, SHOWN))
-            return [Example(r[identity] or "", r["source"], r["reason"], short(r[text] or "")) for r in rows]
+            return [Example(r[identity] or "", r["source"], r["reason"], truncate(r[text] or "")) for r in rows]
     return []
 
 
-def answers(folder: Path, each: int = 4) -> list[Answer]:
+def sample_answers(folder: Path, each: int = 4) -> list[Answer]:
     """`each` right and `each` other answers, evenly spread over answers.parquet."""
     path = folder / "answers.parquet"
     if not path.exists():
@@ -70,7 +70,9 @@ def answers(folder: Path, each: int = 4) -> list[Answer]:
     right = [i for i, r in enumerate(rows) if r["valid"] and r["score"] >= 1]
     other = [i for i, r in enumerate(rows) if not (r["valid"] and r["score"] >= 1)]
     chosen = [rows[i] for group in (right, other) for i in evenly(group, each)]
-    return [Answer(short(r["prompt"]), short(r["completion"]), short(r["answer"]), _verdict(r)) for r in chosen]
+    return [
+        Answer(truncate(r["prompt"]), truncate(r["completion"]), truncate(r["answer"]), _verdict(r)) for r in chosen
+    ]
 
 
 def samples(folder: Path) -> tuple[int, dict[str, str]] | None:
@@ -78,7 +80,7 @@ def samples(folder: Path) -> tuple[int, dict[str, str]] | None:
     path = folder / "samples.jsonl"
     lines = lines_of(path.read_text(encoding="utf-8")) if path.exists() else []
     last = json.loads(lines[-1]) if lines else None
-    return (last["step"], {short(p): short(t) for p, t in last["texts"].items()}) if last else None
+    return (last["step"], {truncate(p): truncate(t) for p, t in last["texts"].items()}) if last else None
 
 
 def _verdict(row: dict) -> str:
@@ -115,7 +117,7 @@ def rows_at(path: Path, wanted: list[int]) -> list[dict]:
         return []
     found: dict[int, dict] = {}
     first = 0
-    for shard in shards(path):
+    for shard in shard_paths(path):
         with pq.ParquetFile(shard) as file:
             for group in range(file.num_row_groups):
                 count = file.metadata.row_group(group).num_rows

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.report.paired import Beside
+from tasks.report.paired import ModelComparison
 from tasks.report.read import Stage
 
 
 @dataclass(frozen=True)
-class Place:
+class FrontierPoint:
     """A model. bits: of a weight, stored; tokens_per_second and memory (bytes): of its evaluation, facts of this machine;
     dominated: whether another is no larger and answers no less, and is not the same in both."""
 
@@ -18,7 +18,7 @@ class Place:
     bytes: float
     bits: float | None
     accuracy: float
-    beside: Beside | None
+    beside: ModelComparison | None
     tokens_per_second: float | None
     memory: float | None
     dominated: bool
@@ -28,13 +28,13 @@ class Place:
         return {"bits_per_weight": self.bits, "dominated": self.dominated}
 
 
-def frontier(stages: Sequence[Stage], beside: dict[str, Beside]) -> list[Place]:
+def frontier(stages: Sequence[Stage], beside: dict[str, ModelComparison]) -> list[FrontierPoint]:
     """Each model whose evaluation is current, in their order."""
     made = {stage.name: stage.metrics for stage in stages}
     known = [s for s in stages if s.model and s.current and {"size_bytes", "accuracy"} <= s.metrics.keys()]
     places = [(s.metrics["size_bytes"], s.metrics["accuracy"]) for s in known]
     return [
-        Place(
+        FrontierPoint(
             s.model or "",
             own[0],
             bits_of(made.get(s.model or "", {}), s.metrics),

@@ -37,7 +37,7 @@ class Run:
         return self.outcome == FINISHED
 
 
-def figures_of(stages: Iterable[Stage]) -> dict[str, dict[str, float]]:
+def metrics_by_stage(stages: Iterable[Stage]) -> dict[str, dict[str, float]]:
     """The metrics of the stages that are current."""
     return {stage.name: stage.metrics for stage in stages if stage.current}
 

@@ -14,7 +14,7 @@ from tasks.report.read import Stage
 
 
 @dataclass(frozen=True)
-class Beside:
+class ModelComparison:
     """What a model has beyond another: a share of right answers, and bits per byte; None where nothing can be told. sets: of
     what else both were asked, by name. kl: its divergence from the model that it was made of, nats a token."""
 
@@ -35,7 +35,7 @@ class Beside:
         }
 
 
-def beside(stages: Sequence[Stage], params: dict[str, Any]) -> dict[str, Beside]:
+def compare_models(stages: Sequence[Stage], params: dict[str, Any]) -> dict[str, ModelComparison]:
     """What each model has beyond the one it began with (`model` of its section), where that is evaluated too, else beyond the
     one before it in the list. Models whose evaluation is not current, and the first, are not there."""
     models = {stage.model: stage for stage in stages if stage.model and stage.current}
@@ -55,11 +55,15 @@ def beside(stages: Sequence[Stage], params: dict[str, Any]) -> dict[str, Beside]
     more = {name: _asked_beside(stage) for name, stage in models.items()}
     told = {}
     for name, other in others.items():
-        pairs = {label: shared(own, more[other][label]) for label, own in more[name].items() if label in more[other]}
+        pairs = {
+            label: score_differences(own, more[other][label])
+            for label, own in more[name].items()
+            if label in more[other]
+        }
         sets = {label: found for label, pair in pairs.items() if (found := score_difference(pair)) is not None}
-        accuracy = score_difference(shared(scores[name], scores[other]))
+        accuracy = score_difference(score_differences(scores[name], scores[other]))
         kl = divergence(models[name].folder, models[other].folder) if name in parents else None
-        told[name] = Beside(other, accuracy, bits.get((name, other)), sets, kl)
+        told[name] = ModelComparison(other, accuracy, bits.get((name, other)), sets, kl)
     return told
 
 
@@ -78,7 +82,7 @@ def _asked_beside(stage: Stage) -> dict[str, dict[str, float]]:
     }
 
 
-def shared(ours: dict[str, float], theirs: dict[str, float]) -> list[float]:
+def score_differences(ours: dict[str, float], theirs: dict[str, float]) -> list[float]:
     """The differences of scores of the problems on which both have a verdict."""
     return [score - theirs[problem] for problem, score in ours.items() if problem in theirs]
 
@@ -131,12 +135,12 @@ def _told(
     return {pair: told[f"of_{pair[0]}", f"of_{pair[1]}"] for pair in pairs if told}
 
 
-def nats(found: Difference | None) -> str:
+def format_nats(found: Difference | None) -> str:
     """A divergence in words: `0.0120 (0.0090 to 0.0150)`."""
     return "" if found is None else f"{found.mean:.4f} ({found.low:.4f} to {found.high:.4f})"
 
 
-def points(found: Difference | None) -> str:
+def format_points(found: Difference | None) -> str:
     """A difference of shares, in percent points: `+3.0 (1.2 to 4.9)`; what holds 0 is no difference."""
     if found is None:
         return ""
@@ -144,7 +148,7 @@ def points(found: Difference | None) -> str:
     return f"no difference: {said}" if found.includes_zero else said
 
 
-def bits(found: Difference | None) -> str:
+def format_bits(found: Difference | None) -> str:
     """A difference of bits per byte in words: `-0.0120 (-0.0150 to -0.0090)`; what holds 0 is no difference."""
     if found is None:
         return ""

@@ -10,7 +10,7 @@ from lm.inputs.hashed import read_ignored
 from tasks.core.yaml import read_yaml
 from tasks.report.chart import Points
 from tasks.runner.git import UNKNOWN, is_dirty, revision
-from tasks.runner.graph import Entry, asked_for, read_graph
+from tasks.runner.graph import Entry, goals_with_upstream, read_graph
 from tasks.runner.intact import is_another
 from tasks.runner.json_lines import lines_of
 from tasks.runner.key import file_md5, locked_key, path_md5
@@ -78,7 +78,7 @@ def read_stages(root: Path) -> list[Stage]:
     makers = {out: address for address, entry in graph.items() for out in entry.outs}
     fresh, locked = current(root, graph, makers), locked_in(root)
     every = [_stage(root, e, makers, e.address in fresh, locked and locked.get(e.address)) for e in graph.values()]
-    asked = set(asked_for(graph))
+    asked = set(goals_with_upstream(graph))
     return [stage for stage in every if stage.name in asked or stage.current]
 
 

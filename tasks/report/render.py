@@ -12,11 +12,11 @@ from tasks.report import examples, paired, words
 from tasks.report.chart import line_chart
 from tasks.report.curves import write_curves
 from tasks.report.drawing import graph
-from tasks.report.frontier import Place, frontier
-from tasks.report.history import figures_of, params_changed, read_runs, run_before
+from tasks.report.frontier import FrontierPoint, frontier
+from tasks.report.history import metrics_by_stage, params_changed, read_runs, run_before
 from tasks.report.read import Stage, not_comparable, read_facts, read_stages
 from tasks.report.rollouts import rollouts
-from tasks.report.scatter import Dot, scatter
+from tasks.report.scatter import ScatterPoint, scatter
 
 # The ends of the interval of the figure over all sources; ingest lets no source have such a name.
 NO_SOURCES = ("low", "high")
@@ -27,7 +27,7 @@ DECODING = "decoding_"
 
 
 @dataclass(frozen=True)
-class Spent:
+class DecodingPoint:
     """What a strategy of decoding gets right, with its interval, and what it spends a problem."""
 
     name: str
@@ -67,15 +67,15 @@ def page(root: Path, stages: list[Stage]) -> str:
     )  # fmt: skip
     environment.filters |= {f.__name__: f for f in (words.number, words.size, words.duration, words.percent)}
     environment.filters |= {
-        "points": paired.points,
-        "bits": paired.bits,
-        "nats": paired.nats,
+        "points": paired.format_points,
+        "bits": paired.format_bits,
+        "nats": paired.format_nats,
         "labels": paired.labels_of,
     }
     models = [s for s in stages if s.model]
     runs = read_runs(root)
-    before = run_before(runs, facts.params, figures_of(stages))
-    beside = paired.beside(stages, facts.params)
+    before = run_before(runs, facts.params, metrics_by_stage(stages))
+    beside = paired.compare_models(stages, facts.params)
     places = frontier(stages, beside)
     return environment.get_template("page.html").render(
         facts=facts,
@@ -98,8 +98,12 @@ def page(root: Path, stages: list[Stage]) -> str:
         sources=_by_source(models, "bits_per_byte_"),
         gzip=_by_source(models, "gzip_bits_per_byte_"),
         gzip_all=next((s.metrics["gzip_bits_per_byte"] for s in models if "gzip_bits_per_byte" in s.metrics), None),
-        data=[(s, *s.flow, examples.kept(s.folder), examples.dropped(s.folder)) for s in stages if s.flow],
-        answers=[(s, examples.answers(s.folder)) for s in models if s.current],
+        data=[
+            (s, *s.flow, examples.kept_documents(s.folder), examples.dropped_documents(s.folder))
+            for s in stages
+            if s.flow
+        ],
+        answers=[(s, examples.sample_answers(s.folder)) for s in models if s.current],
         curves=[(s, _curves(s), _level(s), examples.samples(s.folder), rollouts(s.folder)) for s in stages if s.curves],
         params=_params(facts.params),
     )
@@ -115,19 +119,19 @@ def _headline(models: list[Stage]) -> str:
     return f"{found[-1].model}: {words.percent(m['accuracy'])} right{bits}, in {words.size(m['size_bytes'])}"
 
 
-def _dots(models: list[Stage], places: list[Place]) -> list[Dot]:
+def _dots(models: list[Stage], places: list[FrontierPoint]) -> list[ScatterPoint]:
     keys, pale = ("size_bytes", "accuracy", "accuracy_low", "accuracy_high"), {p.model for p in places if p.dominated}
     found = [(s.model or "", [s.metrics[k] for k in keys]) for s in models if all(k in s.metrics for k in keys)]
-    return [Dot(name, size, share, low, high, name in pale) for name, (size, share, low, high) in found]
+    return [ScatterPoint(name, size, share, low, high, name in pale) for name, (size, share, low, high) in found]
 
 
-def _spent(metrics: dict[str, float]) -> list[Spent]:
+def _spent(metrics: dict[str, float]) -> list[DecodingPoint]:
     """What each strategy that was asked for spends, the least first."""
     names = [
         key[len(DECODING) : -len("_tokens")] for key in metrics if key.startswith(DECODING) and key.endswith("_tokens")
     ]
     figures = ("accuracy", "accuracy_low", "accuracy_high", "tokens", "passes")
-    found = [Spent(name, *(metrics[f"{DECODING}{name}_{figure}"] for figure in figures)) for name in names]
+    found = [DecodingPoint(name, *(metrics[f"{DECODING}{name}_{figure}"] for figure in figures)) for name in names]
     return sorted(found, key=lambda one: (one.tokens, one.name))
 
 
@@ -139,7 +143,7 @@ def _note(stage: Stage) -> str:
         return f"{words.number(stage.flow[1])} documents"
     if "accuracy" in stage.metrics:
         return f"{words.percent(stage.metrics['accuracy'])} right"
-    return words.counted(int(stage.metrics["steps"]), "step") if "steps" in stage.metrics else "done"
+    return words.pluralize(int(stage.metrics["steps"]), "step") if "steps" in stage.metrics else "done"
 
 
 def _curves(stage: Stage) -> list[Curve]:

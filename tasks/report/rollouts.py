@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks.report.words import short
+from tasks.report.words import truncate
 
 ROLLOUTS, GROUPS, SAMPLES = 6, 3, 4
 PART = "reward_"
@@ -82,11 +82,11 @@ def rollout_of(table: pa.Table, tokenizer: Any) -> Rollout:
         mean([float(spread(group) == 0) for group in groups]),
         mean([float(len(own_of(row, "ids"))) for row in rows]),
         -mean(drawn),
-        [group_of(group, tokenizer) for group in chosen(groups)],
+        [group_of(group, tokenizer) for group in select_groups(groups)],
     )
 
 
-def chosen(groups: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+def select_groups(groups: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
     """At most GROUPS: the one whose answers earned most apart, then one of those that all earned the same, the best and the
     worst; in their order."""
     apart = max(range(len(groups)), key=lambda place: spread(groups[place]))
@@ -101,13 +101,13 @@ def group_of(rows: list[dict[str, Any]], tokenizer: Any) -> Group:
     count = min(SAMPLES, len(ranked))
     shown = [ranked[place * (len(ranked) - 1) // max(1, count - 1)] for place in range(count)]
     prompt = tokenizer.decode(rows[0]["prompt_ids"])
-    return Group(short(prompt), rows[0]["level"] or "", len(rows), [sample_of(row, tokenizer) for row in shown])
+    return Group(truncate(prompt), rows[0]["level"] or "", len(rows), [sample_of(row, tokenizer) for row in shown])
 
 
 def sample_of(row: dict[str, Any], tokenizer: Any) -> Sample:
     parts = {name.removeprefix(PART): value for name, value in row.items() if name.startswith(PART)}
     return Sample(
-        short(tokenizer.decode(row["ids"])),
+        truncate(tokenizer.decode(row["ids"])),
         len(own_of(row, "ids")),
         row["finished"],
         row["reward"],

@@ -14,7 +14,7 @@ ROOM = 13  # between two names one below the other
 
 
 @dataclass(frozen=True)
-class Dot:
+class ScatterPoint:
     """A model: its bytes, its accuracy and the ends of that one's interval. dominated: drawn pale, since another is no larger
     and answers no less."""
 
@@ -26,7 +26,7 @@ class Dot:
     dominated: bool = False
 
 
-def scatter(dots: list[Dot]) -> str:
+def scatter(dots: list[ScatterPoint]) -> str:
     """The SVG; empty for fewer than two models, of which there is nothing to compare."""
     if len(dots) < 2:
         return ""
@@ -74,7 +74,7 @@ def scatter(dots: list[Dot]) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def _frontier(dots: list[Dot], across: Callable[[float], float], down: Callable[[float], float]) -> str:
+def _frontier(dots: list[ScatterPoint], across: Callable[[float], float], down: Callable[[float], float]) -> str:
     """Steps through the models that none dominates: at each size the most that one of so many bytes answers."""
     best = sorted((dot.bytes, dot.accuracy) for dot in dots if not dot.dominated)
     places: list[tuple[float, float]] = []
@@ -86,7 +86,7 @@ def _frontier(dots: list[Dot], across: Callable[[float], float], down: Callable[
     return f'<polyline class="frontier" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>'
 
 
-def _sizes(dots: list[Dot], across: Callable[[float], float]) -> list[str]:
+def _sizes(dots: list[ScatterPoint], across: Callable[[float], float]) -> list[str]:
     """The sizes below the axis, those left out that would stand in another's way."""
     parts, taken = [], -math.inf
     for count in sorted({dot.bytes for dot in dots}):

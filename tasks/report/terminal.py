@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.report import paired
-from tasks.report.frontier import Place, frontier
-from tasks.report.history import figures_of, read_runs, run_before
+from tasks.report.frontier import FrontierPoint, frontier
+from tasks.report.history import metrics_by_stage, read_runs, run_before
 from tasks.report.read import Stage, not_comparable, read_facts, read_params, read_stages
 from tasks.report.words import ABSENT, number, percent, size
 from tasks.runner.columns import aligned
@@ -33,7 +33,7 @@ def table(root: Path, asked: Collection[str] | None = None) -> str:
     """
     every = read_stages(root)
     stages = [stage for stage in every if asked is None or stage.name in asked]
-    before = run_before(read_runs(root), read_params(root), figures_of(every))
+    before = run_before(read_runs(root), read_params(root), metrics_by_stage(every))
     models = [["model", "parameters", "size", "bits/byte", "gzip -9", "accuracy", "95% interval", "before", "tokens/s"]]
     for stage in (s for s in stages if s.model):
         was = before.figures.get(stage.name, {}) if before else {}
@@ -79,7 +79,7 @@ def table(root: Path, asked: Collection[str] | None = None) -> str:
     return "\n\n".join([*map(_aligned, blocks), *([said] if said else [])])
 
 
-def figures(root: Path, asked: Collection[str] | None = None) -> dict[str, Any]:
+def stage_results(root: Path, asked: Collection[str] | None = None) -> dict[str, Any]:
     """Table for programs: of each stage whether it is up to date, its model, metrics and times; and of which code."""
     facts = read_facts(root)
     every = read_stages(root)
@@ -99,27 +99,27 @@ def figures(root: Path, asked: Collection[str] | None = None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def beside_of(every: list[Stage], root: Path, stages: list[Stage]) -> dict[str, paired.Beside]:
+def beside_of(every: list[Stage], root: Path, stages: list[Stage]) -> dict[str, paired.ModelComparison]:
     """Each model of these stages beside another, which may be any."""
     asked = {stage.model for stage in stages}
     if not asked - {None}:
         return {}
-    return {model: found for model, found in paired.beside(every, read_params(root)).items() if model in asked}
+    return {model: found for model, found in paired.compare_models(every, read_params(root)).items() if model in asked}
 
 
-def _place(place: Place) -> list[str]:
+def _place(place: FrontierPoint) -> list[str]:
     found = place.beside
     return [
         place.model, found.other if found else ABSENT,
-        (paired.points(found.accuracy) if found else "") or ABSENT,
-        (paired.bits(found.bits_per_byte) if found else "") or ABSENT,
-        (paired.nats(found.kl) if found else "") or ABSENT,
+        (paired.format_points(found.accuracy) if found else "") or ABSENT,
+        (paired.format_bits(found.bits_per_byte) if found else "") or ABSENT,
+        (paired.format_nats(found.kl) if found else "") or ABSENT,
         ABSENT if place.bits is None else f"{place.bits:.2f}",
         size(place.bytes), number(place.tokens_per_second), size(place.memory), "" if place.dominated else "yes",
     ]  # fmt: skip
 
 
-def _of_sets(stages: list[Stage], beside: dict[str, paired.Beside]) -> list[list[str]]:
+def _of_sets(stages: list[Stage], beside: dict[str, paired.ModelComparison]) -> list[list[str]]:
     """A row for each model and each problem set or task beside the first set."""
     rows = [["model", "asked", "questions", "accuracy", "95% interval", "beside", "in points"]]
     for stage in stages:
@@ -131,7 +131,7 @@ def _of_sets(stages: list[Stage], beside: dict[str, paired.Beside]) -> list[list
                 percent(m[f"{label}_accuracy"]),
                 f"{percent(m[f'{label}_accuracy_low'])} to {percent(m[f'{label}_accuracy_high'])}",
                 found.other if found and label in found.sets else ABSENT,
-                paired.points(found.sets.get(label)) or ABSENT if found else ABSENT,
+                paired.format_points(found.sets.get(label)) or ABSENT if found else ABSENT,
             ])  # fmt: skip
         for side in ("clean", "contaminated") if stage.model else ():
             if f"{side}_bits_per_byte" in stage.metrics:

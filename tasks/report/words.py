@@ -7,7 +7,7 @@ from tasks.runner.harmless import harmless
 ABSENT = "-"
 
 
-def counted(count: int, word: str) -> str:
+def pluralize(count: int, word: str) -> str:
     """`1 finding`, `2 findings`, `no findings`."""
     return f"{count or 'no'} {word}{'' if count == 1 else 's'}"
 
@@ -51,6 +51,6 @@ def percent(share: float | None) -> str:
     return ABSENT if share is None else f"{100 * share:.1f}%"
 
 
-def short(text: str, most: int = 400) -> str:
+def truncate(text: str, most: int = 400) -> str:
     """The text cut to `most` characters, harmless."""
     return harmless(text[:most]) + "\u2026" * (len(text) > most)

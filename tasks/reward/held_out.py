@@ -18,7 +18,7 @@ def side_scores(model: Decoder, pairs: PairTable, side: str, places: list[int], 
     return scores_of(model, whole, pad_id)
 
 
-def measured(model: Decoder, pairs: PairTable, pad_id: int) -> dict[str, float]:
+def held_out_metrics(model: Decoder, pairs: PairTable, pad_id: int) -> dict[str, float]:
     """Number of pairs held out and, by the mean score of the heads: the share whose chosen answer scores higher, with its 95%
     interval; the mean of -log sigmoid(margin) in nats; how far probabilities are from shares (`calibration_error`); and, where
     there are several heads, the mean over answers of their standard deviation."""

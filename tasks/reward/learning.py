@@ -57,7 +57,7 @@ class Learning:
     def _conversations(self, rows: list[int]) -> list[Conversation]:
         return [self._pairs.conversation(side, row) for row in rows for side in SIDES]
 
-    def seen(self, step: int) -> list[Conversation | Tensor]:
+    def step_data(self, step: int) -> list[Conversation | Tensor]:
         """Everything that decides a step of one round, given the weights."""
         rows = self.chosen_at(step)
         return [*self._conversations(rows), self._counts(rows)]

@@ -17,7 +17,7 @@ from lm.training.prefetch import Prefetcher
 from tasks.core.log import Log
 from tasks.core.tables import write_table
 from tasks.reward.config import RewardConfig
-from tasks.reward.held_out import measured
+from tasks.reward.held_out import held_out_metrics
 from tasks.reward.learning import Learning
 
 
@@ -33,11 +33,11 @@ def run(config: RewardConfig, data: Path, log: Log) -> dict[str, float]:
     if config.rounds > 1:  # a trunk has nothing of what was hard, and what is fetched ahead would not know it
         train(model, config, config.steps, learning.batch_at, log, None, [learning.rounds])
     else:
-        trunks = log.trunks(config, config.steps, [model], [tokenizer.to_json()], learning.seen)
+        trunks = log.trunks(config, config.steps, [model], [tokenizer.to_json()], learning.step_data)
         with Prefetcher(learning.fetch, learning.batch_of, config.steps, device()) as batch_at:
             train(model, config, config.steps, batch_at, log, trunks)
     with autocast(config.precision, device()):
-        figures = measured(model, found, tokenizer.pad_id)
+        figures = held_out_metrics(model, found, tokenizer.pad_id)
     save_scorer(data / "reward", model, tokenizer)
     found.write(data / "reward", write_table)
     reasons = found.reasons()

@@ -15,9 +15,9 @@ from lm.model import Decoder
 from lm.problems.example import Example
 from lm.sampler import Completion, generate, rows_for
 from lm.tokenizer import Tokenizer
-from tasks.rl.advantages.base import differ
-from tasks.rl.environments.base import Environment, Written
-from tasks.rl.rewards.base import Answer, Earned, Moment, Part, total
+from tasks.rl.advantages.base import rewards_differ
+from tasks.rl.environments.base import Environment, Transcript
+from tasks.rl.rewards.base import Answer, Part, RewardContext, StepRewards, total_rewards
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Verdicts:
     before its last token."""
 
     prompts: list[list[int]]
-    completions: list[Written]
+    completions: list[Transcript]
     rewards_GS: Tensor
     mask_GS: Tensor
     scores_GS: Tensor
     values: list[list[float]]
-    steps: list[Earned]
+    steps: list[StepRewards]
 
-    def groups(self, places: list[int]) -> "Verdicts":
+    def subset(self, places: list[int]) -> "Verdicts":
         """Answers to the problems at these places alone, in this order."""
         samples = self.rewards_GS.shape[1]
         rows = [place * samples + sample for place in places for sample in range(samples)]
@@ -48,11 +48,11 @@ class Verdicts:
             [self.steps[row] for row in rows],
         )
 
-    def equal_G(self) -> Tensor:
+    def equal_rewards_G(self) -> Tensor:
         """Whether the rewards of all valid answers to a problem are the same, as they are of fewer than two."""
-        return ~differ(self.rewards_GS, self.mask_GS)
+        return ~rewards_differ(self.rewards_GS, self.mask_GS)
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """The mean reward, the mean tokens that the model wrote of an answer, the share that ended."""
         valid = self.mask_GS.sum().clamp(min=1)
         reward = (self.rewards_GS.where(self.mask_GS > 0, 0)).sum() / valid
@@ -63,7 +63,7 @@ class Verdicts:
         return {"reward": reward.item(), "completion_tokens": lengths, "finished": ended}
 
 
-def joined(verdicts: Sequence[Verdicts]) -> Verdicts:
+def concat_verdicts(verdicts: Sequence[Verdicts]) -> Verdicts:
     """All of them, one after another."""
     return Verdicts(
         [prompt for each in verdicts for prompt in each.prompts],
@@ -79,13 +79,13 @@ def joined(verdicts: Sequence[Verdicts]) -> Verdicts:
     )
 
 
-def answered(
+def answer_problems(
     model: Decoder,
     tokenizer: Tokenizer,
     verifier: Any,
     environment: Environment,
     rewards: Sequence[Part],
-    moment: Moment,
+    context: RewardContext,
     examples: list[Example],
     hints: list[list[int]],
     samples: int,
@@ -99,14 +99,14 @@ def answered(
     rows = rows_for(model, len(prompts))
 
     def sample(prompts: list[list[int]], draws: list[int]) -> list[Completion]:
-        return generate(model, prompts, moment.longest, temperature, tokenizer.end_id, seed, rows, draws)
+        return generate(model, prompts, context.longest, temperature, tokenizer.end_id, seed, rows, draws)
 
-    completions = environment(sample, tokenizer, prompts, moment.longest)
+    completions = environment(sample, tokenizer, prompts, context.longest)
     answers = [
         answer_of(tokenizer, verifier, examples[place], hints[place], completion)
         for place, completion in zip(places, completions, strict=True)
     ]
-    found = total(rewards, answers, moment)
+    found = total_rewards(rewards, answers, context)
     shape = (len(examples), samples)
     return Verdicts(
         prompts,
@@ -119,7 +119,7 @@ def answered(
     )
 
 
-def answer_of(tokenizer: Tokenizer, verifier: Any, example: Example, hint: list[int], written: Written) -> Answer:
+def answer_of(tokenizer: Tokenizer, verifier: Any, example: Example, hint: list[int], written: Transcript) -> Answer:
     """The answer, scored. The verifier is not shown what an environment added: the answer must be the model's own."""
     own, text = written.own_ids, tokenizer.decode(hint + written.ids)
     said = text if len(own) == len(written.ids) else tokenizer.decode(hint + own)

@@ -120,7 +120,7 @@ class RlConfig(Prompted):
     @property
     def answer_tokens(self) -> int:
         """Tokens of the longest answer, with what the environment adds to it."""
-        return self.max_new_tokens + self.environment.room
+        return self.max_new_tokens + self.environment.max_added_tokens
 
     @property
     def steps_a_rollout(self) -> int:

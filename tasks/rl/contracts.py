@@ -12,7 +12,7 @@ from tasks.about.training import check_alike, check_shards
 from tasks.core.config import CHECKPOINT, ConfigError
 from tasks.rl.advantages import Gae
 from tasks.rl.curricula import Bandit
-from tasks.rl.held_out import parted
+from tasks.rl.held_out import split_held_out
 from tasks.rl.rewards import Model
 from tasks.rl.stage import RlConfig
 
@@ -41,7 +41,7 @@ def held_out(config: RlConfig) -> Iterator[Finding]:
     """One problem at least is not held out, and left to ask."""
     if config.held_out:
         try:
-            parted(config.problems.examples("rl"), config.held_out, config.problems)
+            split_held_out(config.problems.examples("rl"), config.held_out, config.problems)
         except ConfigError as error:
             said = str(error).removeprefix("rl.held_out: ").removesuffix(": hold fewer out")
             yield Finding("params.yaml: rl.held_out", said, "hold fewer out")

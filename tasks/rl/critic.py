@@ -24,12 +24,12 @@ from lm.training.components import Component
 from lm.training.data.conversations import hidden_at, places
 from lm.training.recipe import Recipe
 from lm.transfer import to_device
-from tasks.rl.advantages.base import Judged, advantages_and_returns
-from tasks.rl.rewards.base import Earned
+from tasks.rl.advantages.base import CriticAdvantage, advantages_and_returns
+from tasks.rl.rewards.base import StepRewards
 from tasks.rl.rollout import Rollout, rows_read
 
 
-def critic_of(method: Judged, policy: Decoder, scorer: Path | None, tokenizer: Any) -> Decoder:
+def critic_of(method: CriticAdvantage, policy: Decoder, scorer: Path | None, tokenizer: Any) -> Decoder:
     """The model that the critic begins as. Raises ConfigError where the one in `scorer` is no reward model of this
     tokenizer."""
     if method.start == "policy":
@@ -53,7 +53,7 @@ def critic_of(method: Judged, policy: Decoder, scorer: Path | None, tokenizer: A
     return model.to(device())
 
 
-def rewards_at(rewards_B: Tensor, steps: Sequence[Earned], mask_BT: Tensor) -> Tensor:
+def rewards_at(rewards_B: Tensor, steps: Sequence[StepRewards], mask_BT: Tensor) -> Tensor:
     """rewards_BT of answers with these rewards: what steps say is earned at the token of that number among those that count,
     and all that is left at the last of them; 0 of an answer of which nothing counts."""
     found_BT = torch.zeros_like(mask_BT)
@@ -79,7 +79,9 @@ class Critic(Component):
 
     name = "critic"
 
-    def __init__(self, method: Judged, model: Decoder, recipe: Recipe, steps: int, rows: int, pad_id: int) -> None:
+    def __init__(
+        self, method: CriticAdvantage, model: Decoder, recipe: Recipe, steps: int, rows: int, pad_id: int
+    ) -> None:
         """recipe, steps: the stage's. rows: answers that are read together, or as many as `rows_read` lets, which
         changes no more than last bits."""
         self.model = model
@@ -109,7 +111,7 @@ class Critic(Component):
             )
         return torch.cat(found)
 
-    def expected(self, prompts: list[list[int]]) -> Tensor:
+    def predict_values(self, prompts: list[list[int]]) -> Tensor:
         """value_G: what the critic holds an answer to each prompt to be worth, before its first token."""
         longest = max(map(len, prompts))
         ids_GN, mask_GT = torch.full((len(prompts), longest + 1), self._pad_id), torch.zeros(len(prompts), longest)
@@ -117,7 +119,7 @@ class Critic(Component):
             ids_GN[row, : len(prompt)], mask_GT[row, len(prompt) - 1] = torch.tensor(prompt), 1.0
         return self.values(ids_GN, mask_GT).sum(1)
 
-    def judged(self, rollout: Rollout, rewards_BT: Tensor, instead_B: Tensor) -> Rollout:
+    def with_advantages(self, rollout: Rollout, rewards_BT: Tensor, instead_B: Tensor) -> Rollout:
         """The rollout with an advantage for each token and what the critic is to learn. rewards_BT: what is earned at each
         token; instead_B: answers that a demonstration is learned from in the place of, which have no advantages. Its figures
         are the mean value and the share of the returns' variance that values explain."""
@@ -129,11 +131,11 @@ class Critic(Component):
         returns, values = returns_BT[kept_BT].double(), values_BT[kept_BT].double()
         spread = returns.var(correction=0).item() if len(returns) else 0.0
         explained = 1 - (returns - values).var(correction=0).item() / spread if spread else 0.0
-        figures = {"value": values.mean().item() if len(values) else 0.0, "explained_variance": explained}
+        metrics = {"value": values.mean().item() if len(values) else 0.0, "explained_variance": explained}
         advantages_BT = advantages_BT * ~instead_B[:, None]
-        figures = {**rollout.figures, **figures}
+        metrics = {**rollout.metrics, **metrics}
         return replace(
-            rollout, advantages_BT=advantages_BT, values_BT=values_BT, returns_BT=returns_BT, figures=figures
+            rollout, advantages_BT=advantages_BT, values_BT=values_BT, returns_BT=returns_BT, metrics=metrics
         )
 
     def learn(self, step: int, rollout: Rollout, rows_M: Tensor) -> dict[str, float]:

@@ -28,7 +28,9 @@ def key_in(problems: Any, example: Example) -> str:
     return example.prompt if key is None else key(example)
 
 
-def parted(examples: Sequence[Example], count: int, problems: Any = None) -> tuple[list[Example], list[Example]]:
+def split_held_out(
+    examples: Sequence[Example], count: int, problems: Any = None
+) -> tuple[list[Example], list[Example]]:
     """(those that the policy is asked, those that are held out), each in the order in which they came: so many, by a hash of
     their keys in this problem set, and any that have the same as one of them, such as all of one text. Raises ConfigError where
     none is left to ask."""
@@ -72,7 +74,7 @@ class HeldOut(Component):
         self._since = torch.zeros(2, dtype=torch.float64)  # sum of rewards and rollouts since the last one
         self._said = False
 
-    def seen(self, number: int, reward: float) -> dict[str, float]:
+    def observe(self, number: int, reward: float) -> dict[str, float]:
         """The figure of a rollout, rollouts counted from 0, that earned this reward in the mean: the last accuracy that was
         read, which is that of the weights that learn from this rollout where there is a reading at it."""
         self._since += torch.tensor([reward, 1.0], dtype=torch.float64)

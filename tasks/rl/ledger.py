@@ -12,8 +12,8 @@ from lm.files import replacing
 from lm.problems.example import Example
 from tasks.core.tables import Writer
 from tasks.rl.answers import Verdicts
-from tasks.rl.curricula.base import Asked
-from tasks.rl.rewards.base import Part, names
+from tasks.rl.curricula.base import DrawnProblem
+from tasks.rl.rewards.base import Part, part_names
 
 SCHEMA = pa.schema(
     [
@@ -43,7 +43,7 @@ class Ledger:
     def __init__(self, folder: Path, rewards: Sequence[Part], results: bool = False) -> None:
         """results: whether answers hold what an environment added, so that the column `own` says which tokens are the
         model's."""
-        self._folder, self._parts = folder, [f"reward_{name}" for name in names(rewards)]
+        self._folder, self._parts = folder, [f"reward_{name}" for name in part_names(rewards)]
         self._own = [OWN] if results else []
         self.schema = pa.schema([*SCHEMA, *self._own, *(pa.field(name, pa.float32()) for name in self._parts)])
 
@@ -51,7 +51,7 @@ class Ledger:
         self,
         number: int,
         policy: int,
-        asked: Sequence[Asked],
+        asked: Sequence[DrawnProblem],
         examples: Sequence[Example],
         found: Verdicts,
         advantages_GS: Tensor,

@@ -6,8 +6,8 @@ from torch import Tensor
 from lm.model import Decoder, ModelConfig
 from lm.sampler import rows_for
 from lm.training.batch import Batch, Metrics
-from tasks.about.problem_lengths import conversations, last_of, longest_prompt
-from tasks.about.prompts import folder_bytes, model_like, states_bytes, trained_numbers
+from tasks.about.problem_lengths import conversation_lengths, last_of, longest_prompt
+from tasks.about.prompts import folder_bytes, model_with_prompt, states_bytes, trained_numbers
 from tasks.about.sections import Sections
 from tasks.about.training import checkpoint_bytes, lower
 from tasks.about.work import Sampling, StageNeeds, Step, Work
@@ -46,9 +46,9 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
     config = sections["rl"]
     prompt = longest_start(config, shape)
     answers, T = config.prompts * config.samples, prompt + config.answer_tokens - 1
-    D, shown = -(-config.demonstrations.most(config.prompts) // config.minibatches), config.max_new_tokens
+    D, shown = -(-config.demonstrations.max_demonstrations(config.prompts) // config.minibatches), config.max_new_tokens
     if D:
-        lengths = conversations(config.problems, "rl", shape.vocab_size)
+        lengths = conversation_lengths(config.problems, "rl", shape.vocab_size)
         T = max(T, min(max(map(sum, lengths)), shape.context) - 1)
         shown = max(shown, min(max(pair[0 if config.demonstrations.of_prompts else 1] for pair in lengths), T))
     taught = config.prompts * config.loss.together if config.loss.together > 1 else answers
@@ -60,8 +60,8 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
     judging = [critic_shape(sections)] * CRITIC * critic
 
     def step() -> Step:
-        model, ids_BN = model_like(shape, sections, config.model), torch.zeros((B, T + 1), dtype=torch.int64)
-        held_to = [model_like(shape, sections, config.model)] * config.loss.needs_reference
+        model, ids_BN = model_with_prompt(shape, sections, config.model), torch.zeros((B, T + 1), dtype=torch.int64)
+        held_to = [model_with_prompt(shape, sections, config.model)] * config.loss.needs_reference
         frozen = tuple(each.requires_grad_(False) for each in [*held_to, *map(Decoder, [*scoring, *judging])])
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
@@ -106,5 +106,5 @@ def longest_start(config: RlConfig, shape: ModelConfig) -> int:
     if not config.curriculum.hints:
         return prompt
     room = shape.context - config.answer_tokens
-    lengths = conversations(config.problems, "rl", shape.vocab_size)
+    lengths = conversation_lengths(config.problems, "rl", shape.vocab_size)
     return max(min(prompt + shown, room) for prompt, shown in lengths if prompt <= room)

@@ -32,7 +32,7 @@ class Replay(Component):
         self._kept: list[Group] = []
         self.replaced: list[int] = []  # groups of the last rollout that others took the place of
 
-    def filled(self, number: int, rollout: Rollout) -> Rollout:
+    def fill_groups(self, number: int, rollout: Rollout) -> Rollout:
         """The rollout, rollouts counted from 0, with kept groups in the place of those that teach nothing; what of it teaches
         is kept for later ones. Its figure `replayed` is the share of replaced groups."""
         groups = self._groups(rollout)
@@ -43,12 +43,12 @@ class Replay(Component):
         for place, group in zip(self.replaced, drawn, strict=True):
             groups[place] = group
         self._kept = [*self._kept, *taught][-self._most :]
-        figures = {**rollout.figures, "replayed": len(drawn) / len(groups)}
+        metrics = {**rollout.metrics, "replayed": len(drawn) / len(groups)}
         if not drawn:
-            return replace(rollout, figures=figures)
+            return replace(rollout, metrics=metrics)
         whole = {name: rows.flatten(0, 1) for name, rows in self._stacked(groups).items()}
         return Rollout(
-            whole["ids"], whole["mask"], whole["old"], whole["advantages"], figures, reference_BT=whole.get("reference")
+            whole["ids"], whole["mask"], whole["old"], whole["advantages"], metrics, reference_BT=whole.get("reference")
         )
 
     def _drawn(self, number: int, count: int) -> list[Group]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lm.training.components import Component
 from lm.training.data.conversations import Conversation, collate
-from tasks.rl.environments.base import Written
+from tasks.rl.environments.base import Transcript
 
 # What the names of figures begin with in a checkpoint, which does not keep the order of its tensors, as curves do.
 FIGURE = "figure"
@@ -24,7 +24,7 @@ POSITIONS = 8192
 @dataclass(frozen=True)
 class Rollout:
     """ids_BN; mask_BT, 1 where the predicted token is the model's own, of an answer that counts; logp_old_BT (nats), that of
-    each token of an answer when it was sampled; advantages_BT, (B, 1) where all tokens of an answer share one; figures, such as
+    each token of an answer when it was sampled; advantages_BT, (B, 1) where all tokens of an answer share one; metrics, such as
     the mean reward, by their names; reference_BT (nats), that of the same tokens by the model that the policy is held to, if it
     is held to one. shown_DN, shown_weights_DT: demonstrations that are learned from beside the answers, and the weight that the
     negative log-likelihood of each of their tokens has in the loss of all updates of a pass, whose mean the policy's loss is;
@@ -35,7 +35,7 @@ class Rollout:
     mask_BT: Tensor
     logp_old_BT: Tensor
     advantages_BT: Tensor
-    figures: dict[str, float]
+    metrics: dict[str, float]
     reference_BT: Tensor | None = None
     shown_DN: Tensor | None = None
     shown_weights_DT: Tensor | None = None
@@ -45,18 +45,18 @@ class Rollout:
     def tensors(self) -> dict[str, Tensor]:
         """All of it as tensors by name, for a checkpoint."""
         parts = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        figures = {
+        metrics = {
             f"{FIGURE}.{place:04}.{name}": torch.tensor(value, dtype=torch.float64)
-            for place, (name, value) in enumerate(self.figures.items())
+            for place, (name, value) in enumerate(self.metrics.items())
         }
-        return {**parts, **figures}
+        return {**parts, **metrics}
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor]) -> "Rollout":
         """The rollout that `tensors` gave."""
         parts = {name: value for name, value in tensors.items() if not name.startswith(FIGURE)}
         kept = sorted((name, value.item()) for name, value in tensors.items() if name.startswith(FIGURE))
-        return cls(**parts, figures={name.split(".", 2)[2]: value for name, value in kept})
+        return cls(**parts, metrics={name.split(".", 2)[2]: value for name, value in kept})
 
 
 def rows_read(rows: int, length: int) -> int:
@@ -66,10 +66,10 @@ def rows_read(rows: int, length: int) -> int:
 
 def rollout_of(
     prompts: list[list[int]],
-    completions: list[Written],
+    completions: list[Transcript],
     mask_GS: Tensor,
     advantages_GS: Tensor,
-    figures: dict[str, float],
+    metrics: dict[str, float],
     pad_id: int,
 ) -> Rollout:
     """What an update reads of the answers; of those whose mask is 0 nothing counts, nor do their lengths in a mean, and of the
@@ -83,13 +83,13 @@ def rollout_of(
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         start = len(prompt) - 1
         logp_old_BT[row, start : start + len(completion.ids)] = torch.tensor(completion.logps)
-    return Rollout(ids_BN, mask_BT * mask_GS.flatten()[:, None], logp_old_BT, advantages_GS.reshape(-1, 1), figures)
+    return Rollout(ids_BN, mask_BT * mask_GS.flatten()[:, None], logp_old_BT, advantages_GS.reshape(-1, 1), metrics)
 
 
 def with_shown(rollout: Rollout, demonstrations: list[Conversation], share: float, pad_id: int) -> Rollout:
     """The rollout with demonstrations, each of which has this share of the loss, its tokens alike; its figure `demonstrations`
     counts them."""
-    rollout = replace(rollout, figures={**rollout.figures, "demonstrations": float(len(demonstrations))})
+    rollout = replace(rollout, metrics={**rollout.metrics, "demonstrations": float(len(demonstrations))})
     if not demonstrations:
         return rollout
     shown_DN, mask_DT = collate(demonstrations, pad_id)

@@ -11,7 +11,7 @@ from lm.training.loop import train
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.rl.config import RlConfig
-from tasks.rl.held_out import parted
+from tasks.rl.held_out import split_held_out
 from tasks.rl.learning import Learning
 from tasks.rl.ledger import Ledger
 from tasks.rl.rewards.base import Models
@@ -30,7 +30,7 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
         raise ConfigError(
             f"rl.max_new_tokens: no prompt fits the context of {model.config.context} less {config.answer_tokens}"
         )
-    examples, held_out = parted(examples, config.held_out, config.problems)
+    examples, held_out = split_held_out(examples, config.held_out, config.problems)
     for part in config.rewards:
         part.open(Models(data / config.model, data / config.scorer, tokenizer))
     folder = (log.scratch or log.parts) / "rollouts"
@@ -39,8 +39,8 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
 
     def seen(step: int) -> list[float]:
         """What of a step depends on how long the run is: all else follows from the examples and the weights."""
-        moment = learning.moment(step // config.steps_a_rollout)
-        return [part.at(moment) for part in config.rewards] + config.curriculum.at(moment.share)
+        context = learning.reward_context(step // config.steps_a_rollout)
+        return [part.at(context) for part in config.rewards] + config.curriculum.at(context.share)
 
     given = [tokenizer.to_json(), *examples, *held_out, *files_read(config)]
     scorers = [scorer for part in config.rewards for scorer in part.models]

@@ -21,20 +21,20 @@ from lm.training.components import Component
 Weights = dict[str, Tensor]  # by name, in host memory
 
 
-def kept(changing: Weights) -> Weights:
+def copy_weights(changing: Weights) -> Weights:
     """A copy of what may change."""
     return {name: x.detach().to("cpu", copy=True) for name, x in changing.items()}
 
 
 @torch.no_grad()
-def put(changing: Weights, weights: Weights) -> None:
+def load_weights(changing: Weights, weights: Weights) -> None:
     """Give what may change these weights."""
     for name, x in changing.items():
         x.copy_(weights[name])
     torch.clear_autocast_cache()  # casts of the weights as they were
 
 
-def apart(logp_BT: Tensor, logp_old_BT: Tensor, mask_BT: Tensor) -> dict[str, float]:
+def sampler_divergence(logp_BT: Tensor, logp_old_BT: Tensor, mask_BT: Tensor) -> dict[str, float]:
     """How far the policy that learns is from the one that sampled, over the tokens in the mask: `sampler_kl` (nats a token),
     the mean of ratio - 1 - log ratio, which estimates KL(sampler || learner) without bias, and `sampler_ratio`, the highest
     ratio of the learner's probability of a token to the sampler's; 0 and 1 where no token is in the mask."""
@@ -76,13 +76,13 @@ class Stale(Component):
                 "rl.staleness: older weights are copied whole, and TOKENMILL_PARALLEL shares them out: set it to exact or ddp"
             )
         changing = self.changing()
-        now = kept(changing)
+        now = copy_weights(changing)
         held = [*self._held, now][-self._age - 1 :]
-        put(changing, held[0])
+        load_weights(changing, held[0])
         try:
             yield len(held) - 1
         finally:
-            put(changing, now)
+            load_weights(changing, now)
         self._held = held[-self._age :]
 
     def state(self) -> Weights:

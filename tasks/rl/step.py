@@ -29,5 +29,5 @@ def loss_of(
     demonstrations, which have none in weights_RT; their negative log-likelihoods (nats) are added to the loss.
     """
     logps_RT = token_logps(model, ids_RN, places_K, temperature)
-    found, metrics = loss.of(logps_RT, old_RT, advantages_RT, weights_RT, reference_RT)
+    found, metrics = loss.compute(logps_RT, old_RT, advantages_RT, weights_RT, reference_RT)
     return (found, metrics) if shown_RT is None else (found - (shown_RT * logps_RT).sum(), metrics)

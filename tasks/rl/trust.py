@@ -50,7 +50,7 @@ def check_sampler(model: Decoder, rollout: Rollout, temperature: float, rows: in
         )
 
 
-class Watch(Component):
+class PolicyMonitor(Component):
     """Entropy that collapses, answers that grow until they are cut off, problems whose answers all earn the same: each is said
     once a process, on stderr. What a rollout is compared with is the first one."""
 
@@ -61,11 +61,11 @@ class Watch(Component):
         self._first = torch.empty(0)  # entropy and tokens of an answer
         self._said: set[str] = set()
 
-    def see(self, number: int, rollout: Rollout) -> None:
+    def observe(self, number: int, rollout: Rollout) -> None:
         """Say what is new of a rollout, rollouts counted from 0."""
         entropy = entropy_of(rollout)
         if not len(self._first):
-            self._first = torch.tensor([entropy, rollout.figures["completion_tokens"]], dtype=torch.float64)
+            self._first = torch.tensor([entropy, rollout.metrics["completion_tokens"]], dtype=torch.float64)
         for what, line in self._signs(rollout, entropy):
             if what not in self._said:
                 self._said.add(what)
@@ -81,7 +81,7 @@ class Watch(Component):
                 "entropy",
                 f"a token has {entropy:.2g} nats of entropy left of {before:.2g} at first: answers hardly differ",
             )
-        length, ended = rollout.figures["completion_tokens"], rollout.figures["finished"]
+        length, ended = rollout.metrics["completion_tokens"], rollout.metrics["finished"]
         if length > LONGER * tokens and ended < CUT_OFF:
             yield "length", f"answers grew from {tokens:.0f} to {length:.0f} tokens, and {1 - ended:.0%} are cut off"
 

@@ -51,12 +51,12 @@ def in_parts(rows: Rows, parts: int) -> Rows:
     M = len(rows["ids"])
     missing = max(-(-M // parts), 1) * parts - M
     found = {name: pad(x, (0,) * (2 * x.ndim - 1) + (missing,)) for name, x in rows.items()}
-    counts_T = counted(found).any(0)
+    counts_T = prediction_mask(found).any(0)
     T = int(counts_T.nonzero().max()) + 1 if counts_T.any() else 1
     return {name: x[:, : T + (name == "ids")].contiguous() for name, x in found.items()}
 
 
-def counted(rows: Rows) -> Tensor:
+def prediction_mask(rows: Rows) -> Tensor:
     """Whether each prediction counts, (M, T)."""
     weights_MT = rows["weights"] > 0
     return weights_MT | (rows["shown"] > 0) if "shown" in rows else weights_MT

@@ -15,7 +15,7 @@ def is_final(error: Exception) -> bool:
     return getattr(error, "error_code", None) in FINAL
 
 
-def until(deadline: float, work: Callable[[], Result]) -> Result:
+def retry_until(deadline: float, work: Callable[[], Result]) -> Result:
     """What the work returns, tried again until this time of the monotonic clock. Raises the last error."""
     while True:
         try:

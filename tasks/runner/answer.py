@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 
-def take_json(parser: argparse.ArgumentParser) -> None:
+def add_json_option(parser: argparse.ArgumentParser) -> None:
     """Have a command take --json."""
     parser.add_argument("--json", action="store_true", help="answer for programs: JSON on stdout, all else on stderr")
 
@@ -27,7 +27,7 @@ def one_or_more(text: str) -> int:
 
 
 @contextmanager
-def words_aside(is_json: bool) -> Iterator[None]:
+def stdout_to_stderr(is_json: bool) -> Iterator[None]:
     """What is printed within goes to stderr where the answer is JSON."""
     if not is_json:
         yield

@@ -5,7 +5,7 @@ import os
 import psutil
 
 from tasks.core.config import ConfigError
-from tasks.runner.graph import Entry, asked_for
+from tasks.runner.graph import Entry, goals_with_upstream
 from tasks.runner.guardian import HELD, dvc_process
 
 
@@ -16,7 +16,7 @@ def targets_of(words: list[str]) -> list[str]:
 
 def check_asked(address: str, graph: dict[str, Entry]) -> None:
     """Raise ConfigError for a stage that leads to no goal and that nobody named: `dvc repro` without targets has started it."""
-    if "DVC_STAGE" not in os.environ or HELD in os.environ or address in asked_for(graph):
+    if "DVC_STAGE" not in os.environ or HELD in os.environ or address in goals_with_upstream(graph):
         return
     dvc = dvc_process()
     try:

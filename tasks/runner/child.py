@@ -16,7 +16,7 @@ TICK_NS = 10_000_000  # what the kernel's clocks of processes and of files may b
 LOADED = "TOKENMILL_LOADED"
 
 
-def began() -> int:
+def process_start_ns() -> int:
     """When this process began, in ns of time.time_ns; not later, and at most 20 ms earlier."""
     if sys.platform != "linux":
         return int(psutil.Process().create_time() * 1e9) - TICK_NS
@@ -33,7 +33,7 @@ def load_again() -> None:
 
 def loaded_from() -> int:
     """Since when this process reads its code, in ns: since load_again where that was called, else since it began."""
-    return int(os.environ.pop(LOADED, 0)) or began()
+    return int(os.environ.pop(LOADED, 0)) or process_start_ns()
 
 
 def die_with_parent() -> None:

@@ -23,7 +23,7 @@ def present() -> int:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
-def seen(count: int, visible: str | None) -> list[str]:
+def visible_devices(count: int, visible: str | None) -> list[str]:
     """The names of the devices that a process may use, of `count` that there are: those that CUDA_VISIBLE_DEVICES names, in its
     order, else all."""
     if not count:
@@ -34,7 +34,7 @@ def seen(count: int, visible: str | None) -> list[str]:
 
 def works_on_a_device(meta: dict[str, Any]) -> bool:
     """Whether a stage of this `meta` asks for a GPU and there is one."""
-    return int(meta.get("gpus", 0)) > 0 and bool(seen(present(), os.environ.get(VISIBLE)))
+    return int(meta.get("gpus", 0)) > 0 and bool(visible_devices(present(), os.environ.get(VISIBLE)))
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def device_locks(entry: Entry, ranks: int = 1, launched: bool = False) -> Iterat
     launched: torchrun has started the ranks, and each takes the device of its own number. So the first devices are waited for,
     whichever are free.
     """
-    names = _usable(seen(present(), os.environ.get(VISIBLE)))
+    names = _usable(visible_devices(present(), os.environ.get(VISIBLE)))
     wanted = min(len(names), max(int(entry.meta.get("gpus", 0)), ranks if ranks > 1 else 0))
     if not wanted:
         yield
@@ -71,7 +71,7 @@ def _usable(names: list[str]) -> list[str]:
 def _when_free(names: Sequence[str], wanted: int, folder: Path, address: str) -> dict[str, TextIO]:
     """The locks of so many of the devices, by their names; says so where it has to wait."""
     waits = False
-    while not (held := free(names, wanted, folder)):
+    while not (held := lock_devices(names, wanted, folder)):
         if not waits:
             what = "a GPU" if wanted == 1 else f"{wanted} GPUs"
             say(f"{address}: waiting for {what} of {', '.join(names)}: other stages hold the rest")
@@ -80,7 +80,7 @@ def _when_free(names: Sequence[str], wanted: int, folder: Path, address: str) ->
     return held
 
 
-def free(names: Sequence[str], wanted: int, folder: Path) -> dict[str, TextIO]:
+def lock_devices(names: Sequence[str], wanted: int, folder: Path) -> dict[str, TextIO]:
     """The locks of the first `wanted` devices that nobody holds, in the order of the names; none where fewer are free, since
     two that hold some and wait for more could wait for each other."""
     # held for a moment: of two at once each could find half of the devices, and neither enough

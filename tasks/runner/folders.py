@@ -7,7 +7,7 @@ from pathlib import Path
 from tasks.runner.graph import Entry
 
 
-def inside(entry: Entry) -> Path:
+def output_path(entry: Entry) -> Path:
     """Where a stage's output is below data/."""
     return Path(entry.outs[0]).relative_to("data")
 
@@ -22,7 +22,7 @@ def make_view(entry: Entry, folder: Path) -> Path:
             link = view / path.relative_to("data")
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path.resolve())
-    (view / inside(entry)).mkdir(parents=True)
+    (view / output_path(entry)).mkdir(parents=True)
     return view
 
 

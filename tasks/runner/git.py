@@ -11,7 +11,7 @@ UNKNOWN = "unknown"
 OUR_WRITES = (":!data/metrics", ":!dvc.lock")
 
 
-def ask(root: Path, *arguments: str, binary: bool = False) -> subprocess.CompletedProcess:
+def run_git(root: Path, *arguments: str, binary: bool = False) -> subprocess.CompletedProcess:
     """Outcome of a git command, text unless `binary`; a machine without git answers with code 127 and a line that says so. A
     repository around the project that does not track it, as where an archive was unpacked in one, is none of its own."""
     try:
@@ -39,19 +39,19 @@ def is_tracked(root: Path) -> bool:
 
 def revision(root: Path) -> str:
     """The commit that is checked out, or UNKNOWN."""
-    done = ask(root, "rev-parse", "HEAD")  # in a repository without a commit it prints HEAD and fails
+    done = run_git(root, "rev-parse", "HEAD")  # in a repository without a commit it prints HEAD and fails
     return UNKNOWN if done.returncode else done.stdout.strip()
 
 
 def is_dirty(root: Path) -> str:
     """Whether the tree differs from its revision, what a run writes aside: true or false, UNKNOWN where git cannot tell."""
-    done = ask(root, "status", "--porcelain", "--", ".", *OUR_WRITES)
+    done = run_git(root, "status", "--porcelain", "--", ".", *OUR_WRITES)
     return UNKNOWN if done.returncode else str(bool(done.stdout.strip())).lower()
 
 
 def git(root: Path, *arguments: str) -> str:
     """What git prints, without white space around it. Raises ConfigError with the last line of its complaint."""
-    done = ask(root, *arguments)
+    done = run_git(root, *arguments)
     if done.returncode:
         raise ConfigError(
             f"git {arguments[0]}: {(done.stderr.strip() or f'exit code {done.returncode}').splitlines()[-1]}"
@@ -64,7 +64,7 @@ def forget_worktrees(root: Path) -> None:
     git(root, "worktree", "prune")
 
 
-def printed(root: Path, *arguments: str) -> bytes:
+def git_output(root: Path, *arguments: str) -> bytes:
     """What git prints, nothing where it fails or there is no repository."""
-    done = ask(root, *arguments, binary=True)
+    done = run_git(root, *arguments, binary=True)
     return b"" if done.returncode else done.stdout

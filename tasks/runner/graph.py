@@ -119,7 +119,7 @@ def graph_of(root: Path, params: dict[str, Any]) -> dict[str, Entry]:
     return entries
 
 
-def before(graph: dict[str, Entry]) -> dict[str, list[str]]:
+def upstream(graph: dict[str, Entry]) -> dict[str, list[str]]:
     """The stages that each stage reads the output of."""
     made = {out: address for address, entry in graph.items() for out in entry.outs}
     return {address: [made[dep] for dep in entry.deps if dep in made] for address, entry in graph.items()}
@@ -136,9 +136,9 @@ def closure(edges: dict[str, list[str]], addresses: Iterable[str]) -> set[str]:
     return found
 
 
-def needed(graph: dict[str, Entry], addresses: Iterable[str]) -> list[str]:
+def with_upstream(graph: dict[str, Entry], addresses: Iterable[str]) -> list[str]:
     """Addresses of these stages and of all they need, each after what it needs."""
-    edges = before(graph)
+    edges = upstream(graph)
     wanted = closure(edges, addresses)
     return [address for address in TopologicalSorter(edges).static_order() if address in wanted]
 
@@ -149,6 +149,6 @@ def goals(metas: dict[str, dict[str, Any]]) -> list[str]:
     return [address for address, meta in metas.items() if meta.get("goal")] or list(metas)
 
 
-def asked_for(graph: dict[str, Entry]) -> list[str]:
+def goals_with_upstream(graph: dict[str, Entry]) -> list[str]:
     """Addresses of the goals and of all that they need, each after what it needs."""
-    return needed(graph, goals({address: entry.meta for address, entry in graph.items()}))
+    return with_upstream(graph, goals({address: entry.meta for address, entry in graph.items()}))

@@ -10,7 +10,7 @@ from typing import Any
 from lm.inputs.hashed import IgnorePatterns, check_not_ignored, read_ignored, scan_dependency
 from tasks.core.config import read_params
 from tasks.runner.graph import Entry
-from tasks.runner.recorded import decides, key_of, locked
+from tasks.runner.recorded import decides, key_of, locked_decisions
 
 
 def file_md5(path: Path) -> str:
@@ -65,7 +65,7 @@ def memo_key(entry: Entry, md5s: dict[str, str], params: dict[str, Any]) -> str:
 
 def locked_key(entry: dict[str, Any]) -> str:
     """The stage key out of a stage's entry in dvc.lock: that of the run which made the bytes recorded there."""
-    return key_of(locked(entry))
+    return key_of(locked_decisions(entry))
 
 
 class Changed(Exception):

@@ -43,7 +43,7 @@ def _processor() -> dict[str, str]:
     return {"cpu": values.get("model name", platform.processor()), "flags": " ".join(sorted(flags.split()))}
 
 
-def apart(one: dict[str, str], other: dict[str, str]) -> list[str]:
+def machine_differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
     """What differs between two kinds of machine, a line each; of the processor's flags those that one has alone."""
     found = []
     for name in sorted({*one, *other}):

@@ -19,7 +19,7 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def short(value: float) -> str:
+def format_short(value: float) -> str:
     """Three figures: 0.0123, 4.56, 789, 11.2k, 3.4M."""
     for power, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= 0.9995 * power:
@@ -27,10 +27,10 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def figures(shown: dict[str, float]) -> str:
+def format_metrics(shown: dict[str, float]) -> str:
     """What is shown beside the count: `11.2k tok/s loss 3.21`."""
     words = {"tokens_per_second": "{} tok/s"}
-    return " ".join(words.get(name, f"{name} {{}}").format(short(value)) for name, value in shown.items())
+    return " ".join(words.get(name, f"{name} {{}}").format(format_short(value)) for name, value in shown.items())
 
 
 class Progress:
@@ -56,15 +56,21 @@ class Progress:
         eta = elapsed / made * (total - done)
         if self._for_flow:
             if now - self._said >= FLOW_SECONDS or done == total:
-                self._say(f"progress {self.address} {done} {total} {unit} eta={eta:.0f} {figures(shown)}".rstrip(), now)
+                self._say(
+                    f"progress {self.address} {done} {total} {unit} eta={eta:.0f} {format_metrics(shown)}".rstrip(), now
+                )
         elif sys.stderr.isatty():
             if self._bar is None:
                 self._bar = tqdm(total=total, initial=done, desc=self.address, unit=unit, dynamic_ncols=True)
             self._bar.total = total
-            self._bar.set_postfix_str(figures(shown), refresh=False)
+            self._bar.set_postfix_str(format_metrics(shown), refresh=False)
             self._bar.update(done - self._bar.n)
         elif now - self._said >= LINE_SECONDS or done == total:
-            words = [f"{self.address} {done}/{total} {unit} {done / total:.0%}", figures(shown), f"eta {clock(eta)}"]
+            words = [
+                f"{self.address} {done}/{total} {unit} {done / total:.0%}",
+                format_metrics(shown),
+                f"eta {clock(eta)}",
+            ]
             self._say(" ".join(word for word in words if word), now)
 
     def _say(self, line: str, now: float) -> None:

@@ -26,7 +26,7 @@ def decides(cmd: str, md5s: dict[str, str], params: dict[str, Any]) -> dict[str,
     return {"cmd": cmd, "deps": md5s, "params": _plain(params)}
 
 
-def locked(entry: dict[str, Any]) -> dict[str, Any]:
+def locked_decisions(entry: dict[str, Any]) -> dict[str, Any]:
     """What `decides` gives, out of a stage's entry of dvc.lock or of the run cache."""
     md5s = {dep["path"]: dep.get("md5", "") for dep in entry.get("deps", [])}
     return decides(entry["cmd"], md5s, entry.get("params", {}).get("params.yaml", {}))
@@ -51,7 +51,10 @@ def claim_of(entry: dict[str, Any]) -> tuple[str, str] | None:
 def is_true(entry: dict[str, Any]) -> bool:
     """Whether an entry records what its stage read; one without such a file cannot be doubted."""
     claim = claim_of(entry)
-    return claim is None or claim[1] == hashlib.md5(text_of(locked(entry)).encode(), usedforsecurity=False).hexdigest()
+    return (
+        claim is None
+        or claim[1] == hashlib.md5(text_of(locked_decisions(entry)).encode(), usedforsecurity=False).hexdigest()
+    )
 
 
 def forget_run(path: Path) -> None:

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from lm.files import write_json
-from tasks.runner.machine import apart
+from tasks.runner.machine import machine_differences
 from tasks.runner.say import say
 from tasks.runner.settings import RESUME
 
@@ -32,7 +32,7 @@ def take_up(address: str, folder: Path, here: dict[str, str]) -> dict[str, str]:
         wanted.replace(folder)
     there, went_on = _read(folder)
     step = steps_of(folder)
-    if step and (lines := apart(there, here)):
+    if step and (lines := machine_differences(there, here)):
         if anyway or not _decides(there, here):
             went_on.append(f"at step {step}: {'; '.join(lines)}")
             say(f"{address}: goes on at step {step} in another way than it began: {_short(lines)}")

@@ -26,7 +26,7 @@ from tasks.runner.asked import check_asked
 from tasks.runner.auditing import Sections, audited
 from tasks.runner.child import PARENT_ENDED, die_with_parent, load_again, loaded_from
 from tasks.runner.devices import device_locks
-from tasks.runner.folders import inside, make_view, replace
+from tasks.runner.folders import make_view, output_path, replace
 from tasks.runner.full import is_full
 from tasks.runner.graph import Entry, read_graph
 from tasks.runner.guardian import watch_over
@@ -220,8 +220,8 @@ def _work(
         _check_finite(entry, metrics | log.facts)
         inputs.check_unchanged()
         for path in log.written():
-            shutil.copyfile(path, view / inside(entry) / path.name)
-        replace(view / inside(entry), Path(entry.outs[0]))
+            shutil.copyfile(path, view / output_path(entry) / path.name)
+        replace(view / output_path(entry), Path(entry.outs[0]))
         write_json(Path("data/metrics") / f"{entry.address}.json", metrics)
         computes = {"arithmetic": arithmetic.found} if arithmetic.found else {}
         machine = hardware() | computes | spread | log.execution | went_on

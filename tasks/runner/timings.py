@@ -26,14 +26,14 @@ def write(root: Path, address: str, facts: dict[str, float], record: dict[str, A
     _put(root, address, facts, record)
 
 
-def keep(root: Path, address: str) -> None:
+def save_timings(root: Path, address: str) -> None:
     """Keep under its key what another machine's run left here."""
     facts, record = (read_object(root / path) for path in paths(address))
     if record.get("key"):
         _keep(root, address, facts, record)
 
 
-def settle(root: Path, address: str, key: str) -> None:
+def restore_timings(root: Path, address: str, key: str) -> None:
     """Have in place what belongs to this key; nothing where no run here had it."""
     facts, record = (root / path for path in paths(address))
     if read_object(record).get("key") == key and facts.exists():

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import psutil
 
 from tasks.core.process import no_collection
-from tasks.runner.again import in_batches, is_final, until
+from tasks.runner.again import in_batches, is_final, retry_until
 from tasks.runner.names import flatten, lawful, shortened
 from tasks.runner.own import open_lock, stand_ins
 from tasks.runner.proxies import without_proxy
@@ -196,9 +196,9 @@ def record(begin: Begin, events: SimpleQueue[Event], answer: Callable[[Answer], 
     waiting += [Metric(lawful(name), float(value), end.at, 0) for name, value in end.metrics.items()]
     named = [RunTag(lawful(name), value) for name, value in end.tags.items()]
     ending = Ending(run, end.status, end.at)
-    guard("the curves", lambda: until(by, send))
-    guard("the tags", lambda: until(by, lambda: client.log_batch(run, tags=named)))
-    until(by, lambda: _end_run(client, ending))
+    guard("the curves", lambda: retry_until(by, send))
+    guard("the tags", lambda: retry_until(by, lambda: client.log_batch(run, tags=named)))
+    retry_until(by, lambda: _end_run(client, ending))
 
 
 def _end_run(client: Any, ending: Ending) -> None:
@@ -252,7 +252,7 @@ def finish_parent(run: str | None, status: str) -> None:
     def work() -> None:
         client, ending = connect(), Ending(str(run), status, int(time.time() * 1000))
         note(client.tracking_uri, ending)
-        until(time.monotonic() + LAST * TRACKING_SECONDS.read(), lambda: _end_run(client, ending))
+        retry_until(time.monotonic() + LAST * TRACKING_SECONDS.read(), lambda: _end_run(client, ending))
 
     if run:
         guarded("the pipeline's run", work)

@@ -74,16 +74,16 @@ def trunks_of(
     decided = {
         **code,
         **{name: json.dumps(value, sort_keys=True) for name, value in params.items()},
-        **machine(models[0].embedding.weight.device),
+        **machine_fingerprint(models[0].embedding.weight.device),
         "models": json.dumps([model.config.model_dump(mode="json") for model in models]),
         "first weights": digest_of(*(part for model in models for item in model.state_dict().items() for part in item)),
         "tokenizer and texts": digest_of(*given),
     }
-    store = TrunkStore(Path(folder), size())
-    return Trunks(store, stage, decided, config, steps, seen, Said(log.scratch, losses), unchanged)
+    store = TrunkStore(Path(folder), max_trunk_bytes())
+    return Trunks(store, stage, decided, config, steps, seen, StageLines(log.scratch, losses), unchanged)
 
 
-def size() -> int:
+def max_trunk_bytes() -> int:
     """Bytes that all trunks may fill: TOKENMILL_TRUNKS_SIZE in MiB, else 16 GiB."""
     return TRUNKS_SIZE.read() << 20
 
@@ -104,7 +104,7 @@ def in_links(path: str) -> bool:
     return path.startswith(("lm/schedules/", "lm/averages/"))
 
 
-def machine(device: torch.device) -> dict[str, str]:
+def machine_fingerprint(device: torch.device) -> dict[str, str]:
     """What of this machine, its libraries and its settings decides the bits of a sum."""
     kind = PARALLEL.read()
     found: dict[str, Any] = {
@@ -123,7 +123,7 @@ def _version(library: str) -> str | None:
         return None
 
 
-class Said:
+class StageLines:
     """What a stage has said of its steps: lines beside the scratch of its checkpoints, and losses of sequences."""
 
     def __init__(self, scratch: Path, losses: SequenceLosses | None) -> None:

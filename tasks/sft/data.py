@@ -14,7 +14,7 @@ from lm.model import Decoder
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import Conversation
 from tasks.core.config import ConfigError
-from tasks.sft.sources.base import Read
+from tasks.sft.sources.base import SourceData
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,18 @@ def weighted(conversation: Conversation, confidence: float) -> Conversation:
     return replace(conversation, weights=[weight * confidence for weight in weights])
 
 
-def _fitting(source: Any, config: Any, tokenizer: Tokenizer, context: int, model: Decoder | None) -> tuple[Read, int]:
+def _fitting(
+    source: Any, config: Any, tokenizer: Tokenizer, context: int, model: Decoder | None
+) -> tuple[SourceData, int]:
     """(what a source has that fits the context, how many did not and were cut or left out)."""
     folder, cuts = Path(config.conversations.folder), config.too_long == "cut"
-    read: Read = source(tokenizer, config.problems, folder, config.learned, model, config.seed)
+    read: SourceData = source(tokenizer, config.problems, folder, config.learned, model, config.seed)
     fitting = [(c if len(c) <= context else truncate(c, context) if cuts else None) for c in read.conversations]
     kept = [each for each in zip(fitting, read.levels, read.stated(), strict=True) if each[0] is not None]
     if not kept:
         raise ConfigError(_nothing(source.name, read, context))
     conversations = [c for c, _, _ in kept if c is not None]
-    found = Read(conversations, [level for _, level, _ in kept], read.refused, [stated for *_, stated in kept])
+    found = SourceData(conversations, [level for _, level, _ in kept], read.refused, [stated for *_, stated in kept])
     return found, sum(len(c) > context for c in read.conversations)
 
 
@@ -87,7 +89,7 @@ def reasons(refused: Sequence[InvalidRow]) -> str:
     return "; ".join(said + [f"{len(counts) - 3} other reasons"] * (len(counts) > 3))
 
 
-def _nothing(name: str, read: Read, context: int) -> str:
+def _nothing(name: str, read: SourceData, context: int) -> str:
     if read.conversations:
         kind = "demonstrations" if name == "problems" else "conversations"
         return f"sft: none of the {len(read.conversations)} {kind} fits the context of {context} tokens"

@@ -14,8 +14,8 @@ from lm.conversations.dialogue import Dialogue
 from lm.conversations.files import dialogues_of, files_of
 from lm.model import ModelConfig
 from lm.training.batch import Batch, Metrics
-from tasks.about.problem_lengths import conversations, counter
-from tasks.about.prompts import folder_bytes, model_like, states_bytes
+from tasks.about.problem_lengths import conversation_lengths, token_counter
+from tasks.about.prompts import folder_bytes, model_with_prompt, states_bytes
 from tasks.about.sections import Sections
 from tasks.about.training import lower
 from tasks.about.work import StageNeeds, Step, Work
@@ -35,9 +35,10 @@ def needs(sections: Sections) -> StageNeeds:
 
 @cache
 def lengths_of(source: Any, problems: Any, folder: Path, vocab_size: int) -> list[tuple[int, int]]:
-    """(what is read before it, what is learned) of a source's conversations in tokens, as `problem_lengths.conversations`
-    counts them; of files, and of what a format writes, the first of them. Raises ConfigError where there are no files."""
-    tokens = counter(vocab_size)
+    """(what is read before it, what is learned) of a source's conversations in tokens, as
+    `problem_lengths.conversation_lengths` counts them; of files, and of what a format writes, the first of them. Raises
+    ConfigError where there are no files."""
+    tokens = token_counter(vocab_size)
     if source.name == "files":
         rows = (
             row
@@ -46,7 +47,7 @@ def lengths_of(source: Any, problems: Any, folder: Path, vocab_size: int) -> lis
             if isinstance(row, Dialogue)
         )
         return written_lengths(list(islice(rows, LOOKED_AT)), source, tokens)
-    every = conversations(problems, getattr(source, "split", "sft"), vocab_size)
+    every = conversation_lengths(problems, getattr(source, "split", "sft"), vocab_size)
     if source.name == "problems" and source.format.name != "plain":
         return written_lengths(source.rows(problems)[:LOOKED_AT], source, tokens)
     if source.name == "subtasks":
@@ -90,7 +91,7 @@ def work(sections: Sections, shape: ModelConfig) -> Work:
     answered = mean(answer for _, answer in lengths) / (T + 1)
 
     def step() -> Step:
-        model, ids_BN = model_like(shape, sections, config.model), torch.zeros((B, T + 1), dtype=torch.int64)
+        model, ids_BN = model_with_prompt(shape, sections, config.model), torch.zeros((B, T + 1), dtype=torch.int64)
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:
             kept_K = torch.arange(int((rows.stop - rows.start) * T * answered) + 1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from lm.model import Decoder
 from lm.training.batch import Metrics
 from lm.training.data.conversations import hidden_at
-from tasks.sft.losses.base import Learned
+from tasks.sft.losses.base import TokenPredictions
 
 
 def loss_of(
@@ -33,7 +33,9 @@ def loss_of(
     x_KD = hidden_at(model, inputs_RT, places_K, bounds, noise_RTD)
     targets_K = targets_RT.flatten()[places_K]
     softcap = model.config.logit_softcap or 0.0
-    return loss(Learned(x_KD, model.head_weight, targets_K, weights_K, owners_K, conversations, total, softcap))
+    return loss(
+        TokenPredictions(x_KD, model.head_weight, targets_K, weights_K, owners_K, conversations, total, softcap)
+    )
 
 
 def bounds_within(bounds: Tensor | None, rows: slice, length: int) -> Tensor | None:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.core.parts import Facts, Part
-from tasks.core.tables import ahead, read_batches
+from tasks.core.tables import prefetch, read_batches
 from tasks.core.texts import GRAM, text_buffers
 from tasks.tokenize.sides import Rule
 
@@ -51,7 +51,7 @@ class Search:
 
 
 @dataclass(frozen=True)
-class Sought:
+class OverlapSearch:
     """What `gather_seen` gathers: the parts of `search`."""
 
     parts: tuple[Path, ...]
@@ -90,7 +90,7 @@ def search(item: Search, folder: Path) -> Facts:
 
     slots, bits = _mapped(item.table / "slots.npy"), _mapped(item.table / "bits.npy")
     seen_S = np.zeros(len(slots), dtype=bool)
-    for texts in ahead(_texts(item.side, held_out=False)):
+    for texts in prefetch(_texts(item.side, held_out=False)):
         data, offsets = text_buffers(texts)
         for length in item.lengths:
             mark(data, offsets, length, bits, slots, seen_S)
@@ -98,7 +98,7 @@ def search(item: Search, folder: Path) -> Facts:
     return {"seen": int(seen_S.sum())}
 
 
-def gather_seen(item: Sought, folder: Path) -> Facts:
+def gather_seen(item: OverlapSearch, folder: Path) -> Facts:
     """Write slots.npy, a table of all grams that were seen."""
     from tasks.core.grams import table_of
 

@@ -14,7 +14,7 @@ TEXTS, CHARACTERS = 256, 4096
 MOST_LOST = 0.1
 
 
-def lost(tokenizer: Tokenizer, texts: list[str]) -> tuple[int, Counter[str]]:
+def round_trip_losses(tokenizer: Tokenizer, texts: list[str]) -> tuple[int, Counter[str]]:
     """(how many texts do not come back from their ids, the characters that are then missing and how often)."""
     missing, changed = Counter[str](), 0
     for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
@@ -30,7 +30,7 @@ def share_lost(tokenizer: Tokenizer, texts: Iterator[str], path: Path) -> float:
     path: where the tokenizer is from. Raises ValueError where more than MOST_LOST is lost.
     """
     sample = [text[:CHARACTERS] for text in islice(texts, TEXTS)]
-    changed, missing = lost(tokenizer, sample)
+    changed, missing = round_trip_losses(tokenizer, sample)
     if not changed:
         return 0.0
     share = missing.total() / sum(map(len, sample))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.parts import Facts
-from tasks.core.tables import Writer, ahead, read_batches
+from tasks.core.tables import Writer, prefetch, read_batches
 from tasks.core.texts import text_buffers
 from tasks.tokenize.encoder import Encoder, encoder
 from tasks.tokenize.overlap import Overlap, Side
@@ -58,12 +58,12 @@ def encode(shard: Shard, folder: Path) -> Facts:
         Writer(folder / "held_out.parquet", HELD_OUT_SCHEMA) as held,
     ):
         # three things go on at once: reading, encoding, writing
-        batches = ahead(read_batches(path, ["id", "source", "meta", "text", *scores]))
-        for batch, ids, offsets in ahead(encoded(batches, encode_texts)):
+        batches = prefetch(read_batches(path, ["id", "source", "meta", "text", *scores]))
+        for batch, ids, offsets in prefetch(encoded(batches, encode_texts)):
             split_N, groups = divided(shard, batch, totals)
             lengths = np.diff(offsets) + 1
             ends = np.cumsum(lengths)
-            tokens.write(ended(ids, ends, shard.eos_id, shard.dtype).data)
+            tokens.write(append_eos(ids, ends, shard.eos_id, shard.dtype).data)
             sizes = np.diff(text_buffers(batch.column("text"))[1])
             columns = [
                 batch.column("id"),
@@ -108,7 +108,7 @@ def encoded(
             yield batch.set_column(batch.schema.get_field_index("text"), "text", texts), *encode_texts(texts)
 
 
-def ended(ids: np.ndarray, ends: np.ndarray, eos_id: int, dtype: str) -> np.ndarray:
+def append_eos(ids: np.ndarray, ends: np.ndarray, eos_id: int, dtype: str) -> np.ndarray:
     """The ids of N documents with eos_id after each; `ends` says where each document then ends."""
     found = np.empty(len(ids) + len(ends), dtype=dtype)
     text = np.ones(len(found), dtype=bool)

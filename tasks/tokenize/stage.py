@@ -17,14 +17,14 @@ from lm.tokenizer import Tokenizer
 from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
 from tasks.core.parts import LEAST, Facts, Part
-from tasks.core.tables import Writer, read_batches, shards
+from tasks.core.tables import Writer, read_batches, shard_paths
 from tasks.tokenize import methods
 from tasks.tokenize.encoder import why_not_gigatoken
 from tasks.tokenize.overlap import (
     Overlap,
+    OverlapSearch,
     Search,
     Side,
-    Sought,
     Table,
     gather_seen,
     held_grams,
@@ -122,7 +122,7 @@ def join(parts: list[Part], dtype: np.dtype, schema: pa.Schema, out: Path) -> in
     return len(groups)
 
 
-def chosen(config: TokenizeConfig, source: Path, files: Sequence[Path], log: Log) -> Rule:
+def choose_held_out(config: TokenizeConfig, source: Path, files: Sequence[Path], log: Log) -> Rule:
     """Who is held out. Raises ConfigError where that leaves nothing on one side."""
     group_by = tuple(config.group_by)
     surveyed = log.map(survey, [Surveyed(file, group_by) for file in files], "survey", least=16 * LEAST)
@@ -143,7 +143,7 @@ def overlap_of(sides: Sequence[Side], log: Log) -> Overlap:
     (table,) = log.map(make_table, [Table(tuple(part.folder for part in parts), limit)], "table", "table")
     searches = [Search(side, table.folder, tuple(lengths)) for side in sides]
     found = tuple(part.folder for part in log.map(search, searches, "searched", least=LEAST))
-    (seen,) = log.map(gather_seen, [Sought(found)], "seen", "table")
+    (seen,) = log.map(gather_seen, [OverlapSearch(found)], "seen", "table")
     return Overlap(seen.folder, limit)
 
 
@@ -167,8 +167,8 @@ def say_contained(config: TokenizeConfig, totals: Counter[str]) -> None:
 def run(config: TokenizeConfig, data: Path, log: Log) -> dict[str, float]:
     """data/filter -> data/tokenize."""
     source, out = data / "filter" / "documents", data / "tokenize"
-    files = shards(source)
-    rule = chosen(config, source, files, log)
+    files = shard_paths(source)
+    rule = choose_held_out(config, source, files, log)
     sides = [Side(file, rule) for file in files]
     overlap = overlap_of(sides, log)
     try:

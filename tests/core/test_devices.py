@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from flows.stage.pools import run_anywhere
 from flows.staleness.plan import Planned
 from tasks.runner import devices
-from tasks.runner.devices import device_locks, free, seen, works_on_a_device
+from tasks.runner.devices import device_locks, lock_devices, visible_devices, works_on_a_device
 from tasks.runner.graph import Entry
 from tasks.runner.locks import takes_a_slot
 
@@ -114,7 +114,7 @@ def test_one_waits_where_none_is_free(tmp_path: Path) -> None:
     ],
 )
 def test_the_devices_that_a_process_may_use(present: int, visible: str | None, names: list[str]) -> None:
-    assert seen(present, visible) == names
+    assert visible_devices(present, visible) == names
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_nobody_shares_a_device_or_keeps_some_of_too_few(count: int, wishes: lis
     names, taken = [str(number) for number in range(count)], set()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         for wanted in wishes:
-            held = free(names, wanted, Path(folder))
+            held = lock_devices(names, wanted, Path(folder))
             for file in held.values():
                 stack.enter_context(file)
             assert not taken & held.keys() and len(held) == (wanted if wanted <= count - len(taken) else 0)

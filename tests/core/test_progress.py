@@ -6,7 +6,7 @@ import pytest
 
 from flows.stage.process import PROGRESS
 from tasks.runner import progress
-from tasks.runner.progress import Progress, clock, figures, short
+from tasks.runner.progress import Progress, clock, format_metrics, format_short
 
 
 class Clock:
@@ -88,7 +88,7 @@ def test_a_bar_on_a_terminal(capsys, ticking, monkeypatch) -> None:
 
 
 def test_numbers_for_people() -> None:
-    assert [short(v) for v in (0, 0.01234, 4.561, 999.4, 999.6, 11234, 3.4e6)] == [
+    assert [format_short(v) for v in (0, 0.01234, 4.561, 999.4, 999.6, 11234, 3.4e6)] == [
         "0",
         "0.0123",
         "4.56",
@@ -98,4 +98,4 @@ def test_numbers_for_people() -> None:
         "3.4M",
     ]
     assert [clock(s) for s in (0, 35.4, 65, 3661)] == ["0:00", "0:35", "1:05", "1:01:01"]
-    assert figures({"tokens_per_second": 2e3, "loss": 1.5}) == "2k tok/s loss 1.5"
+    assert format_metrics({"tokens_per_second": 2e3, "loss": 1.5}) == "2k tok/s loss 1.5"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lm.config import ConfigError
 from tasks.core import tables
-from tasks.core.tables import Writer, count_rows, read_batches, read_table, row_bytes, shard, write_table
+from tasks.core.tables import Writer, count_rows, read_batches, read_table, row_bytes, shard_path, write_table
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.large_string()), ("n", pa.int32())])
 
@@ -59,7 +59,7 @@ def test_the_size_of_a_row_is_that_of_its_strings() -> None:
 
 def test_shards_are_one_table_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in range(11):
-        write_table(shard(tmp_path / "t", number), table_of([f"{number}"]))
+        write_table(shard_path(tmp_path / "t", number), table_of([f"{number}"]))
     assert read_table(tmp_path / "t", ["text"]).column("text").to_pylist() == [str(n) for n in range(11)]
     assert count_rows(tmp_path / "t") == 11
     (tmp_path / "t" / "00003.parquet").unlink()

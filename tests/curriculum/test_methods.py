@@ -17,7 +17,7 @@ from tasks.curriculum.methods.grow_length import stages
 from tasks.curriculum.methods.length_buckets import decompose
 from tasks.curriculum.orders import ByScore, Shuffled
 from tasks.curriculum.plan import FIRST_PREFIX, PADDING, Budget, Documents, Prefixes, Ranges, Stream
-from tasks.curriculum.stream import cut, drawing
+from tasks.curriculum.stream import cut_sequences, drawing
 from tests.curriculum.corpora import STEP, digest, documents_of, plan_of, predicted, small
 
 PAIRS = [
@@ -111,7 +111,7 @@ def test_what_intervals_cover_is_counted_once(intervals: list[tuple[int, int]]) 
 
 def test_cutting_by_hand() -> None:
     stream = Stream(np.array([1, 0]), np.array([0, 0]), np.array([4, 5]), None)
-    plan = cut(stream, np.array([4, 0]), length=4, per_step=1, longest=9, seed=0)
+    plan = cut_sequences(stream, np.array([4, 0]), length=4, per_step=1, longest=9, seed=0)
     # the piece from 4 on is all of document 0, the first is document 1 and a token of 0
     assert list(zip(plan.step, plan.document, plan.offset, plan.length, strict=True)) == [
         (0, 0, 0, 5),

@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from lm.config import Config
 from tasks.core.log import Log
-from tasks.core.tables import shard, write_table
-from tasks.dedup.documents import Documents, Found
+from tasks.core.tables import shard_path, write_table
+from tasks.dedup.documents import DedupResult, Documents
 from tasks.dedup.stage import DedupConfig, run
 
 SLOTS = ("against", "exact", "near", "semantic", "substring")
@@ -26,7 +26,7 @@ def write_rows(table: Path, shards: list[Rows]) -> Path:
             "text": pa.array([text for _, text in rows], pa.large_string()),
             "meta": pa.array(["{}"] * len(rows), pa.string()),
         }
-        write_table(shard(table, number), pa.table(columns))
+        write_table(shard_path(table, number), pa.table(columns))
     return table
 
 
@@ -39,7 +39,7 @@ def recut(rows: Rows, *edges: int) -> list[Rows]:
     return [rows[a:b] for a, b in zip((0, *edges), (*edges, len(rows)), strict=True)]
 
 
-def found_by(method: Any, shards: list[Rows], alive: np.ndarray | None = None, log: Log | None = None) -> Found:
+def found_by(method: Any, shards: list[Rows], alive: np.ndarray | None = None, log: Log | None = None) -> DedupResult:
     """What a method says of a table."""
     with TemporaryDirectory() as name:
         table, folder = write_rows(Path(name) / "documents", shards), Path(name) / "near_files"

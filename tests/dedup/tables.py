@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.core.tables import shard
-from tasks.dedup.documents import Documents, Found
+from tasks.core.tables import shard_path
+from tasks.dedup.documents import DedupResult, Documents
 
 
 def documents_of(folder: Path, texts: list[str], cuts: tuple[int, ...] = (), group: int = 4096) -> Documents:
@@ -20,11 +20,11 @@ def documents_of(folder: Path, texts: list[str], cuts: tuple[int, ...] = (), gro
             "text": pa.array(texts[begin:end], pa.large_string()),
             "meta": pa.array(["{}"] * (end - begin), pa.string()),
         }
-        pq.write_table(pa.table(rows), shard(folder, number), row_group_size=group)
+        pq.write_table(pa.table(rows), shard_path(folder, number), row_group_size=group)
     return Documents(folder, np.ones(len(texts), dtype=bool))
 
 
-def left_of(texts: list[str], found: Found) -> list[str | None]:
+def left_of(texts: list[str], found: DedupResult) -> list[str | None]:
     """What becomes of each text, None where it goes. Every cut falls on characters."""
     left: list[str | None] = []
     for row, text in enumerate(texts):
@@ -35,5 +35,5 @@ def left_of(texts: list[str], found: Found) -> list[str | None]:
     return left
 
 
-def same(one: Found, other: Found) -> bool:
+def same(one: DedupResult, other: DedupResult) -> bool:
     return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("first_N", "keep_N", "cuts_K3"))

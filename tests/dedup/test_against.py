@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lm.config import ConfigError
 from tasks.core.log import Log
-from tasks.dedup.documents import Documents, Found
+from tasks.dedup.documents import DedupResult, Documents
 from tasks.dedup.engine.normal_form import normalised
 from tasks.dedup.methods.against import Against, fractions
 from tests.dedup.tables import documents_of, same
@@ -34,7 +34,7 @@ def lines(path: Path, texts: list[str]) -> Path:
     return path
 
 
-def kept(texts: list[str], method: Against, cuts: tuple[int, ...] = (), group: int = 4096) -> Found:
+def kept(texts: list[str], method: Against, cuts: tuple[int, ...] = (), group: int = 4096) -> DedupResult:
     with tempfile.TemporaryDirectory() as folder:
         return method(documents_of(Path(folder) / "table", texts, cuts, group), Path(folder), Log())
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lm.config import ConfigError
 from tasks.core.log import Log
-from tasks.dedup.documents import Documents, Found
+from tasks.dedup.documents import DedupResult, Documents
 from tasks.dedup.engine.hidden_states import HiddenStates
 from tasks.dedup.engine.k_means import assign, k_means
 from tasks.dedup.engine.tfidf_svd import TfidfSvd, fit, terms_of, unit
@@ -28,7 +28,7 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENMILL_SHARD_WORKERS", "1")
 
 
-def found_in(texts: list[str], method: Semantic, cuts: tuple[int, ...] = (), group: int = 4096) -> Found:
+def found_in(texts: list[str], method: Semantic, cuts: tuple[int, ...] = (), group: int = 4096) -> DedupResult:
     with tempfile.TemporaryDirectory() as folder:
         return method(documents_of(Path(folder) / "table", texts, cuts, group), Path(folder), Log())
 

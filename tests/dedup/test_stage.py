@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from lm.config import Config, ConfigError, methods_of
 from tasks.core.log import Log
-from tasks.core.tables import read_table, shards
+from tasks.core.tables import read_table, shard_paths
 from tasks.dedup import methods
 from tasks.dedup.decisions import Decisions, merged_cuts
-from tasks.dedup.documents import Found
+from tasks.dedup.documents import DedupResult
 from tasks.dedup.engine.tfidf_svd import TfidfSvd
 from tasks.dedup.methods import Exact, KeepAll, Minhash
 from tasks.dedup.output import write_output
@@ -84,7 +84,7 @@ def test_what_is_dropped_is_kept_as_data_with_its_reason(tmp_path: Path) -> None
         ("e", "same text"),
     ]
     metrics, out = run_stage(tmp_path, recut(rows, 2, 2, 4), exact=Exact())
-    assert [len(shards(out / name)) for name in ("documents", "clusters", "dropped")] == [4, 4, 4]
+    assert [len(shard_paths(out / name)) for name in ("documents", "clusters", "dropped")] == [4, 4, 4]
     assert [r["id"] for r in read_table(out / "documents").to_pylist()] == ["a", "b", "d"]
     assert [(r["id"], r["reason"], r["text"]) for r in read_table(out / "dropped").to_pylist()] == [
         ("c", "duplicate_of:a", "same  text"),
@@ -127,7 +127,9 @@ def test_cuts_take_bytes_out_of_what_stays_and_an_emptied_document_goes(tmp_path
     table = write_rows(tmp_path / "in", [[("a", "one two"), ("b", "\xe9t\xe9 three")], [("c", "four"), ("d", "five")]])
     decisions = Decisions.for_table(table)
     cuts = np.array([[3, 0, 2], [1, 3, 5], [2, 0, 4], [0, 0, 4], [1, 0, 3]])
-    decisions.add("substring", "repeated", Found(np.array([0, 1, 2, 2]), np.array([True, True, True, False]), cuts))
+    decisions.add(
+        "substring", "repeated", DedupResult(np.array([0, 1, 2, 2]), np.array([True, True, True, False]), cuts)
+    )
     counts = write_output(table, decisions, tmp_path / "out", Log())
     rows = read_table(tmp_path / "out" / "documents").to_pylist()
     assert [(r["id"], r["text"]) for r in rows] == [("a", "two"), ("b", " three")]

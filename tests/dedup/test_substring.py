@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.core.log import Log
-from tasks.dedup.documents import Documents, Found
+from tasks.dedup.documents import DedupResult, Documents
 from tasks.dedup.engine.sorted_keys import grouped
 from tasks.dedup.methods.substring import Substring
 from tests.dedup.tables import documents_of, left_of, same
@@ -28,7 +28,7 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENMILL_SHARD_WORKERS", "1")
 
 
-def found_in(texts: list[str], method: Substring, cuts: tuple[int, ...] = (), group: int = 4096) -> Found:
+def found_in(texts: list[str], method: Substring, cuts: tuple[int, ...] = (), group: int = 4096) -> DedupResult:
     with tempfile.TemporaryDirectory() as folder:
         return method(documents_of(Path(folder) / "table", texts, cuts, group), Path(folder), Log())
 

@@ -21,10 +21,10 @@ from tasks.distill.divergences import ForwardKl
 from tasks.distill.matches import Features, Holistic, Unmatched
 from tasks.distill.matches.base import Matching, layer_at
 from tasks.distill.matches.holistic import attention_apart
-from tasks.distill.matches.seen import watching
+from tasks.distill.matches.layer_pass import capture_layer
 from tasks.distill.needs import needs
 from tasks.distill.stage import run
-from tasks.distill.step import Compared, Matched, shares_of
+from tasks.distill.step import ComparedRows, WeightedMatch, shares_of
 from tasks.distill.students import Fresh
 from tasks.distill.teachers import Stored
 from tests.distill.test_run import Heard
@@ -56,8 +56,8 @@ def opened(match: Any) -> tuple[Decoder, Decoder, Matching]:
     return student, teacher, made
 
 
-def compared() -> Compared:
-    return Compared(IDS[:, :-1], PLACES, IDS[:, 1:].flatten()[PLACES], 3)
+def compared() -> ComparedRows:
+    return ComparedRows(IDS[:, :-1], PLACES, IDS[:, 1:].flatten()[PLACES], 3)
 
 
 def stream(model: Decoder, layer: int) -> Tensor:
@@ -80,7 +80,7 @@ def test_the_layer_at_a_depth(depth: float, layers: int, wanted: int) -> None:
 def test_features_by_hand(kind: Any) -> None:
     """FitNets' hint: half of the squared difference, a mean over channels here; and the divergence beside it."""
     student, teacher, made = opened(Features(distance=kind, weight=0.7, teacher_depth=1.0))
-    total, found = shares_of(student, [teacher], ForwardKl(), 0.0, compared(), Matched(made, made.weight(0)))
+    total, found = shares_of(student, [teacher], ForwardKl(), 0.0, compared(), WeightedMatch(made, made.weight(0)))
     plain, _ = shares_of(student, [teacher], ForwardKl(), 0.0, compared())
     mine_KE = stream(student, 0) @ student.heads.weight.T
     theirs_KE = stream(teacher, 3)
@@ -98,7 +98,7 @@ def test_attention_by_hand() -> None:
     student, teacher, made = opened(Holistic(attention=2.0, student_depth=1.0, teacher_depth=0.25))
     maps = []
     for model, layer in ((student, 1), (teacher, 0)):
-        with torch.no_grad(), watching(model, layer) as seen:
+        with torch.no_grad(), capture_layer(model, layer) as seen:
             model(IDS[:, :-1])
         block, x = model.blocks[layer], seen[0].entered_BTD
         part, rows = block.attention, []
@@ -119,14 +119,14 @@ def test_attention_by_hand() -> None:
     torch.testing.assert_close(attention_apart(*maps), kl_K)
     assert kl_K.min() > 0
     cosine_K = 1 - F.cosine_similarity(stream(student, 1) @ student.heads.weight.T, stream(teacher, 0))
-    _, found = shares_of(student, [teacher], ForwardKl(), 0.0, compared(), Matched(made, 1.0))
+    _, found = shares_of(student, [teacher], ForwardKl(), 0.0, compared(), WeightedMatch(made, 1.0))
     assert found["match"].item() == pytest.approx((cosine_K + 2 * kl_K).mean().item(), rel=1e-4)
 
 
 @EVERY
 def test_layers_above_the_guided_one_learn_nothing_of_a_match_alone(method: Any) -> None:
     student, teacher, made = opened(method(alone=True))
-    total, found = shares_of(student, [teacher], ForwardKl(), 0.5, compared(), Matched(made, made.weight(0)))
+    total, found = shares_of(student, [teacher], ForwardKl(), 0.5, compared(), WeightedMatch(made, made.weight(0)))
     assert found.keys() == {"match"}
     total.backward()
     below, above = student.blocks
@@ -138,8 +138,8 @@ def test_layers_above_the_guided_one_learn_nothing_of_a_match_alone(method: Any)
 def test_an_ended_match_reads_nothing_and_adds_nothing(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     student, teacher, made = opened(method(until=5, fade=True, weight=2.0))
     assert [made.weight(step) for step in (0, 1, 4, 5, 100)] == pytest.approx([2.0, 1.6, 0.4, 0, 0])
-    monkeypatch.setattr(Matching, "watching", None)
-    ended = shares_of(student, [teacher], ForwardKl(), 0.5, compared(), Matched(made, made.weight(5)))
+    monkeypatch.setattr(Matching, "capture", None)
+    ended = shares_of(student, [teacher], ForwardKl(), 0.5, compared(), WeightedMatch(made, made.weight(5)))
     plain = shares_of(student, [teacher], ForwardKl(), 0.5, compared())
     assert torch.equal(ended[0], plain[0]) and ended[1].keys() == plain[1].keys()
     ended[0].backward()
@@ -157,7 +157,7 @@ def test_the_seed_decides_the_projection(method: Any) -> None:
 @EVERY
 def test_labels_alone_still_match(method: Any) -> None:
     student, teacher, made = opened(method())
-    total, found = shares_of(student, [teacher], ForwardKl(), 1.0, compared(), Matched(made, 1.0))
+    total, found = shares_of(student, [teacher], ForwardKl(), 1.0, compared(), WeightedMatch(made, 1.0))
     assert found.keys() == {"nll", "match"} and total.item() == pytest.approx((found["nll"] + found["match"]).item())
 
 
@@ -167,19 +167,19 @@ def test_gradients_disagree_where_their_product_is_below_0(way: str) -> None:
     student, teacher, made = opened(Features(weight=0.3, patience=2, student_depth=1.0))
     student.recompute = way == "recomputed"
     student.train()
-    total, _ = shares_of(student, [teacher], ForwardKl(), 0.5, compared(), Matched(made, 0.3))
+    total, _ = shares_of(student, [teacher], ForwardKl(), 0.5, compared(), WeightedMatch(made, 0.3))
     if way == "in parts":
         for places in (PLACES[:2], PLACES[2:]):
-            part = Compared(IDS[:, :-1], places, IDS[:, 1:].flatten()[places], 3)
-            shares_of(student, [teacher], ForwardKl(), 0.5, part, Matched(made, 0.3))[0].backward()
+            part = ComparedRows(IDS[:, :-1], places, IDS[:, 1:].flatten()[places], 3)
+            shares_of(student, [teacher], ForwardKl(), 0.5, part, WeightedMatch(made, 0.3))[0].backward()
     else:
         total.backward()
     other, its, twin = opened(Features(weight=0.3, student_depth=1.0))
     # the same pass, whose two losses are told apart
     gradients = []
     for weight in (0.3, 0.0):
-        with watching(other, 1) as seen:
-            found, parts = shares_of(other, [its], ForwardKl(), 0.5, compared(), Matched(twin, 0.3))
+        with capture_layer(other, 1) as seen:
+            found, parts = shares_of(other, [its], ForwardKl(), 0.5, compared(), WeightedMatch(twin, 0.3))
         wanted = 0.3 * parts["match"] if weight else found - 0.3 * parts["match"]
         gradients.append(torch.autograd.grad(wanted, seen[0].entered_BTD)[0])
     own, rest = gradients
@@ -191,14 +191,14 @@ def test_gradients_disagree_where_their_product_is_below_0(way: str) -> None:
 def test_a_match_ends_when_it_was_against_the_rest_for_so_long() -> None:
     _, _, made = opened(Features(patience=2))
     for product, weight in ((-1.0, 1.0), (1.0, 1.0), (-1.0, 1.0), (-0.5, 0.0), (1.0, 0.0)):
-        made.heard(torch.tensor([product, 1.0, 1.0], dtype=torch.float64))
+        made.update_patience(torch.tensor([product, 1.0, 1.0], dtype=torch.float64))
         assert made.weight(3) == weight
     _, _, again = opened(Features(patience=2))
     again.load(made.state())
     assert again.weight(3) == 0
     never = opened(Features())[2]
-    never.heard(torch.tensor([-1.0, 1.0, 1.0]))
-    assert not never.hears
+    never.update_patience(torch.tensor([-1.0, 1.0, 1.0]))
+    assert not never.needs_gradient_sums
 
 
 class Broken(Interrupted):
@@ -236,9 +236,9 @@ def test_a_match_comes_nearer_and_is_told_until_it_ends(tmp_path: Path) -> None:
 
 def test_compiled_blocks_are_watched_as_others_are() -> None:
     student, teacher, made = opened(Features())
-    plain, _ = shares_of(student, [teacher], ForwardKl(), 0.0, compared(), Matched(made, 1.0))
+    plain, _ = shares_of(student, [teacher], ForwardKl(), 0.0, compared(), WeightedMatch(made, 1.0))
     student._run = torch.compile(type(student.blocks[0]).__call__, backend="eager")
-    found, _ = shares_of(student, [teacher], ForwardKl(), 0.0, compared(), Matched(made, 1.0))
+    found, _ = shares_of(student, [teacher], ForwardKl(), 0.0, compared(), WeightedMatch(made, 1.0))
     torch.testing.assert_close(found, plain)
 
 
@@ -283,6 +283,6 @@ def test_the_forecast_has_the_projection() -> None:
 
 def test_the_default_makes_no_pass_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = trained(tmp_path / "a", config())
-    monkeypatch.setattr("tasks.distill.matches.seen.watching", None)
+    monkeypatch.setattr("tasks.distill.matches.layer_pass.capture_layer", None)
     assert trained(tmp_path / "b", config(match=Unmatched())) == plain
     run(config(), prepared(tmp_path / "c"), Log())

@@ -23,7 +23,7 @@ from tasks.distill.contracts import contracts
 from tasks.distill.needs import shape
 from tasks.distill.stage import run
 from tasks.distill.students import Given, Sliced
-from tasks.distill.students.base import Beside
+from tasks.distill.students.base import StudentInputs
 from tests.distill.test_stage import config, decided, prepared, trained
 from tests.lm.models import toy_model, toy_tokenizer
 from tests.project import TINY
@@ -53,8 +53,8 @@ def batches() -> list[Batch]:
     return [(ids, torch.ones(3, 20, dtype=torch.bool))]
 
 
-def beside(folder: Path = Path("nowhere")) -> Beside:
-    return Beside(folder, toy_tokenizer(), batches)
+def beside(folder: Path = Path("nowhere")) -> StudentInputs:
+    return StudentInputs(folder, toy_tokenizer(), batches)
 
 
 @torch.no_grad()
@@ -181,7 +181,7 @@ def test_layers_that_are_not_told_apart_are_said_before_anything_is_measured(
         raise AssertionError("measured")
 
     with pytest.raises(ConfigError, match=r"^distill\.student: .* of this model's .* cannot be told apart.* blocks\.0"):
-        Sliced(by=by, **size).build(toy_model(**shape), 0, Beside(Path("nowhere"), toy_tokenizer(), measured))
+        Sliced(by=by, **size).build(toy_model(**shape), 0, StudentInputs(Path("nowhere"), toy_tokenizer(), measured))
 
 
 def test_a_student_of_its_own_is_of_either_format_and_learns(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tasks.distill.contracts import contracts
 from tasks.distill.divergences import ForwardKl
 from tasks.distill.needs import needs
 from tasks.distill.stage import run
-from tasks.distill.step import Compared, shares_of
+from tasks.distill.step import ComparedRows, shares_of
 from tasks.distill.students import Fresh, Whole
 from tasks.distill.teachers import Ensemble, Past
 from tests.distill.test_stage import config, decided, prepared, trained
@@ -36,7 +36,7 @@ def test_several_teachers_are_their_mean() -> None:
     student, teachers = toy_model(seed=1), [toy_model(seed=2), toy_model(seed=3, layers=1)]
     ids = torch.randint(4, 40, (2, 9), generator=torch.Generator().manual_seed(0))
     places = torch.tensor([1, 4, 12])
-    compared = Compared(ids[:, :-1], places, ids[:, 1:].flatten()[places], 3)
+    compared = ComparedRows(ids[:, :-1], places, ids[:, 1:].flatten()[places], 3)
     shares_of(student, teachers, ForwardKl(temperature=2.0), 0.0, compared)[0].backward()
     found = {name: weight.grad.clone() for name, weight in student.named_parameters() if weight.grad is not None}
     student.zero_grad()
@@ -161,14 +161,14 @@ def test_trunks_are_told_of_every_token_that_is_learned_from(tmp_path: Path) -> 
 
 def test_the_past_teaches_more_as_the_run_goes_on() -> None:
     """Nearly labels alone at first, half of it the past at the end."""
-    assert [Past().labels(0.5, step, 4) for step in range(4)] == [0.875, 0.75, 0.625, 0.5]
+    assert [Past().label_weight(0.5, step, 4) for step in range(4)] == [0.875, 0.75, 0.625, 0.5]
 
 
 def test_the_past_is_the_student_as_it_was() -> None:
     taught, student = Past(every=2).open(toy_model(), toy_tokenizer()), toy_model(seed=1)
     first, kept = student.embedding.weight[0, 0].item(), []
     for step in range(4):
-        (model,) = taught.at(step, student)
+        (model,) = taught.models_at(step, student)
         kept.append(round(model.embedding.weight[0, 0].item() - first))
         with torch.no_grad():
             student.embedding.weight += 1

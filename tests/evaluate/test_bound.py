@@ -13,7 +13,7 @@ from lm.config import ConfigError
 from lm.problems import Arithmetic
 from tasks.core.log import Log
 from tasks.core.tables import read_table
-from tasks.evaluate.bound import bound_bits, masked_windows, said_at_most
+from tasks.evaluate.bound import bound_bits, masked_windows, rename_as_bounds
 from tasks.evaluate.stage import EvaluateConfig, run
 from tests.evaluate.test_run import HELD_OUT, TOKENIZER, model_folder
 from tests.lm.made_parts import ids_of
@@ -86,7 +86,11 @@ def test_windows_mask_what_they_count_alone_and_numbers_are_even() -> None:
 
 def test_names_say_so() -> None:
     figures = {"bits_per_byte": 1.0, "bits_per_byte_web": 2.0, "gzip_bits_per_byte": 3.0}
-    assert list(said_at_most(figures)) == ["at_most_bits_per_byte", "at_most_bits_per_byte_web", "gzip_bits_per_byte"]
+    assert list(rename_as_bounds(figures)) == [
+        "at_most_bits_per_byte",
+        "at_most_bits_per_byte_web",
+        "gzip_bits_per_byte",
+    ]
 
 
 def masked_folder(data: Path) -> None:

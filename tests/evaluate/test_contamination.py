@@ -15,7 +15,14 @@ from lm.problems.example import Example, Score
 from tasks.core.log import Log
 from tasks.core.tables import read_table, write_table
 from tasks.evaluate.accuracy import Answer
-from tasks.evaluate.contamination import Sought, bits_apart, scores_apart, shares, told_apart, training_texts
+from tasks.evaluate.contamination import (
+    ContaminationTarget,
+    bits_apart,
+    scores_apart,
+    shares,
+    split_by_contamination,
+    training_texts,
+)
 from tasks.evaluate.sets import ProblemSet
 from tasks.evaluate.stage import EvaluateConfig, run
 from tasks.report.paired import labels_of
@@ -27,7 +34,7 @@ LONG = "How many apples does a farmer have who picks 17 from each of 4 trees and
 
 
 def share(text: str, training: list[str], answer: str | None = None) -> float:
-    return shares([Sought("x", text, answer)], iter([training]))[0]
+    return shares([ContaminationTarget("x", text, answer)], iter([training]))[0]
 
 
 def test_a_long_question_is_found_whatever_its_white_space_and_case() -> None:
@@ -68,7 +75,7 @@ def test_lines_are_those_that_filter_finds(tmp_path: Path) -> None:
         worked = generator.choice(["", "1+1=2: "])
         lines.append(generator.choice(["", "so ", " "]) + f"{a}+ {b}={worked}{a + b}")
         lines.append(f"{a} +{b}={generator.choice(['', 'one '])}{a + generator.randrange(15)}")
-    found = shares([Sought(text, text, answer) for text, answer in problems], iter([lines]))
+    found = shares([ContaminationTarget(text, text, answer) for text, answer in problems], iter([lines]))
     write_tables([Problem(f"test {text}", text, answer) for text, answer in problems], 13, 8, tmp_path)
     _, rows, labels = read_tables(tmp_path / "labels.json")
     rows_N = solved(*lowered(pa.array(lines, pa.large_string())), rows)
@@ -83,10 +90,10 @@ def test_what_is_found_depends_neither_on_others_nor_on_batches(start: int, leng
     words = [f"word{generator.randrange(400)}" for _ in range(300)]
     training = [" ".join(words[n : n + 30]) for n in range(0, 300, 30)]
     text = " ".join(words[start : start + length] + ["other"] * 3)
-    others = [Sought(str(n), " ".join(words[n : n + 12]), "a") for n in range(0, 100, 9)]
+    others = [ContaminationTarget(str(n), " ".join(words[n : n + 12]), "a") for n in range(0, 100, 9)]
     batches = [training[n : n + batch] for n in range(0, len(training), batch)]
     alone = share(text, training)
-    assert shares([*others, Sought("x", text)], iter(batches))[-1] == alone
+    assert shares([*others, ContaminationTarget("x", text)], iter(batches))[-1] == alone
     assert share(text, training[::-1]) == alone
 
 
@@ -112,7 +119,7 @@ def test_a_side_is_what_has_more_than_is_borne() -> None:
     training = [LONG[: len(LONG) // 2 + 20]]
     exact = share(LONG, training, "59")
     for above, contaminated in ((exact, 0), (exact - 0.01, 1)):
-        rows, told = told_apart([("", answers)], [Sought("d", LONG)], [{"id": "d", "source": "s", "bytes": 9, "bits": 9.0}],
+        rows, told = split_by_contamination([("", answers)], [ContaminationTarget("d", LONG)], [{"id": "d", "source": "s", "bytes": 9, "bits": 9.0}],
                                 iter([training]), above)  # fmt: skip
         assert told["contaminated_problems"] == contaminated == told["contaminated_documents"]
         assert [(row["kind"], row["id"], row["share"]) for row in rows] == [

@@ -16,7 +16,7 @@ from tasks.core.config import load
 from tasks.core.log import Log
 from tasks.core.tables import read_table
 from tasks.evaluate.coverage import sampled_scores
-from tasks.evaluate.decoding import decode_all, figures_of_curve, point_of
+from tasks.evaluate.decoding import curve_metrics, decode_all, point_of
 from tasks.evaluate.inputs import inputs
 from tasks.evaluate.stage import EvaluateConfig, run
 from tests.evaluate.test_run import TOKENIZER, Judge, Last, answers, decided, model_folder
@@ -76,7 +76,7 @@ def test_what_has_no_verdict_spends_tokens_and_is_neither_right_nor_wrong() -> N
     point = point_of(rows)
     assert (point["accuracy"], point["tokens"], point["problems"], point["invalid"]) == (0.5, 10.0, 3, 1)
     assert (point["accuracy_low"], point["accuracy_high"]) == wilson(1, 2)
-    assert figures_of_curve([point])["decoding_a_tokens"] == 10.0
+    assert curve_metrics([point])["decoding_a_tokens"] == 10.0
     nothing = point_of(rows[2:])
     assert [nothing[name] for name in ("accuracy", "accuracy_low", "accuracy_high")] == [0, 0, 1]
 

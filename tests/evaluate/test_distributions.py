@@ -12,7 +12,7 @@ from lm.problems import Arithmetic
 from tasks.core.tables import read_table
 from tasks.evaluate import distributions
 from tasks.evaluate.bits_per_byte import document_bits
-from tasks.evaluate.distributions import BYTES, FILE, Distributions, chosen
+from tasks.evaluate.distributions import BYTES, FILE, Distributions, sample_positions
 from tasks.report import divergence as reported
 from tasks.report.divergence import divergence, kl, normalised
 from tests.evaluate.test_run import HELD_OUT, TOKENIZER, evaluated, model_folder
@@ -21,15 +21,15 @@ from tests.lm.models import toy_model
 
 def test_places_by_hand() -> None:
     """Of 1 + 0 + 4 predictions, in documents of 2, 1 and 5 tokens, the middle of each half, and every one."""
-    assert chosen([2, 1, 5], 2, 100) == [(2, 1), (2, 3)]
-    assert chosen([2, 1, 5], 99, 100) == [(0, 1), (2, 1), (2, 2), (2, 3), (2, 4)]
-    assert chosen([2, 1, 5], 0, 100) == [] == chosen([1, 1], 9, 100)
-    assert len(chosen([10**6], 512, 150_000)) == BYTES // 300_000 == 55
+    assert sample_positions([2, 1, 5], 2, 100) == [(2, 1), (2, 3)]
+    assert sample_positions([2, 1, 5], 99, 100) == [(0, 1), (2, 1), (2, 2), (2, 3), (2, 4)]
+    assert sample_positions([2, 1, 5], 0, 100) == [] == sample_positions([1, 1], 9, 100)
+    assert len(sample_positions([10**6], 512, 150_000)) == BYTES // 300_000 == 55
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(0, 40))
 def test_places_are_tokens_that_are_predicted_each_once(lengths: list[int], most: int) -> None:
-    found = chosen(lengths, most, 10)
+    found = sample_positions(lengths, most, 10)
     assert len(set(found)) == len(found) == min(most, sum(lengths) - len(lengths)) and found == sorted(found)
     assert all(1 <= place < lengths[document] for document, place in found)
 
@@ -38,8 +38,8 @@ def test_each_is_what_the_model_says_after_the_tokens_before(tmp_path: Path) -> 
     """By passes over each document alone; those longer than the context by its last window."""
     model = toy_model(seed=2, context=16).eval()
     documents = [torch.randint(0, 261, (n,), generator=torch.Generator().manual_seed(n)) for n in (5, 40, 1, 17)]
-    kept = Distributions(chosen([len(ids) for ids in documents], 999, 261), 261)
-    bits = document_bits(model, documents, lambda *_: None, 3, kept.see)
+    kept = Distributions(sample_positions([len(ids) for ids in documents], 999, 261), 261)
+    bits = document_bits(model, documents, lambda *_: None, 3, kept.collect)
     assert bits == document_bits(model, documents, lambda *_: None, 3)
     spent = np.zeros(4)
     with torch.no_grad():

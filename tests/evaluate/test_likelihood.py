@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lm.mixers import SlidingWindow
 from lm.model import Decoder
-from tasks.evaluate.likelihood import Asked, log_likelihoods
+from tasks.evaluate.likelihood import LikelihoodRequest, log_likelihoods
 from tests.lm.models import toy_model
 
 CONTEXT = 64
@@ -36,15 +36,20 @@ def by_hand(model: Decoder, text: list[int], following: list[int]) -> float:
     return sum(logp[place - 1, whole[place]].item() for place in range(start, len(whole)))
 
 
-def questions() -> list[Asked]:
+def questions() -> list[LikelihoodRequest]:
     """Texts of many lengths, some that share a beginning, what follows of one token and of many."""
     shots = ids(20, 1)
     found = [
-        Asked(ids(length, length), [ids(count, 100 + count + length) for count in (1, 2, 3, 9)])
+        LikelihoodRequest(ids(length, length), [ids(count, 100 + count + length) for count in (1, 2, 3, 9)])
         for length in (1, 7, 16, 33)
     ]
-    found += [Asked(shots + ids(length, 50 + length), [ids(1, 7), ids(12, 8)], 20) for length in (1, 3, 17, 20)]
-    long = [Asked(ids(62, 3), [ids(2, 1), ids(3, 2), ids(1, 3)]), Asked(ids(90, 4), [ids(4, 5), ids(2, 6)])]
+    found += [
+        LikelihoodRequest(shots + ids(length, 50 + length), [ids(1, 7), ids(12, 8)], 20) for length in (1, 3, 17, 20)
+    ]
+    long = [
+        LikelihoodRequest(ids(62, 3), [ids(2, 1), ids(3, 2), ids(1, 3)]),
+        LikelihoodRequest(ids(90, 4), [ids(4, 5), ids(2, 6)]),
+    ]
     return [*found, *long]
 
 
@@ -70,14 +75,16 @@ def test_the_same_bits_in_any_company(order: list[int], count: int) -> None:
 def test_the_same_bits_where_a_product_of_few_rows_has_others() -> None:
     """Of a width and a vocabulary at which MKL divides products of few rows otherwise."""
     model = toy_model(seed=2, context=CONTEXT, width=256, heads=4, vocab_size=8192)
-    asked = [Asked(ids(10, place), [ids(1, place), ids(2, place + 1), ids(5, place)]) for place in range(6)]
+    asked = [LikelihoodRequest(ids(10, place), [ids(1, place), ids(2, place + 1), ids(5, place)]) for place in range(6)]
     together = log_likelihoods(model, asked, silent)
     assert together == [log_likelihoods(model, [one], silent)[0] for one in asked]
 
 
 def test_more_than_are_read_together() -> None:
     model = MODELS["attention"]()
-    asked = [Asked(ids(12, place), [ids(3, place), ids(4, place + 1), ids(2, place)] * 4) for place in range(37)]
+    asked = [
+        LikelihoodRequest(ids(12, place), [ids(3, place), ids(4, place + 1), ids(2, place)] * 4) for place in range(37)
+    ]
     found = log_likelihoods(model, asked, silent)
     assert found == [log_likelihoods(model, [one], silent)[0] for one in asked]
     assert found[30] == pytest.approx([by_hand(model, asked[30].text, each) for each in asked[30].following], abs=2e-4)
@@ -94,7 +101,9 @@ def test_a_shared_beginning_is_read_once(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Decoder, "hidden", counted)
     shots = ids(40, 1)
     log_likelihoods(
-        model, [Asked(shots + ids(5 + place % 2 * 14, place), [[7], [8]], 40) for place in range(40)], silent
+        model,
+        [LikelihoodRequest(shots + ids(5 + place % 2 * 14, place), [[7], [8]], 40) for place in range(40)],
+        silent,
     )
     assert lengths == [(1, 40), (16, 16), (16, 16), (16, 24), (16, 24)]
 
@@ -106,7 +115,7 @@ def test_sharing_examples_changes_no_score(shots: int, questions: list[int], kin
     model, beginning = MODELS[kind](), ids(shots, 11)
     texts = [beginning + ids(length, 200 + place) for place, length in enumerate(questions)]
     following = [ids(1, 7), ids(4, 8), ids(2, 9)]
-    shared = log_likelihoods(model, [Asked(text, following, shots) for text in texts], silent)
-    apart = log_likelihoods(model, [Asked(text, following) for text in texts], silent)
+    shared = log_likelihoods(model, [LikelihoodRequest(text, following, shots) for text in texts], silent)
+    apart = log_likelihoods(model, [LikelihoodRequest(text, following) for text in texts], silent)
     for one, other in zip(shared, apart, strict=True):
         assert one == pytest.approx(other, abs=2e-4)  # fp32 sums of another shape, over up to 4 tokens

@@ -16,9 +16,9 @@ from tasks.core.log import Log
 from tasks.core.tables import read_table
 from tasks.evaluate.accuracy import Answer
 from tasks.evaluate.inputs import inputs
-from tasks.evaluate.sets import ProblemSet, figures_of_set
+from tasks.evaluate.sets import ProblemSet, set_metrics
 from tasks.evaluate.stage import EvaluateConfig, run
-from tasks.report.paired import beside, labels_of
+from tasks.report.paired import compare_models, labels_of
 from tasks.report.read import Stage
 from tasks.report.render import page
 from tasks.report.terminal import _of_sets
@@ -80,7 +80,7 @@ def test_each_set_has_its_own_score_and_the_rest_stays_as_it_is(here: Path) -> N
 def test_what_has_no_verdict_is_counted_apart() -> None:
     answers = [Answer(Example(str(n), "", "", ""), "", Score(float(n < 2), valid=n < 3)) for n in range(5)]
     low, high = wilson(2, 3)
-    assert figures_of_set("a", answers) == {
+    assert set_metrics("a", answers) == {
         "a_accuracy": 2 / 3, "a_accuracy_low": low, "a_accuracy_high": high, "a_problems": 5, "a_invalid": 2
     }  # fmt: skip
 
@@ -133,7 +133,7 @@ def test_models_are_compared_on_each_set(here: Path) -> None:
     stages = [
         Stage(f"evaluate@{name}", [], Path("data/evaluate/rl"), current=True, metrics=metrics) for name in ("a", "b")
     ]
-    found = beside(stages, {})
+    found = compare_models(stages, {})
     assert list(found["b"].sets) == ["gsm8k"] and found["b"].sets["gsm8k"].includes_zero
     rows = _of_sets(stages, found)
     assert [row[:3] for row in rows[1:]] == [["a", "gsm8k", rows[1][2]], ["b", "gsm8k", rows[1][2]]]

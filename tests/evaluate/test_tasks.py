@@ -18,7 +18,7 @@ from tasks.evaluate.inputs import inputs
 from tasks.evaluate.likelihood import log_likelihoods
 from tasks.evaluate.stage import EvaluateConfig, run
 from tasks.evaluate.tasks import Choices, Needle
-from tasks.evaluate.tasks.base import figures_of, label_of, pair, rows_of_items
+from tasks.evaluate.tasks.base import accuracy_metrics, label_of, pair, rows_of_items
 from tests.evaluate.test_run import TOKENIZER, model_folder
 from tests.lm.models import toy_model
 from tests.project import TINY
@@ -77,7 +77,7 @@ def test_figures_by_hand() -> None:
     rows = rows_of_items(items, [[-4.0, -2.0], [-3.0, -4.0], [-1.0, -1.0]])
     # likeliest: the second, the first, the first of equals; by character: -1 and -2, -1.5 and -1, equals
     assert [row["chosen"] for row in rows] == [1, 0, 0] and [row["chosen_normalised"] for row in rows] == [0, 1, 0]
-    found = figures_of("t", rows)
+    found = accuracy_metrics("t", rows)
     assert found["t_accuracy"] == 0 and found["t_normalised_accuracy"] == pytest.approx(2 / 3)
     assert found["t_accuracy_low"] == 0 and 0.3 < found["t_accuracy_high"] < 0.6 and found["t_questions"] == 3
     assert {name for name in found if name.startswith("t_accuracy_") and name[-1] in "ab"} == {

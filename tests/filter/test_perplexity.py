@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from lm.hugging_face.export import save_hf
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
-from tasks.core.tables import shard, write_table
+from tasks.core.tables import shard_path, write_table
 from tasks.filter.engine.model_scores import bits_per_byte, read_checkpoint
 from tasks.filter.methods import Perplexity
 from tasks.filter.rule import Batch, Judgement, Setting
@@ -48,7 +48,7 @@ def documents(folder: Path, cuts: list[list[str]]) -> Path:
             "source": ["b" if t == "b" else "a" for t in texts],
         }
         table = pa.table({**columns, "text": pa.array(texts, pa.large_string()), "meta": ["{}"] * len(texts)})
-        write_table(shard(folder / "documents", number), table)
+        write_table(shard_path(folder / "documents", number), table)
     return folder / "documents"
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
-from tasks.core.tables import shard, write_table
+from tasks.core.tables import shard_path, write_table
 from tasks.filter.engine.compiled_classifier import buckets_of, probabilities, train
 from tasks.filter.engine.examples import read_examples
 from tasks.filter.engine.lowered import lowered
@@ -43,7 +43,7 @@ def documents(folder: Path, shards: list[list[str]]) -> Path:
     for number, texts in enumerate(shards):
         columns = {"id": [f"{number}-{i}" for i in range(len(texts))], "source": ["a"] * len(texts)}
         table = pa.table({**columns, "text": pa.array(texts, pa.large_string()), "meta": ["{}"] * len(texts)})
-        write_table(shard(folder / "documents", number), table)
+        write_table(shard_path(folder / "documents", number), table)
     return folder / "documents"
 
 

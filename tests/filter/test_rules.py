@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from lm.config import ConfigError, methods_of
 from lm.problems import Arithmetic
 from tasks.core.log import Log
-from tasks.core.tables import shard, write_table
+from tasks.core.tables import shard_path, write_table
 from tasks.filter import methods
 from tasks.filter.rule import Batch, Judgement, Setting
 from tests.compiled import arrays_left
@@ -32,7 +32,7 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         "text": pa.array([GOOD, "x"], pa.large_string()),
         "meta": ["{}"] * 2,
     }
-    write_table(shard(folder / "documents", 0), pa.table(rows))
+    write_table(shard_path(folder / "documents", 0), pa.table(rows))
     (folder / "own").mkdir()
     try:
         rule = request.param()

@@ -16,7 +16,7 @@ from lm.config import Config
 from lm.problems import Arithmetic
 from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
-from tasks.core.tables import read_table, shard, write_table
+from tasks.core.tables import read_table, shard_path, write_table
 from tasks.filter.judge import EXCERPT
 from tasks.filter.methods import C4, Fineweb, GopherQuality, GopherRepetition, KeepAll
 from tasks.filter.rule import Batch, Judgement, Setting
@@ -45,7 +45,7 @@ def write_documents(data: Path, shards: list[list[str]]) -> None:
         }
         table = pa.table(rows | {"text": pa.array(texts, pa.large_string()), "meta": ["{}"] * len(texts)})
         kinds = [("id", pa.string()), ("source", pa.string()), ("text", pa.large_string()), ("meta", pa.string())]
-        write_table(shard(data / "dedup" / "documents", number), table.cast(pa.schema(kinds)))
+        write_table(shard_path(data / "dedup" / "documents", number), table.cast(pa.schema(kinds)))
     (data / "filter").mkdir(exist_ok=True)
 
 

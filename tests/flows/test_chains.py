@@ -6,7 +6,7 @@ import pytest
 
 from flows.params.models import model_mistakes
 from flows.stage.dvc_cli import with_goals
-from tasks.runner.graph import asked_for, graph_of
+from tasks.runner.graph import goals_with_upstream, graph_of
 from tests.project import DATA_STAGES, ROOT, TINY
 
 
@@ -38,18 +38,18 @@ def test_a_model_that_cannot_be_is_one_line(changes: dict[str, Any], words: str)
 
 def test_a_model_that_is_scored_with_is_made_before_what_it_scores() -> None:
     graph = graph_of(ROOT, {**TINY, "rl": {**TINY["rl"], "scorer": "reward"}})
-    order = asked_for(graph)
+    order = goals_with_upstream(graph)
     assert "data/reward" in graph["rl"].deps and order.index("reward") < order.index("rl")
 
 
 def test_a_model_that_is_a_student_is_made_before_it_learns() -> None:
     asked = {"distill": {**TINY["distill"], "learner": "prune"}, "prune": {**TINY["prune"], "model": "rl"}}
-    order = asked_for(graph_of(ROOT, {**TINY, **asked}))
+    order = goals_with_upstream(graph_of(ROOT, {**TINY, **asked}))
     assert order.index("rl") < order.index("prune") < order.index("distill")
 
 
 def test_targets_that_are_stored_are_made_before_they_teach() -> None:
-    order = asked_for(graph_of(ROOT, {**TINY, "distill": {**TINY["distill"], "beside": "lessons"}}))
+    order = goals_with_upstream(graph_of(ROOT, {**TINY, "distill": {**TINY["distill"], "beside": "lessons"}}))
     assert order.index("rl") < order.index("lessons") < order.index("distill")
 
 
@@ -70,7 +70,7 @@ def test_a_folder_that_two_parameters_name_is_one_dependency() -> None:
 def test_what_is_asked_for_is_what_the_models_need(models: list[str], made: set[str]) -> None:
     graph = graph_of(ROOT, {**TINY, "models": models})
     stages = {address for address in graph if "@" not in address}
-    assert stages & set(asked_for(graph)) == {*DATA_STAGES, *made}
+    assert stages & set(goals_with_upstream(graph)) == {*DATA_STAGES, *made}
     assert {address for address in graph if "@" in address} == {f"evaluate@{model}" for model in models}
 
 

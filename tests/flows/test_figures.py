@@ -20,7 +20,7 @@ from tasks.core.yaml import dump_yaml
 from tasks.report.read import read_facts, read_stages
 from tasks.runner.key import file_md5, locked_key
 from tasks.runner.lock import lock_entry
-from tasks.runner.timings import STORE, facts_of, paths, settle, write
+from tasks.runner.timings import STORE, facts_of, paths, restore_timings, write
 from tests import repositories
 from tests.project import ROOT, TINY, make_project, write_params
 
@@ -71,7 +71,7 @@ def test_after_a_b_a_times_and_record_are_of_the_run_that_made_a(project: Path) 
     repositories.dvc(project, "repro", "--quiet", "--single-item", "ingest", surroundings=given)
     assert left(project) == first and shown(project) == second[0]
     assert from_folder(project).records["ingest"].params["seed"] == 1
-    settle(project, "ingest", locked_key(lock_entry(project, "ingest")))
+    restore_timings(project, "ingest", locked_key(lock_entry(project, "ingest")))
     assert left(project) == second
 
 

@@ -17,12 +17,14 @@ from lm.checkpoint import save_model
 from lm.config import ConfigError, methods_of
 from tasks.about.needs import needs_of
 from tasks.about.sections import Sections
-from tasks.about.training import trains
+from tasks.about.training import is_training_stage
 from tasks.runner.rooms import config_of
 from tests.lm.models import toy_model, toy_tokenizer
 from tests.project import ROOT
 
-TRAINERS = sorted(path.parent.name for path in (ROOT / "tasks").glob("*/stage.py") if trains(path.parent.name))
+TRAINERS = sorted(
+    path.parent.name for path in (ROOT / "tasks").glob("*/stage.py") if is_training_stage(path.parent.name)
+)
 ROUNDING = methods_of(precisions)
 # Slots that decide what a loss makes of rows
 SLOTS = ("answers", "loss", "objective")

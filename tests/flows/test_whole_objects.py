@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.stage.whole_objects import whole
+from flows.staleness.whole_objects import whole
 from tests.project import ROOT
 
 # Puts an object that another process has put since it looked: by DVC's own code, as far as its choice of links.
@@ -17,7 +17,7 @@ import sys
 from dvc_data.hashfile.db.local import LocalHashFileDB
 from dvc_objects.fs.local import localfs
 from dvc_objects.fs import system
-from flows.stage.whole_objects import put_objects_whole
+from flows.staleness.whole_objects import put_objects_whole
 
 cache, source, oid = sys.argv[1:]
 put_objects_whole()

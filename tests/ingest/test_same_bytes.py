@@ -16,7 +16,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.core.tables import count_rows, read_table, shards
+from tasks.core.tables import count_rows, read_table, shard_paths
 from tasks.ingest import reading, stage
 from tasks.ingest.index import halve
 from tasks.ingest.sources import Jsonl, Parquet, TextFolder
@@ -124,7 +124,7 @@ def test_documents_stand_in_canonical_order_and_shards_are_cut_by_it(folder: Pat
     keys = [(xxhash.xxh3_64_intdigest(d["id"].encode()), d["id"]) for d in documents]
     assert keys == sorted(keys) and len(set(keys)) == len(keys) == len(corpus()) == metrics["documents"]
     table = folder / "data" / "ingest" / "documents"
-    sizes = [pq.read_table(file, partitioning=None).column("text").to_pylist() for file in shards(table)]
+    sizes = [pq.read_table(file, partitioning=None).column("text").to_pylist() for file in shard_paths(table)]
     big = [texts for texts in sizes if sum(map(len, texts)) > SHARD]
     assert len(sizes) > 4 and [len(texts) for texts in big] == [1]
     first = 0

@@ -10,7 +10,7 @@ import pytest
 
 from lm.config import ConfigError
 from lm.inputs.hashed import read_ignored
-from tasks.core.tables import shard, write_table
+from tasks.core.tables import shard_path, write_table
 from tasks.ledger.__main__ import main
 from tasks.ledger.documents import fate_of, licences, removed_by
 from tasks.ledger.run import Run
@@ -43,14 +43,14 @@ def data(tmp_path: Path) -> Path:
     data, tokenizer = tmp_path / "data", Bytes()(iter([]), Path())
     lost = {"x": "the first document", "y": "! ! !"}
     for stage, kept in (("ingest", TEXTS | lost), ("dedup", TEXTS | {"y": lost["y"]})):
-        rows_of(shard(data / stage / "documents", 0), documents(kept))
+        rows_of(shard_path(data / stage / "documents", 0), documents(kept))
     for number, names in enumerate(("ab", "cde")):
-        rows_of(shard(data / "filter" / "documents", number), documents({n: TEXTS[n] for n in names}))
+        rows_of(shard_path(data / "filter" / "documents", number), documents({n: TEXTS[n] for n in names}))
     dropped = {"source": "sx", "text": lost["x"]}
     rows_of(data / "dedup" / "dropped.parquet", [dropped | {"id": "x", "reason": "duplicate_of:a"}])
     rows_of(data / "dedup" / "clusters.parquet", [{"id": n, "cluster": "a" if n == "x" else n} for n in "abcdxy"])
     rows = [{"id": "y", "source": "sy", "reason": "symbols: too many", "text": lost["y"]}]
-    rows_of(shard(data / "filter" / "dropped", 0), rows)
+    rows_of(shard_path(data / "filter" / "dropped", 0), rows)
     bad = {"source": "web", "file": "f.jsonl", "row": 7, "reason": "not_json", "excerpt": "{\x1b["}
     rows_of(data / "ingest" / "quarantine.parquet", [bad])
     ids = [[*tokenizer.encode(text), tokenizer.eos_id] for text in TEXTS.values()]

@@ -10,7 +10,7 @@ import pytest
 
 from lm.config import ConfigError
 from lm.training.data.plan import Plan
-from tasks.core.tables import read_table, shards, write_table
+from tasks.core.tables import read_table, shard_paths, write_table
 from tasks.ledger.run import Run
 from tasks.ledger.steps import rebuild
 from tests.project import TINY, run_stage
@@ -46,7 +46,7 @@ def data(request: pytest.FixtureRequest, tiny: Tiny, tmp_path_factory: pytest.Te
 
 def change(data: Path, to: Callable[[str], str]) -> None:
     """Other texts in place of those that filter left."""
-    for file in shards(data / "filter" / "documents"):
+    for file in shard_paths(data / "filter" / "documents"):
         table = read_table(file)
         texts = pa.array([to(text) for text in table.column("text").to_pylist()], pa.large_string())
         write_table(file, table.set_column(table.schema.get_field_index("text"), "text", texts))

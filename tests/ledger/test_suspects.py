@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lm.config import ConfigError
 from tasks.core.config import load
 from tasks.core.log import Log
-from tasks.core.tables import shard, write_table
+from tasks.core.tables import shard_path, write_table
 from tasks.curriculum import stage as curriculum
 from tasks.ledger.__main__ import main
 from tasks.ledger.run import Run
@@ -55,7 +55,7 @@ def trained(data: Path, seed: int, epochs: float) -> Path:
     made = texts(seed)
     strings = pa.array(made.values(), pa.large_string())
     rows = {"id": list(made), "source": ["s"] * len(made), "text": strings, "meta": ["{}"] * len(made)}
-    write_table(shard(data / "filter" / "documents", 0), pa.table(rows))
+    write_table(shard_path(data / "filter" / "documents", 0), pa.table(rows))
     params = {**TINY, "tokenize": {**TINY["tokenize"], "held_out_fraction": 1e-9}}
     figures = tokenize.run(load("tokenize", tokenize.TokenizeConfig, params), data, Log())
     budget = {"tokens": int(figures["train_tokens"] * epochs), "tokens_per_step": 8 * LENGTH}

@@ -68,7 +68,7 @@ def test_forward_and_losses_are_of_capped_logits(tied: bool) -> None:
     loss, _ = loss_of(CrossEntropy(), model, IDS[:, :-1], IDS[:, 1:], everywhere, owners, 1, logp.numel())
     torch.testing.assert_close(loss, -logp.mean())
     heads = MultiToken(heads=1)
-    heads.bring(model, 0)
+    heads.add_modules(model, 0)
     torch.testing.assert_close(heads(model, IDS, None, logp.numel())[1]["cross_entropy"], -logp.mean())
 
 

@@ -16,7 +16,7 @@ from lm.training.recipe import Recipe
 from lm.unmasking import logits_of, shares_of, truncate_at_stop, unmask, unmask_step
 from tasks.core.log import Log
 from tasks.pretrain.objectives import MaskedDiffusion
-from tasks.pretrain.objectives.base import At
+from tasks.pretrain.objectives.base import LossPosition
 from tests.lm.made_parts import stirred
 from tests.lm.models import toy_model
 
@@ -131,7 +131,7 @@ def counting() -> Decoder:
     def batch_at(step: int) -> Batch:
         first = torch.randint(0, 8, (32, 1), generator=torch.Generator().manual_seed(step))
         tokens = (first + torch.arange(13)) % 8
-        return Batch(32, 12, 384, lambda rows: objective(model, tokens[rows], None, 384, at=At(0, step, 400)))
+        return Batch(32, 12, 384, lambda rows: objective(model, tokens[rows], None, 384, at=LossPosition(0, step, 400)))
 
     train(model, recipe, 400, batch_at, Log())
     return model.eval()

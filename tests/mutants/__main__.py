@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from flows.workspaces.smoke import copy_project
-from tasks.runner.answer import print_json, take_json
+from tasks.runner.answer import add_json_option, print_json
 from tests.mutants.mutant import CAUGHT, Mutant, read_mutants
 
 SECONDS = 3600  # a bug may never end; a room's tests take minutes, under any load
@@ -75,7 +75,7 @@ def main() -> int:
     parser.add_argument("--share", default="1/1", help="3/10: the third of ten parts")
     parser.add_argument("--jobs", type=int, default=2, help="copies at once")
     parser.add_argument("--keep", action="store_true", help="write down which test caught each bug")
-    take_json(parser)
+    add_json_option(parser)
     asked = parser.parse_args()
     part, parts = map(int, asked.share.split("/"))
     every, rooms = read_mutants(), asked.room.split()

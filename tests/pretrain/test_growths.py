@@ -33,7 +33,7 @@ from tasks.pretrain import growths, starts
 from tasks.pretrain.contracts import grows
 from tasks.pretrain.growths import Apollo, Staged
 from tasks.pretrain.growths.apollo import low_value
-from tasks.pretrain.growths.base import Growth, copied_from, new_in
+from tasks.pretrain.growths.base import Growth, added_layers, copied_from
 from tasks.pretrain.stage import PretrainConfig
 from tasks.pretrain.stage import run as pretrain
 from tasks.pretrain.toy import toy
@@ -158,7 +158,7 @@ def test_stages_that_are_not_given_are_a_quarter_and_a_half() -> None:
 def test_copies_by_hand() -> None:
     assert copied_from(2, 5, "on_top") == [0, 1, 0, 1, 1] and copied_from(2, 5, "between") == [0, 0, 0, 1, 1]
     assert copied_from(3, 3, "on_top") == copied_from(3, 3, "between") == [0, 1, 2]
-    assert new_in([0, 0, 0, 1, 1]) == [1, 2, 4] and new_in([0, 1, 0, 1, 1]) == [2, 3, 4]
+    assert added_layers([0, 0, 0, 1, 1]) == [1, 2, 4] and added_layers([0, 1, 0, 1, 1]) == [2, 3, 4]
 
 
 @given(st.fractions(0, 1), st.fractions(1, 12))

@@ -26,8 +26,8 @@ from lm.training.recipe import Recipe
 from tasks.core.log import Stopped
 from tasks.pretrain import ratios
 from tasks.pretrain.objectives import MaskedDiffusion
-from tasks.pretrain.objectives.base import At
-from tasks.pretrain.objectives.masked_diffusion import alone
+from tasks.pretrain.objectives.base import LossPosition
+from tasks.pretrain.objectives.masked_diffusion import isolated_bounds
 from tasks.pretrain.ratios import LogitNormal, Rising, Uniform
 from tasks.pretrain.ratios.base import LEAST
 from tasks.pretrain.step import loss_of
@@ -46,7 +46,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "rising": {"ratio": {"name": "rising"}},
 }
 WAY = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-AT = At(seed=3, step=5, steps=11)
+AT = LossPosition(seed=3, step=5, steps=11)
 BOUNDS = torch.tensor([0, 3, 8, 16, 21, 24, 32])
 
 
@@ -63,7 +63,7 @@ def capped(logits: Tensor, model: Decoder) -> Tensor:
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-def by_loop(model: Decoder, objective: Any, tokens: Tensor, counted: Tensor, at: At) -> Tensor:
+def by_loop(model: Decoder, objective: Any, tokens: Tensor, counted: Tensor, at: LossPosition) -> Tensor:
     """The sum over sequences, tokens and views, all logits at once and one token after the other."""
     found, targets = torch.zeros(()), tokens[:, 1:]
     views = objective.masks(at, *targets.shape, targets.device)
@@ -122,7 +122,9 @@ def mean_loss(model: Decoder, objective: Any, tokens: Tensor, steps: int = 16, r
     """Nats of the sequence, over many draws."""
     with torch.no_grad():
         batch = tokens.expand(rows, -1)
-        losses = [float(objective(model, batch, None, rows, at=At(7, step, steps))[0]) for step in range(steps)]
+        losses = [
+            float(objective(model, batch, None, rows, at=LossPosition(7, step, steps))[0]) for step in range(steps)
+        ]
     return sum(losses) / steps
 
 
@@ -201,9 +203,9 @@ def test_what_does_not_count_is_seen_and_never_masked() -> None:
 
 def test_documents_of_what_is_predicted_by_hand() -> None:
     """Rows of inputs 0 1 2 3 with documents 0 1 and 2 3, and one of a document; predicted are 1 to 4."""
-    assert alone(torch.tensor([0, 2, 4, 8]), 2, 4).tolist() == [0, 1, 3, 4, 7, 8]
-    assert alone(torch.tensor([0, 1, 3]), 1, 3).tolist() == [0, 2, 3]
-    assert alone(torch.tensor([0, 1]), 1, 1).tolist() == [0, 1]
+    assert isolated_bounds(torch.tensor([0, 2, 4, 8]), 2, 4).tolist() == [0, 1, 3, 4, 7, 8]
+    assert isolated_bounds(torch.tensor([0, 1, 3]), 1, 3).tolist() == [0, 2, 3]
+    assert isolated_bounds(torch.tensor([0, 1]), 1, 1).tolist() == [0, 1]
 
 
 @settings(deadline=None, max_examples=60)
@@ -214,7 +216,7 @@ def test_no_two_of_one_group_are_of_two_documents(lengths: list[int]) -> None:
     documents += torch.bucketize(torch.arange(18), torch.tensor(lengths).cumsum(0), right=True)
     of_rows = documents.view(2, 9)
     starts = [r * 8 + c for r in range(2) for c in range(8) if c == 0 or of_rows[r, c] != of_rows[r, c - 1]]
-    found = alone(torch.tensor([*starts, 16]), 2, 8)
+    found = isolated_bounds(torch.tensor([*starts, 16]), 2, 8)
     assert found[0] == 0 and found[-1] == 16 and {7, 8, 15} <= set(found.tolist())
     predicted = of_rows[:, 1:].flatten()
     for start, end in zip(found.tolist(), found.tolist()[1:], strict=False):
@@ -232,7 +234,7 @@ def test_tokens_of_a_document_depend_on_no_other(way: dict[str, Any]) -> None:
         changed, each = tokens.clone(), torch.zeros(4, 8)
         for row, place in changes:
             changed[row, place] = (tokens[row, place] + 1) % 261
-        objective(model, changed, BOUNDS, 32, None, each, at=At(3, 5, 6))
+        objective(model, changed, BOUNDS, 32, None, each, at=LossPosition(3, 5, 6))
         found.append(each)
     plain, first, last, other = found
     assert torch.equal(plain[0, 2:], first[0, 2:]) and torch.equal(plain[1:], first[1:])
@@ -265,7 +267,7 @@ def test_the_second_view_masks_what_the_first_leaves() -> None:
     assert torch.equal(first.masked_RT, ~second.masked_RT)
     torch.testing.assert_close(first.ratios_R + second.ratios_R, torch.ones(4))
     model, objective = masked_model(), MaskedDiffusion(complementary=True)
-    objective.bring(model, 0)
+    objective.add_modules(model, 0)
     assert model.passes == 2
     objective.drop(model)
     assert model.passes == 1
@@ -296,7 +298,9 @@ def test_laws_by_hand() -> None:
 
 def test_a_rising_ratio_is_the_first_one_first_and_the_last_one_last() -> None:
     objective = MaskedDiffusion(ratio=Rising(start=0.2, end=0.6))
-    told = [objective.masks(At(0, step, 5), 2, 8, torch.device("cpu"))[0].ratios_R.tolist() for step in range(5)]
+    told = [
+        objective.masks(LossPosition(0, step, 5), 2, 8, torch.device("cpu"))[0].ratios_R.tolist() for step in range(5)
+    ]
     assert told == [pytest.approx([each] * 2) for each in (0.2, 0.3, 0.4, 0.5, 0.6)]
     assert objective.by_run and not MaskedDiffusion().by_run
 
@@ -318,10 +322,10 @@ def test_what_makes_no_sense_is_refused(given: dict[str, Any], words: str) -> No
 def fit(scratch: Path, objective: Any, after: int | None = None, steps: int = 4) -> Decoder:
     model = toy_model(seed=1, causal=False, vocab_size=262)
     recipe = Recipe(optimizer=AdamW(lr=1e-2), schedule=Cosine(), average=Last(), clip=1.0)
-    objective.bring(model, 0)
+    objective.add_modules(model, 0)
 
     def batch_at(step: int) -> Batch:
-        tokens, at = ids_of(4, 9, seed=step), At(0, step, steps)
+        tokens, at = ids_of(4, 9, seed=step), LossPosition(0, step, steps)
         return Batch(4, 8, 32, lambda rows: loss_of(objective, model, tokens, BOUNDS, rows, 32, at=at))
 
     train(model, recipe, steps, batch_at, Recorder(scratch, after))

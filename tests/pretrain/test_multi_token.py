@@ -23,7 +23,7 @@ from lm.training.recipe import Recipe
 from tasks.core.log import Stopped
 from tasks.pretrain.needs import checkpoint_bytes
 from tasks.pretrain.objectives import MultiToken, NextToken
-from tasks.pretrain.objectives.multi_token import ahead
+from tasks.pretrain.objectives.multi_token import shifted_targets
 from tasks.pretrain.step import loss_of
 from tests.lm.made_parts import ids_of, stirred
 from tests.lm.models import toy_model
@@ -32,7 +32,7 @@ from tests.lm.test_training import Recorder
 
 def carrying(heads: int = 2, seed: int = 0, **shape: object) -> tuple[Decoder, MultiToken]:
     model, objective = toy_model(seed=1, **shape), MultiToken(heads=heads)
-    objective.bring(model, seed)
+    objective.add_modules(model, seed)
     return model, objective
 
 
@@ -40,11 +40,11 @@ def test_targets_by_hand() -> None:
     """Tokens 1 to 6 predict 2 to 7; 2 further on they predict 4 to 7, and of documents 1 2 3 4 and 5 6, 4 alone in the first and
     nothing in the second, since 7 may be of the next one."""
     targets, no = torch.tensor([[2, 3, 4, 5, 6, 7]]), IGNORED
-    assert ahead(targets, 1, None).tolist() == [[3, 4, 5, 6, 7, no]]
-    assert ahead(targets, 2, None).tolist() == [[4, 5, 6, 7, no, no]]
-    assert ahead(targets, 9, None).tolist() == [[no] * 6]
-    assert ahead(targets, 2, torch.tensor([0, 4, 6])).tolist() == [[4, no, no, no, no, no]]
-    assert ahead(targets, 1, torch.tensor([0, 4, 6])).tolist() == [[3, 4, no, no, no, no]]
+    assert shifted_targets(targets, 1, None).tolist() == [[3, 4, 5, 6, 7, no]]
+    assert shifted_targets(targets, 2, None).tolist() == [[4, 5, 6, 7, no, no]]
+    assert shifted_targets(targets, 9, None).tolist() == [[no] * 6]
+    assert shifted_targets(targets, 2, torch.tensor([0, 4, 6])).tolist() == [[4, no, no, no, no, no]]
+    assert shifted_targets(targets, 1, torch.tensor([0, 4, 6])).tolist() == [[3, 4, no, no, no, no]]
 
 
 @settings(deadline=None, max_examples=30)
@@ -54,7 +54,7 @@ def test_no_target_is_of_another_document(edges: set[int], further: int) -> None
     bounds = torch.tensor(sorted({0, 12, 24} | edges))
     documents = torch.bucketize(torch.arange(24), bounds, right=True)
     tokens = torch.cat((torch.arange(24).view(2, 12), torch.tensor([[12], [24]])), 1)
-    found = ahead(tokens[:, 1:], further, bounds).flatten()
+    found = shifted_targets(tokens[:, 1:], further, bounds).flatten()
     for place, target in enumerate(found.tolist()):
         inside = place + 1 + further < 24 and documents[place] == documents[place + 1 + further]
         assert target == (place + 1 + further if inside else IGNORED)
@@ -128,7 +128,7 @@ def test_heads_are_dropped_and_what_they_cost_is_counted() -> None:
     plain, (model, objective) = toy_model(seed=1), carrying()
     layer = sum(weight.numel() for weight in plain.blocks[1].parameters())
     assert model.num_parameters() == plain.num_parameters() + 2 * layer
-    assert objective.brought(plain.config) == 2 * layer and NextToken().brought(plain.config) == 0
+    assert objective.added_parameters(plain.config) == 2 * layer and NextToken().added_parameters(plain.config) == 0
     of_layers = flops_per_token(plain, 8) - 6 * plain.head_weight.numel()
     assert flops_per_token(model, 8) == flops_per_token(plain, 8) + of_layers + 2 * 6 * plain.head_weight.numel()
     assert checkpoint_bytes(plain.config) > 0

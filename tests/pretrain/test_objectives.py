@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lm.config import Config, methods_of
 from tasks.pretrain import objectives
 from tasks.pretrain.objectives import NextToken, Salt
-from tasks.pretrain.objectives.salt import Helped
+from tasks.pretrain.objectives.salt import SaltLoss
 
 CAUSAL = [method for method in methods_of(objectives) if method.causal]
 EVERY = pytest.mark.parametrize("method", CAUSAL, ids=lambda method: method.__name__)
@@ -56,7 +56,7 @@ def made(method: type[Config]) -> Any:
     small = Bigram(3)
     with torch.no_grad():
         small.table.weight.copy_(20 * torch.eye(3).roll(1, 1))
-    return Helped(Salt(until=1.0), small)
+    return SaltLoss(Salt(until=1.0), small)
 
 
 TOKENS = torch.tensor([[1, 2, 0, 2], [0, 0, 1, 1]])

@@ -26,8 +26,8 @@ from tasks.pretrain import starts
 from tasks.pretrain.checkpoint import reads
 from tasks.pretrain.contracts import taught
 from tasks.pretrain.objectives import NextToken, Salt
-from tasks.pretrain.objectives.base import At
-from tasks.pretrain.objectives.salt import Helped, soft_cross_entropy, weight_of
+from tasks.pretrain.objectives.base import LossPosition
+from tasks.pretrain.objectives.salt import SaltLoss, soft_cross_entropy, weight_of
 from tasks.pretrain.stage import PretrainConfig
 from tasks.pretrain.stage import run as pretrain
 from tasks.pretrain.toy import toy
@@ -47,7 +47,7 @@ IDS = torch.randint(5, 261, (2, 9), generator=torch.Generator().manual_seed(7))
 BOUNDS = torch.tensor([0, 5, 8, 16])
 COUNTED = torch.rand((2, 8), generator=torch.Generator().manual_seed(8)) < 0.6
 MACHINE = Machine("cpu", False, 10**12, 1e11, 1e10)
-EARLY, LATE = At(0, 0, 10), At(0, 9, 10)
+EARLY, LATE = LossPosition(0, 0, 10), LossPosition(0, 9, 10)
 
 
 def models(**shape: Any) -> tuple[Decoder, Decoder]:
@@ -65,7 +65,7 @@ def test_is_the_mixture_of_both_cross_entropies_and_has_its_gradient(
     model, small = models()
     method = Salt(weight=0.4, temperature=0.5)
     each = torch.empty(2, 8)
-    loss, metrics = Helped(method, small)(model, IDS, bounds, 5, counted, each, EARLY)
+    loss, metrics = SaltLoss(method, small)(model, IDS, bounds, 5, counted, each, EARLY)
     loss.backward()
     found = {name: weight.grad.clone() for name, weight in model.named_parameters()}
     assert all(weight.grad is None and not weight.requires_grad for weight in small.parameters()) and not small.training
@@ -91,7 +91,7 @@ def test_is_the_mixture_of_both_cross_entropies_and_has_its_gradient(
 def test_in_the_second_stage_it_is_the_next_tokens_loss_to_the_bit_and_the_small_model_is_not_asked() -> None:
     (model, small), found = models(), []
     small.hidden = lambda *given, **more: pytest.fail("asked")  # type: ignore[method-assign]
-    for objective in (Helped(Salt(until=0.9), small), NextToken()):
+    for objective in (SaltLoss(Salt(until=0.9), small), NextToken()):
         model.zero_grad()
         loss, _ = objective(model, IDS, None, 16, at=LATE)
         loss.backward()
@@ -101,7 +101,7 @@ def test_in_the_second_stage_it_is_the_next_tokens_loss_to_the_bit_and_the_small
 
 def test_parts_of_a_batch_add_up() -> None:
     model, small = models()
-    objective = Helped(Salt(), small)
+    objective = SaltLoss(Salt(), small)
     whole, _ = objective(model, IDS, None, 16, COUNTED, at=EARLY)
     parts = [objective(model, IDS[row : row + 1], None, 16, COUNTED[row : row + 1], at=EARLY)[0] for row in (0, 1)]
     torch.testing.assert_close(sum(parts), whole)
@@ -129,7 +129,7 @@ def test_the_weight_falls_at_once_evenly_or_by_its_ratio() -> None:
     assert weight_of(0.6, 0, 3, True) == weight_of(0.6, -2, 0, False) == 0
     usual = Salt()
     assert [sum(usual.at(step, n) > 0 for step in range(n)) for n in (1000, 10, 2)] == [173, 1, 0]
-    assert usual.helped(1000) == 0.173 and Salt(until=1.0).at(9, 10) == 0.667 and usual.by_run
+    assert usual.share_of_steps(1000) == 0.173 and Salt(until=1.0).at(9, 10) == 0.667 and usual.by_run
 
 
 @pytest.mark.parametrize(

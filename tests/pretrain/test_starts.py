@@ -17,7 +17,7 @@ from lm.optimizers import AdamW
 from lm.schedules import Wsd
 from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
-from tasks.core.tables import shard, write_table
+from tasks.core.tables import shard_path, write_table
 from tasks.pretrain import starts
 from tasks.pretrain.objectives import NextToken
 from tasks.pretrain.stage import PretrainConfig
@@ -63,7 +63,7 @@ def data_of(folder: Path, method: Any, checkpoint: Path, padding: int = 0) -> Pa
         (folder / name).mkdir(parents=True)
     columns = {"id": [str(i) for i in range(40)], "source": ["s"] * 40, "text": pa.array(TEXTS, pa.large_string())}
     columns["meta"] = ["{}"] * 40
-    write_table(shard(folder / "filter/documents", 0), pa.table(columns))
+    write_table(shard_path(folder / "filter/documents", 0), pa.table(columns))
     tokenize(TokenizeConfig(method=method, checkpoint=Checkpoint(folder=str(checkpoint))), folder, Log())
     first = pq.read_table(folder / "tokenize/documents.parquet")["length"][0].as_py() - 3
     plan = {

@@ -8,7 +8,7 @@ from lm.calibration import Batch
 from lm.embeddings import Bigram, Value
 from lm.model import Decoder
 from tasks.prune.nats import nats_of
-from tasks.prune.sparse import SHARES, emptied, emptied_together, essential, matrices_of
+from tasks.prune.sparse import SHARES, emptied_together, essential_sparsity, matrices_of, prune_matrices
 from tasks.prune.weights import Magnitude, SparseGpt, Wanda
 from tests.lm.models import toy_model
 
@@ -63,7 +63,7 @@ def test_a_share_is_not_that_of_each_matrix() -> None:
 @torch.no_grad()
 def test_the_knee_is_found_by_one_threshold() -> None:
     model, rows = uneven(), [0.0, *SHARES]
-    told, knee = essential(model, batches(), quiet)
+    told, knee = essential_sparsity(model, batches(), quiet)
     wanted = []
     for share in rows:
         other = uneven()
@@ -71,7 +71,7 @@ def test_the_knee_is_found_by_one_threshold() -> None:
             emptied_together(other, share)
         wanted.append(nats_of(other, batches()))
     assert [row["nats"] for row in told] == wanted and knee in rows
-    emptied(model, Magnitude(share=0.5), batches(), quiet)
+    prune_matrices(model, Magnitude(share=0.5), batches(), quiet)
     assert nats_of(model, batches()) != wanted[5]
 
 
@@ -79,7 +79,7 @@ def test_the_knee_is_found_by_one_threshold() -> None:
 def test_what_is_looked_up_stays_whole(way: object) -> None:
     model = toy_model(seed=3, embeddings=TABLES)
     assert "blocks.0.embeddings.0.table.weight" in model.state_dict()
-    emptied(model, way, batches(), quiet)
+    prune_matrices(model, way, batches(), quiet)
     found, matrices = zeros_in(model), matrices_of(model)
     assert all(found[name] > 0.4 for name in matrices)
     assert [name for name, share in found.items() if share and name not in matrices and "share" not in name] == []

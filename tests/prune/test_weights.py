@@ -11,7 +11,7 @@ from lm.calibration import LayerInputs
 from lm.config import Config, methods_of
 from tasks.prune import weights
 from tasks.prune.weights import Magnitude, SparseGpt, Wanda, Whole, sparse_gpt
-from tasks.prune.weights.base import gone
+from tasks.prune.weights.base import prune_mask
 
 METHODS = [method for method in methods_of(weights) if method is not Whole]
 EVERY = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
@@ -72,13 +72,13 @@ def test_what_is_lost_of_the_output_falls_from_magnitude_to_wanda_to_sparse_gpt(
 
 def test_which_go_by_hand() -> None:
     scores = torch.tensor([[1.0, 5.0, 2.0, 6.0], [3.0, 4.0, 7.0, 8.0]])
-    assert gone(scores, 0.5, 0, by_row=False).tolist() == [[True, False, True, False], [True, True, False, False]]
-    assert gone(scores, 0.5, 0, by_row=True).tolist() == [[True, False, True, False], [True, True, False, False]]
-    assert gone(scores, 0.25, 0, by_row=False).tolist() == [[True, False, True, False], [False] * 4]
-    assert gone(scores, 0.25, 0, by_row=True).tolist() == [[True, False, False, False]] * 2
-    assert gone(scores, 0.5, 2, by_row=False).tolist() == [[True, False, True, False]] * 2
+    assert prune_mask(scores, 0.5, 0, by_row=False).tolist() == [[True, False, True, False], [True, True, False, False]]
+    assert prune_mask(scores, 0.5, 0, by_row=True).tolist() == [[True, False, True, False], [True, True, False, False]]
+    assert prune_mask(scores, 0.25, 0, by_row=False).tolist() == [[True, False, True, False], [False] * 4]
+    assert prune_mask(scores, 0.25, 0, by_row=True).tolist() == [[True, False, False, False]] * 2
+    assert prune_mask(scores, 0.5, 2, by_row=False).tolist() == [[True, False, True, False]] * 2
     # of a group of three, the last one of a row of three in groups of two is alone: half of one is rounded to none
-    assert gone(scores[:, :3], 0.5, 2, by_row=False).tolist() == [[True, False, False]] * 2
+    assert prune_mask(scores[:, :3], 0.5, 2, by_row=False).tolist() == [[True, False, False]] * 2
 
 
 def test_wanda_by_hand() -> None:
@@ -105,7 +105,7 @@ def test_sparse_gpt_equals_the_plain_algorithm() -> None:
     for column in range(40):  # the diagonal as each column's turn comes, which is the factor's squared
         steps.append(eliminated[column, column].item())
         eliminated = eliminated - eliminated[:, column, None] * eliminated[column] / eliminated[column, column]
-    going = gone(weight.square() / torch.tensor(steps), 0.5, 0, by_row=False)
+    going = prune_mask(weight.square() / torch.tensor(steps), 0.5, 0, by_row=False)
     for column in range(40):
         lost = left[:, column] * going[:, column] / inverse[column, column]
         left -= lost[:, None] * inverse[column]

@@ -61,7 +61,7 @@ def test_no_other_choice_within_the_bytes_spent_loses_less(data: st.DataObject, 
 def test_the_budget_is_kept_and_nearly_spent(method: object, allowed: float, tmp_path: Path) -> None:
     model = toy_model(width=64, ffn_width=128)
     config_ = config(method, tmp_path, width=Budget(bits_per_weight=allowed))
-    bits = config_.width.given(model, method, batches(), quiet)
+    bits = config_.width.choose_bits(model, method, batches(), quiet)
     blocks = {n for n, w in model.named_parameters() if n.startswith("blocks.") and w.ndim == 2}
     assert set(bits) == blocks and len(set(bits.values())) > 1
     with torch.no_grad():
@@ -84,7 +84,7 @@ def test_the_budget_counts_what_is_not_chosen_for_and_leaves_tables_alone(allowe
         if name.startswith("blocks.0.ffn.")
     }
     config_ = config(Rtn(group=16), tmp_path, width=Budget(bits_per_weight=allowed))
-    bits = config_.width.given(model, config_.method, batches(), quiet, trained)
+    bits = config_.width.choose_bits(model, config_.method, batches(), quiet, trained)
     packed = quantize(model, config_, bits, trained, batches(), Log())
     blocks = {name for name, role in roles_of(model).items() if name.startswith("blocks.") and role == "matrix"}
     assert set(bits) == blocks - set(trained)
@@ -103,7 +103,7 @@ def test_what_was_trained_in_few_bits_may_be_more_than_the_budget() -> None:
     with pytest.raises(
         ConfigError, match=r"4\.0 is below the 9\.000 .* beside matrices that were trained in few bits: allow more"
     ):
-        Budget(bits_per_weight=4).given(model, Rtn(group=16), batches(), quiet, trained)
+        Budget(bits_per_weight=4).choose_bits(model, Rtn(group=16), batches(), quiet, trained)
 
 
 @torch.no_grad()
@@ -111,7 +111,7 @@ def test_the_model_is_left_as_it_was_and_one_that_predicts_the_same_diverges_by_
     model = toy_model()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     hidden = [model.hidden(ids)[mask] for ids, mask in batches()]
-    Budget(bits_per_weight=6).given(model, Rtn(group=16), batches(), quiet)
+    Budget(bits_per_weight=6).choose_bits(model, Rtn(group=16), batches(), quiet)
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     assert divergence(model, hidden, batches()) == 0
     model.get_parameter("blocks.0.ffn.up.weight").mul_(1.5)
@@ -131,7 +131,7 @@ def test_a_matrix_that_the_predictions_hang_on_gets_more_bits() -> None:
         model.get_parameter("blocks.0.attention.query.weight").mul_(1e-6)
         if hasattr(model.blocks[0].attention, "query_norm"):
             model.blocks[0].attention.query_norm.weight.mul_(1e-6)
-        bits = Budget(bits_per_weight=5).given(model, Rtn(group=16), batches(), quiet)
+        bits = Budget(bits_per_weight=5).choose_bits(model, Rtn(group=16), batches(), quiet)
     assert bits["blocks.0.attention.query.weight"] == 2 and max(bits.values()) >= 4
 
 
@@ -157,9 +157,9 @@ def test_a_budget_below_the_fewest_bits_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"bits_per_weight: 3\.0 is below the 4\.\d+ that 2 bits take .* every 16 weights"
     ):
-        Budget(bits_per_weight=3).given(model, Rtn(group=16), batches(), quiet)
+        Budget(bits_per_weight=3).choose_bits(model, Rtn(group=16), batches(), quiet)
     with pytest.raises(ConfigError, match="nothing to measure by"):
-        Budget().given(model, Rtn(group=16), [], quiet)
+        Budget().choose_bits(model, Rtn(group=16), [], quiet)
 
 
 @pytest.mark.parametrize("of", [[4, 2], [4, 4]])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tasks.report.chart import HEIGHT, WIDTH, line_chart, nice_ticks, smoothed, spread, thinned, tick
+from tasks.report.chart import HEIGHT, WIDTH, line_chart, nice_ticks, smoothed, spread_evenly, thinned, tick
 
 LINES = re.compile(r'points="([^"]*)"')
 FINITE = st.floats(-1e6, 1e6)
@@ -55,8 +55,8 @@ def test_smoothing_keeps_a_straight_line_and_calms_a_noisy_one() -> None:
 
 
 def test_spread_keeps_first_and_last() -> None:
-    assert spread(list(range(100)), 4) == [0, 33, 66, 99]
-    assert spread([1, 2], 4) == [1, 2]
+    assert spread_evenly(list(range(100)), 4) == [0, 33, 66, 99]
+    assert spread_evenly([1, 2], 4) == [1, 2]
 
 
 @settings(deadline=None, max_examples=100, derandomize=True)

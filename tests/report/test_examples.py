@@ -7,7 +7,7 @@ import pytest
 
 from tasks.report import examples
 from tasks.report.drawing import graph, layers, reduced
-from tasks.report.words import duration, number, short, size
+from tasks.report.words import duration, number, size, truncate
 from tasks.runner.json_lines import Lines, lines_of
 from tests.report.tree import build
 
@@ -29,17 +29,17 @@ def test_rows_come_from_their_row_groups_in_the_order_asked(tmp_path: Path) -> N
 
 def test_five_of_each_and_the_quarantine_counts_as_dropped(tmp_path: Path) -> None:
     data = build(tmp_path) / "data"
-    assert [e.name for e in examples.kept(data / "dedup")] == ["d3", "d9", "d15", "d21", "d27"]
-    dropped = examples.dropped(data / "dedup")
+    assert [e.name for e in examples.kept_documents(data / "dedup")] == ["d3", "d9", "d15", "d21", "d27"]
+    dropped = examples.dropped_documents(data / "dedup")
     assert {examples.kind(e.reason) for e in dropped} == {"duplicate_of", "empty"}
     assert len(dropped) == 5
     assert all(len(e.text) == 401 for e in dropped)
-    assert [e.reason for e in examples.dropped(data / "ingest")] == ["truncated", "truncated"]
-    assert examples.kept(data / "pretrain") == examples.dropped(data / "pretrain") == []
+    assert [e.reason for e in examples.dropped_documents(data / "ingest")] == ["truncated", "truncated"]
+    assert examples.kept_documents(data / "pretrain") == examples.dropped_documents(data / "pretrain") == []
 
 
 def test_right_and_wrong_answers(tmp_path: Path) -> None:
-    verdicts = [a.verdict for a in examples.answers(build(tmp_path) / "data" / "evaluate" / "rl")]
+    verdicts = [a.verdict for a in examples.sample_answers(build(tmp_path) / "data" / "evaluate" / "rl")]
     assert verdicts[:4] == ["right"] * 4
     assert set(verdicts[4:]) <= {"wrong", "invalid"}
     assert len(verdicts) == 8
@@ -58,7 +58,7 @@ def test_a_sample_with_a_line_separator_is_one_line(text: str, tmp_path: Path) -
     for step in (10, 20):
         lines.add(step, {"texts": {"a": text}})
     lines.close()
-    assert examples.samples(tmp_path) == (20, {"a": short(text)})
+    assert examples.samples(tmp_path) == (20, {"a": truncate(text)})
     again = Lines(tmp_path / "samples.jsonl", resumes=True)
     assert again.rewind(20) == [{"step": 10, "texts": {"a": text}}]
     again.add(20, {"texts": {"a": text}})
@@ -107,4 +107,4 @@ def test_numbers_as_people_read_them() -> None:
         "2 h 01 min",
         "2.0 days",
     ]
-    assert short("a\tb\x00\x1b\u00a0c", 6) == "a\tb\ufffd\ufffd\u00a0\u2026"
+    assert truncate("a\tb\x00\x1b\u00a0c", 6) == "a\tb\ufffd\ufffd\u00a0\u2026"

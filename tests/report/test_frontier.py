@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tasks.report.frontier import bits_of, frontier, is_dominated
 from tasks.report.read import Stage
 from tasks.report.render import page
-from tasks.report.scatter import Dot, scatter
-from tasks.report.terminal import figures, table
+from tasks.report.scatter import ScatterPoint, scatter
+from tasks.report.terminal import stage_results, table
 from tests.report.tree import build
 
 Points = st.lists(st.tuples(st.integers(1, 20).map(float), st.integers(0, 10).map(lambda n: n / 10)), max_size=12)
@@ -56,7 +56,7 @@ def test_something_is_always_on_the_frontier_and_nothing_there_is_beaten(places:
 @given(Points.filter(lambda places: len(places) > 1))
 def test_the_line_steps_up_to_the_right_through_what_is_not_pale(places: list[tuple[float, float]]) -> None:
     dots = [
-        Dot(str(n), size, accuracy, accuracy, accuracy, is_dominated((size, accuracy), places))
+        ScatterPoint(str(n), size, accuracy, accuracy, accuracy, is_dominated((size, accuracy), places))
         for n, (size, accuracy) in enumerate(places)
     ]
     svg = scatter(dots)
@@ -78,7 +78,7 @@ def test_it_is_in_the_table_on_the_page_and_in_json(tmp_path: Path) -> None:
     assert " ".join(head.split()) == (
         "model beside accuracy, in points bits/byte KL, nats/token bits/weight size tokens/s memory frontier"
     )
-    told = figures(root)["stages"]["evaluate@rl"]["frontier"]
+    told = stage_results(root)["stages"]["evaluate@rl"]["frontier"]
     assert told == {"bits_per_weight": pytest.approx(32, abs=0.01), "dominated": False}
     stages = [stage("a", 8e6, 0.8), stage("b", 8e6, 0.5)]
     text = page(root, stages)

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from tasks.report.history import FILE, KEPT, Run, add_run, figures_of, params_changed, read_runs, run_before
+from tasks.report.history import FILE, KEPT, Run, add_run, metrics_by_stage, params_changed, read_runs, run_before
 from tasks.report.read import read_params, read_stages
 from tasks.report.render import render
-from tasks.report.scatter import Dot, scatter
+from tasks.report.scatter import ScatterPoint, scatter
 from tasks.report.terminal import table
 from tests.report.tree import build
 
 
 def run_of(root: Path, name: str = "laptop", outcome: str = "finished", **changes: object) -> Run:
     """What a run that ended now would leave."""
-    values = {"params": read_params(root), "figures": figures_of(read_stages(root)), **changes}
+    values = {"params": read_params(root), "figures": metrics_by_stage(read_stages(root)), **changes}
     return Run(name, "2026-01-02 03:04", "two cores", outcome, **values)  # type: ignore[arg-type]
 
 
@@ -30,7 +30,7 @@ def test_a_first_run_has_none_before_it(root: Path) -> None:
 
 
 def test_the_run_before_is_the_last_that_was_another(root: Path) -> None:
-    figures = figures_of(read_stages(root))
+    figures = metrics_by_stage(read_stages(root))
     older = {
         **figures,
         "evaluate@rl": {**figures["evaluate@rl"], "accuracy": 0.5},
@@ -85,7 +85,7 @@ def test_a_line_cut_off_by_a_kill_is_passed_over_and_the_file_stays_short(root: 
 
 
 def test_dots_stand_where_their_figures_are() -> None:
-    dots = [Dot("big", 8e6, 0.8, 0.75, 0.85), Dot("small", 1e6, 0.4, 0.3, 0.5)]
+    dots = [ScatterPoint("big", 8e6, 0.8, 0.75, 0.85), ScatterPoint("small", 1e6, 0.4, 0.3, 0.5)]
     svg = scatter(dots)
     places = {
         name: [float(x) for x in svg.split(f"<title>{name}")[1].split('cx="')[1].split('"')[0:3:2]]
@@ -93,4 +93,4 @@ def test_dots_stand_where_their_figures_are() -> None:
     }
     assert places["small"][0] < places["big"][0] and places["small"][1] > places["big"][1]  # down the page is less
     assert scatter(dots[:1]) == ""
-    assert "&lt;b&gt;" in scatter([Dot("<b>", 1.0, 0, 0, 0), Dot("c", 1.0, 0, 0, 0)])
+    assert "&lt;b&gt;" in scatter([ScatterPoint("<b>", 1.0, 0, 0, 0), ScatterPoint("c", 1.0, 0, 0, 0)])

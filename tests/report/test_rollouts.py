@@ -9,7 +9,7 @@ import pytest
 
 from tasks.report.read import read_stages
 from tasks.report.render import page
-from tasks.report.rollouts import chosen, rollouts
+from tasks.report.rollouts import rollouts, select_groups
 from tasks.rl.ledger import OWN, SCHEMA
 from tests.lm.models import toy_tokenizer
 from tests.report.tree import HOSTILE, build
@@ -75,8 +75,8 @@ def test_what_an_environment_wrote_is_shown_and_not_counted(tmp_path: Path) -> N
 
 def test_the_problem_that_divides_answers_and_the_best_and_the_worst_of_those_that_do_not() -> None:
     groups = [[row(0, p, s, reward, "x") for s, reward in enumerate(pair)] for p, pair in enumerate(PAIRS)]
-    assert [group[0]["problem"] for group in chosen(groups)] == ["p1", "p3", "p4"]
-    assert [group[0]["problem"] for group in chosen(groups[:2])] == ["p0", "p1"]
+    assert [group[0]["problem"] for group in select_groups(groups)] == ["p1", "p3", "p4"]
+    assert [group[0]["problem"] for group in select_groups(groups[:2])] == ["p0", "p1"]
 
 
 PAIRS = [(0.0, 0.5), (0.0, 1.0), (0.5, 0.5), (0.0, 0.0), (1.0, 1.0)]

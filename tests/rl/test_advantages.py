@@ -11,7 +11,7 @@ from torch import Tensor
 from lm.config import Config, methods_of
 from tasks.rl import advantages
 from tasks.rl.advantages import BestAndWorst, BestOfK, Grpo, Remax, Rloo
-from tasks.rl.advantages.base import differ
+from tasks.rl.advantages.base import rewards_differ
 
 EVERY = pytest.mark.parametrize("method", methods_of(advantages), ids=lambda method: method.__name__)
 quick = settings(deadline=None, max_examples=25, derandomize=True)
@@ -109,10 +109,10 @@ def test_rewards_that_are_not_the_same_are_told_apart(seed: int, samples: int) -
     """By one step of float32 even."""
     rewards, _, _ = group_of(seed, 3, 1)
     rewards = rewards.expand(3, samples).clone()
-    assert not differ(rewards, torch.ones_like(rewards)).any()
+    assert not rewards_differ(rewards, torch.ones_like(rewards)).any()
     rewards[1, seed % samples] = torch.nextafter(rewards[1, 0], torch.tensor(9.0))
-    assert differ(rewards, torch.ones_like(rewards)).tolist() == [False, True, False]
-    assert not differ(rewards, torch.zeros_like(rewards)).any()
+    assert rewards_differ(rewards, torch.ones_like(rewards)).tolist() == [False, True, False]
+    assert not rewards_differ(rewards, torch.zeros_like(rewards)).any()
 
 
 def test_grpo_sums_to_zero_in_each_group() -> None:

@@ -58,7 +58,7 @@ def test_policies(name: str) -> None:
     logp = X["logp"].clone().requires_grad_()
     weights = method.weights(X["mask"], FIGURES["longest"])
     reference = X["reference"] if method.needs_reference else None
-    loss, metrics = method.of(logp, X["old"], X["advantages"][:, None], weights, reference)
+    loss, metrics = method.compute(logp, X["old"], X["advantages"][:, None], weights, reference)
     # CISPO's value is the same too: its terms are held ratios times logp
     assert 0 < metrics["clip_fraction"] < 1, "no clip binds"
     assert_same(loss, logp, wanted)
@@ -72,7 +72,7 @@ def test_online_preferences_are_dpo_of_the_pairs() -> None:
     signs = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(len(order) // 2)[:, None]
     method = OnlineDpo(beta=wanted["method"]["beta"])
     weights = method.weights(X["mask"][order], FIGURES["longest"])
-    assert_same(method.of(logp[order], logp[order], signs, weights, X["reference"][order])[0], logp, wanted)
+    assert_same(method.compute(logp[order], logp[order], signs, weights, X["reference"][order])[0], logp, wanted)
 
 
 def test_it_says_which_trl_it_was() -> None:

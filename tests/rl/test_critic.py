@@ -131,7 +131,7 @@ def test_it_learns_what_answers_earn() -> None:
     assert explained[0] == 0 and batch.metrics["value"] == pytest.approx(0.5, abs=0.1)
     assert sum(losses[-8:]) < 0.2 * sum(losses[:8]) and explained[-1] > 0.8
     prompts = [TOKENIZER.chat(example.prompt) for example in given.problems.examples("rl")]
-    apart = learned.critic.expected(prompts) - torch.arange(12) % 2
+    apart = learned.critic.predict_values(prompts) - torch.arange(12) % 2
     assert apart.abs().mean() < 0.2
 
 
@@ -148,7 +148,7 @@ def test_values_are_of_tokens_before_they_are_chosen() -> None:
     after = judge.values(changed, mask)
     assert torch.equal(values[:, :6], after[:, :6]) and not torch.isclose(values[:, 6:], after[:, 6:]).any()
     assert not values[:, :3].any()
-    expected = judge.expected([ids[0, :4].tolist(), ids[1, :4].tolist()])
+    expected = judge.predict_values([ids[0, :4].tolist(), ids[1, :4].tolist()])
     torch.testing.assert_close(expected, values[:, 3], rtol=0, atol=1e-5)  # sums of other lengths of rows
 
 

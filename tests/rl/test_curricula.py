@@ -19,9 +19,9 @@ from tasks.core.config import ConfigError
 from tasks.rl import curricula
 from tasks.rl.curricula import Bandit, ByEntropy, Hints, Shuffled
 from tasks.rl.curricula.bandit import softmax, upper_bounds
-from tasks.rl.curricula.base import Asked, Chooser, Curriculum, Known, Outcome
-from tasks.rl.curricula.by_entropy import entropies, levels_of, measured, mixture
-from tasks.rl.curricula.hints import moved
+from tasks.rl.curricula.base import Chooser, Curriculum, CurriculumContext, DrawnProblem, Outcome
+from tasks.rl.curricula.by_entropy import entropies, levels_of, mixture, prompt_entropies
+from tasks.rl.curricula.hints import next_level
 from tasks.rl.demonstrations import NextToken
 from tasks.rl.learning import Learning
 from tasks.rl.rewards import Overlong, Repetition
@@ -36,13 +36,15 @@ EXAMPLES = [Example(str(i), f"p{i}", "", "0123456789", "easy" if i < 4 else "har
 NAN = float("nan")
 
 
-def outcome(asked: list[Asked], scores: list[list[float]], advantages: list[list[float]] | None = None) -> Outcome:
+def outcome(
+    asked: list[DrawnProblem], scores: list[list[float]], advantages: list[list[float]] | None = None
+) -> Outcome:
     given = torch.tensor(scores, dtype=torch.float32)
     assert len(given) == len(asked)
     return Outcome(given, torch.tensor(advantages) if advantages else given - given.nanmean(1, keepdim=True))
 
 
-def random_outcome(asked: list[Asked], seed: int) -> Outcome:
+def random_outcome(asked: list[DrawnProblem], seed: int) -> Outcome:
     return outcome(asked, torch.randint(0, 2, (len(asked), 3), generator=torch.Generator().manual_seed(seed)).tolist())
 
 
@@ -64,7 +66,7 @@ def test_it_goes_on_from_its_state_as_if_it_had_not_stopped(method: type[Curricu
     for number in range(6):
         for draw in range(2):
             expected, found = (each.choose(number, draw, 4) for each in (whole, parts))
-            assert expected == found and whole.figures(expected) == parts.figures(found)
+            assert expected == found and whole.metrics(expected) == parts.metrics(found)
             for each in (whole, parts):
                 each.learn(expected, random_outcome(expected, number))
             state = {name: tensor.clone() for name, tensor in parts.state().items()}
@@ -90,7 +92,7 @@ def test_shuffled_asks_each_once_a_pass_and_then_in_another_order() -> None:
     chooser = Shuffled().chooser(EXAMPLES, 0)
     asked = [problem.index for number in range(4) for problem in chooser.choose(number, 0, 5)]
     assert sorted(asked[:10]) == sorted(asked[10:]) == list(range(10)) and asked[:10] != asked[10:]
-    assert type(chooser) is Chooser and chooser.state() == {} == chooser.figures([])
+    assert type(chooser) is Chooser and chooser.state() == {} == chooser.metrics([])
 
 
 def test_the_bounds_and_their_softmax_by_hand() -> None:
@@ -103,7 +105,7 @@ def test_the_bounds_and_their_softmax_by_hand() -> None:
 def test_a_level_that_teaches_is_asked_more_and_one_that_was_forgotten_again() -> None:
     chooser = Bandit(temperature=0.1, window=4).chooser(EXAMPLES, 0)
     assert chooser.probabilities_L.tolist() == [0.5, 0.5]
-    easy, hard = Asked(0), Asked(5)
+    easy, hard = DrawnProblem(0), DrawnProblem(5)
     for _ in range(50):
         chooser.learn([easy, hard], outcome([easy, hard], [[0, 0], [0, 1]], [[0.0, 0.0], [1.0, -1.0]]))
     assert chooser.probabilities_L[1] > 0.99  # 0.1 of exp(10)
@@ -121,7 +123,10 @@ def test_a_level_passes_over_its_own_problems() -> None:
         of_level = [index for index in asked if index in members]
         turns = [of_level[start : start + len(members)] for start in range(0, len(of_level), len(members))]
         assert len(turns) > 2 and all(sorted(turn) == list(members) for turn in turns[:-1])
-    assert chooser.figures([Asked(0), Asked(1), Asked(9)]) == {"asked 0 easy": 2 / 3, "asked 1 hard": 1 / 3}
+    assert chooser.metrics([DrawnProblem(0), DrawnProblem(1), DrawnProblem(9)]) == {
+        "asked 0 easy": 2 / 3,
+        "asked 1 hard": 1 / 3,
+    }
 
 
 def test_a_bandit_without_levels_says_so() -> None:
@@ -145,7 +150,7 @@ def test_a_bandit_without_levels_says_so() -> None:
 def test_a_hint_grows_where_all_fail_and_shrinks_where_all_are_right(
     level: int, scores: list[float], expected: int
 ) -> None:
-    assert moved(level, scores, 3) == expected
+    assert next_level(level, scores, 3) == expected
 
 
 def test_a_problem_is_asked_with_its_own_hint() -> None:
@@ -155,7 +160,7 @@ def test_a_problem_is_asked_with_its_own_hint() -> None:
     chooser.learn(first, outcome(first, [[0.0, float(problem.index > 2)] for problem in first]))
     again = chooser.choose(1, 0, 10)
     assert {problem.index: problem.hint for problem in again} == {i: 0.2 if i <= 2 else 0.0 for i in range(10)}
-    assert chooser.figures(again) == {"hinted": pytest.approx(0.3), "hint": pytest.approx(0.06)}
+    assert chooser.metrics(again) == {"hinted": pytest.approx(0.3), "hint": pytest.approx(0.06)}
 
 
 def test_entropies_by_hand() -> None:
@@ -174,7 +179,7 @@ def test_what_follows_a_prompt_is_measured_in_plain_text_one_at_a_time_or_togeth
         for weight in model.parameters():
             weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.2)
     examples = [Example(str(i), "some text " * i + "x", "", "") for i in range(9)]
-    found_N = measured(examples, model.train(), TOKENIZER)
+    found_N = prompt_entropies(examples, model.train(), TOKENIZER)
     assert model.training and len({round(value, 6) for value in found_N}) > 3
     for example, value in zip(examples, found_N, strict=True):
         ids = [TOKENIZER.eos_id, *TOKENIZER.encode(example.prompt)][-48:]
@@ -190,7 +195,7 @@ def test_an_adopted_tokenizer_begins_a_text_as_a_document(tmp_path: Path) -> Non
     assert theirs.before
     begin = [theirs.eos_id, *theirs.before]
     p_V = model(torch.tensor([[*begin, *theirs.encode("some text")]]))[0, -1].softmax(-1).double()
-    assert measured([example], model, theirs)[0] == pytest.approx(-(p_V * p_V.log()).sum().item(), rel=1e-6)
+    assert prompt_entropies([example], model, theirs)[0] == pytest.approx(-(p_V * p_V.log()).sum().item(), rel=1e-6)
     assert NextToken().conversation(theirs, example) == Conversation(begin, theirs.encode("some text"))
 
 
@@ -202,7 +207,7 @@ def test_a_mixture_moves_from_the_first_level_to_the_last() -> None:
 
 
 def test_what_is_sure_is_asked_first_and_what_is_not_at_the_end() -> None:
-    known = Known(5, np.array([(7 * place) % 10 for place in range(10)], dtype=float))
+    known = CurriculumContext(5, np.array([(7 * place) % 10 for place in range(10)], dtype=float))
     chooser = ByEntropy(levels=2, floor=0.0).chooser(EXAMPLES, 3, known)
     asked = [[known.entropy_N[problem.index] for problem in chooser.choose(number, 0, 10)] for number in range(5)]
     assert (
@@ -210,8 +215,8 @@ def test_what_is_sure_is_asked_first_and_what_is_not_at_the_end() -> None:
     )
     means = [sum(each) / len(each) for each in asked]
     assert means[0] < means[2] < means[4]
-    figures = chooser.figures([Asked(0), Asked(7)])
-    assert figures == {"asked_entropy": (0 + 49 % 10) / 2, "asked_level": 0.5}
+    metrics = chooser.metrics([DrawnProblem(0), DrawnProblem(7)])
+    assert metrics == {"asked_entropy": (0 + 49 % 10) / 2, "asked_level": 0.5}
     assert ByEntropy(levels=2, floor=0.2).at(0.25) == pytest.approx([0.8 * 0.75 + 0.1, 0.8 * 0.25 + 0.1])
 
 
@@ -219,7 +224,7 @@ def test_a_run_knows_its_rollouts_and_what_its_model_is_sure_of() -> None:
     """Of eight steps, four a rollout, the second is the last: nothing of the first level is left without a floor."""
     given = config(curriculum=ByEntropy(levels=2, floor=0.0), prompts=4)
     learner = learning(given)
-    entropy_N = measured(given.problems.examples("rl"), policy(), TOKENIZER)
+    entropy_N = prompt_entropies(given.problems.examples("rl"), policy(), TOKENIZER)
     halves = [set(each) for each in levels_of(entropy_N, 2)]
     for number in range(2):
         assert {problem.index for problem in learner.chooser.choose(number, 0, 4)} <= halves[number]
@@ -245,7 +250,7 @@ def test_an_answer_goes_on_from_its_hint_which_is_scored_and_not_learned() -> No
     # half of "shown"
     assert not any(text.startswith("sh") for text in problems.texts[:48])
     assert all(text.startswith("sh") for text in problems.texts[48:])
-    assert hinted.figures["hinted"] == 1 and plain.figures["hinted"] == 0
+    assert hinted.metrics["hinted"] == 1 and plain.metrics["hinted"] == 0
     prompts = [
         TOKENIZER.chat(problems.examples("rl")[problem.index].prompt) for problem in whole.chooser.choose(1, 0, 12)
     ]
@@ -260,9 +265,12 @@ def test_a_hint_begins_as_an_adopted_template_begins_an_answer(tmp_path: Path) -
     llama = Tokenizer.adopt(strangers_folder(tmp_path, LLAMA2))
     model, examples = toy_model(vocab_size=llama.vocab_size), Parity().examples("rl")
     whole = Learning(config(curriculum=Hints()), model, llama, examples)
-    assert llama.spell(whole._hint(Asked(0, 1.0))) == f" {examples[0].demonstration} "
-    assert whole._hint(Asked(0, 0.4)) == whole._hint(Asked(0, 1.0))[: int(0.4 * len(whole._hint(Asked(0, 1.0))))]
-    assert learning(config())._hint(Asked(0, 1.0)) == TOKENIZER.encode(examples[0].demonstration)
+    assert llama.spell(whole._hint(DrawnProblem(0, 1.0))) == f" {examples[0].demonstration} "
+    assert (
+        whole._hint(DrawnProblem(0, 0.4))
+        == whole._hint(DrawnProblem(0, 1.0))[: int(0.4 * len(whole._hint(DrawnProblem(0, 1.0))))]
+    )
+    assert learning(config())._hint(DrawnProblem(0, 1.0)) == TOKENIZER.encode(examples[0].demonstration)
 
 
 def test_a_hint_leaves_room_in_the_context() -> None:

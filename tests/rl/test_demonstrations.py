@@ -12,7 +12,7 @@ from lm.optimizers import AdamW
 from lm.problems.example import Example, Score
 from lm.training.data.conversations import places, token_logps
 from tasks.rl.demonstrations import Hybrid, Interleaved, NextToken, Unused
-from tasks.rl.update import answers_of, counted, in_parts, with_demonstrations
+from tasks.rl.update import answers_of, in_parts, prediction_mask, with_demonstrations
 from tests.neighbours import assert_all_differ
 from tests.rl.toys import TOKENIZER, Parity, config, learning, policy, trained
 
@@ -22,23 +22,23 @@ SCORES = torch.tensor([[1, 1, 0, 1], [0, 0, NAN, 0], [0, 1, 0, 0], [0, 0, 0, 0],
 
 
 def test_hybrid_shows_what_fails_in_the_place_of_its_answers() -> None:
-    shown = Hybrid(weight=2.0).keeper().shown([7, 3, 5, 9, 1], SCORES)
+    shown = Hybrid(weight=2.0).selector().select([7, 3, 5, 9, 1], SCORES)
     assert shown.places_D == [3, 9] and shown.instead_G.tolist() == [False, True, False, True, False]
     assert shown.share == pytest.approx(2 / 5)
-    assert Hybrid(gate=0.25).keeper().shown([7, 3, 5, 9, 1], SCORES).places_D == [3, 5, 9]
+    assert Hybrid(gate=0.25).selector().select([7, 3, 5, 9, 1], SCORES).places_D == [3, 5, 9]
 
 
 def test_interleaved_waits_for_a_batch_and_keeps_each_problem_once() -> None:
-    keeper = Interleaved(batch=3).keeper()
-    assert keeper.shown([7, 3, 5, 9, 1], SCORES).places_D == []
-    assert keeper.shown([0, 9, 2, 3, 4], SCORES).places_D == []  # both wait already
-    again = Interleaved(batch=3).keeper()
+    keeper = Interleaved(batch=3).selector()
+    assert keeper.select([7, 3, 5, 9, 1], SCORES).places_D == []
+    assert keeper.select([0, 9, 2, 3, 4], SCORES).places_D == []  # both wait already
+    again = Interleaved(batch=3).selector()
     again.load(keeper.state())
     for each in (keeper, again):
-        shown = each.shown([0, 11, 2, 12, 4], SCORES)
+        shown = each.select([0, 11, 2, 12, 4], SCORES)
         assert shown.places_D == [3, 9, 11] and not shown.instead_G.any() and shown.share == pytest.approx(1 / 3)
         assert each.state()["waiting"].tolist() == [12]
-    assert Unused().keeper().shown([0, 1], SCORES[:2]).places_D == []
+    assert Unused().selector().select([0, 1], SCORES[:2]).places_D == []
 
 
 class Hopeless(Parity):
@@ -86,8 +86,8 @@ def test_rows_beside_answers_have_no_share_of_the_policy() -> None:
     )
     assert both["ids"][M:, :3].tolist() == shown.tolist() and not both["shown"][:M].any()
     cut = in_parts(both, 8)
-    assert len(cut["ids"]) % 8 == 0 and int(counted(cut).sum()) == int((rows["weights"] > 0).sum()) + 3
-    assert counted(cut).any(0)[-1] and cut["ids"].shape[1] == cut["old"].shape[1] + 1
+    assert len(cut["ids"]) % 8 == 0 and int(prediction_mask(cut).sum()) == int((rows["weights"] > 0).sum()) + 3
+    assert prediction_mask(cut).any(0)[-1] and cut["ids"].shape[1] == cut["old"].shape[1] + 1
 
 
 def test_a_demonstration_that_does_not_fit_the_context_is_left_out() -> None:
@@ -99,7 +99,7 @@ def test_a_demonstration_that_does_not_fit_the_context_is_left_out() -> None:
     rollout = learning(config(Long(), demonstrations=Hybrid()))._rollout(0)
     assert rollout.shown_DN is not None and 0 < len(rollout.shown_DN) < 4
     assert rollout.shown_DN.shape[1] <= policy().config.context
-    assert rollout.figures["demonstrations"] == len(rollout.shown_DN)
+    assert rollout.metrics["demonstrations"] == len(rollout.shown_DN)
 
 
 class Hard(Parity):
@@ -115,17 +115,17 @@ def test_a_problem_that_gives_way_to_another_one_is_gathered(resample: int) -> N
     given = config(Hard(), resample=resample, demonstrations=Interleaved(batch=99))
     own = learning(given)
     drawn = own._asked(0)
-    failed = drawn.whole.scores_GS.nanmean(1) == 0
-    wanted = {problem.index for problem, each in zip(drawn.asked, failed.tolist(), strict=True) if each}
-    assert wanted and (len(drawn.asked) > 4) == bool(resample)
+    failed = drawn.verdicts.scores_GS.nanmean(1) == 0
+    wanted = {problem.index for problem, each in zip(drawn.problems, failed.tolist(), strict=True) if each}
+    assert wanted and (len(drawn.problems) > 4) == bool(resample)
     again = learning(given)
     again._rollout(0)
-    assert set(again.keeper.state()["waiting"].tolist()) == wanted
+    assert set(again.selector.state()["waiting"].tolist()) == wanted
 
 
 def test_with_resample_demonstrations_are_shown() -> None:
     rollout = learning(config(Hopeless(), resample=2, demonstrations=Interleaved(batch=5)))._rollout(0)
-    assert rollout.figures["problems_asked"] == 12 and rollout.figures["demonstrations"] == 5
+    assert rollout.metrics["problems_asked"] == 12 and rollout.metrics["demonstrations"] == 5
     assert rollout.shown_DN is not None and len(rollout.shown_DN) == 5 and len(rollout.mask_BT) == 16
 
 
@@ -146,7 +146,7 @@ def test_the_text_of_every_problem_is_read_as_in_pretraining() -> None:
     for got, wanted in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(got.grad, wanted.grad, rtol=1e-4, atol=1e-6)  # sums in another order, fp32
     rollout = learning(given)._rollout(0)
-    assert rollout.figures["demonstrations"] == 4 and rollout.advantages_BT.shape[0] == 16
+    assert rollout.metrics["demonstrations"] == 4 and rollout.advantages_BT.shape[0] == 16
 
 
 def test_hybrid_does_not_go_with_resample() -> None:

@@ -16,15 +16,15 @@ from lm.problems.example import Example, Score
 from lm.sampler import Completion
 from tasks.core.process import Stopped
 from tasks.rl.advantages import Remax
-from tasks.rl.answers import Verdicts, answered
+from tasks.rl.answers import Verdicts, answer_problems
 from tasks.rl.curricula import Hints
 from tasks.rl.environments import Calculator, Python, SingleTurn
-from tasks.rl.environments.base import Environment, Sample, Written
+from tasks.rl.environments.base import Environment, Sample, Transcript
 from tasks.rl.environments.calls import TURN, Calls, call_in, neutral, tokens_to_call
 from tasks.rl.learning import Learning
 from tasks.rl.losses import PolicyGradient
 from tasks.rl.rewards import Correct, Overlong, Repetition
-from tasks.rl.rewards.base import Moment
+from tasks.rl.rewards.base import RewardContext
 from tasks.rl.rollout import rollout_of
 from tasks.rl.stage import run
 from tasks.rl.trust import entropy_of
@@ -39,7 +39,7 @@ SHORT = Calculator(begin="(", end=")", result_begin="[", result_end="]", turns=2
 CALLING: list[Calls] = [SHORT, Calculator(), Calculator(begin="<c>", end="</c>", result_begin="<r>", result_end="</r>")]
 
 
-def text_of(written: Written) -> list[tuple[bool, str]]:
+def text_of(written: Transcript) -> list[tuple[bool, str]]:
     """Stretches of an answer, and whether the model wrote each."""
     found: list[tuple[bool, list[int]]] = []
     for index, own in zip(written.ids, written.own, strict=True):
@@ -121,7 +121,7 @@ def test_what_every_environment_keeps_to(method: Environment, data: st.DataObjec
     found = method(limited(Script(*turns), most), TOKENIZER, PROMPTS, most)
     for place, written in enumerate(found):
         assert len(written.ids) == len(written.logps) == len(written.own)
-        assert sum(written.own) <= most and len(written.ids) - sum(written.own) <= method.room
+        assert sum(written.own) <= most and len(written.ids) - sum(written.own) <= method.max_added_tokens
         assert all((logp == 0) == (not mine) for logp, mine in zip(written.logps, written.own, strict=True))
         assert written.finished == (bool(written.ids) and written.ids[-1] == END)
         assert END not in written.ids[:-1]
@@ -225,7 +225,7 @@ def called(**changes: Any) -> Any:
 
 
 def asked(own: Learning, samples: int = 4) -> Verdicts:
-    found, _ = own._asked(0).found()
+    found, _ = own._asked(0).learned_from()
     assert any(written.calls for written in found.completions) and any(all(w.own) for w in found.completions)
     return found
 
@@ -257,9 +257,9 @@ def test_result_tokens_are_not_learned_from() -> None:
 def test_a_planted_bug_that_trains_on_results_is_caught_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Were results learned from, the check of the sampler says so before the first update: they have no probability of the model."""
 
-    def all_own(prompts: Any, completions: list[Written], *rest: Any) -> Any:
+    def all_own(prompts: Any, completions: list[Transcript], *rest: Any) -> Any:
         return rollout_of(
-            prompts, [Written(w.ids, w.logps, w.finished, [True] * len(w.ids)) for w in completions], *rest
+            prompts, [Transcript(w.ids, w.logps, w.finished, [True] * len(w.ids)) for w in completions], *rest
         )
 
     monkeypatch.setattr("tasks.rl.learning.rollout_of", all_own)
@@ -293,13 +293,15 @@ class Reader(Parity):
 def test_lengths_repetitions_and_the_verifier_are_of_the_models_own_words() -> None:
     reader, parts = Reader(), [Overlong(buffer=1.0), Repetition(n=1)]
     examples = reader.examples("rl")[:6]
-    found = answered(calling(), TOKENIZER, reader, SHORT, parts, Moment(0, 8), examples, [[]] * 6, 4, 0.7, 0)
+    found = answer_problems(
+        calling(), TOKENIZER, reader, SHORT, parts, RewardContext(0, 8), examples, [[]] * 6, 4, 0.7, 0
+    )
     assert any(written.calls for written in found.completions)
     for written, said, overlong, repetition in zip(found.completions, reader.texts, *found.values, strict=True):
         own = [index for index, mine in zip(written.ids, written.own, strict=True) if mine]
         assert said == TOKENIZER.decode(own)
         assert overlong == pytest.approx(-len(own) / 8) and repetition == pytest.approx(1 - len(set(own)) / len(own))
-    assert found.figures()["completion_tokens"] == pytest.approx(sum(sum(w.own) for w in found.completions) / 24)
+    assert found.metrics()["completion_tokens"] == pytest.approx(sum(sum(w.own) for w in found.completions) / 24)
 
 
 def test_the_ledger_says_which_tokens_are_the_models(tmp_path: Path) -> None:
@@ -310,7 +312,7 @@ def test_the_ledger_says_which_tokens_are_the_models(tmp_path: Path) -> None:
     for row in rows:
         assert len(row["own"]) == len(row["ids"]) == len(row["logps"])
         assert all((logp == 0) == (not mine) for logp, mine in zip(row["logps"], row["own"], strict=True))
-        stretches = text_of(Written(row["ids"], row["logps"], row["finished"], row["own"]))
+        stretches = text_of(Transcript(row["ids"], row["logps"], row["finished"], row["own"]))
         assert all(text[0] + text[-1] == "[]" for mine, text in stretches if not mine)
     trained(tmp_path / "plain", config(keep_rollouts=True))
     assert "own" not in pq.read_schema(tmp_path / "plain/rl/rollouts.parquet").names

@@ -11,12 +11,12 @@ from lm.problems.example import Example, Score
 from tasks.core.config import ConfigError
 from tasks.rl.inputs import trouble_of
 from tasks.rl.rewards import Correct, Function
-from tasks.rl.rewards.base import Answer, Moment
+from tasks.rl.rewards.base import Answer, RewardContext
 from tests.processes import ended, wait_for
 from tests.rl.toys import config, trained
 
 EXAMPLES = [Example(str(i), f"{i}+1=", str(i + 1), "shown", "easy") for i in range(2)]
-NOW = Moment(0.0, 10)
+NOW = RewardContext(0.0, 10)
 
 
 @pytest.fixture

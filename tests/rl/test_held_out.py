@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from lm.config import ConfigError
 from lm.problems import Segments
 from lm.problems.example import Example
-from tasks.rl.answers import answered
+from tasks.rl.answers import answer_problems
 from tasks.rl.contracts import held_out as found_wrong
-from tasks.rl.held_out import WINDOW, HeldOut, parted, parted_ways
+from tasks.rl.held_out import WINDOW, HeldOut, parted_ways, split_held_out
 from tasks.rl.learning import Learning
 from tasks.rl.rewards import Correct
 from tasks.rl.stage import run
@@ -31,7 +31,7 @@ def problems(prompts: list[str]) -> list[Example]:
 def test_every_problem_is_asked_or_held_out_and_none_of_one_prompt_is_both(prompts: list[str], count: int) -> None:
     every = problems(prompts)
     try:
-        asked, held_out = parted(every, count)
+        asked, held_out = split_held_out(every, count)
     except ConfigError:
         assert count > 0
         return
@@ -44,12 +44,12 @@ def test_every_problem_is_asked_or_held_out_and_none_of_one_prompt_is_both(promp
 
 def test_what_is_held_out_depends_on_the_prompt_alone_and_something_is_left() -> None:
     every = problems([f"question {number}" for number in range(30)])
-    _, held_out = parted(every, 5)
-    _, turned = parted(every[::-1], 5)
+    _, held_out = split_held_out(every, 5)
+    _, turned = split_held_out(every[::-1], 5)
     assert held_out == turned[::-1]
     for count in (30, 31):
         with pytest.raises(ConfigError, match=rf"^rl.held_out: {count} of 30 problems leave none to ask"):
-            parted(every, count)
+            split_held_out(every, count)
 
 
 def test_a_text_is_held_out_whole(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_text_is_held_out_whole(tmp_path: Path) -> None:
     texts = [" ".join(f"Text {n} has w{n}x{k} in it." for k in range(5)) for n in range(40)]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     chosen = Segments(folder=str(tmp_path), words=1)
-    asked, held_out = parted(chosen.examples("rl"), 30, chosen)
+    asked, held_out = split_held_out(chosen.examples("rl"), 30, chosen)
     assert len(held_out) >= 30 and not {chosen.key(e) for e in asked} & {chosen.key(e) for e in held_out}
     given = config(chosen, held_out=10_000)
     (finding,) = found_wrong(given)
@@ -72,7 +72,7 @@ def test_a_run_asks_nothing_of_a_text_that_is_held_out(tmp_path: Path) -> None:
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     given = config(Segments(folder=str(tmp_path), words=1), held_out=3, steps=1, samples=2, max_new_tokens=2)
     fit = [e for e in given.problems.examples("rl") if len(TOKENIZER.chat(e.prompt)) <= 46]
-    asked, held_out = parted(fit, 3, given.problems)
+    asked, held_out = split_held_out(fit, 3, given.problems)
     assert len(held_out) == 4 and len(asked) > 4  # a text is of four problems
     trained(tmp_path / "run", given)
     assert run(given, tmp_path / "run", Said())["problems"] == len(asked)
@@ -94,15 +94,15 @@ def test_it_reads_every_so_many_rollouts_and_says_it_once(capsys: pytest.Capture
     accuracies = [0.9] * WINDOW + [0.4] * (WINDOW + 2)
     asked = iter(accuracies)
     whole = HeldOut(lambda: next(asked), 200, 2)
-    figures = []
+    metrics = []
     for number in range(2 * len(accuracies)):
-        figures.append(whole.seen(number, number / 100)["held_out_accuracy"])
+        metrics.append(whole.observe(number, number / 100)["held_out_accuracy"])
         other = HeldOut(lambda: next(asked), 200, 2)
         other.load({name: tensor.clone() for name, tensor in whole.state().items()})
         if number == 2 * (2 * WINDOW - 1) - 1:
             assert capsys.readouterr().err == ""
             whole = other
-    assert figures == [value for value in accuracies for _ in range(2)]
+    assert metrics == [value for value in accuracies for _ in range(2)]
     # readings at 0, 2, 4 and 6, 8, 10: means of the rollouts since the one before, 0, 0.015, 0.035 and 0.055, 0.075, 0.095
     said = "the reward rose from 0.017 to 0.075, while 40% of the problems held out are right and not 90%"
     assert capsys.readouterr().err == (
@@ -114,9 +114,9 @@ def test_the_curve_is_the_greedy_accuracy_of_the_weights_that_sampled(tmp_path: 
     """Of the problems that are held out, before the first update and after it; nothing of it is in the weights."""
     given = config(held_out=5, held_out_every=1, minibatches=1, updates=1, steps=2)
     examples = Parity().examples("rl")
-    asked, held_out = parted(examples, 5)
-    found = answered(
-        policy(), TOKENIZER, Parity(), given.environment, [Correct()], learning(given).moment(0), held_out, [[]] * 5, 1, 0.0, 3
+    asked, held_out = split_held_out(examples, 5)
+    found = answer_problems(
+        policy(), TOKENIZER, Parity(), given.environment, [Correct()], learning(given).reward_context(0), held_out, [[]] * 5, 1, 0.0, 3
     )  # fmt: skip
     learners = [
         Learning(given.model_copy(update={"seed": seed}), policy(), TOKENIZER, asked, held_out=held_out)

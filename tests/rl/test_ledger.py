@@ -112,7 +112,7 @@ def test_learned_is_what_the_updates_are_of(
         assert said - found == Counter() and again.keys() <= before.keys() and (not again or "replay" in changes)
         before += said
     assert {row["learned"] for row in rows if row["reward"] is not None} >= {True}
-    if not given.loss.of_every and given.advantage != Gae():
+    if not given.loss.learns_from_zero_advantages and given.advantage != Gae():
         assert all((row["advantage"] != 0) == row["learned"] for row in rows)
         assert {row["learned"] for row in rows if row["reward"] is not None} == {True, False}
 

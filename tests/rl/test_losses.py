@@ -305,8 +305,8 @@ def test_the_divergence_is_added_with_its_weight_and_none_without_a_reference(me
     reference, weights = logp.roll(1, 0), method().weights(mask, 5)
     reference = torch.where(mask > 0, reference, torch.nan)
     found = method(kl=0.5)(logp, logp, advantages, weights)
-    assert method(kl=0.5).held(*found, logp, None, weights) == found
-    loss, metrics = method(kl=0.5).held(*found, logp, reference, weights)
+    assert method(kl=0.5).add_reference_kl(*found, logp, None, weights) == found
+    loss, metrics = method(kl=0.5).add_reference_kl(*found, logp, reference, weights)
     torch.testing.assert_close(loss, found[0] + 0.5 * divergence(logp, reference, weights))
     assert set(metrics) == {*found[1], "reference_kl"} and metrics["reference_kl"] > 0
     equals_finite_differences(lambda x: divergence(x, reference, weights), logp)

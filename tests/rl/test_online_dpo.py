@@ -43,10 +43,10 @@ def test_by_hand() -> None:
     reference = torch.tensor([[-1.0, 0.0], [-1.0, -1.0]])
     weights = torch.tensor([[0.5, 0.0], [0.25, 0.25]])
     given = logp, logp + 0.4, torch.tensor([[-1.0], [1.0]]), weights, reference
-    loss, metrics = OnlineDpo(beta=0.2).of(*given)
+    loss, metrics = OnlineDpo(beta=0.2).compute(*given)
     assert loss.item() == pytest.approx(math.log1p(math.exp(-0.3)), abs=1e-6)
     assert metrics["margin"].item() == pytest.approx(0.3, abs=1e-6) and metrics["pair_accuracy"] == 1
-    loss, metrics = OnlineDpo(objective="ipo", beta=0.2).of(*given)
+    loss, metrics = OnlineDpo(objective="ipo", beta=0.2).compute(*given)
     assert loss.item() == pytest.approx((1.5 - 2.5) ** 2, abs=1e-5) and metrics["margin"].item() == pytest.approx(1.5)
 
 
@@ -54,7 +54,7 @@ def test_by_hand() -> None:
 def test_it_is_the_loss_of_the_stage_preference_of_the_same_pairs(objective: str) -> None:
     logp, reference, signs, mask = pairs()
     method = OnlineDpo(objective=objective, beta=0.3)
-    loss, metrics = method.of(logp, logp, signs, method.weights(mask, 9), reference)
+    loss, metrics = method.compute(logp, logp, signs, method.weights(mask, 9), reference)
     better, worse = [0, 3, 4], [1, 2, 5]
     sums = [(x * mask).sum(1) for x in (logp, reference)]
     tokens = mask.sum(1)
@@ -75,23 +75,23 @@ def test_what_a_loss_of_pairs_must_do(method: type[Config], objective: str) -> N
     loss_of = method(objective=objective)
     weights = loss_of.weights(mask, 9)
     assert weights.sum().item() == pytest.approx(1)
-    equals_finite_differences(lambda x: loss_of.of(x, logp, signs, weights, reference)[0], logp, loss_of.holds)
-    whole, metrics = loss_of.of(logp, logp, signs, weights, reference)
-    parts = [loss_of.of(logp[s], logp[s], signs[s], weights[s], reference[s]) for s in (slice(0, 2), slice(2, 6))]
+    equals_finite_differences(lambda x: loss_of.compute(x, logp, signs, weights, reference)[0], logp, loss_of.holds)
+    whole, metrics = loss_of.compute(logp, logp, signs, weights, reference)
+    parts = [loss_of.compute(logp[s], logp[s], signs[s], weights[s], reference[s]) for s in (slice(0, 2), slice(2, 6))]
     torch.testing.assert_close(whole, sum(loss for loss, _ in parts))
     for name, figure in metrics.items():
         torch.testing.assert_close(figure, sum(more[name] for _, more in parts))
     spoiled = torch.where(mask > 0, logp, -torch.inf).requires_grad_()
-    dirty, _ = loss_of.of(spoiled, logp, signs, weights, torch.where(mask > 0, reference, torch.nan))
+    dirty, _ = loss_of.compute(spoiled, logp, signs, weights, torch.where(mask > 0, reference, torch.nan))
     assert dirty == whole
     dirty.backward()
     assert torch.isfinite(spoiled.grad).all() and not spoiled.grad[mask == 0].any()
     assert (spoiled.grad * signs)[mask > 0].lt(0).all()
     nothing = logp.clone().requires_grad_()
-    loss_of.of(nothing, logp, 0 * signs, 0 * weights, reference)[0].backward()
+    loss_of.compute(nothing, logp, 0 * signs, 0 * weights, reference)[0].backward()
     assert not nothing.grad.any()
     with pytest.raises(ValueError, match="needs reference_BT"):
-        loss_of.of(logp, logp, signs, weights)
+        loss_of.compute(logp, logp, signs, weights)
 
 
 @pytest.mark.parametrize("shards", [1, 2])

@@ -15,14 +15,14 @@ from tasks.core.log import Log
 from tasks.rl.advantages import Gae, Grpo
 from tasks.rl.contracts import contracts
 from tasks.rl.rewards import Correct, Process
-from tasks.rl.rewards.base import Answer, Models, Moment, total
+from tasks.rl.rewards.base import Answer, Models, RewardContext, total_rewards
 from tasks.rl.rewards.process import ends_of, shaped
 from tasks.rl.stage import run
 from tests.project import TINY, digest
 from tests.rl.test_scorers import folders
 from tests.rl.toys import TOKENIZER, config, scorer
 
-NOW = Moment(0.0, 10)
+NOW = RewardContext(0.0, 10)
 EXAMPLE = Example("1", "1+1=", "2", "2")
 quick = settings(deadline=None, max_examples=30, derandomize=True)
 
@@ -81,7 +81,7 @@ def test_steps_add_up_to_no_more_than_one(scores: list[float], threshold: float)
 def test_a_step_has_the_score_of_the_answer_up_to_it(tmp_path: Path) -> None:
     part = opened(tmp_path, Process(clip=False, delta=False))
     one = answer("ab\ncd")
-    (steps,) = part.earned([one], NOW)
+    (steps,) = part.step_rewards([one], NOW)
     assert steps is not None and [place for place, _ in steps] == [2, 5]
     model, heads = scorer().eval(), scorer().get_submodule("heads")
     for place, value in steps:
@@ -99,18 +99,18 @@ def test_a_step_earns_at_its_own_last_token(text: str, wanted: list[int], tmp_pa
     """Whether the answer's own last token, its end, is one of a step or stands behind the last mark; also where its beginning,
     two characters, was given."""
     part = opened(tmp_path, Process(clip=False, delta=False))
-    (steps,) = part.earned([answer(text)], NOW)
+    (steps,) = part.step_rewards([answer(text)], NOW)
     assert steps is not None and [place for place, _ in steps] == wanted
     begun = Answer(EXAMPLE, [*TOKENIZER.encode(text), TOKENIZER.end_id], f"x\n{text}", True, Score(1.0))
-    (steps,) = part.earned([begun], NOW)
+    (steps,) = part.step_rewards([begun], NOW)
     assert steps is not None and [place for place, _ in steps] == [0, *wanted]
 
 
 def test_what_does_not_fit_is_invalid_and_a_beginning_counts_for_nobody(tmp_path: Path) -> None:
     part = opened(tmp_path, Process(clip=False, delta=False))
-    assert math.isnan(part([answer("2" * 60)], NOW)[0]) and part.earned([answer("2" * 60)], NOW) == [None]
+    assert math.isnan(part([answer("2" * 60)], NOW)[0]) and part.step_rewards([answer("2" * 60)], NOW) == [None]
     begun = Answer(EXAMPLE, [*TOKENIZER.encode("d\ne"), TOKENIZER.end_id], "ab\ncd\ne", True, Score(1.0))
-    (steps,) = part.earned([begun], NOW)
+    (steps,) = part.step_rewards([begun], NOW)
     # the first step ended before the model began; it stands at its first token
     assert steps is not None and [place for place, _ in steps] == [0, 1, 3]
 
@@ -118,8 +118,8 @@ def test_what_does_not_fit_is_invalid_and_a_beginning_counts_for_nobody(tmp_path
 def test_parts_add_up_and_steps_stand_before_the_last_token(tmp_path: Path) -> None:
     part = opened(tmp_path, Process(clip=False, delta=False, weight=0.5))
     answers = [answer("ab\ncd"), answer("ab")]
-    found = total([Correct(), part], answers, NOW)
-    (first, last), (only,) = part.earned(answers, NOW)
+    found = total_rewards([Correct(), part], answers, NOW)
+    (first, last), (only,) = part.step_rewards(answers, NOW)
     assert found.steps == [[(2, pytest.approx(0.5 * first[1]))], []]
     assert found.each == pytest.approx([1 + 0.5 * (first[1] + last[1]), 1 + 0.5 * only[1]])
 
@@ -137,7 +137,9 @@ def test_every_parameter_changes_what_is_earned(tmp_path: Path) -> None:
         Process(bound="spread"),
         Process(bound="spread", penalty=2.0),
     ]
-    found = [opened(tmp_path / str(place), part, bias=-3.0).earned(answers, NOW) for place, part in enumerate(arms)]
+    found = [
+        opened(tmp_path / str(place), part, bias=-3.0).step_rewards(answers, NOW) for place, part in enumerate(arms)
+    ]
     assert all(found.count(each) == 1 for each in found)
 
 

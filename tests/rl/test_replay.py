@@ -26,11 +26,11 @@ def replay(most: int = 4, seed: int = 0) -> Replay:
 
 def test_a_group_that_teaches_nothing_gives_way_to_one_that_did() -> None:
     kept = replay()
-    first = kept.filled(0, rollout([[1.0, -1.0], [0.0, 0.0]], 3, 100))
-    assert first.figures == {"reward": 0.5, "replayed": 0.0}
+    first = kept.fill_groups(0, rollout([[1.0, -1.0], [0.0, 0.0]], 3, 100))
+    assert first.metrics == {"reward": 0.5, "replayed": 0.0}
     assert torch.equal(first.ids_BN, rollout([[1.0, -1.0], [0.0, 0.0]], 3, 100).ids_BN)
-    second = kept.filled(1, rollout([[0.0, 0.0], [0.5, -0.5]], 2, 500))
-    assert second.figures["replayed"] == 0.5
+    second = kept.fill_groups(1, rollout([[0.0, 0.0], [0.5, -0.5]], 2, 500))
+    assert second.metrics["replayed"] == 0.5
     # the first group is the other rollout's, a token longer, with all that belongs to it; the second is filled up
     assert second.ids_BN.tolist() == [
         [100, 101, 102, 103],
@@ -48,7 +48,7 @@ def test_a_group_that_teaches_nothing_gives_way_to_one_that_did() -> None:
 
 
 def test_a_group_of_its_own_rollout_is_no_replay() -> None:
-    assert replay().filled(0, rollout([[1.0, -1.0], [0.0, 0.0]], 3, 0)).advantages_BT.flatten().tolist() == [
+    assert replay().fill_groups(0, rollout([[1.0, -1.0], [0.0, 0.0]], 3, 0)).advantages_BT.flatten().tolist() == [
         1,
         -1,
         0,
@@ -60,8 +60,8 @@ def test_groups_come_by_their_mean_absolute_advantage_and_once_a_rollout() -> No
     drawn = []
     for seed in range(60):
         kept = replay(seed=seed)
-        kept.filled(0, rollout([[3.0, -3.0], [1.0, -1.0]], 1, 0))
-        both = kept.filled(1, rollout([[0.0, 0.0], [0.0, 0.0]], 1, 50))
+        kept.fill_groups(0, rollout([[3.0, -3.0], [1.0, -1.0]], 1, 0))
+        both = kept.fill_groups(1, rollout([[0.0, 0.0], [0.0, 0.0]], 1, 50))
         assert sorted(both.advantages_BT.flatten().tolist()) == [-3, -1, 1, 3]
         drawn.append(both.advantages_BT[0].item())
     # three of four in the mean; 60 draws lie within 0.15 of it but for one time in 200
@@ -70,9 +70,9 @@ def test_groups_come_by_their_mean_absolute_advantage_and_once_a_rollout() -> No
 
 def test_the_oldest_are_forgotten() -> None:
     kept = replay(most=1)
-    kept.filled(0, rollout([[1.0, -1.0], [2.0, -2.0]], 1, 0))
-    filled = kept.filled(1, rollout([[0.0, 0.0], [0.0, 0.0]], 1, 0))
-    assert filled.advantages_BT.flatten().tolist() == [2, -2, 0, 0] and filled.figures["replayed"] == 0.5
+    kept.fill_groups(0, rollout([[1.0, -1.0], [2.0, -2.0]], 1, 0))
+    filled = kept.fill_groups(1, rollout([[0.0, 0.0], [0.0, 0.0]], 1, 0))
+    assert filled.advantages_BT.flatten().tolist() == [2, -2, 0, 0] and filled.metrics["replayed"] == 0.5
 
 
 def test_it_goes_on_from_its_state_as_if_it_had_not_stopped() -> None:
@@ -80,7 +80,7 @@ def test_it_goes_on_from_its_state_as_if_it_had_not_stopped() -> None:
     for number in range(6):
         idle = [0.0, 0.0] if number % 2 else [0.5, -0.5]
         given = rollout([[number + 1.0, -1.0], idle], 1 + number % 3, 10 * number)
-        expected, found = whole.filled(number, given), parts.filled(number, given)
+        expected, found = whole.fill_groups(number, given), parts.fill_groups(number, given)
         wanted = expected.tensors()
         assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.tensors().items())
         state = {name: tensor.clone() for name, tensor in parts.state().items()}

@@ -24,25 +24,25 @@ class Alike(Parity):
 def test_which_problems_teach() -> None:
     rewards = torch.tensor([[1.0, 1.0, 0.0], [0.5, 0.5, 9.0], [1.0, 9.0, 9.0], [torch.nan] * 3])
     mask = torch.tensor([[1.0, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]])
-    assert Verdicts([], [], rewards, mask, rewards, [], []).equal_G().tolist() == [False, True, True, True]
+    assert Verdicts([], [], rewards, mask, rewards, [], []).equal_rewards_G().tolist() == [False, True, True, True]
 
 
 def test_problems_that_teach_nothing_give_way_to_others() -> None:
     given = config(Even(), resample=20, samples=6)
     rollout = learning(given)._rollout(0)
-    assert rollout.ids_BN.shape[0] == 24 and rollout.figures["problems_asked"] > 4 and rollout.figures["left_out"] > 0
+    assert rollout.ids_BN.shape[0] == 24 and rollout.metrics["problems_asked"] > 4 and rollout.metrics["left_out"] > 0
     # every group that is left has answers that differ in what they earned
     assert (rollout.advantages_BT.view(4, 6).abs().sum(1) > 0).all()
     plain = learning(config(Even(), samples=6))._rollout(0)
-    assert "left_out" not in plain.figures and not (plain.advantages_BT.view(4, 6).abs().sum(1) > 0).all()
+    assert "left_out" not in plain.metrics and not (plain.advantages_BT.view(4, 6).abs().sum(1) > 0).all()
 
 
 def test_it_asks_no_more_than_it_may_and_what_is_left_counts_for_nothing() -> None:
     for advantage in (Grpo(), Remax()):
         rollout = learning(config(Alike(), resample=2, advantage=advantage))._rollout(0)
-        assert rollout.figures["problems_asked"] == 12 and rollout.figures["left_out"] == 1
+        assert rollout.metrics["problems_asked"] == 12 and rollout.metrics["left_out"] == 1
         assert rollout.ids_BN.shape[0] == 16 and not rollout.mask_BT.any() and not rollout.advantages_BT.any()
-        assert rollout.figures["reward"] == pytest.approx(1.0)
+        assert rollout.metrics["reward"] == pytest.approx(1.0)
 
 
 def test_each_draw_has_answers_of_its_own() -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from tasks.rl.environments.base import Written
+from tasks.rl.environments.base import Transcript
 from tasks.rl.rollout import Rollout, Rollouts, rollout_of
 
 
@@ -11,9 +11,9 @@ def test_an_update_reads_what_was_sampled() -> None:
     others."""
     prompts = [[1, 2, 3], [4], [1, 2]]
     completions = [
-        Written([5, 6], [-0.5, -0.25], True, [True, True]),
-        Written([7], [-2.0], False, [True]),
-        Written([8, 9], [-1.0, -3.0], True, [True, True]),
+        Transcript([5, 6], [-0.5, -0.25], True, [True, True]),
+        Transcript([7], [-2.0], False, [True]),
+        Transcript([8, 9], [-1.0, -3.0], True, [True, True]),
     ]
     mask, advantages = torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[0.25, -0.25, 0.0]])
     got = rollout_of(prompts, completions, mask, advantages, {"reward": 0.75}, 0)
@@ -21,8 +21,8 @@ def test_an_update_reads_what_was_sampled() -> None:
     assert got.mask_BT.tolist() == [[0, 0, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]]
     assert (got.logp_old_BT * got.mask_BT).tolist() == [[0, 0, -0.5, -0.25], [-2, 0, 0, 0], [0, 0, 0, 0]]
     assert got.advantages_BT.flatten().tolist() == [0.25, -0.25, 0]
-    assert got.figures == {"reward": 0.75} and got.reference_BT is None
-    called = Written([5, 7, 7, 6], [-0.5, 0.0, 0.0, -0.25], True, [True, False, False, True])
+    assert got.metrics == {"reward": 0.75} and got.reference_BT is None
+    called = Transcript([5, 7, 7, 6], [-0.5, 0.0, 0.0, -0.25], True, [True, False, False, True])
     (mask_T,) = rollout_of(prompts[:1], [called], torch.ones(1, 1), torch.ones(1, 1), {}, 0).mask_BT.tolist()
     assert mask_T == [0, 0, 1, 0, 0, 1]
 
@@ -67,7 +67,7 @@ def test_a_rollout_is_made_once_and_carried_over() -> None:
         found, rows = parts.at(step)
         wanted = expected[step][0].tensors()
         assert all(torch.equal(tensor, wanted.pop(name)) for name, tensor in found.tensors().items()) and not wanted
-        assert list(found.figures.items()) == [("reward", 0.1), ("a second", 0.2)]
+        assert list(found.metrics.items()) == [("reward", 0.1), ("a second", 0.2)]
         assert torch.equal(rows, expected[step][1])
         state = {name: tensor.clone() for name, tensor in sorted(parts.state().items())}
         assert bool(state) == (step < 3)

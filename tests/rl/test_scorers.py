@@ -27,15 +27,15 @@ from tasks.rl.compose import composed
 from tasks.rl.contracts import contracts
 from tasks.rl.needs import needs
 from tasks.rl.rewards import Correct, Judge, Model, judge
-from tasks.rl.rewards.base import Answer, Models, Moment
+from tasks.rl.rewards.base import Answer, Models, RewardContext
 from tasks.rl.rewards.judge import mean_vote
-from tasks.rl.rewards.model import bounded, written
+from tasks.rl.rewards.model import answer_ids, bounded
 from tasks.rl.stage import run
 from tests.preference.made import write_rows
 from tests.project import TINY, digest
 from tests.rl.toys import TOKENIZER, Interrupted, Said, config, policy, scorer, trained
 
-NOW = Moment(0.0, 10)
+NOW = RewardContext(0.0, 10)
 EXAMPLE = Example("1", "1+1=", "2", "2")
 
 
@@ -83,9 +83,9 @@ def test_a_value_is_the_score_behind_the_last_token_whatever_stands_beside_it(tm
 
 def test_an_answer_that_was_given_a_beginning_is_read_whole() -> None:
     begun = Answer(EXAMPLE, [*TOKENIZER.encode("3"), TOKENIZER.end_id], "1+2=3", True, Score(1.0))
-    assert written(begun, TOKENIZER) == [*TOKENIZER.encode("1+2=3"), TOKENIZER.end_id]
-    assert written(replace(begun, finished=False), TOKENIZER) == TOKENIZER.encode("1+2=3")
-    assert written(answer("3"), TOKENIZER) == answer("3").ids
+    assert answer_ids(begun, TOKENIZER) == [*TOKENIZER.encode("1+2=3"), TOKENIZER.end_id]
+    assert answer_ids(replace(begun, finished=False), TOKENIZER) == TOKENIZER.encode("1+2=3")
+    assert answer_ids(answer("3"), TOKENIZER) == answer("3").ids
 
 
 def test_what_does_not_fit_the_reward_model_is_invalid(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tasks.rl.learning import Learning
 from tasks.rl.losses import OnlineDpo
 from tasks.rl.rollout import Rollout
 from tasks.rl.stage import run
-from tasks.rl.stale import Stale, apart
+from tasks.rl.stale import Stale, sampler_divergence
 from tasks.rl.trust import logps
 from tests.project import digest
 from tests.rl.toys import TOKENIZER, Interrupted, config, learning, policy, trained
@@ -52,10 +52,10 @@ def test_a_rollout_is_of_the_weights_of_so_many_rollouts_before(age: int) -> Non
         for _ in range(max(number - age, 0)):
             moved(sampler)
         assert same(found, learning(config(), sampler)._rollout(number))
-        assert found.figures["staleness"] == min(number, age)
+        assert found.metrics["staleness"] == min(number, age)
         logp_BT = logps(model, found, 0.7, 4)
-        told = apart(logp_BT, found.logp_old_BT, found.mask_BT)
-        assert {name: found.figures[name] for name in told} == told
+        told = sampler_divergence(logp_BT, found.logp_old_BT, found.mask_BT)
+        assert {name: found.metrics[name] for name in told} == told
         assert (told["sampler_kl"] > 1e-5) == (number > 0)
         moved(model)
 
@@ -63,15 +63,18 @@ def test_a_rollout_is_of_the_weights_of_so_many_rollouts_before(age: int) -> Non
 def test_none_is_as_it_was() -> None:
     own = learning(config(staleness=0))
     assert not any(isinstance(part, Stale) for part in own.components)
-    assert not {"staleness", "sampler_kl", "sampler_ratio"} & set(own._rollout(0).figures)
+    assert not {"staleness", "sampler_kl", "sampler_ratio"} & set(own._rollout(0).metrics)
 
 
 def test_how_far_apart_by_hand() -> None:
     """Ratios of 2 and 1 in the mask: (1 - ln 2) / 2; what is outside of it counts for nothing."""
     two = math.log(2)
-    told = apart(torch.tensor([[two, 0.0, 9.0]]), torch.zeros(1, 3), torch.tensor([[1.0, 1.0, 0.0]]))
+    told = sampler_divergence(torch.tensor([[two, 0.0, 9.0]]), torch.zeros(1, 3), torch.tensor([[1.0, 1.0, 0.0]]))
     assert told["sampler_kl"] == pytest.approx((1 - two) / 2, abs=1e-7) and told["sampler_ratio"] == pytest.approx(2)
-    assert apart(torch.ones(1, 1), torch.zeros(1, 1), torch.zeros(1, 1)) == {"sampler_kl": 0.0, "sampler_ratio": 1.0}
+    assert sampler_divergence(torch.ones(1, 1), torch.zeros(1, 1), torch.zeros(1, 1)) == {
+        "sampler_kl": 0.0,
+        "sampler_ratio": 1.0,
+    }
 
 
 def test_ratios_are_of_the_sampler_and_clips_bind_in_the_first_update(tmp_path: Path) -> None:
@@ -219,7 +222,7 @@ def test_problems_held_out_are_answered_by_the_weights_that_learn() -> None:
     class Read:
         name = "held_out"
 
-        def seen(self, number: int, reward: float) -> dict[str, float]:
+        def observe(self, number: int, reward: float) -> dict[str, float]:
             seen.append({name: weight.clone() for name, weight in model.state_dict().items()})
             return {}
 

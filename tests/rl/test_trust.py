@@ -8,7 +8,7 @@ import torch
 
 from lm.config import ConfigError
 from tasks.rl.rollout import Rollout
-from tasks.rl.trust import Watch, check_sampler, entropy_of
+from tasks.rl.trust import PolicyMonitor, check_sampler, entropy_of
 from tests.rl.toys import Parity, config, learning, policy
 
 SPOILT: dict[str, Callable[[Rollout], Rollout]] = {
@@ -48,9 +48,9 @@ def test_stale_weights_stop_the_run_before_the_first_update(monkeypatch: pytest.
 
 def seen(logp: float, tokens: float, finished: float, advantage: float) -> Rollout:
     """A rollout of eight problems with two answers each, whose tokens have this log-probability."""
-    figures = {"completion_tokens": tokens, "finished": finished}
+    metrics = {"completion_tokens": tokens, "finished": finished}
     given = torch.full((16, 3), logp)
-    return Rollout(torch.zeros(16, 4), torch.ones(16, 3), given, torch.full((16,), advantage), figures)
+    return Rollout(torch.zeros(16, 4), torch.ones(16, 3), given, torch.full((16,), advantage), metrics)
 
 
 def test_entropy_is_that_of_the_tokens_that_count() -> None:
@@ -62,12 +62,12 @@ def test_entropy_is_that_of_the_tokens_that_count() -> None:
 
 
 def test_each_sign_is_said_once_and_of_a_good_run_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    watch = Watch(8)
-    watch.see(0, seen(-2.0, 10, 0.9, 1.0))
-    watch.see(1, seen(-0.5, 30, 0.9, 1.0))  # surer and longer, but ended
+    watch = PolicyMonitor(8)
+    watch.observe(0, seen(-2.0, 10, 0.9, 1.0))
+    watch.observe(1, seen(-0.5, 30, 0.9, 1.0))  # surer and longer, but ended
     assert capsys.readouterr().err == ""
     for number in (2, 3):
-        watch.see(number, seen(-0.1, 30, 0.3, 0.0))
+        watch.observe(number, seen(-0.1, 30, 0.3, 0.0))
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "rl: rollout 2: to 100% of the problems all answers earned the same, from which nothing is learned",
@@ -77,11 +77,11 @@ def test_each_sign_is_said_once_and_of_a_good_run_nothing(capsys: pytest.Capture
 
 
 def test_it_compares_with_the_first_rollout_though_it_was_killed(capsys: pytest.CaptureFixture[str]) -> None:
-    watch, other = Watch(8), Watch(8)
+    watch, other = PolicyMonitor(8), PolicyMonitor(8)
     assert watch.state() == {}
-    watch.see(0, seen(-2.0, 10, 0.9, 1.0))
+    watch.observe(0, seen(-2.0, 10, 0.9, 1.0))
     other.load({name: tensor.clone() for name, tensor in watch.state().items()})
-    other.see(5, seen(-0.1, 10, 0.9, 1.0))
+    other.observe(5, seen(-0.1, 10, 0.9, 1.0))
     assert "0.1 nats of entropy left of 2" in capsys.readouterr().err
 
 

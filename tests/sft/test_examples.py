@@ -6,7 +6,7 @@ import pytest
 
 from flows.cli.show import print_examples
 from lm.checkpoint import save_model
-from tasks.about.examples import FULL, PART, PLAIN, READ, Piece, shown
+from tasks.about.examples import FULL, PART, PLAIN, READ, Piece, render_example
 from tasks.about.sections import Sections
 from tasks.core.yaml import dump_yaml
 from tasks.sft.examples import examples
@@ -45,13 +45,13 @@ def test_what_has_no_examples_is_said(
 
 def test_weights_are_coloured() -> None:
     pieces = [Piece("a", 0), Piece("b", 1), Piece("c", 0.5)]
-    assert shown(pieces, True) == f"{READ}a{PLAIN}{FULL}b{PLAIN}{PART}c{PLAIN}"
-    assert shown(pieces, False) == "a[[b]][[c]]*0.5"
+    assert render_example(pieces, True) == f"{READ}a{PLAIN}{FULL}b{PLAIN}{PART}c{PLAIN}"
+    assert render_example(pieces, False) == "a[[b]][[c]]*0.5"
 
 
 @pytest.mark.parametrize("coloured", [False, True])
 def test_the_texts_say_nothing_to_the_terminal(coloured: bool) -> None:
     pieces = [Piece("a\n\tb", 0), Piece("c\x1b[2J\x9b1mc\x07", 1)]
     harmless = [Piece("a\n\tb", 0), Piece("c\ufffd[2J\ufffd1mc\ufffd", 1)]
-    assert shown(pieces, coloured) == shown(harmless, coloured)
-    assert shown(pieces, coloured).count("\x1b") == (4 if coloured else 0)
+    assert render_example(pieces, coloured) == render_example(harmless, coloured)
+    assert render_example(pieces, coloured).count("\x1b") == (4 if coloured else 0)

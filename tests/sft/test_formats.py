@@ -21,7 +21,7 @@ from lm.problems.example import Example
 from tasks.sft import formats
 from tasks.sft.examples import pieces
 from tasks.sft.formats import Flipped, Markers, Plain, Rationales, Retrieved
-from tasks.sft.formats.base import exchange
+from tasks.sft.formats.base import last_exchange
 from tasks.sft.formats.markers import bands
 from tasks.sft.formats.search import Index, bm25, normed, trigrams, words
 from tasks.sft.sources import Files, Problems
@@ -83,9 +83,9 @@ def test_every_row_is_written_for_itself_and_stays_as_it_was(method: type[Config
 def test_a_row_without_an_exchange_is_as_it_was_or_none(method: type[Config]) -> None:
     found = method()(ROWS, 3)
     for row, written in zip(ROWS, found, strict=True):
-        if exchange(row) is None:
+        if last_exchange(row) is None:
             assert written == ([] if method is Flipped else [row])
-    assert [exchange(row) for row in ROWS[9:]] == [4, None, None]
+    assert [last_exchange(row) for row in ROWS[9:]] == [4, None, None]
 
 
 def test_no_two_formats_are_one() -> None:

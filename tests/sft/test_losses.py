@@ -12,7 +12,7 @@ from torch import Tensor
 from lm.config import Config, methods_of
 from tasks.sft import losses
 from tasks.sft.losses import ConfidenceLimited, CrossEntropy
-from tasks.sft.losses.base import Learned
+from tasks.sft.losses.base import TokenPredictions
 from tasks.sft.losses.confidence_limited import negative_log_coverage
 
 EVERY = pytest.mark.parametrize("method", methods_of(losses), ids=lambda method: method.__name__)
@@ -20,24 +20,24 @@ WEIGHTED = pytest.mark.parametrize("weighted", [False, True], ids=["plain", "wei
 V, D = 11, 6
 
 
-def learned(weighted: bool = False) -> Learned:
+def learned(weighted: bool = False) -> TokenPredictions:
     """Three conversations of 2, 4 and 1 predictions; float64."""
     generator = torch.Generator().manual_seed(0)
     x, head = (torch.randn(n, D, generator=generator, dtype=torch.float64) for n in (7, V))
     targets, owners = torch.randint(0, V, (7,), generator=generator), torch.tensor([0, 0, 1, 1, 1, 1, 2])
     weights = torch.tensor([1.0, 0.5, 2.0, 1.0, 1.0, 0.25, 1.0], dtype=torch.float64) if weighted else None
     total = 7.0 if weights is None else float(weights.sum())
-    return Learned(x.requires_grad_(), head, targets, weights, owners, 3, total)
+    return TokenPredictions(x.requires_grad_(), head, targets, weights, owners, 3, total)
 
 
-def some(whole: Learned, rows: slice) -> Learned:
+def some(whole: TokenPredictions, rows: slice) -> TokenPredictions:
     weights = None if whole.weights_K is None else whole.weights_K[rows]
     return replace(
         whole, x_KD=whole.x_KD[rows], targets_K=whole.targets_K[rows], weights_K=weights, owners_K=whole.owners_K[rows]
     )
 
 
-def formula(method: Config, whole: Learned) -> Tensor:
+def formula(method: Config, whole: TokenPredictions) -> Tensor:
     """What the method says, written out."""
     logp_K = (whole.x_KD @ whole.head_VD.T).log_softmax(-1)[torch.arange(7), whole.targets_K]
     weights_K = torch.ones(7, dtype=torch.float64) if whole.weights_K is None else whole.weights_K

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lm.config import Config, methods_of
 from tasks.sft import mixtures
 from tasks.sft.mixtures import Even, InTurn, Proportional
-from tasks.sft.mixtures.even import spread
+from tasks.sft.mixtures.even import spread_sources
 from tasks.sft.mixtures.proportional import rates
 
 WEIGHTS = st.lists(st.floats(0.05, 20), min_size=1, max_size=5)
@@ -18,8 +18,8 @@ EVERY = pytest.mark.parametrize("method", methods_of(mixtures), ids=lambda metho
 @settings(max_examples=60, derandomize=True)
 @given(weights=WEIGHTS, count=st.integers(0, 300))
 def test_every_stretch_of_places_has_its_share_of_each_source(weights: list[float], count: int) -> None:
-    found = spread(weights, count)
-    assert len(found) == count and np.array_equal(found, spread(weights, count + 17)[:count])
+    found = spread_sources(weights, count)
+    assert len(found) == count and np.array_equal(found, spread_sources(weights, count + 17)[:count])
     for source, weight in enumerate(weights):
         reached = np.cumsum(found == source)
         assert np.all(

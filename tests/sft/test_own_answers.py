@@ -97,7 +97,7 @@ def test_what_is_learned_at_the_second_try_is_what_the_model_says_to_that() -> N
     method, model, even = OwnAnswers(samples=1, max_new_tokens=24), speaks(context=128), Even()
     first = {
         e.prompt: answers[0]
-        for some in method.answered(even.examples("sft"), TOKENIZER, model, 3)
+        for some in method.answer_problems(even.examples("sft"), TOKENIZER, model, 3)
         for e, answers in some
     }
     new = {

@@ -11,7 +11,7 @@ from lm.tokenizer import Tokenizer
 from tasks.sft.examples import pieces
 from tasks.sft.sources import Attempts, Problems, Subtasks
 from tasks.sft.sources.attempts import AGAIN, refined
-from tasks.sft.sources.base import Read
+from tasks.sft.sources.base import SourceData
 from tasks.sft.sources.subtasks import steps_of
 from tests.conversations.folders import LLAMA2, strangers_folder
 from tests.lm.models import toy_tokenizer
@@ -81,7 +81,7 @@ def test_attempts_are_masked_by_hand() -> None:
     assert [m["role"] for m in dialogue.messages] == ["user", "assistant"] * 3
 
 
-def attempted(seed: int = 0, **changes: Any) -> Read:
+def attempted(seed: int = 0, **changes: Any) -> SourceData:
     method = Attempts(**{"samples": 3, "max_new_tokens": 8, **changes})
     return method(TOKENIZER, Even(), Path(), "all", speaks(context=160), seed)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lm.tokenizer import Tokenizer
 from tasks.core.config import Checkpoint, ConfigError
 from tasks.core.log import Log
-from tasks.core.tables import read_table, shard, write_table
+from tasks.core.tables import read_table, shard_path, write_table
 from tasks.tokenize.methods import Bpe, Bytes, HuggingFace
 from tasks.tokenize.sides import held_out_below, points
 from tasks.tokenize.stage import TokenizeConfig, run
@@ -49,7 +49,7 @@ def run_stage(
         (folder / name).mkdir(parents=True)
     table, bounds = table_of(texts, metas), [0, *cuts, len(texts)]
     for number, (start, end) in enumerate(itertools.pairwise(bounds)):
-        write_table(shard(folder / "filter" / "documents", number), table.slice(start, end - start))
+        write_table(shard_path(folder / "filter" / "documents", number), table.slice(start, end - start))
     chosen = method or Bpe(vocab_size=400)
     config = TokenizeConfig(method=chosen, checkpoint=Checkpoint(folder=""), held_out_fraction=fraction, **settings)
     return run(config, folder, Log()), folder / "tokenize"
@@ -136,7 +136,7 @@ def test_more_than_65536_tokens_take_four_bytes(tmp_path: Path) -> None:
     inner.save(str(folder / "tokenizer.json"))
     for name in ("filter", "tokenize"):
         (tmp_path / name).mkdir()
-    write_table(shard(tmp_path / "filter" / "documents", 0), table_of(TEXTS))
+    write_table(shard_path(tmp_path / "filter" / "documents", 0), table_of(TEXTS))
     config = TokenizeConfig(method=HuggingFace(), checkpoint=Checkpoint(folder=str(folder)), held_out_fraction=0.1)
     run(config, tmp_path, Log())
     assert np.load(tmp_path / "tokenize" / "tokens.npy").dtype == np.uint32

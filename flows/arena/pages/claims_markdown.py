@@ -8,7 +8,7 @@ from html import escape
 from flows.arena.pages import claims as rows
 from flows.arena.pages.figures import flop, interval, ratio
 from flows.arena.pages.records import Claim, read_claims
-from tasks.report.words import ABSENT, counted, duration, number
+from tasks.report.words import ABSENT, duration, number, pluralize
 
 HEAD = ("method", "room", "paper's figure", "ours", "size", "seeds", "cost", "verdict", "study")
 SPECIAL = re.compile(r"([\\`*_\[\]|~#!])")
@@ -38,10 +38,10 @@ def markdown(
         return f"{ABOUT}\nThere is no claim yet.\n"
     total = ", ".join(f"{count or 'none'} {verdict}" for verdict, count in rows.counts(claims))
     table = [_line(HEAD), _line(["---"] * len(HEAD)), *(_line(_cells(claim, found)) for claim in claims)]
-    measured = [f"* {plain(name)}: {counted(count, 'row')}" for name, count in rows.machines(claims)]
+    measured = [f"* {plain(name)}: {pluralize(count, 'row')}" for name, count in rows.machines(claims)]
     parts = [
         ABOUT,
-        f"Of {counted(len(claims), 'claim')}: {plain(total)}.\n",
+        f"Of {pluralize(len(claims), 'claim')}: {plain(total)}.\n",
         "\n".join(table) + "\n",
         RATIOS,
         "\n".join(["Measured on", "", *measured]) + "\n",

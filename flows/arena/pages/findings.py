@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from flows.arena.pages.figures import compact, interval, ratio, signed
 from flows.arena.pages.records import Arm, Comparison, Cost, Estimate, Study, Trial, one_line
-from tasks.report.words import ABSENT, counted, number
+from tasks.report.words import ABSENT, number, pluralize
 
 BETTER, WORSE, ALIKE, APART = "better", "worse", "no difference", "cannot be compared"
 VALUE = "value"
@@ -51,7 +51,7 @@ def _row(arm: Arm, comparison: Comparison | None) -> Row:
 
 def said(comparison: Comparison) -> dict[str, str]:
     """Texts of a comparison: ratio, both intervals, verdict, and a note with its pairs and reason."""
-    notes = [counted(comparison.pairs, "pair"), "stopped early" if comparison.stopped_early else "", comparison.why]
+    notes = [pluralize(comparison.pairs, "pair"), "stopped early" if comparison.stopped_early else "", comparison.why]
     figure, t, bootstrap = estimated(comparison)
     note = ", ".join(note for note in notes if note)
     return {"ratio": figure, "t": t, "bootstrap": bootstrap, "verdict": comparison.verdict, "note": note}
@@ -74,7 +74,7 @@ def reasons(study: Study) -> list[str]:
     compared = [*(row.comparison for row in rows(study) if row.comparison is not None), *others(study)]
     found: dict[tuple[str, str], list[str]] = {}
     for c in compared:
-        early = f"stopped early at {counted(c.pairs, 'pair')}" if c.stopped_early and c.quantity == VALUE else ""
+        early = f"stopped early at {pluralize(c.pairs, 'pair')}" if c.stopped_early and c.quantity == VALUE else ""
         for text in filter(None, (early, c.why)):
             found.setdefault((c.arm, text), []).append(quantity(c.quantity, study))
     return [f"{arm}, {', '.join(names)}: {text}" for (arm, text), names in found.items()]
@@ -144,7 +144,7 @@ def warnings(study: Study) -> list[str]:
     found = list(study.warnings)
     for arm in study.arms:
         diverged = sum(run.diverged for run in arm.runs)
-        counts = [f"{diverged} of {counted(len(arm.runs), 'run')} diverged"] if diverged else []
+        counts = [f"{diverged} of {pluralize(len(arm.runs), 'run')} diverged"] if diverged else []
         own = [*arm.warnings, *(counts if not any("diverged" in text for text in arm.warnings) else [])]
         found += [text if text.startswith(arm.name) else f"{arm.name}: {text}" for text in own]
     return found
@@ -157,14 +157,14 @@ def noise(study: Study) -> str:
     if found is None:
         return "Noise floor: not measured."
     figure, t, bootstrap = estimated(found)
-    ends = f"t {t}, bootstrap {bootstrap}, {counted(found.pairs, 'run')} of each, unpaired: an upper bound"
+    ends = f"t {t}, bootstrap {bootstrap}, {pluralize(found.pairs, 'run')} of each, unpaired: an upper bound"
     is_ratio = found.ratio is not None or found.difference is None
     of = "against itself is" if is_ratio else "differs from itself by"
     said = f"Noise floor: {study.baseline} {of} {figure.removeprefix(DIFFERENCE)} ({ends})."
     if study.power is None:
         return said
     return (
-        f"{said} By the spread of pairs {counted(study.seeds, 'seed')} find a gain of {1 - study.power.ratio:.1%} in "
+        f"{said} By the spread of pairs {pluralize(study.seeds, 'seed')} find a gain of {1 - study.power.ratio:.1%} in "
         f"{study.power.power:.0%} of studies; one of 1% takes {study.power.seeds_for_1_percent}."
     )
 
@@ -208,7 +208,7 @@ def _one(c: Comparison, study: Study) -> str:
     if c.verdict == APART:
         return f"{c.arm} cannot be compared with {c.baseline}{f': {c.why}' if c.why else ''}."
     estimate, t, _ = estimated(c)
-    ends = counted(c.pairs, "pair") if t == ABSENT else f"{100 * c.level:g}% interval {t}"
+    ends = pluralize(c.pairs, "pair") if t == ABSENT else f"{100 * c.level:g}% interval {t}"
     name = plain(study.measure.name)
     figure = f"{estimate} times its {name} ({ends})"
     if c.ratio is None:

@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, ValidationError
 
 from lm.config import Config, mistakes
-from tasks.report.words import short
+from tasks.report.words import truncate
 
 LONGEST = 1000  # characters of a text that are shown; a traceback is longer
 
 
 def one_line(text: str) -> str:
     """The text in one line: runs of white space are a space, control characters U+FFFD, at most LONGEST characters."""
-    return " ".join(short(text, LONGEST).split())
+    return " ".join(truncate(text, LONGEST).split())
 
 
 def whole(ends: object) -> object:

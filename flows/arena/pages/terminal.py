@@ -6,7 +6,7 @@ from flows.arena.pages import findings
 from flows.arena.pages.figures import FLOP_IS, measured, power
 from flows.arena.pages.findings import Row
 from flows.arena.pages.records import Comparison, Study, read_study
-from tasks.report.words import ABSENT, counted, duration, number
+from tasks.report.words import ABSENT, duration, number, pluralize
 from tasks.runner.columns import aligned
 
 WIDTH = 100
@@ -37,7 +37,7 @@ def _how(study: Study) -> str:
     target = "" if study.target is None else f", target {number(study.target)}"
     return (
         f"{findings.plain(m.name).capitalize()}{of} ({m.better} is better) at {findings.budget(study)}{target}; "
-        f"{counted(study.seeds, 'seed')}, {counted(study.trials, 'trial')} an arm."
+        f"{pluralize(study.seeds, 'seed')}, {pluralize(study.trials, 'trial')} an arm."
     )
 
 

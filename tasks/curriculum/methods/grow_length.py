@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from lm.config import Config
 from tasks.core.config import ConfigError
 from tasks.curriculum.plan import Budget, Documents, Draw, Ranges
-from tasks.curriculum.stream import cut, joined
+from tasks.curriculum.stream import concat_plans, cut_sequences
 
 
 def stages(shortest: int, longest: int, steps: int) -> list[tuple[int, int, int]]:
@@ -51,6 +51,6 @@ class GrowLength(Config):
         for number, (length, first, count) in enumerate(stages(self.min_length, self.max_length, budget.steps)):
             per_step = budget.tokens_per_step // length
             firsts = first * budget.tokens_per_step + np.arange(count * per_step) * length
-            found.append(cut(stream, firsts, length, per_step, max(1, available // length), seed, number))
+            found.append(cut_sequences(stream, firsts, length, per_step, max(1, available // length), seed, number))
             first_steps.append(first)
-        return joined(found, first_steps)
+        return concat_plans(found, first_steps)

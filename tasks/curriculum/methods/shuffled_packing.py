@@ -12,7 +12,7 @@ from pydantic import Field
 
 from lm.config import Config
 from tasks.curriculum.plan import Budget, Documents, Draw, Ranges
-from tasks.curriculum.stream import cut
+from tasks.curriculum.stream import cut_sequences
 
 
 class ShuffledPacking(Config):
@@ -26,4 +26,4 @@ class ShuffledPacking(Config):
         per_step = budget.sequences_a_step(T, "curriculum.method.sequence_length")
         firsts = np.arange(budget.steps * per_step) * T
         a_round = max(1, int(documents.length.sum()) // T)
-        return cut(draw(len(firsts) * T + 1), firsts, T, per_step, a_round, seed)
+        return cut_sequences(draw(len(firsts) * T + 1), firsts, T, per_step, a_round, seed)

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from lm.config import Config
-from tasks.curriculum.plan import Documents, Drawn
+from tasks.curriculum.plan import DocumentOrder, Documents
 from tasks.curriculum.stream import rounds
 
 
@@ -31,16 +31,16 @@ class ByScore(Config):
         1, gt=0, description="times that the plan goes through the scores, each time with other documents"
     )
 
-    def __call__(self, documents: Documents, tokens: int, seed: int) -> Drawn:
+    def __call__(self, documents: Documents, tokens: int, seed: int) -> DocumentOrder:
         scores = documents.score(self.score, "curriculum.order.score").astype(np.float64)
         drawn = rounds(np.arange(len(documents.row)), documents.length, tokens, seed)
         cycle = parts(documents.length[drawn], self.cycles)
         order = np.lexsort((-scores[drawn] if self.descending else scores[drawn], cycle))
         if not self.bins:
-            return Drawn(drawn[order], None)
+            return DocumentOrder(drawn[order], None)
         bins = np.empty(len(drawn), dtype=np.int64)
         for each in range(int(cycle[-1]) + 1):  # a cycle is a slice of the draw
             mine = order[slice(*np.searchsorted(cycle, (each, each + 1)))]
             bins[mine] = each * self.bins + parts(documents.length[drawn[mine]], self.bins)
         back = np.argsort(bins, kind="stable")
-        return Drawn(drawn[back], bins[back])
+        return DocumentOrder(drawn[back], bins[back])

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from lm.config import Config
-from tasks.curriculum.plan import Documents, Drawn, shuffled
+from tasks.curriculum.plan import DocumentOrder, Documents, shuffled
 from tasks.curriculum.stream import rounds
 
 
@@ -49,7 +49,7 @@ class LossWindow(Config):
     epochs: int = Field(8, gt=0, description="parts of the run with a window each")
     anneal: float = Field(0.125, ge=0, lt=1, description="share of the tokens, at the end, without a window")
 
-    def __call__(self, documents: Documents, tokens: int, seed: int) -> Drawn:
+    def __call__(self, documents: Documents, tokens: int, seed: int) -> DocumentOrder:
         """A window of the plan is an epoch."""
         cluster = clusters_of(documents.score(self.score, "curriculum.order.score"), self.clusters)
         highest = int(cluster.max())
@@ -65,4 +65,4 @@ class LossWindow(Config):
             ]
             found.append(rounds(np.sort(left), documents.length, size, seed, 4 + epoch) if size else left[:0])
         found.append(rounds(np.arange(len(cluster)), documents.length, last, seed, 3) if last else cluster[:0])
-        return Drawn(np.concatenate(found), np.repeat(np.arange(len(found)), [len(part) for part in found]))
+        return DocumentOrder(np.concatenate(found), np.repeat(np.arange(len(found)), [len(part) for part in found]))

@@ -14,8 +14,8 @@ from pydantic import Field, model_validator
 
 from lm.config import Config
 from tasks.core.config import ConfigError
-from tasks.curriculum.plan import Documents, Drawn
-from tasks.curriculum.stream import merged, rounds
+from tasks.curriculum.plan import DocumentOrder, Documents
+from tasks.curriculum.stream import interleave, rounds
 
 
 class Phase(Config):
@@ -57,7 +57,7 @@ class Mixture(Config):
             rows.append(row / math.fsum(row))
         return np.array(rows)
 
-    def __call__(self, documents: Documents, tokens: int, seed: int) -> Drawn:
+    def __call__(self, documents: Documents, tokens: int, seed: int) -> DocumentOrder:
         shares = self.shares(documents)
         ends = [round(tokens * math.fsum(p.share for p in self.phases[: n + 1])) for n in range(len(self.phases))]
         sizes = np.diff([0, *ends[:-1], tokens])
@@ -69,5 +69,5 @@ class Mixture(Config):
             edges = np.searchsorted(np.cumsum(documents.length[drawn]), until[:, source]) + (until[:, source] > 0)
             for lot, first, end in zip(lots, [0, *edges[:-1]], edges, strict=True):
                 lot.append(drawn[first:end])
-        found = [merged(lot, seed, number + 1) for number, lot in enumerate(lots)]
-        return Drawn(np.concatenate(found), np.repeat(np.arange(len(found)), [len(part) for part in found]))
+        found = [interleave(lot, seed, number + 1) for number, lot in enumerate(lots)]
+        return DocumentOrder(np.concatenate(found), np.repeat(np.arange(len(found)), [len(part) for part in found]))

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from lm.config import Config
-from tasks.curriculum.plan import Documents, Drawn, shuffled
+from tasks.curriculum.plan import DocumentOrder, Documents, shuffled
 from tasks.curriculum.stream import reach
 
 
@@ -20,7 +20,7 @@ class RepeatedSubsets(Config):
     fraction: float = Field(0.1, gt=0, le=1, description="of the documents, that an epoch has")
     replacement: bool = Field(False, description="draw every subset from all documents")
 
-    def __call__(self, documents: Documents, tokens: int, seed: int) -> Drawn:
+    def __call__(self, documents: Documents, tokens: int, seed: int) -> DocumentOrder:
         """A window is an epoch."""
         count = len(documents.row)
         size = max(1, round(self.fraction * count))
@@ -35,4 +35,4 @@ class RepeatedSubsets(Config):
         drawn = np.concatenate(subsets)
         window = np.repeat(np.arange(len(subsets)), [len(subset) for subset in subsets])
         end = reach(documents.length[drawn], tokens)
-        return Drawn(drawn[:end], window[:end])
+        return DocumentOrder(drawn[:end], window[:end])

@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from lm.config import Config
-from tasks.curriculum.plan import Documents, Drawn, shuffled
-from tasks.curriculum.stream import merged, rounds
+from tasks.curriculum.plan import DocumentOrder, Documents, shuffled
+from tasks.curriculum.stream import interleave, rounds
 
 
 class TwoSet(Config):
@@ -20,7 +20,7 @@ class TwoSet(Config):
     repeated: float = Field(0.01, gt=0, lt=1, description="share of the documents that are in the repeated set")
     share: float = Field(0.25, gt=0, lt=1, description="of the tokens, that comes from the repeated set")
 
-    def __call__(self, documents: Documents, tokens: int, seed: int) -> Drawn:
+    def __call__(self, documents: Documents, tokens: int, seed: int) -> DocumentOrder:
         order = shuffled(len(documents.row), seed, 3 << 40)
         size = min(max(1, round(self.repeated * len(order))), max(1, len(order) - 1))
         first = round(self.share * tokens)
@@ -28,5 +28,5 @@ class TwoSet(Config):
         drawn = [rounds(m, documents.length, n, seed, draw) for m, n, draw in sets if n and len(m)]
         if len(order) == 1:
             drawn = [rounds(order, documents.length, tokens, seed, 1)]
-        found = merged(drawn, seed, 1)
-        return Drawn(found, np.zeros(len(found), dtype=np.int64))
+        found = interleave(drawn, seed, 1)
+        return DocumentOrder(found, np.zeros(len(found), dtype=np.int64))

@@ -17,7 +17,7 @@ COLUMNS = {"high": np.uint64, "low": np.uint64, "first": np.int64, "again": np.b
 BYTES_A_KEY = 96
 
 
-def column(folder: Path, name: str, kind: type | None = None) -> np.ndarray:
+def mapped_column(folder: Path, name: str, kind: type | None = None) -> np.ndarray:
     """A column of a part, left on disk."""
     path, kind = folder / name, kind or COLUMNS[name]
     return np.memmap(path, kind, mode="r") if path.stat().st_size else np.empty(0, kind)
@@ -41,7 +41,7 @@ def slice_of(high_K: np.ndarray, number: int, count: int) -> slice:
     )
 
 
-def held(values_N: np.ndarray, sorted_K: np.ndarray) -> np.ndarray:
+def is_member(values_N: np.ndarray, sorted_K: np.ndarray) -> np.ndarray:
     """N bools: which values are among the keys, sorted and unique."""
     if not len(sorted_K):
         return np.zeros(len(values_N), dtype=np.bool_)
@@ -66,9 +66,10 @@ def grouped(high_K: np.ndarray, low_K: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def settle(item: tuple[int, int, list[Path]], folder: Path) -> dict[str, int]:
     """Write, for every key of one range of every shard, in their order: the first place in the corpus, -1 where it is alone."""
     number, count, parts = item
-    mine = [slice_of(column(part, "high"), number, count) for part in parts]
+    mine = [slice_of(mapped_column(part, "high"), number, count) for part in parts]
     high, low, first, again = (
-        np.concatenate([column(part, name)[own] for part, own in zip(parts, mine, strict=True)]) for name in COLUMNS
+        np.concatenate([mapped_column(part, name)[own] for part, own in zip(parts, mine, strict=True)])
+        for name in COLUMNS
     )
     order, new = grouped(high, low)  # equal keys stay in the order of shards, so the first place leads
     starts = np.flatnonzero(new)
@@ -86,9 +87,9 @@ def settled_of(settled: list[Path], shard: int) -> np.ndarray:
     """K places of the corpus, for the K keys of a shard."""
     pieces = []
     for folder in settled:
-        ends = np.cumsum(column(folder, "sizes", np.int64))
+        ends = np.cumsum(mapped_column(folder, "sizes", np.int64))
         size = int(ends[shard] - (ends[shard - 1] if shard else 0))
-        pieces.append(column(folder, "settled", np.int64)[int(ends[shard]) - size : int(ends[shard])])
+        pieces.append(mapped_column(folder, "settled", np.int64)[int(ends[shard]) - size : int(ends[shard])])
     return np.concatenate(pieces)
 
 

@@ -19,7 +19,7 @@ from lm.config import Config, ConfigError
 from tasks.core.log import Log
 from tasks.core.parts import Facts
 from tasks.core.texts import text_buffers
-from tasks.dedup.documents import Documents, Found, Shard
+from tasks.dedup.documents import DedupResult, Documents, Shard
 from tasks.dedup.engine.code_points import digests_of, folded
 from tasks.dedup.engine.key_set import held_in, merge_all, write_runs
 from tasks.dedup.engine.normal_form import all_normalised
@@ -89,7 +89,7 @@ class Against(Config):
         """C x n keys: two columns of digests, or one of shingles."""
         return digests_of(all_normalised(texts)) if self.match == "exact" else shingles_of(texts, self.shingle_words)[0]
 
-    def __call__(self, documents: Documents, folder: Path, log: Log) -> Found:
+    def __call__(self, documents: Documents, folder: Path, log: Log) -> DedupResult:
         """Every row is the first of its own cluster. Raises ConfigError for a B that is missing, empty or cannot be read."""
         files = files_of(Path(self.folder))
         parts = log.map(reference_keys, [(path, self) for path in files], "against_reference", "file")
@@ -99,4 +99,4 @@ class Against(Config):
         found = log.map(match, [(shard, self, reference) for shard in documents.shards], "against_matches")
         keep = documents.alive.copy()
         keep[keep] = ~np.concatenate([np.load(part.folder / "found.npy") for part in found])
-        return Found(np.arange(len(keep)), keep)
+        return DedupResult(np.arange(len(keep)), keep)

@@ -10,7 +10,7 @@ from lm.config import Config
 from tasks.core.log import Log
 from tasks.core.parts import LEAST, Facts
 from tasks.core.process import memory_budget
-from tasks.dedup.documents import Documents, Found, Shard
+from tasks.dedup.documents import DedupResult, Documents, Shard
 from tasks.dedup.engine.code_points import digests_of
 from tasks.dedup.engine.equal_keys import equal_runs, groups
 from tasks.dedup.engine.normal_form import all_normalised
@@ -31,7 +31,7 @@ class Exact(Config):
     name: Literal["exact"] = "exact"
     reason: ClassVar[str] = "exact_duplicate"
 
-    def __call__(self, documents: Documents, folder: Path, log: Log) -> Found:
+    def __call__(self, documents: Documents, folder: Path, log: Log) -> DedupResult:
         parts = log.map(digest_shard, documents.shards, f"{folder.name}_digests", least=LEAST)
         digests = [np.asarray(np.load(part.folder / "digests.npy", mmap_mode="r")) for part in parts]
         rows = [shard.first + np.flatnonzero(shard.alive) for shard in documents.shards]
@@ -43,4 +43,4 @@ class Exact(Config):
             group = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
             equal, begins = equal_runs(found, low_N[found], group)
             first_N[equal] = np.repeat(equal[begins[:-1]], np.diff(begins))
-        return Found(first_N, documents.alive & (first_N == np.arange(len(first_N))))
+        return DedupResult(first_N, documents.alive & (first_N == np.arange(len(first_N))))

@@ -16,7 +16,7 @@ from lm.config import Config
 from tasks.core.log import Log
 from tasks.core.parts import LEAST, Part
 from tasks.core.process import memory_budget
-from tasks.dedup.documents import Documents, Found
+from tasks.dedup.documents import DedupResult, Documents
 from tasks.dedup.engine import memo
 from tasks.dedup.engine.equal_keys import groups
 from tasks.dedup.engine.signing import Shingling, Signing, collect_sets, sign
@@ -44,7 +44,7 @@ class Minhash(Config):
     )
     reason: ClassVar[str] = "near_duplicate"
 
-    def __call__(self, documents: Documents, folder: Path, log: Log) -> Found:
+    def __call__(self, documents: Documents, folder: Path, log: Log) -> DedupResult:
         from tasks.dedup.engine.compiled_clusters import roots, unite_groups
 
         known = log.memo / f"{folder.name}.npy" if log.memo else None
@@ -64,7 +64,7 @@ class Minhash(Config):
             for bucket in buckets:
                 unite_groups(*load(bucket), first_N)
         roots(first_N)
-        return Found(first_N, documents.alive & (first_N == np.arange(len(first_N))))
+        return DedupResult(first_N, documents.alive & (first_N == np.arange(len(first_N))))
 
     def _shingling(self) -> Shingling:
         return Shingling(self.shingles == "characters", self.shingle_words)

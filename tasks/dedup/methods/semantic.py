@@ -18,7 +18,7 @@ from pydantic import Field
 from lm.config import Config
 from tasks.core.log import Log
 from tasks.core.process import threads
-from tasks.dedup.documents import Documents, Found
+from tasks.dedup.documents import DedupResult, Documents
 from tasks.dedup.engine.hidden_states import HiddenStates
 from tasks.dedup.engine.k_means import assign, k_means
 from tasks.dedup.engine.tfidf_svd import TfidfSvd
@@ -95,7 +95,7 @@ class Semantic(Config):
         clusters = self.clusters or max(1, isqrt(len(rows_N)))
         return assign(points, rows_N, k_means(points, rows_N[: self.fit_documents], clusters, self.iterations))
 
-    def __call__(self, documents: Documents, folder: Path, log: Log) -> Found:
+    def __call__(self, documents: Documents, folder: Path, log: Log) -> DedupResult:
         """Duplicates are in the cluster of their first; a prototype goes as the first of its own."""
         rows = np.flatnonzero(documents.alive)
         points = self.embedding(documents, folder / "embedding", log)
@@ -107,4 +107,4 @@ class Semantic(Config):
         if self.keep_fraction < 1:
             left = np.flatnonzero(keep_N[rows])
             keep_N[rows[left[prototypes(*self.clustered(points, left), self.keep_fraction)]]] = False
-        return Found(first_N, keep_N)
+        return DedupResult(first_N, keep_N)

@@ -22,8 +22,8 @@ from lm.config import Config
 from tasks.core.log import Log
 from tasks.core.parts import Part
 from tasks.core.texts import text_buffers
-from tasks.dedup.documents import NO_CUTS, Documents, Found, Shard
-from tasks.dedup.engine.sorted_keys import append_keys, bounds, column, held, ranges, settle_all, settled_of
+from tasks.dedup.documents import NO_CUTS, DedupResult, Documents, Shard
+from tasks.dedup.engine.sorted_keys import append_keys, bounds, is_member, mapped_column, ranges, settle_all, settled_of
 
 WINDOWS_AT_ONCE = 1 << 18
 # Windows that are marked at once, so that a shard of nothing but repeats stays in bounds.
@@ -106,7 +106,7 @@ def candidates(piece: Piece, anchors: np.ndarray, number: int, count: int) -> It
         texts_of(piece.shard), piece.config.unit == "bytes", piece.config.min_tokens
     ):
         changes = np.flatnonzero(np.diff(place, prepend=-1))
-        mine = np.repeat(held(anchor[changes], anchors), np.diff(changes, append=len(place)))
+        mine = np.repeat(is_member(anchor[changes], anchors), np.diff(changes, append=len(place)))
         if count > 1:
             mine &= (high >= first) & (high <= last)
         yield high[mine], low[mine], token[mine] + piece.before
@@ -114,7 +114,7 @@ def candidates(piece: Piece, anchors: np.ndarray, number: int, count: int) -> It
 
 def write_windows(piece: Piece, folder: Path) -> dict[str, Any]:
     """The digests, as keys, of a shard's windows whose anchor is repeated; places are tokens of the whole corpus."""
-    anchors = np.asarray(column(piece.folder, "high"))[piece.firsts() >= 0]
+    anchors = np.asarray(mapped_column(piece.folder, "high"))[piece.firsts() >= 0]
     chosen: list[tuple[np.ndarray, ...]] = []
     total = 0
     for found in candidates(piece, anchors, 0, 1):
@@ -138,8 +138,8 @@ def write_cuts(piece: Piece, folder: Path) -> dict[str, Any]:
     from tasks.dedup.engine.compiled_spans import cuts_of, mark
 
     config, before, size = piece.config, piece.before, piece.config.min_tokens
-    firsts, counts = piece.firsts(), column(piece.folder, "counts", np.int64)
-    places, ends = column(piece.folder, "places", np.int64), np.cumsum(counts)
+    firsts, counts = piece.firsts(), mapped_column(piece.folder, "counts", np.int64)
+    places, ends = mapped_column(piece.folder, "places", np.int64), np.cumsum(counts)
     covered, key = np.zeros(piece.tokens, np.bool_), 0
     while key < len(firsts):
         done = int(ends[key - 1]) if key else 0
@@ -175,7 +175,7 @@ class Substring(Config):
     keep_first: bool = True
     reason: ClassVar[str] = "repeated_substring"
 
-    def __call__(self, documents: Documents, folder: Path, log: Log) -> Found:
+    def __call__(self, documents: Documents, folder: Path, log: Log) -> DedupResult:
         """Every row is the first of its own cluster: one that goes is held by others in pieces, maybe by no single one."""
         shards = documents.shards
         anchors = log.map(write_anchors, [(shard, self) for shard in shards], "substring_anchors")
@@ -194,6 +194,8 @@ class Substring(Config):
         parts = log.map(write_cuts, pieces(windows, settled), "substring_cuts")
         keep = documents.alive.copy()
         for part in parts:
-            keep[column(part.folder, "gone", np.int64)] = False
-        cuts = np.concatenate([NO_CUTS, *(column(part.folder, "cuts", np.int64).reshape(-1, 3) for part in parts)])
-        return Found(np.arange(len(keep)), keep, cuts)
+            keep[mapped_column(part.folder, "gone", np.int64)] = False
+        cuts = np.concatenate(
+            [NO_CUTS, *(mapped_column(part.folder, "cuts", np.int64).reshape(-1, 3) for part in parts)]
+        )
+        return DedupResult(np.arange(len(keep)), keep, cuts)

@@ -11,7 +11,7 @@ Sample = Callable[[bool, list[list[int]], float], list[list[int]]]
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnswerRequest:
     """prompts and demonstrations of a step's problems, as token ids; a demonstration ends with the end token. coin: a number in
     [0, 1) that is drawn for the step."""
 
@@ -30,6 +30,6 @@ class Answers(Config):
         """Whether a problem of this demonstration can be asked, where an answer has so many tokens at the most."""
         return True
 
-    def __call__(self, asked: Asked) -> list[list[int]]:
+    def __call__(self, asked: AnswerRequest) -> list[list[int]]:
         """The answers that both models are compared on, as token ids."""
         raise NotImplementedError

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from tasks.distill.answers.base import Answers, Asked
+from tasks.distill.answers.base import AnswerRequest, Answers
 
 
 class Demonstrations(Answers):
@@ -13,5 +13,5 @@ class Demonstrations(Answers):
     def fits(self, demonstration: list[int], longest: int) -> bool:
         return len(demonstration) <= longest
 
-    def __call__(self, asked: Asked) -> list[list[int]]:
+    def __call__(self, asked: AnswerRequest) -> list[list[int]]:
         return asked.demonstrations

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from lm.temperature import Temperature
-from tasks.distill.answers.base import Answers, Asked
+from tasks.distill.answers.base import AnswerRequest, Answers
 
 
 class Student(Answers):
@@ -19,5 +19,5 @@ class Student(Answers):
     share: float = Field(1.0, gt=0, le=1, description="of steps whose answers the student writes: the paper's lambda")
     temperature: Temperature = 1.0
 
-    def __call__(self, asked: Asked) -> list[list[int]]:
+    def __call__(self, asked: AnswerRequest) -> list[list[int]]:
         return asked.sample(asked.coin < self.share, asked.prompts, self.temperature)

@@ -4,12 +4,12 @@ and Rush 2016 (arXiv:1606.07947), of greedy answers in the place of those of a b
 from typing import Literal
 
 from lm.temperature import Temperature
-from tasks.distill.answers.base import Answers, Asked
+from tasks.distill.answers.base import AnswerRequest, Answers
 
 
 class Teacher(Answers):
     name: Literal["teacher"] = "teacher"
     temperature: Temperature = 1.0
 
-    def __call__(self, asked: Asked) -> list[list[int]]:
+    def __call__(self, asked: AnswerRequest) -> list[list[int]]:
         return asked.sample(False, asked.prompts, self.temperature)

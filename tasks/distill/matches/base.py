@@ -16,10 +16,10 @@ from lm.distributed import world_size
 from lm.linears.base import Roles
 from lm.model import HEADS, Decoder
 from lm.training.components import Component
-from tasks.distill.matches.seen import Seen, watching
+from tasks.distill.matches.layer_pass import LayerPass, capture_layer
 
 # (student's layer, teacher's layer, places_K, the student's features in the teacher's width) -> a number of each place
-Distance = Callable[[Seen, Seen, Tensor, Tensor], Tensor]
+Distance = Callable[[LayerPass, LayerPass, Tensor, Tensor], Tensor]
 
 
 class Projection(nn.Linear):
@@ -47,7 +47,7 @@ class Matching(Component):
 
     name = "match"
 
-    def __init__(self, config: "Lasting", student: Decoder, teacher: Decoder, seed: int, distance: Distance) -> None:
+    def __init__(self, config: "TimedMatch", student: Decoder, teacher: Decoder, seed: int, distance: Distance) -> None:
         self._config, self._distance = config, distance
         self._student_layer = layer_at(config.student_depth, student.config.layers)
         self._teacher_layer = layer_at(config.teacher_depth, teacher.config.layers)
@@ -59,7 +59,7 @@ class Matching(Component):
         self._against, self._ended = 0, False
         self.sums = torch.zeros(3, device=where)
 
-    def take(self) -> None:
+    def remove_projection(self) -> None:
         """The student carries the projection no more."""
         delattr(self._student, HEADS)
 
@@ -75,11 +75,13 @@ class Matching(Component):
         """Whether it is all of the loss, as long as it lasts."""
         return self._config.alone
 
-    def watching(self, model: Decoder) -> Any:
+    def capture(self, model: Decoder) -> Any:
         """A context in which passes of this model, the student or else its teacher, are seen at its layer."""
-        return watching(model, self._student_layer if model is self._student else self._teacher_layer)
+        return capture_layer(model, self._student_layer if model is self._student else self._teacher_layer)
 
-    def share(self, mine: Seen, theirs: Seen, places_K: Tensor, denominator: float, weight: float) -> Tensor:
+    def loss_share(
+        self, mine: LayerPass, theirs: LayerPass, places_K: Tensor, denominator: float, weight: float
+    ) -> Tensor:
         """The sum of distances at these places over the denominator; weight: by which it will count."""
         projected_KE = nn.functional.linear(mine.features(places_K), self._projection.float())
         found = self._distance(mine, theirs, places_K, projected_KE).sum() / denominator
@@ -105,7 +107,7 @@ class Matching(Component):
     def begin(self, step: int) -> None:
         self.sums.zero_()
 
-    def heard(self, sums: Tensor) -> None:
+    def update_patience(self, sums: Tensor) -> None:
         """The sums of a step, in host memory: product and squares of both gradients."""
         product, own, rest = sums.tolist()
         if own == 0 or rest == 0:
@@ -114,8 +116,8 @@ class Matching(Component):
         self._ended |= self._against >= self._config.patience
 
     @property
-    def hears(self) -> bool:
-        """Whether `sums` are to be told to `heard`."""
+    def needs_gradient_sums(self) -> bool:
+        """Whether `sums` are to be told to `update_patience`."""
         return self._config.patience > 0
 
     def state(self) -> dict[str, Tensor]:
@@ -131,7 +133,7 @@ class Matches(Config):
         raise NotImplementedError
 
 
-class Lasting(Matches):
+class TimedMatch(Matches):
     """A match that has a weight and an end."""
 
     weight: float = Field(1.0, gt=0, description="beside divergence and labels")

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lm.model import Decoder
-from tasks.distill.matches.base import Lasting, Matching
-from tasks.distill.matches.seen import Seen
+from tasks.distill.matches.base import Matching, TimedMatch
+from tasks.distill.matches.layer_pass import LayerPass
 
 
 def distance(projected_KE: Tensor, theirs_KE: Tensor, kind: str) -> Tensor:
@@ -18,7 +18,7 @@ def distance(projected_KE: Tensor, theirs_KE: Tensor, kind: str) -> Tensor:
     return 1 - F.cosine_similarity(projected_KE, theirs_KE, dim=-1)
 
 
-class Features(Lasting):
+class Features(TimedMatch):
     """The student's guided layer is to give what the teacher's hint layer gives: equation 3, `distance: squares`. With `alone`
     hints come first and the rest afterwards, as in the paper's two stages. An early `student_depth` with `teacher_depth: 1`,
     `distance: cosine` and `fade` is after the idea of Late-to-Early Training (LET, arXiv:2602.05393), whose
@@ -33,7 +33,7 @@ class Features(Lasting):
     def open(self, student: Decoder, teacher: Decoder, seed: int) -> Matching | None:
         self.check()
 
-        def apart(mine: Seen, theirs: Seen, places_K: Tensor, projected_KE: Tensor) -> Tensor:
+        def apart(mine: LayerPass, theirs: LayerPass, places_K: Tensor, projected_KE: Tensor) -> Tensor:
             return distance(projected_KE, theirs.features(places_K), self.distance)
 
         return Matching(self, student, teacher, seed, apart)

@@ -9,9 +9,9 @@ from torch import Tensor
 from lm.config import ConfigError
 from lm.mixers import Attention
 from lm.model import Decoder
-from tasks.distill.matches.base import Lasting, Matching
+from tasks.distill.matches.base import Matching, TimedMatch
 from tasks.distill.matches.features import distance
-from tasks.distill.matches.seen import Seen
+from tasks.distill.matches.layer_pass import LayerPass
 
 
 def attention_apart(mine_KT: Tensor, theirs_KT: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def attention_apart(mine_KT: Tensor, theirs_KT: Tensor) -> Tensor:
     return torch.special.xlogy(theirs_KT, theirs_KT / mine_KT.clamp(min=smallest)).sum(-1)
 
 
-class Holistic(Lasting):
+class Holistic(TimedMatch):
     """1 less the cosine of projected features, and `attention` times the divergence of the attention maps of the same layers,
     switched off for good at `until`, or when gradients disagree (`patience`).
 
@@ -41,7 +41,7 @@ class Holistic(Lasting):
                         f"distill.match: holistic: the {whose}'s mixer is {mixer.name}, which has no map: take features"
                     )
 
-        def apart(mine: Seen, theirs: Seen, places_K: Tensor, projected_KE: Tensor) -> Tensor:
+        def apart(mine: LayerPass, theirs: LayerPass, places_K: Tensor, projected_KE: Tensor) -> Tensor:
             of_maps = attention_apart(mine.attention(places_K), theirs.attention(places_K))
             return distance(projected_KE, theirs.features(places_K), "cosine") + self.attention * of_maps
 

@@ -9,7 +9,7 @@ from lm.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Beside:
+class StudentInputs:
     """folder: of the model that distill.learner names; tokenizer: the teacher's. batches(): what the teacher reads where its
     parts are told by what they do: (ids_BT, mask_BT) of the first step's demonstrations and text."""
 

@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError
 
 from lm.config import Config, ConfigError, mistakes
 from lm.model import Decoder, ModelConfig
-from tasks.distill.students.base import Beside
+from tasks.distill.students.base import StudentInputs
 
 
 class Fresh(Config):
@@ -26,5 +26,5 @@ class Fresh(Config):
         except ValidationError as error:
             raise ConfigError(f"distill.student: {mistakes(error)}") from None
 
-    def build(self, teacher: Decoder, seed: int, beside: Beside | None = None) -> Decoder:
+    def build(self, teacher: Decoder, seed: int, beside: StudentInputs | None = None) -> Decoder:
         return Decoder(self.shape(teacher.config), seed)

@@ -6,7 +6,7 @@ from lm.config import Config, ConfigError
 from lm.model import Decoder, ModelConfig
 from lm.model_folder import read_bare
 from tasks.core.config import CHECKPOINT, StartModel
-from tasks.distill.students.base import Beside
+from tasks.distill.students.base import StudentInputs
 
 SLOT = "distill.student"
 
@@ -21,7 +21,7 @@ class Given(Config):
     def shape(self, teacher: ModelConfig) -> ModelConfig:
         raise NotImplementedError("params say it: tasks/distill/needs.py")
 
-    def build(self, teacher: Decoder, seed: int, beside: Beside | None = None) -> Decoder:
+    def build(self, teacher: Decoder, seed: int, beside: StudentInputs | None = None) -> Decoder:
         """Raises ConfigError for a model that does not fit the teacher."""
         assert beside is not None
         try:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from lm.config import Config, ConfigError
 from lm.model import Decoder, ModelConfig
-from tasks.distill.students.base import Beside
+from tasks.distill.students.base import StudentInputs
 
 
 def taken_layers(teacher: int, student: int) -> list[int]:
@@ -24,7 +24,7 @@ class Layers(Config):
     def shape(self, teacher: ModelConfig) -> ModelConfig:
         return teacher.select_layers(taken_layers(teacher.layers, self.layers))
 
-    def build(self, teacher: Decoder, seed: int, beside: Beside | None = None) -> Decoder:
+    def build(self, teacher: Decoder, seed: int, beside: StudentInputs | None = None) -> Decoder:
         if self.layers >= teacher.config.layers:
             raise ConfigError(
                 f"distill.student.layers: {self.layers} is no fewer than the teacher's {teacher.config.layers}; lower it"

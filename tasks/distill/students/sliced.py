@@ -11,7 +11,7 @@ from lm.cutting.cut import check_units, shape_of, top_indices, with_units
 from lm.cutting.stream import by_activation, by_magnitude, check_channels, narrow, with_channels
 from lm.cutting.units import Activation, Magnitude
 from lm.model import Decoder, ModelConfig
-from tasks.distill.students.base import Beside
+from tasks.distill.students.base import StudentInputs
 from tasks.distill.students.layers import taken_layers
 
 SLOT = "distill.student"
@@ -64,7 +64,7 @@ class Sliced(Config):
         teacher = shape_of(teacher, self.heads, self.ffn_width, SLOT)
         return narrow(teacher, self.width) if self.width else teacher
 
-    def build(self, teacher: Decoder, seed: int, beside: Beside | None = None) -> Decoder:
+    def build(self, teacher: Decoder, seed: int, beside: StudentInputs | None = None) -> Decoder:
         self.shape(teacher.config)
         if self.width:
             check_channels(teacher, SLOT)

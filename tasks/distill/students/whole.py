@@ -4,7 +4,7 @@ from typing import Literal
 
 from lm.config import Config
 from lm.model import Decoder, ModelConfig
-from tasks.distill.students.base import Beside
+from tasks.distill.students.base import StudentInputs
 
 
 class Whole(Config):
@@ -16,7 +16,7 @@ class Whole(Config):
     def shape(self, teacher: ModelConfig) -> ModelConfig:
         return teacher
 
-    def build(self, teacher: Decoder, seed: int, beside: Beside | None = None) -> Decoder:
+    def build(self, teacher: Decoder, seed: int, beside: StudentInputs | None = None) -> Decoder:
         student = Decoder(teacher.config)
         student.load_state_dict(teacher.state_dict())
         return student

@@ -10,12 +10,12 @@ from lm.tokenizer import Tokenizer
 from lm.training.components import Component
 
 
-class Taught(Component):
+class TeacherState(Component):
     """The teachers of a run, as far as they change while it goes on."""
 
     name = "teachers"
 
-    def at(self, step: int, student: Decoder) -> list[Decoder]:
+    def models_at(self, step: int, student: Decoder) -> list[Decoder]:
         """The models that teach in a step, each with an equal share. Steps must be asked for in their order."""
         raise NotImplementedError
 
@@ -24,13 +24,13 @@ class Taught(Component):
         return None
 
 
-class Fixed(Taught):
+class FixedTeachers(TeacherState):
     """Teachers that stay what they are."""
 
     def __init__(self, models: list[Decoder]) -> None:
         self._models = models
 
-    def at(self, step: int, student: Decoder) -> list[Decoder]:
+    def models_at(self, step: int, student: Decoder) -> list[Decoder]:
         return self._models
 
 
@@ -44,11 +44,11 @@ class Teachers(Config):
         """The folder whose models teach too; None where no other does."""
         return None
 
-    def open(self, start: Decoder, tokenizer: Tokenizer, data: Path = Path("data"), asked: Any = None) -> Taught:
+    def open(self, start: Decoder, tokenizer: Tokenizer, data: Path = Path("data"), asked: Any = None) -> TeacherState:
         """The teachers, of which `start` is the model that the stage begins with. data: the folder of the stage's inputs;
         asked: its parameters, which targets that are stored must fit. Raises ConfigError for one that does not fit."""
-        return Fixed([start])
+        return FixedTeachers([start])
 
-    def labels(self, labels: float, step: int, steps: int) -> float:
+    def label_weight(self, labels: float, step: int, steps: int) -> float:
         """The weight of the written tokens themselves in a step, of which `labels` is what the stage asks for."""
         return labels

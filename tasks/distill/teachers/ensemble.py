@@ -9,7 +9,7 @@ from lm.inputs.hashed import folders_in
 from lm.model import Decoder
 from lm.model_folder import read_model
 from lm.tokenizer import Tokenizer
-from tasks.distill.teachers.base import Fixed, Taught, Teachers
+from tasks.distill.teachers.base import FixedTeachers, Teachers, TeacherState
 
 FOLDER = "data/teachers"
 
@@ -26,7 +26,7 @@ class Ensemble(Teachers):
     def folder(self) -> Path | None:
         return Path(FOLDER)
 
-    def open(self, start: Decoder, tokenizer: Tokenizer, data: Path = Path("data"), asked: Any = None) -> Taught:
+    def open(self, start: Decoder, tokenizer: Tokenizer, data: Path = Path("data"), asked: Any = None) -> TeacherState:
         folders = folders_in(Path(FOLDER))
         if not folders:
             raise ConfigError(
@@ -49,4 +49,4 @@ class Ensemble(Teachers):
                     f"{start.config.context}: leave it out"
                 )
             models.append(model.to(device()).requires_grad_(False))
-        return Fixed(models)
+        return FixedTeachers(models)

@@ -13,10 +13,10 @@ from lm.config import ConfigError
 from lm.decoding import is_sharded
 from lm.model import Decoder
 from lm.tokenizer import Tokenizer
-from tasks.distill.teachers.base import Taught, Teachers
+from tasks.distill.teachers.base import Teachers, TeacherState
 
 
-class Earlier(Taught):
+class Earlier(TeacherState):
     """The student as it was when `every` steps last came to an end."""
 
     def __init__(self, every: int) -> None:
@@ -24,7 +24,7 @@ class Earlier(Taught):
         self._held: Decoder | None = None
         self._waiting: dict[str, Tensor] = {}
 
-    def at(self, step: int, student: Decoder) -> list[Decoder]:
+    def models_at(self, step: int, student: Decoder) -> list[Decoder]:
         """Raises ConfigError where the student's weights are shared out among ranks."""
         if self._held is None or step % self._every == 0:
             if is_sharded(student):
@@ -70,8 +70,8 @@ class Past(Teachers):
         description="steps for which what teaches stays as it is; in the first of them it is the student itself",
     )
 
-    def open(self, start: Decoder, tokenizer: Tokenizer, data: Path = Path("data"), asked: Any = None) -> Taught:
+    def open(self, start: Decoder, tokenizer: Tokenizer, data: Path = Path("data"), asked: Any = None) -> TeacherState:
         return Earlier(self.every)
 
-    def labels(self, labels: float, step: int, steps: int) -> float:
+    def label_weight(self, labels: float, step: int, steps: int) -> float:
         return 1 - (1 - labels) * (step + 1) / steps

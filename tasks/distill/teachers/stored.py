@@ -15,12 +15,12 @@ from lm.model import Decoder
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import Conversation
 from tasks.distill.answers import Demonstrations, Student, Teacher
-from tasks.distill.teachers.base import Fixed, Taught, Teachers
+from tasks.distill.teachers.base import FixedTeachers, Teachers, TeacherState
 
 FOLDER = "lessons"  # of data/
 
 
-class FromDisk(Fixed):
+class FromDisk(FixedTeachers):
     """No model teaches."""
 
     def __init__(self, found: targets.StoredTargets) -> None:
@@ -56,7 +56,7 @@ class Stored(Teachers):
 
     name: Literal["stored"] = "stored"
 
-    def open(self, start: Decoder, tokenizer: Tokenizer, data: Path = Path("data"), asked: Any = None) -> Taught:
+    def open(self, start: Decoder, tokenizer: Tokenizer, data: Path = Path("data"), asked: Any = None) -> TeacherState:
         found = targets.StoredTargets(data / FOLDER)
         if isinstance(asked.answers, Student):
             raise ConfigError(

@@ -9,7 +9,7 @@ from lm.config import Config
 from lm.intervals import wilson
 from lm.model import ModelConfig
 from lm.tokenizer import Tokenizer
-from tasks.evaluate.likelihood import Asked
+from tasks.evaluate.likelihood import LikelihoodRequest
 
 FOLDER = "data/tasks"
 
@@ -20,7 +20,7 @@ class Item:
     choice; kind: what questions are told apart by in figures, "" where they are not."""
 
     id: str
-    asked: Asked
+    asked: LikelihoodRequest
     right: int
     characters: list[int]
     kind: str = ""
@@ -72,7 +72,7 @@ def rows_of_items(items: list[Item], nats: list[list[float]]) -> list[dict[str, 
     return rows
 
 
-def figures_of(label: str, rows: list[dict[str, Any]]) -> dict[str, float]:
+def accuracy_metrics(label: str, rows: list[dict[str, Any]]) -> dict[str, float]:
     """The share of right answers with its 95% interval (Wilson), that by nats a character, and the share of each kind."""
     right = [row["chosen"] == row["right"] for row in rows]
     low, high = wilson(sum(right), len(right))

@@ -12,7 +12,7 @@ from lm.problems.folder import id_of
 from lm.problems.multiple_choice import NEEDS, Question, question_of
 from lm.tokenizer import Tokenizer
 from tasks.core.config import check_watched
-from tasks.evaluate.likelihood import Asked
+from tasks.evaluate.likelihood import LikelihoodRequest
 from tasks.evaluate.tasks.base import FOLDER, Item, Task, label_of, pair
 
 # The beginning that questions share ends some tokens before the last example does, where tokens join the two.
@@ -53,7 +53,7 @@ class Choices(Task):
         path = Path(self.file)
         return path.with_name(f"{path.name.split('.')[0]}.shots.jsonl")
 
-    def written(self, question: Question) -> str:
+    def render_question(self, question: Question) -> str:
         """The question as a model reads it, up to its answer."""
         return self.template.replace("{question}", question.text)
 
@@ -63,17 +63,17 @@ class Choices(Task):
             return ""
         if len(found := read(self.shots_file, self.shots)) < self.shots:
             raise ConfigError(f"{self.shots_file}: has {len(found)} examples, evaluate.tasks asks for {self.shots}")
-        return "".join(f"{self.written(each)} {each.choices[each.right]}\n\n" for _, each in found)
+        return "".join(f"{self.render_question(each)} {each.choices[each.right]}\n\n" for _, each in found)
 
     def items(self, tokenizer: Tokenizer, shape: ModelConfig, data: Path) -> list[Item]:
         beginning = self.beginning()
         first = [*tokenizer.before, *tokenizer.encode(beginning)] if beginning else []
         items = []
         for name, question in read(Path(self.file)):
-            text = beginning + self.written(question)
+            text = beginning + self.render_question(question)
             pairs = [pair(tokenizer, text, f" {choice}") for choice in question.choices]
             ids = pairs[0][0]
-            asked = Asked(ids, [following for _, following in pairs], shared_by(ids, first))
+            asked = LikelihoodRequest(ids, [following for _, following in pairs], shared_by(ids, first))
             items.append(Item(name, asked, question.right, [len(choice) for choice in question.choices]))
         if not items:
             raise ConfigError(f"{self.file}: has no question")

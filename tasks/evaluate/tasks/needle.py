@@ -12,7 +12,7 @@ from lm.model import ModelConfig
 from lm.problems.example import unit_hash
 from lm.tokenizer import Tokenizer
 from tasks.core.tables import read_table
-from tasks.evaluate.likelihood import Asked
+from tasks.evaluate.likelihood import LikelihoodRequest
 from tasks.evaluate.tasks.base import Item, Task
 
 CHOICES, DIGITS = 10, 4
@@ -60,7 +60,9 @@ class Needle(Task):
                 at = round(depth * room / (self.depths - 1))
                 ids = [*tokenizer.before, *text[:at], *needle, *text[at:], *question]
                 kind = f"depth_{round(100 * depth / (self.depths - 1))}"
-                items.append(Item(f"{attempt}:{depth}", Asked(ids, following), right, [DIGITS] * CHOICES, kind))
+                items.append(
+                    Item(f"{attempt}:{depth}", LikelihoodRequest(ids, following), right, [DIGITS] * CHOICES, kind)
+                )
         return items
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from lm.problems.files import rows_of
 from tasks.core.config import ConfigError
 from tasks.core.texts import Texts
-from tasks.filter.engine.kept import kept
+from tasks.filter.engine.file_cache import cached_by_file
 from tasks.filter.engine.lowered import lowered
 
 # An n-gram of more problems than these is the wording they share and speaks for none of them; GPT-3 (arXiv:2005.14165,
@@ -146,7 +146,7 @@ def _joined(texts: list[bytes]) -> Texts:
     return np.frombuffer(b"".join(texts) or b"\0", np.uint8), places
 
 
-@kept
+@cached_by_file
 def read_tables(labels: Path) -> tuple[Any, Any, dict[str, list[str]]]:
     """(Pieces, Solved, labels) that `write_tables` left; `labels` is the file labels.json in its folder."""
     from tasks.filter.engine.compiled_ngrams import Pieces

@@ -13,7 +13,7 @@ import numpy as np
 
 from lm.files import replacing
 from tasks.core.config import ConfigError
-from tasks.core.tables import count_rows, read_batches, shards
+from tasks.core.tables import count_rows, read_batches, shard_paths
 from tasks.filter.rule import Setting
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def write_scores(
     """Score the documents of these sources, or of all, into a file a shard, NaN of others; a file that is there is not made
     again."""
     done, total = 0, count_rows(setting.documents)
-    for table, file in zip(shards(setting.documents), files, strict=True):
+    for table, file in zip(shard_paths(setting.documents), files, strict=True):
         scores: list[float] = []
         for batch in read_batches(table, ["source", "text"]) if not file.exists() else ():
             for source, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):

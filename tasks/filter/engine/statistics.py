@@ -46,7 +46,7 @@ class Statistics:
 
 def statistics(batch: Batch, definitions: Definitions) -> Statistics:
     """Statistics of a batch; the same ones for all the rules that ask."""
-    return batch.once(f"statistics of {definitions}", lambda texts: Statistics(texts, definitions))
+    return batch.cached(f"statistics of {definitions}", lambda texts: Statistics(texts, definitions))
 
 
 def over(

@@ -57,7 +57,7 @@ class Contamination(Config):
         from tasks.filter.engine.compiled_solutions import solved
 
         pieces, lines, labels = read_tables(folder / "labels.json")
-        data, places = batch.once("lowered", lowered)
+        data, places = batch.cached("lowered", lowered)
         piece_N, fraction_N = covers(data, places, pieces, self.window, self.overlap, self.min_words)
         row_N = solved(data, places, lines) if labels["lines"] else np.full(len(batch.texts), -1)
         reasons = np.full(len(batch.texts), None, dtype=object)

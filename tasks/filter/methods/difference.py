@@ -11,8 +11,8 @@ from pydantic import Field
 
 from lm.config import Config
 from tasks.core.config import ConfigError
-from tasks.core.tables import shards
-from tasks.filter.engine.kept import kept
+from tasks.core.tables import shard_paths
+from tasks.filter.engine.file_cache import cached_by_file
 from tasks.filter.engine.model_scores import Reader, bits_per_byte, excerpt_of, read_checkpoint, write_scores
 from tasks.filter.engine.ranks import score_at
 from tasks.filter.rule import Batch, Judgement, Setting
@@ -20,7 +20,7 @@ from tasks.filter.rule import Batch, Judgement, Setting
 REFERENCE = "reference"  # the folder of the small model, within that of the large one
 
 
-@kept
+@cached_by_file
 def read_least(path: Path) -> float:
     """The least difference that `prepare` wrote."""
     return float(json.loads(path.read_text())["least"])
@@ -47,7 +47,7 @@ class Difference(Config):
 
     def prepare(self, setting: Setting) -> None:
         """Score every document of the sources, a file a shard; those that are there already are not made again."""
-        files = [setting.folder / f"{number:05}.npy" for number in range(len(shards(setting.documents)))]
+        files = [setting.folder / f"{number:05}.npy" for number in range(len(shard_paths(setting.documents)))]
         if not all(file.exists() for file in files):
             large = read_checkpoint("filter.difference", setting.checkpoint)
             small = read_checkpoint("filter.difference", setting.checkpoint and setting.checkpoint / REFERENCE)

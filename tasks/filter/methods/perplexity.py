@@ -19,14 +19,14 @@ from pydantic import Field, model_validator
 
 from lm.config import Config
 from tasks.core.config import ConfigError
-from tasks.core.tables import shards
-from tasks.filter.engine.kept import kept
+from tasks.core.tables import shard_paths
+from tasks.filter.engine.file_cache import cached_by_file
 from tasks.filter.engine.model_scores import bits_per_byte, read_checkpoint, write_scores
 from tasks.filter.engine.ranks import score_at
 from tasks.filter.rule import Batch, Judgement, Setting
 
 
-@kept
+@cached_by_file
 def read_limits(path: Path) -> tuple[float, float]:
     """The least and the most bits per byte that `prepare` wrote."""
     found = json.loads(path.read_text())
@@ -51,7 +51,7 @@ class Perplexity(Config):
 
     def prepare(self, setting: Setting) -> None:
         """Score every document of the sources, a file a shard; those that are there already are not made again."""
-        files = [setting.folder / f"{number:05}.npy" for number in range(len(shards(setting.documents)))]
+        files = [setting.folder / f"{number:05}.npy" for number in range(len(shard_paths(setting.documents)))]
         if not all(file.exists() for file in files):
             model, tokenizer, begins = read_checkpoint("filter.perplexity", setting.checkpoint)
             write_scores(setting, files, self.sources, lambda text: bits_per_byte(model, tokenizer, begins, text))

@@ -21,9 +21,9 @@ from pydantic import Field
 
 from lm.config import Config
 from tasks.core.config import ConfigError
-from tasks.core.tables import read_batches, shards
+from tasks.core.tables import read_batches, shard_paths
 from tasks.filter.engine.examples import read_examples
-from tasks.filter.engine.kept import kept
+from tasks.filter.engine.file_cache import cached_by_file
 from tasks.filter.engine.lowered import lowered
 from tasks.filter.engine.ranks import score_at
 from tasks.filter.rule import Batch, Judgement, Setting
@@ -58,7 +58,7 @@ def area_under_curve(good: np.ndarray, bad: np.ndarray) -> float:
     return float(below.mean() / (2 * len(bad)))
 
 
-@kept
+@cached_by_file
 def read_model(path: Path) -> tuple[np.ndarray, dict[str, float]]:
     """What `prepare` wrote: worth_V, and {bias, threshold}; `path` is that of classifier.json."""
     return np.load(path.with_name("worth.npy")), json.loads(path.read_text())
@@ -124,7 +124,7 @@ class QualityClassifier(Config):
         model = setting.folder / "classifier.json"
         model.write_text(json.dumps({"bias": bias, "threshold": self.threshold}))
         if self.keep_fraction is not None:
-            items = [(str(path), self.sources, str(model)) for path in shards(setting.documents)]
+            items = [(str(path), self.sources, str(model)) for path in shard_paths(setting.documents)]
             parts = setting.log.map(score_shard, items, "classifier_scores")
             total = sum(part.facts["documents"] for part in parts)
             rank = total - math.ceil(self.keep_fraction * total) + 1
@@ -158,7 +158,7 @@ class QualityClassifier(Config):
         from tasks.filter.engine.compiled_classifier import probabilities
 
         worth_V, facts = read_model(folder / "classifier.json")
-        data, places = batch.once("lowered", lowered)
+        data, places = batch.cached("lowered", lowered)
         scores, reasons = (
             probabilities(data, places, worth_V, facts["bias"]),
             np.full(len(batch.texts), None, dtype=object),

@@ -30,7 +30,7 @@ class Logps:
         return self.chosen_P - self.reference_chosen_P, self.rejected_P - self.reference_rejected_P
 
     @property
-    def means(self) -> tuple[Tensor, Tensor]:
+    def token_means(self) -> tuple[Tensor, Tensor]:
         """Log-probability a token of the chosen answers and of the rejected ones."""
         return self.chosen_P / self.chosen_tokens_P, self.rejected_P / self.rejected_tokens_P
 

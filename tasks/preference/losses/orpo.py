@@ -27,6 +27,6 @@ class Orpo(PreferenceLoss):
     )
 
     def __call__(self, logps: Logps) -> tuple[Tensor, Tensor]:
-        chosen_P, rejected_P = logps.means
+        chosen_P, rejected_P = logps.token_means
         ratio_P = log_odds(chosen_P) - log_odds(rejected_P)
         return -chosen_P - self.weight * F.logsigmoid(ratio_P), ratio_P.detach()

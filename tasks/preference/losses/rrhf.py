@@ -27,6 +27,6 @@ class Rrhf(PreferenceLoss):
     rank_weight: float = Field(1.0, gt=0, description="of the ranking beside the cross-entropy of the chosen answer")
 
     def __call__(self, logps: Logps) -> tuple[Tensor, Tensor]:
-        chosen_P, rejected_P = logps.means
+        chosen_P, rejected_P = logps.token_means
         loss_P = self.rank_weight * ranked(chosen_P, rejected_P) - logps.chosen_P
         return loss_P, (chosen_P - rejected_P).detach()

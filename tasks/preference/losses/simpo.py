@@ -21,6 +21,6 @@ class Simpo(PreferenceLoss):
     gamma: float = Field(1.0, ge=0, description="margin that is aimed at; the paper's are 0.3 to 1.6")
 
     def __call__(self, logps: Logps) -> tuple[Tensor, Tensor]:
-        chosen_P, rejected_P = logps.means
+        chosen_P, rejected_P = logps.token_means
         loss_P = log_sigmoid_beyond_target(chosen_P, rejected_P, self.beta, self.gamma)
         return loss_P, self.beta * (chosen_P - rejected_P).detach()

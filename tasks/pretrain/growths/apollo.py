@@ -44,7 +44,7 @@ class Apollo(Growth):
             raise ConfigError(f"{SLOT}: layers take each other's place, and those of the pattern differ: use staged")
 
     def depth(self, layers: int, step: int, steps: int) -> Depth | None:
-        count = next(stage.layers for stage in reversed(self.begun(layers, steps)) if stage.step <= step)
+        count = next(stage.layers for stage in reversed(self.stage_starts(layers, steps)) if stage.step <= step)
         if count == layers:
             return None
         drawn = self.drawn(count, layers, step)

@@ -25,7 +25,7 @@ class Stage(Config):
     until: float = Field(gt=0, lt=1, description="part of all steps")
 
 
-class Begun(NamedTuple):
+class StageStart(NamedTuple):
     """A stage of a run: its first step, and its layers."""
 
     step: int
@@ -38,7 +38,7 @@ def copied_from(small: int, large: int, place: Place) -> list[int]:
     return layers_of(small, large) if place == "on_top" else order_of(small, large, "interleaved")
 
 
-def new_in(sources: list[int]) -> list[int]:
+def added_layers(sources: list[int]) -> list[int]:
     """The layers, of those copied from these, that are new: all but the first that is a copy of a layer."""
     return [layer for layer, source in enumerate(sources) if source in sources[:layer]]
 
@@ -75,15 +75,15 @@ class Growth(Config):
             raise ConfigError(f"{SLOT}.stages: {found[-1].layers} layers, and the whole model has {layers}: give fewer")
         return found
 
-    def begun(self, layers: int, steps: int) -> list[Begun]:
+    def stage_starts(self, layers: int, steps: int) -> list[StageStart]:
         """The stages of a run, the last of the whole model."""
         stages = self.stages_of(layers)
         begins = [0, *(steps_in(stage.until, steps) for stage in stages)]
-        return [Begun(*pair) for pair in zip(begins, [*(stage.layers for stage in stages), layers], strict=True)]
+        return [StageStart(*pair) for pair in zip(begins, [*(stage.layers for stage in stages), layers], strict=True)]
 
     def check(self, shape: ModelConfig) -> None:
         """Raises ConfigError for a model that cannot grow so: a layer must become one of the same parts."""
-        begun = self.begun(shape.layers, 1)
+        begun = self.stage_starts(shape.layers, 1)
         for (_, small), (_, large) in pairwise(begun):
             for block, source in enumerate(self.sources(small, large)):
                 if shape.layer(block) != shape.layer(source):
@@ -95,9 +95,9 @@ class Growth(Config):
     def grown(self, layers: int, step: int, steps: int) -> list[Grown]:
         """The growths before a step, one after the other; a stage without a step has its own."""
         found = []
-        for (_, small), (begins, large) in pairwise(self.begun(layers, steps)):
+        for (_, small), (begins, large) in pairwise(self.stage_starts(layers, steps)):
             if begins == step:
-                new = frozenset(new_in(copied_from(small, large, self.place)))
+                new = frozenset(added_layers(copied_from(small, large, self.place)))
                 found.append(Grown(tuple(self.sources(small, large)), new if self.begins_anew else frozenset()))
         return found
 

@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from lm.depth import Depth
-from tasks.pretrain.growths.base import USUAL, Growth, copied_from, new_in, steps_in
+from tasks.pretrain.growths.base import USUAL, Growth, added_layers, copied_from, steps_in
 
 
 def mask_of(elapsed: int, ramp: int) -> float:
@@ -52,17 +52,17 @@ class Staged(Growth):
     def sources(self, small: int, large: int) -> list[int]:
         found = super().sources(small, large)
         if self.new_layers == "random":  # the blocks that have waited
-            for waited, layer in enumerate(new_in(found), start=small):
+            for waited, layer in enumerate(added_layers(found), start=small):
                 found[layer] = waited
         return found
 
     def depth(self, layers: int, step: int, steps: int) -> Depth | None:
-        begun = self.begun(layers, steps)
+        begun = self.stage_starts(layers, steps)
         index = max(number for number, stage in enumerate(begun) if stage.step <= step)
         first, count = begun[index]
         if index == 0:
             return Depth(tuple(range(count)), (1.0,) * count)
-        new = new_in(copied_from(begun[index - 1].layers, count, self.place))
+        new = added_layers(copied_from(begun[index - 1].layers, count, self.place))
         mask, alone = mask_of(step - first, steps_in(self.ramp, steps)), step - first < steps_in(self.alone, steps)
         if count == layers and mask == 1 and not alone:
             return None

@@ -8,7 +8,7 @@ from lm.model import Decoder, ModelConfig
 from lm.tokenizer import Tokenizer
 
 
-class At(NamedTuple):
+class LossPosition(NamedTuple):
     """Place of a loss in a run: the rows of a step that it is of. What an objective draws follows from it alone, so that a run
     that was stopped, its parts and its ranks draw the same.
 
@@ -29,7 +29,7 @@ class At(NamedTuple):
 
 
 # Of a run of one step, whose rows are all that are given
-FIRST = At()
+FIRST = LossPosition()
 
 
 class Objective(Config):
@@ -45,17 +45,17 @@ class Objective(Config):
     def by_run(self) -> bool:
         return False
 
-    def opened(self, folder: Path, tokenizer: Tokenizer, model: Decoder, length: int) -> Any:
+    def with_checkpoint(self, folder: Path, tokenizer: Tokenizer, model: Decoder, length: int) -> Any:
         """What computes the loss of a run whose sequences have so many predictions at most: itself, or with what it reads of
         the model in the folder, which is checkpoint.folder. Raises ValueError where that cannot be used."""
         return self
 
-    def bring(self, model: Decoder, seed: int) -> None:
+    def add_modules(self, model: Decoder, seed: int) -> None:
         """Put onto the model what is trained with it; nothing, by default."""
 
     def drop(self, model: Decoder) -> None:
         """Take it off again."""
 
-    def brought(self, shape: ModelConfig) -> int:
+    def added_parameters(self, shape: ModelConfig) -> int:
         """Numbers of what it puts onto a model of this shape."""
         return 0

@@ -30,7 +30,7 @@ from lm.model import Decoder
 from lm.training.batch import Metrics
 from lm.transfer import to_device
 from tasks.pretrain import ratios
-from tasks.pretrain.objectives.base import FIRST, At, Objective
+from tasks.pretrain.objectives.base import FIRST, LossPosition, Objective
 from tasks.pretrain.ratios.base import LEAST
 
 # Of a step's generators, apart from those of whoever else is given the same seed: of rows, and of what all rows share
@@ -44,12 +44,12 @@ class Masks(NamedTuple):
     ratios_R: Tensor
 
 
-def generator(at: At, number: int, purpose: int) -> np.random.Generator:
+def generator(at: LossPosition, number: int, purpose: int) -> np.random.Generator:
     """Draws of this number in the step, whichever others are asked for."""
     return np.random.Generator(np.random.Philox(key=[at.seed, at.step], counter=[0, 0, number, purpose]))
 
 
-def points_of(at: At, rows: int, length: int, low_discrepancy: bool) -> tuple[np.ndarray, np.ndarray]:
+def points_of(at: LossPosition, rows: int, length: int, low_discrepancy: bool) -> tuple[np.ndarray, np.ndarray]:
     """(points_R, from which a law makes ratios; points_RT, below which ratio a token is masked), fp64 in [0, 1).
 
     low_discrepancy: one draw of the step, and of its B rows row b lies b / B further on, around the circle: as evenly as can
@@ -63,7 +63,7 @@ def points_of(at: At, rows: int, length: int, low_discrepancy: bool) -> tuple[np
     return points_R, drawn[:, 1:]
 
 
-def alone(bounds: Tensor, rows: int, length: int) -> Tensor:
+def isolated_bounds(bounds: Tensor, rows: int, length: int) -> Tensor:
     """Where documents begin in the R x T tokens that are predicted, from where they begin in the tokens in front of these; the
     last token of a row, which may be of another document, begins one of its own."""
     row, column = bounds.div(length, rounding_mode="floor"), bounds % length
@@ -99,13 +99,13 @@ class MaskedDiffusion(Objective):
     def by_run(self) -> bool:
         return self.ratio.by_run
 
-    def bring(self, model: Decoder, seed: int) -> None:
+    def add_modules(self, model: Decoder, seed: int) -> None:
         model.passes = 1 + self.complementary
 
     def drop(self, model: Decoder) -> None:
         model.passes = 1
 
-    def masks(self, at: At, rows: int, length: int, device: torch.device) -> list[Masks]:
+    def masks(self, at: LossPosition, rows: int, length: int, device: torch.device) -> list[Masks]:
         """The masks of the rows: one, or two of which each has what the other leaves."""
         points_R, points_RT = (torch.tensor(points) for points in points_of(at, rows, length, self.low_discrepancy))
         ratios_R = self.ratio(points_R, at.progress)
@@ -125,7 +125,7 @@ class MaskedDiffusion(Objective):
         denominator: int,
         counted_BT: Tensor | None = None,
         each_BT: Tensor | None = None,
-        at: At = FIRST,
+        at: LossPosition = FIRST,
     ) -> tuple[Tensor, Metrics]:
         """The sum over all masked tokens of the sequences, but their first, of their cross-entropies by their weights, divided
         by `denominator`, in nats. As metrics the same with weights of 1 / ratio, which with uniform ratios is an estimate of
@@ -142,7 +142,7 @@ class MaskedDiffusion(Objective):
         if counted_BT is not None:
             masked_ST = masked_ST & counted_BT.repeat(views, 1)
         if bounds is not None:
-            own = alone(bounds, R, T)
+            own = isolated_bounds(bounds, R, T)
             bounds = torch.cat([own[:-1] + view * R * T for view in range(views)] + [own[-1:] * views])
         mask_id = model.config.mask_id
         x_STD = model.hidden(targets_ST.masked_fill(masked_ST, mask_id), bounds=bounds)

@@ -20,10 +20,10 @@ from kernels.linear_cross_entropy import IGNORED, linear_cross_entropy
 from lm.future_heads import FutureHeads, future_heads, put_future_heads
 from lm.model import HEADS, Decoder, ModelConfig
 from lm.training.batch import Metrics
-from tasks.pretrain.objectives.base import FIRST, At, Objective
+from tasks.pretrain.objectives.base import FIRST, LossPosition, Objective
 
 
-def ahead(targets_BT: Tensor, further: int, bounds: Tensor | None) -> Tensor:
+def shifted_targets(targets_BT: Tensor, further: int, bounds: Tensor | None) -> Tensor:
     """targets_BT of a head that predicts so many tokens further on; IGNORED behind the end of the row, and behind that of the
     token's document where bounds are given. The last target of a row may be of the next document: it is none then."""
     B, T = targets_BT.shape
@@ -40,13 +40,13 @@ class MultiToken(Objective):
     name: Literal["multi_token"] = "multi_token"
     heads: int = Field(3, gt=0, description="beside the next token's; the paper's best for code and text is 4 in all")
 
-    def bring(self, model: Decoder, seed: int) -> None:
+    def add_modules(self, model: Decoder, seed: int) -> None:
         put_future_heads(model, self.heads, seed)
 
     def drop(self, model: Decoder) -> None:
         delattr(model, HEADS)
 
-    def brought(self, shape: ModelConfig) -> int:
+    def added_parameters(self, shape: ModelConfig) -> int:
         with torch.device("meta"):
             return sum(weight.numel() for weight in FutureHeads(shape, self.heads, 0).parameters())
 
@@ -58,7 +58,7 @@ class MultiToken(Objective):
         denominator: int,
         counted_BT: Tensor | None = None,
         each_BT: Tensor | None = None,
-        at: At = FIRST,
+        at: LossPosition = FIRST,
     ) -> tuple[Tensor, Metrics]:
         """The sum over all heads and predictions divided by `denominator`, in nats, and the next token's part of it, and a
         mean over the others, as metrics. each_BT: gets the next token's cross-entropy of each prediction that counts. All
@@ -67,7 +67,9 @@ class MultiToken(Objective):
         targets_BT = tokens_BN[:, 1:]
         if counted_BT is not None:
             targets_BT = targets_BT.where(counted_BT, IGNORED)
-        targets_MBT = torch.stack([targets_BT, *(ahead(targets_BT, n, bounds) for n in range(1, self.heads + 1))])
+        targets_MBT = torch.stack(
+            [targets_BT, *(shifted_targets(targets_BT, n, bounds) for n in range(1, self.heads + 1))]
+        )
         each_MBT = torch.empty(targets_MBT.shape, device=targets_BT.device)
         loss, _ = linear_cross_entropy(
             torch.cat([x.flatten(0, 1) for x in x_BTD]),

@@ -11,7 +11,7 @@ from torch import Tensor
 from kernels.linear_cross_entropy import IGNORED, linear_cross_entropy
 from lm.model import Decoder
 from lm.training.batch import Metrics
-from tasks.pretrain.objectives.base import FIRST, At, Objective
+from tasks.pretrain.objectives.base import FIRST, LossPosition, Objective
 
 
 class NextToken(Objective):
@@ -28,7 +28,7 @@ class NextToken(Objective):
         denominator: int,
         counted_BT: Tensor | None = None,
         each_BT: Tensor | None = None,
-        at: At = FIRST,
+        at: LossPosition = FIRST,
     ) -> tuple[Tensor, Metrics]:
         """The sum over all B*T predictions of the sequences, which have N = T + 1 tokens, divided by `denominator`, in nats;
         the metrics with z_loss are the same of its two terms. bounds: of the documents that attention stays within.

@@ -35,7 +35,7 @@ from lm.temperature import Divisor
 from lm.tokenizer import Tokenizer
 from lm.training.batch import Metrics
 from tasks.pretrain.growths.base import steps_in
-from tasks.pretrain.objectives.base import FIRST, At, Objective
+from tasks.pretrain.objectives.base import FIRST, LossPosition, Objective
 from tasks.pretrain.starts.base import without_padding
 
 SLOT = "pretrain.objective"
@@ -103,11 +103,11 @@ class Salt(Objective):
         decay = 0 if self.end == "step" else steps_in(self.decay, steps)
         return weight_of(self.weight, steps_in(self.until, steps) - step, decay, self.end == "linear_ratio")
 
-    def helped(self, steps: int) -> float:
+    def share_of_steps(self, steps: int) -> float:
         """Part of so many steps in which the small model is asked."""
         return steps_in(self.until, steps) / max(steps, 1)
 
-    def opened(self, folder: Path, tokenizer: Tokenizer, model: Decoder, length: int) -> "Helped":
+    def with_checkpoint(self, folder: Path, tokenizer: Tokenizer, model: Decoder, length: int) -> "SaltLoss":
         """The loss with the small model in the folder, on the model's device. Raises ValueError naming the file that cannot be
         used, other tokens than the corpus', or a small model that does not fit."""
         small, theirs = read_bare(folder)
@@ -118,10 +118,10 @@ class Salt(Objective):
             )
         small = without_padding(small, model.config.vocab_size)
         check(small.config, model.config, length)
-        return Helped(self, small.to(model.embedding.weight.device))
+        return SaltLoss(self, small.to(model.embedding.weight.device))
 
 
-class Helped:
+class SaltLoss:
     """SALT's loss with its small model, which is not trained, and which no checkpoint holds."""
 
     def __init__(self, method: Salt, small: Decoder) -> None:
@@ -135,7 +135,7 @@ class Helped:
         denominator: int,
         counted_BT: Tensor | None = None,
         each_BT: Tensor | None = None,
-        at: At = FIRST,
+        at: LossPosition = FIRST,
     ) -> tuple[Tensor, Metrics]:
         """The sum over all predictions of the sequences that count, divided by `denominator`, in nats; as metrics its two
         parts, each before its weight, of the small model's only where it is asked. All else as the next token's objective has

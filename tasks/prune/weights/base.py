@@ -13,7 +13,7 @@ from lm.calibration import LayerInputs
 from lm.config import Config
 
 
-class Emptying(Config):
+class PruneMethod(Config):
     """needs_inputs: whether it asks for what the matrix has seen."""
 
     needs_inputs: ClassVar[bool] = True
@@ -25,7 +25,7 @@ class Emptying(Config):
     )
 
     @model_validator(mode="after")
-    def _whole_groups(self) -> "Emptying":
+    def _whole_groups(self) -> "PruneMethod":
         if self.of and (round(self.share * self.of) in (0, self.of) or self.of == 1):
             raise ValueError(f"of {self.of} weights a share of {self.share} is none or all: take a larger group")
         return self
@@ -34,7 +34,7 @@ class Emptying(Config):
         raise NotImplementedError
 
 
-def gone(scores_OI: Tensor, share: float, of: int, by_row: bool) -> Tensor:
+def prune_mask(scores_OI: Tensor, share: float, of: int, by_row: bool) -> Tensor:
     """Whether each weight goes, (O, I): the share with the lowest scores, among all of the matrix, those of a row, or in groups
     of `of` along rows the round(share x of) lowest of each, of a shorter last group its share; of equals the first."""
     rows, columns = scores_OI.shape

@@ -9,14 +9,14 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from lm.calibration import LayerInputs
-from tasks.prune.weights.base import Emptying, gone
+from tasks.prune.weights.base import PruneMethod, prune_mask
 
 
-class Magnitude(Emptying):
+class Magnitude(PruneMethod):
     """Compared among all of a matrix."""
 
     name: Literal["magnitude"] = "magnitude"
     needs_inputs: ClassVar[bool] = False
 
     def __call__(self, weight_OI: Tensor, inputs: LayerInputs | None) -> Tensor:
-        return weight_OI.masked_fill(gone(weight_OI.abs(), self.share, self.of, by_row=False), 0)
+        return weight_OI.masked_fill(prune_mask(weight_OI.abs(), self.share, self.of, by_row=False), 0)

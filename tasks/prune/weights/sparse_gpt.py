@@ -8,13 +8,13 @@ from pydantic import Field
 from torch import Tensor
 
 from lm.calibration import LayerInputs
-from tasks.prune.weights.base import Emptying, gone
+from tasks.prune.weights.base import PruneMethod, prune_mask
 
 # Columns of which the weights that go are chosen together: the paper's adaptive mask selection
 BLOCK = 128
 
 
-class SparseGpt(Emptying):
+class SparseGpt(PruneMethod):
     """Weights are chosen by w^2 over the diagonal of the inverse of the inputs' second moments, of BLOCK columns at a time as
     they are then, or of each group of `of` when its turn comes; those of an input never seen go first. Differs from the paper:
     float64, and no weight is quantized on the way."""
@@ -39,7 +39,9 @@ class SparseGpt(Emptying):
                 if column == start or (self.of and (column - start) % self.of == 0):
                     some = slice(column, min(column + self.of, columns) if self.of else end)
                     scores = weight[:, some].square() / upper_II.diagonal()[some].square()
-                    going[:, some.start - start : some.stop - start] = gone(scores, self.share, self.of, by_row=False)
+                    going[:, some.start - start : some.stop - start] = prune_mask(
+                        scores, self.share, self.of, by_row=False
+                    )
                 value = weight[:, column].clone()
                 left = value.masked_fill(going[:, column - start], 0)
                 lost[:, column - start] = (value - left) / upper_II[column, column]

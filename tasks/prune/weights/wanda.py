@@ -6,10 +6,10 @@ from typing import Literal
 from torch import Tensor
 
 from lm.calibration import LayerInputs
-from tasks.prune.weights.base import Emptying, gone
+from tasks.prune.weights.base import PruneMethod, prune_mask
 
 
-class Wanda(Emptying):
+class Wanda(PruneMethod):
     """Compared within a row, which is an output."""
 
     name: Literal["wanda"] = "wanda"
@@ -19,4 +19,4 @@ class Wanda(Emptying):
         if inputs is None:
             raise ValueError("wanda needs the inputs that the matrix has seen")
         scores_OI = weight_OI.double().abs() * inputs.rows_NI.double().norm(dim=0)
-        return weight_OI.masked_fill(gone(scores_OI, self.share, self.of, by_row=True), 0)
+        return weight_OI.masked_fill(prune_mask(scores_OI, self.share, self.of, by_row=True), 0)

@@ -11,7 +11,7 @@ from lm.model import Decoder
 from lm.quantized.base import PackedMatrix
 
 # done, of how many, and of what
-Told = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str], None]
 # of a model that was not trained in few bits
 NONE: Mapping[str, PackedMatrix] = MappingProxyType({})
 
@@ -25,12 +25,12 @@ class Width(Config):
         """Raises ConfigError for a method of quantize.method that it cannot choose for."""
 
     @abstractmethod
-    def given(
+    def choose_bits(
         self,
         model: Decoder,
         method: Any,
         batches: list[Batch],
-        progress: Told,
+        progress: Progress,
         trained: Mapping[str, PackedMatrix] = NONE,
     ) -> dict[str, int]:
         """Bits by the name of each matrix of the blocks; none for what quantize.method says. trained: matrices that are packed

@@ -21,7 +21,7 @@ from lm.model import Decoder
 from lm.quantized.base import PackedMatrix
 from lm.softcap import capped
 from tasks.quantize.grid import Bits, round_by_group
-from tasks.quantize.widths.base import NONE, Told, Width
+from tasks.quantize.widths.base import NONE, Progress, Width
 
 # Rows of predictions that are compared at once: bounds memory by their vocabularies
 ROWS = 1024
@@ -84,12 +84,12 @@ class Budget(Width):
             )
 
     @torch.no_grad()
-    def given(
+    def choose_bits(
         self,
         model: Decoder,
         method: Any,
         batches: list[Batch],
-        progress: Told,
+        progress: Progress,
         trained: Mapping[str, PackedMatrix] = NONE,
     ) -> dict[str, int]:
         """Matrices that were trained in few bits are not chosen for, and what they take is not there for others. Raises

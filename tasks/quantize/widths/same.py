@@ -6,18 +6,18 @@ from typing import Any, Literal
 from lm.calibration import Batch
 from lm.model import Decoder
 from lm.quantized.base import PackedMatrix
-from tasks.quantize.widths.base import NONE, Told, Width
+from tasks.quantize.widths.base import NONE, Progress, Width
 
 
 class Same(Width):
     name: Literal["same"] = "same"
 
-    def given(
+    def choose_bits(
         self,
         model: Decoder,
         method: Any,
         batches: list[Batch],
-        progress: Told,
+        progress: Progress,
         trained: Mapping[str, PackedMatrix] = NONE,
     ) -> dict[str, int]:
         return {}

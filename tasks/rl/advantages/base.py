@@ -14,7 +14,7 @@ from lm.config import Config
 Baseline = Literal["none", "greedy", "critic"]
 
 
-def differ(rewards_GS: Tensor, mask_GS: Tensor) -> Tensor:
+def rewards_differ(rewards_GS: Tensor, mask_GS: Tensor) -> Tensor:
     """differ_G: whether two valid samples of a group have rewards that are not the same number; never of fewer than two. Where
     none do there is nothing to learn, and a mean in float32 would make rounding of it: that of eight times 1.2 is not 1.2."""
     valid_GS = mask_GS > 0
@@ -22,7 +22,7 @@ def differ(rewards_GS: Tensor, mask_GS: Tensor) -> Tensor:
     return highest_G > torch.where(valid_GS, rewards_GS, torch.inf).amin(1)
 
 
-def above(rewards_GS: Tensor, mask_GS: Tensor, baseline_G: Tensor) -> Tensor:
+def subtract_baseline(rewards_GS: Tensor, mask_GS: Tensor, baseline_G: Tensor) -> Tensor:
     """advantages_GS: the reward less the baseline of its problem. A problem without one (NaN) has none: all its advantages
     are 0."""
     baseline_G1 = baseline_G[:, None]
@@ -48,7 +48,7 @@ def advantages_and_returns(
     return advantages_BT, torch.where(mask_BT > 0, advantages_BT + values_BT, 0.0)
 
 
-class Judged(Config):
+class CriticAdvantage(Config):
     """An advantage of each token, by a critic that learns beside the policy."""
 
     baseline: ClassVar[Baseline] = "critic"

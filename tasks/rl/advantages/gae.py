@@ -6,10 +6,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from tasks.rl.advantages.base import Judged, above
+from tasks.rl.advantages.base import CriticAdvantage, subtract_baseline
 
 
-class Gae(Judged):
+class Gae(CriticAdvantage):
     """A second model with a scalar head, the critic, learns beside the policy what an answer will earn from each of its tokens
     on; an answer's tokens share no advantage. It has the stage's optimizer, schedule and clip of gradients, as many updates,
     and is dense whatever rl.linear says. A critic that begins as the policy has a head of zeros, so that the first rollout's
@@ -26,4 +26,4 @@ class Gae(Judged):
         expected of the prompt. Raises ValueError without that."""
         if baseline_G is None:
             raise ValueError("gae needs baseline_G, what the critic expects of each problem")
-        return above(rewards_GS, mask_GS, baseline_G)
+        return subtract_baseline(rewards_GS, mask_GS, baseline_G)

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lm.config import Config
-from tasks.rl.advantages.base import Baseline, differ
+from tasks.rl.advantages.base import Baseline, rewards_differ
 
 
 def group_relative(rewards_GS: Tensor, mask_GS: Tensor, normalise_std: bool, eps: float) -> Tensor:
@@ -19,7 +19,7 @@ def group_relative(rewards_GS: Tensor, mask_GS: Tensor, normalise_std: bool, eps
     rewards_GS = torch.where(valid_GS, rewards_GS, 0.0)
     num_valid_G1 = valid_GS.sum(1, keepdim=True).clamp(min=1)
     mean_G1 = rewards_GS.sum(1, keepdim=True) / num_valid_G1
-    told_GS = valid_GS & differ(rewards_GS, mask_GS)[:, None]
+    told_GS = valid_GS & rewards_differ(rewards_GS, mask_GS)[:, None]
     centred_GS = torch.where(told_GS, rewards_GS - mean_G1, 0.0)
     if not normalise_std:
         return centred_GS

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from lm.config import Config
-from tasks.rl.advantages.base import Baseline, above
+from tasks.rl.advantages.base import Baseline, subtract_baseline
 
 
 class Remax(Config):
@@ -16,4 +16,4 @@ class Remax(Config):
         """Raises ValueError without the greedy rewards."""
         if baseline_G is None:
             raise ValueError("remax needs baseline_G, the reward of the greedy answer to each problem")
-        return above(rewards_GS, mask_GS, baseline_G)
+        return subtract_baseline(rewards_GS, mask_GS, baseline_G)

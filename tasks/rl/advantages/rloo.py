@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lm.config import Config
-from tasks.rl.advantages.base import Baseline, differ
+from tasks.rl.advantages.base import Baseline, rewards_differ
 
 
 def leave_one_out(rewards_GS: Tensor, mask_GS: Tensor) -> Tensor:
@@ -18,7 +18,7 @@ def leave_one_out(rewards_GS: Tensor, mask_GS: Tensor) -> Tensor:
     rewards_GS = torch.where(valid_GS, rewards_GS, 0.0)
     others_G1 = valid_GS.sum(1, keepdim=True) - 1
     baseline_GS = (rewards_GS.sum(1, keepdim=True) - rewards_GS) / others_G1.clamp(min=1)
-    return torch.where(valid_GS & differ(rewards_GS, mask_GS)[:, None], rewards_GS - baseline_GS, 0.0)
+    return torch.where(valid_GS & rewards_differ(rewards_GS, mask_GS)[:, None], rewards_GS - baseline_GS, 0.0)
 
 
 class Rloo(Config):

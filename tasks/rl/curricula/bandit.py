@@ -15,7 +15,7 @@ from torch import Tensor
 from lm.config import ConfigError
 from lm.problems.example import Example
 from lm.training.data.conversations import sample_indices
-from tasks.rl.curricula.base import NOTHING_KNOWN, Asked, Chooser, Curriculum, Known, Outcome
+from tasks.rl.curricula.base import NO_CONTEXT, Chooser, Curriculum, CurriculumContext, DrawnProblem, Outcome
 
 
 def upper_bounds(learnability_L: np.ndarray, asked_L: np.ndarray) -> np.ndarray:
@@ -52,22 +52,22 @@ class Arms(Chooser):
         learnability_L = np.array([sum(kept) / len(kept) if kept else 0.0 for kept in self._kept])
         return softmax(upper_bounds(learnability_L, self._asked_L), self._temperature)
 
-    def choose(self, number: int, draw: int, count: int) -> list[Asked]:
+    def choose(self, number: int, draw: int, count: int) -> list[DrawnProblem]:
         chosen = []
         for arm in self.generator(number, draw).choice(len(self.levels), count, p=self.probabilities_L):
             members = self._members[arm]
             (place,) = sample_indices(int(self._passed_L[arm]), 1, len(members), self.seed)
             self._passed_L[arm] += 1
-            chosen.append(Asked(members[place]))
+            chosen.append(DrawnProblem(members[place]))
         return chosen
 
-    def learn(self, asked: Sequence[Asked], outcome: Outcome) -> None:
+    def learn(self, asked: Sequence[DrawnProblem], outcome: Outcome) -> None:
         for problem, row_S in zip(asked, outcome.advantages_GS.tolist(), strict=True):
             arm = self._arm[problem.index]
             self._asked_L[arm] += 1
             self._kept[arm] = [*self._kept[arm], *(abs(value) for value in row_S if value == value)][-self._window :]
 
-    def figures(self, asked: Sequence[Asked]) -> dict[str, float]:
+    def metrics(self, asked: Sequence[DrawnProblem]) -> dict[str, float]:
         """The share of each level in the rollout."""
         arms = [self._arm[problem.index] for problem in asked]
         return {f"asked {arm} {plain(level)}": arms.count(arm) / len(arms) for arm, level in enumerate(self.levels)}
@@ -95,7 +95,7 @@ class Bandit(Curriculum):
     window: int = Field(300, gt=0, description="advantages of a level, the latest, that count")
     temperature: float = Field(0.1, gt=0, description="of the softmax over levels; high: all alike")
 
-    def chooser(self, examples: list[Example], seed: int, known: Known = NOTHING_KNOWN) -> Chooser:
+    def chooser(self, examples: list[Example], seed: int, known: CurriculumContext = NO_CONTEXT) -> Chooser:
         if all(example.level is None for example in examples):
             raise ConfigError(
                 "rl.curriculum: bandit chooses between levels, of which these problems have none: give them a `level`, or take "

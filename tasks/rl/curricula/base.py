@@ -14,7 +14,7 @@ from lm.training.data.conversations import sample_indices
 
 
 @dataclass(frozen=True)
-class Asked:
+class DrawnProblem:
     """A problem of a rollout, by its place among the examples. hint: the share of its demonstration's tokens that the answer is
     given to begin with."""
 
@@ -39,9 +39,9 @@ class Chooser(Component):
     def __init__(self, examples: list[Example], seed: int) -> None:
         self.examples, self.seed = examples, seed
 
-    def choose(self, number: int, draw: int, count: int) -> list[Asked]:
+    def choose(self, number: int, draw: int, count: int) -> list[DrawnProblem]:
         """Problems of a rollout, rollouts counted from 0. draw 0: its first; others: in place of some that are left out."""
-        return [Asked(index) for index in self.shuffled(number, draw, count)]
+        return [DrawnProblem(index) for index in self.shuffled(number, draw, count)]
 
     def shuffled(self, number: int, draw: int, count: int) -> list[int]:
         """Places of examples: draw 0 passes over all, one rollout after another; others are drawn by themselves."""
@@ -55,16 +55,16 @@ class Chooser(Component):
         """Random numbers of one draw of a rollout; those of draw 0 are not of the shuffle's own streams."""
         return np.random.Generator(np.random.Philox(key=[self.seed, (1 << 40) + (number << 12) + draw]))
 
-    def learn(self, asked: Sequence[Asked], outcome: Outcome) -> None:
+    def learn(self, asked: Sequence[DrawnProblem], outcome: Outcome) -> None:
         """Take in what became of the problems that a rollout learns from, or left out."""
 
-    def figures(self, asked: Sequence[Asked]) -> dict[str, float]:
+    def metrics(self, asked: Sequence[DrawnProblem]) -> dict[str, float]:
         """What is said of a rollout beside its rewards, each figure under its name."""
         return {}
 
 
 @dataclass(frozen=True)
-class Known:
+class CurriculumContext:
     """What a curriculum may ask of a run: how many rollouts it has, and entropy_N, the nats that the start model has of what
     follows each prompt; None where it was not asked."""
 
@@ -72,7 +72,7 @@ class Known:
     entropy_N: np.ndarray | None = None
 
 
-NOTHING_KNOWN = Known()
+NO_CONTEXT = CurriculumContext()
 
 
 class Curriculum(Config):
@@ -85,6 +85,6 @@ class Curriculum(Config):
         """What of its choices depends on the share of the run that is done; the same numbers, the same choices."""
         return []
 
-    def chooser(self, examples: list[Example], seed: int, known: Known = NOTHING_KNOWN) -> Chooser:
+    def chooser(self, examples: list[Example], seed: int, known: CurriculumContext = NO_CONTEXT) -> Chooser:
         """Raises ConfigError for examples that it cannot choose from."""
         return Chooser(examples, seed)

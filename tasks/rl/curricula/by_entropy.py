@@ -19,7 +19,7 @@ from lm.problems.example import Example
 from lm.softcap import capped
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import hidden_at, sample_indices
-from tasks.rl.curricula.base import NOTHING_KNOWN, Asked, Chooser, Curriculum, Known
+from tasks.rl.curricula.base import NO_CONTEXT, Chooser, Curriculum, CurriculumContext, DrawnProblem
 
 # Read together at most, padding counted; a constant, since how many rows a product has decides its last bits
 POSITIONS = 8192
@@ -32,7 +32,7 @@ def entropies(logits_NV: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def measured(examples: Sequence[Example], model: Decoder, tokenizer: Tokenizer) -> np.ndarray:
+def prompt_entropies(examples: Sequence[Example], model: Decoder, tokenizer: Tokenizer) -> np.ndarray:
     """entropy_N, nats, of the token that follows each prompt as plain text, begun as a document is, of which the last tokens
     are read where it is longer than the context. The model is left in the mode in which it was."""
     training = model.training
@@ -75,7 +75,7 @@ def mixture(share: float, levels: int, floor: float) -> np.ndarray:
 class Rising(Chooser):
     """Levels are drawn by the mixture of the moment, problems of a level by a shuffle of its own in every pass over them."""
 
-    def __init__(self, examples: list[Example], seed: int, known: Known, levels: int, floor: float) -> None:
+    def __init__(self, examples: list[Example], seed: int, known: CurriculumContext, levels: int, floor: float) -> None:
         super().__init__(examples, seed)
         self._entropy_N = np.zeros(len(examples)) if known.entropy_N is None else known.entropy_N
         self._members = [members for members in levels_of(self._entropy_N, levels) if members]
@@ -83,7 +83,7 @@ class Rising(Chooser):
         self._rollouts, self._floor = known.rollouts, floor
         self._passed_L = np.zeros(len(self._members), np.int64)
 
-    def choose(self, number: int, draw: int, count: int) -> list[Asked]:
+    def choose(self, number: int, draw: int, count: int) -> list[DrawnProblem]:
         share = min(number / max(self._rollouts - 1, 1), 1.0)
         share_L = mixture(share, len(self._members), self._floor)
         chosen = []
@@ -92,10 +92,10 @@ class Rising(Chooser):
             # each level has a stream of its own, or the same places of all would be asked together
             (place,) = sample_indices(int(self._passed_L[level]), 1, len(members), self.seed + 1_000_003 * int(level))
             self._passed_L[level] += 1
-            chosen.append(Asked(members[place]))
+            chosen.append(DrawnProblem(members[place]))
         return chosen
 
-    def figures(self, asked: Sequence[Asked]) -> dict[str, float]:
+    def metrics(self, asked: Sequence[DrawnProblem]) -> dict[str, float]:
         """The mean entropy before the first step, nats, of what is asked, and its mean level, from 0 on."""
         return {
             "asked_entropy": float(np.mean([self._entropy_N[problem.index] for problem in asked])),
@@ -125,5 +125,5 @@ class ByEntropy(Curriculum):
     def at(self, share: float) -> list[float]:
         return mixture(share, self.levels, self.floor).tolist()
 
-    def chooser(self, examples: list[Example], seed: int, known: Known = NOTHING_KNOWN) -> Chooser:
+    def chooser(self, examples: list[Example], seed: int, known: CurriculumContext = NO_CONTEXT) -> Chooser:
         return Rising(examples, seed, known, self.levels, self.floor)

@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor
 
 from lm.problems.example import Example
-from tasks.rl.curricula.base import NOTHING_KNOWN, Asked, Chooser, Curriculum, Known, Outcome
+from tasks.rl.curricula.base import NO_CONTEXT, Chooser, Curriculum, CurriculumContext, DrawnProblem, Outcome
 
 
-def moved(level: int, scores: list[float], levels: int) -> int:
+def next_level(level: int, scores: list[float], levels: int) -> int:
     """The next level of a problem: one more where no answer with a verdict scored above 0, one less where each scored 1."""
     known = [score for score in scores if score == score]
     up = bool(known) and max(known) <= 0
@@ -26,16 +26,16 @@ class Hinting(Chooser):
         super().__init__(examples, seed)
         self._levels, self._level_N = levels, torch.zeros(len(examples), dtype=torch.int64)
 
-    def choose(self, number: int, draw: int, count: int) -> list[Asked]:
+    def choose(self, number: int, draw: int, count: int) -> list[DrawnProblem]:
         indices = self.shuffled(number, draw, count)
-        return [Asked(index, int(self._level_N[index]) / (self._levels + 1)) for index in indices]
+        return [DrawnProblem(index, int(self._level_N[index]) / (self._levels + 1)) for index in indices]
 
-    def learn(self, asked: Sequence[Asked], outcome: Outcome) -> None:
+    def learn(self, asked: Sequence[DrawnProblem], outcome: Outcome) -> None:
         for problem, scores in zip(asked, outcome.scores_GS.tolist(), strict=True):
             level = round(problem.hint * (self._levels + 1))
-            self._level_N[problem.index] = moved(level, scores, self._levels)
+            self._level_N[problem.index] = next_level(level, scores, self._levels)
 
-    def figures(self, asked: Sequence[Asked]) -> dict[str, float]:
+    def metrics(self, asked: Sequence[DrawnProblem]) -> dict[str, float]:
         """The share of problems with a hint, and the mean share of a demonstration that was given."""
         hints = [problem.hint for problem in asked]
         return {"hinted": sum(hint > 0 for hint in hints) / len(hints), "hint": sum(hints) / len(hints)}
@@ -57,5 +57,5 @@ class Hints(Curriculum):
     hints: ClassVar[bool] = True
     levels: int = Field(5, gt=0, description="steps from no hint to all of the demonstration but its end")
 
-    def chooser(self, examples: list[Example], seed: int, known: Known = NOTHING_KNOWN) -> Chooser:
+    def chooser(self, examples: list[Example], seed: int, known: CurriculumContext = NO_CONTEXT) -> Chooser:
         return Hinting(examples, seed, self.levels)

@@ -1,5 +1,5 @@
-"""Which demonstrations a policy learns from beside its own answers: `keeper()` gives a `Keeper`, which is told what became of
-each rollout and says what is shown with it."""
+"""Which demonstrations a policy learns from beside its own answers: `selector()` gives a `DemonstrationSelector`,
+which is told what became of each rollout and says what is shown with it."""
 
 from tasks.rl.demonstrations.hybrid import Hybrid
 from tasks.rl.demonstrations.interleaved import Interleaved

@@ -15,7 +15,7 @@ from lm.training.data.conversations import Conversation, demonstration_conversat
 
 
 @dataclass(frozen=True)
-class Shown:
+class DemonstrationBatch:
     """Demonstrations that the updates of a rollout learn from as fine-tuning does: places_D of their problems among the
     examples; instead_G, of which problems the answers are left out for it; share, that of one demonstration in the loss of all
     updates that make one pass over the rollout, whose mean the policy's loss is."""
@@ -25,15 +25,15 @@ class Shown:
     share: float
 
 
-class Keeper(Component):
-    """Keeper that shows nothing."""
+class DemonstrationSelector(Component):
+    """Selector that shows nothing."""
 
     name = "demonstrations"
 
-    def shown(self, places_G: Sequence[int], scores_GS: Tensor) -> Shown:
+    def select(self, places_G: Sequence[int], scores_GS: Tensor) -> DemonstrationBatch:
         """What to show with a rollout that asked the problems at these places among the examples, those that gave way to others
         (rl.resample) included. scores_GS: the verifier's, NaN where it failed."""
-        return Shown([], torch.zeros(len(places_G), dtype=torch.bool), 0.0)
+        return DemonstrationBatch([], torch.zeros(len(places_G), dtype=torch.bool), 0.0)
 
 
 class Demonstrations(Config):
@@ -45,14 +45,14 @@ class Demonstrations(Config):
         """What is shown of a problem."""
         return demonstration_conversation(tokenizer, example)
 
-    def most(self, problems: int) -> int:
+    def max_demonstrations(self, problems: int) -> int:
         """How many demonstrations are shown with a rollout of so many problems, at the most."""
         return 0
 
-    def keeper(self) -> Keeper:
-        return Keeper()
+    def selector(self) -> DemonstrationSelector:
+        return DemonstrationSelector()
 
 
-def solved(scores_GS: Tensor) -> Tensor:
+def mean_scores(scores_GS: Tensor) -> Tensor:
     """share_G: the mean score of the answers with a verdict; NaN of a problem without any."""
     return scores_GS.nanmean(1)

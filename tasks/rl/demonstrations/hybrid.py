@@ -7,19 +7,19 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from tasks.rl.demonstrations.base import Demonstrations, Keeper, Shown, solved
+from tasks.rl.demonstrations.base import DemonstrationBatch, Demonstrations, DemonstrationSelector, mean_scores
 
 
-class Switching(Keeper):
+class Switching(DemonstrationSelector):
     """Shows the demonstration of each problem of which no larger share than `gate` was solved, in the place of its answers."""
 
     def __init__(self, gate: float, weight: float) -> None:
         self._gate, self._weight = gate, weight
 
-    def shown(self, places_G: Sequence[int], scores_GS: Tensor) -> Shown:
-        instead_G = solved(scores_GS) <= self._gate  # of a problem without a verdict nothing is known: NaN is not
+    def select(self, places_G: Sequence[int], scores_GS: Tensor) -> DemonstrationBatch:
+        instead_G = mean_scores(scores_GS) <= self._gate  # of a problem without a verdict nothing is known: NaN is not
         places_D = [place for place, instead in zip(places_G, instead_G.tolist(), strict=True) if instead]
-        return Shown(places_D, instead_G, self._weight / len(places_G))
+        return DemonstrationBatch(places_D, instead_G, self._weight / len(places_G))
 
 
 class Hybrid(Demonstrations):
@@ -36,8 +36,8 @@ class Hybrid(Demonstrations):
     )
     weight: float = Field(1.0, gt=0, description="of a demonstration beside the answers to a problem")
 
-    def most(self, problems: int) -> int:
+    def max_demonstrations(self, problems: int) -> int:
         return problems
 
-    def keeper(self) -> Keeper:
+    def selector(self) -> DemonstrationSelector:
         return Switching(self.gate, self.weight)

@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tasks.rl.demonstrations.base import Demonstrations, Keeper, Shown, solved
+from tasks.rl.demonstrations.base import DemonstrationBatch, Demonstrations, DemonstrationSelector, mean_scores
 
 
-class Gathering(Keeper):
+class Gathering(DemonstrationSelector):
     """Keeps problems at which all answers failed, each once, and shows the demonstrations of the first `batch` of them as soon
     as there are so many."""
 
@@ -19,14 +19,14 @@ class Gathering(Keeper):
         self._batch, self._weight = batch, weight
         self._waiting: list[int] = []
 
-    def shown(self, places_G: Sequence[int], scores_GS: Tensor) -> Shown:
-        failed = [place for place, share in zip(places_G, solved(scores_GS).tolist(), strict=True) if share == 0]
+    def select(self, places_G: Sequence[int], scores_GS: Tensor) -> DemonstrationBatch:
+        failed = [place for place, share in zip(places_G, mean_scores(scores_GS).tolist(), strict=True) if share == 0]
         self._waiting = list(dict.fromkeys(self._waiting + failed))
         nothing_G = torch.zeros(len(places_G), dtype=torch.bool)
         if len(self._waiting) < self._batch:
-            return Shown([], nothing_G, 0.0)
+            return DemonstrationBatch([], nothing_G, 0.0)
         now, self._waiting = self._waiting[: self._batch], self._waiting[self._batch :]
-        return Shown(now, nothing_G, self._weight / self._batch)
+        return DemonstrationBatch(now, nothing_G, self._weight / self._batch)
 
     def state(self) -> dict[str, Tensor]:
         return {"waiting": torch.tensor(self._waiting, dtype=torch.int64)} if self._waiting else {}
@@ -47,8 +47,8 @@ class Interleaved(Demonstrations):
     batch: int = Field(32, gt=0, description="problems that are gathered before their demonstrations are learned from")
     weight: float = Field(1.0, gt=0, description="of a batch of demonstrations beside the answers of a rollout")
 
-    def most(self, problems: int) -> int:
+    def max_demonstrations(self, problems: int) -> int:
         return self.batch
 
-    def keeper(self) -> Keeper:
+    def selector(self) -> DemonstrationSelector:
         return Gathering(self.batch, self.weight)

@@ -11,18 +11,18 @@ from torch import Tensor
 from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import Conversation
-from tasks.rl.demonstrations.base import Demonstrations, Keeper, Shown
+from tasks.rl.demonstrations.base import DemonstrationBatch, Demonstrations, DemonstrationSelector
 
 
-class Reading(Keeper):
+class Reading(DemonstrationSelector):
     """Shows the text of every problem that is asked, beside its answers; one that was asked twice counts twice."""
 
     def __init__(self, weight: float) -> None:
         self._weight = weight
 
-    def shown(self, places_G: Sequence[int], scores_GS: Tensor) -> Shown:
+    def select(self, places_G: Sequence[int], scores_GS: Tensor) -> DemonstrationBatch:
         nothing_G = torch.zeros(len(places_G), dtype=torch.bool)
-        return Shown(list(places_G), nothing_G, self._weight / len(places_G))
+        return DemonstrationBatch(list(places_G), nothing_G, self._weight / len(places_G))
 
 
 class NextToken(Demonstrations):
@@ -37,10 +37,10 @@ class NextToken(Demonstrations):
     of_prompts: ClassVar[bool] = True
     weight: float = Field(0.1, gt=0, description="of the texts of a rollout beside its answers")
 
-    def most(self, problems: int) -> int:
+    def max_demonstrations(self, problems: int) -> int:
         return problems
 
-    def keeper(self) -> Keeper:
+    def selector(self) -> DemonstrationSelector:
         return Reading(self.weight)
 
     def conversation(self, tokenizer: Tokenizer, example: Example) -> Conversation:

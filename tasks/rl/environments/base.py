@@ -15,7 +15,7 @@ Sample = Callable[[list[list[int]], list[int]], list[Completion]]
 
 
 @dataclass
-class Written(Completion):
+class Transcript(Completion):
     """An answer with all that environments added to it. own: of each token whether the model wrote it; logps are 0 where it
     did not. calls: how often an environment answered it."""
 
@@ -40,11 +40,11 @@ class Environment(Config):
     adds: ClassVar[bool] = True
 
     @property
-    def room(self) -> int:
+    def max_added_tokens(self) -> int:
         """Tokens that it may add to an answer, at most."""
         return 0
 
-    def __call__(self, sample: Sample, tokenizer: Tokenizer, prompts: list[list[int]], most: int) -> list[Written]:
+    def __call__(self, sample: Sample, tokenizer: Tokenizer, prompts: list[list[int]], most: int) -> list[Transcript]:
         """What was written to each prompt; `most` is how many tokens of an answer the model may write itself. An answer depends
         on its own prompt and on its place in the list alone."""
         raise NotImplementedError

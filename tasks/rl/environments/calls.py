@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from lm.config import ConfigError
 from lm.tokenizer import Tokenizer
-from tasks.rl.environments.base import Environment, Sample, Written
+from tasks.rl.environments.base import Environment, Sample, Transcript
 
 MARK = r"^\S+$"  # without white space, so that a space put into a text can make no mark
 TURN = 1 << 32  # numbers of draws of a turn: those of its answers are this far from those of the turn before
@@ -77,16 +77,16 @@ class Calls(Environment):
         return self.begin, self.end, self.result_begin, self.result_end
 
     @property
-    def room(self) -> int:
+    def max_added_tokens(self) -> int:
         return self.turns * self.result_tokens
 
     def results(self, calls: list[str]) -> list[str]:
         """What comes of each call: a text whatever the call is, an error in words."""
         raise NotImplementedError
 
-    def __call__(self, sample: Sample, tokenizer: Tokenizer, prompts: list[list[int]], most: int) -> list[Written]:
+    def __call__(self, sample: Sample, tokenizer: Tokenizer, prompts: list[list[int]], most: int) -> list[Transcript]:
         """An answer that calls with the last token that the model may write ends there."""
-        written = [Written() for _ in prompts]
+        written = [Transcript() for _ in prompts]
         going = list(range(len(prompts)))
         for turn in range(self.turns + 1):
             longer = [prompts[place] + written[place].ids for place in going]

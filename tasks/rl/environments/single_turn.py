@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 from lm.tokenizer import Tokenizer
-from tasks.rl.environments.base import Environment, Sample, Written
+from tasks.rl.environments.base import Environment, Sample, Transcript
 
 
 class SingleTurn(Environment):
@@ -12,7 +12,8 @@ class SingleTurn(Environment):
     name: Literal["single_turn"] = "single_turn"
     adds: ClassVar[bool] = False
 
-    def __call__(self, sample: Sample, tokenizer: Tokenizer, prompts: list[list[int]], most: int) -> list[Written]:
+    def __call__(self, sample: Sample, tokenizer: Tokenizer, prompts: list[list[int]], most: int) -> list[Transcript]:
         return [
-            Written(c.ids, c.logps, c.finished, [True] * len(c.ids)) for c in sample(prompts, list(range(len(prompts))))
+            Transcript(c.ids, c.logps, c.finished, [True] * len(c.ids))
+            for c in sample(prompts, list(range(len(prompts))))
         ]

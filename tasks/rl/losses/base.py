@@ -45,7 +45,7 @@ class Loss(Config):
         raise NotImplementedError
 
     @property
-    def of_every(self) -> bool:
+    def learns_from_zero_advantages(self) -> bool:
         """Whether an answer whose advantage is 0 has a gradient; where none has, an update leaves such answers out."""
         raise NotImplementedError
 
@@ -53,7 +53,7 @@ class Loss(Config):
         """weights_BT of all that one update learns from."""
         raise NotImplementedError
 
-    def of(
+    def compute(
         self,
         logp_BT: Tensor,
         logp_old_BT: Tensor,
@@ -84,7 +84,7 @@ class PolicyLoss(Loss):
         return self.kl > 0
 
     @property
-    def of_every(self) -> bool:
+    def learns_from_zero_advantages(self) -> bool:
         return self.kl > 0
 
     def weights(self, mask_BT: Tensor, longest: int) -> Tensor:
@@ -96,7 +96,7 @@ class PolicyLoss(Loss):
         """(loss, metrics) without the divergence from a reference."""
         raise NotImplementedError
 
-    def of(
+    def compute(
         self,
         logp_BT: Tensor,
         logp_old_BT: Tensor,
@@ -105,9 +105,9 @@ class PolicyLoss(Loss):
         reference_BT: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         found, metrics = self(logp_BT, logp_old_BT, advantages_BT, weights_BT)
-        return self.held(found, metrics, logp_BT, reference_BT, weights_BT)
+        return self.add_reference_kl(found, metrics, logp_BT, reference_BT, weights_BT)
 
-    def held(
+    def add_reference_kl(
         self,
         loss: Tensor,
         metrics: dict[str, Tensor],

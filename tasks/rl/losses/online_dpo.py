@@ -10,7 +10,7 @@ from lm.margins import log_sigmoid_of_margin, squared_distance
 from tasks.rl.losses.base import Loss, shares
 
 
-def sides(ratio_R: Tensor, advantages_R: Tensor) -> tuple[Tensor, Tensor]:
+def split_pairs(ratio_R: Tensor, advantages_R: Tensor) -> tuple[Tensor, Tensor]:
     """(ratio_chosen_P, ratio_rejected_P) of R = 2 P answers, of which rows 2p and 2p + 1 are a pair in any order: the one whose
     advantage is above 0 is chosen, and the other one rejected."""
     ratio_P2, first_P = ratio_R.view(-1, 2), advantages_R.view(-1, 2)[:, 0] > 0
@@ -40,14 +40,14 @@ class OnlineDpo(Loss):
         return True
 
     @property
-    def of_every(self) -> bool:
+    def learns_from_zero_advantages(self) -> bool:
         return False
 
     def weights(self, mask_BT: Tensor, longest: int) -> Tensor:
         """weights_BT of the answers of pairs, which all weigh alike."""
         return shares(mask_BT, "answers", longest)
 
-    def of(
+    def compute(
         self,
         logp_BT: Tensor,
         logp_old_BT: Tensor,
@@ -59,7 +59,7 @@ class OnlineDpo(Loss):
         if reference_BT is None:
             raise ValueError("online_dpo needs reference_BT, log-probabilities of the model that the stage began with")
         ratio_R = torch.where(weights_BT > 0, logp_BT - reference_BT, 0.0).sum(1)
-        chosen_P, rejected_P = sides(ratio_R, advantages_BT[:, 0])
+        chosen_P, rejected_P = split_pairs(ratio_R, advantages_BT[:, 0])
         scale = self.beta if self.objective == "dpo" else 1.0
         margin_P = (scale * (chosen_P - rejected_P)).detach()
         if self.objective == "dpo":

@@ -1,4 +1,4 @@
-"""Parts of a reward: `(answers, moment) -> a value of each answer`, times their weights, added up.
+"""Parts of a reward: `(answers, context) -> a value of each answer`, times their weights, added up.
 
 A value that is NaN says that the part could not be told, which makes the answer invalid: it counts for nothing, never for 0.
 A part must give an answer the same value whichever other problems are asked with it, and say by `at` what of it depends on how

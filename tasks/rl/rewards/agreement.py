@@ -5,7 +5,7 @@ from itertools import takewhile
 from typing import Literal
 
 from lm.problems.answers import MARK
-from tasks.rl.rewards.base import Answer, Moment, Part
+from tasks.rl.rewards.base import Answer, Part, RewardContext
 
 
 def shared_beginning(said: str, expected: str) -> float:
@@ -24,5 +24,5 @@ class Agreement(Part):
 
     name: Literal["agreement"] = "agreement"
 
-    def __call__(self, answers: list[Answer], moment: Moment) -> list[float]:
+    def __call__(self, answers: list[Answer], context: RewardContext) -> list[float]:
         return [shared_beginning(answer.text.rpartition(MARK)[2], answer.example.answer) for answer in answers]

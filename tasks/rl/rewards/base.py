@@ -27,7 +27,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Moment:
+class RewardContext:
     """When answers are scored. share: of the run's steps that are done. longest: the tokens that an answer may have."""
 
     share: float
@@ -45,12 +45,12 @@ class Models:
 
 
 # (place among the tokens that the model wrote, what is earned there) of each step of an answer
-Earned = list[tuple[int, float]]
+StepRewards = list[tuple[int, float]]
 
 
 class Part(Config):
     """reads: the files that decide its values beside its parameters. models: the models that do, once they are open. by_step:
-    whether `earned` says where in an answer its value is earned; else all of it is at the last token."""
+    whether `step_rewards` says where in an answer its value is earned; else all of it is at the last token."""
 
     by_step: ClassVar[bool] = False
 
@@ -69,15 +69,15 @@ class Part(Config):
     def open(self, models: Models) -> None:
         """Read what its values need, before the first of them is asked for. Raises ConfigError for a model that does not do."""
 
-    def at(self, moment: Moment) -> float:
-        """What of its values depends on the moment; the same number, the same values."""
+    def at(self, context: RewardContext) -> float:
+        """What of its values depends on the context; the same number, the same values."""
         return 0.0
 
-    def __call__(self, answers: list[Answer], moment: Moment) -> list[float]:
+    def __call__(self, answers: list[Answer], context: RewardContext) -> list[float]:
         """The value of each answer, NaN where it cannot be told."""
         raise NotImplementedError
 
-    def earned(self, answers: list[Answer], moment: Moment) -> list[Earned | None]:
+    def step_rewards(self, answers: list[Answer], context: RewardContext) -> list[StepRewards | None]:
         """Where each answer earns its value, of a part that is by step; None where it cannot be told."""
         raise NotImplementedError
 
@@ -89,18 +89,18 @@ class Rewards:
 
     each: list[float]
     values: list[list[float]]
-    steps: list[Earned]
+    steps: list[StepRewards]
 
 
-def total(parts: Sequence[Part], answers: list[Answer], moment: Moment) -> Rewards:
+def total_rewards(parts: Sequence[Part], answers: list[Answer], context: RewardContext) -> Rewards:
     """What the answers earn."""
-    steps: list[Earned] = [[] for _ in answers]
+    steps: list[StepRewards] = [[] for _ in answers]
     values = []
     for part in parts:
         if not part.by_step:
-            values.append(part(answers, moment))
+            values.append(part(answers, context))
             continue
-        found = part.earned(answers, moment)
+        found = part.step_rewards(answers, context)
         values.append([math.nan if each is None else math.fsum(value for _, value in each) for each in found])
         for answer, into, each in zip(answers, steps, found, strict=True):
             into += [(place, part.weight * value) for place, value in each or [] if place < len(answer.ids) - 1]
@@ -109,13 +109,13 @@ def total(parts: Sequence[Part], answers: list[Answer], moment: Moment) -> Rewar
     return Rewards(rewards, values, steps)
 
 
-def means(values: list[list[float]]) -> list[float]:
+def mean_values(values: list[list[float]]) -> list[float]:
     """The mean of each part's values over the answers to which all parts could tell theirs; 0 where there are none."""
     valid = [each for each in zip(*values, strict=True) if not any(map(math.isnan, each))]
     return [sum(part) / len(valid) for part in zip(*valid, strict=True)] if valid else [0.0] * len(values)
 
 
-def names(parts: Sequence[Config]) -> list[str]:
+def part_names(parts: Sequence[Config]) -> list[str]:
     """The parts' names, by which they are logged; a name that stood before gets its number."""
     own = [part.model_dump()["name"] for part in parts]
     before = [own[:place].count(name) for place, name in enumerate(own)]

@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-from tasks.rl.rewards.base import Answer, Moment, Part
+from tasks.rl.rewards.base import Answer, Part, RewardContext
 
 
 class Correct(Part):
@@ -11,5 +11,5 @@ class Correct(Part):
 
     name: Literal["correct"] = "correct"
 
-    def __call__(self, answers: list[Answer], moment: Moment) -> list[float]:
+    def __call__(self, answers: list[Answer], context: RewardContext) -> list[float]:
         return [answer.score.value if answer.score.valid else math.nan for answer in answers]

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from tasks.rl.rewards.base import Answer, Moment, Part
+from tasks.rl.rewards.base import Answer, Part, RewardContext
 
 
 class Format(Part):
@@ -24,6 +24,6 @@ class Format(Part):
             raise ValueError(f"no regular expression: {error}") from None
         return pattern
 
-    def __call__(self, answers: list[Answer], moment: Moment) -> list[float]:
+    def __call__(self, answers: list[Answer], context: RewardContext) -> list[float]:
         form = re.compile(self.pattern, re.DOTALL)
         return [float(form.fullmatch(answer.text) is not None) for answer in answers]

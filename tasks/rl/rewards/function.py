@@ -13,7 +13,7 @@ from pydantic import Field
 
 from lm.config import ConfigError
 from lm.sandbox.run import end_group
-from tasks.rl.rewards.base import Answer, Moment, Part
+from tasks.rl.rewards.base import Answer, Part, RewardContext
 
 FOLDER = "data/rewards"
 WORKER = Path(__file__).with_name("worker.py")
@@ -53,7 +53,7 @@ class Function(Part):
     def reads(self) -> list[str]:
         return [self.file]
 
-    def __call__(self, answers: list[Answer], moment: Moment) -> list[float]:
+    def __call__(self, answers: list[Answer], context: RewardContext) -> list[float]:
         """Raises ConfigError where it fails on every answer: there is nothing to learn from."""
         groups = [list(group) for _, group in groupby(answers, key=lambda answer: id(answer.example))]
         found = [each for group in self._asked(groups) for each in group]

@@ -19,7 +19,7 @@ from lm.problems.example import unit_hash
 from lm.sampler import generate, rows_for
 from lm.temperature import Divisor
 from lm.tokenizer import Tokenizer
-from tasks.rl.rewards.base import Answer, Models, Moment, Part
+from tasks.rl.rewards.base import Answer, Models, Part, RewardContext
 
 QUESTION, ANSWER = "{question}", "{answer}"
 PROMPT = (
@@ -93,7 +93,7 @@ class Judge(Part):
             raise ConfigError(f"rl.rewards: judge: {error}") from None
         self._judge = judge.to(device()).requires_grad_(False), tokenizer
 
-    def __call__(self, answers: list[Answer], moment: Moment) -> list[float]:
+    def __call__(self, answers: list[Answer], context: RewardContext) -> list[float]:
         """Says on stderr how many answers got no vote."""
         assert self._judge is not None, "open() comes first"
         votes = [list[float]() for _ in answers]
@@ -107,7 +107,7 @@ class Judge(Part):
             )
         return [mean_vote(each, self.lowest, self.highest) for each in votes]
 
-    def asked(self, answer: Answer) -> str:
+    def judge_prompt(self, answer: Answer) -> str:
         """What the judge is asked; braces in the question or the answer stay as they are."""
         said = {QUESTION: answer.example.prompt, ANSWER: answer.text}
         return re.sub("|".join(map(re.escape, said)), lambda match: said[match[0]], self.prompt)
@@ -126,7 +126,7 @@ class Judge(Part):
         places, prompts, draws = list[int](), list[list[int]](), list[int]()
         for place, answer in enumerate(answers):
             try:
-                ids = tokenizer.chat(self.asked(answer))
+                ids = tokenizer.chat(self.judge_prompt(answer))
             except ValueError:  # it spells a control token of the judge's template
                 continue
             if len(ids) + self.max_new_tokens > judge.config.context:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tasks.rl.rewards.base import Answer, Moment, Part
+from tasks.rl.rewards.base import Answer, Part, RewardContext
 
 
 def budget(start: float, decay: float, cuts: int, share: float, smooth: bool = False, least: float = 1.0) -> float:
@@ -45,14 +45,14 @@ class LengthBudget(Part):
         "within", description="whether fewer tokens than the budget lose nothing, or as much as more do"
     )
 
-    def limit(self, moment: Moment) -> float:
+    def limit(self, context: RewardContext) -> float:
         """Tokens that an answer may have without loss."""
         smooth = self.course == "smooth"
-        return budget(self.start * moment.longest, self.decay, self.cuts, moment.share, smooth, self.least)
+        return budget(self.start * context.longest, self.decay, self.cuts, context.share, smooth, self.least)
 
-    def at(self, moment: Moment) -> float:
-        return self.limit(moment)
+    def at(self, context: RewardContext) -> float:
+        return self.limit(context)
 
-    def __call__(self, answers: list[Answer], moment: Moment) -> list[float]:
-        limit, value = self.limit(moment), around if self.shape == "around" else within
+    def __call__(self, answers: list[Answer], context: RewardContext) -> list[float]:
+        limit, value = self.limit(context), around if self.shape == "around" else within
         return [value(len(answer.ids), limit) for answer in answers]

@@ -16,7 +16,7 @@ from lm.config import ConfigError
 from lm.heads import lower_bound, read_scorer, scores_of
 from lm.model import Decoder
 from lm.tokenizer import Tokenizer
-from tasks.rl.rewards.base import Answer, Models, Moment, Part
+from tasks.rl.rewards.base import Answer, Models, Part, RewardContext
 
 
 def bounded(scores_NM: Tensor, bound: str, penalty: float) -> Tensor:
@@ -59,10 +59,10 @@ class Model(Part):
             )
         self._scorer = scorer.to(device()).requires_grad_(False), tokenizer
 
-    def __call__(self, answers: list[Answer], moment: Moment) -> list[float]:
+    def __call__(self, answers: list[Answer], context: RewardContext) -> list[float]:
         assert self._scorer is not None, "open() comes first"
         scorer, tokenizer = self._scorer
-        whole = [tokenizer.chat(answer.example.prompt) + written(answer, tokenizer) for answer in answers]
+        whole = [tokenizer.chat(answer.example.prompt) + answer_ids(answer, tokenizer) for answer in answers]
         fitting = [place for place, ids in enumerate(whole) if len(ids) <= scorer.config.context]
         values = [math.nan] * len(answers)
         scores_NM = scores_of(scorer, [whole[place] for place in fitting], tokenizer.pad_id)
@@ -71,7 +71,7 @@ class Model(Part):
         return values
 
 
-def written(answer: Answer, tokenizer: Tokenizer) -> list[int]:
+def answer_ids(answer: Answer, tokenizer: Tokenizer) -> list[int]:
     """The ids of the whole answer: those that the policy wrote, or, where it was given a beginning, its text's."""
     if tokenizer.decode(answer.ids) == answer.text:
         return answer.ids

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tasks.rl.rewards.base import Answer, Moment, Part
+from tasks.rl.rewards.base import Answer, Part, RewardContext
 
 
 def soft_punishment(tokens: int, longest: int, cache: float) -> float:
@@ -19,6 +19,6 @@ class Overlong(Part):
     name: Literal["overlong"] = "overlong"
     buffer: float = Field(0.2, gt=0, le=1, description="share of max_new_tokens over which the punishment grows")
 
-    def __call__(self, answers: list[Answer], moment: Moment) -> list[float]:
-        cache = self.buffer * moment.longest
-        return [soft_punishment(len(answer.ids), moment.longest, cache) for answer in answers]
+    def __call__(self, answers: list[Answer], context: RewardContext) -> list[float]:
+        cache = self.buffer * context.longest
+        return [soft_punishment(len(answer.ids), context.longest, cache) for answer in answers]

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from lm.heads import scores_along
 from lm.tokenizer import Tokenizer
-from tasks.rl.rewards.base import Answer, Earned, Moment
-from tasks.rl.rewards.model import Model, bounded, written
+from tasks.rl.rewards.base import Answer, RewardContext, StepRewards
+from tasks.rl.rewards.model import Model, answer_ids, bounded
 
 
 def ends_of(ids: Sequence[int], tokenizer: Tokenizer, mark: str) -> list[int]:
@@ -62,19 +62,19 @@ class Process(Model):
     threshold: float = Field(0.5, ge=0, le=1, description="of the clip")
     delta: bool = Field(True, description="a step earns what its score is above that of the next one")
 
-    def __call__(self, answers: list[Answer], moment: Moment) -> list[float]:
+    def __call__(self, answers: list[Answer], context: RewardContext) -> list[float]:
         return [
             math.nan if steps is None else math.fsum(value for _, value in steps)
-            for steps in self.earned(answers, moment)
+            for steps in self.step_rewards(answers, context)
         ]
 
-    def earned(self, answers: list[Answer], moment: Moment) -> list[Earned | None]:
+    def step_rewards(self, answers: list[Answer], context: RewardContext) -> list[StepRewards | None]:
         assert self._scorer is not None, "open() comes first"
         scorer, tokenizer = self._scorer
         ends, read, places_read = list[list[int]](), list[list[int]](), list[list[int]]()
         given = list[int]()  # of an answer that was given its beginning, the tokens that the model did not write
         for answer in answers:
-            ids = written(answer, tokenizer)
+            ids = answer_ids(answer, tokenizer)
             given.append(len(ids) - len(answer.ids))
             whole = tokenizer.chat(answer.example.prompt) + ids
             fits = ids and len(whole) <= scorer.config.context
@@ -84,7 +84,7 @@ class Process(Model):
                 places_read.append([len(whole) - len(ids) + end for end in ends[-1]])
         each = scores_along(scorer, read, places_read, tokenizer.pad_id)
         scores = iter([s for some in each for s in bounded(some, self.bound, self.penalty).sigmoid().tolist()])
-        found: list[Earned | None] = []
+        found: list[StepRewards | None] = []
         for begun, places in zip(given, ends, strict=True):
             values = shaped([next(scores) for _ in places], self.threshold if self.clip else None, self.delta)
             # places are counted from where the model went on

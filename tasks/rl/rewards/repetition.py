@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tasks.rl.rewards.base import Answer, Moment, Part
+from tasks.rl.rewards.base import Answer, Part, RewardContext
 
 
 def repeated(ids: list[int], n: int) -> float:
@@ -22,5 +22,5 @@ class Repetition(Part):
     weight: float = Field(-1.0, description="what the share is multiplied by before the parts are added")
     n: int = Field(4, gt=0, description="tokens of an n-gram")
 
-    def __call__(self, answers: list[Answer], moment: Moment) -> list[float]:
+    def __call__(self, answers: list[Answer], context: RewardContext) -> list[float]:
         return [repeated(answer.ids, self.n) for answer in answers]

@@ -37,7 +37,7 @@ def load(path: Path, name: str) -> Callable[..., Any]:
     return function
 
 
-def asked(function: Callable[..., Any], columns: dict[str, list[Any]], seconds: float) -> list[float]:
+def call_reward(function: Callable[..., Any], columns: dict[str, list[Any]], seconds: float) -> list[float]:
     """The rewards of some answers; None counts for 0, as in TRL a function that has nothing to say of an answer returns it.
     Raises whatever the function does, TooLong, and ValueError for what is no list of as many finite numbers."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -61,7 +61,7 @@ def verdicts(function: Callable[..., Any], columns: dict[str, list[Any]], second
     """(reward, None) or (None, why) of each answer to a problem: those on which the function fails are found by asking for each
     answer alone."""
     try:
-        return [(value, None) for value in asked(function, columns, seconds)]
+        return [(value, None) for value in call_reward(function, columns, seconds)]
     except (Exception, TooLong) as error:
         answers = len(columns["completions"])
         if answers == 1 or isinstance(error, TooLong):

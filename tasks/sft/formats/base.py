@@ -21,14 +21,14 @@ class Format(Config):
         return [[dialogue] for dialogue in dialogues]
 
 
-def exchange(dialogue: Dialogue) -> int | None:
+def last_exchange(dialogue: Dialogue) -> int | None:
     """Place of the last message that counts, where it has no calls of tools and the user spoke right before it; else None."""
     place = max(number for number, weight in enumerate(dialogue.weights) if weight)
     asked = dialogue.messages[place - 1] if place else {"role": "nobody"}
     return place if asked["role"] == "user" and not dialogue.messages[place].get("tool_calls") else None
 
 
-def rewritten(dialogue: Dialogue, place: int, asked: str, answered: str) -> Dialogue:
+def replace_exchange(dialogue: Dialogue, place: int, asked: str, answered: str) -> Dialogue:
     """The dialogue with other texts in the exchange whose answer stands at this place."""
     messages = [dict(message) for message in dialogue.messages]
     messages[place - 1]["content"], messages[place]["content"] = asked, answered
@@ -40,6 +40,6 @@ def texts(dialogue: Dialogue, place: int) -> tuple[str, str]:
     return dialogue.messages[place - 1]["content"], dialogue.messages[place]["content"]
 
 
-def drawn(what: str, seed: int, dialogue: Dialogue) -> float:
+def uniform_draw(what: str, seed: int, dialogue: Dialogue) -> float:
     """A number in [0, 1) that is of the row's place in its file, the seed and what it is for, wherever the file lies."""
     return unit_hash(f"{what}:{seed}:{PurePath(dialogue.where).name}")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from lm.conversations.dialogue import Dialogue
-from tasks.sft.formats.base import Format, exchange, rewritten, texts
+from tasks.sft.formats.base import Format, last_exchange, replace_exchange, texts
 
 # What is asked in place of the question, so that a model which learns both ways can tell them apart
 ASK = "What was asked, if this is the answer? "
@@ -16,7 +16,7 @@ def flipped(dialogue: Dialogue, place: int) -> Dialogue:
     """The last exchange turned round: the user says the answer, the assistant what was asked, and that alone counts."""
     asked, answered = texts(dialogue, place)
     weights = [weight if number == place else 0.0 for number, weight in enumerate(dialogue.weights)]
-    return replace(rewritten(dialogue, place, ASK + answered, asked), weights=weights)
+    return replace(replace_exchange(dialogue, place, ASK + answered, asked), weights=weights)
 
 
 class Flipped(Format):
@@ -29,7 +29,7 @@ class Flipped(Format):
     name: Literal["flipped"] = "flipped"
 
     def __call__(self, dialogues: Sequence[Dialogue], seed: int) -> list[list[Dialogue]]:
-        places = [exchange(dialogue) for dialogue in dialogues]
+        places = [last_exchange(dialogue) for dialogue in dialogues]
         return [
             [] if place is None else [flipped(dialogue, place)]
             for dialogue, place in zip(dialogues, places, strict=True)

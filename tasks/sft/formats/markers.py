@@ -13,7 +13,7 @@ from pydantic import Field
 
 from lm.config import ConfigError
 from lm.conversations.dialogue import Dialogue
-from tasks.sft.formats.base import Format, drawn, exchange, rewritten, texts
+from tasks.sft.formats.base import Format, last_exchange, replace_exchange, texts, uniform_draw
 
 BANDS = ("short", "medium", "long")
 
@@ -48,7 +48,7 @@ class Markers(Format):
     )
 
     def __call__(self, dialogues: Sequence[Dialogue], seed: int) -> list[list[Dialogue]]:
-        places = [exchange(dialogue) for dialogue in dialogues]
+        places = [last_exchange(dialogue) for dialogue in dialogues]
         there = [(d, place) for d, place in zip(dialogues, places, strict=True) if place is not None]
         found = iter(bands([len(texts(d, place)[1]) for d, place in there]) if there and self.length else [])
         written = []
@@ -65,8 +65,10 @@ class Markers(Format):
 
     def _written(self, dialogue: Dialogue, place: int, markers: dict[str, str], seed: int) -> Dialogue:
         asked, answered = texts(dialogue, place)
-        speaks = drawn("silent", seed, dialogue) >= self.silent
-        shown = {n: m for n, m in markers.items() if speaks and drawn(f"marker {n}", seed, dialogue) >= self.dropped}
-        return rewritten(
+        speaks = uniform_draw("silent", seed, dialogue) >= self.silent
+        shown = {
+            n: m for n, m in markers.items() if speaks and uniform_draw(f"marker {n}", seed, dialogue) >= self.dropped
+        }
+        return replace_exchange(
             dialogue, place, marked(shown, asked), marked(markers, answered) if self.predicted else answered
         )

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from lm.config import ConfigError
 from lm.conversations.dialogue import Dialogue
-from tasks.sft.formats.base import Format, exchange, rewritten, texts
+from tasks.sft.formats.base import Format, last_exchange, replace_exchange, texts
 
 # Stands before the question where the rationale is asked for
 EXPLAIN = "[rationale] "
@@ -40,9 +40,9 @@ class Rationales(Format):
         return [[dialogue, *self._explained(dialogue)] for dialogue in dialogues]
 
     def _explained(self, dialogue: Dialogue) -> list[Dialogue]:
-        place = exchange(dialogue)
+        place = last_exchange(dialogue)
         if place is None or dialogue.rationale is None:
             return []
         asked, _ = texts(dialogue, place)
         weights = [self.weight * weight if number == place else 0.0 for number, weight in enumerate(dialogue.weights)]
-        return [replace(rewritten(dialogue, place, EXPLAIN + asked, dialogue.rationale), weights=weights)]
+        return [replace(replace_exchange(dialogue, place, EXPLAIN + asked, dialogue.rationale), weights=weights)]

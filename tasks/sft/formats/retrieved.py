@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from lm.conversations.dialogue import Dialogue
-from tasks.sft.formats.base import Format, drawn, exchange, texts
+from tasks.sft.formats.base import Format, last_exchange, texts, uniform_draw
 from tasks.sft.formats.search import Index, bm25, normed, trigrams, words
 
 
@@ -58,11 +58,11 @@ class Retrieved(Format):
     bank: int = Field(4096, gt=0, description="rows of the source that are searched at most, drawn by the seed")
 
     def __call__(self, dialogues: Sequence[Dialogue], seed: int) -> list[list[Dialogue]]:
-        places = [exchange(dialogue) for dialogue in dialogues]
+        places = [last_exchange(dialogue) for dialogue in dialogues]
         there = [
             n for n, (each, place) in enumerate(zip(dialogues, places, strict=True)) if place and opens(each, place)
         ]
-        there.sort(key=lambda number: (drawn("bank", seed, dialogues[number]), number))
+        there.sort(key=lambda number: (uniform_draw("bank", seed, dialogues[number]), number))
         pairs = [texts(dialogues[number], places[number] or 0) for number in there[: self.bank]]
         questions = [" ".join(asked.split()).casefold() for asked, _ in pairs]
         scores_of = self._searched(questions)

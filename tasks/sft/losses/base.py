@@ -9,7 +9,7 @@ from kernels.linear_cross_entropy import linear_log_probabilities
 
 
 @dataclass(frozen=True)
-class Learned:
+class TokenPredictions:
     """The K predictions of some rows that count.
 
     x_KD, of which head_VD makes logits; targets_K, the tokens to predict; weights_K of each, None where all are 1; owners_K,

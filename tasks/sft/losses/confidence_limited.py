@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lm.config import Config
 from lm.training.batch import Metrics
-from tasks.sft.losses.base import Learned
+from tasks.sft.losses.base import TokenPredictions
 
 # The most likely an answer is taken for: 1 - p must not be 0, and at this p the gradient is below 1e-9 from two samples on
 CERTAIN = -1e-9
@@ -42,7 +42,7 @@ class ConfidenceLimited(Config):
     of_whole_answers: ClassVar[bool] = True
     samples: int = Field(16, gt=0, description="N of the pass@N that counts; 1: the log-likelihood of whole answers")
 
-    def __call__(self, learned: Learned) -> tuple[Tensor, Metrics]:
+    def __call__(self, learned: TokenPredictions) -> tuple[Tensor, Metrics]:
         logp_C, here_C = learned.by_conversation(learned.log_probabilities())
         each_C = torch.where(here_C, negative_log_coverage(logp_C, self.samples), 0.0)
         confident = torch.where(here_C, logp_C.detach().exp(), 0.0).sum() / learned.conversations

@@ -7,7 +7,7 @@ from torch import Tensor
 from kernels.linear_cross_entropy import linear_cross_entropy
 from lm.config import Config
 from lm.training.batch import Metrics
-from tasks.sft.losses.base import Learned
+from tasks.sft.losses.base import TokenPredictions
 
 
 class CrossEntropy(Config):
@@ -16,7 +16,7 @@ class CrossEntropy(Config):
     name: Literal["cross_entropy"] = "cross_entropy"
     of_whole_answers: ClassVar[bool] = False
 
-    def __call__(self, learned: Learned) -> tuple[Tensor, Metrics]:
+    def __call__(self, learned: TokenPredictions) -> tuple[Tensor, Metrics]:
         loss, _ = linear_cross_entropy(
             learned.x_KD,
             learned.head_VD,

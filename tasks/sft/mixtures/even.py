@@ -9,7 +9,7 @@ import numpy as np
 from lm.config import Config
 
 
-def spread(weights: Sequence[float], places: int) -> np.ndarray:
+def spread_sources(weights: Sequence[float], places: int) -> np.ndarray:
     """source_P of each place: sources by their weights, spread evenly: in the first places, however many, a source has its
     share of them to within (S + 1) / 2, where there are S sources. The first of more places are those of fewer."""
     total = sum(weights)
@@ -28,4 +28,4 @@ class Even(Config):
     name: Literal["even"] = "even"
 
     def __call__(self, weights_S: Sequence[float], counts_S: Sequence[int], places: int) -> np.ndarray:
-        return spread(weights_S, places)
+        return spread_sources(weights_S, places)

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from lm.config import Config
-from tasks.sft.mixtures.even import spread
+from tasks.sft.mixtures.even import spread_sources
 
 
 def rates(weights: Sequence[float], counts: Sequence[int], limit: int, temperature: float) -> list[float]:
@@ -26,4 +26,4 @@ class Proportional(Config):
     temperature: float = Field(1.0, ge=1, description="1: by the number of examples; the higher, the more alike")
 
     def __call__(self, weights_S: Sequence[float], counts_S: Sequence[int], places: int) -> np.ndarray:
-        return spread(rates(weights_S, counts_S, self.limit, self.temperature), places)
+        return spread_sources(rates(weights_S, counts_S, self.limit, self.temperature), places)

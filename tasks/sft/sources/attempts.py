@@ -16,7 +16,7 @@ from lm.problems.example import Example
 from lm.sampler import Completion
 from lm.tokenizer import Tokenizer
 from tasks.sft import formats
-from tasks.sft.sources.base import Read, read_rows
+from tasks.sft.sources.base import SourceData, read_rows
 from tasks.sft.sources.sampled import Sampled, is_wrong
 
 # What the user says to each attempt
@@ -49,12 +49,12 @@ class Attempts(Sampled):
 
     def __call__(
         self, tokenizer: Tokenizer, problems: Any, folder: Path, learned: Learned, model: Decoder | None, seed: int
-    ) -> Read:
+    ) -> SourceData:
         """Raises ValueError without a model, which alone can make attempts."""
         if model is None:
             raise ValueError("sft.sources: attempts are made by the model when the stage runs")
         rows: list[Dialogue | InvalidRow] = []
-        for some in self.answered(problems.examples("sft"), tokenizer, model, seed):
+        for some in self.answer_problems(problems.examples("sft"), tokenizer, model, seed):
             for example, answers in some:
                 if attempts := self._kept(example, answers, problems, tokenizer):
                     rows.append(refined(example, attempts))

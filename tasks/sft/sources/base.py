@@ -14,7 +14,7 @@ from lm.training.data.conversations import Conversation
 
 
 @dataclass(frozen=True)
-class Read:
+class SourceData:
     """conversations in tokens, whatever their length; levels, how high each stands in a curriculum, NaN where nothing says so;
     refused: rows that are none, with the reason; confidences, how sure one is of each, NaN where nothing says so, and none at
     all where nothing is said of any."""
@@ -31,10 +31,10 @@ class Read:
 
 def read_rows(
     rows: Sequence[Dialogue | InvalidRow], form: Any, tokenizer: Tokenizer, learned: Learned, seed: int
-) -> Read:
+) -> SourceData:
     """The rows in tokens, each written by a method of formats/; those that cannot be are refused, in the order of the rows."""
     written = iter(form([row for row in rows if isinstance(row, Dialogue)], seed))
-    read = Read([], [])
+    read = SourceData([], [])
     for row in rows:
         if isinstance(row, InvalidRow):
             read.refused.append(row)

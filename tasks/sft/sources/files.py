@@ -13,7 +13,7 @@ from lm.model import Decoder
 from lm.problems.example import unit_hash
 from lm.tokenizer import Tokenizer
 from tasks.sft import formats
-from tasks.sft.sources.base import Read, read_rows
+from tasks.sft.sources.base import SourceData, read_rows
 
 
 class Files(Config):
@@ -34,7 +34,7 @@ class Files(Config):
 
     def __call__(
         self, tokenizer: Tokenizer, problems: Any, folder: Path, learned: Learned, model: Decoder | None, seed: int
-    ) -> Read:
+    ) -> SourceData:
         return read_rows(self.rows(folder), self.format, tokenizer, learned, seed)
 
     def rows(self, folder: Path) -> "list[Dialogue | InvalidRow]":

@@ -18,7 +18,7 @@ from lm.problems.example import Example
 from lm.sampler import Completion
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import Conversation
-from tasks.sft.sources.base import Read
+from tasks.sft.sources.base import SourceData
 from tasks.sft.sources.sampled import Sampled, is_right, is_wrong
 
 # What the verifier has to say of an answer that it refuses
@@ -60,12 +60,12 @@ class OwnAnswers(Sampled):
 
     def __call__(
         self, tokenizer: Tokenizer, problems: Any, folder: Path, learned: Learned, model: Decoder | None, seed: int
-    ) -> Read:
+    ) -> SourceData:
         """Raises ValueError without a model, which alone can answer."""
         if model is None:
             raise ValueError("sft.sources: own_answers are written by the model when the stage runs")
-        read = Read([], [])
-        for some in self.answered(problems.examples(self.split), tokenizer, model, seed):
+        read = SourceData([], [])
+        for some in self.answer_problems(problems.examples(self.split), tokenizer, model, seed):
             missed = []
             for example, answers in some:
                 best = self._best(example, answers, problems, tokenizer)
@@ -86,7 +86,7 @@ class OwnAnswers(Sampled):
 
     def _reflect(
         self,
-        read: Read,
+        read: SourceData,
         missed: list[tuple[Example, list[Completion]]],
         problems: Any,
         tokenizer: Tokenizer,
@@ -119,6 +119,6 @@ def reflecting(question: str, answer: str, tokenizer: Tokenizer) -> list[int] | 
     return tokenizer.encode_written(tokenizer.template.render(messages, awaiting=True).text)[0]
 
 
-def _learn(read: Read, prompt: list[int], answer: Completion) -> None:
+def _learn(read: SourceData, prompt: list[int], answer: Completion) -> None:
     read.conversations.append(Conversation(prompt, answer.ids))
     read.levels.append(math.nan)

@@ -15,7 +15,7 @@ from lm.problems.example import Example, unit_hash
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import demonstration_conversation
 from tasks.sft import formats
-from tasks.sft.sources.base import Read, read_rows
+from tasks.sft.sources.base import SourceData, read_rows
 
 
 def divided(problems: Any, example: Example) -> tuple[str, str | None]:
@@ -42,11 +42,11 @@ class Problems(Config):
 
     def __call__(
         self, tokenizer: Tokenizer, problems: Any, folder: Path, learned: Learned, model: Decoder | None, seed: int
-    ) -> Read:
+    ) -> SourceData:
         if not isinstance(self.format, formats.Plain):
             return read_rows(self.rows(problems), self.format, tokenizer, learned, seed)
         found = [demonstration_conversation(tokenizer, example) for example in self._examples(problems)]
-        return Read(found, [math.nan] * len(found))
+        return SourceData(found, [math.nan] * len(found))
 
     def rows(self, problems: Any) -> list[Dialogue]:
         """The problems as dialogues, for a format to write: `level` is a marker."""

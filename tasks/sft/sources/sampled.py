@@ -24,7 +24,7 @@ class Sampled(Config):
     max_new_tokens: int = Field(32, gt=0)
     temperature: Divisor = 1.0
 
-    def answered(
+    def answer_problems(
         self, examples: list[Example], tokenizer: Tokenizer, model: Decoder, seed: int
     ) -> Iterator[list[tuple[Example, list[Completion]]]]:
         """Problems with their answers, some at a time; those that leave no room in the context are left out."""

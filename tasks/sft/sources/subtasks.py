@@ -13,7 +13,7 @@ from lm.conversations.encode import Learned
 from lm.model import Decoder
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import make_conversation
-from tasks.sft.sources.base import Read
+from tasks.sft.sources.base import SourceData
 
 # What GSM8K writes of each computation, and a sum or a product as anybody writes it
 ANNOTATED = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
@@ -39,9 +39,9 @@ class Subtasks(Config):
 
     def __call__(
         self, tokenizer: Tokenizer, problems: Any, folder: Path, learned: Learned, model: Decoder | None, seed: int
-    ) -> Read:
+    ) -> SourceData:
         found = [make_conversation(tokenizer, prompt, answer) for prompt, answer in self.pairs(problems)]
-        return Read(found, [math.nan] * len(found))
+        return SourceData(found, [math.nan] * len(found))
 
     def pairs(self, problems: Any) -> list[tuple[str, str]]:
         """(prompt, answer) of each subtask, in the order in which they are first met."""

@@ -18,7 +18,7 @@ from flows.arena.study import Study, read_study
 from flows.params.compose import check, compose
 from lm.config import ConfigError
 from tasks.core.yaml import read_yaml
-from tasks.runner.graph import graph_of, needed, value_of
+from tasks.runner.graph import graph_of, value_of, with_upstream
 from tasks.runner.rooms import config_of
 from tests.project import ROOT
 
@@ -89,7 +89,7 @@ def test_methods_of_any_room_can_be_raced(tmp_path: Path) -> None:
         for room in found:
             name, study = study_of(ROOT, asked(room=room, methods=pair(checkout, room)))
             graph = graph_of(ROOT, checkout.compose(study.preset, study.set))
-            assert stage in needed(graph, [study.stage_and_metric[0]]), room
+            assert stage in with_upstream(graph, [study.stage_and_metric[0]]), room
             why = refusal(checkout, study, name)
             assert why.startswith("arm ") or not why  # what else a method asks for
             if not why:

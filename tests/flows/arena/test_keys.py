@@ -11,7 +11,7 @@ from flows.arena.runs import read_otherwise
 from flows.params.compose import compose
 from flows.workspaces.smoke import copy_project
 from lm.config import Config, ConfigError
-from tasks.runner.graph import graph_of, needed
+from tasks.runner.graph import graph_of, with_upstream
 from tests.project import ROOT
 
 STAGE = "evaluate@pretrain"
@@ -72,7 +72,7 @@ def test_without_settings_a_key_is_what_finished_runs_are_known_by(root: Path, m
     made = {out for entry in graph.values() for out in entry.outs}
     said = [
         [name, graph[name].cmd, taken(graph[name], params), {dep: keys.md5(dep) for dep in graph[name].deps if dep not in made}]
-        for name in needed(graph, [STAGE])
+        for name in with_upstream(graph, [STAGE])
     ]  # fmt: skip
     known = sha256(json.dumps([said, [1]], sort_keys=True, default=str).encode()).hexdigest()[:16]
     assert keys.key(params, STAGE, [1]) == known
@@ -151,7 +151,7 @@ def test_what_a_run_read_otherwise_than_its_key_says_is_named(root: Path) -> Non
     """A variant that a killed study left has the inputs of then, and its run would be known by those of now."""
     params = compose(root, "smoke", [])
     graph, keys = graph_of(root, params), Keys(root)
-    stages = needed(graph, [STAGE])
+    stages = with_upstream(graph, [STAGE])
     made = {out for entry in graph.values() for out in entry.outs}
     locked = {
         address: {"deps": [{"path": path, "md5": keys.md5(path) or "made"} for path in graph[address].deps]}

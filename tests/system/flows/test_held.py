@@ -23,7 +23,7 @@ from flows.staleness.false_entries import take_out
 from flows.staleness.heal import heal_lock
 from flows.workspaces.smoke import copy_project
 from tasks.core.yaml import dump_yaml, read_yaml
-from tasks.runner.recorded import is_true, locked
+from tasks.runner.recorded import is_true, locked_decisions
 from tests.project import ROOT, TINY
 
 # Reads each of the three when the others may have been edited already.
@@ -251,7 +251,7 @@ class Edited:
             done = self.run("--force")
             entry = entry_of(self.project, self.address)
             assert done.returncode == 0 and entry, done.stderr
-            known[repr(locked(entry))] = entry["outs"][0]["md5"]
+            known[repr(locked_decisions(entry))] = entry["outs"][0]["md5"]
         assert len(set(known.values())) == len(self.edits) + 1, "an edit that shows in no output tells nothing"
         return known
 
@@ -289,7 +289,7 @@ def edit_at_random(edited: Edited, times: int, seed: int) -> dict[str, int]:
         entry = entry_of(edited.project, edited.address)
         said = f"edit {number}, of {path} at {at:.2f} s of {begun or 'all'}, {whole:.2f}: {done.stdout}{done.stderr}"
         for recorded in [*([entry] if entry else []), *runs_of(edited.project)]:
-            assert known.get(repr(locked(recorded))) == recorded["outs"][0]["md5"], said
+            assert known.get(repr(locked_decisions(recorded))) == recorded["outs"][0]["md5"], said
         assert "Traceback" not in done.stderr and (entry or done.returncode or edited.start == PLAIN), said
         ended["recorded" if entry else "refused"] += 1
         whole = lasted  # how long the next takes: as this one on a machine that is as busy

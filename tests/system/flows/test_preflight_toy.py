@@ -21,12 +21,12 @@ from flows.preflight.shrink import shrunk
 from flows.preflight.start import look
 from flows.preflight.toy_run import rehearse, rehearse_stage
 from lm.tokenizer import SPECIALS, Tokenizer
-from tasks.about.training import trains
+from tasks.about.training import is_training_stage
 from tasks.core.config import load
 from tasks.core.yaml import read_yaml
 from tasks.ingest.stage import IngestConfig
 from tasks.ingest.toy import DOCUMENTS, sample_sources
-from tasks.runner.graph import before, needed, read_graph
+from tasks.runner.graph import read_graph, upstream, with_upstream
 from tests.conversations.folders import CHATML, strangers_folder
 from tests.flows.preflight_project import good_run, make_checkpoint, make_project, params_of
 from tests.project import DATA_STAGES, ROOT
@@ -51,7 +51,7 @@ def test_the_default_params_give_no_finding_and_a_forecast() -> None:
     good = good_run()
     assert good.found == []
     assert {path.name for path in (good.folder / "data").iterdir()} == {entry.name for entry in GRAPH.values()}
-    assert set(good.needs.memory) == {entry.name for entry in GRAPH.values() if trains(entry.name)}
+    assert set(good.needs.memory) == {entry.name for entry in GRAPH.values() if is_training_stage(entry.name)}
     assert all(3e8 < needed < 4e9 for needed in good.needs.memory.values())
 
 
@@ -281,9 +281,9 @@ def test_a_sample_of_files_has_their_labels_and_some_of_their_rows(tmp_path: Pat
 
 
 def test_stages_and_what_they_need_in_order() -> None:
-    order = needed(GRAPH, ["evaluate@sft"])
+    order = with_upstream(GRAPH, ["evaluate@sft"])
     assert set(order) == {"ingest", "dedup", "filter", "tokenize", "curriculum", "pretrain", "sft", "evaluate@sft"}
-    edges = before(GRAPH)
+    edges = upstream(GRAPH)
     assert all(order.index(other) < order.index(address) for address in order for other in edges[address])
 
 

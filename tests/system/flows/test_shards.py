@@ -21,7 +21,7 @@ from lm.config import ConfigError
 from tasks.core.config import load
 from tasks.core.log import Log
 from tasks.core.parts import Facts, Work, make_parts
-from tasks.core.tables import shard, write_table
+from tasks.core.tables import shard_path, write_table
 from tasks.filter.stage import FilterConfig
 from tasks.filter.stage import run as run_filter
 from tests.processes import PATIENCE
@@ -62,7 +62,7 @@ def die_always(item: int, folder: Path) -> Facts:
 def filter_shard(item: Path, folder: Path) -> Facts:
     """A real stage's work on one shard: data/filter of it."""
     data = folder / "data"
-    shutil.copyfile(item, shard(data / "dedup" / "documents", 0))
+    shutil.copyfile(item, shard_path(data / "dedup" / "documents", 0))
     (data / "filter").mkdir()
     return run_filter(load("filter", FilterConfig, TINY), data, Log())
 
@@ -119,7 +119,7 @@ def test_a_stage_by_shards_gives_the_bytes_of_one_process(dask: dict[str, str], 
         texts = [f"Document {number}.{row} has some words in it.\n" * (row % 5) for row in range(50)]
         ids = [f"{number}.{row}" for row in range(50)]
         columns = {"id": ids, "source": ["s"] * 50, "text": pa.array(texts, pa.large_string()), "meta": ["{}"] * 50}
-        write_table(shard(tmp_path / "documents", number), pa.table(columns))
+        write_table(shard_path(tmp_path / "documents", number), pa.table(columns))
     here, there = here_and_there(filter_shard, sorted((tmp_path / "documents").iterdir()), tmp_path, dask)
     assert here == there
 

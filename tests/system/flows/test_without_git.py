@@ -12,7 +12,7 @@ import yaml
 from flows.environment import environment
 from flows.workspaces.smoke import copy_project, ours
 from tasks.core.config import ConfigError
-from tasks.runner.git import UNKNOWN, ask, git, is_dirty, printed, revision
+from tasks.runner.git import UNKNOWN, git, git_output, is_dirty, revision, run_git
 from tests.processes import files_in
 from tests.project import ROOT
 
@@ -91,8 +91,8 @@ def test_a_repository_around_the_project_is_not_its_own(archive: Path, ignored: 
 
 
 def test_a_machine_without_git_is_one_line(archive: Path, no_git: None) -> None:
-    assert revision(archive) == UNKNOWN and ask(archive, "status", binary=True).stdout == b""
-    assert printed(archive, "status") == b""
+    assert revision(archive) == UNKNOWN and run_git(archive, "status", binary=True).stdout == b""
+    assert git_output(archive, "status") == b""
     with pytest.raises(ConfigError, match="git status: git is not installed"):
         git(archive, "status")
 

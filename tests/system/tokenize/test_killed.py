@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.core.tables import shard, write_table
+from tasks.core.tables import shard_path, write_table
 from tests.processes import wait_for
 from tests.project import ROOT, TINY, digest, make_project, parts_made, run_stage, start_stage
 from tests.tokenize.test_stage import TEXTS, table_of
@@ -26,7 +26,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table, size = table_of([text * 50 for text in TEXTS]), len(TEXTS) // SHARDS
     for number in range(SHARDS):
         rows = table.slice(number * size, size)
-        write_table(shard(folder / "data" / "filter" / "documents", number), rows)
+        write_table(shard_path(folder / "data" / "filter" / "documents", number), rows)
     return folder
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 Value = TypeVar("Value")
 
 
-def kept(read: Callable[[Path], Value]) -> Callable[[Path], Value]:
+def cached_by_file(read: Callable[[Path], Value]) -> Callable[[Path], Value]:
     """`read`, whose last values are kept until the file is another one."""
 
     @lru_cache(maxsize=2)

@@ -17,7 +17,7 @@ from lm.model import Decoder
 
 
 @dataclass(frozen=True)
-class Seen:
+class LayerPass:
     """A layer's pass. The stream is in two parts where the sum of both waits for the next norm."""
 
     block: Any
@@ -46,15 +46,15 @@ class Seen:
 
 
 @contextmanager
-def watching(model: Decoder, layer: int) -> Iterator[list[Seen]]:
+def capture_layer(model: Decoder, layer: int) -> Iterator[list[LayerPass]]:
     """The passes of a layer within, in their order. Around what runs a block and not within it, so that compiled blocks stay as
     they are; what a backward makes anew is not seen again."""
-    plain, block, seen, open_ = model._run, model.blocks[layer], list[Seen](), [True]
+    plain, block, seen, open_ = model._run, model.blocks[layer], list[LayerPass](), [True]
 
     def run(each: Any, x: Tensor, waiting: Tensor | None, context: Context) -> Any:
         made = plain(each, x, waiting, context)
         if each is block and open_[0]:
-            seen.append(Seen(each, x, waiting, context, made[0] if made[1] is None else made[0] + made[1]))
+            seen.append(LayerPass(each, x, waiting, context, made[0] if made[1] is None else made[0] + made[1]))
         return made
 
     model._run = run
