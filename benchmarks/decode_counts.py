@@ -59,7 +59,7 @@ def decode_counts(
             buffers.advance()
         flops = flops_per_token(model, 0) / 3 * rows  # forward alone
         products = model.num_parameters() - (0 if shape.tied else model.embedding.weight.numel())
-    kept = rows * shape.kept(filled)
+    kept = rows * shape.state_numel(filled)
     ideal = 2 * (products + kept + rows * shape.vocab_size)
     moved = sum(counts.bytes.values())
     return {

@@ -73,9 +73,9 @@ def arrange(folder: Path, places: int) -> None:
     order = ORDER(lengths_N, np.full(len(rows), math.nan), places, SEED)
     (folder / "ordered").mkdir()
     (folder / "ordered" / "rows.jsonl").write_text("".join(rows[place] + "\n" for place in order))
-    model.hold(METHOD)
+    model.reparametrize(METHOD)
     (folder / "adapter").mkdir()
-    save_adapter(folder / "adapter", METHOD.kept(model.held), model.config)
+    save_adapter(folder / "adapter", METHOD.adapter_state(model.held), model.config)
 
 
 class Losses(Paced):

@@ -20,7 +20,7 @@ from benchmarks.paced import Paced
 from benchmarks.subprocess_arm import PEERS, ROOT, subprocess_arm
 from lm.averages import Last
 from lm.checkpoint import save_model
-from lm.conversations.encode import encoded
+from lm.conversations.encode import encode_dialogue
 from lm.conversations.layouts import dialogue_of
 from lm.hugging_face.export import save_hf
 from lm.model import Decoder, ModelConfig
@@ -86,7 +86,7 @@ def prepare(folder: Path) -> None:
     kept: list[dict[str, Any]] = []
     for row in rows[:: len(rows) // (3 * wanted)]:
         dialogue = dialogue_of(row, "row")
-        (made,) = encoded(dialogue, tokenizer)
+        (made,) = encode_dialogue(dialogue, tokenizer)
         if len(made) <= CONTEXT and len(kept) < wanted:
             kept.append({"prompt": dialogue.messages[:1], "completion": dialogue.messages[1:]})
     shape = ModelConfig(
@@ -129,7 +129,7 @@ def ours(folder: str, threads: int) -> tuple[dict[str, float], float]:
 
 def learned_in(folder: Path, tokenizer: Tokenizer) -> Iterator[Any]:
     for line in (folder / "rows.jsonl").read_text().splitlines():
-        yield from encoded(dialogue_of(json.loads(line), "row"), tokenizer)
+        yield from encode_dialogue(dialogue_of(json.loads(line), "row"), tokenizer)
 
 
 def count_answer_tokens(place: Path, tokenizer: Tokenizer) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 Arms = dict[str, Callable[[], Tensor]]
 
 
-def kept(arm: Callable[[], Tensor]) -> int:
+def saved_tensor_bytes(arm: Callable[[], Tensor]) -> int:
     """Bytes that the forward keeps for the backward, its inputs included."""
     sizes: dict[int, int] = {}
 
@@ -44,4 +44,5 @@ def report(label: str, every: Arms, inputs: list[Tensor], grad: Tensor, rounds: 
     for name, values in spent.items():
         ratios = [theirs / mine for theirs, mine in zip(values, ours, strict=True)]
         span = f"{median(ratios):.2f} times ours ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"{label:20} {name:27} {median(values) * 1e3:8.2f} ms, {span}, {kept(every[name]) / 2**20:.1f} MiB kept")
+        mebibytes = saved_tensor_bytes(every[name]) / 2**20
+        print(f"{label:20} {name:27} {median(values) * 1e3:8.2f} ms, {span}, {mebibytes:.1f} MiB kept")

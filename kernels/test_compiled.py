@@ -18,7 +18,7 @@ from kernels.add_norm import add_norm
 from kernels.attention import attention
 from kernels.linear_cross_entropy import linear_cross_entropy
 from kernels.norm_rope import norm_rotate
-from kernels.projections import together
+from kernels.projections import fused_projections
 from kernels.rms_norm import rms_norm
 from kernels.rope import rotate
 from kernels.swiglu import swiglu
@@ -41,7 +41,9 @@ CASES: dict[str, tuple[Callable[..., Tensor | tuple[Tensor, ...]], list[Tensor]]
     "norm_rotate": (lambda x, w: norm_rotate(x, w, COS, SIN, EPS), [numbers(2, 6, 3, 8), numbers(8)]),
     "swiglu": (swiglu, [numbers(5, 8), numbers(8, 5).T]),
     "attention": (lambda q, k, v: attention(q, k, v, None), [numbers(2, 6, 4, 8), numbers(2, 6, 2, 8), numbers(2, 6, 2, 8)]),
-    "projections": (lambda x, a, b: together(x, [a, b], [None, None]), [numbers(2, 6, 8), numbers(4, 8), numbers(3, 8)]),
+    "projections": (
+        lambda x, a, b: fused_projections(x, [a, b], [None, None]), [numbers(2, 6, 8), numbers(4, 8), numbers(3, 8)]
+    ),
     "linear_cross_entropy": (lambda x, w: linear_cross_entropy(x, w, TARGETS)[0], [numbers(6, 8), numbers(9, 8)]),
 }  # fmt: skip
 # Not one graph: its forward makes the gradients and hands them over beside the graph
@@ -110,7 +112,7 @@ for qk_norm, model in models.items():
     graphs.clear()
     compiled = torch.compile(Block.__call__, backend=backend, fullgraph=True)
     with torch.autocast("cpu", torch.bfloat16):
-        x, waiting, contexts = model.begun(torch.zeros(2, 8, dtype=torch.int64), None, None)
+        x, waiting, contexts = model.begin_pass(torch.zeros(2, 8, dtype=torch.int64), None, None)
         for block, context in zip(model.blocks, contexts):
             x, waiting, _ = compiled(block, x, waiting, context)
     print("qk_norm", qk_norm, "graphs", len(graphs))

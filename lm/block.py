@@ -40,12 +40,14 @@ class Block(nn.Module):
                 x, context = embedding(x, context)
         if self.depths is not None:
             x, nothing = (x, None) if waiting is None else (x + waiting, torch.zeros_like(waiting))
-            x, loss = self.depths(self.added, x, context)
+            x, loss = self.depths(self.residual_update, x, context)
             return x, nothing, loss
-        x, _, more, loss = self.made(x, waiting, context)
+        x, _, more, loss = self.run_sublayers(x, waiting, context)
         return (x + more, None, loss) if waiting is None else (x, more, loss)
 
-    def made(self, x: Tensor, waiting: Tensor | None, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def run_sublayers(
+        self, x: Tensor, waiting: Tensor | None, context: Context
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """(x with what the mixer made of it, that alone, what the feed-forward layer makes of x, the auxiliary loss)."""
         x, normed = self.attention_norm(x, waiting)
         mixed, loss = with_loss(self.attention(normed, context))
@@ -54,7 +56,7 @@ class Block(nn.Module):
         loss = other if loss is None else loss if other is None else loss + other
         return x, mixed, more, loss
 
-    def added(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
+    def residual_update(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
         """(what the parts add to the stream x, the auxiliary loss)."""
-        _, mixed, more, loss = self.made(x, None, context)
+        _, mixed, more, loss = self.run_sublayers(x, None, context)
         return mixed + more, loss

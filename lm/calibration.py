@@ -25,7 +25,7 @@ class Calibration(Config):
     max_new_tokens: int = Field(32, gt=0)
 
 
-def batches_of(
+def calibration_batches(
     model: Decoder, tokenizer: Tokenizer, prompts: list[str], plan: Plan, config: Calibration, seed: int, slot: str
 ) -> list[Batch]:
     """(ids_BT, mask_BT) of everything; the mask is true where a token is no padding. Prompts that do not fit are left out,
@@ -54,7 +54,7 @@ def batches_of(
     return batches
 
 
-class Inputs:
+class LayerInputs:
     """What a matrix has seen: rows_NI, and what methods make of it. Matrices that read the same have one between them, so that
     what is made is made once, as of query, key and value."""
 
@@ -102,7 +102,7 @@ class Inputs:
 
 
 @torch.no_grad()
-def inputs_of(model: Decoder, names: list[str], batches: list[Batch]) -> dict[str, Inputs]:
+def collect_layer_inputs(model: Decoder, names: list[str], batches: list[Batch]) -> dict[str, LayerInputs]:
     """What each of these weights of linear layers sees over the batches, padding left out; one object for those that read the
     same."""
     seen: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -130,11 +130,11 @@ def inputs_of(model: Decoder, names: list[str], batches: list[Batch]) -> dict[st
         model(ids.to(device()))
     for hook in hooks:
         hook.remove()
-    found: dict[str, Inputs] = {}
-    made: list[tuple[list[Tensor], Inputs]] = []
+    found: dict[str, LayerInputs] = {}
+    made: list[tuple[list[Tensor], LayerInputs]] = []
     for name, parts in seen.items():
         same = next((each for known, each in made if all(x is y for x, y in zip(known, parts, strict=True))), None)
-        found[name] = same or Inputs(torch.cat(parts))
+        found[name] = same or LayerInputs(torch.cat(parts))
         made.append((parts, found[name]))
     return found
 

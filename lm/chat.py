@@ -16,7 +16,7 @@ from lm.checkpoint import device
 from lm.model import Decoder
 from lm.model_folder import read_model
 from lm.softcap import capped
-from lm.strategies.base import Asked, Strategy
+from lm.strategies.base import PromptBatch, Strategy
 from lm.strategies.named import strategy_of
 from lm.temperature import COLDEST
 from lm.tokenizer import Tokenizer
@@ -25,7 +25,7 @@ SHOWN = 3  # problems that the banner names
 
 
 @torch.inference_mode()
-def tokens_of(
+def stream_tokens(
     model: Decoder, prompt: list[int], max_new_tokens: int, temperature: float, stop_id: int, seed: int
 ) -> Iterator[int]:
     """What follows the prompt, each token as soon as it is drawn, the stop token last where it comes. A
@@ -49,7 +49,7 @@ def tokens_of(
         logits_1V = model(ids_1[:, None], cache)[:, -1]
 
 
-def pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
+def stream_text(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
     """The text of the tokens, piece by piece; what is not yet a whole character waits for the next token."""
     seen: list[int] = []
     said = ""
@@ -84,10 +84,10 @@ def answers(
         try:
             prompt = [*tokenizer.before, *tokenizer.encode(line)] if complete else tokenizer.chat(line)
             if strategy is None:
-                ids: Iterable[int] = tokens_of(model, prompt, max_new_tokens, temperature, stop, seed + turn)
+                ids: Iterable[int] = stream_tokens(model, prompt, max_new_tokens, temperature, stop, seed + turn)
             else:
-                ids = found_by(strategy, model, tokenizer, prompt, max_new_tokens, seed + turn)
-            for piece in pieces(tokenizer, ids):
+                ids = decode_with(strategy, model, tokenizer, prompt, max_new_tokens, seed + turn)
+            for piece in stream_text(tokenizer, ids):
                 to.write(piece)
                 to.flush()
         except ValueError as error:
@@ -96,19 +96,21 @@ def answers(
         to.flush()
 
 
-def found_by(
+def decode_with(
     strategy: Strategy, model: Decoder, tokenizer: Tokenizer, prompt: list[int], max_new_tokens: int, seed: int
 ) -> list[int]:
-    """Ids of the answer that a strategy finds. Raises ValueError as `tokens_of`, and for what cannot be done with the model."""
+    """Ids of the answer that a strategy finds. Raises ValueError as `stream_tokens`, and for what the model cannot do."""
     context = model.config.context
     if not 0 < len(prompt) < context:
         raise ValueError(f"prompts must have 1 to {context - 1} tokens; this has {len(prompt)}")
     strategy.check(max_new_tokens)
-    (found,) = strategy(model, Asked(tokenizer, [prompt], ["0"], min(max_new_tokens, context - len(prompt)), seed))
+    (found,) = strategy(
+        model, PromptBatch(tokenizer, [prompt], ["0"], min(max_new_tokens, context - len(prompt)), seed)
+    )
     return found.ids
 
 
-def asked() -> Iterator[str]:
+def prompt_lines() -> Iterator[str]:
     """Lines typed at a prompt on a terminal, else the lines of the input, until it ends."""
     if not sys.stdin.isatty():
         yield from (line.decode(errors="replace") for line in sys.stdin.buffer)
@@ -121,7 +123,7 @@ def asked() -> Iterator[str]:
             return
 
 
-def taught(folder: Path) -> list[str]:
+def example_problems(folder: Path) -> list[str]:
     """Problems like those that the model was taught, of the ones its evaluation asked it; none where it was not evaluated."""
     path = next(folder.parent.glob(f"*/{folder.name}/answers.parquet"), None)
     if path is None:
@@ -134,7 +136,7 @@ def banner(folder: Path, model: Decoder, complete: bool) -> str:
     """What is said before the first line."""
     how = "each line is a text to go on with" if complete else "each line is a new conversation"
     lines = [f"{folder}: {model.num_parameters():,} parameters; {how}, Ctrl-D ends"]
-    if examples := taught(folder):
+    if examples := example_problems(folder):
         lines.append(f"it was asked problems like {', '.join(map(repr, examples))}, and knows little else: try one")
     return "\n".join(lines)
 
@@ -175,7 +177,8 @@ def main() -> None:
 
         print(banner(given.folder, model, given.complete))
     answers(
-        model, tokenizer, asked(), given.max_new_tokens, given.temperature, given.seed, sys.stdout, given.complete, strategy
+        model, tokenizer, prompt_lines(), given.max_new_tokens, given.temperature, given.seed, sys.stdout, given.complete,
+        strategy,
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ FILES = ("chat_template.jinja", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
-class Written:
+class RenderedConversation:
     """A conversation as text. spans: [start, end) in characters of what the model is to say, by `{% generation %}`; None where
     the template does not mark it."""
 
@@ -81,12 +81,14 @@ class ChatTemplate:
         """Digest by which two templates are told apart."""
         return "sha256:" + sha256(self.text.encode()).hexdigest()[:16]
 
-    def write(self, messages: Sequence[Message], awaiting: bool = False, tools: list[Any] | None = None) -> Written:
+    def render(
+        self, messages: Sequence[Message], awaiting: bool = False, tools: list[Any] | None = None
+    ) -> RenderedConversation:
         """The conversation; with `awaiting`, up to where the model's next words begin. Raises ValueError with what the template
         refuses, or for a message with a character that is none."""
         made = self._rendered(messages, awaiting, tools)
         if not self.marks:
-            return Written(made, None)
+            return RenderedConversation(made, None)
         parts, spans, place = [], [], 0
         for piece in made.split(BEGIN):
             inside, marked, after = piece.partition(END)
@@ -94,7 +96,7 @@ class ChatTemplate:
                 spans.append((place, place + len(inside)))
             parts += [inside, after]
             place += len(inside) + len(after)
-        return Written("".join(parts), spans)
+        return RenderedConversation("".join(parts), spans)
 
     def _rendered(self, messages: Sequence[Message], awaiting: bool, tools: list[Any] | None) -> str:
         if any(mark in str(message.get("content")) for message in messages for mark in (BEGIN, END)):

@@ -18,7 +18,7 @@ from lm.files import write_json
 from lm.hugging_face.adapters import save_adapter
 from lm.hugging_face.prompts import save_prompt
 from lm.model import Decoder, ModelConfig
-from lm.prompts.base import Carried, Left
+from lm.prompts.base import PromptState, SoftPrompt
 from lm.quantized.inputs import Rounding, round_inputs_of
 from lm.quantized.state import unpack_state
 from lm.quantized.trained import TrainedIn, save_trained_in
@@ -35,12 +35,12 @@ def save_model(folder: Path, model: Decoder, tokenizer: Tokenizer) -> None:
     )
     write_json(folder / "config.json", description_of(model, tokenizer))
     tokenizer.save(folder)
-    if isinstance(model.learned, TrainedIn):
-        save_trained_in(folder, model.learned)
-    elif isinstance(model.learned, Left):
-        save_prompt(folder, model.learned, model.config)
-    elif model.learned:
-        save_adapter(folder, model.learned, model.config)
+    if isinstance(model.artifact, TrainedIn):
+        save_trained_in(folder, model.artifact)
+    elif isinstance(model.artifact, PromptState):
+        save_prompt(folder, model.artifact, model.config)
+    elif model.artifact:
+        save_adapter(folder, model.artifact, model.config)
 
 
 def description_of(model: Decoder, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def load_model(folder: Path, masked: bool = False) -> tuple[Decoder, Tokenizer]:
     model = Decoder(config)
     if "soft_prompt" in description:
         try:
-            model.carry(Carried.of(description["soft_prompt"], config.width))
+            model.set_prompt(SoftPrompt.of(description["soft_prompt"], config.width))
         except ValueError as error:
             raise ValueError(f"{folder / 'config.json'}: {error}") from None
     try:

@@ -34,38 +34,39 @@ class Token:
 
 
 @dataclass(eq=False)
-class Wanted:
-    """A text to write behind a prompt of 1 token or more, of at most `most` tokens, of which one of `stops` is the last.
+class SamplingRequest:
+    """A text to write behind a prompt of 1 token or more: at most `max_new_tokens` tokens, of which one of `stops` is the
+    last.
 
     Its draws are of the seed, from 0 to 2^63 - 1, and the number: what `lm.sampler.generate` draws with that seed for the
     prompt of that place.
     temperature: 0 takes the likeliest token. top_p, min_p: as of `lm/strategies/filters.py`; 1 and 0 forbid nothing.
     likeliest: how many of the likeliest tokens are told beside each that is written, None: not even how likely that one was.
-    tell: called by the thread that writes, with each token or with what went wrong, which is then the last. gone: set by who
-    wants no more of it.
+    on_token: called by the thread that writes, with each token or with what went wrong, which is then the last.
+    cancelled: set by who wants no more of it.
     """
 
     prompt: list[int]
-    most: int
+    max_new_tokens: int
     temperature: float
     seed: int
     number: int
     stops: frozenset[int]
-    tell: Callable[[Token | Exception], None]
+    on_token: Callable[[Token | Exception], None]
     likeliest: int | None = None
-    gone: bool = False
+    cancelled: bool = False
     top_p: float = 1.0
     min_p: float = 0.0
 
     def points(self) -> np.ndarray:
         """The draws of the text, fp64 in [0, 1), one a token."""
-        return np.random.Generator(np.random.Philox(key=[self.seed, self.number])).random(self.most)
+        return np.random.Generator(np.random.Philox(key=[self.seed, self.number])).random(self.max_new_tokens)
 
 
-class OwnRows(Rows):
+class SamplingRows(Rows):
     """Rows each of which has a temperature and filters of its own."""
 
-    def draw(self, running: dict[int, Wanted], points_R: Tensor) -> list[int]:
+    def draw(self, running: dict[int, SamplingRequest], points_R: Tensor) -> list[int]:
         """ids_R of every row's next token, of that of each row in which something is written."""
         device = self._ids_R.device
         ids_R = self._ids_R
@@ -88,33 +89,33 @@ class OwnRows(Rows):
         return self._logits_RV[row].float().log_softmax(-1)
 
 
-class Batch:
+class RunningBatch:
     """R rows of one capacity; `running` has by row what is written there."""
 
     def __init__(self, model: Decoder, rows: int, capacity: int) -> None:
         weight = model.embedding.weight
-        self._rows = OwnRows(model, rows, capacity, 1, CAPTURE["cuda" if weight.is_cuda else "cpu"])
+        self._rows = SamplingRows(model, rows, capacity, 1, CAPTURE["cuda" if weight.is_cuda else "cpu"])
         self._device, self._capacity, self._count = weight.device, capacity, rows
         self._points_RN = np.zeros((rows, capacity))
         self._done_R = np.zeros(rows, np.int64)  # tokens written in each row
-        self.running: dict[int, Wanted] = {}
+        self.running: dict[int, SamplingRequest] = {}
 
-    def idle(self) -> list[int]:
+    def idle_rows(self) -> list[int]:
         """Rows in which nothing is written."""
         return [row for row in range(self._count) if row not in self.running]
 
-    def admit(self, wanted: list[Wanted]) -> None:
+    def admit(self, wanted: list[SamplingRequest]) -> None:
         """Read the prompt that these share, and begin each of them in an idle row, of which there are enough."""
-        prompt, rows = wanted[0].prompt, self.idle()[: len(wanted)]
+        prompt, rows = wanted[0].prompt, self.idle_rows()[: len(wanted)]
         # one prompt at a time, so that the forward has a shape of its own length alone
         self._rows.read([prompt], whole_pieces(len(prompt), self._capacity), rows, [0] * len(rows))
         for row, one in zip(rows, wanted, strict=True):
             self.running[row] = one
-            self._points_RN[row, : one.most], self._done_R[row] = one.points(), 0
+            self._points_RN[row, : one.max_new_tokens], self._done_R[row] = one.points(), 0
 
     def step(self) -> None:
         """One token more in every running row; those that end with it are then idle."""
-        for row in [row for row, one in self.running.items() if one.gone]:
+        for row in [row for row, one in self.running.items() if one.cancelled]:
             del self.running[row]
         if not self.running:
             return
@@ -122,12 +123,12 @@ class Batch:
         ids_R = self._rows.draw(self.running, points_R)
         self._done_R[list(self.running)] += 1
         for row, one in list(self.running.items()):
-            last = ids_R[row] in one.stops or self._done_R[row] == one.most
+            last = ids_R[row] in one.stops or self._done_R[row] == one.max_new_tokens
             if last:
                 del self.running[row]
-            one.tell(self._token(row, ids_R[row], last, one.likeliest))
+            one.on_token(self._token(row, ids_R[row], last, one.likeliest))
         if self.running:
-            self._rows.cache.lengths_B[self.idle()] = 0  # they compute on, over as little as may be
+            self._rows.cache.lengths_B[self.idle_rows()] = 0  # they compute on, over as little as may be
             self._rows.advance()
 
     def _token(self, row: int, index: int, last: bool, likeliest: int | None) -> Token:
@@ -138,7 +139,7 @@ class Batch:
         return Token(index, last, logps_V[index].item(), list(zip(ids.tolist(), values.tolist(), strict=True)))
 
 
-class Writer:
+class ContinuousBatcher:
     """A thread that writes what is wanted, in R rows of each capacity in use.
 
     A text depends on its own prompt, temperature, seed and number, and on R; never on what is written beside it. On a CPU that
@@ -150,19 +151,21 @@ class Writer:
         """context: tokens of a prompt and its text together at most, not above the model's."""
         self.context = context
         self._model, self._rows = model, rows
-        self._batches: dict[int, Batch] = {}
-        self._waiting: deque[list[Wanted]] = deque()
+        self._batches: dict[int, RunningBatch] = {}
+        self._waiting: deque[list[SamplingRequest]] = deque()
         self._works: deque[tuple[Callable[[Decoder], Any], Future[Any]]] = deque()
         self._changed, self._closed = threading.Condition(), False
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
         self._thread.start()
 
-    def write(self, wanted: list[Wanted]) -> None:
+    def write(self, wanted: list[SamplingRequest]) -> None:
         """Have these written, all of one prompt; those that came before begin before them. Raises ValueError for a prompt that
         is empty or leaves no room in the context, and for more than the room that it leaves."""
         for one in wanted:
-            if not one.prompt or not 1 <= one.most <= self.context - len(one.prompt):
-                raise ValueError(f"{len(one.prompt)} tokens and {one.most} more do not fit a context of {self.context}")
+            if not one.prompt or not 1 <= one.max_new_tokens <= self.context - len(one.prompt):
+                raise ValueError(
+                    f"{len(one.prompt)} tokens and {one.max_new_tokens} more do not fit a context of {self.context}"
+                )
         with self._changed:
             self._waiting.append(list(wanted))
             self._changed.notify()
@@ -205,7 +208,7 @@ class Writer:
             except Exception as error:  # such as a GPU without memory for it: who waits is told, and others may come
                 self._fail(error)
 
-    def _running(self) -> list[Wanted]:
+    def _running(self) -> list[SamplingRequest]:
         return [one for batch in self._batches.values() for one in batch.running.values()]
 
     def _admit(self) -> None:
@@ -214,14 +217,14 @@ class Writer:
             waiting = list(self._waiting)
         full: set[int] = set()
         for group in waiting:
-            group[:] = [one for one in group if not one.gone]
+            group[:] = [one for one in group if not one.cancelled]
             if group:
                 first = group[0]
-                capacity = capacity_of(len(first.prompt), first.most, self.context, gpu=False)
+                capacity = capacity_of(len(first.prompt), first.max_new_tokens, self.context, gpu=False)
                 if capacity not in self._batches:
-                    self._batches[capacity] = Batch(self._model, self._rows, capacity)
+                    self._batches[capacity] = RunningBatch(self._model, self._rows, capacity)
                 batch = self._batches[capacity]
-                now = [] if capacity in full else group[: len(batch.idle())]
+                now = [] if capacity in full else group[: len(batch.idle_rows())]
                 if now:
                     batch.admit(now)
                     del group[: len(now)]
@@ -236,4 +239,4 @@ class Writer:
             self._waiting.clear()
             self._batches.clear()
         for one in told:
-            one.tell(error)
+            one.on_token(error)

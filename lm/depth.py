@@ -65,26 +65,26 @@ class Growth(Protocol):
         ...
 
 
-def order_of(depth: Depth | None, layers: int) -> Sequence[int]:
+def block_order(depth: Depth | None, layers: int) -> Sequence[int]:
     """The blocks that a pass goes through, of so many; None: all of them."""
     return range(layers) if depth is None else depth.blocks
 
 
-def passed(model: Any, contexts: Sequence[Any], x_BTD: Tensor, waiting_BTD: Tensor | None, cache: Any) -> Stream:
+def run_blocks(model: Any, contexts: Sequence[Any], x_BTD: Tensor, waiting_BTD: Tensor | None, cache: Any) -> Stream:
     """The stream behind the blocks that a decoder's depth says. contexts: of its layers; where a block is passed twice all
     layers must be alike, and each pass takes the context of the place that it has."""
     depth, blocks = model.depth, model.blocks
-    numbers = order_of(depth, len(blocks))
+    numbers = block_order(depth, len(blocks))
     again = len(set(numbers)) < len(numbers)
     for place, number in enumerate(numbers):
         context = contexts[place if again else number]
-        after = model.through(blocks[number], x_BTD, waiting_BTD, context, cache)
+        after = model.run_block(blocks[number], x_BTD, waiting_BTD, context, cache)
         share = 1.0 if depth is None else depth.shares[place]
-        x_BTD, waiting_BTD = after if share == 1 else between((x_BTD, waiting_BTD), after, share)
+        x_BTD, waiting_BTD = after if share == 1 else interpolate((x_BTD, waiting_BTD), after, share)
     return x_BTD, waiting_BTD
 
 
-def between(before: Stream, after: Stream, share: float) -> Stream:
+def interpolate(before: Stream, after: Stream, share: float) -> Stream:
     """The stream that is so far on the way from before a block to behind it, all of what waited being in it."""
     (x, waiting), (further, more) = before, after
     start, end = x if waiting is None else x + waiting, further if more is None else further + more

@@ -27,11 +27,11 @@ class FutureHeads(nn.Module):
         draw_(self, [(last, block) for block in self.blocks], config, torch.Generator().manual_seed(SEEDS + seed))
 
     def forward(self, model: Decoder, ids_BT: Tensor, bounds: Tensor | None) -> list[Tensor]:
-        x_BTD, waiting_BTD, contexts = model.begun(ids_BT, None, bounds)
+        x_BTD, waiting_BTD, contexts = model.begin_pass(ids_BT, None, bounds)
         *below, own = model.blocks
         for block, context in zip(below, contexts, strict=False):
-            x_BTD, waiting_BTD = model.through(block, x_BTD, waiting_BTD, context, None)
-        branches = [model.through(block, x_BTD, waiting_BTD, contexts[-1], None) for block in (own, *self.blocks)]
+            x_BTD, waiting_BTD = model.run_block(block, x_BTD, waiting_BTD, context, None)
+        branches = [model.run_block(block, x_BTD, waiting_BTD, contexts[-1], None) for block in (own, *self.blocks)]
         return [model.norm(x, waiting)[1] for x, waiting in branches]
 
 

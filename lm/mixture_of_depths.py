@@ -66,26 +66,26 @@ class MixtureOfDepths(Config):
         return Depths(self, shape, mixer)
 
 
-class Chosen(NamedTuple):
+class SelectedTokens(NamedTuple):
     """places_BK: of tokens in their rows, in order; through_BK: which of them go through, always those in front."""
 
     places_BK: Tensor
     through_BK: Tensor
 
 
-def best(scores_BT: Tensor, tokens: int) -> Chosen:
+def top_tokens(scores_BT: Tensor, tokens: int) -> SelectedTokens:
     """Choice of as many tokens of each row, with the largest scores."""
     places_BK = scores_BT.topk(tokens, 1).indices.sort(1).values
-    return Chosen(places_BK, torch.ones_like(places_BK, dtype=torch.bool))
+    return SelectedTokens(places_BK, torch.ones_like(places_BK, dtype=torch.bool))
 
 
-def in_front(through_BT: Tensor) -> Chosen:
+def routed_first(through_BT: Tensor) -> SelectedTokens:
     """All tokens of each row, those that go through in front of the others."""
     places_BT = (~through_BT).to(torch.uint8).argsort(dim=1, stable=True)
-    return Chosen(places_BT, through_BT.gather(1, places_BT))
+    return SelectedTokens(places_BT, through_BT.gather(1, places_BT))
 
 
-def among(documents: Documents, places_BK: Tensor, length: int) -> Documents:
+def select_documents(documents: Documents, places_BK: Tensor, length: int) -> Documents:
     """The documents of the tokens at these places of rows of so many, as documents of rows of K."""
     B, K = places_BK.shape
     device = places_BK.device
@@ -105,14 +105,14 @@ def normed(x: Tensor, eps: float) -> Tensor:
     return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt()
 
 
-class Passed:
+class RoutedState:
     """What a layer's mixer keeps of the tokens that went through, and which of all tokens they are."""
 
     def __init__(self, inner: State, rows: int, capacity: int, device: torch.device | None) -> None:
         self.inner = inner
         self.through_BC = torch.zeros(rows, capacity, dtype=torch.bool, device=device)
 
-    def take(self, rows: Tensor, other: "Passed", theirs: Tensor) -> None:
+    def take(self, rows: Tensor, other: "RoutedState", theirs: Tensor) -> None:
         """Have these rows begin as those of another state, whose capacity is no larger."""
         self.inner.take(rows, other.inner, theirs)
         self.through_BC[rows, : other.through_BC.shape[1]] = other.through_BC[theirs]
@@ -146,7 +146,7 @@ def state_of(
     mixer, depths = config.layer(index).mixer, config.layer(index).depths
     room = (config, rows, capacity, device)
     inner = mixer.rounded_state(*room, rounding) if rounding else mixer.state(*room, dtype)
-    return inner if depths is None else Passed(inner, rows, capacity, device)
+    return inner if depths is None else RoutedState(inner, rows, capacity, device)
 
 
 class Depths(nn.Module):
@@ -165,12 +165,12 @@ class Depths(nn.Module):
         likely_BT = wide_product(self.predictor, normed(x_BTD.detach(), self.shape.norm_eps))[..., 0] + self.prior
         T, trains = x_BTD.shape[1], self.training and context.state is None
         if trains:
-            chosen = best(scores_BT, tokens_of(self.millionths, T))
+            chosen = top_tokens(scores_BT, tokens_of(self.millionths, T))
         else:
             through_BT = likely_BT > 0
             if context.counts_B is not None:
                 through_BT = through_BT & (torch.arange(T, device=x_BTD.device) < context.counts_B[:, None])
-            chosen = in_front(through_BT)
+            chosen = routed_first(through_BT)
         wide_BKD = chosen.places_BK[..., None].expand(-1, -1, x_BTD.shape[2])
         x_BKD = x_BTD.gather(1, wide_BKD)
         added_BKD, loss = adds(x_BKD, self.seen(context, chosen, T))
@@ -183,7 +183,7 @@ class Depths(nn.Module):
             loss = told if loss is None else loss + told
         return y_BTD, loss
 
-    def seen(self, context: Context, chosen: Chosen, length: int) -> Context:
+    def seen(self, context: Context, chosen: SelectedTokens, length: int) -> Context:
         """The pass as the layer's parts see it, whose tokens are the chosen ones; behind a state they go on where those that
         went through before end."""
         places_BK, state = chosen.places_BK, context.state
@@ -191,7 +191,7 @@ class Depths(nn.Module):
         if state is None:
             own = Context(context.cos[places_BK][:, None], context.sin[places_BK][:, None])
             if context.documents is not None:
-                own = replace(own, documents=among(context.documents, places_BK, length))
+                own = replace(own, documents=select_documents(context.documents, places_BK, length))
         else:
             assert context.lengths_B is not None and context.positions_BT is not None
             lengths_B, counts_B = state.lengths(context.lengths_B), chosen.through_BK.sum(1)

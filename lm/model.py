@@ -22,12 +22,12 @@ from lm.block import Block
 from lm.cache import Cache
 from lm.config import Config, choice
 from lm.context import Context, autocast_dtype
-from lm.depth import Depth, passed
+from lm.depth import Depth, run_blocks
 from lm.embeddings.base import Tokens, before_of, check_layer, check_lists, embedded
-from lm.linears.base import Held, Holding, Roles, replace_layers
+from lm.linears.base import LinearMethod, ReparametrizedLinear, Roles, replace_layers
 from lm.mixture_of_depths import MixtureOfDepths, check_past
 from lm.parts import draw_
-from lm.prompts.base import Carried, Left, behind, check_room
+from lm.prompts.base import PromptState, SoftPrompt, apply_prompt, check_accepts_prompt
 from lm.quantized.inputs import Rounding
 from lm.rope import rotary_cos_sin
 from lm.shape import SAID, Shape
@@ -98,15 +98,15 @@ class ModelConfig(Shape):
         """The embeddings that change the embedded tokens, in their order."""
         return [one for one in self.embeddings if not one.in_layers]
 
-    def of_layers(self, indices: Sequence[int]) -> "ModelConfig":
+    def select_layers(self, indices: Sequence[int]) -> "ModelConfig":
         """The model of these of its layers alone, in this order."""
         pattern = [Layer(**self.layer(index)._asdict()) for index in indices] if self.pattern else []
         return self.model_copy(update={"layers": len(indices), "pattern": pattern})
 
-    def kept(self, tokens: float) -> float:
+    def state_numel(self, tokens: float) -> float:
         """Numbers that a cache holds for a row of so many tokens."""
         ids = tokens if self.of_input else 0.0
-        return ids + sum(self.layer(index).mixer.kept(self, tokens) for index in range(self.layers))
+        return ids + sum(self.layer(index).mixer.state_numel(self, tokens) for index in range(self.layers))
 
     def described(self) -> dict[str, Any]:
         """What config.json says of the model. Of the parts, and of causality, only what is not the default: a model of these is
@@ -146,14 +146,14 @@ class Decoder(nn.Module):
         self.recompute, self.low_stream, self.passes = False, False, 1
         self.depth: Depth | None = None
         self.checkpointing: dict[str, Any] = {"use_reentrant": False}  # how, if it recomputes
-        self.linear: Holding = linears.Dense()
-        self.learned: Any = None
+        self.linear: LinearMethod = linears.Dense()
+        self.artifact: Any = None
         # what stands before every text; None: nothing
         self.prompt: Any = None
         # of what attention keeps in a cache; None: it is kept as it is
         self.cache_rounding: Rounding | None = None
         # layers that are held otherwise than dense, and parameters that are not trained meanwhile
-        self.held: dict[str, Held] = {}
+        self.held: dict[str, ReparametrizedLinear] = {}
         self._staying: set[str] = set()
         self._run: Callable[..., tuple[Tensor, Tensor | None, Tensor | None]] = Block.__call__
         self._losses: list[Tensor] = []
@@ -166,7 +166,7 @@ class Decoder(nn.Module):
         config = self.config
         return rotary_cos_sin(config.rope_theta, config.head_dim, config.context + prompt, config.rope_scaling)
 
-    def hold(self, linear: Holding) -> None:
+    def reparametrize(self, linear: LinearMethod) -> None:
         """Have the matrices of the blocks held by this choice of lm/linears, from what they are now; a dense model is not
         changed, and heads that it carries are trained in any case. Raises ConfigError for a choice that does not fit."""
         shapes = {
@@ -178,36 +178,36 @@ class Decoder(nn.Module):
         build = linear.builder({f"blocks.{name}": shape for name, shape in shapes.items()})
         self.linear = linear
         own = [name for name, _ in self.named_parameters() if not name.startswith(f"{HEADS}.")]
-        for name in linear.staying(own):
+        for name in linear.frozen_parameters(own):
             self.get_parameter(name).requires_grad_(False)
         for name in shapes:  # one at a time: what takes a dense layer's place may be smaller
             layer: Any = self.blocks.get_submodule(name)
             replace_layers(self.blocks, {name: build(f"blocks.{name}", layer)})
         self._staying = {name for name, weight in self.named_parameters() if not weight.requires_grad}
-        self.held = {name: layer for name, layer in self.named_modules() if isinstance(layer, Held)}
+        self.held = {name: layer for name, layer in self.named_modules() if isinstance(layer, ReparametrizedLinear)}
 
-    def narrow(self, share: float) -> None:
+    def narrow_windows(self, share: float) -> None:
         """Let windows be this share of what the config has, in passes from now on; 1: the whole."""
         mixers = [self.config.layer(index).mixer for index in range(len(self.blocks))]
         narrowed = [mixer.narrowed(share) or mixer for mixer in mixers]
         # those of layers that tokens go past prepare for the chosen ones by themselves
         self._mixers = [now and mixer for now, mixer in zip(self._mixers, narrowed, strict=True)]
 
-    def carry(self, prompt: Carried) -> None:
+    def set_prompt(self, prompt: SoftPrompt) -> None:
         """Read this before every text: its vectors have the first positions, and those of the text go on from there. Raises
         ConfigError for a model that has one already, or whose embeddings ask for the ids of what is read."""
-        check_room(self.prompt, bool(self.config.of_input) or self._told)
+        check_accepts_prompt(self.prompt, bool(self.config.of_input) or self._told)
         tables = self._rotations(len(prompt))
         self.cos_TE, self.sin_TE = (table.to(self.cos_TE.device) for table in tables)
         self.prompt = prompt
 
     def merge(self) -> None:
         """Make dense what is held otherwise, and a prompt vectors and offsets alone; then all of the model is trained again.
-        `learned` is what is left of it."""
-        self.learned = self.linear.learned(self.held)
+        `artifact` is what is left of it."""
+        self.artifact = self.linear.artifact(self.held)
         if self.prompt is not None:
             keep, self.prompt = self.prompt.keep, self.prompt.settled()
-            self.learned = Left(self.prompt.vectors.detach()) if keep else self.learned
+            self.artifact = PromptState(self.prompt.vectors.detach()) if keep else self.artifact
         replace_layers(self, {name: layer.merged() for name, layer in self.held.items()})
         if self._staying:
             self.requires_grad_(True)
@@ -257,15 +257,15 @@ class Decoder(nn.Module):
         Raises ValueError when the sequence is longer than the context, for bounds with a cache or a prompt, and for bounds that
         do not fit.
         """
-        x_BTD, waiting_BTD, contexts = self.begun(ids_BT, cache, bounds, counts_B, noise_BTD)
-        x_BTD, waiting_BTD = passed(self, contexts, x_BTD, waiting_BTD, cache)
+        x_BTD, waiting_BTD, contexts = self.begin_pass(ids_BT, cache, bounds, counts_B, noise_BTD)
+        x_BTD, waiting_BTD = run_blocks(self, contexts, x_BTD, waiting_BTD, cache)
         if cache is not None:
             cache.grow(ids_BT.shape[1], counts_B)
         x_BTD = self.norm(x_BTD, waiting_BTD)[1]
         read = x_BTD.shape[1] - ids_BT.shape[1]
         return x_BTD[:, read:] if read else x_BTD
 
-    def begun(
+    def begin_pass(
         self,
         ids_BT: Tensor,
         cache: Cache | None,
@@ -299,7 +299,7 @@ class Decoder(nn.Module):
         if noise_BTD is not None:
             x_BTD = x_BTD + noise_BTD
         if self.prompt is not None:
-            x_BTD = behind(self.prompt(), x_BTD, None if cache is None else cache.lengths_B, read > 0)
+            x_BTD = apply_prompt(self.prompt(), x_BTD, None if cache is None else cache.lengths_B, read > 0)
         if self.config.of_input:
             seen_BC = None if cache is None else cache.ids_BC
             before_BT = before_of(ids_BT, context, seen_BC)
@@ -318,7 +318,7 @@ class Decoder(nn.Module):
         )
         return x_BTD, waiting_BTD, contexts
 
-    def through(
+    def run_block(
         self, block: nn.Module, x_BTD: Tensor, waiting_BTD: Tensor | None, context: Context, cache: Cache | None
     ) -> tuple[Tensor, Tensor | None]:
         """(x_BTD, what waits) behind a block of the model's; what that adds to the loss is kept for `auxiliary_loss`."""
@@ -356,9 +356,9 @@ class Decoder(nn.Module):
             found.append(known if state is known.state else replace(known, state=state))
         return found
 
-    def of_layers(self, indices: Sequence[int]) -> "Decoder":
+    def select_layers(self, indices: Sequence[int]) -> "Decoder":
         """The model of these of its layers alone, in this order, with copies of its weights, in evaluation mode."""
-        made = Decoder(self.config.of_layers(indices)).to(self.embedding.weight.device)
+        made = Decoder(self.config.select_layers(indices)).to(self.embedding.weight.device)
         made.load_state_dict({n: w for n, w in self.state_dict().items() if not n.startswith("blocks.")}, strict=False)
         for mine, theirs in enumerate(indices):
             made.blocks[mine].load_state_dict(self.blocks[theirs].state_dict())
@@ -371,7 +371,9 @@ class Decoder(nn.Module):
     def num_active(self) -> int:
         """Numbers learned that one token meets: all but those which a part leaves out for it."""
         layers = [self.config.layer(index) for index in range(self.config.layers)]
-        idle = sum(layer.mixer.idle(self.config) + layer.feed_forward.idle(self.config) for layer in layers)
+        idle = sum(
+            layer.mixer.unused_weights(self.config) + layer.feed_forward.unused_weights(self.config) for layer in layers
+        )
         return self.num_parameters() - idle
 
     def num_parameters(self) -> int:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from lm.checkpoint import load_model
-from lm.hugging_face.load import files_of, grown, load_hf
+from lm.hugging_face.load import files_of, load_hf, resize_token_embeddings
 from lm.model import Decoder
 from lm.tokenizer import Tokenizer
 
@@ -26,7 +26,7 @@ def read_model(folder: Path, masked: bool = False) -> tuple[Decoder, Tokenizer]:
     if not is_hugging_face(folder):
         return load_model(folder, masked)
     tokenizer = Tokenizer.adopt(folder)
-    return grown(load_hf(folder), tokenizer.vocab_size), tokenizer
+    return resize_token_embeddings(load_hf(folder), tokenizer.vocab_size), tokenizer
 
 
 def read_bare(folder: Path) -> tuple[Decoder, Tokenizer]:

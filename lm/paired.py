@@ -29,13 +29,13 @@ class Difference:
     count: int
 
     @property
-    def none(self) -> bool:
+    def includes_zero(self) -> bool:
         """Whether the interval holds 0: no difference was found."""
         return self.low <= 0 <= self.high
 
     def row(self) -> dict[str, Any]:
         """For JSON, with what it comes to in words: higher, lower or no difference."""
-        said = "no difference" if self.none else "higher" if self.low > 0 else "lower"
+        said = "no difference" if self.includes_zero else "higher" if self.low > 0 else "lower"
         return {**asdict(self), "verdict": said}
 
 

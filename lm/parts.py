@@ -33,19 +33,19 @@ class Part(Config):
         """The module of one layer."""
         raise NotImplementedError
 
-    def idle(self, shape: Shape) -> int:
+    def unused_weights(self, shape: Shape) -> int:
         """Weights of its matrices that a token is not multiplied with, such as those of experts that it does not visit."""
         return 0
 
-    def idle_in_training(self, shape: Shape) -> int:
+    def unused_weights_in_training(self, shape: Shape) -> int:
         """Weights of its matrices that a token is not multiplied with in a step of training."""
-        return self.idle(shape)
+        return self.unused_weights(shape)
 
     def flops(self, shape: Shape, length: int) -> float:
         """FLOP a token, forward and backward, beside the products with weights, in sequences of `length` tokens."""
         return 0.0
 
-    def exported(self, shape: Shape) -> dict[str, Any]:
+    def hugging_face_config(self, shape: Shape) -> dict[str, Any]:
         """The keys of Hugging Face's config.json that say what this part is, `layer_type` being that of its layers. Raises
         ValueError, in one line, where no family has it."""
         raise ValueError(f"no Hugging Face family has {self.name}")  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from torch import Tensor
 from lm.config import Config
 
 
-def plain(theta: float, head_width: int) -> Tensor:
+def base_frequencies(theta: float, head_width: int) -> Tensor:
     """frequency_E/2 in radians a position: theta^(-2i / E)."""
     half = head_width // 2
     return theta ** (-torch.arange(half) / half)
@@ -26,7 +26,7 @@ class Linear(Config):
     factor: float = Field(gt=0)
 
     def frequencies(self, theta: float, head_width: int) -> Tensor:
-        return plain(theta, head_width) / self.factor
+        return base_frequencies(theta, head_width) / self.factor
 
     @property
     def amplitude(self) -> float:
@@ -43,7 +43,7 @@ class Llama3(Config):
     original_context: int = Field(gt=0)
 
     def frequencies(self, theta: float, head_width: int) -> Tensor:
-        whole = plain(theta, head_width)
+        whole = base_frequencies(theta, head_width)
         turns = self.original_context * whole / (2 * math.pi)
         kept = ((turns - self.low_turns) / (self.high_turns - self.low_turns)).clamp(0, 1)
         return kept * whole + (1 - kept) * whole / self.factor
@@ -71,7 +71,7 @@ class Yarn(Config):
         first = max(math.floor(index_of(self.fast_turns)), 0)
         last = min(math.ceil(index_of(self.slow_turns)), head_width - 1)
         slow = ((torch.arange(head_width // 2) - first) / max(last - first, 0.001)).clamp(0, 1)
-        whole = plain(theta, head_width)
+        whole = base_frequencies(theta, head_width)
         return (1 - slow) * whole + slow * whole / self.factor
 
     @property
@@ -85,7 +85,7 @@ Scaling = Annotated[Linear | Llama3 | Yarn, Field(discriminator="kind")]
 
 def rotary_cos_sin(theta: float, head_width: int, context: int, scaling: Scaling | None) -> tuple[Tensor, Tensor]:
     """(cos_TE, sin_TE) of every position up to the context, E being half the head's width."""
-    frequencies = scaling.frequencies(theta, head_width) if scaling else plain(theta, head_width)
+    frequencies = scaling.frequencies(theta, head_width) if scaling else base_frequencies(theta, head_width)
     angles = torch.arange(context)[:, None] * frequencies
     amplitude = scaling.amplitude if scaling else 1.0
     return angles.cos() * amplitude, angles.sin() * amplitude

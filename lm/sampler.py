@@ -9,7 +9,7 @@ import torch
 
 from lm.decoding import Rows, cuda_graph
 from lm.model import Decoder
-from lm.transfer import moved
+from lm.transfer import to_device
 
 # 256 answers of 31 tokens by the laptop preset's model take 1.74 s of processor time in 32 rows, 1.17 in 64, 1.01 in 128
 # and 0.86 in 256; but a single long prompt takes as many rows as there are.
@@ -159,7 +159,7 @@ class _Table:
         nobody looks, counts for nothing."""
         steps = min(self._every, int((self._most_R - self._done_R).max()))
         there_SR = self._each_R, self._done_R + np.arange(steps)[:, None]
-        (points_SR,) = moved([torch.from_numpy(self._points_RN[there_SR])], self._device)
+        (points_SR,) = to_device([torch.from_numpy(self._points_RN[there_SR])], self._device)
         for step, points_R in enumerate(points_SR):
             if step:
                 self._rows.advance()

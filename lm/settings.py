@@ -44,7 +44,7 @@ class Setting(Generic[T]):
         return bool(os.environ.get(self.name))
 
 
-def whole(
+def integer(
     name: str, default: D, least: int, meaning: str, *, of: str = "", unset: str = "", reader: str = "stage"
 ) -> Setting[int | D]:
     """A whole number, of MiB or so, of at least `least`."""
@@ -88,15 +88,15 @@ def text(
     return Setting(name, default, unset or str(default or "not set"), allowed, meaning, str, reader)
 
 
-THREADS = whole(
+THREADS = integer(
     "TOKENMILL_THREADS", None, 1, "threads that a process computes with; they change the last bits of what is trained",
     unset="the processors it may use",
 )  # fmt: skip
-MEMORY = whole(
+MEMORY = integer(
     "TOKENMILL_MEMORY", None, 1, "memory that a data stage may fill; what is larger goes to disk", of="MiB",
     unset="half of what the machine, its container and `ulimit` leave",
 )  # fmt: skip
-SHARD_WORKERS = whole(
+SHARD_WORKERS = integer(
     "TOKENMILL_SHARD_WORKERS", None, 1, "processes that share the shards of a data stage", unset="a processor each"
 )
 RUNNER = text(
@@ -111,7 +111,7 @@ PARALLEL = one_of(
 OFFLOAD = one_of(
     "TOKENMILL_OFFLOAD", "0", ("0", "1"), "1: what fsdp and the zeros cut up is kept in the memory of the host"
 )
-POSITIONS = whole(
+POSITIONS = integer(
     "TOKENMILL_POSITIONS", None, 0, "positions that a backward pass holds at once, 0: the least; recorded with the run",
     of="positions", unset="as many as the memory holds",
 )  # fmt: skip

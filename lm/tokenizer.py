@@ -86,7 +86,9 @@ class Tokenizer:
         if not self.own_template:
             return self._our_end_id
         answer = "xyzzy"
-        written = self.template.write([{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]).text
+        written = self.template.render(
+            [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
+        ).text
         behind = written.rfind(answer) + len(answer)
         controls = {self._inner.token_to_id(name) for name in self._controls}
         for index, (start, _) in zip(*self.encode_written(written), strict=True):
@@ -132,7 +134,7 @@ class Tokenizer:
                 f"a prompt spells the control token {name}, which would end its turn; leave it out: {prompt[:80]!r}"
             )
         try:
-            written = self.template.write([{"role": "user", "content": prompt}], awaiting=True)
+            written = self.template.render([{"role": "user", "content": prompt}], awaiting=True)
         except ValueError as error:
             raise ConfigError(f"a prompt cannot be asked: {error}; leave it out: {prompt[:80]!r}") from None
         return self.encode_written(written.text)[0]

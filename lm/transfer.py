@@ -9,12 +9,12 @@ from torch import Tensor
 Tensors = tuple[Any, ...]  # or None, for one that is not there
 
 
-def moved(tensors: Iterable[Tensor | None], device: torch.device) -> Tensors:
+def to_device(tensors: Iterable[Tensor | None], device: torch.device) -> Tensors:
     """The tensors on the device, of which the host waits for none: a GPU copies pinned memory by itself."""
-    return tuple(x if x is None else x.to(device, non_blocking=True) for x in pinned(tensors, device))
+    return tuple(x if x is None else x.to(device, non_blocking=True) for x in pin_memory(tensors, device))
 
 
-def pinned(tensors: Iterable[Tensor | None], device: torch.device) -> Tensors:
+def pin_memory(tensors: Iterable[Tensor | None], device: torch.device) -> Tensors:
     """The tensors in memory from which the device copies by itself; a CPU needs none."""
     given = tuple(tensors)
     if device.type != "cuda":

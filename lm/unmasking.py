@@ -121,6 +121,6 @@ def unmask(
     return answers
 
 
-def until(ids: list[int], stop_id: int) -> list[int]:
+def truncate_at_stop(ids: list[int], stop_id: int) -> list[int]:
     """An answer up to its first stop token, and with it."""
     return ids[: ids.index(stop_id) + 1] if stop_id in ids else ids

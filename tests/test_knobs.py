@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from lm import averages, optimizers, schedules
-from lm.calibration import Inputs
+from lm.calibration import LayerInputs
 from lm.config import Config, methods_of
 from lm.linears.base import roles_of
 from lm.model import Decoder, ModelConfig
@@ -87,7 +87,7 @@ def bytes_of(method: Config) -> Hashable:
     """What a matrix is packed to."""
     generator = torch.Generator().manual_seed(0)
     weight_OI, inputs_NI = torch.randn(8, 192, generator=generator), torch.randn(40, 192, generator=generator)
-    packed = method(weight_OI, Inputs(inputs_NI * torch.linspace(0.1, 3, 192)))
+    packed = method(weight_OI, LayerInputs(inputs_NI * torch.linspace(0.1, 3, 192)))
     return packed.dequantize().numpy().tobytes()
 
 

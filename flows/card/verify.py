@@ -7,8 +7,8 @@ from pathlib import Path
 
 from flows.card.lineage import Lineage, lineage_of
 from flows.card.text import SEAL, digest_of, measures, scores_in_front_matter, sections, table
-from lm.hugging_face.made_of import digest_of as digest_of_model
-from lm.hugging_face.made_of import made_of, sha256_of
+from lm.hugging_face.provenance import digest_of as digest_of_model
+from lm.hugging_face.provenance import read_provenance, sha256_of
 
 CARD = "README.md"
 SEALED = re.compile(re.escape(SEAL).replace(re.escape("{}"), "([0-9a-f]{64})") + r"\Z")
@@ -36,7 +36,7 @@ def foreign(folder: Path, root: Path, model: str) -> Iterator[str]:
         return
     of = digest_of_model(root / "data" / model)
     for path in weights:
-        own, source = made_of(path.parent).get(path.name, ("", ""))
+        own, source = read_provenance(path.parent).get(path.name, ("", ""))
         if not own:
             yield f"{path}: nothing says what it was made of: {anew}"
         elif own != sha256_of(path):

@@ -14,8 +14,8 @@ from lm.checkpoint import load_model
 from lm.hugging_face.export import save_hf
 from lm.hugging_face.folder import advice
 from lm.hugging_face.load import files_of
-from lm.hugging_face.made_of import write_made_of
 from lm.hugging_face.packed import packed_in
+from lm.hugging_face.provenance import write_provenance
 from lm.model_folder import read_model
 from tasks.runner.answer import add_json_option, print_json
 
@@ -57,7 +57,7 @@ def as_folder(given: argparse.Namespace) -> dict[str, Any]:
     packed = packed_in(given.model) if given.packed else None
     dtype = getattr(torch, given.dtype or "float32")
     written = save_hf(*load_model(given.model), given.target, dtype, packed=packed)
-    write_made_of(given.target, files_of(given.target), given.model)
+    write_provenance(given.target, files_of(given.target), given.model)
     of = {} if packed is None else {"packed": written, "matrices": len(packed)}
     return {"bytes": sum(path.stat().st_size for path in given.target.iterdir()), **of}
 
@@ -70,7 +70,7 @@ def as_gguf(folder: Path, target: Path, chosen: Any) -> dict[str, Any]:
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         raise ValueError(advice(folder))
     wider = save_gguf(*read_model(folder), target, chosen)
-    write_made_of(target.parent, [target.name], folder)
+    write_provenance(target.parent, [target.name], folder)
     return {"bytes": target.stat().st_size, "wider": wider}
 
 

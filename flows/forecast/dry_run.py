@@ -23,11 +23,10 @@ from lm.prompts.base import put_prompt
 from lm.sampler import LOOK_EVERY, capacity_of, prompts_at_once, whole_pieces
 from lm.training.average import RunningAverage
 from lm.training.batch import backward, equal_parts, rows_at_once, with_auxiliary
-from lm.training.execution import bring
+from lm.training.execution import set_recomputation
 from lm.training.flops import mean_flops_per_token
 from lm.training.forwarding import Forwarding
 from lm.training.growing import Growing
-from lm.training.held import HeldLayers
 from lm.training.looking_ahead import LookingAhead
 from lm.training.memory import positions_at_once, positions_in
 from lm.training.parallel.base import Parallel
@@ -36,7 +35,8 @@ from lm.training.prompted import Prompted
 from lm.training.rates import Rates
 from lm.training.recipe import Recipe
 from lm.training.recomputing import selective_of
-from lm.training.v_cycle import bytes_aside
+from lm.training.reparametrized import ReparametrizedLayers
+from lm.training.v_cycle import saved_weight_bytes
 from tasks.about.work import Sampling, Step
 
 # glibc gives a block of 32 MiB a mapping of its own, which goes when the block goes. Smaller ones share a heap with holes:
@@ -140,27 +140,27 @@ def dry_run_step(
             step.model.low_stream = recipe.stream == "bf16"
             if isinstance(recipe, Prompted):
                 put_prompt(step.model, recipe.soft_prompt)
-            step.model.hold(recipe.holding)
+            step.model.reparametrize(recipe.linear_method)
             live.within = Tiled(buckets_in(step.model), partial(Live, live.holes))
             before = live.since()  # what is held in fewer bytes than a dense matrix is made of one
-            HeldLayers(step.model).begin(0)
+            ReparametrizedLayers(step.model).begin(0)
             for weight in step.model.parameters():
                 weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
         parallel = Exact(recipe.shards)
-        optimizer = parallel.distribute(step.model, recipe.optimizing)
+        optimizer = parallel.distribute(step.model, recipe.optimizer_method)
         refuse(step, recipe, steps, parallel)
         optimizer.begin(0)
         optimizer.step()  # outside the fake mode its counters are numbers
         optimizer.zero_grad(set_to_none=True)
-        bring(step.model, recipe, 1)
+        set_recomputation(step.model, recipe, 1)
         with fake, cast:
-            mean.after(0, steps, parallel.learned())
+            mean.after(0, steps, parallel.trainable_parameters())
             positions = (
                 positions_in(memory, step.model, step.batch, parallel.bytes_a_weight, parallel.bytes_a_frozen_weight)
                 if memory
                 else positions_at_once(parallel, step.batch, torch.device("cpu"))
             )
-        bring(step.model, recipe, positions)
+        set_recomputation(step.model, recipe, positions)
         shard = -(-step.batch.rows // recipe.shards)  # no backward takes rows of two
         parts = equal_parts(slice(0, shard), rows_at_once(step.batch, positions), step.batch.together)
         largest = max(part.stop - part.start for part in parts)
@@ -180,14 +180,14 @@ def dry_run_step(
                     slots["step"].fill_(number - 1)
             parallel.step()
         with fake:
-            mean.after(1, steps, parallel.learned())
-        weights = [weight for name, weight in step.model.named_parameters() if name not in parallel.staying]
+            mean.after(1, steps, parallel.trainable_parameters())
+        weights = [weight for name, weight in step.model.named_parameters() if name not in parallel.frozen_names]
         slots_of = [value for slots in optimizer.state.values() for value in slots.values()]
         state = [*weights, *mean.mean.values(), *slots_of]
         grown = [weight for weight in weights if step.growth and weight in set(step.model.blocks.parameters())]
         copies = sum(w.nbytes + sum(slot.nbytes for slot in optimizer.state[w].values()) for w in grown)
         copies += averaged * sum(weight.nbytes for weight in grown)
-        aside = bytes_aside(step.model, step.growth, steps)
+        aside = saved_weight_bytes(step.model, step.growth, steps)
     trained = 4 * step.model.num_trained()
     # the gradients of a shard, and the sums that wait for it
     tree = trained * recipe.shards.bit_length() if recipe.shards > 1 else 0
@@ -198,7 +198,7 @@ def dry_run_step(
     # older weights that sample, which are in host memory, and while they do the newest
     older, copy = recipe.older_weights, trained + sum(buffer.nbytes for buffer in step.model.buffers())
     # what trials of rates go back to, in host memory too
-    back = sum(tensor.nbytes for tensor in [*weights, *slots_of]) if recipe.tries else 0
+    back = sum(tensor.nbytes for tensor in [*weights, *slots_of]) if recipe.has_trials else 0
     sampling = older * copy + copy if older else 0
     host = back + sampling if on_gpu else 0
     sampled += 0 if on_gpu else back * bool(sampled) + sampling
@@ -217,7 +217,7 @@ def dry_run_step(
 def refuse(step: Step, recipe: Recipe, steps: int, parallel: Parallel) -> None:
     """Raises ConfigError where the loop would, before its first step: what is built there beside the optimizer is built."""
     mean = RunningAverage(recipe.average)
-    HeldLayers(step.model, parallel.optimizer, mean)
+    ReparametrizedLayers(step.model, parallel.optimizer, mean)
     Forwarding(recipe.fast_forward, parallel)
     rates = Rates(recipe.schedule, steps, parallel)
     LookingAhead(recipe.lookahead, parallel, rates.factor)

@@ -144,7 +144,7 @@ def sampling_seconds(sampling: Sampling, reached: float, machine: Machine) -> fl
     if machine.gpu:
         slots = carried + sampling.prompt + sampling.new_tokens / 2
     each = 2 if machine.gpu else 4
-    token = max(2 * active * rows / reached, each * (weights + rows * config.kept(slots)) / machine.bandwidth)
+    token = max(2 * active * rows / reached, each * (weights + rows * config.state_numel(slots)) / machine.bandwidth)
     token += config.layers * LAYER_SECONDS["gpu" if machine.gpu else "cpu"]
     read = (carried + whole_pieces(sampling.prompt, config.context)) * sampling.prompts
     return 2 * active * read / reached + token * sampling.new_tokens * sampling.answers / rows

@@ -84,7 +84,7 @@ def tiles_read(H: int, K: int, T: int, block: int, buckets: int) -> Counter[int]
             hashed.by_bucket(starts, torch.randint(buckets, (1, T, n), generator=generator), buckets, block)
             for n in (H, K)
         )
-        counts: list[int] = hashed.meeting(q, k).sum(-1).flatten().tolist()
+        counts: list[int] = hashed.overlapping_tiles(q, k).sum(-1).flatten().tolist()
     return Counter(counts)
 
 

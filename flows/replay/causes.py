@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flows.replay.finished_run import FinishedRun
 from flows.replay.first_difference import differing_files, first_difference
-from lm.inputs.hashed import Ignored
+from lm.inputs.hashed import IgnorePatterns
 from tasks.core.libraries import SECTION
 from tasks.runner.key import path_md5
 from tasks.runner.machine import machine_differences
@@ -79,7 +79,7 @@ def is_whole(place: Path) -> bool:
 
 def has_md5(place: Path, md5: str, side: FinishedRun) -> bool:
     """Whether what lies there is what was recorded."""
-    return is_whole(place) and path_md5(place.absolute(), Ignored(place, [])) == md5
+    return is_whole(place) and path_md5(place.absolute(), IgnorePatterns(place, [])) == md5
 
 
 def of_params(one: Record, other: Record) -> list[Suspect]:

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from flows.serve.generation import Piece, decode_with_strategy, stream_pieces
 from flows.serve.requests import Chat, Completion, GenerationRequest, Refusal, generation_request, parse_body
 from flows.serve.shapes import LAST_EVENT, Shape, event
-from lm.continuous import Writer
+from lm.continuous import ContinuousBatcher
 from lm.model import Decoder
 from lm.tokenizer import Tokenizer
 
@@ -31,7 +31,7 @@ class Served:
     def __init__(self, name: str, model: Decoder, tokenizer: Tokenizer, rows: int, context: int) -> None:
         self.name, self.tokenizer = name, tokenizer
         self.vocab_size = model.config.vocab_size
-        self.writer = Writer(model, rows, context)
+        self.writer = ContinuousBatcher(model, rows, context)
         self.ends = frozenset({tokenizer.eos_id, *self._end()})
 
     def _end(self) -> list[int]:

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from flows.serve.requests import GenerationRequest, Refusal
-from lm.continuous import Token, Wanted, Writer
+from lm.continuous import ContinuousBatcher, SamplingRequest, Token
 from lm.model import Decoder
 from lm.pieces import Pieces
-from lm.strategies.base import Asked as Prompts
-from lm.strategies.base import Decoded, Strategy
+from lm.strategies.base import DecodedAnswer, Strategy
+from lm.strategies.base import PromptBatch as Prompts
 from lm.tokenizer import Tokenizer
 
 
@@ -36,7 +36,7 @@ def finish_reason(ended: bool) -> str:
 
 
 async def stream_pieces(
-    asked: GenerationRequest, writer: Writer, tokenizer: Tokenizer, ends: frozenset[int]
+    asked: GenerationRequest, writer: ContinuousBatcher, tokenizer: Tokenizer, ends: frozenset[int]
 ) -> AsyncIterator[Piece]:
     """Pieces of every text, as they come: `choices` of the first prompt, then those of the next. What is not read to its end is
     no longer written. Raises Refusal where the model fails."""
@@ -49,13 +49,13 @@ async def stream_pieces(
 
         return tell
 
-    groups: list[list[Wanted]] = []
+    groups: list[list[SamplingRequest]] = []
     for place, prompt in enumerate(asked.prompts):
         room = writer.context - len(prompt)
         # where none is asked for, each prompt has one of its own, so that one that is asked twice has two answers
         seed = seed_of(asked)
         groups.append([
-            Wanted(
+            SamplingRequest(
                 prompt, min(asked.max_tokens or room, room), asked.temperature, seed, choice, ends,
                 teller(place * asked.choices + choice), asked.likeliest, top_p=asked.top_p, min_p=asked.min_p,
             )
@@ -77,18 +77,18 @@ async def stream_pieces(
             ended = texts[number].stopped or token.id in ends
             waiting[number].append(token)
             if token.last or texts[number].stopped:
-                every[number].gone = True
+                every[number].cancelled = True
                 yield Piece(number, said, waiting.pop(number), finish_reason(ended))
             elif said:
                 yield Piece(number, said, waiting[number], None)
                 waiting[number] = []
     finally:
         for one in every:
-            one.gone = True
+            one.cancelled = True
 
 
 async def decode_with_strategy(
-    strategy: Strategy, asked: GenerationRequest, writer: Writer, tokenizer: Tokenizer, ends: frozenset[int]
+    strategy: Strategy, asked: GenerationRequest, writer: ContinuousBatcher, tokenizer: Tokenizer, ends: frozenset[int]
 ) -> AsyncIterator[Piece]:
     """A piece for each choice: the answer that a strategy finds, whose draws are of the seed and the choice's number. Raises
     Refusal where it cannot be done with this model, or the model fails."""
@@ -98,7 +98,7 @@ async def decode_with_strategy(
     names = [str(choice) for choice in range(asked.choices)]
     given = Prompts(tokenizer, [prompt] * asked.choices, names, min(asked.max_tokens or room, room), seed)
 
-    def decode(model: Decoder) -> list[Decoded]:
+    def decode(model: Decoder) -> list[DecodedAnswer]:
         strategy.check(given.max_new_tokens)
         return strategy(model, given)
 

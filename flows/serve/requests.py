@@ -157,7 +157,7 @@ class Chat(_RequestBody):
             if name := next(filter(None, map(tokenizer.spelled, message.values())), None):  # of role and name, too
                 raise Refusal(f"messages: one spells the control token {name}, which would end its turn", "messages")
         try:
-            written = tokenizer.template.write(messages, awaiting=True)
+            written = tokenizer.template.render(messages, awaiting=True)
         except ValueError as error:
             raise Refusal(f"messages: {error}", "messages") from None
         return tokenizer.encode_written(written.text)[0]

@@ -15,7 +15,7 @@ from dvc.stage import PipelineStage, Stage
 from flows.staleness.changes import Change, changes_of
 from flows.staleness.rwlock import release_ended
 from flows.staleness.signatures import Signatures, recall, remember
-from lm.inputs.hashed import check_not_ignored, hashed, read_ignored
+from lm.inputs.hashed import check_not_ignored, read_ignored, scan_dependency
 from tasks.core.config import ConfigError
 from tasks.runner.graph import Entry, goals, read_graph
 
@@ -85,7 +85,7 @@ def check_inputs(root: Path, graph: dict[str, Entry]) -> None:
         ignored = read_ignored()
         for path in sorted({dep for entry in graph.values() for dep in entry.deps} - made):
             check_not_ignored(Path(path), ignored)
-            hashed(Path(path), ignored)
+            scan_dependency(Path(path), ignored)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from kernels.attention import cpu
 from kernels.attention.documents import Documents
 
 
-def hidden_in(documents: Documents, rows: int, length: int, dtype: torch.dtype) -> Tensor:
+def document_mask(documents: Documents, rows: int, length: int, dtype: torch.dtype) -> Tensor:
     """hidden_B1TT of `attention_both_ways`: 0 for two tokens of one document, and of two -inf. Made once a pass, and in the
     dtype of its queries: of a mask of booleans torch makes this one in every layer, and each layer's backward keeps its own."""
     starts_BT = documents.starts_N.view(rows, length)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kernels.attention import attention, reference
-from kernels.attention.both_ways import attention_both_ways, hidden_in
+from kernels.attention.both_ways import attention_both_ways, document_mask
 from kernels.attention.documents import documents_of
 from kernels.attention.test_attention import HEADS, SHAPES, TOLERANCE, inputs, results
 
@@ -16,7 +16,7 @@ def both_ways(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor | None) -> Tensor:
     rows, length = q.shape[:2]
     hidden = None
     if bounds is not None:
-        hidden = hidden_in(documents_of(bounds, rows, length, q.device), rows, length, q.dtype)
+        hidden = document_mask(documents_of(bounds, rows, length, q.device), rows, length, q.dtype)
     return attention_both_ways(q, k, v, hidden)
 
 

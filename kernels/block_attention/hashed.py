@@ -48,7 +48,7 @@ def by_bucket(starts_BT: Tensor, buckets_BTH: Tensor, most: int, block: int) -> 
     return Tiles(*(x.reshape(B * H, -1, block) for x in found))
 
 
-def meeting(queries: Tiles, keys: Tiles) -> Tensor:
+def overlapping_tiles(queries: Tiles, keys: Tiles) -> Tensor:
     """kept_PXY: whether a key of a tile may be seen by a query of another, by their groups' ends and their tokens'."""
     share = len(queries.tokens_RXb) // len(keys.tokens_RXb)
     far = torch.iinfo(torch.int64).max
@@ -73,7 +73,7 @@ def _rows(x_PTE: Tensor, rows: int) -> Tensor:
 def _laid_out(starts: Tensor, of_q: Tensor, of_k: Tensor, block: int) -> tuple[Tiles, Tiles, Tensor]:
     most = int(max(of_q.max(), of_k.max())) + 1
     queries, keys = (by_bucket(starts, each, most, block) for each in (of_q, of_k))
-    return queries, keys, meeting(queries, keys)
+    return queries, keys, overlapping_tiles(queries, keys)
 
 
 def _forward(

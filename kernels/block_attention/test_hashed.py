@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.block_attention.hashed import by_bucket, hashed_attention, meeting
+from kernels.block_attention.hashed import by_bucket, hashed_attention, overlapping_tiles
 
 WIDE: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-11}
 
@@ -79,7 +79,7 @@ def test_tiles_whose_buckets_do_not_meet_are_left_out() -> None:
     starts, buckets = torch.zeros(1, 16), torch.arange(16).view(1, 16, 1) % 4
     for of, most, pairs in ((buckets, 4, 4), (buckets * 0, 1, 10)):
         tiles_ = by_bucket(starts, of, most, 4)
-        assert int(meeting(tiles_, tiles_).sum()) == pairs
+        assert int(overlapping_tiles(tiles_, tiles_).sum()) == pairs
     q = torch.ones(1, 16, 1, 2)
     with pytest.raises(ValueError, match="buckets must be B T H and B T K"):
         hashed_attention(q, q, q, starts, buckets[:, :3], buckets, 4)

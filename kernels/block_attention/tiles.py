@@ -29,7 +29,7 @@ class Tiles(NamedTuple):
     tokens_RXb: Tensor
     groups_RXb: Tensor
 
-    def filled(self, x_PTE: Tensor) -> Tensor:
+    def gather(self, x_PTE: Tensor) -> Tensor:
         """x in its tiles, one after the other, (P X) x b x E; 0 where no token is."""
         P, _, E = x_PTE.shape
         R, X, b = self.tokens_RXb.shape
@@ -37,7 +37,7 @@ class Tiles(NamedTuple):
         found = x_PTE.gather(1, tokens_PN.clamp(min=0)[..., None].expand(-1, -1, E))
         return found.masked_fill_((tokens_PN < 0)[..., None], 0.0).view(P * X, b, E)
 
-    def emptied(self, x: Tensor, planes: int, length: int) -> Tensor:
+    def scatter(self, x: Tensor, planes: int, length: int) -> Tensor:
         """x_PTE of what stands in tiles, (P X) x b x E."""
         R, X, b = self.tokens_RXb.shape
         tokens_RN = self.tokens_RXb.view(R, X * b)
@@ -69,7 +69,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """(mixed_PTE, logsumexp_PT): 0 in both for a query that sees no key."""
     P, T, E = q_PTE.shape
-    q, k, v = queries.filled(q_PTE), keys.filled(k_GTE), keys.filled(v_GTE)
+    q, k, v = queries.gather(q_PTE), keys.gather(k_GTE), keys.gather(v_GTE)
     mixed = torch.zeros_like(q)
     sums = q.new_zeros((*q.shape[:2], 1), dtype=_wide(q))
     for own, theirs, seen in _seen(queries, keys, kept_PXY, len(k_GTE)):
@@ -78,7 +78,7 @@ def forward(
         sum_nb1 = torch.where(sum_nb1 == -torch.inf, 0.0, sum_nb1)
         shares = (scores - sum_nb1).exp_().to(v.dtype)
         mixed[own], sums[own] = shares @ v[theirs].flatten(1, 2), sum_nb1
-    return queries.emptied(mixed, P, T), queries.emptied(sums, P, T)[..., 0]
+    return queries.scatter(mixed, P, T), queries.scatter(sums, P, T)[..., 0]
 
 
 def backward(
@@ -95,8 +95,8 @@ def backward(
     """(dq_PTE, dk_GTE, dv_GTE)."""
     (P, T, E), G, wide = q_PTE.shape, len(k_GTE), _wide(q_PTE)
     along_PT1 = (grad_PTE.to(wide) * mixed_PTE.to(wide)).sum(-1, keepdim=True)
-    q, grad, along, sums = (queries.filled(x) for x in (q_PTE, grad_PTE, along_PT1, logsumexp_PT[..., None]))
-    k, v = keys.filled(k_GTE), keys.filled(v_GTE)
+    q, grad, along, sums = (queries.gather(x) for x in (q_PTE, grad_PTE, along_PT1, logsumexp_PT[..., None]))
+    k, v = keys.gather(k_GTE), keys.gather(v_GTE)
     # a key's gradient is a sum over tiles, which bfloat16 would round after each
     dq, dk, dv = (torch.zeros_like(x, dtype=wide) for x in (q, k, v))
     for own, theirs, seen in _seen(queries, keys, kept_PXY, G):
@@ -107,7 +107,7 @@ def backward(
         dq[own] = (slopes @ k_nSE).to(wide)
         for total, part in ((dk, slopes.mT @ q[own]), (dv, shares.mT @ grad[own])):
             total.index_add_(0, theirs.flatten(), part.to(wide).view(-1, *total.shape[1:]))
-    dq, dk, dv = queries.emptied(dq, P, T), keys.emptied(dk, G, T), keys.emptied(dv, G, T)
+    dq, dk, dv = queries.scatter(dq, P, T), keys.scatter(dk, G, T), keys.scatter(dv, G, T)
     return dq.to(q_PTE.dtype), dk.to(k_GTE.dtype), dv.to(v_GTE.dtype)
 
 

@@ -14,10 +14,10 @@ def newton_schulz(matrices: list[Tensor], steps: int, coefficients: Coefficients
     The batched products of cpu.py are one launch a batch on a GPU, so both devices take them. What a matrix becomes depends on
     those of its batch at most (`batches`), never on how many batches one call is given.
     """
-    return cpu.newton_schulz(matrices, steps, products(matrices[0]), coefficients) if matrices else []
+    return cpu.newton_schulz(matrices, steps, matmul_dtype(matrices[0]), coefficients) if matrices else []
 
 
-def products(matrix: Tensor) -> torch.dtype:
+def matmul_dtype(matrix: Tensor) -> torch.dtype:
     """Dtype in which such matrices are multiplied."""
     return torch.bfloat16 if matrix.is_cuda else torch.float32
 

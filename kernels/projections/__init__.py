@@ -24,10 +24,10 @@ def projections(x: Tensor, layers: Sequence[nn.Linear]) -> tuple[Tensor, ...]:
         return tuple(layer(x) for layer in layers)
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    return together(x, [layer.weight for layer in layers], [layer.bias for layer in layers])
+    return fused_projections(x, [layer.weight for layer in layers], [layer.bias for layer in layers])
 
 
-def together(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+def fused_projections(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
     """x weight^T + bias of each, in the dtype of x, to which weights and biases are cast. Differentiable once in all."""
     cast = (part if part is None else part.to(x.dtype) for part in (*weights, *biases))
     return _Projections.apply(x, *cast)

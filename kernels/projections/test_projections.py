@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels import projections as module
-from kernels.projections import projections, together
+from kernels.projections import fused_projections, projections
 
 WIDTHS = (8, 4, 6)
 
@@ -34,7 +34,7 @@ def parts(layers: list[nn.Linear]) -> tuple[list[Tensor], list[Tensor | None]]:
 def test_equals_the_layers_one_by_one(bias: bool) -> None:
     x, layers = setup(torch.float64, bias)
     inputs = [x, *(weight for layer in layers for weight in layer.parameters())]
-    got, wanted = together(x, *parts(layers)), tuple(layer(x) for layer in layers)
+    got, wanted = fused_projections(x, *parts(layers)), tuple(layer(x) for layer in layers)
     for one, other in zip([*got, *gradients(got, inputs)], [*wanted, *gradients(wanted, inputs)], strict=True):
         # the sum of three products of up to 8 terms, in another order
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
@@ -42,13 +42,15 @@ def test_equals_the_layers_one_by_one(bias: bool) -> None:
 
 def test_gradients_by_finite_differences() -> None:
     x, layers = setup(torch.float64, True)
-    assert torch.autograd.gradcheck(lambda x, *weights: together(x, weights, [None] * 3), (x, *parts(layers)[0]))
+    assert torch.autograd.gradcheck(
+        lambda x, *weights: fused_projections(x, weights, [None] * 3), (x, *parts(layers)[0])
+    )
 
 
 def test_bf16_of_fp32_weights_gives_them_fp32_gradients() -> None:
     x, layers = setup(torch.bfloat16, True)
     inputs = [x, *(weight for layer in layers for weight in layer.parameters())]
-    got = together(x, *parts(layers))
+    got = fused_projections(x, *parts(layers))
     with torch.autocast("cpu", torch.bfloat16):
         wanted = tuple(layer(x) for layer in layers)
     assert all(torch.equal(one, other) for one, other in zip(got, wanted, strict=True))
@@ -63,7 +65,7 @@ def test_what_is_frozen_gets_no_gradient() -> None:
     x, layers = setup(torch.float32, True)
     layers[1].weight.requires_grad_(False)
     layers[2].bias.requires_grad_(False)
-    torch.stack([result.sum() for result in together(x.detach(), *parts(layers))]).sum().backward()
+    torch.stack([result.sum() for result in fused_projections(x.detach(), *parts(layers))]).sum().backward()
     assert layers[1].weight.grad is None and layers[2].bias.grad is None
     for layer in (layers[0], layers[2]):
         torch.testing.assert_close(layer.weight.grad, x.detach().sum((0, 1)).expand_as(layer.weight))
@@ -81,7 +83,7 @@ def test_a_cpu_calls_the_layers() -> None:
 def test_a_gpu_in_training_adds_in_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """The product takes the dtype of autocast; without gradients the layers are called."""
     calls: list[torch.dtype] = []
-    monkeypatch.setattr(module, "together", lambda x, weights, biases: calls.append(x.dtype))
+    monkeypatch.setattr(module, "fused_projections", lambda x, weights, biases: calls.append(x.dtype))
     x, layers = setup(torch.float32, False)
 
     class OnGpu(SimpleNamespace):

@@ -26,7 +26,7 @@ class Dialogue:
 
 
 @dataclass(frozen=True)
-class Refused:
+class InvalidRow:
     """A row that is no conversation: where it stands, why, and how it begins."""
 
     where: str

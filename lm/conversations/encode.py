@@ -13,7 +13,7 @@ from lm.training.data.conversations import Conversation
 Learned = Literal["all", "last"]
 
 
-def encoded(dialogue: Dialogue, tokenizer: Tokenizer, learned: Learned = "all") -> list[Conversation]:
+def encode_dialogue(dialogue: Dialogue, tokenizer: Tokenizer, learned: Learned = "all") -> list[Conversation]:
     """The conversation in tokens, as its model's chat template writes it; the ids are those that transformers makes of it.
 
     Messages count by their weights, each up to the token that ends it and that token too. learned: "last" has the last of them
@@ -25,7 +25,7 @@ def encoded(dialogue: Dialogue, tokenizer: Tokenizer, learned: Learned = "all") 
     _check(dialogue, tokenizer)
     turns = [number for number, weight in enumerate(dialogue.weights) if weight]
     turns = turns[-1:] if learned == "last" else turns
-    whole = tokenizer.template.write(dialogue.messages, tools=dialogue.tools)
+    whole = tokenizer.template.render(dialogue.messages, tools=dialogue.tools)
     if whole.spans is not None:
         spans = _marked(dialogue, whole.spans)
         return [_conversation(whole.text, [(spans[n], dialogue.weights[n]) for n in turns], tokenizer)]
@@ -73,7 +73,7 @@ def _marked(dialogue: Dialogue, spans: Sequence[tuple[int, int]]) -> dict[int, t
 
 def _span(dialogue: Dialogue, number: int, whole: str, tokenizer: Tokenizer) -> tuple[int, int] | None:
     """Where the message stands in the whole text; None where what the template writes up to it is not how the text begins."""
-    write, messages = tokenizer.template.write, dialogue.messages
+    write, messages = tokenizer.template.render, dialogue.messages
     before = write(messages[:number], awaiting=True, tools=dialogue.tools).text if number else ""
     after = write(messages[: number + 1], tools=dialogue.tools).text
     if not (number and after.startswith(before) and whole.startswith(after)):
@@ -84,8 +84,8 @@ def _span(dialogue: Dialogue, number: int, whole: str, tokenizer: Tokenizer) -> 
 def _alone(dialogue: Dialogue, number: int, tokenizer: Tokenizer) -> Conversation:
     """The conversation up to a message, which alone counts."""
     messages = dialogue.messages[: number + 1]
-    text = tokenizer.template.write(messages, tools=dialogue.tools).text
-    before = tokenizer.template.write(messages[:-1], awaiting=True, tools=dialogue.tools).text if number else ""
+    text = tokenizer.template.render(messages, tools=dialogue.tools).text
+    before = tokenizer.template.render(messages[:-1], awaiting=True, tools=dialogue.tools).text if number else ""
     if not number or not text.startswith(before):
         raise ValueError("the chat template does not write an answer behind what it asks for one with")
     return _conversation(text, [((len(before), len(text)), dialogue.weights[number])], tokenizer)
@@ -112,7 +112,7 @@ def _conversation(text: str, spans: Sequence[tuple[tuple[int, int], float]], tok
     return Conversation(ids[:begin], ids[begin:end], weights[begin:end].tolist())
 
 
-def cut(conversation: Conversation, context: int) -> Conversation | None:
+def truncate(conversation: Conversation, context: int) -> Conversation | None:
     """The first `context` tokens of it; None where none of them counts."""
     if len(conversation) <= context:
         return conversation

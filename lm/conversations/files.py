@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lm.config import ConfigError
-from lm.conversations.dialogue import Dialogue, Refused
+from lm.conversations.dialogue import Dialogue, InvalidRow
 from lm.conversations.layouts import dialogue_of
 from lm.inputs import text
 from lm.inputs.columns import plain_rows
-from lm.inputs.hashed import check_seen, watched
+from lm.inputs.hashed import check_is_hashed, hashed_files
 from lm.inputs.text import LINES
 from lm.problems.files import HALF, has_half_a_character, lines_of, object_of
 
@@ -26,8 +26,8 @@ NEEDS = "a JSON object"
 def files_of(place: Path, folder: Path) -> list[Path]:
     """The files of a place in a folder of the user's, which is one of them or has some anywhere in it. Raises ConfigError where
     there is none, and where DVC, which hashes the folder, does not look."""
-    check_seen(place, folder)
-    found = [place] if place.is_file() else [path for path in watched(place) if path.name.endswith(ENDINGS)]
+    check_is_hashed(place, folder)
+    found = [place] if place.is_file() else [path for path in hashed_files(place) if path.name.endswith(ENDINGS)]
     if not found:
         patterns = ", ".join(f"*{ending}" for ending in ENDINGS)
         raise ConfigError(f"{place}: holds no {patterns}; put files of conversations there")
@@ -36,7 +36,7 @@ def files_of(place: Path, folder: Path) -> list[Path]:
 
 def say_unread(folder: Path, there: Iterable[Path] | None = None) -> None:
     """Name those of a folder's files, all or these, that are not read because of how their names end, hidden ones aside."""
-    there = watched(folder) if there is None else there
+    there = hashed_files(folder) if there is None else there
     unread = [path for path in there if not path.name.endswith(ENDINGS) and not path.name.startswith(".")]
     if unread:
         shown = ", ".join(path.relative_to(folder).as_posix() for path in unread[:5]) + (
@@ -46,26 +46,26 @@ def say_unread(folder: Path, there: Iterable[Path] | None = None) -> None:
         print(f"{folder}: {said}", file=sys.stderr, flush=True)
 
 
-def dialogues_of(path: Path) -> Iterator[Dialogue | Refused]:
+def dialogues_of(path: Path) -> Iterator[Dialogue | InvalidRow]:
     """Every row of a file, in order. Raises ConfigError naming a file that cannot be read on."""
     for where, row in rows_of(path):
-        if isinstance(row, Refused):
+        if isinstance(row, InvalidRow):
             yield row
             continue
         try:
             yield dialogue_of(row, where)
         except ValueError as error:
-            yield refused(where, str(error), row)
+            yield invalid_row(where, str(error), row)
 
 
-def refused(where: str, reason: str, row: Any) -> Refused:
+def invalid_row(where: str, reason: str, row: Any) -> InvalidRow:
     """A row with a reason and how it begins."""
     shown = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=repr)
-    return Refused(where, reason, shown[:EXCERPT])
+    return InvalidRow(where, reason, shown[:EXCERPT])
 
 
 def rows_of(path: Path) -> Iterator[tuple[str, Any]]:
-    """(`path:row`, row) of every row of a file, in order; in the place of one that is no object stands Refused. Raises
+    """(`path:row`, row) of every row of a file, in order; in the place of one that is no object stands InvalidRow. Raises
     ConfigError naming a file that cannot be read on."""
     if path.suffix in (".parquet", ".arrow"):
         yield from _table_rows(path)
@@ -80,7 +80,7 @@ def rows_of(path: Path) -> Iterator[tuple[str, Any]]:
         try:
             yield where, object_of(line, where, NEEDS)
         except ConfigError as error:
-            yield where, refused(where, str(error).removeprefix(f"{where}: "), line.decode(errors="replace"))
+            yield where, invalid_row(where, str(error).removeprefix(f"{where}: "), line.decode(errors="replace"))
 
 
 def _array(path: Path) -> list[Any] | None:
@@ -89,7 +89,7 @@ def _array(path: Path) -> list[Any] | None:
     first = next(lines, (0, b""))[1]
     if not first.lstrip().startswith(b"["):
         return None
-    written = text.decoded(b"".join([first, *(line for _, line in lines)]), str(path))
+    written = text.decode_utf8(b"".join([first, *(line for _, line in lines)]), str(path))
     try:
         found = json.loads(written)
     except (ValueError, RecursionError) as error:  # a number too long for an integer is a ValueError alone
@@ -97,11 +97,11 @@ def _array(path: Path) -> list[Any] | None:
     return found if isinstance(found, list) else None
 
 
-def _checked(row: Any, where: str) -> dict[str, Any] | Refused:
+def _checked(row: Any, where: str) -> dict[str, Any] | InvalidRow:
     """The row, if it is an object whose texts are such."""
     if not isinstance(row, dict):
-        return refused(where, f"needs {NEEDS}: this is {type(row).__name__}", row)
-    return refused(where, HALF, json.dumps(row, default=repr)) if has_half_a_character(row) else row
+        return invalid_row(where, f"needs {NEEDS}: this is {type(row).__name__}", row)
+    return invalid_row(where, HALF, json.dumps(row, default=repr)) if has_half_a_character(row) else row
 
 
 def _table_rows(path: Path) -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm.calibration import Batch, inputs_of
+from lm.calibration import Batch, collect_layer_inputs
 from lm.config import ConfigError
 from lm.model import Decoder, ModelConfig
 
@@ -17,7 +17,7 @@ from lm.model import Decoder, ModelConfig
 PARTS = ("query", "key", "value", "output", "query_norm", "key_norm")
 
 
-def kept(scores: Sequence[float], count: int) -> list[int]:
+def top_indices(scores: Sequence[float], count: int) -> list[int]:
     """Places of the `count` highest scores, in their order; of equals the first."""
     order = sorted(range(len(scores)), key=lambda place: (-scores[place], place))
     return sorted(order[:count])
@@ -75,27 +75,27 @@ def with_units(model: Decoder, heads: int, ffn_width: int, score: Any, batches: 
     pairs: Any = zip(model.blocks, made.blocks, strict=True)
     for n, (old, new) in enumerate(pairs):
         # a layer at a time: what all of them have seen is far more than the model
-        inputs = inputs_of(model, names[2 * n : 2 * n + 2], batches) if score.needs_inputs else {}
+        inputs = collect_layer_inputs(model, names[2 * n : 2 * n + 2], batches) if score.needs_inputs else {}
         new.attention_norm.load_state_dict(old.attention_norm.state_dict())
         new.ffn_norm.load_state_dict(old.ffn_norm.state_dict())
         if made.config.heads < shape.heads:
             of_heads = score(old.attention.output.weight, inputs.get(names[2 * n]), shape.head_dim)
-            _cut_heads(old.attention, new.attention, heads_kept(of_heads, shape, made.config), shape)
+            _cut_heads(old.attention, new.attention, kept_head_indices(of_heads, shape, made.config), shape)
         else:
             new.attention.load_state_dict(old.attention.state_dict())
-        channels = kept(score(old.ffn.down.weight, inputs.get(names[2 * n + 1]), 1), made.config.ffn_width)
+        channels = top_indices(score(old.ffn.down.weight, inputs.get(names[2 * n + 1]), 1), made.config.ffn_width)
         _cut_channels(old.ffn, new.ffn, torch.tensor(channels, device=made.embedding.weight.device))
     return made.eval()
 
 
-def heads_kept(scores_H: list[float], shape: ModelConfig, smaller: ModelConfig) -> list[int]:
+def kept_head_indices(scores_H: list[float], shape: ModelConfig, smaller: ModelConfig) -> list[int]:
     """Query heads that stay: the highest-scored of each key/value head's, as many for each; where each query head has a
     key/value head of its own, the highest-scored."""
     if shape.heads == shape.kv_heads:
-        return kept(scores_H, smaller.heads)
+        return top_indices(scores_H, smaller.heads)
     group, each = shape.heads // shape.kv_heads, smaller.heads // smaller.kv_heads
     groups = [scores_H[first : first + group] for first in range(0, shape.heads, group)]
-    return [number * group + place for number, some in enumerate(groups) for place in kept(some, each)]
+    return [number * group + place for number, some in enumerate(groups) for place in top_indices(some, each)]
 
 
 def _rows_of_heads(heads: Sequence[int], width: int) -> Tensor:

@@ -6,7 +6,7 @@ Letters: D channels of the stream, I inputs of a matrix, O its outputs, N tokens
 import torch
 from torch import Tensor
 
-from lm.calibration import Batch, inputs_of
+from lm.calibration import Batch, collect_layer_inputs
 from lm.config import ConfigError
 from lm.model import Decoder, ModelConfig
 
@@ -37,7 +37,7 @@ def by_activation(model: Decoder, batches: list[Batch]) -> list[float]:
     total_D = torch.zeros(model.config.width, dtype=torch.float64, device=model.embedding.weight.device)
     for layer in range(model.config.layers):
         names = [f"blocks.{layer}.{part}.weight" for part in ("attention.query", "ffn.up")]
-        for seen in inputs_of(model, names, batches).values():
+        for seen in collect_layer_inputs(model, names, batches).values():
             total_D += seen.magnitude_I
     return total_D.tolist()
 

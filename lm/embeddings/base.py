@@ -45,7 +45,7 @@ class Embedding(Config):
         """FLOP a token, forward and backward, of its products. Rows that are looked up cost none."""
         return 0.0
 
-    def exported(self) -> None:
+    def hugging_face_config(self) -> None:
         """Raises ValueError, in one line, where no family of Hugging Face has it."""
         name = self.name  # type: ignore[attr-defined]
         raise ValueError(f"no Hugging Face family that is written here has the embedding {name!r}: train without it")

@@ -26,7 +26,7 @@ def row_of(ids_BT: Tensor, before_BT: Tensor, rows: int) -> Tensor:
     return hashed_BT.masked_fill(before_BT < 0, rows - 1)
 
 
-class Pairs(nn.Module):
+class BigramEmbedding(nn.Module):
     """x and the row of each token's pair."""
 
     def __init__(self, rows: int, width: int) -> None:
@@ -41,5 +41,5 @@ class Bigram(Embedding):
     name: Literal["bigram"] = "bigram"
     rows: int = Field(8192, ge=2, description="of the table; the record has five for each token of the vocabulary")
 
-    def build(self, shape: Shape) -> Pairs:
-        return Pairs(self.rows, shape.width)
+    def build(self, shape: Shape) -> BigramEmbedding:
+        return BigramEmbedding(self.rows, shape.width)

@@ -16,7 +16,7 @@ from lm.embeddings.base import Embedding
 from lm.shape import Shape
 
 
-class Mixed(nn.Module):
+class X0Mix(nn.Module):
     """The shares of one layer, of the stream and of the embedded tokens."""
 
     def __init__(self) -> None:
@@ -32,5 +32,5 @@ class X0(Embedding):
     name: Literal["x0"] = "x0"
     in_layers = True
 
-    def build(self, shape: Shape) -> Mixed:
-        return Mixed()
+    def build(self, shape: Shape) -> X0Mix:
+        return X0Mix()

@@ -36,12 +36,12 @@ from kernels.swiglu import swiglu
 from lm.context import autocast_dtype
 from lm.feed_forwards.grouped import grouped_product
 from lm.feed_forwards.routing import (
-    experts_chosen,
+    expert_choice_mask,
     information_loss,
     is_plain,
     quantile_loss,
-    tokens_chosen,
-    weighed,
+    routing_weights,
+    token_choice_mask,
     wide_product,
 )
 from lm.feed_forwards.swiglu import Gated
@@ -49,7 +49,7 @@ from lm.parts import Part
 from lm.shape import Shape
 
 
-def chosen(logits_NX: Tensor, active: int, normalised: bool) -> tuple[Tensor, Tensor]:
+def top_experts(logits_NX: Tensor, active: int, normalised: bool) -> tuple[Tensor, Tensor]:
     """(weights_NA, experts_NA) of the experts with the largest logits: their share of the softmax over all experts, or, where
     normalised, the softmax over those A."""
     largest_NA, experts_NA = logits_NX.topk(active, -1)
@@ -78,7 +78,7 @@ def is_recorded(x: Tensor) -> bool:
     return on_gpu and torch.cuda.is_current_stream_capturing()
 
 
-class Routed(nn.Module):
+class RoutedExperts(nn.Module):
     """(y_BTD, loss) of x_BTD, the loss being there in training alone.
 
     Tokens are sorted by expert, and each expert has one product a matrix. Where a matrix of an expert is more than its weight
@@ -113,7 +113,9 @@ class Routed(nn.Module):
         part = self.part
         losses: list[Tensor] = []
         if part.balance and part.router == "token_top_k":
-            losses.append(part.balance * balance_loss(logits_BTX, chosen(logits_BTX, part.active, part.normalised)[1]))
+            losses.append(
+                part.balance * balance_loss(logits_BTX, top_experts(logits_BTX, part.active, part.normalised)[1])
+            )
         if part.balance and part.router == "dense":
             losses.append(part.balance * information_loss(logits_BTX))
         if self.has_threshold:
@@ -130,7 +132,7 @@ class Routed(nn.Module):
 
     def by_token(self, x_BTD: Tensor, logits_BTX: Tensor) -> Tensor:
         """y_BTD of tokens that each have A experts."""
-        weights_NA, experts_NA = chosen(logits_BTX.flatten(0, -2), self.part.active, self.part.normalised)
+        weights_NA, experts_NA = top_experts(logits_BTX.flatten(0, -2), self.part.active, self.part.normalised)
         if self.are_plain(x_BTD):
             return self.by_expert(x_BTD.flatten(0, -2), weights_NA, experts_NA).view(x_BTD.shape)
         weights_NX = weights_NA.new_zeros(len(weights_NA), len(self.experts)).scatter(1, experts_NA, weights_NA)
@@ -142,18 +144,18 @@ class Routed(nn.Module):
         if part.router == "dense":
             if self.training:
                 return self.by_all(x_BTD, logits_BTX.softmax(-1).flatten(0, -2))
-            chosen_BTX, most = experts_chosen(logits_BTX, part.active, part.epsilon), T * part.active
+            chosen_BTX, most = token_choice_mask(logits_BTX, part.active, part.epsilon), T * part.active
         elif not self.has_threshold:
             chosen_BTX, most = torch.ones_like(logits_BTX, dtype=torch.bool), T * part.experts
         elif self.training:
             scores_BTX = logits_BTX.log_softmax(-1)
             chosen_BTX, most = (
-                tokens_chosen(scores_BTX, part.active),
+                expert_choice_mask(scores_BTX, part.active),
                 -(-T * part.active // part.experts) * part.experts,
             )
         else:
             chosen_BTX, most = logits_BTX.log_softmax(-1) > self.threshold, T * part.experts
-        weights_NX = weighed(logits_BTX, chosen_BTX, part.normalised).flatten(0, -2)
+        weights_NX = routing_weights(logits_BTX, chosen_BTX, part.normalised).flatten(0, -2)
         if not self.are_plain(x_BTD):
             return self.by_all(x_BTD, weights_NX)
         pairs = x_BTD.shape[:-2].numel() * most
@@ -264,8 +266,8 @@ class Experts(Part):
         """The shape in which `count` experts are one feed-forward layer."""
         return shape.model_copy(update={"ffn_width": count * (self.width or shape.ffn_width)})
 
-    def build(self, shape: Shape) -> Routed:
-        return Routed(self, shape)
+    def build(self, shape: Shape) -> RoutedExperts:
+        return RoutedExperts(self, shape)
 
     def family(self, shape: Shape) -> str:
         """Hugging Face's name of the architecture that a decoder of this shape with these experts has. Raises ValueError where
@@ -289,7 +291,7 @@ class Experts(Part):
             raise ValueError(f"experts without qk_norm are exported as Mixtral, which has no {missing}")
         return "mixtral"
 
-    def exported(self, shape: Shape) -> dict[str, Any]:
+    def hugging_face_config(self, shape: Shape) -> dict[str, Any]:
         """Keys of the whole model's. Its loss in training is not said in full: no family has router_z."""
         family, width = self.family(shape), self.width or shape.ffn_width
         said = {"model_type": family, "hidden_act": "silu", "num_experts_per_tok": self.active}
@@ -301,11 +303,11 @@ class Experts(Part):
             said |= {"shared_expert_intermediate_size": self.shared * width, "qkv_bias": shape.qkv_bias}
         return {**said, "decoder_sparse_step": 1}
 
-    def idle(self, shape: Shape) -> int:
+    def unused_weights(self, shape: Shape) -> int:
         return (self.experts - self.active) * 3 * shape.width * (self.width or shape.ffn_width)
 
-    def idle_in_training(self, shape: Shape) -> int:
-        return 0 if self.router == "dense" else self.idle(shape)
+    def unused_weights_in_training(self, shape: Shape) -> int:
+        return 0 if self.router == "dense" else self.unused_weights(shape)
 
     @property
     def trained_otherwise(self) -> bool:  # type: ignore[override]

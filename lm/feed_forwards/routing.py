@@ -34,7 +34,7 @@ def wide_product(layer: nn.Linear, x: Tensor) -> Tensor:
         return F.linear(x.to(dtype).to(wide), layer.weight.to(dtype).to(wide), bias)
 
 
-def tokens_chosen(scores_BTX: Tensor, active: int) -> Tensor:
+def expert_choice_mask(scores_BTX: Tensor, active: int) -> Tensor:
     """chosen_BTX: of each row every expert has the K = T A / X tokens, rounded up, that score highest for it, so that all have
     equal loads and a token has A experts on average."""
     T, X = scores_BTX.shape[-2:]
@@ -49,7 +49,7 @@ def quantile_loss(scores_BTX: Tensor, threshold_X: Tensor, share: float) -> Tens
     return torch.maximum((1 - share) * over_BTX, -share * over_BTX).mean()
 
 
-def experts_chosen(logits_BTX: Tensor, active: int, epsilon: float) -> Tensor:
+def token_choice_mask(logits_BTX: Tensor, active: int, epsilon: float) -> Tensor:
     """chosen_BTX: of each token the A experts with the largest logits, less those whose share of the softmax over all is not
     above epsilon; the likeliest stays."""
     best_BTA = logits_BTX.topk(active, -1).indices
@@ -58,7 +58,7 @@ def experts_chosen(logits_BTX: Tensor, active: int, epsilon: float) -> Tensor:
     return torch.zeros_like(logits_BTX, dtype=torch.bool).scatter(-1, best_BTA, likely_BTA | first_A)
 
 
-def weighed(logits_BTX: Tensor, chosen_BTX: Tensor, normalised: bool) -> Tensor:
+def routing_weights(logits_BTX: Tensor, chosen_BTX: Tensor, normalised: bool) -> Tensor:
     """weights_BTX: the softmax over all experts, 0 where one is not chosen; normalised: divided by its sum over the chosen.
     Zeros for a token that no expert has chosen."""
     weights_BTX = logits_BTX.softmax(-1).masked_fill(~chosen_BTX, 0.0)

@@ -32,5 +32,5 @@ class SwiGLU(Part):
     def build(self, shape: Shape) -> Gated:
         return Gated(shape)
 
-    def exported(self, shape: Shape) -> dict[str, Any]:
+    def hugging_face_config(self, shape: Shape) -> dict[str, Any]:
         return {"hidden_act": "silu"}

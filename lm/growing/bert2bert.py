@@ -5,8 +5,8 @@ from itertools import pairwise
 from typing import Literal
 
 from lm.config import ConfigError
-from lm.growing.fitting import check_kept, check_layers, check_more, check_no_less
-from lm.growing.widths import check_known, counts_of, places_of, scale_, widened
+from lm.growing.fitting import check_layers, check_more, check_no_less, check_unchanged
+from lm.growing.widths import check_known, counts_of, places_of, scale_, widen
 from lm.model import Decoder, ModelConfig
 
 Knowledge = Literal["own", "advanced"]
@@ -20,7 +20,7 @@ def layers_of(small: int, large: int) -> list[int]:
 def check(small: ModelConfig, large: ModelConfig, knowledge: Knowledge, slot: str) -> None:
     """Raises ConfigError, which names the parameter below `slot`, for shapes that are smaller, or the same; and for `advanced`
     knowledge of a layer whose feed-forward layer is of another kind, so that its neurons mean something else."""
-    check_kept(small, large, slot)
+    check_unchanged(small, large, slot)
     check_no_less(small, large, slot)
     if large.layers < small.layers:
         raise ConfigError(f"{slot}.layers: {large.layers} is less than the smaller model's {small.layers}")
@@ -52,7 +52,7 @@ def bert2bert(small: Decoder, large: ModelConfig, knowledge: Knowledge, seed: in
 
     places = places_of(shape, large, pick)
     further = (lambda layer: min(layer + 1, shape.layers - 1)) if knowledge == "advanced" else None
-    made = widened(small, large, places, layers, further=further)
+    made = widen(small, large, places, layers, further=further)
     if large.tied:
         scale_(made, 1 / counts_of(places.stream))
     return made

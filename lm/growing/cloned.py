@@ -6,15 +6,15 @@ import math
 import torch
 from torch import Tensor
 
-from lm.growing.fitting import check_kept, check_layers, check_more, check_no_less
-from lm.growing.widths import OF_LAYER, OF_MODEL, Places, check_known, in_turn, places_of, ranks_of, scale_, widened
+from lm.growing.fitting import check_layers, check_more, check_no_less, check_unchanged
+from lm.growing.widths import OF_LAYER, OF_MODEL, Places, check_known, in_turn, places_of, ranks_of, scale_, widen
 from lm.model import Decoder, ModelConfig
 
 
 def check(small: ModelConfig, large: ModelConfig, slot: str) -> None:
     """Raises ConfigError, which names the parameter below `slot`, for a width that is no multiple of the smaller model's, for
     another number of layers, and where nothing is larger."""
-    check_kept(small, large, slot, ["layers"])
+    check_unchanged(small, large, slot, ["layers"])
     check_no_less(small, large, slot, multiples=True)
     check_more(small, large, slot)
     check_layers(small, large, range(small.layers), slot)
@@ -30,7 +30,7 @@ def cloned(small: Decoder, large: ModelConfig, snr_db: float | None, seed: int, 
     check(small.config, large, slot)
     places = places_of(small.config, large, in_turn)
     noise = None if snr_db is None else Noise(places, snr_db, seed)
-    made = widened(small, large, places, range(large.layers), noise)
+    made = widen(small, large, places, range(large.layers), noise)
     if large.tied:
         scale_(made, small.config.width / large.width)
     return made

@@ -22,7 +22,7 @@ KEPT = (
 WIDTHS = ("width", "heads", "kv_heads", "ffn_width")
 
 
-def check_kept(small: ModelConfig, large: ModelConfig, slot: str, more: Sequence[str] = ()) -> None:
+def check_unchanged(small: ModelConfig, large: ModelConfig, slot: str, more: Sequence[str] = ()) -> None:
     """Raises ConfigError, which names the parameter below `slot`, where shapes differ in what stays, or in one of `more`."""
     for name in (*KEPT, *more):
         mine, theirs = getattr(large, name), getattr(small, name)

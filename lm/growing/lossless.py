@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lm.config import ConfigError
-from lm.growing.fitting import check_kept, check_layers, check_more, check_no_less
-from lm.growing.widths import WRITES, check_known, in_turn, places_of, scale_, widened
+from lm.growing.fitting import check_layers, check_more, check_no_less, check_unchanged
+from lm.growing.widths import WRITES, check_known, in_turn, places_of, scale_, widen
 from lm.model import Decoder, ModelConfig
 
 
@@ -28,7 +28,7 @@ def layers_of(small: int, large: int) -> list[tuple[int, bool]]:
 def check(small: ModelConfig, large: ModelConfig, slot: str) -> None:
     """Raises ConfigError, which names the parameter below `slot`, for shapes that are smaller, more than twice as deep, or the
     same."""
-    check_kept(small, large, slot)
+    check_unchanged(small, large, slot)
     check_no_less(small, large, slot)
     if not small.layers <= large.layers <= 2 * small.layers:
         raise ConfigError(
@@ -57,7 +57,7 @@ def lossless(small: Decoder, large: ModelConfig, scale: float, seed: int, slot: 
         return fresh[name] * scale
 
     average = large.norm.name == "layer_norm"
-    made = widened(small, large, places, [layer for layer, _ in layers], draw, average)
+    made = widen(small, large, places, [layer for layer, _ in layers], draw, average)
     _enlarge_stream_(made, math.sqrt(large.width / used), used)
     if large.tied:
         scale_(made, math.sqrt(used / large.width) / copies)

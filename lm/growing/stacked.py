@@ -3,7 +3,7 @@
 from typing import Literal
 
 from lm.config import ConfigError
-from lm.growing.fitting import WIDTHS, check_kept, check_layers
+from lm.growing.fitting import WIDTHS, check_layers, check_unchanged
 from lm.model import Decoder, ModelConfig
 
 Order = Literal["whole", "interleaved"]
@@ -18,7 +18,7 @@ def order_of(small: int, large: int, order: Order) -> list[int]:
 def check(small: ModelConfig, large: ModelConfig, order: Order, slot: str) -> list[int]:
     """The layer that each of the larger model's begins as. Raises ConfigError, which names the parameter below `slot`, for
     shapes that differ in more than the number of layers, and for a number that is no multiple."""
-    check_kept(small, large, slot, WIDTHS)
+    check_unchanged(small, large, slot, WIDTHS)
     if large.layers % small.layers or large.layers == small.layers:
         raise ConfigError(f"{slot}.layers: {large.layers} is not two or more times the smaller model's {small.layers}")
     layers = order_of(small.layers, large.layers, order)

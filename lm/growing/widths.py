@@ -90,12 +90,12 @@ def ranks_of(places_T: Tensor) -> Tensor:
     return torch.tensor(ranks)
 
 
-def taken(weight: Tensor, places_T: Tensor, pad: Tensor) -> Tensor:
+def gather_places(weight: Tensor, places_T: Tensor, pad: Tensor) -> Tensor:
     """weight of places_T along its first axis, `pad` standing where they copy nothing."""
     return torch.cat((weight, pad.to(weight.dtype).expand_as(weight[:1])))[places_T]
 
 
-def divided(weight_OS: Tensor, places_T: Tensor, drawn_OT: Tensor | None = None) -> Tensor:
+def split_columns(weight_OS: Tensor, places_T: Tensor, drawn_OT: Tensor | None = None) -> Tensor:
     """weight_OT whose columns that copy one sum to it: the drawn ones, moved by the same amount each; without, equal ones. A
     column that copies nothing is the drawn one."""
     counts_T, copies_T = counts_of(places_T), places_T.clamp(min=0)
@@ -125,7 +125,7 @@ def check_known(shape: ModelConfig, slot: str) -> None:
             )
 
 
-def widened(
+def widen(
     small: Decoder,
     large: ModelConfig,
     places: Places,
@@ -154,17 +154,17 @@ def widened(
         norm = "norm." in rest
         if outputs is not None:
             pad = weight.mean(0) if average and not norm else torch.full((), float(norm and rest.endswith("weight")))
-            rows = taken(weight, outputs, pad)
+            rows = gather_places(weight, outputs, pad)
             if further is not None and rest != name and not norm:
-                other = taken(state[f"blocks.{further(layer)}.{rest}"], outputs, pad)
+                other = gather_places(state[f"blocks.{further(layer)}.{rest}"], outputs, pad)
                 again = (ranks_of(outputs) > 0).view(-1, *[1] * (weight.ndim - 1))
                 rows = torch.where(again, other, rows)
             weight = rows
         if inputs is not None and name == "embedding.weight":
             pad = weight.mean(1) if average else torch.zeros(())
-            weight = taken(weight.T, inputs, pad).T
+            weight = gather_places(weight.T, inputs, pad).T
         elif inputs is not None:
-            weight = divided(weight, inputs, draw(name, weight) if draw else None)
+            weight = split_columns(weight, inputs, draw(name, weight) if draw else None)
         found[name] = weight.contiguous()
     made.load_state_dict(found)
     return made.eval()

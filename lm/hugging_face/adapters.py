@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lm.files import write_json
 from lm.hugging_face.load import read_json, their_name
-from lm.linears.adapter import Learned, low_rank, scale_of
+from lm.linears.adapter import AdapterState, low_rank, scale_of
 from lm.linears.dora import resized
 from lm.model import ModelConfig
 
@@ -69,7 +69,7 @@ class Delta:
         return (found if self.magnitude_O is None else resized(found, self.magnitude_O)).to(weight_OI.dtype)
 
 
-def save_adapter(folder: Path, learned: Learned, config: ModelConfig) -> None:
+def save_adapter(folder: Path, learned: AdapterState, config: ModelConfig) -> None:
     """Write an adapter that was trained beside a model of this shape. Layers are called as Hugging Face calls them; as we do,
     where a part of the model has no name there."""
     try:
@@ -91,7 +91,7 @@ def save_adapter(folder: Path, learned: Learned, config: ModelConfig) -> None:
     write_json(folder / CONFIG, described | more)
 
 
-def _lora(learned: Learned, names: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _lora(learned: AdapterState, names: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, what else the description says) of thin matrices."""
     method: Any = learned.method
     tensors, ranks = dict[str, Tensor](), dict[str, int]()
@@ -112,7 +112,7 @@ def _lora(learned: Learned, names: dict[str, str]) -> tuple[dict[str, Tensor], d
     }
 
 
-def _vera(learned: Learned, names: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _vera(learned: AdapterState, names: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, what else the description says) of shared matrices, which are there too, and vectors."""
     tensors = {SHARED[part]: matrix for part, matrix in learned.shared.items()}
     for name, parts in learned.layers.items():

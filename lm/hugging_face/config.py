@@ -281,19 +281,19 @@ def to_theirs(config: ModelConfig) -> dict[str, Any]:
 
 def parts_to(config: ModelConfig, family: str) -> dict[str, Any]:
     """What the parts of the layers say of themselves. Raises ValueError where they cannot be said in one config.json."""
-    config.norm.exported()
+    config.norm.hugging_face_config()
     for part in config.embeddings:
-        part.exported()
+        part.hugging_face_config()
     kinds: list[str] = []
     keys: dict[str, Any] = {}
     dense: list[int] = []
     for index in range(config.layers):
         layer = config.layer(index)
         for part in layer.embeddings:
-            part.exported()
+            part.hugging_face_config()
         if layer.depths is not None:
             raise ValueError(f"no Hugging Face family has depths, by which tokens go past layer {index}")
-        said = {**layer.mixer.exported(config), **layer.feed_forward.exported(config)}
+        said = {**layer.mixer.hugging_face_config(config), **layer.feed_forward.hugging_face_config(config)}
         kinds.append(said.pop("layer_type"))
         if "model_type" not in said:
             dense.append(index)

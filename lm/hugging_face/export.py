@@ -1,7 +1,7 @@
 """A model in the format of Hugging Face: `make export MODEL=data/rl TO=folder`; or as GGUF, where TO ends in .gguf.
 
 AutoModelForCausalLM and AutoTokenizer open such a folder, llama.cpp and Ollama such a file (lm/gguf/export.py). Beside either
-lies made_of.json, which says which weights it was made of (lm/hugging_face/made_of.py).
+lies made_of.json, which says which weights it was made of (lm/hugging_face/provenance.py).
 """
 
 from pathlib import Path
@@ -13,11 +13,11 @@ from torch import Tensor
 from lm.files import write_json
 from lm.hugging_face.config import to_theirs
 from lm.hugging_face.load import is_finite, their_name
-from lm.hugging_face.made_of import FILE
-from lm.hugging_face.packed import fitting, quantization_config, tensors_of
+from lm.hugging_face.packed import exportable_matrices, quantization_config, tensors_of
 from lm.hugging_face.prompts import check_no_prompt
+from lm.hugging_face.provenance import FILE
 from lm.model import Decoder
-from lm.quantized.base import Packed
+from lm.quantized.base import PackedMatrix
 from lm.quantized.inputs import check_exact_inputs
 from lm.tokenizer import SPECIALS, Tokenizer
 
@@ -70,7 +70,7 @@ def save_hf(
     folder: Path,
     dtype: torch.dtype,
     shard_bytes: int = SHARD_BYTES,
-    packed: dict[str, Packed] | None = None,
+    packed: dict[str, PackedMatrix] | None = None,
 ) -> int:
     """A folder that AutoModelForCausalLM and AutoTokenizer open: answers end at the end token, and the chat template is the
     model's own where it has one, else ours, which says what Tokenizer.chat says. A text that spells a special token is read
@@ -84,7 +84,7 @@ def save_hf(
     check_exact_inputs(model)
     described = to_theirs(model.config)
     theirs = {their_name(name, model.config): (name, weight) for name, weight in model.state_dict().items()}
-    written = fitting(packed or {})
+    written = exportable_matrices(packed or {})
     weights: dict[str, Tensor] = {}
     for name, (ours, weight) in theirs.items():
         if ours in written:

@@ -185,7 +185,7 @@ def load_hf(folder: Path) -> Decoder:
 
 
 @torch.no_grad()
-def grown(model: Decoder, vocab_size: int) -> Decoder:
+def resize_token_embeddings(model: Decoder, vocab_size: int) -> Decoder:
     """The model with rows for as many tokens, new ones being the mean of the old (Hewitt 2021, "Initializing new word
     embeddings for pretrained language models"); itself when it has enough."""
     if vocab_size <= model.config.vocab_size:

@@ -14,7 +14,7 @@ from lm.checkpoint import read_description
 from lm.config import mistakes
 from lm.hugging_face.adapters import Delta, read_adapter
 from lm.hugging_face.load import files_of, their_name
-from lm.hugging_face.made_of import FILE as MADE_OF
+from lm.hugging_face.provenance import FILE as MADE_OF
 from lm.model import ModelConfig
 from lm.model_folder import is_hugging_face
 

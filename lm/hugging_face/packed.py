@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lm.checkpoint import read_description
 from lm.config import ConfigError
-from lm.quantized.base import Packed
+from lm.quantized.base import PackedMatrix
 from lm.quantized.counts import Counts
 from lm.quantized.state import packed_of
 
@@ -34,7 +34,7 @@ CONFIG = {
 }  # fmt: skip
 
 
-def packed_in(folder: Path) -> dict[str, Packed]:
+def packed_in(folder: Path) -> dict[str, PackedMatrix]:
     """Packed matrices of a quantized model folder, by the names of their weights. Raises ConfigError where it has none, and for
     experts: transformers 5 holds those of a layer as one tensor, and does not read a folder with others packed beside."""
     description = read_description(folder)
@@ -49,7 +49,7 @@ def packed_in(folder: Path) -> dict[str, Packed]:
     return {name: packed_of(name, tensors, weights[name]) for name in weights}
 
 
-def fitting(packed: dict[str, Packed]) -> dict[str, Counts]:
+def exportable_matrices(packed: dict[str, PackedMatrix]) -> dict[str, Counts]:
     """Matrices that the format has, of those that are packed: of blocks, in steps either way of 0, of whole groups."""
     return {
         name: matrix

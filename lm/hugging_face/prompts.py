@@ -7,13 +7,13 @@ from safetensors.torch import save_file
 from lm.files import write_json
 from lm.hugging_face.adapters import CONFIG, WEIGHTS
 from lm.model import Decoder, ModelConfig
-from lm.prompts.base import Left
+from lm.prompts.base import PromptState
 
 # Said where what carries a prompt is to be written in another format
 ADVICE = "export the model that it was trained on, and take the prompt beside this one, which soft_prompt.keep leaves"
 
 
-def save_prompt(folder: Path, prompt: Left, config: ModelConfig) -> None:
+def save_prompt(folder: Path, prompt: PromptState, config: ModelConfig) -> None:
     """Write a prompt of vectors alone that was trained in front of a model of this shape."""
     described = {
         "task_type": "CAUSAL_LM",

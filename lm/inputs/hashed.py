@@ -22,7 +22,7 @@ FOREIGN = {
 }
 
 
-class Ignored:
+class IgnorePatterns:
     """The patterns of a project's .dvcignore, and those that DVC adds; they do not reach beyond the project."""
 
     def __init__(self, root: Path, lines: Iterable[str]) -> None:
@@ -53,7 +53,7 @@ class Ignored:
 
 
 @dataclass
-class Hashed:
+class DependencyFiles:
     """What a dependency holds, sorted. files: those that DVC hashes. ignored: what it is told to pass over, a folder as one.
     links: others to folders, behind which it does not look."""
 
@@ -62,53 +62,53 @@ class Hashed:
     links: list[Path] = field(default_factory=list)
 
 
-def read_ignored(root: Path = Path(".")) -> Ignored:
+def read_ignored(root: Path = Path(".")) -> IgnorePatterns:
     """What the .dvcignore of a project says."""
     path = root / PATTERNS
-    return Ignored(root, path.read_text(encoding="utf-8").split("\n") if path.exists() else [])
+    return IgnorePatterns(root, path.read_text(encoding="utf-8").split("\n") if path.exists() else [])
 
 
-def hashed(path: Path, ignored: Ignored) -> Hashed:
+def scan_dependency(path: Path, ignored: IgnorePatterns) -> DependencyFiles:
     """What DVC hashes of a file or a folder, and what it leaves out.
 
     Raises ConfigError, one line that names it, for what DVC cannot take: a link to nothing, a pipe, a name that is not UTF-8,
     a folder that may not be read; and what it would take for its own: FOREIGN.
     """
     if not path.is_dir():
-        return Hashed([path] if path.is_file() else [])
-    found, inside = Hashed(), ignored.inside(path)
+        return DependencyFiles([path] if path.is_file() else [])
+    found, inside = DependencyFiles(), ignored.inside(path)
     _check_above(inside, ignored)
     if inside is not None and inside != "." and ignored.names(inside, is_folder=True):
-        return Hashed([], [path])
+        return DependencyFiles([], [path])
     _walk(path, inside, ignored, found)
-    return Hashed(sorted(found.files), sorted(found.ignored), sorted(found.links))
+    return DependencyFiles(sorted(found.files), sorted(found.ignored), sorted(found.links))
 
 
-def watched(folder: Path) -> list[Path]:
+def hashed_files(folder: Path) -> list[Path]:
     """The files of a folder of the user's that DVC hashes, sorted: all that may be read of it.
 
-    Raises ConfigError where `hashed` does, where DVC ignores the folder, and for a link to a folder in it that DVC does not
-    ignore, whose files would go unread without a word.
+    Raises ConfigError where `scan_dependency` does, where DVC ignores the folder, and for a link to a folder in it that DVC
+    does not ignore, whose files would go unread without a word.
     """
     return _without_links(folder).files
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders in a folder of the user's that DVC does not ignore, sorted. Raises ConfigError where `watched` does."""
+    """The folders in a folder of the user's that DVC does not ignore, sorted. Raises ConfigError where `hashed_files` does."""
     ignored = _without_links(folder).ignored
     return sorted(path for path in folder.glob("*") if path.is_dir() and path not in ignored)
 
 
-def _without_links(folder: Path) -> Hashed:
+def _without_links(folder: Path) -> DependencyFiles:
     ignored = read_ignored()
     check_not_ignored(folder, ignored)
-    found = hashed(folder, ignored)
+    found = scan_dependency(folder, ignored)
     for path in found.links:
         raise ConfigError(f"{path} {LINK}")
     return found
 
 
-def check_not_ignored(path: Path, ignored: Ignored) -> None:
+def check_not_ignored(path: Path, ignored: IgnorePatterns) -> None:
     """Raises ConfigError, one line, for a folder of the project that DVC ignores: it would hash it as if it were empty."""
     inside = ignored.inside(path)
     if inside is not None and inside != "." and ignored.names(inside, path.is_dir()):
@@ -123,7 +123,7 @@ def check_no_link(place: Path, top: Path) -> None:
         place = place.parent
 
 
-def check_seen(place: Path, top: Path) -> None:
+def check_is_hashed(place: Path, top: Path) -> None:
     """Raises ConfigError, one line that names it, where DVC, which hashes the folder `top`, does not look at a file or a folder
     in it: behind a link to a folder, in a project of its own, or ignored."""
     check_no_link(place, top)
@@ -135,13 +135,13 @@ def check_seen(place: Path, top: Path) -> None:
         check_not_ignored(place, ignored)
 
 
-def _check_above(inside: str | None, ignored: Ignored) -> None:
+def _check_above(inside: str | None, ignored: IgnorePatterns) -> None:
     """Raises ConfigError for what DVC would take for its own above a path of the project."""
     for above in list(Path(inside or ".").parents)[:-1]:
         _check(above, {name for name in FOREIGN if os.path.lexists(Path(ignored.root, above, name))})
 
 
-def _walk(folder: Path, inside: str | None, ignored: Ignored, found: Hashed) -> None:
+def _walk(folder: Path, inside: str | None, ignored: IgnorePatterns, found: DependencyFiles) -> None:
     try:
         entries = list(os.scandir(folder))
     except OSError as error:

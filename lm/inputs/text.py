@@ -71,7 +71,7 @@ def text_of(path: Path) -> str:
             whole = opened.read()
     except ERRORS as error:
         raise ConfigError(f"{path}: {_words_of(error)}") from None
-    return decoded(without_mark(whole), str(path))
+    return decode_utf8(without_mark(whole), str(path))
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def without_mark(line: bytes) -> bytes:
     return line
 
 
-def decoded(line: bytes, where: str) -> str:
+def decode_utf8(line: bytes, where: str) -> str:
     """The text of a line, or of a file. Raises ConfigError, which says `where`, for what is no UTF-8."""
     try:
         return line.decode()

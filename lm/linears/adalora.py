@@ -21,8 +21,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from lm.config import ConfigError
-from lm.linears.adapter import Adapter, Learned, generator_of, low_rank, scale_of
-from lm.linears.base import Held
+from lm.linears.adapter import Adapter, AdapterState, generator_of, low_rank, scale_of
+from lm.linears.base import ReparametrizedLinear
 from lm.linears.lora import LoRA
 
 # Of the first values of either thin matrix
@@ -37,12 +37,12 @@ def budget(step: int, first: int, last: int, begin: int, end: int) -> int:
     return int((first - last) * left**3 + last)
 
 
-def apart(matrix_RN: Tensor) -> Tensor:
+def orthogonality_error(matrix_RN: Tensor) -> Tensor:
     """||M M^T - I||_F: how far R rows are from orthonormal."""
     return torch.linalg.matrix_norm(matrix_RN @ matrix_RN.T - torch.eye(len(matrix_RN), device=matrix_RN.device))
 
 
-class AdaLoRALinear(Held):
+class AdaLoRALinear(ReparametrizedLinear):
     """x weight^T + scale * ((values * (x down^T)) up^T) + bias; values begin as zeros, so that the layer begins as what it
     was."""
 
@@ -76,20 +76,20 @@ class AdaLoRALinear(Held):
         """Without the gradient of the matrix that stays."""
         return 4.0 * self.weight.numel() + 6.0 * (self.down.numel() + self.up.numel())
 
-    def left(self) -> Tensor:
+    def remaining_values(self) -> Tensor:
         """values_R, zeros for directions that have gone for good: a mean over steps has some of them from before."""
         return self.values * self.kept_R
 
     def dense(self) -> Tensor:
-        return low_rank(self.weight, self.up, self.down * self.left()[:, None], self.scale)
+        return low_rank(self.weight, self.up, self.down * self.remaining_values()[:, None], self.scale)
 
     def penalty(self) -> Tensor | None:
         if not self._share:
             return None
         with torch.autocast(self.down.device.type, enabled=False):
-            return self._share * (apart(self.down) + apart(self.up.T))
+            return self._share * (orthogonality_error(self.down) + orthogonality_error(self.up.T))
 
-    def see(self, beta1: float, beta2: float) -> None:
+    def update_sensitivity(self, beta1: float, beta2: float) -> None:
         """Take note of what the gradients of a step say."""
         for name, weight in self._thin().items():
             if type(weight.grad) is not Tensor:  # none any more, or a rank's part
@@ -142,21 +142,21 @@ class AdaLoRA(Adapter):
         return self
 
     def builder(self, shapes: Mapping[str, tuple[int, int]]) -> "Builder":
-        return Builder(self, sum(map(self.means, shapes)))
+        return Builder(self, sum(map(self.applies_to, shapes)))
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """The layer as the only one of its model."""
         return Builder(self, 1)(name, linear)
 
-    def moves(self) -> bool:
+    def rewrites_weights(self) -> bool:
         return True
 
     @torch.no_grad()
-    def after(self, step: int, layers: Mapping[str, Held]) -> None:
+    def after(self, step: int, layers: Mapping[str, ReparametrizedLinear]) -> None:
         mine = [layer for layer in layers.values() if isinstance(layer, AdaLoRALinear)]
         if step < self.cut_until:
             for layer in mine:
-                layer.see(self.beta1, self.beta2)
+                layer.update_sensitivity(self.beta1, self.beta2)
         if step == self.cut_until or (self.cut_from < step < self.cut_until and step % self.cut_every == 0):
             first, last = self.first_rank * len(mine), self.rank * len(mine)
             cut = first - budget(step, first, last, self.cut_from, self.cut_until)
@@ -171,16 +171,16 @@ class AdaLoRA(Adapter):
             for layer in mine:
                 layer.values.masked_fill_(~layer.kept_R, 0.0)
 
-    def kept(self, layers: Mapping[str, Held]) -> Learned:
+    def adapter_state(self, layers: Mapping[str, ReparametrizedLinear]) -> AdapterState:
         """A LoRA of what is left of each layer, without those of which nothing is."""
         parts = {}
         for name, layer in layers.items():
-            if isinstance(layer, AdaLoRALinear) and (left_R := layer.left().detach() != 0).any():
-                down_RI = (layer.down * layer.left()[:, None]).detach()[left_R]
+            if isinstance(layer, AdaLoRALinear) and (left_R := layer.remaining_values().detach() != 0).any():
+                down_RI = (layer.down * layer.remaining_values()[:, None]).detach()[left_R]
                 # a LoRA counts alpha over its own rank
                 share = layer.scale / scale_of(self.alpha, len(down_RI), "rank")
                 parts[name] = {"down": down_RI, "up": share * layer.up.detach()[:, left_R]}
-        return Learned(LoRA(rank=self.rank, alpha=self.alpha), parts)
+        return AdapterState(LoRA(rank=self.rank, alpha=self.alpha), parts)
 
 
 class Builder:
@@ -191,7 +191,7 @@ class Builder:
 
     def __call__(self, name: str, linear: nn.Linear) -> nn.Linear:
         method = self._method
-        if not method.means(name):
+        if not method.applies_to(name):
             return linear
         scale, generator = method.alpha / method.first_rank, generator_of(method.seed, name)
         return AdaLoRALinear(linear, method.first_rank, scale, self._penalty, generator)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from lm.linears.base import Chosen, Held, check_patterns, is_named
+from lm.linears.base import ReparametrizedLinear, SelectiveLinearMethod, check_patterns, is_named
 
 
 def low_rank(weight_OI: Tensor, up_OR: Tensor, down_RI: Tensor, scale: float) -> Tensor:
@@ -49,7 +49,7 @@ def generator_of(seed: int, name: str) -> torch.Generator:
 
 
 @dataclass(frozen=True)
-class Learned:
+class AdapterState:
     """An adapter that was merged: what was asked for; of each layer, by its name, `down`, `up` and what else learned; and what
     its layers share, where they do."""
 
@@ -58,7 +58,7 @@ class Learned:
     shared: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Adapter(Chosen):
+class Adapter(SelectiveLinearMethod):
     """Parameters of every adapter.
 
     Differs from most papers: all matrices of a block are adapted unless `matrices` says which, as Schulman et al. 2025 ("LoRA
@@ -69,19 +69,19 @@ class Adapter(Chosen):
     seed: int = Field(0, ge=0, description="of the first values")
     keep: bool = Field(False, description="leave the adapter beside the merged model too, as the library peft reads it")
 
-    def staying(self, names: list[str]) -> set[str]:
+    def frozen_parameters(self, names: list[str]) -> set[str]:
         return set(names)
 
-    def learned(self, layers: dict[str, Held]) -> Learned | None:
+    def artifact(self, layers: dict[str, ReparametrizedLinear]) -> AdapterState | None:
         """Tensors of the adapter, where it is to be kept."""
-        return self.kept(layers) if self.keep else None
+        return self.adapter_state(layers) if self.keep else None
 
     @abstractmethod
-    def kept(self, layers: Mapping[str, Held]) -> Learned:
+    def adapter_state(self, layers: Mapping[str, ReparametrizedLinear]) -> AdapterState:
         """Tensors of the adapter."""
 
 
-class AdaptedLinear(Held):
+class AdaptedLinear(ReparametrizedLinear):
     """x weight^T + scale * x down^T up^T + bias. Where up begins as zeros the layer begins as what it was, to the bit; where
     both begin as a part of the matrix, what stays is the rest of it, and their sum is the matrix to rounding."""
 
@@ -181,7 +181,7 @@ class LowRank(Adapter):
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """A layer with the two thin matrices, or the layer itself where it is not adapted."""
-        if not self.means(name):
+        if not self.applies_to(name):
             return linear
         # by length and not by order, which a key of parameters does not see
         own = max(
@@ -196,7 +196,7 @@ class LowRank(Adapter):
     def adapted(self, linear: nn.Linear, rank: int, scale: float, generator: torch.Generator) -> AdaptedLinear:
         """The layer with thin matrices beside it."""
 
-    def kept(self, layers: Mapping[str, Held]) -> Learned:
+    def adapter_state(self, layers: Mapping[str, ReparametrizedLinear]) -> AdapterState:
         """What the thin matrices learned, of twice the rank and the same scale where they began as a part of the matrix."""
         method = self
         if self.start != "uniform":
@@ -204,4 +204,4 @@ class LowRank(Adapter):
             alpha = self.alpha * (math.sqrt(2) if self.scaling == "root_rank" else 2)
             method = self.model_copy(update={"rank": 2 * self.rank, "ranks": doubled, "alpha": alpha})
         parts = {name: layer.parts() for name, layer in layers.items() if isinstance(layer, AdaptedLinear)}
-        return Learned(method, parts)
+        return AdapterState(method, parts)

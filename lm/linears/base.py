@@ -19,7 +19,7 @@ Role = Literal["matrix", "table", "output", "vector"]
 Roles = dict[str, Role]
 
 
-class Holding(Config):
+class LinearMethod(Config):
     """A method of lm/linears.
 
     spans_rows: whether what a token gets depends on others of its pass beside those that attention shows it, of other rows and
@@ -31,7 +31,7 @@ class Holding(Config):
     def check(self, names: list[str]) -> None:
         """Raises ConfigError for a parameter that does not fit a model with layers of these names."""
 
-    def staying(self, names: list[str]) -> set[str]:
+    def frozen_parameters(self, names: list[str]) -> set[str]:
         """Parameters that are not trained, of those of a dense model, whose names these are. What its layers have of their own
         is trained beside the others."""
         return set()
@@ -45,11 +45,11 @@ class Holding(Config):
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """The layer that takes the place of torch's layer of this name, from whose weight it begins; or that layer itself."""
 
-    def after(self, step: int, layers: "Mapping[str, Held]") -> None:
+    def after(self, step: int, layers: "Mapping[str, ReparametrizedLinear]") -> None:
         """Called when the weights have been updated, or the step skipped, with its gradients still there. layers: the model's
         held ones, by their names. Raises ConfigError where ranks hold parts that it needs whole."""
 
-    def moves(self) -> bool:
+    def rewrites_weights(self) -> bool:
         """Whether its layers' weights are changed between steps other than by the optimizer. Ranks that hold a part of an
         optimizer's state have weights of their own there, which would not see it."""
         return False
@@ -69,17 +69,17 @@ class Holding(Config):
         alike; of others each would be compiled by itself, and those beyond the eighth torch leaves uncompiled."""
         return False
 
-    def clears(self, step: int, layers: "Mapping[str, Held]") -> float | None:
+    def clears(self, step: int, layers: "Mapping[str, ReparametrizedLinear]") -> float | None:
         """Share of the optimizer's moments that is cleared before a step in which its layers' own parameters begin anew: all
         moments of the entries of each tensor whose mean gradient is smallest; None: they do not. layers: the model's held ones,
         whose `begin` was called."""
         return None
 
-    def factor(self, step: int, layers: "Mapping[str, Held]") -> float:
+    def factor(self, step: int, layers: "Mapping[str, ReparametrizedLinear]") -> float:
         """What the learning rate of the whole model counts at a step, beside the schedule."""
         return 1.0
 
-    def learned(self, layers: "dict[str, Held]") -> Any:
+    def artifact(self, layers: "dict[str, ReparametrizedLinear]") -> Any:
         """What is left of its layers, by their names, when they are merged: for a file beside the model. None: nothing."""
         return None
 
@@ -98,7 +98,7 @@ def check_patterns(key: str, patterns: list[str], names: list[str], section: str
             raise ConfigError(f"{section}.{key}: no {pattern!r} (allowed: {', '.join(known)}, and rows of them)")
 
 
-class Chosen(Holding):
+class SelectiveLinearMethod(LinearMethod):
     """A method that holds the layers that `matrices` names, and leaves the others as they are."""
 
     matrices: list[str] = Field(
@@ -108,12 +108,12 @@ class Chosen(Holding):
     def check(self, names: list[str]) -> None:
         check_patterns("matrices", self.matrices, names)
 
-    def means(self, name: str) -> bool:
+    def applies_to(self, name: str) -> bool:
         """Whether the layer of this name is held so."""
         return not self.matrices or any(is_named(name, pattern) for pattern in self.matrices)
 
 
-class Held(nn.Linear):
+class ReparametrizedLinear(nn.Linear):
     """A matrix that is held another way than as O x I numbers which are all trained. A subclass has more parameters, or fewer
     that are trained, and says what `forward` computes of them.
 
@@ -160,13 +160,15 @@ def products_of(module: nn.Module) -> list[nn.Linear]:
     same. Not a held one, which may compute its matrix first, nor those within a module that is `exact`: used where autocast is
     off."""
     exact = {inner for each in module.modules() if getattr(each, "exact", False) for inner in each.modules()}
-    linear = [each for each in module.modules() if isinstance(each, nn.Linear) and not isinstance(each, Held)]
+    linear = [
+        each for each in module.modules() if isinstance(each, nn.Linear) and not isinstance(each, ReparametrizedLinear)
+    ]
     return [layer for layer in linear if layer not in exact]
 
 
 def flops_of(layer: nn.Linear) -> float:
     """FLOP of a layer's product for a token, forward and backward."""
-    return layer.flops() if isinstance(layer, Held) else dense_flops(layer.weight)
+    return layer.flops() if isinstance(layer, ReparametrizedLinear) else dense_flops(layer.weight)
 
 
 def is_a_part(weight: Tensor) -> bool:
@@ -196,7 +198,7 @@ def roles_of(model: nn.Module) -> Roles:
 
 def rates_of(model: nn.Module) -> dict[str, float]:
     """Factor on the learning rate of each parameter that has another than the optimizer's."""
-    held = [(path, module) for path, module in model.named_modules() if isinstance(module, Held)]
+    held = [(path, module) for path, module in model.named_modules() if isinstance(module, ReparametrizedLinear)]
     return {f"{path}.{name}": rate for path, module in held for name, rate in module.rates.items() if rate != 1}
 
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lm.config import ConfigError
-from lm.linears.base import Chosen, Held, dense_flops, is_a_part
-from lm.linears.few_bits import Counted
+from lm.linears.base import ReparametrizedLinear, SelectiveLinearMethod, dense_flops, is_a_part
+from lm.linears.few_bits import CodedLinearMethod
 from lm.quantized.palette import Palette, pack_palette
 
 PATTERNS = 2**16  # of bits that a bfloat16 has
@@ -123,7 +123,7 @@ class Clustered(torch.autograd.Function):
         return (grad * own_U + others_U).view_as(grad_OI).to(grad_OI.dtype), None, None, None
 
 
-class ClusteredLinear(Held):
+class ClusteredLinear(ReparametrizedLinear):
     """x (nearest centroid of W)^T + bias."""
 
     centroids: Tensor
@@ -182,7 +182,7 @@ class ClusteredLinear(Held):
         return pack_palette(numbers.view_as(self.weight), stored_K, self.bits)
 
 
-class Centroids(Counted, Chosen):
+class Centroids(CodedLinearMethod, SelectiveLinearMethod):
     name: Literal["clustered"] = "clustered"
     bits: Literal[1, 2, 3, 4] = 3
     temperature: float = Field(
@@ -194,6 +194,6 @@ class Centroids(Counted, Chosen):
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """A layer of centroids, or the layer itself where it is not meant."""
-        if not self.means(name):
+        if not self.applies_to(name):
             return linear
         return ClusteredLinear(linear, self)

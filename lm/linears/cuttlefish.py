@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from lm.config import ConfigError
 from lm.linears.adapter import principal
-from lm.linears.base import Chosen, Held, dense_flops, is_a_part
+from lm.linears.base import ReparametrizedLinear, SelectiveLinearMethod, dense_flops, is_a_part
 
 
 def stable_rank(weight_OI: Tensor) -> Tensor:
@@ -45,14 +45,14 @@ def rank_of(now: float, scale: float, shorter: int, least: float) -> int:
     return max(1, min(shorter, max(math.ceil(now * scale), int(least * shorter))))
 
 
-def level(seen_W: Tensor, tolerance: float) -> bool:
+def has_plateaued(seen_W: Tensor, tolerance: float) -> bool:
     """Whether measures, the last of them all there, have changed by no more than this from one to the next on the mean."""
     return bool(
         seen_W.diff().abs().mean() <= tolerance
     )  # of one that is not there it is not a number, and less than nothing
 
 
-class CuttlefishLinear(Held):
+class CuttlefishLinear(ReparametrizedLinear):
     """x weight^T + bias, and behind the switch x down^T up^T + bias of the factors that stand in weight's place."""
 
     def __init__(self, linear: nn.Linear, method: "Cuttlefish") -> None:
@@ -91,7 +91,7 @@ class CuttlefishLinear(Held):
     def measure(self) -> None:
         """Take note of the stable rank now. What was level once stays so."""
         self.seen_W = torch.cat((self.seen_W[1:], stable_rank(self.weight.detach()).cpu()[None]))
-        self.is_level = self.is_level or level(self.seen_W, self._method.tolerance)
+        self.is_level = self.is_level or has_plateaued(self.seen_W, self._method.tolerance)
 
     @torch.no_grad()
     def begin(self, step: int, turn: bool) -> None:
@@ -119,7 +119,7 @@ class CuttlefishLinear(Held):
         self.is_level = bool(is_level)
 
 
-class Cuttlefish(Chosen):
+class Cuttlefish(SelectiveLinearMethod):
     name: Literal["cuttlefish"] = "cuttlefish"
     every: int = Field(5, gt=0, description="steps from one measure of stable ranks to the next; the paper: an epoch")
     window: int = Field(5, gt=0, description="changes of a measure that are looked at; the authors: 5 for Transformers")
@@ -139,7 +139,7 @@ class Cuttlefish(Chosen):
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """A layer that becomes factors, or the layer itself where it is not meant."""
-        if not self.means(name):
+        if not self.applies_to(name):
             return linear
         return CuttlefishLinear(linear, self)
 
@@ -154,7 +154,7 @@ class Cuttlefish(Chosen):
             for layer in mine:
                 layer.switch = step + 1
 
-    def moves(self) -> bool:
+    def rewrites_weights(self) -> bool:
         return True
 
     def packs(self) -> bool:

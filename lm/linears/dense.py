@@ -4,10 +4,10 @@ from typing import Literal
 
 from torch import nn
 
-from lm.linears.base import Holding
+from lm.linears.base import LinearMethod
 
 
-class Dense(Holding):
+class Dense(LinearMethod):
     name: Literal["dense"] = "dense"
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:

@@ -22,13 +22,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lm.linears.adapter import generator_of, low_rank
-from lm.linears.base import Chosen, Held, Holding, dense_flops
+from lm.linears.base import LinearMethod, ReparametrizedLinear, SelectiveLinearMethod, dense_flops
 from lm.quantized.base import by_column
 from lm.quantized.counts import Counts, pack
 from lm.quantized.trained import TrainedIn
 
 
-def straight(rounded: Tensor, exact: Tensor) -> Tensor:
+def straight_through(rounded: Tensor, exact: Tensor) -> Tensor:
     """The rounded values, whose gradient is that of the exact ones."""
     return exact + (rounded - exact).detach()
 
@@ -47,7 +47,7 @@ def first_steps(weight_OI: Tensor, bits: int, group: int) -> Tensor:
     return torch.where(steps > 0, steps, 1.0)
 
 
-class FewBitsLinear(Held):
+class FewBitsLinear(ReparametrizedLinear):
     """x (s clip(round(W / s)))^T + bias, W being the matrix with a thin product, where there is one."""
 
     roles = {"weight": "matrix", "bias": "vector", "stretch": "vector", "down": "matrix", "up": "matrix"}  # noqa: RUF012
@@ -72,18 +72,18 @@ class FewBitsLinear(Held):
     def steps(self) -> Tensor:
         """steps_ON in fp32, of numbers that bfloat16 has."""
         exact_ON = self.first_ON * self.stretch.exp()
-        return straight(exact_ON.to(torch.bfloat16).to(exact_ON.dtype), exact_ON)
+        return straight_through(exact_ON.to(torch.bfloat16).to(exact_ON.dtype), exact_ON)
 
-    def counted(self) -> tuple[Tensor, Tensor]:
+    def codes_and_steps(self) -> tuple[Tensor, Tensor]:
         """(counts_OI, whole numbers of steps; steps_ON)."""
         steps_ON = self.steps()
         weight_OI = low_rank(self.weight, self.up, self.down, self.scale) if self.rank else self.weight
         lowest, highest = -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
         exact_OI = (weight_OI / by_column(steps_ON, self.group, self.in_features)).clamp(lowest, highest)
-        return straight(exact_OI.round(), exact_OI), steps_ON
+        return straight_through(exact_OI.round(), exact_OI), steps_ON
 
     def dense(self) -> Tensor:
-        counts_OI, steps_ON = self.counted()
+        counts_OI, steps_ON = self.codes_and_steps()
         return counts_OI * by_column(steps_ON, self.group, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,20 +97,20 @@ class FewBitsLinear(Held):
     @torch.no_grad()
     def packed(self) -> Counts:
         """The whole numbers that the product is made with."""
-        counts_OI, steps_ON = self.counted()
+        counts_OI, steps_ON = self.codes_and_steps()
         codes_OI = counts_OI + 2 ** (self.bits - 1)
         return pack(codes_OI, steps_ON.to(torch.bfloat16), None, self.bits, self.group)
 
 
-class Counted(Holding):
+class CodedLinearMethod(LinearMethod):
     """A method whose layers say by `packed` which whole numbers their products are made with."""
 
-    def learned(self, layers: Mapping[str, Any]) -> TrainedIn:
+    def artifact(self, layers: Mapping[str, Any]) -> TrainedIn:
         """What quantization packs the layers as."""
         return TrainedIn({name: layer.packed() for name, layer in layers.items()})
 
 
-class FewBits(Counted, Chosen):
+class FewBits(CodedLinearMethod, SelectiveLinearMethod):
     name: Literal["few_bits"] = "few_bits"
     bits: Literal[2, 3, 4, 8] = 4
     group: int = Field(32, gt=0, description="columns of a row that share a step, of 16 bits")
@@ -123,11 +123,11 @@ class FewBits(Counted, Chosen):
     alpha: float = Field(16.0, gt=0, description="the thin product counts alpha / rank")
     seed: int = Field(0, ge=0, description="of the first values of the thin product")
 
-    def staying(self, names: list[str]) -> set[str]:
+    def frozen_parameters(self, names: list[str]) -> set[str]:
         return set(names) if self.rank else set()
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """A layer that rounds, or the layer itself where it is not meant."""
-        if not self.means(name):
+        if not self.applies_to(name):
             return linear
         return FewBitsLinear(linear, self, generator_of(self.seed, name))

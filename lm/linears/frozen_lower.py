@@ -14,10 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lm.config import ConfigError
-from lm.linears.base import Held, Holding
+from lm.linears.base import LinearMethod, ReparametrizedLinear
 
 
-class StillLinear(Held):
+class StillLinear(ReparametrizedLinear):
     """torch's layer, of a block through which nothing is sent back."""
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -36,7 +36,7 @@ class StillLinear(Held):
         return self.weight
 
 
-class FrozenLower(Holding):
+class FrozenLower(LinearMethod):
     name: Literal["frozen_lower"] = "frozen_lower"
     share: float = Field(0.5, gt=0, lt=1, description="of the layers, from the first on, is not trained; rounded down")
 
@@ -45,7 +45,7 @@ class FrozenLower(Holding):
         if not int(self.share * layers):
             raise ConfigError(f"linear.share: {self.share:g} of {layers} layers is none: raise it")
 
-    def staying(self, names: list[str]) -> set[str]:
+    def frozen_parameters(self, names: list[str]) -> set[str]:
         layers = 1 + max(map(_layer_of, names))
         below = ("embedding.", "of_input.")
         return {name for name in names if name.startswith(below) or -1 < _layer_of(name) < int(self.share * layers)}

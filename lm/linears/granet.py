@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from lm.config import ConfigError
 from lm.linears.adapter import generator_of
-from lm.linears.base import Chosen
+from lm.linears.base import SelectiveLinearMethod
 from lm.linears.masked import MaskedLinear, densities_by_sides, random_mask
 
 
@@ -82,7 +82,7 @@ class GraNetLinear(MaskedLinear):
         return self.weight.grad
 
 
-class GraNet(Chosen):
+class GraNet(SelectiveLinearMethod):
     name: Literal["granet"] = "granet"
     density: float = Field(0.2, gt=0, le=1, description="share of the weights of all matrices that is left at the end")
     first_density: float = Field(0.5, gt=0, le=1, description="and that a run begins with; the paper: 0.5, or 1")
@@ -116,7 +116,7 @@ class GraNet(Chosen):
         return self.regrow / 2 * (1 + math.cos(math.pi * min(1.0, step / self.regrow_until)))
 
     def builder(self, shapes: Mapping[str, tuple[int, int]]) -> Callable[[str, nn.Linear], nn.Linear]:
-        mine = {name: shape for name, shape in shapes.items() if self.means(name)}
+        mine = {name: shape for name, shape in shapes.items() if self.applies_to(name)}
         return partial(self._build, densities_by_sides(mine, self.first_density))
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
@@ -128,7 +128,7 @@ class GraNet(Chosen):
             return linear
         return GraNetLinear(linear, densities[name], generator_of(self.seed, name))
 
-    def moves(self) -> bool:
+    def rewrites_weights(self) -> bool:
         return True
 
     @torch.no_grad()

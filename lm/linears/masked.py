@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from lm.config import ConfigError
 from lm.linears.adapter import generator_of
-from lm.linears.base import Chosen, Held, dense_flops, is_a_part
+from lm.linears.base import ReparametrizedLinear, SelectiveLinearMethod, dense_flops, is_a_part
 
 
 def random_mask(rows: int, columns: int, density: float, generator: torch.Generator) -> Tensor:
@@ -60,7 +60,7 @@ def densities_by_sides(shapes: Mapping[str, tuple[int, int]], density: float) ->
     return found
 
 
-class MaskedLinear(Held):
+class MaskedLinear(ReparametrizedLinear):
     """x W'^T + bias, W' being the weights that the mask lets through, and `outside` times the others."""
 
     outside: Tensor
@@ -157,7 +157,7 @@ class GroupedLinear(MaskedLinear):
         return self._method.pull / 2 * self.weight.masked_fill(self.mask(), 0.0).square().sum()
 
 
-class Masked(Chosen):
+class Masked(SelectiveLinearMethod):
     name: Literal["masked"] = "masked"
     pattern: Literal["random", "n_m"] = Field("random", description="drawn once, or the largest of each `group`")
     density: float = Field(0.5, gt=0, le=1, description="random: share of the weights that is let through")
@@ -190,7 +190,7 @@ class Masked(Chosen):
         return min(1.0, max(0.0, (self.decay_until - step) / (self.decay_until - self.decay_from)))
 
     def builder(self, shapes: Mapping[str, tuple[int, int]]) -> Callable[[str, nn.Linear], nn.Linear]:
-        mine = {name: shape for name, shape in shapes.items() if self.means(name)}
+        mine = {name: shape for name, shape in shapes.items() if self.applies_to(name)}
         if self.pattern == "n_m":
             for name, (_, columns) in mine.items():
                 if columns % self.group:
@@ -212,7 +212,7 @@ class Masked(Chosen):
             return GroupedLinear(linear, self)
         return RandomLinear(linear, self, densities[name], generator_of(self.seed, name))
 
-    def moves(self) -> bool:
+    def rewrites_weights(self) -> bool:
         return self.dense_from > 0
 
     def after(self, step: int, layers: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lm.linears.base import Chosen, Held
+from lm.linears.base import ReparametrizedLinear, SelectiveLinearMethod
 
 
 def blocks_of(rows: int, columns: int, most: int) -> int:
@@ -53,7 +53,7 @@ def nearest(weight_OI: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
     return first_MI.contiguous(), second_OM.contiguous()
 
 
-class MonarchLinear(Held):
+class MonarchLinear(ReparametrizedLinear):
     """x through the first matrix of blocks, dealt, through the second, dealt, + bias; there is no other matrix."""
 
     roles = {"bias": "vector", "first": "matrix", "second": "matrix"}  # noqa: RUF012
@@ -79,7 +79,7 @@ class MonarchLinear(Held):
         return monarch(inputs, self.first, self.second, self.blocks).T.contiguous()
 
 
-class Monarch(Chosen):
+class Monarch(SelectiveLinearMethod):
     name: Literal["monarch"] = "monarch"
     blocks: int = Field(
         4, gt=0, description="of either matrix; the authors: 4; fewer where a layer's sides do not divide"
@@ -87,7 +87,7 @@ class Monarch(Chosen):
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """A layer of blocks, or the layer itself where it is not meant."""
-        if not self.means(name):
+        if not self.applies_to(name):
             return linear
         return MonarchLinear(linear, self.blocks)
 

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lm.linears.base import Held, dense_flops
-from lm.linears.few_bits import Counted, straight
+from lm.linears.base import ReparametrizedLinear, dense_flops
+from lm.linears.few_bits import CodedLinearMethod, straight_through
 from lm.quantized.counts import Counts, pack
 
 
-class OneBitLinear(Held):
+class OneBitLinear(ReparametrizedLinear):
     """x (h sign(W))^T + bias. A weight beyond h in magnitude has no gradient, and is brought back to it after each update."""
 
     most: Tensor
@@ -33,7 +33,9 @@ class OneBitLinear(Held):
         self.bias = linear.bias
 
     def dense(self) -> Tensor:
-        return straight(torch.where(self.weight >= 0, self.most, -self.most), self.weight.clamp(-self.most, self.most))
+        return straight_through(
+            torch.where(self.weight >= 0, self.most, -self.most), self.weight.clamp(-self.most, self.most)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.dense(), self.bias)
@@ -48,13 +50,13 @@ class OneBitLinear(Held):
         return pack(self.weight >= 0, scales.contiguous(), -scales / 2, bits=1, group=0)
 
 
-class OneBit(Counted):
+class OneBit(CodedLinearMethod):
     name: Literal["one_bit"] = "one_bit"
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         return OneBitLinear(linear)
 
-    def moves(self) -> bool:
+    def rewrites_weights(self) -> bool:
         return True
 
     @torch.no_grad()

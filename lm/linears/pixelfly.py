@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lm.linears.adapter import generator_of
-from lm.linears.base import Chosen, Held
+from lm.linears.base import ReparametrizedLinear, SelectiveLinearMethod
 
 # Of the blocks at first, against the product
 FIRST_MIX = 0.5
@@ -98,7 +98,7 @@ class _Product(torch.autograd.Function):
         return dx_TI, torch.bmm(dy_KTB.transpose(1, 2), given_KTB).to(blocks_KBB.dtype), None, None, None
 
 
-class PixelflyLinear(Held):
+class PixelflyLinear(ReparametrizedLinear):
     """x (mix blocks + (1 - mix) up down)^T + bias; there is no other matrix. blocks: K B rows of B columns, block by block."""
 
     roles = {  # noqa: RUF012
@@ -151,7 +151,7 @@ class PixelflyLinear(Held):
         return blocks_PQBB.transpose(1, 2).reshape(self.out_features, self.in_features) + up_OR @ self.down
 
 
-class Pixelfly(Chosen):
+class Pixelfly(SelectiveLinearMethod):
     name: Literal["pixelfly"] = "pixelfly"
     block: int = Field(16, gt=0, description="side of a block, at most; the paper: 32, which a GPU reads at once")
     density: float = Field(0.4, gt=0, le=1, description="numbers of a matrix's parts over its own, about")
@@ -162,7 +162,7 @@ class Pixelfly(Chosen):
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """A layer of blocks and a thin product, or the layer itself where it is not meant."""
-        if not self.means(name):
+        if not self.applies_to(name):
             return linear
         return PixelflyLinear(linear, self, generator_of(self.seed, name))
 

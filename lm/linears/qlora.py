@@ -33,7 +33,7 @@ LEVELS = {
 }  # fmt: skip
 
 
-def quantized(weight_OI: Tensor, levels_16: Tensor, block: int) -> tuple[Tensor, Tensor]:
+def quantize(weight_OI: Tensor, levels_16: Tensor, block: int) -> tuple[Tensor, Tensor]:
     """(codes, two of them in a byte, scales_ON): the nearest levels of the weights over the largest magnitude of their block
     (the paper's equations 1 and 2, with a data type's levels)."""
     rows, columns = weight_OI.shape
@@ -43,7 +43,7 @@ def quantized(weight_OI: Tensor, levels_16: Tensor, block: int) -> tuple[Tensor,
     return pack(codes_OI, scales_ON, None, bits=4, group=block).codes, scales_ON
 
 
-def dequantized(codes: Tensor, scales_ON: Tensor, levels_16: Tensor, block: int, columns: int) -> Tensor:
+def dequantize(codes: Tensor, scales_ON: Tensor, levels_16: Tensor, block: int, columns: int) -> Tensor:
     """weight_OI in fp32."""
     codes_OI = unpacked(codes, 4, columns)
     levels_OI = levels_16.index_select(0, codes_OI.flatten().int()).view(codes_OI.shape)
@@ -59,13 +59,13 @@ class _Product(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(codes, scales_ON, levels_16)
         ctx.block, ctx.columns, ctx.dtype = block, columns, x.dtype
-        return F.linear(x, dequantized(codes, scales_ON, levels_16, block, columns))
+        return F.linear(x, dequantize(codes, scales_ON, levels_16, block, columns))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         codes, scales_ON, levels_16 = ctx.saved_tensors
-        weight_OI = dequantized(codes, scales_ON, levels_16, ctx.block, ctx.columns).to(dy.dtype)
+        weight_OI = dequantize(codes, scales_ON, levels_16, ctx.block, ctx.columns).to(dy.dtype)
         return (dy @ weight_OI).to(ctx.dtype), None, None, None, None, None
 
 
@@ -92,7 +92,7 @@ class QLoRALinear(AdaptedLinear):
         del self.weight
         self.block = block
         self.register_buffer("levels_16", torch.tensor(levels, device=weight_OI.device), persistent=False)
-        codes, scales_ON = quantized(weight_OI, self.levels_16, block)
+        codes, scales_ON = quantize(weight_OI, self.levels_16, block)
         # what they are follows from the weights that a run begins with, so that no checkpoint holds them
         self.register_buffer("codes", codes, persistent=False)
         self.register_buffer("scales_ON", scales_ON, persistent=False)
@@ -101,12 +101,12 @@ class QLoRALinear(AdaptedLinear):
         made_TO = _Product.apply(x_TI, self.codes, self.scales_ON, self.levels_16, self.block, self.in_features)
         return made_TO if self.bias is None else made_TO + self.bias.to(made_TO.dtype)
 
-    def stays(self) -> Tensor:
+    def frozen_weight(self) -> Tensor:
         """weight_OI of the matrix that stays, dequantized."""
-        return dequantized(self.codes, self.scales_ON, self.levels_16, self.block, self.in_features)
+        return dequantize(self.codes, self.scales_ON, self.levels_16, self.block, self.in_features)
 
     def dense(self) -> Tensor:
-        return low_rank(self.stays(), self.up, self.down, self.scale)
+        return low_rank(self.frozen_weight(), self.up, self.down, self.scale)
 
 
 class QLoRA(LowRank):

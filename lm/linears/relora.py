@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from lm.config import ConfigError
 from lm.linears.adapter import AdaptedLinear, generator_of
-from lm.linears.base import Chosen, Held, is_a_part
+from lm.linears.base import ReparametrizedLinear, SelectiveLinearMethod, is_a_part
 
 
 class ReLoRALinear(AdaptedLinear):
@@ -66,7 +66,7 @@ class ReLoRALinear(AdaptedLinear):
         self.weight.copy_(state["weight"])
 
 
-class ReLoRA(Chosen):
+class ReLoRA(SelectiveLinearMethod):
     name: Literal["relora"] = "relora"
     rank: int = Field(8, gt=0, description="of the product; the paper: 128 for widths of 512 to 2,048")
     alpha: float = Field(16.0, gt=0, description="the product counts alpha / rank")
@@ -84,19 +84,19 @@ class ReLoRA(Chosen):
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """The layer with a product beside it, or the layer itself where it is not meant."""
-        if not self.means(name):
+        if not self.applies_to(name):
             return linear
         return ReLoRALinear(linear, self, name)
 
     def restarts(self, step: int) -> bool:
         return step > 0 and step % self.every == 0
 
-    def moves(self) -> bool:
+    def rewrites_weights(self) -> bool:
         return True
 
-    def clears(self, step: int, layers: Mapping[str, Held]) -> float | None:
+    def clears(self, step: int, layers: Mapping[str, ReparametrizedLinear]) -> float | None:
         return self.cleared if self.restarts(step) else None
 
-    def factor(self, step: int, layers: Mapping[str, Held]) -> float:
+    def factor(self, step: int, layers: Mapping[str, ReparametrizedLinear]) -> float:
         """Part of the rate: up by equal parts behind a restart, without a step at 0."""
         return min(1.0, (step % self.every + 1) / (self.warmup + 1)) if step >= self.every else 1.0

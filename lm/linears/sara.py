@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lm.config import ConfigError
-from lm.linears.base import Held, Holding
+from lm.linears.base import LinearMethod, ReparametrizedLinear
 
 
 def smallest(weight_OI: Tensor, share: float) -> Tensor:
@@ -60,7 +60,7 @@ class _Product(torch.autograd.Function):
         return dx, None, None, dweight_OI.flatten()[places_K].to(values_K.dtype)
 
 
-class SaRALinear(Held):
+class SaRALinear(ReparametrizedLinear):
     """x W^T + bias, W being the matrix that stays with what was learned at the places picked."""
 
     roles = {"weight": "matrix", "bias": "vector", "values": "vector"}  # noqa: RUF012
@@ -117,7 +117,7 @@ class SaRALinear(Held):
             self.settled_K.copy_(state["settled"])
 
 
-class SaRA(Holding):
+class SaRA(LinearMethod):
     name: Literal["sara"] = "sara"
     share: float = Field(
         0.1, gt=0, le=1, description="of each matrix's weights, those of smallest magnitude, are trained"
@@ -128,7 +128,7 @@ class SaRA(Holding):
         "half of the run; 0: never",
     )  # fmt: skip
 
-    def staying(self, names: list[str]) -> set[str]:
+    def frozen_parameters(self, names: list[str]) -> set[str]:
         return set(names)
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:

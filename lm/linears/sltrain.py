@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lm.linears.adapter import generator_of
-from lm.linears.base import Chosen, Held
+from lm.linears.base import ReparametrizedLinear, SelectiveLinearMethod
 
 
 def summed(up_OR: Tensor, down_RI: Tensor, values_K: Tensor, places_K: Tensor, scale: float) -> Tensor:
@@ -54,7 +54,7 @@ class _Product(torch.autograd.Function):
         return dx, dup, ddown, dweight_OI.flatten()[places_K].to(values_K.dtype), None, None
 
 
-class SLTrainLinear(Held):
+class SLTrainLinear(ReparametrizedLinear):
     """x (scale * up down + values)^T + bias; there is no other matrix."""
 
     roles = {"bias": "vector", "down": "matrix", "up": "matrix", "values": "vector"}  # noqa: RUF012
@@ -93,7 +93,7 @@ class SLTrainLinear(Held):
         self.places_K.copy_(state["places"])
 
 
-class SLTrain(Chosen):
+class SLTrain(SelectiveLinearMethod):
     name: Literal["sltrain"] = "sltrain"
     rank: int = Field(8, gt=0, description="of the low-rank part; the paper: a quarter of the width")
     alpha: float = Field(16.0, gt=0, description="the low-rank part counts alpha / rank; the paper: 8 to 32")
@@ -102,6 +102,6 @@ class SLTrain(Chosen):
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """A layer of factors and values, or the layer itself where it is not meant."""
-        if not self.means(name):
+        if not self.applies_to(name):
             return linear
         return SLTrainLinear(linear, self, generator_of(self.seed, name))

@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from lm.config import ConfigError
 from lm.linears.adapter import generator_of
-from lm.linears.base import Chosen, Held, is_a_part
+from lm.linears.base import ReparametrizedLinear, SelectiveLinearMethod, is_a_part
 
 # Of a vector that an update has brought to 0, so that it is divided by something
 SHORTEST = 1e-30
@@ -46,7 +46,7 @@ def drawn(values_M: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return torch.multinomial(chances_M, count, generator=generator).sort().values.to(values_M.device)
 
 
-def whole(
+def compose_weight(
     left_OM: Tensor, values_M: Tensor, right_MI: Tensor, up_OR: Tensor, down_RI: Tensor, drawn_R: Tensor
 ) -> Tensor:
     """weight_OI = U diag(S) V^T, in which the vectors that were drawn are those that are trained."""
@@ -61,7 +61,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, *parts: Tensor) -> Tensor:
         ctx.save_for_backward(x, *parts)
         with torch.autocast(x.device.type, enabled=False):  # a matrix that is rounded once, as a dense one
-            weight_OI = whole(*parts)
+            weight_OI = compose_weight(*parts)
         return F.linear(x, weight_OI)
 
     @staticmethod
@@ -73,7 +73,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def _gradients(dy: Tensor, of_x: bool, x: Tensor, *parts: Tensor) -> tuple[Tensor | None, ...]:
         left_OM, values_M, right_MI, up_OR, down_RI, drawn_R = parts
-        dx = (dy @ whole(*parts).to(dy.dtype)).to(x.dtype) if of_x else None
+        dx = (dy @ compose_weight(*parts).to(dy.dtype)).to(x.dtype) if of_x else None
         rows, columns = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1]).to(dy.dtype)
         dweight_OI = (rows.T @ columns).to(values_M.dtype)
         left_OM, right_MI = left_OM.index_copy(1, drawn_R, up_OR), right_MI.index_copy(0, drawn_R, down_RI)
@@ -81,7 +81,7 @@ class _Product(torch.autograd.Function):
         return dx, None, dvalues_M, None, dweight_OI @ down_RI.T, up_OR.T @ dweight_OI, None
 
 
-class SSTLinear(Held):
+class SSTLinear(ReparametrizedLinear):
     """x (U diag(values) V^T)^T + bias; `up` and `down` are the columns of U and the rows of V^T that are trained."""
 
     roles = {"bias": "vector", "values": "vector", "up": "matrix", "down": "matrix"}  # noqa: RUF012
@@ -120,7 +120,7 @@ class SSTLinear(Held):
         return 6.0 * self.in_features * self.out_features
 
     def dense(self) -> Tensor:
-        return whole(*self.parts())
+        return compose_weight(*self.parts())
 
     @torch.no_grad()
     def begin(self, step: int, turn: bool) -> None:
@@ -154,7 +154,7 @@ class SSTLinear(Held):
             buffer.copy_(state[name])
 
 
-class SST(Chosen):
+class SST(SelectiveLinearMethod):
     name: Literal["sst"] = "sst"
     rank: int = Field(8, gt=0, description="singular vectors of either side that are trained at a time; the paper: 64")
     every: int = Field(20, gt=0, description="steps of an iteration, which trains the same vectors; the paper: 200")
@@ -166,7 +166,7 @@ class SST(Chosen):
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """A layer of singular values and vectors, or the layer itself where it is not meant."""
-        if not self.means(name):
+        if not self.applies_to(name):
             return linear
         return SSTLinear(linear, self, name)
 
@@ -182,12 +182,12 @@ class SST(Chosen):
         for layer in layers.values():
             layer.settle()
 
-    def moves(self) -> bool:
+    def rewrites_weights(self) -> bool:
         return True
 
-    def clears(self, step: int, layers: Mapping[str, Held]) -> float | None:
+    def clears(self, step: int, layers: Mapping[str, ReparametrizedLinear]) -> float | None:
         return 1.0 if self.begins(step) else None
 
-    def factor(self, step: int, layers: Mapping[str, Held]) -> float:
+    def factor(self, step: int, layers: Mapping[str, ReparametrizedLinear]) -> float:
         """Part of the rate: up by equal parts in an iteration, without a step at 0."""
         return min(1.0, (step % self.every + 1) / (self.warmup + 1)) if step >= self.every else 1.0

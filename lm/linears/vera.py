@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from lm.linears.adapter import Adapter, Learned, low_rank
-from lm.linears.base import Held
+from lm.linears.adapter import Adapter, AdapterState, low_rank
+from lm.linears.base import ReparametrizedLinear
 
 
 def shared_matrices(seed: int, rank: int, outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
@@ -33,7 +33,7 @@ def shared_matrices(seed: int, rank: int, outputs: int, inputs: int) -> tuple[Te
     return up_OR, down_RI
 
 
-class VeRALinear(Held):
+class VeRALinear(ReparametrizedLinear):
     """x weight^T + outer * ((inner * (x down^T)) up^T) + bias; outer begins as zeros, so that the layer begins as what it
     was."""
 
@@ -70,12 +70,14 @@ class VeRA(Adapter):
     inner: float = Field(0.1, gt=0, description="first value of the vector between the shared matrices")
 
     def builder(self, shapes: Mapping[str, tuple[int, int]]) -> Callable[[str, nn.Linear], nn.Linear]:
-        outputs, inputs = map(max, zip(*(shape for name, shape in shapes.items() if self.means(name)), strict=True))
+        outputs, inputs = map(
+            max, zip(*(shape for name, shape in shapes.items() if self.applies_to(name)), strict=True)
+        )
         up_OR, down_RI = shared_matrices(self.seed, self.rank, outputs, inputs)
         there: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
         def build(name: str, linear: nn.Linear) -> nn.Linear:
-            if not self.means(name):
+            if not self.applies_to(name):
                 return linear
             device = linear.weight.device
             if device not in there:  # once, so that layers share them there too
@@ -88,9 +90,9 @@ class VeRA(Adapter):
         """The layer as the only one of its model."""
         return self.builder({name: (linear.out_features, linear.in_features)})(name, linear)
 
-    def kept(self, layers: Mapping[str, Held]) -> Learned:
+    def adapter_state(self, layers: Mapping[str, ReparametrizedLinear]) -> AdapterState:
         mine = {name: layer for name, layer in layers.items() if isinstance(layer, VeRALinear)}
         parts = {name: {"outer": one.outer.detach(), "inner": one.inner.detach()} for name, one in mine.items()}
         ups, downs = [one.up_OR for one in mine.values()], [one.down_RI for one in mine.values()]
         shared = {"up": max(ups, key=len), "down": max(downs, key=lambda down: down.shape[1])}
-        return Learned(self, parts, shared)
+        return AdapterState(self, parts, shared)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.attention import attention
-from kernels.attention.both_ways import attention_both_ways, hidden_in
+from kernels.attention.both_ways import attention_both_ways, document_mask
 from kernels.decode_attention import decode_attention
 from kernels.norm_rope import norm_rotate
 from kernels.projections import projections
@@ -20,7 +20,7 @@ from kernels.rope import rotate
 from lm.config import ConfigError
 from lm.context import Context, autocast_dtype
 from lm.mixers.base import Mixer
-from lm.quantized.inputs import Rounding, codes_of, decoded
+from lm.quantized.inputs import Rounding, dequantize, quantize
 from lm.shape import MASKED, Shape
 
 
@@ -77,10 +77,10 @@ class RoundedKeysAndValues:
 
     def with_tokens(self, k_BKTE: Tensor, v_BKTE: Tensor, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Keep these at their positions; (keys_BKCE, values_BKCE) of all slots, in the dtype of the tokens."""
-        codes, steps = codes_of(torch.stack((k_BKTE, v_BKTE)), self.rounding)
+        codes, steps = quantize(torch.stack((k_BKTE, v_BKTE)), self.rounding)
         for kept, came in ((self.codes_2BKCE, codes), (self.steps_2BKCN, steps)):
             kept.scatter_(3, positions_BT[None, :, None, :, None].expand_as(came), came)
-        keys_BKCE, values_BKCE = decoded(self.codes_2BKCE, self.steps_2BKCN, self.rounding).to(k_BKTE.dtype)
+        keys_BKCE, values_BKCE = dequantize(self.codes_2BKCE, self.steps_2BKCN, self.rounding).to(k_BKTE.dtype)
         return keys_BKCE, values_BKCE
 
 
@@ -99,7 +99,7 @@ def by_query(visible_BTC: Tensor, shape: Shape) -> Tensor:
 
 
 class Heads(nn.Module):
-    """Projections to heads and back; between them `along` mixes whole sequences, and `after` what follows a state."""
+    """Projections to heads and back; between them `mix_sequences` mixes whole sequences, and `after` what follows a state."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -114,11 +114,11 @@ class Heads(nn.Module):
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         B, T, _ = x_BTD.shape
-        q, k, v = self.turned(projections(x_BTD, (self.query, self.key, self.value)), context)
-        mix = self.along if context.state is None else self.after
+        q, k, v = self.rotated_heads(projections(x_BTD, (self.query, self.key, self.value)), context)
+        mix = self.mix_sequences if context.state is None else self.after
         return self.output(mix(q, k, v, context).reshape(B, T, -1))
 
-    def turned(self, projected: Sequence[Tensor], context: Context) -> tuple[Tensor, Tensor, Tensor]:
+    def rotated_heads(self, projected: Sequence[Tensor], context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """(q_BHTE, k_BKTE, v_BKTE) of the three projections of a pass, queries and keys turned by their positions."""
         q, k, v = projected
         B, T, _ = q.shape
@@ -128,7 +128,7 @@ class Heads(nn.Module):
             v = context.values[0] * v + context.values[1].to(v.dtype)
         return q, k, v.view(B, T, self.kv_heads, self.head_width).transpose(1, 2)
 
-    def along(self, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, context: Context) -> Tensor:
+    def mix_sequences(self, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, context: Context) -> Tensor:
         """mixed_BTHE of whole sequences."""
         q, k, v = (x.transpose(1, 2) for x in (q_BHTE, k_BKTE, v_BKTE))
         if not self.causal:
@@ -188,7 +188,7 @@ class Attention(Mixer):
             raise ConfigError(MASKED)
         return RoundedKeysAndValues(shape, rows, capacity, device, rounding)
 
-    def kept(self, shape: Shape, tokens: float) -> float:
+    def state_numel(self, shape: Shape, tokens: float) -> float:
         return 2 * shape.kv_heads * shape.head_dim * tokens
 
     def prepare(self, shape: Shape, context: Context, rows: int, length: int) -> Tensor | None:
@@ -197,7 +197,7 @@ class Attention(Mixer):
         state, positions_BT = context.state, context.positions_BT
         if not shape.causal and context.documents is not None:
             products = autocast_dtype(context.cos) or context.cos.dtype
-            return hidden_in(context.documents, rows, length, products)
+            return document_mask(context.documents, rows, length, products)
         if state is None or positions_BT is None:
             return None
         if isinstance(state, RoundedKeysAndValues):
@@ -208,5 +208,5 @@ class Attention(Mixer):
             slots = state.keys_BKCE.shape[2]
         return by_query(torch.arange(slots, device=positions_BT.device) <= positions_BT[..., None], shape)
 
-    def exported(self, shape: Shape) -> dict[str, Any]:
+    def hugging_face_config(self, shape: Shape) -> dict[str, Any]:
         return {"layer_type": "full_attention"}

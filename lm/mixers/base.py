@@ -46,7 +46,7 @@ class Mixer(Part):
         raise ConfigError(f"a model with {self.name} keeps its state as it is: set quantize.cache to {{name: exact}}")  # type: ignore[attr-defined]
 
     @abstractmethod
-    def kept(self, shape: Shape, tokens: float) -> float:
+    def state_numel(self, shape: Shape, tokens: float) -> float:
         """Numbers that a layer's state has, and a step reads, for a row of so many tokens."""
 
     def narrowed(self, share: float) -> "Mixer | None":

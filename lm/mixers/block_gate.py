@@ -49,13 +49,13 @@ def at(table: Tensor, places_BX: Tensor) -> Tensor:
     return table.gather(2, places_BX[:, None, :, None].expand(B, 1, X, table.shape[-1]))
 
 
-def best(scores: Tensor, open_: Tensor, top: int) -> Tensor:
+def top_pairs(scores: Tensor, open_: Tensor, top: int) -> Tensor:
     """The pairs along the last axis that are open and of the `top` highest scores, as bool."""
     found = scores.masked_fill(~open_, -torch.inf).topk(min(top, scores.shape[-1]), -1).indices
     return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, found, True) & open_
 
 
-class Pairs(NamedTuple):
+class BlockPairs(NamedTuple):
     """Blocks of a pass and what the gate makes of them."""
 
     tiles: Tiles
@@ -67,13 +67,15 @@ class Pairs(NamedTuple):
     keys_BKXE: Tensor
 
     @classmethod
-    def of(cls, k_BTKE: Tensor, weight_KFE: Tensor, cos: Tensor, sin: Tensor, starts_BT: Tensor, block: int) -> "Pairs":
+    def of(
+        cls, k_BTKE: Tensor, weight_KFE: Tensor, cos: Tensor, sin: Tensor, starts_BT: Tensor, block: int
+    ) -> "BlockPairs":
         """k_BTKE: keys before norm and rotation."""
         tiles, numbers_BX = blocks_of(starts_BT, block)
         tokens_BXb = tiles.tokens_RXb
         B, X, b = tokens_BXb.shape
         K = k_BTKE.shape[2]
-        k_BKXbE = tiles.filled(k_BTKE.transpose(1, 2).flatten(0, 1)).view(B, K, X, b, -1)
+        k_BKXbE = tiles.gather(k_BTKE.transpose(1, 2).flatten(0, 1)).view(B, K, X, b, -1)
         pooled_BKXF = pooled(k_BKXbE, tokens_BXb >= 0)
         first_BX, last_BX = tokens_BXb[..., 0].clamp(min=0), tokens_BXb.amax(-1).clamp(min=0)
         turned = rotate(pooled_BKXF @ weight_KFE, at(cos, last_BX), at(sin, last_BX))
@@ -98,7 +100,7 @@ def truth_of(q_BTHE: Tensor, k_BTKE: Tensor, tiles: Tiles) -> Tensor:
     B, T, H, E = q_BTHE.shape
     X, b = tiles.tokens_RXb.shape[1:]
     k_BTHE = k_BTKE.repeat_interleave(H // k_BTKE.shape[2], 2)
-    q, k = (tiles.filled(x.transpose(1, 2).flatten(0, 1)).view(B, H, X, b, E) for x in (q_BTHE, k_BTHE))
+    q, k = (tiles.gather(x.transpose(1, 2).flatten(0, 1)).view(B, H, X, b, E) for x in (q_BTHE, k_BTHE))
     token_BXb, group_BXb = tiles
     found = []
     for some in torch.arange(X, device=q.device).split(max(1, ENTRIES // (B * H * b * X * b))):
@@ -120,11 +122,11 @@ def _choice(
     own block, and of those before the `top` likeliest."""
     B, T, H, _ = queries.shape
     with torch.autocast(queries.device.type, enabled=False):
-        pairs = Pairs.of(keys, weight, cos, sin, starts, block)
+        pairs = BlockPairs.of(keys, weight, cos, sin, starts, block)
         scores_BHXX = pairs.scores(pairs.of_first(queries))
     own_XX = torch.eye(pairs.first_BX.shape[1], dtype=torch.bool, device=queries.device)
     before_BHXX = pairs.before_BXX[:, None].expand_as(scores_BHXX)
-    kept_BHXX = best(scores_BHXX, before_BHXX & ~own_XX, top) | (before_BHXX & own_XX)
+    kept_BHXX = top_pairs(scores_BHXX, before_BHXX & ~own_XX, top) | (before_BHXX & own_XX)
     numbers_BHXX = pairs.numbers_BX[:, None, None].expand_as(kept_BHXX)
     kept_BHXC = kept_BHXX.new_zeros((*kept_BHXX.shape[:3], -(-T // block)), dtype=torch.int32)
     kept_BHXC = kept_BHXC.scatter_add(3, numbers_BHXX, kept_BHXX.int()) > 0
@@ -150,7 +152,7 @@ def _loss(
     cross-entropy of pairs, and its gradients by the weights."""
     H, E = q.shape[2:]
     with torch.autocast(q.device.type, enabled=False):
-        pairs = Pairs.of(keys, weight_k, cos, sin, starts, block)
+        pairs = BlockPairs.of(keys, weight_k, cos, sin, starts, block)
         first_BHXE = pairs.of_first(queries)
         tables = [at(table, places) for places in (pairs.first_BX, pairs.last_BX) for table in (cos, sin)]
         turned_BHXE = rotate(first_BHXE @ weight_q, *tables[:2])

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from kernels.projections import projections
 from lm.context import Context
 from lm.mixers.base import Mixer
-from lm.mixers.minimal_rnn import Hidden, after, begun_anew
+from lm.mixers.minimal_rnn import Hidden, after, document_start_mask
 from lm.mixers.scan import scan
 from lm.shape import Shape
 
@@ -79,8 +79,8 @@ class FastForgetful(Mixer):
         wide = torch.promote_types(dtype, torch.complex64)
         return Hidden(rows, self.traces * self.periods, device, wide)
 
-    def kept(self, shape: Shape, tokens: float) -> float:
+    def state_numel(self, shape: Shape, tokens: float) -> float:
         return 2 * self.traces * self.periods
 
     def prepare(self, shape: Shape, context: Context, rows: int, length: int) -> Tensor | None:
-        return begun_anew(context, rows, length)
+        return document_start_mask(context, rows, length)

@@ -26,7 +26,7 @@ from kernels.rope import rotate
 from lm.context import Context
 from lm.mixers.attention import Attention, Heads, KeysAndValues, over_slots
 from lm.mixers.base import Mixer
-from lm.mixers.block_gate import at, best, choice, gate_loss, pooled
+from lm.mixers.block_gate import at, choice, gate_loss, pooled, top_pairs
 from lm.mixers.blocks import starts_of
 from lm.parts import Part
 from lm.quantized.inputs import Rounding
@@ -83,12 +83,12 @@ class GatedHeads(Heads):
     def forward(self, x_BTD: Tensor, context: Context) -> Any:
         B, T, _ = x_BTD.shape
         made = projections(x_BTD, (self.query, self.key, self.value))
-        q, k, v = self.turned(made, context)
+        q, k, v = self.rotated_heads(made, context)
         wide = torch.promote_types(x_BTD.dtype, torch.float32)
         plain_q, plain_k = (x.detach().to(wide).view(B, T, -1, self.head_width) for x in made[:2])
         loss = None
         if self.training and context.state is None:
-            mixed = super().along(q, k, v, context)
+            mixed = super().mix_sequences(q, k, v, context)
             if torch.is_grad_enabled():
                 seen = q.detach().transpose(1, 2), k.detach().transpose(1, 2), plain_q, plain_k
                 turn = context.cos, context.sin, context.shared, self.block
@@ -97,12 +97,14 @@ class GatedHeads(Heads):
                 )
         else:
             with torch.no_grad(), torch.autocast(x_BTD.device.type, enabled=False):
-                kept = self.predictor(lambda query, key: self.kept(plain_q, plain_k, query, key, context), wide)
+                kept = self.predictor(
+                    lambda query, key: self.select_blocks(plain_q, plain_k, query, key, context), wide
+                )
             mixed = (self.within if context.state is None or context.first else self.behind)(q, k, v, context, kept)
         y_BTD = self.output(mixed.reshape(B, T, -1))
         return y_BTD if loss is None else (y_BTD, loss)
 
-    def kept(
+    def select_blocks(
         self, plain_q: Tensor, plain_k: Tensor, weight_HEE: Tensor, weight_KFE: Tensor, context: Context
     ) -> Tensor:
         """Blocks that tokens see: kept_BHTC as block_attention has it, or behind tokens that were read before kept_BHTN."""
@@ -120,7 +122,7 @@ class GatedHeads(Heads):
         scores_BHTN = state.gate_queries_BHNE.gather(2, places) @ keys_BHNE.mT / math.sqrt(E)
         numbers_N = torch.arange(keys_BHNE.shape[2], device=own_BT.device)
         own_B1T1 = own_BT[:, None, :, None]
-        return best(scores_BHTN, (numbers_N < own_B1T1).expand_as(scores_BHTN), self.top) | (numbers_N == own_B1T1)
+        return top_pairs(scores_BHTN, (numbers_N < own_B1T1).expand_as(scores_BHTN), self.top) | (numbers_N == own_B1T1)
 
     def keep(self, queries_BTHE: Tensor, plain_k: Tensor, weight_KFE: Tensor, context: Context) -> None:
         """Put into the state what the gate needs of these tokens: queries of blocks' first ones, and keys of blocks that they
@@ -195,12 +197,12 @@ class GatedBlocks(Attention):
     ) -> Any:
         return Mixer.rounded_state(self, shape, rows, capacity, device, rounding)
 
-    def kept(self, shape: Shape, tokens: float) -> float:
+    def state_numel(self, shape: Shape, tokens: float) -> float:
         each = 3 * shape.kv_heads + (shape.heads + shape.kv_heads) / self.block
         return each * shape.head_dim * tokens
 
     def prepare(self, shape: Shape, context: Context, rows: int, length: int) -> Tensor:
         return starts_of(context, rows, length)
 
-    def exported(self, shape: Shape) -> dict[str, Any]:
-        return Part.exported(self, shape)
+    def hugging_face_config(self, shape: Shape) -> dict[str, Any]:
+        return Part.hugging_face_config(self, shape)

@@ -65,7 +65,7 @@ class HashedHeads(Heads):
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         B, T, _ = x_BTD.shape
         made = projections(x_BTD, (self.query, self.key, self.value))
-        q, k, v = self.turned(made, context)
+        q, k, v = self.rotated_heads(made, context)
         wide = torch.promote_types(x_BTD.dtype, torch.float32)
         with torch.no_grad(), torch.autocast(x_BTD.device.type, enabled=False):
             plain = (x.to(wide).view(B, T, -1, self.head_width) for x in made[:2])
@@ -123,11 +123,11 @@ class HashedBuckets(Attention):
     ) -> Any:
         return Mixer.rounded_state(self, shape, rows, capacity, device, rounding)
 
-    def kept(self, shape: Shape, tokens: float) -> float:
+    def state_numel(self, shape: Shape, tokens: float) -> float:
         return (2 * shape.head_dim + 1) * shape.kv_heads * tokens
 
     def prepare(self, shape: Shape, context: Context, rows: int, length: int) -> Tensor:
         return starts_of(context, rows, length)
 
-    def exported(self, shape: Shape) -> dict[str, Any]:
-        return Part.exported(self, shape)
+    def hugging_face_config(self, shape: Shape) -> dict[str, Any]:
+        return Part.hugging_face_config(self, shape)

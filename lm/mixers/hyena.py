@@ -177,7 +177,7 @@ class Hyena(Mixer):
     def build(self, shape: Shape) -> Operator:
         return Operator(shape, self.order, self.filter_width, self.frequency)
 
-    def idle(self, shape: Shape) -> int:
+    def unused_weights(self, shape: Shape) -> int:
         """The weights that make filters, once a pass for all its tokens."""
         return self.filter_width * (1 + 2 * BANDS + self.filter_width + self.order * shape.width)
 
@@ -189,7 +189,7 @@ class Hyena(Mixer):
     def state(self, shape: Shape, rows: int, capacity: int, device: torch.device | None, dtype: torch.dtype) -> History:
         return History(self.order, shape.width, rows, capacity, device, dtype)
 
-    def kept(self, shape: Shape, tokens: float) -> float:
+    def state_numel(self, shape: Shape, tokens: float) -> float:
         return shape.width * (self.order * tokens + (TAPS - 1) * (self.order + 1))
 
     def prepare(self, shape: Shape, context: Context, rows: int, length: int) -> Tensor | None:

@@ -93,7 +93,7 @@ def after(a_BTH: Tensor, b_BTH: Tensor, context: Context) -> Tensor:
     return h_BTH
 
 
-def begun_anew(context: Context, rows: int, length: int) -> Tensor | None:
+def document_start_mask(context: Context, rows: int, length: int) -> Tensor | None:
     """0 at the first token of each document and 1 elsewhere, B x T x 1; None where a row is one."""
     if context.documents is None:
         return None
@@ -114,8 +114,8 @@ class MinimalRNN(Mixer):
     def state(self, shape: Shape, rows: int, capacity: int, device: torch.device | None, dtype: torch.dtype) -> Hidden:
         return Hidden(rows, self.expansion * shape.width, device, dtype)
 
-    def kept(self, shape: Shape, tokens: float) -> float:
+    def state_numel(self, shape: Shape, tokens: float) -> float:
         return self.expansion * shape.width
 
     def prepare(self, shape: Shape, context: Context, rows: int, length: int) -> Tensor | None:
-        return begun_anew(context, rows, length)
+        return document_start_mask(context, rows, length)

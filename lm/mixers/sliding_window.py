@@ -23,7 +23,7 @@ from lm.shape import Shape
 class WindowedHeads(Heads):
     """context.shared is what SlidingWindow.prepare gives."""
 
-    def along(self, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, context: Context) -> Tensor:
+    def mix_sequences(self, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, context: Context) -> Tensor:
         if isinstance(context.shared, Documents):
             return attention(q_BHTE.transpose(1, 2), k_BKTE.transpose(1, 2), v_BKTE.transpose(1, 2), context.shared)
         # heads repeated by hand: torch's enable_gqa leaves the fused CPU path (torch 2.13)
@@ -70,8 +70,8 @@ class SlidingWindow(Attention):
     ) -> Any:
         return Mixer.rounded_state(self, shape, rows, capacity, device, rounding)  # a ring is not written by position
 
-    def kept(self, shape: Shape, tokens: float) -> float:
-        return super().kept(shape, min(tokens, self.window))
+    def state_numel(self, shape: Shape, tokens: float) -> float:
+        return super().state_numel(shape, min(tokens, self.window))
 
     def prepare(self, shape: Shape, context: Context, rows: int, length: int) -> Any:
         """Without a state, on a GPU the documents of each token cut to its window, of which the kernel makes no mask; elsewhere
@@ -107,7 +107,7 @@ class SlidingWindow(Attention):
         source_BC = (then_BC - lengths_B1).clamp(0, length - 1)
         return by_query(visible_BTJ, shape), then_BC >= lengths_B1, source_BC
 
-    def exported(self, shape: Shape) -> dict[str, Any]:
+    def hugging_face_config(self, shape: Shape) -> dict[str, Any]:
         return {"layer_type": "sliding_attention", "use_sliding_window": True, "sliding_window": self.window}
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lm.context import Context
 from lm.mixers.base import Mixer
-from lm.mixers.minimal_rnn import Hidden, after, begun_anew
+from lm.mixers.minimal_rnn import Hidden, after, document_start_mask
 from lm.mixers.scan import scan
 from lm.shape import Shape
 
@@ -33,7 +33,7 @@ STEPS = (0.001, 0.1)
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-def held(decay_P: Tensor, frequency_P: Tensor, step_P: Tensor) -> tuple[Tensor, Tensor]:
+def zero_order_hold(decay_P: Tensor, frequency_P: Tensor, step_P: Tensor) -> tuple[Tensor, Tensor]:
     """(L, (L - 1) / lambda) of zero-order hold, complex, lambda being -decay + i frequency.
 
     L - 1 of real parts that lose no digits where lambda * step is small: exp(a) cos(b) - 1 is expm1(a) cos(b) - 2 sin^2(b / 2).
@@ -63,7 +63,9 @@ class Spaces(nn.Module):
 
     def forward(self, x_BTD: Tensor, context: Context) -> Tensor:
         wide = torch.promote_types(x_BTD.dtype, torch.float32)
-        turn_P, let_in_P = held(self.log_decay.to(wide).exp(), self.frequency.to(wide), self.log_step.to(wide).exp())
+        turn_P, let_in_P = zero_order_hold(
+            self.log_decay.to(wide).exp(), self.frequency.to(wide), self.log_step.to(wide).exp()
+        )
         real_BTP, imaginary_BTP = self.enter(x_BTD).to(wide).chunk(2, -1)
         b_BTP = let_in_P * torch.complex(real_BTP, imaginary_BTP)
         a_BTP = turn_P.expand_as(b_BTP)
@@ -88,8 +90,8 @@ class StateSpace(Mixer):
     def state(self, shape: Shape, rows: int, capacity: int, device: torch.device | None, dtype: torch.dtype) -> Hidden:
         return Hidden(rows, self.states, device, torch.promote_types(dtype, torch.complex64))
 
-    def kept(self, shape: Shape, tokens: float) -> float:
+    def state_numel(self, shape: Shape, tokens: float) -> float:
         return 2 * self.states
 
     def prepare(self, shape: Shape, context: Context, rows: int, length: int) -> Tensor | None:
-        return begun_anew(context, rows, length)
+        return document_start_mask(context, rows, length)

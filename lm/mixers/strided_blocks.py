@@ -51,7 +51,7 @@ class StridedHeads(Heads):
         super().__init__(shape)
         self.block = block
 
-    def along(self, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, context: Context) -> Tensor:
+    def mix_sequences(self, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, context: Context) -> Tensor:
         (starts_BT, kept_HCC), _ = context.shared
         q, k, v = (x.transpose(1, 2) for x in (q_BHTE, k_BKTE, v_BKTE))
         return block_attention(q, k, v, starts_BT, kept_HCC, self.block)
@@ -64,7 +64,7 @@ class StridedHeads(Heads):
             both.append(torch.cat((kept, came.to(kept.dtype)), 2))
             kept.copy_(both[-1].gather(2, source_BKC[..., None].expand_as(kept)))
         if isinstance(seen, tuple):  # the first tokens of all rows, which see each other alone
-            return self.along(q_BHTE, k_BKTE, v_BKTE, context)
+            return self.mix_sequences(q_BHTE, k_BKTE, v_BKTE, context)
         return over_slots(q_BHTE, both[0], both[1], seen)
 
 
@@ -122,9 +122,9 @@ class StridedBlocks(Attention):
     ) -> Any:
         return Mixer.rounded_state(self, shape, rows, capacity, device, rounding)  # a ring is not written by position
 
-    def kept(self, shape: Shape, tokens: float) -> float:
+    def state_numel(self, shape: Shape, tokens: float) -> float:
         band = min(tokens, self.local * self.block)
-        return super().kept(shape, band + self._left(shape) * (tokens - band))
+        return super().state_numel(shape, band + self._left(shape) * (tokens - band))
 
     def prepare(self, shape: Shape, context: Context, rows: int, length: int) -> Any:
         """(what tokens see, source_BKC of the slots of a state). They see by starts_BT of documents and kept_HCC, or, behind
@@ -159,5 +159,5 @@ class StridedBlocks(Attention):
         there_BHTJ = (keys_BHJ >= 0)[:, :, None] & (keys_BHJ[:, :, None] <= positions_BT[:, None, :, None])
         return there_BHTJ & ((behind_BHTJ < self.local) | own_BHJ[:, :, None])
 
-    def exported(self, shape: Shape) -> dict[str, Any]:
-        return Part.exported(self, shape)
+    def hugging_face_config(self, shape: Shape) -> dict[str, Any]:
+        return Part.hugging_face_config(self, shape)

@@ -28,7 +28,7 @@ from lm.mixers.base import Mixer
 from lm.shape import Shape
 
 
-class Model(NamedTuple):
+class FastWeights(NamedTuple):
     """What a row has learned: W' at the start of its mini-batch, and the sum of its gradients since then; weights W' - sum."""
 
     weights_BHEE: Tensor
@@ -86,24 +86,26 @@ class Places(NamedTuple):
         return same_Bn, self.later_Bn.gather(1, end_B1), self.fresh_Bn.gather(1, end_B1)
 
 
-def begun(model: Model, first_HEE: Tensor, places_B: Tensor, mini_batch: int) -> Model:
+def weights_at_piece_start(model: FastWeights, first_HEE: Tensor, places_B: Tensor, mini_batch: int) -> FastWeights:
     """The model at the first token of a piece, which is at these places: a mini-batch that is whole has been learned from, and
     a document begins with W_0."""
     place_B111 = places_B[:, None, None, None]
     whole_B111 = place_B111 % mini_batch == 0
     learned_BHEE = torch.where(whole_B111, model.weights_BHEE - model.sum_BHEE, model.weights_BHEE)
-    return Model(torch.where(place_B111 == 0, first_HEE, learned_BHEE), model.sum_BHEE.masked_fill(whole_B111, 0.0))
+    return FastWeights(
+        torch.where(place_B111 == 0, first_HEE, learned_BHEE), model.sum_BHEE.masked_fill(whole_B111, 0.0)
+    )
 
 
 def read(
-    model: Model,
+    model: FastWeights,
     first_HEE: Tensor,
     norm: Norm,
     tokens: tuple[Tensor, Tensor, Tensor, Tensor],
     places: Places,
     mixed: bool,
     counts_B: Tensor | None = None,
-) -> tuple[Tensor, Model]:
+) -> tuple[Tensor, FastWeights]:
     """(y_BHnE of a piece, the model behind it). tokens: q, k and v, B x H x n x E, and eta, B x H x n x 1. mixed: tokens of
     more than one mini-batch may be in a row of the piece. counts_B: tokens of each row, at least 1, all others being
     padding."""
@@ -130,7 +132,7 @@ def read(
         later_B111, fresh_B111 = later_B1[..., None, None], fresh_B1[..., None, None]
         W = torch.where(later_B111, next_BHEE, torch.where(fresh_B111, first_HEE, W))
         gathered = gathered.masked_fill(later_B111 | fresh_B111, 0.0)
-    return y, Model(W, gathered + added)
+    return y, FastWeights(W, gathered + added)
 
 
 class State:
@@ -139,7 +141,7 @@ class State:
     def __init__(self, shape: Shape, rows: int, device: torch.device | None, dtype: torch.dtype) -> None:
         size = (rows, shape.heads, shape.head_dim, shape.head_dim)
         wide = torch.promote_types(dtype, torch.float32)
-        self.model = Model(*(torch.zeros(size, device=device, dtype=wide) for _ in range(2)))
+        self.model = FastWeights(*(torch.zeros(size, device=device, dtype=wide) for _ in range(2)))
 
     def take(self, rows: Tensor, other: "State", theirs: Tensor) -> None:
         """Have these rows begin as those of another state."""
@@ -147,7 +149,7 @@ class State:
             mine[rows] = others[theirs]
 
 
-class Learning(nn.Module):
+class TTTHeads(nn.Module):
     """Projections to heads and back; between them each head's model learns and answers, in fp32 at least. context.shared: the
     place of each token in its document, B x T; None where a row is one."""
 
@@ -181,7 +183,7 @@ class Learning(nn.Module):
         first, state, counts_B = self.first.to(tokens[0].dtype), context.state, context.counts_B
         norm = Norm(self.scale.to(first.dtype), self.shift.to(first.dtype), self.eps)
         start_BHEE = first.expand(B, -1, -1, -1)
-        model = Model(start_BHEE, torch.zeros_like(start_BHEE)) if state is None else state.model
+        model = FastWeights(start_BHEE, torch.zeros_like(start_BHEE)) if state is None else state.model
         places_BT = context.shared if state is None else context.positions_BT
         if places_BT is None:
             places_BT = torch.arange(T, device=first.device).expand(B, T)
@@ -192,12 +194,12 @@ class Learning(nn.Module):
             own = tuple(each[:, :, piece] for each in tokens)
             mixed = not aligned and piece.stop - start > 1
             places = Places.of(places_BT[:, piece], self.mini_batch)
-            opened = begun(model, first, places_BT[:, start], self.mini_batch)
+            opened = weights_at_piece_start(model, first, places_BT[:, start], self.mini_batch)
             left_B = None if counts_B is None else (counts_B - start).clamp(1, piece.stop - start)
             y, after = read(opened, first, norm, own, places, mixed, left_B)  # type: ignore[arg-type]
             if counts_B is not None:
                 has_B111 = (counts_B > start)[:, None, None, None]
-                after = Model(*(torch.where(has_B111, new, old) for new, old in zip(after, model, strict=True)))
+                after = FastWeights(*(torch.where(has_B111, new, old) for new, old in zip(after, model, strict=True)))
             model = after
             found.append(y)
         if state is not None:
@@ -212,8 +214,8 @@ class TTTLinear(Mixer):
     rate: float = Field(1.0, gt=0, description="the most that a gradient is multiplied with")
     into_stream = ("output",)
 
-    def build(self, shape: Shape) -> Learning:
-        return Learning(shape, self.mini_batch, self.rate)
+    def build(self, shape: Shape) -> TTTHeads:
+        return TTTHeads(shape, self.mini_batch, self.rate)
 
     def flops(self, shape: Shape, length: int) -> float:
         """FLOP of a token in a row that is one document: k W, q W and the sum of gradients, 6 E^2 a head forward, and two
@@ -224,7 +226,7 @@ class TTTLinear(Mixer):
     def state(self, shape: Shape, rows: int, capacity: int, device: torch.device | None, dtype: torch.dtype) -> State:
         return State(shape, rows, device, dtype)
 
-    def kept(self, shape: Shape, tokens: float) -> float:
+    def state_numel(self, shape: Shape, tokens: float) -> float:
         return 2 * shape.heads * shape.head_dim**2
 
     def prepare(self, shape: Shape, context: Context, rows: int, length: int) -> Tensor | None:

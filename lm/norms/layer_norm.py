@@ -30,6 +30,6 @@ class LayerNorm(Config):
         """The norm of a stream of this width."""
         return StreamLayerNorm(width, eps)
 
-    def exported(self) -> None:
+    def hugging_face_config(self) -> None:
         """Raises ValueError: none of the families that we write has it."""
         raise ValueError("no Hugging Face family has layer_norm: export a model with norm rms_norm")

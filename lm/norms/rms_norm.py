@@ -33,5 +33,5 @@ class RMSNorm(Config):
         """The norm of a stream of this width."""
         return StreamRMSNorm(width, eps)
 
-    def exported(self) -> None:
+    def hugging_face_config(self) -> None:
         """What every Hugging Face family that we write has."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lm.config import ConfigError
 from lm.linears.base import Roles
-from lm.optimizers.states import MOMENTS, States, begun_coded
+from lm.optimizers.states import MOMENTS, States, initial_coded_state
 
 Named = list[tuple[str, nn.Parameter]]
 State = dict[str, list[Tensor]]
@@ -18,11 +18,11 @@ ROWS = {"row_square"}
 SIDES = {"left": 0, "left_basis": 0, "right": 1, "right_basis": 1}
 
 
-def begun(slot: str, weight: Tensor) -> Tensor:
+def initial_state(slot: str, weight: Tensor) -> Tensor:
     """The state of a weight before its first update: zeros, on the weight's device where they are no single number."""
     if slot in SCALARS:
         return torch.zeros((), dtype=SCALARS[slot])
-    if (coded := begun_coded(slot, weight)) is not None:
+    if (coded := initial_coded_state(slot, weight)) is not None:
         return coded
     if slot in SIDES:
         return weight.new_zeros(2 * (weight.shape[SIDES[slot]],))
@@ -109,7 +109,7 @@ class Optimizer(torch.optim.Optimizer, ABC):
         state = self.state[weight]
         if not state:
             for slot in slots:
-                state[slot] = begun(slot, weight)
+                state[slot] = initial_state(slot, weight)
         if "step" in state:
             state["step"].add_(1)
         return state

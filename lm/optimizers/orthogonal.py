@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from kernels.newton_schulz import batches, cost, newton_schulz, products
+from kernels.newton_schulz import batches, cost, matmul_dtype, newton_schulz
 from kernels.newton_schulz.reference import Coefficients
 from lm.distributed import from_owners, rank, shared_out, world_size
 from lm.linears.base import Roles
@@ -42,7 +42,7 @@ def orthogonalised(updates: list[Tensor], iteration: Iteration) -> tuple[list[Te
         )
         for index, matrix in zip(batch, mine, strict=True):
             owner_of[index], found[index] = owner, matrix
-    whole = from_owners(found, owner_of, shapes, products(updates[0]), updates[0].device)
+    whole = from_owners(found, owner_of, shapes, matmul_dtype(updates[0]), updates[0].device)
     return [matrix.float() for matrix in whole], [max(shape) for shape in shapes]
 
 

@@ -38,7 +38,7 @@ def by_group(values: Tensor, size: int) -> Tensor:
     return F.pad(flat_N, (0, -len(flat_N) % size)).view(-1, size)
 
 
-def encoded(values: Tensor, size: int, expand: bool) -> tuple[Tensor, Tensor]:
+def quantize(values: Tensor, size: int, expand: bool) -> tuple[Tensor, Tensor]:
     """(codes, float8 in the shape of the values; ranges_2G: most and k)."""
     sizes_GS = by_group(values.abs(), size)
     most_G = sizes_GS.amax(1)
@@ -53,7 +53,7 @@ def encoded(values: Tensor, size: int, expand: bool) -> tuple[Tensor, Tensor]:
     return codes, torch.stack((most_G, power_G))
 
 
-def decoded(codes: Tensor, ranges_2G: Tensor, size: int) -> Tensor:
+def dequantize(codes: Tensor, ranges_2G: Tensor, size: int) -> Tensor:
     """Values in fp32; zeros where nothing was encoded yet."""
     most_G, power_G = ranges_2G
     wide = codes.to(ranges_2G.dtype)
@@ -61,7 +61,7 @@ def decoded(codes: Tensor, ranges_2G: Tensor, size: int) -> Tensor:
     return (share_GS * most_G[:, None]).flatten()[: codes.numel()].view(codes.shape) * wide.sign()
 
 
-def begun_coded(slot: str, weight: Tensor) -> Tensor | None:
+def initial_coded_state(slot: str, weight: Tensor) -> Tensor | None:
     """The first state of a slot of codes or of ranges; None for another slot."""
     if found := RANGES.fullmatch(slot):
         return weight.new_zeros(2, -(-weight.numel() // int(found[2])))
@@ -90,7 +90,7 @@ class States(Config):
     def decode(self, state: dict[str, Tensor], slots: tuple[str, ...]) -> dict[str, Tensor]:
         """The state by its own slots, moments in fp32."""
         return {
-            slot: decoded(state[f"{slot}_fp8"], state[f"{slot}_fp8_by{self.group}"], self.group)
+            slot: dequantize(state[f"{slot}_fp8"], state[f"{slot}_fp8_by{self.group}"], self.group)
             if slot in MOMENTS
             else state[slot]
             for slot in slots
@@ -100,6 +100,6 @@ class States(Config):
         """Keep these moments in the state."""
         for slot, values in moments.items():
             if slot in MOMENTS:
-                codes, ranges_2G = encoded(values, self.group, self.expand)
+                codes, ranges_2G = quantize(values, self.group, self.expand)
                 state[f"{slot}_fp8"].copy_(codes)
                 state[f"{slot}_fp8_by{self.group}"].copy_(ranges_2G)

@@ -1,4 +1,4 @@
-"""Sources of pairs: `(given) -> iterator of Pair or Rejected`, read or made once, before the first step (base.py).
+"""Sources of pairs: `(given) -> iterator of Pair or SkippedRow`, read or made once, before the first step (base.py).
 
 The same files, model and seed give the same pairs in the same order. What cannot be used comes with its place and the reason.
 """

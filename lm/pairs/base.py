@@ -25,7 +25,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Rejected:
+class SkippedRow:
     """A row or a problem of which no pair was made."""
 
     where: str
@@ -34,7 +34,7 @@ class Rejected:
 
 
 @dataclass(frozen=True)
-class Given:
+class SourceInputs:
     """What a source may read: files in `folder`, the problem set, and the model that the stage begins with, in evaluation mode.
 
     slot: the parameter that lists the sources, by which messages name it. files(): those of the folder that DVC watches.
@@ -50,7 +50,7 @@ class Given:
     seed: int
     progress: Callable[[int, int], None] = lambda done, total: None
 
-    def encoded(self, answer: str) -> list[int]:
+    def encode_answer(self, answer: str) -> list[int]:
         """Ids of an answer and the end token."""
         return [*self.tokenizer.encode(answer), self.tokenizer.end_id]
 
@@ -61,6 +61,6 @@ class Source(Config):
 
     samples_model: ClassVar[bool] = False
 
-    def __call__(self, given: Given) -> Iterator[Pair | Rejected]:
+    def __call__(self, given: SourceInputs) -> Iterator[Pair | SkippedRow]:
         """Every pair, in an order that is always the same."""
         raise NotImplementedError

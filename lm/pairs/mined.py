@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lm.pairs.base import Given, Pair, Rejected
+from lm.pairs.base import Pair, SkippedRow, SourceInputs
 from lm.pairs.sampled import Sampling
 
 
@@ -23,8 +23,8 @@ class Mined(Sampling):
     name: Literal["mined"] = "mined"
     most: int = Field(1, gt=0, description="pairs of a problem, at most")
 
-    def __call__(self, given: Given) -> Iterator[Pair | Rejected]:
-        for found in self.answered(given):
+    def __call__(self, given: SourceInputs) -> Iterator[Pair | SkippedRow]:
+        for found in self.answered_problems(given):
             texts = [given.tokenizer.decode(ids) for ids in found.answers]
             scores = [given.problems.score(found.example, text) for text in texts]
             right = [ids for ids, score in zip(found.answers, scores, strict=True) if score.valid and score.value == 1]
@@ -35,4 +35,4 @@ class Mined(Sampling):
                 continue
             none = "no_answer_ended" if not found.answers else "no_verdict"
             reason = "all_answers_right" if right else "no_answer_right" if wrong else none
-            yield Rejected(found.example.id, reason, found.example.prompt)
+            yield SkippedRow(found.example.id, reason, found.example.prompt)

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from lm import pairs, problems
 from lm.config import Seed, choice
-from lm.pairs.queried import Query
+from lm.pairs.query import Query
 from lm.training.recipe import Recipe
 
 AnyPairs: Any = choice(pairs)  # named before a field of the same name hides the module

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lm.conversations.dialogue import Dialogue
-from lm.conversations.encode import encoded
+from lm.conversations.encode import encode_dialogue
 from lm.conversations.layouts import dialogue_of
 from lm.pairs.base import Pair
 from lm.tokenizer import Tokenizer
@@ -60,7 +60,7 @@ def pair_of(chosen: Dialogue, rejected: Dialogue, tokenizer: Tokenizer) -> Pair:
     """The two in tokens, as the model's chat template writes them. Raises NoPair for what the template refuses or writes with
     another prompt before each."""
     try:
-        (better,), (worse,) = (encoded(one, tokenizer, "last") for one in (chosen, rejected))
+        (better,), (worse,) = (encode_dialogue(one, tokenizer, "last") for one in (chosen, rejected))
     except ValueError as error:
         raise NoPair("not_encoded", str(error)) from None
     if better.prompt != worse.prompt:

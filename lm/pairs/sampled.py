@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from lm.config import ConfigError
-from lm.pairs.base import Given, Source
+from lm.pairs.base import Source, SourceInputs
 from lm.problems.example import JUDGED, Example, Split
 from lm.sampler import Completion, generate, rows_for
 from lm.temperature import Divisor
@@ -43,7 +43,7 @@ class Sampling(Source):
     max_new_tokens: int = Field(32, gt=0)
     temperature: Divisor = 1.0
 
-    def asked(self, given: Given) -> Iterator[tuple[int, list[Example]]]:
+    def problem_batches(self, given: SourceInputs) -> Iterator[tuple[int, list[Example]]]:
         """The problems that leave room in the context, some at a time, with the number of the first. Raises ConfigError where
         there is none."""
         room = given.model.config.context - self.max_new_tokens
@@ -59,17 +59,17 @@ class Sampling(Source):
             yield first, asked[first : first + PROBLEMS]
             given.progress(min(first + PROBLEMS, len(asked)), len(asked))
 
-    def sampled(self, given: Given, prompts: list[list[int]], seed: int) -> list[list[Completion]]:
+    def sample_completions(self, given: SourceInputs, prompts: list[list[int]], seed: int) -> list[list[Completion]]:
         """Completions of each prompt, `samples` of them."""
         every = [prompt for prompt in prompts for _ in range(self.samples)]
         rows, end = rows_for(given.model, PROBLEMS * self.samples), given.tokenizer.end_id
         found = generate(given.model, every, self.max_new_tokens, self.temperature, end, seed, rows)
         return [found[n : n + self.samples] for n in range(0, len(found), self.samples)]
 
-    def answered(self, given: Given) -> Iterator[Answered]:
+    def answered_problems(self, given: SourceInputs) -> Iterator[Answered]:
         """Every problem with its answers."""
-        for first, examples in self.asked(given):
+        for first, examples in self.problem_batches(given):
             prompts = [given.tokenizer.chat(e.prompt) for e in examples]
-            found = self.sampled(given, prompts, given.seed * 1_000_003 + first)
+            found = self.sample_completions(given, prompts, given.seed * 1_000_003 + first)
             for example, prompt, completions in zip(examples, prompts, found, strict=True):
                 yield Answered(example, prompt, [c.ids for c in completions if c.finished])

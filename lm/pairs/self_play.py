@@ -4,9 +4,9 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from lm.pairs.base import Given, Pair, Rejected
+from lm.pairs.base import Pair, SkippedRow, SourceInputs
 from lm.pairs.sampled import Sampling
-from lm.training.data.conversations import demonstrated
+from lm.training.data.conversations import demonstration_conversation
 
 
 class SelfPlay(Sampling):
@@ -18,12 +18,12 @@ class SelfPlay(Sampling):
 
     name: Literal["self_play"] = "self_play"
 
-    def __call__(self, given: Given) -> Iterator[Pair | Rejected]:
-        for found in self.answered(given):
-            shown = demonstrated(given.tokenizer, found.example).completion
+    def __call__(self, given: SourceInputs) -> Iterator[Pair | SkippedRow]:
+        for found in self.answered_problems(given):
+            shown = demonstration_conversation(given.tokenizer, found.example).completion
             others = [ids for ids in found.drawn if ids != shown]
             for rejected in others:
                 yield Pair(found.example.id, found.example.prompt, found.prompt_ids, shown, rejected)
             if not others:
                 reason = "all_answers_as_shown" if found.drawn else "no_answer_ended"
-                yield Rejected(found.example.id, reason, found.example.prompt)
+                yield SkippedRow(found.example.id, reason, found.example.prompt)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from lm.pairs.base import Given, Pair, Rejected
+from lm.pairs.base import Pair, SkippedRow, SourceInputs
 from lm.pairs.sampled import Sampling
 from lm.problems.example import Example
 from lm.sampler import Completion
@@ -39,13 +39,13 @@ class Stepwise(Sampling):
         "\n", min_length=1, max_length=1, description="a step ends with the token that has this character"
     )
 
-    def __call__(self, given: Given) -> Iterator[Pair | Rejected]:
-        for first, examples in self.asked(given):
+    def __call__(self, given: SourceInputs) -> Iterator[Pair | SkippedRow]:
+        for first, examples in self.problem_batches(given):
             states = [State(first + n, e, given.tokenizer.chat(e.prompt)) for n, e in enumerate(examples)]
             going = states
             for depth in range(self.depth):
                 seed = (given.seed * 1_000_003 + first) * 101 + depth
-                found = self.sampled(given, [s.prompt_ids + s.written for s in going], seed)
+                found = self.sample_completions(given, [s.prompt_ids + s.written for s in going], seed)
                 room = given.model.config.context - 1
                 going = [
                     state
@@ -57,9 +57,9 @@ class Stepwise(Sampling):
             for state in states:
                 yield from state.pairs
                 if not state.pairs:
-                    yield Rejected(state.example.id, "no_step_matters", state.example.prompt)
+                    yield SkippedRow(state.example.id, "no_step_matters", state.example.prompt)
 
-    def _advance(self, state: State, completions: list[Completion], given: Given, depth: int) -> bool:
+    def _advance(self, state: State, completions: list[Completion], given: SourceInputs, depth: int) -> bool:
         """Make the pair of this step, if its candidates differ in worth, and go on from a random one that is not the end; False
         where there is none."""
         worths = self._worths(state, completions, given)
@@ -76,7 +76,7 @@ class Stepwise(Sampling):
             state.written = state.written + list(open_ones[int(draw.integers(len(open_ones)))])
         return bool(open_ones)
 
-    def _worths(self, state: State, completions: list[Completion], given: Given) -> dict[tuple[int, ...], float]:
+    def _worths(self, state: State, completions: list[Completion], given: SourceInputs) -> dict[tuple[int, ...], float]:
         """Worth of each different next step, in the order of sampling: the mean score of those samples that begin with it,
         ended and have a verdict."""
         scores = dict[tuple[int, ...], list[float]]()

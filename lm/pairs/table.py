@@ -26,7 +26,7 @@ PAIRS_FILE, QUARANTINE_FILE = "pairs.parquet", "quarantine.parquet"
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairTable:
     """A row a pair: PAIRS, then log-probabilities (nats) under the start model, null where nobody asks for them.
 
     reference_<side>: of the answer. Where the loss needs a point, `other` is the row whose prompt each answer is put behind,
@@ -55,7 +55,7 @@ class Pairs:
         """An answer behind its prompt."""
         return Conversation(self.ids("prompt", place), self.ids(side, place))
 
-    def crossed(self, side: str, context: int, place: int) -> Conversation:
+    def swapped_conversation(self, side: str, context: int, place: int) -> Conversation:
         """An answer behind the prompt of its other row, whose front goes where the context is too short for both."""
         prompt, answer = self.ids("prompt", self.table["other"][place].as_py()), self.ids(side, place)
         return Conversation(prompt[-min(len(prompt), context - len(answer)) :], answer)
@@ -66,9 +66,9 @@ class Pairs:
             return torch.zeros(len(self))
         return torch.from_numpy(self.table[name].fill_null(0.0).to_numpy().astype(np.float32))
 
-    def with_column(self, name: str, values: list[Any], kind: pa.DataType) -> "Pairs":
+    def with_column(self, name: str, values: list[Any], kind: pa.DataType) -> "PairTable":
         """These pairs with a column more."""
-        return Pairs(self.table.append_column(name, pa.array(values, kind)), self.quarantine)
+        return PairTable(self.table.append_column(name, pa.array(values, kind)), self.quarantine)
 
     def reasons(self) -> dict[str, int]:
         """How many rows are in quarantine, by reason."""
@@ -81,8 +81,8 @@ class Pairs:
                 write_table(unfinished, table)
 
 
-def read_pairs(folder: Path) -> Pairs | None:
+def read_pairs(folder: Path) -> PairTable | None:
     """The pairs that were written there; None where there are none."""
     if not (folder / PAIRS_FILE).exists():
         return None
-    return Pairs(pq.read_table(folder / PAIRS_FILE).combine_chunks(), pq.read_table(folder / QUARANTINE_FILE))
+    return PairTable(pq.read_table(folder / PAIRS_FILE).combine_chunks(), pq.read_table(folder / QUARANTINE_FILE))

@@ -14,10 +14,10 @@ from typing import Literal
 from pydantic import Field
 
 from lm.config import ConfigError
-from lm.inputs.hashed import check_seen
+from lm.inputs.hashed import check_is_hashed
 from lm.model import Decoder
 from lm.model_folder import read_model
-from lm.pairs.base import Given, Pair, Rejected
+from lm.pairs.base import Pair, SkippedRow, SourceInputs
 from lm.pairs.sampled import Sampling
 from lm.problems.answers import vote_of
 from lm.tokenizer import Tokenizer
@@ -25,7 +25,7 @@ from lm.tokenizer import Tokenizer
 Answers = list[tuple[list[int], Hashable | None]]  # ids up to the end token, and what they end in
 
 
-def agreed(votes: Sequence[Hashable | None]) -> tuple[Hashable | None, float]:
+def majority_vote(votes: Sequence[Hashable | None]) -> tuple[Hashable | None, float]:
     """(what most answers end in, the first of equals, and the share of all of them that do). An answer that ends in nothing
     has no vote, and counts among all; (None, 0) where none has one."""
     counts = Counter(vote for vote in votes if vote is not None)
@@ -62,15 +62,15 @@ class Weak(Sampling):
         if not path.is_dir():
             raise ConfigError(f"{slot}: weak: {path}: no such folder: copy the weaker model there")
         try:
-            check_seen(path, folder)
+            check_is_hashed(path, folder)
             return read_model(path)
         except ValueError as error:
             raise ConfigError(f"{slot}: weak: {error}") from None
 
-    def __call__(self, given: Given) -> Iterator[Pair | Rejected]:
+    def __call__(self, given: SourceInputs) -> Iterator[Pair | SkippedRow]:
         weaker, tokenizer = self.read(given.slot, given.folder)
         weaker.to(given.model.embedding.weight.device)
-        for first, examples in self.asked(given):
+        for first, examples in self.problem_batches(given):
             seed = given.seed * 1_000_003 + first
             prompts = [given.tokenizer.chat(example.prompt) for example in examples]
             texts = [example.prompt for example in examples]
@@ -79,7 +79,7 @@ class Weak(Sampling):
             for example, prompt, mine, theirs in zip(examples, prompts, own, others, strict=True):
                 found = self.pairs_of(mine, theirs)
                 if isinstance(found, str):
-                    yield Rejected(example.id, found, example.prompt)
+                    yield SkippedRow(example.id, found, example.prompt)
                 else:
                     yield from (Pair(example.id, example.prompt, prompt, *answers) for answers in found)
 
@@ -87,7 +87,7 @@ class Weak(Sampling):
         """(chosen, rejected) of a problem, whose ids no other pair of it has, the first with the first; or the reason why there
         is none. An answer that did not end has no ids, and no vote."""
         judging = own if self.judge == "self" else weak
-        right, share = agreed([vote for _, vote in judging])
+        right, share = majority_vote([vote for _, vote in judging])
         if right is None:
             return "no_answer_ended"
         if share < self.confidence:
@@ -102,13 +102,13 @@ class Weak(Sampling):
         some = list(zip(chosen, rejected, strict=False))[: self.most]
         return [(list(one), list(other)) for one, other in some]
 
-    def _own(self, given: Given, prompts: list[list[int]], seed: int) -> list[Answers]:
+    def _own(self, given: SourceInputs, prompts: list[list[int]], seed: int) -> list[Answers]:
         decode = given.tokenizer.decode
-        every = self.sampled(given, prompts, seed)
+        every = self.sample_completions(given, prompts, seed)
         return [[(c.ids, vote_of(decode(c.ids)) if c.finished else None) for c in some] for some in every]
 
     def _others(
-        self, given: Given, weaker: Decoder, tokenizer: Tokenizer, texts: list[str], seed: int
+        self, given: SourceInputs, weaker: Decoder, tokenizer: Tokenizer, texts: list[str], seed: int
     ) -> list[Answers]:
         """The weaker model's answers, in the start model's tokens. One that it does not end, or that is more than
         max_new_tokens of them, has no vote, nor has any to a prompt that does not fit its context."""
@@ -118,11 +118,11 @@ class Weak(Sampling):
         asked = replace(given, model=weaker, tokenizer=tokenizer)
         found: list[Answers] = [[] for _ in texts]
         # other draws than the start model's, which else would say the same where it has the same weights
-        sampled = self.sampled(asked, [prompts[place] for place in there], seed + 1)
+        sampled = self.sample_completions(asked, [prompts[place] for place in there], seed + 1)
         for place, completions in zip(there, sampled, strict=True):
             for completion in completions:
                 text = tokenizer.decode(completion.ids)
-                ids = given.encoded(text)
+                ids = given.encode_answer(text)
                 known = completion.finished and len(ids) <= self.max_new_tokens
                 found[place].append((ids, vote_of(text) if known else None))
         return found

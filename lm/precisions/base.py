@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lm.context import autocast_dtype
-from lm.linears.base import Chosen, Held, check_patterns, dense_flops, is_named
+from lm.linears.base import ReparametrizedLinear, SelectiveLinearMethod, check_patterns, dense_flops, is_named
 from lm.precisions.noise import mixed
 
 Kept = tuple[Tensor, ...]
@@ -57,7 +57,7 @@ class Scheme(ABC):
         """Gradients. counter: what decides the noise of this layer in this step."""
 
 
-class Packed(NamedTuple):
+class ScaledCodes(NamedTuple):
     """Codes, and what a code of 1 counts, in a shape that the format knows."""
 
     codes: Tensor
@@ -68,27 +68,27 @@ class Formats(Scheme):
     """A scheme in which each of weight, input and gradient has one format, in which both of its products see it."""
 
     @abstractmethod
-    def weight(self, weight_OI: Tensor, own: Tensor | None) -> Packed: ...
+    def weight(self, weight_OI: Tensor, own: Tensor | None) -> ScaledCodes: ...
 
     @abstractmethod
-    def activation(self, x_RI: Tensor) -> Packed: ...
+    def activation(self, x_RI: Tensor) -> ScaledCodes: ...
 
     @abstractmethod
-    def gradient(self, dy_RO: Tensor, counter: Tensor) -> Packed: ...
+    def gradient(self, dy_RO: Tensor, counter: Tensor) -> ScaledCodes: ...
 
     @abstractmethod
-    def values(self, packed: Packed, dtype: torch.dtype) -> Tensor:
+    def values(self, packed: ScaledCodes, dtype: torch.dtype) -> Tensor:
         """The numbers that codes stand for."""
 
-    def given(self, y_RO: Tensor) -> Tensor:
+    def round_output(self, y_RO: Tensor) -> Tensor:
         """The result as it goes on."""
         return y_RO
 
-    def sent(self, dx_RI: Tensor, counter: Tensor) -> Tensor:
+    def round_input_gradient(self, dx_RI: Tensor, counter: Tensor) -> Tensor:
         """The gradient of the input as it goes back."""
         return dx_RI
 
-    def product(self, left: Packed, right: Packed, dtype: torch.dtype, turn: str = "") -> Tensor:
+    def product(self, left: ScaledCodes, right: ScaledCodes, dtype: torch.dtype, turn: str = "") -> Tensor:
         """left right of what is packed; turn: of `left`, `right`, which are transposed before."""
         a, b = self.values(left, dtype), self.values(right, dtype)
         return (a.T if "left" in turn else a) @ (b.T if "right" in turn else b)
@@ -97,13 +97,15 @@ class Formats(Scheme):
         return tuple(self.activation(x_RI))
 
     def forward(self, kept: Kept, weight_OI: Tensor, own: Tensor | None) -> Tensor:
-        return self.given(self.product(Packed(*kept), self.weight(weight_OI, own), weight_OI.dtype, "right"))
+        return self.round_output(
+            self.product(ScaledCodes(*kept), self.weight(weight_OI, own), weight_OI.dtype, "right")
+        )
 
     def backward(self, dy_RO: Tensor, kept: Kept, weight_OI: Tensor, own: Tensor | None, counter: Tensor) -> Gradients:
         gradient = self.gradient(dy_RO, counter)
         dx_RI = self.product(gradient, self.weight(weight_OI, own), dy_RO.dtype)
-        dweight_OI = self.product(gradient, Packed(*kept), dy_RO.dtype, "left")
-        return Gradients(self.sent(dx_RI, counter + 1), dweight_OI)
+        dweight_OI = self.product(gradient, ScaledCodes(*kept), dy_RO.dtype, "left")
+        return Gradients(self.round_input_gradient(dx_RI, counter + 1), dweight_OI)
 
 
 class Products(torch.autograd.Function):
@@ -144,7 +146,7 @@ class Products(torch.autograd.Function):
         return None, dx, *[None] * count, *[one.of_own for one in found], *[one.of_weight for one in found]
 
 
-class RoundedLinear(Held):
+class RoundedLinear(ReparametrizedLinear):
     """x W^T + bias, in whose products numbers are rounded by a scheme.
 
     counter: what decides the noise of a step: of a seed, the layer's name and the step alone.
@@ -191,19 +193,19 @@ class RoundedLinear(Held):
 EXACT = ("router", "shared_gate", "filters")
 
 
-class Rounding(Chosen):
+class Rounding(SelectiveLinearMethod):
     """A method of lm/precisions: a way to hold the matrices of a model's blocks, for as long as it trains. Embedding, output
     head and norms are never rounded."""
 
     def check(self, names: list[str]) -> None:
         check_patterns("matrices", self.matrices, names, "rounding")
 
-    def means(self, name: str) -> bool:
-        return super().means(name) and not any(is_named(name, part) for part in EXACT)
+    def applies_to(self, name: str) -> bool:
+        return super().applies_to(name) and not any(is_named(name, part) for part in EXACT)
 
     def build(self, name: str, linear: nn.Linear) -> nn.Linear:
         """A layer that rounds, or the layer itself where it is not meant."""
-        return self.rounded(name, linear) if self.means(name) else linear
+        return self.rounded(name, linear) if self.applies_to(name) else linear
 
     @abstractmethod
     def rounded(self, name: str, linear: nn.Linear) -> RoundedLinear:

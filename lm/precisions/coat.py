@@ -15,30 +15,30 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lm.precisions.base import Formats, Packed, RoundedLinear, Rounding
+from lm.precisions.base import Formats, RoundedLinear, Rounding, ScaledCodes
 from lm.precisions.float8 import E4M3, E5M2, cast, largest
 
 
-def by_tensor(values: Tensor, kind: torch.dtype) -> Packed:
+def by_tensor(values: Tensor, kind: torch.dtype) -> ScaledCodes:
     """Codes, and the scale by which the largest magnitude is the format's largest number; 1 where all is 0."""
     most = values.abs().max()
     scale = torch.where(most > 0, most / largest(kind), 1.0)
-    return Packed(cast(values / scale, kind), scale)
+    return ScaledCodes(cast(values / scale, kind), scale)
 
 
 class DynamicFloat8(Formats):
     """x and W in E4M3, dy in E5M2, with a scale a tensor."""
 
-    def weight(self, weight_OI: Tensor, own: Tensor | None) -> Packed:
+    def weight(self, weight_OI: Tensor, own: Tensor | None) -> ScaledCodes:
         return by_tensor(weight_OI, E4M3)
 
-    def activation(self, x_RI: Tensor) -> Packed:
+    def activation(self, x_RI: Tensor) -> ScaledCodes:
         return by_tensor(x_RI, E4M3)
 
-    def gradient(self, dy_RO: Tensor, counter: Tensor) -> Packed:
+    def gradient(self, dy_RO: Tensor, counter: Tensor) -> ScaledCodes:
         return by_tensor(dy_RO, E5M2)
 
-    def values(self, packed: Packed, dtype: torch.dtype) -> Tensor:
+    def values(self, packed: ScaledCodes, dtype: torch.dtype) -> Tensor:
         return packed.codes.to(dtype) * packed.scale
 
 

@@ -110,7 +110,7 @@ class Int4(Scheme):
     def __init__(self, block: int) -> None:
         self.block = block
 
-    def counted(self, values_RC: Tensor, logarithm: Tensor) -> tuple[Tensor, Tensor]:
+    def codes_and_steps(self, values_RC: Tensor, logarithm: Tensor) -> tuple[Tensor, Tensor]:
         """(rotated values in steps, the step)."""
         rotated_RC = rotated(values_RC, self.block)
         step = step_of(rotated_RC, logarithm)
@@ -118,18 +118,18 @@ class Int4(Scheme):
 
     def input(self, x_RI: Tensor, own: Tensor | None) -> Kept:
         assert own is not None
-        return self.counted(x_RI, own[0])
+        return self.codes_and_steps(x_RI, own[0])
 
     def forward(self, kept: Kept, weight_OI: Tensor, own: Tensor | None) -> Tensor:
         assert own is not None
         counted_RI, step = kept
-        of_weight_OI, weight_step = self.counted(weight_OI, own[1])
+        of_weight_OI, weight_step = self.codes_and_steps(weight_OI, own[1])
         return (codes_of(counted_RI) @ codes_of(of_weight_OI).T) * (step * weight_step)
 
     def backward(self, dy_RO: Tensor, kept: Kept, weight_OI: Tensor, own: Tensor | None, counter: Tensor) -> Gradients:
         assert own is not None
         counted_RI, step = kept
-        of_weight_OI, weight_step = self.counted(weight_OI, own[1])
+        of_weight_OI, weight_step = self.codes_and_steps(weight_OI, own[1])
         x_RI, rounded_OI = codes_of(counted_RI) * step, codes_of(of_weight_OI) * weight_step
         parts_2RO = split(dy_RO, counter)
         norms_2R = torch.linalg.vector_norm(parts_2RO, dim=2)

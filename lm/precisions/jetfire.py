@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lm.linears.base import is_named
-from lm.precisions.base import Formats, Packed, RoundedLinear, Rounding
+from lm.precisions.base import Formats, RoundedLinear, Rounding, ScaledCodes
 from lm.precisions.noise import drawn
 
 MOST = 127
@@ -47,29 +47,29 @@ class BlockInt8(Formats):
     def __init__(self, side: int, given_on: bool, sent_on: bool) -> None:
         self.side, self.given_on, self.sent_on = side, given_on, sent_on
 
-    def packed(self, values_RC: Tensor, counter: Tensor | None = None) -> Packed:
+    def packed(self, values_RC: Tensor, counter: Tensor | None = None) -> ScaledCodes:
         """Codes and steps; drawn by a counter, else the nearest."""
         steps_PQ = block_steps(values_RC, self.side)
         exact_RC = values_RC / spread_out(steps_PQ, self.side, *values_RC.shape)
         codes_RC = exact_RC.round() if counter is None else drawn(exact_RC, counter)
-        return Packed(codes_RC.clamp(-MOST, MOST).to(torch.int8), steps_PQ)
+        return ScaledCodes(codes_RC.clamp(-MOST, MOST).to(torch.int8), steps_PQ)
 
-    def weight(self, weight_OI: Tensor, own: Tensor | None) -> Packed:
+    def weight(self, weight_OI: Tensor, own: Tensor | None) -> ScaledCodes:
         return self.packed(weight_OI)
 
-    def activation(self, x_RI: Tensor) -> Packed:
+    def activation(self, x_RI: Tensor) -> ScaledCodes:
         return self.packed(x_RI)
 
-    def gradient(self, dy_RO: Tensor, counter: Tensor) -> Packed:
+    def gradient(self, dy_RO: Tensor, counter: Tensor) -> ScaledCodes:
         return self.packed(dy_RO, counter)
 
-    def values(self, packed: Packed, dtype: torch.dtype) -> Tensor:
+    def values(self, packed: ScaledCodes, dtype: torch.dtype) -> Tensor:
         return packed.codes.to(dtype) * spread_out(packed.scale, self.side, *packed.codes.shape)
 
-    def given(self, y_RO: Tensor) -> Tensor:
+    def round_output(self, y_RO: Tensor) -> Tensor:
         return self.values(self.packed(y_RO), y_RO.dtype) if self.given_on else y_RO
 
-    def sent(self, dx_RI: Tensor, counter: Tensor) -> Tensor:
+    def round_input_gradient(self, dx_RI: Tensor, counter: Tensor) -> Tensor:
         return self.values(self.packed(dx_RI, counter), dx_RI.dtype) if self.sent_on else dx_RI
 
 

@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lm.precisions.base import Formats, Packed, RoundedLinear, Rounding
+from lm.precisions.base import Formats, RoundedLinear, Rounding, ScaledCodes
 from lm.precisions.float8 import E4M3, E5M2, cast
 
 
@@ -37,17 +37,17 @@ class StaticFloat8(Formats):
     def __init__(self, gradient_factor: float) -> None:
         self.gradient_factor = gradient_factor
 
-    def weight(self, weight_OI: Tensor, own: Tensor | None) -> Packed:
+    def weight(self, weight_OI: Tensor, own: Tensor | None) -> ScaledCodes:
         assert own is not None
-        return Packed(cast(weight_OI / own, E4M3), own)
+        return ScaledCodes(cast(weight_OI / own, E4M3), own)
 
-    def activation(self, x_RI: Tensor) -> Packed:
-        return Packed(cast(x_RI, E4M3), x_RI.new_ones(()))
+    def activation(self, x_RI: Tensor) -> ScaledCodes:
+        return ScaledCodes(cast(x_RI, E4M3), x_RI.new_ones(()))
 
-    def gradient(self, dy_RO: Tensor, counter: Tensor) -> Packed:
-        return Packed(cast(dy_RO * self.gradient_factor, E5M2), dy_RO.new_full((), 1 / self.gradient_factor))
+    def gradient(self, dy_RO: Tensor, counter: Tensor) -> ScaledCodes:
+        return ScaledCodes(cast(dy_RO * self.gradient_factor, E5M2), dy_RO.new_full((), 1 / self.gradient_factor))
 
-    def values(self, packed: Packed, dtype: torch.dtype) -> Tensor:
+    def values(self, packed: ScaledCodes, dtype: torch.dtype) -> Tensor:
         return packed.codes.to(dtype) * packed.scale
 
 

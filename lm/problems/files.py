@@ -34,7 +34,7 @@ def lines_of(path: Path) -> Iterator[tuple[str, bytes]]:
 def object_of(line: bytes, where: str, needs: str) -> dict[str, Any]:
     """The JSON object of a line. Raises ConfigError, in which `needs` says what a line is to be, for one that is none in
     UTF-8."""
-    written = text.decoded(line, where)
+    written = text.decode_utf8(line, where)
     try:
         row = json.loads(written)
         if not isinstance(row, dict):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from lm.config import Config, ConfigError
-from lm.inputs.hashed import watched
+from lm.inputs.hashed import hashed_files
 from lm.inputs.text import LINES
 from lm.problems.example import Example, split_of
 from lm.problems.files import rows_of
@@ -88,7 +88,7 @@ class Folder(Config):
     def _files(self) -> tuple[list[Path], list[Path]]:
         """The files that are the test split, and the others."""
         top = Path(self.folder)
-        paths = [path for path in watched(top) if path.parent == top and path.name.endswith(LINES)]
+        paths = [path for path in hashed_files(top) if path.parent == top and path.name.endswith(LINES)]
         if not paths:
             endings = ", ".join(f"*{ending}" for ending in LINES)
             raise ConfigError(f"problems.folder: {self.folder}: holds no {endings}; put problem files there")

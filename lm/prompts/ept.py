@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lm.linears.base import Roles
-from lm.prompts.base import Carried, Prompt, Read
+from lm.prompts.base import Prompt, PromptTensors, SoftPrompt
 
 
 def fused(vectors_PD: Tensor, offsets_SD: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def in_spaces(fused_PD: Tensor, gate_KD: Tensor, down_KHD: Tensor, up_KDH: Tenso
     return fused_PD + torch.einsum("pk,kph,kdh->pd", gates_PK, inner_KPH, up_KDH)
 
 
-class Decomposed(Carried):
+class Decomposed(SoftPrompt):
     """The prompt while it is trained. The update of the embeddings is a product, rows_SR columns_RD."""
 
     roles: ClassVar[Roles] = dict.fromkeys(("vectors", "rows", "columns", "gate", "down", "up"), "vector")
@@ -51,9 +51,9 @@ class Decomposed(Carried):
         self.down = normal(K, H, D, fan_in=D)
         self.up = nn.Parameter(torch.zeros(K, D, H, device=device))
 
-    def forward(self) -> Read:
+    def forward(self) -> PromptTensors:
         offsets_SD = self.rows @ self.columns
-        return Read(in_spaces(fused(self.vectors, offsets_SD), self.gate, self.down, self.up), offsets_SD)
+        return PromptTensors(in_spaces(fused(self.vectors, offsets_SD), self.gate, self.down, self.up), offsets_SD)
 
 
 class Ept(Prompt):
@@ -72,5 +72,5 @@ class Ept(Prompt):
     spaces: int = Field(4, gt=0, description="into which the prompt is projected")
     inner: int = Field(8, gt=0, description="numbers of a vector in a space")
 
-    def build(self, embedding_VD: Tensor) -> Carried:
-        return Decomposed(self.first(embedding_VD), self)
+    def build(self, embedding_VD: Tensor) -> SoftPrompt:
+        return Decomposed(self.initial_vectors(embedding_VD), self)

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from lm.prompts.base import Carried, Prompt
+from lm.prompts.base import Prompt, SoftPrompt
 
 
 class PromptTuning(Prompt):
@@ -18,7 +18,7 @@ class PromptTuning(Prompt):
     name: Literal["prompt_tuning"] = "prompt_tuning"
     keep: bool = Field(False, description="leave the prompt beside the model too, as the library peft reads it")
 
-    def build(self, embedding_VD: Tensor) -> Carried:
-        made = Carried(self.first(embedding_VD))
+    def build(self, embedding_VD: Tensor) -> SoftPrompt:
+        made = SoftPrompt(self.initial_vectors(embedding_VD))
         made.keep = self.keep
         return made

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-class Packed(ABC):
+class PackedMatrix(ABC):
     """A matrix as small whole numbers and what they are counted in. shape: (O, I)."""
 
     shape: tuple[int, int]

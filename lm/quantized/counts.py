@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm.quantized.base import Packed, by_column, check_shapes
+from lm.quantized.base import PackedMatrix, by_column, check_shapes
 
 
 @dataclass(frozen=True)
-class Counts(Packed):
+class Counts(PackedMatrix):
     """codes: uint8, (O, ceil(I * bits / 8)); a row's codes one after the other, the low bit of each first, from the low bit of
     each byte on: of two 4-bit codes in a byte the low half is the even column.
     scales: (O, N), the step between neighbouring codes of a group.

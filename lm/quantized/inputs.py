@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lm.quantized.base import Packed
+from lm.quantized.base import PackedMatrix
 
 
 class Rounding(NamedTuple):
@@ -34,7 +34,7 @@ class Rounding(NamedTuple):
         return found
 
 
-def codes_of(x: Tensor, rounding: Rounding) -> tuple[Tensor, Tensor]:
+def quantize(x: Tensor, rounding: Rounding) -> tuple[Tensor, Tensor]:
     """(codes, steps) of x, (..., I): int8 of that shape, and float32, (..., N). Codes are the nearest of 2^bits - 1 equal steps
     of a group, from minus to plus its largest magnitude; the step of a group that is all 0 is 1."""
     inputs, most = x.shape[-1], 2 ** (rounding.bits - 1) - 1
@@ -46,17 +46,17 @@ def codes_of(x: Tensor, rounding: Rounding) -> tuple[Tensor, Tensor]:
     return codes.flatten(-2)[..., :inputs], steps.squeeze(-1)
 
 
-def decoded(codes: Tensor, steps: Tensor, rounding: Rounding) -> Tensor:
+def dequantize(codes: Tensor, steps: Tensor, rounding: Rounding) -> Tensor:
     """What `codes_of` has counted, in float32."""
     inputs = codes.shape[-1]
     return codes.float() * steps.repeat_interleave(rounding.group or inputs, dim=-1)[..., :inputs]
 
 
-def rounded(x: Tensor, rounding: Rounding, columns_I: Tensor | None = None) -> Tensor:
+def fake_quantize(x: Tensor, rounding: Rounding, columns_I: Tensor | None = None) -> Tensor:
     """x, (..., I), of which each token is what `codes_of` counts of it. columns_I: what inputs are divided by before, and
     multiplied by behind."""
     scaled = x.detach().float() if columns_I is None else x.detach().float() / columns_I
-    found = decoded(*codes_of(scaled, rounding), rounding)
+    found = dequantize(*quantize(scaled, rounding), rounding)
     return (found if columns_I is None else found * columns_I).to(x.dtype)
 
 
@@ -69,7 +69,9 @@ def _straight(layer: nn.Module, given: tuple[Tensor], rounding: Rounding, column
     [x] = given
     columns_I = None if columns_I is None else columns_I.to(x.device)
     return (
-        (x + (rounded(x, rounding, columns_I) - x).detach(),) if x.requires_grad else (rounded(x, rounding, columns_I),)
+        (x + (fake_quantize(x, rounding, columns_I) - x).detach(),)
+        if x.requires_grad
+        else (fake_quantize(x, rounding, columns_I),)
     )
 
 
@@ -88,7 +90,7 @@ def check_exact_inputs(model: nn.Module) -> None:
         )
 
 
-def columns_of(packed: Packed) -> Tensor | None:
+def columns_of(packed: PackedMatrix) -> Tensor | None:
     """What the columns of a matrix were multiplied by, in float32; None: nothing."""
     columns = packed.parts().get("columns")
     return None if columns is None else columns.float()

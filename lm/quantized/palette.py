@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm.quantized.base import Packed, check_shapes
+from lm.quantized.base import PackedMatrix, check_shapes
 from lm.quantized.counts import packed_codes, unpacked
 
 
 @dataclass(frozen=True)
-class Palette(Packed):
+class Palette(PackedMatrix):
     """codes: uint8, as those of Counts.
     scales: (K,), the values, K = 2^bits; by this name a file has them, as all that codes are counted in.
     """

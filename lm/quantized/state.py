@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lm.quantized.base import Packed
+from lm.quantized.base import PackedMatrix
 from lm.quantized.counts import Counts
 from lm.quantized.palette import Palette
 from lm.quantized.trits import Trits
@@ -13,7 +13,7 @@ from lm.quantized.trits import Trits
 PARTS = ("codes", "scales", "minima", "columns")
 
 
-def pack_state(packed: dict[str, Packed], rest: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def pack_state(packed: dict[str, PackedMatrix], rest: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors for a safetensors file, and the `quantization` section of config.json that goes with them.
 
     Raises ValueError when two weights would lie under one name.
@@ -27,7 +27,7 @@ def pack_state(packed: dict[str, Packed], rest: dict[str, Tensor]) -> tuple[dict
     return tensors, {"weights": {name: weight.description() for name, weight in sorted(packed.items())}}
 
 
-def packed_of(name: str, tensors: dict[str, Tensor], description: dict[str, Any]) -> Packed:
+def packed_of(name: str, tensors: dict[str, Tensor], description: dict[str, Any]) -> PackedMatrix:
     """The weight of this name. Raises ValueError naming it when its tensors and its description do not fit."""
     parts = {part: tensors[f"{name}.{part}"] for part in PARTS if f"{name}.{part}" in tensors}
     try:

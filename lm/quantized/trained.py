@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from lm.quantized.base import Packed
+from lm.quantized.base import PackedMatrix
 from lm.quantized.state import pack_state, packed_of
 
 FILE = "trained_in.safetensors"
@@ -17,7 +17,7 @@ FILE = "trained_in.safetensors"
 class TrainedIn:
     """layers: of each layer, by its name, the whole numbers that its product was made with at the end."""
 
-    layers: dict[str, Packed]
+    layers: dict[str, PackedMatrix]
 
 
 def save_trained_in(folder: Path, trained: TrainedIn) -> None:
@@ -27,7 +27,7 @@ def save_trained_in(folder: Path, trained: TrainedIn) -> None:
     save_file(here, folder / FILE, {"quantization": json.dumps(description, sort_keys=True)})
 
 
-def load_trained_in(folder: Path) -> dict[str, Packed]:
+def load_trained_in(folder: Path) -> dict[str, PackedMatrix]:
     """Packed matrices by the names of their weights; none where a model was not trained so. Raises ValueError naming the file
     where it is torn or does not fit itself."""
     path = folder / FILE

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm.quantized.base import Packed, by_column, check_shapes
+from lm.quantized.base import PackedMatrix, by_column, check_shapes
 
 # 3^5 = 243 of a byte's 256 values: 1.6 bits a trit, where log2(3) is 1.585
 TRITS = 5
 
 
 @dataclass(frozen=True)
-class Trits(Packed):
+class Trits(PackedMatrix):
     """codes: uint8, (P, O, ceil(I / 5)); five trits a byte, each with 1 added, the first being the lowest digit of base 3.
     scales: (P, O, N), by which a plane's trits of a group are multiplied.
     group: columns a group (the last one may be shorter).

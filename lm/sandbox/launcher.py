@@ -69,7 +69,7 @@ def new_root(request: Request, program: str, user: int) -> None:
     mount(None, "/", None, REC | SLAVE)
     mount("tmpfs", root, "tmpfs", NOSUID | NODEV, f"size={len(program) * 4 + (1 << 20)},nr_inodes={INODES},mode=755")
     for path in dict.fromkeys([*VISIBLE, request["prefix"], *DEVICES]):
-        show(path, root)
+        bind_mount(path, root)
     if os.path.isdir(hidden := root + request["hidden"]):
         mount("tmpfs", hidden, "tmpfs", NOSUID | NODEV, "size=4096,nr_inodes=2,mode=000")
         read_only(hidden, 0)
@@ -84,7 +84,7 @@ def new_root(request: Request, program: str, user: int) -> None:
     os.chdir("/tmp")
 
 
-def show(path: str, root: str) -> None:
+def bind_mount(path: str, root: str) -> None:
     """Have what stands at a path stand there under the new root, too: not to be written, unless it is a device."""
     target = root + path
     if not os.path.lexists(path) or os.path.lexists(target):
@@ -154,7 +154,7 @@ def become(request: Request, others: int, user: int, boot: str, names: list[str]
     os.execve(request["python"], [request["python"], "-s", "-S", "-B", "-X", "utf8", "-c", boot, *names], surroundings)
 
 
-def started(work: Callable[[], object], status: int) -> int:
+def fork_child(work: Callable[[], object], status: int) -> int:
     """Number of a child process that does the work; what it raises is said on the status."""
     child = os.fork()
     if not child:
@@ -167,7 +167,7 @@ def started(work: Callable[[], object], status: int) -> int:
     return child
 
 
-def said_of(child: int, status: int) -> bool:
+def report_exit(child: int, status: int) -> bool:
     """Whether a process that has ended was the child, whose end is then said."""
     pid, wait_status, used = os.wait4(-1, 0)
     if pid == child:
@@ -180,12 +180,12 @@ def first_process(program: Callable[[], object], status: int) -> None:
     call("prctl", SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     for number in (signal.SIGALRM, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    child = started(program, status)
-    while not said_of(child, status):
+    child = fork_child(program, status)
+    while not report_exit(child, status):
         pass
 
 
-def below(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """All processes that a process has started, those of these included."""
     children: dict[int, list[int]] = {}
     for folder in os.listdir("/proc"):
@@ -205,7 +205,7 @@ def sweep() -> bool:
     left."""
     end = time.monotonic() + SWEEP_SECONDS
     while time.monotonic() < end:
-        for pid in below(os.getpid()):
+        for pid in descendants(os.getpid()):
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         try:
@@ -233,7 +233,7 @@ def in_namespaces(request: Request, program: str, status: int) -> int:
     leave_machine()
     new_root(request, program, user)
     others = 2 if os.getuid() else 0  # this process and the first one of the namespace
-    return started(
+    return fork_child(
         lambda: first_process(lambda: become(request, others, user, request["boot"], ["/program.py"]), status), status
     )
 
@@ -249,7 +249,7 @@ def in_the_open(request: Request, status: int) -> int:
         folder.chmod(0o711)
     os.chdir(folder / "work")
     names = [str(folder / "program.py"), request["prefix"]]
-    return started(lambda: become(request, others, user, request["boot"], names), status)
+    return fork_child(lambda: become(request, others, user, request["boot"], names), status)
 
 
 def main() -> None:
@@ -278,7 +278,7 @@ def main() -> None:
             signal.signal(signum, stop)
         signal.setitimer(signal.ITIMER_REAL, request["seconds"])
         if bare:
-            while not said_of(child, status):
+            while not report_exit(child, status):
                 pass
         else:
             os.waitpid(child, 0)

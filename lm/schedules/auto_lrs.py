@@ -183,7 +183,7 @@ class Searcher:
 
 class AutoLRS(Feedback):
     name: Literal["auto_lrs"] = "auto_lrs"
-    tries: ClassVar[bool] = True
+    has_trials: ClassVar[bool] = True
     warmup_fraction: float = Field(0.05, ge=0, lt=1, description="of all steps, up to the middle of the range")
     lowest: float = Field(
         0.01, gt=0, lt=1, description="factor at the low end of the range that is searched; the high end is 1"

@@ -44,7 +44,7 @@ class Feedback(Config):
     tries: whether some of its steps are trials that are taken back.
     """
 
-    tries: ClassVar[bool] = False
+    has_trials: ClassVar[bool] = False
 
     def follower(self, total_steps: int) -> Follower:
         """The schedule in a run of so many steps."""

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from lm.config import ConfigError
-from lm.inputs.hashed import check_seen
+from lm.inputs.hashed import check_is_hashed
 from lm.model import Decoder
 from lm.model_folder import read_model
 from lm.tokenizer import Tokenizer
@@ -25,7 +25,7 @@ def assistant(name: str, beside: Decoder, tokenizer: Tokenizer) -> Decoder:
     """The model of that name, where the other model is. Raises ConfigError where there is none, it cannot be read, or does not
     have the other's tokens and context."""
     folder = Path(FOLDER, name)
-    check_seen(folder, Path(FOLDER))
+    check_is_hashed(folder, Path(FOLDER))
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder: copy a model there")
     try:

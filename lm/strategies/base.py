@@ -13,7 +13,7 @@ from lm.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptBatch:
     """Prompts as token ids, each of which leaves room in the model's context, and a name of each that decides its draws beside
     the seed.
 
@@ -34,7 +34,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedAnswer:
     """The answer to a prompt.
 
     tokens: what the model was asked for behind the prompt, in answers that were not taken too, and what a strategy put there;
@@ -58,12 +58,12 @@ class Strategy(Config):
     )
 
     @property
-    def called(self) -> str:
+    def metric_label(self) -> str:
         """What its figures are called."""
-        return self.label or self.usual
+        return self.label or self.default_label
 
     @property
-    def usual(self) -> str:
+    def default_label(self) -> str:
         """What its figures are called where it has no label."""
         return str(getattr(self, "name"))  # noqa: B009 - each strategy has its own
 
@@ -80,7 +80,7 @@ class Strategy(Config):
     def check(self, max_new_tokens: int) -> None:
         """Raises ValueError where it cannot be done in so many tokens."""
 
-    def __call__(self, model: Decoder, asked: Asked) -> list[Decoded]:
+    def __call__(self, model: Decoder, asked: PromptBatch) -> list[DecodedAnswer]:
         """The answers. Raises ConfigError for a model that it cannot be done with."""
         raise NotImplementedError
 
@@ -90,12 +90,12 @@ def number_of(name: str, sample: int | str) -> int:
     return int(unit_hash(f"draws:{name}:{sample}") * 2**53)
 
 
-def taken(completion: Completion) -> Decoded:
+def as_decoded_answer(completion: Completion) -> DecodedAnswer:
     """A completion as an answer: a token a pass."""
-    return Decoded(completion.ids, len(completion.ids), len(completion.ids))
+    return DecodedAnswer(completion.ids, len(completion.ids), len(completion.ids))
 
 
-def of_several(completions: list[Completion], best: int) -> Decoded:
+def best_answer(completions: list[Completion], best: int) -> DecodedAnswer:
     """One of several completions, which were written beside each other."""
     lengths = [len(completion.ids) for completion in completions]
-    return Decoded(completions[best].ids, sum(lengths), max(lengths))
+    return DecodedAnswer(completions[best].ids, sum(lengths), max(lengths))

@@ -15,7 +15,7 @@ from torch import Tensor
 from lm.decoding import Rows
 from lm.model import Decoder
 from lm.sampler import CAPTURE, ROWS, capacity_of, prompts_at_once, whole_pieces
-from lm.strategies.base import Asked, Decoded, Strategy
+from lm.strategies.base import DecodedAnswer, PromptBatch, Strategy
 
 
 def length_penalty(length: int, alpha: float) -> float:
@@ -88,17 +88,17 @@ class Beam(Strategy):
     alpha: float = Field(0.6, ge=0, description="of the length penalty; 0: none, which prefers short answers")
 
     @property
-    def usual(self) -> str:
+    def default_label(self) -> str:
         return f"beam_{self.beams}"
 
     @torch.inference_mode()
-    def __call__(self, model: Decoder, asked: Asked) -> list[Decoded]:
+    def __call__(self, model: Decoder, asked: PromptBatch) -> list[DecodedAnswer]:
         context, most, W = model.config.context, asked.max_new_tokens, self.beams
         alike: dict[tuple[int, int], list[int]] = defaultdict(list)
         for place, prompt in enumerate(asked.prompts):
             capacity = capacity_of(len(prompt), most, context, gpu=False)
             alike[capacity, whole_pieces(len(prompt), context)].append(place)
-        found = [Decoded([], 0, 0)] * len(asked.prompts)
+        found = [DecodedAnswer([], 0, 0)] * len(asked.prompts)
         for (capacity, length), places in sorted(alike.items()):
             capture = CAPTURE["cuda" if model.embedding.weight.is_cuda else "cpu"]
             rows = BeamRows(model, ROWS // W * W, capacity, 1, capture)
@@ -107,7 +107,7 @@ class Beam(Strategy):
                 groups = [_Group(min(most, context - len(asked.prompts[place]))) for place in some]
                 self._search(rows, [asked.prompts[place] for place in some], length, groups, asked.tokenizer.end_id)
                 for place, group in zip(some, groups, strict=True):
-                    found[place] = Decoded(group.best(self.alpha), W * group.steps, group.steps)
+                    found[place] = DecodedAnswer(group.best(self.alpha), W * group.steps, group.steps)
         return found
 
     def _search(

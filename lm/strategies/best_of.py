@@ -10,12 +10,12 @@ from pydantic import Field
 from lm.config import ConfigError
 from lm.model import Decoder
 from lm.sampler import Completion
-from lm.strategies.base import Asked, Decoded, number_of, of_several
+from lm.strategies.base import DecodedAnswer, PromptBatch, best_answer, number_of
 from lm.strategies.sample import Drawing
 from lm.temperature import Temperature
 
 
-def chosen(scores: list[float | None], temperature: float, point: float) -> int:
+def select_index(scores: list[float | None], temperature: float, point: float) -> int:
     """Place of the best score, the first of equals, or at a temperature above 0 that under which the point, in [0, 1), falls
     when softmax(scores / temperature) are laid end to end. What has no score is not chosen; 0 where nothing has one."""
     known = [(place, score) for place, score in enumerate(scores) if score is not None]
@@ -53,21 +53,21 @@ class BestOf(Drawing):
     judge_temperature: Temperature = Field(0.0, description="of the choice among them; 0: the best")
 
     @property
-    def usual(self) -> str:
+    def default_label(self) -> str:
         return f"best_of_{self.samples}" + "_by_likelihood" * (self.by == "likelihood")
 
-    def __call__(self, model: Decoder, asked: Asked) -> list[Decoded]:
+    def __call__(self, model: Decoder, asked: PromptBatch) -> list[DecodedAnswer]:
         if self.by == "verifier" and asked.score is None:
             raise ConfigError("best_of: there is nobody to score answers: take by: likelihood")
         found = []
-        for place, completions in enumerate(self.drawn(model, asked, self.samples)):
+        for place, completions in enumerate(self.sample_completions(model, asked, self.samples)):
             key = [asked.seed, number_of(asked.names[place], "judge")]
             point = np.random.Generator(np.random.Philox(key=key)).random()
             scores = [self._score(asked, place, completion) for completion in completions]
-            found.append(of_several(completions, chosen(scores, self.judge_temperature, point)))
+            found.append(best_answer(completions, select_index(scores, self.judge_temperature, point)))
         return found
 
-    def _score(self, asked: Asked, place: int, completion: Completion) -> float | None:
+    def _score(self, asked: PromptBatch, place: int, completion: Completion) -> float | None:
         if self.by == "likelihood":
             return mean_logp(completion)
         assert asked.score is not None

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from lm.config import ConfigError
 from lm.model import Decoder
 from lm.sampler import Completion, generate
-from lm.strategies.base import Asked, Decoded, Strategy, number_of
+from lm.strategies.base import DecodedAnswer, PromptBatch, Strategy, number_of
 from lm.temperature import Temperature
 
 
@@ -51,7 +51,7 @@ class BudgetForcing(Strategy):
         return self
 
     @property
-    def usual(self) -> str:
+    def default_label(self) -> str:
         return f"budget_forcing_{self.minimum}" + f"_to_{self.maximum}" * (self.maximum is not None)
 
     def check(self, max_new_tokens: int) -> None:
@@ -64,7 +64,7 @@ class BudgetForcing(Strategy):
                 f"budget_forcing: minimum {self.minimum} is above max_new_tokens, {max_new_tokens}: lower it"
             )
 
-    def __call__(self, model: Decoder, asked: Asked) -> list[Decoded]:
+    def __call__(self, model: Decoder, asked: PromptBatch) -> list[DecodedAnswer]:
         most = self.maximum or asked.max_new_tokens
         trigger, final = asked.tokenizer.encode(self.trigger), asked.tokenizer.encode(self.final)
         if final and most + len(final) >= asked.max_new_tokens:
@@ -91,14 +91,14 @@ class BudgetForcing(Strategy):
                 written.put += len(final)
                 cut.append(place)
         self._go_on(model, asked, every, cut, asked.max_new_tokens, "final")
-        return [Decoded(written.ids, written.asked + written.put, written.asked) for written in every]
+        return [DecodedAnswer(written.ids, written.asked + written.put, written.asked) for written in every]
 
-    def _fits(self, model: Decoder, asked: Asked, place: int, ids: list[int], most: int) -> bool:
+    def _fits(self, model: Decoder, asked: PromptBatch, place: int, ids: list[int], most: int) -> bool:
         """Whether a token more has room behind these."""
         return len(ids) < min(most, model.config.context - len(asked.prompts[place]))
 
     def _go_on(
-        self, model: Decoder, asked: Asked, every: list[_Written], places: list[int], most: int, turn: int | str
+        self, model: Decoder, asked: PromptBatch, every: list[_Written], places: list[int], most: int, turn: int | str
     ) -> None:
         """Write on at these places up to so many tokens in all; what was put there counts."""
         prompts = [asked.prompts[place] + every[place].ids for place in places]

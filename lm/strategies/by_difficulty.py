@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from lm.model import Decoder
 from lm.problems.answers import vote_of
 from lm.sampler import Completion
-from lm.strategies.base import Asked, Decoded, number_of, of_several
+from lm.strategies.base import DecodedAnswer, PromptBatch, best_answer, number_of
 from lm.strategies.majority import winner
 from lm.strategies.sample import Drawing
 from lm.strategies.tree import Tree
@@ -60,21 +60,21 @@ class ByDifficulty(Drawing):
         return self
 
     @property
-    def usual(self) -> str:
+    def default_label(self) -> str:
         return f"by_difficulty_{self.first}_{self.samples}_{self.most}" + "_by_tree" * (self.hard_by == "tree")
 
     @property
     def answers(self) -> int:
         return self.most + self.first * (self.hard_by == "tree")
 
-    def __call__(self, model: Decoder, asked: Asked) -> list[Decoded]:
-        every = self.drawn(model, asked, self.first)
+    def __call__(self, model: Decoder, asked: PromptBatch) -> list[DecodedAnswer]:
+        every = self.sample_completions(model, asked, self.first)
         bins = [bin_of([vote_of(asked.text(c.ids)) for c in some], self.easy, self.hard) for some in every]
         in_all = {EASY: self.first, MIDDLING: self.samples, HARD: self.most if self.hard_by == "majority" else 0}
         jobs = [(place, n) for place, each in enumerate(bins) for n in range(self.first, in_all[each])]
         numbers = [number_of(asked.names[place], n) for place, n in jobs]
         more: list[list[Completion]] = [[] for _ in every]
-        found = self.written(model, asked, [asked.prompts[place] for place, _ in jobs], numbers)
+        found = self.sample_numbered(model, asked, [asked.prompts[place] for place, _ in jobs], numbers)
         for (place, _), completion in zip(jobs, found, strict=True):
             more[place].append(completion)
         searched = self._searched(model, asked, [place for place, each in enumerate(bins) if not in_all[each]])
@@ -83,14 +83,14 @@ class ByDifficulty(Drawing):
             for place, some in enumerate(every)
         ]
 
-    def _of(self, asked: Asked, first: list[Completion], more: list[Completion]) -> Decoded:
+    def _of(self, asked: PromptBatch, first: list[Completion], more: list[Completion]) -> DecodedAnswer:
         """The majority's answer, of the first ones and those that were written when these were known."""
         both = [*first, *more]
         best = winner([vote_of(asked.text(completion.ids)) for completion in both])
         passes = sum(max((len(c.ids) for c in some), default=0) for some in (first, more))
-        return replace(of_several(both, best), passes=passes)
+        return replace(best_answer(both, best), passes=passes)
 
-    def _searched(self, model: Decoder, asked: Asked, places: list[int]) -> dict[int, Decoded]:
+    def _searched(self, model: Decoder, asked: PromptBatch, places: list[int]) -> dict[int, DecodedAnswer]:
         """What a tree finds for the prompts at these places."""
         if not places:
             return {}
@@ -100,7 +100,7 @@ class ByDifficulty(Drawing):
         names = [asked.names[place] for place in places]
         return dict(zip(places, tree(model, replace(asked, prompts=prompts, names=names, score=None)), strict=True))
 
-    def _after(self, first: list[Completion], found: Decoded) -> Decoded:
+    def _after(self, first: list[Completion], found: DecodedAnswer) -> DecodedAnswer:
         """What was found, with what the first answers took beside it."""
         lengths = [len(completion.ids) for completion in first]
-        return Decoded(found.ids, found.tokens + sum(lengths), found.passes + max(lengths))
+        return DecodedAnswer(found.ids, found.tokens + sum(lengths), found.passes + max(lengths))

@@ -4,7 +4,7 @@ from typing import Literal
 
 from lm.model import Decoder
 from lm.sampler import generate
-from lm.strategies.base import Asked, Decoded, Strategy, taken
+from lm.strategies.base import DecodedAnswer, PromptBatch, Strategy, as_decoded_answer
 
 
 class Greedy(Strategy):
@@ -12,6 +12,6 @@ class Greedy(Strategy):
 
     name: Literal["greedy"] = "greedy"
 
-    def __call__(self, model: Decoder, asked: Asked) -> list[Decoded]:
+    def __call__(self, model: Decoder, asked: PromptBatch) -> list[DecodedAnswer]:
         end, most = asked.tokenizer.end_id, asked.max_new_tokens
-        return [taken(found) for found in generate(model, asked.prompts, most, 0.0, end, 0)]
+        return [as_decoded_answer(found) for found in generate(model, asked.prompts, most, 0.0, end, 0)]

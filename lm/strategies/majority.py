@@ -8,7 +8,7 @@ from pydantic import Field
 
 from lm.model import Decoder
 from lm.problems.answers import vote_of
-from lm.strategies.base import Asked, Decoded, of_several
+from lm.strategies.base import DecodedAnswer, PromptBatch, best_answer
 from lm.strategies.sample import Drawing
 
 
@@ -31,12 +31,12 @@ class Majority(Drawing):
     samples: int = Field(8, gt=0, description="answers that vote")
 
     @property
-    def usual(self) -> str:
+    def default_label(self) -> str:
         return f"majority_{self.samples}"
 
-    def __call__(self, model: Decoder, asked: Asked) -> list[Decoded]:
+    def __call__(self, model: Decoder, asked: PromptBatch) -> list[DecodedAnswer]:
         found = []
-        for completions in self.drawn(model, asked, self.samples):
+        for completions in self.sample_completions(model, asked, self.samples):
             votes = [vote_of(asked.text(completion.ids)) for completion in completions]
-            found.append(of_several(completions, winner(votes)))
+            found.append(best_answer(completions, winner(votes)))
         return found

@@ -11,7 +11,7 @@ from lm.decoding import Rows
 from lm.model import Decoder
 from lm.sampler import generate
 from lm.strategies.assistants import Assistant, assistant
-from lm.strategies.base import Asked, Decoded, Strategy, number_of, taken
+from lm.strategies.base import DecodedAnswer, PromptBatch, Strategy, as_decoded_answer, number_of
 from lm.strategies.filters import FilteredRows
 from lm.temperature import Temperature
 
@@ -79,7 +79,7 @@ class ProxyTuned(Strategy):
     def assistants(self) -> list[str]:
         return [self.tuned, self.untuned]
 
-    def __call__(self, model: Decoder, asked: Asked) -> list[Decoded]:
+    def __call__(self, model: Decoder, asked: PromptBatch) -> list[DecodedAnswer]:
         tuned, untuned = (assistant(name, model, asked.tokenizer) for name in self.assistants)
         make = partial(
             ProxyRows,
@@ -92,4 +92,4 @@ class ProxyTuned(Strategy):
         numbers = [number_of(name, 0) for name in asked.names]
         end, most = asked.tokenizer.end_id, asked.max_new_tokens
         found = generate(model, asked.prompts, most, self.temperature, end, asked.seed, draws=numbers, make_rows=make)
-        return [taken(completion) for completion in found]
+        return [as_decoded_answer(completion) for completion in found]

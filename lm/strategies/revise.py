@@ -10,7 +10,7 @@ from lm.config import ConfigError
 from lm.model import Decoder
 from lm.problems.answers import vote_of
 from lm.sampler import generate
-from lm.strategies.base import Asked, Decoded, Strategy, number_of
+from lm.strategies.base import DecodedAnswer, PromptBatch, Strategy, number_of
 from lm.strategies.majority import winner
 from lm.temperature import Temperature
 
@@ -31,14 +31,14 @@ class Revise(Strategy):
     temperature: Temperature = 0.0
 
     @property
-    def usual(self) -> str:
+    def default_label(self) -> str:
         return f"revise_{self.turns}" + "_majority" * (self.keep == "majority")
 
     @property
     def answers(self) -> int:
         return 1 + self.turns
 
-    def __call__(self, model: Decoder, asked: Asked) -> list[Decoded]:
+    def __call__(self, model: Decoder, asked: PromptBatch) -> list[DecodedAnswer]:
         tokenizer = asked.tokenizer
         if tokenizer.own_template:
             raise ConfigError(
@@ -64,10 +64,10 @@ class Revise(Strategy):
                     going.append(place)
         return [self._taken(asked, answers) for answers in every]
 
-    def _taken(self, asked: Asked, answers: list[list[int]]) -> Decoded:
+    def _taken(self, asked: PromptBatch, answers: list[list[int]]) -> DecodedAnswer:
         """One of a prompt's answers, which were written one after the other."""
         place = len(answers) - 1
         if self.keep == "majority":
             place = winner([vote_of(asked.text(ids)) for ids in answers])
         tokens = sum(map(len, answers))
-        return Decoded(answers[place], tokens, tokens)
+        return DecodedAnswer(answers[place], tokens, tokens)

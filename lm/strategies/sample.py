@@ -8,7 +8,7 @@ from pydantic import Field
 from lm.decoding import Rows
 from lm.model import Decoder
 from lm.sampler import Completion, MakeRows, generate
-from lm.strategies.base import Asked, Decoded, Strategy, number_of, taken
+from lm.strategies.base import DecodedAnswer, PromptBatch, Strategy, as_decoded_answer, number_of
 from lm.strategies.filters import FilteredRows
 from lm.temperature import Divisor
 
@@ -18,15 +18,17 @@ class Drawing(Strategy):
     top_p: float = Field(1.0, gt=0, le=1, description="draw from the fewest tokens of so much probability; 1: from all")
     min_p: float = Field(0.0, ge=0, lt=1, description="and of so much of the likeliest one's probability; 0: from all")
 
-    def drawn(self, model: Decoder, asked: Asked, samples: int) -> list[list[Completion]]:
+    def sample_completions(self, model: Decoder, asked: PromptBatch, samples: int) -> list[list[Completion]]:
         """Drawn completions to each prompt, `samples` of each. The draws of one are of its prompt's name and its own number:
         more samples are those of fewer and others."""
         prompts = [prompt for prompt in asked.prompts for _ in range(samples)]
         numbers = [number_of(name, sample) for name in asked.names for sample in range(samples)]
-        found = self.written(model, asked, prompts, numbers)
+        found = self.sample_numbered(model, asked, prompts, numbers)
         return [found[first : first + samples] for first in range(0, len(found), samples)]
 
-    def written(self, model: Decoder, asked: Asked, prompts: list[list[int]], numbers: list[int]) -> list[Completion]:
+    def sample_numbered(
+        self, model: Decoder, asked: PromptBatch, prompts: list[list[int]], numbers: list[int]
+    ) -> list[Completion]:
         """A drawn completion to each of these prompts, whose draws are of these numbers beside the seed."""
         make: MakeRows = Rows
         if self.top_p < 1 or self.min_p > 0:
@@ -40,5 +42,5 @@ class Sample(Drawing):
 
     name: Literal["sample"] = "sample"
 
-    def __call__(self, model: Decoder, asked: Asked) -> list[Decoded]:
-        return [taken(completion) for (completion,) in self.drawn(model, asked, 1)]
+    def __call__(self, model: Decoder, asked: PromptBatch) -> list[DecodedAnswer]:
+        return [as_decoded_answer(completion) for (completion,) in self.sample_completions(model, asked, 1)]

@@ -21,7 +21,7 @@ from lm.quantized.inputs import is_rounding
 from lm.sampler import capacity_of, generate, prompts_at_once, whole_pieces
 from lm.softcap import capped
 from lm.strategies.assistants import Assistant, assistant
-from lm.strategies.base import Asked, Decoded, Strategy, taken
+from lm.strategies.base import DecodedAnswer, PromptBatch, Strategy, as_decoded_answer
 
 # Rows of a pass, always as many, so that no answer depends on the others
 ROWS = 32
@@ -120,7 +120,7 @@ class Speculative(Strategy):
         return [self.draft]
 
     @torch.inference_mode()
-    def __call__(self, model: Decoder, asked: Asked) -> list[Decoded]:
+    def __call__(self, model: Decoder, asked: PromptBatch) -> list[DecodedAnswer]:
         check_exact(model)
         draft, context = assistant(self.draft, model, asked.tokenizer), model.config.context
         most, end = asked.max_new_tokens, asked.tokenizer.end_id
@@ -138,11 +138,11 @@ class Speculative(Strategy):
                 passes.check()
             for first in range(0, len(every), ROWS):
                 self._write(both[0], both[1], every[first : first + ROWS], length, most, end)
-        found = [Decoded(row.ids, row.asked, row.passes) for row in rows]
+        found = [DecodedAnswer(row.ids, row.asked, row.passes) for row in rows]
         unsure = [place for place, row in enumerate(rows) if row.unsure]
         again = generate(model, [asked.prompts[place] for place in unsure], most, 0.0, end, 0)
         for place, completion in zip(unsure, again, strict=True):
-            plain, before = taken(completion), found[place]
+            plain, before = as_decoded_answer(completion), found[place]
             found[place] = replace(plain, tokens=plain.tokens + before.tokens, passes=plain.passes + before.passes)
         return found
 

@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 from lm.config import ConfigError
 from lm.model import Decoder
 from lm.sampler import Completion
-from lm.strategies.base import Asked, Decoded, number_of
-from lm.strategies.best_of import chosen, mean_logp
+from lm.strategies.base import DecodedAnswer, PromptBatch, number_of
+from lm.strategies.best_of import mean_logp, select_index
 from lm.strategies.sample import Drawing
 from lm.tokenizer import Tokenizer
 
@@ -63,14 +63,14 @@ class Tree(Drawing):
         return self
 
     @property
-    def usual(self) -> str:
+    def default_label(self) -> str:
         return f"tree_{self.samples}_to_{self.depth}" + "_by_likelihood" * (self.by == "likelihood")
 
     @property
     def answers(self) -> int:
         return self.samples * self.depth
 
-    def __call__(self, model: Decoder, asked: Asked) -> list[Decoded]:
+    def __call__(self, model: Decoder, asked: PromptBatch) -> list[DecodedAnswer]:
         if self.by == "verifier" and asked.score is None:
             raise ConfigError("tree: there is nobody to score answers: take by: likelihood")
         every = [_Search() for _ in asked.prompts]
@@ -84,7 +84,7 @@ class Tree(Drawing):
             prompts = [asked.prompts[place] + one.ids for place, one, _ in jobs]
             # the first round's are those of `best_of`
             numbers = [number_of(asked.names[place], f"{turn}:{n}" if turn else n) for place, _, n in jobs]
-            found = self.written(model, asked, prompts, numbers)
+            found = self.sample_numbered(model, asked, prompts, numbers)
             rounds: dict[int, list[tuple[Completion, Completion]]] = {}
             for (place, one, _), completion in zip(jobs, found, strict=True):
                 rounds.setdefault(place, []).append((one, completion))
@@ -92,11 +92,13 @@ class Tree(Drawing):
                 self._grow(asked, place, every[place], drawn)
         return [self._best(search) for search in every]
 
-    def _fits(self, model: Decoder, asked: Asked, place: int, one: Completion) -> bool:
+    def _fits(self, model: Decoder, asked: PromptBatch, place: int, one: Completion) -> bool:
         """Whether a token more has room behind a beginning."""
         return len(one.ids) < min(asked.max_new_tokens, model.config.context - len(asked.prompts[place]))
 
-    def _grow(self, asked: Asked, place: int, search: _Search, drawn: list[tuple[Completion, Completion]]) -> None:
+    def _grow(
+        self, asked: PromptBatch, place: int, search: _Search, drawn: list[tuple[Completion, Completion]]
+    ) -> None:
         """Take what was drawn behind each beginning, and keep the steps that it is worth most to go on from."""
         worths: dict[tuple[int, ...], list[float]] = {}
         steps: dict[tuple[int, ...], Completion] = {}
@@ -121,11 +123,11 @@ class Tree(Drawing):
         best = sorted(means, key=lambda beginning: -means[beginning])  # of equals the first
         search.open = [steps[beginning] for beginning in best[: self.keep]]
 
-    def _score(self, asked: Asked, place: int, whole: Completion) -> float | None:
+    def _score(self, asked: PromptBatch, place: int, whole: Completion) -> float | None:
         if self.by == "likelihood":
             return mean_logp(whole)
         assert asked.score is not None
         return asked.score(place, asked.text(whole.ids))
 
-    def _best(self, search: _Search) -> Decoded:
-        return Decoded(search.answers[chosen(search.scores, 0.0, 0.0)].ids, search.tokens, search.passes)
+    def _best(self, search: _Search) -> DecodedAnswer:
+        return DecodedAnswer(search.answers[select_index(search.scores, 0.0, 0.0)].ids, search.tokens, search.passes)

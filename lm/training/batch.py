@@ -90,7 +90,7 @@ def backward(
 
 
 @torch.no_grad()
-def evaluated(batch: Batch, positions: int, rows: slice | None = None) -> Tensor:
+def evaluate(batch: Batch, positions: int, rows: slice | None = None) -> Tensor:
     """The share that the rows, or all, have in the batch's loss, in as many passes as `backward` has, without gradients."""
     parts = equal_parts(rows or slice(0, batch.rows), rows_at_once(batch, positions), batch.together)
     return torch.stack([batch.loss(part)[0].detach().float() for part in parts]).sum()
@@ -104,7 +104,7 @@ def number_on(device: torch.device, number: Tensor | float) -> Tensor:
     return torch.full((), number, dtype=torch.float32, device=device)
 
 
-def cut(batch: Batch, parts: int, kind: str) -> list[slice]:
+def split_batch(batch: Batch, parts: int, kind: str) -> list[slice]:
     """The batch's rows in as many equal parts. Raises ConfigError, which calls the parts by their kind, if there are none."""
     rows = batch.rows
     if rows % (parts * batch.together):

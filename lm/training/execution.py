@@ -11,7 +11,7 @@ from lm.training.growing import at_full_depth
 from lm.training.memory import memory_bytes, positions_at_once
 from lm.training.parallel import parts_of_a_batch
 from lm.training.parallel.base import Parallel
-from lm.training.precision import compiles, products
+from lm.training.precision import compiles, matmul_dtype
 from lm.training.recipe import Recipe
 from lm.training.recomputing import Selective
 
@@ -19,7 +19,7 @@ from lm.training.recomputing import Selective
 FEW_SHAPES = 4
 
 
-def bring(model: Decoder, recipe: Recipe, positions: int) -> None:
+def set_recomputation(model: Decoder, recipe: Recipe, positions: int) -> None:
     """Have the model recompute what the recipe says, given how many positions fit, 0 where too few do for a row."""
     model.recompute = recipe.recompute in ("whole", "selective") or (recipe.recompute == "auto" and positions == 0)
     own = {"context_fn": Selective()} if recipe.recompute == "selective" else {}
@@ -42,7 +42,7 @@ class Execution:
         """Decide once, from the first batch, the same on every rank; then bring the model into that state."""
         model = parallel.model
         self._between_parts = parallel.between_parts
-        bring(model, recipe, 1)
+        set_recomputation(model, recipe, 1)
         if not self._decided:
             device = model.embedding.weight.device
             with at_full_depth(model):
@@ -51,11 +51,11 @@ class Execution:
             wanted = compiles(recipe.compiling, device, steps * self.flops)
             self.compiled = bool(parallel.all_reduce_min(wanted))
             self._decided = True
-        bring(model, recipe, self.positions)
+        set_recomputation(model, recipe, self.positions)
         # Left to itself torch makes code for the first length, then for any, so that bits of a length hang on what came before
         model.compile_blocks(self.compiled, any_length=not 0 < batch.shapes <= FEW_SHAPES)
 
-    def saw(self, batch: Batch, recipe: Recipe) -> None:
+    def note_batch(self, batch: Batch, recipe: Recipe) -> None:
         """Take note of a batch whose gradients were made."""
         self.divided |= rows_at_once(batch, self.positions) < batch.rows // parts_of_a_batch(recipe)
 
@@ -64,7 +64,7 @@ class Execution:
         has decided how a batch was divided."""
         found = {
             "device": device.type,
-            "products": str(products(recipe.precision, device)).removeprefix("torch."),
+            "products": str(matmul_dtype(recipe.precision, device)).removeprefix("torch."),
             "compiled": "yes" if self.compiled else "no",
             "deterministic": "yes" if recipe.deterministic else "no",
             "positions": f"{self.positions} at once" if self.divided else "whole batches",

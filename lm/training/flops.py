@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from lm.depth import Growth, order_of
+from lm.depth import Growth, block_order
 from lm.linears.base import dense_flops, flops_of
 from lm.model import HEADS, Decoder
 
@@ -52,7 +52,7 @@ def flops_per_token(model: Decoder, length: int) -> float:
     behind = length
     length += len(model.prompt or ())
     found += len(further) * dense_flops(model.head_weight)
-    blocks = [(index, model.blocks[index]) for index in order_of(model.depth, config.layers)]
+    blocks = [(index, model.blocks[index]) for index in block_order(model.depth, config.layers)]
     frozen = model.depth.frozen if model.depth else frozenset[int]()
     for index, block in [*blocks, *((config.layers - 1, block) for block in further)]:
         parts = config.layer(index)
@@ -63,7 +63,11 @@ def flops_per_token(model: Decoder, length: int) -> float:
             if index in frozen:
                 products -= 2.0 * sum(layer.weight.numel() for layer in layers if layer.weight.requires_grad)
             seen = length if parts.depths is None else parts.depths.tokens(length)
-            met = products - products * part.idle_in_training(config) / max(weights, 1) + part.flops(config, seen)
+            met = (
+                products
+                - products * part.unused_weights_in_training(config) / max(weights, 1)
+                + part.flops(config, seen)
+            )
             cost = met if parts.depths is None else parts.depths.share * met
             found += cost if length == behind else cost * length / behind
         if parts.depths is not None:

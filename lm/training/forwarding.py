@@ -32,7 +32,7 @@ class Forwarding(Component):
         there is a stage before it. positions: that a pass holds at most."""
         if not self._before:
             return {}
-        weights = self._parallel.learned()
+        weights = self._parallel.trainable_parameters()
         start = {name: weight.clone() for name, weight in weights.items()}
         update = {name: weight - self._before[name] for name, weight in weights.items()}
         self._before = {}
@@ -48,7 +48,9 @@ class Forwarding(Component):
     def before_update(self) -> None:
         """Called before the weights are updated in the step that has begun."""
         if self._method.due(self._step + 1):
-            self._before = {name: weight.detach().clone() for name, weight in self._parallel.learned().items()}
+            self._before = {
+                name: weight.detach().clone() for name, weight in self._parallel.trainable_parameters().items()
+            }
 
     def state(self) -> dict[str, Tensor]:
         return {name: self._parallel.gather(name, weight) for name, weight in self._before.items()}

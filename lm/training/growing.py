@@ -16,7 +16,7 @@ from lm.training.average import RunningAverage
 from lm.training.components import Component
 from lm.training.parallel.base import Parallel
 from lm.training.parallel.exact import Exact
-from lm.training.v_cycle import coalesce_, interpolate_, set_aside
+from lm.training.v_cycle import coalesce_, interpolate_, saved_weights
 
 
 class Growing(Component):
@@ -89,7 +89,7 @@ class Growing(Component):
         weights = dict(self._model.named_parameters())
         held: list[Any] = [each for each in (self._mean.mean, weights) if each]
         if isinstance(change, Coalesced):
-            self._before = {name: weight.clone() for name, weight in set_aside(self._model, change.groups).items()}
+            self._before = {name: weight.clone() for name, weight in saved_weights(self._model, change.groups).items()}
             for tensors in held:
                 coalesce_(tensors, change)
         else:

@@ -30,7 +30,7 @@ class LookingAhead(Component):
     def begin(self, step: int) -> None:
         if not self._method.share:
             return
-        weights = self._parallel.learned()
+        weights = self._parallel.trainable_parameters()
         self._before = {name: weight.detach().clone() for name, weight in weights.items()}
         share = self._method.at(step, self._factor(step))
         if not share or not self._mean:
@@ -45,7 +45,7 @@ class LookingAhead(Component):
     def after(self, step: int, loss: float, norm: float) -> None:
         if not self._method.share:
             return
-        weights = self._parallel.learned()
+        weights = self._parallel.trainable_parameters()
         if not self._mean:
             self._mean = {name: torch.zeros_like(weight) for name, weight in self._before.items()}
         for name, weight in weights.items():

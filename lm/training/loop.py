@@ -16,7 +16,6 @@ from lm.training.digests import Digests
 from lm.training.execution import Execution
 from lm.training.forwarding import Forwarding
 from lm.training.guard import Guard
-from lm.training.held import HeldLayers
 from lm.training.looking_ahead import LookingAhead
 from lm.training.parallel import make_parallel
 from lm.training.parallel.base import Parallel
@@ -24,6 +23,7 @@ from lm.training.precision import autocast
 from lm.training.rates import Rates
 from lm.training.reading import read
 from lm.training.recipe import Recipe
+from lm.training.reparametrized import ReparametrizedLayers
 from lm.training.throughput import Throughput
 from lm.training.trunks.trunks import Trunks
 
@@ -68,14 +68,14 @@ def train(
     finite or the recipe says to give up.
     """
     device = model.embedding.weight.device
-    model.hold(recipe.holding)
+    model.reparametrize(recipe.linear_method)
     parallel = make_parallel(recipe)
-    optimizer = parallel.distribute(model, recipe.optimizing)
+    optimizer = parallel.distribute(model, recipe.optimizer_method)
     forwarding = Forwarding(recipe.fast_forward, parallel)
     rates = Rates(recipe.schedule, steps, parallel)
     ahead = LookingAhead(recipe.lookahead, parallel, rates.factor)
     mean, guard, execution = RunningAverage(recipe.average), Guard(recipe.skip_sigmas, recipe.stop_factor), Execution()
-    components = (rates, HeldLayers(model, optimizer, mean), forwarding, ahead, *components)
+    components = (rates, ReparametrizedLayers(model, optimizer, mean), forwarding, ahead, *components)
     for component in components:
         component.join(parallel, mean, steps)
     run = Run(parallel, mean, guard, execution, components)
@@ -100,7 +100,7 @@ def train(
             optimizer.begin(step)
             forwarded = forwarding.stage(batch, execution.positions)
             loss, metrics = parallel.backward(batch, execution.positions)
-            execution.saw(batch, recipe)
+            execution.note_batch(batch, recipe)
         norm = parallel.clip(recipe.clip)
         # The host's one wait for the device in a step: before the update, which the guard may refuse
         values, traces = read(
@@ -117,7 +117,7 @@ def train(
             component.after(step, loss_value, gradient_norm)
         if step + 1 == steps:
             optimizer.finish()
-        mean.after(step, steps, parallel.learned())
+        mean.after(step, steps, parallel.trainable_parameters())
         log.digests(step, digests.logged())
         log(step, loss=loss_value, gradient_norm=gradient_norm, learning_rate=optimizer.param_groups[0]["lr"], **values)
         speed.add(batch)
@@ -128,7 +128,7 @@ def train(
             checkpoints.keep_trunk(step + 1, run)
         if stopping or due:
             checkpoints.save(step + 1, run)
-        speed.paused()
+        speed.skip_pause()
         if stopping:
             checkpoints.close()
             log.stop()

@@ -24,7 +24,7 @@ def memory_bytes(device: torch.device) -> int:
     return min([psutil.virtual_memory().total, *memory_limits()])
 
 
-def bytes_kept(model: nn.Module, batch: Batch, rows: int = 1) -> int:
+def saved_activation_bytes(model: nn.Module, batch: Batch, rows: int = 1) -> int:
     """Bytes that the loss of the first rows keeps for its backward, the weights aside; fake tensors have storages, too, though
     no addresses."""
     buffers = {buffer.untyped_storage()._cdata for buffer in model.buffers()}
@@ -40,7 +40,7 @@ def bytes_kept(model: nn.Module, batch: Batch, rows: int = 1) -> int:
     with saved_tensors_hooks(count, lambda tensor: tensor):
         loss, _ = batch.loss(slice(0, rows))  # held, so that no storage is used twice
         if (selective := selective_of(model)) is not None:
-            kept |= storages(selective.kept())
+            kept |= storages(selective.saved_tensors())
     del loss
     # under autocast the step would go on with the casts made here, through which FSDP2 gives its weights no gradients
     torch.clear_autocast_cache()
@@ -68,8 +68,8 @@ def positions_in(memory: float, model: Decoder, batch: Batch, trained: float, fr
         held[storage] = max(held.get(storage, 0), buffer.nbytes)
     room = SHARE * memory - trained * learned - frozen * (model.num_parameters() - learned) - sum(held.values())
     block = batch.together
-    first = bytes_kept(model, batch, block)
-    each = bytes_kept(model, batch, 2 * block) - first if batch.rows > block else first
+    first = saved_activation_bytes(model, batch, block)
+    each = saved_activation_bytes(model, batch, 2 * block) - first if batch.rows > block else first
     if each <= 0:  # a second block without anything to learn from
         each = first
     fits = int((room - (first - each)) * (batch.length * block) / max(each, 1))

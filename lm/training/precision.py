@@ -16,7 +16,7 @@ COMPILE_FLOPS = 6e13
 Precision = Literal["auto", "fp32", "bf16"]
 
 
-def products(precision: Precision, device: torch.device) -> torch.dtype:
+def matmul_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """The type in which matrices are multiplied. auto: bf16 on a GPU that multiplies it itself: older ones emulate it, and
     slowly."""
     on_gpu = precision == "auto" and device.type == "cuda"
@@ -27,7 +27,7 @@ def products(precision: Precision, device: torch.device) -> torch.dtype:
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """The context of a forward pass: bf16 products of fp32 weights, or plain fp32. A CPU without bf16 emulates it, some 5 times
     slower than fp32."""
-    low = products(precision, device) == torch.bfloat16
+    low = matmul_dtype(precision, device) == torch.bfloat16
     return torch.autocast(device.type, torch.bfloat16, enabled=low)
 
 

@@ -33,7 +33,7 @@ class Rates(Component):
         self._kept: dict[str, Tensor] = {}  # the state that trials go back to, while there are any
         groups = parallel.optimizer.param_groups
         self._momenta: list[dict[str, float]] = [{} for _ in groups]
-        if isinstance(schedule, Feedback) and schedule.tries:
+        if isinstance(schedule, Feedback) and schedule.has_trials:
             parallel.must_move(self.name)
             if parallel.optimizer.own_slots:
                 raise ConfigError(
@@ -88,7 +88,9 @@ class Rates(Component):
 
     def _keep(self) -> None:
         ranks = self._parallel
-        weights = {f"model.{name}": weight for name, weight in ranks.weights().items() if name not in ranks.staying}
+        weights = {
+            f"model.{name}": weight for name, weight in ranks.weights().items() if name not in ranks.frozen_names
+        }
         slots = {f"optimizer.{name}": value for name, value in ranks.slots().items()}
         self._kept = {name: tensor.detach().cpu().clone() for name, tensor in (weights | slots).items()}
 

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lm import averages, linears, optimizers, precisions, schedules
 from lm.config import Config, choice
-from lm.linears.base import Holding
+from lm.linears.base import LinearMethod
 from lm.optimizers.base import Keeping
 from lm.optimizers.states import States
 from lm.schedules.feedback import Feedback
@@ -66,21 +66,21 @@ class Recipe(Config):
     )
 
     @property
-    def optimizing(self) -> Any:
+    def optimizer_method(self) -> Any:
         """The optimizer's method, whose state is kept as the recipe says."""
         kept = self.optimizer_states.format != "fp32"
         return Keeping(self.optimizer, self.optimizer_states) if kept else self.optimizer
 
     @property
-    def holding(self) -> Holding:
+    def linear_method(self) -> LinearMethod:
         """How the matrices of blocks are held: by `linear`, or dense with products that `rounding` rounds."""
-        held: Holding = self.linear if self.rounding.name == "none" else self.rounding
+        held: LinearMethod = self.linear if self.rounding.name == "none" else self.rounding
         return held
 
     @property
     def compiling(self) -> Literal["auto", "on", "off"]:
         """`compile`; off where blocks cannot be compiled."""
-        return "off" if self.recompute == "selective" or self.holding.uncompiled() else self.compile
+        return "off" if self.recompute == "selective" or self.linear_method.uncompiled() else self.compile
 
     @property
     def rows_apart(self) -> str:
@@ -95,9 +95,9 @@ class Recipe(Config):
         return 0
 
     @property
-    def tries(self) -> bool:
+    def has_trials(self) -> bool:
         """Whether some steps are trials of rates, which are taken back."""
-        return isinstance(self.schedule, Feedback) and self.schedule.tries
+        return isinstance(self.schedule, Feedback) and self.schedule.has_trials
 
     @field_validator("shards")
     @classmethod
@@ -116,7 +116,7 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _rows_are_read_alone(self) -> "Recipe":
-        if self.holding.spans_rows and self.rows_apart:
+        if self.linear_method.spans_rows and self.rows_apart:
             raise ValueError(
                 f"rounding: {self.rounding.name} has scales that span rows, by which what a row gives depends on the rows "
                 f"beside it, and {self.rows_apart}: set rounding to {{name: mus}} or {{name: none}}"
@@ -125,11 +125,11 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _movements_go_on(self) -> "Recipe":
-        if type(self.linear).clears is not Holding.clears and self.optimizer_states.format != "fp32":
+        if type(self.linear).clears is not LinearMethod.clears and self.optimizer_states.format != "fp32":
             raise ValueError(
                 f"linear: {self.linear.name} clears moments, which must be fp32: set optimizer_states.format to fp32"
             )
-        if type(self.linear).clears is not Holding.clears and (self.fast_forward.every or self.lookahead.share):
+        if type(self.linear).clears is not LinearMethod.clears and (self.fast_forward.every or self.lookahead.share):
             raise ValueError(
                 f"linear: {self.linear.name} begins anew, where movements of before mean nothing: set fast_forward.every and "
                 "lookahead.share to 0"
@@ -142,7 +142,7 @@ class Recipe(Config):
             raise ValueError(
                 "recompute: selective knows products one by one, which compiled blocks have not: set compile: off"
             )
-        if self.holding.uncompiled() and self.compile == "on":
+        if self.linear_method.uncompiled() and self.compile == "on":
             raise ValueError(
                 f"linear: {self.linear.name} gives each matrix a size of its own, and each would be compiled by itself: set "
                 "compile: off"
@@ -151,7 +151,7 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _trials_leave_nothing(self) -> "Recipe":
-        if not self.tries:
+        if not self.has_trials:
             return self
         others = {
             "average: {name: last}": type(self.average) is not averages.Last,

@@ -83,7 +83,7 @@ class Selective:
         self._passes.append(weakref.ref(results))
         return Keeping(results), Taking(results)
 
-    def kept(self) -> list[Tensor]:
+    def saved_tensors(self) -> list[Tensor]:
         """Tensors that passes keep whose backward is still to come."""
         return [tensor for one in self._passes if (results := one()) is not None for tensor in results.tensors()]
 

@@ -18,7 +18,7 @@ COMPILING = 2
 WINDOW = 128
 
 
-class Paced(NamedTuple):
+class StepCost(NamedTuple):
     """A step: tokens that count, the FLOP that the model needs for them, and seconds."""
 
     tokens: int
@@ -30,12 +30,12 @@ class Throughput:
     """Tokens that count, and the FLOP the model needs for them, over the last steps: not those of padding, of activations
     computed again, or of a sampler; a step that an optimizer holds weights back for counts as one of all weights, one of a
     model that grows as one of the layers that take part. The time is that of the steps, from one to the next, without the
-    first ones, which compile, and without what was between two steps and `paused`, such as a checkpoint."""
+    first ones, which compile, and without what was between two steps and `skip_pause`, such as a checkpoint."""
 
     def __init__(self, model: Decoder, device: torch.device) -> None:
         self._model, self._device = model, device
         self._learned = [weight for weight in model.parameters() if weight.requires_grad]
-        self._steps: deque[Paced] = deque(maxlen=WINDOW)
+        self._steps: deque[StepCost] = deque(maxlen=WINDOW)
         self._made, self._since = 0, time.monotonic()
         # a token, by length and the blocks that take part: asking every layer takes a millisecond at 24
         self._flops: dict[Hashable, float] = {}
@@ -49,7 +49,7 @@ class Throughput:
         kind = batch.length, depth and (depth.blocks, depth.frozen)
         if kind not in self._flops:
             self._flops[kind] = self._flops_at(batch.length)
-        self._steps.append(Paced(batch.tokens, batch.tokens * self._flops[kind], now - self._since))
+        self._steps.append(StepCost(batch.tokens, batch.tokens * self._flops[kind], now - self._since))
         self._made, self._since = self._made + 1, now
 
     def _flops_at(self, length: int) -> float:
@@ -62,7 +62,7 @@ class Throughput:
             weight.requires_grad_(False)
         return found
 
-    def paused(self) -> None:
+    def skip_pause(self) -> None:
         """What was done since the last step is no part of the next one."""
         self._since = time.monotonic()
 

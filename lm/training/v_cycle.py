@@ -12,17 +12,17 @@ from lm.depth import Coalesced, Groups, Growth, Interpolated
 from lm.model import Decoder
 
 
-def set_aside(model: Decoder, groups: Groups) -> dict[str, nn.Parameter]:
+def saved_weights(model: Decoder, groups: Groups) -> dict[str, nn.Parameter]:
     """The weights that a coalesced model trains, by their names: all but those of the blocks that wait."""
     waiting = {block for _, *others in groups for block in others}
     return {name: weight for name, weight in model.named_parameters() if _block_of(name) not in waiting}
 
 
-def bytes_aside(model: Decoder, method: Growth | None, steps: int) -> int:
+def saved_weight_bytes(model: Decoder, method: Growth | None, steps: int) -> int:
     """Bytes of what a run of so many steps sets aside between the two ways; 0 where its model grows otherwise, or does not."""
     changes = [c for step in range(steps) for c in method.grown(len(model.blocks), step, steps)] if method else []
     down = [change for change in changes if isinstance(change, Coalesced)]
-    return max((sum(w.nbytes for w in set_aside(model, change.groups).values()) for change in down), default=0)
+    return max((sum(w.nbytes for w in saved_weights(model, change.groups).values()) for change in down), default=0)
 
 
 @torch.no_grad()

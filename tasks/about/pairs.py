@@ -6,9 +6,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lm.inputs.hashed import watched
+from lm.inputs.hashed import hashed_files
 from lm.model import ModelConfig
-from lm.pairs.base import Rejected
+from lm.pairs.base import SkippedRow
 from lm.pairs.files import Files, dialogues_in
 from lm.pairs.weak import Weak
 from tasks.about.finding import Finding
@@ -52,7 +52,7 @@ def check_files(stage: str, sections: Sections) -> Iterator[Finding]:
 def trouble_of(source: Files, slot: str, folder: Path) -> Iterator[Finding]:
     """Why a file cannot be used, each by itself; nothing where all can."""
     try:
-        listed = source.listed(slot, folder, watched(folder))
+        listed = source.listed(slot, folder, hashed_files(folder))
     except ConfigError as error:
         where, _, what = str(error).partition(": ")
         yield Finding(f"params.yaml: {where}", what)
@@ -60,7 +60,7 @@ def trouble_of(source: Files, slot: str, folder: Path) -> Iterator[Finding]:
     for path in listed:
         reason = "empty"
         for found in islice(dialogues_in(path, folder), ROWS_TRIED):
-            if not isinstance(found, Rejected):
+            if not isinstance(found, SkippedRow):
                 break
             reason = found.reason
         else:

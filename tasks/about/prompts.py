@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from lm.model import Decoder, ModelConfig
-from lm.prompts.base import Carried, Prompt
+from lm.prompts.base import Prompt, SoftPrompt
 from lm.training.prompted import Prompted
 from tasks.about.finding import Finding
 from tasks.about.sections import Sections
@@ -38,7 +38,7 @@ def model_with_prompt(shape: ModelConfig, sections: Sections, start: str | None)
     made, method = Decoder(shape), learned_prompt(sections, start)
     if method is not None:
         sizes = method.build(torch.zeros(1, 1)).described()
-        made.carry(Carried.of(sizes, shape.width))
+        made.set_prompt(SoftPrompt.of(sizes, shape.width))
     return made
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from lm.config import Config, ConfigError
-from lm.inputs.hashed import check_seen
+from lm.inputs.hashed import check_is_hashed
 from tasks.core.libraries import SECTION
 from tasks.core.unseen import UNSEEN, unseen_keys
 from tasks.core.yaml import YAMLError, read_yaml
@@ -62,7 +62,7 @@ def check_watched(slot: str, paths: list[str], folders: list[str]) -> None:
                 f"{slot} reads {path}, which is in neither of {', '.join(folders)}: move it, or name its folder there"
             )
         try:
-            check_seen(place, holder)
+            check_is_hashed(place, holder)
         except ConfigError as error:
             raise ValueError(f"{slot} reads {path}: {error}") from None
 

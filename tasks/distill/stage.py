@@ -11,14 +11,14 @@ from torch import Tensor
 from lm import problems
 from lm.checkpoint import device, save_model
 from lm.config import Seed, choice
-from lm.distilling.asking import Asking, problems_that_fit
+from lm.distilling.batches import DistillationBatches, problems_that_fit
 from lm.model_folder import read_model
 from lm.training.batch import Batch, Metrics
 from lm.training.data.conversations import Conversation, collate, places
 from lm.training.data.plan import Plan
 from lm.training.loop import train
 from lm.training.recipe import Recipe
-from lm.transfer import moved
+from lm.transfer import to_device
 from tasks.core.config import ConfigError, StartModel
 from tasks.core.log import Log
 from tasks.core.tokens import check_tokens
@@ -70,7 +70,7 @@ class DistillConfig(Recipe):
 
     @model_validator(mode="after")
     def _follows_no_trials(self) -> "DistillConfig":
-        if self.teachers.follows and self.tries:
+        if self.teachers.follows and self.has_trials:
             raise ValueError(
                 f"teachers: {self.teachers.name} copies the student, and trials of rates are taken back: set another schedule"
             )
@@ -108,10 +108,10 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         config.max_new_tokens,
         config.answers.fits,
     )
-    asking = Asking(problems, plan, config.batch, config.corpus_sequences, config.seed)
+    asking = DistillationBatches(problems, plan, config.batch, config.corpus_sequences, config.seed)
     teacher.to(device()).requires_grad_(False)
     beside = StudentInputs(
-        data / config.learner, tokenizer, lambda: asking.first(teacher.config.context, tokenizer.pad_id)
+        data / config.learner, tokenizer, lambda: asking.first_batches(teacher.config.context, tokenizer.pad_id)
     )
     student = config.student.build(teacher, config.seed, beside)
     student.to(device())
@@ -127,14 +127,14 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
         ids_RN: Tensor, mask_RT: Tensor, denominator: int, stored: tuple[Tensor, ...] | None = None
     ) -> ComparedRows:
         """Where the mask, which is in host memory, is not 0."""
-        places_K, *theirs = moved([places(mask_RT), *(stored or ())], device())
+        places_K, *theirs = to_device([places(mask_RT), *(stored or ())], device())
         targets_K = ids_RN[:, 1:].flatten()[places_K]
         return ComparedRows(ids_RN[:, :-1], places_K, targets_K, denominator, tuple(theirs) if stored else None)
 
     def answers_at(step: int, chosen: list[Conversation]) -> list[list[int]]:
         def sample(by_student: bool, prompts: list[list[int]], temperature: float) -> list[list[int]]:
             model = student if by_student else teacher
-            found = asking.written(step, model, prompts, config.max_new_tokens, temperature, tokenizer.end_id)
+            found = asking.sample_answers(step, model, prompts, config.max_new_tokens, temperature, tokenizer.end_id)
             model.train(by_student)
             return found
 
@@ -160,7 +160,7 @@ def run(config: DistillConfig, data: Path, log: Log) -> dict[str, float]:
             check_text(step, rows[answered:], text)
             kept = [Targets(some, rows[0].top_TK.shape[1]) for some in (rows[:answered], rows[answered:])]
             content += tuple(part for each in kept for part in (each.top_TK, each.logp_TC))
-        ids_BN, text_BN = moved((answers[0], text), device())
+        ids_BN, text_BN = to_device((answers[0], text), device())
         everywhere_BT = torch.ones(content[2].shape)
 
         def loss(rows: slice) -> tuple[Tensor, Metrics]:

@@ -7,7 +7,7 @@ from lm.model import Decoder
 from lm.problems.example import Example, Score
 from lm.sampler import ROWS, generate
 from lm.tokenizer import Tokenizer
-from lm.unmasking import unmask, until
+from lm.unmasking import truncate_at_stop, unmask
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ def greedy(model: Decoder, prompts: list[list[int]], max_new_tokens: int, stop_i
     that are masked yet."""
     if model.config.causal:
         return [found.ids for found in generate(model, prompts, max_new_tokens, 0.0, stop_id, 0)]
-    return [until(ids, stop_id) for ids in unmask(model, prompts, max_new_tokens, max_new_tokens, 0)]
+    return [truncate_at_stop(ids, stop_id) for ids in unmask(model, prompts, max_new_tokens, max_new_tokens, 0)]
 
 
 def answer_all(

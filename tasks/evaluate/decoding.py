@@ -5,7 +5,7 @@ from typing import Any
 from lm.intervals import wilson
 from lm.model import Decoder
 from lm.problems.example import Example
-from lm.strategies.base import Asked, Decoded, Strategy
+from lm.strategies.base import DecodedAnswer, PromptBatch, Strategy
 from lm.tokenizer import Tokenizer
 
 # Tables of data/evaluate/<model>, which no task may be called as: of each answer, and of each strategy
@@ -25,8 +25,8 @@ def decode_all(
         return found.value if found.valid else None
 
     names = [examples[place].id for place in fits]
-    asked = Asked(tokenizer, [prompts[place] for place in fits], names, max_new_tokens, score=score)
-    found = [Decoded([], 0, 0)] * len(examples)
+    asked = PromptBatch(tokenizer, [prompts[place] for place in fits], names, max_new_tokens, score=score)
+    found = [DecodedAnswer([], 0, 0)] * len(examples)
     for place, answer in zip(fits, strategy(model, asked), strict=True):
         found[place] = answer
     rows = []
@@ -35,7 +35,7 @@ def decode_all(
         scored = verifier.score(example, text)
         rows.append(
             {
-                "strategy": strategy.called,
+                "strategy": strategy.metric_label,
                 "id": example.id,
                 "completion": text,
                 "score": scored.value,

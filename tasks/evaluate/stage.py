@@ -91,7 +91,7 @@ class EvaluateConfig(Config):
             raise ValueError(f"sets: {again[0]}_accuracy would be of two sets or tasks: give a set another `label`")
         for strategy in self.decoding:
             strategy.check(self.max_new_tokens)
-        called = [strategy.called for strategy in self.decoding]
+        called = [strategy.metric_label for strategy in self.decoding]
         if again := [name for place, name in enumerate(called) if name in called[:place]]:
             raise ValueError(f"decoding: two strategies are called {again[0]}: give one another `label`")
         if both := {f"{CURVE}_{name}" for name in called} & set(labels):

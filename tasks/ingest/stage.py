@@ -16,7 +16,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from lm.config import Config, Seed, choice
-from lm.inputs.hashed import hashed, read_ignored
+from lm.inputs.hashed import read_ignored, scan_dependency
 from tasks.core.config import ConfigError
 from tasks.core.log import Log
 from tasks.core.parts import Part, link_or_copy, workers
@@ -99,7 +99,7 @@ def check_python(config: IngestConfig) -> None:
 
 def say_left_out(folder: str) -> None:
     """Name what no source reads because DVC does not hash it: a change there would not make this stage run again."""
-    found = hashed(Path(folder), read_ignored())
+    found = scan_dependency(Path(folder), read_ignored())
     names = [path.relative_to(folder).as_posix() for path in sorted([*found.ignored, *found.links])]
     if names:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -11,9 +11,9 @@ from torch import Tensor
 from lm import problems
 from lm.checkpoint import device
 from lm.config import Config, Seed, choice
-from lm.distilling.asking import Asking, problems_that_fit
-from lm.distilling.likeliest import linear_likeliest
-from lm.distilling.stored import FILE, Header, Row, Writing, digest_of
+from lm.distilling.batches import DistillationBatches, problems_that_fit
+from lm.distilling.targets import FILE, Header, Row, TargetWriter, digest_of
+from lm.distilling.top_k import linear_top_k_with_rest
 from lm.model import Decoder
 from lm.model_folder import read_model
 from lm.temperature import Divisor, Temperature
@@ -68,7 +68,7 @@ def run(config: LessonsConfig, data: Path, log: Log) -> dict[str, float]:
         lambda shown, longest: config.answers == "teacher" or len(shown) <= longest,
     )  # fmt: skip
     plan = Plan(data / "curriculum", data / "tokenize")
-    asking = Asking(found, plan, config.batch, config.corpus_sequences, config.seed)
+    asking = DistillationBatches(found, plan, config.batch, config.corpus_sequences, config.seed)
     by_teacher = config.answers == "teacher"
     header = Header(
         steps=config.steps,
@@ -84,13 +84,13 @@ def run(config: LessonsConfig, data: Path, log: Log) -> dict[str, float]:
         tokenizer=digest_of(tokenizer.to_json()),
     )
     sums = torch.zeros(3, dtype=torch.float64)
-    with Writing(data / "lessons", header) as writing:
+    with TargetWriter(data / "lessons", header) as writing:
         for step in range(config.steps):
             asked = asking.problems_at(step)
             prompts, written = [each.prompt for each in asked], [each.completion for each in asked]
             with autocast(config.precision, device()):
                 if by_teacher:
-                    written = asking.written(
+                    written = asking.sample_answers(
                         step, teacher, prompts, config.max_new_tokens, config.answer_temperature, tokenizer.end_id
                     )
                 answers = [Conversation(prompt, ids) for prompt, ids in zip(prompts, written, strict=True)]
@@ -119,7 +119,7 @@ def rows_of(teacher: Decoder, conversations: list[Conversation], pad_id: int, co
         ids_BN, mask_BT = collate(some, pad_id)
         where = teacher.embedding.weight.device
         x_KE = hidden_at(teacher, ids_BN[:, :-1].to(where), places(mask_BT).to(where))
-        made = linear_likeliest(x_KE, teacher.head_weight, config.top_k, config.temperature)
+        made = linear_top_k_with_rest(x_KE, teacher.head_weight, config.top_k, config.temperature)
         lengths = [len(each.completion) for each in some]
         each = zip(some, *(part.cpu().split(lengths) for part in made), strict=True)
         found += [Row(one.prompt + one.completion, len(one.prompt), top, logp) for one, top, logp in each]

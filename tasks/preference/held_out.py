@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from lm.model import Decoder
-from lm.pairs.table import SIDES, Pairs
+from lm.pairs.table import SIDES, PairTable
 from lm.tokenizer import Tokenizer
 from tasks.preference.logps import side_logps
 from tasks.preference.losses.base import Logps
 
 
-def metrics_before(pairs: Pairs) -> dict[str, float]:
+def metrics_before(pairs: PairTable) -> dict[str, float]:
     """Number of pairs held out, and the share of them whose chosen answer is likelier a token than the rejected one, under the
     start model."""
     held = pairs.places(held_out=True)
@@ -22,7 +22,7 @@ def metrics_before(pairs: Pairs) -> dict[str, float]:
     return {"held_out_pairs": len(held), "held_out_accuracy_before": likelier(pairs, held, reference)}
 
 
-def metrics_after(pairs: Pairs, loss: Any, model: Decoder, tokenizer: Tokenizer) -> dict[str, float]:
+def metrics_after(pairs: PairTable, loss: Any, model: Decoder, tokenizer: Tokenizer) -> dict[str, float]:
     """Share of pairs held out whose chosen answer is likelier a token now; and by the loss's own margin, which is 0 for all
     before training where it compares with the start model, the share above 0 and the mean."""
     held = pairs.places(held_out=True)
@@ -39,7 +39,7 @@ def metrics_after(pairs: Pairs, loss: Any, model: Decoder, tokenizer: Tokenizer)
     }
 
 
-def likelier(pairs: Pairs, places: list[int], logps: list[Tensor]) -> float:
+def likelier(pairs: PairTable, places: list[int], logps: list[Tensor]) -> float:
     """Share of pairs whose chosen answer has the greater log-probability a token."""
     chosen_P, rejected_P = (
         logp_P / torch.from_numpy(pairs.lengths(side)[places]) for logp_P, side in zip(logps, SIDES, strict=True)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from lm.model import Decoder
-from lm.pairs.table import Pairs
+from lm.pairs.table import PairTable
 from lm.training.data.conversations import Conversation, collate, places, token_logps
-from lm.transfer import moved
+from lm.transfer import to_device
 
 # Read together at most, padding counted; a constant, since how many rows a product has decides its last bits.
 POSITIONS = 8192
@@ -42,7 +42,7 @@ def answer_logps(
     while first < len(order):
         end = end_of(ascending, first)
         ids_RN, mask_RT = collate([conversation(place) for place in order[first:end]], pad_id)
-        ids_RN, places_K = moved((ids_RN, places(mask_RT)), device)
+        ids_RN, places_K = to_device((ids_RN, places(mask_RT)), device)
         found_N[torch.tensor(order[first:end])] = token_logps(model, ids_RN, places_K).sum(1).float().cpu()
         progress(end, len(order))
         first = end
@@ -51,7 +51,7 @@ def answer_logps(
 
 
 def side_logps(
-    model: Decoder, pairs: Pairs, side: str, places: list[int], pad_id: int, progress: Progress = unheard
+    model: Decoder, pairs: PairTable, side: str, places: list[int], pad_id: int, progress: Progress = unheard
 ) -> Tensor:
     """Log-probabilities of the answers of one side behind their prompts, in these rows."""
 

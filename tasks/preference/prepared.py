@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lm.inputs.hashed import watched
+from lm.inputs.hashed import hashed_files
 from lm.model import Decoder
-from lm.pairs.base import Given
-from lm.pairs.gathered import gathered
-from lm.pairs.table import SIDES, Pairs, read_pairs
+from lm.pairs.base import SourceInputs
+from lm.pairs.collect import collect_pairs
+from lm.pairs.table import SIDES, PairTable, read_pairs
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import Conversation
 from tasks.core.log import Log
@@ -21,16 +21,16 @@ from tasks.preference.logps import Progress, answer_logps, side_logps
 SLOT = "preference.pairs"
 
 
-def prepared(config: Any, model: Decoder, tokenizer: Tokenizer, log: Log) -> Pairs:
+def prepared(config: Any, model: Decoder, tokenizer: Tokenizer, log: Log) -> PairTable:
     """What stands in the scratch, or is made now and put there. Raises ConfigError where there is no pair to learn from."""
     if log.scratch and (found := read_pairs(log.scratch)) is not None:
         return found
     folder = Path(config.folder)
-    given = Given(
-        SLOT, folder, lambda: watched(folder), config.problems, model, tokenizer, config.seed,
+    given = SourceInputs(
+        SLOT, folder, lambda: hashed_files(folder), config.problems, model, tokenizer, config.seed,
         lambda done, total: log.progress(done, total, "problem"),
     )  # fmt: skip
-    pairs = gathered(config.pairs, given, config.held_out_fraction, config.query)
+    pairs = collect_pairs(config.pairs, given, config.held_out_fraction, config.query)
     pairs = with_reference(pairs, config, model, tokenizer, log)
     if config.loss.needs_point:
         pairs = with_point(pairs, model, tokenizer, log)
@@ -39,7 +39,7 @@ def prepared(config: Any, model: Decoder, tokenizer: Tokenizer, log: Log) -> Pai
     return pairs
 
 
-def with_reference(pairs: Pairs, config: Any, model: Decoder, tokenizer: Tokenizer, log: Log) -> Pairs:
+def with_reference(pairs: PairTable, config: Any, model: Decoder, tokenizer: Tokenizer, log: Log) -> PairTable:
     """Log-probabilities of the answers under the start model: of pairs held out in any case, of the others where the loss
     compares with them."""
     known = sorted(pairs.places(True) + (pairs.places(False) if config.loss.needs_reference else []))
@@ -49,7 +49,7 @@ def with_reference(pairs: Pairs, config: Any, model: Decoder, tokenizer: Tokeniz
     return pairs
 
 
-def with_point(pairs: Pairs, model: Decoder, tokenizer: Tokenizer, log: Log) -> Pairs:
+def with_point(pairs: PairTable, model: Decoder, tokenizer: Tokenizer, log: Log) -> PairTable:
     """The other row of each pair that is learned from, and log-probabilities of its answers behind that row's prompt."""
     learned, context = pairs.places(False), model.config.context
     following = [learned[n] for n in others(pairs.table["prompt"].take(learned).to_pylist())]
@@ -58,8 +58,8 @@ def with_point(pairs: Pairs, model: Decoder, tokenizer: Tokenizer, log: Log) -> 
     for side in SIDES:
         lengths = np.minimum(prompts + pairs.lengths(side)[learned], context).tolist()
 
-        def crossed(number: int, pairs: Pairs = pairs, side: str = side) -> Conversation:
-            return pairs.crossed(side, context, learned[number])
+        def crossed(number: int, pairs: PairTable = pairs, side: str = side) -> Conversation:
+            return pairs.swapped_conversation(side, context, learned[number])
 
         logps = answer_logps(model, lengths, crossed, tokenizer.pad_id, answers_of(log))
         pairs = pairs.with_column(f"other_{side}", spread(learned, logps.tolist(), len(pairs)), pa.float32())

@@ -11,14 +11,14 @@ from lm.config import choice
 from lm.model import Decoder
 from lm.model_folder import read_model
 from lm.pairs.recipe import PairsRecipe
-from lm.pairs.table import SIDES, Pairs
+from lm.pairs.table import SIDES, PairTable
 from lm.prompts.base import put_prompt
 from lm.tokenizer import Tokenizer
-from lm.training.ahead import Ahead
 from lm.training.batch import Batch, Metrics
 from lm.training.data.conversations import collate, places, sample_indices
 from lm.training.loop import train
 from lm.training.precision import autocast
+from lm.training.prefetch import Prefetcher
 from lm.training.prompted import Prompted
 from lm.transfer import Tensors
 from tasks.core.config import StartModel
@@ -39,7 +39,7 @@ class PreferenceConfig(PairsRecipe, Prompted):
 class Learning:
     """How a model learns from pairs."""
 
-    def __init__(self, config: PreferenceConfig, model: Decoder, tokenizer: Tokenizer, found: Pairs) -> None:
+    def __init__(self, config: PreferenceConfig, model: Decoder, tokenizer: Tokenizer, found: PairTable) -> None:
         self._config, self._model, self._tokenizer, self._pairs = config, model, tokenizer, found
         self._learned = found.places(held_out=False)
         reference_2N = torch.stack([found.logps(f"reference_{side}") for side in SIDES])
@@ -87,7 +87,7 @@ class Learning:
 
     def _crossed(self, rows: list[int]) -> list[Any]:
         context = self._model.config.context
-        return [self._pairs.crossed(side, context, place) for place in rows for side in SIDES]
+        return [self._pairs.swapped_conversation(side, context, place) for place in rows for side in SIDES]
 
     def _point(self, step: int) -> float:
         """Mean of log(model / start model) over the step's answers behind other prompts, and 0 where that is negative."""
@@ -108,7 +108,7 @@ def run(config: PreferenceConfig, data: Path, log: Log) -> dict[str, float]:
     put_prompt(model, config.soft_prompt)  # the start model is the one without
     learning = Learning(config, model, tokenizer, found)
     trunks = log.trunks(config, config.steps, [model], [tokenizer.to_json()], learning.step_data)
-    with Ahead(learning.fetch, learning.batch_of, config.steps, model.embedding.weight.device) as batch_at:
+    with Prefetcher(learning.fetch, learning.batch_of, config.steps, model.embedding.weight.device) as batch_at:
         train(model, config, config.steps, batch_at, log, trunks)
     with autocast(config.precision, device()):
         now = metrics_after(found, config.loss, model, tokenizer)

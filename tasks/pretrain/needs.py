@@ -13,7 +13,7 @@ from lm.hugging_face.load import config_of as shape_in
 from lm.model import Decoder, ModelConfig
 from lm.model_folder import is_hugging_face
 from lm.training.batch import Batch
-from lm.training.v_cycle import bytes_aside
+from lm.training.v_cycle import saved_weight_bytes
 from tasks.about.sections import Sections
 from tasks.about.training import STATE, checkpoint_bytes, lower, model_bytes
 from tasks.about.work import StageNeeds, Step, Work
@@ -62,7 +62,7 @@ def needs(sections: Sections) -> StageNeeds:
     growth = sections["pretrain"].growth
     if growth.grows:
         with torch.device("meta"):
-            checkpoints += 2.0 * bytes_aside(Decoder(made), growth, asked.steps)
+            checkpoints += 2.0 * saved_weight_bytes(Decoder(made), growth, asked.steps)
     return StageNeeds(model_bytes(made), checkpoints, asked)
 
 

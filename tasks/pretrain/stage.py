@@ -14,7 +14,6 @@ from lm.config import Seed, choice
 from lm.model import Decoder, ModelConfig
 from lm.sampler import generate
 from lm.tokenizer import Tokenizer
-from lm.training.ahead import Ahead
 from lm.training.batch import Batch, Metrics
 from lm.training.components import Component
 from lm.training.data.plan import Plan
@@ -22,6 +21,7 @@ from lm.training.data.sequence_losses import SequenceLosses, means
 from lm.training.growing import Growing
 from lm.training.loop import train
 from lm.training.parallel import parts_of_a_batch
+from lm.training.prefetch import Prefetcher
 from lm.training.recipe import Recipe
 from lm.transfer import Tensors
 from lm.unmasking import unmask
@@ -76,7 +76,7 @@ class PretrainConfig(Recipe):
             raise ValueError(
                 "growth: layers move as they are kept, in fp32: set rounding.name to none and optimizer_states.format to fp32"
             )
-        if self.growth.grows and self.tries:
+        if self.growth.grows and self.has_trials:
             raise ValueError("growth: trials of rates go back to weights of before a layer came: set another schedule")
         if self.growth.grows and (self.fast_forward.every or self.lookahead.share):
             raise ValueError(
@@ -120,7 +120,7 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
     shapes = plan.shapes
 
     def fetch(step: int) -> Tensors:
-        return plan.batch(step), plan.counted(step), plan.bounds(step) if config.within_documents else None
+        return plan.batch(step), plan.loss_mask(step), plan.bounds(step) if config.within_documents else None
 
     def batch_of(step: int, host: Tensors, here: Tensors) -> Batch:
         if config.samples_every and step and step % config.samples_every == 0:
@@ -156,7 +156,7 @@ def run(config: PretrainConfig, data: Path, log: Log) -> dict[str, float]:
 
     shared = not config.objective.by_run  # else a step of another run is another
     trunks = log.trunks(config, plan.steps, [model], given, seen, losses) if shared else None
-    with Ahead(fetch, batch_of, plan.steps, model.embedding.weight.device) as batch_at:
+    with Prefetcher(fetch, batch_of, plan.steps, model.embedding.weight.device) as batch_at:
         train(model, config, plan.steps, batch_at, log, trunks, growing)
     config.objective.drop(model)
     save_model(data / "pretrain", model, tokenizer)

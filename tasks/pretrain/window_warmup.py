@@ -55,4 +55,4 @@ class Windows(Component):
         self._model, self._warmup = model, warmup
 
     def begin(self, step: int) -> None:
-        self._model.narrow(self._warmup.share(step))
+        self._model.narrow_windows(self._warmup.share(step))

@@ -10,7 +10,7 @@ from tasks.about.work import StageNeeds
 def shape(sections: Sections) -> ModelConfig:
     """The start model's without what goes; which layers stay is not known before."""
     config, start = sections["prune"], sections.start_shape("prune")
-    smaller = start.of_layers(range(config.layers)) if 0 < config.layers < start.layers else start
+    smaller = start.select_layers(range(config.layers)) if 0 < config.layers < start.layers else start
     return shape_of(smaller, config.heads, config.ffn_width, "prune") if config.heads or config.ffn_width else smaller
 
 

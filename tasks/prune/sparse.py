@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lm.calibration import Batch, inputs_of
+from lm.calibration import Batch, collect_layer_inputs
 from lm.linears.base import roles_of
 from lm.model import Decoder
 from tasks.prune.nats import nats_of
@@ -28,7 +28,7 @@ def prune_matrices(model: Decoder, way: Any, batches: list[Batch], progress: Cal
     names, done = matrices_of(model), 0
     for _, group in groupby(names, lambda name: name.split(".")[1]):
         block = list(group)
-        inputs = inputs_of(model, block, batches) if way.needs_inputs else {}
+        inputs = collect_layer_inputs(model, block, batches) if way.needs_inputs else {}
         for name in block:
             weight = model.get_parameter(name)
             try:

@@ -8,11 +8,11 @@ import torch
 from pydantic import Field, model_validator
 
 from lm import problems
-from lm.calibration import Batch, Calibration, batches_of
+from lm.calibration import Batch, Calibration, calibration_batches
 from lm.checkpoint import device, save_model
 from lm.config import Config, Seed, choice
 from lm.cutting import units as unit_scores
-from lm.cutting.cut import kept, with_units
+from lm.cutting.cut import top_indices, with_units
 from lm.model import Decoder
 from lm.model_folder import read_bare
 from lm.training.data.plan import Plan
@@ -60,7 +60,7 @@ def prune(model: Decoder, config: PruneConfig, batches: list[Batch], log: Log) -
     if config.layers:
         check("layers", config.layers, shape.layers)
         scores = config.layer_score(model, batches, log.progress)
-        model = model.of_layers(kept(scores, config.layers))
+        model = model.select_layers(top_indices(scores, config.layers))
     if config.heads or config.ffn_width:
         check("heads", config.heads or shape.heads, shape.heads)
         check("ffn_width", config.ffn_width or shape.ffn_width, shape.ffn_width)
@@ -85,7 +85,7 @@ def run(config: PruneConfig, data: Path, log: Log) -> dict[str, float]:
         check_tokens(f"prune.model: {config.model}", tokenizer, data / "tokenize")
     plan = Plan(data / "curriculum", data / "tokenize")
     prompts = [example.prompt for example in config.problems.examples("sft")]
-    batches = batches_of(model, tokenizer, prompts, plan, config.calibration, config.seed, "prune.calibration")
+    batches = calibration_batches(model, tokenizer, prompts, plan, config.calibration, config.seed, "prune.calibration")
     if not batches:
         raise ConfigError(
             "prune.calibration: there is nothing to calibrate with: ask for sequences, or for shorter answers"

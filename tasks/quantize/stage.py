@@ -10,14 +10,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lm import problems
-from lm.calibration import Batch, Calibration, batches_of, inputs_of
+from lm.calibration import Batch, Calibration, calibration_batches, collect_layer_inputs
 from lm.checkpoint import description_of, device, read_description
 from lm.config import Config, Seed, choice
 from lm.files import write_json
 from lm.linears.base import roles_of
 from lm.model import Decoder
 from lm.model_folder import is_hugging_face, read_bare, weights_bytes
-from lm.quantized.base import Packed
+from lm.quantized.base import PackedMatrix
 from lm.quantized.inputs import columns_of, round_inputs, sees_rounded
 from lm.quantized.state import pack_state
 from lm.quantized.trained import FILE, load_trained_in
@@ -62,15 +62,15 @@ def quantize(
     model: Decoder,
     config: QuantizeConfig,
     bits: dict[str, int],
-    trained: dict[str, Packed],
+    trained: dict[str, PackedMatrix],
     batches: list[Batch],
     log: Log,
-) -> dict[str, Packed]:
+) -> dict[str, PackedMatrix]:
     """Every matrix of the model, packed as it was trained where it was in few bits, and else by its method, in the bits that
     are named for it. Later layers are packed for what the earlier ones have become: the model is left dequantized, with inputs
     that are rounded where the config says so. Raises ValueError naming the weight that cannot be."""
     rounding = config.activation.rounding()
-    packed: dict[str, Packed] = {}
+    packed: dict[str, PackedMatrix] = {}
     roles = roles_of(model)
     weights = {name: weight for name, weight in model.named_parameters() if roles[name] != "vector"}
     method_of = {
@@ -80,7 +80,7 @@ def quantize(
         names = list(group)
         # a table is looked up, not multiplied: it has no inputs to calibrate with
         wanting = [n for n in names if method_of[n].needs_calibration and roles[n] != "table" and n not in trained]
-        inputs = inputs_of(model, wanting, batches) if batches and wanting else {}
+        inputs = collect_layer_inputs(model, wanting, batches) if batches and wanting else {}
         for name in names:
             try:
                 packed[name] = trained.get(name) or method_of[name](weights[name], inputs.get(name))
@@ -94,7 +94,7 @@ def quantize(
     return packed
 
 
-def trained_in(model: Decoder, source: Path) -> dict[str, Packed]:
+def trained_in(model: Decoder, source: Path) -> dict[str, PackedMatrix]:
     """Matrices that the model was trained in few bits with, by the names of their weights. Raises ValueError naming the file
     and the weight where they are not the model's to the bit."""
     found, state = load_trained_in(source), model.state_dict()
@@ -106,7 +106,7 @@ def trained_in(model: Decoder, source: Path) -> dict[str, Packed]:
     return found
 
 
-def relative_squared_error(state: dict[str, Tensor], packed: dict[str, Packed]) -> float:
+def relative_squared_error(state: dict[str, Tensor], packed: dict[str, PackedMatrix]) -> float:
     """Sum of (weight - what it became)^2 over the sum of weight^2, all packed matrices together; 0 when all are 0."""
     lost = total = 0.0
     for name, weight in packed.items():
@@ -134,7 +134,9 @@ def run(config: QuantizeConfig, data: Path, log: Log) -> dict[str, float]:
             check_tokens(f"quantize.model: {config.model}", tokenizer, data / "tokenize")
         plan = Plan(data / "curriculum", data / "tokenize")
         prompts = [example.prompt for example in config.problems.examples("sft")]
-        batches = batches_of(model, tokenizer, prompts, plan, config.calibration, config.seed, "quantize.calibration")
+        batches = calibration_batches(
+            model, tokenizer, prompts, plan, config.calibration, config.seed, "quantize.calibration"
+        )
     bits = config.width.choose_bits(model, config.method, batches, log.progress, trained)
     try:
         packed = quantize(model, config, bits, trained, batches, log)

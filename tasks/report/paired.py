@@ -145,7 +145,7 @@ def format_points(found: Difference | None) -> str:
     if found is None:
         return ""
     said = f"{100 * found.mean:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
-    return f"no difference: {said}" if found.none else said
+    return f"no difference: {said}" if found.includes_zero else said
 
 
 def format_bits(found: Difference | None) -> str:
@@ -153,4 +153,4 @@ def format_bits(found: Difference | None) -> str:
     if found is None:
         return ""
     said = f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
-    return f"no difference: {said}" if found.none else said
+    return f"no difference: {said}" if found.includes_zero else said

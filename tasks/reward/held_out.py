@@ -7,18 +7,18 @@ from torch import Tensor
 from lm.heads import scores_of
 from lm.intervals import wilson
 from lm.model import Decoder
-from lm.pairs.table import SIDES, Pairs
+from lm.pairs.table import SIDES, PairTable
 
 BINS = 10  # of equal width, from a probability of a half to 1
 
 
-def side_scores(model: Decoder, pairs: Pairs, side: str, places: list[int], pad_id: int) -> Tensor:
+def side_scores(model: Decoder, pairs: PairTable, side: str, places: list[int], pad_id: int) -> Tensor:
     """score_PM of the answers of one side behind their prompts, in these rows."""
     whole = [pairs.ids("prompt", place) + pairs.ids(side, place) for place in places]
     return scores_of(model, whole, pad_id)
 
 
-def held_out_metrics(model: Decoder, pairs: Pairs, pad_id: int) -> dict[str, float]:
+def held_out_metrics(model: Decoder, pairs: PairTable, pad_id: int) -> dict[str, float]:
     """Number of pairs held out and, by the mean score of the heads: the share whose chosen answer scores higher, with its 95%
     interval; the mean of -log sigmoid(margin) in nats; how far probabilities are from shares (`calibration_error`); and, where
     there are several heads, the mean over answers of their standard deviation."""

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from lm.heads import heads_of
 from lm.model import Decoder
-from lm.pairs.table import SIDES, Pairs
+from lm.pairs.table import SIDES, PairTable
 from lm.problems.example import unit_hash
 from lm.tokenizer import Tokenizer
 from lm.training.batch import Batch, Metrics
 from lm.training.data.conversations import Conversation, collate, sample_indices
-from lm.transfer import Tensors, moved
+from lm.transfer import Tensors, to_device
 from tasks.reward.config import RewardConfig
 from tasks.reward.held_out import side_scores
 from tasks.reward.rounds import Rounds
@@ -34,7 +34,7 @@ def member_counts(rows: list[int], members: int, share: float, seed: int) -> Ten
 class Learning:
     """The data of each step. The model carries the heads."""
 
-    def __init__(self, config: RewardConfig, model: Decoder, tokenizer: Tokenizer, found: Pairs) -> None:
+    def __init__(self, config: RewardConfig, model: Decoder, tokenizer: Tokenizer, found: PairTable) -> None:
         self._config, self._model, self._tokenizer, self._pairs = config, model, tokenizer, found
         self._learned = found.places(held_out=False)
         self.rounds = Rounds(self._learned, config.rounds, config.hard_fraction, config.steps, self._margins)
@@ -90,4 +90,4 @@ class Learning:
     def batch_at(self, step: int) -> Batch:
         """The step's batch, where its data depend on the model and so cannot be made ahead."""
         host = self.fetch(step)
-        return self.batch_of(step, host, moved(host, heads_of(self._model).weight.device))
+        return self.batch_of(step, host, to_device(host, heads_of(self._model).weight.device))

@@ -4,16 +4,16 @@ from pathlib import Path
 
 from lm.checkpoint import device
 from lm.heads import ScalarHeads, put_heads, save_scorer
-from lm.inputs.hashed import watched
+from lm.inputs.hashed import hashed_files
 from lm.model import Decoder
 from lm.model_folder import read_model
-from lm.pairs.base import Given
-from lm.pairs.gathered import gathered
-from lm.pairs.table import Pairs, read_pairs
+from lm.pairs.base import SourceInputs
+from lm.pairs.collect import collect_pairs
+from lm.pairs.table import PairTable, read_pairs
 from lm.tokenizer import Tokenizer
-from lm.training.ahead import Ahead
 from lm.training.loop import train
 from lm.training.precision import autocast
+from lm.training.prefetch import Prefetcher
 from tasks.core.log import Log
 from tasks.core.tables import write_table
 from tasks.reward.config import RewardConfig
@@ -34,7 +34,7 @@ def run(config: RewardConfig, data: Path, log: Log) -> dict[str, float]:
         train(model, config, config.steps, learning.batch_at, log, None, [learning.rounds])
     else:
         trunks = log.trunks(config, config.steps, [model], [tokenizer.to_json()], learning.step_data)
-        with Ahead(learning.fetch, learning.batch_of, config.steps, device()) as batch_at:
+        with Prefetcher(learning.fetch, learning.batch_of, config.steps, device()) as batch_at:
             train(model, config, config.steps, batch_at, log, trunks)
     with autocast(config.precision, device()):
         figures = held_out_metrics(model, found, tokenizer.pad_id)
@@ -50,17 +50,17 @@ def run(config: RewardConfig, data: Path, log: Log) -> dict[str, float]:
     }
 
 
-def prepared(config: RewardConfig, model: Decoder, tokenizer: Tokenizer, log: Log) -> Pairs:
+def prepared(config: RewardConfig, model: Decoder, tokenizer: Tokenizer, log: Log) -> PairTable:
     """The pairs, made once before the first step: what stands in the scratch, so that a run that was killed has paid for it,
     or is made now and put there. Raises ConfigError where there is no pair to learn from."""
     if log.scratch and (kept := read_pairs(log.scratch)) is not None:
         return kept
     folder = Path(config.folder)
-    given = Given(
-        "reward.pairs", folder, lambda: watched(folder), config.problems, model, tokenizer, config.seed,
+    given = SourceInputs(
+        "reward.pairs", folder, lambda: hashed_files(folder), config.problems, model, tokenizer, config.seed,
         lambda done, total: log.progress(done, total, "problem"),
     )  # fmt: skip
-    found = gathered(config.pairs, given, config.held_out_fraction, config.query)
+    found = collect_pairs(config.pairs, given, config.held_out_fraction, config.query)
     if log.scratch:
         found.write(log.scratch, write_table)
     return found

@@ -23,7 +23,7 @@ from lm.optimizers.base import SCALARS
 from lm.training.components import Component
 from lm.training.data.conversations import hidden_at, places
 from lm.training.recipe import Recipe
-from lm.transfer import moved
+from lm.transfer import to_device
 from tasks.rl.advantages.base import CriticAdvantage, advantages_and_returns
 from tasks.rl.rewards.base import StepRewards
 from tasks.rl.rollout import Rollout, rows_read
@@ -96,7 +96,7 @@ class Critic(Component):
 
     def _values(self, ids_RN: Tensor, mask_RT: Tensor) -> tuple[Tensor, Tensor]:
         """(value_K, before each token that counts is chosen; where those stand)."""
-        ids_RN, places_K = moved([ids_RN, places(mask_RT)], device())
+        ids_RN, places_K = to_device([ids_RN, places(mask_RT)], device())
         return heads_of(self.model)(hidden_at(self.model, ids_RN[:, :-1], places_K)).mean(1), places_K
 
     @torch.no_grad()

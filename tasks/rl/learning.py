@@ -15,9 +15,9 @@ from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
 from lm.training.batch import Batch, Metrics
 from lm.training.components import Component
-from lm.training.data.conversations import Conversation, demonstrated, places
+from lm.training.data.conversations import Conversation, demonstration_conversation, places
 from lm.training.parallel import parts_of_a_batch
-from lm.transfer import moved
+from lm.transfer import to_device
 from tasks.rl.answers import Verdicts, answer_problems, concat_verdicts
 from tasks.rl.config import RlConfig
 from tasks.rl.critic import Critic, critic_of, rewards_at
@@ -231,7 +231,7 @@ class Learning:
         if not problem.hint:
             return []
         example = self._examples[problem.index]
-        demonstration = demonstrated(self._tokenizer, example).completion[:-1]  # without what ends it
+        demonstration = demonstration_conversation(self._tokenizer, example).completion[:-1]  # without what ends it
         room = self._model.config.context - self._config.answer_tokens - len(self._tokenizer.chat(example.prompt))
         return demonstration[: min(int(problem.hint * len(demonstration)), room)]
 
@@ -267,10 +267,12 @@ class Learning:
             rows = with_demonstrations(rows, rollout.shown_DN[mine], weights_DT, self._tokenizer.pad_id)
         rows = in_parts(rows, parts_of_a_batch(config) * config.loss.together)
         counts_MT = prediction_mask(rows)
-        here = dict(zip(rows, moved(list(rows.values()), device()), strict=True))
+        here = dict(zip(rows, to_device(list(rows.values()), device()), strict=True))
 
         def loss(some: slice) -> tuple[Tensor, Metrics]:
-            (places_K,) = moved([places(counts_MT[some])], device())  # of the host's copy: a GPU's would be waited for
+            (places_K,) = to_device(
+                [places(counts_MT[some])], device()
+            )  # of the host's copy: a GPU's would be waited for
             part = {name: x[some] for name, x in here.items()}
             found, metrics = loss_of(
                 config.loss, config.temperature, model, part["ids"], places_K, part["old"], part["advantages"],

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lm.checkpoint import device, save_model
-from lm.inputs.hashed import watched
+from lm.inputs.hashed import hashed_files
 from lm.model_folder import read_model
 from lm.prompts.base import put_prompt
 from lm.training.loop import train
@@ -57,4 +57,6 @@ def run(config: RlConfig, data: Path, log: Log) -> dict[str, float]:
 def files_read(config: RlConfig) -> Iterator[bytes]:
     """Names and contents of all that a user's reward function may read, which trunks depend on; none without one."""
     if any(part.reads for part in config.rewards):
-        yield from (part for path in watched(Path(FOLDER)) for part in (path.as_posix().encode(), path.read_bytes()))
+        yield from (
+            part for path in hashed_files(Path(FOLDER)) for part in (path.as_posix().encode(), path.read_bytes())
+        )

@@ -63,7 +63,7 @@ class Stale(Component):
         """What of the model training may change: all weights but those that were frozen before it and those that stay as the
         matrices are held, and buffers, in which a matrix may be held. Whether a weight has a gradient at a step says neither:
         drop_muon draws that for each, and restarts of relora change matrices that have none."""
-        staying = self._frozen | self._model.linear.staying(self._own)
+        staying = self._frozen | self._model.linear.frozen_parameters(self._own)
         learned = {name: weight for name, weight in self._model.named_parameters() if name not in staying}
         return {**learned, **dict(self._model.named_buffers())}
 

@@ -14,7 +14,7 @@ from lm.config import ConfigError
 from lm.model import Decoder
 from lm.training.components import Component
 from lm.training.data.conversations import places, token_logps
-from lm.transfer import moved
+from lm.transfer import to_device
 from tasks.rl.rollout import Rollout, rows_read
 
 # Nats by which log-probabilities of the same tokens may be apart in the mean: where products are of bf16, whose 8 bits leave a
@@ -30,7 +30,7 @@ def logps(model: Decoder, rollout: Rollout, temperature: float, rows: int) -> Te
     `rows_read` lets; 0 elsewhere."""
     found, rows = [], rows_read(rows, rollout.ids_BN.shape[1])
     for ids_RN, mask_RT in zip(rollout.ids_BN.split(rows), rollout.mask_BT.split(rows), strict=True):
-        ids_RN, places_K = moved([ids_RN, places(mask_RT)], device())
+        ids_RN, places_K = to_device([ids_RN, places(mask_RT)], device())
         found.append(token_logps(model, ids_RN, places_K, temperature).float().cpu())
     return torch.cat(found)
 

@@ -5,7 +5,7 @@ import json
 import re
 from pathlib import Path
 
-from lm.inputs.hashed import hashed, read_ignored
+from lm.inputs.hashed import read_ignored, scan_dependency
 from tasks.core.config import ConfigError
 from tasks.runner.graph import Entry
 from tasks.runner.key import file_md5
@@ -49,7 +49,9 @@ def _names(path: Path, recorded: str, root: Path) -> list[str]:
     listed = _listing(root, recorded)
     if listed is None:
         return []
-    now = {file.relative_to(path).as_posix(): file_md5(file) for file in hashed(path, read_ignored(root)).files}
+    now = {
+        file.relative_to(path).as_posix(): file_md5(file) for file in scan_dependency(path, read_ignored(root)).files
+    }
     return sorted(name for name in {*listed, *now} if listed.get(name) != now.get(name))
 
 

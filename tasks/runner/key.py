@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lm.inputs.hashed import Ignored, check_not_ignored, hashed, read_ignored
+from lm.inputs.hashed import IgnorePatterns, check_not_ignored, read_ignored, scan_dependency
 from tasks.core.config import read_params
 from tasks.runner.graph import Entry
 from tasks.runner.recorded import decides, key_of, locked_decisions
@@ -22,11 +22,11 @@ def file_md5(path: Path) -> str:
     return digest.hexdigest()
 
 
-def path_md5(path: Path, ignored: Ignored) -> str:
+def path_md5(path: Path, ignored: IgnorePatterns) -> str:
     """DVC's md5 of a file, or of a folder: the md5 of its sorted listing, with `.dir` after it."""
     if path.is_file():
         return file_md5(path)
-    return listing_md5({p.relative_to(path).as_posix(): file_md5(p) for p in hashed(path, ignored).files})
+    return listing_md5({p.relative_to(path).as_posix(): file_md5(p) for p in scan_dependency(path, ignored).files})
 
 
 def listing_md5(md5s: dict[str, str]) -> str:
@@ -35,7 +35,7 @@ def listing_md5(md5s: dict[str, str]) -> str:
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
-def dependency_md5s(entry: Entry, ignored: Ignored) -> dict[str, str]:
+def dependency_md5s(entry: Entry, ignored: IgnorePatterns) -> dict[str, str]:
     """md5 of each dependency. Raises FileNotFoundError naming the one that is missing, and ConfigError one that DVC ignores."""
     for path in entry.deps:
         if not Path(path).exists():
@@ -46,9 +46,9 @@ def dependency_md5s(entry: Entry, ignored: Ignored) -> dict[str, str]:
     return {path: path_md5(Path(path), ignored) for path in entry.deps}
 
 
-def signature(entry: Entry, ignored: Ignored) -> list[tuple[str, int, int, int]]:
+def signature(entry: Entry, ignored: IgnorePatterns) -> list[tuple[str, int, int, int]]:
     """(file, size, times of last change of its bytes and of its entry) of all dependencies: differs when a digest could."""
-    files = [(p.as_posix(), p.stat()) for path in entry.deps for p in hashed(Path(path), ignored).files]
+    files = [(p.as_posix(), p.stat()) for path in entry.deps for p in scan_dependency(Path(path), ignored).files]
     return [(name, found.st_size, found.st_mtime_ns, found.st_ctime_ns) for name, found in files]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from lm.inputs.hashed import hashed, read_ignored
+from lm.inputs.hashed import read_ignored, scan_dependency
 from tasks.runner.git import is_dirty, revision
 from tasks.runner.graph import Entry
 from tasks.runner.key import file_md5
@@ -56,7 +56,7 @@ def is_code(path: str) -> bool:
 def made_by(entry: Entry, key: str, md5s: dict[str, str], params: dict[str, Any], machine: dict[str, str]) -> Record:
     """The record of the stage that this process has just run. machine: what of it, and of how it was used, decides bits."""
     ignored = read_ignored()
-    files = [p for path in entry.deps if is_code(path) for p in hashed(Path(path), ignored).files]
+    files = [p for path in entry.deps if is_code(path) for p in scan_dependency(Path(path), ignored).files]
     sections = {name: params.get(name) for name in entry.params}
     code = {path.as_posix(): file_md5(path) for path in files}
     return Record(entry.address, key, entry.cmd, md5s, sections, code, libraries(), machine)

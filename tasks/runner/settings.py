@@ -1,9 +1,9 @@
 """Settings of what starts and records stages (lm/settings.py says what a setting is)."""
 
-from lm.settings import Setting, one_of, seconds, text, whole
+from lm.settings import Setting, integer, one_of, seconds, text
 
-RANKS = whole("TOKENMILL_RANKS", 1, 1, "processes that train a model together, on a GPU each where there are any")
-WORKERS = whole(
+RANKS = integer("TOKENMILL_RANKS", 1, 1, "processes that train a model together, on a GPU each where there are any")
+WORKERS = integer(
     "TOKENMILL_WORKERS", None, 1, "stages that run at once, over a checkout and its variants",
     unset="1 on up to two processors, else 2, and any number that has a GPU each",
 )  # fmt: skip
@@ -20,7 +20,7 @@ TRUNKS = text(
     "TOKENMILL_TRUNKS", "", "a folder", "folder of stored states of training, which runs of other lengths or decays go on from",
     unset="none are stored",
 )  # fmt: skip
-TRUNKS_SIZE = whole(
+TRUNKS_SIZE = integer(
     "TOKENMILL_TRUNKS_SIZE", 16384, 0, "MiB that the trunks may fill; those unused for longest go first", of="MiB"
 )
 TRACKING = one_of("TOKENMILL_TRACKING", "on", ("on", "off"), "whether runs are recorded in MLflow")

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lm.conversations.dialogue import Refused
-from lm.conversations.encode import cut
+from lm.conversations.dialogue import InvalidRow
+from lm.conversations.encode import truncate
 from lm.model import Decoder
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import Conversation
@@ -25,7 +25,7 @@ class Data:
     conversations: list[Conversation]
     picks_P: np.ndarray
     too_long: int
-    refused: list[Refused]
+    refused: list[InvalidRow]
 
 
 def read_data(config: Any, tokenizer: Tokenizer, context: int, places: int, model: Decoder | None = None) -> Data:
@@ -72,7 +72,7 @@ def _fitting(
     """(what a source has that fits the context, how many did not and were cut or left out)."""
     folder, cuts = Path(config.conversations.folder), config.too_long == "cut"
     read: SourceData = source(tokenizer, config.problems, folder, config.learned, model, config.seed)
-    fitting = [(c if len(c) <= context else cut(c, context) if cuts else None) for c in read.conversations]
+    fitting = [(c if len(c) <= context else truncate(c, context) if cuts else None) for c in read.conversations]
     kept = [each for each in zip(fitting, read.levels, read.stated(), strict=True) if each[0] is not None]
     if not kept:
         raise ConfigError(_nothing(source.name, read, context))
@@ -81,7 +81,7 @@ def _fitting(
     return found, sum(len(c) > context for c in read.conversations)
 
 
-def reasons(refused: Sequence[Refused]) -> str:
+def reasons(refused: Sequence[InvalidRow]) -> str:
     """The reasons for which rows were refused, the most frequent first, with how many and where the first of them stands."""
     counts = Counter(row.reason for row in refused)
     first = {row.reason: row.where for row in reversed(refused)}

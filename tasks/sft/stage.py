@@ -14,11 +14,11 @@ from lm.config import Seed, choice
 from lm.files import write_text
 from lm.model_folder import read_model
 from lm.prompts.base import put_prompt
-from lm.training.ahead import Ahead
 from lm.training.batch import Batch, Metrics
 from lm.training.data.conversations import Conversation, collate, pack, places
 from lm.training.loop import train
 from lm.training.parallel import parts_of_a_batch
+from lm.training.prefetch import Prefetcher
 from lm.training.prompted import Prompted
 from lm.transfer import Tensors
 from tasks.core.config import ConfigError, Conversations, StartModel
@@ -143,7 +143,7 @@ def run(config: SftConfig, data: Path, log: Log) -> dict[str, float]:
         return Batch(len(ids), T, int(tokens), loss, content=content)
 
     trunks = log.trunks(config, config.steps, [model], [tokenizer.to_json()], fetch)
-    with Ahead(fetch, batch_of, config.steps, model.embedding.weight.device) as batch_at:
+    with Prefetcher(fetch, batch_of, config.steps, model.embedding.weight.device) as batch_at:
         train(model, config, config.steps, batch_at, log, trunks)
     save_model(data / "sft", model, tokenizer)
     said: dict[str, float] = {"steps": config.steps, "examples": len(found.conversations), "too_long": found.too_long}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lm.conversations.dialogue import Dialogue
-from lm.conversations.encode import cut, encoded, texts_of
+from lm.conversations.encode import encode_dialogue, texts_of, truncate
 from lm.conversations.layouts import dialogue_of
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import Conversation, collate
@@ -52,20 +52,20 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 def test_answers_count_with_their_ends_and_nothing_else_does(tokenizer: Tokenizer) -> None:
     end = tokenizer.token(tokenizer.end_id)
     pad = " " if end == "</s>" else ""  # the template's own, around an answer
-    found = encoded(dialogue(TURNS), tokenizer)
+    found = encode_dialogue(dialogue(TURNS), tokenizer)
     said = [(f"{pad}{turn['content']}{pad}{end}", 1.0) for turn in TURNS[1::2]]
     assert [learned(tokenizer, each) for each in found] == [said]
-    whole = tokenizer.template.write(TURNS).text
+    whole = tokenizer.template.render(TURNS).text
     ids = tokenizer.encode_written(whole)[0]
     made = found[0].prompt + found[0].completion
     assert made == ids[: len(made)] and made[-1] == tokenizer.end_id == found[0].completion[-1]
-    last = encoded(dialogue(TURNS), tokenizer, "last")
+    last = encode_dialogue(dialogue(TURNS), tokenizer, "last")
     assert [learned(tokenizer, each) for each in last] == [said[1:]]
 
 
 def test_messages_count_by_their_weights(tokenizer: Tokenizer) -> None:
     turns = [TURNS[0], {**TURNS[1], "train": False}, TURNS[2], {**TURNS[3], "weight": 0.5}]
-    (found,) = encoded(dialogue(turns), tokenizer)
+    (found,) = encode_dialogue(dialogue(turns), tokenizer)
     assert [weight for _, weight in learned(tokenizer, found)] == [0.5]
     ids, mask = collate([found], tokenizer.pad_id)
     counted = ids[0, 1:][mask[0] > 0]
@@ -74,7 +74,7 @@ def test_messages_count_by_their_weights(tokenizer: Tokenizer) -> None:
 
 def test_a_pair_is_what_the_problems_make(tokenizer: Tokenizer) -> None:
     """A question and its answer are in the same tokens whether a file has them or the problem set."""
-    (found,) = encoded(dialogue_of({"prompt": "2+2=", "completion": "4"}, "a:1"), tokenizer)
+    (found,) = encode_dialogue(dialogue_of({"prompt": "2+2=", "completion": "4"}, "a:1"), tokenizer)
     assert found.prompt == tokenizer.chat("2+2=") and found.completion[-1] == tokenizer.end_id
     if not tokenizer.own_template:
         assert found.completion == [*tokenizer.encode("4"), tokenizer.end_id]
@@ -83,7 +83,7 @@ def test_a_pair_is_what_the_problems_make(tokenizer: Tokenizer) -> None:
 def test_what_a_template_forgets_is_learned_one_answer_at_a_time(tmp_path: Path) -> None:
     tokenizer = Tokenizer.adopt(strangers_folder(tmp_path, FORGETS))
     turns = [TURNS[0], {"role": "assistant", "content": "<think>6</think>46"}, *TURNS[2:]]
-    found = encoded(dialogue(turns), tokenizer)
+    found = encode_dialogue(dialogue(turns), tokenizer)
     assert [learned(tokenizer, each) for each in found] == [
         [("<think>6</think>46<|im_end|>", 1.0)],
         [("4<|im_end|>", 1.0)],
@@ -99,9 +99,9 @@ def test_what_cannot_be_learned_is_refused(tmp_path: Path) -> None:
         ([{**TURNS[0], "content": "a\ufdd0b"}, TURNS[1]], "U\\+FDD0"),
     ):
         with pytest.raises(ValueError, match=reason):
-            encoded(dialogue(turns), tokenizer)
+            encode_dialogue(dialogue(turns), tokenizer)
     with pytest.raises(ValueError, match="does not write an answer behind"):
-        encoded(dialogue(TURNS[1:2]), toy_tokenizer())
+        encode_dialogue(dialogue(TURNS[1:2]), toy_tokenizer())
 
 
 def call(name: str, arguments: Any, **more: Any) -> dict[str, Any]:
@@ -138,12 +138,12 @@ def test_no_text_of_a_call_or_a_tool_is_a_control_token(
         return dialogue(put[0], tools=put[1])
 
     with pytest.raises(ValueError, match="spells the control token") as raised:
-        encoded(said(end), tokenizer)
+        encode_dialogue(said(end), tokenizer)
     assert str(raised.value).startswith("`tools`" if tools else "a message") and end in str(raised.value)
     with pytest.raises(ValueError, match=r"U\+FDD0"):
-        encoded(said("\ufdd0"), tokenizer)
+        encode_dialogue(said("\ufdd0"), tokenizer)
     if not tokenizer.own_template:
-        assert encoded(said("word"), tokenizer)
+        assert encode_dialogue(said("word"), tokenizer)
 
 
 def test_texts_are_found_however_deep() -> None:
@@ -155,10 +155,10 @@ def test_texts_are_found_however_deep() -> None:
 
 def test_what_is_too_long_is_cut_where_something_is_left_to_learn() -> None:
     found = Conversation([1, 2, 3], [4, 5, 6], [1.0, 0.0, 0.5])
-    assert cut(found, 6) is found
-    assert cut(found, 5) == Conversation([1, 2, 3], [4, 5], [1.0, 0.0])
-    assert cut(found, 3) is None and cut(Conversation([1, 2], [3, 4], [0.0, 1.0]), 3) is None
-    assert cut(Conversation([1, 2], [3, 4]), 3) == Conversation([1, 2], [3])
+    assert truncate(found, 6) is found
+    assert truncate(found, 5) == Conversation([1, 2, 3], [4, 5], [1.0, 0.0])
+    assert truncate(found, 3) is None and truncate(Conversation([1, 2], [3, 4], [0.0, 1.0]), 3) is None
+    assert truncate(Conversation([1, 2], [3, 4]), 3) == Conversation([1, 2], [3])
 
 
 def test_weights_reach_their_predictions() -> None:

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from lm.config import ConfigError
-from lm.conversations.dialogue import Dialogue, Refused
+from lm.conversations.dialogue import Dialogue, InvalidRow
 from lm.conversations.files import dialogues_of, files_of
 from tasks.sft.sources import Files
 
@@ -76,7 +76,7 @@ def test_a_broken_row_is_refused_and_the_others_are_kept(tmp_path: Path, name: s
         "\n".join([good, *broken, good]) if name == "a.jsonl" else f'[{good}, 3, {{"text": "a"}}, {broken[3]}, {good}]'
     )
     found = list(dialogues_of(path))
-    refused = [row for row in found if isinstance(row, Refused)]
+    refused = [row for row in found if isinstance(row, InvalidRow)]
     assert sum(isinstance(row, Dialogue) for row in found) == 2
     places = [2, 3, 4, 5] if name == "a.jsonl" else [2, 3, 4]
     assert [row.where for row in refused] == [f"{path}:{n}" for n in places]
@@ -110,7 +110,7 @@ def test_a_row_with_a_number_or_a_depth_that_nothing_holds_ends_no_stage(more: s
     (tmp_path / "a.json").write_text(f"[{good}, {bad}, {good}]")
     for name in ("a.jsonl", "a.json"):
         found = list(dialogues_of(tmp_path / name))
-        assert [isinstance(row, Refused) for row in found] == [False, True, False]
+        assert [isinstance(row, InvalidRow) for row in found] == [False, True, False]
         assert found[1].where == f"{tmp_path / name}:2" and len(found[1].reason) < 200
     (tmp_path / "deep.json").write_text("[" * 100_000)
     with pytest.raises(ConfigError, match=r"deep\.json: not JSON: .*recursion"):
@@ -135,7 +135,7 @@ def test_a_text_of_a_table_that_is_no_utf8_is_refused_by_its_row(tmp_path: Path)
     prompts = pa.array([b"0+1", b"caf\xe9"], pa.binary()).view(pa.string())
     pq.write_table(pa.table({"prompt": prompts, "completion": ["1", "2"]}), tmp_path / "a.parquet")
     good, bad = dialogues_of(tmp_path / "a.parquet")
-    assert isinstance(good, Dialogue) and isinstance(bad, Refused)
+    assert isinstance(good, Dialogue) and isinstance(bad, InvalidRow)
     assert bad.where == f"{tmp_path / 'a.parquet'}:2" and "no UTF-8" in bad.reason
 
 

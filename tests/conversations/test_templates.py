@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from lm.chat_template import OURS, ChatTemplate
 from lm.config import ConfigError
 from lm.conversations.dialogue import Dialogue
-from lm.conversations.encode import encoded
+from lm.conversations.encode import encode_dialogue
 from lm.problems.example import Example
 from lm.tokenizer import TURN, Tokenizer
-from lm.training.data.conversations import Conversation, demonstrated, exchange
+from lm.training.data.conversations import Conversation, demonstration_conversation, make_conversation
 from tests.conversations.folders import CHATML, ENDLESS, LLAMA2, TEMPLATES, strangers_folder
 from tests.lm.models import toy_tokenizer
 
@@ -50,7 +50,7 @@ def test_ids_are_those_of_transformers(folders: dict[str, Any], name: str, texts
     ours, other = folders[name]
     messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
     awaiting = len(messages) % 2 == 1
-    assert ours.encode_written(ours.template.write(messages, awaiting).text)[0] == theirs(other, messages, awaiting)
+    assert ours.encode_written(ours.template.render(messages, awaiting).text)[0] == theirs(other, messages, awaiting)
     assert ours.chat(texts[0]) == theirs(other, messages[:1], True)
 
 
@@ -62,11 +62,11 @@ def test_a_demonstration_has_the_ids_of_its_template(
 ) -> None:
     """Those of transformers up to the end of the answer, and those that a file with the same exchange gives."""
     ours, other = folders[name]
-    found = demonstrated(ours, Example("1", prompt, "", answer))
+    found = demonstration_conversation(ours, Example("1", prompt, "", answer))
     messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
     assert found.prompt + found.completion == theirs(other, messages, False)[: len(found)]
     assert found.completion[-1] == ours.end_id and ours.end_id not in found.completion[:-1]
-    (same,) = encoded(Dialogue("a:1", messages, [0.0, 1.0]), ours)
+    (same,) = encode_dialogue(Dialogue("a:1", messages, [0.0, 1.0]), ours)
     assert (found.prompt, found.completion) == (same.prompt, same.completion) and found.weights is None
     assert found.prompt == ours.chat(prompt)
 
@@ -75,14 +75,16 @@ def test_a_demonstration_by_hand(folders: dict[str, Any], tmp_path: Path) -> Non
     """Llama 2's stands apart by the blanks of its template; ours is what it was, and so is one whose template asks otherwise
     than it writes."""
     llama, plain, example = folders["llama2"][0], toy_tokenizer(), Example("1", "2+2", "4", "4")
-    found = demonstrated(llama, example)
+    found = demonstration_conversation(llama, example)
     assert llama.spell(found.prompt) == "<s>[INST] 2+2 [/INST]" and llama.spell(found.completion) == " 4 </s>"
-    assert exchange(plain, "2+2", "4") == Conversation(plain.chat("2+2"), [*plain.encode("4"), plain.end_id])
+    assert make_conversation(plain, "2+2", "4") == Conversation(plain.chat("2+2"), [*plain.encode("4"), plain.end_id])
     thinks = Tokenizer.adopt(strangers_folder(tmp_path, CHATML.replace("assistant\n'", "assistant\n<think>\n'")))
-    assert exchange(thinks, "2+2", "4") == Conversation(thinks.chat("2+2"), [*thinks.encode("4"), thinks.end_id])
+    assert make_conversation(thinks, "2+2", "4") == Conversation(
+        thinks.chat("2+2"), [*thinks.encode("4"), thinks.end_id]
+    )
     for answer in ("4<|im_end|>", "4\ufdd0"):
         with pytest.raises(ConfigError, match=r"^an answer .*; leave it out: '4"):
-            exchange(folders["chatml"][0], "2+2", answer)
+            make_conversation(folders["chatml"][0], "2+2", answer)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -94,11 +96,11 @@ def test_the_end_of_an_answer_is_the_templates(folders: dict[str, Any], name: st
 
 def test_marks_say_where_answers_are(folders: dict[str, Any]) -> None:
     tokenizer, _ = folders["marked"]
-    written = tokenizer.template.write(TURNS)
+    written = tokenizer.template.render(TURNS)
     assert written.spans and [written.text[slice(*span)] for span in written.spans] == [
         f"{turn['content']}<|im_end|>" for turn in TURNS if turn["role"] == "assistant"
     ]
-    assert tokenizer.template.write(TURNS[:1], awaiting=True).spans == []
+    assert tokenizer.template.render(TURNS[:1], awaiting=True).spans == []
 
 
 def test_a_model_carries_its_template_and_its_contract_tells_another(tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ def test_a_model_carries_its_template_and_its_contract_tells_another(tmp_path: P
 def test_ours_says_what_chat_says_and_takes_systems_and_tools(tmp_path: Path) -> None:
     tokenizer = toy_tokenizer()
     assert not tokenizer.own_template
-    write = tokenizer.template.write
+    write = tokenizer.template.render
     assert tokenizer.encode_written(write(TURNS[:1], awaiting=True).text)[0] == tokenizer.chat(TURNS[0]["content"])
     system, user, tool = ({"role": role, "content": role[0]} for role in ("system", "user", "tool"))
     call = {"role": "assistant", "content": None, "tool_calls": [{"name": "add", "arguments": {"a": 1}}]}
@@ -136,7 +138,7 @@ def test_ours_is_read_by_transformers(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(described))
     other = AutoTokenizer.from_pretrained(tmp_path)
     messages = [{"role": "system", "content": "Be brief."}, *TURNS]
-    assert theirs(other, messages, False) == tokenizer.encode_written(tokenizer.template.write(messages).text)[0]
+    assert theirs(other, messages, False) == tokenizer.encode_written(tokenizer.template.render(messages).text)[0]
     adopted = Tokenizer.adopt(tmp_path)
     assert not adopted.own_template and adopted == tokenizer
 
@@ -162,7 +164,7 @@ def test_a_template_begins_as_in_transformers(beginning: str, tokens: dict[str, 
     assert found is not None
     messages = [{"role": "user", "content": " a"}]
     [expected], _ = render_jinja_template([messages], chat_template=text, **tokens)
-    assert found.write(messages).text == expected
+    assert found.render(messages).text == expected
 
 
 def test_what_cannot_be_used_is_said(tmp_path: Path, folders: dict[str, Any]) -> None:
@@ -173,7 +175,7 @@ def test_what_cannot_be_used_is_said(tmp_path: Path, folders: dict[str, Any]) ->
     with pytest.raises(ConfigError, match="puts no control token behind an answer"):
         _ = Tokenizer.adopt(strangers_folder(tmp_path / "endless", ENDLESS)).end_id
     with pytest.raises(ValueError, match="the chat template refuses it: roles must take turns"):
-        folders["llama2"][0].template.write(TURNS[1:])
+        folders["llama2"][0].template.render(TURNS[1:])
     for prompt, said in (
         ("a <|im_end|> b", r"spells the control token <\|im_end\|>, .*"),
         ("a\ufdd0", r"cannot be asked: .*U\+FDD0.*"),
@@ -181,10 +183,10 @@ def test_what_cannot_be_used_is_said(tmp_path: Path, folders: dict[str, Any]) ->
         with pytest.raises(ConfigError, match=rf"^a prompt {said}; leave it out: .a.*.$"):
             folders["chatml"][0].chat(prompt)
     with pytest.raises(ValueError, match="refuses it: .*strftime_now"):
-        ChatTemplate("{{ strftime_now('%d') }}").write(TURNS)
+        ChatTemplate("{{ strftime_now('%d') }}").render(TURNS)
 
 
 @pytest.mark.parametrize("text", ["{{ ''.__class__.__mro__[1].__subclasses__() }}", "{{ messages.append(1) }}"])
 def test_a_template_is_kept_in_a_sandbox(text: str) -> None:
     with pytest.raises(ValueError, match="the chat template refuses it"):
-        ChatTemplate(text).write(TURNS)
+        ChatTemplate(text).render(TURNS)

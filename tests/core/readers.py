@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lm.conversations.files import ENDINGS, files_of
-from lm.inputs.hashed import check_seen, folders_in, watched
+from lm.inputs.hashed import check_is_hashed, folders_in, hashed_files
 from lm.inputs.text import LINES
 from lm.pairs.files import Files
 from lm.problems.gsm8k import Gsm8k
@@ -32,9 +32,12 @@ def named(*endings: str) -> Wanted:
 FILES: dict[str, tuple[Reads, Wanted]] = {
     "lm/problems/folder.py": (problems, lambda name: "/" not in name and name.endswith(LINES)),
     "lm/conversations/files.py": (lambda folder: files_of(folder, folder), named(*ENDINGS)),
-    "tasks/reward/stage.py": (lambda folder: Files().listed("reward.pairs", folder, watched(folder)), named(*ENDINGS)),
+    "tasks/reward/stage.py": (
+        lambda folder: Files().listed("reward.pairs", folder, hashed_files(folder)),
+        named(*ENDINGS),
+    ),
     "tasks/preference/prepared.py": (
-        lambda folder: Files().listed("preference.pairs", folder, watched(folder)),
+        lambda folder: Files().listed("preference.pairs", folder, hashed_files(folder)),
         named(*ENDINGS),
     ),
     "tasks/dedup/engine/reference_texts.py": (
@@ -42,15 +45,15 @@ FILES: dict[str, tuple[Reads, Wanted]] = {
         lambda name: name.endswith(reference_texts.ENDINGS) and not Path(name).name.startswith("."),
     ),
     "tasks/filter/engine/examples.py": (examples.files_of, named(*examples.SUFFIXES)),
-    "tasks/rl/stage.py": (watched, named("")),
+    "tasks/rl/stage.py": (hashed_files, named("")),
 }
 # By its file: the folders that are read in a folder.
 FOLDERS: dict[str, Callable[[Path], list[Path]]] = {"tasks/distill/teachers/ensemble.py": folders_in}
 # By its file: what refuses a place that params name in a folder.
 PLACES: dict[str, Callable[[Path, Path], None]] = {
-    "tasks/core/config.py": check_seen,
-    "lm/strategies/assistants.py": check_seen,
-    "lm/pairs/weak.py": check_seen,
+    "tasks/core/config.py": check_is_hashed,
+    "lm/strategies/assistants.py": check_is_hashed,
+    "lm/pairs/weak.py": check_is_hashed,
 }
 # By their files: sources of ingest, which leave out what they say they do, links among it.
 SOURCES = {"tasks/ingest/sources/files.py": Jsonl, "tasks/ingest/sources/text_folder.py": TextFolder}

@@ -16,7 +16,7 @@ from dvc_data.hashfile.build import build
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm.inputs.hashed import FOREIGN, LINK, Ignored, hashed, read_ignored
+from lm.inputs.hashed import FOREIGN, LINK, IgnorePatterns, read_ignored, scan_dependency
 from tasks.core.config import ConfigError
 from tasks.ingest.sources import Jsonl, TextFolder
 from tasks.ingest.stage import say_left_out
@@ -142,7 +142,7 @@ def test_what_is_hashed_and_read_is_what_dvc_hashes_or_it_is_refused_by_name(
         foreign = {*FOREIGN} if inside else {".dvcignore"}
         standing = {name for _, folders, files in os.walk(place) for name in (*folders, *files)}
         try:
-            found = hashed(path, read_ignored())
+            found = scan_dependency(path, read_ignored())
         except ConfigError as error:
             refused = Path(str(error).partition(": ")[0]).name
         else:
@@ -255,7 +255,7 @@ def test_what_dvc_cannot_hash_is_one_line_that_names_it(tmp_path: Path, kind: st
     put(tmp_path / "odd.txt")
     line = rf"odd\.txt: .*{re.escape(words)}, so DVC cannot hash it: remove it$"
     with pytest.raises(ConfigError, match=line):
-        hashed(tmp_path, Ignored(tmp_path, []))
+        scan_dependency(tmp_path, IgnorePatterns(tmp_path, []))
     for read, _ in FILES.values():
         with pytest.raises(ConfigError, match=line):
             read(tmp_path)
@@ -264,7 +264,7 @@ def test_what_dvc_cannot_hash_is_one_line_that_names_it(tmp_path: Path, kind: st
 def test_a_name_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("text")
     with pytest.raises(ConfigError, match=r"caf\\xe9\.txt: a name that is not UTF-8, which DVC cannot keep: rename it"):
-        hashed(tmp_path, Ignored(tmp_path, []))
+        scan_dependency(tmp_path, IgnorePatterns(tmp_path, []))
 
 
 def test_what_lies_in_a_project_inside_this_one_is_refused(tmp_path: Path) -> None:
@@ -274,8 +274,8 @@ def test_what_lies_in_a_project_inside_this_one_is_refused(tmp_path: Path) -> No
     (tmp_path / "outer" / ".dvc").mkdir()
     for folder in (".", "outer", "outer/inner", "outer/inner/in"):
         with pytest.raises(ConfigError, match=r"outer/\.dvc: DVC skips a folder that is a DVC project of its own"):
-            hashed(tmp_path / folder, Ignored(tmp_path, []))
-    assert len(hashed(tmp_path / "outer", Ignored(tmp_path / "outer", [])).files) == 1
+            scan_dependency(tmp_path / folder, IgnorePatterns(tmp_path, []))
+    assert len(scan_dependency(tmp_path / "outer", IgnorePatterns(tmp_path / "outer", [])).files) == 1
 
 
 def test_sources_leave_out_what_dvc_does_and_say_so(tmp_path: Path, monkeypatch, capsys) -> None:

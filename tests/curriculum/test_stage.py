@@ -87,7 +87,7 @@ def test_every_choice_is_a_plan_that_can_be_followed(choice: str, tmp_path: Path
     held_out = range(9, 90, 10)
     used = pq.read_table(tmp_path / "one/curriculum/plan.parquet")["document"].to_numpy()
     assert not np.isin(used, held_out).any()
-    counts = [plan.counted(step) for step in range(10)]
+    counts = [plan.loss_mask(step) for step in range(10)]
     predictions = sum(128 if counted is None else int(counted.sum()) for counted in counts)
     assert predictions == metrics["tokens"] and all(np.isfinite(value) for value in metrics.values())
     assert metrics["share_books"] + metrics["share_web"] == pytest.approx(1)
@@ -113,7 +113,7 @@ def test_the_file_of_a_plan_is_small(tmp_path: Path) -> None:
 
 def texts(plan: Plan, step: int, tokenizer: Tokenizer) -> list[str]:
     """The sequences of a step with their counted targets in upper case."""
-    ids, counted = plan.batch(step), plan.counted(step)
+    ids, counted = plan.batch(step), plan.loss_mask(step)
     found = []
     for row in range(len(ids)):
         shown = [tokenizer.decode([i]) or "|" for i in ids[row].tolist()]
@@ -145,7 +145,7 @@ def test_control_tokens_follow_the_score(tmp_path: Path) -> None:
 
 def test_padding_is_at_the_end_and_counts_nothing(tmp_path: Path) -> None:
     plan, metrics, tokenizer = made(tmp_path, **CHOICES["best fit"])
-    ids, counted = plan.batch(0), plan.counted(0)
+    ids, counted = plan.batch(0), plan.loss_mask(0)
     assert counted is not None
     assert counted.equal(ids[:, 1:] != tokenizer.pad_id) and not counted.all()
     assert metrics["truncated_fraction"] == metrics["cropped_fraction"] == 0

@@ -13,7 +13,7 @@ from torch import Tensor
 from kernels.linear_divergence import linear_divergence
 from lm.averages import Last
 from lm.checkpoint import load_model, save_model
-from lm.distilling import asking
+from lm.distilling import batches
 from lm.optimizers import AdamW
 from lm.problems import Arithmetic
 from lm.sampler import Completion, generate
@@ -135,7 +135,7 @@ def test_every_seed_and_step_draws_answers_of_its_own(tmp_path: Path, monkeypatc
         drawn.append(given[5])
         return generate(*given)
 
-    monkeypatch.setattr(asking, "generate", watched)
+    monkeypatch.setattr(batches, "generate", watched)
     for seed in (0, 1):
         train(tmp_path / str(seed), seed=seed, answers=Teacher(), steps=2)
     assert len(drawn) == len(set(drawn)) == 4
@@ -197,7 +197,7 @@ def test_the_student_writes_as_often_as_its_share_says(tmp_path: Path, monkeypat
         wrote.append(model.config.layers)
         return generate(model, *given)
 
-    monkeypatch.setattr(asking, "generate", watched)
+    monkeypatch.setattr(batches, "generate", watched)
     train(tmp_path / "all", answers=Student(), steps=6, batch=2)
     assert wrote == [2] * 6
     wrote.clear()

@@ -17,7 +17,7 @@ from flows.forecast.forecasts import step_of, works_of
 from lm.averages import Last
 from lm.checkpoint import save_model
 from lm.config import ConfigError, methods_of
-from lm.distilling import asking
+from lm.distilling import batches
 from lm.linears import AdaLoRA, LoRA, VeRA
 from lm.model import Decoder
 from lm.optimizers import AdamW
@@ -195,7 +195,7 @@ ELSEWHERE = {
 def written_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the same weights answer to the same prompts in the same way is written once, which takes half of what a run does. An
     answer that was kept wrongly would make runs alike, and not different ones."""
-    plain, kept = asking.generate, dict[str, list[Completion]]()
+    plain, kept = batches.generate, dict[str, list[Completion]]()
 
     def generate(model: Decoder, *given: Any) -> list[Completion]:
         named = [hashlib.sha256(weight.numpy().tobytes()).digest() for weight in model.state_dict().values()]
@@ -204,7 +204,7 @@ def written_once(monkeypatch: pytest.MonkeyPatch) -> None:
             kept[key] = plain(model, *given)
         return kept[key]
 
-    monkeypatch.setattr(asking, "generate", generate)
+    monkeypatch.setattr(batches, "generate", generate)
 
 
 def test_every_parameter_changes_the_student(
@@ -232,8 +232,8 @@ def test_the_forecast_has_those_write_who_write_in_the_stage(
         wrote.append((model.config.layers == 2, rows, longest))
         return written(model, prompts, longest, temperature, end_id, seed, rows)
 
-    written = asking.generate
-    monkeypatch.setattr(asking, "generate", spied)
+    written = batches.generate
+    monkeypatch.setattr(batches, "generate", spied)
     given = config(answers=answers, steps=12)
     run(given, prepared(tmp_path), Log())
     section = {**given.model_dump(exclude={"problems", "seed"}), "student": {"name": "layers", "layers": 1}}

@@ -113,7 +113,7 @@ def test_the_best_is_that_of_its_own_problem_among_those_that_have_a_verdict() -
     assert told and len({row["score"] for row in best if row["valid"]}) == 2
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: strategy.called)
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: strategy.metric_label)
 def test_a_row_depends_on_its_problem_alone(strategy: Any) -> None:
     model = decided()
     examples = [Example(str(n), f"{n}+{n * n}=", "", "") for n in range(1, 9)]

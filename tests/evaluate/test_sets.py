@@ -134,7 +134,7 @@ def test_models_are_compared_on_each_set(here: Path) -> None:
         Stage(f"evaluate@{name}", [], Path("data/evaluate/rl"), current=True, metrics=metrics) for name in ("a", "b")
     ]
     found = compare_models(stages, {})
-    assert list(found["b"].sets) == ["gsm8k"] and found["b"].sets["gsm8k"].none
+    assert list(found["b"].sets) == ["gsm8k"] and found["b"].sets["gsm8k"].includes_zero
     rows = _of_sets(stages, found)
     assert [row[:3] for row in rows[1:]] == [["a", "gsm8k", rows[1][2]], ["b", "gsm8k", rows[1][2]]]
     assert rows[2][-1].startswith("no difference") and rows[1][-1] == "-"

@@ -23,7 +23,7 @@ from lm import averages, optimizers
 from lm.config import ConfigError, methods_of
 from lm.model import Decoder, ModelConfig
 from lm.training.batch import Batch
-from lm.training.memory import bytes_kept
+from lm.training.memory import saved_activation_bytes
 from lm.training.parallel.exact import Exact
 from lm.training.recipe import Recipe
 from tasks.about.work import Step, Work
@@ -234,13 +234,13 @@ def test_the_plan_counts_one_mask_of_documents_for_all_layers_that_look_both_way
     """4 bytes a pair of a sequence's tokens, as training itself keeps in fp32."""
     words = ["pretrain.model.causal=false", "pretrain.objective={name: masked_diffusion}", "pretrain.model.layers=4"]
     plans = [work_of("pretrain", *words, f"pretrain.within_documents={within}").step() for within in ("false", "true")]
-    without, within = (bytes_kept(step.model, step.batch, 2) for step in plans)
+    without, within = (saved_activation_bytes(step.model, step.batch, 2) for step in plans)
     T, layers = plans[0].batch.length, plans[0].model.config.layers
     assert layers == 4 and 4 * 2 * T**2 <= within - without < 1.1 * 4 * 2 * T**2
     model, bounds = plans[0].model, torch.tensor([0, 5, T, 2 * T])
     ids, objective = torch.zeros((2, T + 1), dtype=torch.int64), MaskedDiffusion()
     real = Batch(2, T, 2 * T, lambda rows: loss_of(objective, model, ids, bounds, rows, 2 * T))
-    assert bytes_kept(model, real, 2) == within
+    assert saved_activation_bytes(model, real, 2) == within
     found = [
         dry_run_step(work.step, work.recipe, work.steps, 10**9, True)
         for work in (work_of("pretrain", *words, f"pretrain.within_documents={each}") for each in ("false", "true"))

@@ -8,7 +8,7 @@ import pytest
 
 from flows.settings import READERS, all_settings, page
 from lm.config import ConfigError
-from lm.settings import one_of, seconds, text, whole
+from lm.settings import integer, one_of, seconds, text
 from tests.project import ROOT
 
 NAME = re.compile(r"\bTOKENMILL_[A-Z_]*[A-Z]\b")
@@ -49,7 +49,11 @@ def test_what_is_not_set_or_empty_is_the_default(setting) -> None:
 @pytest.mark.parametrize(
     ("setting", "good", "bad"),
     [
-        (whole("TOKENMILL_X", None, 1, "", of="MiB"), {"1": 1, "0012": 12}, ["0", "-1", "1.5", "two", "\u00b2", " 1"]),
+        (
+            integer("TOKENMILL_X", None, 1, "", of="MiB"),
+            {"1": 1, "0012": 12},
+            ["0", "-1", "1.5", "two", "\u00b2", " 1"],
+        ),
         (seconds("TOKENMILL_X", 2.0, ""), {"0": 0.0, "1.5": 1.5}, ["-1", "nan", "inf", "often"]),
         (one_of("TOKENMILL_X", "a", ("a", "b"), ""), {"a": "a", "b": "b"}, ["A", "ab", "a b"]),
         (text("TOKENMILL_X", "", "", ""), {"any thing": "any thing"}, []),

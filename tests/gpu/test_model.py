@@ -10,7 +10,7 @@ from lm import feed_forwards, mixers, norms
 from lm.config import methods_of
 from lm.model import Decoder
 from lm.training.batch import Metrics
-from lm.training.memory import bytes_kept
+from lm.training.memory import saved_activation_bytes
 from lm.training.precision import autocast
 from tasks.pretrain.objectives import NextToken
 from tests.gpu.models import BOUNDS, CPU, Recorder, batches, fit, ids_of, model_on, recipe, relative
@@ -113,5 +113,5 @@ def test_memory_is_measured_without_leaving_gradients(device: torch.device) -> N
     model = model_on(device)
     batch = batches(model)(0)
     with autocast("bf16", device):
-        one, two = bytes_kept(model, batch), bytes_kept(model, batch, 2)
+        one, two = saved_activation_bytes(model, batch), saved_activation_bytes(model, batch, 2)
     assert 0 < one < two and all(weight.grad is None for weight in model.parameters())

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from lm.calibration import Inputs
+from lm.calibration import LayerInputs
 from tasks.quantize.methods import Awq, Gptq, Int8, LearnedRounding, Rtn, TritPlanes
 from tests.gpu.models import CPU, relative
 
@@ -21,7 +21,7 @@ def test_the_weights_are_those_of_a_cpu(device: torch.device, method: Any, sizes
     generator = torch.Generator().manual_seed(0)
     weight_OI, inputs_NI = torch.randn(sizes, generator=generator), torch.randn(256, sizes[1], generator=generator)
     wanted, got = (
-        method(weight_OI.to(place), Inputs(inputs_NI.to(place))).dequantize().cpu() for place in (CPU, device)
+        method(weight_OI.to(place), LayerInputs(inputs_NI.to(place))).dequantize().cpu() for place in (CPU, device)
     )
     # sums in another order may turn a code that lies between two, and with it what later columns make up for, or another is
     # tried

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lm.checkpoint import load_model, save_model
 from lm.config import ConfigError
-from lm.distilling.stored import FILE, Stored, Writing, digest_of
+from lm.distilling.targets import FILE, StoredTargets, TargetWriter, digest_of
 from lm.model import Decoder
 from tasks.about.sections import Sections
 from tasks.core.log import Log
@@ -131,7 +131,7 @@ def test_no_teacher_reads_a_token(data: Path, monkeypatch: pytest.MonkeyPatch) -
 @torch.no_grad()
 def test_what_is_in_the_file_by_hand(data: Path) -> None:
     """Each token's likeliest, one sequence at a time, and the rest of its mass; a row group a step."""
-    model, found = teacher(), Stored(data / "lessons")
+    model, found = teacher(), StoredTargets(data / "lessons")
     assert found.header.top_k == K and found.header.tokenizer == digest_of(toy_tokenizer().to_json())
     assert pq.ParquetFile(data / "lessons" / FILE).num_row_groups == 4
     seen = 0
@@ -151,7 +151,7 @@ def test_what_is_in_the_file_by_hand(data: Path) -> None:
 def test_the_figures_and_what_rounding_takes(tmp_path: Path) -> None:
     data, exact = stored(tmp_path / "a")
     other, rounded = stored(tmp_path / "b", numbers="float16")
-    rows = [row for at in range(4) for row in Stored(data / "lessons").at(at)]
+    rows = [row for at in range(4) for row in StoredTargets(data / "lessons").at(at)]
     rest = torch.cat([row.logp_TC[:, -1].exp() for row in rows])
     assert exact["tokens"] == rounded["tokens"] == len(rest) and exact["rest_share"] == pytest.approx(
         float(rest.mean())
@@ -159,7 +159,7 @@ def test_the_figures_and_what_rounding_takes(tmp_path: Path) -> None:
     assert exact["bytes_a_token"] == (data / "lessons" / FILE).stat().st_size / len(rest) > rounded["bytes_a_token"]
     # of 11 bits of a log-probability, and of fp32 itself
     assert exact["rounding_nats"] < 5e-9 < 2e-8 < rounded["rounding_nats"] < 1e-4
-    half = [row for at in range(4) for row in Stored(other / "lessons").at(at)]
+    half = [row for at in range(4) for row in StoredTargets(other / "lessons").at(at)]
     for one, two in zip(rows, half, strict=True):
         assert torch.equal(one.top_TK, two.top_TK) and one.ids == two.ids
         torch.testing.assert_close(two.logp_TC.logsumexp(1), torch.zeros(len(two.logp_TC)), rtol=0, atol=1e-6)
@@ -212,8 +212,8 @@ def test_a_file_that_is_torn_or_of_something_else_is_named(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"targets.parquet: holds no targets: steps: Field required"):
         learned(data, **FROM_DISK)
     path.write_bytes(whole)
-    header = Stored(data / "lessons").header
-    with Writing(data / "lessons", header) as writing:
+    header = StoredTargets(data / "lessons").header
+    with TargetWriter(data / "lessons", header) as writing:
         writing.add([])
     with pytest.raises(ConfigError, match=r"targets.parquet: has 1 steps of 4: make it anew"):
         learned(data, **FROM_DISK)

@@ -6,7 +6,7 @@ import torch
 
 from lm.checkpoint import save_model
 from lm.model import Decoder
-from lm.strategies.base import Asked
+from lm.strategies.base import PromptBatch
 from tests.lm.models import toy_model, toy_tokenizer
 
 TOKENIZER = toy_tokenizer()
@@ -29,10 +29,12 @@ def lively(seed: int, scale: float = 6.0, **shape: object) -> Decoder:
 MODEL = lively(1)
 
 
-def asked(prompts: list[list[int]] = PROMPTS, seed: int = 0, most: int = MOST) -> Asked:
+def asked(prompts: list[list[int]] = PROMPTS, seed: int = 0, most: int = MOST) -> PromptBatch:
     """These prompts, each named by what it is; the value of a text is its length in characters, odd ones have none."""
     names = [str(prompt) for prompt in prompts]
-    return Asked(TOKENIZER, prompts, names, most, seed, lambda place, text: None if len(text) % 2 else float(len(text)))
+    return PromptBatch(
+        TOKENIZER, prompts, names, most, seed, lambda place, text: None if len(text) % 2 else float(len(text))
+    )
 
 
 def saved(name: str, model: Decoder) -> None:

@@ -84,7 +84,7 @@ def test_what_is_kept_is_what_peft_reads(method: Config, tmp_path: Path) -> None
     made = trained(tmp_path, method)
     base = toy_model(seed=1)
     if isinstance(method, QLoRA):  # its adapter belongs to the matrices that it rounded
-        base.hold(method)
+        base.reparametrize(method)
         base.merge()
     (tmp_path / "base").mkdir()
     save_model(tmp_path / "base", base, toy_tokenizer())

@@ -13,7 +13,7 @@ from lm.config import Config
 from lm.hugging_face.load import their_name
 from lm.linears import AdaLoRA, DoRA, LoRA, VeRA
 from lm.model import Decoder
-from lm.training.held import HeldLayers
+from lm.training.reparametrized import ReparametrizedLayers
 from tests.lm.models import toy_model
 from tests.lm.test_adapters import EVERY_MATRIX, exported, start
 from tests.lm.test_linears import IDS, batch_of
@@ -25,7 +25,7 @@ def beside_peft(method: Config, config: Any, folder: Path) -> tuple[Decoder, Any
     torch.manual_seed(0)
     theirs = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder / "theirs"), config)
     ours = toy_model(seed=1)
-    ours.hold(method)
+    ours.reparametrize(method)
     names = {name: their_name(f"{name}.weight", ours.config).removesuffix(".weight") for name in ours.held}
     return ours.train(), theirs, {name: theirs.base_model.model.get_submodule(names[name]) for name in ours.held}
 
@@ -110,7 +110,7 @@ def test_nine_updates_are_those_of_peft(kind: str, tmp_path: Path) -> None:
     begun = [mine.detach().clone() for _, mine, _ in pairs]
     rate = 0.1 if kind == "rslora" else 0.5  # of a product that counts more
     optimizers = [torch.optim.SGD([pair[side] for pair in pairs], rate) for side in (1, 2)]
-    held = HeldLayers(ours)
+    held = ReparametrizedLayers(ours)
     for step in range(9):
         held.begin(step)
         loss = batch_of(ours).loss(slice(0, 4))[0]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lm.training.ahead import Ahead
 from lm.training.batch import Batch
 from lm.training.loop import train
-from lm.transfer import Tensors, moved
+from lm.training.prefetch import Prefetcher
+from lm.transfer import Tensors, to_device
 from tasks.core.log import Stopped
 from tests.lm.models import toy_model
 from tests.lm.test_digests import Witness
@@ -42,8 +42,8 @@ class Source:
         made = self.made(step)
         return Batch(made.rows, made.length, made.tokens, made.loss, content=host[:1])
 
-    def ahead(self, ahead: bool | None) -> Ahead:
-        return Ahead(self.fetch, self.batch, STEPS, CPU, ahead)
+    def ahead(self, ahead: bool | None) -> Prefetcher:
+        return Prefetcher(self.fetch, self.batch, STEPS, CPU, ahead)
 
 
 def trained(log: Witness, ahead: bool | None, source: Source | None = None) -> tuple[dict, Witness]:
@@ -117,5 +117,5 @@ def test_a_thread_does_not_outlive_its_use() -> None:
 
 def test_on_a_cpu_nothing_is_copied() -> None:
     data = torch.arange(3), None
-    here = moved(data, CPU)
+    here = to_device(data, CPU)
     assert here[0] is data[0] and here[1] is None

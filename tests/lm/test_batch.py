@@ -12,7 +12,7 @@ from lm.config import ConfigError
 from lm.memory_limits import memory_limits
 from lm.optimizers import AdamW
 from lm.training.batch import Batch, backward, equal_parts
-from lm.training.memory import bytes_kept, memory_bytes, positions_at_once, positions_in
+from lm.training.memory import memory_bytes, positions_at_once, positions_in, saved_activation_bytes
 from lm.training.parallel.exact import Exact
 from tests.control_groups import make_control_groups
 from tests.lm.models import toy_model
@@ -75,7 +75,7 @@ def test_what_a_row_keeps_is_counted_to_the_byte() -> None:
     model = torch.nn.Linear(5, 1, bias=False)
     x = torch.ones(5)
     batch = Batch(1, 5, 5, lambda rows: ((x * model.weight[0]).exp().sum(), {}))
-    assert bytes_kept(model, batch) == 2 * 5 * 4
+    assert saved_activation_bytes(model, batch) == 2 * 5 * 4
 
 
 def test_what_a_pass_keeps_is_free_once_counted() -> None:
@@ -87,7 +87,7 @@ def test_what_a_pass_keeps_is_free_once_counted() -> None:
         held.append(StorageWeakRef(made.untyped_storage()))
         return made.sum(), {}
 
-    assert bytes_kept(torch.nn.Module(), Batch(1, 5, 5, loss)) == 5 * 4
+    assert saved_activation_bytes(torch.nn.Module(), Batch(1, 5, 5, loss)) == 5 * 4
     assert held[0].expired()
 
 
@@ -101,18 +101,20 @@ def test_what_does_not_grow_with_the_rows_is_counted_once() -> None:
         return share + 0 * torch.ones(1000, requires_grad=True).exp().sum(), metrics
 
     batch = Batch(6, 16, whole.tokens, loss)
-    memory = (20 * model.num_parameters() + bytes_kept(model, batch) + 2.5 * bytes_kept(model, whole)) / 0.6
+    memory = (
+        20 * model.num_parameters() + saved_activation_bytes(model, batch) + 2.5 * saved_activation_bytes(model, whole)
+    ) / 0.6
     assert positions_in(memory, model, batch, 20.0, 4.0) == int(3.5 * 16)
 
 
 def test_recomputed_activations_keep_less_and_change_no_gradient() -> None:
     model = toy_model(layers=6)
-    before = bytes_kept(model, batch_of(model))
+    before = saved_activation_bytes(model, batch_of(model))
     backward(batch_of(model), 0)
     grads = [weight.grad.clone() for weight in model.parameters()]
     model.zero_grad()
     model.recompute = True
-    assert bytes_kept(model, batch_of(model)) < before / 2
+    assert saved_activation_bytes(model, batch_of(model)) < before / 2
     backward(batch_of(model), 0)
     assert all(torch.equal(weight.grad, grad) for weight, grad in zip(model.parameters(), grads, strict=True))
 
@@ -120,7 +122,7 @@ def test_recomputed_activations_keep_less_and_change_no_gradient() -> None:
 def test_positions_follow_from_the_size_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model, device, parallel = toy_model(), torch.device("cpu"), Exact(4)
     parallel.distribute(model, AdamW())
-    each = bytes_kept(model, batch_of(model), 2) - bytes_kept(model, batch_of(model))
+    each = saved_activation_bytes(model, batch_of(model), 2) - saved_activation_bytes(model, batch_of(model))
     # a quarter of the machine for each shard, since four ranks may share it
     expected = (0.6 * memory_bytes(device) / 4 - 20 * model.num_parameters()) / (each / 16)
     # what is kept but once is less than a row

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from lm.checkpoint import load_model, save_model
 from lm.config import ConfigError
 from lm.gguf.export import family_of
-from lm.growing.fitting import check_kept
+from lm.growing.fitting import check_unchanged
 from lm.hugging_face.config import to_theirs
 from lm.model import ModelConfig
 from lm.model_folder import read_model
@@ -100,7 +100,7 @@ def test_what_goes_token_by_token_and_formats_of_others_refuse_it() -> None:
         with pytest.raises(ValueError, match="no Hugging Face family has a model of masked diffusion"):
             refused(model.config)
     with pytest.raises(ConfigError, match="pretrain.model.causal: False"):
-        check_kept(toy_model().config, model.config, "pretrain.model")
+        check_unchanged(toy_model().config, model.config, "pretrain.model")
 
 
 def test_attention_counts_twice_and_so_does_a_second_pass() -> None:

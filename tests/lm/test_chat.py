@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lm.chat import answers, banner, main, pieces, tokens_of
+from lm.chat import answers, banner, main, stream_text, stream_tokens
 from lm.checkpoint import save_model
 from lm.sampler import generate
-from lm.strategies.base import Asked
+from lm.strategies.base import PromptBatch
 from lm.strategies.named import strategy_of
 from lm.tokenizer import Tokenizer
 from tests.conversations.folders import CHATML, strangers_folder
@@ -81,8 +81,8 @@ def test_a_line_that_spells_a_control_token_is_told_so_and_the_next_one_answered
 def test_a_temperature_that_logits_cannot_be_divided_by_is_0() -> None:
     """In fp32 they would be infinite, and no token could be drawn."""
     given: Any = (toy_model(), [5, 6, 7], 6)
-    assert list(tokens_of(*given, 1e-38, -1, 0)) == list(tokens_of(*given, 0.0, -1, 0))
-    assert list(tokens_of(*given, 1e-6, -1, 0)) == list(tokens_of(*given, 0.0, -1, 0))
+    assert list(stream_tokens(*given, 1e-38, -1, 0)) == list(stream_tokens(*given, 0.0, -1, 0))
+    assert list(stream_tokens(*given, 1e-6, -1, 0)) == list(stream_tokens(*given, 0.0, -1, 0))
 
 
 def test_what_is_written_is_what_generate_gives() -> None:
@@ -102,9 +102,9 @@ def test_a_text_begins_as_the_tokenizer_has_texts_begin() -> None:
 
 def test_a_character_is_written_when_it_is_whole() -> None:
     tokenizer = toy_tokenizer()
-    found = list(pieces(tokenizer, tokenizer.encode("a\N{EURO SIGN}b")))  # a byte a token
+    found = list(stream_text(tokenizer, tokenizer.encode("a\N{EURO SIGN}b")))  # a byte a token
     assert found == ["a", "\N{EURO SIGN}", "b", ""]
-    cut = list(pieces(tokenizer, tokenizer.encode("a\N{EURO SIGN}")[:3]))
+    cut = list(stream_text(tokenizer, tokenizer.encode("a\N{EURO SIGN}")[:3]))
     assert cut == ["a", tokenizer.decode(tokenizer.encode("a\N{EURO SIGN}")[:3])[1:]]
 
 
@@ -123,7 +123,7 @@ def test_a_strategy_finds_the_answer(tmp_path: Path) -> None:
     model, tokenizer, out = toy_model(), toy_tokenizer(), io.StringIO()
     strategy = strategy_of('{"name": "majority", "samples": 3, "temperature": 1.5}')
     answers(model, tokenizer, ["a\n", "a\n", "b" * 100], 4, 0.0, 7, out, strategy=strategy)
-    asked = [Asked(tokenizer, [tokenizer.chat("a")], ["0"], 4, seed) for seed in (7, 8)]
+    asked = [PromptBatch(tokenizer, [tokenizer.chat("a")], ["0"], 4, seed) for seed in (7, 8)]
     expected = [tokenizer.decode(strategy(model, one)[0].ids) for one in asked]
     assert expected[0] != expected[1]
     assert out.getvalue() == f"{expected[0]}\n{expected[1]}\n(prompts must have 1 to 47 tokens; this has 102)\n"

@@ -13,7 +13,7 @@ from lm.config import ConfigError
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.schedules import Cosine
-from lm.training.batch import Batch, Metrics, backward, cut, equal_parts, rows_at_once
+from lm.training.batch import Batch, Metrics, backward, equal_parts, rows_at_once, split_batch
 from lm.training.components import Component
 from lm.training.data.conversations import token_logps
 from lm.training.loop import train
@@ -163,6 +163,6 @@ def test_no_block_is_cut_and_parts_are_as_equal_as_can_be(together: int, blocks:
 
 def test_ranks_do_not_cut_a_block() -> None:
     batch = Batch(8, 10, 0, lambda rows: (torch.zeros(()), {}), together=4)
-    assert cut(batch, 2, "ranks") == [slice(0, 4), slice(4, 8)]
+    assert split_batch(batch, 2, "ranks") == [slice(0, 4), slice(4, 8)]
     with pytest.raises(ConfigError, match="8 sequences, 4 of which stay together, cannot be cut into 4 equal ranks"):
-        cut(batch, 4, "ranks")
+        split_batch(batch, 4, "ranks")

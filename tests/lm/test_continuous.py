@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.continuous import Batch, Token, Wanted, Writer
+from lm.continuous import ContinuousBatcher, SamplingRequest, RunningBatch, Token
 from lm.sampler import generate
 from tests.lm.models import toy_model
 from tests.processes import PATIENCE
@@ -54,21 +54,21 @@ class Heard:
         return [token.id for token in self.tokens()]
 
 
-def wanted(prompt: list[int], tell: Heard, most: int = BUDGET, **more: Any) -> Wanted:
+def wanted(prompt: list[int], tell: Heard, most: int = BUDGET, **more: Any) -> SamplingRequest:
     given = {"temperature": 1.0, "seed": 3, "number": 0, "stops": frozenset({STOP}), **more}
-    return Wanted(prompt, min(most, CONTEXT - len(prompt)), tell=tell, **given)
+    return SamplingRequest(prompt, min(most, CONTEXT - len(prompt)), on_token=tell, **given)
 
 
-def alone(one: Wanted, rows: int = ROWS) -> list[int]:
+def alone(one: SamplingRequest, rows: int = ROWS) -> list[int]:
     """What generate writes."""
     [stop] = one.stops
-    [made] = generate(MODEL, [one.prompt], one.most, one.temperature, stop, one.seed, rows, [one.number])
+    [made] = generate(MODEL, [one.prompt], one.max_new_tokens, one.temperature, stop, one.seed, rows, [one.number])
     return made.ids
 
 
 @pytest.fixture(scope="module")
-def writer() -> Iterator[Writer]:
-    found = Writer(MODEL, ROWS, CONTEXT)
+def writer() -> Iterator[ContinuousBatcher]:
+    found = ContinuousBatcher(MODEL, ROWS, CONTEXT)
     yield found
     found.close()
 
@@ -84,9 +84,9 @@ asked = st.tuples(
 
 @settings(deadline=None, max_examples=12)
 @given(st.lists(asked, min_size=1, max_size=10))
-def test_a_text_is_what_generate_gives_alone_whoever_joins_and_when(writer: Writer, mix: list[Any]) -> None:
+def test_a_text_is_what_generate_gives_alone_whoever_joins_and_when(writer: ContinuousBatcher, mix: list[Any]) -> None:
     """Each begins when the one before it has so many tokens, or ends, so that it meets others half way."""
-    every: list[Wanted] = []
+    every: list[SamplingRequest] = []
     heard: list[Heard] = []
 
     def begin(place: int) -> None:
@@ -104,7 +104,7 @@ def test_a_text_is_what_generate_gives_alone_whoever_joins_and_when(writer: Writ
             begin(place + 1)
 
 
-def test_the_texts_of_a_prompt_are_its_draws_one_after_the_other(writer: Writer) -> None:
+def test_the_texts_of_a_prompt_are_its_draws_one_after_the_other(writer: ContinuousBatcher) -> None:
     """More of them than there are rows, read at once as far as there is room."""
     heard = [Heard() for _ in range(2 * ROWS + 1)]
     every = [wanted(PROMPTS[3], tell, number=number) for number, tell in enumerate(heard)]
@@ -116,9 +116,9 @@ def test_the_texts_of_a_prompt_are_its_draws_one_after_the_other(writer: Writer)
 @pytest.mark.parametrize("length", [96, 97, 98, 99])
 def test_a_prompt_that_all_but_fills_a_shorter_context_ends_no_other(length: int) -> None:
     """Of a context of 100: in pieces of 16 the prompt would fill more places than its row has."""
-    writer, other, tell = Writer(MODEL, ROWS, 100), Heard(), Heard()
+    writer, other, tell = ContinuousBatcher(MODEL, ROWS, 100), Heard(), Heard()
     beside = replace(wanted(PROMPTS[1], other, 70), stops=frozenset({-1}))
-    long = replace(wanted(PROMPTS[7][:length], tell), most=100 - length)
+    long = replace(wanted(PROMPTS[7][:length], tell), max_new_tokens=100 - length)
     writer.write([beside])
     writer.write([long])
     assert tell.ids() == alone(long) and other.ids() == alone(beside)
@@ -128,13 +128,13 @@ def test_a_prompt_that_all_but_fills_a_shorter_context_ends_no_other(length: int
 def test_one_row_or_many_and_a_shorter_context_write_the_same_text() -> None:
     one = wanted(PROMPTS[4], Heard())
     for rows, context in ((1, CONTEXT), (5, CONTEXT), (5, 64)):
-        writer, tell = Writer(MODEL, rows, context), Heard()
-        writer.write([replace(one, tell=tell)])
+        writer, tell = ContinuousBatcher(MODEL, rows, context), Heard()
+        writer.write([replace(one, on_token=tell)])
         assert tell.ids() == alone(one, rows)
         writer.close()
 
 
-def test_log_probabilities_are_the_models_own_whatever_the_temperature(writer: Writer) -> None:
+def test_log_probabilities_are_the_models_own_whatever_the_temperature(writer: ContinuousBatcher) -> None:
     tell, plain = Heard(), Heard()
     writer.write([wanted(PROMPTS[3], tell, temperature=0.5, likeliest=3)])
     writer.write([wanted(PROMPTS[3], plain, temperature=0.5)])
@@ -149,36 +149,36 @@ def test_log_probabilities_are_the_models_own_whatever_the_temperature(writer: W
 
 
 def test_who_goes_makes_room() -> None:
-    writer = Writer(MODEL, 1, CONTEXT)
+    writer = ContinuousBatcher(MODEL, 1, CONTEXT)
     second = wanted(PROMPTS[2], Heard(), stops=frozenset({-1}))
-    first = wanted(PROMPTS[1], Heard(2, lambda: setattr(first, "gone", True)), 100, stops=frozenset({-1}))
-    waits = wanted(PROMPTS[2], Heard(), gone=True)
+    first = wanted(PROMPTS[1], Heard(2, lambda: setattr(first, "cancelled", True)), 100, stops=frozenset({-1}))
+    waits = wanted(PROMPTS[2], Heard(), cancelled=True)
     for one in (first, waits, second):
         writer.write([one])
-    assert second.tell.ids() == alone(second, 1)  # type: ignore[attr-defined]
-    assert len(first.tell.said) == 2 and not waits.tell.said  # type: ignore[attr-defined]
+    assert second.on_token.ids() == alone(second, 1)  # type: ignore[attr-defined]
+    assert len(first.on_token.said) == 2 and not waits.on_token.said  # type: ignore[attr-defined]
     writer.close()
 
 
 def test_what_goes_wrong_is_told_and_the_next_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    writer, step = Writer(MODEL, 1, CONTEXT), Batch.step
+    writer, step = ContinuousBatcher(MODEL, 1, CONTEXT), RunningBatch.step
     error = RuntimeError("out of memory")
 
-    def failing(self: Batch) -> None:
-        monkeypatch.setattr(Batch, "step", step)
+    def failing(self: RunningBatch) -> None:
+        monkeypatch.setattr(RunningBatch, "step", step)
         raise error
 
-    monkeypatch.setattr(Batch, "step", failing)
+    monkeypatch.setattr(RunningBatch, "step", failing)
     running, waiting = Heard(), Heard()
     writer.write([wanted(PROMPTS[1], running), wanted(PROMPTS[1], waiting)])
     assert running.tokens() == waiting.tokens() == [] and running.said == waiting.said == [error]
     after = wanted(PROMPTS[1], Heard())
     writer.write([after])
-    assert after.tell.ids() == alone(after, 1)  # type: ignore[attr-defined]
+    assert after.on_token.ids() == alone(after, 1)  # type: ignore[attr-defined]
     writer.close()
 
 
 @pytest.mark.parametrize(("prompt", "most"), [([], 4), ([1] * CONTEXT, 1), ([1], 0), ([1], CONTEXT)])
-def test_what_does_not_fit_is_refused(writer: Writer, prompt: list[int], most: int) -> None:
+def test_what_does_not_fit_is_refused(writer: ContinuousBatcher, prompt: list[int], most: int) -> None:
     with pytest.raises(ValueError, match=f"{len(prompt)} tokens and {most} more do not fit a context of {CONTEXT}"):
-        writer.write([Wanted(prompt, most, 0.0, 0, 0, frozenset(), Heard())])
+        writer.write([SamplingRequest(prompt, most, 0.0, 0, 0, frozenset(), Heard())])

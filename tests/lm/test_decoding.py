@@ -235,7 +235,7 @@ def test_a_held_model_whose_products_are_cast_once_writes_as_within_autocast(
 ) -> None:
     """Some compute their matrix in fp32 first: of rounded weights few_bits counts other whole numbers."""
     model = toy_model(seed=3, layers=4)
-    model.hold(method())
+    model.reparametrize(method())
     with torch.no_grad():
         for place, weight in enumerate(model.parameters()):
             if weight.requires_grad:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lm.model import Decoder
 from lm.strategies import Beam
-from lm.strategies.base import Asked
+from lm.strategies.base import PromptBatch
 from lm.strategies.beam import _Group, length_penalty
 from tests.lm.models import toy_model
 
@@ -34,7 +34,7 @@ def small(seed: int) -> Decoder:
 
 
 def searched(model: Decoder, prompts: list[list[int]], most: int, **settings: float) -> list[list[int]]:
-    given = Asked(Stops(), prompts, [str(prompt) for prompt in prompts], most)  # type: ignore[arg-type]
+    given = PromptBatch(Stops(), prompts, [str(prompt) for prompt in prompts], most)  # type: ignore[arg-type]
     return [found.ids for found in Beam(**settings)(model, given)]  # type: ignore[arg-type]
 
 
@@ -117,5 +117,5 @@ def test_where_nothing_ends_the_best_that_was_cut() -> None:
 
 def test_what_it_took() -> None:
     model = small(1)
-    (found,) = Beam(beams=3)(model, Asked(Stops(), [[1, 3]], [""], 4))  # type: ignore[arg-type]
+    (found,) = Beam(beams=3)(model, PromptBatch(Stops(), [[1, 3]], [""], 4))  # type: ignore[arg-type]
     assert found.tokens == 3 * found.passes and found.passes >= len(found.ids)

@@ -80,8 +80,10 @@ def test_a_row_is_filtered_alone(seed: int, top_p: float, min_p: float) -> None:
 def test_nothing_else_is_drawn_and_log_probabilities_are_of_that_draw(top_p: float, min_p: float) -> None:
     prompts = [[5, place] for place in range(30)]
     strategy, seen, outside = Sample(temperature=2.0, top_p=top_p, min_p=min_p), 0, 0
-    plain = Sample(temperature=2.0).drawn(MODEL, asked(prompts), 1)
-    for prompt, (found,), (free,) in zip(prompts, strategy.drawn(MODEL, asked(prompts), 1), plain, strict=True):
+    plain = Sample(temperature=2.0).sample_completions(MODEL, asked(prompts), 1)
+    for prompt, (found,), (free,) in zip(
+        prompts, strategy.sample_completions(MODEL, asked(prompts), 1), plain, strict=True
+    ):
         for ids, logps in ((found.ids, found.logps), (free.ids, None)):
             with torch.no_grad():
                 logits = MODEL(torch.tensor([prompt + ids]))[0, len(prompt) - 1 : -1]

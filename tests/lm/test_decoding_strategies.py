@@ -28,8 +28,8 @@ from lm.strategies import (
     Speculative,
     Tree,
 )
-from lm.strategies.base import Asked, Decoded, Strategy, of_several
-from lm.strategies.best_of import chosen, mean_logp
+from lm.strategies.base import DecodedAnswer, PromptBatch, Strategy, best_answer
+from lm.strategies.best_of import mean_logp, select_index
 from lm.strategies.majority import vote_of, winner
 from lm.temperature import COLDEST
 from tests.lm.strategies import CONTEXT, END, MODEL, MOST, PROMPTS, TOKENIZER, asked, lively, saved, without_cache
@@ -69,14 +69,14 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield
 
 
-def texts(strategy: Strategy, given: Asked) -> list[list[int]]:
+def texts(strategy: Strategy, given: PromptBatch) -> list[list[int]]:
     return [found.ids for found in strategy(MODEL, given)]
 
 
-ALONE: dict[str, list[Decoded]] = {}
+ALONE: dict[str, list[DecodedAnswer]] = {}
 
 
-def alone(name: str) -> list[Decoded]:
+def alone(name: str) -> list[DecodedAnswer]:
     """What becomes of each prompt by itself."""
     if name not in ALONE:
         ALONE[name] = [EVERY[name](MODEL, asked([prompt]))[0] for prompt in PROMPTS]
@@ -115,12 +115,12 @@ def test_names_beside_each_other_differ(name: str) -> None:
 
 
 def test_labels() -> None:
-    assert [strategy.called for strategy in EVERY.values()] == [
+    assert [strategy.metric_label for strategy in EVERY.values()] == [
         *("beam_3", "best_of_3", "best_of_3_by_likelihood", "best_of_3_by_likelihood", "budget_forcing_6_to_8"),
         "by_difficulty_2_3_8_by_tree",
         *("greedy", "majority_3", "proxy_tuned", "revise_1", "sample", "sample", "speculative", "tree_4_to_3"),
     ]
-    assert Greedy(label="mine").called == "mine"
+    assert Greedy(label="mine").metric_label == "mine"
     with pytest.raises(ValidationError, match="pattern"):
         Greedy(label="Mine!")
 
@@ -142,27 +142,27 @@ def test_a_sample_is_the_samplers_with_the_draws_of_its_name_and_seed() -> None:
 
 
 def test_more_samples_are_those_of_fewer_and_others() -> None:
-    three, five = (BestOf(samples=n).drawn(MODEL, asked(), n) for n in (3, 5))
+    three, five = (BestOf(samples=n).sample_completions(MODEL, asked(), n) for n in (3, 5))
     assert [some[:3] for some in five] == three
     assert all(len({tuple(c.ids) for c in some}) > 2 for some in five[:5])
 
 
 def test_the_best_of_several_by_hand() -> None:
-    assert chosen([1.0, None, 3.0, 3.0], 0.0, 0.99) == 2
-    assert chosen([None, -2.0], 0.0, 0.0) == 1 and chosen([None, None], 0.0, 0.5) == 0
+    assert select_index([1.0, None, 3.0, 3.0], 0.0, 0.99) == 2
+    assert select_index([None, -2.0], 0.0, 0.0) == 1 and select_index([None, None], 0.0, 0.5) == 0
     # softmax of 0, ln 2, ln 5 is 1/8, 2/8, 5/8; the place without a score has no share
     scores = [0.0, 0.6931471805599453, None, 1.6094379124341003]
     points = {0.0: 0, 0.124: 0, 0.126: 1, 0.374: 1, 0.376: 3, 0.999: 3}
-    assert {point: chosen(scores, 1.0, point) for point in points} == points
+    assert {point: select_index(scores, 1.0, point) for point in points} == points
     # at twice the temperature weights are 1, sqrt 2, sqrt 5: the first ends at 0.215
-    assert chosen(scores, 2.0, 0.214) == 0 and chosen(scores, 2.0, 0.216) == 1
-    assert chosen([-1e6, 0.0], 1e-3, 0.5) == 1
+    assert select_index(scores, 2.0, 0.214) == 0 and select_index(scores, 2.0, 0.216) == 1
+    assert select_index([-1e6, 0.0], 1e-3, 0.5) == 1
     assert mean_logp(Completion([1, 2], [-1.0, -3.0])) == -2.0 and mean_logp(Completion()) is None
 
 
 def test_the_best_answer_is_that_of_the_highest_score() -> None:
     given = asked()
-    drawn = BestOf(samples=5).drawn(MODEL, given, 5)
+    drawn = BestOf(samples=5).sample_completions(MODEL, given, 5)
     for place, (found, some) in enumerate(zip(BestOf(samples=5)(MODEL, given), drawn, strict=True)):
         values = [-1.0 if len(text) % 2 else len(text) for text in (TOKENIZER.decode(c.ids) for c in some)]
         assert found.ids == some[values.index(max(values))].ids, place
@@ -188,7 +188,7 @@ def test_a_judge_at_a_temperature_draws_by_name_and_seed() -> None:
     prompts = [[5, place] for place in range(60)]
     picked = []
     for seed in (0, 1):
-        drawn = hot.drawn(MODEL, asked(prompts, seed), 4)
+        drawn = hot.sample_completions(MODEL, asked(prompts, seed), 4)
         ids = texts(hot, asked(prompts, seed))
         picked.append([[c.ids for c in some].index(own) for some, own in zip(drawn, ids, strict=True)])
     # each of 4 has 15 of 60 on average, sd 3.4: fewer than 3 by chance once in 5,000 runs
@@ -196,7 +196,7 @@ def test_a_judge_at_a_temperature_draws_by_name_and_seed() -> None:
 
 
 def test_nobody_to_score() -> None:
-    given = Asked(TOKENIZER, PROMPTS, [""] * len(PROMPTS), MOST)
+    given = PromptBatch(TOKENIZER, PROMPTS, [""] * len(PROMPTS), MOST)
     with pytest.raises(ConfigError, match=r"best_of: there is nobody to score answers: take by: likelihood"):
         BestOf()(MODEL, given)
 
@@ -230,7 +230,7 @@ def test_the_majority_of_drawn_answers() -> None:
     prompts = [[7, place] for place in range(40)]
     given = asked(prompts, most=1)
     strategy = Majority(samples=9, top_p=0.6)
-    found, drawn = strategy(model, given), strategy.drawn(model, given, 9)
+    found, drawn = strategy(model, given), strategy.sample_completions(model, given, 9)
     moved = 0
     for answer, some in zip(found, drawn, strict=True):
         votes = [" ".join(TOKENIZER.decode(c.ids).rpartition(":")[2].split()) for c in some]
@@ -240,7 +240,7 @@ def test_the_majority_of_drawn_answers() -> None:
             expected = next(c.ids for c, vote in zip(some, votes, strict=True) if vote and counts[vote] == most)
             assert TOKENIZER.decode(answer.ids).strip() == TOKENIZER.decode(expected).strip()
             moved += answer.ids != some[0].ids
-        assert answer == of_several(some, [c.ids for c in some].index(answer.ids))
+        assert answer == best_answer(some, [c.ids for c in some].index(answer.ids))
     assert moved > 5
 
 

@@ -11,8 +11,8 @@ from lm.config import ConfigError
 from lm.problems.answers import vote_of
 from lm.sampler import Completion, generate
 from lm.strategies import BestOf, ByDifficulty, Greedy, Majority, Revise, Tree
-from lm.strategies.base import Asked, Decoded, number_of
-from lm.strategies.best_of import chosen, mean_logp
+from lm.strategies.base import DecodedAnswer, PromptBatch, number_of
+from lm.strategies.best_of import mean_logp, select_index
 from lm.strategies.by_difficulty import EASY, HARD, MIDDLING, bin_of
 from lm.strategies.named import strategy_of
 from lm.strategies.tree import _Search, step_of
@@ -30,7 +30,7 @@ def test_a_tree_of_one_round_is_the_best_of_as_many(by: Any) -> None:
     assert Tree(samples=4, keep=2, depth=1, by=by)(MODEL, asked()) == BestOf(samples=4, by=by)(MODEL, asked())
 
 
-def grown(place: int, given: Asked, by: str, rounds: int, samples: int, keep: int, step: int) -> Decoded:
+def grown(place: int, given: PromptBatch, by: str, rounds: int, samples: int, keep: int, step: int) -> DecodedAnswer:
     """The slow way: one prompt, a beginning at a time, with nothing but the sampler."""
     prompt, name = given.prompts[place], given.names[place]
     beginnings: list[Completion] = [Completion()]
@@ -63,8 +63,8 @@ def grown(place: int, given: Asked, by: str, rounds: int, samples: int, keep: in
         passes += longest
         order = sorted(worths, key=lambda one: -sum(worths[one]) / len(worths[one]))
         beginnings = [kept[one] for one in order[:keep]]
-    best = chosen([value for value, _ in everything], 0.0, 0.0)
-    return Decoded(everything[best][1], tokens, passes)
+    best = select_index([value for value, _ in everything], 0.0, 0.0)
+    return DecodedAnswer(everything[best][1], tokens, passes)
 
 
 @pytest.mark.parametrize("by", ["verifier", "likelihood"])
@@ -89,7 +89,7 @@ def test_a_tree_finds_more_than_as_many_answers_beside_each_other() -> None:
     values = {}
     for strategy in (Tree(samples=6, keep=2, depth=4, step=1), BestOf(samples=24)):
         found = strategy(MODEL, given)
-        values[strategy.called] = sum(score(0, TOKENIZER.decode(one.ids)) for one in found)
+        values[strategy.metric_label] = sum(score(0, TOKENIZER.decode(one.ids)) for one in found)
     assert values["tree_6_to_4"] > values["best_of_24"]
 
 
@@ -118,9 +118,9 @@ def test_a_step_is_worth_the_mean_of_its_answers_by_hand() -> None:
 
 def test_what_has_no_score_is_no_beginning_and_taken_where_nothing_has_one() -> None:
     given = replace(asked(), score=lambda place, text: None)
-    drawn = BestOf(samples=4).drawn(MODEL, given, 4)
+    drawn = BestOf(samples=4).sample_completions(MODEL, given, 4)
     for found, some in zip(Tree(samples=4, keep=2, step=2)(MODEL, given), drawn, strict=True):
-        assert found == Decoded(some[0].ids, sum(len(c.ids) for c in some), max(len(c.ids) for c in some))
+        assert found == DecodedAnswer(some[0].ids, sum(len(c.ids) for c in some), max(len(c.ids) for c in some))
 
 
 def test_nobody_to_score_a_tree() -> None:
@@ -148,7 +148,7 @@ def test_a_revision_is_asked_for_with_the_answer_before_it() -> None:
                 break
             answers += generate(MODEL, [following], MOST, 0.0, END, 0)
         tokens = sum(len(answer.ids) for answer in answers)
-        assert one == Decoded(answers[-1].ids, tokens, tokens)
+        assert one == DecodedAnswer(answers[-1].ids, tokens, tokens)
         turns.append(len(answers))
     assert max(turns) > 1 and min(turns) == 1
     assert Revise(turns=2, ask="so?")(MODEL, asked()) != Revise(turns=2, ask="no")(MODEL, asked())
@@ -197,7 +197,7 @@ def test_how_hard_a_prompt_is_by_hand() -> None:
 def test_each_kind_gets_its_answers_and_pays_for_them() -> None:
     prompts = [[5, place] for place in range(40)]
     given, method = asked(prompts), ByDifficulty(first=2, samples=4, most=8, easy=1.0, hard=0.6, temperature=0.05)
-    drawn = method.drawn(MODEL, given, 8)
+    drawn = method.sample_completions(MODEL, given, 8)
     found, kinds = method(MODEL, given), Counter[int]()
     majority = {n: Majority(samples=n, temperature=0.05)(MODEL, given) for n in (2, 8)}
     for place, (one, some) in enumerate(zip(found, drawn, strict=True)):
@@ -207,7 +207,7 @@ def test_each_kind_gets_its_answers_and_pays_for_them() -> None:
         expected = majority[2 if kind == EASY else 8][place]
         lengths = [len(c.ids) for c in some]
         passes = max(lengths[:2]) + (0 if kind == EASY else max(lengths[2:]))
-        assert one == Decoded(expected.ids, expected.tokens, passes)
+        assert one == DecodedAnswer(expected.ids, expected.tokens, passes)
     assert min(kinds.values()) > 4
     odd = ByDifficulty(first=2, samples=4, most=7, easy=1.0, hard=0.6, temperature=0.05)(MODEL, given)
     assert sum(one.tokens for one in odd) < sum(one.tokens for one in found)
@@ -221,10 +221,10 @@ def test_a_hard_prompt_may_be_searched_for() -> None:
     given = asked()
     method = ByDifficulty(first=2, samples=2, most=16, easy=1.0, hard=1.0, hard_by="tree", top_p=0.9)
     tree = Tree(samples=4, keep=2, depth=4, by="likelihood", top_p=0.9)(MODEL, given)
-    drawn = method.drawn(MODEL, given, 2)
+    drawn = method.sample_completions(MODEL, given, 2)
     for one, found, some in zip(method(MODEL, given), tree, drawn, strict=True):
         lengths = [len(c.ids) for c in some]
-        assert one == Decoded(found.ids, found.tokens + sum(lengths), found.passes + max(lengths))
+        assert one == DecodedAnswer(found.ids, found.tokens + sum(lengths), found.passes + max(lengths))
 
 
 @pytest.mark.parametrize(

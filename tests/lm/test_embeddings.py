@@ -110,7 +110,7 @@ def test_layers_have_the_embeddings_that_a_pattern_gives_them() -> None:
     model = decided({"layers": 4, "pattern": pattern, "embeddings": [{"name": "x0"}, {"name": "smear"}]})
     names = [[one.name for one in model.config.layer(index).embeddings] for index in range(4)]
     assert names == [["x0"], ["value"], [], ["x0"]] and len(model.of_input) == 1
-    smaller = model.of_layers([0, 1, 3])
+    smaller = model.select_layers([0, 1, 3])
     assert [[one.name for one in smaller.config.layer(i).embeddings] for i in range(3)] == [["x0"], ["value"], ["x0"]]
     for mine, theirs in enumerate((0, 1, 3)):
         own = smaller.blocks[mine].state_dict()
@@ -148,7 +148,7 @@ def test_numbers_work_and_what_is_kept_are_counted(name: str, more: int) -> None
     of_gate = 6 * 12 if name == "smear" else 0
     assert flops_per_token(model, 12) == flops_per_token(plain, 12) + of_gate
     looks_back = name in ("smear", "bigram")
-    assert model.config.kept(10) == plain.config.kept(10) + 10 * looks_back
+    assert model.config.state_numel(10) == plain.config.state_numel(10) + 10 * looks_back
     assert (Cache(model.config, 2, 10).ids_BC is not None) == looks_back
 
 
@@ -193,7 +193,7 @@ def test_what_cannot_be_is_refused_in_a_line(shape: dict[str, Any], said: str) -
 
 def test_embeddings_of_what_is_frozen_stay() -> None:
     model = toy_model(layers=4, embeddings=[{"name": name} for name in ("smear", "bigram", "x0", "value")])
-    model.hold(FrozenLower())
+    model.reparametrize(FrozenLower())
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert trained and all(name.startswith(("blocks.2.", "blocks.3.", "norm.")) for name in trained)
     assert "blocks.3.embeddings.1.table.weight" in trained

@@ -1,4 +1,4 @@
-"""Every weight of every part learns. Those of a part that has tokens leave weights out (`idle`), as experts without a visitor, may
+"""Every weight of every part learns. Those of a part that has tokens leave weights out (`unused_weights`), as experts without a visitor, may
 miss a pass: no more of them than one token leaves out, and none misses every pass."""
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def idle(model: Decoder, still: set[str]) -> set[str]:
         for part, name in ((layer.mixer, "attention"), (layer.feed_forward, "ffn")):
             own = {weight for weight in still if weight.startswith(f"blocks.{index}.{name}.")}
             left_out = sum(model.get_parameter(weight).numel() for weight in own & matrices)
-            if 0 < left_out <= part.idle(model.config):
+            if 0 < left_out <= part.unused_weights(model.config):
                 allowed |= own
     return allowed
 
@@ -97,7 +97,7 @@ class Experts(Part):
     def build(self, shape: Shape) -> Routed:
         return Routed(shape, self.experts, self.closed)
 
-    def idle(self, shape: Shape) -> int:
+    def unused_weights(self, shape: Shape) -> int:
         return self.says * (self.experts - 1) * 3 * shape.width * shape.ffn_width
 
 
@@ -113,7 +113,7 @@ class Twice(Part):
         made.again = nn.Linear(shape.ffn_width, shape.width, bias=False)
         return made
 
-    def idle(self, shape: Shape) -> int:
+    def unused_weights(self, shape: Shape) -> int:
         return self.left_out
 
 

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from lm import linears
-from lm.calibration import inputs_of
+from lm.calibration import collect_layer_inputs
 from lm.feed_forwards import Experts
-from lm.feed_forwards.experts import Routed, balance_loss, chosen, logit_loss
+from lm.feed_forwards.experts import RoutedExperts, balance_loss, logit_loss, top_experts
 from lm.feed_forwards.grouped import grouped_product
 from lm.feed_forwards.routing import wide_product
 from lm.hugging_face.adapters import save_adapter
@@ -39,7 +39,7 @@ def toy(way: dict[str, Any], **shape: Any) -> Decoder:
     return decided({"feed_forward": {"name": "experts", **way}, **shape})
 
 
-def by_token(ffn: Routed, x_ND: Tensor) -> Tensor:
+def by_token(ffn: RoutedExperts, x_ND: Tensor) -> Tensor:
     """y_ND as the papers write it: a sum over the experts of each token."""
     found = []
     for x_D in x_ND:
@@ -70,12 +70,12 @@ def test_values_and_gradients_are_those_of_a_loop_over_tokens(way: dict[str, Any
 def test_weights_of_a_token_by_hand() -> None:
     logits_NX = torch.tensor([[0.0, 2.0, 1.0]]).log()  # probabilities 0, 2/3, 1/3
     for normalised, active, wanted in ((True, 2, [[2 / 3, 1 / 3]]), (False, 1, [[2 / 3]])):
-        weights_NA, experts_NA = chosen(logits_NX, active, normalised)
+        weights_NA, experts_NA = top_experts(logits_NX, active, normalised)
         torch.testing.assert_close(weights_NA, torch.tensor(wanted))
         assert experts_NA[0].tolist() == [1, 2][:active]
     uneven_NX = torch.tensor([[1.0, 3.0, 4.0]]).log()
-    torch.testing.assert_close(chosen(uneven_NX, 2, True)[0], torch.tensor([[4 / 7, 3 / 7]]))
-    torch.testing.assert_close(chosen(uneven_NX, 2, False)[0], torch.tensor([[4 / 8, 3 / 8]]))
+    torch.testing.assert_close(top_experts(uneven_NX, 2, True)[0], torch.tensor([[4 / 7, 3 / 7]]))
+    torch.testing.assert_close(top_experts(uneven_NX, 2, False)[0], torch.tensor([[4 / 8, 3 / 8]]))
 
 
 def test_losses_by_hand() -> None:
@@ -90,7 +90,7 @@ def test_losses_by_hand() -> None:
 @pytest.mark.parametrize(("experts", "active"), [(4, 1), (6, 2), (5, 5)])
 def test_the_balance_of_a_row_is_that_of_transformers_over_its_choices(experts: int, active: int) -> None:
     logits_BTX = torch.randn(3, 8, experts, generator=torch.Generator().manual_seed(0))
-    _, chosen_BTA = chosen(logits_BTX, active, True)
+    _, chosen_BTA = top_experts(logits_BTX, active, True)
     rows = [load_balancing_loss_func((row,), experts, active) / active for row in logits_BTX]
     torch.testing.assert_close(balance_loss(logits_BTX, chosen_BTA), torch.stack(rows).mean())
 
@@ -129,14 +129,16 @@ def test_experts_that_are_held_or_watched_say_the_same(way: dict[str, Any]) -> N
     with torch.no_grad():
         before = model(ids)
         names = [name for name, _ in model.blocks.named_parameters() if "ffn." in name and "norm" not in name]
-        seen = inputs_of(model, [f"blocks.{name}" for name in names], [(ids, torch.ones(2, 12, dtype=torch.bool))])
+        seen = collect_layer_inputs(
+            model, [f"blocks.{name}" for name in names], [(ids, torch.ones(2, 12, dtype=torch.bool))]
+        )
         assert {len(inputs.rows_NI) for inputs in seen.values()} == {24}
         torch.testing.assert_close(model(ids), before, rtol=0, atol=0)
         for block in model.blocks:
             block.ffn.experts[1].up.register_forward_pre_hook(lambda *_: None)
         torch.testing.assert_close(model(ids), before, **CLOSE)
     held = toy(way)
-    held.hold(linears.LoRA(rank=2))
+    held.reparametrize(linears.LoRA(rank=2))
     torch.testing.assert_close(held(ids), before, **CLOSE)
     (held(ids) * torch.linspace(-1, 1, 261)).sum().backward()
     assert held.blocks[0].ffn.router.up.grad.abs().max() > 0
@@ -161,7 +163,7 @@ def test_no_product_is_made_for_weights_that_stay() -> None:
     for matrices in (["attention"], []):
         model = toy({"experts": 4, "active": 2})
         if matrices:
-            model.hold(linears.LoRA(rank=2, matrices=matrices))
+            model.reparametrize(linears.LoRA(rank=2, matrices=matrices))
         with Operators() as operators:
             model(ids).square().sum().backward()
         made.append([operators.names.count(f"tokenmill.grouped_{what}.default") for what in ("products", "gradients")])
@@ -174,12 +176,12 @@ def test_an_adapter_of_experts_is_merged_into_a_folder_of_mixtral(tmp_path: Path
     model = toy({"experts": 4, "active": 2}, qk_norm=False)
     save_hf(model, toy_tokenizer(), tmp_path / "theirs", torch.float32)
     before = model(ids_of(1, 9))
-    model.hold(linears.LoRA(rank=2, matrices=["experts"], keep=True))
+    model.reparametrize(linears.LoRA(rank=2, matrices=["experts"], keep=True))
     for layer in model.held.values():
         layer.up.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
     model.merge()
     (tmp_path / "adapter").mkdir()
-    save_adapter(tmp_path / "adapter", model.learned, model.config)
+    save_adapter(tmp_path / "adapter", model.artifact, model.config)
     assert merge(tmp_path / "theirs", tmp_path / "adapter", tmp_path / "merged") == 2 * 4 * 3
     wanted = model(ids_of(1, 9))
     torch.testing.assert_close(load_hf(tmp_path / "merged")(ids_of(1, 9)), wanted, **CLOSE)
@@ -236,7 +238,7 @@ def test_what_a_token_meets_by_hand() -> None:
     saved = 6 * (3 * 32 * 48 - 3 * 3 * 32 * 20 - 6 * 32)
     assert flops_per_token(model, 10) == pytest.approx(flops_per_token(plain, 10) - saved, rel=1e-12)
     dense, active = flops_per_token(model, 0), model.num_active()
-    model.hold(
+    model.reparametrize(
         linears.LoRA(rank=1)
     )  # no gradients of what stays: 2 of 6 FLOP a weight, less those of the thin matrices
     assert dense - 2 * active < flops_per_token(model, 0) < dense

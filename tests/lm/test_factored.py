@@ -19,12 +19,12 @@ from lm.schedules import Cosine
 from lm.training.average import RunningAverage
 from lm.training.fast_forward import FastForward
 from lm.training.flops import flops_per_token
-from lm.training.held import MOMENTS, HeldLayers, smallest
 from lm.training.lookahead import Lookahead
 from lm.training.loop import train
-from lm.training.memory import bytes_kept
+from lm.training.memory import saved_activation_bytes
 from lm.training.parallel.exact import Exact
 from lm.training.recipe import Recipe
+from lm.training.reparametrized import MOMENTS, ReparametrizedLayers, smallest
 from tasks.core.log import Stopped
 from tests.lm.models import toy_model
 from tests.lm.test_linear_methods import put
@@ -68,14 +68,14 @@ def test_sltrain_trains_few_numbers_and_keeps_no_matrix() -> None:
         "query", "key", "value", "output", "gate", "up", "down"
     ))  # fmt: skip
     assert model.num_trained() == model.num_parameters() == dense.num_parameters() - matrices + count
-    assert bytes_kept(model, batch_of(model)) <= bytes_kept(dense, batch_of(dense))
+    assert saved_activation_bytes(model, batch_of(model)) <= saved_activation_bytes(dense, batch_of(dense))
     assert flops_per_token(model, 12) == flops_per_token(dense, 12)
 
 
 def test_the_places_of_sltrain_follow_from_the_seed_and_the_layer() -> None:
     def places(method: SLTrain) -> dict[str, list[int]]:
         model = toy_model(seed=1)
-        model.hold(method)
+        model.reparametrize(method)
         return {name: layer.places_K.tolist() for name, layer in model.held.items()}
 
     one, other = places(SLTrain()), places(SLTrain(seed=1))
@@ -164,9 +164,9 @@ def test_the_smallest_moments_are_cleared() -> None:
 def test_an_entry_keeps_both_of_its_moments_or_neither() -> None:
     """Or the next update would be a mean over next to 0; here the largest means have the smallest squares."""
     model = toy_model(seed=1)
-    model.hold(ReLoRA(every=2, cleared=0.75, warmup=0))
+    model.reparametrize(ReLoRA(every=2, cleared=0.75, warmup=0))
     optimizer = Exact(1).distribute(model, AdamW())
-    component = HeldLayers(model, optimizer)
+    component = ReparametrizedLayers(model, optimizer)
     batch_of(model).loss(slice(0, 4))[0].backward()
     optimizer.step()
     for name, weight in model.named_parameters():
@@ -185,10 +185,10 @@ def test_an_entry_keeps_both_of_its_moments_or_neither() -> None:
 
 def test_a_restart_clears_moments_and_means_of_the_factors_alone() -> None:
     model = toy_model(seed=1)
-    model.hold(ReLoRA(every=2, cleared=1.0, warmup=1))
+    model.reparametrize(ReLoRA(every=2, cleared=1.0, warmup=1))
     optimizer = Exact(1).distribute(model, AdamW())
     mean = RunningAverage(Ema())
-    component = HeldLayers(model, optimizer, mean)
+    component = ReparametrizedLayers(model, optimizer, mean)
     component.begin(0)
     batch_of(model).loss(slice(0, 4))[0].backward()
     optimizer.step()
@@ -252,20 +252,20 @@ def test_an_optimizer_that_has_other_tensors_than_the_layers_is_refused() -> Non
     """As one that has parts of them, or copies: what begins anew in the layers would be as it was after its next step."""
     model, copy = toy_model(seed=1), toy_model(seed=1)
     for one in (model, copy):
-        one.hold(ReLoRA())
+        one.reparametrize(ReLoRA())
     optimizer = Exact(1).distribute(copy, AdamW())
-    HeldLayers(copy, optimizer)
+    ReparametrizedLayers(copy, optimizer)
     with pytest.raises(
         ConfigError, match="linear: relora needs whole matrices: set TOKENMILL_PARALLEL to exact or ddp"
     ):
-        HeldLayers(model, optimizer)
+        ReparametrizedLayers(model, optimizer)
 
 
 def test_an_optimizer_that_leaves_layers_out_of_a_step_clears_them_all_the_same() -> None:
     model = toy_model(seed=1)
-    model.hold(ReLoRA(every=2, cleared=1.0))
+    model.reparametrize(ReLoRA(every=2, cleared=1.0))
     optimizer = Exact(1).distribute(model, DropMuon())
-    component = HeldLayers(model, optimizer)
+    component = ReparametrizedLayers(model, optimizer)
     batch_of(model).loss(slice(0, 4))[0].backward()
     optimizer.step()
     model.requires_grad_(False)  # as the optimizer's `begin` has it of those below its cut

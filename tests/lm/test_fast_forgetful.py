@@ -63,7 +63,7 @@ def test_documents_begin_anew_to_the_bit_and_their_gradients_stay_within_them() 
 
 def test_a_state_is_complex_and_no_larger_for_more_tokens() -> None:
     model = toy_model(mixer=MIXER)
-    assert model.config.kept(40) == model.config.kept(1) == 2 * 2 * 15
+    assert model.config.state_numel(40) == model.config.state_numel(1) == 2 * 2 * 15
     for dtype, own in ((torch.bfloat16, torch.complex64), (torch.float64, torch.complex128)):
         states = Cache(model.config, 2, 40, dtype=dtype).states
         assert {(state.last_BH.dtype, state.last_BH.shape) for state in states} == {(own, (2, 15))}

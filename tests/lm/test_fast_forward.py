@@ -14,7 +14,7 @@ from lm.config import ConfigError
 from lm.linears import LoRA
 from lm.model import Decoder
 from lm.optimizers import AdamW, DropMuon, Muon, ScheduleFree
-from lm.training.batch import Batch, Metrics, evaluated
+from lm.training.batch import Batch, Metrics, evaluate
 from lm.training.fast_forward import FastForward, furthest
 from lm.training.forwarding import Forwarding
 from lm.training.loop import train
@@ -168,7 +168,7 @@ def test_the_loss_of_a_batch_is_that_of_its_backward_however_it_is_cut(shards: i
     parallel.distribute(model, AdamW())
     found = parallel.evaluate(batch_of(model), positions)
     assert not found.requires_grad and all(weight.grad is None for weight in model.parameters())
-    torch.testing.assert_close(found, evaluated(batch_of(model), 10_000), rtol=1e-6, atol=0)
+    torch.testing.assert_close(found, evaluate(batch_of(model), 10_000), rtol=1e-6, atol=0)
     torch.testing.assert_close(found, parallel.backward(batch_of(model), positions)[0], rtol=1e-6, atol=0)
 
 

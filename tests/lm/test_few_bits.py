@@ -138,13 +138,13 @@ def linear_of(weight: Tensor) -> nn.Linear:
 
 def test_less_is_trained_with_a_thin_product() -> None:
     full, thin = toy_model(), toy_model()
-    full.hold(FewBits())
-    thin.hold(FewBits(rank=2))
+    full.reparametrize(FewBits())
+    thin.reparametrize(FewBits(rank=2))
     assert thin.num_trained() < 0.2 * full.num_trained()
     names = {name.rpartition(".")[2] for name, weight in thin.named_parameters() if weight.requires_grad}
     assert names == {"stretch", "down", "up"}
     fixed = toy_model()
-    fixed.hold(FewBits(steps="fixed"))
+    fixed.reparametrize(FewBits(steps="fixed"))
     assert fixed.num_trained() == toy_model().num_trained()
 
 
@@ -167,7 +167,7 @@ def test_going_on_in_few_bits_loses_less_than_going_on_and_rounding(more: dict[s
         how = Recipe(optimizer=AdamW(lr=1e-3), schedule=Cosine(), average=averages.Last(), linear=method)
         if name == "aware" or "rank" not in more:
             train(model, how, 50, lambda step, model=model: batch_of(model), Recorder(tmp_path / name))
-        model.hold(FewBits(bits=2, group=16))  # on the grid already, or rounded to it
+        model.reparametrize(FewBits(bits=2, group=16))  # on the grid already, or rounded to it
         with torch.no_grad():
             losses.append(batch_of(model).loss(slice(0, 4))[0].item())
     assert losses[1] < 0.9 * losses[0]

@@ -10,7 +10,7 @@ from flows.forecast.dry_run import Live
 from kernels.block_attention.blocks import blocks_of
 from kernels.rope.reference import rotate
 from lm.mixers import GatedBlocks
-from lm.mixers.block_gate import Pairs, best, choice, gate_loss, pooled, truth_of
+from lm.mixers.block_gate import BlockPairs, choice, gate_loss, pooled, top_pairs, truth_of
 from lm.model import Cache, Decoder
 from lm.rope import rotary_cos_sin
 from tests.lm.made_parts import (
@@ -59,7 +59,7 @@ def test_the_truth_by_hand() -> None:
     """Four tokens in blocks of two, keys all 0 but the third, of which queries are told to see twice as much."""
     q = torch.ones(1, 4, 1, 1).double()
     k = torch.tensor([0.0, 0.0, math.log(2), 0.0]).double().view(1, 4, 1, 1)
-    tiles = Pairs.of(k, torch.zeros(1, 3, 2).double(), COS[:4, :1], SIN[:4, :1], torch.zeros(1, 4), 2).tiles
+    tiles = BlockPairs.of(k, torch.zeros(1, 3, 2).double(), COS[:4, :1], SIN[:4, :1], torch.zeros(1, 4), 2).tiles
     # the third token has shares 1/4, 1/4, 1/2 and the last 1/5, 1/5, 2/5, 1/5; the first sees itself alone
     torch.testing.assert_close(truth_of(q, k, tiles), torch.tensor([[[[1.0, 0.0], [0.25, 0.5]]]]).double())
 
@@ -96,7 +96,7 @@ def test_blocks_are_picked_by_hand() -> None:
     still = torch.ones(5, 2).double(), torch.zeros(5, 2).double()
     kept = choice(queries, keys, weight, *still, torch.zeros(1, 5), 1, 2)[0, 0].int().tolist()
     assert kept == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 1, 0, 1, 1]]
-    assert best(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([[False, True, True]]), 1).tolist() == [
+    assert top_pairs(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([[False, True, True]]), 1).tolist() == [
         [False, False, True]
     ]
 
@@ -205,5 +205,5 @@ def test_documents_compile_to_one_graph(training: bool) -> None:
 def test_flop_and_numbers_kept() -> None:
     shape = toy_model(mixer=MIXER).config
     assert GatedBlocks(block=64).flops(shape, 63) == pytest.approx(14 * 4 * 8 * 32, rel=0.05)
-    assert shape.kept(40) == 2 * (3 * 2 + 6 / 2) * 8 * 40
+    assert shape.state_numel(40) == 2 * (3 * 2 + 6 / 2) * 8 * 40
     assert Cache(shape, 1, 39).states[0].keys_BKCE.shape[2] == 40

@@ -20,8 +20,8 @@ from lm.feed_forwards import Experts
 from lm.gguf.export import BLOCK, FORMATS, Format, in_pairs, save_gguf
 from lm.gguf.vocabulary import CONTROL, UNUSED, name_of_words
 from lm.hugging_face.export import save_hf
-from lm.hugging_face.load import grown
-from lm.hugging_face.made_of import digest_of, made_of, sha256_of
+from lm.hugging_face.load import resize_token_embeddings
+from lm.hugging_face.provenance import digest_of, read_provenance, sha256_of
 from lm.linears import LoRA
 from lm.mixers import SlidingWindow
 from lm.model import Decoder
@@ -186,7 +186,7 @@ def test_transformers_reads_texts_as_the_same_ids(theirs: Any, text: str) -> Non
 
 def test_conversations_and_special_tokens_are_those_of_the_model(theirs: Any, tmp_path: Path) -> None:
     asked = [{"role": "system", "content": "short"}, {"role": "user", "content": "the cat"}]
-    written = TOKENIZER.template.write(asked, awaiting=True).text
+    written = TOKENIZER.template.render(asked, awaiting=True).text
     assert (
         theirs.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
         == TOKENIZER.encode_written(written)[0]
@@ -241,7 +241,7 @@ def test_the_modelfile_writes_a_turn_as_the_template_does(tmp_path: Path) -> Non
     said = [
         {"role": role, "content": text} for role, text in (("system", "short"), ("user", "hi"), ("assistant", "yes"))
     ]
-    assert filled == TOKENIZER.template.write(said).text
+    assert filled == TOKENIZER.template.render(said).text
 
 
 def pair(**changes: Any) -> Tokenizer:
@@ -254,7 +254,7 @@ def pair(**changes: Any) -> Tokenizer:
 
 def adapted() -> Decoder:
     model = model_of("llama")
-    model.hold(LoRA(rank=2))
+    model.reparametrize(LoRA(rank=2))
     return model
 
 
@@ -304,7 +304,7 @@ def test_the_command_writes_what_the_name_of_the_target_says(tmp_path: Path) -> 
     model = model_of("qwen3", ffn_width=80)
     (tmp_path / "ours").mkdir()
     save_model(tmp_path / "ours", model, TOKENIZER)
-    save_hf(grown(model, TOKENIZER.vocab_size), TOKENIZER, tmp_path / "theirs", torch.float32)
+    save_hf(resize_token_embeddings(model, TOKENIZER.vocab_size), TOKENIZER, tmp_path / "theirs", torch.float32)
     sizes = {}
     for folder, chosen in (("ours", "f16"), ("ours", "q4_0"), ("theirs", "q4_0")):
         target = tmp_path / f"{folder}-{chosen}" / "m.gguf"
@@ -312,7 +312,7 @@ def test_the_command_writes_what_the_name_of_the_target_says(tmp_path: Path) -> 
         assert (done.returncode, done.stderr) == (0, "") and "a Modelfile beside it" in done.stdout
         assert ("2 matrices have 16 bits" in done.stdout) == (chosen == "q4_0")
         sizes[folder, chosen] = target.stat().st_size
-        assert made_of(target.parent) == {"m.gguf": (sha256_of(target), digest_of(tmp_path / folder))}
+        assert read_provenance(target.parent) == {"m.gguf": (sha256_of(target), digest_of(tmp_path / folder))}
     told = json.loads(run_main(main, tmp_path / "ours", target, "--format", "q4_0", "--json").stdout)
     assert (told["target"], told["bytes"], len(told["wider"])) == (str(target), target.stat().st_size, 2)
     assert sizes["ours", "q4_0"] < 0.7 * sizes["ours", "f16"]

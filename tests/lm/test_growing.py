@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lm import optimizers
 from lm.averages import Ema, Last
 from lm.config import Config, ConfigError, methods_of
-from lm.depth import Depth, Grown, between
+from lm.depth import Depth, Grown, interpolate
 from lm.future_heads import put_future_heads
 from lm.linears import LoRA
 from lm.linears.base import roles_of
@@ -21,7 +21,7 @@ from lm.training.average import RunningAverage
 from lm.training.flops import flops_per_token, mean_flops_per_token
 from lm.training.growing import Growing, at_full_depth
 from lm.training.loop import train
-from lm.training.memory import bytes_kept
+from lm.training.memory import saved_activation_bytes
 from lm.training.parallel.ddp import DDP
 from lm.training.recipe import Recipe
 from tasks.core.log import Stopped
@@ -95,7 +95,7 @@ def test_every_optimizer_takes_new_layers_or_says_no(optimizer: type[Config], me
 def test_before_a_growth_it_is_the_smaller_model_to_the_bit(method: Any, tmp_path: Path) -> None:
     if method.name != "staged":
         method = Staged(place="between")
-    small = toy_model(seed=1, layers=LAYERS).of_layers([0]).train()
+    small = toy_model(seed=1, layers=LAYERS).select_layers([0]).train()
     stopped(None, tmp_path / "small", FIRST, model=small)
     large = stopped(method, tmp_path / "large", FIRST)
     wanted = small.state_dict()
@@ -107,14 +107,14 @@ def test_before_a_growth_it_is_the_smaller_model_to_the_bit(method: Any, tmp_pat
 
 def by_hand(sources: list[list[int]], carried: bool) -> dict[str, Tensor]:
     """Weights after STEPS of AdamW, of a model that is made anew at each growth, with the state of the layers it is made of."""
-    model = toy_model(seed=1, layers=LAYERS).of_layers([0]).train()
+    model = toy_model(seed=1, layers=LAYERS).select_layers([0]).train()
     how, method = recipe(), AdamW()
     optimizer = method.build(list(model.named_parameters()), roles_of(model))
     growths = dict(zip((FIRST, SECOND), sources, strict=True))
     for step in range(STEPS):
         if layers := growths.get(step):
             states = {name: dict(optimizer.state[weight]) for name, weight in model.named_parameters()}
-            model = model.of_layers(layers).train()
+            model = model.select_layers(layers).train()
             optimizer = method.build(list(model.named_parameters()), roles_of(model))
             for name, weight in model.named_parameters():
                 parts = name.split(".")
@@ -214,10 +214,10 @@ def logits(model: Decoder, depth: Depth | None) -> Tensor:
 def test_the_function_is_the_smaller_models_where_a_mask_begins_whatever_the_new_weights() -> None:
     model, method = deep(), Staged(ramp=0.25, new_layers="random", place="between")
     small = logits(model, Depth((0, 1), (1.0, 1.0)))
-    assert torch.equal(small, logits(model.of_layers([0, 1]), None))
+    assert torch.equal(small, logits(model.select_layers([0, 1]), None))
     (growth,) = method.grown(LAYERS, SECOND, STEPS)
     assert growth == Grown((0, 2, 1, 3), frozenset({1, 3}))
-    moved = model.of_layers(growth.sources)
+    moved = model.select_layers(growth.sources)
     assert torch.equal(logits(moved, method.depth(LAYERS, SECOND, STEPS)), small)
     nearly = logits(moved, Depth((0, 1, 2, 3), (1.0, 1e-7, 1.0, 1e-7)))
     torch.testing.assert_close(nearly, small, rtol=0, atol=1e-5 * float(small.abs().max()))
@@ -229,23 +229,23 @@ def test_the_function_is_the_smaller_models_where_a_mask_begins_whatever_the_new
 
 def test_a_share_is_of_all_that_a_block_adds_and_of_what_waited_before_it() -> None:
     x, waiting, further, more = (torch.full((1, 2, 3), value) for value in (1.0, 2.0, 7.0, 8.0))
-    mixed, left = between((x, None), (further, None), 0.25)
+    mixed, left = interpolate((x, None), (further, None), 0.25)
     assert left is None and torch.equal(mixed, torch.full_like(x, 2.5))
-    mixed, left = between((x, waiting), (further, more), 0.25)
+    mixed, left = interpolate((x, waiting), (further, more), 0.25)
     assert torch.equal(mixed, torch.full_like(x, 6.0)) and left is not None and not left.any()
 
 
 def test_layers_that_are_shared_are_those_layers_again() -> None:
     model = deep()
     again = logits(model, Depth((0, 0, 1), (1.0,) * 3))
-    assert torch.equal(again, logits(model.of_layers([0, 0, 1]), None))
+    assert torch.equal(again, logits(model.select_layers([0, 0, 1]), None))
     assert not torch.equal(again, logits(model, Depth((0, 1), (1.0,) * 2)))
 
 
 def test_some_layers_of_a_pattern_see_what_theirs_see() -> None:
     """Every other layer a window of two tokens."""
     model = deep(pattern=[{"mixer": {"name": "sliding_window", "window": 2}}, {}])
-    assert torch.equal(logits(model, Depth((1, 2), (1.0, 1.0))), logits(model.of_layers([1, 2]), None))
+    assert torch.equal(logits(model, Depth((1, 2), (1.0, 1.0))), logits(model.select_layers([1, 2]), None))
 
 
 @pytest.mark.parametrize("blocks", [(0, 2), (0, 0, 1, 1), (1,)])
@@ -300,7 +300,7 @@ def test_flop_are_those_of_the_layers_that_take_part(method: Any, tmp_path: Path
 
 def test_memory_is_measured_at_full_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = toy_model(seed=1, layers=LAYERS)
-    one, two = (bytes_kept(model, batches(model)(0), rows) for rows in (1, 2))
+    one, two = (saved_activation_bytes(model, batches(model)(0), rows) for rows in (1, 2))
     room = int((one + 1.5 * (two - one) + 100 + 20 * model.num_parameters()) / 0.6)  # two rows and a half
     monkeypatch.setattr("lm.training.memory.memory_bytes", lambda device: room)
     said = {}

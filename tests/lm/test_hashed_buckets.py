@@ -88,4 +88,4 @@ def test_flop_and_numbers_kept() -> None:
     """Four buckets of 101 / 2 keys on average; 4 and 2 heads of 8 by 2 rotations."""
     shape = toy_model(mixer=MIXER).config
     assert HashedBuckets(rotations=2).flops(shape, 100) == 12 * 4 * 8 * 50.5 / 4 + 2 * 6 * 8 * 2
-    assert shape.kept(40) == 2 * 40 * 2 * (2 * 8 + 1)
+    assert shape.state_numel(40) == 2 * 40 * 2 * (2 * 8 + 1)

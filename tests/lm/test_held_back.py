@@ -8,7 +8,7 @@ import pytest
 from lm.optimizers import DropMuon
 from lm.optimizers.drop_muon import cut_at
 from lm.training.flops import flops_per_token
-from lm.training.memory import bytes_kept
+from lm.training.memory import saved_activation_bytes
 from tests.lm.models import toy_model
 from tests.lm.test_training import Recorder, batches, fit, recipe
 
@@ -16,7 +16,7 @@ from tests.lm.test_training import Recorder, batches, fit, recipe
 def test_memory_is_measured_with_every_layer_whatever_the_first_step_holds_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = (bytes_kept(model := toy_model(seed=1), batches(model)(0), rows) for rows in (1, 2))
+    one, two = (saved_activation_bytes(model := toy_model(seed=1), batches(model)(0), rows) for rows in (1, 2))
     room = int((one + 1.5 * (two - one) + 100 + 20 * toy_model().num_parameters()) / 0.6)  # two rows and a half
     monkeypatch.setattr("lm.training.memory.memory_bytes", lambda device: room)
     cuts = {seed: cut_at(0, 2, 0.0, seed) for seed in range(4)}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lm.hugging_face.config import from_theirs, to_theirs
 from lm.hugging_face.export import save_hf
-from lm.hugging_face.load import grown, load_hf
+from lm.hugging_face.load import load_hf, resize_token_embeddings
 from lm.model import Decoder
 from lm.sampler import generate
 from tests.lm.models import toy_model, toy_tokenizer
@@ -198,8 +198,8 @@ def test_half_precision_is_half_the_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_new_tokens_begin_as_the_mean_of_the_old(tied: bool) -> None:
     model, ids = toy_model(tied=tied).eval(), ids_of(20)
-    larger = grown(model, 265)
-    assert grown(model, 200) is model and larger.config.vocab_size == 265
+    larger = resize_token_embeddings(model, 265)
+    assert resize_token_embeddings(model, 200) is model and larger.config.vocab_size == 265
     with torch.no_grad():
         before, after = model(ids), larger(ids)
     torch.testing.assert_close(after[..., :261], before)

@@ -19,7 +19,7 @@ from lm.checkpoint import load_model, save_model
 from lm.hugging_face.config import ABSENT, FAMILIES, FLAGS, LISTS, ROPE, SIZES
 from lm.hugging_face.export import cast, save_hf
 from lm.hugging_face.load import config_of, is_finite, load_hf
-from lm.hugging_face.made_of import FILE, digest_of, made_of, write_made_of
+from lm.hugging_face.provenance import FILE, digest_of, read_provenance, write_provenance
 from lm.model import Decoder
 from lm.model_folder import is_hugging_face
 from lm.rope import Yarn
@@ -126,22 +126,22 @@ def test_what_weights_were_made_of_is_said_beside_them(tmp_path: Path) -> None:
     to.mkdir()
     for name in ("a.gguf", "b.gguf", "c.gguf"):
         (to / name).write_text(name)
-    write_made_of(to, ["a.gguf", "b.gguf"], tmp_path / "ours")
+    write_provenance(to, ["a.gguf", "b.gguf"], tmp_path / "ours")
     (to / "b.gguf").unlink()
-    write_made_of(to, ["c.gguf"], tmp_path / "shards")
+    write_provenance(to, ["c.gguf"], tmp_path / "shards")
     ours = hashlib.sha256((tmp_path / "ours/model.safetensors").read_bytes()).hexdigest()
     assert digest_of(tmp_path / "ours") == ours != digest_of(tmp_path / "other")
-    assert made_of(to) == {
+    assert read_provenance(to) == {
         "a.gguf": (hashlib.sha256(b"a.gguf").hexdigest(), ours),
         "c.gguf": (hashlib.sha256(b"c.gguf").hexdigest(), digest_of(tmp_path / "shards")),
     }
     (to / FILE).write_text("torn")
     with pytest.raises(ValueError, match=r"made_of\.json: does not say"):
-        made_of(to)
-    write_made_of(to, ["a.gguf"], tmp_path / "other")
-    assert list(made_of(to)) == ["a.gguf"]
+        read_provenance(to)
+    write_provenance(to, ["a.gguf"], tmp_path / "other")
+    assert list(read_provenance(to)) == ["a.gguf"]
     save_hf(toy_model(), toy_tokenizer(), to, torch.float32)
-    assert made_of(to) == {}
+    assert read_provenance(to) == {}
     with pytest.raises(ValueError, match="no such file"):
         digest_of(tmp_path / "none")
 

@@ -18,11 +18,11 @@ from lm.config import Config
 from lm.feed_forwards import Experts
 from lm.files import write_json
 from lm.hugging_face.export import save_hf
-from lm.hugging_face.made_of import digest_of, made_of
 from lm.hugging_face.packed import packed_in
+from lm.hugging_face.provenance import digest_of, read_provenance
 from lm.linears import FewBits
 from lm.model import Decoder
-from lm.quantized.base import Packed
+from lm.quantized.base import PackedMatrix
 from lm.quantized.state import pack_state
 from tasks.quantize.methods import Awq, Gptq, Int8, Rtn, TritPlanes
 from tests.forks.process import TRAINING, started
@@ -36,7 +36,7 @@ SHAPE = {"width": 64, "ffn_width": 96, "qk_norm": False}
 
 def quantized(folder: Path, methods: dict[str, Config], **shape: Any) -> Decoder:
     """A folder as the stage writes it: each matrix by the method of the first part of a name that it has; others stay."""
-    model, packed = toy_model(seed=1, **{**SHAPE, **shape}), dict[str, Packed]()
+    model, packed = toy_model(seed=1, **{**SHAPE, **shape}), dict[str, PackedMatrix]()
     folder.mkdir(parents=True, exist_ok=True)
     for name, weight in model.named_parameters():
         method = next((m for part, m in methods.items() if part in name and weight.ndim == 2), None)
@@ -112,9 +112,9 @@ def test_words_are_those_of_the_library(bits: int, columns: int) -> None:
 
 def test_what_was_trained_in_few_bits_is_written_packed(tmp_path: Path) -> None:
     model = toy_model(seed=1, **SHAPE)
-    model.hold(FewBits(bits=4, group=32))
-    packed: dict[str, Packed] = {
-        f"{name}.weight": matrix for name, matrix in model.linear.learned(model.held).layers.items()
+    model.reparametrize(FewBits(bits=4, group=32))
+    packed: dict[str, PackedMatrix] = {
+        f"{name}.weight": matrix for name, matrix in model.linear.artifact(model.held).layers.items()
     }
     model.merge()
     written = save_hf(model, toy_tokenizer(), tmp_path, torch.float32, packed=packed)
@@ -139,7 +139,7 @@ def test_by_the_command(tmp_path: Path) -> None:
     told = json.loads(run_main(main, *words, "--json").stdout)
     written = sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
     assert told == {"target": str(tmp_path / "out"), "bytes": written, "packed": 6, "matrices": 14}
-    own, of = made_of(tmp_path / "out")["model.safetensors"]
+    own, of = read_provenance(tmp_path / "out")["model.safetensors"]
     assert (own, of) == tuple(map(digest_of, (tmp_path / "out", tmp_path / "model")))
     described = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
     (group,) = described["config_groups"].values()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.attention.documents import documents_of
-from lm.calibration import inputs_of
+from lm.calibration import collect_layer_inputs
 from lm.context import Context
 from lm.mixers import Hyena
 from lm.mixers.hyena import Operator, convolved, convolved_at, convolved_within
@@ -119,7 +119,7 @@ def test_a_row_without_tokens_begins_at_nothing_whatever_its_state_is() -> None:
 
 def test_it_keeps_every_token_and_two_of_the_projections() -> None:
     model = toy_model(mixer=MIXER)
-    assert model.config.kept(40) == 2 * (2 * 40 * 32 + 2 * 3 * 32)
+    assert model.config.state_numel(40) == 2 * (2 * 40 * 32 + 2 * 3 * 32)
     state = Cache(model.config, 2, 40, dtype=torch.bfloat16).states[0]
     assert (state.kept_NBCD.shape, state.last_BJM.shape) == ((2, 2, 40, 32), (2, 2, 96))
     assert state.kept_NBCD.dtype == state.last_BJM.dtype == torch.bfloat16
@@ -129,7 +129,7 @@ def test_its_filters_are_idle_and_its_transforms_are_counted() -> None:
     config = toy_model(mixer=MIXER).config
     layer = Hyena(filter_width=8).build(config)
     made = sum(weight.numel() for weight in layer.filters.parameters() if weight.ndim == 2)
-    assert Hyena(filter_width=8).idle(config) == made
+    assert Hyena(filter_width=8).unused_weights(config) == made
     assert Hyena().flops(config, 16) == 2 * 32 * 4 * 5 * 5
 
 
@@ -157,5 +157,5 @@ def test_a_calibration_sees_each_position_of_a_filter_once_a_pass() -> None:
     mask = torch.ones_like(ids, dtype=torch.bool)
     mask[0, 5:] = False
     names = [f"blocks.0.attention.{name}.weight" for name in ("project", "filters.enter", "filters.leave")]
-    found = inputs_of(model, names, [(ids, mask)])
+    found = collect_layer_inputs(model, names, [(ids, mask)])
     assert [len(found[name].rows_NI) for name in names] == [3 * 9 - 4, 9, 9]

@@ -20,11 +20,11 @@ from lm.model import Decoder
 from lm.optimizers import AdamW, Muon, ScheduleFree
 from lm.schedules import Cosine
 from lm.training.flops import flops_per_token
-from lm.training.held import HeldLayers
 from lm.training.loop import train
-from lm.training.memory import bytes_kept, positions_in
+from lm.training.memory import positions_in, saved_activation_bytes
 from lm.training.parallel.exact import Exact
 from lm.training.recipe import Recipe
+from lm.training.reparametrized import ReparametrizedLayers
 from tasks.core.log import Stopped
 from tests.lm.models import toy_model
 from tests.lm.test_linears import batch_of, fit, held
@@ -103,7 +103,7 @@ def test_a_name_that_means_no_layer_is_one_line() -> None:
         ({"ranks": {"2.ffn": 4}}, f"linear.ranks: no '2.ffn' .{allowed}"),
     ):
         with pytest.raises(ConfigError, match=said):
-            toy_model().hold(LoRA(**given))
+            toy_model().reparametrize(LoRA(**given))
     with pytest.raises(ValidationError, match="ffn: 0 is no rank: leave a layer out by `matrices`"):
         LoRA(ranks={"ffn": 0})
 
@@ -131,7 +131,7 @@ def test_a_layer_has_the_rank_of_the_longest_name_that_means_it() -> None:
         {"1.attention.query": 5, "ffn": 3, "attention": 2},
     ):
         model = toy_model()
-        model.hold(LoRA(rank=7, ranks=ranks, matrices=["attention", "1.ffn.up"]))
+        model.reparametrize(LoRA(rank=7, ranks=ranks, matrices=["attention", "1.ffn.up"]))
         found = {name.removeprefix("blocks."): len(layer.down) for name, layer in model.held.items()}
         short = {f"{n}.attention.{part}": 2 for n in (0, 1) for part in ("query", "key", "value", "output")}
         assert found == {**short, "1.attention.query": 5, "1.ffn.up": 3}
@@ -141,7 +141,7 @@ def test_a_layer_has_the_rank_of_the_longest_name_that_means_it() -> None:
 @pytest.mark.parametrize("optimizer", [AdamW(), Muon(), ScheduleFree()], ids=lambda method: method.name)
 def test_the_matrix_that_begins_as_zeros_learns_at_its_own_rate(optimizer: Any) -> None:
     model = toy_model()
-    model.hold(LoRA(up_rate=16.0))
+    model.reparametrize(LoRA(up_rate=16.0))
     built = Exact(1).distribute(model, optimizer)
     names = {weight: name for name, weight in model.named_parameters()}
     rates = {names[w].rpartition(".")[2]: g["base_lr"] for g in built.param_groups for w in g["params"]}
@@ -183,7 +183,7 @@ def test_lora_that_begins_as_a_part_of_the_matrix_by_hand() -> None:
 @pytest.mark.parametrize("begin", ["pissa", "olora"])
 def test_a_part_of_the_matrix_and_its_rest_are_the_matrix(method: type[Config], begin: str) -> None:
     dense, model = toy_model(seed=1), toy_model(seed=1)
-    model.hold(method(start=begin, rank=6))
+    model.reparametrize(method(start=begin, rank=6))
     model.merge()
     for name, weight in dense.state_dict().items():  # fp32, of weights of 0.02
         torch.testing.assert_close(model.state_dict()[name], weight, rtol=1e-4, atol=1e-7)
@@ -194,7 +194,7 @@ def test_what_is_left_without_the_largest_singular_values_is_rounded_less() -> N
     errors = []
     for begin in ("uniform", "pissa"):
         model = toy_model(seed=1)
-        model.hold(QLoRA(start=begin, rank=6))
+        model.reparametrize(QLoRA(start=begin, rank=6))
         model.merge()
         errors.append(
             sum(float((model.state_dict()[n] - w).square().sum()) for n, w in toy_model(seed=1).state_dict().items())
@@ -204,7 +204,7 @@ def test_what_is_left_without_the_largest_singular_values_is_rounded_less() -> N
 
 def test_a_part_of_the_matrix_has_its_rank_at_most() -> None:
     model = toy_model()
-    model.hold(LoRA(rank=20, alpha=40.0, start="pissa"))
+    model.reparametrize(LoRA(rank=20, alpha=40.0, start="pissa"))
     key, query = (model.held[f"blocks.0.attention.{name}"] for name in ("key", "query"))  # 16 x 32 and 32 x 32
     assert (len(key.down), key.scale, len(query.down), query.scale) == (16, 40 / 16, 20, 40 / 20)
     assert key.weight.abs().max() < 1e-6 < query.weight.abs().max()
@@ -213,10 +213,10 @@ def test_a_part_of_the_matrix_has_its_rank_at_most() -> None:
 def test_one_of_the_thin_matrices_may_stay() -> None:
     """LoRA-FA: the inputs of the matrices need not be kept, which are all that LoRA keeps for a layer beside its thin product."""
     both, up = held(LoRA), toy_model(seed=1)
-    up.hold(LoRA(trained="up"))
+    up.reparametrize(LoRA(trained="up"))
     assert {n.rpartition(".")[2] for n, weight in up.named_parameters() if weight.requires_grad} == {"up"}
     assert all(torch.equal(up.get_parameter(n), w) for n, w in both.named_parameters())
-    assert bytes_kept(up, batch_of(up)) < 0.85 * bytes_kept(both, batch_of(both))
+    assert saved_activation_bytes(up, batch_of(up)) < 0.85 * saved_activation_bytes(both, batch_of(both))
     down = sum(layer.down.numel() for layer in up.held.values())
     assert up.num_trained() == both.num_trained() - down
     assert flops_per_token(up, 12) == flops_per_token(both, 12) - 2 * down
@@ -274,7 +274,7 @@ def test_qlora_keeps_no_matrix_but_its_codes() -> None:
     buffers = sum(buffer.nbytes for layer in qlora.held.values() for buffer in layer.buffers())
     assert buffers == matrices * (4 / 8 + 4 / 64) + 14 * 16 * 4  # and the levels
     assert qlora.num_parameters() == lora.num_parameters() - matrices
-    assert bytes_kept(qlora, batch_of(qlora)) == bytes_kept(lora, batch_of(lora))
+    assert saved_activation_bytes(qlora, batch_of(qlora)) == saved_activation_bytes(lora, batch_of(lora))
     memory = 40e6
     room = [positions_in(memory, model, batch_of(model), 20.0, 4.0) for model in (dense, lora, qlora)]
     assert room[0] < room[1] < room[2]
@@ -337,7 +337,7 @@ def test_sara_that_was_stopped_goes_on_with_what_has_settled(after: int, tmp_pat
 def test_matrices_take_turns_in_the_nuclear_norm() -> None:
     model = held(SaRA).train()
     for step in range(15):
-        HeldLayers(model).begin(step)
+        ReparametrizedLayers(model).begin(step)
         assert [number for number, layer in enumerate(model.held.values()) if layer.penalty() is not None] == [
             step % 14
         ]
@@ -377,7 +377,9 @@ def test_no_backward_goes_below_the_layers_that_are_trained() -> None:
     assert products_of_a_backward(dense) - products_of_a_backward(upper) == 2 * 7 * 2
     two = toy_model(**{**shape, "layers": 2})
     assert (
-        bytes_kept(upper, batch_of(upper)) <= bytes_kept(two, batch_of(two)) < 0.6 * bytes_kept(dense, batch_of(dense))
+        saved_activation_bytes(upper, batch_of(upper))
+        <= saved_activation_bytes(two, batch_of(two))
+        < 0.6 * saved_activation_bytes(dense, batch_of(dense))
     )
     still = {name for name, weight in upper.named_parameters() if not weight.requires_grad}
     assert still == {n for n, _ in dense.named_parameters() if n.startswith(("embedding.", "blocks.0.", "blocks.1."))}
@@ -387,7 +389,7 @@ def test_no_backward_goes_below_the_layers_that_are_trained() -> None:
 
 def test_a_share_of_layers_that_is_none_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"linear\.share: 0\.4 of 2 layers is none: raise it"):
-        toy_model().hold(FrozenLower(share=0.4))
+        toy_model().reparametrize(FrozenLower(share=0.4))
     model = toy_model(layers=3)
-    model.hold(FrozenLower(share=0.7))
+    model.reparametrize(FrozenLower(share=0.7))
     assert {name.split(".")[1] for name in model.held} == {"0", "1"}

@@ -33,16 +33,16 @@ from lm.linears import (
     SaRA,
     SLTrain,
 )
-from lm.linears.base import Chosen, Held, roles_of
+from lm.linears.base import ReparametrizedLinear, SelectiveLinearMethod, roles_of
 from lm.linears.dora import DoRALinear
 from lm.model import Decoder
 from lm.optimizers import AdamW, Muon
 from lm.schedules import Cosine
 from lm.training.batch import Batch, Metrics, backward
 from lm.training.data.conversations import token_logps
-from lm.training.held import HeldLayers
 from lm.training.loop import train
 from lm.training.recipe import Recipe
+from lm.training.reparametrized import ReparametrizedLayers
 from tasks.core.log import Stopped
 from tasks.core.yaml import read_yaml
 from tests.lm.models import plain_and_compiled, toy_model
@@ -111,7 +111,7 @@ IDS = torch.randint(0, 261, (4, 13), generator=torch.Generator().manual_seed(0))
 
 def held(method: type[Config], **shape: Any) -> Decoder:
     model = toy_model(seed=1, **shape)
-    model.hold(method())
+    model.reparametrize(method())
     return model
 
 
@@ -153,7 +153,7 @@ def test_a_model_begins_as_what_it_was_and_what_it_became_can_be_merged(method: 
         torch.testing.assert_close(model(IDS), changed, **CLOSE)
     assert {n: w.shape for n, w in model.state_dict().items()} == {n: w.shape for n, w in dense.state_dict().items()}
     assert all(weight.requires_grad for weight in model.parameters())
-    assert not any(isinstance(module, Held) for module in model.modules())
+    assert not any(isinstance(module, ReparametrizedLinear) for module in model.modules())
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_gradients_are_the_differences(method: type[Config]) -> None:
     torch.set_default_dtype(torch.float64)
     try:
         plain, names = nn.Linear(6, 5), ["blocks.0.ffn.up.weight", "blocks.0.ffn.up.bias"]
-        for name in method().staying(names):
+        for name in method().frozen_parameters(names):
             plain.get_parameter(name.rpartition(".")[2]).requires_grad_(False)
         layer = method().build("blocks.0.ffn.up", plain)
         with torch.no_grad():
@@ -188,7 +188,7 @@ def test_gradients_are_the_differences(method: type[Config]) -> None:
 @EVERY
 def test_what_stays_is_not_trained_and_all_else_is(method: type[Config]) -> None:
     start, end = toy_model(seed=1), whole_run(method).state_dict()
-    staying, roles = method().staying(list(start.state_dict())), roles_of(start)
+    staying, roles = method().frozen_parameters(list(start.state_dict())), roles_of(start)
     for name, weight in start.state_dict().items():
         # a matrix that stays has something beside it, unless its whole layer stays
         still = name in staying and (roles[name] != "matrix" or method is FrozenLower)
@@ -295,7 +295,7 @@ def weights_after(method: Config, folder: Path, **shape: Any) -> Hashable:
     model = toy_model(seed=1, **{"width": 16, "ffn_width": 24, "layers": 1, **shape})
     recipe = Recipe(optimizer=AdamW(), schedule=Cosine(), average=Ema(), linear=method)
     train(model, recipe, 3, lambda step: batch_of(model), Recorder(folder))
-    return b"".join(weight.numpy().tobytes() for weight in model.state_dict().values()), model.learned is None
+    return b"".join(weight.numpy().tobytes() for weight in model.state_dict().values()), model.artifact is None
 
 
 @EVERY
@@ -334,19 +334,21 @@ def test_a_method_says_whether_it_changes_weights_between_steps(
     """With an optimizer that moves what has no gradient, too, so that there is something to bring back."""
     changed = []
 
-    def watched(self: HeldLayers, *given: Any, call: Any) -> None:
+    def watched(self: ReparametrizedLayers, *given: Any, call: Any) -> None:
         before = [weight.detach().clone() for weight in model.parameters()]
         call(self, *given)
         changed.append(not all(map(torch.equal, before, model.parameters())))
 
     for name in ("begin", "after"):
-        monkeypatch.setattr(HeldLayers, name, partialmethod(watched, call=getattr(HeldLayers, name)))
+        monkeypatch.setattr(
+            ReparametrizedLayers, name, partialmethod(watched, call=getattr(ReparametrizedLayers, name))
+        )
     model = toy_model(seed=1)
     # of whole tensors, where layers have matrices
     optimizer = AdamW() if method.packs() else Muon()
     recipe = Recipe(optimizer=optimizer, schedule=Cosine(), average=Last(), linear=method)
     train(model, recipe, 6, lambda step: batch_of(model), Recorder(tmp_path))
-    assert len(changed) == 12 and any(changed) == method.moves() == (method in MOVING)
+    assert len(changed) == 12 and any(changed) == method.rewrites_weights() == (method in MOVING)
 
 
 def test_what_comes_at_a_step_comes_in_the_runs_of_the_default_pipeline() -> None:
@@ -367,14 +369,14 @@ def test_what_comes_at_a_step_comes_in_the_runs_of_the_default_pipeline() -> Non
 
 @pytest.mark.parametrize("method", [m for m in methods_of(linears) if "matrices" in m.model_fields])
 def test_what_matrices_are_meant_is_said_in_one_way(method: Any) -> None:
-    assert issubclass(method, Chosen)
+    assert issubclass(method, SelectiveLinearMethod)
     every, some = (toy_model(seed=1) for _ in range(2))
-    every.hold(method())
-    some.hold(method(matrices=["query", "1.ffn"]))
+    every.reparametrize(method())
+    some.reparametrize(method(matrices=["query", "1.ffn"]))
     wanted = {"0.attention.query", "1.attention.query", "1.ffn.gate", "1.ffn.up", "1.ffn.down"}
     assert set(some.held) == {f"blocks.{name}" for name in wanted} and len(every.held) == 14
     with pytest.raises(ConfigError, match=r"linear\.matrices: no 'quer' \(allowed: attention, down,"):
-        toy_model().hold(method(matrices=["query", "quer"]))
+        toy_model().reparametrize(method(matrices=["query", "quer"]))
 
 
 def test_methods_differ(tmp_path: Path) -> None:

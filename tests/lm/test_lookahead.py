@@ -39,7 +39,7 @@ class Alone:
         self.optimizer = Lion().build([("blocks.0.up.weight", self.weight)], {"blocks.0.up.weight": "matrix"})
         self.told = 0
 
-    def learned(self) -> dict[str, Tensor]:
+    def trainable_parameters(self) -> dict[str, Tensor]:
         return {"w": self.weight}
 
     def moved(self) -> None:

@@ -34,7 +34,7 @@ def recipe(method: Masked, optimizer: Any = None, average: Any = None) -> Recipe
 
 def masks_of(method: Masked) -> dict[str, Tensor]:
     model = toy_model(seed=1)
-    model.hold(method)
+    model.reparametrize(method)
     return {f"{name}.weight": layer.mask().clone() for name, layer in model.held.items()}
 
 
@@ -179,7 +179,7 @@ def test_inputs_that_are_no_whole_groups_are_one_line() -> None:
     with pytest.raises(
         ConfigError, match=r"linear\.group: the 32 inputs of blocks\.0\.attention\.query are no whole groups"
     ):
-        toy_model().hold(Masked(pattern="n_m", group=5))
+        toy_model().reparametrize(Masked(pattern="n_m", group=5))
 
 
 @pytest.mark.parametrize(("method", "key"), [(Masked(dense_from=3), "dense_from"), (Masked(pattern="n_m"), "pull")])

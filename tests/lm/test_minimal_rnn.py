@@ -116,7 +116,7 @@ def test_padding_alone_leaves_a_state_as_it_was() -> None:
 
 def test_a_state_is_no_larger_for_more_tokens_and_never_half_a_number() -> None:
     model = toy_model(mixer={"name": "minimal_rnn", "expansion": 3})
-    assert model.config.kept(40) == model.config.kept(1) == 2 * 3 * 32
+    assert model.config.state_numel(40) == model.config.state_numel(1) == 2 * 3 * 32
     cache = Cache(model.config, 2, 40, dtype=torch.bfloat16)
     assert {(state.last_BH.dtype, state.last_BH.shape) for state in cache.states} == {(torch.float32, (2, 96))}
     assert Hidden(1, 2, None, torch.float64).last_BH.dtype == torch.float64

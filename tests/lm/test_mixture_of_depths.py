@@ -17,7 +17,7 @@ from lm.checkpoint import load_model, save_model
 from lm.config import ConfigError
 from lm.cutting.cut import check_units
 from lm.hugging_face.config import to_theirs
-from lm.mixture_of_depths import MixtureOfDepths, Passed, among, best, in_front, normed
+from lm.mixture_of_depths import MixtureOfDepths, RoutedState, normed, routed_first, select_documents, top_tokens
 from lm.model import Cache, Decoder, ModelConfig
 from lm.quantized.inputs import sees_rounded
 from lm.sampler import generate
@@ -40,7 +40,7 @@ def stream(model: Decoder, ids: Tensor, places: list[int], layer: int = 0) -> Te
     """x_KD behind a layer's parts alone of tokens at these places of a row, each by its place there: what a whole pass over a row of
     these tokens gives, of which positions are those of the row that they come from."""
     block, x_1KD = model.blocks[layer], model.embedding(ids)[:, places]
-    _, _, (context, *_) = model.begun(ids, None, None)
+    _, _, (context, *_) = model.begin_pass(ids, None, None)
     turned = context.__class__(context.cos[places], context.sin[places])
     depths, block.depths = block.depths, None
     y_1KD, _, _ = block(x_1KD, None, turned)
@@ -51,7 +51,7 @@ def stream(model: Decoder, ids: Tensor, places: list[int], layer: int = 0) -> Te
 @torch.no_grad()
 def test_training_is_a_loop_over_the_tokens_with_the_largest_scores() -> None:
     model, ids = decided({**SOME, "layers": 1}).train(), ids_of(3, 11)
-    x_BTD, _, (context, *_) = model.begun(ids, None, None)
+    x_BTD, _, (context, *_) = model.begin_pass(ids, None, None)
     y_BTD, _, loss = model.blocks[0](x_BTD, None, context)
     depths, losses = model.blocks[0].depths, []
     for row in range(3):
@@ -72,7 +72,7 @@ def test_training_is_a_loop_over_the_tokens_with_the_largest_scores() -> None:
 @torch.no_grad()
 def test_afterwards_the_predictor_says_who_goes_through() -> None:
     model, ids = decided({**SOME, "layers": 1}), ids_of(2, 11)
-    x_BTD, _, (context, *_) = model.begun(ids, None, None)
+    x_BTD, _, (context, *_) = model.begin_pass(ids, None, None)
     y_BTD, _, loss = model.blocks[0](x_BTD, None, context)
     depths = model.blocks[0].depths
     assert loss is None
@@ -103,9 +103,9 @@ def test_the_predictor_changes_nothing_else() -> None:
 
 
 def test_who_goes_through_by_hand() -> None:
-    chosen = best(torch.tensor([[0.1, 3.0, -1.0, 2.0]]), 2)
+    chosen = top_tokens(torch.tensor([[0.1, 3.0, -1.0, 2.0]]), 2)
     assert chosen.places_BK.tolist() == [[1, 3]] and chosen.through_BK.all()
-    ahead = in_front(torch.tensor([[False, True, False, True], [True, False, False, False]]))
+    ahead = routed_first(torch.tensor([[False, True, False, True], [True, False, False, False]]))
     assert ahead.places_BK.tolist() == [[1, 3, 0, 2], [0, 1, 2, 3]]
     assert ahead.through_BK.tolist() == [[True, True, False, False], [True, False, False, False]]
     assert [MixtureOfDepths(share=0.125).tokens(length) for length in (1, 8, 9, 256)] == [1, 1, 2, 32]
@@ -114,7 +114,7 @@ def test_who_goes_through_by_hand() -> None:
 def test_documents_of_the_chosen_by_hand() -> None:
     """Rows of 6: documents 0-1, 2-5 and 6-8, 9-11; of the first row 1, 3, 5 are chosen, of the second 0, 1, 2."""
     documents = documents_of(torch.tensor([0, 2, 6, 9, 12]), 2, 6, torch.device("cpu"))
-    found = among(documents, torch.tensor([[1, 3, 5], [0, 1, 2]]), 6)
+    found = select_documents(documents, torch.tensor([[1, 3, 5], [0, 1, 2]]), 6)
     assert found.starts_N.tolist() == [0, 1, 1, 3, 3, 3] and found.ends_N.tolist() == [1, 3, 3, 6, 6, 6]
     assert found.starts_N.dtype == documents.starts_N.dtype and found.ends_N.dtype == documents.ends_N.dtype
 
@@ -127,7 +127,7 @@ def test_documents_of_a_row_that_trains_do_not_mix() -> None:
     scores_T = model.embedding(ids)[0] @ model.blocks[0].depths.router.weight[0]
     places = sorted(scores_T.topk(8).indices.tolist())
     bounds = [0, places[3], 18]
-    x_BTD, _, (context, *_) = model.begun(ids, None, torch.tensor(bounds))
+    x_BTD, _, (context, *_) = model.begin_pass(ids, None, torch.tensor(bounds))
     y_BTD = model.blocks[0](x_BTD, None, context)[0]
     for start, end in zip(bounds, bounds[1:], strict=False):
         own = [place for place in places if start <= place < end]
@@ -156,7 +156,7 @@ def test_a_state_keeps_the_tokens_that_went_through() -> None:
     model(ids[:, 9:10], cache)
     state = cache.states[0]
     likely_BT = model.blocks[0].depths.predictor(normed(model.embedding(ids[:, :10]), 1e-6))[..., 0] + PRIOR
-    assert isinstance(state, Passed) and torch.equal(state.through_BC[:, :10], likely_BT > 0)
+    assert isinstance(state, RoutedState) and torch.equal(state.through_BC[:, :10], likely_BT > 0)
     kept_B = state.lengths(cache.lengths_B)
     assert kept_B.tolist() == (likely_BT > 0).sum(1).tolist()
     written_BC = state.inner.keys_BKCE[:, 0].abs().sum(-1) > 0
@@ -232,7 +232,7 @@ def test_the_predictor_learns_who_is_chosen() -> None:
     depths = model.blocks[0].depths
     with torch.no_grad():
         x_BTD = model.embedding(ids_of(8, 40))
-        chosen = best(depths.router(x_BTD)[..., 0], 16)
+        chosen = top_tokens(depths.router(x_BTD)[..., 0], 16)
         told_BT = torch.zeros(8, 40).scatter(1, chosen.places_BK, 1.0) > 0
         likely_BT = depths.predictor(normed(x_BTD, 1e-6))[..., 0] + PRIOR > 0
     assert (likely_BT == told_BT).float().mean() > 0.75
@@ -252,7 +252,7 @@ def test_matrices_that_are_held_otherwise_go_through_as_well() -> None:
     model, ids = decided(SOME), ids_of(2, 12)
     with torch.no_grad():
         before = model(ids)
-        model.hold(linears.LoRA(rank=1))
+        model.reparametrize(linears.LoRA(rank=1))
         torch.testing.assert_close(model(ids), before, **CLOSE)
     assert not sees_rounded("blocks.0.depths.predictor", model.blocks[0].depths.predictor)
     assert not sees_rounded("blocks.0.depths.router", model.blocks[0].depths.router)
@@ -260,8 +260,8 @@ def test_matrices_that_are_held_otherwise_go_through_as_well() -> None:
 
 def test_a_layer_of_a_pattern_is_one_of_a_smaller_model() -> None:
     config = toy_model(layers=4, pattern=[{}, {"depths": {"share": 0.4}}]).config
-    assert [config.of_layers([1, 2]).layer(index).depths for index in (0, 1)] == [MixtureOfDepths(share=0.4), None]
-    assert config.trained_otherwise and not config.of_layers([0, 2]).trained_otherwise
+    assert [config.select_layers([1, 2]).layer(index).depths for index in (0, 1)] == [MixtureOfDepths(share=0.4), None]
+    assert config.trained_otherwise and not config.select_layers([0, 2]).trained_otherwise
 
 
 def test_what_does_not_go_together_is_refused_in_one_line() -> None:

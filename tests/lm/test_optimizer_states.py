@@ -17,7 +17,7 @@ from lm.linears import ReLoRA
 from lm.linears.base import roles_of
 from lm.optimizers import AdamW, Muon, OneBitAdam, Soap, SoapMuon
 from lm.optimizers.base import SIDES, Keeping
-from lm.optimizers.states import KIND, MOMENTS, States, decoded, encoded
+from lm.optimizers.states import KIND, MOMENTS, States, dequantize, quantize
 from lm.schedules import Cosine
 from lm.training.parallel.ddp import refuse
 from lm.training.parallel.exact import Exact
@@ -52,20 +52,20 @@ def by_formula(values: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("decades", [0.5, 2.0, 5.3, 9.0])
 def test_a_group_by_its_formula(decades: float) -> None:
     values = spread(128, decades)
-    found = decoded(*encoded(values, 128, True), 128)
+    found = dequantize(*quantize(values, 128, True), 128)
     wanted = by_formula(values.double().numpy())
     # an fp32 power, and a number in the middle of two codes goes either way: one in a hundred
     apart = np.abs(found.numpy() - wanted) > 1e-4 * np.abs(wanted)
     assert apart.mean() <= 0.02
     k = math.log(448 / 2**-9) / math.log(float(values.abs().max() / values.abs().min()))
-    assert float(encoded(values, 128, True)[1][1]) == pytest.approx(k, rel=1e-4)
+    assert float(quantize(values, 128, True)[1][1]) == pytest.approx(k, rel=1e-4)
 
 
 def test_nothing_becomes_zero_and_nearly_equal_numbers_use_all_codes() -> None:
     wide, narrow = spread(1024, 12.0), spread(1024, 0.3)
-    assert (decoded(*encoded(wide, 128, True), 128) != 0).all()
-    assert (decoded(*encoded(wide, 128, False), 128) == 0).any()
-    errors = [float((decoded(*encoded(narrow, 128, on), 128) / narrow - 1).abs().mean()) for on in (True, False)]
+    assert (dequantize(*quantize(wide, 128, True), 128) != 0).all()
+    assert (dequantize(*quantize(wide, 128, False), 128) == 0).any()
+    errors = [float((dequantize(*quantize(narrow, 128, on), 128) / narrow - 1).abs().mean()) for on in (True, False)]
     assert errors[0] < errors[1] / 4
 
 
@@ -76,12 +76,12 @@ def test_zeros_ones_and_ends_of_groups_are_kept() -> None:
         torch.tensor([3.0]),
         torch.full((130,), -2.5e-7),
     ):
-        codes, ranges = encoded(values, 128, True)
+        codes, ranges = quantize(values, 128, True)
         assert codes.dtype == KIND and codes.shape == values.shape and ranges.shape == (2, -(-values.numel() // 128))
-        torch.testing.assert_close(decoded(codes, ranges, 128), values, rtol=1e-6, atol=0)
+        torch.testing.assert_close(dequantize(codes, ranges, 128), values, rtol=1e-6, atol=0)
     # a group of its own behind the 128th number, whose range is its own
     values = torch.cat((torch.full((128,), 100.0), torch.tensor([1e-9, 3e-9])))
-    torch.testing.assert_close(decoded(*encoded(values, 128, True), 128), values, rtol=1e-3, atol=0)
+    torch.testing.assert_close(dequantize(*quantize(values, 128, True), 128), values, rtol=1e-3, atol=0)
 
 
 def recipe(optimizer: Config, states: States = FP8, **more: Any) -> Recipe:
@@ -90,7 +90,7 @@ def recipe(optimizer: Config, states: States = FP8, **more: Any) -> Recipe:
 
 def test_fp32_is_the_default_and_the_methods_own() -> None:
     plain = Recipe(optimizer=AdamW(), schedule=Cosine(), average=Last())
-    assert plain.optimizer_states == States() and plain.optimizing is plain.optimizer
+    assert plain.optimizer_states == States() and plain.optimizer_method is plain.optimizer
 
 
 @pytest.mark.parametrize("method", CODED, ids=lambda method: method.__name__)
@@ -140,7 +140,7 @@ def test_adamw_by_hand() -> None:
         optimizer.step()
         mean, square = 0.9 * mean + 0.1 * grad, 0.95 * square + 0.05 * grad**2
         expected -= 0.1 * (mean / (1 - 0.9**step)) / (square / (1 - 0.95**step)).sqrt()
-        mean, square = (decoded(*encoded(moment, 128, True), 128) for moment in (mean, square))
+        mean, square = (dequantize(*quantize(moment, 128, True), 128) for moment in (mean, square))
         torch.testing.assert_close(weight.detach(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -176,7 +176,7 @@ def test_a_forecast_counts_the_bytes_of_moments() -> None:
     assert FP8.bytes_a_number == 1.0625 and States().bytes_a_number == 4
     model = toy_model(seed=1)
     parallel = Exact(1)
-    parallel.distribute(model, recipe(AdamW()).optimizing)
+    parallel.distribute(model, recipe(AdamW()).optimizer_method)
     assert parallel.bytes_a_weight == pytest.approx(20 - 2 * (4 - 1.0625))
     parallel.distribute(toy_model(seed=1), AdamW())
     assert parallel.bytes_a_weight == 20

@@ -106,12 +106,12 @@ def test_what_parts_say_of_their_work_is_possible(shape: dict[str, Any], length:
             (layer.feed_forward, model.blocks[index].ffn),
         ):
             products = sum(child.weight.numel() for child in module.modules() if isinstance(child, torch.nn.Linear))
-            assert 0 <= part.idle(model.config) <= products and part.flops(model.config, length) >= 0
+            assert 0 <= part.unused_weights(model.config) <= products and part.flops(model.config, length) >= 0
             written = [module.get_submodule(name) for name in part.into_stream]
             assert written and all(layer.weight.shape[0] == model.config.width for layer in written)
     assert 0 < model.num_active() <= model.num_parameters()
     assert 6 * model.head_weight.numel() < flops_per_token(model, length) <= flops_per_token(model, length + 1)
-    assert 0 < model.config.kept(1) <= model.config.kept(length)
+    assert 0 < model.config.state_numel(1) <= model.config.state_numel(length)
 
 
 @PROPERTY
@@ -239,7 +239,7 @@ def test_layers_of_a_pattern_are_those_of_a_smaller_model() -> None:
     assert [model.config.layer(index).mixer.name for index in range(5)] == [
         "sliding_window", "attention", "attention", "sliding_window", "attention",
     ]  # fmt: skip
-    smaller = Decoder(model.config.of_layers([0, 2, 4]))
+    smaller = Decoder(model.config.select_layers([0, 2, 4]))
     kept = [smaller.config.layer(index) for index in range(3)]
     assert kept == [model.config.layer(index) for index in (0, 2, 4)]
     for mine, theirs in enumerate((0, 2, 4)):
@@ -249,7 +249,7 @@ def test_layers_of_a_pattern_are_those_of_a_smaller_model() -> None:
 class Idle(SwiGLU):
     """A feed-forward layer of which a token leaves out 100 weights, as of experts that it does not visit."""
 
-    def idle(self, shape: Shape) -> int:
+    def unused_weights(self, shape: Shape) -> int:
         return 100
 
 
@@ -320,7 +320,7 @@ def test_a_model_of_an_unknown_part_is_refused_in_one_line(tmp_path: Path) -> No
 def test_a_window_keeps_as_many_tokens_as_it_has() -> None:
     model = toy_model(mixer={"name": "sliding_window", "window": 5})
     assert Cache(model.config, 2, 40).states[0].keys_BKCE.shape[2] == 5
-    assert model.config.kept(40) == model.config.kept(5) < toy_model().config.kept(40)
+    assert model.config.state_numel(40) == model.config.state_numel(5) < toy_model().config.state_numel(40)
 
 
 @pytest.mark.parametrize("bounds", [None, [0, 7, 12, 20, 24]])

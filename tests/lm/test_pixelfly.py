@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lm.linears import Pixelfly
 from lm.linears.pixelfly import flat_butterfly, pattern, side_of, stretched
 from lm.training.flops import flops_per_token
-from lm.training.memory import bytes_kept
+from lm.training.memory import saved_activation_bytes
 from tests.lm.models import toy_model
 from tests.lm.test_linears import batch_of, held
 from tests.lm.test_spectral import random_layer
@@ -99,7 +99,7 @@ def test_what_pixelfly_has_and_costs() -> None:
     assert len(layer.rows_K) == 32 and layer.down.shape == (2, 32)  # 0.175 * 1024 / 64 = 2.8
     assert layer.flops() == 6 * (32 * 16 + 2 * 64)
     dense, model = toy_model(seed=1), toy_model(seed=1)
-    model.hold(Pixelfly(block=4, density=0.3))
+    model.reparametrize(Pixelfly(block=4, density=0.3))
     own = sum(
         weight.numel() for each in model.held.values() for name, weight in each.named_parameters() if name != "mix"
     )
@@ -108,13 +108,16 @@ def test_what_pixelfly_has_and_costs() -> None:
         flops_per_token(dense, 12) - flops_per_token(model, 12) == pytest.approx(6 * (matrices - own))
         and own < matrices / 2
     )
-    grows = [bytes_kept(one, batch_of(one), 4) - bytes_kept(one, batch_of(one), 2) for one in (dense, model)]
+    grows = [
+        saved_activation_bytes(one, batch_of(one), 4) - saved_activation_bytes(one, batch_of(one), 2)
+        for one in (dense, model)
+    ]
     # beside what a dense pass keeps of two rows, no more than the results of the first thin products
     assert grows[0] < grows[1] <= grows[0] + 2 * 12 * 4 * sum(len(each.down) for each in model.held.values())
 
 
 def test_the_first_values_of_a_thin_product_follow_from_seed_and_layer() -> None:
     one, other = held(Pixelfly).held, toy_model(seed=1)
-    other.hold(Pixelfly(seed=1))
+    other.reparametrize(Pixelfly(seed=1))
     key, query = "blocks.0.attention.key", "blocks.0.attention.value"
     assert not torch.equal(one[key].down, other.held[key].down) and not torch.equal(one[key].down, one[query].down)

@@ -50,11 +50,11 @@ def test_ranges_of_prefixes_and_padding_are_read(tmp_path: Path) -> None:
 
 def test_their_tokens_are_not_predicted(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ROWS)
-    counted = plan.counted(0)
+    counted = plan.loss_mask(0)
     assert counted is not None and counted.dtype == torch.bool
     # a document's first token is predicted from its prefix
     assert counted.int().tolist() == [[0, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]
-    assert plan.counted(1) is None  # all
+    assert plan.loss_mask(1) is None  # all
 
 
 def test_a_prefix_and_its_document_are_one_for_attention(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_prefix_and_its_document_are_one_for_attention(tmp_path: Path) -> None
 
 
 def test_a_plan_without_them_reads_no_file_of_them_and_one_with_them_needs_it(tmp_path: Path) -> None:
-    assert plan_of(tmp_path, ROWS[-1:] and [(0, *ROWS[-1][1:])], prefixes=False).counted(0) is None
+    assert plan_of(tmp_path, ROWS[-1:] and [(0, *ROWS[-1][1:])], prefixes=False).loss_mask(0) is None
     with pytest.raises(
         ConfigError, match=r"row 0 asks for tokens 0 to 2 of .*prefixes.npy, which has 0; make both anew"
     ):
@@ -108,7 +108,7 @@ def test_masks_follow_the_ranges(cuts: list[tuple[set[int], int]]) -> None:
         wanted.append(real[1:])
     with TemporaryDirectory() as folder:
         plan = plan_of(Path(folder), rows)
-        found, bounds = plan.counted(0), plan.bounds(0).tolist()
+        found, bounds = plan.loss_mask(0), plan.bounds(0).tolist()
     if all(row[2] >= 0 for row in rows):
         assert found is None
     else:

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from lm.training.precision import COMPILE_FLOPS, autocast, compiles, products
+from lm.training.precision import COMPILE_FLOPS, autocast, compiles, matmul_dtype
 from tests.lm.models import toy_model
 
 CPU = torch.device("cpu")
@@ -45,8 +45,8 @@ def test_a_gpu_that_only_emulates_bf16_computes_in_fp32(multiplies: bool, monkey
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     wanted = torch.bfloat16 if multiplies else torch.float32
-    assert products("auto", torch.device("cuda")) == wanted
-    assert products("bf16", torch.device("cuda")) == torch.bfloat16 and products("auto", CPU) == torch.float32
+    assert matmul_dtype("auto", torch.device("cuda")) == wanted
+    assert matmul_dtype("bf16", torch.device("cuda")) == torch.bfloat16 and matmul_dtype("auto", CPU) == torch.float32
 
 
 def test_compiled_blocks_give_the_loss_and_gradient_of_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:

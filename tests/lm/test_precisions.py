@@ -22,7 +22,7 @@ from lm.schedules import Cosine
 from lm.training.batch import Batch, Metrics, backward
 from lm.training.data.conversations import token_logps
 from lm.training.flops import flops_per_token
-from lm.training.memory import bytes_kept
+from lm.training.memory import saved_activation_bytes
 from lm.training.recipe import Recipe
 from tasks.core.log import Stopped
 from tests.lm.models import toy_model
@@ -42,7 +42,7 @@ BINDING: dict[type[Config], dict[str, Any]] = {BitSplit: {"block": 8}}
 
 def held(method: Config, **shape: Any) -> Decoder:
     model = toy_model(seed=1, **shape)
-    model.hold(method)
+    model.reparametrize(method)
     return model
 
 
@@ -68,7 +68,7 @@ def near(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 def test_none_is_the_default_and_holds_nothing() -> None:
     recipe = Recipe(optimizer=AdamW(), schedule=Cosine(), average=Ema())
-    assert recipe.rounding == Unrounded() and recipe.holding is recipe.linear == Dense()
+    assert recipe.rounding == Unrounded() and recipe.linear_method is recipe.linear == Dense()
     model = held(Unrounded())
     assert not model.held and {type(m) for m in model.blocks.modules() if isinstance(m, nn.Linear)} == {nn.Linear}
 
@@ -76,7 +76,7 @@ def test_none_is_the_default_and_holds_nothing() -> None:
 @EVERY
 def test_a_recipe_holds_matrices_by_its_rounding_and_refuses_another_holder(method: type[Config]) -> None:
     parts: dict[str, Any] = {"optimizer": AdamW(), "schedule": Cosine(), "average": Ema(), "rounding": method()}
-    assert Recipe(**parts).holding == method()
+    assert Recipe(**parts).linear_method == method()
     with pytest.raises(ValueError, match=f"rounding: {method().name} rounds the products of dense .*: set linear to"):
         Recipe(**parts, linear=LoRA())
 
@@ -172,7 +172,9 @@ def test_an_input_is_kept_in_a_byte_a_number_and_once(method: type[Config], low:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             loss = batch_of(rounded).loss(slice(0, 16))
         assert sum(kept.values()) == 2 * 640 * (32 + 32 + 32 + 48)
-        assert bytes_kept(rounded, batch_of(rounded), 16) < 0.9 * bytes_kept(dense, batch_of(dense), 16)
+        assert saved_activation_bytes(rounded, batch_of(rounded), 16) < 0.9 * saved_activation_bytes(
+            dense, batch_of(dense), 16
+        )
     del loss
 
 

@@ -25,7 +25,7 @@ from lm.model import Cache, Decoder
 from lm.model_folder import read_bare, read_model
 from lm.optimizers import AdamW
 from lm.prompts import Ept, PromptTuning, Without
-from lm.prompts.base import Carried, Read, put_prompt
+from lm.prompts.base import PromptTensors, SoftPrompt, put_prompt
 from lm.prompts.ept import fused, in_spaces
 from lm.sampler import generate
 from lm.schedules import Cosine
@@ -85,18 +85,18 @@ def recipe_of(method: Config, **given: Any) -> Prompted:
     )
 
 
-def carrying(shape: dict[str, Any], prompt: Carried) -> Decoder:
+def carrying(shape: dict[str, Any], prompt: SoftPrompt) -> Decoder:
     model = decided(shape)
-    model.carry(prompt)
+    model.set_prompt(prompt)
     return model
 
 
 @st.composite
-def carried(draw: st.DrawFn) -> Carried:
+def carried(draw: st.DrawFn) -> SoftPrompt:
     """Of some vectors, and offsets or none, of the toys' width."""
     places, generator = draw(st.integers(0, 9)), torch.Generator().manual_seed(draw(st.integers(0, 9)))
     offsets = torch.randn(places, 32, generator=generator) if places else None
-    return Carried(torch.randn(draw(st.integers(1, 5)), 32, generator=generator), offsets)
+    return SoftPrompt(torch.randn(draw(st.integers(1, 5)), 32, generator=generator), offsets)
 
 
 PROPERTY = settings(deadline=None, max_examples=20)
@@ -105,7 +105,9 @@ PROPERTY = settings(deadline=None, max_examples=20)
 @PROPERTY
 @given(without_ids, carried(), st.lists(st.integers(1, 6), min_size=1, max_size=5))
 @torch.no_grad()
-def test_step_by_step_gives_what_all_at_once_gives(shape: dict[str, Any], prompt: Carried, pieces: list[int]) -> None:
+def test_step_by_step_gives_what_all_at_once_gives(
+    shape: dict[str, Any], prompt: SoftPrompt, pieces: list[int]
+) -> None:
     model, ids = carrying(shape, prompt), ids_of(2, sum(pieces))
     cache, done, found = model.new_cache(2, sum(pieces)), 0, []
     for piece in pieces:
@@ -120,7 +122,7 @@ def test_step_by_step_gives_what_all_at_once_gives(shape: dict[str, Any], prompt
 )
 @torch.no_grad()
 def test_padding_is_not_kept_and_rows_begin_as_others(
-    shape: dict[str, Any], prompt: Carried, counts: list[int], padding: int, following: int
+    shape: dict[str, Any], prompt: SoftPrompt, counts: list[int], padding: int, following: int
 ) -> None:
     check_read_together(carrying(shape, prompt), counts, padding, following)
 
@@ -129,7 +131,7 @@ def test_padding_is_not_kept_and_rows_begin_as_others(
 @given(without_ids, carried(), st.lists(st.integers(1, 20), min_size=1, max_size=5), st.sampled_from([1, 3, 8]))
 @torch.no_grad()
 def test_the_sampler_writes_what_whole_passes_would(
-    shape: dict[str, Any], prompt: Carried, lengths: list[int], rows: int
+    shape: dict[str, Any], prompt: SoftPrompt, lengths: list[int], rows: int
 ) -> None:
     model = carrying(shape, prompt)
     texts = [ids_of(1, length, seed=length)[0].tolist() for length in lengths]
@@ -155,7 +157,7 @@ def test_vectors_that_are_embeddings_are_the_tokens_themselves() -> None:
 def test_a_text_that_fills_the_context_goes_beyond_it_by_the_prompt() -> None:
     """A larger model of the same weights is held to it: positions go on, and none is used twice."""
     model, larger = prompted(PromptTuning(length=5, start="uniform")), toy_model(seed=1, context=64)
-    larger.carry(model.prompt)
+    larger.set_prompt(model.prompt)
     ids = ids_of(2, 48)
     torch.testing.assert_close(model(ids), larger(ids), **CLOSE)
     with pytest.raises(ValueError, match="49 tokens is longer than the model's context of 48"):
@@ -167,7 +169,7 @@ def test_nothing_of_the_model_moves_and_what_is_left_is_the_same(method: type[Co
     start, model = toy_model(seed=1).state_dict(), fit(recipe_of(method()), tmp_path)
     end = model.state_dict()
     assert all(torch.equal(end[name], weight) for name, weight in start.items())
-    assert type(model.prompt) is Carried and model.prompt.vectors.shape == (method().length, 32)
+    assert type(model.prompt) is SoftPrompt and model.prompt.vectors.shape == (method().length, 32)
     assert all(weight.requires_grad for weight in model.parameters())
     begun = prompted(method(), moved=False)
     with torch.no_grad():
@@ -234,7 +236,7 @@ def test_every_parameter_counts(method: type[Config], tmp_path: Path) -> None:
 
     def made(one: Config) -> tuple[bytes, bool]:
         model = fit(recipe_of(one, average=Last()), tmp_path / str(next(folders)), layers=1)
-        return b"".join(w.numpy().tobytes() for w in model.state_dict().values()), model.learned is None
+        return b"".join(w.numpy().tobytes() for w in model.state_dict().values()), model.artifact is None
 
     base = method()
     known = made(base)
@@ -278,7 +280,7 @@ def test_the_first_tokens_of_a_text_are_moved_and_no_others() -> None:
     """By hand: the embeddings of the first two tokens, each with its own offset."""
     model, seen = toy_model(seed=1), []
     vectors, offsets = torch.ones(1, 32), torch.stack((torch.full((32,), 2.0), torch.full((32,), 3.0)))
-    model.carry(Carried(vectors, offsets))
+    model.set_prompt(SoftPrompt(vectors, offsets))
     model.blocks[0].register_forward_pre_hook(lambda block, given: seen.append(given[0]))
     model.hidden(IDS[:1, :4])
     rows_TD = model.embedding.weight[IDS[0, :4]]
@@ -330,8 +332,8 @@ def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="linear lora trains its matrices: set either"):
         recipe_of(PromptTuning(), linear=LoRA())
     with pytest.raises(ValueError, match="must have the whole numbers length and offsets"):
-        Carried.of({"length": 2}, 32)
-    assert Read(torch.zeros(1, 1)).offsets_SD is None
+        SoftPrompt.of({"length": 2}, 32)
+    assert PromptTensors(torch.zeros(1, 1)).offsets_SD is None
 
 
 def test_a_folder_with_another_prompt_than_it_says_is_one_line(tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from lm.quantized.base import Packed, check_matrix
+from lm.quantized.base import PackedMatrix, check_matrix
 from lm.quantized.counts import pack
 from lm.quantized.state import pack_state, unpack_state
 from lm.quantized.trits import pack_trits
 
 
-def packed(rows: int = 3, columns: int = 7, bits: int = 4, group: int = 4, minima: bool = True) -> Packed:
+def packed(rows: int = 3, columns: int = 7, bits: int = 4, group: int = 4, minima: bool = True) -> PackedMatrix:
     generator = torch.Generator().manual_seed(0)
     groups = -(-columns // (group or columns))
     codes = torch.randint(0, 2**bits, (rows, columns), generator=generator)

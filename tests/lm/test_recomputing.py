@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from lm.config import ConfigError
 from lm.training import recomputing
 from lm.training.batch import backward, with_auxiliary
-from lm.training.execution import bring
-from lm.training.memory import bytes_kept
+from lm.training.execution import set_recomputation
+from lm.training.memory import saved_activation_bytes
 from lm.training.parallel import make_parallel
 from lm.training.recomputing import Selective, is_kept, selective_of
 from tasks.core.log import Stopped
@@ -39,8 +39,8 @@ def test_a_resumed_run_has_its_policy(tmp_path: Path) -> None:
 
 def kept(policy: str, **shape: Any) -> int:
     model = toy_model(layers=6, **shape)
-    bring(model, recipe(recompute=policy), 1)
-    return bytes_kept(model, batch_of(model))
+    set_recomputation(model, recipe(recompute=policy), 1)
+    return saved_activation_bytes(model, batch_of(model))
 
 
 def test_memory_is_least_for_whole_and_most_for_none() -> None:
@@ -58,7 +58,7 @@ def test_attention_over_blocks_is_kept_and_its_gradients_are_the_same(mixer: str
     found = []
     for policy in ("none", "selective"):
         model = toy_model(mixer={"name": mixer})
-        bring(model, recipe(recompute=policy), 1)
+        set_recomputation(model, recipe(recompute=policy), 1)
         backward(with_auxiliary(batch_of(model), model), 1000)
         found.append({name: weight.grad for name, weight in model.named_parameters()})
     assert all(torch.equal(gradient, found[1][name]) for name, gradient in found[0].items())
@@ -73,17 +73,17 @@ def test_a_measure_counts_what_products_made() -> None:
 
 def test_what_is_kept_is_products_and_let_go_by_the_backward() -> None:
     model = toy_model()
-    bring(model, recipe(recompute="selective"), 1)
+    set_recomputation(model, recipe(recompute="selective"), 1)
     selective = selective_of(model)
     assert isinstance(selective, Selective)
     batch = batch_of(model)
     loss, _ = batch.loss(slice(0, batch.rows))
-    tensors = selective.kept()
+    tensors = selective.saved_tensors()
     # of a block: query, key and value, attention's results, its output, gate and up, down
     assert len(tensors) >= 7 * len(model.blocks)
     loss.backward()
     del loss
-    assert selective.kept() == []
+    assert selective.saved_tensors() == []
 
 
 @pytest.mark.parametrize("shape", [{}, {"feed_forward": {"name": "experts", "experts": 3, "active": 2}}])
@@ -102,7 +102,7 @@ def test_no_product_of_a_block_is_made_twice(shape: dict[str, Any]) -> None:
                 return func(*args, **(kwargs or {}))
 
         model = toy_model(**shape)
-        bring(model, recipe(recompute=policy), 1)
+        set_recomputation(model, recipe(recompute=policy), 1)
         with Counting():
             backward(batch_of(model), 10_000)
         return count
@@ -113,7 +113,7 @@ def test_no_product_of_a_block_is_made_twice(shape: dict[str, Any]) -> None:
 def test_auto_recomputes_where_no_row_fits_and_none_never_does() -> None:
     model = toy_model()
     for policy, positions, expected in (("auto", 1, False), ("auto", 0, True), ("none", 0, False), ("whole", 9, True)):
-        bring(model, recipe(recompute=policy), positions)
+        set_recomputation(model, recipe(recompute=policy), positions)
         assert model.recompute is expected and selective_of(model) is None
 
 

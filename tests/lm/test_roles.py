@@ -15,7 +15,7 @@ def test_what_trains_asks_modules_what_weights_are_for() -> None:
 
 def test_roles_of_a_dense_model() -> None:
     model = toy_model(tied=False, qkv_bias=True)
-    model.hold(Dense())
+    model.reparametrize(Dense())
     roles = roles_of(model)
     assert [roles[name] for name in ("embedding.weight", "head.weight")] == ["table", "output"]
     assert roles["blocks.1.attention.query.weight"] == roles["blocks.0.ffn.down.weight"] == "matrix"

@@ -13,7 +13,13 @@ from torch import Tensor
 from lm import linears
 from lm.feed_forwards import Experts
 from lm.feed_forwards.grouped import grouped_product
-from lm.feed_forwards.routing import experts_chosen, information_loss, quantile_loss, tokens_chosen, weighed
+from lm.feed_forwards.routing import (
+    expert_choice_mask,
+    information_loss,
+    quantile_loss,
+    routing_weights,
+    token_choice_mask,
+)
 from lm.hugging_face.config import to_theirs
 from lm.hugging_face.export import save_hf
 from lm.hugging_face.load import load_hf
@@ -107,18 +113,18 @@ def test_a_row_by_hand() -> None:
     """Two experts, four tokens, one expert on average: each has two."""
     shares_TX = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.8, 0.2]])
     logits_BTX = shares_TX.log()[None]
-    chosen_BTX = tokens_chosen(logits_BTX.log_softmax(-1), 1)
+    chosen_BTX = expert_choice_mask(logits_BTX.log_softmax(-1), 1)
     assert chosen_BTX[0].tolist() == [[True, False], [False, True], [False, True], [True, False]]
-    assert tokens_chosen(logits_BTX[:, :3], 1)[0].sum(0).tolist() == [2, 2]  # 1.5, rounded up
+    assert expert_choice_mask(logits_BTX[:, :3], 1)[0].sum(0).tolist() == [2, 2]  # 1.5, rounded up
     torch.testing.assert_close(
-        weighed(logits_BTX, chosen_BTX, False)[0], torch.tensor([[0.9, 0], [0, 0.4], [0, 0.3], [0.8, 0]])
+        routing_weights(logits_BTX, chosen_BTX, False)[0], torch.tensor([[0.9, 0], [0, 0.4], [0, 0.3], [0.8, 0]])
     )
     none_BTX = torch.zeros_like(chosen_BTX)
     both_BTX = torch.tensor([[[True, True], [True, False], [False, False], [False, True]]])
     torch.testing.assert_close(
-        weighed(logits_BTX, both_BTX, True)[0], torch.tensor([[0.9, 0.1], [1, 0], [0, 0], [0, 1.0]])
+        routing_weights(logits_BTX, both_BTX, True)[0], torch.tensor([[0.9, 0.1], [1, 0], [0, 0], [0, 1.0]])
     )
-    assert not weighed(logits_BTX, none_BTX, True).any()
+    assert not routing_weights(logits_BTX, none_BTX, True).any()
 
 
 def test_who_is_active_by_hand() -> None:
@@ -128,7 +134,7 @@ def test_who_is_active_by_hand() -> None:
         (3, 0.25, [[1, 1, 0], [0, 0, 1]]),
         (2, 0.6, [[1, 0, 0], [0, 0, 1]]),  # the likeliest stays
     ):
-        assert experts_chosen(logits_BTX, active, epsilon)[0].int().tolist() == wanted
+        assert token_choice_mask(logits_BTX, active, epsilon)[0].int().tolist() == wanted
 
 
 def test_the_loss_of_a_threshold_is_smallest_where_its_share_is_above_it() -> None:
@@ -175,7 +181,7 @@ def test_experts_that_are_held_or_watched_say_the_same(way: dict[str, Any]) -> N
                 block.ffn.experts[1].up.register_forward_pre_hook(lambda *_: None)
             torch.testing.assert_close(model(ids), before, **CLOSE)
         held = toy(way).train(trains)
-        held.hold(linears.LoRA(rank=2))
+        held.reparametrize(linears.LoRA(rank=2))
         torch.testing.assert_close(held(ids), before, **CLOSE)
 
 
@@ -216,7 +222,7 @@ def test_later_tokens_change_a_token_while_experts_choose_and_never_afterwards()
 def test_an_expert_has_as_many_tokens_as_any_other_in_training(way: dict[str, Any], length: int, rows: int) -> None:
     ffn = toy({**way, "router": "expert_choice", "epsilon": 0.0, "normalised": False}).blocks[0].ffn
     X, A = ffn.part.experts, ffn.part.active
-    loads_BX = tokens_chosen(ffn.router(x_of(rows, length)).softmax(-1), A).sum(1)
+    loads_BX = expert_choice_mask(ffn.router(x_of(rows, length)).softmax(-1), A).sum(1)
     assert (loads_BX == -(-length * A // X)).all()
     y_BTD, loss = ffn.train()(x_of(rows, length))
     assert y_BTD.shape == (rows, length, 32) and loss is not None
@@ -235,7 +241,7 @@ def test_a_model_that_trains_goes_on_to_send_tokens_as_it_did() -> None:
     assert not torch.equal(first, ffn.threshold)
     with torch.no_grad():
         scores_BTX = ffn.router(model.blocks[0].ffn_norm(model.embedding(ids_of(8, 40)), None)[1]).log_softmax(-1)
-        there_BTX, then_BTX = scores_BTX > ffn.threshold, tokens_chosen(scores_BTX, 2)
+        there_BTX, then_BTX = scores_BTX > ffn.threshold, expert_choice_mask(scores_BTX, 2)
     assert there_BTX.sum(-1).float().mean() == pytest.approx(2, abs=0.5)
     assert (there_BTX == then_BTX).float().mean() > 0.8
 

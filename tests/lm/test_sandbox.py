@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lm.sandbox import run
-from lm.sandbox.launcher import OWN_USERS, below
+from lm.sandbox.launcher import OWN_USERS, descendants
 from lm.sandbox.run import Limits, Outcome
 from tests.other_account import UID, needs_root, run_as_other_account
 from tests.processes import PATIENCE, wait_for
@@ -76,7 +76,7 @@ def ended(mode: str, source: str, limits: Limits = QUICK) -> Outcome:
     assert user, outcome
     if int(user) >= OWN_USERS:
         assert processes_of(int(user)) == []
-    assert [pid for pid in below(os.getpid()) if "launcher" in said_of(pid)] == []
+    assert [pid for pid in descendants(os.getpid()) if "launcher" in said_of(pid)] == []
     return Outcome(rest, outcome.err, outcome.code, outcome.reason)
 
 
@@ -369,8 +369,8 @@ def test_what_a_killed_trainer_asked_for_ends(tmp_path: Path) -> None:
         return [pid for pid in pids if "launcher" in said_of(pid) or "program.py" in said_of(pid)]
 
     # with the program, which the launcher and the first process of its namespace come before
-    wait_for(lambda: any("/program.py" in said_of(pid) for pid in below(trainer.pid)), trainer)
-    found = of_the_sandbox(below(trainer.pid))
+    wait_for(lambda: any("/program.py" in said_of(pid) for pid in descendants(trainer.pid)), trainer)
+    found = of_the_sandbox(descendants(trainer.pid))
     assert found
     trainer.kill()
     trainer.wait()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lm.chat import tokens_of
+from lm.chat import stream_tokens
 from lm.checkpoint import load_model, save_model
 from lm.config import ConfigError
 from lm.gguf.export import family_of
@@ -92,8 +92,8 @@ def test_the_sampler_draws_and_scores_with_the_cap() -> None:
         whole = torch.tensor([[*prompt, *written.ids]])
         logp = by_hand(model, whole[:, :-1]).log_softmax(-1).gather(2, whole[:, 1:, None])[0, len(prompt) - 1 :, 0]
         torch.testing.assert_close(torch.tensor(written.logps, dtype=torch.float32), logp, rtol=1e-4, atol=1e-4)
-    streamed = list(tokens_of(model, prompts[0], 6, 1.0, 5, 0))
-    other = list(tokens_of(sharp(None), prompts[0], 6, 1.0, 5, 0))
+    streamed = list(stream_tokens(model, prompts[0], 6, 1.0, 5, 0))
+    other = list(stream_tokens(sharp(None), prompts[0], 6, 1.0, 5, 0))
     assert streamed != other
 
 

@@ -13,7 +13,7 @@ from lm.averages import Ema
 from lm.block import Block
 from lm.config import ConfigError
 from lm.linears import SST, Cuttlefish, Monarch, Pixelfly
-from lm.linears.cuttlefish import CuttlefishLinear, level, rank_of, stable_rank
+from lm.linears.cuttlefish import CuttlefishLinear, has_plateaued, rank_of, stable_rank
 from lm.linears.sst import SSTLinear, drawn, likelihoods
 from lm.model import Decoder
 from lm.optimizers import AdamW, Lamb, Muon, Soap
@@ -21,10 +21,10 @@ from lm.schedules import Cosine
 from lm.training import precision
 from lm.training.average import RunningAverage
 from lm.training.flops import flops_per_token
-from lm.training.held import HeldLayers
 from lm.training.loop import train
 from lm.training.parallel.exact import Exact
 from lm.training.recipe import Recipe
+from lm.training.reparametrized import ReparametrizedLayers
 from tasks.core.log import Stopped
 from tests.lm.models import toy_model
 from tests.lm.test_factored import layer_of, recipe
@@ -160,7 +160,7 @@ def test_what_sst_trains() -> None:
 def test_vectors_are_drawn_anew_for_each_layer_step_and_seed() -> None:
     def of(method: SST) -> list[list[int]]:
         model = toy_model(seed=1)
-        model.hold(method)
+        model.reparametrize(method)
         layers = list(model.held.values())
         return [layer.draw(step).tolist() for layer in layers[:1] + layers[3:4] for step in (0, 20)]
 
@@ -191,9 +191,9 @@ def test_ranks_that_follow() -> None:
 
 
 def test_measures_that_are_level() -> None:
-    assert level(torch.tensor([5.0, 5.1, 5.0]), 0.11) and not level(torch.tensor([5.0, 5.1, 5.0]), 0.09)
-    assert level(torch.tensor([5.0, 5.0, 5.3]), 0.16)  # the mean, not the greatest
-    assert not level(torch.tensor([torch.nan, 5.0, 5.0]), 9.0)
+    assert has_plateaued(torch.tensor([5.0, 5.1, 5.0]), 0.11) and not has_plateaued(torch.tensor([5.0, 5.1, 5.0]), 0.09)
+    assert has_plateaued(torch.tensor([5.0, 5.0, 5.3]), 0.16)  # the mean, not the greatest
+    assert not has_plateaued(torch.tensor([torch.nan, 5.0, 5.0]), 9.0)
 
 
 def low_rank_layer(method: Cuttlefish, first: float = 0.0) -> Any:
@@ -274,9 +274,9 @@ def test_all_switch_when_the_last_is_level_and_what_was_level_stays_so() -> None
 
 def test_the_switch_clears_moments_and_begins_the_mean_anew() -> None:
     model = toy_model(seed=1)
-    model.hold(Cuttlefish(**SOON[Cuttlefish]))
+    model.reparametrize(Cuttlefish(**SOON[Cuttlefish]))
     optimizer, mean = Exact(1).distribute(model, AdamW()), RunningAverage(Ema())
-    component = HeldLayers(model, optimizer, mean)
+    component = ReparametrizedLayers(model, optimizer, mean)
     batch_of(model).loss(slice(0, 4))[0].backward()
     optimizer.step()
     mean.mean = {name: weight.detach().clone() + 1 for name, weight in model.named_parameters()}
@@ -295,7 +295,7 @@ def test_a_run_ends_at_the_ranks_of_its_switch(tmp_path: Path) -> None:
     ranks: list[int] = []
 
     class Watched(Cuttlefish):
-        def learned(self, layers: dict[str, Any]) -> None:
+        def artifact(self, layers: dict[str, Any]) -> None:
             ranks.extend(layer.rank for layer in layers.values())
 
     end = fit(recipe(Watched(**SOON[Cuttlefish]), Ema()), tmp_path).state_dict()
@@ -333,7 +333,7 @@ def test_blocks_of_cuttlefish_would_be_a_graph_each_and_are_not_compiled(
     """Ranks of their own, behind the switch: torch compiles each, up to its limit. Whether a run compiles does not hang on when
     its matrices turn."""
     model = toy_model(seed=1, layers=4)
-    model.hold(Cuttlefish())
+    model.reparametrize(Cuttlefish())
     assert graphs_of(model) == 1
     for name, layer in model.held.items():
         layer.rank = 1 + int(name.split(".")[1])
@@ -359,12 +359,12 @@ def test_blocks_of_cuttlefish_would_be_a_graph_each_and_are_not_compiled(
 def test_an_optimizer_that_would_take_factors_for_a_matrix_is_refused(optimizer: Any, method: Any) -> None:
     """And stacks of blocks that have nothing to do with each other."""
     model = toy_model(seed=1)
-    model.hold(method)
+    model.reparametrize(method)
     with pytest.raises(
         ConfigError, match=f"linear: {method.name} puts other numbers in a matrix's place, which the optimizer"
     ):
-        HeldLayers(model, Exact(1).distribute(model, optimizer))
-    HeldLayers(model, Exact(1).distribute(model, AdamW()))
+        ReparametrizedLayers(model, Exact(1).distribute(model, optimizer))
+    ReparametrizedLayers(model, Exact(1).distribute(model, AdamW()))
 
 
 @pytest.mark.parametrize("method", [SST(), Cuttlefish()])

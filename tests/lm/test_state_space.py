@@ -10,7 +10,7 @@ from torch import Tensor
 from lm.context import Context
 from lm.mixers import StateSpace
 from lm.mixers.scan import scan
-from lm.mixers.state_space import Spaces, held
+from lm.mixers.state_space import Spaces, zero_order_hold
 from lm.model import Cache
 from tests.lm.made_parts import (
     assert_an_empty_row_begins_at_nothing,
@@ -67,7 +67,7 @@ def test_a_step_by_hand() -> None:
     """lambda = -1 with a step of log 2 halves: L = 1/2, and (1/2 - 1) / -1 = 1/2 is let in. lambda = i pi / 2, nearly without
     decay, with a step of 1 turns by a quarter: L = i, and (i - 1) / (i pi / 2) = (1 + i) 2 / pi."""
     given = ([1.0, 1e-30], [0.0, math.pi / 2], [math.log(2), 1.0])
-    turns, let_in = held(*(torch.tensor(each, dtype=torch.float64) for each in given))
+    turns, let_in = zero_order_hold(*(torch.tensor(each, dtype=torch.float64) for each in given))
     torch.testing.assert_close(turns, torch.tensor([0.5, 1j], dtype=torch.complex128), **WIDE)
     torch.testing.assert_close(let_in, torch.tensor([0.5, (1 + 1j) * 2 / math.pi], dtype=torch.complex128), **WIDE)
 
@@ -75,8 +75,8 @@ def test_a_step_by_hand() -> None:
 def test_slow_numbers_lose_no_digits() -> None:
     """A step of 1e-5: the plain (L - 1) / lambda has 1 of fp32's 2^-23 in its 1e-5, which is 1%."""
     decay, frequency, step = torch.tensor([0.5]), torch.tensor([1.0]), torch.tensor([1e-5])
-    wanted = held(decay.double(), frequency.double(), step.double())[1]
-    torch.testing.assert_close(held(decay, frequency, step)[1].to(wanted), wanted, rtol=1e-6, atol=0)
+    wanted = zero_order_hold(decay.double(), frequency.double(), step.double())[1]
+    torch.testing.assert_close(zero_order_hold(decay, frequency, step)[1].to(wanted), wanted, rtol=1e-6, atol=0)
     plain = ((torch.complex(-decay, frequency) * step).exp() - 1) / torch.complex(-decay, frequency)
     assert (plain.to(wanted) / wanted - 1).abs() > 1e-4
 
@@ -107,7 +107,7 @@ def test_a_row_without_tokens_begins_at_nothing_whatever_its_state_is() -> None:
 
 def test_a_state_is_complex_and_no_larger_for_more_tokens() -> None:
     model = toy_model(mixer=MIXER)
-    assert model.config.kept(40) == model.config.kept(1) == 2 * 2 * 6
+    assert model.config.state_numel(40) == model.config.state_numel(1) == 2 * 2 * 6
     for dtype, own in ((torch.bfloat16, torch.complex64), (torch.float64, torch.complex128)):
         states = Cache(model.config, 2, 40, dtype=dtype).states
         assert {(state.last_BH.dtype, state.last_BH.shape) for state in states} == {(own, (2, 6))}

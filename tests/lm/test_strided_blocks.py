@@ -68,8 +68,8 @@ def test_a_state_keeps_the_band_and_its_shards_alone() -> None:
         model = toy_model(mixer=MIXER, kv_heads=kv_heads)
         slots = Cache(model.config, 3, 40).states[0].kept.keys_BKCE.shape[2]
         assert slots == 2 + own * 2
-        assert model.config.kept(40) == 2 * 2 * 8 * kv_heads * (2 + 38 / 4 * 4 / kv_heads)
-        assert model.config.kept(2) == toy_model(kv_heads=kv_heads).config.kept(2)
+        assert model.config.state_numel(40) == 2 * 2 * 8 * kv_heads * (2 + 38 / 4 * 4 / kv_heads)
+        assert model.config.state_numel(2) == toy_model(kv_heads=kv_heads).config.state_numel(2)
 
 
 def test_flop_are_those_of_the_keys_that_heads_see() -> None:

@@ -26,7 +26,7 @@ def made(change: Callable[[Decoder], object], *pattern: dict, **shape: object) -
 
 
 def narrowed() -> Decoder:
-    return made(lambda model: model.narrow(0.5), WINDOW, {**PAST, **WINDOW})
+    return made(lambda model: model.narrow_windows(0.5), WINDOW, {**PAST, **WINDOW})
 
 
 def behind_a_prompt() -> Decoder:
@@ -42,7 +42,7 @@ def rounded() -> Decoder:
     router = {
         "feed_forward": {"name": "experts", "experts": 4, "active": 2, "router": "expert_choice", "normalised": False}
     }
-    return made(lambda model: model.hold(MuS()), {}, router, logit_softcap=5.0)
+    return made(lambda model: model.reparametrize(MuS()), {}, router, logit_softcap=5.0)
 
 
 MODELS = pytest.mark.parametrize("make", [narrowed, behind_a_prompt, partly_grown, rounded])

@@ -22,7 +22,7 @@ from lm.training.data.conversations import Conversation, collate, places, sample
 from lm.training.data.plan import Plan
 from lm.training.flops import flops_per_token
 from lm.training.loop import train
-from lm.training.memory import bytes_kept
+from lm.training.memory import saved_activation_bytes
 from lm.training.recipe import Recipe
 from tasks.core.log import Log, Stopped
 from tests.lm.models import toy_model
@@ -139,7 +139,7 @@ def test_a_resumed_run_keeps_to_the_parts_of_its_first_batch(tmp_path: Path, mon
         train(model, recipe(), 9, batch_at, log)
         return model.state_dict()
 
-    kept = bytes_kept(toy_model(seed=1), batches(toy_model(seed=1))(0))
+    kept = saved_activation_bytes(toy_model(seed=1), batches(toy_model(seed=1))(0))
     room = 2.5 * kept / 0.6 + 20 * toy_model().num_parameters() / 0.6  # two rows of an even step, one of an odd
     monkeypatch.setattr("lm.training.memory.memory_bytes", lambda device: room)
     whole = fit_uneven(Recorder(tmp_path / "whole"))
@@ -176,7 +176,7 @@ def test_what_decides_sums_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     }
     assert log.execution == few
     monkeypatch.delenv("TOKENMILL_POSITIONS")
-    one, two = (bytes_kept(model := toy_model(seed=1), batches(model)(0), rows) for rows in (1, 2))
+    one, two = (saved_activation_bytes(model := toy_model(seed=1), batches(model)(0), rows) for rows in (1, 2))
     # for two and a half rows, and 100 bytes so that rounding takes none away
     room = int((one + 1.5 * (two - one) + 100 + 20 * toy_model().num_parameters()) / 0.6)
     for module in ("memory", "execution"):

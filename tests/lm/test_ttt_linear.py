@@ -8,7 +8,7 @@ from torch import Tensor
 from kernels.attention.documents import documents_of
 from lm.context import Context
 from lm.mixers import TTTLinear
-from lm.mixers.ttt_linear import Learning, Norm
+from lm.mixers.ttt_linear import Norm, TTTHeads
 from lm.model import Cache
 from tests.lm.made_parts import (
     assert_an_empty_row_begins_at_nothing,
@@ -27,7 +27,7 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).double()
 
 
-def layer_of(mini_batch: int) -> Learning:
+def layer_of(mini_batch: int) -> TTTHeads:
     """A layer in double precision, no weight of which is 0; 4 heads of 8."""
     layer = TTTLinear(mini_batch=mini_batch, rate=0.7).build(toy_model().config).double()
     with torch.no_grad():
@@ -37,11 +37,11 @@ def layer_of(mini_batch: int) -> Learning:
     return layer
 
 
-def normed(layer: Learning, head: int, z_E: Tensor) -> Tensor:
+def normed(layer: TTTHeads, head: int, z_E: Tensor) -> Tensor:
     return F.layer_norm(z_E, (8,), layer.scale[head], layer.shift[head], layer.eps)
 
 
-def looped(layer: Learning, x_TD: Tensor, mini_batch: int) -> Tensor:
+def looped(layer: TTTHeads, x_TD: Tensor, mini_batch: int) -> Tensor:
     """y_TD of one document: the rules of Sun et al. 2024, sections 2.3 and 2.4, a token at a time; each
     gradient is autograd's, of half the mean square over a head."""
     rate_TH = 0.7 * torch.sigmoid(layer.step(x_TD))
@@ -132,7 +132,7 @@ def test_padding_alone_leaves_a_state_as_it_was() -> None:
 
 def test_a_state_is_two_matrices_a_head_whatever_the_length() -> None:
     model = toy_model(mixer=MIXER)
-    assert model.config.kept(40) == model.config.kept(1) == 2 * 2 * 4 * 8 * 8
+    assert model.config.state_numel(40) == model.config.state_numel(1) == 2 * 2 * 4 * 8 * 8
     for dtype, own in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
         states = Cache(model.config, 2, 40, dtype=dtype).states
         assert {(each.dtype, each.shape) for state in states for each in state.model} == {(own, (2, 4, 8, 8))}

@@ -13,7 +13,7 @@ from lm.schedules import Cosine
 from lm.training.batch import Batch
 from lm.training.loop import train
 from lm.training.recipe import Recipe
-from lm.unmasking import logits_of, shares_of, unmask, unmask_step, until
+from lm.unmasking import logits_of, shares_of, truncate_at_stop, unmask, unmask_step
 from tasks.core.log import Log
 from tasks.pretrain.objectives import MaskedDiffusion
 from tasks.pretrain.objectives.base import LossPosition
@@ -118,7 +118,7 @@ def test_what_cannot_be_written_is_refused() -> None:
         unmask(small(), [[1]], 4, 0, 0)
     with pytest.raises(ValueError, match="up to 15 tokens; one has 16"):
         unmask(small(), [[1], [1] * 16], 4, 4, 0)
-    assert until([1, 2, 3, 2], 2) == [1, 2] and until([1, 3], 2) == [1, 3]
+    assert truncate_at_stop([1, 2, 3, 2], 2) == [1, 2] and truncate_at_stop([1, 3], 2) == [1, 3]
 
 
 @pytest.fixture(scope="module")

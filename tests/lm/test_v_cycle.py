@@ -15,7 +15,7 @@ from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.training.growing import Growing
 from lm.training.loop import train
-from lm.training.v_cycle import bytes_aside, coalesce_, interpolate_, set_aside
+from lm.training.v_cycle import coalesce_, interpolate_, saved_weight_bytes, saved_weights
 from tasks.pretrain.growths import Staged, VCycle
 from tasks.pretrain.growths.v_cycle import groups_of
 from tests.lm.models import toy_model
@@ -101,7 +101,7 @@ def test_a_run_is_three_runs_of_which_each_begins_with_what_the_paper_makes_of_t
     R, G = matrices(2, LAYERS)
     model = some_steps(toy_model(seed=1, layers=LAYERS).train(), 0, DOWN)
     first = {name: weight.clone() for name, weight in model.state_dict().items()}
-    small = model.of_layers([0, 1]).train()
+    small = model.select_layers([0, 1]).train()
     small.load_state_dict(mixed(first, R))
     back = mixed(some_steps(small, DOWN, UP).state_dict(), G)
     model.load_state_dict({name: weight + ALPHA * (back[name] - weight) for name, weight in first.items()})
@@ -116,7 +116,7 @@ def test_blocks_that_wait_stay_and_all_that_is_set_aside_is_in_the_checkpoint(tm
     before = stopped(METHOD, tmp_path / "before", DOWN).state_dict()
     during = stopped(METHOD, tmp_path / "during", DOWN + 2).state_dict()
     moved = {name for name, weight in before.items() if not torch.equal(weight, during[name])}
-    kept = set(set_aside(toy_model(seed=1, layers=LAYERS), groups_of(2, LAYERS)))
+    kept = set(saved_weights(toy_model(seed=1, layers=LAYERS), groups_of(2, LAYERS)))
     assert moved == kept == {name for name in before if not name.startswith(("blocks.1.", "blocks.3."))}
     seen: list[dict[str, Tensor]] = []
 
@@ -130,7 +130,7 @@ def test_blocks_that_wait_stay_and_all_that_is_set_aside_is_in_the_checkpoint(tm
     assert [bool(state) for state in seen] == [DOWN <= step < UP for step in range(STEPS)]
     assert all(torch.equal(tensor, before[name]) for name, tensor in seen[UP - 1].items())
     sizes = sum(tensor.nbytes for tensor in seen[DOWN].values())
-    assert sizes == bytes_aside(model, METHOD, STEPS) > 0 == bytes_aside(model, Staged(), STEPS)
+    assert sizes == saved_weight_bytes(model, METHOD, STEPS) > 0 == saved_weight_bytes(model, Staged(), STEPS)
 
 
 def test_the_mean_goes_both_ways_as_the_weights_do(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from lm.linears.adalora import budget
 from lm.linears.base import flops_of
 from lm.optimizers import AdamW, ScheduleFree
 from lm.schedules import Cosine
-from lm.training.held import HeldLayers
 from lm.training.loop import train
-from lm.training.memory import bytes_kept, positions_in
+from lm.training.memory import positions_in, saved_activation_bytes
 from lm.training.recipe import Recipe
+from lm.training.reparametrized import ReparametrizedLayers
 from tasks.core.log import Stopped
 from tests.lm.models import toy_model
 from tests.lm.test_linear_methods import layer_of, put
@@ -40,7 +40,7 @@ def test_vera_by_hand() -> None:
 
 def test_layers_of_vera_share_what_they_do_not_train() -> None:
     model = toy_model()
-    model.hold(VeRA(rank=5, matrices=["attention", "0.ffn.down"]))
+    model.reparametrize(VeRA(rank=5, matrices=["attention", "0.ffn.down"]))
     layers = model.held
     assert len(layers) == 9 and {layer.up_OR.untyped_storage().data_ptr() for layer in layers.values()} == {
         layers["blocks.0.ffn.down"].up_OR.untyped_storage().data_ptr()
@@ -56,7 +56,7 @@ def test_layers_of_vera_share_what_they_do_not_train() -> None:
 
 def test_memory_counts_what_layers_share_once() -> None:
     model, memory = held(VeRA), 1e8
-    first, two = (bytes_kept(model, batch_of(model), rows) for rows in (1, 2))
+    first, two = (saved_activation_bytes(model, batch_of(model), rows) for rows in (1, 2))
     each = two - first
     room = 0.6 * memory - 4 * 256 * (48 + 48) - (first - each)
     assert positions_in(memory, model, batch_of(model), 0.0, 0.0) == int(room * 12 / each) > 0
@@ -81,7 +81,7 @@ def test_adalora_by_hand() -> None:
     for grad in (1.0, 2.0):
         for weight in (layer.down, layer.up, layer.values):
             weight.grad = torch.full_like(weight, grad)
-        layer.see(0.5, 0.25)
+        layer.update_sensitivity(0.5, 0.25)
     # of the l 3: |3| then |6|: means 1.5, 3.75; distances 1.5 and 2.25: 0.75 * 1.5, then a quarter of that and 0.75 * 2.25
     assert layer.sensitivity_values.tolist() == pytest.approx([3.75, 1.25])
     assert layer.uncertainty_values.tolist() == pytest.approx([0.28125 + 1.6875, 0.09375 + 0.5625])
@@ -97,7 +97,7 @@ def test_adalora_by_hand() -> None:
 
 def test_directions_go_where_they_matter_least_over_all_layers() -> None:
     model, method = toy_model(seed=1), AdaLoRA(rank=3, first_rank=4, cut_until=2)
-    model.hold(method)
+    model.reparametrize(method)
     layers = list(model.held.values())
     with torch.no_grad():
         for number, layer in enumerate(layers):
@@ -124,8 +124,8 @@ def test_what_is_cut_is_cut_in_the_model_that_a_run_ends_with(average: Any, opti
     }
     how = Recipe(optimizer=optimizer, schedule=Cosine(), average=average, linear=method)
     train(model, how, 8, lambda step: batch_of(model), Recorder(tmp_path))
-    assert model.learned is not None
-    kept = {name: len(parts["down"]) for name, parts in model.learned.layers.items()}
+    assert model.artifact is not None
+    kept = {name: len(parts["down"]) for name, parts in model.artifact.layers.items()}
     assert sum(kept.values()) == 2 * 14
     for layer in layers:
         change = model.get_submodule(layer).weight.detach() - start[f"{layer}.weight"]
@@ -146,7 +146,7 @@ def test_a_run_that_ends_before_the_last_cut_has_what_its_weights_say() -> None:
     put(layer, values=[3.0, -1.0])
     # 16 / 2 times ((3, 0), (0, -2))
     assert layer.merged().weight.tolist() == [[25.0, 2.0], [3.0, -12.0]]
-    assert len(method.kept({"layer": layer}).layers["layer"]["down"]) == 2
+    assert len(method.adapter_state({"layer": layer}).layers["layer"]["down"]) == 2
 
 
 def test_adalora_that_does_not_fall_is_one_line() -> None:
@@ -161,7 +161,7 @@ def test_adalora_without_whole_gradients_is_refused() -> None:
     with pytest.raises(
         ConfigError, match="linear: adalora needs whole gradients after a step: set TOKENMILL_PARALLEL to exact"
     ):
-        HeldLayers(model).after(0, 1.0, 1.0)
+        ReparametrizedLayers(model).after(0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("after", [2, 4])

@@ -12,9 +12,9 @@ from kernels.linear_cross_entropy import linear_cross_entropy
 from lm.averages import Ema
 from lm.optimizers import AdamW, Muon
 from lm.optimizers.adamw import AdamWOptimizer
-from lm.training.ahead import Ahead
 from lm.training.batch import Batch, Metrics
 from lm.training.loop import train
+from lm.training.prefetch import Prefetcher
 from lm.training.recipe import Recipe
 from lm.transfer import Tensors
 from tests.lm.models import toy_model
@@ -68,7 +68,7 @@ def fitted(how: Recipe, log: Counting, device: Device | None, more: Callable[[Te
 
         return Batch(4, 16, 64, loss, {"reward": 0.5}, lambda: torch.cat(losses), log.traced, host[:1])
 
-    with Ahead(fetch, batch, STEPS, CPU) as batch_at:
+    with Prefetcher(fetch, batch, STEPS, CPU) as batch_at:
         train(model, how, STEPS, batch_at, log)
     return log
 

@@ -16,9 +16,9 @@ from lm import pairs
 from lm.checkpoint import save_model
 from lm.config import ConfigError, methods_of
 from lm.conversations.dialogue import Dialogue
-from lm.inputs.hashed import hashed, read_ignored
+from lm.inputs.hashed import read_ignored, scan_dependency
 from lm.pairs import Files, Mined, SelfPlay
-from lm.pairs.base import Given, Pair, Rejected, Source
+from lm.pairs.base import Pair, SkippedRow, Source, SourceInputs
 from lm.pairs.rows import NoPair, dialogues_of, pair_of
 from lm.problems.example import Example, Score
 from lm.tokenizer import Tokenizer
@@ -35,17 +35,17 @@ SYSTEM, EARLIER = (
 )
 
 
-def given_of(folder: Path = Path(), seed: int = 0) -> Given:
-    return Given("preference.pairs", folder, lambda: watched(folder), Parity(), writer(), TOKENIZER, seed)
+def given_of(folder: Path = Path(), seed: int = 0) -> SourceInputs:
+    return SourceInputs("preference.pairs", folder, lambda: watched(folder), Parity(), writer(), TOKENIZER, seed)
 
 
 def watched(folder: Path) -> list[Path]:
-    return hashed(folder, read_ignored()).files
+    return scan_dependency(folder, read_ignored()).files
 
 
-def parted(source: Source, given: Given) -> tuple[list[Pair], list[Rejected]]:
+def parted(source: Source, given: SourceInputs) -> tuple[list[Pair], list[SkippedRow]]:
     found = list(source(given))
-    return [one for one in found if isinstance(one, Pair)], [one for one in found if isinstance(one, Rejected)]
+    return [one for one in found if isinstance(one, Pair)], [one for one in found if isinstance(one, SkippedRow)]
 
 
 @pytest.mark.parametrize(
@@ -190,12 +190,12 @@ def test_the_pattern_chooses_files_in_the_order_of_their_names(tmp_path: Path) -
 
 
 @pytest.fixture(scope="module")
-def mined() -> tuple[list[Pair], list[Rejected]]:
+def mined() -> tuple[list[Pair], list[SkippedRow]]:
     return parted(Mined(samples=16, max_new_tokens=6, most=2), given_of())
 
 
 def test_a_mined_pair_has_an_answer_that_is_right_and_one_that_is_wrong(
-    mined: tuple[list[Pair], list[Rejected]],
+    mined: tuple[list[Pair], list[SkippedRow]],
 ) -> None:
     made, wrong = mined
     problems = {e.id: e for e in Parity().examples("rl")}
@@ -255,9 +255,9 @@ def test_self_play_has_a_sample_as_often_as_it_was_drawn() -> None:
     """As the expectation over what the start model makes has it; of what is mined a sample is in one pair."""
     given, source = given_of(), SelfPlay(samples=40, max_new_tokens=2, temperature=0.4)
     made, _ = parted(source, given)
-    for found in source.answered(given):
+    for found in source.answered_problems(given):
         mine = [pair.rejected for pair in made if pair.where == found.example.id]
-        assert mine == [ids for ids in found.drawn if ids != given.encoded(found.example.demonstration)]
+        assert mine == [ids for ids in found.drawn if ids != given.encode_answer(found.example.demonstration)]
     drawn = Counter((pair.where, *pair.rejected) for pair in made)
     assert max(drawn.values()) > 1
     mined, _ = parted(Mined(samples=40, max_new_tokens=2, temperature=0.4, most=40), given)

@@ -18,7 +18,7 @@ from lm.linears import AdaLoRA, LoRA, VeRA
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.pairs import Files, Mined, SelfPlay
-from lm.pairs.queried import Query
+from lm.pairs.query import Query
 from lm.pairs.table import read_pairs
 from lm.precisions import BitSplit, Coat, Jetfire, MuS
 from lm.prompts import Ept, PromptTuning
@@ -249,13 +249,13 @@ def test_stopped_after_every_step_it_ends_in_the_same_bytes_and_asks_the_start_m
     given = config(folder, loss=loss, pairs=[Files(), SelfPlay(samples=2, max_new_tokens=6)])
     whole, wanted, _ = trained(tmp_path / "whole", given)
     asked: list[int] = []
-    made = prepared.gathered
+    made = prepared.collect_pairs
 
     def gathered(*arguments: Any) -> Any:
         asked.append(1)
         return made(*arguments)
 
-    monkeypatch.setattr(prepared, "gathered", gathered)
+    monkeypatch.setattr(prepared, "collect_pairs", gathered)
     said: list[dict[str, float]] = []
     (tmp_path / "scratch").mkdir()
     for _ in range(given.steps):

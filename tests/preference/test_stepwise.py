@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from lm.pairs import Stepwise
-from lm.pairs.base import Given, Pair, Rejected
+from lm.pairs.base import Pair, SkippedRow, SourceInputs
 from lm.problems.example import Example, Score
 from lm.sampler import Completion
 from tests.preference.made import TOKENIZER, writer
@@ -33,7 +33,7 @@ class Scripted(Stepwise):
     name: Literal["stepwise"] = "stepwise"
     script: dict[str, list[str]] = SCRIPT
 
-    def sampled(self, given: Given, prompts: list[list[int]], seed: int) -> list[list[Completion]]:
+    def sample_completions(self, given: SourceInputs, prompts: list[list[int]], seed: int) -> list[list[Completion]]:
         return [[completion(text) for text in self.script.get(written(prompt), [])] for prompt in prompts]
 
 
@@ -48,7 +48,7 @@ def completion(text: str) -> Completion:
 
 def pairs_of(seed: int = 0, **settings: Any) -> list[tuple[str, str, str, str]]:
     """(place, beginning, better step, worse step), with a dot for the end token."""
-    given = Given("", None, list, Judge(), writer(), TOKENIZER, seed)  # type: ignore[arg-type] - reads no file
+    given = SourceInputs("", None, list, Judge(), writer(), TOKENIZER, seed)  # type: ignore[arg-type] - reads no file
     found = list(Scripted(**{"delimiter": "|", "max_new_tokens": 8, **settings})(given))
     assert all(isinstance(one, Pair) for one in found), found
 
@@ -79,7 +79,7 @@ def test_without_a_delimiter_a_step_is_the_answer() -> None:
 
 
 def test_what_teaches_nothing_is_named() -> None:
-    given = Given("", None, list, Judge(), writer(), TOKENIZER, 0)  # type: ignore[arg-type] - reads no file
+    given = SourceInputs("", None, list, Judge(), writer(), TOKENIZER, 0)  # type: ignore[arg-type] - reads no file
     for script in ({"": ["ag.", "bg."]}, {"": ["ag", "b"]}, {"": ["zg.", "z."]}):
         found = list(Scripted(delimiter="|", max_new_tokens=8, script=script)(given))
-        assert found == [Rejected("one", "no_step_matters", "ask")]
+        assert found == [SkippedRow("one", "no_step_matters", "ask")]

@@ -11,8 +11,8 @@ import torch
 from lm.checkpoint import save_model
 from lm.config import ConfigError
 from lm.pairs import Weak
-from lm.pairs.base import Given, Pair, Rejected
-from lm.pairs.weak import agreed
+from lm.pairs.base import Pair, SkippedRow, SourceInputs
+from lm.pairs.weak import majority_vote
 from lm.problems.answers import vote_of
 from lm.sampler import generate
 from tasks.about.pairs import check_files
@@ -43,14 +43,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def given_of(folder: Path) -> Given:
-    return Given("preference.pairs", folder, lambda: [], Unasked(), writer(), TOKENIZER, 0)
+def given_of(folder: Path) -> SourceInputs:
+    return SourceInputs("preference.pairs", folder, lambda: [], Unasked(), writer(), TOKENIZER, 0)
 
 
 def test_the_share_that_agrees_by_hand() -> None:
-    assert agreed(["4", "5", "4", None]) == ("4", 0.5)
-    assert agreed(["5", "4", "4", "5"]) == ("5", 0.5), "the first of equals"
-    assert agreed([None, None]) == (None, 0.0) and agreed([]) == (None, 0.0)
+    assert majority_vote(["4", "5", "4", None]) == ("4", 0.5)
+    assert majority_vote(["5", "4", "4", "5"]) == ("5", 0.5), "the first of equals"
+    assert majority_vote([None, None]) == (None, 0.0) and majority_vote([]) == (None, 0.0)
 
 
 def test_pairs_by_hand() -> None:
@@ -118,7 +118,7 @@ def test_prompts_that_do_not_fit_the_weaker_model_have_none_of_its_answers(folde
     assert 0 < len(fitting) < len(problems)
     source = Weak(**SAMPLED, model="short", judge="weak")
     silent = {e.id for e in problems} - fitting
-    left_out = {one.where: one.reason for one in source(given_of(folder)) if isinstance(one, Rejected)}
+    left_out = {one.where: one.reason for one in source(given_of(folder)) if isinstance(one, SkippedRow)}
     assert {left_out.get(where) for where in silent} == {"no_answer_ended"}
 
 

@@ -16,7 +16,7 @@ from lm.growing.bert2bert import layers_of as stacked_with_rest
 from lm.growing.cloned import cloned
 from lm.growing.lossless import layers_of, lossless
 from lm.growing.stacked import order_of
-from lm.growing.widths import divided, in_turn, places_of
+from lm.growing.widths import in_turn, places_of, split_columns
 from lm.model import Decoder
 from tasks.pretrain import starts
 from tasks.pretrain.starts import Bert2Bert, Cloned, Lossless, Stacked
@@ -148,9 +148,9 @@ def test_orders_of_layers_by_hand() -> None:
 
 def test_columns_of_copies_by_hand() -> None:
     weight, places = torch.tensor([[6.0, 8.0]]), torch.tensor([0, 1, 0, -1, 0])
-    assert divided(weight, places).tolist() == [[2, 8, 2, 0, 2]]
+    assert split_columns(weight, places).tolist() == [[2, 8, 2, 0, 2]]
     # the three that copy the first are 1, 4 and 7, 6 too many: 2 less each; what copies nothing is as drawn
-    assert divided(weight, places, torch.tensor([[1.0, 2, 4, 5, 7]])).tolist() == [[-1, 8, 2, 5, 5]]
+    assert split_columns(weight, places, torch.tensor([[1.0, 2, 4, 5, 7]])).tolist() == [[-1, 8, 2, 5, 5]]
 
 
 def test_heads_are_copied_with_their_keys_by_hand() -> None:

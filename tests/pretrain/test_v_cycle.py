@@ -13,7 +13,7 @@ from lm.config import ConfigError
 from lm.depth import Coalesced, Depth, Interpolated
 from lm.model import ModelConfig
 from lm.training.flops import flops_per_token
-from lm.training.v_cycle import bytes_aside
+from lm.training.v_cycle import saved_weight_bytes
 from tasks.about.sections import Sections
 from tasks.core.config import load
 from tasks.pretrain.contracts import grows
@@ -111,7 +111,7 @@ def test_the_forecast_counts_the_layers_that_take_part_and_holds_what_is_set_asi
     length = work.step().batch.length
     assert work.steps % 4 == 0
     assert found.flops == pytest.approx((flops_per_token(two, length) + 3 * flops_per_token(four, length)) / 4)
-    aside = bytes_aside(four, VCycle(), work.steps)
+    aside = saved_weight_bytes(four, VCycle(), work.steps)
     assert aside == 4 * two.num_parameters()
     assert found.state_bytes == plain.state_bytes + aside and found.step_bytes >= plain.step_bytes + aside
     disk = [needs(Sections(params(*sizes, *words))).scratch or 0.0 for words in ((), (growth,))]

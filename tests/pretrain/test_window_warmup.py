@@ -46,7 +46,7 @@ def test_a_narrowed_model_is_one_of_smaller_windows_and_comes_back(share: float,
     """Layers that see all go on doing so; what the model says of itself stays."""
     model, bounds = windowed(), torch.tensor([0, 5, 24, 33, 48])
     whole, said = model(IDS), model.config.described()
-    model.narrow(share)
+    model.narrow_windows(share)
     assert torch.equal(model(IDS), windowed(window)(IDS))
     assert torch.equal(model(IDS, bounds=bounds), windowed(window)(IDS, bounds=bounds))
     assert torch.equal(model(IDS), whole) == (share == 1.0)
@@ -54,7 +54,7 @@ def test_a_narrowed_model_is_one_of_smaller_windows_and_comes_back(share: float,
     steps = torch.cat([model(IDS[:, step : step + 1], cache) for step in range(24)], 1)
     torch.testing.assert_close(steps, model(IDS), rtol=1e-4, atol=1e-5)
     assert model.config.described() == said
-    model.narrow(1.0)
+    model.narrow_windows(1.0)
     assert torch.equal(model(IDS), whole)
 
 

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.calibration import Batch, Inputs
+from lm.calibration import Batch, LayerInputs
 from lm.config import ConfigError, methods_of
 from lm.cutting import units
-from lm.cutting.cut import heads_kept, kept, shape_of, with_units
+from lm.cutting.cut import kept_head_indices, shape_of, top_indices, with_units
 from lm.cutting.units import Activation, Magnitude
 from lm.feed_forwards import ReluSquared
 from lm.mixers import Hyena, StridedBlocks, TTTLinear
@@ -51,7 +51,7 @@ def test_a_layer_that_does_nothing_is_worth_nothing(method: type) -> None:
         scores = method()(model, batches(), silent)
     assert scores.index(min(scores)) == 2 and scores[2] == pytest.approx(0, abs=1e-9)
     assert min(scores[n] for n in (0, 1, 3)) > 1e-6
-    smaller = model.of_layers(kept(scores, 3))
+    smaller = model.select_layers(top_indices(scores, 3))
     assert smaller.config.layers == 3
     torch.testing.assert_close(logits(smaller), logits(model), rtol=0, atol=1e-5)  # the same sums but for a zero
 
@@ -60,7 +60,7 @@ def test_the_shift_of_a_layer_by_hand() -> None:
     model = toy_model(seed=3, layers=3)
     with torch.no_grad():
         scores = Shift()(model, batches(), silent)
-        other = model.of_layers([0, 2])
+        other = model.select_layers([0, 2])
         moved = length = 0.0
         for ids, real in batches():
             whole, less = model.hidden(ids)[real].double(), other.hidden(ids)[real].double()
@@ -117,7 +117,7 @@ def test_each_key_and_value_keeps_as_many_of_its_heads(order: list[int], shape: 
     heads, pairs, left = shape
     old = toy_model(heads=heads, kv_heads=pairs, width=64).config
     smaller = shape_of(old, left, 0, "prune")
-    found = heads_kept([float(score) for score in order], old, smaller)
+    found = kept_head_indices([float(score) for score in order], old, smaller)
     assert len(found) == left and found == sorted(found)
     group = heads // pairs
     for number in range(pairs if pairs < heads else 1):
@@ -135,7 +135,7 @@ def test_scores_of_units_by_hand() -> None:
     assert Magnitude()(weight, None, 2) == [5.0, 2.0] and Magnitude()(weight, None, 1) == pytest.approx(
         [5, 0, 2**0.5, 2**0.5]
     )
-    assert Activation()(weight, Inputs(inputs), 2) == [2.5, 1.0]
+    assert Activation()(weight, LayerInputs(inputs), 2) == [2.5, 1.0]
     with pytest.raises(ValueError, match="needs the inputs"):
         Activation()(weight, None, 1)
 
@@ -157,4 +157,4 @@ def test_what_cannot_be_cut_is_said() -> None:
     with pytest.raises(ConfigError, match=r"prune.heads: 3 is no multiple of the model's kv_heads, 2"):
         shape_of(shape, 3, 0, "prune")
     assert shape_of(shape, 2, 0, "prune").head_width == 8 and shape_of(shape, 4, 8, "prune").head_width == 0
-    assert kept([1.0, 3.0, 3.0, 2.0], 2) == [1, 2] and kept([1.0, 1.0, 1.0], 2) == [0, 1]
+    assert top_indices([1.0, 3.0, 3.0, 2.0], 2) == [1, 2] and top_indices([1.0, 1.0, 1.0], 2) == [0, 1]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from lm.calibration import Calibration, batches_of
+from lm.calibration import Calibration, calibration_batches
 from lm.checkpoint import load_model
 from lm.config import ConfigError
 from lm.cutting.units import Magnitude as Size
@@ -48,7 +48,7 @@ def test_what_it_says_is_so(tmp_path: Path) -> None:
     after, _ = load_model(tmp_path / "prune")
     assert (after.config.layers, after.config.ffn_width, after.config.width) == (1, 64, 64)
     prompts = [e.prompt for e in given.problems.examples("sft")]
-    batches = batches_of(before, tokenizer, prompts, plan(tmp_path), given.calibration, 0, "x")
+    batches = calibration_batches(before, tokenizer, prompts, plan(tmp_path), given.calibration, 0, "x")
     assert told["nats_before"] == pytest.approx(nats_of(before, batches)) != told["nats"]
     assert told["nats"] == pytest.approx(nats_of(after, batches))
     assert told["parameter_fraction"] == after.num_parameters() / before.num_parameters()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from lm.calibration import Inputs
+from lm.calibration import LayerInputs
 from lm.config import Config, methods_of
 from tasks.prune import weights
 from tasks.prune.weights import Magnitude, SparseGpt, Wanda, Whole, sparse_gpt
@@ -38,7 +38,7 @@ def correlated(rows: int, columns: int) -> Tensor:
 def test_as_many_go_as_are_to(method: type[Config], shape: tuple[int, int], seed: int, share: float, of: int) -> None:
     weight, inputs = normal(shape, seed), correlated(60, shape[1])
     before = weight.clone()
-    made = method(share=share, of=of)(weight, Inputs(inputs))
+    made = method(share=share, of=of)(weight, LayerInputs(inputs))
     assert torch.equal(weight, before) and made.dtype == weight.dtype and made.shape == weight.shape
     zeros = made == 0
     if of:
@@ -55,7 +55,7 @@ def test_what_stays_is_what_matters_more(method: type[Config]) -> None:
     large = torch.zeros(6, 40, dtype=torch.bool)
     large[:, ::4] = True
     weight[large] += 1
-    made = method(share=0.5)(weight, Inputs(correlated(100, 40)))
+    made = method(share=0.5)(weight, LayerInputs(correlated(100, 40)))
     assert (made[large] != 0).all()
 
 
@@ -63,7 +63,7 @@ def test_what_stays_is_what_matters_more(method: type[Config]) -> None:
 def test_what_is_lost_of_the_output_falls_from_magnitude_to_wanda_to_sparse_gpt(of: int) -> None:
     weight, inputs = normal((24, 128)), correlated(400, 128)
     lost = [
-        ((method(share=0.5, of=of)(weight, Inputs(inputs)) - weight) @ inputs.T).square().sum().item()
+        ((method(share=0.5, of=of)(weight, LayerInputs(inputs)) - weight) @ inputs.T).square().sum().item()
         for method in (Magnitude, Wanda, SparseGpt)
     ]
     # in groups of four there is less to choose from
@@ -84,14 +84,14 @@ def test_which_go_by_hand() -> None:
 def test_wanda_by_hand() -> None:
     # norms of the inputs 5 and 1: scores 5 and 4, 10 and 9 to compare in each row
     inputs, weight = torch.tensor([[3.0, 1.0], [4.0, 0.0]]), torch.tensor([[1.0, -4.0], [-2.0, 11.0]])
-    assert Wanda(share=0.5)(weight, Inputs(inputs)).tolist() == [[1.0, 0.0], [0.0, 11.0]]
+    assert Wanda(share=0.5)(weight, LayerInputs(inputs)).tolist() == [[1.0, 0.0], [0.0, 11.0]]
     assert Magnitude(share=0.5)(weight, None).tolist() == [[0.0, -4.0], [0.0, 11.0]]
 
 
 def test_sparse_gpt_makes_up_for_what_goes_as_least_squares_would() -> None:
     """Of two inputs that always are the same, the weight of the one that goes is taken by the other: to the damping."""
     inputs = normal((50, 1)).repeat(1, 2)
-    made = SparseGpt(share=0.5, damping=1e-6)(torch.tensor([[0.3, 1.0]]), Inputs(inputs))
+    made = SparseGpt(share=0.5, damping=1e-6)(torch.tensor([[0.3, 1.0]]), LayerInputs(inputs))
     torch.testing.assert_close(made, torch.tensor([[0.0, 1.3]]), rtol=1e-3, atol=1e-3)
 
 
@@ -112,16 +112,16 @@ def test_sparse_gpt_equals_the_plain_algorithm() -> None:
         left[:, column][going[:, column]] = 0
         inverse = inverse - inverse[:, column, None] * inverse[column] / inverse[column, column]
         inverse[column, :] = 0
-    made = SparseGpt(share=0.5)(weight, Inputs(inputs))
+    made = SparseGpt(share=0.5)(weight, LayerInputs(inputs))
     torch.testing.assert_close(made, left.where(~going, 0.0), rtol=1e-6, atol=1e-8)
 
 
 def test_what_is_lost_is_handed_on_from_block_to_block(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where groups are chosen as their turn comes, columns handed on sooner or later give the same."""
     weight, inputs = normal((6, 60)).double(), correlated(200, 60).double()
-    whole = SparseGpt(share=0.5, of=4)(weight, Inputs(inputs))
+    whole = SparseGpt(share=0.5, of=4)(weight, LayerInputs(inputs))
     monkeypatch.setattr(sparse_gpt, "BLOCK", 16)
-    torch.testing.assert_close(SparseGpt(share=0.5, of=4)(weight, Inputs(inputs)), whole, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(SparseGpt(share=0.5, of=4)(weight, LayerInputs(inputs)), whole, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", [Wanda, SparseGpt])

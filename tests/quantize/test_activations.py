@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lm.calibration import Inputs
+from lm.calibration import LayerInputs
 from lm.checkpoint import load_model
 from lm.config import ConfigError
 from lm.decoding import cast_once, is_sharded
@@ -22,7 +22,7 @@ from lm.hugging_face.export import save_hf
 from lm.linears.base import roles_of
 from lm.mixers import MinimalRNN, SlidingWindow
 from lm.model import Decoder
-from lm.quantized.inputs import Rounding, is_rounding, round_inputs, round_inputs_of, rounded
+from lm.quantized.inputs import Rounding, fake_quantize, is_rounding, round_inputs, round_inputs_of
 from lm.sampler import generate
 from tasks.core.log import Log
 from tasks.quantize.activations import Int8Inputs
@@ -38,9 +38,11 @@ IDS = torch.randint(5, 261, (3, 11), generator=torch.Generator().manual_seed(0))
 def test_by_hand() -> None:
     """Of 3 bits a token has the steps -3 to 3: of (6, -1, 0.9, 0) the step is 2, and in groups of two 2 and 0.3."""
     x = torch.tensor([[6.0, -1.1, 0.9, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    assert rounded(x, Rounding(3, 0)).tolist() == [[6.0, -2.0, 0.0, 0.0], [0.0] * 4]
-    assert rounded(x, Rounding(3, 2))[0].tolist() == pytest.approx([6.0, -2.0, 0.9, 0.0])
-    by_factors = rounded(x, Rounding(3, 0), torch.tensor([3.0, 1.0, 1.0, 1.0]))  # (2, -1.1, 0.9, 0) in steps of 2 / 3
+    assert fake_quantize(x, Rounding(3, 0)).tolist() == [[6.0, -2.0, 0.0, 0.0], [0.0] * 4]
+    assert fake_quantize(x, Rounding(3, 2))[0].tolist() == pytest.approx([6.0, -2.0, 0.9, 0.0])
+    by_factors = fake_quantize(
+        x, Rounding(3, 0), torch.tensor([3.0, 1.0, 1.0, 1.0])
+    )  # (2, -1.1, 0.9, 0) in steps of 2 / 3
     assert by_factors[0].tolist() == pytest.approx([6.0, -4 / 3, 2 / 3, 0.0])
 
 
@@ -49,10 +51,10 @@ def test_no_input_moves_by_more_than_half_a_step_whatever_stands_beside_it(
     seed: int, inputs: int, group: int, bits: int
 ) -> None:
     x = torch.randn(5, inputs, generator=torch.Generator().manual_seed(seed)) * 10.0 ** torch.arange(-2, 3)[:, None]
-    found = rounded(x, Rounding(bits, group))
+    found = fake_quantize(x, Rounding(bits, group))
     half = x.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1) / 2
     assert ((found - x).abs() <= half * 1.001).all()  # a step in fp32 is a product of two roundings
-    assert torch.equal(torch.cat([rounded(row[None], Rounding(bits, group)) for row in x]), found)
+    assert torch.equal(torch.cat([fake_quantize(row[None], Rounding(bits, group)) for row in x]), found)
 
 
 def test_gradients_pass_straight_through() -> None:
@@ -61,7 +63,7 @@ def test_gradients_pass_straight_through() -> None:
     x = torch.tensor([[1.0, 0.3, -0.2, 0.05]], requires_grad=True)
     layer(x).sum().backward()
     assert torch.equal(x.grad[0], layer.weight.detach().sum(0))
-    assert torch.equal(layer.weight.grad[1], rounded(x.detach(), Rounding(4, 0))[0])
+    assert torch.equal(layer.weight.grad[1], fake_quantize(x.detach(), Rounding(4, 0))[0])
 
 
 def test_factors_are_equation_4() -> None:
@@ -72,16 +74,16 @@ def test_factors_are_equation_4() -> None:
 
 
 def test_the_largest_input_of_a_column_counts_and_not_the_usual_one() -> None:
-    seen = Inputs(torch.tensor([[1.0, -4.0], [2.0, 0.0], [-0.5, 0.0]]))
+    seen = LayerInputs(torch.tensor([[1.0, -4.0], [2.0, 0.0], [-0.5, 0.0]]))
     assert seen.largest_I.tolist() == [2.0, 4.0]
     weight = torch.tensor([[0.5, 1.0]])
     assert SmoothQuant(alpha=1.0)(weight, seen).columns.tolist() == [2.0, 4.0]
 
 
 def outputs(weight: Tensor, x: Tensor, method: Any) -> Tensor:
-    packed = method(weight, Inputs(x))
+    packed = method(weight, LayerInputs(x))
     columns = packed.parts().get("columns")
-    return rounded(x, Rounding(8, 0), None if columns is None else columns.float()) @ packed.dequantize().T
+    return fake_quantize(x, Rounding(8, 0), None if columns is None else columns.float()) @ packed.dequantize().T
 
 
 def test_smoothing_saves_columns_that_a_large_one_would_hide() -> None:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lm.calibration import Inputs, upper_factor
+from lm.calibration import LayerInputs, upper_factor
 from lm.config import Config, methods_of
-from lm.quantized.base import Packed
+from lm.quantized.base import PackedMatrix
 from lm.quantized.counts import Counts, unpacked
 from lm.quantized.trits import trits_of
 from tasks.quantize import methods
@@ -115,7 +115,7 @@ def test_the_weight_is_left_alone_and_the_dtype_does_not_matter(method: type[Con
     assert torch.equal(weight, before)
 
 
-def digest(packed: Packed) -> str:
+def digest(packed: PackedMatrix) -> str:
     whole = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(packed.tensors("w").items()):
         whole.update(name.encode() + tensor.view(torch.uint8).numpy().tobytes())
@@ -181,12 +181,12 @@ def test_the_factor_of_gptq_by_hand() -> None:
     # X'X / 4 = [[1, 0.5], [0.5, 1]], whose inverse is [[4, -2], [-2, 4]] / 3 = U'U with U = [[2, -1], [0, sqrt(3)]] / sqrt(3)
     inputs = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]) * 2**0.5
     root = 3**0.5
-    moments = Inputs(inputs).moments_II
+    moments = LayerInputs(inputs).moments_II
     torch.testing.assert_close(upper_factor(moments, 0.0), torch.tensor([[2 / root, -1 / root], [0, 1]]).double())
 
 
 def test_each_order_has_a_factor_of_its_own_whichever_was_asked_first() -> None:
-    inputs = Inputs(uneven(50, 12))
+    inputs = LayerInputs(uneven(50, 12))
     plain, ordered = inputs.factor(0.01), inputs.factor(0.01, ordered=True)
     permuted = inputs.moments_II[inputs.order_I][:, inputs.order_I]
     assert torch.equal(ordered, upper_factor(permuted, 0.01)) and torch.equal(plain, inputs.factor(0.01))
@@ -201,10 +201,10 @@ def correlated(rows: int, columns: int) -> Tensor:
 @pytest.mark.parametrize(("columns", "group"), [(96, 32), (300, 32), (300, 7), (260, 200)])
 def test_gptq_loses_less_of_the_output_than_rounding(columns: int, group: int) -> None:
     weight, inputs = normal((24, columns)), correlated(400, columns)
-    packed, rounded = Gptq(group=group)(weight, Inputs(inputs)), Rtn(group=group)(weight, None)
+    packed, rounded = Gptq(group=group)(weight, LayerInputs(inputs)), Rtn(group=group)(weight, None)
     assert packed.bits_per_weight == rounded.bits_per_weight and packed.group == group
 
-    def lost(p: Packed) -> float:
+    def lost(p: PackedMatrix) -> float:
         return ((p.dequantize() - weight) @ inputs.T).square().sum().item()
 
     assert lost(packed) < 0.5 * lost(rounded)
@@ -224,16 +224,16 @@ def test_gptq_equals_the_plain_algorithm() -> None:
         share = (left[:, column] - rounded[:, column]) / inverse[column, column]
         left -= share[:, None] * inverse[column]
         inverse = inverse - inverse[:, column, None] * inverse[column] / inverse[column, column]
-    packed = Gptq(group=group)(weight, Inputs(inputs))
+    packed = Gptq(group=group)(weight, LayerInputs(inputs))
     torch.testing.assert_close(packed.dequantize().double(), rounded, rtol=1e-5, atol=1e-6)  # float32 comes out
 
 
 def test_gptq_survives_inputs_that_are_never_seen_and_fewer_rows_than_columns() -> None:
     weight, inputs = normal((8, 64)), torch.zeros(3, 64)
     inputs[:, :10] = normal((3, 10))
-    assert torch.isfinite(Gptq()(weight, Inputs(inputs)).dequantize()).all()
+    assert torch.isfinite(Gptq()(weight, LayerInputs(inputs)).dequantize()).all()
     with pytest.raises(ValueError, match="inputs have NaN"):
-        Gptq()(weight, Inputs(torch.full((3, 64), torch.nan)))
+        Gptq()(weight, LayerInputs(torch.full((3, 64), torch.nan)))
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -259,7 +259,7 @@ def test_whatever_the_bits_no_entry_moves_by_more_than_half_a_step_and_all_codes
 def test_what_calibrates_loses_less_of_the_output_than_rounding(
     method: type[Config], bits: int, symmetric: bool
 ) -> None:
-    weight, inputs = normal((24, 96)), Inputs(uneven(400, 96))
+    weight, inputs = normal((24, 96)), LayerInputs(uneven(400, 96))
     made = (m(bits=bits, symmetric=symmetric)(weight, inputs) for m in (method, Rtn))
     lost, nearest = (lost_of(packed, weight, inputs) for packed in made)
     assert lost < ((0.95 if symmetric else 0.7) if method is Awq else 0.5) * nearest
@@ -274,23 +274,23 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def lost_of(packed: Packed, weight: Tensor, inputs: Inputs) -> float:
+def lost_of(packed: PackedMatrix, weight: Tensor, inputs: LayerInputs) -> float:
     return ((packed.dequantize() - weight) @ inputs.rows_NI.T).square().sum().item()
 
 
 def test_the_order_of_activations_loses_less_and_equals_gptq_of_permuted_columns() -> None:
-    weight, inputs, group = normal((24, 96)), Inputs(uneven(400, 96)), 96
+    weight, inputs, group = normal((24, 96)), LayerInputs(uneven(400, 96)), 96
     ordered = Gptq(group=group, bits=2, order="activations")(weight, inputs)
     plain = Gptq(group=group, bits=2)(weight, inputs)
     assert lost_of(ordered, weight, inputs) < lost_of(plain, weight, inputs)
     # one group: its range does not hang on the order, so that the columns put in order beforehand give the same
     order = inputs.rows_NI.double().square().sum(0).sort(descending=True, stable=True).indices
-    permuted = Gptq(group=group, bits=2)(weight[:, order], Inputs(inputs.rows_NI[:, order]))
+    permuted = Gptq(group=group, bits=2)(weight[:, order], LayerInputs(inputs.rows_NI[:, order]))
     torch.testing.assert_close(ordered.dequantize()[:, order], permuted.dequantize(), rtol=0, atol=0)
 
 
 def test_static_groups_keep_the_range_of_the_weights_as_they_were() -> None:
-    weight, inputs = normal((5, 40)), Inputs(uneven(100, 40))
+    weight, inputs = normal((5, 40)), LayerInputs(uneven(100, 40))
     ordered, rounded = Gptq(group=8, order="activations")(weight, inputs), Rtn(group=8)(weight, None)
     assert torch.equal(ordered.minima, rounded.minima) and torch.equal(ordered.scales, rounded.scales)
     assert not torch.equal(ordered.codes, rounded.codes)
@@ -300,7 +300,7 @@ def test_awq_by_hand() -> None:
     """Two bits, one group: steps of the range over 3. The second input is 16 times the first. Rounded as they are, 0.5 becomes
     1 or 0; times their factors, 1/4 and 4 of the power 1, the second column makes the range and is kept."""
     weight = torch.tensor([[0.0, 3.0, 0.55]])
-    inputs = Inputs(torch.tensor([[1.0, 1.0, 16.0], [-1.0, 1.0, -16.0]]))
+    inputs = LayerInputs(torch.tensor([[1.0, 1.0, 16.0], [-1.0, 1.0, -16.0]]))
     plain = Rtn(bits=2)(weight, None).dequantize()
     assert plain.tolist() == [[0.0, 3.0, 1.0]]
     packed = Awq(bits=2, tried=1)(weight, inputs)
@@ -311,14 +311,14 @@ def test_awq_by_hand() -> None:
 
 
 def test_awq_without_a_factor_that_helps_is_rounding() -> None:
-    weight, inputs = normal((8, 64)), Inputs(torch.eye(64))
+    weight, inputs = normal((8, 64)), LayerInputs(torch.eye(64))
     packed = Awq()(weight, inputs)
     assert packed.columns is None and torch.equal(packed.codes, Rtn()(weight, None).codes)
 
 
 def test_learned_rounding_lies_between_the_best_of_all_roundings_and_the_nearest() -> None:
     """Of six columns, by trying all 64 ways to go up or down."""
-    weight, inputs = normal((5, 6), 7), Inputs(correlated(200, 48)[:, :6] @ normal((6, 6), 8))
+    weight, inputs = normal((5, 6), 7), LayerInputs(correlated(200, 48)[:, :6] @ normal((6, 6), 8))
     nearest, found = Rtn(bits=2)(weight, None), LearnedRounding(bits=2, steps=2000)(weight, inputs)
     assert torch.equal(found.scales, nearest.scales) and torch.equal(found.minima, nearest.minima)
     low, step = nearest.minima.double(), nearest.scales.double()
@@ -335,7 +335,7 @@ def test_learned_rounding_lies_between_the_best_of_all_roundings_and_the_nearest
 
 
 def test_learned_rounding_is_never_worse_than_the_nearest_in_any_row() -> None:
-    weight, inputs = normal((24, 96)), Inputs(uneven(400, 96))
+    weight, inputs = normal((24, 96)), LayerInputs(uneven(400, 96))
     short = LearnedRounding(steps=3, bits=3)(weight, inputs)  # undecided still
     lost, nearest = (
         ((p.dequantize() - weight).double() @ inputs.rows_NI.double().T).square().sum(1)

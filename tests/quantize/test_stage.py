@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lm.calibration import Calibration, batches_of, inputs_of
+from lm.calibration import Calibration, calibration_batches, collect_layer_inputs
 from lm.checkpoint import load_model, save_model
 from lm.linears import FewBits
 from lm.model import Decoder
@@ -136,7 +136,7 @@ def test_calibrated_outputs_are_nearer_than_rounded_ones(tmp_path: Path) -> None
 def test_what_calibrates_is_what_the_layers_see(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source(tmp_path)
     model, tokenizer = load_model(tmp_path / "distill")
-    batches = batches_of(
+    batches = calibration_batches(
         model,
         tokenizer,
         ["1+1=", "x" * 60],
@@ -149,7 +149,7 @@ def test_what_calibrates_is_what_the_layers_see(tmp_path: Path, capsys: pytest.C
     assert 3 * 40 + 6 + 1 <= tokens <= 3 * 40 + 6 + 4  # the second prompt does not fit
     assert capsys.readouterr().out.startswith("quantize.calibration: 1 of 2 prompts are left out")
     names = ["blocks.0.attention.query.weight", "blocks.1.ffn.down.weight"]
-    inputs = inputs_of(model, names, batches)
+    inputs = collect_layer_inputs(model, names, batches)
     assert [tuple(inputs[name].rows_NI.shape) for name in names] == [(tokens, 64), (tokens, 128)]
     expected = first_inputs(model, batches[0][0])
     torch.testing.assert_close(inputs[names[0]].rows_NI[: len(expected)], expected)
@@ -177,7 +177,7 @@ def test_padding_calibrates_nothing_and_every_batch_counts(tmp_path: Path) -> No
     model, tokenizer = load_model(tmp_path / "distill")
     prompts = ["1", "x" * 20] * 10  # two batches of at most 16
     calibration = Calibration(problems=20, sequences=0, max_new_tokens=2)
-    batches = batches_of(model, tokenizer, prompts, plan(tmp_path), calibration, 0, "quantize.calibration")
+    batches = calibration_batches(model, tokenizer, prompts, plan(tmp_path), calibration, 0, "quantize.calibration")
     assert [len(ids) for ids, _ in batches] == [16, 4]
     for ids, mask in batches:
         for row, (tokens, real) in enumerate(zip(ids, mask, strict=True)):
@@ -192,7 +192,7 @@ def test_padding_calibrates_nothing_and_every_batch_counts(tmp_path: Path) -> No
             for tokens, real in zip(ids, mask, strict=True)
         ]
     )
-    torch.testing.assert_close(inputs_of(model, [name], batches)[name].rows_NI, alone)
+    torch.testing.assert_close(collect_layer_inputs(model, [name], batches)[name].rows_NI, alone)
 
 
 def test_the_seed_draws_the_answers_that_calibrate(tmp_path: Path) -> None:
@@ -200,7 +200,8 @@ def test_the_seed_draws_the_answers_that_calibrate(tmp_path: Path) -> None:
     model, tokenizer = load_model(tmp_path / "distill")
     calibration = Calibration(problems=4, sequences=0, max_new_tokens=6)
     first, again, other = (
-        batches_of(model, tokenizer, ["1+1="] * 4, plan(tmp_path), calibration, seed, "x")[0][0] for seed in (0, 0, 1)
+        calibration_batches(model, tokenizer, ["1+1="] * 4, plan(tmp_path), calibration, seed, "x")[0][0]
+        for seed in (0, 0, 1)
     )
     assert torch.equal(first, again) and not (first.shape == other.shape and torch.equal(first, other))
 
@@ -212,14 +213,14 @@ def test_later_layers_are_packed_for_what_the_earlier_have_become(tmp_path: Path
     run(given, tmp_path, Log())
     model, tokenizer = load_model(tmp_path / "distill")
     prompts = [example.prompt for example in given.problems.examples("sft")]
-    batches = batches_of(model, tokenizer, prompts, plan(tmp_path), given.calibration, 0, "x")
+    batches = calibration_batches(model, tokenizer, prompts, plan(tmp_path), given.calibration, 0, "x")
     packed = read_back(tmp_path)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name == "embedding.weight" or name.startswith("blocks.0."):
                 weight.copy_(packed[name])
     name = "blocks.1.attention.query.weight"
-    inputs = inputs_of(model, [name], batches)[name]
+    inputs = collect_layer_inputs(model, [name], batches)[name]
     assert torch.equal(packed[name], Gptq()(model.state_dict()[name], inputs).dequantize())
 
 

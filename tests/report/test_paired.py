@@ -43,7 +43,10 @@ def test_differences_are_of_what_both_answered(tmp_path: Path) -> None:
     found = compare_models(stages, {})["b"]
     assert found.accuracy is not None and found.bits_per_byte is not None
     # of problems 10 to 99 the first has 30 right, the second 50
-    assert (found.accuracy.mean, found.accuracy.count) == (pytest.approx(20 / 90), 90) and not found.accuracy.none
+    assert (found.accuracy.mean, found.accuracy.count) == (
+        pytest.approx(20 / 90),
+        90,
+    ) and not found.accuracy.includes_zero
     assert found.bits_per_byte.mean == pytest.approx(-0.5) and found.bits_per_byte.count == 20
     assert format_points(found.accuracy).startswith("+22.2 (+") and format_bits(found.bits_per_byte).startswith(
         "-0.5000 (-"

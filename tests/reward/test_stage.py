@@ -18,7 +18,7 @@ from lm.linears import LoRA
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.pairs import Files, Mined, SelfPlay
-from lm.pairs.queried import Query
+from lm.pairs.query import Query
 from lm.pairs.table import read_pairs
 from lm.schedules import Cosine, Wsd
 from lm.training.data.conversations import sample_indices

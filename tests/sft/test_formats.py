@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lm.config import Config, ConfigError, methods_of
 from lm.conversations.dialogue import Dialogue
-from lm.conversations.encode import encoded
+from lm.conversations.encode import encode_dialogue
 from lm.conversations.layouts import dialogue_of
 from lm.problems import Arithmetic, Gsm8k
 from lm.problems.example import Example
@@ -38,7 +38,7 @@ def pair(asked: str, answered: str, number: int = 0, **more: Any) -> Dialogue:
 
 def spelled(dialogue: Dialogue) -> str:
     """The dialogue as tokens, with what counts in brackets."""
-    [conversation] = encoded(dialogue, TOKENIZER)
+    [conversation] = encode_dialogue(dialogue, TOKENIZER)
     marks = {0.0: "{}", 1.0: "[[{}]]"}
     return "".join(
         marks.get(p.weight, f"[[{{}}]]*{p.weight:g}").format(p.text) for p in pieces(TOKENIZER, conversation)
@@ -75,7 +75,7 @@ def test_every_row_is_written_for_itself_and_stays_as_it_was(method: type[Config
             assert dialogue.where == row.where and dialogue.level == row.level and dialogue.confidence == row.confidence
             roles = [message["role"] for message in dialogue.messages]
             assert all(role == "assistant" for role, weight in zip(roles, dialogue.weights, strict=True) if weight)
-            assert encoded(dialogue, TOKENIZER)
+            assert encode_dialogue(dialogue, TOKENIZER)
     assert method()([], 3) == []
 
 
@@ -259,7 +259,7 @@ def test_problems_are_written_by_a_format_and_plain_ones_as_ever() -> None:
         return [c.prompt + c.completion for c in found.conversations]
 
     rows = Problems().rows(problems)
-    assert read(Plain()) == [c.prompt + c.completion for row in rows for c in encoded(row, TOKENIZER)]
+    assert read(Plain()) == [c.prompt + c.completion for row in rows for c in encode_dialogue(row, TOKENIZER)]
     texts = [TOKENIZER.spell(ids) for ids in read(Rationales())]
     worked = [e for e in problems.examples("sft") if ":" in e.demonstration]
     assert len(texts) == len(rows) + len(worked) and worked

@@ -279,7 +279,7 @@ def test_what_reads_such_a_model_and_has_no_place_for_a_prompt_says_so_first(tmp
         assert "prompt" not in said(contracts(sections(SOFT)))
     (tmp_path / "data" / "rl").mkdir(parents=True)
     model = toy_model()
-    model.carry(PromptTuning(length=2).build(model.embedding.weight))
+    model.set_prompt(PromptTuning(length=2).build(model.embedding.weight))
     save_model(tmp_path / "data" / "rl", model, toy_tokenizer())
     config: QuantizeConfig = given["quantize"]
     with pytest.raises(ValueError, match="carries a soft prompt, which would be lost"):

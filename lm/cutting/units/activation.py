@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from lm.calibration import Inputs
+from lm.calibration import LayerInputs
 from lm.config import Config
 
 
@@ -16,7 +16,7 @@ class Activation(Config):
     name: Literal["activation"] = "activation"
     needs_inputs: ClassVar[bool] = True
 
-    def __call__(self, weight_OI: Tensor, inputs: Inputs | None, width: int) -> list[float]:
+    def __call__(self, weight_OI: Tensor, inputs: LayerInputs | None, width: int) -> list[float]:
         """Raises ValueError without inputs."""
         if inputs is None:
             raise ValueError("activation needs the inputs that the matrix has seen")

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from lm.calibration import Inputs
+from lm.calibration import LayerInputs
 from lm.config import Config
 
 
@@ -15,5 +15,5 @@ class Magnitude(Config):
     name: Literal["magnitude"] = "magnitude"
     needs_inputs: ClassVar[bool] = False
 
-    def __call__(self, weight_OI: Tensor, inputs: Inputs | None, width: int) -> list[float]:
+    def __call__(self, weight_OI: Tensor, inputs: LayerInputs | None, width: int) -> list[float]:
         return weight_OI.double().unflatten(1, (-1, width)).square().sum((0, 2)).sqrt().tolist()

@@ -11,7 +11,7 @@ from lm.distributed import from_rank_0, rank
 from lm.optimizers.base import Optimizer
 from lm.training.checkpoint.file import Torn, read, write
 from lm.training.checkpoint.snapshot import Entry, Snapshot
-from lm.training.checkpoint.state import Run, bytes_at_most, difference, put, tensors_of
+from lm.training.checkpoint.state import Run, bytes_at_most, difference, restore, tensors_of
 from lm.training.trunks.trunks import Trunks
 
 # Seconds of training for one of a checkpoint, so that the disk and the processor that hashes the file are busy with it for a
@@ -114,7 +114,7 @@ class Checkpoints:
             step, tensors = self._trunks.load(run)
         step, tensors = from_rank_0(step, tensors)
         if tensors:
-            put(tensors, run)
+            restore(tensors, run)
         self._saved = time.monotonic()
         return step
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from lm.optimizers.base import begun
+from lm.optimizers.base import initial_state
 from lm.training.average import RunningAverage
 from lm.training.components import Component
 from lm.training.execution import Execution
@@ -28,7 +28,7 @@ class Run(NamedTuple):
 def tensors_of(run: Run) -> dict[str, Tensor]:
     """The state now, whole; where ranks hold parts of it, all must call. The tensors may be those of the run, not copies."""
     parallel, average, guard, execution, components = run
-    kept = {name: weight for name, weight in parallel.weights().items() if name not in parallel.staying}
+    kept = {name: weight for name, weight in parallel.weights().items() if name not in parallel.frozen_names}
     found = {f"model.{name}": weight for name, weight in kept.items()}
     found |= {f"average.{name}": parallel.gather(name, mean) for name, mean in average.mean.items()}
     found |= {f"optimizer.{slot}": value for slot, value in parallel.slots().items()}
@@ -43,7 +43,7 @@ def bytes_at_most(run: Run, steps: int) -> int:
     """Bytes of the state of a run of so many steps in which all has begun: weights, slots, and the average where it is one of
     more than the last weights. What the guard and the stage keep is not counted."""
     shapes = _shapes(run)
-    slots = [begun(slot, shapes[name]) for name, names in run.parallel.slot_names.items() for slot in names]
+    slots = [initial_state(slot, shapes[name]) for name, names in run.parallel.slot_names.items() for slot in names]
     copies = 2 if run.average.begins(steps) else 1
     return copies * sum(weight.nbytes for weight in shapes.values()) + sum(slot.nbytes for slot in slots)
 
@@ -68,7 +68,7 @@ def difference(found: dict[str, Tensor], run: Run) -> str:
     return ""
 
 
-def put(found: dict[str, Tensor], run: Run) -> None:
+def restore(found: dict[str, Tensor], run: Run) -> None:
     """Bring the run to a saved state without a `difference`."""
     parallel, average, guard, execution, components = run
     guard.load(_under("guard.", found))
@@ -86,7 +86,7 @@ def put(found: dict[str, Tensor], run: Run) -> None:
 
 def _shapes(run: Run) -> dict[str, Tensor]:
     """Shapes of what changes in the model; other parameters are those that the run begins with, and in no checkpoint."""
-    return {name: shape for name, shape in run.parallel.shapes.items() if name not in run.parallel.staying}
+    return {name: shape for name, shape in run.parallel.shapes.items() if name not in run.parallel.frozen_names}
 
 
 def _under(prefix: str, found: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ def _wanted(names: Iterable[str], run: Run) -> dict[str, Tensor]:
         if averaged:
             wanted[f"average.{name}"] = shape
         for slot in slots.get(name, ()) if name in there else ():
-            wanted[f"optimizer.{slot}.{name}"] = begun(slot, shape)
+            wanted[f"optimizer.{slot}.{name}"] = initial_state(slot, shape)
     return wanted
 
 

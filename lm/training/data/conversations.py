@@ -30,12 +30,12 @@ class Conversation:
         return len(self.prompt) + len(self.completion)
 
 
-def demonstrated(tokenizer: Tokenizer, example: Example) -> Conversation:
-    """A problem and its demonstration, as the model is asked and answers. Raises ConfigError as `exchange`."""
-    return exchange(tokenizer, example.prompt, example.demonstration)
+def demonstration_conversation(tokenizer: Tokenizer, example: Example) -> Conversation:
+    """A problem and its demonstration, as the model is asked and answers. Raises ConfigError as `make_conversation`."""
+    return make_conversation(tokenizer, example.prompt, example.demonstration)
 
 
-def exchange(tokenizer: Tokenizer, prompt: str, answer: str) -> Conversation:
+def make_conversation(tokenizer: Tokenizer, prompt: str, answer: str) -> Conversation:
     """A prompt and its answer with the token that ends it: where the template is another's than ours, in the ids that it makes
     of both together, which may stand apart from each other as a prompt alone and an answer alone do not. Where it does not
     write an answer behind what it asks for one with, the answer's own ids stand there. Raises ConfigError, which names the
@@ -49,8 +49,8 @@ def exchange(tokenizer: Tokenizer, prompt: str, answer: str) -> Conversation:
         )
     question = {"role": "user", "content": prompt}
     try:
-        before = tokenizer.template.write([question], awaiting=True).text
-        whole = tokenizer.template.write([question, {"role": "assistant", "content": answer}])
+        before = tokenizer.template.render([question], awaiting=True).text
+        whole = tokenizer.template.render([question, {"role": "assistant", "content": answer}])
     except ValueError as error:
         raise ConfigError(f"an answer cannot be written: {error}; leave it out: {answer[:80]!r}") from None
     start = len(before) if whole.text.startswith(before) else len(whole.text)
@@ -79,7 +79,7 @@ def collate(conversations: list[Conversation], pad_id: int) -> tuple[Tensor, Ten
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedConversations:
     """Conversations laid behind each other in rows. ids_BN; mask_BT as `collate` has it, 0 where the predicted token is of
     another conversation than the one before it; owners_BT, the number of the conversation that the predicting token is of, or
     of the last one in padding; bounds as kernels.attention takes them, where conversations begin in the B x T tokens that
@@ -91,7 +91,7 @@ class Packed:
     bounds: Tensor
 
 
-def pack(conversations: list[Conversation], pad_id: int, length: int, multiple: int = 1) -> Packed:
+def pack(conversations: list[Conversation], pad_id: int, length: int, multiple: int = 1) -> PackedConversations:
     """The conversations in rows of at most `length` tokens, none of them cut: the longest first, each in the fullest row that
     it fits (best-fit decreasing). Where the rows are no multiple of `multiple`, rows of several give their last one away until
     they are, as far as there are such.
@@ -126,7 +126,7 @@ def pack(conversations: list[Conversation], pad_id: int, length: int, multiple: 
             owners[row, start:] = number
             bounds.append((N - 1) * row + start)
             start = end
-    return Packed(ids, mask, owners, torch.tensor([*bounds, len(rows) * (N - 1)]))
+    return PackedConversations(ids, mask, owners, torch.tensor([*bounds, len(rows) * (N - 1)]))
 
 
 def places(mask_BT: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class Plan:
         sequences = int(self._sequence[rows][-1]) + 1
         return torch.from_numpy(np.concatenate(pieces).astype(np.int64).reshape(sequences, -1))
 
-    def counted(self, step: int) -> Tensor | None:
+    def loss_mask(self, step: int) -> Tensor | None:
         """Whether each of the B x (N - 1) predictions of batch(step) counts, as bools; None: all. Tokens of prefixes and
         padding are not predicted."""
         rows = self._rows(step)

@@ -46,12 +46,12 @@ class Parallel(ABC):
 
     def _know(self, model: Decoder, optimizer: Optimizer, given: dict[str, Any], weights: dict[str, Tensor]) -> None:
         """Hold both, and what a checkpoint of them has: the shape of each weight, as a meta tensor, and the slots of those
-        that were given to the optimizer; `staying` are the parameters that were not."""
+        that were given to the optimizer; `frozen_names` are the parameters that were not."""
         self.model, self.optimizer = model, optimizer
         self.shapes = {name: weight.to("meta") for name, weight in weights.items()}
         slots = {weight: group["slots"] for group in optimizer.param_groups for weight in group["params"]}
         self.slot_names = {name: slots[weight] for name, weight in given.items() if weight in slots}
-        self.staying = given.keys() - self.slot_names.keys()
+        self.frozen_names = given.keys() - self.slot_names.keys()
 
     def call(self, call: Callable[[], Result]) -> Result:
         """The result of a call that uses the model other than in a batch's loss."""
@@ -103,9 +103,9 @@ class Parallel(ABC):
         """What this rank updates of each parameter, by the parameter's name."""
         return dict(self.model.named_parameters())
 
-    def learned(self) -> dict[str, Tensor]:
+    def trainable_parameters(self) -> dict[str, Tensor]:
         """What this rank updates of each parameter that is trained, by its name."""
-        return {name: weight for name, weight in self.local_parameters().items() if name not in self.staying}
+        return {name: weight for name, weight in self.local_parameters().items() if name not in self.frozen_names}
 
     def gather(self, name: str, held: Tensor) -> Tensor:
         """A tensor of this parameter's shape, of which this rank has the part that it updates."""

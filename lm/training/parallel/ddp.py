@@ -14,7 +14,7 @@ from lm.distributed import rank, world_size
 from lm.model import Decoder
 from lm.optimizers.base import Optimizer
 from lm.settings import PARALLEL
-from lm.training.batch import Batch, Metrics, cut, equal_parts, number_on, rows_at_once
+from lm.training.batch import Batch, Metrics, equal_parts, number_on, rows_at_once, split_batch
 from lm.training.parallel.base import Parallel
 
 Result = TypeVar("Result")
@@ -67,7 +67,7 @@ class DDP(Parallel):
         return optimizer
 
     def backward(self, batch: Batch, positions: int) -> tuple[Tensor, Metrics]:
-        mine = cut(batch, world_size(), "ranks")[rank()]
+        mine = split_batch(batch, world_size(), "ranks")[rank()]
         shares: dict[str, Tensor | float] = {}
         for some in equal_parts(mine, rows_at_once(batch, positions), batch.together):
             share, metrics = self.share(batch, some, last=some.stop == mine.stop)
@@ -81,7 +81,7 @@ class DDP(Parallel):
 
     @torch.no_grad()
     def evaluate(self, batch: Batch, positions: int) -> Tensor:
-        mine = cut(batch, world_size(), "ranks")[rank()]
+        mine = split_batch(batch, world_size(), "ranks")[rank()]
         parts = equal_parts(mine, rows_at_once(batch, positions), batch.together)
         total = torch.stack([self.module(batch.loss, some)[0].float() for some in parts]).sum()
         dist.all_reduce(total)

@@ -9,7 +9,7 @@ from lm.config import ConfigError
 from lm.distributed import rank, world_size
 from lm.model import Decoder
 from lm.optimizers.base import Optimizer
-from lm.training.batch import Batch, Metrics, backward, cut, evaluated
+from lm.training.batch import Batch, Metrics, backward, evaluate, split_batch
 from lm.training.parallel.base import Parallel
 from lm.training.parallel.sums import Sums
 from lm.training.parallel.tree import Tree, sum_over_ranks_
@@ -38,7 +38,7 @@ class Exact(Parallel):
         optimizer = super().distribute(model, method)
         if optimizer.exchanges and world_size() > 1:
             raise ConfigError(f"optimizer: {method.name} gives other bits for other ranks: set TOKENMILL_PARALLEL=ddp")
-        self._sums = Sums(list(self.learned().values()), self.shards) if self.shards > 1 else None
+        self._sums = Sums(list(self.trainable_parameters().values()), self.shards) if self.shards > 1 else None
         return optimizer
 
     def memory_share(self, device: torch.device) -> float:
@@ -48,19 +48,19 @@ class Exact(Parallel):
         if self._sums is None:
             return backward(batch, positions)
         each = self.shards // world_size()
-        mine = cut(batch, self.shards, "shards")[rank() * each : (rank() + 1) * each]
+        mine = split_batch(batch, self.shards, "shards")[rank() * each : (rank() + 1) * each]
         for rows in mine:
             loss, metrics = backward(batch, positions, rows, self._sums.watch if rows is mine[-1] else None)
             names = sorted(metrics)
             self._sums.add([loss, *(metrics[name] for name in names)])
-        loss, *values = self._sums.hand_out(1 + len(names))
+        loss, *values = self._sums.assign_gradients(1 + len(names))
         return loss, dict(zip(names, values, strict=True))
 
     def evaluate(self, batch: Batch, positions: int) -> Tensor:
         each, tree = self.shards // world_size(), Tree()
-        for rows in cut(batch, self.shards, "shards")[rank() * each : (rank() + 1) * each]:
+        for rows in split_batch(batch, self.shards, "shards")[rank() * each : (rank() + 1) * each]:
             # as many equal numbers as there are ranks, which sum them by halves
-            tree.add(evaluated(batch, positions, rows).repeat(world_size()))
+            tree.add(evaluate(batch, positions, rows).repeat(world_size()))
         total = tree.sum()
         if world_size() > 1:
             sum_over_ranks_(total)

@@ -18,7 +18,7 @@ from lm.optimizers.orthogonal import Iteration, MuonOptimizer, orthogonalised
 from lm.training.batch import Batch, Metrics
 from lm.training.memory import SHARE, memory_bytes
 from lm.training.parallel.ddp import DDP, Call, refuse
-from lm.training.precision import products
+from lm.training.precision import matmul_dtype
 from lm.training.recipe import Recipe
 
 Result = TypeVar("Result")
@@ -28,8 +28,8 @@ def make_plain(model: Decoder, weights: dict[str, Tensor]) -> None:
     """Replace all that makes it a sharded model, hooks included, by a model of these weights: torch has no way back."""
     plain = Decoder(model.config)
     if model.prompt is not None:  # of vectors, which are whole on every rank
-        plain.carry(model.prompt)
-    plain.hold(model.linear)
+        plain.set_prompt(model.prompt)
+    plain.reparametrize(model.linear)
     if (carried := getattr(model, HEADS, None)) is not None:  # no group of its own: its parameters alone are cut
         for name, _ in list(carried.named_parameters()):
             place, _, last = name.rpartition(".")
@@ -76,7 +76,7 @@ class FSDP(DDP):
     def distribute(self, model: Decoder, method: Any) -> Optimizer:
         whole = {name: weight.to("meta") for name, weight in model.state_dict().items()}
         device = model.cos_TE.device
-        dtype = products(self._precision, device)
+        dtype = matmul_dtype(self._precision, device)
         self._keeps = self._may_keep(model, device, dtype)
         self._casts = any(dtype_of_block(block, dtype) != dtype for block in model.blocks)
         policy = CPUOffloadPolicy(pin_memory=device.type == "cuda") if self._offload else OffloadPolicy()

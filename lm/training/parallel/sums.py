@@ -26,7 +26,7 @@ def in_buckets(weights: list[Tensor]) -> list[list[Tensor]]:
 
 class Sums:
     """Sums of gradients over a step's shards and the ranks. In a step: `add` after the backward of each shard, `watch` before
-    the last of them, then `hand_out`.
+    the last of them, then `assign_gradients`.
 
     A bucket of gradients is one vector, to which zeros are added up to a multiple of the shards, so that ranks can halve it. An
     entry is added in the order of the one tree, on any number of ranks and in any bucket. Watched, a bucket is summed over the
@@ -86,7 +86,7 @@ class Sums:
             weight.grad = None
         return leaf
 
-    def hand_out(self, numbers: int) -> list[Tensor]:
+    def assign_gradients(self, numbers: int) -> list[Tensor]:
         """Give each weight its gradient, None where no shard of any rank had one; returns the sums of so many numbers."""
         for tree in self._trees[len(self._totals) : -1]:
             self._total(tree.sum())

@@ -71,7 +71,7 @@ class Zero(DDP):
 
     def distribute(self, model: Decoder, method: Any) -> Optimizer:
         held: Any = model.linear
-        if held.moves():
+        if held.rewrites_weights():
             raise ConfigError(
                 f"linear: {held.name} changes weights between steps, which ZeRO keeps in pieces of its own: set "
                 "TOKENMILL_PARALLEL to exact or ddp"

@@ -30,12 +30,12 @@ class HiddenStates(Config):
         import torch
 
         from lm.checkpoint import device
-        from lm.hugging_face.load import grown, load_hf
+        from lm.hugging_face.load import load_hf, resize_token_embeddings
         from lm.tokenizer import Tokenizer
 
         try:
             tokenizer = Tokenizer.adopt(Path(self.folder))
-            model = grown(load_hf(Path(self.folder)), tokenizer.vocab_size).to(device())
+            model = resize_token_embeddings(load_hf(Path(self.folder)), tokenizer.vocab_size).to(device())
         except (ValueError, OSError) as error:
             raise ConfigError(f"dedup.semantic.embedding.folder: {error}") from None
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from lm.config import ConfigError
 from lm.inputs import columns
-from lm.inputs.hashed import watched
-from lm.inputs.text import LINES, decoded, lines_of
+from lm.inputs.hashed import hashed_files
+from lm.inputs.text import LINES, decode_utf8, lines_of
 
 ENDINGS = (".parquet", *LINES)
 BYTES_AT_ONCE = 8 << 20
@@ -20,7 +20,7 @@ def files_of(folder: Path) -> list[Path]:
     if folder.is_file():
         found = [folder]
     else:
-        found = [path for path in watched(folder) if not path.name.startswith(".")]
+        found = [path for path in hashed_files(folder) if not path.name.startswith(".")]
     found = [path for path in found if path.name.endswith(ENDINGS)]
     if not found:
         what = "has no file that ends with" if folder.exists() else "does not exist; it is to hold files that end with"
@@ -51,7 +51,7 @@ def _of_lines(path: Path, field: str) -> Iterator[pa.LargeStringArray]:
 
 
 def _text(line: bytes, field: str, where: str) -> str | None:
-    written = decoded(line, where)
+    written = decode_utf8(line, where)
     try:
         row = json.loads(written)
     except (ValueError, RecursionError) as error:  # a number too long for an integer is a ValueError alone

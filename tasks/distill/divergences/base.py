@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lm.config import Config
-from lm.distilling.likeliest import coarse, coarser
+from lm.distilling.top_k import gather_with_rest, reduce_to_top_k
 from lm.temperature import Divisor
 
 
@@ -20,7 +20,7 @@ def over_the_top(student_TV: Tensor, teacher_TV: Tensor, k: int) -> tuple[Tensor
     """(student_TC, teacher_TC), C = k + 1, log-probabilities of the k tokens that the teacher finds the likeliest and, last, of
     all others together, from those of all V; k must be below V."""
     top_TK = teacher_TV.topk(k, dim=-1).indices
-    return coarse(student_TV, top_TK), coarse(teacher_TV, top_TK)
+    return gather_with_rest(student_TV, top_TK), gather_with_rest(teacher_TV, top_TK)
 
 
 class Divergence(Config):
@@ -53,7 +53,7 @@ class Divergence(Config):
         """nats_T from logits and the teacher's likeliest tokens, K of them at least `top_k`, with their log-probabilities at
         the temperature and, last, that of all others."""
         student = F.log_softmax(student_TV / self.temperature, dim=-1)
-        student, teacher = coarse(student, top_TK[:, : self.top_k]), coarser(logp_TC, self.top_k)
+        student, teacher = gather_with_rest(student, top_TK[:, : self.top_k]), reduce_to_top_k(logp_TC, self.top_k)
         return self._scaled(self.nats(student, teacher), student)
 
     def _scaled(self, nats_T: Tensor, student_TC: Tensor) -> Tensor:

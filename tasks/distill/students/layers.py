@@ -22,11 +22,11 @@ class Layers(Config):
     layers: int = Field(2, gt=0, description="of the student; fewer than the teacher's")
 
     def shape(self, teacher: ModelConfig) -> ModelConfig:
-        return teacher.of_layers(taken_layers(teacher.layers, self.layers))
+        return teacher.select_layers(taken_layers(teacher.layers, self.layers))
 
     def build(self, teacher: Decoder, seed: int, beside: StudentInputs | None = None) -> Decoder:
         if self.layers >= teacher.config.layers:
             raise ConfigError(
                 f"distill.student.layers: {self.layers} is no fewer than the teacher's {teacher.config.layers}; lower it"
             )
-        return teacher.of_layers(taken_layers(teacher.config.layers, self.layers))
+        return teacher.select_layers(taken_layers(teacher.config.layers, self.layers))

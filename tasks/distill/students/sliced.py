@@ -5,9 +5,9 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from lm.calibration import Inputs
+from lm.calibration import LayerInputs
 from lm.config import Config, ConfigError
-from lm.cutting.cut import check_units, kept, shape_of, with_units
+from lm.cutting.cut import check_units, shape_of, top_indices, with_units
 from lm.cutting.stream import by_activation, by_magnitude, check_channels, narrow, with_channels
 from lm.cutting.units import Activation, Magnitude
 from lm.model import Decoder, ModelConfig
@@ -28,7 +28,7 @@ class Evenly:
         of_heads = spaced(shape.heads // groups, smaller.heads // groups) * groups
         self._by_width = {1: spaced(shape.ffn_width, smaller.ffn_width), shape.head_dim: of_heads}
 
-    def __call__(self, weight_OI: Tensor, inputs: Inputs | None, width: int) -> list[float]:
+    def __call__(self, weight_OI: Tensor, inputs: LayerInputs | None, width: int) -> list[float]:
         return self._by_width[width]
 
 
@@ -60,7 +60,7 @@ class Sliced(Config):
             if asked > there:
                 raise ConfigError(f"{SLOT}.{name}: {asked} is more than the teacher's {there}; lower it")
         if self.layers:
-            teacher = teacher.of_layers(taken_layers(teacher.layers, self.layers))
+            teacher = teacher.select_layers(taken_layers(teacher.layers, self.layers))
         teacher = shape_of(teacher, self.heads, self.ffn_width, SLOT)
         return narrow(teacher, self.width) if self.width else teacher
 
@@ -70,7 +70,7 @@ class Sliced(Config):
             check_channels(teacher, SLOT)
         if self.heads or self.ffn_width:
             check_units(teacher, self.heads, SLOT)
-        model = teacher.of_layers(taken_layers(teacher.config.layers, self.layers or teacher.config.layers))
+        model = teacher.select_layers(taken_layers(teacher.config.layers, self.layers or teacher.config.layers))
         batches = beside.batches() if beside and self.by == "activation" else []
         if self.heads or self.ffn_width:
             smaller = shape_of(model.config, self.heads, self.ffn_width, SLOT)
@@ -78,7 +78,7 @@ class Sliced(Config):
             score: Any = by() if by else Evenly(model.config, smaller)
             model = with_units(model, self.heads, self.ffn_width, score, batches, SLOT)
         if self.width:
-            model = with_channels(model, kept(self._of_stream(model, batches), self.width), SLOT)
+            model = with_channels(model, top_indices(self._of_stream(model, batches), self.width), SLOT)
         return model
 
     def _of_stream(self, model: Decoder, batches: Any) -> list[float]:

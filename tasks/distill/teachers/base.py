@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lm.config import Config
-from lm.distilling.stored import Row
+from lm.distilling.targets import Row
 from lm.model import Decoder
 from lm.tokenizer import Tokenizer
 from lm.training.components import Component

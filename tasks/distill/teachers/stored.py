@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lm.config import ConfigError
-from lm.distilling import stored
-from lm.distilling.stored import Row, digest_of
+from lm.distilling import targets
+from lm.distilling.targets import Row, digest_of
 from lm.model import Decoder
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import Conversation
@@ -23,7 +23,7 @@ FOLDER = "lessons"  # of data/
 class FromDisk(FixedTeachers):
     """No model teaches."""
 
-    def __init__(self, found: stored.Stored) -> None:
+    def __init__(self, found: targets.StoredTargets) -> None:
         super().__init__([])
         self._found = found
 
@@ -57,7 +57,7 @@ class Stored(Teachers):
     name: Literal["stored"] = "stored"
 
     def open(self, start: Decoder, tokenizer: Tokenizer, data: Path = Path("data"), asked: Any = None) -> TeacherState:
-        found = stored.Stored(data / FOLDER)
+        found = targets.StoredTargets(data / FOLDER)
         if isinstance(asked.answers, Student):
             raise ConfigError(
                 "distill.answers: what the student writes has no stored targets: take teacher, or demonstrations"

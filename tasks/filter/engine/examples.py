@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lm.config import ConfigError
 from lm.inputs.columns import texts_of
-from lm.inputs.hashed import watched
+from lm.inputs.hashed import hashed_files
 from lm.inputs.text import LINES, text_of
 from lm.problems.files import rows_of
 
@@ -24,7 +24,7 @@ def read_examples(key: str, path: Path, most: int) -> list[str]:
 
 def files_of(path: Path) -> list[Path]:
     """The file, or those of a folder, by name."""
-    return [path] if path.is_file() else [file for file in watched(path) if file.name.endswith(SUFFIXES)]
+    return [path] if path.is_file() else [file for file in hashed_files(path) if file.name.endswith(SUFFIXES)]
 
 
 def _texts(file: Path) -> Iterator[str]:

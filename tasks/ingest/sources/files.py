@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from lm.inputs.compressed import Damaged, ExpandsTooFar
 from lm.inputs.encodings import Recoded
-from lm.inputs.hashed import check_no_link, hashed, read_ignored
+from lm.inputs.hashed import check_no_link, read_ignored, scan_dependency
 from lm.inputs.text import BUFFER, as_utf8, plain_bytes, without_mark
 from tasks.core.config import ConfigError
 from tasks.ingest.sources.base import EXCERPT, WEB, File, Rejected, excerpt_of
@@ -37,7 +37,7 @@ def matching(folder: str, pattern: str, label: str) -> list[File]:
         matched = [path for path in top.glob(pattern) if path.is_file()]
         for place in {path.parent for path in matched}:
             check_no_link(place, top)
-        kept = set(hashed(top, read_ignored()).files)
+        kept = set(scan_dependency(top, read_ignored()).files)
         found = [local_file(path, top) for path in matched if path in kept]
     if not found:
         raise none_of(pattern, label, "" if is_url(pattern) else folder, () if is_url(pattern) else kept)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from lm.config import mistakes
 from lm.inputs.compressed import SUFFIXES
-from lm.inputs.hashed import hashed, read_ignored
+from lm.inputs.hashed import read_ignored, scan_dependency
 from tasks.core.config import ConfigError
 from tasks.ingest.sources.arrow_rows import read_arrow
 from tasks.ingest.sources.base import Columns, File, Record, Rejected, below_folder, excerpt_of
@@ -139,7 +139,7 @@ class HuggingFace(Columns):
             return
         names = [
             path.relative_to(local).as_posix()
-            for path in hashed(local, read_ignored()).files
+            for path in scan_dependency(local, read_ignored()).files
             if _kind(path) in DATA - kinds and path.name not in ABOUT
         ]
         if names:
@@ -168,7 +168,7 @@ class HuggingFace(Columns):
 
     def _check_hashed(self, local: Path, paths: list[Path]) -> None:
         """Raises ConfigError naming a file of the data set that DVC does not hash, such as one behind a link."""
-        kept = {os.path.abspath(path) for path in hashed(local, read_ignored()).files}
+        kept = {os.path.abspath(path) for path in scan_dependency(local, read_ignored()).files}
         for path in sorted(map(os.path.abspath, paths)):
             if path not in kept:
                 raise self._wrong(f"{path} is part of {local}, but DVC does not look there: move it into it")

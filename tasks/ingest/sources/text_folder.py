@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from lm.inputs.encodings import BOM
-from lm.inputs.hashed import check_no_link, hashed, read_ignored
+from lm.inputs.hashed import check_no_link, read_ignored, scan_dependency
 from tasks.core.config import ConfigError
 from tasks.ingest.sources.base import File, Record, Rejected, excerpt_of
 from tasks.ingest.sources.file_source import TextSource
@@ -41,7 +41,7 @@ class TextFolder(TextSource):
         if not top.is_dir() or not os.access(top, os.R_OK | os.X_OK):
             raise ConfigError(f"ingest.sources: {self.called}: {top}: no folder that can be read")
         check_no_link(top, base)
-        there = hashed(top, read_ignored()).files
+        there = scan_dependency(top, read_ignored()).files
         texts = [path for path in there if self._fits(path.relative_to(top).as_posix())]
         if not texts:
             raise none_of(self.pattern, self.called, str(top), there)

@@ -28,7 +28,7 @@ from kernels.linear_cross_entropy import IGNORED, linear_cross_entropy
 from lm.config import choice
 from lm.model import Decoder
 from lm.training.batch import Metrics
-from lm.transfer import moved
+from lm.transfer import to_device
 from tasks.pretrain import ratios
 from tasks.pretrain.objectives.base import FIRST, LossPosition, Objective
 from tasks.pretrain.ratios.base import LEAST
@@ -115,7 +115,7 @@ class MaskedDiffusion(Objective):
         made = [(masked_RT, ratios_R)]
         if self.complementary:
             made.append((~masked_RT, 1 - ratios_R))
-        return [Masks(*moved((masked, ratio.float()), device)) for masked, ratio in made]
+        return [Masks(*to_device((masked, ratio.float()), device)) for masked, ratio in made]
 
     def __call__(
         self,

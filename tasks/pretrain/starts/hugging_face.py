@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from lm.config import Config
-from lm.hugging_face.load import grown, load_hf
+from lm.hugging_face.load import load_hf, resize_token_embeddings
 from lm.model import Decoder, ModelConfig
 from lm.tokenizer import Tokenizer
 
@@ -21,4 +21,4 @@ class HuggingFace(Config):
             raise ValueError(
                 f"pretrain.start: the corpus is in other tokens than those of {checkpoint}; use tokenize.method hugging_face"
             )
-        return grown(load_hf(checkpoint), tokenizer.vocab_size)
+        return resize_token_embeddings(load_hf(checkpoint), tokenizer.vocab_size)

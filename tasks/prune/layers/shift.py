@@ -20,7 +20,7 @@ class Shift(Config):
         layers, device = model.config.layers, model.embedding.weight.device
         scores = []
         for gone in range(layers):
-            other = model.of_layers([n for n in range(layers) if n != gone])
+            other = model.select_layers([n for n in range(layers) if n != gone])
             moved = length = 0.0
             for ids_BT, real_BT in batches:
                 mask = real_BT.to(device)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from lm.calibration import Inputs
+from lm.calibration import LayerInputs
 from lm.config import Config
 
 
@@ -30,7 +30,7 @@ class PruneMethod(Config):
             raise ValueError(f"of {self.of} weights a share of {self.share} is none or all: take a larger group")
         return self
 
-    def __call__(self, weight_OI: Tensor, inputs: Inputs | None) -> Tensor:
+    def __call__(self, weight_OI: Tensor, inputs: LayerInputs | None) -> Tensor:
         raise NotImplementedError
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from lm.calibration import Inputs
+from lm.calibration import LayerInputs
 from tasks.prune.weights.base import PruneMethod, prune_mask
 
 
@@ -18,5 +18,5 @@ class Magnitude(PruneMethod):
     name: Literal["magnitude"] = "magnitude"
     needs_inputs: ClassVar[bool] = False
 
-    def __call__(self, weight_OI: Tensor, inputs: Inputs | None) -> Tensor:
+    def __call__(self, weight_OI: Tensor, inputs: LayerInputs | None) -> Tensor:
         return weight_OI.masked_fill(prune_mask(weight_OI.abs(), self.share, self.of, by_row=False), 0)

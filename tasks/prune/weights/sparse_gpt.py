@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lm.calibration import Inputs
+from lm.calibration import LayerInputs
 from tasks.prune.weights.base import PruneMethod, prune_mask
 
 # Columns of which the weights that go are chosen together: the paper's adaptive mask selection
@@ -22,7 +22,7 @@ class SparseGpt(PruneMethod):
     name: Literal["sparse_gpt"] = "sparse_gpt"
     damping: float = Field(0.01, gt=0, description="of the mean diagonal of the inputs' second moments")
 
-    def __call__(self, weight_OI: Tensor, inputs: Inputs | None) -> Tensor:
+    def __call__(self, weight_OI: Tensor, inputs: LayerInputs | None) -> Tensor:
         """Raises ValueError without inputs."""
         if inputs is None:
             raise ValueError("sparse_gpt needs the inputs that the matrix has seen")

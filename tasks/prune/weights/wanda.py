@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from lm.calibration import Inputs
+from lm.calibration import LayerInputs
 from tasks.prune.weights.base import PruneMethod, prune_mask
 
 
@@ -14,7 +14,7 @@ class Wanda(PruneMethod):
 
     name: Literal["wanda"] = "wanda"
 
-    def __call__(self, weight_OI: Tensor, inputs: Inputs | None) -> Tensor:
+    def __call__(self, weight_OI: Tensor, inputs: LayerInputs | None) -> Tensor:
         """Raises ValueError without inputs."""
         if inputs is None:
             raise ValueError("wanda needs the inputs that the matrix has seen")

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from lm.calibration import Inputs
+from lm.calibration import LayerInputs
 from lm.config import Config
 
 
@@ -12,5 +12,5 @@ class Whole(Config):
     name: Literal["whole"] = "whole"
     needs_inputs: ClassVar[bool] = False
 
-    def __call__(self, weight_OI: Tensor, inputs: Inputs | None) -> Tensor:
+    def __call__(self, weight_OI: Tensor, inputs: LayerInputs | None) -> Tensor:
         return weight_OI

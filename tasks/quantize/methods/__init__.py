@@ -1,4 +1,4 @@
-"""Ways to quantize: `(weight_OI, Inputs or None) -> Packed`; Inputs are what the matrix has seen."""
+"""Ways to quantize: `(weight_OI, LayerInputs or None) -> PackedMatrix`; LayerInputs are what the matrix has seen."""
 
 from tasks.quantize.methods.awq import Awq
 from tasks.quantize.methods.gptq import Gptq

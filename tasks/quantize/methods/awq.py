@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lm.calibration import Inputs
+from lm.calibration import LayerInputs
 from lm.quantized.counts import Counts
 from tasks.quantize.error import output_error
 from tasks.quantize.grid import Grid, round_by_group
@@ -31,7 +31,7 @@ class Awq(Grid):
         20, gt=0, description="powers of the inputs' magnitude between 0 and 1, of which the best is taken"
     )
 
-    def __call__(self, weight_OI: Tensor, inputs: Inputs | None = None) -> Counts:
+    def __call__(self, weight_OI: Tensor, inputs: LayerInputs | None = None) -> Counts:
         """Weights packed with the factors by which least of the output is lost; without calibration, or where no factor helps,
         rounded to nearest by group. Raises ValueError when an entry is not finite."""
         best = round_by_group(weight_OI, self.bits, self.group, self.symmetric)

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lm.calibration import Inputs
+from lm.calibration import LayerInputs
 from lm.quantized.base import check_matrix
 from lm.quantized.counts import Counts, pack
 from tasks.quantize.grid import Grid, codes_of, fit, grouped
@@ -21,7 +21,7 @@ BLOCK = 128
 
 def gptq(
     weight_OI: Tensor,
-    inputs: Inputs,
+    inputs: LayerInputs,
     bits: int,
     group: int,
     damping: float,
@@ -73,7 +73,7 @@ class Gptq(Grid):
         description="in which columns are rounded; activations: those with the largest inputs first (act-order)",
     )
 
-    def __call__(self, weight_OI: Tensor, inputs: Inputs | None = None) -> Counts:
+    def __call__(self, weight_OI: Tensor, inputs: LayerInputs | None = None) -> Counts:
         """Weights packed by GPTQ. With no calibration every input counts the same, which is round to nearest by group."""
-        given = inputs or Inputs(torch.eye(weight_OI.shape[1], device=weight_OI.device))
+        given = inputs or LayerInputs(torch.eye(weight_OI.shape[1], device=weight_OI.device))
         return gptq(weight_OI, given, self.bits, self.group, self.damping, self.order == "activations", self.symmetric)

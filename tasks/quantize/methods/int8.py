@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lm.calibration import Inputs
+from lm.calibration import LayerInputs
 from lm.config import Config
 from lm.quantized.base import check_matrix
 from lm.quantized.counts import Counts, pack
@@ -28,5 +28,5 @@ class Int8(Config):
     name: Literal["int8"] = "int8"
     needs_calibration: ClassVar[bool] = False
 
-    def __call__(self, weight_OI: Tensor, inputs: Inputs | None = None) -> Counts:
+    def __call__(self, weight_OI: Tensor, inputs: LayerInputs | None = None) -> Counts:
         return round_by_row(weight_OI)

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lm.calibration import Inputs
+from lm.calibration import LayerInputs
 from lm.quantized.counts import Counts, pack, unpacked
 from tasks.quantize.error import output_error, row_errors
 from tasks.quantize.grid import Grid, counts_of, fit, grouped, round_by_group, steps_of
@@ -38,7 +38,7 @@ def power_at(step: int, steps: int) -> float | None:
     return POWERS[1] + (POWERS[0] - POWERS[1]) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def learned(counts_OI: Tensor, steps_OI: Tensor, inputs: Inputs, highest: int, steps: int) -> Tensor:
+def learned(counts_OI: Tensor, steps_OI: Tensor, inputs: LayerInputs, highest: int, steps: int) -> Tensor:
     """codes_OI: of each count, a number of steps from code 0, the whole number below it or above (equation 25)."""
     below_OI = counts_OI.floor().clamp(0, highest)
     shares_OI = (counts_OI - below_OI).clamp(0, 1)
@@ -69,7 +69,7 @@ class LearnedRounding(Grid):
     name: Literal["learned_rounding"] = "learned_rounding"
     steps: int = Field(1000, gt=0, description="of Adam, for each matrix; the paper takes 10,000")
 
-    def __call__(self, weight_OI: Tensor, inputs: Inputs | None = None) -> Counts:
+    def __call__(self, weight_OI: Tensor, inputs: LayerInputs | None = None) -> Counts:
         """Weights packed by what is learned; without calibration rounded to nearest by group, which then loses least. Raises
         ValueError when an entry is not finite."""
         nearest = round_by_group(weight_OI, self.bits, self.group, self.symmetric)

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lm.calibration import Inputs
+from lm.calibration import LayerInputs
 from lm.quantized.base import check_matrix
 from lm.quantized.counts import Counts
 from tasks.quantize.grid import Bits, Grid, round_by_group
@@ -37,7 +37,7 @@ class SmoothQuant(Grid):
         description="part of the difficulty that goes from inputs to weights; the paper: 0.5, 0.75 for GLM",
     )
 
-    def __call__(self, weight_OI: Tensor, inputs: Inputs | None = None) -> Counts:
+    def __call__(self, weight_OI: Tensor, inputs: LayerInputs | None = None) -> Counts:
         """Weights packed with the factors; without calibration rounded as they are. Raises ValueError when an entry is not
         finite."""
         check_matrix(weight_OI)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lm.calibration import Inputs
+from lm.calibration import LayerInputs
 from lm.config import Config
 from lm.quantized.base import check_matrix
 from lm.quantized.trits import Trits, pack_trits
@@ -71,7 +71,7 @@ class TritPlanes(Config):
     needs_calibration: ClassVar[bool] = False
     group: int = Field(128, gt=0, description="columns that share two scales, of 16 bits each")
 
-    def __call__(self, weight_OI: Tensor, inputs: Inputs | None = None) -> Trits:
+    def __call__(self, weight_OI: Tensor, inputs: LayerInputs | None = None) -> Trits:
         """2 x 1.6 bits a weight and the scales. Raises ValueError when an entry is not finite."""
         check_matrix(weight_OI)
         rows, columns = weight_OI.shape

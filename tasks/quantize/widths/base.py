@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from lm.calibration import Batch
 from lm.config import Config
 from lm.model import Decoder
-from lm.quantized.base import Packed
+from lm.quantized.base import PackedMatrix
 
 # done, of how many, and of what
 Progress = Callable[[int, int, str], None]
 # of a model that was not trained in few bits
-NONE: Mapping[str, Packed] = MappingProxyType({})
+NONE: Mapping[str, PackedMatrix] = MappingProxyType({})
 
 
 class Width(Config):
@@ -31,7 +31,7 @@ class Width(Config):
         method: Any,
         batches: list[Batch],
         progress: Progress,
-        trained: Mapping[str, Packed] = NONE,
+        trained: Mapping[str, PackedMatrix] = NONE,
     ) -> dict[str, int]:
         """Bits by the name of each matrix of the blocks; none for what quantize.method says. trained: matrices that are packed
         as they are, by the names of their weights. The model is left as it is."""

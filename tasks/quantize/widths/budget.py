@@ -20,7 +20,7 @@ from lm.checkpoint import device
 from lm.config import ConfigError
 from lm.linears.base import roles_of
 from lm.model import Decoder
-from lm.quantized.base import Packed
+from lm.quantized.base import PackedMatrix
 from lm.softcap import capped
 from tasks.quantize.grid import Bits, round_by_group
 from tasks.quantize.widths.base import NONE, Progress, Width
@@ -93,7 +93,7 @@ class Budget(Width):
         method: Any,
         batches: list[Batch],
         progress: Progress,
-        trained: Mapping[str, Packed] = NONE,
+        trained: Mapping[str, PackedMatrix] = NONE,
     ) -> dict[str, int]:
         """Matrices that were trained in few bits are not chosen for, and what they take is not there for others. Raises
         ConfigError where the fewest bits of all are more than the budget, or there is nothing to measure by."""

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from lm.calibration import Batch
 from lm.model import Decoder
-from lm.quantized.base import Packed
+from lm.quantized.base import PackedMatrix
 from tasks.quantize.widths.base import NONE, Progress, Width
 
 
@@ -18,6 +18,6 @@ class Same(Width):
         method: Any,
         batches: list[Batch],
         progress: Progress,
-        trained: Mapping[str, Packed] = NONE,
+        trained: Mapping[str, PackedMatrix] = NONE,
     ) -> dict[str, int]:
         return {}

@@ -11,7 +11,7 @@ from lm.config import Config
 from lm.problems.example import Example
 from lm.tokenizer import Tokenizer
 from lm.training.components import Component
-from lm.training.data.conversations import Conversation, demonstrated
+from lm.training.data.conversations import Conversation, demonstration_conversation
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Demonstrations(Config):
 
     def conversation(self, tokenizer: Tokenizer, example: Example) -> Conversation:
         """What is shown of a problem."""
-        return demonstrated(tokenizer, example)
+        return demonstration_conversation(tokenizer, example)
 
     def max_demonstrations(self, problems: int) -> int:
         """How many demonstrations are shown with a rollout of so many problems, at the most."""

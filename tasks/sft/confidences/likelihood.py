@@ -11,7 +11,7 @@ from pydantic import Field
 from lm.config import Config
 from lm.model import Decoder
 from lm.training.data.conversations import Conversation, collate, places, token_logps
-from lm.transfer import moved
+from lm.transfer import to_device
 
 # Read together at most, padding counted; a constant, since how many rows a product has decides its last bits
 POSITIONS = 8192
@@ -30,7 +30,7 @@ def mean_logps(model: Decoder, conversations: Sequence[Conversation], pad_id: in
         while end < len(order) and (end + 1 - first) * len(conversations[order[end]]) <= POSITIONS:
             end += 1
         ids_RN, mask_RT = collate([conversations[number] for number in order[first:end]], pad_id)
-        here_RN, places_K = moved((ids_RN, places(mask_RT)), model.embedding.weight.device)
+        here_RN, places_K = to_device((ids_RN, places(mask_RT)), model.embedding.weight.device)
         sums_R = token_logps(model, here_RN, places_K).sum(1).double().cpu()
         found_N[order[first:end]] = (sums_R / (mask_RT > 0).sum(1)).numpy()
         first = end

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from lm.conversations.dialogue import Dialogue, Refused
+from lm.conversations.dialogue import Dialogue, InvalidRow
 from lm.conversations.encode import Learned
 from lm.model import Decoder
 from lm.problems.example import Example
@@ -53,7 +53,7 @@ class Attempts(Sampled):
         """Raises ValueError without a model, which alone can make attempts."""
         if model is None:
             raise ValueError("sft.sources: attempts are made by the model when the stage runs")
-        rows: list[Dialogue | Refused] = []
+        rows: list[Dialogue | InvalidRow] = []
         for some in self.answer_problems(problems.examples("sft"), tokenizer, model, seed):
             for example, answers in some:
                 if attempts := self._kept(example, answers, problems, tokenizer):

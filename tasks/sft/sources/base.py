@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from lm.conversations.dialogue import Dialogue, Refused
-from lm.conversations.encode import Learned, encoded
-from lm.conversations.files import refused
+from lm.conversations.dialogue import Dialogue, InvalidRow
+from lm.conversations.encode import Learned, encode_dialogue
+from lm.conversations.files import invalid_row
 from lm.tokenizer import Tokenizer
 from lm.training.data.conversations import Conversation
 
@@ -21,7 +21,7 @@ class SourceData:
 
     conversations: list[Conversation]
     levels: list[float]
-    refused: list[Refused] = field(default_factory=list)
+    refused: list[InvalidRow] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
 
     def stated(self) -> list[float]:
@@ -30,24 +30,24 @@ class SourceData:
 
 
 def read_rows(
-    rows: Sequence[Dialogue | Refused], form: Any, tokenizer: Tokenizer, learned: Learned, seed: int
+    rows: Sequence[Dialogue | InvalidRow], form: Any, tokenizer: Tokenizer, learned: Learned, seed: int
 ) -> SourceData:
     """The rows in tokens, each written by a method of formats/; those that cannot be are refused, in the order of the rows."""
     written = iter(form([row for row in rows if isinstance(row, Dialogue)], seed))
     read = SourceData([], [])
     for row in rows:
-        if isinstance(row, Refused):
+        if isinstance(row, InvalidRow):
             read.refused.append(row)
             continue
         examples = next(written)
         if not examples:
             reason = f"format {form.name}: no message of a user stands before the last answer that counts"
-            read.refused.append(refused(row.where, reason, row.messages))
+            read.refused.append(invalid_row(row.where, reason, row.messages))
         for example in examples:
             try:
-                made = encoded(example, tokenizer, learned)
+                made = encode_dialogue(example, tokenizer, learned)
             except ValueError as error:
-                read.refused.append(refused(example.where, str(error), example.messages))
+                read.refused.append(invalid_row(example.where, str(error), example.messages))
                 continue
             read.conversations.extend(made)
             read.levels.extend([np.nan if example.level is None else example.level] * len(made))

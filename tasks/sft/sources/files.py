@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from lm.config import Config, choice
-from lm.conversations.dialogue import Dialogue, Refused
+from lm.conversations.dialogue import Dialogue, InvalidRow
 from lm.conversations.encode import Learned
 from lm.conversations.files import dialogues_of, files_of, say_unread
 from lm.model import Decoder
@@ -37,7 +37,7 @@ class Files(Config):
     ) -> SourceData:
         return read_rows(self.rows(folder), self.format, tokenizer, learned, seed)
 
-    def rows(self, folder: Path) -> "list[Dialogue | Refused]":
+    def rows(self, folder: Path) -> "list[Dialogue | InvalidRow]":
         """Rows of all files, in the order of their names. Raises ConfigError where there is no file, or one cannot be read."""
         place = folder / self.path
         paths = files_of(place, folder)

@@ -116,7 +116,7 @@ def reflecting(question: str, answer: str, tokenizer: Tokenizer) -> list[int] | 
     if any(tokenizer.spelled(text) for _, text in turns):
         return None
     messages = [{"role": role, "content": text} for role, text in turns]
-    return tokenizer.encode_written(tokenizer.template.write(messages, awaiting=True).text)[0]
+    return tokenizer.encode_written(tokenizer.template.render(messages, awaiting=True).text)[0]
 
 
 def _learn(read: SourceData, prompt: list[int], answer: Completion) -> None:

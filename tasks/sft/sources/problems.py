@@ -13,7 +13,7 @@ from lm.model import Decoder
 from lm.problems.answers import MARK
 from lm.problems.example import Example, unit_hash
 from lm.tokenizer import Tokenizer
-from lm.training.data.conversations import demonstrated
+from lm.training.data.conversations import demonstration_conversation
 from tasks.sft import formats
 from tasks.sft.sources.base import SourceData, read_rows
 
@@ -45,7 +45,7 @@ class Problems(Config):
     ) -> SourceData:
         if not isinstance(self.format, formats.Plain):
             return read_rows(self.rows(problems), self.format, tokenizer, learned, seed)
-        found = [demonstrated(tokenizer, example) for example in self._examples(problems)]
+        found = [demonstration_conversation(tokenizer, example) for example in self._examples(problems)]
         return SourceData(found, [math.nan] * len(found))
 
     def rows(self, problems: Any) -> list[Dialogue]:

@@ -12,7 +12,7 @@ from lm.config import Config
 from lm.conversations.encode import Learned
 from lm.model import Decoder
 from lm.tokenizer import Tokenizer
-from lm.training.data.conversations import exchange
+from lm.training.data.conversations import make_conversation
 from tasks.sft.sources.base import SourceData
 
 # What GSM8K writes of each computation, and a sum or a product as anybody writes it
@@ -40,7 +40,7 @@ class Subtasks(Config):
     def __call__(
         self, tokenizer: Tokenizer, problems: Any, folder: Path, learned: Learned, model: Decoder | None, seed: int
     ) -> SourceData:
-        found = [exchange(tokenizer, prompt, answer) for prompt, answer in self.pairs(problems)]
+        found = [make_conversation(tokenizer, prompt, answer) for prompt, answer in self.pairs(problems)]
         return SourceData(found, [math.nan] * len(found))
 
     def pairs(self, problems: Any) -> list[tuple[str, str]]:

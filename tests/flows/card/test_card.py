@@ -18,7 +18,7 @@ from flows.card.__main__ import write
 from flows.card.lineage import lineage_of
 from flows.card.text import SEAL, card_text, cell, digest_of, format_score, table
 from flows.card.verify import CARD, files_of, mistakes
-from lm.hugging_face.made_of import FILE, write_made_of
+from lm.hugging_face.provenance import FILE, write_provenance
 from tests.forks.process import run_forked
 from tests.project import ROOT
 from tests.report.test_current import lock
@@ -47,7 +47,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "model.safetensors").write_bytes(bytes(range(64)))
     (folder / "more" / "config.json").write_text("{}\n")
     (made / "data/rl/model.safetensors").write_bytes(bytes(range(32)))
-    write_made_of(folder, ["model.safetensors"], made / "data/rl")
+    write_provenance(folder, ["model.safetensors"], made / "data/rl")
     written = card("exported", "--model", "rl", "--license", "apache-2.0", root=made)
     assert written.returncode == 0 and written.stdout == f"{Path('exported') / CARD}: 4 stages, 3 files\n", (
         written.stderr

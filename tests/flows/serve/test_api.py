@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from lm.checkpoint import description_of, save_model
-from lm.continuous import Batch
+from lm.continuous import RunningBatch
 from lm.files import write_json
 from lm.hugging_face.export import save_hf
 from lm.model_folder import read_model
@@ -86,7 +86,7 @@ def test_a_conversation_is_written_as_the_template_has_it(api: openai.OpenAI) ->
         {"role": "user", "content": "d"},
     ]
     plain = [{**one, "content": "ab"} if isinstance(one["content"], list) else one for one in said]
-    prompt, _ = TOKENIZER.encode_written(TOKENIZER.template.write(plain, awaiting=True).text)
+    prompt, _ = TOKENIZER.encode_written(TOKENIZER.template.render(plain, awaiting=True).text)
     got = chat(api, messages=said, max_tokens=9)
     assert got.usage.prompt_tokens == len(prompt) and got.choices[0].message.content == alone(prompt, 9)[0]
 
@@ -133,8 +133,8 @@ def test_a_request_is_answered_alike_alone_and_beside_others(api: openai.OpenAI)
 
 def test_requests_share_steps(api: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     beside: list[int] = []
-    step = Batch.step
-    monkeypatch.setattr(Batch, "step", lambda self: (beside.append(len(self.running)), step(self))[1])
+    step = RunningBatch.step
+    monkeypatch.setattr(RunningBatch, "step", lambda self: (beside.append(len(self.running)), step(self))[1])
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda seed: complete(api, seed=seed, temperature=1.0, max_tokens=100), range(6)))
     assert max(beside) == ROWS
@@ -343,11 +343,11 @@ def test_a_client_that_leaves_makes_room(api: openai.OpenAI) -> None:
 
 
 def test_a_failing_model_is_an_error_and_no_silence(api: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(self: Batch) -> None:
+    def failing(self: RunningBatch) -> None:
         raise RuntimeError("out of\nmemory")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Batch, "step", failing)
+        patched.setattr(RunningBatch, "step", failing)
         with pytest.raises(openai.InternalServerError, match="the model failed: out of memory"):
             complete(api)
         with pytest.raises(openai.APIError, match="the model failed: out of memory"):

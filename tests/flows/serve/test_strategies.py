@@ -13,7 +13,7 @@ from lm import strategies
 from lm.checkpoint import save_model
 from lm.sampler import generate
 from lm.strategies import BestOf, Majority
-from lm.strategies.base import Asked
+from lm.strategies.base import PromptBatch
 from lm.strategies.filters import FilteredRows
 from lm.strategies.named import strategy_of
 from tests.flows.serve.api import NAME, ROWS, client, served, toy
@@ -82,7 +82,7 @@ ASKED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("asked", ASKED, ids=lambda asked: asked["name"])
 def test_an_answer_is_what_the_strategy_finds(api: openai.OpenAI, asked: dict[str, Any]) -> None:
     got = chat(api, seed=5, n=2, extra_body={"strategy": asked})
-    given = Asked(TOKENIZER, [PROMPT] * 2, ["0", "1"], 20, 5)
+    given = PromptBatch(TOKENIZER, [PROMPT] * 2, ["0", "1"], 20, 5)
     found = strategy_of(asked)(MODEL, given)
     assert texts(got) == [TOKENIZER.decode(answer.ids) for answer in found]
     assert got.usage.completion_tokens == sum(len(answer.ids) for answer in found)
@@ -99,7 +99,7 @@ def test_every_strategy_of_the_room_can_be_named() -> None:
     room = {kind.model_fields["name"].default for kind in vars(strategies).values() if hasattr(kind, "model_fields")}
     assert room == {one["name"] for one in ASKED} | {"proxy_tuned"}
     proxy = {"name": "proxy_tuned", "tuned": "a", "untuned": "b"}
-    assert strategy_of(proxy).called == "proxy_tuned" and strategy_of("majority") == Majority()
+    assert strategy_of(proxy).metric_label == "proxy_tuned" and strategy_of("majority") == Majority()
     assert strategy_of('{"name": "best_of", "by": "likelihood"}') == BestOf(by="likelihood")
 
 

@@ -23,7 +23,7 @@ from lm.config import methods_of
 from lm.model import Decoder, ModelConfig
 from lm.training.batch import Metrics
 from lm.training.flops import flops_per_token
-from lm.training.memory import bytes_kept, positions_in
+from lm.training.memory import positions_in, saved_activation_bytes
 from tasks.about.work import Sampling, Step, Work
 from tasks.core.config import ConfigError
 from tests.project import ROOT
@@ -110,7 +110,7 @@ def test_no_backward_takes_rows_of_two_shards() -> None:
     whole, shared = (dry_run_step(work.step, recipe, 10, 10**9, False) for recipe in recipes)
     step = work.step()
     sums = 4 * step.model.num_trained() * 3  # of one, two and four shards
-    half = bytes_kept(step.model, step.batch, step.batch.rows // 2)
+    half = saved_activation_bytes(step.model, step.batch, step.batch.rows // 2)
     assert whole.positions == shared.positions >= step.batch.rows * step.batch.length
     assert whole.step_bytes - (shared.step_bytes - sums) > half
 

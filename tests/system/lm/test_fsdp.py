@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lm.linears import Dense, DoRA, FewBits
-from lm.linears.base import Holding, roles_of
+from lm.linears.base import LinearMethod, roles_of
 from lm.model import Decoder
 from lm.optimizers import AdamW
 from lm.training.batch import Batch, backward
@@ -168,7 +168,7 @@ def test_ranks_end_with_the_same_weights(precision: str, keeps: bool, trained: P
 
 
 # a block that has a matrix which is used otherwise than in a product under autocast: as it is, or as the sum that it is held by
-UNLIKE: dict[str, tuple[dict[str, Any], Holding]] = {
+UNLIKE: dict[str, tuple[dict[str, Any], LinearMethod]] = {
     "dense": ({}, Dense()),
     "hyena": ({"mixer": {"name": "hyena"}}, Dense()),
     "one of hyena": ({"pattern": [{}, {"mixer": {"name": "hyena"}}]}, Dense()),
@@ -180,7 +180,7 @@ UNLIKE: dict[str, tuple[dict[str, Any], Holding]] = {
 def unlike(name: str) -> Decoder:
     shape, linear = UNLIKE[name]
     model, generator = toy_model(seed=1, **shape), torch.Generator().manual_seed(5)
-    model.hold(linear)
+    model.reparametrize(linear)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.requires_grad:

@@ -136,7 +136,7 @@ CASES = [
     *(
         Case(how(linear=held), "zero3", "zero3")
         for held in HELD
-        if "zero3" in KINDS and held.name != "sara" and not held.moves()
+        if "zero3" in KINDS and held.name != "sara" and not held.rewrites_weights()
     ),
 ]
 BF16 = [Case(how(precision="bf16"), kind, kind) for kind in KINDS]
@@ -345,7 +345,7 @@ def pretend_ranks(monkeypatch: pytest.MonkeyPatch, world: int) -> None:
         *(
             (kind, "0", recipe(linear=held), 2, f"linear: {held.name} changes weights between steps, which ZeRO keeps")
             for held in (OneBit(), *WHOLE)
-            if held.moves()
+            if held.rewrites_weights()
             for kind in ("zero1", "zero2", "zero3")
         ),
         ("fspd", "0", recipe(), 2, r"TOKENMILL_PARALLEL: must be one of exact, ddp, fsdp, zero1"),
@@ -358,6 +358,6 @@ def test_what_a_kind_cannot_do_is_refused(
     monkeypatch.setenv("TOKENMILL_OFFLOAD", offload)
     pretend_ranks(monkeypatch, world)
     model = toy_model()
-    model.hold(how.linear)
+    model.reparametrize(how.linear)
     with pytest.raises(ConfigError, match=reason):
         make_parallel(how).distribute(model, how.optimizer)

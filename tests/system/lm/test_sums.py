@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lm.model import Decoder
 from lm.optimizers import AdamW
-from lm.training.batch import Batch, Metrics, backward, cut
+from lm.training.batch import Batch, Metrics, backward, split_batch
 from lm.training.data.conversations import places, token_logps
 from lm.training.parallel import sums
 from lm.training.parallel.exact import Exact
@@ -53,7 +53,7 @@ def frozen_model() -> Decoder:
 def summed(model: Decoder, step: int) -> tuple[dict[str, Tensor], list[Tensor]]:
     """What it must be: gradients of each shard by itself, and its loss and metrics, added in the order of a tree."""
     batch, shards = batch_of(model, step), []
-    for rows in cut(batch, SHARDS, "shards"):
+    for rows in split_batch(batch, SHARDS, "shards"):
         model.zero_grad(set_to_none=True)
         loss, metrics = backward(batch, LENGTH, rows)
         grads = {n: torch.zeros_like(w) if w.grad is None else w.grad for n, w in model.named_parameters()}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lm.config import ConfigError
-from lm.linears.base import Holding
+from lm.linears.base import LinearMethod
 from lm.model import Decoder
 from lm.optimizers.base import Optimizer
 from lm.training.average import RunningAverage
@@ -25,7 +25,7 @@ def smallest(moment: Tensor, share: float) -> Tensor:
     )
 
 
-class HeldLayers(Component):
+class ReparametrizedLayers(Component):
     """The layers of a model, each told of every step; steps are their turns, one after the other.
 
     optimizer, mean: of the run, where there is one; a method that has its layers begin anew clears the moments, and begins the
@@ -43,7 +43,7 @@ class HeldLayers(Component):
         self._anew: dict[str, Tensor] = {}
         if optimizer is not None:
             self._refuse(optimizer)
-        if optimizer is not None and type(self._method).clears is not Holding.clears:
+        if optimizer is not None and type(self._method).clears is not LinearMethod.clears:
             self._anew = self._whole(optimizer)
 
     def _refuse(self, optimizer: Optimizer) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from lm.config import ConfigError
-from lm.pairs.base import EXCERPT, Given, Pair, Rejected, Source
-from lm.pairs.queried import Query, features
-from lm.pairs.table import PAIRS, QUARANTINE, SIDES, Pairs
+from lm.pairs.base import EXCERPT, Pair, SkippedRow, Source, SourceInputs
+from lm.pairs.query import Query, features
+from lm.pairs.table import PAIRS, QUARANTINE, SIDES, PairTable
 from lm.problems.example import unit_hash
 from lm.training.data.conversations import Conversation
 
@@ -19,30 +19,32 @@ Row = dict[str, Any]
 SEED_APART = 7919  # two sources that sample do not draw the same answers
 
 
-def gathered(sources: Sequence[Source], given: Given, held_out_fraction: float, query: Query | None = None) -> Pairs:
+def collect_pairs(
+    sources: Sequence[Source], given: SourceInputs, held_out_fraction: float, query: Query | None = None
+) -> PairTable:
     """Pairs of all sources, in their order, and what is none of them, does not fit the context, or is not asked for by the
     query. Raises ConfigError, which names given.slot, where there is no pair to learn from."""
     rows, left_out = list[Row](), list[Row]()
     for place, source in enumerate(sources):
         name = source.model_dump()["name"]
         for found in source(replace(given, seed=given.seed + SEED_APART * place)):
-            row = found if isinstance(found, Rejected) else row_of(found, given, held_out_fraction)
-            if isinstance(row, Rejected):
+            row = found if isinstance(found, SkippedRow) else row_of(found, given, held_out_fraction)
+            if isinstance(row, SkippedRow):
                 left_out.append({"source": name, **vars(row)})
             else:
                 rows.append({"source": name, **row})
     if query:
-        rows, unasked = parted(rows, given, query)
+        rows, unasked = split_by_query(rows, given, query)
         left_out += unasked
     if all(row["held_out"] for row in rows):
         reasons = Counter(row["reason"] for row in left_out).most_common(3)
         why = ", ".join(f"{reason} {count}" for reason, count in reasons)
         held_out = f"{len(rows)} of held_out_fraction" if rows else ""
         raise ConfigError(f"{given.slot}: not one pair to learn from ({'; '.join(filter(None, (why, held_out)))})")
-    return Pairs(pa.Table.from_pylist(rows, PAIRS), pa.Table.from_pylist(left_out, QUARANTINE))
+    return PairTable(pa.Table.from_pylist(rows, PAIRS), pa.Table.from_pylist(left_out, QUARANTINE))
 
 
-def parted(rows: Sequence[Row], given: Given, query: Query) -> tuple[list[Row], list[Row]]:
+def split_by_query(rows: Sequence[Row], given: SourceInputs, query: Query) -> tuple[list[Row], list[Row]]:
     """(rows that are held out or whose labels the query asks for; rows of the quarantine for the others)."""
     learned = [row for row in rows if not row["held_out"]]
     chosen, rejected = (
@@ -59,12 +61,12 @@ def parted(rows: Sequence[Row], given: Given, query: Query) -> tuple[list[Row], 
     return kept, left_out
 
 
-def row_of(pair: Pair, given: Given, held_out_fraction: float) -> Row | Rejected:
+def row_of(pair: Pair, given: SourceInputs, held_out_fraction: float) -> Row | SkippedRow:
     """The pair as a row. All pairs of one prompt are on one side of what is held out."""
     longest = len(pair.prompt_ids) + max(len(pair.chosen), len(pair.rejected))
     context = given.model.config.context
     if longest > context:
-        return Rejected(
+        return SkippedRow(
             pair.where, "too_long", f"{longest} tokens, and the context has {context}: {pair.prompt}"[:EXCERPT]
         )
     held_out = unit_hash(f"{given.slot.partition('.')[0]}:{pair.prompt}") < held_out_fraction

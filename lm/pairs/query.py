@@ -24,7 +24,7 @@ def expected_disagreement(x_D: Tensor, inverse_DD: Tensor) -> float:
     return 2 / math.sqrt(math.pi) * math.sqrt(max((x_D @ inverse_DD @ x_D).item(), 0.0))
 
 
-def asked(x_PD: Tensor, above: float, ridge: float) -> list[bool]:
+def select_label_queries(x_PD: Tensor, above: float, ridge: float) -> list[bool]:
     """Whether the label of each pair is asked for, one after another in order: where the expected disagreement is above a
     threshold. The covariance begins as the identity over `ridge`, and is the inverse of ridge times the identity and the sum
     of x x^T over the pairs asked before. Labels decide none of it. x_PD: features of one answer less those of the other,
@@ -68,4 +68,4 @@ class Query(Config):
     ridge: float = Field(1.0, gt=0, description="how sure reward models are before the first label: 1 / their variance")
 
     def __call__(self, x_PD: Tensor) -> list[bool]:
-        return asked(x_PD, self.above, self.ridge)
+        return select_label_queries(x_PD, self.above, self.ridge)

@@ -57,7 +57,7 @@ def digest_of(text: str) -> str:
     return xxhash.xxh3_64_hexdigest(text.encode())
 
 
-class Writing:
+class TargetWriter:
     """Writes the steps, one after the other; equal targets give equal bytes."""
 
     def __init__(self, folder: Path, header: Header) -> None:
@@ -85,14 +85,14 @@ class Writing:
         self._file.write_table(pa.table(table, self._schema), row_group_size=max(1, len(rows)))
         self._steps += 1
 
-    def __enter__(self) -> "Writing":
+    def __enter__(self) -> "TargetWriter":
         return self
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._file.close()
 
 
-class Stored:
+class StoredTargets:
     """The targets in a folder. Raises ConfigError that names the file where it is missing, torn or of something else."""
 
     def __init__(self, folder: Path) -> None:

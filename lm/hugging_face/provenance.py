@@ -25,7 +25,7 @@ def digest_of(folder: Path) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def made_of(folder: Path) -> dict[str, tuple[str, str]]:
+def read_provenance(folder: Path) -> dict[str, tuple[str, str]]:
     """(its own digest, that of the model that it was made of) of each file of weights; none where nothing says so. Raises
     ValueError naming the file where it is none of ours."""
     path = folder / FILE
@@ -37,11 +37,11 @@ def made_of(folder: Path) -> dict[str, tuple[str, str]]:
         raise ValueError(f"{path}: does not say what weights were made of: {type(error).__name__} {error}") from None
 
 
-def write_made_of(folder: Path, names: list[str], source: Path) -> None:
+def write_provenance(folder: Path, names: list[str], source: Path) -> None:
     """Say of these files of weights that they were made of the model in `source`, and of others that are there still what was
     said of them. The same files give the same bytes."""
     try:
-        before = made_of(folder)
+        before = read_provenance(folder)
     except ValueError:
         before = {}
     of = digest_of(source)

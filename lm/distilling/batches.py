@@ -11,7 +11,7 @@ from lm.model import Decoder
 from lm.problems.example import Example
 from lm.sampler import generate, rows_for
 from lm.tokenizer import Tokenizer
-from lm.training.data.conversations import Conversation, collate, demonstrated, sample_indices
+from lm.training.data.conversations import Conversation, collate, demonstration_conversation, sample_indices
 from lm.training.data.plan import Plan
 
 
@@ -25,7 +25,7 @@ def problems_that_fit(
 ) -> list[Conversation]:
     """Problems whose prompt leaves room in the context for an answer of `longest` tokens, and whose demonstration fits(ids,
     longest). Raises ConfigError, which names the parameter `slot`, where there are none."""
-    every = [demonstrated(tokenizer, example) for example in examples]
+    every = [demonstration_conversation(tokenizer, example) for example in examples]
     room = context - longest
     found = [each for each in every if len(each.prompt) <= room and fits(each.completion, longest)]
     if not found:
@@ -36,7 +36,7 @@ def problems_that_fit(
     return found
 
 
-class Asking:
+class DistillationBatches:
     """The problems and the sequences of text of each step, which its number and the seed decide alone."""
 
     def __init__(self, problems: list[Conversation], plan: Plan, batch: int, texts: int, seed: int) -> None:
@@ -50,7 +50,7 @@ class Asking:
         """ids_BN of up to `texts` sequences; the plan begins anew where it ends."""
         return self._plan.batch(step % self._plan.steps)[: self._texts]
 
-    def first(self, context: int, pad_id: int) -> list[Batch]:
+    def first_batches(self, context: int, pad_id: int) -> list[Batch]:
         """(ids_BT, mask_BT) of the first step's demonstrations and text, as far as they fit; the mask is true where a token is
         no padding."""
         some = [each for each in self.problems_at(0) if len(each) <= context]
@@ -63,7 +63,7 @@ class Asking:
             found.append((text_BT, torch.ones_like(text_BT, dtype=torch.bool)))
         return found
 
-    def written(
+    def sample_answers(
         self, step: int, model: Decoder, prompts: list[list[int]], longest: int, temperature: float, end_id: int
     ) -> list[list[int]]:
         """What the model, which is left in evaluation mode, answers to these prompts of the step."""

@@ -7,10 +7,10 @@ from types import TracebackType
 import torch
 
 from lm.training.batch import Batch
-from lm.transfer import Tensors, moved, pinned
+from lm.transfer import Tensors, pin_memory, to_device
 
 
-class Ahead:
+class Prefetcher:
     """batch_at of a stage whose data do not depend on the model, for lm.training.loop.train. To be used in a `with`.
 
     fetch(step): the data of a step, in host memory. It follows from the step alone, and must read no model and keep nothing: on
@@ -40,9 +40,9 @@ class Ahead:
         host = waiting[1].result() if waiting and waiting[0] == step else self._fetched(step)
         if self._early and step + 1 < self._steps:
             self._next = step + 1, self._thread.submit(self._fetched, step + 1)
-        return self._batch(step, host, moved(host, self._device))
+        return self._batch(step, host, to_device(host, self._device))
 
-    def __enter__(self) -> "Ahead":
+    def __enter__(self) -> "Prefetcher":
         return self
 
     def __exit__(
@@ -51,7 +51,7 @@ class Ahead:
         self._thread.shutdown(cancel_futures=True)
 
     def _fetched(self, step: int) -> Tensors:
-        return pinned(self._fetch(step), self._device)
+        return pin_memory(self._fetch(step), self._device)
 
     def _begin(self) -> None:
         """A thread begins on the first GPU, wherever the one that made it is."""
