@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm.continuous import ContinuousBatcher, SamplingRequest, RunningBatch, Token
+from lm.continuous import ContinuousBatcher, RunningBatch, SamplingRequest, Token
 from lm.sampler import generate
 from tests.lm.models import toy_model
 from tests.processes import PATIENCE
