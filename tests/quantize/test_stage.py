@@ -252,7 +252,7 @@ def test_what_is_no_source_is_refused(tmp_path: Path, four: QuantizeConfig) -> N
 def test_a_model_trained_in_few_bits_is_packed_as_it_was_trained(tmp_path: Path) -> None:
     source(tmp_path)
     model = toy_model(width=64, ffn_width=128, seed=3)
-    model.hold(FewBits(bits=3, group=16, matrices=["ffn"]))
+    model.reparametrize(FewBits(bits=3, group=16, matrices=["ffn"]))
     model.merge()
     save_model(tmp_path / "distill", model, toy_tokenizer())
     metrics = run(config(Gptq(), tmp_path), tmp_path, Log())

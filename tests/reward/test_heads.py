@@ -126,7 +126,7 @@ def test_the_output_head_is_not_trained_meanwhile_and_is_afterwards() -> None:
 @pytest.mark.parametrize("linear", [LoRA(rank=2), FrozenLower()], ids=["lora", "frozen_lower"])
 def test_heads_are_trained_however_matrices_are_held(linear: LoRA | FrozenLower) -> None:
     model = scorer()
-    model.hold(linear)
+    model.reparametrize(linear)
     assert heads_of(model).weight.requires_grad and not model.blocks[0].attention.query.weight.requires_grad
 
 

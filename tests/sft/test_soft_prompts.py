@@ -120,7 +120,7 @@ def test_a_rounding_that_is_taken_beside_a_prompt_trains_nothing_but_the_prompt(
     """Numbers of its layers' own would be trained for nobody: they go when matrices are dense again."""
     model = toy_model()
     put_prompt(model, PromptTuning(length=3))
-    model.hold(method())
+    model.reparametrize(method())
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     given = {"optimizer": AdamW(), "schedule": Cosine(), "average": Last(), "soft_prompt": PromptTuning()}
     if trained == {"prompt.vectors"}:

@@ -70,7 +70,7 @@ def test_every_way_to_hold_a_matrix_can_be_rehearsed(method) -> None:
         update={"linear": method(), "optimizer": optimizers.AdamW(), "average": averages.Last()}
     )
     found, step = dry_run_step(work.step, recipe, 10, memory, False), work.step()
-    step.model.hold(method())
+    step.model.reparametrize(method())
     assert found.positions == positions_in(memory, step.model, step.batch, 20.0, 4.0) > 0
     assert found.flops == flops_per_token(step.model, step.batch.length)
     steps = 8 * sum(weight.requires_grad for weight in step.model.parameters())  # AdamW counts them for each
