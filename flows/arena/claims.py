@@ -98,10 +98,10 @@ def judge_claims(
                 tell(f"{study} is not held, the others are: {error}", error=True)
             known_runs = len(checkout.outcomes.known)
             if known_runs != written:  # after hours of runs, not after each of 45 studies that are known: 0.1 s each
-                write(root, [rows[each] for each in claims if each in rows], others)
+                write(root, rows, claims, others)
                 written = known_runs
     finally:
-        write(root, [rows[each] for each in claims if each in rows], others)
+        write(root, rows, claims, others)
     said = [rows[name] for name in asked if name in rows]
     return [{**each, "not_held": str(failed.get(each["study"], ""))} for each in said], failed
 
@@ -195,15 +195,19 @@ def row(name: str, claim: Claim, result: dict[str, Any] | None) -> dict[str, Any
     }
 
 
-def write(root: Path, rows: list[dict[str, Any]], others: dict[str, list[str]]) -> None:
-    """Rows, docs and page, each whole. others: methods by room that no claim is of."""
+def write(root: Path, found: dict[str, dict[str, Any]], claims: dict[str, Claim], others: dict[str, list[str]]) -> None:
+    """Rows, docs and page, each whole. found: rows by method. others: methods by room that no claim is of."""
+    rows, unheld = [found[name] for name in claims if name in found], dict[str, list[str]]()
+    for name, claim in claims.items():
+        if name not in found and claim.study is not None:
+            unheld.setdefault(claim.study, []).append(name)
     text = "".join(dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows)
     studies = sorted({row["study"] for row in rows if row["study"]})
     sources = {study: f"../{path}" for study in studies if (root / (path := STUDIES / f"{study}.yaml")).exists()}
     pages = {study: page for study in studies if (root / FOLDER / (page := f"{study}/index.html")).exists()}
     write_text(root / ROWS, text)
-    write_text(root / DOCS, claims_markdown.markdown(text, sources, others))
-    write_text(root / PAGE, claims_page.page(text, pages, others))
+    write_text(root / DOCS, claims_markdown.markdown(text, sources, others, unheld))
+    write_text(root / PAGE, claims_page.page(text, pages, others, unheld))
 
 
 if __name__ == "__main__":

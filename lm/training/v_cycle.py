@@ -39,7 +39,7 @@ def coalesce_(tensors: dict[str, Tensor], change: Coalesced) -> None:
 @torch.no_grad()
 def interpolate_(tensors: dict[str, Tensor], before: dict[str, Tensor], change: Interpolated) -> None:
     """Make every tensor (1 - alpha) before + alpha of its group's, which stands in the group's first block; of one of no block,
-    of itself. before: the tensors of `set_aside`, and of waiting blocks, as they were when the model was coalesced."""
+    of itself. before: the tensors of `saved_weights`, and of waiting blocks, as they were when the model was coalesced."""
     first_of = {block: group[0] for group in change.groups for block in group}
     for name in sorted(
         tensors, key=lambda name: -_block_of(name)

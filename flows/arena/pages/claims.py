@@ -1,7 +1,7 @@
 """What the page of claims and docs/claims.md both say: counts of verdicts, rooms, machines, and words of a row."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 from flows.arena.pages.findings import VALUE, plain
@@ -31,6 +31,12 @@ def by_room(claims: Iterable[Claim]) -> dict[str, list[Claim]]:
         if claim.ratio is not None:
             rooms.setdefault(claim.room, []).append(claim)
     return rooms
+
+
+def beside(unheld: Mapping[str, Sequence[str]]) -> str:
+    """A sentence on the claims without a row, by study, to stand behind the counts; "" where there are none."""
+    count = sum(map(len, unheld.values()))
+    return f" {count} more {'has' if count == 1 else 'have'} no row yet: `make claims` holds them." if count else ""
 
 
 def quantity(claim: Claim) -> str:

@@ -25,12 +25,15 @@ its budget, where nothing else is said.
 
 
 def markdown(
-    text: str, links: Mapping[str, str] | None = None, not_held: Mapping[str, Sequence[str]] | None = None
+    text: str,
+    links: Mapping[str, str] | None = None,
+    not_held: Mapping[str, Sequence[str]] | None = None,
+    unheld: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """The page of the claims whose rows have this text; the same rows in any order give the same page. Raises ValueError.
 
     links: an address for each study, relative to docs/; a study that is not there is named without a link. not_held: methods by
-    room that no claim is of.
+    room that no claim is of. unheld: claims by study that have no row, as it has not been held yet.
     """
     claims = read_claims(text)
     found = {study: rows.address(link) for study, link in (links or {}).items()}
@@ -41,11 +44,14 @@ def markdown(
     measured = [f"* {plain(name)}: {pluralize(count, 'row')}" for name, count in rows.machines(claims)]
     parts = [
         ABOUT,
-        f"Of {pluralize(len(claims), 'claim')}: {plain(total)}.\n",
+        f"Of {pluralize(len(claims), 'claim')}: {plain(total)}.{rows.beside(unheld or {})}\n",
         "\n".join(table) + "\n",
         RATIOS,
         "\n".join(["Measured on", "", *measured]) + "\n",
     ]
+    if unheld:
+        without = [f"* {plain(study)}: {plain(', '.join(names))}" for study, names in unheld.items()]
+        parts.append("\n".join(["Not held yet: claims by the study that would hold them", "", *without]) + "\n")
     if not_held:
         without = [f"* {plain(room)}: {plain(', '.join(names))}" for room, names in not_held.items()]
         parts.append("\n".join(["Not held yet: methods without an entry in `claims.yaml`", "", *without]) + "\n")

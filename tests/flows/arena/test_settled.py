@@ -277,3 +277,14 @@ def test_a_run_diverged_where_the_guard_says_so_and_not_where_a_plan_is_wrong() 
     assert all(DIVERGED.search(f"pretrain: {caught.value}") for caught in (first, second))
     wrong = "curriculum.tokens_per_step: step 3 of the plan has 5 sequences, which 2 shards cannot share"
     assert not DIVERGED.search(f"params.yaml: {wrong}") and not DIVERGED.search(wrong)
+
+
+def test_the_pages_say_which_claims_have_no_row_and_of_which_study(root: Path) -> None:
+    """Four claims of five; the page counted those that it has alone."""
+    claims.judge_claims(root, ["none", "soap"], 1)
+    page, docs = (root / ".studies/claims.html").read_text(), (root / "docs/claims.md").read_text()
+    said = "3 more have no row yet: `make claims` holds them."
+    assert said in docs.splitlines()[6] and "* one: muon, lion\n* two: adamw\n" in docs
+    assert said in page and "<li>one: muon, lion</li>" in page and "<li>two: adamw</li>" in page
+    claims.judge_claims(root, ["muon"], 1)
+    assert "1 more has no row yet" in (root / "docs/claims.md").read_text()
