@@ -7,8 +7,6 @@ import zlib
 from collections.abc import Callable
 from typing import IO, Any, Protocol
 
-import zstandard
-
 # A file of a few kilobytes may hold this much, however well it was compressed.
 EXPANDS_FREELY = 64 << 20
 READ, PIECE = 1 << 16, 1 << 18
@@ -48,6 +46,10 @@ class ExpandsTooFar(Exception):
 
 class Damaged(Exception):
     """A compressed file is torn, or not what its name says."""
+
+
+class ZstdError(ValueError):
+    """A zstd frame that its library does not take."""
 
 
 def kind_of(head: bytes) -> str | None:
@@ -155,7 +157,7 @@ class Plain(io.RawIOBase):
         given, self._waiting = self._waiting, b""
         try:
             data = self._frame.decompress(given, size)
-        except (zlib.error, lzma.LZMAError, OSError, ValueError, EOFError, zstandard.ZstdError, MemoryError) as error:
+        except (zlib.error, lzma.LZMAError, OSError, ValueError, EOFError, MemoryError) as error:
             self._lose(given)
             raise Damaged(f"{self._kind}: {type(error).__name__}: {error}") from None
         self._fed = True
@@ -209,6 +211,9 @@ class _Zstd:
     needs_input = True
 
     def __init__(self) -> None:
+        import zstandard  # not above: models and kernels run where there is none, as on a machine that a GPU is checked on
+
+        self._error = zstandard.ZstdError
         self._object = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW).decompressobj()
         self._held = b""
         self._wants, self._state = 0, "header"
@@ -248,7 +253,7 @@ class _Zstd:
             if header is None:
                 return None
             self._has_sum, self._state = bool(header[4] & 4), "block"
-            return self._object.decompress(header)
+            return self._decompressed(header)
         if self._state == "skipped":
             if self._wants and not self._held:
                 return None
@@ -264,7 +269,13 @@ class _Zstd:
         if block is None:
             return None
         self.eof = bool(last)
-        return self._object.decompress(block)
+        return self._decompressed(block)
+
+    def _decompressed(self, data: bytes) -> bytes:
+        try:
+            return self._object.decompress(data)
+        except self._error as error:
+            raise ZstdError(str(error)) from None
 
 
 def _header_size(descriptor: int) -> int:

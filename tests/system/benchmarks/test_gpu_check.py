@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,63 +20,16 @@ from benchmarks.gpu.predictions import PREDICTIONS, Prediction
 from benchmarks.gpu.runner import ERRORS, Item, run
 from benchmarks.gpu.watch import Watch
 from lm.training.data.plan import Plan
+from tests.gpu_libraries import block_refused, refused
 from tests.processes import PATIENCE
 from tests.project import ROOT
-
-# Of what this project depends on, all that the check may use; docs/gpu.md names the five that a machine with torch alone has not.
-ALLOWED = {
-    "fsspec",
-    "httpx",
-    "hypothesis",
-    "jinja2",
-    "networkx",
-    "numpy",
-    "pathspec",
-    "psutil",
-    "pyarrow",
-    "pydantic",
-    "pytest",
-}
-ALLOWED |= {
-    "pytest-xdist",
-    "pyyaml",
-    "regex",
-    "ruamel.yaml",
-    "safetensors",
-    "tokenizers",
-    "torch",
-    "tqdm",
-    "transformers",
-}
-ALLOWED |= {"triton", "xxhash"}
-MODULES = {
-    "fastwarc": "fastwarc",
-    "pg8000": "pg8000",
-    "py3langid": "py3langid",
-    "prefect-dask": "prefect_dask",
-    "dvc-s3": "dvc_s3",
-}
-
-
-def refused() -> list[str]:
-    """The modules of the other libraries."""
-    whole = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    project, groups = (
-        whole["project"],
-        [*whole["project"]["optional-dependencies"].values(), *whole["dependency-groups"].values()],
-    )
-    names = [name for group in groups for name in group if isinstance(name, str)] + project["dependencies"]
-    plain = {re.split(r"[\[<>=; ]", name)[0] for name in names} - ALLOWED - {"tokenmill"}
-    return sorted(MODULES.get(name, name) for name in plain)
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What `--tiny` says where none of the refused can be imported, in any process that it starts."""
     folder = tmp_path_factory.mktemp("check")
-    blocked = f"import sys\nsys.modules.update(dict.fromkeys({refused()}))\n"
-    (folder / "sitecustomize.py").write_text(blocked)
-    environment = {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **block_refused(folder), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--budget", "3000", "--out", str(folder / "out")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     errors = folder / "out" / ERRORS
