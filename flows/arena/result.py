@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from flows.arena.checkout import own_runs
 from flows.arena.diverged_cost import charge_diverged
 from flows.arena.outcomes import Outcome
@@ -12,7 +14,6 @@ from flows.arena.race import Arm, RaceResult, decide_arm
 from flows.arena.statistics.power import POWER, largest_sd, pairs_needed, smallest_ratio
 from flows.arena.statistics.ratios import MIN_PAIRS, Comparison
 from flows.arena.statistics.sequential import compare_at
-from flows.arena.statistics.spent import flop_after
 from flows.arena.statistics.to_target import Reached, to_target
 from flows.arena.study import Study
 from flows.arena.study_warnings import warnings_of
@@ -113,7 +114,7 @@ def target_reached(study: Study, outcome: Outcome) -> Reached | None:
         return None
     seconds, flop = (None, None) if outcome.grows else (found.seconds, found.flop)
     if outcome.flops:
-        flop = flop_after(found.tokens, [at for at, _ in outcome.curve], outcome.flops)
+        flop = float(np.interp(found.tokens, [at for at, _ in outcome.curve], outcome.flops))
     return replace(found, seconds=seconds, flop=flop)
 
 

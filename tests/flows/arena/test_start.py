@@ -209,7 +209,7 @@ def test_claims_that_are_known_are_written_once_and_those_beside_one_that_cannot
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said, held = "{room: a, method: m, source: s, headline: h, ", "study: none, expects: {ratio: 0.9, better: lower}}"
-    monkeypatch.setattr(claims, "write", lambda root, rows, _: written.append([row["method"] for row in rows]))
+    monkeypatch.setattr(claims, "write", lambda root, rows, *_: written.append(list(rows)))
     monkeypatch.setattr(claims, "unclaimed_methods", lambda *_: {})
     for last, expected in (("cannot: no machine}", ["m0", "m1", "m2"]), (held, ["m0", "m1"])):
         lasts = {2: last}
