@@ -40,7 +40,7 @@ def page(
         machines=rows.machines(claims),
         not_held=not_held or {},
         unheld=unheld or {},
-        beside=rows.beside(unheld or {}).strip(),
+        beside=rows.beside(unheld or {}).strip().replace("`", ""),
     )
 
 

@@ -285,6 +285,6 @@ def test_the_pages_say_which_claims_have_no_row_and_of_which_study(root: Path) -
     page, docs = (root / ".studies/claims.html").read_text(), (root / "docs/claims.md").read_text()
     said = "3 more have no row yet: `make claims` holds them."
     assert said in docs.splitlines()[6] and "* one: muon, lion\n* two: adamw\n" in docs
-    assert said in page and "<li>one: muon, lion</li>" in page and "<li>two: adamw</li>" in page
+    assert said.replace("`", "") in page and "<li>one: muon, lion</li>" in page and "<li>two: adamw</li>" in page
     claims.judge_claims(root, ["muon"], 1)
     assert "1 more has no row yet" in (root / "docs/claims.md").read_text()
