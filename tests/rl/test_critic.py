@@ -161,14 +161,18 @@ def test_answers_that_all_earn_the_same_teach_a_policy_with_a_critic() -> None:
 
 
 def test_a_demonstration_stands_in_the_place_of_answers_with_a_critic_too() -> None:
-    class Wrong(Parity):
-        def score(self, example: Any, text: str) -> Any:
-            return super().score(example, text).__class__(0.0)
+    """Of right ones too: where some of a problem's answers are right, they earn more than a critic without weights expects."""
 
-    learned = learning(config(Wrong(), advantage=Gae(), demonstrations=Hybrid()))
-    rollout, _ = learned.rollouts.at(0)
-    assert not rollout.advantages_BT.any() and rollout.shown_DN is not None
-    assert rollout.values_BT is not None
+    class Mixed(Parity):
+        def score(self, example: Any, text: str) -> Any:
+            return super().score(example, text).__class__(float(sum(text.encode()) % 2))
+
+    given = config(Mixed(), advantage=Gae(), demonstrations=Hybrid(gate=0.99))
+    rollout, _ = learning(given).rollouts.at(0)
+    assert rollout.shown_DN is not None and rollout.values_BT is not None and rollout.returns_BT is not None
+    right_GS = rollout.returns_BT.any(1).view(-1, given.samples)
+    some_G = right_GS.any(1) & ~right_GS.all(1)
+    assert some_G.any() and not rollout.advantages_BT[some_G.repeat_interleave(given.samples)].any()
 
 
 def test_the_same_bits_after_a_kill_and_from_its_state(tmp_path: Path) -> None:
