@@ -31,6 +31,7 @@ from tests.lm.made_parts import (
     each_once,
     ids_of,
     shapes,
+    with_small_numbers,
 )
 from tests.lm.models import plain_and_compiled, toy_model, toy_tokenizer
 
@@ -58,6 +59,22 @@ def test_padding_is_not_kept_and_rows_begin_as_others(
     check_read_together(decided(shape), counts, padding, following)
 
 
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("mixer", MIXERS, ids=lambda mixer: mixer.__name__)
+@torch.no_grad()
+def test_every_mixer_sees_what_it_may_and_keeps_what_it_has_seen(mixer: type[Config], number: int) -> None:
+    """Of each by itself: what is drawn holds now one and then another, and a state that kept padding went unseen."""
+    model, ids = decided({"mixer": with_small_numbers(mixer, number).model_dump()}), ids_of(2, 9)
+    cache = Cache(model.config, 2, 9)
+    found = torch.cat([model(piece, cache) for piece in ids.split([4, 1, 1, 3], 1)], 1)
+    torch.testing.assert_close(found, model(ids), **CLOSE)
+    for counts, padding in (([5, 9, 1], 4), ([1, 2], 3), ([7, 7], 0)):
+        check_read_together(model, counts, padding, 5)
+    for place in (0, 1, 8, TOKENS - 1):
+        check_sees_none_after(model, place)
+    check_documents_apart(model, {1, 5, 6, TOKENS + 7})
+
+
 @settings(deadline=None, max_examples=10)
 @given(shapes(), st.lists(st.integers(1, 20), min_size=1, max_size=5), st.sampled_from([1, 3, 8]))
 @torch.no_grad()
@@ -76,7 +93,12 @@ def test_the_sampler_writes_what_whole_passes_would(shape: dict[str, Any], lengt
 @given(shapes(), st.integers(0, TOKENS - 1))
 @torch.no_grad()
 def test_no_token_sees_one_after_it(shape: dict[str, Any], place: int) -> None:
-    model, ids = decided(shape), ids_of(1, TOKENS)
+    check_sees_none_after(decided(shape), place)
+
+
+def check_sees_none_after(model: Decoder, place: int) -> None:
+    """Another token changes what is predicted from it on, and nothing before."""
+    ids = ids_of(1, TOKENS)
     changed = ids.clone()
     changed[0, place] = (ids[0, place] + 1) % 261
     before, after = model(ids), model(changed)
@@ -88,7 +110,12 @@ def test_no_token_sees_one_after_it(shape: dict[str, Any], place: int) -> None:
 @given(shapes(), st.sets(st.integers(1, 2 * TOKENS - 1), max_size=5))
 @torch.no_grad()
 def test_no_document_sees_another(shape: dict[str, Any], edges: set[int]) -> None:
-    model, ids = decided(shape), ids_of(2, TOKENS)
+    check_documents_apart(decided(shape), edges)
+
+
+def check_documents_apart(model: Decoder, edges: set[int]) -> None:
+    """Documents that are cut at these places out of two rows are predicted as each alone."""
+    ids = ids_of(2, TOKENS)
     bounds = sorted({0, TOKENS, 2 * TOKENS} | edges)
     packed = model(ids, bounds=torch.tensor(bounds)).flatten(0, 1)
     for start, end in zip(bounds, bounds[1:], strict=False):
