@@ -97,7 +97,7 @@ BY_FILE := --dist loadfile --no-loadscope-reorder
 test: $(if $(TORCH),.venv-torch-$(TORCH)/.ready,$(READY))  ## the tests but test-system's, on the CPU, by two processes: JOBS=8; CHANGED=1: what a change can reach; TORCH=2.11: with another torch
 	@CUDA_VISIBLE_DEVICES= $(if $(TORCH),TOKENMILL_TEST_DEVICE=cpu .venv-torch-$(TORCH)/bin/)python -m pytest -q -n $(JOBS) $(BY_FILE) $(if $(filter-out 0 no false,$(CHANGED)),--changed) $(if $(TORCH),kernels tests/lm tests/gpu tests/system/lm/test_compiled_blocks.py tests/system/lm/test_compiled_parts.py,kernels tests --ignore=tests/system)
 
-# three by default: who waits for a server leaves a core idle; all of them took 49 minutes on 2 cores when last timed
+# three by default: who waits for a server leaves a core idle; all of them took 38 minutes on 2 cores when last timed
 test-system: $(READY)  ## the tests of whole runs: servers, a browser, agents, Dask, PostgreSQL, ranks, kills: JOBS=8 CHANGED=1 SHARE=2/3
 	@CUDA_VISIBLE_DEVICES= python -m pytest -q -n $(if $(filter command,$(origin JOBS)),$(JOBS),3) $(BY_FILE) $(call arg,SHARE,share) $(if $(filter-out 0 no false,$(CHANGED)),--changed) tests/system
 
