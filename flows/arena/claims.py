@@ -197,17 +197,17 @@ def row(name: str, claim: Claim, result: dict[str, Any] | None) -> dict[str, Any
 
 def write(root: Path, found: dict[str, dict[str, Any]], claims: dict[str, Claim], others: dict[str, list[str]]) -> None:
     """Rows, docs and page, each whole. found: rows by method. others: methods by room that no claim is of."""
-    rows, unheld = [found[name] for name in claims if name in found], dict[str, list[str]]()
+    rows, unmeasured = [found[name] for name in claims if name in found], dict[str, list[str]]()
     for name, claim in claims.items():
         if name not in found and claim.study is not None:
-            unheld.setdefault(claim.study, []).append(name)
+            unmeasured.setdefault(claim.study, []).append(name)
     text = "".join(dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows)
     studies = sorted({row["study"] for row in rows if row["study"]})
     sources = {study: f"../{path}" for study in studies if (root / (path := STUDIES / f"{study}.yaml")).exists()}
     pages = {study: page for study in studies if (root / FOLDER / (page := f"{study}/index.html")).exists()}
     write_text(root / ROWS, text)
-    write_text(root / DOCS, claims_markdown.markdown(text, sources, others, unheld))
-    write_text(root / PAGE, claims_page.page(text, pages, others, unheld))
+    write_text(root / DOCS, claims_markdown.markdown(text, sources, others, unmeasured))
+    write_text(root / PAGE, claims_page.page(text, pages, others, unmeasured))
 
 
 if __name__ == "__main__":

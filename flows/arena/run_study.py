@@ -48,9 +48,8 @@ def run_study(
     teller, checkout = ProgressLines(name, study), checkout or Checkout(root, root / FOLDER)
     with recorder() as recorded, ExitStack() as kept:
         refuse_measure(checkout, study)
-        refuse_duplicate_arms(
-            checkout, study, name
-        )  # which checks every section, before rooms ask what models they read have
+        # which checks every section, before rooms ask what models they read have
+        refuse_duplicate_arms(checkout, study, name)
         refuse_inputs(checkout, study)
         slots = Slots(root, study, name, runs_at_once(at_once), checkout, recorded, kept)
         raced = race_within(study, checkout.compose, lambda jobs: slots.do(jobs, teller.say))

@@ -33,9 +33,9 @@ def by_room(claims: Iterable[Claim]) -> dict[str, list[Claim]]:
     return rooms
 
 
-def beside(unheld: Mapping[str, Sequence[str]]) -> str:
+def unmeasured_sentence(unmeasured: Mapping[str, Sequence[str]]) -> str:
     """A sentence on the claims without a row, by study, to stand behind the counts; "" where there are none."""
-    count = sum(map(len, unheld.values()))
+    count = sum(map(len, unmeasured.values()))
     return f" {count} more {'has' if count == 1 else 'have'} no row yet: `make claims` holds them." if count else ""
 
 

@@ -27,13 +27,13 @@ its budget, where nothing else is said.
 def markdown(
     text: str,
     links: Mapping[str, str] | None = None,
-    not_held: Mapping[str, Sequence[str]] | None = None,
-    unheld: Mapping[str, Sequence[str]] | None = None,
+    unclaimed: Mapping[str, Sequence[str]] | None = None,
+    unmeasured: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """The page of the claims whose rows have this text; the same rows in any order give the same page. Raises ValueError.
 
-    links: an address for each study, relative to docs/; a study that is not there is named without a link. not_held: methods by
-    room that no claim is of. unheld: claims by study that have no row, as it has not been held yet.
+    links: an address for each study, relative to docs/; a study that is not there is named without a link.
+    unclaimed: methods by room that no claim is of. unmeasured: claims by study that have no row, as it has not been held yet.
     """
     claims = read_claims(text)
     found = {study: rows.address(link) for study, link in (links or {}).items()}
@@ -44,18 +44,20 @@ def markdown(
     measured = [f"* {plain(name)}: {pluralize(count, 'row')}" for name, count in rows.machines(claims)]
     parts = [
         ABOUT,
-        f"Of {pluralize(len(claims), 'claim')}: {plain(total)}.{rows.beside(unheld or {})}\n",
+        f"Of {pluralize(len(claims), 'claim')}: {plain(total)}.{rows.unmeasured_sentence(unmeasured or {})}\n",
         "\n".join(table) + "\n",
         RATIOS,
         "\n".join(["Measured on", "", *measured]) + "\n",
     ]
-    if unheld:
-        without = [f"* {plain(study)}: {plain(', '.join(names))}" for study, names in unheld.items()]
-        parts.append("\n".join(["Not held yet: claims by the study that would hold them", "", *without]) + "\n")
-    if not_held:
-        without = [f"* {plain(room)}: {plain(', '.join(names))}" for room, names in not_held.items()]
-        parts.append("\n".join(["Not held yet: methods without an entry in `claims.yaml`", "", *without]) + "\n")
+    parts += _listed("Not held yet: claims by the study that would hold them", unmeasured)
+    parts += _listed("Not held yet: methods without an entry in `claims.yaml`", unclaimed)
     return "\n".join(parts)
+
+
+def _listed(title: str, groups: Mapping[str, Sequence[str]] | None) -> list[str]:
+    """A part of the page with the names of each group on a line; none where there are no groups."""
+    lines = [f"* {plain(group)}: {plain(', '.join(names))}" for group, names in (groups or {}).items()]
+    return ["\n".join([title, "", *lines]) + "\n"] if lines else []
 
 
 def plain(text: str) -> str:

@@ -15,13 +15,13 @@ Lane = tuple[Claim, Markup]
 def page(
     text: str,
     links: Mapping[str, str] | None = None,
-    not_held: Mapping[str, Sequence[str]] | None = None,
-    unheld: Mapping[str, Sequence[str]] | None = None,
+    unclaimed: Mapping[str, Sequence[str]] | None = None,
+    unmeasured: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """The page of the claims whose rows have this text; the same rows in any order give the same page. Raises ValueError.
 
-    links: the page of each study, relative to this one; a study that is not there is named without a link. not_held: methods by
-    room that no claim is of. unheld: claims by study that have no row, as it has not been held yet.
+    links: the page of each study, relative to this one; a study that is not there is named without a link.
+    unclaimed: methods by room that no claim is of. unmeasured: claims by study that have no row, as it has not been held yet.
     """
     claims = read_claims(text)
     lanes, scale, arrows = ratios(claims)
@@ -38,9 +38,9 @@ def page(
         scale=scale,
         arrows=arrows,
         machines=rows.machines(claims),
-        not_held=not_held or {},
-        unheld=unheld or {},
-        beside=rows.beside(unheld or {}).strip().replace("`", ""),
+        unclaimed=unclaimed or {},
+        unmeasured=unmeasured or {},
+        unmeasured_sentence=rows.unmeasured_sentence(unmeasured or {}).strip().replace("`", ""),
     )
 
 

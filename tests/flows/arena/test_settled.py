@@ -280,7 +280,7 @@ def test_a_run_diverged_where_the_guard_says_so_and_not_where_a_plan_is_wrong() 
 
 
 def test_the_pages_say_which_claims_have_no_row_and_of_which_study(root: Path) -> None:
-    """Four claims of five; the page counted those that it has alone."""
+    """Two of five have one; the pages counted these alone."""
     claims.judge_claims(root, ["none", "soap"], 1)
     page, docs = (root / ".studies/claims.html").read_text(), (root / "docs/claims.md").read_text()
     said = "3 more have no row yet: `make claims` holds them."
